@@ -1,0 +1,38 @@
+// ModelConfig is what a checkpoint says of a Llama-type transformer's shape, whatever file it came
+// from. Plain data.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/elementwise.h"
+
+namespace kvship {
+
+struct ModelConfig {
+  std::string architecture;  // "llama" or "mistral"
+  std::string name;          // for people; not part of any identity
+  size_t num_layers = 0;
+  size_t hidden_dim = 0;
+  size_t num_query_heads = 0;
+  size_t num_kv_heads = 0;
+  size_t head_dim = 0;
+  size_t ffn_dim = 0;
+  size_t vocab_tokens = 0;
+  size_t context_tokens = 0;  // the longest prompt plus output the model was made for
+  float norm_epsilon = 0;
+  // Angle per position of each pair of a head's elements [head_dim / 2], with the scaling of the
+  // checkpoint (default, linear or llama3) applied.
+  std::vector<double> rope_frequencies;
+  RopePairs rope_pairs = RopePairs::kHalves;
+  std::vector<int32_t> end_tokens;  // any of them ends the output
+  int32_t begin_token = -1;         // put before the prompt when the tokenizer says so; -1: none
+
+  // FailedPrecondition naming the first field that no such model can have.
+  absl::Status Validate() const;
+};
+
+}  // namespace kvship

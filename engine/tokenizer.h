@@ -1,0 +1,46 @@
+// Tokenizer turns text into token ids and back: byte-level BPE, as a GGUF file or a tokenizer.json
+// describes it. Immutable after Load; any number of threads may use it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "base/sha256.h"
+
+namespace kvship {
+
+class Tokenizer {
+ public:
+  // From a GGUF file, or a model directory with tokenizer.json. Unimplemented names a tokenizer
+  // model or pre-tokenizer that kvship does not have.
+  static absl::StatusOr<std::unique_ptr<const Tokenizer>> Load(const std::string& path);
+  virtual ~Tokenizer() = default;
+
+  // The ids of UTF-8 text. With `parse_special`, names of special tokens inside the text
+  // ("<|im_end|>") become those tokens; without, they are text like any other. Bytes that are not
+  // valid UTF-8 are InvalidArgument.
+  virtual absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
+                                                      bool parse_special) const = 0;
+
+  // The bytes of one token: possibly a part of a UTF-8 sequence. Special tokens give their name.
+  // Empty for ids outside.
+  virtual absl::string_view TokenBytes(int32_t id) const = 0;
+
+  virtual bool IsSpecial(int32_t id) const = 0;
+  virtual std::optional<int32_t> SpecialToken(absl::string_view name) const = 0;
+  virtual size_t vocab_tokens() const = 0;
+
+  // Whether the model was trained with its begin token before every prompt (add_bos_token).
+  virtual bool adds_begin_token() const = 0;
+
+  // SHA-256 over everything that decides what Encode gives.
+  virtual Sha256Digest identity() const = 0;
+};
+
+}  // namespace kvship

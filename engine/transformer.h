@@ -1,0 +1,54 @@
+// Transformer is a model's configuration and its immutable weights, borrowed from the mapped files
+// it keeps open. After LoadTransformer any number of threads may read it.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/buffer.h"
+#include "base/mapped_file.h"
+#include "base/sha256.h"
+#include "engine/model_config.h"
+#include "kernels/weight_format.h"
+
+namespace kvship {
+
+// One layer. Shapes as rows x columns: C hidden, Hq and H heads of D, F feed-forward.
+struct LayerWeights {
+  std::vector<float> attention_norm;  // [C]
+  WeightView query;                   // [Hq D, C]
+  WeightView key;                     // [H D, C]
+  WeightView value;                   // [H D, C]
+  WeightView output;                  // [C, Hq D]
+  std::vector<float> ffn_norm;        // [C]
+  WeightView gate;                    // [F, C]
+  WeightView up;                      // [F, C]
+  WeightView down;                    // [C, F]
+};
+
+struct Transformer {
+  ModelConfig config;
+  WeightView embedding;  // [vocab, C]
+  std::vector<LayerWeights> layers;
+  std::vector<float> output_norm;  // [C]
+  WeightView output;               // [vocab, C]; the embedding again where the model ties them
+
+  // SHA-256 over configuration, and name, format, shape and content of each tensor: equal exactly
+  // where two processes would compute the same thing.
+  Sha256Digest identity;
+
+  std::vector<MappedFile> files;
+  std::vector<Buffer> converted;  // tensors whose file format cannot be used in place
+};
+
+// Reads a GGUF file, or a directory with config.json and *.safetensors (single or sharded).
+//
+// Errors name the file, and the tensor or field: NotFound (no such file), InvalidArgument
+// (truncated or corrupt, or tensors whose shapes do not fit the configuration), Unimplemented (an
+// architecture, RoPE scaling or quantization that kvship does not run).
+absl::StatusOr<std::unique_ptr<const Transformer>> LoadTransformer(const std::string& path);
+
+}  // namespace kvship

@@ -1,0 +1,30 @@
+// Backend is one device: its memory and its in-order queue of work. The operations are functions in
+// kernels/ that take it as their first argument; on the CPU they have finished when they return.
+// One thread at a time may issue operations.
+#pragma once
+
+#include <cstddef>
+
+#include "base/thread_pool.h"
+
+namespace kvship {
+
+// What a product of activations and weights may round.
+enum class Arithmetic {
+  kFast,  // activations or weights may be rounded to 8 or 16 bits where the processor is faster at
+          // that
+  kFloat32,  // float32 products of float32 activations and dequantized weights
+};
+
+class Backend {
+ public:
+  // The CPU with a team of `num_threads`, the calling thread among them.
+  explicit Backend(size_t num_threads) : threads_(num_threads) {}
+
+  ThreadPool& threads() { return threads_; }
+
+ private:
+  ThreadPool threads_;
+};
+
+}  // namespace kvship

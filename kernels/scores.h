@@ -1,0 +1,56 @@
+// What turns a layer's queries and keys into votes for tokens, and votes into a choice. Everything
+// is float32, and each number is computed by the same sequence of operations whatever the tiling
+// and the number of threads: the choice is bit-identical for identical Q and K.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/tensor_view.h"
+#include "kernels/backend.h"
+
+namespace kvship {
+
+// How much W consecutive queries, the first at position `first_position`, attend to each key:
+//
+//   votes[h, i] = sum over w of exp(q[h,w].k[i] / sqrt(D) - lse[h,w]),  zero where i >
+//   first_position + w
+//
+// One pass over K. Shapes: q [Hq, W, D], keys [H, T, D] f32 after RoPE, lse [Hq, W] f32 -> votes
+// [Hq, T] f32. Keys [0, num_keys) count; num_keys <= T, and votes [Hq, num_keys].
+struct WindowVotesArgs {
+  TensorView q;
+  TensorView keys;
+  TensorView lse;
+  size_t first_position = 0;
+  TensorView votes;
+};
+absl::Status WindowVotes(Backend& backend, const WindowVotesArgs& args);
+
+// Log-sum-exp of q.k / sqrt(D) over the keys [0, num_keys) that each query may see, for scorers
+// whose softmax does not run over the whole prompt. Shapes as above; lse [Hq, W] f32 is written.
+absl::Status WindowLogSumExp(Backend& backend, TensorView q, TensorView keys, size_t num_keys,
+                             size_t first_position, TensorView lse);
+
+enum class Pooling : uint8_t { kNone, kAverage, kMax };
+
+// out[r, i] = average or maximum of in[r, i - kernel/2 .. i + kernel/2]. The average counts the
+// zero padding at the edges (divides by `kernel` there too), the maximum pads with -infinity.
+// kernel is odd. in, out [R, T] f32, not the same memory.
+absl::Status PoolScores(Backend& backend, TensorView in, Pooling pooling, size_t kernel,
+                        TensorView out);
+
+enum class GroupReduce : uint8_t { kNone, kMean, kMax, kSum };
+
+// out[g, i] = mean, maximum or sum of in[g * G .. g * G + G - 1, i], in that order. in [H * G, T],
+// out [H, T] f32.
+absl::Status ReduceGroups(Backend& backend, TensorView in, GroupReduce reduce, TensorView out);
+
+// The positions of the k largest scores, ascending. Ties at the boundary go to the smallest
+// position; NaN counts as the smallest score. k >= the number of scores gives all.
+std::vector<int32_t> TopPositions(std::span<const float> scores, size_t k);
+
+}  // namespace kvship
