@@ -1,0 +1,19 @@
+#include "kv/compact_layer.h"
+
+namespace kvship {
+
+LayerLayout LayoutOf(const KvPlan& plan, std::span<const uint32_t> kept_tokens) {
+  LayerLayout layout;
+  for (uint32_t tokens : kept_tokens) {
+    HeadBytes head;
+    head.positions_offset = layout.num_bytes;
+    head.num_positions = plan.keeps_whole ? 0 : tokens;
+    head.pages_offset = head.positions_offset + head.num_positions * sizeof(int32_t);
+    head.num_pages = PagesFor(tokens);
+    layout.num_bytes = head.pages_offset + head.num_pages * PageBytes(plan.format, plan.head_dim);
+    layout.heads.push_back(head);
+  }
+  return layout;
+}
+
+}  // namespace kvship

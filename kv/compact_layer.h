@@ -1,0 +1,39 @@
+// CompactLayer is one layer of a compact cache in the form in which it crosses the wire: head after
+// head, the positions of its kept tokens (int32, ascending; left out where the whole prompt is
+// kept), then its pages (kernels/page_layout.h), the last one padded with zeros. docs/wire.md shows
+// it byte by byte. Moves; owned by one thread at a time.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/buffer.h"
+#include "kv/plan.h"
+
+namespace kvship {
+
+struct CompactLayer {
+  size_t layer = 0;
+  std::vector<uint32_t> kept_tokens;  // per head
+  std::vector<float> retained_mass;  // per head: the share of the window's attention on kept tokens
+  Buffer bytes;
+};
+
+// Where each head's parts lie in a layer's bytes.
+struct HeadBytes {
+  size_t positions_offset = 0;
+  size_t num_positions = 0;  // 0 where the whole prompt is kept
+  size_t pages_offset = 0;
+  size_t num_pages = 0;
+};
+
+struct LayerLayout {
+  std::vector<HeadBytes> heads;
+  size_t num_bytes = 0;
+};
+
+// The layout of a layer whose heads keep `kept_tokens`.
+LayerLayout LayoutOf(const KvPlan& plan, std::span<const uint32_t> kept_tokens);
+
+}  // namespace kvship

@@ -1,0 +1,31 @@
+// What a finished layer of prefill shows to a compressor, and what a compressor asks for. Borrowed:
+// valid until the engine's next step.
+#pragma once
+
+#include <cstddef>
+
+#include "base/tensor_view.h"
+
+namespace kvship {
+
+// What a scorer needs of each layer beside keys and values; the engine delivers that and keeps
+// nothing more.
+struct LayerNeeds {
+  // Queries of the positions [window_begin, window_end), with the log-sum-exp of their attention;
+  // none if equal.
+  size_t window_begin = 0;
+  size_t window_end = 0;
+
+  size_t num_window_queries() const { return window_end - window_begin; }
+};
+
+struct LayerView {
+  size_t layer = 0;
+  TensorView keys;            // [H, T, D] f32, after RoPE
+  TensorView values;          // [H, T, D] f32
+  TensorView window_queries;  // [Hq, W, D] f32, after RoPE
+  TensorView window_lse;      // [Hq, W] f32, over all keys each query sees
+  size_t window_begin = 0;
+};
+
+}  // namespace kvship

@@ -1,0 +1,145 @@
+#include "kv/pool.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace kvship {
+
+PageReservation& PageReservation::operator=(PageReservation&& other) noexcept {
+  if (this == &other) return *this;
+  Release();
+  pool_ = std::exchange(other.pool_, nullptr);
+  pages_ = std::exchange(other.pages_, {});
+  num_bytes_ = std::exchange(other.num_bytes_, 0);
+  return *this;
+}
+
+void PageReservation::Release() {
+  if (pool_ == nullptr) return;
+  std::lock_guard lock(pool_->mutex_);
+  for (const auto& pages : pages_) pool_->GiveBack(pages);
+  pool_->reserved_bytes_ -= num_bytes_;
+  pool_ = nullptr;
+  pages_.clear();
+  num_bytes_ = 0;
+}
+
+absl::StatusOr<std::unique_ptr<KvPool>> KvPool::Create(size_t capacity_bytes) {
+  const size_t num_slabs = capacity_bytes / kSlabBytes;
+  if (num_slabs == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("the pool's capacity is ", capacity_bytes,
+                                                   " bytes; wanted at least ", kSlabBytes));
+  }
+  void* memory = mmap(nullptr, num_slabs * kSlabBytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no address space for a pool of ", capacity_bytes, " bytes"));
+  }
+  return std::unique_ptr<KvPool>(new KvPool(static_cast<std::byte*>(memory), num_slabs));
+}
+
+KvPool::KvPool(std::byte* memory, size_t num_slabs) : memory_(memory), slabs_(num_slabs) {
+  for (size_t i = num_slabs; i-- > 0;) free_slabs_.push_back(i);
+}
+
+KvPool::~KvPool() { munmap(memory_, capacity_bytes()); }
+
+size_t KvPool::reserved_bytes() const {
+  std::lock_guard lock(mutex_);
+  return reserved_bytes_;
+}
+
+size_t KvPool::SlabsMissing(const Demand& demand) const {
+  size_t room = 0;
+  if (auto it = slabs_with_room_.find(demand.page_bytes); it != slabs_with_room_.end()) {
+    for (size_t slab : it->second) room += slabs_[slab].free_pages.size();
+  }
+  if (room >= demand.num_pages) return 0;
+  const size_t pages_per_slab = kSlabBytes / demand.page_bytes;
+  return (demand.num_pages - room + pages_per_slab - 1) / pages_per_slab;
+}
+
+absl::StatusOr<PageReservation> KvPool::Reserve(std::span<const Demand> demands) {
+  // Demands of one page size share slabs: count them together.
+  std::map<size_t, size_t> pages_by_size;
+  for (const Demand& demand : demands) {
+    if (demand.page_bytes == 0 || demand.page_bytes > kSlabBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a page has ", demand.page_bytes, " bytes; wanted 1 to ", kSlabBytes));
+    }
+    pages_by_size[demand.page_bytes] += demand.num_pages;
+  }
+  std::lock_guard lock(mutex_);
+  size_t slabs_at_best = 0;
+  size_t slabs_now = 0;
+  for (const auto& [page_bytes, num_pages] : pages_by_size) {
+    const size_t pages_per_slab = kSlabBytes / page_bytes;
+    slabs_at_best += (num_pages + pages_per_slab - 1) / pages_per_slab;
+    slabs_now += SlabsMissing({page_bytes, num_pages});
+  }
+  if (slabs_at_best > slabs_.size()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the cache needs ", slabs_at_best * kSlabBytes, " bytes; the whole pool has ",
+                     capacity_bytes()));
+  }
+  if (slabs_now > free_slabs_.size()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the cache needs ", slabs_now * kSlabBytes, " more bytes; the pool has ",
+                     free_slabs_.size() * kSlabBytes, " free of ", capacity_bytes()));
+  }
+  PageReservation reservation;
+  reservation.pool_ = this;
+  for (const Demand& demand : demands) {
+    Take(demand, &reservation.pages_.emplace_back());
+    reservation.num_bytes_ += demand.num_pages * demand.page_bytes;
+  }
+  reserved_bytes_ += reservation.num_bytes_;
+  return reservation;
+}
+
+void KvPool::Take(const Demand& demand, std::vector<std::byte*>* pages) {
+  if (demand.num_pages == 0) return;
+  std::vector<size_t>& with_room = slabs_with_room_[demand.page_bytes];
+  pages->reserve(demand.num_pages);
+  while (pages->size() < demand.num_pages) {
+    if (with_room.empty()) {
+      const size_t index = free_slabs_.back();
+      free_slabs_.pop_back();
+      with_room.push_back(index);
+      Slab& slab = slabs_[index];
+      slab.page_bytes = demand.page_bytes;
+      // The lowest page last, to be handed out first.
+      for (size_t i = kSlabBytes / demand.page_bytes; i-- > 0;) {
+        slab.free_pages.push_back(memory_ + index * kSlabBytes + i * demand.page_bytes);
+      }
+    }
+    Slab& slab = slabs_[with_room.back()];
+    while (pages->size() < demand.num_pages && !slab.free_pages.empty()) {
+      pages->push_back(slab.free_pages.back());
+      slab.free_pages.pop_back();
+    }
+    if (slab.free_pages.empty()) with_room.pop_back();
+  }
+}
+
+void KvPool::GiveBack(std::span<std::byte* const> pages) {
+  for (auto page = pages.rbegin(); page != pages.rend(); ++page) {
+    const size_t index = static_cast<size_t>(*page - memory_) / kSlabBytes;
+    Slab& slab = slabs_[index];
+    std::vector<size_t>& with_room = slabs_with_room_[slab.page_bytes];
+    if (slab.free_pages.empty()) with_room.push_back(index);
+    slab.free_pages.push_back(*page);
+    if (slab.free_pages.size() == kSlabBytes / slab.page_bytes) {
+      with_room.erase(std::find(with_room.begin(), with_room.end(), index));
+      slab = Slab();
+      free_slabs_.push_back(index);
+    }
+  }
+}
+
+}  // namespace kvship

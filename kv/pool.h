@@ -1,0 +1,86 @@
+// KvPool is the memory of the decode side's caches: one arena, cut into slabs of equal size, each
+// of which is cut into pages of one size while any of them is in use. Reserving hands out the pages
+// themselves, so that what was reserved can never turn out not to be there. Thread safe; the pool
+// must outlive its reservations.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace kvship {
+
+class KvPool;
+
+// Pages that belong to one owner until it is destroyed. Movable; not thread safe by itself.
+class PageReservation {
+ public:
+  PageReservation() = default;
+  PageReservation(PageReservation&& other) noexcept { *this = std::move(other); }
+  PageReservation& operator=(PageReservation&& other) noexcept;
+  ~PageReservation() { Release(); }
+
+  // Pages of the d-th demand, ascending by address where they can be.
+  std::span<std::byte* const> pages(size_t demand) const { return pages_[demand]; }
+  size_t num_bytes() const { return num_bytes_; }
+
+  // Gives all pages back; the destructor does it too.
+  void Release();
+
+ private:
+  friend class KvPool;
+  KvPool* pool_ = nullptr;
+  std::vector<std::vector<std::byte*>> pages_;
+  size_t num_bytes_ = 0;
+};
+
+class KvPool {
+ public:
+  struct Demand {
+    size_t page_bytes = 0;
+    size_t num_pages = 0;
+  };
+
+  static constexpr size_t kSlabBytes = 256 << 10;
+
+  // `capacity_bytes` is rounded down to whole slabs. InvalidArgument below one slab,
+  // ResourceExhausted if the system has no such memory. The memory is taken from the system as it
+  // is first used.
+  static absl::StatusOr<std::unique_ptr<KvPool>> Create(size_t capacity_bytes);
+  ~KvPool();
+
+  // Pages for all demands, or none. ResourceExhausted: not now. FailedPrecondition: more than the
+  // whole pool holds. Pages are not cleared.
+  absl::StatusOr<PageReservation> Reserve(std::span<const Demand> demands);
+
+  size_t capacity_bytes() const { return slabs_.size() * kSlabBytes; }
+  // Bytes of pages handed out.
+  size_t reserved_bytes() const;
+
+ private:
+  friend class PageReservation;
+  struct Slab {
+    size_t page_bytes = 0;  // 0: the slab is free
+    std::vector<std::byte*> free_pages;
+  };
+
+  KvPool(std::byte* memory, size_t num_slabs);
+  size_t SlabsMissing(const Demand& demand) const;
+  void Take(const Demand& demand, std::vector<std::byte*>* pages);
+  void GiveBack(std::span<std::byte* const> pages);
+
+  std::byte* memory_;
+  mutable std::mutex mutex_;
+  std::vector<Slab> slabs_;
+  std::vector<size_t> free_slabs_;  // the lowest last
+  std::map<size_t, std::vector<size_t>>
+      slabs_with_room_;  // by page size: slabs with some free pages
+  size_t reserved_bytes_ = 0;
+};
+
+}  // namespace kvship

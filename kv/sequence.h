@@ -1,0 +1,87 @@
+// SequenceCache is one sequence's KV cache on the decode side: per layer an immutable prefix (one
+// list of pages per head that kept a set of its own) and a tail of generated tokens per KV head, in
+// pages reserved from a pool before the prompt was read. Positions are original: the first tail
+// token stands at position T, however few prompt tokens were kept.
+//
+// Filled by one thread (write_prefix), then used by the decode loop; not thread safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/attention.h"
+#include "kv/compact_layer.h"
+#include "kv/plan.h"
+#include "kv/pool.h"
+#include "kv/shape.h"
+
+namespace kvship {
+
+class SequenceCache {
+ public:
+  // Reserves the pages of the plan, and those of a tail of `max_tail_tokens` in `tail_format` per
+  // layer and KV head. Errors: as KvPool::Reserve.
+  static absl::StatusOr<std::unique_ptr<SequenceCache>> Reserve(KvPool& pool, const KvShape& shape,
+                                                                const KvPlan& plan,
+                                                                size_t max_tail_tokens,
+                                                                PageFormat tail_format);
+
+  const KvPlan& plan() const { return plan_; }
+  const KvShape& shape() const { return shape_; }
+  PageFormat tail_format() const { return tail_format_; }
+  size_t pool_bytes() const { return pages_.num_bytes(); }
+  size_t num_tail_tokens() const { return num_tail_tokens_; }
+  size_t max_tail_tokens() const { return max_tail_tokens_; }
+  size_t next_position() const { return plan_.prompt_tokens + num_tail_tokens_; }
+
+  // Announces how many tokens each head of the next layer keeps. Layers come in order.
+  // InvalidArgument if the counts do not fit the plan; then nothing has changed.
+  absl::Status BeginLayer(size_t layer, std::span<const uint32_t> kept_tokens);
+
+  // Writes bytes of the layer that was begun last, at `offset` of its bytes. InvalidArgument if
+  // they reach past its end.
+  absl::Status WriteLayerBytes(size_t offset, std::span<const std::byte> bytes);
+
+  // Bytes of the layer that was begun last.
+  size_t layer_bytes() const { return layout_.num_bytes; }
+
+  // Original positions of the kept tokens of a head, as received; empty where the whole prompt was
+  // kept.
+  std::span<const int32_t> positions(size_t layer, size_t head) const {
+    return layers_[layer].positions[head];
+  }
+
+  // Appends what attention of one layer reads to `heads`, the tail with `num_tail_tokens` tokens.
+  void AppendPagedHeads(size_t layer, size_t num_tail_tokens, std::vector<PagedHead>* heads) const;
+
+  // The page and slot of a tail token.
+  std::byte* tail_page(size_t layer, size_t kv_head, size_t tail_token);
+
+  // Counts a token whose K and V have been written in every layer.
+  void AdvanceTail() { ++num_tail_tokens_; }
+
+ private:
+  struct Layer {
+    std::vector<uint32_t> kept_tokens;            // per prefix head
+    std::vector<size_t> first_page;               // of each prefix head, in the prefix demand
+    std::vector<std::vector<int32_t>> positions;  // per prefix head
+  };
+
+  SequenceCache() = default;
+
+  KvShape shape_;
+  KvPlan plan_;
+  PageFormat tail_format_ = PageFormat::kF16;
+  size_t max_tail_tokens_ = 0;
+  size_t num_tail_tokens_ = 0;
+  size_t tail_pages_per_head_ = 0;
+  PageReservation pages_;        // demand 0: prefix pages, demand 1: tail pages
+  size_t num_prefix_pages_ = 0;  // used by the layers begun so far
+  std::vector<Layer> layers_;
+  LayerLayout layout_;  // of the layer begun last
+};
+
+}  // namespace kvship
