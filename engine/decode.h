@@ -36,6 +36,8 @@ class DecodeEngine {
 
  private:
   absl::Status Layer(size_t layer, std::span<const Item> items);
+  // Appends K and V to the tails and attends. qkv [B, (Hq + 2 H) D], Q and K turned.
+  absl::Status Attend(size_t layer, std::span<const Item> items, TensorView qkv);
 
   const Transformer& model_;
   Backend& backend_;
