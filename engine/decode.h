@@ -19,7 +19,7 @@ class DecodeEngine {
  public:
   // Borrows both; they must outlive the engine.
   DecodeEngine(const Transformer& model, Backend& backend, Arithmetic arithmetic)
-      : model_(model), backend_(backend), arithmetic_(arithmetic) {}
+      : model_(model), backend_(backend), arithmetic_(ArithmeticFor(model, arithmetic)) {}
 
   struct Item {
     int32_t token = 0;               // inside the vocabulary

@@ -19,6 +19,13 @@ TensorView ViewOf(Buffer& buffer, size_t rows, size_t cols) {
 
 }  // namespace
 
+Arithmetic ArithmeticFor(const Transformer& model, Arithmetic wanted) {
+  const WeightFormat format = model.layers.front().query.format;
+  const bool floats =
+      format == WeightFormat::kF32 || format == WeightFormat::kF16 || format == WeightFormat::kBf16;
+  return floats ? Arithmetic::kFloat32 : wanted;
+}
+
 KvShape ShapeOf(const ModelConfig& config) {
   return {.num_layers = config.num_layers,
           .num_kv_heads = config.num_kv_heads,
@@ -203,12 +210,10 @@ LayerView PrefillRun::finished_layer() {
 
 absl::Status PrefillRun::Logits(size_t position, TensorView logits) {
   const Transformer& model = engine_.model();
-  const TensorView normed = ViewOf(engine_.normed_, 1, model.config.hidden_dim);
-  RETURN_IF_ERROR(RmsNorm(engine_.backend(), Residual(position, position + 1), model.output_norm,
+  const size_t rows = logits.dims[0];
+  const TensorView normed = ViewOf(engine_.normed_, rows, model.config.hidden_dim);
+  RETURN_IF_ERROR(RmsNorm(engine_.backend(), Residual(position, position + rows), model.output_norm,
                           model.config.norm_epsilon, normed));
-  logits.rank = 2;
-  logits.dims = {1, model.config.vocab_tokens};
-  logits.strides = {model.config.vocab_tokens, 1};
   return ProductPacked(engine_.backend(), normed, {&model.output, 1}, engine_.options().arithmetic,
                        logits);
 }
