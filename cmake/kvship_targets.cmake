@@ -52,7 +52,7 @@ endfunction()
 # The programs whose main files are there.
 function(kvship_programs)
   if(EXISTS ${CMAKE_SOURCE_DIR}/tools/inspect_main.cc)
-    kvship_program(kvship-inspect tools/inspect_main.cc kvship_engine kvship_compress absl::flags absl::flags_parse)
+    kvship_program(kvship-inspect tools/inspect_main.cc kvship_tools absl::flags absl::flags_parse)
   endif()
   if(NOT KVSHIP_SERVICES)
     return()

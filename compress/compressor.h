@@ -48,6 +48,9 @@ class Compressor {
  private:
   Compressor(const CompressionOptions& options, const KvShape& shape, const KvPlan& plan);
 
+  // Fills the result's positions, retained mass and, on request, scores.
+  absl::Status Select(Backend& backend, const LayerView& layer, bool with_scores, Result* result);
+
   const CompressionOptions options_;
   const KvShape shape_;
   const KvPlan plan_;

@@ -19,7 +19,7 @@ class DecodeEngine {
  public:
   // Borrows both; they must outlive the engine.
   DecodeEngine(const Transformer& model, Backend& backend, Arithmetic arithmetic)
-      : model_(model), backend_(backend), arithmetic_(arithmetic) {}
+      : model_(model), backend_(backend), arithmetic_(ArithmeticFor(model, arithmetic)) {}
 
   struct Item {
     int32_t token = 0;               // inside the vocabulary
@@ -36,6 +36,8 @@ class DecodeEngine {
 
  private:
   absl::Status Layer(size_t layer, std::span<const Item> items);
+  // Appends K and V to the tails and attends. qkv [B, (Hq + 2 H) D], Q and K turned.
+  absl::Status Attend(size_t layer, std::span<const Item> items, TensorView qkv);
 
   const Transformer& model_;
   Backend& backend_;

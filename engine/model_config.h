@@ -31,7 +31,8 @@ struct ModelConfig {
   std::vector<int32_t> end_tokens;  // any of them ends the output
   int32_t begin_token = -1;         // put before the prompt when the tokenizer says so; -1: none
 
-  // FailedPrecondition naming the first field that no such model can have.
+  // InvalidArgument naming the first field that no such model can have, its value and what was
+  // wanted.
   absl::Status Validate() const;
 };
 

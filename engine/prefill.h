@@ -34,7 +34,9 @@ class PrefillEngine {
 
   // Borrows both; they must outlive the engine.
   PrefillEngine(const Transformer& model, Backend& backend, Options options)
-      : model_(model), backend_(backend), options_(options) {}
+      : model_(model), backend_(backend), options_(options) {
+    options_.arithmetic = ArithmeticFor(model, options.arithmetic);
+  }
 
   const Transformer& model() const { return model_; }
   const Options& options() const { return options_; }
@@ -47,7 +49,7 @@ class PrefillEngine {
 
   const Transformer& model_;
   Backend& backend_;
-  const Options options_;
+  Options options_;
 
   // The layer whose weights are unpacked; runs on another layer unpack anew.
   size_t unpacked_layer_ = SIZE_MAX;
@@ -84,8 +86,8 @@ class PrefillRun {
 
   LayerView finished_layer();
 
-  // Once done: the logits after the prompt's `position`-th token, by default (and without
-  // all_logits only) the last. logits [vocab] f32.
+  // Once done: the logits after the tokens at [position, position + n); without all_logits only the
+  // last token's can be asked for. logits [n, vocab] f32.
   absl::Status Logits(size_t position, TensorView logits);
 
   // Bytes the run holds while it is paused.

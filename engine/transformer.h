@@ -12,6 +12,7 @@
 #include "base/mapped_file.h"
 #include "base/sha256.h"
 #include "engine/model_config.h"
+#include "kernels/backend.h"
 #include "kernels/weight_format.h"
 
 namespace kvship {
@@ -43,6 +44,10 @@ struct Transformer {
   std::vector<MappedFile> files;
   std::vector<Buffer> converted;  // tensors whose file format cannot be used in place
 };
+
+// The arithmetic to run `model` with where `wanted` is asked for: whoever keeps float weights wants
+// float results, so only block-quantized weights are multiplied fast.
+Arithmetic ArithmeticFor(const Transformer& model, Arithmetic wanted);
 
 // Reads a GGUF file, or a directory with config.json and *.safetensors (single or sharded).
 //

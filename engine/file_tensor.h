@@ -1,0 +1,25 @@
+// FileTensor is one tensor as a checkpoint's file describes it, its bytes borrowed from the mapped
+// file. The readers of GGUF and safetensors both give a table of them, every bound already checked.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/weight_format.h"
+
+namespace kvship {
+
+struct FileTensor {
+  std::string name;
+  WeightFormat format = WeightFormat::kF32;
+  std::vector<size_t> shape;  // outermost dimension first; no dimension is 0
+  std::span<const std::byte> bytes;
+  std::string file;  // path, for messages
+};
+
+using FileTensors = std::map<std::string, FileTensor>;
+
+}  // namespace kvship

@@ -1,0 +1,185 @@
+#include "engine/gguf_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "engine/rope_scaling.h"
+
+namespace kvship {
+namespace {
+
+absl::Status Bad(const GgufFile& file, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat(file.path(), ": ", what));
+}
+
+absl::Status Refuse(const GgufFile& file, absl::string_view what) {
+  return absl::UnimplementedError(absl::StrCat(file.path(), ": ", what));
+}
+
+absl::Status ReadShape(const GgufFile& file, ModelConfig& model) {
+  ASSIGN_OR_RETURN(model.num_layers, file.RequiredCount("llama.block_count"));
+  ASSIGN_OR_RETURN(model.hidden_dim, file.RequiredCount("llama.embedding_length"));
+  ASSIGN_OR_RETURN(model.ffn_dim, file.RequiredCount("llama.feed_forward_length"));
+  ASSIGN_OR_RETURN(model.context_tokens, file.RequiredCount("llama.context_length"));
+  ASSIGN_OR_RETURN(model.num_query_heads, file.RequiredCount("llama.attention.head_count"));
+  if (model.num_query_heads == 0) {
+    return Bad(file, "metadata llama.attention.head_count is 0; wanted at least 1");
+  }
+  ASSIGN_OR_RETURN(const auto kv_heads, file.Count("llama.attention.head_count_kv"));
+  model.num_kv_heads = kv_heads.value_or(model.num_query_heads);
+  ASSIGN_OR_RETURN(const auto key_dim, file.Count("llama.attention.key_length"));
+  model.head_dim = key_dim.value_or(model.hidden_dim / model.num_query_heads);
+  ASSIGN_OR_RETURN(const auto value_dim, file.Count("llama.attention.value_length"));
+  if (value_dim.value_or(model.head_dim) != model.head_dim) {
+    return Refuse(file, absl::StrCat("metadata llama.attention.value_length is ", *value_dim,
+                                     "; wanted the length of a key, ", model.head_dim));
+  }
+  ASSIGN_OR_RETURN(const auto epsilon, file.Number("llama.attention.layer_norm_rms_epsilon"));
+  if (!epsilon.has_value()) {
+    return Bad(file, "metadata llama.attention.layer_norm_rms_epsilon is missing");
+  }
+  model.norm_epsilon = static_cast<float>(*epsilon);
+  const auto embedding = file.tensors().find("token_embd.weight");
+  if (embedding == file.tensors().end()) return Bad(file, "tensor token_embd.weight is missing");
+  model.vocab_tokens = embedding->second.shape.front();
+  return absl::OkStatus();
+}
+
+// What would change the computation and kvship does not do.
+absl::Status RefuseOptions(const GgufFile& file, const ModelConfig& model) {
+  ASSIGN_OR_RETURN(const auto experts, file.Count("llama.expert_count"));
+  if (experts.value_or(0) > 0) {
+    return Refuse(file, absl::StrCat("metadata llama.expert_count is ", *experts,
+                                     "; wanted a model without experts"));
+  }
+  ASSIGN_OR_RETURN(const auto files, file.Count("split.count"));
+  if (files.value_or(1) > 1) {
+    return Refuse(file,
+                  absl::StrCat("metadata split.count is ", *files, "; wanted a model in one file"));
+  }
+  ASSIGN_OR_RETURN(const auto window, file.Count("llama.attention.sliding_window"));
+  if (window.has_value() && *window > 0 && *window < model.context_tokens) {
+    return Refuse(file, absl::StrCat("metadata llama.attention.sliding_window is ", *window,
+                                     "; wanted at least the context of ", model.context_tokens));
+  }
+  for (const char* key : {"llama.attention.scale", "llama.logit_scale", "llama.embedding_scale",
+                          "llama.residual_scale", "llama.attention.clamp_kqv"}) {
+    if (file.Has(key)) {
+      return Refuse(file, absl::StrCat("metadata ", key, " is there; wanted a plain llama model"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Divides the frequencies by the factors of the tensor rope_freqs.weight, which is how converters
+// write llama3 scaling.
+absl::Status ApplyFactors(const GgufFile& file, ModelConfig& model) {
+  for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"}) {
+    if (file.tensors().contains(name)) {
+      return Refuse(file, absl::StrCat("tensor ", name, ": kvship has no longrope scaling"));
+    }
+  }
+  const auto found = file.tensors().find("rope_freqs.weight");
+  if (found == file.tensors().end()) return absl::OkStatus();
+  const FileTensor& tensor = found->second;
+  if (tensor.format != WeightFormat::kF32 ||
+      tensor.shape != std::vector<size_t>{model.rope_frequencies.size()}) {
+    return Bad(file, absl::StrCat("tensor rope_freqs.weight is not F32 of [",
+                                  model.rope_frequencies.size(), "], half of a head"));
+  }
+  for (size_t i = 0; i < model.rope_frequencies.size(); ++i) {
+    float factor = 0;
+    std::memcpy(&factor, tensor.bytes.data() + i * sizeof(factor), sizeof(factor));
+    if (!std::isfinite(factor) || factor <= 0) {
+      return Bad(file, absl::StrCat("tensor rope_freqs.weight[", i, "] is ", factor,
+                                    "; wanted a finite number above 0"));
+    }
+    model.rope_frequencies[i] /= factor;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadRope(const GgufFile& file, ModelConfig& model) {
+  ASSIGN_OR_RETURN(const auto rotary_dim, file.Count("llama.rope.dimension_count"));
+  if (rotary_dim.value_or(model.head_dim) != model.head_dim) {
+    return Refuse(file, absl::StrCat("metadata llama.rope.dimension_count is ", *rotary_dim,
+                                     "; wanted the head's ", model.head_dim));
+  }
+  RopeScaling scaling;
+  ASSIGN_OR_RETURN(const auto theta, file.Number("llama.rope.freq_base"));
+  if (theta.has_value()) scaling.theta = *theta;
+  ASSIGN_OR_RETURN(const auto type, file.Text("llama.rope.scaling.type"));
+  if (type.has_value() && *type != "none" && *type != "linear") {
+    return Refuse(file, absl::StrCat("metadata llama.rope.scaling.type is ", *type,
+                                     "; wanted none or linear"));
+  }
+  // A factor without a type is linear: files older than the type have it so, the oldest under
+  // another name.
+  ASSIGN_OR_RETURN(auto factor, file.Number("llama.rope.scaling.factor"));
+  if (!factor.has_value()) {
+    ASSIGN_OR_RETURN(factor, file.Number("llama.rope.scale_linear"));
+  }
+  if (factor.has_value() && *factor != 0 && (!type.has_value() || *type == "linear")) {
+    scaling.kind = RopeScaling::Kind::kLinear;
+    scaling.factor = *factor;
+  }
+  auto frequencies = RopeFrequencies(scaling, model.head_dim);
+  if (!frequencies.ok()) return Bad(file, frequencies.status().message());
+  model.rope_frequencies = *std::move(frequencies);
+  model.rope_pairs = RopePairs::kAdjacent;
+  return ApplyFactors(file, model);
+}
+
+absl::Status ReadTokens(const GgufFile& file, ModelConfig& model) {
+  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                          "tokenizer.ggml.eom_token_id"}) {
+    ASSIGN_OR_RETURN(const auto token, file.Count(key));
+    if (!token.has_value()) continue;
+    if (*token >= model.vocab_tokens) {
+      return Bad(file, absl::StrCat("metadata ", key, " is ", *token, "; wanted 0 to ",
+                                    model.vocab_tokens - 1));
+    }
+    const auto id = static_cast<int32_t>(*token);
+    if (std::find(model.end_tokens.begin(), model.end_tokens.end(), id) == model.end_tokens.end()) {
+      model.end_tokens.push_back(id);
+    }
+  }
+  ASSIGN_OR_RETURN(const auto begin, file.Count("tokenizer.ggml.bos_token_id"));
+  if (!begin.has_value()) return absl::OkStatus();
+  if (*begin >= model.vocab_tokens) {
+    return Bad(file, absl::StrCat("metadata tokenizer.ggml.bos_token_id is ", *begin,
+                                  "; wanted 0 to ", model.vocab_tokens - 1));
+  }
+  model.begin_token = static_cast<int32_t>(*begin);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> ReadGgufConfig(const GgufFile& file) {
+  ASSIGN_OR_RETURN(const absl::string_view architecture, file.RequiredText("general.architecture"));
+  if (architecture != "llama") {
+    return Refuse(
+        file, absl::StrCat("metadata general.architecture is ", architecture, "; wanted llama"));
+  }
+  ModelConfig model;
+  model.architecture = "llama";
+  ASSIGN_OR_RETURN(const auto name, file.Text("general.name"));
+  if (name.has_value()) model.name = std::string(*name);
+  RETURN_IF_ERROR(ReadShape(file, model));
+  RETURN_IF_ERROR(RefuseOptions(file, model));
+  RETURN_IF_ERROR(ReadRope(file, model));
+  RETURN_IF_ERROR(ReadTokens(file, model));
+  const absl::Status valid = model.Validate();
+  if (!valid.ok()) return Bad(file, valid.message());
+  return model;
+}
+
+}  // namespace kvship

@@ -1,0 +1,192 @@
+#include "engine/hf_config.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "engine/json_file.h"
+#include "engine/rope_scaling.h"
+
+namespace kvship {
+namespace {
+
+using nlohmann::json;
+
+absl::StatusOr<std::string> ReadArchitecture(const JsonObject& config) {
+  const json* list = config.Find("architectures");
+  if (list == nullptr || !list->is_array() || list->size() != 1 || !list->front().is_string()) {
+    return config.Bad("architectures", "is not a list of one name");
+  }
+  const std::string& name = list->front().get_ref<const std::string&>();
+  if (name == "LlamaForCausalLM") return std::string("llama");
+  if (name == "MistralForCausalLM") return std::string("mistral");
+  return config.Unimplemented(
+      "architectures",
+      absl::StrCat("is ", name, "; wanted LlamaForCausalLM or MistralForCausalLM"));
+}
+
+// What would change the computation and kvship does not do.
+absl::Status RefuseOptions(const JsonObject& config, size_t context_tokens) {
+  for (const char* field : {"attention_bias", "mlp_bias"}) {
+    ASSIGN_OR_RETURN(const std::optional<bool> bias, config.Flag(field));
+    if (bias.value_or(false)) return config.Unimplemented(field, "is true; wanted false");
+  }
+  ASSIGN_OR_RETURN(const std::optional<std::string> activation, config.Text("hidden_act"));
+  if (activation.value_or("silu") != "silu") {
+    return config.Unimplemented("hidden_act", absl::StrCat("is ", *activation, "; wanted silu"));
+  }
+  if (config.Find("quantization_config") != nullptr) {
+    return config.Unimplemented("quantization_config", "is there; wanted plain weights");
+  }
+  ASSIGN_OR_RETURN(const std::optional<uint64_t> window, config.Count("sliding_window"));
+  if (window.has_value() && *window < context_tokens) {
+    return config.Unimplemented("sliding_window",
+                                absl::StrCat("is ", *window, "; wanted null, or at least ",
+                                             "max_position_embeddings, ", context_tokens));
+  }
+  ASSIGN_OR_RETURN(const std::optional<double> partial, config.Number("partial_rotary_factor"));
+  if (partial.value_or(1) != 1) {
+    return config.Unimplemented("partial_rotary_factor",
+                                absl::StrCat("is ", *partial, "; wanted 1"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadLlama3Scaling(const JsonObject& rope, size_t context_tokens, RopeScaling& out) {
+  ASSIGN_OR_RETURN(const auto low, rope.Number("low_freq_factor"));
+  if (!low.has_value()) return rope.Bad("low_freq_factor", "is missing; wanted a number");
+  ASSIGN_OR_RETURN(const auto high, rope.Number("high_freq_factor"));
+  if (!high.has_value()) return rope.Bad("high_freq_factor", "is missing; wanted a number");
+  ASSIGN_OR_RETURN(const auto original, rope.Number("original_max_position_embeddings"));
+  out.kind = RopeScaling::Kind::kLlama3;
+  out.low_frequency_factor = *low;
+  out.high_frequency_factor = *high;
+  out.original_context_tokens = original.value_or(context_tokens);
+  return absl::OkStatus();
+}
+
+// transformers 5 has everything in rope_parameters; before, rope_theta stood beside rope_scaling,
+// whose rope_type was at first called type.
+absl::StatusOr<RopeScaling> ReadRope(const JsonObject& config, size_t context_tokens) {
+  RopeScaling scaling;
+  ASSIGN_OR_RETURN(const std::optional<double> theta, config.Number("rope_theta"));
+  if (theta.has_value()) scaling.theta = *theta;
+  ASSIGN_OR_RETURN(std::optional<JsonObject> rope, config.Object("rope_parameters"));
+  if (!rope.has_value()) {
+    ASSIGN_OR_RETURN(rope, config.Object("rope_scaling"));
+  }
+  if (!rope.has_value()) return scaling;
+
+  ASSIGN_OR_RETURN(const std::optional<double> inner_theta, rope->Number("rope_theta"));
+  if (inner_theta.has_value()) scaling.theta = *inner_theta;
+  ASSIGN_OR_RETURN(const std::optional<double> partial, rope->Number("partial_rotary_factor"));
+  if (partial.value_or(1) != 1) {
+    return rope->Unimplemented("partial_rotary_factor",
+                               absl::StrCat("is ", *partial, "; wanted 1"));
+  }
+  ASSIGN_OR_RETURN(std::optional<std::string> type, rope->Text("rope_type"));
+  if (!type.has_value()) {
+    ASSIGN_OR_RETURN(type, rope->Text("type"));
+  }
+  if (!type.has_value()) return rope->Bad("rope_type", "is missing; wanted a name");
+  if (*type == "default") return scaling;
+  if (*type != "linear" && *type != "llama3") {
+    return rope->Unimplemented("rope_type",
+                               absl::StrCat("is ", *type, "; wanted default, linear or llama3"));
+  }
+  ASSIGN_OR_RETURN(const std::optional<double> factor, rope->Number("factor"));
+  if (!factor.has_value()) return rope->Bad("factor", "is missing; wanted a number");
+  scaling.factor = *factor;
+  scaling.kind = RopeScaling::Kind::kLinear;
+  if (*type == "llama3") RETURN_IF_ERROR(ReadLlama3Scaling(*rope, context_tokens, scaling));
+  return scaling;
+}
+
+// Adds the ids of a field that holds one id or a list of them.
+absl::Status AddEndTokens(const JsonObject& config, std::vector<int32_t>& end_tokens) {
+  const json* value = config.Find("eos_token_id");
+  if (value == nullptr) return absl::OkStatus();
+  const json list = value->is_array() ? *value : json::array({*value});
+  for (const json& token : list) {
+    if (!token.is_number_unsigned() || token.get<uint64_t>() > INT32_MAX) {
+      return config.Bad("eos_token_id", "is not a token id or a list of them");
+    }
+    const int32_t id = token.get<int32_t>();
+    if (std::find(end_tokens.begin(), end_tokens.end(), id) == end_tokens.end()) {
+      end_tokens.push_back(id);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadTokens(const std::string& directory, const JsonObject& config,
+                        ModelConfig& model) {
+  ASSIGN_OR_RETURN(const std::optional<uint64_t> begin, config.Count("bos_token_id"));
+  if (begin.has_value()) {
+    if (*begin > INT32_MAX) return config.Bad("bos_token_id", "is not a token id");
+    model.begin_token = static_cast<int32_t>(*begin);
+  }
+  RETURN_IF_ERROR(AddEndTokens(config, model.end_tokens));
+  const auto generation = ReadJsonFile(absl::StrCat(directory, "/generation_config.json"));
+  if (absl::IsNotFound(generation.status())) return absl::OkStatus();
+  RETURN_IF_ERROR(generation.status());
+  return AddEndTokens(JsonObject(*generation), model.end_tokens);
+}
+
+absl::Status ReadShape(const JsonObject& config, ModelConfig& model) {
+  ASSIGN_OR_RETURN(model.num_layers, config.RequiredCount("num_hidden_layers"));
+  ASSIGN_OR_RETURN(model.hidden_dim, config.RequiredCount("hidden_size"));
+  ASSIGN_OR_RETURN(model.ffn_dim, config.RequiredCount("intermediate_size"));
+  ASSIGN_OR_RETURN(model.vocab_tokens, config.RequiredCount("vocab_size"));
+  ASSIGN_OR_RETURN(model.context_tokens, config.RequiredCount("max_position_embeddings"));
+  ASSIGN_OR_RETURN(model.num_query_heads, config.RequiredCount("num_attention_heads"));
+  if (model.num_query_heads == 0) {
+    return config.Bad("num_attention_heads", "is 0; wanted at least 1");
+  }
+  ASSIGN_OR_RETURN(const auto kv_heads, config.Count("num_key_value_heads"));
+  model.num_kv_heads = kv_heads.value_or(model.num_query_heads);
+  ASSIGN_OR_RETURN(const auto head_dim, config.Count("head_dim"));
+  if (!head_dim.has_value() && model.hidden_dim % model.num_query_heads != 0) {
+    return config.Bad("hidden_size", absl::StrCat("is ", model.hidden_dim,
+                                                  "; wanted a multiple of num_attention_heads, ",
+                                                  model.num_query_heads));
+  }
+  model.head_dim = head_dim.value_or(model.hidden_dim / model.num_query_heads);
+  ASSIGN_OR_RETURN(const auto epsilon, config.Number("rms_norm_eps"));
+  model.norm_epsilon = static_cast<float>(epsilon.value_or(1e-6));  // transformers' default
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<HfConfig> ReadHfConfig(const std::string& directory) {
+  ASSIGN_OR_RETURN(const JsonFile file, ReadJsonFile(absl::StrCat(directory, "/config.json")));
+  const JsonObject config(file);
+  HfConfig out;
+  ModelConfig& model = out.model;
+  ASSIGN_OR_RETURN(model.architecture, ReadArchitecture(config));
+  model.name = std::filesystem::path(directory).lexically_normal().filename().string();
+  RETURN_IF_ERROR(ReadShape(config, model));
+  RETURN_IF_ERROR(RefuseOptions(config, model.context_tokens));
+  ASSIGN_OR_RETURN(const RopeScaling rope, ReadRope(config, model.context_tokens));
+  auto frequencies = RopeFrequencies(rope, model.head_dim);
+  if (!frequencies.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file.path, ": ", frequencies.status().message()));
+  }
+  model.rope_frequencies = *std::move(frequencies);
+  model.rope_pairs = RopePairs::kHalves;
+  RETURN_IF_ERROR(ReadTokens(directory, config, model));
+  ASSIGN_OR_RETURN(const std::optional<bool> tied, config.Flag("tie_word_embeddings"));
+  out.tied_embeddings = tied.value_or(false);
+  const absl::Status valid = model.Validate();
+  if (!valid.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(file.path, ": ", valid.message()));
+  }
+  return out;
+}
+
+}  // namespace kvship

@@ -1,0 +1,31 @@
+// RopeScaling is how a checkpoint stretches its rotary position embedding past the context it was
+// first trained for. Plain data.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace kvship {
+
+struct RopeScaling {
+  enum class Kind { kDefault, kLinear, kLlama3 };
+  Kind kind = Kind::kDefault;
+  double theta = 10000;  // the base of the frequencies
+  double factor = 1;  // positions are divided by it: all (linear), or those of slow pairs (llama3)
+  // llama3: pairs that turn fewer than `low_frequency_factor` times in `original_context_tokens`
+  // are slow, those that turn more than `high_frequency_factor` times keep their frequency, and
+  // between the two the change is gradual.
+  double low_frequency_factor = 1;
+  double high_frequency_factor = 4;
+  double original_context_tokens = 8192;
+};
+
+// The angle per position of each pair [head_dim / 2]: theta^(-2i / head_dim), scaled.
+// Sources: RoFormer, arXiv 2104.09864; position interpolation, arXiv 2306.15595; llama3 after
+// modeling_rope_utils.py of huggingface/transformers.
+// Errors: InvalidArgument naming the parameter that cannot be.
+absl::StatusOr<std::vector<double>> RopeFrequencies(const RopeScaling& scaling, size_t head_dim);
+
+}  // namespace kvship

@@ -1,0 +1,12 @@
+// The cosines and sines by which RoPE turns keys and queries.
+#pragma once
+
+#include "base/tensor_view.h"
+#include "engine/model_config.h"
+
+namespace kvship {
+
+// Fills row m with cos and sin of position * frequency, pair by pair. `row` [head_dim].
+void FillRopeRow(const ModelConfig& config, size_t position, float* row);
+
+}  // namespace kvship

@@ -1,0 +1,29 @@
+// Tensors of safetensors files, borrowed from their mappings: one file, or the shards that an index
+// names.
+//
+// Source: the format's description, README.md of huggingface/safetensors.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/mapped_file.h"
+#include "engine/file_tensor.h"
+
+namespace kvship {
+
+struct SafetensorsFiles {
+  std::vector<MappedFile> files;
+  FileTensors tensors;
+};
+
+// NotFound: no such file. InvalidArgument: truncated or corrupt. Unimplemented: a dtype other than
+// F32, F16 and BF16. All name the file and the tensor.
+absl::StatusOr<SafetensorsFiles> ReadSafetensors(const std::string& path);
+
+// The model.safetensors of a directory or, where that is missing, the shards that its
+// model.safetensors.index.json names.
+absl::StatusOr<SafetensorsFiles> ReadSafetensorsDirectory(const std::string& directory);
+
+}  // namespace kvship

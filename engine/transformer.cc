@@ -1,0 +1,144 @@
+#include "engine/transformer.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "engine/gguf.h"
+#include "engine/gguf_config.h"
+#include "engine/hf_config.h"
+#include "engine/safetensors.h"
+#include "engine/weight_source.h"
+
+namespace kvship {
+namespace {
+
+// What the two kinds of checkpoint call the same tensors; those of a layer follow its prefix.
+struct TensorNames {
+  const char* embedding;
+  const char* output_norm;
+  const char* output;
+  const char* layers;
+  const char* attention_norm;
+  const char* query;
+  const char* key;
+  const char* value;
+  const char* attention_output;
+  const char* ffn_norm;
+  const char* gate;
+  const char* up;
+  const char* down;
+};
+
+constexpr TensorNames kHfNames = {
+    .embedding = "model.embed_tokens.weight",
+    .output_norm = "model.norm.weight",
+    .output = "lm_head.weight",
+    .layers = "model.layers.",
+    .attention_norm = ".input_layernorm.weight",
+    .query = ".self_attn.q_proj.weight",
+    .key = ".self_attn.k_proj.weight",
+    .value = ".self_attn.v_proj.weight",
+    .attention_output = ".self_attn.o_proj.weight",
+    .ffn_norm = ".post_attention_layernorm.weight",
+    .gate = ".mlp.gate_proj.weight",
+    .up = ".mlp.up_proj.weight",
+    .down = ".mlp.down_proj.weight",
+};
+
+constexpr TensorNames kGgufNames = {
+    .embedding = "token_embd.weight",
+    .output_norm = "output_norm.weight",
+    .output = "output.weight",
+    .layers = "blk.",
+    .attention_norm = ".attn_norm.weight",
+    .query = ".attn_q.weight",
+    .key = ".attn_k.weight",
+    .value = ".attn_v.weight",
+    .attention_output = ".attn_output.weight",
+    .ffn_norm = ".ffn_norm.weight",
+    .gate = ".ffn_gate.weight",
+    .up = ".ffn_up.weight",
+    .down = ".ffn_down.weight",
+};
+
+absl::StatusOr<LayerWeights> ReadLayer(WeightSource& source, const TensorNames& names,
+                                       const ModelConfig& config, size_t layer) {
+  const std::string prefix = absl::StrCat(names.layers, layer);
+  const size_t hidden = config.hidden_dim;
+  const size_t query_dim = config.num_query_heads * config.head_dim;
+  const size_t kv_dim = config.num_kv_heads * config.head_dim;
+  LayerWeights out;
+  ASSIGN_OR_RETURN(out.attention_norm, source.Vector(prefix + names.attention_norm, hidden));
+  ASSIGN_OR_RETURN(out.query, source.Matrix(prefix + names.query, query_dim, hidden));
+  ASSIGN_OR_RETURN(out.key, source.Matrix(prefix + names.key, kv_dim, hidden));
+  ASSIGN_OR_RETURN(out.value, source.Matrix(prefix + names.value, kv_dim, hidden));
+  ASSIGN_OR_RETURN(out.output, source.Matrix(prefix + names.attention_output, hidden, query_dim));
+  ASSIGN_OR_RETURN(out.ffn_norm, source.Vector(prefix + names.ffn_norm, hidden));
+  ASSIGN_OR_RETURN(out.gate, source.Matrix(prefix + names.gate, config.ffn_dim, hidden));
+  ASSIGN_OR_RETURN(out.up, source.Matrix(prefix + names.up, config.ffn_dim, hidden));
+  ASSIGN_OR_RETURN(out.down, source.Matrix(prefix + names.down, hidden, config.ffn_dim));
+  return out;
+}
+
+// Everything but the mapped files. `out.config` is there already.
+absl::Status ReadWeights(WeightSource& source, const TensorNames& names, bool tied_embeddings,
+                         Transformer& out) {
+  const ModelConfig& config = out.config;
+  ASSIGN_OR_RETURN(out.embedding,
+                   source.Matrix(names.embedding, config.vocab_tokens, config.hidden_dim));
+  ASSIGN_OR_RETURN(out.output_norm, source.Vector(names.output_norm, config.hidden_dim));
+  if (tied_embeddings) {
+    out.output = out.embedding;
+    source.Ignore(names.output);  // some checkpoints hold the same matrix once more
+  } else {
+    ASSIGN_OR_RETURN(out.output,
+                     source.Matrix(names.output, config.vocab_tokens, config.hidden_dim));
+  }
+  for (size_t layer = 0; layer < config.num_layers; ++layer) {
+    ASSIGN_OR_RETURN(LayerWeights weights, ReadLayer(source, names, config, layer));
+    out.layers.push_back(std::move(weights));
+  }
+  RETURN_IF_ERROR(source.CheckAllUsed());
+  out.identity = source.Identity(config);
+  out.converted = source.TakeConverted();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<const Transformer>> LoadGguf(const std::string& path) {
+  ASSIGN_OR_RETURN(GgufFile file, GgufFile::Open(path));
+  auto out = std::make_unique<Transformer>();
+  ASSIGN_OR_RETURN(out->config, ReadGgufConfig(file));
+  if (out->config.name.empty()) out->config.name = std::filesystem::path(path).stem().string();
+  WeightSource source(path, file.tensors());
+  source.Ignore("rope_freqs.weight");  // applied to the frequencies
+  RETURN_IF_ERROR(ReadWeights(source, kGgufNames, !source.Has(kGgufNames.output), *out));
+  out->files.push_back(std::move(file).TakeFile());
+  return out;
+}
+
+absl::StatusOr<std::unique_ptr<const Transformer>> LoadHfDirectory(const std::string& directory) {
+  ASSIGN_OR_RETURN(HfConfig config, ReadHfConfig(directory));
+  ASSIGN_OR_RETURN(SafetensorsFiles weights, ReadSafetensorsDirectory(directory));
+  auto out = std::make_unique<Transformer>();
+  out->config = std::move(config.model);
+  WeightSource source(directory, weights.tensors);
+  for (const auto& [name, tensor] : weights.tensors) {
+    // Old checkpoints hold the unscaled frequencies, which the configuration gives too.
+    if (absl::EndsWith(name, ".rotary_emb.inv_freq")) source.Ignore(name);
+  }
+  RETURN_IF_ERROR(ReadWeights(source, kHfNames, config.tied_embeddings, *out));
+  out->files = std::move(weights.files);
+  return out;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<const Transformer>> LoadTransformer(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::is_directory(path, ignored) ? LoadHfDirectory(path) : LoadGguf(path);
+}
+
+}  // namespace kvship

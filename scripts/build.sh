@@ -1,0 +1,30 @@
+# shellcheck shell=bash
+# Configure, build, run the tests. Each takes a preset of CMakePresets.json: release, asan or tsan.
+
+build() {
+  local preset=$1 folder
+  folder=$(build_folder "$preset")
+  mkdir -p "$folder"
+  quietly "$folder/configure.log" cmake --preset "$preset" -DKVSHIP_DEMO_MODEL="$model_path" ||
+    die "CMake could not configure $folder; the whole log is in $folder/configure.log"
+  cmake --build "$folder" </dev/null || die "The build in $folder failed; the first error above says why."
+}
+
+build_folder() {
+  case $1 in
+    release) echo build ;;
+    *) echo "build-$1" ;;
+  esac
+}
+
+# Tests that take minutes carry the label `long`, and run only when asked for.
+run_tests() {
+  local preset=$1 selection=(-LE '^long$')
+  shift
+  if [[ ${1:-} == --long ]]; then
+    selection=()
+    shift
+  fi
+  build "$preset"
+  ctest --preset "$preset" --parallel "$(nproc)" "${selection[@]}" "$@" </dev/null
+}

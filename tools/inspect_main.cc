@@ -1,0 +1,276 @@
+// kvship-inspect runs a model file in one process and prints JSON, for people who compare
+// implementations.
+#include <sys/resource.h>
+
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/command_line.h"
+#include "base/status_macros.h"
+#include "engine/tokenizer.h"
+#include "engine/transformer.h"
+#include "tools/local_run.h"
+
+ABSL_FLAG(std::string, text_file, "", "tokenize: the text");
+ABSL_FLAG(bool, special, false,
+          "tokenize: names of special tokens in the text become those tokens");
+ABSL_FLAG(std::string, tokens_file, "", "a JSON list of token ids: the prompt");
+ABSL_FLAG(std::vector<std::string>, positions, {}, "logits: the positions to print, 0,5,95");
+ABSL_FLAG(bool, float32, false, "compute on dequantized float32 weights, with a float32 cache");
+ABSL_FLAG(size_t, max_tokens, 32, "generate, bench: output tokens");
+ABSL_FLAG(std::string, options, "{}", "compress: compression options as JSON");
+ABSL_FLAG(std::string, compression, "scorer=keep_all", "generate, bench: options in text form");
+ABSL_FLAG(size_t, threads, 0, "threads; 0: one per processor");
+
+namespace kvship {
+namespace {
+
+using nlohmann::json;
+
+constexpr char kUsage[] =
+    "kvship-inspect COMMAND PATH [flags]\n"
+    "  model PATH                                          shape and identity\n"
+    "  tokenize PATH --text-file F [--special]             {\"ids\": [...]}\n"
+    "  logits PATH --tokens-file F --positions 0,5 [--float32]\n"
+    "  generate PATH --tokens-file F --max-tokens N [--float32] [--compression=...]\n"
+    "  compress PATH --tokens-file F --options JSON        kept positions and scores\n"
+    "  bench PATH --tokens-file F --max-tokens N [--compression=...]";
+
+absl::StatusOr<std::string> ReadText(const std::string& flag, const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    return absl::NotFoundError(absl::StrCat(flag, " is '", path, "', which cannot be read"));
+  }
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+absl::StatusOr<std::vector<int32_t>> ReadTokens() {
+  ASSIGN_OR_RETURN(const std::string text,
+                   ReadText("--tokens-file", absl::GetFlag(FLAGS_tokens_file)));
+  const json ids = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  std::vector<int32_t> tokens;
+  for (const json& id : ids.is_array() ? ids : json::array()) {
+    if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--tokens-file holds ", id.dump(), "; wanted token ids"));
+    }
+    tokens.push_back(id.get<int32_t>());
+  }
+  if (tokens.empty()) {
+    return absl::InvalidArgumentError("--tokens-file is not a JSON list of at least one token id");
+  }
+  return tokens;
+}
+
+LocalRun::Options RunOptions(bool float32) {
+  size_t threads = absl::GetFlag(FLAGS_threads);
+  if (threads == 0) threads = std::max(1u, std::thread::hardware_concurrency());
+  return {.arithmetic = float32 ? Arithmetic::kFloat32 : Arithmetic::kFast,
+          .num_threads = threads,
+          .tail_format = float32 ? PageFormat::kF32 : PageFormat::kF16};
+}
+
+absl::StatusOr<CompressionOptions> TextCompression(bool float32) {
+  CompressionOptions defaults;
+  if (float32) defaults.encoder = PageFormat::kF32;
+  return ParseCompression(absl::GetFlag(FLAGS_compression), defaults);
+}
+
+absl::StatusOr<CompressionOptions> JsonCompression() {
+  const json fields = json::parse(absl::GetFlag(FLAGS_options), nullptr, false);
+  if (!fields.is_object()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--options is '", absl::GetFlag(FLAGS_options), "'; wanted a JSON object"));
+  }
+  CompressionOptions options;
+  for (const auto& [name, value] : fields.items()) {
+    const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+    RETURN_IF_ERROR(SetCompressionOption(name, text, &options));
+  }
+  RETURN_IF_ERROR(options.Validate());
+  return options;
+}
+
+absl::StatusOr<json> Model(const std::string& path) {
+  ASSIGN_OR_RETURN(const auto model, LoadTransformer(path));
+  const ModelConfig& c = model->config;
+  return json{{"name", c.name},
+              {"architecture", c.architecture},
+              {"num_layers", c.num_layers},
+              {"hidden_dim", c.hidden_dim},
+              {"num_query_heads", c.num_query_heads},
+              {"num_kv_heads", c.num_kv_heads},
+              {"head_dim", c.head_dim},
+              {"ffn_dim", c.ffn_dim},
+              {"vocab_tokens", c.vocab_tokens},
+              {"context_tokens", c.context_tokens},
+              {"end_tokens", c.end_tokens},
+              {"weight_format", WeightFormatName(model->layers.front().query.format)},
+              {"identity", HexString(model->identity)}};
+}
+
+absl::StatusOr<json> Tokenize(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadText("--text-file", absl::GetFlag(FLAGS_text_file)));
+  ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(path));
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                   tokenizer->Encode(text, absl::GetFlag(FLAGS_special)));
+  return json{{"ids", ids}};
+}
+
+// Minus the logarithm of the probability of `token`.
+double NegativeLogLikelihood(std::span<const float> logits, int32_t token) {
+  const double highest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (float x : logits) sum += std::exp(x - highest);
+  return highest + std::log(sum) - logits[token];
+}
+
+absl::StatusOr<json> Logits(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, ReadTokens());
+  json rows = json::object();
+  for (const std::string& text : absl::GetFlag(FLAGS_positions)) {
+    size_t position = 0;
+    if (!absl::SimpleAtoi(text, &position) || position >= tokens.size()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--positions has '", text, "'; wanted numbers below the ", tokens.size(), " tokens"));
+    }
+    rows[absl::StrCat(position)] = json::array();
+  }
+  ASSIGN_OR_RETURN(const auto model, LoadTransformer(path));
+  LocalRun run(*model, RunOptions(absl::GetFlag(FLAGS_float32)));
+  double nll = 0;
+  RETURN_IF_ERROR(run.AllLogits(tokens, [&](size_t first, TensorView logits) {
+    for (size_t i = 0; i < logits.dims[0]; ++i) {
+      const std::span<const float> row(logits.f32(i), logits.dims[1]);
+      const size_t position = first + i;
+      if (position + 1 < tokens.size()) nll += NegativeLogLikelihood(row, tokens[position + 1]);
+      if (rows.contains(absl::StrCat(position))) {
+        rows[absl::StrCat(position)] = std::vector<float>(row.begin(), row.end());
+      }
+    }
+  }));
+  const double count = static_cast<double>(tokens.size() - 1);
+  return json{{"logits", rows}, {"prompt_nll_mean", count > 0 ? nll / count : 0.0}};
+}
+
+absl::StatusOr<json> Generate(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, ReadTokens());
+  const bool float32 = absl::GetFlag(FLAGS_float32);
+  ASSIGN_OR_RETURN(const CompressionOptions compression, TextCompression(float32));
+  ASSIGN_OR_RETURN(const auto model, LoadTransformer(path));
+  LocalRun run(*model, RunOptions(float32));
+  const size_t max_tokens = absl::GetFlag(FLAGS_max_tokens);
+  ASSIGN_OR_RETURN(auto prefilled, run.Prefill(tokens, compression, max_tokens));
+  ASSIGN_OR_RETURN(const auto output, run.Generate(prefilled, max_tokens, /*stop_at_end=*/true));
+  return json{{"tokens", output}};
+}
+
+// Always-kept and unscored positions get the layer's largest score plus one and its smallest, as in
+// kvpress.
+json HeadScores(const std::vector<std::vector<float>>& scores, size_t head, size_t prompt_tokens,
+                const CompressionOptions& options) {
+  if (scores.empty()) return json::array();
+  float largest = -INFINITY;
+  for (const auto& row : scores) {
+    largest = std::max(largest, *std::max_element(row.begin(), row.end()));
+  }
+  std::vector<float> padded = scores[head];
+  padded.resize(prompt_tokens, *std::min_element(padded.begin(), padded.end()));
+  for (size_t i = 0; i < prompt_tokens; ++i) {
+    const bool kept = i < options.sinks || i + options.effective_recent_tokens() >= prompt_tokens;
+    if (kept) padded[i] = largest + 1;
+  }
+  return padded;
+}
+
+absl::StatusOr<json> Compress(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, ReadTokens());
+  ASSIGN_OR_RETURN(const CompressionOptions compression, JsonCompression());
+  ASSIGN_OR_RETURN(const auto model, LoadTransformer(path));
+  // In float32: what is compared here are scores.
+  LocalRun run(*model, RunOptions(/*float32=*/true));
+  ASSIGN_OR_RETURN(const auto prefilled, run.Prefill(tokens, compression, 1, /*with_scores=*/true));
+  json layers = json::array();
+  for (const Compressor::Result& result : prefilled.layers) {
+    json heads = json::array();
+    double mass = 0;
+    for (size_t h = 0; h < result.positions.size(); ++h) {
+      heads.push_back({{"kept_positions", result.positions[h]},
+                       {"scores", HeadScores(result.scores, h, tokens.size(), compression)},
+                       {"retained_mass", result.compact.retained_mass[h]}});
+      mass += result.compact.retained_mass[h];
+    }
+    layers.push_back(
+        {{"heads", heads}, {"retained_mass", mass / static_cast<double>(result.positions.size())}});
+  }
+  return json{{"layers", layers}};
+}
+
+absl::StatusOr<json> Bench(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, ReadTokens());
+  const bool float32 = absl::GetFlag(FLAGS_float32);
+  ASSIGN_OR_RETURN(const CompressionOptions compression, TextCompression(float32));
+  ASSIGN_OR_RETURN(const auto model, LoadTransformer(path));
+  LocalRun run(*model, RunOptions(float32));
+  const size_t max_tokens = absl::GetFlag(FLAGS_max_tokens);
+  ASSIGN_OR_RETURN(auto prefilled, run.Prefill(tokens, compression, max_tokens));
+  const auto begin = std::chrono::steady_clock::now();
+  ASSIGN_OR_RETURN(const auto output, run.Generate(prefilled, max_tokens, /*stop_at_end=*/false));
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  struct rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return json{{"prompt_tokens", tokens.size()},
+              {"prefill_seconds", prefilled.prefill_seconds},
+              {"compress_seconds", prefilled.compress_seconds},
+              // The first token comes out of prefill.
+              {"decode_tokens_per_second", static_cast<double>(output.size() - 1) / seconds},
+              {"peak_rss_bytes", static_cast<int64_t>(usage.ru_maxrss) * 1024}};
+}
+
+int Main(int argc, char** argv) {
+  absl::SetProgramUsageMessage(kUsage);
+  AcceptDashesInFlags(argc, argv);
+  const std::vector<char*> arguments = absl::ParseCommandLine(argc, argv);
+  if (arguments.size() != 3) {
+    std::cerr << kUsage << "\n";
+    return 2;
+  }
+  const std::string command = arguments[1];
+  const std::string path = arguments[2];
+  absl::StatusOr<json> result = absl::InvalidArgumentError(
+      absl::StrCat("unknown command '", command,
+                   "'; wanted model, tokenize, logits, generate, compress or bench"));
+  if (command == "model") result = Model(path);
+  if (command == "tokenize") result = Tokenize(path);
+  if (command == "logits") result = Logits(path);
+  if (command == "generate") result = Generate(path);
+  if (command == "compress") result = Compress(path);
+  if (command == "bench") result = Bench(path);
+  if (!result.ok()) {
+    std::cerr << "kvship-inspect: " << result.status().message() << "\n";
+    return 1;
+  }
+  std::cout << result->dump(-1, ' ', false, json::error_handler_t::replace) << "\n";
+  return 0;
+}
+
+}  // namespace
+}  // namespace kvship
+
+int main(int argc, char** argv) { return kvship::Main(argc, argv); }
