@@ -23,19 +23,18 @@ size_t ReservationQueue::PoolBytes(const Demand& demand) const {
 absl::StatusOr<std::unique_ptr<ReservationQueue::Ticket>> ReservationQueue::Enter(
     const Demand& demand) {
   if (const size_t bytes = PoolBytes(demand); bytes > pool_.capacity_bytes()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the request needs ", bytes, " bytes of KV cache (", demand.plan.prompt_tokens,
-        " prompt tokens kept as ", demand.plan.page_bytes(), " bytes, and room for ",
-        demand.max_tail_tokens, " output tokens); the whole pool of this server has ",
-        pool_.capacity_bytes()));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the request needs ", bytes, " bytes of KV cache (", demand.plan.prompt_tokens,
+                     " prompt tokens kept as ", demand.plan.page_bytes(), " bytes, and room for ",
+                     demand.max_tail_tokens, " output tokens); the whole pool of this server has ",
+                     pool_.capacity_bytes()));
   }
   const size_t tokens = demand.plan.prompt_tokens;
   std::lock_guard lock(mutex_);
   if (waiting_tokens_ > 0 && waiting_tokens_ + tokens > max_waiting_tokens_) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the prompt has ", tokens, " tokens and ", waiting_tokens_,
-                     " prompt tokens wait already; this server's queue takes ",
-                     max_waiting_tokens_, " in all"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the prompt has ", tokens, " tokens and ", waiting_tokens_,
+        " prompt tokens wait already; this server's queue takes ", max_waiting_tokens_, " in all"));
   }
   waiting_tokens_ += tokens;
   return std::unique_ptr<Ticket>(new Ticket(*this, tokens));
@@ -76,8 +75,8 @@ void ReservationQueue::ServeLine() {
       std::lock_guard lock(mutex_);
       if (line_.empty()) return;
       Waiting& first = line_.front();
-      cache = SequenceCache::Reserve(pool_, shape_, first.demand.plan,
-                                     first.demand.max_tail_tokens, tail_format_);
+      cache = SequenceCache::Reserve(pool_, shape_, first.demand.plan, first.demand.max_tail_tokens,
+                                     tail_format_);
       if (absl::IsResourceExhausted(cache.status())) return;
       on_reserved = std::move(first.on_reserved);
       StopCounting(*first.ticket);

@@ -37,9 +37,9 @@ TEST(OutputTextTest, UnfinishedCharacterAtTheEndBecomesOneReplacement) {
 TEST(OutputTextTest, InvalidBytesBecomeReplacementsBySubpart) {
   // Each row: bytes, and the text that table 3-8 of the Unicode standard gives for such.
   const std::pair<std::string, std::string> rows[] = {
-      {"\xc0\xaf", "\ufffd\ufffd"},                    // an overlong form
-      {"\xe0\x80\xaf", "\ufffd\ufffd\ufffd"},          // an overlong form of three bytes
-      {"\xed\xa0\x80", "\ufffd\ufffd\ufffd"},          // a surrogate
+      {"\xc0\xaf", "\ufffd\ufffd"},                      // an overlong form
+      {"\xe0\x80\xaf", "\ufffd\ufffd\ufffd"},            // an overlong form of three bytes
+      {"\xed\xa0\x80", "\ufffd\ufffd\ufffd"},            // a surrogate
       {"\xf4\x90\x80\x80", "\ufffd\ufffd\ufffd\ufffd"},  // beyond U+10FFFF
       {"\xff", "\ufffd"},
       {"\x80", "\ufffd"},

@@ -29,12 +29,10 @@ class ReservationQueueTest : public ::testing::Test {
 
 // A request in the queue, and what it was given.
 struct Request {
-  Request(ReservationQueue& queue, ReservationQueue::Demand demand)
-      : ticket(*queue.Enter(demand)) {
-    queue.Reserve(*ticket, demand,
-                  [this](absl::StatusOr<ReservationQueue::Cache> given) {
-                    cache = *std::move(given);
-                  });
+  Request(ReservationQueue& queue, ReservationQueue::Demand demand) : ticket(*queue.Enter(demand)) {
+    queue.Reserve(*ticket, demand, [this](absl::StatusOr<ReservationQueue::Cache> given) {
+      cache = *std::move(given);
+    });
   }
   ReservationQueue::Cache cache;
   std::unique_ptr<ReservationQueue::Ticket> ticket;
