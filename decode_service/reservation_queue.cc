@@ -58,10 +58,17 @@ void ReservationQueue::StopCounting(Ticket& ticket) {
 }
 
 void ReservationQueue::Leave(Ticket& ticket) {
+  OnReserved forgotten;  // destroyed without the lock: it may own anything
   {
     std::lock_guard lock(mutex_);
     StopCounting(ticket);
-    std::erase_if(line_, [&ticket](const Waiting& waiting) { return waiting.ticket == &ticket; });
+    const auto at = std::find_if(line_.begin(), line_.end(), [&ticket](const Waiting& waiting) {
+      return waiting.ticket == &ticket;
+    });
+    if (at != line_.end()) {
+      forgotten = std::move(at->on_reserved);
+      line_.erase(at);
+    }
   }
   // Whoever stood behind may need less than who left.
   ServeLine();
