@@ -23,9 +23,13 @@ function(kvship_program name main)
   target_link_libraries(${name} PRIVATE ${ARGN})
 endfunction()
 
-# kvship_proto: the generated messages and gRPC stubs of every .proto in a folder.
-function(kvship_protos folder)
-  file(GLOB protos CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*.proto)
+# kvship_proto: the generated messages and gRPC stubs of every .proto in the folders.
+function(kvship_protos)
+  set(protos)
+  foreach(folder ${ARGN})
+    file(GLOB found CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*.proto)
+    list(APPEND protos ${found})
+  endforeach()
   if(NOT protos)
     add_library(kvship_proto INTERFACE)
     return()

@@ -1,0 +1,199 @@
+#include "kv/frames.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "base/crc32c.h"
+#include "base/status_macros.h"
+
+namespace kvship {
+namespace {
+
+// Sums of probabilities in float32 may pass 1 by rounding.
+constexpr float kMostMass = 1.001f;
+
+absl::Status Fault(absl::string_view what, uint64_t came, uint64_t wanted) {
+  return absl::DataLossError(absl::StrCat(what, " ", came, " came; wanted ", wanted));
+}
+
+}  // namespace
+
+LayerFrames FrameCutter::Cut(CompactLayer layer) {
+  LayerFrames out;
+  out.header = {layer.layer, std::move(layer.kept_tokens), std::move(layer.retained_mass),
+                layer.bytes.num_bytes()};
+  // Shared: the frames of a layer are sent, and released, one by one.
+  auto owner = std::make_shared<const Buffer>(std::move(layer.bytes));
+  const std::span<const std::byte> bytes = owner->bytes();
+  for (size_t offset = 0; offset < bytes.size(); offset += most_frame_bytes_) {
+    const auto payload = bytes.subspan(offset, std::min(most_frame_bytes_, bytes.size() - offset));
+    const FrameHeader header = {
+        .sequence = static_cast<uint32_t>(digest_.num_frames()),
+        .layer = static_cast<uint32_t>(layer.layer),
+        .offset = offset,
+        .num_bytes = static_cast<uint32_t>(payload.size()),
+        .crc32c = Crc32c(payload),
+    };
+    digest_.Add(header.sequence, header.num_bytes, header.crc32c);
+    out.frames.push_back({header, {payload, owner}});
+  }
+  return out;
+}
+
+KvManifest FrameCutter::Finish(size_t prompt_tokens) {
+  KvManifest manifest;
+  manifest.prompt_tokens = prompt_tokens;
+  manifest.next_position = prompt_tokens;
+  manifest.num_frames = digest_.num_frames();
+  manifest.total_bytes = digest_.total_bytes();
+  manifest.digest = digest_.Finish();
+  return manifest;
+}
+
+absl::Status CacheReceiver::Keep(absl::Status status) {
+  if (!status.ok() && fault_.ok()) fault_ = status;
+  return status;
+}
+
+absl::Status CacheReceiver::CheckLayer(const LayerHeader& header) const {
+  if (header.layer != num_layers_) return Fault("layer", header.layer, num_layers_);
+  if (received_bytes_ != layer_bytes_) {
+    return absl::DataLossError(absl::StrCat("layer ", header.layer, " came after ", received_bytes_,
+                                            " of ", layer_bytes_, " bytes of the layer before"));
+  }
+  if (header.retained_mass.size() != header.kept_tokens.size()) {
+    return Fault(absl::StrCat("for layer ", header.layer, " heads' retained_mass:"),
+                 header.retained_mass.size(), header.kept_tokens.size());
+  }
+  for (float mass : header.retained_mass) {
+    if (!(mass >= 0 && mass <= kMostMass)) {
+      return absl::DataLossError(absl::StrCat("layer ", header.layer, " has a retained_mass of ",
+                                              mass, "; wanted 0 to 1"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CacheReceiver::BeginLayer(const LayerHeader& header) {
+  RETURN_IF_ERROR(fault_);
+  RETURN_IF_ERROR(Keep(CheckLayer(header)));
+  RETURN_IF_ERROR(Keep(CheckPositions()));
+  const absl::Status begun = cache_.BeginLayer(header.layer, header.kept_tokens);
+  if (!begun.ok()) return Keep(absl::DataLossError(begun.message()));
+  if (header.num_bytes != cache_.layer_bytes()) {
+    return Keep(Fault(absl::StrCat("bytes of layer ", header.layer, ":"), header.num_bytes,
+                      cache_.layer_bytes()));
+  }
+  ++num_layers_;
+  layer_bytes_ = header.num_bytes;
+  received_bytes_ = 0;
+  num_heads_ += header.kept_tokens.size();
+  kept_tokens_ += std::accumulate(header.kept_tokens.begin(), header.kept_tokens.end(), size_t{0});
+  for (float mass : header.retained_mass) {
+    mass_sum_ += mass;
+    mass_min_ = std::min<double>(mass_min_, mass);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CacheReceiver::CheckFrame(const FrameHeader& header, BytePieces payload) const {
+  if (header.sequence != digest_.num_frames()) {
+    return Fault("frame", header.sequence, digest_.num_frames());
+  }
+  const std::string frame = absl::StrCat("frame ", header.sequence);
+  if (num_layers_ == 0) return absl::DataLossError(frame + " came before any layer");
+  if (header.layer != num_layers_ - 1) {
+    return Fault(frame + " of layer", header.layer, num_layers_ - 1);
+  }
+  if (header.offset != received_bytes_) {
+    return Fault(frame + " at offset", header.offset, received_bytes_);
+  }
+  if (header.num_bytes == 0 || header.num_bytes > kMostFrameBytes ||
+      header.num_bytes > layer_bytes_ - received_bytes_) {
+    return absl::DataLossError(
+        absl::StrCat(frame, " has ", header.num_bytes, " bytes; wanted 1 to ",
+                     std::min(kMostFrameBytes, layer_bytes_ - received_bytes_)));
+  }
+  size_t num_bytes = 0;
+  uint32_t crc32c = 0;
+  for (std::span<const std::byte> piece : payload) {
+    num_bytes += piece.size();
+    crc32c = Crc32c(piece, crc32c);
+  }
+  if (num_bytes != header.num_bytes) return Fault(frame + ": bytes", num_bytes, header.num_bytes);
+  if (crc32c != header.crc32c) return Fault(frame + ": checksum", crc32c, header.crc32c);
+  return absl::OkStatus();
+}
+
+absl::Status CacheReceiver::AddFrame(const FrameHeader& header, BytePieces payload) {
+  RETURN_IF_ERROR(fault_);
+  if (finished_) return Keep(absl::DataLossError("a frame came after the manifest"));
+  RETURN_IF_ERROR(Keep(CheckFrame(header, payload)));
+  for (std::span<const std::byte> piece : payload) {
+    const absl::Status written = cache_.WriteLayerBytes(received_bytes_, piece);
+    if (!written.ok()) return Keep(absl::DataLossError(written.message()));
+    received_bytes_ += piece.size();
+  }
+  digest_.Add(header.sequence, header.num_bytes, header.crc32c);
+  return absl::OkStatus();
+}
+
+// The positions of the layer that has just been completed.
+absl::Status CacheReceiver::CheckPositions() const {
+  if (num_layers_ == 0) return absl::OkStatus();
+  const size_t layer = num_layers_ - 1;
+  const int64_t prompt_tokens = cache_.plan().prompt_tokens;
+  for (size_t head = 0; head < cache_.plan().num_heads; ++head) {
+    int64_t before = -1;
+    for (int32_t position : cache_.positions(layer, head)) {
+      if (position <= before || position >= prompt_tokens) {
+        return absl::DataLossError(
+            absl::StrCat("layer ", layer, " head ", head, " keeps position ", position, " after ",
+                         before, "; wanted ascending positions below ", prompt_tokens));
+      }
+      before = position;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CacheReceiver::CheckManifest(const KvManifest& manifest) {
+  const size_t num_layers = cache_.shape().num_layers;
+  if (num_layers_ != num_layers)
+    return Fault("layers before the manifest:", num_layers_, num_layers);
+  if (received_bytes_ != layer_bytes_) {
+    return Fault("bytes of the last layer:", received_bytes_, layer_bytes_);
+  }
+  RETURN_IF_ERROR(CheckPositions());
+  const size_t prompt_tokens = cache_.plan().prompt_tokens;
+  if (manifest.prompt_tokens != prompt_tokens) {
+    return Fault("manifest's prompt_tokens", manifest.prompt_tokens, prompt_tokens);
+  }
+  if (manifest.next_position != prompt_tokens) {
+    return Fault("manifest's next_position", manifest.next_position, prompt_tokens);
+  }
+  if (manifest.num_frames != digest_.num_frames()) {
+    return Fault("manifest's num_frames", manifest.num_frames, digest_.num_frames());
+  }
+  if (manifest.total_bytes != digest_.total_bytes()) {
+    return Fault("manifest's total_bytes", manifest.total_bytes, digest_.total_bytes());
+  }
+  if (const Sha256Digest digest = digest_.Finish(); manifest.digest != digest) {
+    return absl::DataLossError(absl::StrCat("manifest's digest ", HexString(manifest.digest),
+                                            " came; wanted ", HexString(digest)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CacheReceiver::Finish(const KvManifest& manifest) {
+  RETURN_IF_ERROR(fault_);
+  if (finished_) return Keep(absl::DataLossError("a second manifest came"));
+  RETURN_IF_ERROR(Keep(CheckManifest(manifest)));
+  finished_ = true;
+  return absl::OkStatus();
+}
+
+}  // namespace kvship

@@ -1,0 +1,100 @@
+// Frames carry a compact cache across the wire: each layer is announced by a LayerHeader and cut
+// into pieces of at most 1 MiB, each with a checksum, numbered through the request; the manifest
+// closes it with a digest over all. FrameCutter makes them, CacheReceiver checks them against the
+// plan and writes them into a SequenceCache. docs/wire.md shows all of it in bytes. Neither is
+// thread safe.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/buffer.h"
+#include "base/frame_header.h"
+#include "kv/compact_layer.h"
+#include "kv/manifest.h"
+#include "kv/sequence.h"
+
+namespace kvship {
+
+struct LayerHeader {
+  size_t layer = 0;
+  std::vector<uint32_t> kept_tokens;  // per head
+  std::vector<float> retained_mass;   // per head
+  size_t num_bytes = 0;
+};
+
+struct Frame {
+  FrameHeader header;
+  SharedBytes payload;
+};
+
+// What is sent of one layer.
+struct LayerFrames {
+  LayerHeader header;
+  std::vector<Frame> frames;
+};
+
+// Cuts the layers of one request.
+class FrameCutter {
+ public:
+  explicit FrameCutter(size_t most_frame_bytes = kMostFrameBytes)
+      : most_frame_bytes_(most_frame_bytes) {}
+
+  // The frames share the layer's bytes and keep them alive.
+  LayerFrames Cut(CompactLayer layer);
+
+  // After the last layer.
+  KvManifest Finish(size_t prompt_tokens);
+
+  size_t total_bytes() const { return digest_.total_bytes(); }
+
+ private:
+  const size_t most_frame_bytes_;
+  FrameDigest digest_;
+};
+
+// Receives one request's layers and frames in order. Every check comes before the write it guards,
+// so that no bytes of a peer, whatever they are, land outside the cache's own pages. The first
+// fault stays: later calls return it again. The cache may be used only after Finish has returned
+// OK.
+class CacheReceiver {
+ public:
+  // Borrows the cache, freshly reserved; it must outlive the receiver.
+  explicit CacheReceiver(SequenceCache& cache) : cache_(cache) {}
+
+  // DataLoss, saying what came and what was wanted, if a part does not fit the plan or what came
+  // before, or a checksum or the digest differs.
+  absl::Status BeginLayer(const LayerHeader& header);
+  absl::Status AddFrame(const FrameHeader& header, BytePieces payload);
+  absl::Status Finish(const KvManifest& manifest);
+
+  bool finished() const { return finished_; }
+  size_t num_bytes() const { return digest_.total_bytes(); }
+  size_t num_layers() const { return num_layers_; }
+  // Over all heads of the layers that came: kept tokens, and the retained attention mass.
+  size_t kept_tokens() const { return kept_tokens_; }
+  double retained_mass_mean() const { return num_heads_ == 0 ? 0 : mass_sum_ / num_heads_; }
+  double retained_mass_min() const { return num_heads_ == 0 ? 0 : mass_min_; }
+
+ private:
+  absl::Status CheckLayer(const LayerHeader& header) const;
+  absl::Status CheckFrame(const FrameHeader& header, BytePieces payload) const;
+  absl::Status CheckPositions() const;
+  absl::Status CheckManifest(const KvManifest& manifest);
+  absl::Status Keep(absl::Status status);
+
+  SequenceCache& cache_;
+  absl::Status fault_;
+  FrameDigest digest_;
+  size_t num_layers_ = 0;      // begun so far
+  size_t layer_bytes_ = 0;     // of the layer begun last
+  size_t received_bytes_ = 0;  // of it
+  size_t kept_tokens_ = 0;
+  size_t num_heads_ = 0;
+  double mass_sum_ = 0;
+  double mass_min_ = 1;
+  bool finished_ = false;
+};
+
+}  // namespace kvship

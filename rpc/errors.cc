@@ -1,0 +1,71 @@
+#include "rpc/errors.h"
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "google/rpc/error_details.pb.h"
+
+namespace kvship {
+namespace {
+
+std::string TypeUrl(const google::protobuf::Message& message) {
+  return absl::StrCat("type.googleapis.com/", message.GetDescriptor()->full_name());
+}
+
+absl::Status WithDetail(absl::Status status, const google::protobuf::Message& detail) {
+  if (!status.ok()) status.SetPayload(TypeUrl(detail), absl::Cord(detail.SerializeAsString()));
+  return status;
+}
+
+template <class Detail>
+std::optional<Detail> DetailOf(const absl::Status& status) {
+  Detail detail;
+  const absl::optional<absl::Cord> payload = status.GetPayload(TypeUrl(detail));
+  if (!payload.has_value() || !detail.ParseFromString(std::string(*payload))) return std::nullopt;
+  return detail;
+}
+
+}  // namespace
+
+absl::Status WithField(absl::Status status, absl::string_view field) {
+  google::rpc::BadRequest detail;
+  auto* violation = detail.add_field_violations();
+  violation->set_field(std::string(field));
+  violation->set_description(std::string(status.message()));
+  return WithDetail(std::move(status), detail);
+}
+
+absl::Status WithRetryDelay(absl::Status status, absl::Duration delay) {
+  google::rpc::RetryInfo detail;
+  const int64_t nanos = absl::ToInt64Nanoseconds(delay);
+  detail.mutable_retry_delay()->set_seconds(nanos / 1'000'000'000);
+  detail.mutable_retry_delay()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+  return WithDetail(std::move(status), detail);
+}
+
+absl::Status WithReason(absl::Status status, absl::string_view reason) {
+  google::rpc::ErrorInfo detail;
+  detail.set_reason(std::string(reason));
+  detail.set_domain("kvship");
+  return WithDetail(std::move(status), detail);
+}
+
+std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {
+  const auto detail = DetailOf<google::rpc::RetryInfo>(status);
+  if (!detail.has_value()) return std::nullopt;
+  return absl::Seconds(detail->retry_delay().seconds()) +
+         absl::Nanoseconds(detail->retry_delay().nanos());
+}
+
+std::string ReasonOf(const absl::Status& status) {
+  const auto detail = DetailOf<google::rpc::ErrorInfo>(status);
+  return detail.has_value() ? detail->reason() : "";
+}
+
+std::string FieldOf(const absl::Status& status) {
+  const auto detail = DetailOf<google::rpc::BadRequest>(status);
+  return detail.has_value() && detail->field_violations_size() > 0
+             ? detail->field_violations(0).field()
+             : "";
+}
+
+}  // namespace kvship

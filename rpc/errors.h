@@ -1,0 +1,35 @@
+// Errors as they cross RPCs: an absl::Status carries google.rpc details as payloads (a BadRequest
+// with the wrong fields, a RetryInfo, an ErrorInfo with a reason that programs compare), which
+// transport/grpc_status.h puts on the wire. Pure functions.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace kvship {
+
+// The same error with a BadRequest detail naming `field`, the path of the field in the request
+// ("compression.window"); the message becomes the violation's description. OK stays OK.
+absl::Status WithField(absl::Status status, absl::string_view field);
+
+// The same error with a RetryInfo detail.
+absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
+
+// The same error with an ErrorInfo detail of domain "kvship".
+absl::Status WithReason(absl::Status status, absl::string_view reason);
+
+// Reasons of WithReason.
+inline constexpr char kWireVersionMismatch[] = "WIRE_VERSION_MISMATCH";
+inline constexpr char kModelMismatch[] = "MODEL_MISMATCH";
+inline constexpr char kPlanMismatch[] = "PLAN_MISMATCH";
+
+// What a received error says; nothing where it has no such detail or a broken one.
+std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
+std::string ReasonOf(const absl::Status& status);
+std::string FieldOf(const absl::Status& status);  // the first one
+
+}  // namespace kvship

@@ -1,0 +1,23 @@
+// What a server tells about its model, and whether two servers run the same one. Pure functions.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "base/sha256.h"
+#include "engine/model_config.h"
+#include "kv/compression_options.h"
+#include "kvship/v1/types.pb.h"
+
+namespace kvship {
+
+// SHA-256 over the identities of Transformer and Tokenizer, in that order.
+Sha256Digest CombinedIdentity(const Sha256Digest& transformer, const Sha256Digest& tokenizer);
+
+v1::ModelInfo ModelInfoToProto(const ModelConfig& config, const Sha256Digest& combined_identity,
+                               const CompressionOptions& default_compression);
+
+// `theirs` as it came over the wire. FailedPrecondition with reason MODEL_MISMATCH if it differs.
+absl::Status CheckModelIdentity(const std::string& theirs, const Sha256Digest& ours);
+
+}  // namespace kvship

@@ -1,0 +1,59 @@
+#include "rpc/sampling.h"
+
+#include "absl/strings/str_cat.h"
+#include "rpc/errors.h"
+
+namespace kvship {
+
+absl::StatusOr<SamplingOptions> SamplingFromProto(const v1::SamplingOptions& message,
+                                                  const SamplingOptions& defaults) {
+  SamplingOptions options = defaults;
+  if (message.has_temperature()) options.temperature = message.temperature();
+  if (message.has_top_p()) options.top_p = message.top_p();
+  if (message.has_top_k()) options.top_k = message.top_k();
+  if (message.has_seed()) options.seed = message.seed();
+  if (absl::Status status = options.Validate(); !status.ok()) {
+    return WithField(std::move(status), "sampling");
+  }
+  return options;
+}
+
+v1::SamplingOptions SamplingToProto(const SamplingOptions& options) {
+  v1::SamplingOptions message;
+  message.set_temperature(options.temperature);
+  message.set_top_p(options.top_p);
+  message.set_top_k(static_cast<uint32_t>(options.top_k));
+  message.set_seed(options.seed);
+  return message;
+}
+
+OutputToken OutputTokenFromProto(const v1::OutputToken& message) {
+  OutputToken token;
+  token.token = static_cast<int32_t>(message.token_id());
+  token.logprob = message.logprob();
+  for (const v1::TokenLogprob& top : message.top()) {
+    token.top.push_back({static_cast<int32_t>(top.token_id()), top.logprob()});
+  }
+  return token;
+}
+
+v1::OutputToken OutputTokenToProto(const OutputToken& token) {
+  v1::OutputToken message;
+  message.set_token_id(token.token);
+  message.set_logprob(token.logprob);
+  for (const TokenLogprob& top : token.top) {
+    v1::TokenLogprob* added = message.add_top();
+    added->set_token_id(top.token);
+    added->set_logprob(top.logprob);
+  }
+  return message;
+}
+
+absl::Status CheckLogprobs(uint32_t logprobs) {
+  if (logprobs <= kMostLogprobs) return absl::OkStatus();
+  return WithField(absl::InvalidArgumentError(
+                       absl::StrCat("logprobs is ", logprobs, "; wanted at most ", kMostLogprobs)),
+                   "logprobs");
+}
+
+}  // namespace kvship

@@ -1,0 +1,21 @@
+// The version of the wire between prefill and decode nodes. The major changes when an old peer
+// would misread a new one; the minor when something is added. One minor version back is understood,
+// so that nodes can be upgraded one by one.
+#pragma once
+
+#include "absl/status/status.h"
+#include "kvship/v1/types.pb.h"
+
+namespace kvship {
+
+inline constexpr uint32_t kWireMajor = 1;
+inline constexpr uint32_t kWireMinor = 0;
+
+v1::WireVersion WireVersionProto();
+
+// Whether a peer that speaks `version` is understood: an equal major, and a minor at least one
+// back. (A newer peer decides for itself.) FailedPrecondition with reason WIRE_VERSION_MISMATCH if
+// not.
+absl::Status CheckWireVersion(const v1::WireVersion& version);
+
+}  // namespace kvship

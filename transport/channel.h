@@ -1,0 +1,48 @@
+// Channel is one end of one request's stream between two processes. It moves small messages, whose
+// meaning it does not know, and frames, whose payloads it takes and gives without copying. Sending
+// never blocks: what the network has not taken yet waits in the channel, counted by unsent_bytes(),
+// and it is the sender's part to stop sending when that grows. All methods are thread safe.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "base/buffer.h"
+#include "base/frame_header.h"
+
+namespace kvship {
+
+// What happens to a channel. Events come one at a time, on threads of the transport: they must not
+// wait for anything slow, and may call the channel. Spans are valid until the event returns.
+class ChannelEvents {
+ public:
+  virtual ~ChannelEvents() = default;
+  // The serialized message that the peer gave to SendMessage.
+  virtual void OnMessage(std::span<const std::byte> message) = 0;
+  // A frame. Nothing has been checked but that it could be read: neither checksum nor order.
+  virtual void OnFrame(const FrameHeader& header, BytePieces payload) = 0;
+  // unsent_bytes() has become less.
+  virtual void OnSent() = 0;
+  // The last event: how the peer, the network, a deadline or Close ended the stream. OK only if the
+  // serving side closed it with OK.
+  virtual void OnClosed(const absl::Status& status) = 0;
+};
+
+class Channel {
+ public:
+  virtual ~Channel() = default;
+  // Both send behind what was sent before, and do nothing once the channel is closed.
+  virtual void SendMessage(std::string message) = 0;
+  virtual void SendFrame(const FrameHeader& header, SharedBytes payload) = 0;
+  // Bytes sent and not yet taken by the network; 0 once the channel is closed.
+  virtual size_t unsent_bytes() const = 0;
+  // Ends the stream. With OK, after what was sent before has gone out; with an error, what is still
+  // unsent is dropped. The serving side's error reaches the peer; a client's error is a
+  // cancellation to the peer. Only the first call counts.
+  virtual void Close(absl::Status status) = 0;
+};
+
+}  // namespace kvship

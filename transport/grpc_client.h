@@ -1,0 +1,46 @@
+// PrefillConnection reaches one prefill node over gRPC: each Open is one Prefill call. It has a
+// connection of its own, never retries by itself, and notices a dead peer by keepalive. Thread
+// safe.
+#pragma once
+
+#include <grpcpp/channel.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/security/credentials.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/time/time.h"
+#include "transport/channel.h"
+
+namespace kvship {
+
+class PrefillConnection {
+ public:
+  struct Options {
+    // How long a connection may be silent before the peer is asked for a sign of life, and how long
+    // it has to answer.
+    absl::Duration keepalive_time = absl::Seconds(20);
+    absl::Duration keepalive_timeout = absl::Seconds(10);
+    // unset: plain text
+    std::shared_ptr<grpc::ChannelCredentials> credentials;
+  };
+
+  // `target` is a gRPC name: "127.0.0.1:50051", "dns:///prefill:50051". Connects when first used.
+  PrefillConnection(const std::string& target, const Options& options);
+
+  // Opens one Prefill call. The channel's messages are serialized PrefillRequest (sent) and
+  // PrefillResponse (received; frames come as frames). `events` is kept until OnClosed has
+  // returned; the channel stays usable, and does nothing, after that. Until OnClosed the call lives
+  // even if the returned pointer goes: Close ends it.
+  std::shared_ptr<Channel> Open(absl::Time deadline, std::shared_ptr<ChannelEvents> events);
+
+  // For ordinary calls, such as GetModelInfo and health checks.
+  const std::shared_ptr<grpc::Channel>& grpc_channel() const { return channel_; }
+
+ private:
+  std::shared_ptr<grpc::Channel> channel_;
+  grpc::TemplatedGenericStub<grpc::ByteBuffer, grpc::ByteBuffer> stub_;
+};
+
+}  // namespace kvship

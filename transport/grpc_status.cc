@@ -1,0 +1,44 @@
+#include "transport/grpc_status.h"
+
+#include <string>
+
+#include "absl/strings/cord.h"
+#include "google/rpc/status.pb.h"
+
+namespace kvship {
+namespace {
+
+// A trailer may have 8 KiB by default: a peer's whole status must fit.
+constexpr size_t kMostMessageBytes = 2048;
+
+}  // namespace
+
+grpc::Status ToGrpcStatus(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  const auto code = static_cast<grpc::StatusCode>(status.code());
+  const std::string message(status.message().substr(0, kMostMessageBytes));
+  google::rpc::Status rich;
+  status.ForEachPayload([&rich](absl::string_view type_url, const absl::Cord& payload) {
+    google::protobuf::Any* detail = rich.add_details();
+    detail->set_type_url(std::string(type_url));
+    detail->set_value(std::string(payload));
+  });
+  if (rich.details().empty()) return grpc::Status(code, message);
+  rich.set_code(static_cast<int>(code));
+  rich.set_message(message);
+  return grpc::Status(code, message, rich.SerializeAsString());
+}
+
+absl::Status FromGrpcStatus(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  absl::Status out(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  google::rpc::Status rich;
+  if (!status.error_details().empty() && rich.ParseFromString(status.error_details())) {
+    for (const google::protobuf::Any& detail : rich.details()) {
+      out.SetPayload(detail.type_url(), absl::Cord(detail.value()));
+    }
+  }
+  return out;
+}
+
+}  // namespace kvship

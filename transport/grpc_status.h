@@ -1,0 +1,16 @@
+// Statuses between Abseil and gRPC. Payloads of an absl::Status travel as details of a
+// google.rpc.Status in the trailer, where any gRPC library finds them. Pure functions.
+#pragma once
+
+#include <grpcpp/support/status.h>
+
+#include "absl/status/status.h"
+
+namespace kvship {
+
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+// Details that cannot be read are left out.
+absl::Status FromGrpcStatus(const grpc::Status& status);
+
+}  // namespace kvship
