@@ -5,6 +5,7 @@
 
 #include <cstddef>
 
+#include "base/buffer.h"
 #include "base/thread_pool.h"
 
 namespace kvship {
@@ -23,8 +24,17 @@ class Backend {
 
   ThreadPool& threads() { return threads_; }
 
+  // Uninitialised memory for the length of one operation, aligned to 64 bytes. The next operation
+  // may overwrite or move it; it is kept from one to the next, because fresh pages cost more than
+  // many operations.
+  std::byte* Scratch(size_t num_bytes) {
+    scratch_.GrowTo(num_bytes);
+    return scratch_.data();
+  }
+
  private:
   ThreadPool threads_;
+  Buffer scratch_;
 };
 
 }  // namespace kvship

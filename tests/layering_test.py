@@ -46,13 +46,15 @@ COUNTED = SOURCES + (".py", ".sh", ".proto", ".cmake")
 
 
 def source_files(root):
-    """The paths, from the root, of what the project's folders hold."""
-    for folder in sorted(set(MAY_INCLUDE) | {"scripts", "demo", "cmake", "eval"}):
-        for where, folders, names in os.walk(os.path.join(root, folder)):
-            folders[:] = sorted(f for f in folders if not f.startswith((".", "__")))
-            for name in sorted(names):
-                if name.endswith(COUNTED):
-                    yield os.path.relpath(os.path.join(where, name), root)
+    """The paths, from the root, of every source file in a folder; build folders and hidden ones are left out."""
+    for where, folders, names in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__")))
+        if where == root:
+            folders[:] = [f for f in folders if f != "build" and not f.startswith("build-")]
+            continue
+        for name in sorted(names):
+            if name.endswith(COUNTED):
+                yield os.path.relpath(os.path.join(where, name), root)
 
 
 def home_of(header):
@@ -109,6 +111,9 @@ def violations(root):
             found.append(f"{path}:{len(lines)}: longer than {MAX_LINES} lines")
         if not path.endswith(SOURCES):
             continue
+        if path.split("/")[0] not in MAY_INCLUDE:
+            found.append(f"{path}:1: the folder is not in the design's table")
+            continue
         for number, text in enumerate(lines, start=1):
             match = INCLUDE.match(text)
             if not match:
@@ -161,6 +166,9 @@ class EachRuleIsEnforced(unittest.TestCase):
     def test_paths_start_at_the_root(self):
         found = self.found_in({"base/a.h": "", "base/b.cc": '#include "a.h"\n'})
         self.assertIn("base/b.cc:1:", found[0])
+
+    def test_a_folder_outside_the_table_is_named(self):
+        self.assertEqual(["extra/a.cc:1: the folder is not in the design's table"], self.found_in({"extra/a.cc": ""}))
 
     def test_a_header_that_is_not_there_is_named(self):
         self.assertIn("base/a.h does not exist", self.found_in({"kv/b.cc": '#include "base/a.h"\n'})[0])

@@ -1,0 +1,202 @@
+#include "engine/byte_level_tokenizer.h"
+
+#include <array>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "engine/byte_alphabet.h"
+
+namespace kvship {
+namespace {
+
+// Views of the names of normal tokens; the parts must outlive them.
+using TokensByText = absl::flat_hash_map<absl::string_view, int32_t>;
+
+absl::StatusOr<TokensByText> IndexTokens(const TokenizerParts& parts) {
+  TokensByText by_text;
+  by_text.reserve(parts.tokens.size());
+  for (size_t id = 0; id < parts.tokens.size(); ++id) {
+    if (parts.kinds[id] == TokenKind::kUnused) continue;
+    if (parts.tokens[id].empty() && parts.kinds[id] != TokenKind::kNormal) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(parts.where, ": added token ", id, " has an empty name"));
+    }
+    const auto [earlier, is_new] = by_text.emplace(parts.tokens[id], static_cast<int32_t>(id));
+    if (!is_new) {
+      return absl::InvalidArgumentError(absl::StrCat(parts.where, ": tokens ", earlier->second,
+                                                     " and ", id, " have the same name, \"",
+                                                     parts.tokens[id], "\""));
+    }
+  }
+  return by_text;
+}
+
+absl::StatusOr<std::vector<BytePairEncoding::Merge>> ResolveMerges(const TokenizerParts& parts,
+                                                                   const TokensByText& by_text) {
+  std::vector<BytePairEncoding::Merge> merges;
+  merges.reserve(parts.merges.size());
+  absl::flat_hash_map<std::pair<int32_t, int32_t>, size_t> seen;
+  seen.reserve(parts.merges.size());
+  std::string joined_name;
+  for (const auto& [left_name, right_name] : parts.merges) {
+    joined_name.assign(left_name).append(right_name);
+    const auto left = by_text.find(left_name);
+    const auto right = by_text.find(right_name);
+    const auto joined = by_text.find(joined_name);
+    if (left == by_text.end() || right == by_text.end() || joined == by_text.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(parts.where, ": merge ", merges.size(), ", \"", left_name, " ", right_name,
+                       "\", names or makes a token that the vocabulary does not have"));
+    }
+    if (!seen.emplace(std::pair(left->second, right->second), merges.size()).second) {
+      return absl::InvalidArgumentError(absl::StrCat(parts.where, ": merge ", merges.size(), ", \"",
+                                                     left_name, " ", right_name,
+                                                     "\", is there twice"));
+    }
+    merges.push_back({left->second, right->second, joined->second});
+  }
+  return merges;
+}
+
+std::array<int32_t, 256> ResolveBytes(const TokensByText& by_text) {
+  std::array<int32_t, 256> byte_tokens;
+  for (int byte = 0; byte < 256; ++byte) {
+    const auto found = by_text.find(ByteCharacter(static_cast<unsigned char>(byte)));
+    byte_tokens[byte] = found == by_text.end() ? -1 : found->second;
+  }
+  return byte_tokens;
+}
+
+// Over lengths and contents, so that no two different parts give the same bytes.
+Sha256Digest IdentityOf(const TokenizerParts& parts) {
+  std::string text = absl::StrCat("kvship tokenizer 1\n", parts.ignore_merges, " ",
+                                  parts.unknown_token, " ", parts.adds_begin_token, "\n");
+  const auto add = [&text](absl::string_view item) {
+    absl::StrAppend(&text, item.size(), ":", item, "\n");
+  };
+  for (size_t id = 0; id < parts.tokens.size(); ++id) {
+    absl::StrAppend(&text, static_cast<int>(parts.kinds[id]), " ");
+    add(parts.tokens[id]);
+  }
+  absl::StrAppend(&text, "merges ", parts.merges.size(), "\n");
+  for (const auto& [left, right] : parts.merges) {
+    add(left);
+    add(right);
+  }
+  absl::StrAppend(&text, "patterns ", parts.patterns.size(), "\n");
+  for (const SplitPattern& pattern : parts.patterns) {
+    absl::StrAppend(&text, pattern.is_regex, " ");
+    add(pattern.pattern);
+  }
+  Sha256 sha;
+  sha.Update(std::as_bytes(std::span(text)));
+  return sha.Finish();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<const Tokenizer>> ByteLevelTokenizer::Create(TokenizerParts parts) {
+  if (parts.tokens.size() > INT32_MAX || parts.kinds.size() != parts.tokens.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(parts.where, ": ", parts.tokens.size(),
+                                                   " tokens with ", parts.kinds.size(),
+                                                   " kinds; wanted as many, and less than 2^31"));
+  }
+  ASSIGN_OR_RETURN(const TokensByText by_text, IndexTokens(parts));
+  ASSIGN_OR_RETURN(const std::vector<BytePairEncoding::Merge> merges,
+                   ResolveMerges(parts, by_text));
+  BytePairEncoding encoding(ResolveBytes(by_text), merges);
+  auto pre_tokenizer = PreTokenizer::Create(parts.patterns);
+  if (!pre_tokenizer.ok()) {
+    return absl::Status(pre_tokenizer.status().code(),
+                        absl::StrCat(parts.where, ": ", pre_tokenizer.status().message()));
+  }
+  return std::unique_ptr<const Tokenizer>(
+      new ByteLevelTokenizer(std::move(parts), *std::move(pre_tokenizer), std::move(encoding)));
+}
+
+ByteLevelTokenizer::ByteLevelTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer,
+                                       BytePairEncoding merges)
+    : pre_tokenizer_(std::move(pre_tokenizer)),
+      merges_(std::move(merges)),
+      unknown_token_(parts.unknown_token),
+      adds_begin_token_(parts.adds_begin_token),
+      identity_(IdentityOf(parts)) {
+  token_bytes_ = std::move(parts.tokens);
+  kinds_ = std::move(parts.kinds);
+  for (size_t i = 0; i < kinds_.size(); ++i) {
+    const auto id = static_cast<int32_t>(i);
+    std::string& text = token_bytes_[i];
+    switch (kinds_[i]) {
+      case TokenKind::kNormal:
+        // A name with characters outside the alphabet stands for itself.
+        if (auto bytes = DecodeByteCharacters(text)) text = *std::move(bytes);
+        if (parts.ignore_merges) whole_pieces_.emplace(text, id);
+        break;
+      case TokenKind::kAdded:
+        always_parsed_.Add(text, id);
+        all_added_.Add(text, id);
+        break;
+      case TokenKind::kSpecial:
+        all_added_.Add(text, id);
+        special_tokens_.emplace(text, id);
+        break;
+      case TokenKind::kUnused: break;
+    }
+  }
+}
+
+absl::Status ByteLevelTokenizer::EncodePlain(absl::string_view text,
+                                             BytePairEncoding::Scratch& scratch,
+                                             std::vector<int32_t>& ids) const {
+  std::vector<absl::string_view> pieces;
+  RETURN_IF_ERROR(pre_tokenizer_.Split(text, pieces));
+  for (const absl::string_view piece : pieces) {
+    if (!whole_pieces_.empty()) {
+      if (const auto whole = whole_pieces_.find(piece); whole != whole_pieces_.end()) {
+        ids.push_back(whole->second);
+        continue;
+      }
+    }
+    merges_.Encode(piece, unknown_token_, scratch, ids);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<int32_t>> ByteLevelTokenizer::Encode(absl::string_view text,
+                                                                bool parse_special) const {
+  if (const size_t valid_bytes = ValidUtf8Bytes(text); valid_bytes != text.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("text is not valid UTF-8 at byte ", valid_bytes, " of ", text.size()));
+  }
+  const AddedTokens& added = parse_special ? all_added_ : always_parsed_;
+  BytePairEncoding::Scratch scratch;
+  std::vector<int32_t> ids;
+  for (size_t done = 0; done < text.size();) {
+    const AddedTokens::Match match = added.Find(text, done);
+    if (match.token < 0) {
+      RETURN_IF_ERROR(EncodePlain(text.substr(done), scratch, ids));
+      break;
+    }
+    RETURN_IF_ERROR(EncodePlain(text.substr(done, match.begin - done), scratch, ids));
+    ids.push_back(match.token);
+    done = match.begin + match.num_bytes;
+  }
+  return ids;
+}
+
+absl::string_view ByteLevelTokenizer::TokenBytes(int32_t id) const {
+  if (id < 0 || static_cast<size_t>(id) >= token_bytes_.size()) return {};
+  return token_bytes_[id];
+}
+
+bool ByteLevelTokenizer::IsSpecial(int32_t id) const {
+  return id >= 0 && static_cast<size_t>(id) < kinds_.size() && kinds_[id] == TokenKind::kSpecial;
+}
+
+std::optional<int32_t> ByteLevelTokenizer::SpecialToken(absl::string_view name) const {
+  const auto found = special_tokens_.find(name);
+  if (found == special_tokens_.end()) return std::nullopt;
+  return found->second;
+}
+
+}  // namespace kvship

@@ -1,0 +1,74 @@
+// ByteLevelTokenizer is byte-level BPE built from a TokenizerParts, which is what a GGUF file's
+// metadata and a tokenizer.json come down to. Immutable; any number of threads may use it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "engine/added_tokens.h"
+#include "engine/byte_pair_encoding.h"
+#include "engine/pre_tokenizer.h"
+#include "engine/tokenizer.h"
+
+namespace kvship {
+
+enum class TokenKind : uint8_t {
+  kNormal,   // text in the alphabet of bytes, reached by merges
+  kAdded,    // found in any text by its name
+  kSpecial,  // found by its name in text whose special tokens are parsed
+  kUnused,   // a hole in the numbering; never produced
+};
+
+struct TokenizerParts {
+  std::string where;                                        // the file, for messages
+  std::vector<std::string> tokens;                          // by id
+  std::vector<TokenKind> kinds;                             // by id
+  std::vector<std::pair<std::string, std::string>> merges;  // the most preferred first
+  std::vector<SplitPattern> patterns;
+  bool ignore_merges = false;  // a piece that is a token as a whole becomes it without merges
+  int32_t unknown_token = -1;  // for bytes that have no token; -1: they are dropped
+  bool adds_begin_token = false;
+};
+
+class ByteLevelTokenizer : public Tokenizer {
+ public:
+  // InvalidArgument naming the token or merge that cannot be; Unimplemented for a pattern that
+  // kvship cannot follow.
+  static absl::StatusOr<std::unique_ptr<const Tokenizer>> Create(TokenizerParts parts);
+
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
+                                              bool parse_special) const override;
+  absl::string_view TokenBytes(int32_t id) const override;
+  bool IsSpecial(int32_t id) const override;
+  std::optional<int32_t> SpecialToken(absl::string_view name) const override;
+  size_t vocab_tokens() const override { return kinds_.size(); }
+  bool adds_begin_token() const override { return adds_begin_token_; }
+  Sha256Digest identity() const override { return identity_; }
+
+ private:
+  using TokensByName = absl::flat_hash_map<std::string, int32_t>;
+
+  ByteLevelTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer, BytePairEncoding merges);
+  absl::Status EncodePlain(absl::string_view text, BytePairEncoding::Scratch& scratch,
+                           std::vector<int32_t>& ids) const;
+
+  std::vector<TokenKind> kinds_;
+  std::vector<std::string> token_bytes_;
+  TokensByName whole_pieces_;  // by bytes; only where merges are ignored for whole tokens
+  TokensByName special_tokens_;
+  AddedTokens always_parsed_;
+  AddedTokens all_added_;
+  PreTokenizer pre_tokenizer_;
+  BytePairEncoding merges_;
+  int32_t unknown_token_;
+  bool adds_begin_token_;
+  Sha256Digest identity_;
+};
+
+}  // namespace kvship

@@ -1,0 +1,120 @@
+#include "engine/gguf_tokenizer.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace kvship {
+namespace {
+
+// A GGUF file names its pre-tokenizer only; the patterns are those of the models' own
+// tokenizer.json, and of llama-vocab.cpp of ggml-org/llama.cpp for "default".
+constexpr char kGpt2Pattern[] =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr char kLlama3Pattern[] =
+    R"('[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3})"
+    R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr char kQwen2Pattern[] =
+    R"('[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})"
+    R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+absl::Status Bad(const GgufFile& file, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat(file.path(), ": ", what));
+}
+
+absl::Status ReadPreTokenizer(const GgufFile& file, TokenizerParts& parts) {
+  ASSIGN_OR_RETURN(const auto stated, file.Text("tokenizer.ggml.pre"));
+  const absl::string_view name = stated.value_or("default");
+  if (name == "smollm") {
+    parts.patterns = {{R"(\p{N})"}, {kGpt2Pattern}};
+  } else if (name == "gpt-2") {
+    parts.patterns = {{kGpt2Pattern}};
+  } else if (name == "default") {
+    parts.patterns = {
+        {R"([\p{P}\$\+<=>\^~\|]+)"}, {kGpt2Pattern}, {R"(\p{N}+)"}, {"[0-9][0-9][0-9]"}};
+  } else if (name == "llama-bpe" || name == "llama3" || name == "llama-v3") {
+    parts.patterns = {{kLlama3Pattern}};
+    parts.ignore_merges = true;
+    parts.adds_begin_token = true;
+  } else if (name == "qwen2") {
+    parts.patterns = {{kQwen2Pattern}};
+  } else {
+    return absl::UnimplementedError(
+        absl::StrCat(file.path(), ": metadata tokenizer.ggml.pre is ", name,
+                     "; wanted one of smollm, gpt-2, default, llama-bpe, llama3, qwen2"));
+  }
+  return absl::OkStatus();
+}
+
+// The kinds as GGUF numbers them; a file without them has normal tokens only.
+absl::Status ReadKinds(const GgufFile& file, TokenizerParts& parts) {
+  ASSIGN_OR_RETURN(const auto types, file.Integers("tokenizer.ggml.token_type"));
+  parts.kinds.assign(parts.tokens.size(), TokenKind::kNormal);
+  if (!types.has_value()) return absl::OkStatus();
+  if (types->size() != parts.tokens.size()) {
+    return Bad(file,
+               absl::StrCat("metadata tokenizer.ggml.token_type has ", types->size(),
+                            " items; wanted one for each of the ", parts.tokens.size(), " tokens"));
+  }
+  for (size_t id = 0; id < types->size(); ++id) {
+    switch ((*types)[id]) {
+      case 1: parts.kinds[id] = TokenKind::kNormal; break;
+      case 2:  // unknown
+      case 3: parts.kinds[id] = TokenKind::kSpecial; break;
+      case 4: parts.kinds[id] = TokenKind::kAdded; break;
+      case 5: parts.kinds[id] = TokenKind::kUnused; break;
+      default:
+        return Bad(file, absl::StrCat("metadata tokenizer.ggml.token_type[", id, "] is ",
+                                      (*types)[id], "; wanted 1 to 5"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadMerges(const GgufFile& file, TokenizerParts& parts) {
+  ASSIGN_OR_RETURN(const auto merges, file.Texts("tokenizer.ggml.merges"));
+  if (!merges.has_value()) return Bad(file, "metadata tokenizer.ggml.merges is missing");
+  parts.merges.reserve(merges->size());
+  for (size_t i = 0; i < merges->size(); ++i) {
+    const absl::string_view merge = (*merges)[i];
+    const size_t space = merge.find(' ', 1);
+    if (space == absl::string_view::npos || space + 1 == merge.size()) {
+      return Bad(file, absl::StrCat("metadata tokenizer.ggml.merges[", i, "] is \"", merge,
+                                    "\"; wanted two names with a space between"));
+    }
+    parts.merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<TokenizerParts> ReadGgufTokenizer(const GgufFile& file) {
+  ASSIGN_OR_RETURN(const absl::string_view model, file.RequiredText("tokenizer.ggml.model"));
+  if (model != "gpt2") {
+    return absl::UnimplementedError(
+        absl::StrCat(file.path(), ": metadata tokenizer.ggml.model is ", model, "; wanted gpt2"));
+  }
+  TokenizerParts parts;
+  parts.where = file.path();
+  RETURN_IF_ERROR(ReadPreTokenizer(file, parts));
+  ASSIGN_OR_RETURN(const auto tokens, file.Texts("tokenizer.ggml.tokens"));
+  if (!tokens.has_value()) return Bad(file, "metadata tokenizer.ggml.tokens is missing");
+  parts.tokens.reserve(tokens->size());
+  for (const absl::string_view token : *tokens) parts.tokens.emplace_back(token);
+  RETURN_IF_ERROR(ReadKinds(file, parts));
+  RETURN_IF_ERROR(ReadMerges(file, parts));
+  ASSIGN_OR_RETURN(const auto adds_begin, file.Flag("tokenizer.ggml.add_bos_token"));
+  parts.adds_begin_token = adds_begin.value_or(parts.adds_begin_token);
+  ASSIGN_OR_RETURN(const auto adds_end, file.Flag("tokenizer.ggml.add_eos_token"));
+  if (adds_end.value_or(false)) {
+    return absl::UnimplementedError(
+        absl::StrCat(file.path(), ": metadata tokenizer.ggml.add_eos_token is true; wanted false"));
+  }
+  return parts;
+}
+
+}  // namespace kvship

@@ -1,0 +1,133 @@
+#include "engine/pre_tokenizer.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace kvship {
+namespace {
+
+// A match of the known patterns takes a few steps per character of a piece, with or without
+// success. The limit lets a run of some million characters pass and stops a pattern that explodes.
+constexpr uint32_t kMatchLimit = 50'000'000;
+
+struct FreeMatch {
+  void operator()(pcre2_match_data* match) const { pcre2_match_data_free(match); }
+  void operator()(pcre2_match_context* context) const { pcre2_match_context_free(context); }
+};
+using MatchData = std::unique_ptr<pcre2_match_data, FreeMatch>;
+using MatchContext = std::unique_ptr<pcre2_match_context, FreeMatch>;
+
+std::string ErrorText(int code) {
+  char text[256] = {};
+  pcre2_get_error_message(code, reinterpret_cast<PCRE2_UCHAR*>(text), sizeof(text));
+  return text;
+}
+
+// Patterns of tokenizer.json are written for Oniguruma, to which these mean something else than to
+// PCRE2: intersections of character classes, and \h for a hexadecimal digit.
+absl::Status CheckDialect(const SplitPattern& pattern) {
+  if (!pattern.is_regex) return absl::OkStatus();
+  for (const char* construct : {"&&", "\\h", "\\H"}) {
+    if (absl::StrContains(pattern.pattern, construct)) {
+      return absl::UnimplementedError(absl::StrCat("pre-tokenizer pattern ", pattern.pattern,
+                                                   " uses ", construct,
+                                                   ", which kvship does not translate"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Where the character after text[i] begins.
+size_t NextCharacter(absl::string_view text, size_t i) {
+  do ++i;
+  while (i < text.size() && (static_cast<unsigned char>(text[i]) & 0xc0) == 0x80);
+  return i;
+}
+
+// Cuts one piece at the matches of one pattern and appends what comes of it.
+absl::Status SplitPiece(const pcre2_code* code, pcre2_match_data* match,
+                        pcre2_match_context* context, absl::string_view piece,
+                        std::vector<absl::string_view>& out) {
+  const auto* subject = reinterpret_cast<PCRE2_SPTR>(piece.data());
+  size_t done = 0;
+  for (size_t from = 0; from < piece.size();) {
+    const int count =
+        pcre2_match(code, subject, piece.size(), from, PCRE2_NO_UTF_CHECK, match, context);
+    if (count == PCRE2_ERROR_NOMATCH) break;
+    if (count < 0) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("pre-tokenizer stopped ", piece.size() - from,
+                       " bytes before the end of a piece of text: ", ErrorText(count)));
+    }
+    const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(match);
+    const size_t begin = bounds[0];
+    const size_t end = bounds[1];
+    if (end <= begin) {  // an empty match cuts nothing
+      from = NextCharacter(piece, begin);
+      continue;
+    }
+    if (begin > done) out.push_back(piece.substr(done, begin - done));
+    out.push_back(piece.substr(begin, end - begin));
+    done = from = end;
+  }
+  if (done < piece.size()) out.push_back(piece.substr(done));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void PreTokenizer::FreeCode::operator()(void* code) const {
+  pcre2_code_free(static_cast<pcre2_code*>(code));
+}
+
+absl::StatusOr<PreTokenizer> PreTokenizer::Create(std::vector<SplitPattern> patterns) {
+  PreTokenizer out;
+  for (const SplitPattern& pattern : patterns) {
+    RETURN_IF_ERROR(CheckDialect(pattern));
+    // Oniguruma's ^ and $ stand at line ends, hence MULTILINE.
+    const uint32_t options = PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C |
+                             (pattern.is_regex ? PCRE2_UCP | PCRE2_MULTILINE : PCRE2_LITERAL);
+    int error = 0;
+    PCRE2_SIZE offset = 0;
+    Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.pattern.data()),
+                            pattern.pattern.size(), options, &error, &offset, nullptr));
+    if (code == nullptr) {
+      return absl::UnimplementedError(absl::StrCat("pre-tokenizer pattern ", pattern.pattern, ": ",
+                                                   ErrorText(error), " at ", offset));
+    }
+    // Without a just-in-time compiler the interpreter does the same, slower.
+    pcre2_jit_compile(static_cast<pcre2_code*>(code.get()), PCRE2_JIT_COMPLETE);
+    out.codes_.push_back(std::move(code));
+  }
+  out.patterns_ = std::move(patterns);
+  return out;
+}
+
+absl::Status PreTokenizer::Split(absl::string_view text,
+                                 std::vector<absl::string_view>& pieces) const {
+  pieces.clear();
+  if (text.empty()) return absl::OkStatus();
+  pieces.push_back(text);
+  const MatchData match(pcre2_match_data_create(1, nullptr));
+  const MatchContext context(pcre2_match_context_create(nullptr));
+  pcre2_set_match_limit(context.get(), kMatchLimit);
+  std::vector<absl::string_view> cut;
+  for (const Code& code : codes_) {
+    cut.clear();
+    cut.reserve(pieces.size());
+    for (const absl::string_view piece : pieces) {
+      RETURN_IF_ERROR(SplitPiece(static_cast<const pcre2_code*>(code.get()), match.get(),
+                                 context.get(), piece, cut));
+    }
+    pieces.swap(cut);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kvship

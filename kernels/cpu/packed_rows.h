@@ -1,0 +1,39 @@
+// Products of a few rows of activations with rows of one packed matrix, the part of ProductPacked
+// that one thread does at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/weight_format.h"
+
+namespace kvship {
+
+// y[m, n] (+)= x[m] . W[begin + n], n < count. x is given as floats or as rounded bytes:
+//
+//   bytes  [num_rows][cols] int8
+//   scales [num_rows][cols / 32][2] f32: the step, and the step times the sum of the bytes
+struct PackedRowsArgs {
+  const WeightView* weights;
+  size_t begin;
+  size_t count;
+  const float* x;
+  size_t x_stride;
+  const int8_t* x_bytes;
+  const float* x_scales;
+  size_t num_rows;
+  float* y;
+  size_t y_stride;
+  bool accumulate;
+};
+void PackedRowsFloat(const PackedRowsArgs& args);
+// On rounded activations; for formats with a byte form.
+void PackedRowsBytes(const PackedRowsArgs& args);
+
+// Rounds one row of activations; cols is a multiple of 32.
+void RoundActivations(const float* x, size_t cols, int8_t* bytes, float* scales);
+
+// Whether this processor has PackedRowsBytes and RoundActivations.
+bool HasPackedRowsBytes();
+
+}  // namespace kvship

@@ -1,0 +1,70 @@
+#include "kernels/product.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cpu/product_tiles.h"
+
+namespace kvship {
+namespace {
+
+// Rows of activations per task: their rounded bytes stay in the second-level cache beside a tile,
+// and each pass over the weights is shared by this many rows. A multiple of the panels.
+constexpr size_t kRowsPerTask = 48;
+// Enough that the slowest thread's last task does not matter.
+constexpr size_t kTasksPerThread = 8;
+// Rounding the activations again in each task must not show: a row is rounded once per so many
+// tiles.
+constexpr size_t kMinTilesPerTask = 4;
+
+absl::Status CheckShapes(const TensorView& x, const ProductWeights& weights, const TensorView& y) {
+  if (x.rank != 2 || y.rank != 2 || x.dims[1] != weights.cols || y.dims[1] != weights.rows ||
+      x.dims[0] != y.dims[0]) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("product: x [", x.dims[0], ", ", x.dims[1], "], y [", y.dims[0], ", ",
+                     y.dims[1], "], wanted x [M, ", weights.cols, "], y [M, ", weights.rows, "]"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Product(Backend& backend, TensorView x, const ProductWeights& weights, TensorView y,
+                     bool accumulate) {
+  if (absl::Status status = CheckShapes(x, weights, y); !status.ok()) return status;
+  const TileLayout layout{weights.layout};
+  const size_t num_rows = x.dims[0];
+  const size_t num_tiles = (weights.rows + kTileRows - 1) / kTileRows;
+  const size_t row_tasks = (num_rows + kRowsPerTask - 1) / kRowsPerTask;
+  if (row_tasks == 0) return absl::OkStatus();
+  const size_t wanted = kTasksPerThread * backend.threads().num_threads();
+  const size_t splits = std::clamp<size_t>((wanted + row_tasks - 1) / row_tasks, 1,
+                                           std::max<size_t>(num_tiles / kMinTilesPerTask, 1));
+
+  backend.threads().ParallelFor(row_tasks * splits, [&](size_t task) {
+    const size_t row = task / splits * kRowsPerTask;
+    const size_t begin = task % splits * num_tiles / splits;
+    const size_t end = (task % splits + 1) * num_tiles / splits;
+    TileProductArgs args;
+    args.x = x.f32(row);
+    args.x_stride = x.strides[0];
+    args.num_rows = std::min(kRowsPerTask, num_rows - row);
+    args.cols = weights.cols;
+    args.tiles = weights.memory.data() + begin * layout.TileBytes(weights.cols);
+    args.weight_rows = std::min(end * kTileRows, weights.rows) - begin * kTileRows;
+    args.y = y.f32(row) + begin * kTileRows;
+    args.y_stride = y.strides[0];
+    args.accumulate = accumulate;
+    args.largest_byte = layout.largest_byte;
+    if (layout.largest_byte == 0) return FloatTileProduct(args);
+
+    const size_t panels = (args.num_rows + kPanelRows - 1) / kPanelRows;
+    Array<float> scales(panels * RoundedPanelScales(args.cols));
+    Array<int8_t> bytes(panels * RoundedPanelBytes(args.cols));
+    args.rounded = {bytes.data(), scales.data()};
+    ByteTileProduct(args);
+  });
+  return absl::OkStatus();
+}
+
+}  // namespace kvship

@@ -1,0 +1,70 @@
+// Products with unpacked weights, one block of activation rows and one range of weight tiles at a
+// time; the launcher in product.cc gives each thread its own. A tile is kTileRows weight rows with
+// the columns interleaved for broadcast products:
+//
+//   byte tile, per run of 32 columns:  bytes  [8][kTileRows][4]  columns 4s .. 4s + 3 of each row
+//                                      scales [kTileRows] f32, minimums [kTileRows] f32
+//   float tile:                        [cols][kTileRows] f32
+//
+// Weight = scale * byte + minimum. Missing rows of the last tile are zeros.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/quantized_blocks.h"
+
+namespace kvship {
+
+inline constexpr size_t kTileRows = 32;
+inline constexpr size_t kByteTileRunBytes = kTileRows * (kByteRun + 2 * sizeof(float));
+
+constexpr size_t ByteTileBytes(size_t cols) { return cols / kByteRun * kByteTileRunBytes; }
+constexpr size_t FloatTileBytes(size_t cols) { return kTileRows * cols * sizeof(float); }
+
+// What ProductWeights::layout holds: the largest weight byte of byte tiles, or 0 for float tiles.
+struct TileLayout {
+  uint32_t largest_byte = 0;
+
+  size_t TileBytes(size_t cols) const {
+    return largest_byte > 0 ? ByteTileBytes(cols) : FloatTileBytes(cols);
+  }
+};
+
+// Rows of activations that one pass over a tile serves: half of the registers' worth of sums.
+inline constexpr size_t kPanelRows = 6;
+
+// Activations rounded to int8, in panels of kPanelRows rows:
+//
+//   bytes  [panels][runs][kPanelRows][32] int8
+//   scales [panels][runs][kPanelRows][2] f32: the step, and the step times the sum of the bytes
+struct RoundedRows {
+  int8_t* bytes;
+  float* scales;
+};
+constexpr size_t RoundedPanelBytes(size_t cols) { return kPanelRows * cols; }
+constexpr size_t RoundedPanelScales(size_t cols) { return kPanelRows * cols / kByteRun * 2; }
+
+// y[rows, weight_rows] (+)= x[rows, cols] W^T for `num_tiles` tiles one after the other; the last
+// may have fewer than kTileRows rows of weight_rows left.
+struct TileProductArgs {
+  const float* x;
+  size_t x_stride;
+  size_t num_rows;
+  size_t cols;
+  const std::byte* tiles;
+  size_t weight_rows;
+  float* y;
+  size_t y_stride;
+  bool accumulate;
+  uint32_t largest_byte;  // of the weights, byte tiles only
+  RoundedRows rounded;    // scratch, byte tiles only
+};
+void ByteTileProduct(const TileProductArgs& args);
+void FloatTileProduct(const TileProductArgs& args);
+
+// The largest weight byte for which this processor multiplies byte tiles faster than float tiles; 0
+// if none.
+uint32_t LargestFastByte();
+
+}  // namespace kvship

@@ -1,0 +1,122 @@
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cpu/product_tiles.h"
+#include "kernels/cpu/weight_stack.h"
+#include "kernels/product.h"
+
+namespace kvship {
+namespace {
+
+// Writes one row's run into its places in a byte tile.
+void StoreRun(const ByteRun& run, size_t tile_row, std::byte* tile_run) {
+  for (size_t s = 0; s < kByteRun / 4; ++s) {
+    std::memcpy(tile_run + (s * kTileRows + tile_row) * 4, run.bytes + 4 * s, 4);
+  }
+  std::byte* scales = tile_run + kTileRows * kByteRun;
+  std::memcpy(scales + tile_row * sizeof(float), &run.scale, sizeof(float));
+  std::memcpy(scales + (kTileRows + tile_row) * sizeof(float), &run.minimum, sizeof(float));
+}
+
+// Rounds 32 weights to signed 8 bits, kept as unsigned bytes.
+ByteRun RoundWeights(const float* weights) {
+  float largest = 0;
+  for (size_t i = 0; i < kByteRun; ++i) largest = std::max(largest, std::abs(weights[i]));
+  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  ByteRun run;
+  run.scale = largest / 127.0f;
+  run.minimum = -128.0f * run.scale;
+  for (size_t i = 0; i < kByteRun; ++i) {
+    run.bytes[i] = static_cast<uint8_t>(static_cast<int>(std::lrint(weights[i] * inverse)) + 128);
+  }
+  return run;
+}
+
+// Columns dequantized at a time on the way to a tile: a multiple of every block.
+constexpr size_t kChunkCols = 256;
+
+// Calls store(chunk, begin_col, cols) for a row's weights as floats, chunk by chunk.
+template <class Store>
+void ForEachChunk(const WeightView& weights, size_t row, const Store& store) {
+  alignas(64) float chunk[kChunkCols];
+  const size_t bytes_per_chunk =
+      kChunkCols / BlockOf(weights.format).num_weights * BlockOf(weights.format).num_bytes;
+  const std::byte* data = weights.data + row * weights.row_bytes();
+  for (size_t begin = 0; begin < weights.cols; begin += kChunkCols, data += bytes_per_chunk) {
+    const size_t cols = std::min(kChunkCols, weights.cols - begin);
+    Dequantize({data, weights.format, 1, cols}, 0, TensorView(chunk, {1, cols}));
+    store(chunk, begin, cols);
+  }
+}
+
+void UnpackByteRow(const WeightView& weights, size_t row, size_t tile_row, std::byte* tile) {
+  if (LargestByte(weights.format) == 0) {
+    ForEachChunk(weights, row, [&](const float* chunk, size_t begin, size_t cols) {
+      for (size_t i = 0; i < cols; i += kByteRun) {
+        StoreRun(RoundWeights(chunk + i), tile_row,
+                 tile + (begin + i) / kByteRun * kByteTileRunBytes);
+      }
+    });
+    return;
+  }
+  const std::byte* data = weights.data + row * weights.row_bytes();
+  ByteRun run;
+  for (size_t i = 0; i < weights.cols / kByteRun; ++i) {
+    LoadByteRun(weights.format, data, i, &run);
+    StoreRun(run, tile_row, tile + i * kByteTileRunBytes);
+  }
+}
+
+void UnpackFloatRow(const WeightView& weights, size_t row, size_t tile_row, float* tile) {
+  ForEachChunk(weights, row, [&](const float* chunk, size_t begin, size_t cols) {
+    float* out = tile + begin * kTileRows + tile_row;
+    for (size_t i = 0; i < cols; ++i) out[i * kTileRows] = chunk[i];
+  });
+}
+
+TileLayout ChooseLayout(std::span<const WeightView> stacked, Arithmetic arithmetic) {
+  if (arithmetic == Arithmetic::kFloat32 || stacked[0].cols % kByteRun != 0) {
+    return TileLayout{};
+  }
+  uint32_t largest = 0;
+  for (const WeightView& weights : stacked) {
+    const uint32_t byte = LargestByte(weights.format);
+    largest = std::max(largest, byte == 0 ? 255 : byte);
+  }
+  return TileLayout{largest <= LargestFastByte() ? largest : 0};
+}
+
+}  // namespace
+
+absl::Status UnpackWeights(Backend& backend, std::span<const WeightView> stacked,
+                           Arithmetic arithmetic, ProductWeights* out) {
+  RETURN_IF_ERROR(CheckStack(stacked));
+  const TileLayout layout = ChooseLayout(stacked, arithmetic);
+  out->arithmetic = arithmetic;
+  out->rows = RowsOf(stacked);
+  out->cols = stacked[0].cols;
+  out->layout = layout.largest_byte;
+  const size_t tile_bytes = layout.TileBytes(out->cols);
+  const size_t num_tiles = (out->rows + kTileRows - 1) / kTileRows;
+  out->memory.GrowTo(num_tiles * tile_bytes);
+  backend.threads().ParallelFor(num_tiles, [&](size_t task) {
+    std::byte* tile = out->memory.data() + task * tile_bytes;
+    const size_t begin = task * kTileRows;
+    const size_t count = std::min(kTileRows, out->rows - begin);
+    if (count < kTileRows) std::memset(tile, 0, tile_bytes);
+    for (size_t i = 0; i < count; ++i) {
+      const StackRow row = FindRow(stacked, begin + i);
+      if (layout.largest_byte > 0) {
+        UnpackByteRow(*row.weights, row.row, i, tile);
+      } else {
+        UnpackFloatRow(*row.weights, row.row, i, reinterpret_cast<float*>(tile));
+      }
+    }
+  });
+  return absl::OkStatus();
+}
+
+}  // namespace kvship

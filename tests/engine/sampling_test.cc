@@ -1,0 +1,93 @@
+#include "engine/sampling.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <random>
+
+namespace kvship {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+TEST(Sampling, GreedyTakesTheLikeliestAndOfEqualsTheSmallestId) {
+  const std::vector<float> logits = {1, 3, kNan, 3, 2};
+  EXPECT_EQ(SampleToken(logits, {}, 0, 0).token, 1);
+  EXPECT_EQ(SampleToken(logits, {.temperature = 1, .top_k = 1}, 0, 0).token, 1);
+}
+
+TEST(Sampling, IsAFunctionOfSeedAndIndex) {
+  std::vector<float> logits(100);
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = std::sin(static_cast<float>(i));
+  const SamplingOptions options = {.temperature = 1, .seed = 5};
+  std::map<int32_t, int> seen;
+  for (uint64_t index = 0; index < 50; ++index) {
+    const int32_t token = SampleToken(logits, options, index, 0).token;
+    EXPECT_EQ(SampleToken(logits, options, index, 3).token, token);
+    ++seen[token];
+  }
+  EXPECT_GT(seen.size(), 10u) << "different indices draw differently";
+}
+
+TEST(Sampling, DrawsInProportionToTheProbabilities) {
+  const std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.2f)};
+  for (double top_p : {1.0, 0.8}) {
+    std::map<int32_t, double> share;
+    constexpr int kDraws = 20000;
+    for (int i = 0; i < kDraws; ++i) {
+      share[SampleToken(logits, {.temperature = 1, .top_p = top_p, .seed = 11}, i, 0).token] +=
+          1.0 / kDraws;
+    }
+    // Four standard deviations of a share of 0.5 over 20000 draws are 0.014.
+    const double kept = top_p == 1 ? 1.0 : 0.8;
+    EXPECT_NEAR(share[0], 0.5 / kept, 0.015);
+    EXPECT_NEAR(share[1], 0.3 / kept, 0.015);
+    EXPECT_NEAR(share[2], top_p == 1 ? 0.2 : 0.0, 0.015);
+  }
+}
+
+TEST(Sampling, TopPFindsItsSetInALargeFlatVocabulary) {
+  // 10,000 equal tokens: half of them hold top_p = 0.5, far more than the first guess of the
+  // search.
+  const std::vector<float> logits(10000, 0.0f);
+  for (uint64_t i = 0; i < 20; ++i) {
+    EXPECT_LT(SampleToken(logits, {.temperature = 1, .top_p = 0.5, .seed = 1}, i, 0).token, 5001);
+  }
+}
+
+TEST(Sampling, TopKAndTemperatureNarrowTheChoice) {
+  std::vector<float> logits(50, 0.0f);
+  logits[7] = 1;
+  logits[9] = 0.9f;
+  for (uint64_t i = 0; i < 100; ++i) {
+    const int32_t token = SampleToken(logits, {.temperature = 5, .top_k = 2}, i, 0).token;
+    EXPECT_TRUE(token == 7 || token == 9);
+    EXPECT_EQ(SampleToken(logits, {.temperature = 1e-3}, i, 0).token, 7);
+  }
+}
+
+TEST(Sampling, LogprobsAreThoseOfTheWholeDistribution) {
+  const std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.2f)};
+  const OutputToken forced = ForceToken(logits, 2, 2);
+  EXPECT_EQ(forced.token, 2);
+  EXPECT_NEAR(forced.logprob, std::log(0.2), 1e-6);
+  ASSERT_EQ(forced.top.size(), 2u);
+  EXPECT_EQ(forced.top[0].token, 0);
+  EXPECT_NEAR(forced.top[1].logprob, std::log(0.3), 1e-6);
+}
+
+TEST(Sampling, RefusesWhatIsNoProbability) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_FALSE((SamplingOptions{.temperature = -1}).Validate().ok());
+  EXPECT_FALSE((SamplingOptions{.temperature = nan}).Validate().ok());
+  EXPECT_FALSE((SamplingOptions{.temperature = INFINITY}).Validate().ok());
+  EXPECT_FALSE((SamplingOptions{.top_p = 0}).Validate().ok());
+  EXPECT_FALSE((SamplingOptions{.top_p = nan}).Validate().ok());
+  EXPECT_FALSE((SamplingOptions{.top_p = 1.01}).Validate().ok());
+  EXPECT_TRUE((SamplingOptions{}).Validate().ok());
+}
+
+}  // namespace
+}  // namespace kvship

@@ -1,0 +1,77 @@
+#include "kv/compression_options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace kvship {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(CompressionOptions, TextFormComesBackTheSame) {
+  auto options = ParseCompression(
+      "scorer=snapkv,encoder=bf16,budget_ratio=0.2425,window=16,kernel=7,pool=max,"
+      "group_reduce=none,group_order=before,window_reduce=sum,softmax=prefix,sinks=4,"
+      "recent_tokens=20,min_tokens=100");
+  ASSERT_TRUE(options.ok()) << options.status();
+  auto again = ParseCompression(FormatCompression(*options));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(FormatCompression(*again), FormatCompression(*options));
+  EXPECT_EQ(again->budget_ratio, 0.2425);
+  EXPECT_EQ(again->pool, Pooling::kMax);
+  EXPECT_EQ(again->recent_tokens, 20u);
+}
+
+TEST(CompressionOptions, WhatIsNotGivenComesFromTheDefaults) {
+  CompressionOptions defaults;
+  defaults.budget_tokens = 77;
+  auto options = ParseCompression("kernel=5", defaults);
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->budget_tokens, 77u);
+  EXPECT_EQ(options->kernel, 5u);
+}
+
+TEST(CompressionOptions, ABudgetReplacesTheOtherKindOfBudget) {
+  auto ratio = ParseCompression("budget_ratio=0.5");
+  ASSERT_TRUE(ratio.ok());
+  auto tokens = ParseCompression("budget_tokens=64", *ratio);
+  ASSERT_TRUE(tokens.ok());
+  EXPECT_EQ(tokens->budget_ratio, 0);
+}
+
+struct WrongCase {
+  const char* text;
+  const char* says;
+};
+
+class WrongCompressionOptions : public ::testing::TestWithParam<WrongCase> {};
+
+TEST_P(WrongCompressionOptions, NameFieldValueAndWhatWasWanted) {
+  auto options = ParseCompression(GetParam().text);
+  EXPECT_EQ(options.status().code(), absl::StatusCode::kInvalidArgument) << options.status();
+  EXPECT_THAT(std::string(options.status().message()), HasSubstr(GetParam().says));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, WrongCompressionOptions,
+    ::testing::Values(
+        WrongCase{"scorer=magic", "scorer is 'magic'; wanted one of snapkv"},
+        WrongCase{"kernel=4", "kernel is '4'; wanted an odd number"},
+        WrongCase{"kernel=0", "kernel is '0'; wanted an odd number"},
+        WrongCase{"window=0", "window is '0'; wanted at least 1"},
+        WrongCase{"budget_tokens=32", "budget_tokens is '32'; wanted more than the 32 tokens"},
+        WrongCase{"budget_tokens=40,sinks=8", "budget_tokens is '40'; wanted more than the 40"},
+        WrongCase{"budget_tokens=-1", "budget_tokens is '-1'; wanted a whole number"},
+        WrongCase{"budget_tokens=99999999999999", "wanted a whole number up to"},
+        WrongCase{"budget_ratio=nan", "budget_ratio is 'nan'"},
+        WrongCase{"budget_ratio=0", "budget_ratio is '0'"},
+        WrongCase{"budget_ratio=1.5", "budget_ratio is '1.5'"},
+        WrongCase{"budget_ratio=0.5,budget_tokens=64", "are both given"},
+        WrongCase{"kernel=5,kernel=7", "each option at most once"},
+        WrongCase{"pool=median", "pool is 'median'; wanted one of avg, max, none"},
+        WrongCase{"encoder=int3", "encoder is 'int3'"},
+        WrongCase{"colour=red", "unknown compression option 'colour'"},
+        WrongCase{"kernel", "kernel is ''"}));
+
+}  // namespace
+}  // namespace kvship

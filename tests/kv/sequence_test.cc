@@ -1,0 +1,115 @@
+#include "kv/sequence.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <numeric>
+
+namespace kvship {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr KvShape kShape = {
+    .num_layers = 2, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 4};
+
+class SequenceCacheTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<SequenceCache> Reserve(const char* options, size_t prompt_tokens) {
+    plan_ = *MakePlan(*ParseCompression(options), kShape, prompt_tokens);
+    return *SequenceCache::Reserve(*pool_, kShape, plan_, 40, PageFormat::kF32);
+  }
+
+  // Bytes of a layer whose heads keep `kept_tokens`, each byte different from its neighbours.
+  std::vector<std::byte> LayerBytes(std::span<const uint32_t> kept_tokens) {
+    std::vector<std::byte> bytes(LayoutOf(plan_, kept_tokens).num_bytes);
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 7 + i / 256);
+    return bytes;
+  }
+
+  std::unique_ptr<KvPool> pool_ = *KvPool::Create(8 * KvPool::kSlabBytes);
+  KvPlan plan_;
+};
+
+TEST_F(SequenceCacheTest, PagesAndPositionsHoldWhatWasWrittenInPieces) {
+  const std::vector<uint32_t> kept = {40, 40};
+  for (size_t piece : {size_t{1}, size_t{37}, size_t{4096}}) {
+    auto cache = Reserve("budget_tokens=40,window=8", 100);
+    const std::vector<std::byte> bytes = LayerBytes(kept);
+    for (size_t layer = 0; layer < 2; ++layer) {
+      ASSERT_TRUE(cache->BeginLayer(layer, kept).ok());
+      ASSERT_EQ(cache->layer_bytes(), bytes.size());
+      for (size_t i = 0; i < bytes.size(); i += piece) {
+        const size_t n = std::min(piece, bytes.size() - i);
+        ASSERT_TRUE(cache->WriteLayerBytes(i, std::span(bytes).subspan(i, n)).ok());
+      }
+      std::vector<PagedHead> heads;
+      cache->AppendPagedHeads(layer, 0, &heads);
+      const LayerLayout layout = LayoutOf(plan_, kept);
+      for (size_t h = 0; h < 2; ++h) {
+        EXPECT_EQ(heads[h].num_prefix_tokens, 40u);
+        ASSERT_EQ(heads[h].prefix_pages.size(), 2u);
+        EXPECT_EQ(0, std::memcmp(cache->positions(layer, h).data(),
+                                 bytes.data() + layout.heads[h].positions_offset, 160));
+        const size_t page_bytes = PageBytes(PageFormat::kF16, 4);
+        for (size_t p = 0; p < 2; ++p) {
+          EXPECT_EQ(0, std::memcmp(heads[h].prefix_pages[p],
+                                   bytes.data() + layout.heads[h].pages_offset + p * page_bytes,
+                                   page_bytes));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(SequenceCacheTest, TheTailBelongsToKvHeadsEvenIfThePrefixIsPerQueryHead) {
+  auto cache = Reserve("budget_tokens=40,window=8,group_reduce=none", 100);
+  const std::vector<uint32_t> kept = {40, 40, 40, 40};
+  ASSERT_TRUE(cache->BeginLayer(0, kept).ok());
+  std::vector<PagedHead> heads;
+  cache->AppendPagedHeads(0, 33, &heads);
+  ASSERT_EQ(heads.size(), 4u);
+  EXPECT_EQ(heads[0].tail_pages.data(), heads[1].tail_pages.data());
+  EXPECT_EQ(heads[2].tail_pages.data(), heads[3].tail_pages.data());
+  EXPECT_NE(heads[0].tail_pages.data(), heads[2].tail_pages.data());
+  EXPECT_EQ(heads[3].tail_pages.size(), 2u);
+  EXPECT_EQ(cache->tail_page(0, 1, 32), heads[3].tail_pages[1]);
+}
+
+TEST_F(SequenceCacheTest, TheNextPositionIsThePromptsLengthWhateverWasKept) {
+  auto cache = Reserve("budget_tokens=40,window=8", 100);
+  EXPECT_EQ(cache->next_position(), 100u);
+  cache->AdvanceTail();
+  EXPECT_EQ(cache->next_position(), 101u);
+}
+
+TEST_F(SequenceCacheTest, RefusesLayersThatDoNotFitThePlan) {
+  auto cache = Reserve("budget_tokens=40,window=8", 100);
+  EXPECT_THAT(std::string(cache->BeginLayer(1, std::vector<uint32_t>{40, 40}).message()),
+              HasSubstr("layer 1 came; wanted layer 0"));
+  EXPECT_THAT(std::string(cache->BeginLayer(0, std::vector<uint32_t>{40}).message()),
+              HasSubstr("has 1 heads; the plan has 2"));
+  EXPECT_FALSE(cache->BeginLayer(0, std::vector<uint32_t>{40, 41}).ok());
+  EXPECT_FALSE(cache->BeginLayer(0, std::vector<uint32_t>{0xffffffff, 0xffffffff}).ok());
+  EXPECT_TRUE(cache->BeginLayer(0, std::vector<uint32_t>{40, 40}).ok());
+}
+
+TEST_F(SequenceCacheTest, RefusesBytesOutsideTheLayer) {
+  auto cache = Reserve("budget_tokens=40,window=8", 100);
+  const std::vector<std::byte> bytes(10);
+  EXPECT_FALSE(cache->WriteLayerBytes(0, bytes).ok()) << "no layer was begun";
+  ASSERT_TRUE(cache->BeginLayer(0, std::vector<uint32_t>{40, 40}).ok());
+  EXPECT_FALSE(cache->WriteLayerBytes(cache->layer_bytes() - 9, bytes).ok());
+  EXPECT_FALSE(cache->WriteLayerBytes(SIZE_MAX - 4, bytes).ok());
+  EXPECT_TRUE(cache->WriteLayerBytes(cache->layer_bytes() - 10, bytes).ok());
+}
+
+TEST_F(SequenceCacheTest, GivesItsPagesBack) {
+  { auto cache = Reserve("scorer=keep_all", 100); }
+  EXPECT_EQ(pool_->reserved_bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace kvship
