@@ -1,0 +1,175 @@
+#include "transport/grpc_client.h"
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/support/channel_arguments.h>
+
+#include <mutex>
+#include <utility>
+
+#include "transport/grpc_outbox.h"
+#include "transport/grpc_status.h"
+#include "transport/prefill_wire.h"
+
+namespace kvship {
+namespace {
+
+constexpr char kPrefillMethod[] = "/kvship.v1.PrefillService/Prefill";
+
+// Frames, and the control messages of the largest models, stay far below.
+constexpr int kMostMessageBytes = 8 << 20;
+
+class GrpcClientChannel final : public Channel,
+                                public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  explicit GrpcClientChannel(std::shared_ptr<ChannelEvents> events) : events_(std::move(events)) {}
+
+  void Start(grpc::GenericStub& stub, absl::Time deadline,
+             std::shared_ptr<GrpcClientChannel> self) {
+    self_ = std::move(self);
+    context_.set_deadline(absl::ToChronoTime(deadline));
+    stub.PrepareBidiStreamingCall(&context_, kPrefillMethod, {}, this);
+    AddHold();  // writes start outside of reactions: until OnReadDone says that the stream ended
+    StartRead(&incoming_);
+    StartCall();
+  }
+
+  void SendMessage(std::string message) override {
+    const grpc::Slice slice(message);
+    Send(grpc::ByteBuffer(&slice, 1));
+  }
+
+  void SendFrame(const FrameHeader& header, SharedBytes payload) override {
+    Send(FrameMessage(header, std::move(payload)));
+  }
+
+  size_t unsent_bytes() const override {
+    std::lock_guard lock(mutex_);
+    return writable_ ? outbox_.num_bytes() : 0;
+  }
+
+  void Close(absl::Status status) override {
+    std::lock_guard lock(mutex_);
+    if (closed_) return;
+    closed_ = true;
+    close_status_ = std::move(status);
+    if (close_status_.ok()) {
+      WriteNext();
+    } else {
+      writable_ = false;
+      outbox_.DropWaiting();
+      context_.TryCancel();
+    }
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      {
+        std::lock_guard lock(mutex_);
+        writable_ = false;
+        outbox_.DropWaiting();
+      }
+      RemoveHold();
+      return;
+    }
+    absl::StatusOr<ReceivedResponse> response = ReadResponse(incoming_);
+    if (response.ok()) {
+      std::lock_guard lock(events_mutex_);
+      if (response->is_frame) {
+        events_->OnFrame(response->header, response->payload);
+      } else {
+        events_->OnMessage(std::as_bytes(std::span(response->bytes)));
+      }
+    } else {
+      Close(response.status());
+    }
+    StartRead(&incoming_);
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      std::lock_guard lock(mutex_);
+      outbox_.Written();
+      if (!ok) {
+        writable_ = false;
+        outbox_.DropWaiting();
+      }
+      if (writable_) WriteNext();
+    }
+    std::lock_guard lock(events_mutex_);
+    events_->OnSent();
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    const absl::Status closed = [&] {
+      std::lock_guard lock(mutex_);
+      return close_status_.ok() ? FromGrpcStatus(status) : close_status_;
+    }();
+    {
+      std::lock_guard lock(events_mutex_);
+      events_->OnClosed(closed);
+      events_.reset();
+    }
+    const std::shared_ptr<GrpcClientChannel> last = std::move(self_);
+  }
+
+ private:
+  void Send(grpc::ByteBuffer message) {
+    std::lock_guard lock(mutex_);
+    if (!writable_ || closed_) return;
+    outbox_.Push(std::move(message));
+    WriteNext();
+  }
+
+  void WriteNext() {
+    if (const grpc::ByteBuffer* next = outbox_.Next()) {
+      StartWrite(next);
+    } else if (closed_ && outbox_.empty() && writable_) {
+      writable_ = false;
+      StartWritesDone();
+    }
+  }
+
+  grpc::ClientContext context_;
+  grpc::ByteBuffer incoming_;
+
+  mutable std::mutex mutex_;
+  GrpcOutbox outbox_;
+  bool writable_ = true;
+  bool closed_ = false;
+  absl::Status close_status_;
+
+  std::mutex events_mutex_;                  // events come one at a time
+  std::shared_ptr<ChannelEvents> events_;    // shared: kept until OnClosed, whoever opened the call
+  std::shared_ptr<GrpcClientChannel> self_;  // until gRPC is done with the reactor
+};
+
+std::shared_ptr<grpc::Channel> Connect(const std::string& target,
+                                       const PrefillConnection::Options& options) {
+  grpc::ChannelArguments args;
+  // Bulk streams must not share a connection with other channels of the process.
+  args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, absl::ToInt64Milliseconds(options.keepalive_time));
+  args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, absl::ToInt64Milliseconds(options.keepalive_timeout));
+  // A prompt may compute for minutes without a byte on the wire.
+  args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  args.SetMaxReceiveMessageSize(kMostMessageBytes);
+  args.SetMaxSendMessageSize(-1);
+  return grpc::CreateCustomChannel(
+      target, options.credentials ? options.credentials : grpc::InsecureChannelCredentials(), args);
+}
+
+}  // namespace
+
+PrefillConnection::PrefillConnection(const std::string& target, const Options& options)
+    : channel_(Connect(target, options)), stub_(channel_) {}
+
+std::shared_ptr<Channel> PrefillConnection::Open(absl::Time deadline,
+                                                 std::shared_ptr<ChannelEvents> events) {
+  auto channel = std::make_shared<GrpcClientChannel>(std::move(events));
+  channel->Start(stub_, deadline, channel);
+  return channel;
+}
+
+}  // namespace kvship

@@ -1,0 +1,52 @@
+// GrpcOutbox holds the messages that wait for their turn in a gRPC stream, which takes one at a
+// time. Not thread safe; the channel that owns it locks.
+#pragma once
+
+#include <grpcpp/support/byte_buffer.h>
+
+#include <cstddef>
+#include <deque>
+
+namespace kvship {
+
+class GrpcOutbox {
+ public:
+  void Push(grpc::ByteBuffer message) {
+    num_bytes_ += message.Length();
+    messages_.push_back(std::move(message));
+  }
+
+  // The message to write now, valid until Written; null while one is being written or none waits.
+  const grpc::ByteBuffer* Next() {
+    if (writing_ || messages_.empty()) return nullptr;
+    writing_ = true;
+    return &messages_.front();
+  }
+
+  // The message of Next has been taken by the network, or will never be.
+  void Written() {
+    writing_ = false;
+    num_bytes_ -= messages_.front().Length();
+    messages_.pop_front();
+  }
+
+  // Drops what is not being written.
+  void DropWaiting() {
+    while (messages_.size() > (writing_ ? 1u : 0u)) {
+      num_bytes_ -= messages_.back().Length();
+      messages_.pop_back();
+    }
+  }
+
+  bool writing() const { return writing_; }
+  bool empty() const { return messages_.empty(); }
+  // Of all messages not yet written.
+  size_t num_bytes() const { return num_bytes_; }
+
+ private:
+  std::deque<grpc::ByteBuffer> messages_;
+  size_t num_bytes_ = 0;
+  bool writing_ = false;
+};
+
+}  // namespace kvship

@@ -1,0 +1,186 @@
+#include "transport/grpc_server.h"
+
+#include <grpcpp/alarm.h>
+#include <grpcpp/server_context.h>
+
+#include <mutex>
+#include <utility>
+
+#include "transport/grpc_outbox.h"
+#include "transport/grpc_status.h"
+#include "transport/prefill_wire.h"
+
+namespace kvship {
+namespace {
+
+class GrpcServerChannel final : public Channel,
+                                public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
+                                public std::enable_shared_from_this<GrpcServerChannel> {
+ public:
+  GrpcServerChannel(grpc::CallbackServerContext* context, const GrpcServerChannelOptions& options)
+      : context_(context), options_(options) {}
+
+  void Start(const AcceptChannel& accept) {
+    self_ = shared_from_this();
+    events_ = accept(self_);
+    SetAlarm(first_message_alarm_, options_.first_message_timeout, [](GrpcServerChannel& channel) {
+      if (!channel.first_message_came_) {
+        channel.CloseLocked(absl::DeadlineExceededError("the stream's first message did not come"));
+      }
+    });
+    StartRead(&incoming_);
+  }
+
+  void SendMessage(std::string message) override {
+    const grpc::Slice slice(message);
+    Send(grpc::ByteBuffer(&slice, 1));
+  }
+
+  void SendFrame(const FrameHeader& header, SharedBytes payload) override {
+    Send(FrameMessage(header, std::move(payload)));
+  }
+
+  size_t unsent_bytes() const override {
+    std::lock_guard lock(mutex_);
+    return finished_ || cancelled_ ? 0 : outbox_.num_bytes();
+  }
+
+  void Close(absl::Status status) override {
+    std::lock_guard lock(mutex_);
+    CloseLocked(std::move(status));
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;  // the client has said all it had to say, or is gone: OnCancel tells
+    {
+      std::lock_guard lock(mutex_);
+      first_message_came_ = true;
+    }
+    const std::string message = FlatBytes(incoming_);
+    Deliver([&](ChannelEvents& events) { events.OnMessage(std::as_bytes(std::span(message))); });
+    std::lock_guard lock(mutex_);
+    if (!finished_) StartRead(&incoming_);
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      std::lock_guard lock(mutex_);
+      outbox_.Written();
+      if (!ok) cancelled_ = true;
+      if (cancelled_) outbox_.DropWaiting();
+      Proceed();
+    }
+    Deliver([](ChannelEvents& events) { events.OnSent(); });
+  }
+
+  void OnCancel() override {
+    const bool expired = context_->deadline() <= std::chrono::system_clock::now();
+    const absl::Status status = expired ? absl::DeadlineExceededError("the call's deadline passed")
+                                        : absl::CancelledError("the peer has cancelled the call");
+    {
+      std::lock_guard lock(mutex_);
+      cancelled_ = true;
+      outbox_.DropWaiting();
+      CloseLocked(status);
+    }
+    End(status);
+  }
+
+  void OnDone() override {
+    absl::Status status;
+    {
+      std::lock_guard lock(mutex_);
+      done_ = true;
+      status = close_status_;
+    }
+    first_message_alarm_.Cancel();
+    linger_alarm_.Cancel();
+    End(status);
+    const std::shared_ptr<GrpcServerChannel> last = std::move(self_);
+  }
+
+ private:
+  void Send(grpc::ByteBuffer message) {
+    std::lock_guard lock(mutex_);
+    if (closed_ || cancelled_) return;
+    outbox_.Push(std::move(message));
+    Proceed();
+  }
+
+  void CloseLocked(absl::Status status) {
+    if (closed_) return;
+    closed_ = true;
+    close_status_ = std::move(status);
+    if (!close_status_.ok()) outbox_.DropWaiting();
+    Proceed();
+    // A peer that reads nothing must not hold what is left for ever.
+    if (!finished_) {
+      SetAlarm(linger_alarm_, options_.linger, [](GrpcServerChannel& channel) {
+        if (!channel.finished_) channel.context_->TryCancel();
+      });
+    }
+  }
+
+  // Writes what comes next, or ends the call when all is written.
+  void Proceed() {
+    if (finished_) return;
+    if (const grpc::ByteBuffer* next = outbox_.Next()) {
+      StartWrite(next);
+    } else if (closed_ && outbox_.empty()) {
+      finished_ = true;
+      Finish(ToGrpcStatus(close_status_));
+    }
+  }
+
+  // Runs `act` under the lock after `delay`, unless the call is done by then.
+  void SetAlarm(grpc::Alarm& alarm, absl::Duration delay, void (*act)(GrpcServerChannel&)) {
+    alarm.Set(absl::ToChronoTime(absl::Now() + delay), [self = shared_from_this(), act](bool due) {
+      std::lock_guard lock(self->mutex_);
+      if (due && !self->done_) act(*self);
+    });
+  }
+
+  template <class Event>
+  void Deliver(const Event& event) {
+    std::lock_guard lock(events_mutex_);
+    if (events_ != nullptr) event(*events_);
+  }
+
+  void End(const absl::Status& status) {
+    std::lock_guard lock(events_mutex_);
+    if (events_ == nullptr) return;
+    events_->OnClosed(status);
+    events_.reset();
+  }
+
+  grpc::CallbackServerContext* const context_;
+  const GrpcServerChannelOptions options_;
+  grpc::ByteBuffer incoming_;
+
+  mutable std::mutex mutex_;
+  GrpcOutbox outbox_;
+  absl::Status close_status_;
+  bool first_message_came_ = false;
+  bool closed_ = false;     // by Close or by the peer
+  bool cancelled_ = false;  // nothing that is written arrives any more
+  bool finished_ = false;   // gRPC has been given the status
+  bool done_ = false;
+  grpc::Alarm first_message_alarm_;
+  grpc::Alarm linger_alarm_;
+
+  std::mutex events_mutex_;                  // events come one at a time
+  std::shared_ptr<ChannelEvents> events_;    // shared: kept until OnClosed
+  std::shared_ptr<GrpcServerChannel> self_;  // until gRPC is done with the reactor
+};
+
+}  // namespace
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ServeChannel(
+    grpc::CallbackServerContext* context, const GrpcServerChannelOptions& options,
+    const AcceptChannel& accept) {
+  auto channel = std::make_shared<GrpcServerChannel>(context, options);
+  channel->Start(accept);
+  return channel.get();
+}
+
+}  // namespace kvship

@@ -1,0 +1,32 @@
+// The serving side of the Prefill stream over gRPC. Thread safe.
+#pragma once
+
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <functional>
+#include <memory>
+
+#include "absl/time/time.h"
+#include "transport/channel.h"
+
+namespace kvship {
+
+// Called with each new channel; returns what its events go to.
+using AcceptChannel =
+    std::function<std::shared_ptr<ChannelEvents>(const std::shared_ptr<Channel>& channel)>;
+
+struct GrpcServerChannelOptions {
+  // A stream whose first message has not come by then is ended.
+  absl::Duration first_message_timeout = absl::Seconds(30);
+  // How long a peer has to take what is left when the channel is closed, and the closing status.
+  absl::Duration linger = absl::Seconds(30);
+};
+
+// For a raw callback method: makes the channel of a new call. Messages received are handed on as
+// they are; frames are sent as PrefillResponse.
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ServeChannel(
+    grpc::CallbackServerContext* context, const GrpcServerChannelOptions& options,
+    const AcceptChannel& accept);
+
+}  // namespace kvship
