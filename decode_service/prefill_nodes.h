@@ -46,7 +46,7 @@ class PrefillNodes {
     std::vector<std::string> targets;
     Sha256Digest model_identity = {};
     absl::Duration check_interval = absl::Seconds(2);
-    PrefillConnection::Options connection;
+    PrefillConnection::Options connection = {};
   };
 
   explicit PrefillNodes(Options options);

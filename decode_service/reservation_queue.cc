@@ -7,8 +7,22 @@
 
 namespace kvship {
 
+ReservationQueue::ReservationQueue(KvPool& pool, DecodeMetrics& metrics, const KvShape& shape,
+                                   PageFormat tail_format, size_t max_waiting_tokens)
+    : pool_(pool),
+      metrics_(metrics),
+      shape_(shape),
+      tail_format_(tail_format),
+      max_waiting_tokens_(max_waiting_tokens) {
+  UpdateMetrics();
+}
+
 void ReservationQueue::GiveBack::operator()(SequenceCache* cache) const {
   delete cache;
+  {
+    std::lock_guard lock(queue->mutex_);
+    queue->UpdateMetrics();
+  }
   queue->ServeLine();
 }
 
@@ -37,6 +51,7 @@ absl::StatusOr<std::unique_ptr<ReservationQueue::Ticket>> ReservationQueue::Ente
         " prompt tokens wait already; this server's queue takes ", max_waiting_tokens_, " in all"));
   }
   waiting_tokens_ += tokens;
+  UpdateMetrics();
   return std::unique_ptr<Ticket>(new Ticket(*this, tokens));
 }
 
@@ -55,6 +70,12 @@ size_t ReservationQueue::waiting_tokens() const {
 
 void ReservationQueue::StopCounting(Ticket& ticket) {
   waiting_tokens_ -= std::exchange(ticket.waiting_tokens_, 0);
+  UpdateMetrics();
+}
+
+void ReservationQueue::UpdateMetrics() {
+  metrics_.SetPool(pool_.capacity_bytes(), pool_.reserved_bytes());
+  metrics_.SetWaitingTokens(waiting_tokens_);
 }
 
 void ReservationQueue::Leave(Ticket& ticket) {

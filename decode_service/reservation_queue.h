@@ -12,6 +12,7 @@
 #include <mutex>
 
 #include "absl/status/statusor.h"
+#include "decode_service/decode_metrics.h"
 #include "kv/sequence.h"
 
 namespace kvship {
@@ -46,12 +47,9 @@ class ReservationQueue {
     size_t waiting_tokens_;  // 0 once served; guarded by the queue's mutex
   };
 
-  ReservationQueue(KvPool& pool, const KvShape& shape, PageFormat tail_format,
-                   size_t max_waiting_tokens)
-      : pool_(pool),
-        shape_(shape),
-        tail_format_(tail_format),
-        max_waiting_tokens_(max_waiting_tokens) {}
+  // Borrows pool and metrics.
+  ReservationQueue(KvPool& pool, DecodeMetrics& metrics, const KvShape& shape,
+                   PageFormat tail_format, size_t max_waiting_tokens);
 
   // Errors: FailedPrecondition if the demand is more than the whole pool; ResourceExhausted if too
   // many prompt tokens wait already (one request may wait however long it is).
@@ -76,8 +74,10 @@ class ReservationQueue {
   // Serves the line from its head as far as the pool goes.
   void ServeLine();
   size_t PoolBytes(const Demand& demand) const;
+  void UpdateMetrics();
 
   KvPool& pool_;
+  DecodeMetrics& metrics_;
   const KvShape shape_;
   const PageFormat tail_format_;
   const size_t max_waiting_tokens_;

@@ -23,8 +23,10 @@ class ReservationQueueTest : public ::testing::Test {
     return {.plan = *MakePlan(keep_all, kShape, slabs * 8 * kPageTokens), .max_tail_tokens = 0};
   }
 
+  prometheus::Registry registry_;
+  DecodeMetrics metrics_{registry_};
   std::unique_ptr<KvPool> pool_;
-  ReservationQueue queue_{*pool_, kShape, PageFormat::kF16, 10 * 256};
+  ReservationQueue queue_{*pool_, metrics_, kShape, PageFormat::kF16, 10 * 256};
 };
 
 // A request in the queue, and what it was given.
@@ -96,7 +98,7 @@ TEST_F(ReservationQueueTest, FullQueueRefusesForNow) {
 }
 
 TEST_F(ReservationQueueTest, OnePromptLongerThanTheBoundMayWaitAlone) {
-  ReservationQueue short_queue(*pool_, kShape, PageFormat::kF16, 10);
+  ReservationQueue short_queue(*pool_, metrics_, kShape, PageFormat::kF16, 10);
   EXPECT_TRUE(short_queue.Enter(DemandOf(2)).ok());
 }
 
