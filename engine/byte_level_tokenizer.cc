@@ -58,19 +58,20 @@ absl::StatusOr<std::vector<BytePairEncoding::Merge>> ResolveMerges(const Tokeniz
   return merges;
 }
 
-std::array<int32_t, 256> ResolveBytes(const TokensByText& by_text) {
+std::array<int32_t, 256> ResolveBytes(const TokenizerParts& parts, const TokensByText& by_text) {
   std::array<int32_t, 256> byte_tokens;
   for (int byte = 0; byte < 256; ++byte) {
     const auto found = by_text.find(ByteCharacter(static_cast<unsigned char>(byte)));
-    byte_tokens[byte] = found == by_text.end() ? -1 : found->second;
+    byte_tokens[byte] = found == by_text.end() ? parts.unknown_token : found->second;
   }
   return byte_tokens;
 }
 
 // Over lengths and contents, so that no two different parts give the same bytes.
 Sha256Digest IdentityOf(const TokenizerParts& parts) {
-  std::string text = absl::StrCat("kvship tokenizer 1\n", parts.ignore_merges, " ",
-                                  parts.unknown_token, " ", parts.adds_begin_token, "\n");
+  std::string text =
+      absl::StrCat("kvship tokenizer 1\n", parts.ignore_merges, " ", parts.unknown_token, " ",
+                   static_cast<int>(parts.unknown_byte), " ", parts.adds_begin_token, "\n");
   const auto add = [&text](absl::string_view item) {
     absl::StrAppend(&text, item.size(), ":", item, "\n");
   };
@@ -104,7 +105,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> ByteLevelTokenizer::Create(Toke
   ASSIGN_OR_RETURN(const TokensByText by_text, IndexTokens(parts));
   ASSIGN_OR_RETURN(const std::vector<BytePairEncoding::Merge> merges,
                    ResolveMerges(parts, by_text));
-  BytePairEncoding encoding(ResolveBytes(by_text), merges);
+  BytePairEncoding encoding(ResolveBytes(parts, by_text), merges, parts.unknown_byte);
   auto pre_tokenizer = PreTokenizer::Create(parts.patterns);
   if (!pre_tokenizer.ok()) {
     return absl::Status(pre_tokenizer.status().code(),
@@ -118,7 +119,6 @@ ByteLevelTokenizer::ByteLevelTokenizer(TokenizerParts parts, PreTokenizer pre_to
                                        BytePairEncoding merges)
     : pre_tokenizer_(std::move(pre_tokenizer)),
       merges_(std::move(merges)),
-      unknown_token_(parts.unknown_token),
       adds_begin_token_(parts.adds_begin_token),
       identity_(IdentityOf(parts)) {
   token_bytes_ = std::move(parts.tokens);
@@ -157,7 +157,7 @@ absl::Status ByteLevelTokenizer::EncodePlain(absl::string_view text,
         continue;
       }
     }
-    merges_.Encode(piece, unknown_token_, scratch, ids);
+    merges_.Encode(piece, scratch, ids);
   }
   return absl::OkStatus();
 }

@@ -32,7 +32,9 @@ struct TokenizerParts {
   std::vector<std::pair<std::string, std::string>> merges;  // the most preferred first
   std::vector<SplitPattern> patterns;
   bool ignore_merges = false;  // a piece that is a token as a whole becomes it without merges
-  int32_t unknown_token = -1;  // for bytes that have no token; -1: they are dropped
+  int32_t unknown_token = -1;  // for bytes that have no token; -1: they are dropped,
+  BytePairEncoding::UnknownByte unknown_byte =  // like this
+      BytePairEncoding::UnknownByte::kDroppedBeforeMerges;
   bool adds_begin_token = false;
 };
 
@@ -66,7 +68,6 @@ class ByteLevelTokenizer : public Tokenizer {
   AddedTokens all_added_;
   PreTokenizer pre_tokenizer_;
   BytePairEncoding merges_;
-  int32_t unknown_token_;
   bool adds_begin_token_;
   Sha256Digest identity_;
 };

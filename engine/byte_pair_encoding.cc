@@ -19,8 +19,8 @@ uint64_t PairKey(int32_t left, int32_t right) {
 }  // namespace
 
 BytePairEncoding::BytePairEncoding(const std::array<int32_t, 256>& byte_tokens,
-                                   const std::vector<Merge>& merges)
-    : byte_tokens_(byte_tokens) {
+                                   const std::vector<Merge>& merges, UnknownByte unknown_byte)
+    : byte_tokens_(byte_tokens), unknown_byte_(unknown_byte) {
   rules_.reserve(merges.size());
   for (size_t rank = 0; rank < merges.size(); ++rank) {
     const Merge& merge = merges[rank];
@@ -36,18 +36,19 @@ BytePairEncoding::Rule BytePairEncoding::Find(int32_t left, int32_t right) const
   return found == rules_.end() ? Rule{} : found->second;
 }
 
-void BytePairEncoding::Encode(absl::string_view piece, int32_t unknown_token, Scratch& scratch,
+void BytePairEncoding::Encode(absl::string_view piece, Scratch& scratch,
                               std::vector<int32_t>& ids) const {
   // Places are 32-bit numbers; a longer piece is cut, far beyond any context.
   constexpr size_t kMaxPieceBytes = size_t{1} << 30;
   while (piece.size() > kMaxPieceBytes) {
-    Encode(piece.substr(0, kMaxPieceBytes), unknown_token, scratch, ids);
+    Encode(piece.substr(0, kMaxPieceBytes), scratch, ids);
     piece.remove_prefix(kMaxPieceBytes);
   }
   std::vector<int32_t>& tokens = scratch.tokens_;
-  tokens.resize(piece.size());
-  for (size_t i = 0; i < piece.size(); ++i) {
-    tokens[i] = byte_tokens_[static_cast<unsigned char>(piece[i])];
+  tokens.clear();
+  for (const char byte : piece) {
+    const int32_t token = byte_tokens_[static_cast<unsigned char>(byte)];
+    if (token >= 0 || unknown_byte_ == UnknownByte::kDroppedAfterMerges) tokens.push_back(token);
   }
   if (tokens.size() <= kShortPieceBytes) {
     JoinShort(scratch);
@@ -55,11 +56,7 @@ void BytePairEncoding::Encode(absl::string_view piece, int32_t unknown_token, Sc
     JoinLong(scratch);
   }
   for (const int32_t token : tokens) {
-    if (token >= 0) {
-      ids.push_back(token);
-    } else if (unknown_token >= 0) {
-      ids.push_back(unknown_token);
-    }
+    if (token >= 0) ids.push_back(token);
   }
 }
 

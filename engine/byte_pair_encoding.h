@@ -23,16 +23,19 @@ class BytePairEncoding {
     int32_t joined = 0;
   };
 
+  // What becomes of a byte that has no token: nothing in both cases, but if it is dropped before
+  // the merges, its neighbours may join.
+  enum class UnknownByte { kDroppedBeforeMerges, kDroppedAfterMerges };
+
   // `byte_tokens`: the token of each single byte, -1 where the vocabulary has none. `merges`, the
   // most preferred first; no pair may be there twice.
-  BytePairEncoding(const std::array<int32_t, 256>& byte_tokens, const std::vector<Merge>& merges);
+  BytePairEncoding(const std::array<int32_t, 256>& byte_tokens, const std::vector<Merge>& merges,
+                   UnknownByte unknown_byte);
 
   class Scratch;
 
-  // Appends the tokens of `piece` to `ids`. Bytes without a token become `unknown_token` or, if
-  // that is negative, nothing. The time grows as n log n.
-  void Encode(absl::string_view piece, int32_t unknown_token, Scratch& scratch,
-              std::vector<int32_t>& ids) const;
+  // Appends the tokens of `piece` to `ids`. The time grows as n log n.
+  void Encode(absl::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const;
 
  private:
   struct Rule {
@@ -46,6 +49,7 @@ class BytePairEncoding {
   void JoinLong(Scratch& scratch) const;
 
   std::array<int32_t, 256> byte_tokens_;
+  UnknownByte unknown_byte_;
   absl::flat_hash_map<uint64_t, Rule> rules_;  // by left and right token
 };
 

@@ -5,9 +5,11 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "engine/chat_format.h"
 
 namespace kvship {
 
@@ -18,22 +20,29 @@ struct ChatMessage {
 
 class ChatTemplate {
  public:
-  // From the model's GGUF metadata, tokenizer_config.json or chat_template.jinja. NotFound if the
-  // model has none; Unimplemented, with the program's beginning, if it is of no family kvship
-  // knows.
+  // From a GGUF file's metadata, or a directory's chat_template.jinja or tokenizer_config.json.
+  // NotFound if the model has none; Unimplemented, with the program's beginning, if it is of no
+  // family kvship knows.
   static absl::StatusOr<ChatTemplate> Load(const std::string& model_path);
 
-  // The prompt's text, ending where the assistant's answer begins, to be encoded with special
-  // tokens parsed. InvalidArgument: no messages, a role the family does not have, roles in an order
-  // it does not allow, or content that contains the name of a special token of the template.
+  // `special_tokens` are the names that the tokenizer would read as tokens of their own.
+  ChatTemplate(ChatFormat format, std::vector<std::string> special_tokens);
+
+  // The whole prompt, ending where the assistant's answer begins. It holds the begin token where
+  // the template puts one: encode it with special tokens parsed, and put nothing before it.
+  // InvalidArgument: no messages, a role the family does not have, roles in an order it does not
+  // allow, or content with the name of a special token, which could pass for another message.
   absl::StatusOr<std::string> Render(std::span<const ChatMessage> messages) const;
 
-  absl::string_view family() const { return family_; }
+  absl::string_view family() const { return format_.family; }
 
  private:
-  std::string family_;          // "chatml", "llama3", ...
-  std::string default_system_;  // put first where the conversation has no system message and the
-                                // template says so
+  absl::Status CheckContent(const ChatMessage& message, size_t index) const;
+  absl::Status CheckRoles(std::span<const ChatMessage> messages) const;
+  std::string SystemMessage(absl::string_view content) const;
+
+  ChatFormat format_;
+  std::vector<std::string> special_tokens_;
 };
 
 }  // namespace kvship

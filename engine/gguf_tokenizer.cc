@@ -100,6 +100,7 @@ absl::StatusOr<TokenizerParts> ReadGgufTokenizer(const GgufFile& file) {
   }
   TokenizerParts parts;
   parts.where = file.path();
+  parts.unknown_byte = BytePairEncoding::UnknownByte::kDroppedAfterMerges;  // as llama.cpp does
   RETURN_IF_ERROR(ReadPreTokenizer(file, parts));
   ASSIGN_OR_RETURN(const auto tokens, file.Texts("tokenizer.ggml.tokens"));
   if (!tokens.has_value()) return Bad(file, "metadata tokenizer.ggml.tokens is missing");

@@ -91,8 +91,9 @@ absl::StatusOr<PreTokenizer> PreTokenizer::Create(std::vector<SplitPattern> patt
   for (const SplitPattern& pattern : patterns) {
     RETURN_IF_ERROR(CheckDialect(pattern));
     // Oniguruma's ^ and $ stand at line ends, hence MULTILINE.
-    const uint32_t options = PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C |
-                             (pattern.is_regex ? PCRE2_UCP | PCRE2_MULTILINE : PCRE2_LITERAL);
+    const uint32_t options =
+        PCRE2_UTF |
+        (pattern.is_regex ? PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C : PCRE2_LITERAL);
     int error = 0;
     PCRE2_SIZE offset = 0;
     Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.pattern.data()),

@@ -1,0 +1,205 @@
+#include "engine/chat_format.h"
+
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+
+namespace kvship {
+namespace {
+
+using absl::StrContains;
+
+// The program with one spelling for what can be spelled in several ways: no white space outside
+// string literals, literals in single quotes with line ends as \n, and message.role for
+// message['role']. Good for looking things up, not for running.
+std::string Canonical(absl::string_view program) {
+  std::string out;
+  char quote = 0;
+  for (size_t i = 0; i < program.size(); ++i) {
+    const char c = program[i];
+    if (quote == 0) {
+      if (absl::ascii_isspace(c)) continue;
+      if (c == '\'' || c == '"') quote = c;
+      out.push_back(c == '"' ? '\'' : c);
+    } else if (c == '\\' && i + 1 < program.size()) {
+      out.append({c, program[++i]});
+    } else if (c == '\n') {
+      out.append("\\n");
+    } else if (c == quote) {
+      quote = 0;
+      out.push_back('\'');
+    } else {
+      out.push_back(c);
+    }
+  }
+  return absl::StrReplaceAll(out, {{"['role']", ".role"}, {"['content']", ".content"}});
+}
+
+// The text between the first `before` that is followed by `after` without the end of a string
+// literal in between; empty if there is none.
+std::string LiteralBetween(absl::string_view program, absl::string_view before,
+                           absl::string_view after) {
+  for (size_t at = program.find(before); at != absl::string_view::npos;
+       at = program.find(before, at + 1)) {
+    const absl::string_view rest = program.substr(at + before.size());
+    const size_t end = rest.find(after);
+    if (end == absl::string_view::npos) break;
+    std::string text;
+    if (!StrContains(rest.substr(0, end), '\'') && absl::CUnescape(rest.substr(0, end), &text)) {
+      return text;
+    }
+  }
+  return "";
+}
+
+bool IsChatMl(absl::string_view program) {
+  const bool has_messages =
+      StrContains(program,
+                  R"('<|im_start|>'+message.role+'\n'+message.content+'<|im_end|>'+'\n')") ||
+      StrContains(program, R"('<|im_start|>'+message.role+'\n'+message.content+'<|im_end|>\n')") ||
+      StrContains(program, R"('<|im_start|>user\n'+message.content+'<|im_end|>\n')");
+  // Models that think aloud want their earlier thoughts taken out of the conversation.
+  return has_messages && StrContains(program, R"('<|im_start|>assistant\n')") &&
+         !StrContains(program, "<think>");
+}
+
+ChatFormat ChatMl(absl::string_view program) {
+  ChatFormat format;
+  format.family = "chatml";
+  format.system = {"<|im_start|>system\n", "<|im_end|>\n"};
+  format.user = {"<|im_start|>user\n", "<|im_end|>\n"};
+  format.assistant = {"<|im_start|>assistant\n", "<|im_end|>\n"};
+  format.answer = "<|im_start|>assistant\n";
+  format.default_system = LiteralBetween(program, R"('<|im_start|>system\n)", R"(<|im_end|>\n')");
+  format.marks_in_text = {"<|im_start|>", "<|im_end|>"};
+  return format;
+}
+
+bool IsLlama3(absl::string_view program) {
+  return StrContains(program, R"('<|start_header_id|>'+message.role+'<|end_header_id|>\n\n')"
+                              R"(+message.content|trim+'<|eot_id|>')") &&
+         StrContains(program, R"('<|start_header_id|>assistant<|end_header_id|>\n\n')");
+}
+
+ChatFormat Llama3(absl::string_view program) {
+  const auto header = [](absl::string_view role) {
+    return absl::StrCat("<|start_header_id|>", role, "<|end_header_id|>\n\n");
+  };
+  ChatFormat format;
+  format.family = "llama3";
+  format.system = {header("system"), "<|eot_id|>"};
+  format.user = {header("user"), "<|eot_id|>"};
+  format.assistant = {header("assistant"), "<|eot_id|>"};
+  format.answer = header("assistant");
+  format.trims = true;
+  // From 3.1 on the system message begins with two dates. Today's is the one that the template has
+  // for callers who give none, so that the same messages always make the same prompt.
+  const std::string knowledge = LiteralBetween(program, "'Cutting Knowledge Date: ", R"(\n')");
+  const std::string today = LiteralBetween(program, "date_string='", "'");
+  if (!knowledge.empty() && !today.empty()) {
+    format.always_system = true;
+    format.system_preamble =
+        absl::StrCat("Cutting Knowledge Date: ", knowledge, "\nToday Date: ", today, "\n\n");
+  }
+  format.marks_in_text = {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"};
+  return format;
+}
+
+bool IsLlama2(absl::string_view program) {
+  return StrContains(program, R"('<<SYS>>\n')") && StrContains(program, R"('\n<</SYS>>\n\n')") &&
+         StrContains(program, "bos_token+'[INST] '+content.strip()+' [/INST]'") &&
+         StrContains(program, "' '+content.strip()+' '+eos_token");
+}
+
+ChatFormat Llama2(const std::string& begin_token, const std::string& end_token) {
+  ChatFormat format;
+  format.family = "llama2";
+  format.system = {"<<SYS>>\n", "\n<</SYS>>\n\n"};
+  format.user = {absl::StrCat(begin_token, "[INST] "), " [/INST]"};
+  format.assistant = {" ", absl::StrCat(" ", end_token)};
+  format.system_in_user = true;
+  format.alternates = true;
+  format.trims = true;
+  format.marks_in_text = {"[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"};
+  return format;
+}
+
+bool IsMistral(absl::string_view program) {
+  return StrContains(program, "'[INST] '+message.content+' [/INST]'") &&
+         (StrContains(program, "{{message.content+eos_token}}") ||
+          StrContains(program, "{{message.content+eos_token+' '}}"));
+}
+
+ChatFormat Mistral(absl::string_view program, const std::string& end_token) {
+  ChatFormat format;
+  format.family = "mistral";
+  format.user = {"[INST] ", " [/INST]"};
+  format.assistant = {"", end_token};
+  if (StrContains(program, "{{message.content+eos_token+' '}}")) format.assistant.after += " ";
+  format.has_system = false;
+  format.alternates = true;
+  format.marks_in_text = {"[INST]", "[/INST]"};
+  return format;
+}
+
+bool IsZephyr(absl::string_view program) {
+  return StrContains(program, R"({{'<|user|>\n'+message.content+eos_token}})") &&
+         StrContains(program, R"({{'<|system|>\n'+message.content+eos_token}})") &&
+         StrContains(program, R"({{'<|assistant|>\n'+message.content+eos_token}})") &&
+         StrContains(program, "{{'<|assistant|>'}}");
+}
+
+ChatFormat Zephyr(const std::string& end_token) {
+  const std::string after = absl::StrCat(end_token, "\n");
+  ChatFormat format;
+  format.family = "zephyr";
+  format.system = {"<|system|>\n", after};
+  format.user = {"<|user|>\n", after};
+  format.assistant = {"<|assistant|>\n", after};
+  format.answer = "<|assistant|>\n";
+  format.marks_in_text = {"<|system|>", "<|user|>", "<|assistant|>"};
+  return format;
+}
+
+absl::Status Unknown(absl::string_view program, absl::string_view why) {
+  constexpr size_t kShownBytes = 120;
+  return absl::UnimplementedError(absl::StrCat(
+      "chat template ", why, "; wanted one of the families chatml, llama3, llama2, ",
+      "mistral, zephyr; it begins: ", absl::Utf8SafeCHexEscape(program.substr(0, kShownBytes))));
+}
+
+}  // namespace
+
+absl::StatusOr<ChatFormat> RecogniseChatFormat(absl::string_view program,
+                                               const std::string& begin_token,
+                                               const std::string& end_token) {
+  const std::string canonical = Canonical(program);
+  ChatFormat format;
+  if (IsChatMl(canonical)) {
+    format = ChatMl(canonical);
+  } else if (IsLlama3(canonical)) {
+    format = Llama3(canonical);
+  } else if (IsLlama2(canonical)) {
+    format = Llama2(begin_token, end_token);
+  } else if (IsMistral(canonical)) {
+    format = Mistral(canonical, end_token);
+  } else if (IsZephyr(canonical)) {
+    format = Zephyr(end_token);
+  } else {
+    return Unknown(program, "is not known");
+  }
+  if (StrContains(canonical, "bos_token")) {
+    if (begin_token.empty()) return Unknown(program, "needs bos_token, which the model has not");
+    if (format.family != "llama2") format.opening = begin_token;  // there it is in the marks
+  }
+  if (StrContains(canonical, "eos_token") && end_token.empty()) {
+    return Unknown(program, "needs eos_token, which the model has not");
+  }
+  return format;
+}
+
+}  // namespace kvship

@@ -1,0 +1,46 @@
+// ChatFormat is what is known of one family of chat templates: the marks around each message.
+// RecogniseChatFormat finds the family of a template's Jinja program by the expressions in it; the
+// program itself is never run. Plain data.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace kvship {
+
+struct ChatFormat {
+  // What stands before and after a message of one role.
+  struct Marks {
+    std::string before;
+    std::string after;
+  };
+
+  std::string family;   // "chatml", "llama3", "llama2", "mistral" or "zephyr"
+  std::string opening;  // before everything: the begin token's name, or empty
+  Marks system;
+  Marks user;
+  Marks assistant;
+  std::string answer;  // where the assistant's answer begins
+
+  bool has_system = true;       // else a system message is refused
+  bool system_in_user = false;  // the system message, in its marks, begins the first user message
+  bool alternates = false;      // after the system message: user, assistant, user, ...
+  bool trims = false;           // white space around content is dropped
+  bool always_system = false;   // a system message is there even if it is empty
+  std::string default_system;   // the system message of a conversation that has none; may be empty
+  std::string system_preamble;  // inside the system message, before its content
+
+  std::vector<std::string> marks_in_text;  // what a message must not contain
+};
+
+// `begin_token` and `end_token` are the names that the program calls bos_token and eos_token, empty
+// where the model has none. Unimplemented, with the program's beginning, if it is of no family that
+// kvship knows or needs a token that the model does not have.
+absl::StatusOr<ChatFormat> RecogniseChatFormat(absl::string_view program,
+                                               const std::string& begin_token,
+                                               const std::string& end_token);
+
+}  // namespace kvship

@@ -1,0 +1,100 @@
+#include "engine/chat_template.h"
+
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "engine/chat_template_source.h"
+
+namespace kvship {
+
+absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_path) {
+  ASSIGN_OR_RETURN(ChatTemplateSource source, ReadChatTemplateSource(model_path));
+  auto format = RecogniseChatFormat(source.program, source.begin_token, source.end_token);
+  if (!format.ok()) {
+    return absl::Status(format.status().code(),
+                        absl::StrCat(source.where, ": ", format.status().message()));
+  }
+  return ChatTemplate(*std::move(format), std::move(source.special_tokens));
+}
+
+ChatTemplate::ChatTemplate(ChatFormat format, std::vector<std::string> special_tokens)
+    : format_(std::move(format)), special_tokens_(std::move(special_tokens)) {}
+
+absl::Status ChatTemplate::CheckContent(const ChatMessage& message, size_t index) const {
+  for (const auto* names : {&format_.marks_in_text, &special_tokens_}) {
+    for (const std::string& name : *names) {
+      if (!absl::StrContains(message.content, name)) continue;
+      return absl::InvalidArgumentError(absl::StrCat("messages[", index, "].content contains ",
+                                                     name,
+                                                     ", a mark of the model's chat template; "
+                                                     "wanted text without it"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ChatTemplate::CheckRoles(std::span<const ChatMessage> messages) const {
+  const bool begins_with_system = messages.front().role == "system";
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const std::string& role = messages[i].role;
+    if (role != "user" && role != "assistant" && !(role == "system" && format_.has_system)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("messages[", i, "].role is \"", role, "\"; wanted ",
+                       format_.has_system ? "system, user or assistant" : "user or assistant",
+                       " for ", format_.family));
+    }
+    if (!format_.alternates || (i == 0 && begins_with_system)) continue;
+    const bool is_users_turn = (i - (begins_with_system ? 1 : 0)) % 2 == 0;
+    if (role != (is_users_turn ? "user" : "assistant")) {
+      return absl::InvalidArgumentError(absl::StrCat("messages[", i, "].role is \"", role,
+                                                     "\"; wanted user and assistant in ",
+                                                     "turn, the user first, for ", format_.family));
+    }
+  }
+  if (format_.alternates && messages.back().role != "user") {
+    return absl::InvalidArgumentError(absl::StrCat("messages[", messages.size() - 1, "].role is \"",
+                                                   messages.back().role,
+                                                   "\"; wanted the user's message last"));
+  }
+  return absl::OkStatus();
+}
+
+std::string ChatTemplate::SystemMessage(absl::string_view content) const {
+  return absl::StrCat(format_.system.before, format_.system_preamble, content,
+                      format_.system.after);
+}
+
+absl::StatusOr<std::string> ChatTemplate::Render(std::span<const ChatMessage> messages) const {
+  if (messages.empty()) {
+    return absl::InvalidArgumentError("messages is empty; wanted at least one");
+  }
+  RETURN_IF_ERROR(CheckRoles(messages));
+  std::string prompt = format_.opening;
+  if (messages.front().role != "system" &&
+      (format_.always_system || !format_.default_system.empty())) {
+    absl::StrAppend(&prompt, SystemMessage(format_.default_system));
+  }
+  std::string before_content;  // a system message waiting for the user's
+  for (size_t i = 0; i < messages.size(); ++i) {
+    RETURN_IF_ERROR(CheckContent(messages[i], i));
+    const absl::string_view content =
+        format_.trims ? absl::StripAsciiWhitespace(messages[i].content) : messages[i].content;
+    if (messages[i].role == "system") {
+      // Only the first one is the system message of a preamble; later ones are messages like any.
+      const std::string text =
+          i == 0 ? SystemMessage(content)
+                 : absl::StrCat(format_.system.before, content, format_.system.after);
+      (format_.system_in_user ? before_content : prompt).append(text);
+      continue;
+    }
+    const ChatFormat::Marks& marks = messages[i].role == "user" ? format_.user : format_.assistant;
+    absl::StrAppend(&prompt, marks.before, before_content, content, marks.after);
+    before_content.clear();
+  }
+  return absl::StrCat(prompt, format_.answer);
+}
+
+}  // namespace kvship

@@ -1,0 +1,24 @@
+// Where a checkpoint keeps its chat template: the Jinja program, and the names of the tokens that
+// it uses and that messages must not contain. Plain data.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace kvship {
+
+struct ChatTemplateSource {
+  std::string where;  // file and field, for messages
+  std::string program;
+  std::string begin_token;  // name; empty: the model has none
+  std::string end_token;
+  std::vector<std::string> special_tokens;  // names of all that the tokenizer would parse
+};
+
+// From a GGUF file or a Hugging Face directory. NotFound if the model has no chat template;
+// InvalidArgument naming the file and field that cannot be.
+absl::StatusOr<ChatTemplateSource> ReadChatTemplateSource(const std::string& model_path);
+
+}  // namespace kvship

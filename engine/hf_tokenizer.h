@@ -1,0 +1,17 @@
+// The tokenizer that a tokenizer.json of huggingface/tokenizers describes, where it is byte-level
+// BPE.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/byte_level_tokenizer.h"
+
+namespace kvship {
+
+// Errors name the file and the field. NotFound: no such file. InvalidArgument: not JSON, or a field
+// that is missing, of the wrong type, or cannot be. Unimplemented: a part that kvship does not
+// have.
+absl::StatusOr<TokenizerParts> ReadHfTokenizer(const std::string& path);
+
+}  // namespace kvship
