@@ -1,0 +1,74 @@
+// kvship-prefill: reads prompts and ships compact KV caches to decode nodes.
+#include <cstdio>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "prefill_service/prefill_program.h"
+
+ABSL_FLAG(std::string, model, "", "GGUF file or model directory (config.json, *.safetensors)");
+ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "address of the gRPC port");
+ABSL_FLAG(std::string, admin, "127.0.0.1:9051",
+          "address of the HTTP port with /metrics, /healthz and /readyz");
+ABSL_FLAG(size_t, threads, 0, "threads that compute; 0: one per core");
+ABSL_FLAG(bool, float32, false, "compute with float32 weights: exact, slower");
+ABSL_FLAG(size_t, block_tokens, 256, "queries per step of the engine");
+ABSL_FLAG(std::string, default_compression, "",
+          "options that GetModelInfo reports as this server's defaults: "
+          "\"scorer=snapkv,budget_tokens=1024\"");
+ABSL_FLAG(size_t, max_queue_requests, 256, "requests admitted at a time");
+ABSL_FLAG(size_t, max_queue_tokens, 1 << 20, "prompt tokens admitted at a time");
+ABSL_FLAG(size_t, max_active_requests, 4, "requests that may hold memory at a time");
+ABSL_FLAG(size_t, max_outbox_bytes, 32 << 20, "unsent bytes at which a request stops computing");
+ABSL_FLAG(absl::Duration, go_timeout, absl::Seconds(30), "how long a client may take to say Go");
+ABSL_FLAG(absl::Duration, stall_timeout, absl::Seconds(30),
+          "how long a reader may take nothing while its outbox is full");
+ABSL_FLAG(absl::Duration, stuck_timeout, absl::Seconds(60),
+          "how long one engine step may take before /readyz says no");
+ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
+          "how long running requests may take to finish after SIGTERM");
+ABSL_FLAG(std::string, log_format, "text", "text or json");
+
+namespace kvship {
+namespace {
+
+PrefillProgramOptions OptionsFromFlags() {
+  PrefillProgramOptions options;
+  options.model = absl::GetFlag(FLAGS_model);
+  options.listen = absl::GetFlag(FLAGS_listen);
+  options.admin = absl::GetFlag(FLAGS_admin);
+  options.num_threads = absl::GetFlag(FLAGS_threads);
+  options.float32 = absl::GetFlag(FLAGS_float32);
+  options.block_tokens = absl::GetFlag(FLAGS_block_tokens);
+  options.default_compression = absl::GetFlag(FLAGS_default_compression);
+  options.scheduler.max_queue_requests = absl::GetFlag(FLAGS_max_queue_requests);
+  options.scheduler.max_queue_tokens = absl::GetFlag(FLAGS_max_queue_tokens);
+  options.scheduler.max_active_requests = absl::GetFlag(FLAGS_max_active_requests);
+  options.scheduler.max_outbox_bytes = absl::GetFlag(FLAGS_max_outbox_bytes);
+  options.scheduler.go_timeout = absl::GetFlag(FLAGS_go_timeout);
+  options.scheduler.stall_timeout = absl::GetFlag(FLAGS_stall_timeout);
+  options.scheduler.stuck_timeout = absl::GetFlag(FLAGS_stuck_timeout);
+  options.drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
+  return options;
+}
+
+}  // namespace
+}  // namespace kvship
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage("reads prompts and ships compact KV caches to decode nodes");
+  absl::ParseCommandLine(argc, argv);
+  const std::string log_format = absl::GetFlag(FLAGS_log_format);
+  if (log_format != "text" && log_format != "json") {
+    std::fprintf(stderr, "--log_format is '%s'; wanted text or json\n", log_format.c_str());
+    return 1;
+  }
+  kvship::StartLog("kvship-prefill",
+                   log_format == "json" ? kvship::LogFormat::kJson : kvship::LogFormat::kText);
+  const absl::Status status = kvship::RunPrefillProgram(kvship::OptionsFromFlags());
+  if (status.ok()) return 0;
+  kvship::LogError(status.message());
+  return 1;
+}

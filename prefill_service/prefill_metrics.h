@@ -1,0 +1,43 @@
+// PrefillMetrics is what a prefill node counts, under the names of docs/metrics.md. Thread safe.
+#pragma once
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+namespace kvship {
+
+class PrefillMetrics {
+ public:
+  // Borrows the registry.
+  explicit PrefillMetrics(prometheus::Registry& registry);
+
+  // A request has ended, or was refused.
+  void CountRequest(absl::StatusCode outcome);
+  // The retained attention mass of one layer, the mean over its heads.
+  void ObserveRetainedMass(const std::string& scorer, double mass);
+
+  prometheus::Counter& prompt_tokens;
+  prometheus::Counter& uncompressed_bytes;
+  prometheus::Counter& shipped_bytes;
+  prometheus::Gauge& queue_requests;
+  prometheus::Gauge& queue_tokens;
+  prometheus::Gauge& active_requests;
+  prometheus::Gauge& outbox_bytes;
+  prometheus::Histogram& queue_seconds;
+  prometheus::Histogram& prefill_seconds;
+  prometheus::Histogram& compress_seconds;
+  prometheus::Histogram& step_seconds;
+
+ private:
+  prometheus::Family<prometheus::Counter>& requests_;
+  prometheus::Family<prometheus::Histogram>& retained_mass_;
+};
+
+}  // namespace kvship

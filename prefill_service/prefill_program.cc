@@ -1,0 +1,102 @@
+#include "prefill_service/prefill_program.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "engine/tokenizer.h"
+#include "engine/transformer.h"
+#include "prefill_service/prefill_rpc_service.h"
+#include "rpc/model_info.h"
+#include "service/admin_server.h"
+#include "service/process.h"
+#include "service/readiness.h"
+#include "service/rpc_server.h"
+
+namespace kvship {
+namespace {
+
+absl::StatusOr<Sha256Digest> TokenizerIdentity(const std::string& model_path) {
+  const auto tokenizer = Tokenizer::Load(model_path);
+  if (tokenizer.ok()) return (*tokenizer)->identity();
+  if (absl::IsNotFound(tokenizer.status())) return Sha256Digest{};
+  return tokenizer.status();
+}
+
+void Drain(const PrefillProgramOptions& options, Readiness& readiness, PrefillScheduler& scheduler,
+           RpcServer& server) {
+  readiness.StartDraining();
+  const absl::Time deadline = absl::Now() + options.drain_timeout;
+  scheduler.StartDraining();
+  if (!scheduler.WaitUntilIdle(deadline)) {
+    LogWarning(absl::StrCat("some requests did not end within ",
+                            absl::FormatDuration(options.drain_timeout), "; they are cancelled"));
+  }
+  // What has ended may still be on its way to a reader.
+  server.Shutdown(std::max(deadline - absl::Now(), absl::ZeroDuration()));
+}
+
+}  // namespace
+
+absl::Status PrefillProgramOptions::Validate() const {
+  if (model.empty()) {
+    return absl::InvalidArgumentError(
+        "--model is not set; wanted a GGUF file or a model directory");
+  }
+  if (block_tokens == 0) {
+    return absl::InvalidArgumentError("--block_tokens is 0; wanted at least 1");
+  }
+  if (absl::Status status = scheduler.Validate(); !status.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
+  RETURN_IF_ERROR(options.Validate());
+  ASSIGN_OR_RETURN(const CompressionOptions default_compression,
+                   ParseCompression(options.default_compression));
+  StopSignals stop_signals;
+  KeepFreedMemory();
+  prometheus::Registry registry;
+  Readiness readiness;
+  ASSIGN_OR_RETURN(const auto admin,
+                   AdminServer::Start("kvship-prefill", options.admin, registry, readiness));
+
+  LogInfo(absl::StrCat("loading ", options.model));
+  ASSIGN_OR_RETURN(const auto model, LoadTransformer(options.model));
+  ASSIGN_OR_RETURN(const Sha256Digest tokenizer_identity, TokenizerIdentity(options.model));
+  const size_t num_threads = options.num_threads > 0
+                                 ? options.num_threads
+                                 : std::max(1u, std::thread::hardware_concurrency());
+  Backend backend(num_threads);
+  PrefillEngine engine(*model, backend,
+                       {.arithmetic = options.float32 ? Arithmetic::kFloat32 : Arithmetic::kFast,
+                        .block_tokens = options.block_tokens});
+  PrefillMetrics metrics(registry);
+  PrefillScheduler scheduler(engine, metrics, options.scheduler);
+  PrefillRpcService service({.model = model->config,
+                             .identity = CombinedIdentity(model->identity, tokenizer_identity),
+                             .default_compression = default_compression,
+                             .scheduler = scheduler,
+                             .metrics = metrics});
+  RpcServer::Options rpc;
+  rpc.listen = options.listen;
+  rpc.max_message_bytes = PrefillRpcService::MostMessageBytes(model->config);
+  ASSIGN_OR_RETURN(
+      const auto server,
+      RpcServer::Start(rpc, {&service}, {v1::PrefillService::service_full_name()}, readiness));
+  readiness.StartServing([&scheduler] { return scheduler.CheckProgress(); });
+  LogInfo(absl::StrCat("serving ", model->config.name, " on ", options.listen, " with ",
+                       num_threads, " threads; admin on http://", options.admin));
+
+  stop_signals.Wait();
+  LogInfo("draining");
+  Drain(options, readiness, scheduler, *server);
+  LogInfo("stopped");
+  return absl::OkStatus();
+}
+
+}  // namespace kvship

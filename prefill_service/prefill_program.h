@@ -1,0 +1,31 @@
+// The kvship-prefill program behind its flags: opens the ports, loads the model, serves until
+// SIGTERM, drains.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "prefill_service/prefill_scheduler.h"
+
+namespace kvship {
+
+struct PrefillProgramOptions {
+  std::string model;
+  std::string listen = "127.0.0.1:50051";
+  std::string admin = "127.0.0.1:9051";
+  size_t num_threads = 0;  // 0: one per core
+  bool float32 = false;
+  size_t block_tokens = 256;
+  std::string default_compression;  // the options' text form
+  PrefillScheduler::Options scheduler;
+  absl::Duration drain_timeout = absl::Seconds(30);
+
+  // InvalidArgument naming the flag.
+  absl::Status Validate() const;
+};
+
+// Returns after SIGTERM or SIGINT, with OK if all went well. To be called before any thread starts.
+absl::Status RunPrefillProgram(const PrefillProgramOptions& options);
+
+}  // namespace kvship

@@ -1,0 +1,109 @@
+#include "prefill_service/prefill_rpc_service.h"
+
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "rpc/errors.h"
+#include "rpc/model_info.h"
+
+namespace kvship {
+namespace {
+
+// One Prefill call: what its client says, in order.
+class PrefillCall final : public ChannelEvents {
+ public:
+  PrefillCall(const PrefillRpcService::Parts& parts, std::shared_ptr<Channel> channel)
+      : parts_(parts), channel_(std::move(channel)) {}
+
+  void OnMessage(std::span<const std::byte> message) override {
+    const absl::Status status = Read(message);
+    if (status.ok()) return;
+    if (request_ != nullptr) {
+      parts_.scheduler.Cancel(*request_);
+    } else if (!refused_) {
+      parts_.metrics.CountRequest(status.code());
+    }
+    refused_ = true;
+    channel_->Close(status);
+  }
+
+  void OnFrame(const FrameHeader&, BytePieces) override {}  // clients send none
+
+  void OnSent() override {
+    if (request_ != nullptr) parts_.scheduler.NoticeSent();
+  }
+
+  void OnClosed(const absl::Status&) override {
+    if (request_ != nullptr) parts_.scheduler.Cancel(*request_);
+    channel_.reset();
+  }
+
+ private:
+  absl::Status Read(std::span<const std::byte> message) {
+    v1::PrefillRequest request;
+    if (!request.ParseFromArray(message.data(), static_cast<int>(message.size()))) {
+      return absl::InvalidArgumentError("a message is no PrefillRequest");
+    }
+    switch (request.message_case()) {
+      case v1::PrefillRequest::kBegin: return Begin(request.begin());
+      case v1::PrefillRequest::kGo: return Go(request.go());
+      default: return absl::InvalidArgumentError("a message is empty; wanted begin or go");
+    }
+  }
+
+  absl::Status Begin(const v1::PrefillBegin& begin) {
+    if (request_ != nullptr) {
+      return absl::InvalidArgumentError("begin came a second time; wanted it once");
+    }
+    ASSIGN_OR_RETURN(PrefillTask task, ReadBegin(begin, parts_.model, parts_.identity));
+    ASSIGN_OR_RETURN(request_, parts_.scheduler.Submit(std::move(task), channel_));
+    return absl::OkStatus();
+  }
+
+  absl::Status Go(const v1::PrefillGo& go) {
+    if (request_ == nullptr) {
+      return absl::InvalidArgumentError("go came before begin; wanted begin first");
+    }
+    if (go.transport() != kGrpcTransport) {
+      return WithField(absl::InvalidArgumentError(
+                           absl::StrCat("go.transport is '", go.transport().substr(0, 64),
+                                        "'; wanted '", kGrpcTransport, "', which Ready offered")),
+                       "go.transport");
+    }
+    return parts_.scheduler.Go(*request_);
+  }
+
+  const PrefillRpcService::Parts& parts_;
+  std::shared_ptr<Channel> channel_;  // shared with the scheduler
+  std::shared_ptr<PrefillScheduler::Request> request_;
+  bool refused_ = false;
+};
+
+}  // namespace
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrefillRpcService::Prefill(
+    grpc::CallbackServerContext* context) {
+  return ServeChannel(context, options_, [this](const std::shared_ptr<Channel>& channel) {
+    return std::make_shared<PrefillCall>(parts_, channel);
+  });
+}
+
+grpc::ServerUnaryReactor* PrefillRpcService::GetModelInfo(
+    grpc::CallbackServerContext* context, const v1::PrefillServiceGetModelInfoRequest*,
+    v1::PrefillServiceGetModelInfoResponse* response) {
+  *response->mutable_model() =
+      ModelInfoToProto(parts_.model, parts_.identity, parts_.default_compression);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+size_t PrefillRpcService::MostMessageBytes(const ModelConfig& model) {
+  constexpr size_t kMostTokenBytes = 5;
+  constexpr size_t kOtherFields = 64 << 10;
+  return model.context_tokens * kMostTokenBytes + kOtherFields;
+}
+
+}  // namespace kvship

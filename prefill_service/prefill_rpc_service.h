@@ -1,0 +1,47 @@
+// PrefillRpcService is kvship.v1.PrefillService: it reads what comes on the streams, checks it, and
+// hands it to the scheduler. Thread safe.
+#pragma once
+
+#include "base/sha256.h"
+#include "engine/model_config.h"
+#include "kv/compression_options.h"
+#include "kvship/v1/prefill.grpc.pb.h"
+#include "prefill_service/prefill_metrics.h"
+#include "prefill_service/prefill_scheduler.h"
+#include "transport/grpc_server.h"
+
+namespace kvship {
+
+class PrefillRpcService final
+    : public v1::PrefillService::WithRawCallbackMethod_Prefill<
+          v1::PrefillService::WithCallbackMethod_GetModelInfo<v1::PrefillService::Service>> {
+ public:
+  // What the service serves; borrowed, and outlives all calls. `default_compression` is for
+  // GetModelInfo only: Begin has every field set.
+  struct Parts {
+    const ModelConfig& model;
+    Sha256Digest identity;
+    CompressionOptions default_compression;
+    PrefillScheduler& scheduler;
+    PrefillMetrics& metrics;
+  };
+
+  explicit PrefillRpcService(const Parts& parts, const GrpcServerChannelOptions& options = {})
+      : parts_(parts), options_(options) {}
+
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Prefill(
+      grpc::CallbackServerContext* context) override;
+
+  grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
+                                         const v1::PrefillServiceGetModelInfoRequest* request,
+                                         v1::PrefillServiceGetModelInfoResponse* response) override;
+
+  // The longest Begin that can be right: ids of a whole context take up to 5 bytes each.
+  static size_t MostMessageBytes(const ModelConfig& model);
+
+ private:
+  const Parts parts_;
+  const GrpcServerChannelOptions options_;
+};
+
+}  // namespace kvship

@@ -1,0 +1,115 @@
+// PrefillScheduler decides whose step the engine computes next. Requests wait in one queue, bounded
+// in requests and tokens; the first few are told Ready, and once their clients have said Go they
+// take turns on the one engine thread: the earliest that can run has the next step. A request whose
+// reader is slow does not run, so that what is unsent stays bounded, and another may. Between any
+// two steps a request can be cancelled.
+//
+// Which of the runnable requests is next is one function (NextToRun): first come first served.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "engine/prefill.h"
+#include "prefill_service/prefill_job.h"
+#include "prefill_service/prefill_metrics.h"
+#include "prefill_service/prefill_task.h"
+#include "transport/channel.h"
+
+namespace kvship {
+
+class PrefillScheduler {
+ public:
+  struct Options {
+    // Bounds of what is admitted and has not ended; a request that finds nothing else is admitted
+    // whatever its length. Past them: ResourceExhausted.
+    size_t max_queue_requests = 256;
+    size_t max_queue_tokens = 1 << 20;
+    // How many requests may be ready at once: each may hold its residual stream and one layer of KV
+    // here, and its whole reservation on the decode node. More than two only if readers are slow.
+    size_t max_active_requests = 4;
+    // A request with more unsent bytes than this does not run. A layer is sent whole, so that up to
+    // one compact layer more may be unsent.
+    size_t max_outbox_bytes = 32 << 20;
+    // From Ready to Go.
+    absl::Duration go_timeout = absl::Seconds(30);
+    // A full outbox that has not moved for so long ends the request.
+    absl::Duration stall_timeout = absl::Seconds(30);
+    // An engine thread that gives no sign of life for so long is stuck, and the node not ready.
+    absl::Duration stuck_timeout = absl::Seconds(60);
+
+    // InvalidArgument naming the field.
+    absl::Status Validate() const;
+  };
+
+  // One request in the scheduler's hands; opaque to others.
+  class Request;
+
+  // Borrows engine and metrics, which must outlive it. The engine belongs to its thread.
+  PrefillScheduler(PrefillEngine& engine, PrefillMetrics& metrics, const Options& options);
+
+  // Ends what is left with Unavailable.
+  ~PrefillScheduler();
+
+  // Admits a request; from then on it answers on `channel`, and closes it at the end.
+  // ResourceExhausted with a retry delay if the queue is full, Unavailable while draining.
+  absl::StatusOr<std::shared_ptr<Request>> Submit(PrefillTask task,
+                                                  std::shared_ptr<Channel> channel);
+
+  // The client has reserved memory. FailedPrecondition if it was not told Ready, or said Go before.
+  absl::Status Go(Request& request);
+
+  // The reader is gone: what the request holds is freed before the next step.
+  void Cancel(Request& request);
+
+  // Some channel has sent something.
+  void NoticeSent();
+
+  // Refuses new requests and those still queued. Those that were told Ready go on.
+  void StartDraining();
+
+  // Whether all requests have ended by `deadline`.
+  bool WaitUntilIdle(absl::Time deadline);
+
+  // OK, or Unavailable if the engine thread is stuck.
+  absl::Status CheckProgress() const;
+
+ private:
+  enum class State { kQueued, kReady, kRunning };
+
+  void Run();
+  void RunStep(Request& request, std::unique_lock<std::mutex>& lock);
+  Request* NextToRun(absl::Time now);
+  void EndOverdue(absl::Time now);
+  void SendReady(absl::Time now);
+  void TellPlaces();
+  void End(Request& request, absl::Status status);
+  absl::Duration RetryDelay() const;
+  void UpdateGauges();
+  bool Blocked(const Request& request) const;
+
+  PrefillEngine& engine_;
+  PrefillMetrics& metrics_;
+  const Options options_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable idle_;
+  // In order of arrival. shared: channels' events hold them too.
+  std::vector<std::shared_ptr<Request>> requests_;
+  bool woken_ = false;
+  bool draining_ = false;
+  bool stopping_ = false;
+  size_t admitted_tokens_ = 0;
+  double tokens_per_second_ = 0;                 // of the last requests; 0: none yet
+  std::chrono::steady_clock::time_point alive_;  // when the engine thread was last seen here
+  std::thread thread_;
+};
+
+}  // namespace kvship

@@ -1,0 +1,84 @@
+#include "prefill_service/prefill_task.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status_macros.h"
+#include "engine/prefill.h"
+#include "rpc/cache_messages.h"
+#include "rpc/compression.h"
+#include "rpc/errors.h"
+#include "rpc/model_info.h"
+#include "rpc/sampling.h"
+#include "rpc/wire_version.h"
+
+namespace kvship {
+namespace {
+
+absl::Status Wrong(absl::string_view field, absl::string_view came, absl::string_view wanted) {
+  return WithField(absl::InvalidArgumentError(absl::StrCat(field, " ", came, "; wanted ", wanted)),
+                   field);
+}
+
+absl::Status CheckTokens(const v1::PrefillBegin& begin, const ModelConfig& model) {
+  const auto& tokens = begin.tokens();
+  if (tokens.empty()) return Wrong("tokens", "is empty", "at least 1 token");
+  if (static_cast<size_t>(tokens.size()) >= model.context_tokens) {
+    return Wrong("tokens", absl::StrCat("has ", tokens.size(), " tokens"),
+                 absl::StrCat("fewer than the model's context of ", model.context_tokens));
+  }
+  for (int i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] >= model.vocab_tokens) {
+      return Wrong("tokens", absl::StrCat("has id ", tokens[i], " at index ", i),
+                   absl::StrCat("ids below the vocabulary's ", model.vocab_tokens));
+    }
+  }
+  if (begin.has_forced_token() && begin.forced_token() >= model.vocab_tokens) {
+    return Wrong("forced_token", absl::StrCat("is ", begin.forced_token()),
+                 absl::StrCat("an id below the vocabulary's ", model.vocab_tokens));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTransports(const v1::PrefillBegin& begin) {
+  const auto& offered = begin.transports();
+  if (std::find(offered.begin(), offered.end(), kGrpcTransport) != offered.end()) {
+    return absl::OkStatus();
+  }
+  // A hostile list may be long.
+  constexpr int kMostNamed = 4;
+  return Wrong(
+      "transports",
+      absl::StrCat("is [",
+                   absl::StrJoin(offered.begin(),
+                                 offered.begin() + std::min(kMostNamed, offered.size()), ", "),
+                   "]"),
+      absl::StrCat("a list with '", kGrpcTransport, "'"));
+}
+
+}  // namespace
+
+absl::StatusOr<PrefillTask> ReadBegin(const v1::PrefillBegin& begin, const ModelConfig& model,
+                                      const Sha256Digest& identity) {
+  RETURN_IF_ERROR(CheckWireVersion(begin.wire_version()));
+  RETURN_IF_ERROR(CheckModelIdentity(begin.model_identity(), identity));
+  RETURN_IF_ERROR(CheckTokens(begin, model));
+  RETURN_IF_ERROR(CheckTransports(begin));
+  RETURN_IF_ERROR(CheckLogprobs(begin.logprobs()));
+  PrefillTask task;
+  // What a client of an older minor version does not know has the value it had before it was an
+  // option: the struct's default, never one of this server's flags.
+  ASSIGN_OR_RETURN(task.compression, CompressionFromProto(begin.compression(), {}));
+  ASSIGN_OR_RETURN(task.sampling, SamplingFromProto(begin.sampling()));
+  absl::StatusOr<KvPlan> plan = MakePlan(task.compression, ShapeOf(model), begin.tokens_size());
+  if (!plan.ok()) return WithField(plan.status(), "compression");
+  RETURN_IF_ERROR(CheckPlan(begin.plan(), *plan));
+  task.plan = *std::move(plan);
+  task.tokens.assign(begin.tokens().begin(), begin.tokens().end());
+  task.num_logprobs = begin.logprobs();
+  if (begin.has_forced_token()) task.forced_token = static_cast<int32_t>(begin.forced_token());
+  return task;
+}
+
+}  // namespace kvship

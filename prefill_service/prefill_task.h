@@ -1,0 +1,38 @@
+// PrefillTask is one request as the prefill node understood it: everything that Begin says, checked
+// at the RPC edge, once. Plain data.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/sha256.h"
+#include "engine/sampling.h"
+#include "engine/transformer.h"
+#include "kv/compression_options.h"
+#include "kv/plan.h"
+#include "kvship/v1/prefill.pb.h"
+
+namespace kvship {
+
+// The only way frames travel so far.
+inline constexpr char kGrpcTransport[] = "grpc";
+
+struct PrefillTask {
+  std::vector<int32_t> tokens;
+  CompressionOptions compression;
+  KvPlan plan;
+  SamplingOptions sampling;
+  size_t num_logprobs = 0;
+  std::optional<int32_t> forced_token;
+};
+
+// Checks all of Begin. `identity` is the combined one of rpc/model_info.h.
+//
+// Errors: FailedPrecondition with a reason (wire version, model or plan differ), InvalidArgument
+// with the field (everything else that is wrong).
+absl::StatusOr<PrefillTask> ReadBegin(const v1::PrefillBegin& begin, const ModelConfig& model,
+                                      const Sha256Digest& identity);
+
+}  // namespace kvship

@@ -1,0 +1,32 @@
+#include "service/listen_address.h"
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace kvship {
+
+absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const std::string& text) {
+  const size_t colon = text.rfind(':');
+  ListenAddress address;
+  if (colon == std::string::npos ||
+      !absl::SimpleAtoi(absl::string_view(text).substr(colon + 1), &address.port) ||
+      address.port < 0 || address.port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", flag, " is '", text, "'; wanted host:port with a port from 0 to 65535"));
+  }
+  address.host = text.substr(0, colon);
+  if (address.host.empty()) address.host = "0.0.0.0";
+  if (address.host.front() == '[' && address.host.back() == ']') {
+    address.host = address.host.substr(1, address.host.size() - 2);
+  }
+  return address;
+}
+
+absl::Status CannotListen(const std::string& flag, const std::string& address) {
+  return absl::UnavailableError(absl::StrCat("cannot listen on ", address, " (--", flag,
+                                             "): the port is in use, or the address is not of "
+                                             "this machine; choose another with --",
+                                             flag));
+}
+
+}  // namespace kvship

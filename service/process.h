@@ -1,0 +1,24 @@
+// What a server program does to its process before and after it serves. Called by main only.
+#pragma once
+
+namespace kvship {
+
+// Makes malloc keep the memory of message buffers instead of giving each back to the system, which
+// costs a page fault per 4 KiB of every frame: with it a gRPC stream reached 0.68 of raw TCP's
+// throughput, without it 0.50.
+void KeepFreedMemory();
+
+// SIGTERM and SIGINT, taken one at a time by whoever waits. To be made before any thread starts, so
+// that all threads leave these signals alone. SIGPIPE is ignored from then on.
+class StopSignals {
+ public:
+  StopSignals();
+
+  // Returns the number of the signal that came.
+  int Wait();
+
+  // Whether one has come that nobody has taken.
+  bool Pending() const;
+};
+
+}  // namespace kvship

@@ -1,0 +1,33 @@
+// Readiness says whether a server should get new requests: not before its model is loaded, not
+// while it is draining, and not while the thread that does the work is stuck. The admin port and
+// gRPC's health service both tell what it tells. Thread safe.
+#pragma once
+
+#include <functional>
+#include <mutex>
+
+#include "absl/status/status.h"
+
+namespace kvship {
+
+class Readiness {
+ public:
+  // The model is loaded and the ports are open. `check` says, from any thread and at once, whether
+  // the work still makes progress.
+  void StartServing(std::function<absl::Status()> check);
+
+  // From now on never ready again.
+  void StartDraining();
+
+  // OK, or Unavailable with the reason.
+  absl::Status Check() const;
+
+ private:
+  enum class State { kStarting, kServing, kDraining };
+
+  mutable std::mutex mutex_;
+  State state_ = State::kStarting;
+  std::function<absl::Status()> check_;
+};
+
+}  // namespace kvship

@@ -1,0 +1,99 @@
+#include "service/rpc_server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/server_builder.h>
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "service/listen_address.h"
+
+namespace kvship {
+namespace {
+
+// How far gRPC's health answer may lag behind Readiness.
+constexpr std::chrono::milliseconds kHealthPeriod(200);
+
+void SetConnectionArguments(const RpcServer::Options& options, grpc::ServerBuilder* builder) {
+  builder->SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
+  builder->SetMaxSendMessageSize(-1);
+  // By default two processes could share one port.
+  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+                              static_cast<int>(options.max_streams));
+  // A client that vanished without a word is noticed within half a minute.
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // Clients may ask for a sign of life as often as they do (transport/grpc_client.h), and more.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(
+      GRPC_ARG_MAX_CONNECTION_AGE_MS,
+      static_cast<int>(absl::ToInt64Milliseconds(options.max_connection_age)));
+  builder->AddChannelArgument(
+      GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
+      static_cast<int>(absl::ToInt64Milliseconds(options.max_connection_age_grace)));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
+    const Options& options, const std::vector<grpc::Service*>& services,
+    const std::vector<std::string>& service_names, const Readiness& readiness) {
+  RETURN_IF_ERROR(ParseListenAddress("listen", options.listen).status());
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  SetConnectionArguments(options, &builder);
+  const std::string address =
+      options.listen.front() == ':' ? absl::StrCat("0.0.0.0", options.listen) : options.listen;
+  int port = 0;
+  builder.AddListeningPort(
+      address, options.credentials ? options.credentials : grpc::InsecureServerCredentials(),
+      &port);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr || port == 0) return CannotListen("listen", options.listen);
+  return std::unique_ptr<RpcServer>(
+      new RpcServer(std::move(server), port, service_names, readiness));
+}
+
+RpcServer::RpcServer(std::unique_ptr<grpc::Server> server, int port,
+                     const std::vector<std::string>& service_names, const Readiness& readiness)
+    : server_(std::move(server)),
+      port_(port),
+      service_names_(service_names),
+      readiness_(readiness) {
+  health_thread_ = std::thread([this] { FollowReadiness(); });
+}
+
+RpcServer::~RpcServer() {
+  Shutdown(absl::ZeroDuration());
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  health_thread_.join();
+}
+
+void RpcServer::FollowReadiness() {
+  grpc::HealthCheckServiceInterface& health = *server_->GetHealthCheckService();
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    const bool serving = readiness_.Check().ok();
+    health.SetServingStatus("", serving);
+    for (const std::string& name : service_names_) health.SetServingStatus(name, serving);
+    wake_.wait_for(lock, kHealthPeriod);
+  }
+}
+
+void RpcServer::Shutdown(absl::Duration grace) {
+  server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+}
+
+}  // namespace kvship

@@ -1,0 +1,69 @@
+// RpcServer is a gRPC server with what every kvship program offers on its port: its services,
+// gRPC's health service (which follows Readiness, per service), reflection, keepalive, and bounds
+// on messages and streams.
+#pragma once
+
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "service/readiness.h"
+
+namespace kvship {
+
+class RpcServer {
+ public:
+  struct Options {
+    std::string listen = "127.0.0.1:50051";
+    // A longer request is refused before it is read.
+    size_t max_message_bytes = 4 << 20;
+    // Streams of one connection at a time; more wait.
+    size_t max_streams = 1024;
+    // A connection ends after this age, plus a grace for its running calls, so that clients resolve
+    // names again and find new servers.
+    absl::Duration max_connection_age = absl::Minutes(30);
+    absl::Duration max_connection_age_grace = absl::Minutes(30);
+    // unset: plain text
+    std::shared_ptr<grpc::ServerCredentials> credentials;
+  };
+
+  // Listens and serves. Services and readiness are borrowed. `service_names` are those that the
+  // health service answers for, besides "". Errors: InvalidArgument (no address), Unavailable (port
+  // in use).
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(
+      const Options& options, const std::vector<grpc::Service*>& services,
+      const std::vector<std::string>& service_names, const Readiness& readiness);
+
+  // Cancels what is still running, at once.
+  ~RpcServer();
+
+  // Takes no new calls and gives the running ones `grace` to end; then cancels them. Returns when
+  // all have ended.
+  void Shutdown(absl::Duration grace);
+
+  int port() const { return port_; }
+
+ private:
+  RpcServer(std::unique_ptr<grpc::Server> server, int port,
+            const std::vector<std::string>& service_names, const Readiness& readiness);
+  void FollowReadiness();
+
+  std::unique_ptr<grpc::Server> server_;
+  const int port_;
+  const std::vector<std::string> service_names_;
+  const Readiness& readiness_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stopping_ = false;
+  std::thread health_thread_;
+};
+
+}  // namespace kvship
