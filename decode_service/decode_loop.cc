@@ -1,0 +1,105 @@
+#include "decode_service/decode_loop.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/time/clock.h"
+
+namespace kvship {
+
+DecodeLoop::DecodeLoop(DecodeEngine& engine, DecodeMetrics& metrics, size_t max_batch_sessions)
+    : engine_(engine),
+      metrics_(metrics),
+      max_batch_sessions_(max_batch_sessions),
+      thread_([this] { Run(); }) {}
+
+DecodeLoop::~DecodeLoop() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+void DecodeLoop::Join(std::unique_ptr<Session> session) {
+  session->responses().OnReader([this] { Wake(); });
+  {
+    std::lock_guard lock(mutex_);
+    joined_.push_back(std::move(session));
+  }
+  wake_.notify_one();
+}
+
+void DecodeLoop::Wake() {
+  {
+    std::lock_guard lock(mutex_);
+    woken_ = true;
+  }
+  wake_.notify_one();
+}
+
+void DecodeLoop::Run() {
+  while (TakeJoined()) {
+    SweepEnded();
+    const std::vector<Session*> batch = NextBatch();
+    idle_ = batch.empty();
+    if (!idle_) Step(batch);
+  }
+  for (const auto& session : sessions_) {
+    if (!session->ended()) session->Fail(absl::UnavailableError("the server is shutting down"));
+  }
+  sessions_.clear();
+}
+
+bool DecodeLoop::TakeJoined() {
+  std::unique_lock lock(mutex_);
+  if (idle_) wake_.wait(lock, [this] { return stop_ || woken_ || !joined_.empty(); });
+  woken_ = false;
+  for (auto& session : joined_) sessions_.push_back(std::move(session));
+  joined_.clear();
+  return !stop_;
+}
+
+void DecodeLoop::SweepEnded() {
+  for (const auto& session : sessions_) {
+    if (!session->ended() && session->cancelled()) {
+      session->Fail(session->responses().why_cancelled());
+    }
+  }
+  std::erase_if(sessions_, [](const auto& session) { return session->ended(); });
+  metrics_.SetSessions(sessions_.size());
+}
+
+std::vector<Session*> DecodeLoop::NextBatch() {
+  std::vector<Session*> batch;
+  for (const auto& session : sessions_) {
+    if (batch.size() == max_batch_sessions_) break;
+    if (session->can_run()) batch.push_back(session.get());
+  }
+  if (batch.size() == max_batch_sessions_) {
+    std::stable_partition(sessions_.begin(), sessions_.end(), [&batch](const auto& session) {
+      return std::find(batch.begin(), batch.end(), session.get()) == batch.end();
+    });
+  }
+  return batch;
+}
+
+void DecodeLoop::Step(const std::vector<Session*>& batch) {
+  std::vector<DecodeEngine::Item> items;
+  for (const Session* session : batch) items.push_back(session->item());
+  const absl::Status status = engine_.Step(items);
+  metrics_.ObserveBatch(batch.size());
+  for (size_t i = 0; i < batch.size(); ++i) {
+    Session& session = *batch[i];
+    if (!status.ok()) {
+      session.Fail(status);
+      continue;
+    }
+    const absl::Time before = session.last_token_time();
+    session.TakeLogits(engine_.logits(i));
+    metrics_.ObserveBetweenTokens(session.last_token_time() - before);
+  }
+}
+
+}  // namespace kvship

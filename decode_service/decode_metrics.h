@@ -1,0 +1,53 @@
+// DecodeMetrics are the counters, gauges and histograms of a decode node, all named
+// kvship_decode_*. docs/metrics.md lists them. Thread safe.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "kvship/v1/generation.pb.h"
+#include "prometheus/registry.h"
+
+namespace kvship {
+
+class DecodeMetrics {
+ public:
+  // Borrows the registry, which must outlive it.
+  explicit DecodeMetrics(prometheus::Registry& registry);
+
+  // A request's end: its outcome is the gRPC status code's name, "OK" or "RESOURCE_EXHAUSTED".
+  void CountRequest(const absl::Status& status);
+  // What a request that succeeded reports of its KV cache and tokens.
+  void CountReport(const v1::GenerateReport& report);
+
+  void ObserveFirstToken(absl::Duration since_arrival);
+  void ObserveBetweenTokens(absl::Duration between);
+  void ObserveBatch(size_t num_sessions);
+  void SetSessions(size_t num_sessions);
+  void SetPool(size_t capacity_bytes, size_t reserved_bytes);
+  void SetWaitingTokens(size_t prompt_tokens);
+  void CountPrefillRetry();
+
+ private:
+  prometheus::Family<prometheus::Counter>& requests_;
+  prometheus::Counter& prompt_tokens_;
+  prometheus::Counter& output_tokens_;
+  prometheus::Counter& kept_tokens_;
+  prometheus::Counter& uncompressed_bytes_;
+  prometheus::Counter& shipped_bytes_;
+  prometheus::Counter& saved_bytes_;
+  prometheus::Counter& prefill_retries_;
+  prometheus::Gauge& pool_capacity_bytes_;
+  prometheus::Gauge& pool_reserved_bytes_;
+  prometheus::Gauge& sessions_;
+  prometheus::Gauge& waiting_tokens_;
+  prometheus::Histogram& batch_sessions_;
+  prometheus::Histogram& first_token_seconds_;
+  prometheus::Histogram& between_tokens_seconds_;
+  prometheus::Family<prometheus::Histogram>& retained_mass_;
+};
+
+}  // namespace kvship

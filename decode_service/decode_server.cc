@@ -1,0 +1,63 @@
+#include "decode_service/decode_server.h"
+
+#include <utility>
+
+#include "base/status_macros.h"
+#include "engine/prefill.h"
+#include "rpc/model_info.h"
+
+namespace kvship {
+
+absl::StatusOr<std::unique_ptr<DecodeServer>> DecodeServer::Start(Options options) {
+  RETURN_IF_ERROR(options.generation.limits.default_compression.Validate());
+  ASSIGN_OR_RETURN(ServedModel model, ServedModel::Load(options.model_path));
+  ASSIGN_OR_RETURN(std::unique_ptr<KvPool> pool, KvPool::Create(options.pool_bytes));
+  std::unique_ptr<DecodeServer> server(
+      new DecodeServer(std::move(options), std::move(model), std::move(pool)));
+  RETURN_IF_ERROR(server->Listen());
+  return server;
+}
+
+DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<KvPool> pool)
+    : options_(std::move(options)),
+      model_(std::move(model)),
+      metrics_(registry_),
+      pool_(std::move(pool)),
+      queue_(*pool_, metrics_, ShapeOf(model_.config()), options_.tail_format,
+             options_.max_waiting_tokens),
+      backend_(options_.num_threads),
+      engine_(*model_.transformer, backend_, options_.arithmetic),
+      loop_(engine_, metrics_, options_.max_batch_sessions),
+      nodes_({.targets = options_.prefill_targets, .model_identity = model_.identity}),
+      service_({.model = model_,
+                .nodes = nodes_,
+                .queue = queue_,
+                .loop = loop_,
+                .metrics = metrics_,
+                .options = options_.generation},
+               ModelInfoToProto(model_.config(), model_.identity,
+                                options_.generation.limits.default_compression)) {}
+
+DecodeServer::~DecodeServer() { readiness_.StartDraining(); }
+
+absl::Status DecodeServer::Listen() {
+  ASSIGN_OR_RETURN(admin_,
+                   AdminServer::Start("kvship-decode", options_.admin, registry_, readiness_));
+  ASSIGN_OR_RETURN(rpc_,
+                   RpcServer::Start(options_.rpc, {&service_},
+                                    {v1::GenerationService::service_full_name()}, readiness_));
+  readiness_.StartServing([this] { return CheckServing(); });
+  return absl::OkStatus();
+}
+
+absl::Status DecodeServer::CheckServing() const {
+  if (nodes_.num_healthy() > 0) return absl::OkStatus();
+  return absl::UnavailableError("no prefill node that runs the same model has answered");
+}
+
+void DecodeServer::Drain(absl::Duration grace) {
+  readiness_.StartDraining();
+  rpc_->Shutdown(grace);
+}
+
+}  // namespace kvship

@@ -1,0 +1,69 @@
+// DecodeServer is a decode node: the model, the KV pool, the decode loop, the prefill nodes, and
+// the ports on which it serves.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "decode_service/generation_service.h"
+#include "service/admin_server.h"
+#include "service/rpc_server.h"
+
+namespace kvship {
+
+class DecodeServer {
+ public:
+  struct Options {
+    std::string model_path;
+    std::string admin = "127.0.0.1:9090";
+    RpcServer::Options rpc;
+    std::vector<std::string> prefill_targets = {"dns:///127.0.0.1:50051"};
+    size_t num_threads = 1;
+    // Memory for caches, taken from the system as it is used.
+    size_t pool_bytes = size_t{2} << 30;
+    PageFormat tail_format = PageFormat::kF16;
+    Arithmetic arithmetic = Arithmetic::kFast;
+    size_t max_batch_sessions = 32;
+    // Prompt tokens of requests that wait for memory or a prefill node.
+    size_t max_waiting_tokens = 1 << 20;
+    Generation::Options generation;
+  };
+
+  // Loads the model, listens and serves. Errors: as ServedModel::Load, KvPool::Create,
+  // RpcServer::Start and AdminServer::Start.
+  static absl::StatusOr<std::unique_ptr<DecodeServer>> Start(Options options);
+  ~DecodeServer();
+
+  // Is not ready from now on, lets running requests end for up to `grace`, and stops.
+  void Drain(absl::Duration grace);
+
+  int port() const { return rpc_->port(); }
+  int admin_port() const { return admin_->port(); }
+  const ServedModel& model() const { return model_; }
+
+ private:
+  DecodeServer(Options options, ServedModel model, std::unique_ptr<KvPool> pool);
+  absl::Status Listen();
+  absl::Status CheckServing() const;
+
+  // In the order in which each needs those above.
+  const Options options_;
+  const ServedModel model_;
+  prometheus::Registry registry_;
+  DecodeMetrics metrics_;
+  const std::unique_ptr<KvPool> pool_;
+  ReservationQueue queue_;
+  Backend backend_;
+  DecodeEngine engine_;
+  DecodeLoop loop_;
+  PrefillNodes nodes_;
+  GenerationService service_;
+  Readiness readiness_;
+  std::unique_ptr<AdminServer> admin_;
+  std::unique_ptr<RpcServer> rpc_;
+};
+
+}  // namespace kvship

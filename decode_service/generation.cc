@@ -1,0 +1,166 @@
+#include "decode_service/generation.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "rpc/compression.h"
+#include "rpc/errors.h"
+
+namespace kvship {
+namespace {
+
+// Whether another node may do what this one did not: it was lost, has no room, sent broken data or
+// runs something else.
+bool AnotherNodeMayServe(const absl::Status& error) {
+  return absl::IsUnavailable(error) || absl::IsResourceExhausted(error) ||
+         absl::IsDataLoss(error) || !ReasonOf(error).empty();
+}
+
+// To the caller, a node that was lost or sent broken data is no node at all.
+absl::Status ForCaller(const absl::Status& error) {
+  if (absl::IsUnavailable(error)) {
+    return absl::UnavailableError(absl::StrCat("the prefill node was lost: ", error.message()));
+  }
+  if (absl::IsDataLoss(error)) {
+    return absl::UnavailableError(
+        absl::StrCat("the prefill node sent a broken cache: ", error.message()));
+  }
+  return error;
+}
+
+}  // namespace
+
+void Generation::Start(const v1::GenerateRequest& message) {
+  absl::Status status = Prepare(message);
+  if (status.ok()) status = Attempt();
+  if (!status.ok()) Fail(status);
+}
+
+absl::Status Generation::Prepare(const v1::GenerateRequest& message) {
+  ASSIGN_OR_RETURN(request_, ReadRequest(message, uses_.model, uses_.options.limits));
+  return absl::OkStatus();
+}
+
+absl::Status Generation::Attempt() {
+  std::set<std::string> tried;
+  {
+    std::lock_guard lock(mutex_);
+    tried = tried_;
+  }
+  ASSIGN_OR_RETURN(const std::shared_ptr<PrefillNode> node, uses_.nodes.Choose(tried));
+  // The callbacks keep this request alive for as long as the attempt needs it.
+  auto attempt = std::make_shared<PrefillAttempt>(
+      request_, uses_.model.identity, uses_.queue,
+      [self = shared_from_this()](const v1::GenerateProgress& progress) {
+        self->responses_->SetProgress(progress);
+      },
+      [self = shared_from_this(), node](absl::StatusOr<PrefillAttempt::Result> result) {
+        self->OnAttemptEnd(*node, std::move(result));
+      });
+  RETURN_IF_ERROR(attempt->Enter());
+  {
+    std::lock_guard lock(mutex_);
+    attempt_ = attempt;
+    tried_.insert(node->address());
+  }
+  node->AddOutstanding(request_.tokens.size());
+  attempt->Open(node->connection(), deadline_);
+  // A cancellation that came before the attempt could be seen.
+  if (responses_->cancelled()) attempt->Cancel(responses_->why_cancelled());
+  return absl::OkStatus();
+}
+
+void Generation::Cancel() {
+  const absl::Status why = absl::Now() >= deadline_
+                               ? absl::DeadlineExceededError("the request's deadline has passed")
+                               : absl::CancelledError("the client has gone");
+  responses_->Cancel(why);
+  std::shared_ptr<PrefillAttempt> attempt;
+  {
+    std::lock_guard lock(mutex_);
+    attempt = attempt_;
+  }
+  if (attempt != nullptr) attempt->Cancel(why);
+}
+
+void Generation::OnAttemptEnd(PrefillNode& node, absl::StatusOr<PrefillAttempt::Result> result) {
+  node.RemoveOutstanding(request_.tokens.size());
+  size_t num_tried = 0;
+  {
+    std::lock_guard lock(mutex_);
+    attempt_ = nullptr;
+    num_tried = tried_.size();
+  }
+  if (responses_->cancelled()) return Fail(responses_->why_cancelled());
+  if (result.ok()) {
+    if (absl::Status status = CheckFirstToken(result->first_token.token); !status.ok()) {
+      result = status;
+    }
+  }
+  if (result.ok()) return Decode(*std::move(result));
+
+  const absl::Status& error = result.status();
+  if (absl::IsUnavailable(error)) uses_.nodes.Lost(node, error);
+  if (AnotherNodeMayServe(error) && num_tried < uses_.options.most_attempts) {
+    LogWarning(absl::StrCat("prefill node ", node.address(), ": ", error.ToString()));
+    if (Attempt().ok()) return uses_.metrics.CountPrefillRetry();
+  }
+  Fail(ForCaller(error));
+}
+
+absl::Status Generation::CheckFirstToken(int32_t token) const {
+  const size_t vocab_tokens = uses_.model.config().vocab_tokens;
+  const std::vector<int32_t>& forced = request_.output.forced_tokens;
+  if (token < 0 || static_cast<size_t>(token) >= vocab_tokens) {
+    return absl::DataLossError(
+        absl::StrCat("first_token is ", token, "; wanted an id below ", vocab_tokens));
+  }
+  if (!forced.empty() && token != forced[0]) {
+    return absl::DataLossError(
+        absl::StrCat("first_token is ", token, "; wanted the forced token ", forced[0]));
+  }
+  return absl::OkStatus();
+}
+
+void Generation::Decode(PrefillAttempt::Result result) {
+  const absl::Duration first_token = absl::Now() - arrival_;
+  uses_.metrics.ObserveFirstToken(first_token);
+  *report_.mutable_kv() = result.kv;
+  *report_.mutable_kv()->mutable_compression() = CompressionToProto(request_.compression);
+  *report_.mutable_timing() = result.timing;
+  report_.mutable_timing()->set_first_token_ms(absl::ToDoubleMilliseconds(first_token));
+  auto session = std::make_unique<Session>(
+      request_.output, uses_.model.tokenizer.get(), std::move(result.cache), responses_,
+      [self = shared_from_this()](const Session::End& end) { self->OnSessionEnd(end); });
+  session->Take(result.first_token);
+  if (!session->ended()) uses_.loop.Join(std::move(session));
+}
+
+void Generation::OnSessionEnd(const Session::End& end) {
+  if (!end.status.ok()) return Fail(end.status);
+  report_.set_finish_reason(end.reason);
+  report_.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(request_.tokens.size()));
+  report_.mutable_usage()->set_output_tokens(static_cast<uint32_t>(end.output_tokens));
+  v1::Timing& timing = *report_.mutable_timing();
+  timing.set_first_decode_ms(absl::ToDoubleMilliseconds(end.first_decode));
+  timing.set_total_ms(absl::ToDoubleMilliseconds(absl::Now() - arrival_));
+  if (end.decode > absl::ZeroDuration()) {
+    timing.set_tokens_per_second(static_cast<double>(end.output_tokens - 1) /
+                                 absl::ToDoubleSeconds(end.decode));
+  }
+  uses_.metrics.CountRequest(absl::OkStatus());
+  uses_.metrics.CountReport(report_);
+  responses_->Finish(report_);
+}
+
+void Generation::Fail(const absl::Status& error) {
+  const bool full = absl::IsResourceExhausted(error) && !RetryDelayOf(error).has_value();
+  uses_.metrics.CountRequest(error);
+  responses_->Fail(full ? WithRetryDelay(error, uses_.options.retry_delay) : error);
+}
+
+}  // namespace kvship

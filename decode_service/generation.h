@@ -1,0 +1,83 @@
+// Generation is one Generate request on its way: it has the prompt read by a prefill node (by
+// another one, where the first is lost), hands the cache over to the decode loop, and ends with a
+// report or an error in its ResponseBuffer. Thread safe; kept alive by whichever part of it is
+// still going on.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+
+#include "absl/time/time.h"
+#include "decode_service/decode_loop.h"
+#include "decode_service/decode_metrics.h"
+#include "decode_service/generation_request.h"
+#include "decode_service/prefill_attempt.h"
+#include "decode_service/prefill_nodes.h"
+#include "decode_service/reservation_queue.h"
+#include "decode_service/response_buffer.h"
+#include "decode_service/served_model.h"
+
+namespace kvship {
+
+class Generation : public std::enable_shared_from_this<Generation> {
+ public:
+  struct Options {
+    RequestLimits limits;
+    // Output tokens that wait for a slow reader before its request leaves the batch.
+    size_t most_waiting_tokens = 256;
+    // Prefill nodes tried for one prompt.
+    size_t most_attempts = 3;
+    // What a request refused for lack of room is told to wait.
+    absl::Duration retry_delay = absl::Seconds(1);
+  };
+
+  // What generations share; must outlive them.
+  struct Uses {
+    const ServedModel& model;
+    PrefillNodes& nodes;
+    ReservationQueue& queue;
+    DecodeLoop& loop;
+    DecodeMetrics& metrics;
+    const Options& options;
+  };
+
+  Generation(const Uses& uses, absl::Time arrival, absl::Time deadline)
+      : uses_(uses),
+        arrival_(arrival),
+        deadline_(deadline),
+        responses_(std::make_shared<ResponseBuffer>(uses.options.most_waiting_tokens)) {}
+
+  // Checks the request and starts it; what is wrong with it comes through responses().
+  void Start(const v1::GenerateRequest& message);
+  // The client has gone, or the deadline has passed: frees everything soon.
+  void Cancel();
+
+  ResponseBuffer& responses() { return *responses_; }
+
+ private:
+  absl::Status Prepare(const v1::GenerateRequest& message);
+  // Sends the prompt to a node not tried yet.
+  absl::Status Attempt();
+  void OnAttemptEnd(PrefillNode& node, absl::StatusOr<PrefillAttempt::Result> result);
+  // DataLoss for a token that cannot be, or is not the forced one.
+  absl::Status CheckFirstToken(int32_t token) const;
+  void Decode(PrefillAttempt::Result result);
+  void OnSessionEnd(const Session::End& end);
+  void Fail(const absl::Status& error);
+
+  const Uses uses_;
+  const absl::Time arrival_;
+  const absl::Time deadline_;
+  // shared: the session outlives the call that reads, or the other way round
+  const std::shared_ptr<ResponseBuffer> responses_;
+  GenerationRequest request_;
+  v1::GenerateReport report_;
+
+  std::mutex mutex_;
+  std::shared_ptr<PrefillAttempt> attempt_;  // shared: the channel calls it to its end
+  std::set<std::string> tried_;              // addresses of nodes
+};
+
+}  // namespace kvship

@@ -1,0 +1,171 @@
+#include "decode_service/generation_request.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "engine/prefill.h"
+#include "rpc/compression.h"
+#include "rpc/errors.h"
+#include "rpc/sampling.h"
+
+namespace kvship {
+namespace {
+
+constexpr int kMostStopTexts = 16;
+constexpr size_t kMostStopBytes = 256;
+
+absl::Status Wrong(absl::string_view field, absl::string_view value, absl::string_view wanted) {
+  return WithField(
+      absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; wanted ", wanted)), field);
+}
+
+// FailedPrecondition where a text cannot be read, and the tokenizer otherwise.
+absl::StatusOr<const Tokenizer*> TokenizerFor(absl::string_view field, const ServedModel& model) {
+  if (model.tokenizer != nullptr) return model.tokenizer.get();
+  return WithField(
+      absl::FailedPreconditionError(absl::StrCat(
+          field, " is set, but the model of this server has no tokenizer; wanted tokens.ids")),
+      field);
+}
+
+absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view field,
+                                              const google::protobuf::RepeatedField<uint32_t>& ids,
+                                              const ServedModel& model) {
+  std::vector<int32_t> tokens;
+  tokens.reserve(ids.size());
+  for (uint32_t id : ids) {
+    if (id >= model.config().vocab_tokens) {
+      return Wrong(absl::StrCat(field, "[", tokens.size(), "]"), absl::StrCat(id),
+                   absl::StrCat("an id below the vocabulary's ", model.config().vocab_tokens));
+    }
+    tokens.push_back(static_cast<int32_t>(id));
+  }
+  return tokens;
+}
+
+absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::GenerateRequest& message,
+                                                  const ServedModel& model) {
+  if (message.prompt().empty()) return Wrong("prompt", "empty", "text");
+  ASSIGN_OR_RETURN(const Tokenizer* tokenizer, TokenizerFor("prompt", model));
+  auto tokens = tokenizer->Encode(message.prompt(), message.parse_special());
+  if (!tokens.ok()) return WithField(tokens.status(), "prompt");
+  if (tokenizer->adds_begin_token() && model.config().begin_token >= 0) {
+    tokens->insert(tokens->begin(), model.config().begin_token);
+  }
+  return tokens;
+}
+
+absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatMessages& chat,
+                                                const ServedModel& model) {
+  if (chat.messages_size() == 0) return Wrong("chat.messages", "empty", "at least one message");
+  ASSIGN_OR_RETURN(const Tokenizer* tokenizer, TokenizerFor("chat", model));
+  if (!model.chat_template) {
+    return WithField(absl::FailedPreconditionError(
+                         absl::StrCat("chat is set, but this server cannot format it: ",
+                                      model.why_no_chat_template.message(), "; wanted a prompt")),
+                     "chat");
+  }
+  std::vector<ChatMessage> messages;
+  for (const v1::ChatMessage& m : chat.messages()) messages.push_back({m.role(), m.content()});
+  const absl::StatusOr<std::string> text = model.chat_template->Render(messages);
+  if (!text.ok()) return WithField(text.status(), "chat.messages");
+  auto tokens = tokenizer->Encode(*text, /*parse_special=*/true);
+  if (!tokens.ok()) return WithField(tokens.status(), "chat.messages");
+  return tokens;
+}
+
+absl::StatusOr<std::vector<int32_t>> InputTokens(const v1::GenerateRequest& message,
+                                                 const ServedModel& model) {
+  switch (message.input_case()) {
+    case v1::GenerateRequest::kPrompt: return PromptTokens(message, model);
+    case v1::GenerateRequest::kChat: return ChatTokens(message.chat(), model);
+    case v1::GenerateRequest::kTokens:
+      if (message.tokens().ids().empty()) return Wrong("tokens.ids", "empty", "at least one id");
+      return TokenIds("tokens.ids", message.tokens().ids(), model);
+    case v1::GenerateRequest::INPUT_NOT_SET: break;
+  }
+  return Wrong("input", "not set", "one of prompt, chat and tokens");
+}
+
+absl::Status CheckStop(const v1::GenerateRequest& message, const ServedModel& model) {
+  if (message.stop_size() > kMostStopTexts) {
+    return Wrong("stop", absl::StrCat("a list of ", message.stop_size()),
+                 absl::StrCat("at most ", kMostStopTexts, " texts"));
+  }
+  for (int i = 0; i < message.stop_size(); ++i) {
+    const std::string& stop = message.stop(i);
+    if (!stop.empty() && stop.size() <= kMostStopBytes) continue;
+    return Wrong(absl::StrCat("stop[", i, "]"),
+                 stop.empty() ? "empty" : absl::StrCat("a text of ", stop.size(), " bytes"),
+                 absl::StrCat("1 to ", kMostStopBytes, " bytes"));
+  }
+  if (message.stop_size() > 0) RETURN_IF_ERROR(TokenizerFor("stop", model).status());
+  return absl::OkStatus();
+}
+
+absl::Status CheckForcedTokens(const v1::GenerateRequest& message) {
+  if (message.forced_tokens().empty()) return absl::OkStatus();
+  const std::string given = absl::StrCat("a list of ", message.forced_tokens_size());
+  if (message.stop_size() > 0) {
+    return Wrong("forced_tokens", given, "no stop texts beside it");
+  }
+  if (message.max_tokens() > 0) {
+    return Wrong("forced_tokens", given, "max_tokens left at 0 beside it");
+  }
+  return absl::OkStatus();
+}
+
+// How many tokens may be output, at most, within the context.
+absl::StatusOr<size_t> MaxTokens(const v1::GenerateRequest& message, size_t prompt_tokens,
+                                 const ServedModel& model, const RequestLimits& limits) {
+  const size_t context = limits.context_tokens == 0
+                             ? model.config().context_tokens
+                             : std::min(limits.context_tokens, model.config().context_tokens);
+  if (prompt_tokens >= context) {
+    return absl::FailedPreconditionError(absl::StrCat("the prompt has ", prompt_tokens,
+                                                      " tokens; wanted fewer than the ", context,
+                                                      " that prompt and output may have together"));
+  }
+  const size_t room = context - prompt_tokens;
+  const bool forced = !message.forced_tokens().empty();
+  const size_t wanted = forced ? message.forced_tokens_size() : message.max_tokens();
+  if (wanted > room) {
+    const absl::string_view field = forced ? "the length of forced_tokens" : "max_tokens";
+    return absl::FailedPreconditionError(
+        absl::StrCat(field, " is ", wanted, "; wanted at most ", room, ", as prompt (",
+                     prompt_tokens, " tokens) and output may have ", context, " together"));
+  }
+  return wanted > 0 ? wanted : std::min(limits.default_max_tokens, room);
+}
+
+}  // namespace
+
+absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message,
+                                              const ServedModel& model,
+                                              const RequestLimits& limits) {
+  GenerationRequest request;
+  OutputOptions& output = request.output;
+  ASSIGN_OR_RETURN(output.sampling, SamplingFromProto(message.sampling()));
+  RETURN_IF_ERROR(CheckLogprobs(message.logprobs()));
+  output.num_logprobs = message.logprobs();
+  RETURN_IF_ERROR(CheckStop(message, model));
+  output.stop.assign(message.stop().begin(), message.stop().end());
+  RETURN_IF_ERROR(CheckForcedTokens(message));
+  ASSIGN_OR_RETURN(output.forced_tokens, TokenIds("forced_tokens", message.forced_tokens(), model));
+  if (!message.ignore_end_tokens() && output.forced_tokens.empty()) {
+    output.end_tokens = model.config().end_tokens;
+  }
+  ASSIGN_OR_RETURN(request.compression,
+                   CompressionFromProto(message.compression(), limits.default_compression));
+
+  ASSIGN_OR_RETURN(request.tokens, InputTokens(message, model));
+  ASSIGN_OR_RETURN(output.max_tokens, MaxTokens(message, request.tokens.size(), model, limits));
+  auto plan = MakePlan(request.compression, ShapeOf(model.config()), request.tokens.size());
+  if (!plan.ok()) return WithField(plan.status(), "compression");
+  request.plan = *std::move(plan);
+  return request;
+}
+
+}  // namespace kvship

@@ -1,0 +1,85 @@
+#include "decode_service/generation_service.h"
+
+#include <mutex>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "transport/grpc_status.h"
+
+namespace kvship {
+namespace {
+
+// One Generate call. Writes what its generation's ResponseBuffer has whenever the last write is
+// done.
+class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
+ public:
+  static GenerateCall* Start(const Generation::Uses& uses, absl::Time deadline,
+                             const v1::GenerateRequest& request) {
+    auto call = std::make_shared<GenerateCall>();
+    call->self_ = call;
+    call->generation_ = std::make_shared<Generation>(uses, absl::Now(), deadline);
+    // Weak: the buffer may speak up once more while gRPC is already done with the call.
+    call->generation_->responses().OnResponse([weak = std::weak_ptr(call)] {
+      if (const auto live = weak.lock()) live->WriteNext();
+    });
+    call->generation_->Start(request);
+    return call.get();
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) generation_->Cancel();
+    {
+      std::lock_guard lock(mutex_);
+      writing_ = false;
+    }
+    WriteNext();
+  }
+
+  void OnCancel() override { generation_->Cancel(); }
+
+  void OnDone() override { const std::shared_ptr<GenerateCall> last = std::move(self_); }
+
+ private:
+  void WriteNext() {
+    std::lock_guard lock(mutex_);
+    if (writing_ || finished_) return;
+    absl::Status end;
+    switch (generation_->responses().Take(&message_, &end)) {
+      case ResponseBuffer::Next::kNothing: return;
+      case ResponseBuffer::Next::kMessage: writing_ = true; return StartWrite(&message_);
+      case ResponseBuffer::Next::kEnd: finished_ = true; return Finish(ToGrpcStatus(end));
+    }
+  }
+
+  std::shared_ptr<GenerateCall> self_;  // shared: until OnDone, and while WriteNext runs
+  // shared: the decode batch may still hold it when the call is over
+  std::shared_ptr<Generation> generation_;
+  std::mutex mutex_;
+  v1::GenerateResponse message_;
+  bool writing_ = false;
+  bool finished_ = false;
+};
+
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
+  return absl::FromChrono(deadline);
+}
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  return GenerateCall::Start(uses_, DeadlineOf(*context), *request);
+}
+
+grpc::ServerUnaryReactor* GenerationService::GetModelInfo(
+    grpc::CallbackServerContext* context, const v1::GenerationServiceGetModelInfoRequest*,
+    v1::GenerationServiceGetModelInfoResponse* response) {
+  *response->mutable_model() = model_info_;
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+}  // namespace kvship

@@ -1,0 +1,28 @@
+// GenerationService is the public RPC: it gives each Generate call a Generation and writes its
+// responses, one at a time, as fast as the client reads.
+#pragma once
+
+#include "decode_service/generation.h"
+#include "kvship/v1/generation.grpc.pb.h"
+
+namespace kvship {
+
+class GenerationService final : public v1::GenerationService::CallbackService {
+ public:
+  // `model_info` is what GetModelInfo answers.
+  GenerationService(const Generation::Uses& uses, v1::ModelInfo model_info)
+      : uses_(uses), model_info_(std::move(model_info)) {}
+
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
+      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
+
+  grpc::ServerUnaryReactor* GetModelInfo(
+      grpc::CallbackServerContext* context, const v1::GenerationServiceGetModelInfoRequest* request,
+      v1::GenerationServiceGetModelInfoResponse* response) override;
+
+ private:
+  const Generation::Uses uses_;
+  const v1::ModelInfo model_info_;
+};
+
+}  // namespace kvship

@@ -1,0 +1,105 @@
+// kvship-decode: receives compact KV caches from prefill nodes and streams tokens.
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/strings/str_cat.h"
+#include "base/command_line.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "decode_service/decode_server.h"
+#include "service/process.h"
+
+ABSL_FLAG(std::string, model, "", "model: a GGUF file, or a directory with config.json");
+ABSL_FLAG(std::string, listen, "127.0.0.1:50050", "address of the gRPC port");
+ABSL_FLAG(std::string, admin, "127.0.0.1:9090", "address of the port with /metrics and /readyz");
+ABSL_FLAG(std::vector<std::string>, prefill, {"dns:///127.0.0.1:50051"},
+          "prefill nodes, comma-separated; dns:///HOST:PORT stands for all addresses of HOST");
+ABSL_FLAG(size_t, threads, 0, "threads that compute; 0: one per processor");
+ABSL_FLAG(size_t, pool_bytes, size_t{2} << 30,
+          "memory for KV caches, taken from the system as it is used");
+ABSL_FLAG(std::string, kv_tail, "f16", "number format of generated tokens' keys and values");
+ABSL_FLAG(bool, float32, false, "compute on dequantized float32 weights");
+ABSL_FLAG(std::string, default_compression, "",
+          "what a request gets that says nothing: scorer=snapkv,budget_tokens=1024,...");
+ABSL_FLAG(size_t, default_max_tokens, 256, "output tokens of a request that says nothing");
+ABSL_FLAG(size_t, max_context_tokens, 0,
+          "the longest prompt plus output; 0: what the model was made for");
+ABSL_FLAG(size_t, max_batch_sessions, 32, "requests in one decode step, at most");
+ABSL_FLAG(size_t, max_waiting_tokens, 1 << 20,
+          "prompt tokens of requests that wait for memory or a prefill node, at most");
+ABSL_FLAG(size_t, max_message_bytes, 16 << 20, "the longest request message");
+ABSL_FLAG(size_t, max_streams, 1024, "requests of one connection at a time");
+ABSL_FLAG(absl::Duration, drain_grace, absl::Seconds(30),
+          "how long running requests may go on after SIGTERM");
+ABSL_FLAG(std::string, log_format, "text", "text or json");
+
+namespace kvship {
+namespace {
+
+absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
+  DecodeServer::Options options;
+  options.model_path = absl::GetFlag(FLAGS_model);
+  if (options.model_path.empty()) {
+    return absl::InvalidArgumentError("--model is not set; wanted a GGUF file or a directory");
+  }
+  options.admin = absl::GetFlag(FLAGS_admin);
+  options.rpc.listen = absl::GetFlag(FLAGS_listen);
+  options.rpc.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
+  options.rpc.max_streams = absl::GetFlag(FLAGS_max_streams);
+  options.prefill_targets = absl::GetFlag(FLAGS_prefill);
+  options.num_threads = absl::GetFlag(FLAGS_threads);
+  if (options.num_threads == 0) {
+    options.num_threads = std::max(1u, std::thread::hardware_concurrency());
+  }
+  options.pool_bytes = absl::GetFlag(FLAGS_pool_bytes);
+  ASSIGN_OR_RETURN(const CompressionOptions tail,
+                   ParseCompression(absl::StrCat("encoder=", absl::GetFlag(FLAGS_kv_tail))));
+  options.tail_format = tail.encoder;
+  if (absl::GetFlag(FLAGS_float32)) options.arithmetic = Arithmetic::kFloat32;
+  options.max_batch_sessions = std::max<size_t>(1, absl::GetFlag(FLAGS_max_batch_sessions));
+  options.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
+  RequestLimits& limits = options.generation.limits;
+  limits.default_max_tokens = std::max<size_t>(1, absl::GetFlag(FLAGS_default_max_tokens));
+  limits.context_tokens = absl::GetFlag(FLAGS_max_context_tokens);
+  ASSIGN_OR_RETURN(limits.default_compression,
+                   ParseCompression(absl::GetFlag(FLAGS_default_compression)));
+  return options;
+}
+
+absl::Status Serve(StopSignals& signals) {
+  ASSIGN_OR_RETURN(DecodeServer::Options options, OptionsFromFlags());
+  ASSIGN_OR_RETURN(const auto server, DecodeServer::Start(std::move(options)));
+  LogInfo(absl::StrCat("serving ", server->model().config().name, " on port ", server->port(),
+                       ", admin port ", server->admin_port()));
+  signals.Wait();
+  LogInfo("draining");
+  server->Drain(absl::GetFlag(FLAGS_drain_grace));
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  absl::SetProgramUsageMessage("kvship-decode --model=PATH [--prefill=dns:///HOST:PORT] [flags]");
+  AcceptDashesInFlags(argc, argv);
+  absl::ParseCommandLine(argc, argv);
+  KeepFreedMemory();
+  StopSignals signals;
+  StartLog("kvship-decode",
+           absl::GetFlag(FLAGS_log_format) == "json" ? LogFormat::kJson : LogFormat::kText);
+  if (const absl::Status status = Serve(signals); !status.ok()) {
+    std::fprintf(stderr, "kvship-decode: %s\n", std::string(status.message()).c_str());
+    return 1;
+  }
+  LogInfo("stopped");
+  return 0;
+}
+
+}  // namespace
+}  // namespace kvship
+
+int main(int argc, char** argv) { return kvship::Main(argc, argv); }

@@ -1,0 +1,238 @@
+#include "decode_service/prefill_attempt.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "rpc/cache_messages.h"
+#include "rpc/compression.h"
+#include "rpc/sampling.h"
+#include "rpc/wire_version.h"
+
+namespace kvship {
+namespace {
+
+constexpr char kTransport[] = "grpc";
+
+double Milliseconds(absl::Duration duration) { return absl::ToDoubleMilliseconds(duration); }
+
+}  // namespace
+
+PrefillAttempt::PrefillAttempt(const GenerationRequest& request, const Sha256Digest& model_identity,
+                               ReservationQueue& queue, OnProgress on_progress, OnEnd on_end)
+    : request_(request),
+      model_identity_(model_identity),
+      queue_(queue),
+      on_progress_(std::move(on_progress)),
+      on_end_(std::move(on_end)) {}
+
+absl::Status PrefillAttempt::Enter() {
+  auto ticket =
+      queue_.Enter({.plan = request_.plan, .max_tail_tokens = request_.max_tail_tokens()});
+  RETURN_IF_ERROR(ticket.status());
+  std::lock_guard lock(mutex_);
+  ticket_ = *std::move(ticket);
+  return absl::OkStatus();
+}
+
+void PrefillAttempt::Open(PrefillConnection& node, absl::Time deadline) {
+  Progress(v1::GenerateProgress::PHASE_QUEUED, 0);
+  std::shared_ptr<Channel> channel = node.Open(deadline, shared_from_this());
+  {
+    std::lock_guard lock(mutex_);
+    channel_ = channel;
+  }
+  channel->SendMessage(BeginMessage().SerializeAsString());
+}
+
+void PrefillAttempt::Cancel(const absl::Status& why) {
+  std::shared_ptr<Channel> channel;
+  {
+    std::lock_guard lock(mutex_);
+    channel = channel_;
+  }
+  // The rest happens in OnClosed.
+  if (channel != nullptr) channel->Close(why);
+}
+
+v1::PrefillRequest PrefillAttempt::BeginMessage() const {
+  v1::PrefillRequest message;
+  v1::PrefillBegin& begin = *message.mutable_begin();
+  *begin.mutable_wire_version() = WireVersionProto();
+  begin.set_model_identity(model_identity_.data(), model_identity_.size());
+  begin.mutable_tokens()->Add(request_.tokens.begin(), request_.tokens.end());
+  *begin.mutable_compression() = CompressionToProto(request_.compression);
+  *begin.mutable_plan() = PlanToProto(request_.plan);
+  *begin.mutable_sampling() = SamplingToProto(request_.output.sampling);
+  begin.set_logprobs(static_cast<uint32_t>(request_.output.num_logprobs));
+  if (!request_.output.forced_tokens.empty()) {
+    begin.set_forced_token(static_cast<uint32_t>(request_.output.forced_tokens[0]));
+  }
+  begin.add_transports(kTransport);
+  return message;
+}
+
+void PrefillAttempt::Progress(v1::GenerateProgress::Phase phase, float fraction) {
+  v1::GenerateProgress progress;
+  progress.set_phase(phase);
+  progress.set_fraction(fraction);
+  progress.set_prompt_tokens(static_cast<uint32_t>(request_.tokens.size()));
+  on_progress_(progress);
+}
+
+void PrefillAttempt::OnMessage(std::span<const std::byte> bytes) {
+  v1::PrefillResponse message;
+  if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return Fail(absl::DataLossError("the prefill node sent a message that cannot be read"));
+  }
+  absl::Status status;
+  switch (message.message_case()) {
+    case v1::PrefillResponse::kQueued: Progress(v1::GenerateProgress::PHASE_QUEUED, 0); break;
+    case v1::PrefillResponse::kReady: status = OnReady(message.ready()); break;
+    case v1::PrefillResponse::kProgress: {
+      const float fraction = std::clamp(message.progress().fraction(), 0.0f, 1.0f);
+      if (fraction == 1) {
+        std::lock_guard lock(mutex_);
+        computed_time_ = absl::Now();
+      }
+      Progress(v1::GenerateProgress::PHASE_PREFILL, fraction);
+      break;
+    }
+    case v1::PrefillResponse::kLayer: {
+      std::lock_guard lock(mutex_);
+      status = receiver_ ? receiver_->BeginLayer(LayerHeaderFromProto(message.layer()))
+                         : absl::DataLossError("the prefill node sent a layer before Go");
+      break;
+    }
+    case v1::PrefillResponse::kManifest: status = OnManifest(message.manifest()); break;
+    default:  // a newer minor version may tell more than this one understands
+      break;
+  }
+  if (!status.ok()) Fail(status);
+}
+
+void PrefillAttempt::OnFrame(const FrameHeader& header, BytePieces payload) {
+  absl::Status status;
+  {
+    std::lock_guard lock(mutex_);
+    status = receiver_ ? receiver_->AddFrame(header, payload)
+                       : absl::DataLossError("the prefill node sent a frame before Go");
+  }
+  if (!status.ok()) Fail(status);
+}
+
+absl::Status PrefillAttempt::OnReady(const v1::PrefillReady& ready) {
+  RETURN_IF_ERROR(CheckWireVersion(ready.wire_version()));
+  const auto& transports = ready.transports();
+  if (std::find(transports.begin(), transports.end(), kTransport) == transports.end()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the prefill node does not offer the transport '", kTransport, "'"));
+  }
+  RETURN_IF_ERROR(CheckPlan(ready.plan(), request_.plan));
+  ReservationQueue::Ticket* ticket;
+  {
+    std::lock_guard lock(mutex_);
+    if (ready_ || ticket_ == nullptr) return absl::DataLossError("Ready came a second time");
+    ready_ = true;
+    ready_time_ = absl::Now();
+    ticket = ticket_.get();
+  }
+  // Events come one at a time, and only events let go of the ticket.
+  queue_.Reserve(*ticket, {.plan = request_.plan, .max_tail_tokens = request_.max_tail_tokens()},
+                 [self = shared_from_this()](absl::StatusOr<ReservationQueue::Cache> cache) {
+                   self->OnReserved(std::move(cache));
+                 });
+  return absl::OkStatus();
+}
+
+void PrefillAttempt::OnReserved(absl::StatusOr<ReservationQueue::Cache> cache) {
+  if (!cache.ok()) return Fail(cache.status());
+  std::shared_ptr<Channel> channel;
+  {
+    std::lock_guard lock(mutex_);
+    if (on_end_ != nullptr) {
+      cache_ = *std::move(cache);
+      receiver_.emplace(*cache_);
+      memory_wait_ = absl::Now() - ready_time_;
+      channel = channel_;
+    }
+  }
+  // Otherwise the attempt has ended meanwhile, and the cache goes with this call.
+  if (channel == nullptr) return;
+  v1::PrefillRequest go;
+  go.mutable_go()->set_transport(kTransport);
+  channel->SendMessage(go.SerializeAsString());
+}
+
+absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
+  ASSIGN_OR_RETURN(const KvManifest manifest, ManifestFromProto(message));
+  Result result;
+  result.first_token = OutputTokenFromProto(message.first_token());
+  std::shared_ptr<Channel> channel;
+  {
+    std::lock_guard lock(mutex_);
+    if (!receiver_) return absl::DataLossError("the prefill node sent a manifest before Go");
+    RETURN_IF_ERROR(receiver_->Finish(manifest));
+    result.kv = MakeKvReport();
+    result.timing.set_queue_ms(message.queue_ms() + Milliseconds(memory_wait_));
+    result.timing.set_prefill_ms(message.prefill_ms());
+    result.timing.set_compress_ms(message.compress_ms());
+    if (computed_time_ != absl::Time()) {
+      result.timing.set_transfer_ms(Milliseconds(absl::Now() - computed_time_));
+    }
+    result.cache = std::move(cache_);
+    channel = channel_;
+  }
+  End(std::move(result));
+  channel->Close(absl::OkStatus());
+  return absl::OkStatus();
+}
+
+v1::KvReport PrefillAttempt::MakeKvReport() const {
+  v1::KvReport kv;
+  const KvPlan& plan = request_.plan;
+  KvPlan whole = plan;
+  whole.keeps_whole = true;
+  whole.num_heads = cache_->shape().num_kv_heads;
+  whole.layer_tokens.assign(plan.layer_tokens.size(), whole.num_heads * plan.prompt_tokens);
+  kv.set_kept_tokens(static_cast<double>(receiver_->kept_tokens()) /
+                     static_cast<double>(plan.num_heads * plan.layer_tokens.size()));
+  kv.set_uncompressed_bytes(whole.wire_bytes());
+  kv.set_shipped_bytes(receiver_->num_bytes());
+  kv.set_pool_bytes(plan.page_bytes());
+  kv.set_retained_mass_mean(receiver_->retained_mass_mean());
+  kv.set_retained_mass_min(receiver_->retained_mass_min());
+  kv.set_transport(kTransport);
+  return kv;
+}
+
+void PrefillAttempt::OnClosed(const absl::Status& status) {
+  End(status.ok() ? absl::UnavailableError("the prefill node ended the stream before the manifest")
+                  : status);
+}
+
+void PrefillAttempt::Fail(const absl::Status& error) {
+  Cancel(error);
+  End(error);
+}
+
+void PrefillAttempt::End(absl::StatusOr<Result> result) {
+  OnEnd on_end;
+  ReservationQueue::Cache cache;
+  std::unique_ptr<ReservationQueue::Ticket> ticket;
+  {
+    std::lock_guard lock(mutex_);
+    on_end = std::exchange(on_end_, nullptr);
+    receiver_.reset();
+    cache = std::move(cache_);
+    ticket = std::move(ticket_);
+  }
+  // Memory first: who sees the end of a request finds it free.
+  cache.reset();
+  ticket.reset();
+  if (on_end) on_end(std::move(result));
+}
+
+}  // namespace kvship

@@ -1,0 +1,84 @@
+// PrefillAttempt is one try to have a prompt read by one prefill node: the decode side of one
+// Prefill stream. It enters the queue for memory, begins, reserves when the node is ready, writes
+// the frames into the reserved cache and ends with a cache whose manifest has been verified, or
+// with an error; then everything it held is free. Thread safe; shared by its channel, which calls
+// it, and by the request that may cancel it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/sha256.h"
+#include "decode_service/generation_request.h"
+#include "decode_service/reservation_queue.h"
+#include "kv/frames.h"
+#include "kvship/v1/generation.pb.h"
+#include "kvship/v1/prefill.pb.h"
+#include "transport/channel.h"
+#include "transport/grpc_client.h"
+
+namespace kvship {
+
+class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this<PrefillAttempt> {
+ public:
+  struct Result {
+    ReservationQueue::Cache cache;
+    OutputToken first_token;
+    v1::KvReport kv;    // without `compression`
+    v1::Timing timing;  // queue, prefill, compress and transfer
+  };
+  using OnProgress = std::function<void(const v1::GenerateProgress&)>;
+  using OnEnd = std::function<void(absl::StatusOr<Result>)>;
+
+  // `request` must outlive the attempt's end. `on_progress` and `on_end` come on threads of the
+  // transport or of whoever gives memory back; `on_end` once, the last, if Open was called.
+  PrefillAttempt(const GenerationRequest& request, const Sha256Digest& model_identity,
+                 ReservationQueue& queue, OnProgress on_progress, OnEnd on_end);
+
+  // Enters the queue for memory. Errors: as ReservationQueue::Enter.
+  absl::Status Enter();
+  // Begins on that node; after Enter, once.
+  void Open(PrefillConnection& node, absl::Time deadline);
+  // Ends it with `why`, soon.
+  void Cancel(const absl::Status& why);
+
+  void OnMessage(std::span<const std::byte> message) override;
+  void OnFrame(const FrameHeader& header, BytePieces payload) override;
+  void OnSent() override {}
+  void OnClosed(const absl::Status& status) override;
+
+ private:
+  v1::PrefillRequest BeginMessage() const;
+  void Progress(v1::GenerateProgress::Phase phase, float fraction);
+  absl::Status OnReady(const v1::PrefillReady& ready);
+  void OnReserved(absl::StatusOr<ReservationQueue::Cache> cache);
+  absl::Status OnManifest(const v1::PrefillManifest& manifest);
+  v1::KvReport MakeKvReport() const;
+  // Ends the attempt with an error and the stream with it.
+  void Fail(const absl::Status& error);
+  void End(absl::StatusOr<Result> result);
+
+  const GenerationRequest& request_;
+  const Sha256Digest model_identity_;
+  ReservationQueue& queue_;
+  const OnProgress on_progress_;
+
+  std::mutex mutex_;
+  OnEnd on_end_;  // none once it has been called
+  std::shared_ptr<Channel> channel_;
+  std::unique_ptr<ReservationQueue::Ticket> ticket_;
+  ReservationQueue::Cache cache_;
+  std::optional<CacheReceiver> receiver_;
+  bool ready_ = false;
+  absl::Time ready_time_;
+  absl::Duration memory_wait_;  // from Ready to Go
+  absl::Time computed_time_;    // when the node's last layer was done
+};
+
+}  // namespace kvship

@@ -1,0 +1,28 @@
+#include "decode_service/served_model.h"
+
+#include <utility>
+
+#include "base/status_macros.h"
+#include "rpc/model_info.h"
+
+namespace kvship {
+
+absl::StatusOr<ServedModel> ServedModel::Load(const std::string& path) {
+  ServedModel model;
+  ASSIGN_OR_RETURN(model.transformer, LoadTransformer(path));
+  auto tokenizer = Tokenizer::Load(path);
+  if (!tokenizer.ok() && !absl::IsNotFound(tokenizer.status())) return tokenizer.status();
+  if (tokenizer.ok()) model.tokenizer = *std::move(tokenizer);
+  auto chat_template = ChatTemplate::Load(path);
+  if (chat_template.ok()) {
+    model.chat_template = *std::move(chat_template);
+  } else {
+    model.why_no_chat_template = chat_template.status();
+  }
+  model.identity =
+      CombinedIdentity(model.transformer->identity,
+                       model.tokenizer != nullptr ? model.tokenizer->identity() : Sha256Digest());
+  return model;
+}
+
+}  // namespace kvship

@@ -1,0 +1,31 @@
+// ServedModel is what a decode node has loaded of its model: weights, tokenizer, chat template. The
+// last two may be missing; the model then takes token ids only, or no chat. Immutable.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "base/sha256.h"
+#include "engine/chat_template.h"
+#include "engine/tokenizer.h"
+#include "engine/transformer.h"
+#include "kv/shape.h"
+
+namespace kvship {
+
+struct ServedModel {
+  std::unique_ptr<const Transformer> transformer;
+  std::unique_ptr<const Tokenizer> tokenizer;  // may be null
+  std::optional<ChatTemplate> chat_template;
+  absl::Status why_no_chat_template;
+  Sha256Digest identity;  // of weights and tokenizer together
+
+  const ModelConfig& config() const { return transformer->config; }
+
+  // Errors: as LoadTransformer and Tokenizer::Load, but for a model that has no tokenizer.
+  static absl::StatusOr<ServedModel> Load(const std::string& path);
+};
+
+}  // namespace kvship

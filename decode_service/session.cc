@@ -1,0 +1,70 @@
+#include "decode_service/session.h"
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+#include "absl/time/clock.h"
+
+namespace kvship {
+
+Session::Session(OutputOptions options, const Tokenizer* tokenizer, ReservationQueue::Cache cache,
+                 std::shared_ptr<ResponseBuffer> responses, std::function<void(const End&)> on_end)
+    : options_(std::move(options)),
+      tokenizer_(tokenizer),
+      cache_(std::move(cache)),
+      responses_(std::move(responses)),
+      on_end_(std::move(on_end)),
+      text_(options_.stop) {}
+
+Session::~Session() { assert(ended_); }
+
+void Session::Take(const OutputToken& token) {
+  assert(!ended_);
+  const absl::Time now = absl::Now();
+  if (end_.output_tokens == 0) first_token_time_ = now;
+  if (end_.output_tokens == 1) end_.first_decode = now - first_token_time_;
+  end_.decode = now - first_token_time_;
+  last_token_time_ = now;
+  last_token_ = token.token;
+  ++end_.output_tokens;
+
+  const bool is_end = std::find(options_.end_tokens.begin(), options_.end_tokens.end(),
+                                token.token) != options_.end_tokens.end();
+  std::string text;
+  if (tokenizer_ != nullptr && !is_end && !tokenizer_->IsSpecial(token.token)) {
+    text = text_.Add(tokenizer_->TokenBytes(token.token));
+  }
+  if (text_.stopped()) {
+    end_.reason = v1::GenerateReport::FINISH_REASON_STOP;
+  } else if (is_end) {
+    end_.reason = v1::GenerateReport::FINISH_REASON_END;
+  } else if (end_.output_tokens == options_.max_tokens) {
+    end_.reason = v1::GenerateReport::FINISH_REASON_LENGTH;
+  }
+  const bool last = end_.reason != v1::GenerateReport::FINISH_REASON_UNSPECIFIED;
+  if (last) text += text_.Finish();
+  responses_->AddOutput(text, token);
+  if (last) Finish();
+}
+
+void Session::TakeLogits(std::span<const float> logits) {
+  const size_t index = end_.output_tokens;
+  Take(options_.forced_tokens.empty()
+           ? SampleToken(logits, options_.sampling, index, options_.num_logprobs)
+           : ForceToken(logits, options_.forced_tokens[index], options_.num_logprobs));
+}
+
+void Session::Fail(const absl::Status& error) {
+  end_.status = error;
+  Finish();
+}
+
+void Session::Finish() {
+  ended_ = true;
+  // The pages first: who sees the end of a request finds its memory free.
+  cache_.reset();
+  on_end_(end_);
+}
+
+}  // namespace kvship

@@ -1,0 +1,83 @@
+// Session is one request in the decode batch: its cache, the token that goes in next, and what
+// becomes of the logits that come out, up to the end of the output. It belongs to the decode loop's
+// thread once it has joined.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "decode_service/output_text.h"
+#include "decode_service/reservation_queue.h"
+#include "decode_service/response_buffer.h"
+#include "engine/decode.h"
+#include "engine/sampling.h"
+#include "engine/tokenizer.h"
+
+namespace kvship {
+
+struct OutputOptions {
+  SamplingOptions sampling;
+  size_t max_tokens = 1;  // at least 1
+  size_t num_logprobs = 0;
+  std::vector<int32_t> forced_tokens;  // none, or max_tokens of them
+  std::vector<int32_t> end_tokens;     // any of them ends the output
+  std::vector<std::string> stop;
+};
+
+class Session {
+ public:
+  // How a session ended. `status` is not OK where it was cancelled or a step failed.
+  struct End {
+    absl::Status status;
+    v1::GenerateReport::FinishReason reason = v1::GenerateReport::FINISH_REASON_UNSPECIFIED;
+    size_t output_tokens = 0;
+    absl::Duration first_decode;  // from the first to the second output token
+    absl::Duration decode;        // from the first to the last
+  };
+
+  // `cache` holds the prompt and has room for max_tokens - 1 more. `tokenizer` may be null: then
+  // the output has no text. `responses` is shared with the call that reads it. `on_end` is called
+  // once, after the cache was given back.
+  Session(OutputOptions options, const Tokenizer* tokenizer, ReservationQueue::Cache cache,
+          std::shared_ptr<ResponseBuffer> responses, std::function<void(const End&)> on_end);
+  ~Session();
+
+  // Takes the next output token: the first one comes from the prefill node.
+  void Take(const OutputToken& token);
+  // Takes it from the logits after the token before.
+  void TakeLogits(std::span<const float> logits);
+
+  bool ended() const { return ended_; }
+  bool cancelled() const { return responses_->cancelled(); }
+  // The reader keeps up.
+  bool can_run() const { return responses_->has_room(); }
+  DecodeEngine::Item item() const { return {.token = last_token_, .cache = cache_.get()}; }
+  ResponseBuffer& responses() { return *responses_; }
+  absl::Time last_token_time() const { return last_token_time_; }
+
+  // Ends it with an error; the output so far has been sent.
+  void Fail(const absl::Status& error);
+
+ private:
+  void Finish();
+
+  const OutputOptions options_;
+  const Tokenizer* const tokenizer_;
+  ReservationQueue::Cache cache_;
+  const std::shared_ptr<ResponseBuffer> responses_;
+  const std::function<void(const End&)> on_end_;
+  OutputText text_;
+  int32_t last_token_ = 0;
+  absl::Time first_token_time_;
+  absl::Time last_token_time_;
+  bool ended_ = false;
+  End end_;
+};
+
+}  // namespace kvship
