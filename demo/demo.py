@@ -7,33 +7,21 @@ two runs are shown side by side. Exit code 0 means that the answer over the comp
 """
 
 import argparse
-import ctypes
-import json
 import os
 import random
 import re
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
+
+from kvship_processes import ProcessError, ServerPair, add_port_flags
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 QUESTION = "What is the access code of the archive?"
 FACT = "The access code of the archive is {code}."
 CODE_DIGITS = 7
 MAX_ANSWER_TOKENS = 40
-READY_TIMEOUT_S = 120
-STOP_TIMEOUT_S = 10
-LOG_LINES_SHOWN = 8
-
-
-class DemoError(Exception):
-    """What went wrong, in one sentence for the person at the terminal."""
 
 
 def say(text=""):
@@ -45,107 +33,6 @@ def place_code(document, code, rng):
     ends = [match.end() for match in re.finditer(r"[.!?](?= [A-Z])", document)]
     at = rng.choice(ends)
     return document[:at] + " " + FACT.format(code=code) + document[at:], at / len(document)
-
-
-def check_port_is_free(flag, port):
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise DemoError(f"Port {port} cannot be used ({error.strerror.lower()}): "
-                            f"choose another with --{flag}.") from error
-
-
-class Server:
-    """A kvship process with its log in a file. Ends with this process, however that ends."""
-
-    def __init__(self, name, command, admin_port, log_path):
-        self.name = name
-        self.admin_port = admin_port
-        self.log_path = log_path
-        with open(log_path, "wb") as log:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=die_with_parent)
-
-    def wait_until_ready(self):
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while not self.is_ready():
-            self.check_alive()
-            if time.monotonic() > deadline:
-                raise DemoError(f"{self.name} was not ready after {READY_TIMEOUT_S} s.{self.log_tail()}")
-            time.sleep(0.05)
-
-    def is_ready(self):
-        try:
-            url = f"http://127.0.0.1:{self.admin_port}/readyz"
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                return answer.status == 200
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def check_alive(self):
-        status = self.process.poll()
-        if status is not None:
-            how = f"with exit code {status}" if status >= 0 else f"on signal {-status}"
-            raise DemoError(f"{self.name} ended by itself, {how}.{self.log_tail()}")
-
-    def log_tail(self):
-        with open(self.log_path, encoding="utf-8", errors="replace") as log:
-            lines = log.read().splitlines()[-LOG_LINES_SHOWN:]
-        return "".join("\n    " + line for line in [f"The end of its log ({self.name}):"] + lines)
-
-    def signal_group(self, number):
-        try:
-            os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            pass
-
-    def stop(self):
-        self.signal_group(signal.SIGTERM)
-        try:
-            self.process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            pass
-        self.signal_group(signal.SIGKILL)
-        self.process.wait()
-
-
-def die_with_parent():
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def start_servers(args, folder):
-    """Yields the two servers as they are started, so that whoever called can stop what is there."""
-    common = [f"--model={args.model}"]
-    yield Server("kvship-prefill", [
-        os.path.join(args.bin, "kvship-prefill"), *common, f"--listen=127.0.0.1:{args.prefill_port}",
-        f"--admin=127.0.0.1:{args.prefill_admin_port}"],
-        args.prefill_admin_port, os.path.join(folder, "prefill.log"))
-    yield Server("kvship-decode", [
-        os.path.join(args.bin, "kvship-decode"), *common, f"--listen=127.0.0.1:{args.decode_port}",
-        f"--admin=127.0.0.1:{args.decode_admin_port}",
-        f"--prefill=dns:///127.0.0.1:{args.prefill_port}"],
-        args.decode_admin_port, os.path.join(folder, "decode.log"))
-
-
-def generate(args, prompt_path, compression, report_path, servers):
-    """Streams one answer to the terminal; returns the client's report of it."""
-    client = subprocess.run(
-        [os.path.join(args.bin, "kvship"), "generate", f"--server=127.0.0.1:{args.decode_port}",
-         f"--prompt-file={prompt_path}", "--chat", f"--compression={compression}",
-         f"--max-tokens={MAX_ANSWER_TOKENS}", f"--report-file={report_path}"],
-        stdin=subprocess.DEVNULL, check=False, preexec_fn=die_with_parent)
-    if client.returncode != 0:
-        time.sleep(0.2)  # a server that took the client down with it needs a moment to be seen as ended
-        for server in servers:
-            server.check_alive()
-        raise DemoError(f"kvship generate failed with exit code {client.returncode}; its message is above.")
-    print(flush=True)
-    with open(report_path, encoding="utf-8") as file:
-        return json.load(file)
 
 
 def holds_code(text, code):
@@ -193,35 +80,34 @@ def table(names, columns):
     return "\n".join(rows)
 
 
-def run(args, folder, servers):
+def write_prompt(args, folder):
+    """Draws a code, writes the document with it and the question to a file; returns its path and the code."""
     rng = random.Random(args.seed) if args.seed is not None else random.SystemRandom()
     code = str(rng.randrange(10 ** (CODE_DIGITS - 1), 10 ** CODE_DIGITS))
     with open(args.document, encoding="utf-8") as file:
         text, depth = place_code(file.read().strip(), code, rng)
-    prompt_path = os.path.join(folder, "prompt.txt")
-    with open(prompt_path, "w", encoding="utf-8") as file:
+    path = os.path.join(folder, "prompt.txt")
+    with open(path, "w", encoding="utf-8") as file:
         file.write(f"{text}\n\n{QUESTION}")
-
-    for flag in ("prefill_port", "prefill_admin_port", "decode_port", "decode_admin_port"):
-        check_port_is_free(flag.replace("_", "-"), getattr(args, flag))
-    for server in start_servers(args, folder):
-        servers.append(server)
-    for server in servers:
-        server.wait_until_ready()
-
     say(f"Document: {os.path.relpath(args.document)}, {len(text.split()):,} words. Written into it, at "
         f"{depth:.0%} of its length: \"{FACT.format(code=code)}\"")
     say(f"Question: {QUESTION}")
+    return path, code
+
+
+def run(args, folder):
     runs = [(f"snapkv, {args.budget} kept", f"scorer=snapkv,budget_tokens={args.budget}"),
             ("keep_all", "scorer=keep_all")]
     reports = []
-    for number, (name, compression) in enumerate(runs):
-        say(f"\n-- {name}")
-        report_path = os.path.join(folder, f"report{number}.json")
-        reports.append(generate(args, prompt_path, compression, report_path, servers))
+    with ServerPair(args, folder) as servers:
+        prompt_path, code = write_prompt(args, folder)
+        for name, compression in runs:
+            say(f"\n-- {name}")
+            reports.append(servers.generate(prompt_path, compression, MAX_ANSWER_TOKENS, "--chat"))
+            print(flush=True)
     print("\n" + table([name for name, _ in runs], [column(report, code) for report in reports]), flush=True)
     if not holds_code(reports[0]["text"], code):
-        raise DemoError(f"The answer over the compressed cache does not hold the code {code}.")
+        raise ProcessError(f"The answer over the compressed cache does not hold the code {code}.")
 
 
 def parse_flags():
@@ -233,10 +119,7 @@ def parse_flags():
                         help="a text of up to about 7,000 tokens (default: the one in demo/)")
     parser.add_argument("--budget", type=int, default=512, help="tokens kept per KV head (default 512)")
     parser.add_argument("--seed", type=int, help="draw the code and its place from this seed")
-    parser.add_argument("--prefill-port", type=int, default=50051)
-    parser.add_argument("--prefill-admin-port", type=int, default=9091)
-    parser.add_argument("--decode-port", type=int, default=50050)
-    parser.add_argument("--decode-admin-port", type=int, default=9090)
+    add_port_flags(parser)
     return parser.parse_args()
 
 
@@ -244,12 +127,11 @@ def main():
     args = parse_flags()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _: sys.exit(128 + received))
-    servers = []
     folder = tempfile.mkdtemp(prefix="kvship-demo-")
     try:
-        run(args, folder, servers)
+        run(args, folder)
         return 0
-    except DemoError as error:
+    except ProcessError as error:
         say(f"\n{error}")
         return 1
     except OSError as error:
@@ -259,10 +141,6 @@ def main():
         say("\nInterrupted.")
         return 130
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not cut the cleaning short
-        for server in reversed(servers):
-            server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

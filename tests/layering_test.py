@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds every #include to the table of folders in the design, and every source file to its length.
+"""Holds every #include to the table of folders in docs/design.md, and every source file to its length.
 
 A folder includes what its row allows, by path from the root. CUDA and NCCL headers stay in kernels/cuda and
 transport/nccl_*; gRPC and Protobuf stay out of base to compress; no file includes itself by a detour.
@@ -13,26 +13,8 @@ import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+# What builds without gRPC and Protobuf.
 CORE = {"base", "kernels", "kv", "engine", "compress"}
-LIBRARIES = CORE | {"proto", "transport", "prefill_service", "decode_service", "client"}
-ALL = LIBRARIES | {"tools", "tests", "bench"}
-
-# The folder, and what it may include besides itself.
-MAY_INCLUDE = {
-    "proto": set(),
-    "base": set(),
-    "kernels": {"base"},
-    "kv": {"base", "kernels"},
-    "engine": {"base", "kernels", "kv"},
-    "compress": {"base", "kernels", "kv"},
-    "transport": {"base", "proto"},
-    "prefill_service": CORE | {"proto", "transport"},
-    "decode_service": (CORE | {"proto", "transport"}) - {"compress"},
-    "client": {"base", "kv", "proto"},
-    "tools": ALL,
-    "tests": ALL,
-    "bench": ALL,
-}
 
 CUDA_HEADER = re.compile(
     r"(cuda|cub/|cublas|cudnn|cusparse|curand|nvtx|nvml|cooperative_groups|thrust/|cutlass/|cute/|mma\.h|nccl)")
@@ -43,6 +25,26 @@ INCLUDE = re.compile(r'\s*#\s*include\s*([<"])([^>"]+)[>"]')
 MAX_LINES = 400
 SOURCES = (".h", ".cc", ".cu", ".cuh")
 COUNTED = SOURCES + (".py", ".sh", ".proto", ".cmake")
+
+
+def read_table(text):
+    """The rows of the design's table: {folder: the folders that it may include besides itself}."""
+    rows = {}
+    for match in re.finditer(r"^\| (\w+)/ \|.*\| ([^|]+) \|$", text, re.MULTILINE):
+        rows[match.group(1)] = match.group(2)
+    allowed = {}
+    for folder, cell in rows.items():
+        words = set(re.findall(r"[\w/]+", cell))
+        allowed[folder] = set(rows) - words if "all" in words else words & set(rows)
+    return allowed
+
+
+def design_table():
+    with open(os.path.join(ROOT, "docs", "design.md"), encoding="utf-8") as file:
+        return read_table(file.read())
+
+
+MAY_INCLUDE = design_table()
 
 
 def source_files(root):
@@ -179,6 +181,25 @@ class EachRuleIsEnforced(unittest.TestCase):
 
     def test_a_long_file_is_named(self):
         self.assertEqual(["base/a.cc:401: longer than 400 lines"], self.found_in({"base/a.cc": "\n" * 401}))
+
+
+class TheTableOfTheDesign(unittest.TestCase):
+    def test_is_read_row_by_row(self):
+        table = read_table("""| folder | what lives there | may include |
+|---|---|---|
+| base/ | words | - |
+| kv/ | a cache, and `more/` | base |
+| top/ | everything | all but kv |
+| tests/ | mirrors the tree | all |
+""")
+        self.assertEqual({"base": set(), "kv": {"base"}, "top": {"base", "top", "tests"},
+                          "tests": {"base", "kv", "top", "tests"}}, table)
+
+    def test_keeps_the_two_sides_apart(self):
+        self.assertEqual({"base", "kernels", "kv"}, MAY_INCLUDE["engine"])
+        self.assertEqual({"base", "kernels", "kv"}, MAY_INCLUDE["compress"])
+        self.assertNotIn("compress", MAY_INCLUDE["decode_service"])
+        self.assertNotIn("decode_service", MAY_INCLUDE["prefill_service"])
 
 
 class TheTree(unittest.TestCase):

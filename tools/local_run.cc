@@ -45,9 +45,9 @@ absl::StatusOr<LocalRun::Prefilled> LocalRun::Prefill(const std::vector<int32_t>
   ASSIGN_OR_RETURN(out.plan, MakePlan(compression, shape, tokens.size()));
   const size_t tail_bytes = shape.num_layers * shape.num_kv_heads * PagesFor(max_tail_tokens) *
                             PageBytes(options_.tail_format, shape.head_dim);
-  ASSIGN_OR_RETURN(pool_,
+  ASSIGN_OR_RETURN(out.pool,
                    KvPool::Create(out.plan.page_bytes() + tail_bytes + 4 * KvPool::kSlabBytes));
-  ASSIGN_OR_RETURN(out.cache, SequenceCache::Reserve(*pool_, shape, out.plan, max_tail_tokens,
+  ASSIGN_OR_RETURN(out.cache, SequenceCache::Reserve(*out.pool, shape, out.plan, max_tail_tokens,
                                                      options_.tail_format));
   ASSIGN_OR_RETURN(auto compressor, Compressor::Create(compression, shape, out.plan));
 

@@ -60,7 +60,6 @@ class LocalRun {
   Backend backend_;
   PrefillEngine prefill_;
   DecodeEngine decode_;
-  std::unique_ptr<KvPool> pool_;
 };
 
 }  // namespace kvship

@@ -138,7 +138,8 @@ TEST_P(DemoModel, LogitsAndGreedyTokensAreThoseOfTransformers) {
   const bool float32 = GetParam();
   LocalRun run(*model_, {.arithmetic = float32 ? Arithmetic::kFloat32 : Arithmetic::kFast,
                          .tail_format = float32 ? PageFormat::kF32 : PageFormat::kF16});
-  for (const json& golden : ReadJson(KVSHIP_GOLDENS "/smollm2/logits.json").at("cases")) {
+  const json goldens = ReadJson(KVSHIP_GOLDENS "/smollm2/logits.json");
+  for (const json& golden : goldens.at("cases")) {
     const auto tokens = Ids(golden.at("ids"));
     const auto rows = AllLogits(run, tokens);
     double nll = 0;
