@@ -1,0 +1,14 @@
+#include "kernels/page_layout.h"
+
+namespace kvship {
+
+const char* PageFormatName(PageFormat format) {
+  switch (format) {
+    case PageFormat::kF32: return "f32";
+    case PageFormat::kF16: return "f16";
+    case PageFormat::kBf16: return "bf16";
+  }
+  return "unknown";
+}
+
+}  // namespace kvship
