@@ -14,7 +14,7 @@ import unittest
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 CORE = {"base", "kernels", "kv", "engine", "compress"}
-LIBRARIES = CORE | {"proto", "transport", "prefill_service", "decode_service", "client"}
+LIBRARIES = CORE | {"proto", "transport", "rpc", "service", "prefill_service", "decode_service", "client"}
 ALL = LIBRARIES | {"tools", "tests", "bench"}
 
 # The folder, and what it may include besides itself.
@@ -26,9 +26,11 @@ MAY_INCLUDE = {
     "engine": {"base", "kernels", "kv"},
     "compress": {"base", "kernels", "kv"},
     "transport": {"base", "proto"},
-    "prefill_service": CORE | {"proto", "transport"},
-    "decode_service": (CORE | {"proto", "transport"}) - {"compress"},
-    "client": {"base", "kv", "proto"},
+    "rpc": {"base", "kernels", "kv", "engine", "proto"},
+    "service": {"base", "proto", "rpc"},
+    "prefill_service": CORE | {"proto", "transport", "rpc", "service"},
+    "decode_service": (CORE | {"proto", "transport", "rpc", "service"}) - {"compress"},
+    "client": {"base", "kv", "proto", "rpc", "transport"},
     "tools": ALL,
     "tests": ALL,
     "bench": ALL,
