@@ -49,22 +49,22 @@ def milliseconds(value):
 
 def column(report, code):
     """The cells of one run, top to bottom, as (label, text)."""
-    usage, kv, timing = report["usage"], report["kv"], report["timing_ms"]
+    usage, kv, timing = report["usage"], report["kv"], report["timing"]
     return [
         ("prompt tokens", f"{usage['prompt_tokens']:,}"),
-        ("kept tokens per KV head", f"{usage['kept_tokens_per_head_mean']:,.0f}"),
-        ("KV bytes, uncompressed", megabytes(kv["bytes_uncompressed"])),
-        ("KV bytes, shipped", megabytes(kv["bytes_shipped"])),
-        ("ratio", f"{kv['bytes_uncompressed'] / max(1, kv['bytes_shipped']):.1f} x"),
+        ("kept tokens per KV head", f"{kv['kept_tokens']:,.0f}"),
+        ("KV bytes, uncompressed", megabytes(kv["uncompressed_bytes"])),
+        ("KV bytes, shipped", megabytes(kv["shipped_bytes"])),
+        ("ratio", f"{kv['uncompressed_bytes'] / max(1, kv['shipped_bytes']):.1f} x"),
         ("retained attention mass, mean", f"{kv['retained_mass_mean']:.3f}"),
         ("retained attention mass, least", f"{kv['retained_mass_min']:.3f}"),
-        ("time to first token", milliseconds(timing["first_token"])),
-        ("    queue", milliseconds(timing["queue"])),
-        ("    prefill", milliseconds(timing["prefill"])),
-        ("    compress", milliseconds(timing["compress"])),
-        ("    transfer", milliseconds(timing["transfer"])),
-        ("    first decode", milliseconds(timing["first_decode"])),
-        ("output tokens per second", f"{report['tokens_per_second']:.1f}"),
+        ("time to first token", milliseconds(timing["first_token_ms"])),
+        ("    queue", milliseconds(timing["queue_ms"])),
+        ("    prefill", milliseconds(timing["prefill_ms"])),
+        ("    compress", milliseconds(timing["compress_ms"])),
+        ("    transfer", milliseconds(timing["transfer_ms"])),
+        ("    first decode", milliseconds(timing["first_decode_ms"])),
+        ("output tokens per second", f"{timing['tokens_per_second']:.1f}"),
         ("answer", "right" if holds_code(report["text"], code) else "WRONG"),
     ]
 
@@ -103,7 +103,7 @@ def run(args, folder):
         prompt_path, code = write_prompt(args, folder)
         for name, compression in runs:
             say(f"\n-- {name}")
-            reports.append(servers.generate(prompt_path, compression, MAX_ANSWER_TOKENS, "--chat"))
+            reports.append(servers.generate(prompt_path, compression, MAX_ANSWER_TOKENS, "--chat", "--progress"))
             print(flush=True)
     print("\n" + table([name for name, _ in runs], [column(report, code) for report in reports]), flush=True)
     if not holds_code(reports[0]["text"], code):

@@ -13,7 +13,7 @@ import urllib.request
 READY_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 10
 LOG_LINES_SHOWN = 8
-DEFAULT_PORTS = {"prefill-port": 50051, "prefill-admin-port": 9091,
+DEFAULT_PORTS = {"prefill-port": 50051, "prefill-admin-port": 9051,
                  "decode-port": 50050, "decode-admin-port": 9090}
 
 

@@ -32,6 +32,8 @@ std::string Canonical(absl::string_view program) {
     } else if (c == quote) {
       quote = 0;
       out.push_back('\'');
+    } else if (c == '\'') {
+      out.append("\\'");
     } else {
       out.push_back(c);
     }
@@ -48,10 +50,9 @@ std::string LiteralBetween(absl::string_view program, absl::string_view before,
     const absl::string_view rest = program.substr(at + before.size());
     const size_t end = rest.find(after);
     if (end == absl::string_view::npos) break;
+    const std::string literal = absl::StrReplaceAll(rest.substr(0, end), {{"\\'", "\\047"}});
     std::string text;
-    if (!StrContains(rest.substr(0, end), '\'') && absl::CUnescape(rest.substr(0, end), &text)) {
-      return text;
-    }
+    if (!StrContains(literal, '\'') && absl::CUnescape(literal, &text)) return text;
   }
   return "";
 }
@@ -62,9 +63,10 @@ bool IsChatMl(absl::string_view program) {
                   R"('<|im_start|>'+message.role+'\n'+message.content+'<|im_end|>'+'\n')") ||
       StrContains(program, R"('<|im_start|>'+message.role+'\n'+message.content+'<|im_end|>\n')") ||
       StrContains(program, R"('<|im_start|>user\n'+message.content+'<|im_end|>\n')");
-  // Models that think aloud want their earlier thoughts taken out of the conversation.
+  // Models that think aloud want their earlier thoughts taken out of the conversation; and a system
+  // message that the program puts together in a variable is not seen by LiteralBetween.
   return has_messages && StrContains(program, R"('<|im_start|>assistant\n')") &&
-         !StrContains(program, "<think>");
+         !StrContains(program, "<think>") && !StrContains(program, "system_message");
 }
 
 ChatFormat ChatMl(absl::string_view program) {

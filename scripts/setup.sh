@@ -44,12 +44,12 @@ install_packages() {
   say "installing ${#missing[@]} packages: ${missing[*]}"
   local log
   log=$(mktemp)
-  quietly "$log" "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get \
-    -o APT::Update::Error-Mode=any -o DPkg::Lock::Timeout=300 update ||
-    die "The package lists could not be fetched; check the network and run ./dev setup again."
-  quietly "$log" "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get \
-    -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" ||
-    die "Packages could not be installed (${missing[*]}); the lines above say why."
+  local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300)
+  # A list that cannot be fetched may belong to a source that none of these packages come from.
+  quietly "$log" "${apt[@]}" update || true
+  quietly "$log" "${apt[@]}" install -y --no-install-recommends "${missing[@]}" ||
+    die "Packages could not be installed (${missing[*]}). The lines above say why; if they speak of fetching" \
+      "or of packages that cannot be located, check the network. Then run ./dev setup again."
   rm -f "$log"
 }
 

@@ -40,13 +40,12 @@ answer = f"The code is {code}."
 print(answer)
 shipped = 1000 if keep_all else 125
 json.dump({"text": answer, "finish_reason": "stop",
-           "usage": {"prompt_tokens": 4000, "kept_tokens_per_head_mean": 4000 if keep_all else 512,
-                     "output_tokens": 9},
-           "kv": {"bytes_uncompressed": 1000, "bytes_shipped": shipped,
+           "usage": {"prompt_tokens": 4000, "output_tokens": 9},
+           "kv": {"kept_tokens": 4000 if keep_all else 512, "uncompressed_bytes": 1000, "shipped_bytes": shipped,
                   "retained_mass_mean": 0.8, "retained_mass_min": 0.5},
-           "timing_ms": {"queue": 1, "prefill": 7000, "compress": 20, "transfer": 3,
-                         "first_decode": 25, "first_token": 7050, "total": 8000},
-           "tokens_per_second": 41.5}, open(flags["report-file"], "w"))
+           "timing": {"queue_ms": 1, "prefill_ms": 7000, "compress_ms": 20, "transfer_ms": 3, "first_decode_ms": 25,
+                      "first_token_ms": 7050, "total_ms": 8000, "tokens_per_second": 41.5}},
+          open(flags["report-file"], "w"))
 """
 
 

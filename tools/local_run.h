@@ -31,6 +31,7 @@ class LocalRun {
 
   struct Prefilled {
     KvPlan plan;
+    std::unique_ptr<KvPool> pool;
     std::unique_ptr<SequenceCache> cache;    // with room for `max_tail_tokens`
     std::vector<Compressor::Result> layers;  // bytes of the compact layers released
     std::vector<float> logits;               // after the last prompt token

@@ -88,9 +88,10 @@ def measure_transfer(args):
                 rows.append({
                     "prompt_tokens": reports[0]["usage"]["prompt_tokens"],
                     "compression": compression,
-                    "bytes_shipped": reports[0]["kv"]["bytes_shipped"],
-                    **{f"{part}_ms": statistics.median(report["timing_ms"][part] for report in reports)
-                       for part in ("prefill", "compress", "transfer", "first_decode", "first_token")}})
+                    "shipped_bytes": reports[0]["kv"]["shipped_bytes"],
+                    **{part: statistics.median(report["timing"][part] for report in reports)
+                       for part in ("prefill_ms", "compress_ms", "transfer_ms", "first_decode_ms",
+                                    "first_token_ms")}})
                 say(f"two processes, {rows[-1]['prompt_tokens']} tokens, {compression}: "
                     f"transfer {rows[-1]['transfer_ms']:.1f} ms")
     return rows
@@ -145,7 +146,7 @@ def markdown(report):
     if report["transfer"]:
         lines += ["", "| prompt tokens | compression | shipped MB | end of compute to commit, ms | first token, ms |",
                   "|---|---|---|---|---|"]
-        lines += [f"| {row['prompt_tokens']} | {row['compression']} | {row['bytes_shipped'] / 1e6:.1f} | "
+        lines += [f"| {row['prompt_tokens']} | {row['compression']} | {row['shipped_bytes'] / 1e6:.1f} | "
                   f"{row['transfer_ms']:.1f} | {row['first_token_ms']:.0f} |" for row in report["transfer"]]
     return "\n".join(lines)
 

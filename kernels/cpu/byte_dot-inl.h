@@ -45,7 +45,9 @@ struct ByteDot {
     return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(p)));
   }
   static HWY_INLINE Ints MulAdd(Ints sum, Ints w, Ints x) {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+    asm("" : "+x"(sum));  // else the compiler makes trees of the sums and runs out of registers
+    return sum;
   }
   static HWY_INLINE Floats ToFloats(Ints sum) {
     return _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)));

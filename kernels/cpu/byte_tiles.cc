@@ -20,14 +20,14 @@ namespace kvship {
 namespace HWY_NAMESPACE {
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 
-// Rounds rows of x into panels; rows missing from the last panel are left alone.
-void RoundRows(const TileProductArgs& args) {
-  const size_t runs = args.cols / kByteRun;
-  for (size_t row = 0; row < args.num_rows; ++row) {
+// Rows missing from the last panel are left alone.
+void RoundPanels(const float* x, size_t x_stride, size_t num_rows, size_t cols,
+                 const RoundedRows& rounded) {
+  const size_t runs = cols / kByteRun;
+  for (size_t row = 0; row < num_rows; ++row, x += x_stride) {
     const size_t panel = row / kPanelRows, r = row % kPanelRows;
-    const float* x = args.x + row * args.x_stride;
-    int8_t* bytes = args.rounded.bytes + panel * RoundedPanelBytes(args.cols) + r * kByteRun;
-    float* scales = args.rounded.scales + panel * RoundedPanelScales(args.cols) + r * 2;
+    int8_t* bytes = rounded.bytes + panel * RoundedPanelBytes(cols) + r * kByteRun;
+    float* scales = rounded.scales + panel * RoundedPanelScales(cols) + r * 2;
     for (size_t run = 0; run < runs; ++run) {
       RoundRun(x + run * kByteRun, bytes + run * kPanelRows * kByteRun,
                scales + run * kPanelRows * 2);
@@ -132,17 +132,19 @@ void ByteTiles(const TileProductArgs& args) {
 }
 
 void ByteTileProduct(const TileProductArgs& args) {
-  RoundRows(args);
   if (args.largest_byte <= ByteDot::LargestByteForSteps(8)) return ByteTiles<8>(args);
   assert(args.largest_byte <= ByteDot::LargestByteForSteps(4));
   ByteTiles<4>(args);
 }
 uint32_t LargestFastByte() { return ByteDot::LargestByteForSteps(4); }
+uint32_t LargestByteOfWholeRuns() { return ByteDot::LargestByteForSteps(8); }
 
 #else
 
+void RoundPanels(const float*, size_t, size_t, size_t, const RoundedRows&) { assert(false); }
 void ByteTileProduct(const TileProductArgs&) { assert(false); }
 uint32_t LargestFastByte() { return 0; }
+uint32_t LargestByteOfWholeRuns() { return 0; }
 
 #endif  // AVX2 or AVX-512
 
@@ -153,10 +155,20 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace kvship {
 
+HWY_EXPORT(RoundPanels);
 HWY_EXPORT(ByteTileProduct);
 HWY_EXPORT(LargestFastByte);
+HWY_EXPORT(LargestByteOfWholeRuns);
 
-// The AVX-512 form is compiled with VNNI, which the first AVX-512 processors lack.
+// The AVX-512 forms are compiled with VNNI, which the first AVX-512 processors lack.
+void RoundPanels(const float* x, size_t x_stride, size_t num_rows, size_t cols,
+                 const RoundedRows& rounded) {
+#if HWY_ARCH_X86
+  if (UseAvx2InsteadOfAvx3()) return N_AVX2::RoundPanels(x, x_stride, num_rows, cols, rounded);
+#endif
+  HWY_DYNAMIC_DISPATCH(RoundPanels)(x, x_stride, num_rows, cols, rounded);
+}
+
 void ByteTileProduct(const TileProductArgs& args) {
 #if HWY_ARCH_X86
   if (UseAvx2InsteadOfAvx3()) return N_AVX2::ByteTileProduct(args);
@@ -169,6 +181,13 @@ uint32_t LargestFastByte() {
   if (UseAvx2InsteadOfAvx3()) return N_AVX2::LargestFastByte();
 #endif
   return HWY_DYNAMIC_DISPATCH(LargestFastByte)();
+}
+
+uint32_t LargestByteOfWholeRuns() {
+#if HWY_ARCH_X86
+  if (UseAvx2InsteadOfAvx3()) return N_AVX2::LargestByteOfWholeRuns();
+#endif
+  return HWY_DYNAMIC_DISPATCH(LargestByteOfWholeRuns)();
 }
 
 }  // namespace kvship

@@ -10,6 +10,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/byte_dot-inl.h"
+#include "kernels/cpu/byte_rows-inl.h"
 #include "kernels/cpu/processor.h"
 
 #if HWY_TARGET == HWY_AVX3
@@ -21,147 +22,139 @@ namespace kvship {
 namespace HWY_NAMESPACE {
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 
-// 32 weights in a register, and their scale and minimum in the first two lanes of another.
-struct RunVector {
-  __m256i bytes;
-  __m128 pair;
-};
-
-// Eight sums of four products. Bytes up to 127 at most: two products fit in 16 bits.
-HWY_INLINE __m256i DotUnsigned(__m256i weights, __m256i x) {
+// The products of eight rows of weight bytes with one run of x: lane r is row r's. kWide if bytes
+// may be over 127.
 #if HWY_TARGET == HWY_AVX3
-  return _mm256_dpbusd_epi32(_mm256_setzero_si256(), weights, x);
+
+struct GroupBytes {
+  __m512i pairs[4];  // rows r and r + 4
+};
+
+HWY_INLINE GroupBytes Prepare(const RunGroup& group) {
+  GroupBytes out;
+  HWY_UNROLL(8)
+  for (size_t r = 0; r < 4; ++r) {
+    out.pairs[r] =
+        _mm512_inserti64x4(_mm512_castsi256_si512(group.bytes[r]), group.bytes[r + 4], 1);
+  }
+  return out;
+}
+
+template <bool kWide>
+HWY_INLINE __m256i DotGroup(const GroupBytes& weights, const int8_t* x) {
+  const __m512i xv =
+      _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+  __m512i dot[4];
+  HWY_UNROLL(8)
+  for (size_t r = 0; r < 4; ++r) {
+    dot[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights.pairs[r], xv);
+  }
+  const __m512i sum01 = _mm512_add_epi32(_mm512_unpacklo_epi32(dot[0], dot[1]),
+                                         _mm512_unpackhi_epi32(dot[0], dot[1]));
+  const __m512i sum23 = _mm512_add_epi32(_mm512_unpacklo_epi32(dot[2], dot[3]),
+                                         _mm512_unpackhi_epi32(dot[2], dot[3]));
+  const __m512i sums =
+      _mm512_add_epi32(_mm512_unpacklo_epi64(sum01, sum23), _mm512_unpackhi_epi64(sum01, sum23));
+  // Quarters: rows 0-3 twice, rows 4-7 twice.
+  const __m512i folded = _mm512_add_epi32(sums, _mm512_shuffle_i64x2(sums, sums, 0xb1));
+  return _mm512_castsi512_si256(_mm512_shuffle_i64x2(folded, folded, 0x08));
+}
+
 #else
-  return _mm256_madd_epi16(_mm256_maddubs_epi16(weights, x), _mm256_set1_epi16(1));
+
+using GroupBytes = RunGroup;
+HWY_INLINE const GroupBytes& Prepare(const RunGroup& group) { return group; }
+
+template <bool kWide>
+HWY_INLINE __m256i DotRow(__m256i weights, __m256i x) {
+  if constexpr (kWide) {
+    // Products of bytes over 127 would not fit in 16 bits by twos: each nibble by itself.
+    const __m256i low_mask = _mm256_set1_epi8(15);
+    const __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(weights, low_mask), x);
+    const __m256i high =
+        _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(weights, 4), low_mask), x);
+    return _mm256_add_epi32(_mm256_madd_epi16(low, _mm256_set1_epi16(1)),
+                            _mm256_madd_epi16(high, _mm256_set1_epi16(16)));
+  } else {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(weights, x), _mm256_set1_epi16(1));
+  }
+}
+
+template <bool kWide>
+HWY_INLINE __m256i DotGroup(const GroupBytes& weights, const int8_t* x) {
+  const __m256i xv = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  __m256i dot[kGroupRows];
+  HWY_UNROLL(8)
+  for (size_t r = 0; r < kGroupRows; ++r) dot[r] = DotRow<kWide>(weights.bytes[r], xv);
+  const __m256i low =
+      _mm256_hadd_epi32(_mm256_hadd_epi32(dot[0], dot[1]), _mm256_hadd_epi32(dot[2], dot[3]));
+  const __m256i high =
+      _mm256_hadd_epi32(_mm256_hadd_epi32(dot[4], dot[5]), _mm256_hadd_epi32(dot[6], dot[7]));
+  return _mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20),
+                          _mm256_permute2x128_si256(low, high, 0x31));
+}
+
 #endif
+
+// Eight weight rows, of which `count` are wanted, with kRows rows of x.
+template <WeightFormat kFormat, size_t kRows>
+HWY_INLINE void GroupKernel(const PackedRowsArgs& args, const GroupRows& rows, size_t first_row,
+                            size_t n, size_t count) {
+  constexpr WeightBlock kBlock = BlockOf(kFormat);
+  constexpr size_t kGroupRunBytes = kGroupRows * kBlock.num_bytes * kByteRun / kBlock.num_weights;
+  const size_t cols = args.weights->cols, num_runs = cols / kByteRun;
+  const size_t row_bytes = args.weights->row_bytes();
+  const int8_t* x = args.x_bytes + first_row * cols;
+  const float* steps = args.x_scales + first_row * num_runs * 2;
+  __m256 sum[kRows];
+  HWY_UNROLL(8)
+  for (size_t m = 0; m < kRows; ++m) sum[m] = _mm256_setzero_ps();
+  for (size_t run = 0; run < num_runs; ++run) {
+    // Eight rows side by side are too many streams for the hardware to foresee: fetch the next
+    // group's bytes in the order in which they lie.
+    const std::byte* next = rows[0] + kGroupRows * row_bytes + run * kGroupRunBytes;
+    HWY_UNROLL(8)
+    for (size_t at = 0; at < kGroupRunBytes; at += 64) _mm_prefetch(next + at, _MM_HINT_T0);
+    RunGroup group;
+    LoadGroup<kFormat>(rows, run, &group);
+    const GroupBytes& weights = Prepare(group);
+    HWY_UNROLL(4)
+    for (size_t m = 0; m < kRows; ++m) {
+      const __m256 dot = _mm256_cvtepi32_ps(
+          DotGroup<(LargestByte(kFormat) > 127)>(weights, x + m * cols + run * kByteRun));
+      const float* step = steps + (m * num_runs + run) * 2;
+      sum[m] = _mm256_fmadd_ps(dot, _mm256_mul_ps(group.scales, _mm256_broadcast_ss(step)), sum[m]);
+      sum[m] = _mm256_fmadd_ps(group.minimums, _mm256_broadcast_ss(step + 1), sum[m]);
+    }
+  }
+  HWY_UNROLL(8)
+  for (size_t m = 0; m < kRows; ++m) {
+    alignas(32) float sums[kGroupRows];
+    _mm256_store_ps(sums, sum[m]);
+    float* y = args.y + (first_row + m) * args.y_stride + n;
+    for (size_t r = 0; r < count; ++r) y[r] = args.accumulate ? y[r] + sums[r] : sums[r];
+  }
 }
-
-HWY_INLINE __m256i Nibbles(const std::byte* packed) {
-  const __m256i both =
-      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(packed)));
-  const __m256i shifted = _mm256_srlv_epi64(both, _mm256_setr_epi64x(0, 0, 4, 4));
-  return _mm256_and_si256(shifted, _mm256_set1_epi8(15));
-}
-
-// A pair (scale, factor * scale).
-HWY_INLINE __m128 ScalePair(const std::byte* scale, float factor) {
-  uint16_t bits;
-  std::memcpy(&bits, scale, sizeof(bits));
-  const __m128 both = _mm_cvtph_ps(_mm_set1_epi16(static_cast<short>(bits)));
-  return _mm_mul_ps(both, _mm_setr_ps(1.0f, factor, 0.0f, 0.0f));
-}
-
-// How each format's runs become vectors: kRuns at a time, from blocks of kBytes.
-struct RunsQ4_0 {
-  static constexpr size_t kRuns = 1, kBytes = 18;
-  static HWY_INLINE void Load(const std::byte* block, RunVector* run) {
-    *run = {Nibbles(block + 2), ScalePair(block, -8.0f)};
-  }
-  static HWY_INLINE __m256i Dot(__m256i weights, __m256i x) { return DotUnsigned(weights, x); }
-};
-
-struct RunsQ4_1 {
-  static constexpr size_t kRuns = 1, kBytes = 20;
-  static HWY_INLINE void Load(const std::byte* block, RunVector* run) {
-    int32_t bits;
-    std::memcpy(&bits, block, sizeof(bits));
-    *run = {Nibbles(block + 4), _mm_cvtph_ps(_mm_cvtsi32_si128(bits))};
-  }
-  static HWY_INLINE __m256i Dot(__m256i weights, __m256i x) { return DotUnsigned(weights, x); }
-};
-
-// The weights stay signed: their magnitudes are multiplied with activations that take their sign.
-struct RunsQ8_0 {
-  static constexpr size_t kRuns = 1, kBytes = 34;
-  static HWY_INLINE void Load(const std::byte* block, RunVector* run) {
-    *run = {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + 2)), ScalePair(block, 0)};
-  }
-  static HWY_INLINE __m256i Dot(__m256i weights, __m256i x) {
-    return DotUnsigned(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
-  }
-};
 
 template <WeightFormat kFormat>
-struct RunsK {
-  static constexpr size_t kRuns = 8, kBytes = BlockOf(kFormat).num_bytes;
-  static HWY_INLINE void Load(const std::byte* block, RunVector* runs) {
-    for (size_t i = 0; i < kRuns; ++i) {
-      ByteRun run;
-      LoadByteRun(kFormat, block, i, &run);
-      runs[i] = {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(run.bytes)),
-                 _mm_setr_ps(run.scale, run.minimum, 0.0f, 0.0f)};
-    }
-  }
-  static HWY_INLINE __m256i Dot(__m256i weights, __m256i x) { return DotUnsigned(weights, x); }
-};
-
-HWY_INLINE float SumLanes(__m256 v) {
-  __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
-  return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
-}
-
-// One weight row with kRows rows of x.
-template <class Runs, size_t kRows>
-HWY_INLINE void DotRow(const PackedRowsArgs& args, const std::byte* weights, size_t first_row,
-                       size_t n) {
-  const size_t cols = args.weights->cols, num_runs = cols / kByteRun;
-  const int8_t* x = args.x_bytes + first_row * cols;
-  const float* scales = args.x_scales + first_row * num_runs * 2;
-  __m256 sum[kRows];
-  __m128 minimum[kRows];  // lane 1
-  for (size_t m = 0; m < kRows; ++m) {
-    sum[m] = _mm256_setzero_ps();
-    minimum[m] = _mm_setzero_ps();
-  }
-  for (size_t run = 0; run < num_runs; run += Runs::kRuns, weights += Runs::kBytes) {
-    RunVector vectors[Runs::kRuns];
-    Runs::Load(weights, vectors);
-    HWY_UNROLL(8)
-    for (size_t i = 0; i < Runs::kRuns; ++i) {
-      HWY_UNROLL(4)
-      for (size_t m = 0; m < kRows; ++m) {
-        const __m256i xv = _mm256_loadu_si256(
-            reinterpret_cast<const __m256i*>(x + m * cols + (run + i) * kByteRun));
-        const __m128 xs = _mm_castsi128_ps(_mm_loadl_epi64(
-            reinterpret_cast<const __m128i*>(scales + (m * num_runs + run + i) * 2)));
-        const __m256 dot = _mm256_cvtepi32_ps(Runs::Dot(vectors[i].bytes, xv));
-        const __m128 factors = _mm_mul_ps(vectors[i].pair, xs);
-        sum[m] = _mm256_fmadd_ps(dot, _mm256_broadcastss_ps(factors), sum[m]);
-        minimum[m] = _mm_add_ps(minimum[m], factors);
-      }
-    }
-  }
-  for (size_t m = 0; m < kRows; ++m) {
-    float* y = args.y + (first_row + m) * args.y_stride + n;
-    const float total = SumLanes(sum[m]) + _mm_cvtss_f32(_mm_movehdup_ps(minimum[m]));
-    *y = args.accumulate ? *y + total : total;
-  }
-}
-
-template <class Runs>
-void DotRows(const PackedRowsArgs& args) {
-  const size_t row_bytes = args.weights->row_bytes();
-  const std::byte* weights = args.weights->data + args.begin * row_bytes;
-  for (size_t n = 0; n < args.count; ++n, weights += row_bytes) {
+void FormatRows(const PackedRowsArgs& args) {
+  for (size_t n = 0; n < args.count; n += kGroupRows) {
+    const size_t count = std::min(kGroupRows, args.count - n);
+    const GroupRows rows = RowsAt(*args.weights, args.begin + n, count);
     size_t m = 0;
-    for (; m + 4 <= args.num_rows; m += 4) DotRow<Runs, 4>(args, weights, m, n);
-    switch (args.num_rows - m) {
-      case 1: DotRow<Runs, 1>(args, weights, m, n); break;
-      case 2: DotRow<Runs, 2>(args, weights, m, n); break;
-      case 3: DotRow<Runs, 3>(args, weights, m, n); break;
-      default: break;
-    }
+    for (; m + 3 <= args.num_rows; m += 3) GroupKernel<kFormat, 3>(args, rows, m, n, count);
+    if (args.num_rows - m == 2) GroupKernel<kFormat, 2>(args, rows, m, n, count);
+    if (args.num_rows - m == 1) GroupKernel<kFormat, 1>(args, rows, m, n, count);
   }
 }
 
 void PackedRowsBytes(const PackedRowsArgs& args) {
   switch (args.weights->format) {
-    case WeightFormat::kQ4_0: return DotRows<RunsQ4_0>(args);
-    case WeightFormat::kQ4_1: return DotRows<RunsQ4_1>(args);
-    case WeightFormat::kQ8_0: return DotRows<RunsQ8_0>(args);
-    case WeightFormat::kQ4_K: return DotRows<RunsK<WeightFormat::kQ4_K>>(args);
-    case WeightFormat::kQ5_K: return DotRows<RunsK<WeightFormat::kQ5_K>>(args);
+    case WeightFormat::kQ4_0: return FormatRows<WeightFormat::kQ4_0>(args);
+    case WeightFormat::kQ4_1: return FormatRows<WeightFormat::kQ4_1>(args);
+    case WeightFormat::kQ8_0: return FormatRows<WeightFormat::kQ8_0>(args);
+    case WeightFormat::kQ4_K: return FormatRows<WeightFormat::kQ4_K>(args);
+    case WeightFormat::kQ5_K: return FormatRows<WeightFormat::kQ5_K>(args);
     case WeightFormat::kF32:
     case WeightFormat::kF16:
     case WeightFormat::kBf16:

@@ -62,6 +62,7 @@ absl::Status Product(Backend& backend, TensorView x, const ProductWeights& weigh
     Array<float> scales(panels * RoundedPanelScales(args.cols));
     Array<int8_t> bytes(panels * RoundedPanelBytes(args.cols));
     args.rounded = {bytes.data(), scales.data()};
+    RoundPanels(args.x, args.x_stride, args.num_rows, args.cols, args.rounded);
     ByteTileProduct(args);
   });
   return absl::OkStatus();

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/packed_rows.h"
+#include "kernels/cpu/product_tiles.h"
 #include "kernels/cpu/quantized_blocks.h"
 #include "kernels/cpu/weight_stack.h"
 #include "kernels/product.h"
@@ -11,19 +12,60 @@ namespace {
 // Weights per task: some microseconds of work, against a fraction of one to hand a task out.
 constexpr size_t kWeightsPerTask = 65536;
 
+// From this many rows of activations on, weights are unpacked a tile at a time: the shuffling is
+// paid once for all rows. Both ways sum in the same order.
+constexpr size_t kTileFrom = 4;
+
+// How a matrix is multiplied.
+enum class Way { kFloats, kBytes, kTiles };
+
+Way ChooseWay(const WeightView& weights, Arithmetic arithmetic, size_t num_rows) {
+  const uint32_t largest = LargestByte(weights.format);
+  if (arithmetic == Arithmetic::kFloat32 || largest == 0 || !HasPackedRowsBytes()) {
+    return Way::kFloats;
+  }
+  return num_rows >= kTileFrom && largest <= LargestByteOfWholeRuns() ? Way::kTiles : Way::kBytes;
+}
+
+// Activations rounded for the ways that are wanted: row by row, and in panels.
 struct Rounded {
-  Array<int8_t> bytes;
-  Array<float> scales;
+  Array<int8_t> bytes, panel_bytes;
+  Array<float> scales, panel_scales;
+
+  void Rows(const TensorView& x) {
+    const size_t rows = x.dims[0], cols = x.dims[1];
+    bytes = Array<int8_t>(rows * cols);
+    scales = Array<float>(rows * cols / kByteRun * 2);
+    for (size_t m = 0; m < rows; ++m) {
+      RoundActivations(x.f32(m), cols, bytes.data() + m * cols,
+                       scales.data() + m * cols / kByteRun * 2);
+    }
+  }
+  void Panels(const TensorView& x) {
+    const size_t cols = x.dims[1], panels = (x.dims[0] + kPanelRows - 1) / kPanelRows;
+    panel_bytes = Array<int8_t>(panels * RoundedPanelBytes(cols));
+    panel_scales = Array<float>(panels * RoundedPanelScales(cols));
+    RoundPanels(x.f32(), x.strides[0], x.dims[0], cols, {panel_bytes.data(), panel_scales.data()});
+  }
 };
 
-Rounded Round(const TensorView& x) {
-  const size_t rows = x.dims[0], cols = x.dims[1];
-  Rounded rounded{Array<int8_t>(rows * cols), Array<float>(rows * cols / kByteRun * 2)};
-  for (size_t m = 0; m < rows; ++m) {
-    RoundActivations(x.f32(m), cols, rounded.bytes.data() + m * cols,
-                     rounded.scales.data() + m * cols / kByteRun * 2);
+void MultiplyTiles(const PackedRowsArgs& rows, Rounded& rounded) {
+  const WeightView& weights = *rows.weights;
+  Array<std::byte> tile(ByteTileBytes(weights.cols));
+  TileProductArgs args;
+  args.num_rows = rows.num_rows;
+  args.cols = weights.cols;
+  args.tiles = tile.data();
+  args.y_stride = rows.y_stride;
+  args.accumulate = rows.accumulate;
+  args.largest_byte = LargestByte(weights.format);
+  args.rounded = {rounded.panel_bytes.data(), rounded.panel_scales.data()};
+  for (size_t n = 0; n < rows.count; n += kTileRows) {
+    args.weight_rows = std::min(kTileRows, rows.count - n);
+    args.y = rows.y + n;
+    UnpackByteTile({&weights, 1}, rows.begin + n, args.weight_rows, tile.data());
+    ByteTileProduct(args);
   }
-  return rounded;
 }
 
 }  // namespace
@@ -38,14 +80,18 @@ absl::Status ProductPacked(Backend& backend, TensorView x, std::span<const Weigh
         absl::StrCat("product: x [", x.dims[0], ", ", x.dims[1], "], y [", y.dims[0], ", ",
                      y.dims[1], "], wanted x [M, ", cols, "], y [M, ", rows, "]"));
   }
-  const auto on_bytes = [&](const WeightView& weights) {
-    return arithmetic == Arithmetic::kFast && LargestByte(weights.format) > 0 &&
-           HasPackedRowsBytes();
-  };
   Rounded rounded;
-  if (std::any_of(stacked.begin(), stacked.end(), on_bytes)) rounded = Round(x);
+  const auto needs = [&](Way way) {
+    return std::any_of(stacked.begin(), stacked.end(), [&](const WeightView& weights) {
+      return ChooseWay(weights, arithmetic, x.dims[0]) == way;
+    });
+  };
+  if (needs(Way::kBytes)) rounded.Rows(x);
+  if (needs(Way::kTiles)) rounded.Panels(x);
 
-  const size_t rows_per_task = std::max<size_t>(kWeightsPerTask / std::max<size_t>(cols, 1), 1);
+  // Whole tiles, so that only a matrix's last rows are an incomplete one.
+  const size_t rows_per_task =
+      std::max<size_t>(kWeightsPerTask / std::max<size_t>(cols, 1) / kTileRows, 1) * kTileRows;
   const size_t num_tasks = (rows + rows_per_task - 1) / rows_per_task;
   backend.threads().ParallelFor(num_tasks, [&](size_t task) {
     size_t begin = task * rows_per_task;
@@ -64,10 +110,10 @@ absl::Status ProductPacked(Backend& backend, TensorView x, std::span<const Weigh
       args.y = y.f32() + begin;
       args.y_stride = y.strides[0];
       args.accumulate = accumulate;
-      if (on_bytes(*first.weights)) {
-        PackedRowsBytes(args);
-      } else {
-        PackedRowsFloat(args);
+      switch (ChooseWay(*first.weights, arithmetic, x.dims[0])) {
+        case Way::kFloats: PackedRowsFloat(args); break;
+        case Way::kBytes: PackedRowsBytes(args); break;
+        case Way::kTiles: MultiplyTiles(args, rounded); break;
       }
       begin += args.count;
     }

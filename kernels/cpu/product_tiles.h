@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/cpu/quantized_blocks.h"
 
@@ -42,6 +43,8 @@ struct RoundedRows {
   int8_t* bytes;
   float* scales;
 };
+void RoundPanels(const float* x, size_t x_stride, size_t num_rows, size_t cols,
+                 const RoundedRows& rounded);
 constexpr size_t RoundedPanelBytes(size_t cols) { return kPanelRows * cols; }
 constexpr size_t RoundedPanelScales(size_t cols) { return kPanelRows * cols / kByteRun * 2; }
 
@@ -58,13 +61,26 @@ struct TileProductArgs {
   size_t y_stride;
   bool accumulate;
   uint32_t largest_byte;  // of the weights, byte tiles only
-  RoundedRows rounded;    // scratch, byte tiles only
+  RoundedRows rounded;    // byte tiles only: x, rounded by RoundPanels
 };
 void ByteTileProduct(const TileProductArgs& args);
 void FloatTileProduct(const TileProductArgs& args);
 
+// Writes eight rows of `weights`, which have a byte form, into rows [tile_row, tile_row + 8) of a
+// byte tile. Only where LargestFastByte() is not 0.
+void UnpackByteGroup(const WeightView& weights, size_t row, size_t tile_row, std::byte* tile);
+
+// The same for any rows of `stacked` matrices [begin, begin + count), count up to kTileRows;
+// formats without a byte form are rounded. Missing rows become zeros.
+void UnpackByteTile(std::span<const WeightView> stacked, size_t begin, size_t count,
+                    std::byte* tile);
+
 // The largest weight byte for which this processor multiplies byte tiles faster than float tiles; 0
 // if none.
 uint32_t LargestFastByte();
+
+// The largest weight byte for which each run is summed as a whole before it is scaled, as
+// PackedRowsBytes does.
+uint32_t LargestByteOfWholeRuns();
 
 }  // namespace kvship

@@ -77,6 +77,19 @@ void UnpackFloatRow(const WeightView& weights, size_t row, size_t tile_row, floa
   });
 }
 
+void UnpackFloatTile(std::span<const WeightView> stacked, size_t begin, size_t count,
+                     std::byte* tile) {
+  for (size_t i = 0; i < count; ++i) {
+    const StackRow row = FindRow(stacked, begin + i);
+    UnpackFloatRow(*row.weights, row.row, i, reinterpret_cast<float*>(tile));
+  }
+  if (count == kTileRows) return;
+  for (size_t k = 0; k < stacked[0].cols; ++k) {
+    float* column = reinterpret_cast<float*>(tile) + k * kTileRows;
+    std::fill(column + count, column + kTileRows, 0.0f);
+  }
+}
+
 TileLayout ChooseLayout(std::span<const WeightView> stacked, Arithmetic arithmetic) {
   if (arithmetic == Arithmetic::kFloat32 || stacked[0].cols % kByteRun != 0) {
     return TileLayout{};
@@ -91,6 +104,23 @@ TileLayout ChooseLayout(std::span<const WeightView> stacked, Arithmetic arithmet
 
 }  // namespace
 
+void UnpackByteTile(std::span<const WeightView> stacked, size_t begin, size_t count,
+                    std::byte* tile) {
+  if (count < kTileRows) std::memset(tile, 0, ByteTileBytes(stacked[0].cols));
+  for (size_t i = 0; i < count;) {
+    const StackRow row = FindRow(stacked, begin + i);
+    const bool group = std::min(count - i, row.weights->rows - row.row) >= 8 && i % 8 == 0 &&
+                       LargestByte(row.weights->format) > 0;
+    if (group) {
+      UnpackByteGroup(*row.weights, row.row, i, tile);
+      i += 8;
+    } else {
+      UnpackByteRow(*row.weights, row.row, i, tile);
+      ++i;
+    }
+  }
+}
+
 absl::Status UnpackWeights(Backend& backend, std::span<const WeightView> stacked,
                            Arithmetic arithmetic, ProductWeights* out) {
   RETURN_IF_ERROR(CheckStack(stacked));
@@ -103,18 +133,10 @@ absl::Status UnpackWeights(Backend& backend, std::span<const WeightView> stacked
   const size_t num_tiles = (out->rows + kTileRows - 1) / kTileRows;
   out->memory.GrowTo(num_tiles * tile_bytes);
   backend.threads().ParallelFor(num_tiles, [&](size_t task) {
-    std::byte* tile = out->memory.data() + task * tile_bytes;
     const size_t begin = task * kTileRows;
-    const size_t count = std::min(kTileRows, out->rows - begin);
-    if (count < kTileRows) std::memset(tile, 0, tile_bytes);
-    for (size_t i = 0; i < count; ++i) {
-      const StackRow row = FindRow(stacked, begin + i);
-      if (layout.largest_byte > 0) {
-        UnpackByteRow(*row.weights, row.row, i, tile);
-      } else {
-        UnpackFloatRow(*row.weights, row.row, i, reinterpret_cast<float*>(tile));
-      }
-    }
+    const auto unpack = layout.largest_byte > 0 ? UnpackByteTile : UnpackFloatTile;
+    unpack(stacked, begin, std::min(kTileRows, out->rows - begin),
+           out->memory.data() + task * tile_bytes);
   });
   return absl::OkStatus();
 }

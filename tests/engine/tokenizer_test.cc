@@ -1,12 +1,15 @@
 #include "engine/tokenizer.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
+
+#include "engine/byte_alphabet.h"
+#include "tests/engine/model_files.h"
 
 namespace kvship {
 namespace {
@@ -14,14 +17,11 @@ namespace {
 using nlohmann::json;
 using Ids = std::vector<int32_t>;
 
-json ReadJson(const std::string& path) {
-  std::ifstream file(path);
-  return json::parse(file, nullptr, /*allow_exceptions=*/false);
-}
+using testing::HasSubstr;
 
 // Holds a tokenizer against a file of texts and their ids.
 void ExpectReferenceIds(const Tokenizer& tokenizer, const std::string& golden_path) {
-  const json golden = ReadJson(golden_path);
+  const json golden = json::parse(ReadBytes(golden_path));
   ASSERT_GE(golden["cases"].size(), 26u);
   for (const json& reference : golden["cases"]) {
     const auto text = reference["text"].get<std::string>();
@@ -52,6 +52,200 @@ TEST(TokenizerJson, GivesTheReferenceIdsWithAnUnknownToken) {
   const auto tokenizer = Tokenizer::Load(KVSHIP_GOLDENS "/tokenizers/unknown");
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   ExpectReferenceIds(**tokenizer, KVSHIP_GOLDENS "/tokenizers/unknown/ids.json");
+}
+
+// A tokenizer.json that a test changes.
+class EditedTokenizer {
+ public:
+  explicit EditedTokenizer(const std::string& name)
+      : content(json::parse(ReadBytes(KVSHIP_GOLDENS "/tokenizers/" + name + "/tokenizer.json"))) {}
+  absl::StatusOr<std::unique_ptr<const Tokenizer>> Load() const {
+    const TempFolder folder;
+    folder.Write("tokenizer.json", content.dump());
+    return Tokenizer::Load(folder.path());
+  }
+  void ExpectError(absl::StatusCode code, const std::string& words) const {
+    const auto tokenizer = Load();
+    EXPECT_EQ(tokenizer.status().code(), code) << tokenizer.status();
+    EXPECT_THAT(std::string(tokenizer.status().message()), HasSubstr(words));
+  }
+
+  json content;
+};
+
+TEST(TokenizerJson, RefusesPartsItDoesNotHave) {
+  for (const auto& [place, value] : std::vector<std::pair<std::string, json>>{
+           {"/normalizer", {{"type", "NFC"}}},
+           {"/decoder", {{"type", "Metaspace"}}},
+           {"/model/type", "Unigram"},
+           {"/model/byte_fallback", true},
+           {"/model/fuse_unk", true},
+           {"/model/dropout", 0.1},
+           {"/model/end_of_word_suffix", "</w>"},
+           {"/added_tokens/0/lstrip", true},
+           {"/pre_tokenizer", {{"type", "Metaspace"}}},
+           {"/pre_tokenizer", nullptr},
+           {"/pre_tokenizer/pretokenizers/0/behavior", "Removed"},
+           {"/pre_tokenizer/pretokenizers/0/pattern/Regex", "[a-z&&[^b]]+"},
+           {"/pre_tokenizer/pretokenizers/0/pattern/Regex", "(a"},
+           {"/pre_tokenizer/pretokenizers/1/add_prefix_space", true},
+           {"/post_processor", {{"type", "RobertaProcessing"}}}}) {
+    EditedTokenizer tokenizer("llama3");
+    tokenizer.content[json::json_pointer(place)] = value;
+    tokenizer.ExpectError(absl::StatusCode::kUnimplemented, "tokenizer.json");
+  }
+}
+
+TEST(TokenizerJson, RefusesWhatCannotBe) {
+  for (const auto& [place, value] :
+       std::vector<std::pair<std::string, json>>{{"/model", nullptr},
+                                                 {"/model/vocab", json::array()},
+                                                 {"/model/vocab/a", -1},
+                                                 {"/model/vocab/a", uint64_t{1} << 50},
+                                                 {"/model/vocab/a", 0},
+                                                 {"/model/merges", "t h"},
+                                                 {"/model/merges/0", "t"},
+                                                 {"/model/merges/0", {"t", "nothing"}},
+                                                 {"/model/merges/1", {"Ġ", "t"}},
+                                                 {"/model/unk_token", "nothing"},
+                                                 {"/added_tokens/0/content", 7},
+                                                 {"/added_tokens/0/id", 1}}) {
+    EditedTokenizer tokenizer("llama3");
+    tokenizer.content["model"]["merges"][0] = {"Ġ", "t"};
+    tokenizer.content[json::json_pointer(place)] = value;
+    tokenizer.ExpectError(absl::StatusCode::kInvalidArgument, "tokenizer.json");
+  }
+}
+
+TEST(TokenizerJson, DamageGivesAnErrorOrATokenizerButNoCrash) {
+  const TempFolder folder;
+  const std::string whole = ReadBytes(KVSHIP_GOLDENS "/tokenizers/unknown/tokenizer.json");
+  size_t num_read = 0;
+  for (uint64_t seed = 0; seed < 300; ++seed) {
+    folder.Write("tokenizer.json", Damage(whole, 900, seed));
+    const auto tokenizer = Tokenizer::Load(folder.path());
+    num_read += tokenizer.ok();
+    if (tokenizer.ok()) (*tokenizer)->Encode("The quick-brown fox 12", true).IgnoreError();
+  }
+  EXPECT_GT(num_read, 0u);
+  EXPECT_LT(num_read, 290u);
+}
+
+TEST(Tokenizer, KnowsItsSpecialTokens) {
+  const auto tokenizer = Tokenizer::Load(KVSHIP_GOLDENS "/tokenizers/llama3");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto end = (*tokenizer)->SpecialToken("<|eot_id|>");
+  ASSERT_TRUE(end.has_value());
+  EXPECT_TRUE((*tokenizer)->IsSpecial(*end));
+  EXPECT_EQ((*tokenizer)->TokenBytes(*end), "<|eot_id|>");
+  EXPECT_FALSE((*tokenizer)->SpecialToken("<tool>").has_value());  // added, but not special
+  EXPECT_FALSE((*tokenizer)->IsSpecial(0));
+  EXPECT_FALSE((*tokenizer)->IsSpecial(-1));
+  EXPECT_EQ((*tokenizer)->TokenBytes(-1), "");
+  EXPECT_EQ((*tokenizer)->TokenBytes(1 << 30), "");
+}
+
+TEST(Tokenizer, GivesBackTheBytesOfTheText) {
+  const auto tokenizer = Tokenizer::Load(KVSHIP_GOLDENS "/tokenizers/llama3");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const json golden = json::parse(ReadBytes(KVSHIP_GOLDENS "/tokenizers/llama3/ids.json"));
+  for (const json& reference : golden["cases"]) {
+    const auto text = reference["text"].get<std::string>();
+    const auto ids = (*tokenizer)->Encode(text, /*parse_special=*/true);
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    std::string bytes;
+    for (const int32_t id : *ids) bytes.append(std::string((*tokenizer)->TokenBytes(id)));
+    EXPECT_EQ(bytes, text);
+  }
+}
+
+TEST(Tokenizer, RefusesBytesThatAreNotUtf8) {
+  const auto tokenizer = Tokenizer::Load(KVSHIP_GOLDENS "/tokenizers/digits");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto ids = (*tokenizer)->Encode("0123456789 ab\xff", true);
+  EXPECT_EQ(ids.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(ids.status().message()), HasSubstr("at byte 13 of 14"));
+}
+
+TEST(Tokenizer, HasAnIdentityThatFollowsTheContent) {
+  const EditedTokenizer original("digits");
+  EditedTokenizer edited("digits");
+  const auto one = original.Load();
+  EXPECT_EQ((*one)->identity(), (*original.Load())->identity());
+  edited.content["pre_tokenizer"]["pretokenizers"][0]["individual_digits"] = false;
+  const auto other = edited.Load();
+  ASSERT_TRUE(other.ok()) << other.status();
+  EXPECT_NE((*one)->identity(), (*other)->identity());
+}
+
+TEST(GgufTokenizer, NamesWhatItDoesNotHave) {
+  const TempFolder folder;
+  const auto load = [&](GgufWriter gguf) {
+    return Tokenizer::Load(folder.Write("model.gguf", gguf.Bytes())).status();
+  };
+  EXPECT_TRUE(load(TinyGguf()).ok());
+  const absl::Status model = load(GgufWriter().Name("tokenizer.ggml.model", "llama"));
+  EXPECT_EQ(model.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(model.message()), HasSubstr("tokenizer.ggml.model is llama"));
+  GgufWriter other;
+  other.Name("tokenizer.ggml.model", "gpt2").Name("tokenizer.ggml.pre", "tekken");
+  EXPECT_EQ(load(other).code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(load(other).message()), HasSubstr("tokenizer.ggml.pre is tekken"));
+}
+
+TEST(GgufTokenizer, GivesTheReferenceIdsOfTheDemoModel) {
+  if (!std::filesystem::exists(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
+  const auto tokenizer = Tokenizer::Load(KVSHIP_DEMO_MODEL);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  ExpectReferenceIds(**tokenizer, KVSHIP_GOLDENS "/smollm2/tokenizer.json");
+  EXPECT_FALSE((*tokenizer)->adds_begin_token());
+}
+
+// The same pairs of letters joined one way in a short piece, another way in a long one: both must
+// follow the ranks.
+TEST(Tokenizer, JoinsLongPiecesAsItJoinsShortOnes) {
+  const auto tokenizer = Tokenizer::Load(KVSHIP_GOLDENS "/tokenizers/llama3");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto encode = [&](const std::string& text) { return *(*tokenizer)->Encode(text, false); };
+  // No merge crosses from x to q, so each repetition is joined by itself.
+  const std::string word = "qthemodelprefillcachex";
+  const Ids once = encode(word);
+  Ids expected;
+  std::string text;
+  for (int i = 0; i < 100; ++i) {
+    text += word;
+    expected.insert(expected.end(), once.begin(), once.end());
+  }
+  EXPECT_EQ(encode(text), expected);
+}
+
+TEST(Tokenizer, TakesRunsOfAMillionBytes) {
+  const auto tokenizer = Tokenizer::Load(KVSHIP_GOLDENS "/tokenizers/llama3");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  for (const char byte : {'a', ' ', '<', '\n', '7'}) {
+    const std::string text(1'000'000, byte);
+    const auto ids = (*tokenizer)->Encode(text, true);
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    size_t num_bytes = 0;
+    for (const int32_t id : *ids) num_bytes += (*tokenizer)->TokenBytes(id).size();
+    EXPECT_EQ(num_bytes, text.size());
+  }
+}
+
+TEST(ByteAlphabet, FindsTheEndOfValidUtf8) {
+  EXPECT_EQ(ValidUtf8Bytes("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"), 10u);
+  for (const char* bad : {"\x80", "\xc0\xaf", "\xc3", "\xe0\x80\xaf", "\xed\xa0\x80", "\xe2\x82",
+                          "\xf0\x80\x80\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80"}) {
+    EXPECT_EQ(ValidUtf8Bytes(std::string("12345678ab") + bad), 10u);
+  }
+}
+
+TEST(ByteAlphabet, GivesEveryByteBack) {
+  for (int byte = 0; byte < 256; ++byte) {
+    const std::string character = ByteCharacter(static_cast<unsigned char>(byte));
+    EXPECT_EQ(DecodeByteCharacters(character), std::string(1, static_cast<char>(byte)));
+  }
+  EXPECT_EQ(DecodeByteCharacters("\xe4\xbd\xa0"), std::nullopt);
 }
 
 }  // namespace
