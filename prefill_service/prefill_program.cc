@@ -25,17 +25,18 @@ absl::StatusOr<Sha256Digest> TokenizerIdentity(const std::string& model_path) {
   return tokenizer.status();
 }
 
-void Drain(const PrefillProgramOptions& options, Readiness& readiness, PrefillScheduler& scheduler,
-           RpcServer& server) {
+// Streams that never end by themselves, such as watches of the health service.
+constexpr absl::Duration kOtherCallsGrace = absl::Milliseconds(200);
+
+void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& scheduler,
+           PrefillRpcService& service, RpcServer& server) {
   readiness.StartDraining();
-  const absl::Time deadline = absl::Now() + options.drain_timeout;
   scheduler.StartDraining();
-  if (!scheduler.WaitUntilIdle(deadline)) {
-    LogWarning(absl::StrCat("some requests did not end within ",
-                            absl::FormatDuration(options.drain_timeout), "; they are cancelled"));
+  if (!service.WaitUntilIdle(absl::Now() + timeout)) {
+    LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(timeout),
+                            "; they are cancelled"));
   }
-  // What has ended may still be on its way to a reader.
-  server.Shutdown(std::max(deadline - absl::Now(), absl::ZeroDuration()));
+  server.Shutdown(kOtherCallsGrace);
 }
 
 }  // namespace
@@ -81,7 +82,8 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
                              .identity = CombinedIdentity(model->identity, tokenizer_identity),
                              .default_compression = default_compression,
                              .scheduler = scheduler,
-                             .metrics = metrics});
+                             .metrics = metrics},
+                            GrpcServerChannelOptions());
   RpcServer::Options rpc;
   rpc.listen = options.listen;
   rpc.max_message_bytes = PrefillRpcService::MostMessageBytes(model->config);
@@ -94,7 +96,7 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
 
   stop_signals.Wait();
   LogInfo("draining");
-  Drain(options, readiness, scheduler, *server);
+  Drain(options.drain_timeout, readiness, scheduler, service, *server);
   LogInfo("stopped");
   return absl::OkStatus();
 }

@@ -9,24 +9,30 @@
 #include "rpc/model_info.h"
 
 namespace kvship {
-namespace {
 
 // One Prefill call: what its client says, in order.
 class PrefillCall final : public ChannelEvents {
  public:
-  PrefillCall(const PrefillRpcService::Parts& parts, std::shared_ptr<Channel> channel)
-      : parts_(parts), channel_(std::move(channel)) {}
+  PrefillCall(PrefillRpcService& service, std::shared_ptr<Channel> channel)
+      : service_(service), parts_(service.parts_), channel_(std::move(channel)) {
+    std::lock_guard lock(service_.mutex_);
+    ++service_.num_calls_;
+  }
+  ~PrefillCall() override {
+    std::lock_guard lock(service_.mutex_);
+    if (--service_.num_calls_ == 0) service_.idle_.notify_all();
+  }
 
   void OnMessage(std::span<const std::byte> message) override {
     const absl::Status status = Read(message);
     if (status.ok()) return;
+    channel_->Close(status);
     if (request_ != nullptr) {
       parts_.scheduler.Cancel(*request_);
     } else if (!refused_) {
       parts_.metrics.CountRequest(status.code());
     }
     refused_ = true;
-    channel_->Close(status);
   }
 
   void OnFrame(const FrameHeader&, BytePieces) override {}  // clients send none
@@ -75,18 +81,17 @@ class PrefillCall final : public ChannelEvents {
     return parts_.scheduler.Go(*request_);
   }
 
+  PrefillRpcService& service_;
   const PrefillRpcService::Parts& parts_;
   std::shared_ptr<Channel> channel_;  // shared with the scheduler
   std::shared_ptr<PrefillScheduler::Request> request_;
   bool refused_ = false;
 };
 
-}  // namespace
-
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrefillRpcService::Prefill(
     grpc::CallbackServerContext* context) {
   return ServeChannel(context, options_, [this](const std::shared_ptr<Channel>& channel) {
-    return std::make_shared<PrefillCall>(parts_, channel);
+    return std::make_shared<PrefillCall>(*this, channel);
   });
 }
 
@@ -98,6 +103,11 @@ grpc::ServerUnaryReactor* PrefillRpcService::GetModelInfo(
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;
+}
+
+bool PrefillRpcService::WaitUntilIdle(absl::Time deadline) {
+  std::unique_lock lock(mutex_);
+  return idle_.wait_until(lock, absl::ToChronoTime(deadline), [this] { return num_calls_ == 0; });
 }
 
 size_t PrefillRpcService::MostMessageBytes(const ModelConfig& model) {

@@ -2,6 +2,9 @@
 // hands it to the scheduler. Thread safe.
 #pragma once
 
+#include <condition_variable>
+#include <mutex>
+
 #include "base/sha256.h"
 #include "engine/model_config.h"
 #include "kv/compression_options.h"
@@ -26,7 +29,7 @@ class PrefillRpcService final
     PrefillMetrics& metrics;
   };
 
-  explicit PrefillRpcService(const Parts& parts, const GrpcServerChannelOptions& options = {})
+  PrefillRpcService(const Parts& parts, const GrpcServerChannelOptions& options)
       : parts_(parts), options_(options) {}
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Prefill(
@@ -36,12 +39,20 @@ class PrefillRpcService final
                                          const v1::PrefillServiceGetModelInfoRequest* request,
                                          v1::PrefillServiceGetModelInfoResponse* response) override;
 
+  // Whether all calls have ended, with all they had to send, by `deadline`.
+  bool WaitUntilIdle(absl::Time deadline);
+
   // The longest Begin that can be right: ids of a whole context take up to 5 bytes each.
   static size_t MostMessageBytes(const ModelConfig& model);
 
  private:
+  friend class PrefillCall;
+
   const Parts parts_;
   const GrpcServerChannelOptions options_;
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  size_t num_calls_ = 0;
 };
 
 }  // namespace kvship

@@ -148,11 +148,6 @@ void PrefillScheduler::StartDraining() {
   wake_.notify_one();
 }
 
-bool PrefillScheduler::WaitUntilIdle(absl::Time deadline) {
-  std::unique_lock lock(mutex_);
-  return idle_.wait_until(lock, absl::ToChronoTime(deadline), [this] { return requests_.empty(); });
-}
-
 absl::Status PrefillScheduler::CheckProgress() const {
   std::lock_guard lock(mutex_);
   const absl::Duration silent = absl::FromChrono(std::chrono::steady_clock::now() - alive_);
@@ -166,11 +161,12 @@ void PrefillScheduler::Run() {
   while (!stopping_) {
     alive_ = std::chrono::steady_clock::now();
     const absl::Time now = absl::Now();
+    WatchReaders(now);
     EndOverdue(now);
     SendReady(now);
     TellPlaces();
     UpdateGauges();
-    if (Request* next = NextToRun(now)) {
+    if (Request* next = NextToRun()) {
       RunStep(*next, lock);
       continue;
     }
@@ -208,27 +204,29 @@ bool PrefillScheduler::Blocked(const Request& request) const {
   return request.channel->unsent_bytes() > options_.max_outbox_bytes;
 }
 
-PrefillScheduler::Request* PrefillScheduler::NextToRun(absl::Time now) {
+PrefillScheduler::Request* PrefillScheduler::NextToRun() {
   for (const auto& request : requests_) {
-    if (request->state != State::kRunning) continue;
-    const size_t unsent_bytes = request->channel->unsent_bytes();
-    if (unsent_bytes <= options_.max_outbox_bytes) {
-      request->stalled_since = absl::InfiniteFuture();
-      return request.get();
-    }
-    if (request->stalled_since == absl::InfiniteFuture() ||
-        unsent_bytes != request->stalled_bytes) {
-      request->stalled_since = now;
-      request->stalled_bytes = unsent_bytes;
-    }
+    if (request->state == State::kRunning && !Blocked(*request)) return request.get();
   }
   return nullptr;
 }
 
+void PrefillScheduler::WatchReaders(absl::Time now) {
+  for (const auto& request : requests_) {
+    const size_t unsent_bytes = request->channel->unsent_bytes();
+    if (unsent_bytes <= options_.max_outbox_bytes) {
+      request->stalled_since = absl::InfiniteFuture();
+    } else if (request->stalled_since == absl::InfiniteFuture() ||
+               unsent_bytes != request->stalled_bytes) {
+      request->stalled_since = now;
+      request->stalled_bytes = unsent_bytes;
+    }
+  }
+}
+
 void PrefillScheduler::EndOverdue(absl::Time now) {
-  // End removes from requests_: look at a copy.
-  const std::vector<std::shared_ptr<Request>> all = requests_;
-  for (const auto& request : all) {
+  for (size_t i = requests_.size(); i-- > 0;) {  // backwards: End removes
+    const std::shared_ptr<Request> request = requests_[i];
     if (request->cancelled) {
       End(*request, absl::CancelledError("the peer is gone"));
     } else if (draining_ && request->state == State::kQueued) {
@@ -288,7 +286,6 @@ void PrefillScheduler::End(Request& request, absl::Status status) {
   requests_.erase(
       std::find_if(requests_.begin(), requests_.end(),
                    [&request](const auto& candidate) { return candidate.get() == &request; }));
-  if (requests_.empty()) idle_.notify_all();
 }
 
 // When the work that is admitted now will be done, by the throughput of late.

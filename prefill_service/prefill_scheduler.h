@@ -74,9 +74,6 @@ class PrefillScheduler {
   // Refuses new requests and those still queued. Those that were told Ready go on.
   void StartDraining();
 
-  // Whether all requests have ended by `deadline`.
-  bool WaitUntilIdle(absl::Time deadline);
-
   // OK, or Unavailable if the engine thread is stuck.
   absl::Status CheckProgress() const;
 
@@ -85,7 +82,8 @@ class PrefillScheduler {
 
   void Run();
   void RunStep(Request& request, std::unique_lock<std::mutex>& lock);
-  Request* NextToRun(absl::Time now);
+  Request* NextToRun();
+  void WatchReaders(absl::Time now);
   void EndOverdue(absl::Time now);
   void SendReady(absl::Time now);
   void TellPlaces();
@@ -100,7 +98,6 @@ class PrefillScheduler {
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::condition_variable idle_;
   // In order of arrival. shared: channels' events hold them too.
   std::vector<std::shared_ptr<Request>> requests_;
   bool woken_ = false;

@@ -40,10 +40,4 @@ int StopSignals::Wait() {
   return came;
 }
 
-bool StopSignals::Pending() const {
-  sigset_t pending;
-  sigpending(&pending);
-  return sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1;
-}
-
 }  // namespace kvship

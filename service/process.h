@@ -16,9 +16,6 @@ class StopSignals {
 
   // Returns the number of the signal that came.
   int Wait();
-
-  // Whether one has come that nobody has taken.
-  bool Pending() const;
 };
 
 }  // namespace kvship

@@ -37,7 +37,7 @@ class Channel {
   // Both send behind what was sent before, and do nothing once the channel is closed.
   virtual void SendMessage(std::string message) = 0;
   virtual void SendFrame(const FrameHeader& header, SharedBytes payload) = 0;
-  // Bytes sent and not yet taken by the network; 0 once the channel is closed.
+  // Bytes sent and not yet taken by the network; 0 once the stream has ended.
   virtual size_t unsent_bytes() const = 0;
   // Ends the stream. With OK, after what was sent before has gone out; with an error, what is still
   // unsent is dropped. The serving side's error reaches the peer; a client's error is a

@@ -1,0 +1,212 @@
+#include "transport/loopback.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/random.h"
+
+namespace kvship {
+
+// One end. The network's mutex guards all of it but the events, which only the network's thread
+// calls.
+class LoopbackNetwork::End final : public Channel, public std::enable_shared_from_this<End> {
+ public:
+  explicit End(LoopbackNetwork& network) : network_(network) {}
+
+  void SendMessage(std::string message) override {
+    Delivery delivery;
+    delivery.message = std::move(message);
+    Send(std::move(delivery));
+  }
+
+  void SendFrame(const FrameHeader& header, SharedBytes payload) override {
+    Delivery delivery;
+    delivery.is_frame = true;
+    delivery.header = header;
+    delivery.payload = std::move(payload);
+    Send(std::move(delivery));
+  }
+
+  size_t unsent_bytes() const override {
+    std::lock_guard lock(network_.mutex_);
+    return closed ? 0 : num_unsent_bytes;
+  }
+
+  void Close(absl::Status status) override {
+    std::lock_guard lock(network_.mutex_);
+    if (closed) return;
+    closed = true;
+    const std::shared_ptr<End> other = peer.lock();
+    if (other == nullptr) return;
+    if (!status.ok()) {
+      auto& queue = network_.queue_;
+      queue.erase(std::remove_if(queue.begin(), queue.end(),
+                                 [&](const Delivery& waiting) { return waiting.to == other; }),
+                  queue.end());
+    }
+    for (const std::shared_ptr<End>& end : {other, shared_from_this()}) {
+      // A client that closes with OK only says that it sends no more.
+      if (status.ok() && is_client) break;
+      Delivery delivery;
+      delivery.to = end;
+      delivery.closes = true;
+      delivery.status =
+          is_client && end == other ? absl::CancelledError("the peer has cancelled") : status;
+      network_.Post(std::move(delivery));
+    }
+  }
+
+  LoopbackNetwork& network_;
+  std::weak_ptr<End> peer;
+  std::shared_ptr<ChannelEvents> events;  // shared: kept until OnClosed
+  bool is_client = false;
+  bool closed = false;
+  size_t num_unsent_bytes = 0;
+
+ private:
+  void Send(Delivery delivery) {
+    std::lock_guard lock(network_.mutex_);
+    delivery.to = peer.lock();
+    if (closed || delivery.to == nullptr) return;
+    num_unsent_bytes += delivery.message.size() + delivery.payload.bytes.size();
+    network_.Post(std::move(delivery));
+  }
+};
+
+LoopbackNetwork::LoopbackNetwork(const Faults& faults)
+    : faults_(faults), thread_([this] { Deliver(); }) {}
+
+LoopbackNetwork::~LoopbackNetwork() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+  for (const std::shared_ptr<End>& end : open_) {
+    end->closed = true;
+    end->events->OnClosed(absl::UnavailableError("the loopback network has ended"));
+    end->events.reset();
+  }
+}
+
+std::shared_ptr<Channel> LoopbackNetwork::Open(std::shared_ptr<ChannelEvents> client,
+                                               const Accept& accept) {
+  auto near = std::make_shared<End>(*this);
+  auto far = std::make_shared<End>(*this);
+  near->peer = far;
+  far->peer = near;
+  near->is_client = true;
+  near->events = std::move(client);
+  far->events = accept(far);
+  std::lock_guard lock(mutex_);
+  open_.push_back(near);
+  open_.push_back(far);
+  return near;
+}
+
+void LoopbackNetwork::Pause(bool paused) {
+  {
+    std::lock_guard lock(mutex_);
+    paused_ = paused;
+  }
+  wake_.notify_all();
+}
+
+void LoopbackNetwork::Post(Delivery delivery) {
+  queue_.push_back(std::move(delivery));
+  wake_.notify_all();
+}
+
+void LoopbackNetwork::CutLocked(const std::shared_ptr<End>& end) {
+  queue_.clear();
+  for (const std::shared_ptr<End>& cut : {end, end->peer.lock()}) {
+    if (cut == nullptr) continue;
+    cut->closed = true;
+    Delivery delivery;
+    delivery.to = cut;
+    delivery.closes = true;
+    delivery.status = absl::UnavailableError("the loopback network cut the stream");
+    queue_.push_back(std::move(delivery));
+  }
+}
+
+bool LoopbackNetwork::MeetFaults(Delivery& frame) {
+  const size_t index = num_frames_++;
+  uint64_t draw = index * 8;
+  auto happens = [&](double probability) {
+    return UniformUnit(faults_.seed, draw++) < probability;
+  };
+  frame.is_fault_exempt = true;
+  if (index == faults_.cut_before_frame) {
+    CutLocked(frame.to);
+    return false;
+  }
+  const bool drops = happens(faults_.drop);
+  const bool corrupts = happens(faults_.corrupt);
+  const bool truncates = happens(faults_.truncate);
+  const bool duplicates = happens(faults_.duplicate);
+  const bool reorders = happens(faults_.reorder);
+  if (drops) return false;
+  std::span<const std::byte>& bytes = frame.payload.bytes;
+  const uint64_t where = RandomBits(faults_.seed, ~draw);
+  if (corrupts && !bytes.empty()) {
+    auto copy = std::make_shared<std::vector<std::byte>>(bytes.begin(), bytes.end());
+    (*copy)[where % copy->size()] ^= std::byte{1} << (where >> 32) % 8;
+    frame.payload = {*copy, copy};
+  }
+  if (truncates && !bytes.empty()) bytes = bytes.first(where % bytes.size());
+  if (duplicates) queue_.push_front(frame);
+  if (reorders && !queue_.empty()) {
+    queue_.insert(queue_.begin() + 1, std::move(frame));
+    return false;
+  }
+  return true;
+}
+
+void LoopbackNetwork::Deliver() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_.wait(lock, [this] { return stopping_ || (!paused_ && !queue_.empty()); });
+    if (stopping_) return;
+    Delivery delivery = std::move(queue_.front());
+    queue_.pop_front();
+    const std::shared_ptr<End> from = delivery.to->peer.lock();
+    if (from != nullptr && !delivery.is_fault_exempt) {
+      from->num_unsent_bytes -= delivery.message.size() + delivery.payload.bytes.size();
+    }
+    bool arrives = true;
+    if (delivery.is_frame && !delivery.is_fault_exempt) {
+      if (UniformUnit(~faults_.seed, num_frames_) < faults_.delay) {
+        wake_.wait_for(lock, absl::ToChronoNanoseconds(faults_.delay_time),
+                       [this] { return stopping_; });
+      }
+      arrives = MeetFaults(delivery);
+    }
+    if (delivery.closes) {
+      delivery.to->closed = true;
+      open_.erase(std::remove(open_.begin(), open_.end(), delivery.to), open_.end());
+    }
+    const std::shared_ptr<ChannelEvents> sender =
+        from == nullptr || delivery.closes ? nullptr : from->events;
+    const std::shared_ptr<ChannelEvents> receiver =
+        delivery.closes ? std::move(delivery.to->events) : delivery.to->events;
+    lock.unlock();
+    if (arrives && receiver != nullptr) Hand(delivery, *receiver);
+    if (sender != nullptr) sender->OnSent();
+    lock.lock();
+  }
+}
+
+void LoopbackNetwork::Hand(const Delivery& delivery, ChannelEvents& events) {
+  if (delivery.closes) {
+    events.OnClosed(delivery.status);
+  } else if (delivery.is_frame) {
+    const std::span<const std::byte> pieces[] = {delivery.payload.bytes};
+    events.OnFrame(delivery.header, pieces);
+  } else {
+    events.OnMessage(std::as_bytes(std::span(delivery.message)));
+  }
+}
+
+}  // namespace kvship

@@ -1,0 +1,80 @@
+// LoopbackNetwork connects channels inside one process, and does to frames what networks do to
+// them, as a seed says: the same seed and the same sends give the same faults. For tests of what
+// stands on channels. One thread delivers all events of all channels, in the order they were sent.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "transport/channel.h"
+
+namespace kvship {
+
+class LoopbackNetwork {
+ public:
+  // Probabilities are per frame; messages always arrive, in order.
+  struct Faults {
+    uint64_t seed = 0;
+    double drop = 0;       // the frame never arrives
+    double corrupt = 0;    // one bit of its payload is turned
+    double truncate = 0;   // its payload ends early
+    double duplicate = 0;  // it arrives twice
+    double reorder = 0;    // it arrives after the next event
+    double delay = 0;      // it arrives `delay_time` late, and all behind it
+    absl::Duration delay_time = absl::Milliseconds(1);
+    // Both ends are closed with Unavailable instead of delivering this frame; SIZE_MAX: never.
+    size_t cut_before_frame = SIZE_MAX;
+  };
+
+  using Accept =
+      std::function<std::shared_ptr<ChannelEvents>(const std::shared_ptr<Channel>& server)>;
+
+  explicit LoopbackNetwork(const Faults& faults);
+  // Closes what is open with Unavailable.
+  ~LoopbackNetwork();
+
+  // Connects two new channels: `client` gets the events of the returned one, what `accept` returns
+  // those of the other. Events are kept until OnClosed has returned.
+  std::shared_ptr<Channel> Open(std::shared_ptr<ChannelEvents> client, const Accept& accept);
+
+  // While paused nothing is delivered, and what is sent stays unsent.
+  void Pause(bool paused);
+
+ private:
+  class End;
+  struct Delivery {
+    std::shared_ptr<End> to;
+    bool is_fault_exempt = false;  // has met its faults, and is no longer counted as unsent
+    bool is_frame = false;
+    std::string message;
+    FrameHeader header;
+    SharedBytes payload;
+    bool closes = false;
+    absl::Status status;
+  };
+
+  void Deliver();
+  static void Hand(const Delivery& delivery, ChannelEvents& events);
+  void Post(Delivery delivery);
+  // Whether the frame is to be delivered now; may change it, or put others into the queue.
+  bool MeetFaults(Delivery& frame);
+  void CutLocked(const std::shared_ptr<End>& end);
+
+  const Faults faults_;
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<Delivery> queue_;
+  std::vector<std::shared_ptr<End>> open_;  // shared: with whoever sends
+  size_t num_frames_ = 0;
+  bool paused_ = false;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace kvship
