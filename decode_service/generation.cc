@@ -68,7 +68,9 @@ absl::Status Generation::Attempt() {
     tried_.insert(node->address());
   }
   node->AddOutstanding(request_.tokens.size());
-  attempt->Open(node->connection(), deadline_);
+  attempt->Open([&](std::shared_ptr<ChannelEvents> events) {
+    return node->connection().Open(deadline_, std::move(events));
+  });
   // A cancellation that came before the attempt could be seen.
   if (responses_->cancelled()) attempt->Cancel(responses_->why_cancelled());
   return absl::OkStatus();

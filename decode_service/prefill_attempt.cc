@@ -37,9 +37,9 @@ absl::Status PrefillAttempt::Enter() {
   return absl::OkStatus();
 }
 
-void PrefillAttempt::Open(PrefillConnection& node, absl::Time deadline) {
+void PrefillAttempt::Open(const Connect& connect) {
   Progress(v1::GenerateProgress::PHASE_QUEUED, 0);
-  std::shared_ptr<Channel> channel = node.Open(deadline, shared_from_this());
+  std::shared_ptr<Channel> channel = connect(shared_from_this());
   {
     std::lock_guard lock(mutex_);
     channel_ = channel;

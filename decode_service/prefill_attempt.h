@@ -21,7 +21,6 @@
 #include "kvship/v1/generation.pb.h"
 #include "kvship/v1/prefill.pb.h"
 #include "transport/channel.h"
-#include "transport/grpc_client.h"
 
 namespace kvship {
 
@@ -43,8 +42,9 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
 
   // Enters the queue for memory. Errors: as ReservationQueue::Enter.
   absl::Status Enter();
-  // Begins on that node; after Enter, once.
-  void Open(PrefillConnection& node, absl::Time deadline);
+  // Opens the stream by `connect` and begins; after Enter, once.
+  using Connect = std::function<std::shared_ptr<Channel>(std::shared_ptr<ChannelEvents>)>;
+  void Open(const Connect& connect);
   // Ends it with `why`, soon.
   void Cancel(const absl::Status& why);
 

@@ -1,0 +1,167 @@
+// kvship: the command line of the service.
+#include <unistd.h>
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/types/optional.h"
+#include "base/command_line.h"
+#include "base/status_macros.h"
+#include "client/commands.h"
+#include "client/request_text.h"
+
+ABSL_FLAG(std::string, server, "127.0.0.1:50050", "the decode server");
+ABSL_FLAG(std::string, prompt, "", "the prompt's text");
+ABSL_FLAG(std::string, prompt_file, "", "a file with the prompt's text");
+ABSL_FLAG(std::string, tokens_file, "", "a file with the prompt as a JSON list of token ids");
+ABSL_FLAG(bool, chat, false, "the prompt is a user's message in a chat");
+ABSL_FLAG(std::string, system, "", "the chat's system message");
+ABSL_FLAG(std::string, compression, "", "scorer=snapkv,budget_tokens=512,...");
+ABSL_FLAG(uint32_t, max_tokens, 0, "output tokens, at most; 0: the server's default");
+ABSL_FLAG(absl::optional<double>, temperature, absl::nullopt, "0 is greedy");
+ABSL_FLAG(absl::optional<double>, top_p, absl::nullopt,
+          "draw from the likeliest tokens that have this probability together");
+ABSL_FLAG(absl::optional<uint32_t>, top_k, absl::nullopt, "draw from so many likeliest tokens");
+ABSL_FLAG(absl::optional<uint64_t>, seed, absl::nullopt, "what the draws depend on");
+ABSL_FLAG(std::string, stop, "", "output ends before this text; may be given several times");
+ABSL_FLAG(uint32_t, logprobs, 0, "how many of the likeliest tokens to report, with --json");
+ABSL_FLAG(bool, ignore_end, false, "go on when the model says its answer has ended");
+ABSL_FLAG(absl::Duration, timeout, absl::InfiniteDuration(), "the request's deadline");
+ABSL_FLAG(bool, json, false, "print a JSON record instead of text");
+ABSL_FLAG(bool, progress, false, "say what the request waits for even where nobody looks");
+ABSL_FLAG(bool, report, false, "generate: a table of what was kept and what took how long");
+ABSL_FLAG(std::string, report_file, "", "generate: write the JSON record to this file");
+ABSL_FLAG(size_t, requests, 16, "bench: how many requests");
+ABSL_FLAG(size_t, concurrency, 1, "bench: how many at a time");
+
+namespace kvship {
+namespace {
+
+constexpr char kUsage[] =
+    "kvship COMMAND [flags]\n"
+    "  generate   one answer to --prompt, --prompt-file or --tokens-file\n"
+    "  chat       a conversation, line by line\n"
+    "  bench      the same request many times: percentiles of its latencies\n"
+    "  models     what the server runs";
+
+// Takes --stop flags out of the arguments: Abseil's flags keep only the last of several.
+std::vector<std::string> TakeStopFlags(std::vector<char*>* arguments) {
+  std::vector<std::string> stop;
+  std::vector<char*> rest;
+  for (size_t i = 0; i < arguments->size(); ++i) {
+    const std::string argument = (*arguments)[i];
+    if (absl::StartsWith(argument, "--stop=")) {
+      stop.push_back(argument.substr(std::string("--stop=").size()));
+    } else if (argument == "--stop" && i + 1 < arguments->size()) {
+      stop.push_back((*arguments)[++i]);
+    } else {
+      rest.push_back((*arguments)[i]);
+    }
+  }
+  *arguments = std::move(rest);
+  return stop;
+}
+
+absl::StatusOr<v1::GenerateRequest> OptionsFromFlags(const std::vector<std::string>& stop) {
+  v1::GenerateRequest request;
+  v1::SamplingOptions& sampling = *request.mutable_sampling();
+  if (const auto value = absl::GetFlag(FLAGS_temperature)) sampling.set_temperature(*value);
+  if (const auto value = absl::GetFlag(FLAGS_top_p)) sampling.set_top_p(*value);
+  if (const auto value = absl::GetFlag(FLAGS_top_k)) sampling.set_top_k(*value);
+  if (const auto value = absl::GetFlag(FLAGS_seed)) sampling.set_seed(*value);
+  request.set_max_tokens(absl::GetFlag(FLAGS_max_tokens));
+  for (const std::string& text : stop) request.add_stop(text);
+  request.set_logprobs(absl::GetFlag(FLAGS_logprobs));
+  request.set_ignore_end_tokens(absl::GetFlag(FLAGS_ignore_end));
+  ASSIGN_OR_RETURN(*request.mutable_compression(),
+                   CompressionFromText(absl::GetFlag(FLAGS_compression)));
+  return request;
+}
+
+absl::Status SetInputFromFlags(v1::GenerateRequest* request) {
+  return SetInput({.text = absl::GetFlag(FLAGS_prompt),
+                   .text_file = absl::GetFlag(FLAGS_prompt_file),
+                   .tokens_file = absl::GetFlag(FLAGS_tokens_file),
+                   .chat = absl::GetFlag(FLAGS_chat),
+                   .system = absl::GetFlag(FLAGS_system)},
+                  request);
+}
+
+absl::Status Generate(GenerationClient& client, v1::GenerateRequest request) {
+  RETURN_IF_ERROR(SetInputFromFlags(&request));
+  const GenerateCommand command = {
+      .request = std::move(request),
+      .timeout = absl::GetFlag(FLAGS_timeout),
+      .progress = absl::GetFlag(FLAGS_progress) || isatty(STDERR_FILENO) == 1,
+      .report = absl::GetFlag(FLAGS_report),
+      .json = absl::GetFlag(FLAGS_json),
+      .report_file = absl::GetFlag(FLAGS_report_file)};
+  return command.Run(client);
+}
+
+absl::Status Chat(GenerationClient& client, v1::GenerateRequest request) {
+  if (const std::string text = absl::GetFlag(FLAGS_system); !text.empty()) {
+    v1::ChatMessage& system = *request.mutable_chat()->add_messages();
+    system.set_role("system");
+    system.set_content(text);
+  }
+  return ChatCommand{.request = std::move(request), .timeout = absl::GetFlag(FLAGS_timeout)}.Run(
+      client);
+}
+
+absl::Status Bench(GenerationClient& client, v1::GenerateRequest request) {
+  RETURN_IF_ERROR(SetInputFromFlags(&request));
+  const BenchCommand command = {.request = std::move(request),
+                                .timeout = absl::GetFlag(FLAGS_timeout),
+                                .num_requests = absl::GetFlag(FLAGS_requests),
+                                .concurrency = absl::GetFlag(FLAGS_concurrency),
+                                .json = absl::GetFlag(FLAGS_json)};
+  if (command.num_requests == 0 || command.concurrency == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--requests is ", command.num_requests,
+                                                   " and --concurrency ", command.concurrency,
+                                                   "; wanted at least 1 of each"));
+  }
+  return command.Run(client);
+}
+
+absl::Status Run(const std::string& command, const std::vector<std::string>& stop) {
+  GenerationClient client(absl::GetFlag(FLAGS_server));
+  if (command == "models") {
+    return RunModels(client, absl::GetFlag(FLAGS_timeout), absl::GetFlag(FLAGS_json));
+  }
+  ASSIGN_OR_RETURN(v1::GenerateRequest request, OptionsFromFlags(stop));
+  if (command == "generate") return Generate(client, std::move(request));
+  if (command == "chat") return Chat(client, std::move(request));
+  if (command == "bench") return Bench(client, std::move(request));
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown command '", command, "'; wanted generate, chat, bench or models"));
+}
+
+int Main(int argc, char** argv) {
+  absl::SetProgramUsageMessage(kUsage);
+  AcceptDashesInFlags(argc, argv);
+  std::vector<char*> arguments(argv, argv + argc);
+  const std::vector<std::string> stop = TakeStopFlags(&arguments);
+  const std::vector<char*> words =
+      absl::ParseCommandLine(static_cast<int>(arguments.size()), arguments.data());
+  if (words.size() != 2) {
+    std::fprintf(stderr, "%s\n", kUsage);
+    return 2;
+  }
+  if (const absl::Status status = Run(words[1], stop); !status.ok()) {
+    std::fprintf(stderr, "kvship %s: %s\n", words[1], std::string(status.message()).c_str());
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace kvship
+
+int main(int argc, char** argv) { return kvship::Main(argc, argv); }

@@ -1,0 +1,114 @@
+#include "client/request_text.h"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "base/status_macros.h"
+#include "kv/compression_options.h"
+
+namespace kvship {
+namespace {
+
+absl::StatusOr<std::string> ReadFile(absl::string_view flag, const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream content;
+  if (!file || !(content << file.rdbuf())) {
+    return absl::NotFoundError(
+        absl::StrCat("--", flag, " is '", path, "', which cannot be read or is empty"));
+  }
+  return content.str();
+}
+
+absl::Status SetTokens(const std::string& path, v1::TokenIds* tokens) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFile("tokens-file", path));
+  const nlohmann::json ids = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!ids.is_array()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--tokens-file is '", path, "'; wanted a JSON list of token ids"));
+  }
+  for (const nlohmann::json& id : ids) {
+    if (!id.is_number_unsigned() || id.get<uint64_t>() > UINT32_MAX) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--tokens-file '", path, "' holds ", id.dump(), "; wanted token ids"));
+    }
+    tokens->add_ids(id.get<uint32_t>());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status SetInput(const PromptSource& source, v1::GenerateRequest* request) {
+  const int given = !source.text.empty() + !source.text_file.empty() + !source.tokens_file.empty();
+  if (given != 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        given, " of --prompt, --prompt-file and --tokens-file are given; wanted exactly one"));
+  }
+  if (!source.tokens_file.empty()) {
+    if (source.chat) {
+      return absl::InvalidArgumentError(
+          "--chat is given with --tokens-file; wanted it with --prompt or --prompt-file");
+    }
+    return SetTokens(source.tokens_file, request->mutable_tokens());
+  }
+  std::string text = source.text;
+  if (!source.text_file.empty()) {
+    ASSIGN_OR_RETURN(text, ReadFile("prompt-file", source.text_file));
+  }
+  if (!source.chat) {
+    if (!source.system.empty()) {
+      return absl::InvalidArgumentError("--system is given without --chat; wanted both");
+    }
+    request->set_prompt(text);
+    return absl::OkStatus();
+  }
+  if (!source.system.empty()) {
+    v1::ChatMessage& system = *request->mutable_chat()->add_messages();
+    system.set_role("system");
+    system.set_content(source.system);
+  }
+  v1::ChatMessage& user = *request->mutable_chat()->add_messages();
+  user.set_role("user");
+  user.set_content(text);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::CompressionOptions> CompressionFromText(absl::string_view text) {
+  v1::CompressionOptions message;
+  CompressionOptions scratch;
+  for (absl::string_view pair : absl::StrSplit(text, ',', absl::SkipWhitespace())) {
+    const std::pair<absl::string_view, absl::string_view> parts =
+        absl::StrSplit(pair, absl::MaxSplits('=', 1));
+    const std::string name(absl::StripAsciiWhitespace(parts.first));
+    const std::string value(absl::StripAsciiWhitespace(parts.second));
+    RETURN_IF_ERROR(SetCompressionOption(name, value, &scratch));
+    // The text form's names are those of the message's fields.
+    const auto* field = message.GetDescriptor()->FindFieldByName(name);
+    if (field == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat("unknown compression option '", name, "'"));
+    }
+    const auto& reflection = *message.GetReflection();
+    if (reflection.HasField(message, field)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("compression option ", name, " is given twice; wanted it once"));
+    }
+    uint32_t count = 0;
+    double number = 0;
+    if (field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_STRING) {
+      reflection.SetString(&message, field, value);
+    } else if (field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_UINT32 &&
+               absl::SimpleAtoi(value, &count)) {
+      reflection.SetUInt32(&message, field, count);
+    } else if (absl::SimpleAtod(value, &number)) {
+      reflection.SetDouble(&message, field, number);
+    }
+  }
+  return message;
+}
+
+}  // namespace kvship
