@@ -45,6 +45,14 @@ HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni,avx512bf16")
 namespace kvship {
 namespace HWY_NAMESPACE {
 
+// The type that GCC's own functions have for 32-bit lanes: sums kept as __m512i, whose lanes it
+// takes for 64-bit ones, go through memory at each step.
+typedef int32_t Ints __attribute__((vector_size(64)));
+
+HWY_INLINE Ints AddPairProducts(Ints sum, __m512i a, __m512i b) {
+  return (Ints)_mm512_dpwssd_epi32((__m512i)sum, a, b);
+}
+
 // Two rows of 16 floats as bfloat16, element i of both side by side.
 HWY_INLINE __m512i InterleaveBf16(__m512 row0, __m512 row1) {
   alignas(64) static constexpr uint16_t kOrder[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
@@ -161,10 +169,10 @@ class PairTiles : public PairProbabilities {
   HWY_INLINE void ScoreKeys(const int32_t* HWY_RESTRICT keys, const float* HWY_RESTRICT key_scales,
                             const float* HWY_RESTRICT query, float* HWY_RESTRICT out) const {
     const size_t num_pairs = head_dim_ / 2;
-    __m512i sum[kKeys][kBlockVectors];
+    Ints sum[kKeys][kBlockVectors];
 #pragma GCC unroll 8
     for (size_t j = 0; j < kKeys; ++j) {
-      sum[j][0] = sum[j][1] = sum[j][2] = _mm512_setzero_si512();
+      sum[j][0] = sum[j][1] = sum[j][2] = Ints{};
     }
     for (size_t i = 0; i < num_pairs; ++i, query += kLanes) {
       const __m512i q0 = _mm512_load_si512(query);
@@ -173,9 +181,9 @@ class PairTiles : public PairProbabilities {
 #pragma GCC unroll 8
       for (size_t j = 0; j < kKeys; ++j) {
         const __m512i key = _mm512_set1_epi32(keys[j * num_pairs + i]);
-        sum[j][0] = _mm512_dpwssd_epi32(sum[j][0], q0, key);
-        sum[j][1] = _mm512_dpwssd_epi32(sum[j][1], q1, key);
-        sum[j][2] = _mm512_dpwssd_epi32(sum[j][2], q2, key);
+        sum[j][0] = AddPairProducts(sum[j][0], q0, key);
+        sum[j][1] = AddPairProducts(sum[j][1], q1, key);
+        sum[j][2] = AddPairProducts(sum[j][2], q2, key);
       }
     }
 #pragma GCC unroll 3
@@ -185,7 +193,7 @@ class PairTiles : public PairProbabilities {
       for (size_t j = 0; j < kKeys; ++j) {
         const __m512 scale = _mm512_mul_ps(query_scale, _mm512_set1_ps(key_scales[j]));
         _mm512_store_ps(out + j * kLanes + 16 * v,
-                        _mm512_mul_ps(_mm512_cvtepi32_ps(sum[j][v]), scale));
+                        _mm512_mul_ps(_mm512_cvtepi32_ps((__m512i)sum[j][v]), scale));
       }
     }
   }
