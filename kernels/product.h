@@ -24,10 +24,13 @@ struct ProductWeights {
   Arithmetic arithmetic = Arithmetic::kFast;
   size_t rows = 0;      // of all matrices together: the N of the product
   size_t cols = 0;      // the K of the product
-  uint32_t layout = 0;  // how `memory` is arranged: private to kernels/cpu/product.cc
+  uint32_t layout = 0;  // how `memory` is arranged: TileLayout of kernels/cpu/product_tiles.h
 };
 
-// Unpacks `stacked` (all with the same cols) into `out`, one below the other.
+// Unpacks `stacked` (all with the same cols) into `out`, one below the other. With kFast, where the
+// processor multiplies bytes faster than floats, weights that are not bytes already are rounded to
+// int8 in runs of 32, and Product rounds the activations so too; a weight takes 1.25 bytes instead
+// of 4.
 // Errors: InvalidArgument if the column counts differ.
 absl::Status UnpackWeights(Backend& backend, std::span<const WeightView> stacked,
                            Arithmetic arithmetic, ProductWeights* out);

@@ -49,6 +49,7 @@ template <WeightFormat kFormat>
 void FormatGroup(const WeightView& weights, size_t row, size_t tile_row, std::byte* tile) {
   const GroupRows rows = RowsAt(weights, row, kGroupRows);
   for (size_t run = 0; run < weights.cols / kByteRun; ++run, tile += kByteTileRunBytes) {
+    PrefetchNextGroup<kFormat>(rows, weights.row_bytes(), run);
     RunGroup group;
     LoadGroup<kFormat>(rows, run, &group);
     StoreTransposed(group.bytes, tile + tile_row * 4);

@@ -30,10 +30,10 @@ void PackedRowsFloat(const PackedRowsArgs& args);
 // On rounded activations; for formats with a byte form.
 void PackedRowsBytes(const PackedRowsArgs& args);
 
-// Rounds one row of activations; cols is a multiple of 32.
-void RoundActivations(const float* x, size_t cols, int8_t* bytes, float* scales);
+// Rounds a row of activations or weights to int8, a step per 32; cols is a multiple of 32.
+void RoundRow(const float* x, size_t cols, int8_t* bytes, float* scales);
 
-// Whether this processor has PackedRowsBytes and RoundActivations.
+// Whether this processor has PackedRowsBytes and RoundRow.
 bool HasPackedRowsBytes();
 
 }  // namespace kvship

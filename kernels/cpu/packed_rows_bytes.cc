@@ -100,8 +100,6 @@ HWY_INLINE __m256i DotGroup(const GroupBytes& weights, const int8_t* x) {
 template <WeightFormat kFormat, size_t kRows>
 HWY_INLINE void GroupKernel(const PackedRowsArgs& args, const GroupRows& rows, size_t first_row,
                             size_t n, size_t count) {
-  constexpr WeightBlock kBlock = BlockOf(kFormat);
-  constexpr size_t kGroupRunBytes = kGroupRows * kBlock.num_bytes * kByteRun / kBlock.num_weights;
   const size_t cols = args.weights->cols, num_runs = cols / kByteRun;
   const size_t row_bytes = args.weights->row_bytes();
   const int8_t* x = args.x_bytes + first_row * cols;
@@ -110,11 +108,7 @@ HWY_INLINE void GroupKernel(const PackedRowsArgs& args, const GroupRows& rows, s
   HWY_UNROLL(8)
   for (size_t m = 0; m < kRows; ++m) sum[m] = _mm256_setzero_ps();
   for (size_t run = 0; run < num_runs; ++run) {
-    // Eight rows side by side are too many streams for the hardware to foresee: fetch the next
-    // group's bytes in the order in which they lie.
-    const std::byte* next = rows[0] + kGroupRows * row_bytes + run * kGroupRunBytes;
-    HWY_UNROLL(8)
-    for (size_t at = 0; at < kGroupRunBytes; at += 64) _mm_prefetch(next + at, _MM_HINT_T0);
+    PrefetchNextGroup<kFormat>(rows, row_bytes, run);
     RunGroup group;
     LoadGroup<kFormat>(rows, run, &group);
     const GroupBytes& weights = Prepare(group);
@@ -162,7 +156,7 @@ void PackedRowsBytes(const PackedRowsArgs& args) {
   }
 }
 
-void RoundActivations(const float* x, size_t cols, int8_t* bytes, float* scales) {
+void RoundRow(const float* x, size_t cols, int8_t* bytes, float* scales) {
   for (size_t i = 0; i < cols; i += kByteRun) {
     RoundRun(x + i, bytes + i, scales + i / kByteRun * 2);
   }
@@ -173,7 +167,7 @@ bool HasPackedRowsBytes() { return true; }
 #else
 
 void PackedRowsBytes(const PackedRowsArgs&) { assert(false); }
-void RoundActivations(const float*, size_t, int8_t*, float*) { assert(false); }
+void RoundRow(const float*, size_t, int8_t*, float*) { assert(false); }
 bool HasPackedRowsBytes() { return false; }
 
 #endif  // AVX2 or AVX-512
@@ -185,7 +179,7 @@ HWY_AFTER_NAMESPACE();
 namespace kvship {
 
 HWY_EXPORT(PackedRowsBytes);
-HWY_EXPORT(RoundActivations);
+HWY_EXPORT(RoundRow);
 HWY_EXPORT(HasPackedRowsBytes);
 
 // The AVX-512 form is compiled with VNNI, which the first AVX-512 processors lack.
@@ -196,11 +190,11 @@ void PackedRowsBytes(const PackedRowsArgs& args) {
   HWY_DYNAMIC_DISPATCH(PackedRowsBytes)(args);
 }
 
-void RoundActivations(const float* x, size_t cols, int8_t* bytes, float* scales) {
+void RoundRow(const float* x, size_t cols, int8_t* bytes, float* scales) {
 #if HWY_ARCH_X86
-  if (UseAvx2InsteadOfAvx3()) return N_AVX2::RoundActivations(x, cols, bytes, scales);
+  if (UseAvx2InsteadOfAvx3()) return N_AVX2::RoundRow(x, cols, bytes, scales);
 #endif
-  HWY_DYNAMIC_DISPATCH(RoundActivations)(x, cols, bytes, scales);
+  HWY_DYNAMIC_DISPATCH(RoundRow)(x, cols, bytes, scales);
 }
 
 bool HasPackedRowsBytes() { return HWY_DYNAMIC_DISPATCH(HasPackedRowsBytes)(); }

@@ -14,7 +14,7 @@ constexpr size_t kWeightsPerTask = 65536;
 
 // From this many rows of activations on, weights are unpacked a tile at a time: the shuffling is
 // paid once for all rows. Both ways sum in the same order.
-constexpr size_t kTileFrom = 4;
+constexpr size_t kTileFrom = 6;
 
 // How a matrix is multiplied.
 enum class Way { kFloats, kBytes, kTiles };
@@ -37,8 +37,7 @@ struct Rounded {
     bytes = Array<int8_t>(rows * cols);
     scales = Array<float>(rows * cols / kByteRun * 2);
     for (size_t m = 0; m < rows; ++m) {
-      RoundActivations(x.f32(m), cols, bytes.data() + m * cols,
-                       scales.data() + m * cols / kByteRun * 2);
+      RoundRow(x.f32(m), cols, bytes.data() + m * cols, scales.data() + m * cols / kByteRun * 2);
     }
   }
   void Panels(const TensorView& x) {

@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <cassert>
-#include <cmath>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cpu/packed_rows.h"
 #include "kernels/cpu/product_tiles.h"
 #include "kernels/cpu/weight_stack.h"
 #include "kernels/product.h"
@@ -19,20 +19,6 @@ void StoreRun(const ByteRun& run, size_t tile_row, std::byte* tile_run) {
   std::byte* scales = tile_run + kTileRows * kByteRun;
   std::memcpy(scales + tile_row * sizeof(float), &run.scale, sizeof(float));
   std::memcpy(scales + (kTileRows + tile_row) * sizeof(float), &run.minimum, sizeof(float));
-}
-
-// Rounds 32 weights to signed 8 bits, kept as unsigned bytes.
-ByteRun RoundWeights(const float* weights) {
-  float largest = 0;
-  for (size_t i = 0; i < kByteRun; ++i) largest = std::max(largest, std::abs(weights[i]));
-  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-  ByteRun run;
-  run.scale = largest / 127.0f;
-  run.minimum = -128.0f * run.scale;
-  for (size_t i = 0; i < kByteRun; ++i) {
-    run.bytes[i] = static_cast<uint8_t>(static_cast<int>(std::lrint(weights[i] * inverse)) + 128);
-  }
-  return run;
 }
 
 // Columns dequantized at a time on the way to a tile: a multiple of every block.
@@ -55,9 +41,17 @@ void ForEachChunk(const WeightView& weights, size_t row, const Store& store) {
 void UnpackByteRow(const WeightView& weights, size_t row, size_t tile_row, std::byte* tile) {
   if (LargestByte(weights.format) == 0) {
     ForEachChunk(weights, row, [&](const float* chunk, size_t begin, size_t cols) {
-      for (size_t i = 0; i < cols; i += kByteRun) {
-        StoreRun(RoundWeights(chunk + i), tile_row,
-                 tile + (begin + i) / kByteRun * kByteTileRunBytes);
+      int8_t rounded[kChunkCols];
+      float scales[kChunkCols / kByteRun * 2];
+      RoundRow(chunk, cols, rounded, scales);
+      for (size_t r = 0; r < cols / kByteRun; ++r) {
+        ByteRun run;
+        run.scale = scales[2 * r];
+        run.minimum = -128.0f * run.scale;
+        for (size_t i = 0; i < kByteRun; ++i) {
+          run.bytes[i] = static_cast<uint8_t>(rounded[r * kByteRun + i] + 128);
+        }
+        StoreRun(run, tile_row, tile + (begin / kByteRun + r) * kByteTileRunBytes);
       }
     });
     return;

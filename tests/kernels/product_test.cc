@@ -5,32 +5,11 @@
 #include <cmath>
 #include <cstring>
 
-#include "hwy/targets.h"
+#include "tests/kernels/targets.h"
 #include "tests/kernels/weights.h"
 
 namespace kvship {
 namespace {
-
-// Runs the rest of the scope as if the processor had these instructions and no more.
-class OnTarget {
- public:
-  explicit OnTarget(int64_t target) { Set(target); }
-  ~OnTarget() { Set(0); }
-
- private:
-  static void Set(int64_t target) {
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-};
-
-std::vector<int64_t> Targets() {
-  std::vector<int64_t> out;
-  for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    if (target != HWY_SSSE3) out.push_back(target);
-  }
-  return out;
-}
 
 struct Case {
   std::vector<RandomWeights> weights;
