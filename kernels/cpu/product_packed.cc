@@ -61,7 +61,7 @@ void MultiplyTiles(const PackedRowsArgs& rows, Rounded& rounded) {
   for (size_t n = 0; n < rows.count; n += kTileRows) {
     args.weight_rows = std::min(kTileRows, rows.count - n);
     args.y = rows.y + n;
-    UnpackByteTile({&weights, 1}, rows.begin + n, args.weight_rows, tile.data());
+    UnpackTile(TileLayout::kBytes, {&weights, 1}, rows.begin + n, args.weight_rows, tile.data());
     ByteTileProduct(args);
   }
 }

@@ -64,13 +64,14 @@ void ByteTileProduct(const TileProductArgs& args);
 void FloatTileProduct(const TileProductArgs& args);
 
 // Writes eight rows of `weights`, which have a byte form, into rows [tile_row, tile_row + 8) of a
-// byte tile.
-void UnpackByteGroup(const WeightView& weights, size_t row, size_t tile_row, std::byte* tile);
+// tile. Only where HasPackedRowsBytes().
+void UnpackGroup(TileLayout layout, const WeightView& weights, size_t row, size_t tile_row,
+                 std::byte* tile);
 
-// The same for any rows of `stacked` matrices [begin, begin + count), count up to kTileRows.
-// Missing rows become zeros.
-void UnpackByteTile(std::span<const WeightView> stacked, size_t begin, size_t count,
-                    std::byte* tile);
+// The same for any rows [begin, begin + count) of `stacked` matrices, count up to kTileRows; byte
+// tiles are for formats with a byte form. Missing rows become zeros.
+void UnpackTile(TileLayout layout, std::span<const WeightView> stacked, size_t begin, size_t count,
+                std::byte* tile);
 
 // Whether this processor multiplies byte tiles, and faster than float tiles. (AVX2 without VNNI
 // takes as long for two products of bytes as for one of floats.)

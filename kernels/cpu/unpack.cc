@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cpu/packed_rows.h"
 #include "kernels/cpu/product_tiles.h"
 #include "kernels/cpu/weight_stack.h"
 #include "kernels/product.h"
@@ -53,19 +54,6 @@ void UnpackFloatRow(const WeightView& weights, size_t row, size_t tile_row, floa
   });
 }
 
-void UnpackFloatTile(std::span<const WeightView> stacked, size_t begin, size_t count,
-                     std::byte* tile) {
-  for (size_t i = 0; i < count; ++i) {
-    const StackRow row = FindRow(stacked, begin + i);
-    UnpackFloatRow(*row.weights, row.row, i, reinterpret_cast<float*>(tile));
-  }
-  if (count == kTileRows) return;
-  for (size_t k = 0; k < stacked[0].cols; ++k) {
-    float* column = reinterpret_cast<float*>(tile) + k * kTileRows;
-    std::fill(column + count, column + kTileRows, 0.0f);
-  }
-}
-
 TileLayout ChooseLayout(std::span<const WeightView> stacked, Arithmetic arithmetic) {
   const bool bytes = arithmetic == Arithmetic::kFast && HasByteTiles() &&
                      std::all_of(stacked.begin(), stacked.end(), [](const WeightView& weights) {
@@ -76,19 +64,25 @@ TileLayout ChooseLayout(std::span<const WeightView> stacked, Arithmetic arithmet
 
 }  // namespace
 
-void UnpackByteTile(std::span<const WeightView> stacked, size_t begin, size_t count,
-                    std::byte* tile) {
-  if (count < kTileRows) std::memset(tile, 0, ByteTileBytes(stacked[0].cols));
+void UnpackTile(TileLayout layout, std::span<const WeightView> stacked, size_t begin, size_t count,
+                std::byte* tile) {
+  constexpr size_t kGroup = 8;
+  const bool has_groups = HasPackedRowsBytes();
+  if (count < kTileRows) std::memset(tile, 0, TileBytes(layout, stacked[0].cols));
   for (size_t i = 0; i < count;) {
     const StackRow row = FindRow(stacked, begin + i);
-    const bool group = std::min(count - i, row.weights->rows - row.row) >= 8 && i % 8 == 0;
-    if (group) {
-      UnpackByteGroup(*row.weights, row.row, i, tile);
-      i += 8;
-    } else {
-      UnpackByteRow(*row.weights, row.row, i, tile);
-      ++i;
+    const size_t together = std::min(count - i, row.weights->rows - row.row);
+    if (has_groups && HasByteForm(row.weights->format) && i % kGroup == 0 && together >= kGroup) {
+      UnpackGroup(layout, *row.weights, row.row, i, tile);
+      i += kGroup;
+      continue;
     }
+    if (layout == TileLayout::kBytes) {
+      UnpackByteRow(*row.weights, row.row, i, tile);
+    } else {
+      UnpackFloatRow(*row.weights, row.row, i, reinterpret_cast<float*>(tile));
+    }
+    ++i;
   }
 }
 
@@ -105,9 +99,8 @@ absl::Status UnpackWeights(Backend& backend, std::span<const WeightView> stacked
   out->memory.GrowTo(num_tiles * tile_bytes);
   backend.threads().ParallelFor(num_tiles, [&](size_t task) {
     const size_t begin = task * kTileRows;
-    const auto unpack = layout == TileLayout::kBytes ? UnpackByteTile : UnpackFloatTile;
-    unpack(stacked, begin, std::min(kTileRows, out->rows - begin),
-           out->memory.data() + task * tile_bytes);
+    UnpackTile(layout, stacked, begin, std::min(kTileRows, out->rows - begin),
+               out->memory.data() + task * tile_bytes);
   });
   return absl::OkStatus();
 }
