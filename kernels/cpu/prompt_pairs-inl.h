@@ -13,6 +13,9 @@
 #define KVSHIP_KERNELS_CPU_PROMPT_PAIRS_INL_H_
 #endif
 
+#include <cstdint>
+#include <cstring>
+
 #include "kernels/cpu/prompt_block-inl.h"
 
 #undef KVSHIP_PROMPT_PAIRS
