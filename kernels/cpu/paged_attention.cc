@@ -188,7 +188,6 @@ void SoftmaxRun(size_t num_tokens, float* scores, float* partial) {
   partial[1] = hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
-// Some query heads, all tokens of the run, one of the two products.
 template <PageFormat kFormat, size_t kQueries>
 void ScoreRun(const TokenRun& run, const float* q, float* scores) {
   for (size_t t = 0; t < run.num_tokens; t += kPageTokens) {
