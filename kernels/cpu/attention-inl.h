@@ -57,8 +57,8 @@ HWY_INLINE void AddScaled(const FloatVec (&sum)[kBlockVectors], const float* HWY
   const size_t lanes = hn::Lanes(d);
 #pragma GCC unroll 3
   for (size_t v = 0; v < kBlockVectors; ++v) {
-    const FloatVec scaled = hn::MulAdd(hn::Load(d, out + v * lanes),
-                                       hn::Load(d, factor + v * lanes), sum[v]);
+    const FloatVec scaled =
+        hn::MulAdd(hn::Load(d, out + v * lanes), hn::Load(d, factor + v * lanes), sum[v]);
     hn::Store(scaled, d, out + v * lanes);
   }
 }

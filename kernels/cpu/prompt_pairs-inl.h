@@ -13,6 +13,9 @@
 #define KVSHIP_KERNELS_CPU_PROMPT_PAIRS_INL_H_
 #endif
 
+#include <cstdint>
+#include <cstring>
+
 #include "kernels/cpu/prompt_block-inl.h"
 
 #undef KVSHIP_PROMPT_PAIRS
@@ -86,8 +89,8 @@ HWY_INLINE float QuantizeRow(const float* row, size_t head_dim, int16_t* out) {
 class PairTiles : public PairProbabilities {
  public:
   static bool Suits(const PromptAttentionArgs& args) {
-    return args.q.dims[2] % 16 == 0 && __builtin_cpu_supports("avx512vnni") &&
-           __builtin_cpu_supports("avx512bf16");
+    return args.q.dims[2] % 16 == 0 && args.q.dims[2] <= kMaxHeadDim &&
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
   }
 
   static size_t NumBytes(const PromptShape& shape) {
@@ -151,9 +154,8 @@ class PairTiles : public PairProbabilities {
     }
   }
 
-  static constexpr size_t kMaxHeadDim = 512;
-
  private:
+  static constexpr size_t kMaxHeadDim = 512;
   static constexpr size_t kLanes = 16 * kBlockVectors;
 
   static size_t PaddedKeys(const PromptShape& shape) { return (shape.num_keys + 15) / 16 * 16; }

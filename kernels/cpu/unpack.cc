@@ -39,23 +39,6 @@ void ForEachChunk(const WeightView& weights, size_t row, const Store& store) {
 }
 
 void UnpackByteRow(const WeightView& weights, size_t row, size_t tile_row, std::byte* tile) {
-  if (LargestByte(weights.format) == 0) {
-    ForEachChunk(weights, row, [&](const float* chunk, size_t begin, size_t cols) {
-      int8_t rounded[kChunkCols];
-      float scales[kChunkCols / kByteRun * 2];
-      RoundRow(chunk, cols, rounded, scales);
-      for (size_t r = 0; r < cols / kByteRun; ++r) {
-        ByteRun run;
-        run.scale = scales[2 * r];
-        run.minimum = -128.0f * run.scale;
-        for (size_t i = 0; i < kByteRun; ++i) {
-          run.bytes[i] = static_cast<uint8_t>(rounded[r * kByteRun + i] + 128);
-        }
-        StoreRun(run, tile_row, tile + (begin / kByteRun + r) * kByteTileRunBytes);
-      }
-    });
-    return;
-  }
   const std::byte* data = weights.data + row * weights.row_bytes();
   ByteRun run;
   for (size_t i = 0; i < weights.cols / kByteRun; ++i) {
@@ -71,47 +54,35 @@ void UnpackFloatRow(const WeightView& weights, size_t row, size_t tile_row, floa
   });
 }
 
-void UnpackFloatTile(std::span<const WeightView> stacked, size_t begin, size_t count,
-                     std::byte* tile) {
-  for (size_t i = 0; i < count; ++i) {
-    const StackRow row = FindRow(stacked, begin + i);
-    UnpackFloatRow(*row.weights, row.row, i, reinterpret_cast<float*>(tile));
-  }
-  if (count == kTileRows) return;
-  for (size_t k = 0; k < stacked[0].cols; ++k) {
-    float* column = reinterpret_cast<float*>(tile) + k * kTileRows;
-    std::fill(column + count, column + kTileRows, 0.0f);
-  }
-}
-
 TileLayout ChooseLayout(std::span<const WeightView> stacked, Arithmetic arithmetic) {
-  if (arithmetic == Arithmetic::kFloat32 || stacked[0].cols % kByteRun != 0) {
-    return TileLayout{};
-  }
-  uint32_t largest = 0;
-  for (const WeightView& weights : stacked) {
-    const uint32_t byte = LargestByte(weights.format);
-    largest = std::max(largest, byte == 0 ? 255 : byte);
-  }
-  return TileLayout{largest <= LargestFastByte() ? largest : 0};
+  const bool bytes = arithmetic == Arithmetic::kFast && HasByteTiles() &&
+                     std::all_of(stacked.begin(), stacked.end(), [](const WeightView& weights) {
+                       return HasByteForm(weights.format);
+                     });
+  return bytes ? TileLayout::kBytes : TileLayout::kFloats;
 }
 
 }  // namespace
 
-void UnpackByteTile(std::span<const WeightView> stacked, size_t begin, size_t count,
-                    std::byte* tile) {
-  if (count < kTileRows) std::memset(tile, 0, ByteTileBytes(stacked[0].cols));
+void UnpackTile(TileLayout layout, std::span<const WeightView> stacked, size_t begin, size_t count,
+                std::byte* tile) {
+  constexpr size_t kGroup = 8;
+  const bool has_groups = HasPackedRowsBytes();
+  if (count < kTileRows) std::memset(tile, 0, TileBytes(layout, stacked[0].cols));
   for (size_t i = 0; i < count;) {
     const StackRow row = FindRow(stacked, begin + i);
-    const bool group = std::min(count - i, row.weights->rows - row.row) >= 8 && i % 8 == 0 &&
-                       LargestByte(row.weights->format) > 0;
-    if (group) {
-      UnpackByteGroup(*row.weights, row.row, i, tile);
-      i += 8;
-    } else {
-      UnpackByteRow(*row.weights, row.row, i, tile);
-      ++i;
+    const size_t together = std::min(count - i, row.weights->rows - row.row);
+    if (has_groups && HasByteForm(row.weights->format) && i % kGroup == 0 && together >= kGroup) {
+      UnpackGroup(layout, *row.weights, row.row, i, tile);
+      i += kGroup;
+      continue;
     }
+    if (layout == TileLayout::kBytes) {
+      UnpackByteRow(*row.weights, row.row, i, tile);
+    } else {
+      UnpackFloatRow(*row.weights, row.row, i, reinterpret_cast<float*>(tile));
+    }
+    ++i;
   }
 }
 
@@ -122,15 +93,14 @@ absl::Status UnpackWeights(Backend& backend, std::span<const WeightView> stacked
   out->arithmetic = arithmetic;
   out->rows = RowsOf(stacked);
   out->cols = stacked[0].cols;
-  out->layout = layout.largest_byte;
-  const size_t tile_bytes = layout.TileBytes(out->cols);
+  out->layout = static_cast<uint32_t>(layout);
+  const size_t tile_bytes = TileBytes(layout, out->cols);
   const size_t num_tiles = (out->rows + kTileRows - 1) / kTileRows;
   out->memory.GrowTo(num_tiles * tile_bytes);
   backend.threads().ParallelFor(num_tiles, [&](size_t task) {
     const size_t begin = task * kTileRows;
-    const auto unpack = layout.largest_byte > 0 ? UnpackByteTile : UnpackFloatTile;
-    unpack(stacked, begin, std::min(kTileRows, out->rows - begin),
-           out->memory.data() + task * tile_bytes);
+    UnpackTile(layout, stacked, begin, std::min(kTileRows, out->rows - begin),
+               out->memory.data() + task * tile_bytes);
   });
   return absl::OkStatus();
 }

@@ -88,7 +88,7 @@ class WireDocument : public ::testing::Test {
     std::array<float, 12> values;
     for (size_t i = 0; i < 12; ++i) {
       keys[i] = static_cast<float>(i);
-      values[i] = -static_cast<float>(i);
+      values[i] = -1 - static_cast<float>(i);
     }
     GatherPages(plan_.format, TensorView(keys.data(), {6, 2}), TensorView(values.data(), {6, 2}),
                 positions, layer.bytes.data() + layout.heads[0].pages_offset);

@@ -103,10 +103,15 @@ TEST_F(AdminServerTest, APortInUseIsASentence) {
 class RpcServerTest : public ::testing::Test {
  protected:
   RpcServerTest() {
-    server_ =
-        *RpcServer::Start({.listen = "127.0.0.1:0"}, {}, {"kvship.v1.TestService"}, readiness_);
+    server_ = *StartOn("127.0.0.1:0");
     channel_ = grpc::CreateChannel("127.0.0.1:" + std::to_string(server_->port()),
                                    grpc::InsecureChannelCredentials());
+  }
+
+  absl::StatusOr<std::unique_ptr<RpcServer>> StartOn(const std::string& listen) {
+    RpcServer::Options options;
+    options.listen = listen;
+    return RpcServer::Start(options, {}, {"kvship.v1.TestService"}, readiness_);
   }
 
   // HealthCheckResponse.status for a service: 1 serving, 2 not serving; -1 for an error.
@@ -175,10 +180,7 @@ TEST_F(RpcServerTest, ReflectionIsServed) {
 }
 
 TEST_F(RpcServerTest, APortInUseIsASentence) {
-  const absl::Status status =
-      RpcServer::Start({.listen = "127.0.0.1:" + std::to_string(server_->port())}, {}, {},
-                       readiness_)
-          .status();
+  const absl::Status status = StartOn("127.0.0.1:" + std::to_string(server_->port())).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("the port is in use"));
 }
