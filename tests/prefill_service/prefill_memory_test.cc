@@ -135,6 +135,7 @@ TEST(PrefillMemory, AReaderThatTakesNothingIsGivenUp) {
                    256);
   StalledClient stalled(node.target(),
                         node.Begin(RandomTokens(kPromptTokens, 4), "scorer=keep_all,encoder=f32"));
+  EXPECT_TRUE(BecomesActive(node, 1));
   EXPECT_TRUE(BecomesActive(node, 0));
   EXPECT_EQ(stalled.ReadAll().second.error_code(), grpc::StatusCode::ABORTED);
 }
