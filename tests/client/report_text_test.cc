@@ -64,11 +64,12 @@ TEST(ReportTextTest, TableSaysHowMuchLessWasShipped) {
 TEST(ReportTextTest, ProgressIsInWords) {
   v1::GenerateProgress progress;
   progress.set_phase(v1::GenerateProgress::PHASE_QUEUED);
-  EXPECT_EQ(ProgressText(progress), "queued");
+  EXPECT_EQ(ProgressText(progress, 1), "queued");
   progress.set_phase(v1::GenerateProgress::PHASE_PREFILL);
   progress.set_prompt_tokens(4096);
   progress.set_fraction(0.435f);
-  EXPECT_EQ(ProgressText(progress), "reading the prompt of 4096 tokens: 43 %");
+  EXPECT_EQ(ProgressText(progress, 1), "reading the prompt of 4096 tokens: 43 %");
+  EXPECT_EQ(ProgressText(progress, 20), "reading the prompt of 4096 tokens: 40 %");
 }
 
 }  // namespace
