@@ -32,8 +32,9 @@ class PrefillConnection {
   // `target` is a gRPC name: "127.0.0.1:50051", "dns:///prefill:50051". Connects when first used.
   PrefillConnection(const std::string& target, const Options& options);
 
-  // Cancels the calls that have not ended and waits until they have; a call whose event destroys
-  // the connection is not waited for.
+  // Cancels the calls that have not ended and waits until they have. A call whose event destroys
+  // the connection is not waited for; that may only happen in a process that has another channel
+  // or server of the callback kind, for gRPC joins its threads with the last of them.
   ~PrefillConnection();
 
   // Opens one Prefill call. The channel's messages are serialized PrefillRequest (sent) and

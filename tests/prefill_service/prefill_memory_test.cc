@@ -39,13 +39,17 @@ class StalledClient {
     stream_->Write(request);
   }
 
-  ~StalledClient() { context_.TryCancel(); }
+  ~StalledClient() {
+    context_.TryCancel();
+    if (!finished_) ReadAll();
+  }
 
   // Reads all that is left. The bytes of frames that came, and how the stream ended.
   std::pair<size_t, grpc::Status> ReadAll() {
     size_t num_bytes = 0;
     v1::PrefillResponse response;
     while (stream_->Read(&response)) num_bytes += response.frame().payload().size();
+    finished_ = true;
     return {num_bytes, stream_->Finish()};
   }
 
@@ -53,6 +57,7 @@ class StalledClient {
   grpc::ClientContext context_;
   const std::unique_ptr<v1::PrefillService::Stub> stub_;
   const std::unique_ptr<grpc::ClientReaderWriter<v1::PrefillRequest, v1::PrefillResponse>> stream_;
+  bool finished_ = false;
 };
 
 // Whether so many requests are active soon.
@@ -125,7 +130,7 @@ TEST(PrefillMemory, AnotherRequestRunsWhileAReaderStalls) {
   StalledClient stalled(node.target(),
                         node.Begin(RandomTokens(kPromptTokens, 2), "scorer=keep_all,encoder=f32"));
   const auto call =
-      CollectedCall::Start(node.target(), node.Begin(RandomTokens(100, 3), "scorer=keep_all"), {});
+      CollectedCall::Start(node, node.Begin(RandomTokens(100, 3), "scorer=keep_all"), {});
   EXPECT_EQ(call->WaitUntilClosed(), absl::OkStatus());
   EXPECT_TRUE(BecomesActive(node, 1));
 }
