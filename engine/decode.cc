@@ -4,26 +4,19 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "engine/activations.h"
 #include "engine/rope_table.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/product.h"
 
 namespace kvship {
-namespace {
-
-TensorView ViewOf(Buffer& buffer, size_t rows, size_t cols) {
-  buffer.GrowTo(rows * cols * sizeof(float));
-  return TensorView(buffer.as<float>(), {rows, cols});
-}
-
-}  // namespace
 
 absl::Status DecodeEngine::Step(std::span<const Item> items) {
   const ModelConfig& config = model_.config;
   const size_t batch = items.size();
   std::vector<int32_t> tokens;
-  const TensorView cos_sin = ViewOf(cos_sin_, batch, config.head_dim);
+  const TensorView cos_sin = ActivationRows(cos_sin_, batch, config.head_dim);
   for (size_t b = 0; b < batch; ++b) {
     const SequenceCache& cache = *items[b].cache;
     if (cache.num_tail_tokens() == cache.max_tail_tokens()) {
@@ -33,16 +26,16 @@ absl::Status DecodeEngine::Step(std::span<const Item> items) {
     tokens.push_back(items[b].token);
     FillRopeRow(config, cache.next_position(), cos_sin.f32(b));
   }
-  RETURN_IF_ERROR(
-      Embed(backend_, model_.embedding, tokens, ViewOf(residual_, batch, config.hidden_dim)));
+  RETURN_IF_ERROR(Embed(backend_, model_.embedding, tokens,
+                        ActivationRows(residual_, batch, config.hidden_dim)));
   for (size_t layer = 0; layer < config.num_layers; ++layer) {
     RETURN_IF_ERROR(Layer(layer, items));
   }
-  const TensorView normed = ViewOf(normed_, batch, config.hidden_dim);
-  RETURN_IF_ERROR(RmsNorm(backend_, ViewOf(residual_, batch, config.hidden_dim), model_.output_norm,
-                          config.norm_epsilon, normed));
+  const TensorView normed = ActivationRows(normed_, batch, config.hidden_dim);
+  RETURN_IF_ERROR(RmsNorm(backend_, ActivationRows(residual_, batch, config.hidden_dim),
+                          model_.output_norm, config.norm_epsilon, normed));
   RETURN_IF_ERROR(ProductPacked(backend_, normed, {&model_.output, 1}, arithmetic_,
-                                ViewOf(logits_, batch, config.vocab_tokens)));
+                                ActivationRows(logits_, batch, config.vocab_tokens)));
   for (const Item& item : items) item.cache->AdvanceTail();
   return absl::OkStatus();
 }
@@ -73,7 +66,7 @@ absl::Status DecodeEngine::Attend(size_t layer, std::span<const Item> items, Ten
   args.num_heads = num_heads_;
   args.prefix_formats = prefix_formats_;
   args.tail_format = items.front().cache->tail_format();
-  args.out = ViewOf(attended_, batch, config.num_query_heads * d);
+  args.out = ActivationRows(attended_, batch, config.num_query_heads * d);
   return PagedAttention(backend_, args);
 }
 
@@ -83,26 +76,26 @@ absl::Status DecodeEngine::Layer(size_t layer, std::span<const Item> items) {
   const size_t batch = items.size();
   const size_t num_turned = config.num_query_heads + config.num_kv_heads;
   const size_t num_heads = num_turned + config.num_kv_heads;
-  const TensorView residual = ViewOf(residual_, batch, config.hidden_dim);
-  const TensorView normed = ViewOf(normed_, batch, config.hidden_dim);
+  const TensorView residual = ActivationRows(residual_, batch, config.hidden_dim);
+  const TensorView normed = ActivationRows(normed_, batch, config.hidden_dim);
   const std::array<WeightView, 3> qkv_weights = {w.query, w.key, w.value};
   const std::array<WeightView, 2> gate_up_weights = {w.gate, w.up};
 
   RETURN_IF_ERROR(RmsNorm(backend_, residual, w.attention_norm, config.norm_epsilon, normed));
-  const TensorView qkv = ViewOf(qkv_, batch, num_heads * config.head_dim);
+  const TensorView qkv = ActivationRows(qkv_, batch, num_heads * config.head_dim);
   RETURN_IF_ERROR(ProductPacked(backend_, normed, qkv_weights, arithmetic_, qkv));
   RETURN_IF_ERROR(Rope(backend_,
                        qkv.Slice(1, 0, num_turned * config.head_dim).SplitLast(num_turned),
-                       ViewOf(cos_sin_, batch, config.head_dim), config.rope_pairs));
+                       ActivationRows(cos_sin_, batch, config.head_dim), config.rope_pairs));
   RETURN_IF_ERROR(Attend(layer, items, qkv));
-  RETURN_IF_ERROR(ProductPacked(backend_,
-                                ViewOf(attended_, batch, config.num_query_heads * config.head_dim),
-                                {&w.output, 1}, arithmetic_, residual, /*accumulate=*/true));
+  RETURN_IF_ERROR(ProductPacked(
+      backend_, ActivationRows(attended_, batch, config.num_query_heads * config.head_dim),
+      {&w.output, 1}, arithmetic_, residual, /*accumulate=*/true));
 
   RETURN_IF_ERROR(RmsNorm(backend_, residual, w.ffn_norm, config.norm_epsilon, normed));
-  const TensorView gates = ViewOf(gates_, batch, 2 * config.ffn_dim);
+  const TensorView gates = ActivationRows(gates_, batch, 2 * config.ffn_dim);
   RETURN_IF_ERROR(ProductPacked(backend_, normed, gate_up_weights, arithmetic_, gates));
-  const TensorView gated = ViewOf(gated_, batch, config.ffn_dim);
+  const TensorView gated = ActivationRows(gated_, batch, config.ffn_dim);
   RETURN_IF_ERROR(SiluMul(backend_, gates, gated));
   return ProductPacked(backend_, gated, {&w.down, 1}, arithmetic_, residual, /*accumulate=*/true);
 }

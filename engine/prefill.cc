@@ -5,19 +5,12 @@
 #include <cstring>
 
 #include "base/status_macros.h"
+#include "engine/activations.h"
 #include "engine/rope_table.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 
 namespace kvship {
-namespace {
-
-TensorView ViewOf(Buffer& buffer, size_t rows, size_t cols) {
-  buffer.GrowTo(rows * cols * sizeof(float));
-  return TensorView(buffer.as<float>(), {rows, cols});
-}
-
-}  // namespace
 
 Arithmetic ArithmeticFor(const Transformer& model, Arithmetic wanted) {
   const WeightFormat format = model.layers.front().query.format;
@@ -123,10 +116,10 @@ absl::Status PrefillRun::QueryKeyValue(size_t begin, size_t end) {
   const size_t d = config.head_dim;
   const size_t num_heads = config.num_query_heads + 2 * config.num_kv_heads;
 
-  const TensorView normed = ViewOf(engine_.normed_, rows, config.hidden_dim);
+  const TensorView normed = ActivationRows(engine_.normed_, rows, config.hidden_dim);
   RETURN_IF_ERROR(
       RmsNorm(backend, Residual(begin, end), w.attention_norm, config.norm_epsilon, normed));
-  const TensorView qkv = ViewOf(engine_.qkv_out_, rows, num_heads * d);
+  const TensorView qkv = ActivationRows(engine_.qkv_out_, rows, num_heads * d);
   RETURN_IF_ERROR(Product(backend, normed, engine_.qkv_, qkv));
   // Q and K lie side by side and turn together.
   const TensorView cos_sin(cos_sin_.as<float>() + begin * d, {rows, d});
@@ -154,7 +147,7 @@ absl::Status PrefillRun::AttendAndFeedForward(size_t begin, size_t end) {
   const size_t num_heads = config.num_query_heads + 2 * config.num_kv_heads;
   const TensorView residual = Residual(begin, end);
 
-  const TensorView attended = ViewOf(engine_.attended_, rows, config.num_query_heads * d);
+  const TensorView attended = ActivationRows(engine_.attended_, rows, config.num_query_heads * d);
   const bool in_window = begin < needs_.window_end && end > needs_.window_begin;
   PromptAttentionArgs attention;
   attention.q = TensorView(engine_.qkv_out_.as<float>(), {rows, num_heads, d})
@@ -164,16 +157,16 @@ absl::Status PrefillRun::AttendAndFeedForward(size_t begin, size_t end) {
   attention.first_position = begin;
   attention.arithmetic = engine_.options().arithmetic;
   attention.out = attended;
-  if (in_window) attention.lse = ViewOf(engine_.lse_, config.num_query_heads, rows);
+  if (in_window) attention.lse = ActivationRows(engine_.lse_, config.num_query_heads, rows);
   RETURN_IF_ERROR(PromptAttention(backend, attention));
   if (in_window) KeepWindowQueries(begin, end, attention.q, attention.lse);
 
   RETURN_IF_ERROR(Product(backend, attended, engine_.output_, residual, /*accumulate=*/true));
-  const TensorView normed = ViewOf(engine_.normed_, rows, config.hidden_dim);
+  const TensorView normed = ActivationRows(engine_.normed_, rows, config.hidden_dim);
   RETURN_IF_ERROR(RmsNorm(backend, residual, w.ffn_norm, config.norm_epsilon, normed));
-  const TensorView gates = ViewOf(engine_.gates_, rows, 2 * config.ffn_dim);
+  const TensorView gates = ActivationRows(engine_.gates_, rows, 2 * config.ffn_dim);
   RETURN_IF_ERROR(Product(backend, normed, engine_.gate_up_, gates));
-  const TensorView gated = ViewOf(engine_.gated_, rows, config.ffn_dim);
+  const TensorView gated = ActivationRows(engine_.gated_, rows, config.ffn_dim);
   RETURN_IF_ERROR(SiluMul(backend, gates, gated));
   return Product(backend, gated, engine_.down_, residual, /*accumulate=*/true);
 }
@@ -211,7 +204,7 @@ LayerView PrefillRun::finished_layer() {
 absl::Status PrefillRun::Logits(size_t position, TensorView logits) {
   const Transformer& model = engine_.model();
   const size_t rows = logits.dims[0];
-  const TensorView normed = ViewOf(engine_.normed_, rows, model.config.hidden_dim);
+  const TensorView normed = ActivationRows(engine_.normed_, rows, model.config.hidden_dim);
   RETURN_IF_ERROR(RmsNorm(engine_.backend(), Residual(position, position + rows), model.output_norm,
                           model.config.norm_epsilon, normed));
   return ProductPacked(engine_.backend(), normed, {&model.output, 1}, engine_.options().arithmetic,

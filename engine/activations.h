@@ -1,0 +1,15 @@
+// Scratch memory of an engine, seen as rows of activations.
+#pragma once
+
+#include "base/buffer.h"
+#include "base/tensor_view.h"
+
+namespace kvship {
+
+// [rows, cols] f32 in `buffer`, which grows where it must; what was in it is lost then.
+inline TensorView ActivationRows(Buffer& buffer, size_t rows, size_t cols) {
+  buffer.GrowTo(rows * cols * sizeof(float));
+  return TensorView(buffer.as<float>(), {rows, cols});
+}
+
+}  // namespace kvship
