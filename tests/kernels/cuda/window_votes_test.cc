@@ -108,6 +108,37 @@ TEST_F(WindowVotesTest, OfAKeyDoNotDependOnTheNumberOfKeys) {
   }
 }
 
+TEST_F(WindowVotesTest, OfALongPromptAgreeWithTheNaiveKernelAndRepeatBitForBit) {
+  constexpr size_t kTokens = 50000, kQueryHeads = 8;
+  const Tensor16 q = RandomTensor(DType::kBf16, kQueryHeads * 32 * 128, 1);
+  const Tensor16 keys = RandomTensor(DType::kBf16, 2 * kTokens * 128, 2);
+  const DeviceArray<uint16_t> device_q(q.bits), device_keys(keys.bits);
+  const DeviceArray<float> lse(std::vector<float>(kQueryHeads * 32, 11.0f));
+  const DeviceArray<float> first(kQueryHeads * kTokens), second(kQueryHeads * kTokens);
+  const DeviceArray<float> naive(kQueryHeads * kTokens);
+  WindowVotesArgs args = {.q = device_q.data(),
+                          .keys = device_keys.data(),
+                          .lse = lse.data(),
+                          .votes = first.data(),
+                          .num_query_heads = kQueryHeads,
+                          .num_kv_heads = 2,
+                          .window = 32,
+                          .num_keys = kTokens,
+                          .head_dim = 128,
+                          .key_head_stride = kTokens * 128,
+                          .votes_row_stride = kTokens,
+                          .first_position = kTokens - 32};
+  ASSERT_TRUE(WindowVotes(nullptr, args).ok());
+  args.votes = second.data();
+  ASSERT_TRUE(WindowVotes(nullptr, args).ok());
+  args.votes = naive.data();
+  ASSERT_TRUE(WindowVotesNaive(nullptr, args).ok());
+  const std::vector<float> a = first.ToHost(), b = second.ToHost(), expected = naive.ToHost();
+  EXPECT_EQ(a, b);
+  for (size_t i = 0; i < a.size(); ++i)
+    ASSERT_NEAR(a[i], expected[i], 5e-4 * expected[i]) << "at " << i;
+}
+
 TEST_F(WindowVotesTest, RefuseWhatTheyCannotCompute) {
   Votes votes({DType::kBf16, 4, 2, 32, 64, 64});
   DeviceArray<float> out(4 * 64);
