@@ -4,12 +4,12 @@
 # .gpu-deps/ (scripts/gpu_deps.sh) where the packages are not installed. KVSHIP_COMMIT names the commit where
 # the sources lie outside git.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 source scripts/common.sh
 
 results=$(realpath -m "${1:-bench/results}")
 mkdir -p "$results"
-build=build-gpu
+build="build-gpu"
 
 cmake -S . -B "$build" -G Ninja -DKVSHIP_SERVICES=OFF -DCMAKE_PREFIX_PATH="$PWD/.gpu-deps/usr" ||
   die "CMake could not configure $build"

@@ -135,7 +135,7 @@ absl::Status PoolScores(cudaStream_t stream, const PoolScoresArgs& args) {
   Params p = {};
   p.args = args;
   p.group = static_cast<int>(args.num_query_heads / args.num_kv_heads);
-  p.reduce_first = args.order == GroupOrder::kBeforePooling || Commute(args.pooling, args.reduce);
+  p.reduce_first = args.reduce_before_pooling || Commute(args.pooling, args.reduce);
   const dim3 grid((args.num_tokens + kTileTokens - 1) / kTileTokens, args.num_kv_heads);
   return Launch(stream, grid, dim3(kThreads), 0, PoolKernel, p);
 }

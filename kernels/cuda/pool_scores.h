@@ -10,8 +10,6 @@
 
 namespace kvship::cuda {
 
-enum class GroupOrder : uint8_t { kAfterPooling, kBeforePooling };
-
 // scores[h, i] = reduce over g of pool over i of votes[h * G + g, i] * vote_scale, or pooled after
 // the reduction. Average and mean or sum commute, and so do two maxima: they are then computed in
 // the cheaper order, reduction first. kernel is odd, at most 127. With GroupReduce::kNone H = Hq.
@@ -27,7 +25,7 @@ struct PoolScoresArgs {
   Pooling pooling = Pooling::kNone;
   size_t kernel = 1;
   GroupReduce reduce = GroupReduce::kMean;
-  GroupOrder order = GroupOrder::kAfterPooling;
+  bool reduce_before_pooling = false;
   float vote_scale = 1.0f;  // 1 / W makes a mean of the window's sum
 };
 absl::Status PoolScores(cudaStream_t stream, const PoolScoresArgs& args);

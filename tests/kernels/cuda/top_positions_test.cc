@@ -2,25 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <span>
 
+#include "kernels/scores.h"
 #include "tests/kernels/cuda/device_test.h"
 
 namespace kvship::cuda {
 namespace {
 
 std::vector<int32_t> Expected(const float* scores, size_t n, size_t k) {
-  std::vector<int32_t> order(n);
-  std::iota(order.begin(), order.end(), 0);
-  const auto value = [&](int32_t i) { return scores[i]; };
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    if (std::isnan(value(a)) || std::isnan(value(b)))
-      return !std::isnan(value(a)) && std::isnan(value(b));
-    return value(a) > value(b);
-  });
-  order.resize(k);
-  std::sort(order.begin(), order.end());
-  return order;
+  return kvship::TopPositions(std::span(scores, n), k);
 }
 
 void ExpectExact(const std::vector<float>& scores, size_t rows, size_t n, size_t k,
