@@ -25,9 +25,8 @@ function(kvship_cuda_library folder)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/cuda/*.cu)
   add_library(kvship_${folder}_cuda STATIC ${sources})
   target_link_libraries(kvship_${folder}_cuda PUBLIC ${ARG_PUBLIC} CUDA::cudart_static)
-  # CMake 3.25 does not know the option for C++20. Constant expressions are functions of the device too.
-  target_compile_options(kvship_${folder}_cuda PRIVATE
-    -std=c++20 --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-Werror)
+  # Constant expressions that both sides share are functions of the device too.
+  target_compile_options(kvship_${folder}_cuda PRIVATE --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-Werror)
 endfunction()
 
 # kvship_find(name header library): the target kvship::<name> of a library without a CMake package.

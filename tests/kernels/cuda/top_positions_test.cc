@@ -98,7 +98,9 @@ TEST_F(TopPositionsTest, HaveTheirOwnNumberPerRow) {
   for (size_t r = 0; r < 3; ++r) {
     const std::vector<int32_t> row(&got[r * 700], &got[r * 700] + ks[r]);
     EXPECT_EQ(row, Expected(&scores[r * 10000], 10000, ks[r]));
-    if (ks[r] < 700) EXPECT_EQ(got[r * 700 + ks[r]], -1) << "written past the row's number";
+    if (ks[r] < 700) {
+      EXPECT_EQ(got[r * 700 + ks[r]], -1) << "written past the row's number";
+    }
   }
 }
 
