@@ -18,8 +18,8 @@ void ExpectExact(const std::vector<float>& scores, size_t rows, size_t n, size_t
                  size_t appended = 0) {
   SCOPED_TRACE(testing::Message() << rows << " rows of " << n << ", k " << k);
   const DeviceArray<float> device_scores(scores);
-  const size_t stride = k + appended;
-  const DeviceArray<int32_t> positions(rows * std::max<size_t>(stride, 1));
+  const size_t stride = k + appended + 1;  // one more, which stays unwritten
+  const DeviceArray<int32_t> positions(rows * stride);
   const DeviceArray<std::byte> workspace(TopPositionsWorkspaceBytes(rows, n));
   const TopPositionsArgs args = {.scores = device_scores.data(),
                                  .positions = positions.data(),
@@ -35,6 +35,7 @@ void ExpectExact(const std::vector<float>& scores, size_t rows, size_t n, size_t
   for (size_t r = 0; r < rows; ++r) {
     std::vector<int32_t> expected = Expected(&scores[r * n], n, k);
     for (size_t i = 0; i < appended; ++i) expected.push_back(static_cast<int32_t>(n + i));
+    expected.push_back(-1);
     ASSERT_EQ(std::vector<int32_t>(&got[r * stride], &got[r * stride] + stride), expected);
   }
 }
