@@ -1,6 +1,7 @@
 #include "base/thread_pool.h"
 
 #include <algorithm>
+#include <cassert>
 #include <chrono>
 
 namespace kvship {
@@ -9,6 +10,8 @@ namespace {
 // Longer than the gap between two loops of a decode step, far shorter than anything a person would
 // notice as load.
 constexpr auto kSpin = std::chrono::microseconds(100);
+
+constexpr uint64_t kTasksMask = 0xffffffffu;
 
 inline void Pause() {
 #if defined(__x86_64__)
@@ -30,7 +33,6 @@ ThreadPool::~ThreadPool() {
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
-    generation_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_all();
   for (std::thread& worker : workers_) worker.join();
@@ -43,53 +45,68 @@ void ThreadPool::ParallelFor(size_t num_tasks, const std::function<void(size_t)>
 void ThreadPool::ParallelForWithThread(size_t num_tasks,
                                        const std::function<void(size_t, size_t)>& body) {
   if (num_tasks == 0) return;
-  loop_ = {&body, num_tasks};
-  next_task_.store(0, std::memory_order_relaxed);
+  assert(num_tasks <= kTasksMask);
   if (num_tasks == 1 || workers_.empty()) {
-    RunTasks(loop_, 0);
+    for (size_t task = 0; task < num_tasks; ++task) body(task, 0);
     return;
   }
-  num_busy_.store(workers_.size(), std::memory_order_relaxed);
+  body_ = &body;
+  num_tasks_ = num_tasks;
+  num_done_.store(0, std::memory_order_relaxed);
+  const uint64_t last = unclaimed_.load(std::memory_order_relaxed) & ~kTasksMask;
   // Sequentially consistent with a worker's announcement that it falls asleep: one of the two sees
   // the other.
-  generation_.fetch_add(1, std::memory_order_seq_cst);
+  unclaimed_.store(last + kTasksMask + 1 + num_tasks, std::memory_order_seq_cst);
   if (num_asleep_.load(std::memory_order_seq_cst) > 0) {
     { std::lock_guard lock(mutex_); }
     wake_.notify_all();
   }
-  RunTasks(loop_, 0);
-  for (size_t spins = 0; num_busy_.load(std::memory_order_acquire) != 0; ++spins) {
+  RunTasks(0);
+  for (size_t spins = 0; num_done_.load(std::memory_order_acquire) != num_tasks; ++spins) {
     // A worker may be off its core: give the core up now and then rather than burn it.
     if (spins % 4096 == 4095) std::this_thread::yield();
     Pause();
   }
 }
 
-void ThreadPool::RunTasks(const Loop& loop, size_t thread) {
-  for (;;) {
-    const size_t task = next_task_.fetch_add(1, std::memory_order_relaxed);
-    if (task >= loop.num_tasks) return;
-    (*loop.body)(task, thread);
+bool ThreadPool::HasTasks() const {
+  return (unclaimed_.load(std::memory_order_seq_cst) & kTasksMask) != 0;
+}
+
+bool ThreadPool::ClaimTask(size_t* task) {
+  uint64_t unclaimed = unclaimed_.load(std::memory_order_acquire);
+  while ((unclaimed & kTasksMask) != 0) {
+    if (unclaimed_.compare_exchange_weak(unclaimed, unclaimed - 1, std::memory_order_acq_rel,
+                                         std::memory_order_acquire)) {
+      *task = num_tasks_ - (unclaimed & kTasksMask);
+      return true;
+    }
+  }
+  return false;
+}
+
+void ThreadPool::RunTasks(size_t thread) {
+  size_t task;
+  while (ClaimTask(&task)) {
+    (*body_)(task, thread);
+    num_done_.fetch_add(1, std::memory_order_release);
   }
 }
 
 void ThreadPool::Work(size_t thread) {
-  uint64_t seen = 0;
   for (;;) {
-    auto give_up = std::chrono::steady_clock::now() + kSpin;
-    for (size_t spins = 0; generation_.load(std::memory_order_acquire) == seen; ++spins) {
+    const auto give_up = std::chrono::steady_clock::now() + kSpin;
+    for (size_t spins = 0; !HasTasks() && !stop_.load(); ++spins) {
       Pause();
       if (spins % 64 != 63 || std::chrono::steady_clock::now() < give_up) continue;
       std::unique_lock lock(mutex_);
       num_asleep_.fetch_add(1, std::memory_order_seq_cst);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_seq_cst) != seen; });
+      wake_.wait(lock, [&] { return HasTasks() || stop_.load(); });
       num_asleep_.fetch_sub(1, std::memory_order_relaxed);
       break;
     }
-    ++seen;
     if (stop_.load()) return;
-    RunTasks(loop_, thread);
-    num_busy_.fetch_sub(1, std::memory_order_release);
+    RunTasks(thread);
   }
 }
 

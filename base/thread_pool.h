@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -35,17 +36,19 @@ class ThreadPool {
                              const std::function<void(size_t task, size_t thread)>& body);
 
  private:
-  struct Loop {
-    const std::function<void(size_t, size_t)>* body = nullptr;
-    size_t num_tasks = 0;
-  };
   void Work(size_t thread);
-  void RunTasks(const Loop& loop, size_t thread);
+  bool ClaimTask(size_t* task);
+  void RunTasks(size_t thread);
+  bool HasTasks() const;
 
-  Loop loop_;
-  alignas(64) std::atomic<uint64_t> generation_{0};
-  alignas(64) std::atomic<size_t> next_task_{0};
-  alignas(64) std::atomic<size_t> num_busy_{0};
+  // The loop that runs. Written while no task of it can be claimed, read by who has claimed one.
+  const std::function<void(size_t, size_t)>* body_ = nullptr;
+  size_t num_tasks_ = 0;
+  // Loop number (high half) and tasks not yet claimed (low half). A thread that comes late finds
+  // nothing to claim and is waited for by nobody: under load it may be off its core for
+  // milliseconds.
+  alignas(64) std::atomic<uint64_t> unclaimed_{0};
+  alignas(64) std::atomic<size_t> num_done_{0};
   std::atomic<bool> stop_{false};
   std::atomic<size_t> num_asleep_{0};
   std::mutex mutex_;

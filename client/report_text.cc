@@ -67,7 +67,8 @@ std::string Milliseconds(double ms) { return absl::StrFormat("%.1f ms", ms); }
 
 std::string CompressionText(const v1::CompressionOptions& compression) {
   std::string text;
-  for (const auto& [name, value] : FieldsOf(compression, /*only_set=*/true).items()) {
+  const Json fields = FieldsOf(compression, /*only_set=*/true);
+  for (const auto& [name, value] : fields.items()) {
     absl::StrAppend(&text, text.empty() ? "" : ",", name, "=",
                     value.is_string() ? value.get<std::string>() : value.dump());
   }

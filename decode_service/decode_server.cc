@@ -2,11 +2,20 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "engine/prefill.h"
 #include "rpc/model_info.h"
 
 namespace kvship {
+namespace {
+
+// Streams that never end by themselves, such as watches of the health service.
+constexpr absl::Duration kOtherCallsGrace = absl::Milliseconds(200);
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<DecodeServer>> DecodeServer::Start(Options options) {
   RETURN_IF_ERROR(options.generation.limits.default_compression.Validate());
@@ -57,7 +66,12 @@ absl::Status DecodeServer::CheckServing() const {
 
 void DecodeServer::Drain(absl::Duration grace) {
   readiness_.StartDraining();
-  rpc_->Shutdown(grace);
+  service_.StartDraining();
+  if (!service_.WaitUntilIdle(absl::Now() + grace)) {
+    LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(grace),
+                            "; they are cancelled"));
+  }
+  rpc_->Shutdown(kOtherCallsGrace);
 }
 
 }  // namespace kvship

@@ -65,6 +65,7 @@ absl::Status Generation::Attempt() {
   {
     std::lock_guard lock(mutex_);
     attempt_ = attempt;
+    attempt_begin_ = absl::Now();
     tried_.insert(node->address());
   }
   node->AddOutstanding(request_.tokens.size());
@@ -77,9 +78,10 @@ absl::Status Generation::Attempt() {
 }
 
 void Generation::Cancel() {
-  const absl::Status why = absl::Now() >= deadline_
-                               ? absl::DeadlineExceededError("the request's deadline has passed")
-                               : absl::CancelledError("the client has gone");
+  const absl::Status why =
+      absl::Now() >= deadline_
+          ? absl::DeadlineExceededError("the request's deadline has passed")
+          : absl::CancelledError("the client has gone, or the server shuts down");
   responses_->Cancel(why);
   std::shared_ptr<PrefillAttempt> attempt;
   {
@@ -134,6 +136,9 @@ void Generation::Decode(PrefillAttempt::Result result) {
   *report_.mutable_kv() = result.kv;
   *report_.mutable_kv()->mutable_compression() = CompressionToProto(request_.compression);
   *report_.mutable_timing() = result.timing;
+  // A node that was lost, too, was waiting.
+  report_.mutable_timing()->set_queue_ms(result.timing.queue_ms() +
+                                         absl::ToDoubleMilliseconds(attempt_begin_ - arrival_));
   report_.mutable_timing()->set_first_token_ms(absl::ToDoubleMilliseconds(first_token));
   auto session = std::make_unique<Session>(
       request_.output, uses_.model.tokenizer.get(), std::move(result.cache), responses_,

@@ -77,7 +77,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
   std::mutex mutex_;
   std::shared_ptr<PrefillAttempt> attempt_;  // shared: the channel calls it to its end
-  std::set<std::string> tried_;              // addresses of nodes
+  absl::Time attempt_begin_;
+  std::set<std::string> tried_;  // addresses of nodes
 };
 
 }  // namespace kvship

@@ -1,6 +1,6 @@
 #include "decode_service/generation_service.h"
 
-#include <mutex>
+#include <functional>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -13,9 +13,11 @@ namespace {
 // done.
 class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
  public:
+  explicit GenerateCall(std::function<void()> on_done) : on_done_(std::move(on_done)) {}
+
   static GenerateCall* Start(const Generation::Uses& uses, absl::Time deadline,
-                             const v1::GenerateRequest& request) {
-    auto call = std::make_shared<GenerateCall>();
+                             const v1::GenerateRequest& request, std::function<void()> on_done) {
+    auto call = std::make_shared<GenerateCall>(std::move(on_done));
     call->self_ = call;
     call->generation_ = std::make_shared<Generation>(uses, absl::Now(), deadline);
     // Weak: the buffer may speak up once more while gRPC is already done with the call.
@@ -37,7 +39,10 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
 
   void OnCancel() override { generation_->Cancel(); }
 
-  void OnDone() override { const std::shared_ptr<GenerateCall> last = std::move(self_); }
+  void OnDone() override {
+    const std::shared_ptr<GenerateCall> last = std::move(self_);
+    on_done_();
+  }
 
  private:
   void WriteNext() {
@@ -51,6 +56,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     }
   }
 
+  const std::function<void()> on_done_;
   std::shared_ptr<GenerateCall> self_;  // shared: until OnDone, and while WriteNext runs
   // shared: the decode batch may still hold it when the call is over
   std::shared_ptr<Generation> generation_;
@@ -58,6 +64,13 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   v1::GenerateResponse message_;
   bool writing_ = false;
   bool finished_ = false;
+};
+
+// A call that is refused before anything is known of it.
+class RefusedCall final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
+ public:
+  explicit RefusedCall(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
+  void OnDone() override { delete this; }
 };
 
 absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
@@ -70,7 +83,30 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  return GenerateCall::Start(uses_, DeadlineOf(*context), *request);
+  {
+    std::lock_guard lock(mutex_);
+    if (draining_) {
+      return new RefusedCall(absl::UnavailableError("the server is shutting down"));
+    }
+    ++num_calls_;
+  }
+  return GenerateCall::Start(uses_, DeadlineOf(*context), *request, [this] { CallDone(); });
+}
+
+void GenerationService::CallDone() {
+  std::lock_guard lock(mutex_);
+  --num_calls_;
+  idle_.notify_all();
+}
+
+void GenerationService::StartDraining() {
+  std::lock_guard lock(mutex_);
+  draining_ = true;
+}
+
+bool GenerationService::WaitUntilIdle(absl::Time deadline) {
+  std::unique_lock lock(mutex_);
+  return idle_.wait_until(lock, absl::ToChronoTime(deadline), [this] { return num_calls_ == 0; });
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetModelInfo(

@@ -2,6 +2,9 @@
 // responses, one at a time, as fast as the client reads.
 #pragma once
 
+#include <condition_variable>
+#include <mutex>
+
 #include "decode_service/generation.h"
 #include "kvship/v1/generation.grpc.pb.h"
 
@@ -20,9 +23,20 @@ class GenerationService final : public v1::GenerationService::CallbackService {
       grpc::CallbackServerContext* context, const v1::GenerationServiceGetModelInfoRequest* request,
       v1::GenerationServiceGetModelInfoResponse* response) override;
 
+  // Refuses new Generate calls with Unavailable.
+  void StartDraining();
+  // Waits until no Generate call is running; false if the deadline comes first.
+  bool WaitUntilIdle(absl::Time deadline);
+
  private:
+  void CallDone();
+
   const Generation::Uses uses_;
   const v1::ModelInfo model_info_;
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  size_t num_calls_ = 0;
+  bool draining_ = false;
 };
 
 }  // namespace kvship

@@ -136,7 +136,6 @@ absl::Status PrefillAttempt::OnReady(const v1::PrefillReady& ready) {
     std::lock_guard lock(mutex_);
     if (ready_ || ticket_ == nullptr) return absl::DataLossError("Ready came a second time");
     ready_ = true;
-    ready_time_ = absl::Now();
     ticket = ticket_.get();
   }
   // Events come one at a time, and only events let go of the ticket.
@@ -155,7 +154,6 @@ void PrefillAttempt::OnReserved(absl::StatusOr<ReservationQueue::Cache> cache) {
     if (on_end_ != nullptr) {
       cache_ = *std::move(cache);
       receiver_.emplace(*cache_);
-      memory_wait_ = absl::Now() - ready_time_;
       channel = channel_;
     }
   }
@@ -176,7 +174,7 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
     if (!receiver_) return absl::DataLossError("the prefill node sent a manifest before Go");
     RETURN_IF_ERROR(receiver_->Finish(manifest));
     result.kv = MakeKvReport();
-    result.timing.set_queue_ms(message.queue_ms() + Milliseconds(memory_wait_));
+    result.timing.set_queue_ms(message.queue_ms());
     result.timing.set_prefill_ms(message.prefill_ms());
     result.timing.set_compress_ms(message.compress_ms());
     if (computed_time_ != absl::Time()) {
@@ -209,8 +207,19 @@ v1::KvReport PrefillAttempt::MakeKvReport() const {
 }
 
 void PrefillAttempt::OnClosed(const absl::Status& status) {
-  End(status.ok() ? absl::UnavailableError("the prefill node ended the stream before the manifest")
-                  : status);
+  bool waits_for_memory;
+  {
+    std::lock_guard lock(mutex_);
+    waits_for_memory = ready_ && !receiver_;
+  }
+  if (status.ok()) {
+    End(absl::UnavailableError("the prefill node ended the stream before the manifest"));
+  } else if (waits_for_memory && absl::IsDeadlineExceeded(status)) {
+    End(absl::ResourceExhaustedError(
+        "no memory for the request's cache became free while the prefill node waited for it"));
+  } else {
+    End(status);
+  }
 }
 
 void PrefillAttempt::Fail(const absl::Status& error) {

@@ -30,7 +30,7 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
     ReservationQueue::Cache cache;
     OutputToken first_token;
     v1::KvReport kv;    // without `compression`
-    v1::Timing timing;  // queue, prefill, compress and transfer
+    v1::Timing timing;  // queue (on the node), prefill, compress and transfer
   };
   using OnProgress = std::function<void(const v1::GenerateProgress&)>;
   using OnEnd = std::function<void(absl::StatusOr<Result>)>;
@@ -76,9 +76,7 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
   ReservationQueue::Cache cache_;
   std::optional<CacheReceiver> receiver_;
   bool ready_ = false;
-  absl::Time ready_time_;
-  absl::Duration memory_wait_;  // from Ready to Go
-  absl::Time computed_time_;    // when the node's last layer was done
+  absl::Time computed_time_;  // when the node's last layer was done
 };
 
 }  // namespace kvship

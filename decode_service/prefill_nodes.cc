@@ -119,8 +119,11 @@ void PrefillNodes::CheckAgainAndAgain() {
     LookUp();
     CheckAll();
     lock.lock();
-    stopping_.wait_for(lock, absl::ToChronoNanoseconds(options_.check_interval),
-                       [this] { return stop_; });
+    bool any_healthy = false;
+    for (const auto& [address, entry] : entries_) any_healthy |= entry.health.ok();
+    const absl::Duration wait =
+        any_healthy ? options_.check_interval : options_.check_interval_while_none;
+    stopping_.wait_for(lock, absl::ToChronoNanoseconds(wait), [this] { return stop_; });
   }
 }
 

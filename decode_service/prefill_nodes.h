@@ -46,6 +46,8 @@ class PrefillNodes {
     std::vector<std::string> targets;
     Sha256Digest model_identity = {};
     absl::Duration check_interval = absl::Seconds(2);
+    // While no node is healthy, such as when all start together.
+    absl::Duration check_interval_while_none = absl::Milliseconds(200);
     PrefillConnection::Options connection = {};
   };
 

@@ -19,6 +19,11 @@ namespace kvship {
 // f32 after RoPE; out [M, Hq * D] f32; lse [Hq, M] f32, the natural logarithm of each row's sum of
 // exp(q.k / sqrt(D)), or empty. Query head h reads KV head h / (Hq / H). Source: FlashAttention-2,
 // arXiv 2307.08691.
+//
+// kFast may round a row of q and of keys to 16-bit integers (an error in q.k of about 1e-5 |q| |k|)
+// and probabilities and values to bfloat16. lse follows the rounded scores.
+//
+// Errors: InvalidArgument if the shapes do not fit.
 struct PromptAttentionArgs {
   TensorView q;
   TensorView keys;
@@ -47,6 +52,9 @@ struct PagedHead {
 // num_heads[b]). Prefixes are in prefix_formats[b], tails in tail_format. Work is split at fixed
 // numbers of tokens and merged by log-sum-exp, so that a sequence's result does not depend on its
 // company. Source: flash decoding, arXiv 2311.01282.
+//
+// Errors: InvalidArgument if the shapes do not fit, a head has no token at all or fewer pages than
+// its tokens fill, or D is not a multiple of 16.
 struct PagedAttentionArgs {
   TensorView q;
   std::span<const PagedHead> heads;

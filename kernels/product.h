@@ -24,10 +24,12 @@ struct ProductWeights {
   Arithmetic arithmetic = Arithmetic::kFast;
   size_t rows = 0;      // of all matrices together: the N of the product
   size_t cols = 0;      // the K of the product
-  uint32_t layout = 0;  // how `memory` is arranged: private to kernels/cpu/product.cc
+  uint32_t layout = 0;  // how `memory` is arranged: TileLayout of kernels/cpu/product_tiles.h
 };
 
-// Unpacks `stacked` (all with the same cols) into `out`, one below the other.
+// Unpacks `stacked` (all with the same cols) into `out`, one below the other. With kFast, where the
+// processor multiplies bytes faster than floats, quantized weights stay bytes (1.25 per weight
+// instead of 4) and Product rounds the activations to 16 bits in runs of 32.
 // Errors: InvalidArgument if the column counts differ.
 absl::Status UnpackWeights(Backend& backend, std::span<const WeightView> stacked,
                            Arithmetic arithmetic, ProductWeights* out);
@@ -38,8 +40,8 @@ absl::Status Product(Backend& backend, TensorView x, const ProductWeights& weigh
                      bool accumulate = false);
 
 // The same product straight on the packed weights, for small M (a decode batch); M up to some
-// dozens. Shapes: x [M, K] f32, y [M, sum of rows] f32. With kFast activations are rounded to int8
-// in blocks of 32.
+// dozens. Shapes: x [M, K] f32, y [M, sum of rows] f32. With kFast activations are rounded to 16
+// bits in runs of 32.
 absl::Status ProductPacked(Backend& backend, TensorView x, std::span<const WeightView> stacked,
                            Arithmetic arithmetic, TensorView y, bool accumulate = false);
 

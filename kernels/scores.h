@@ -20,7 +20,8 @@ namespace kvship {
 //   first_position + w
 //
 // One pass over K. Shapes: q [Hq, W, D], keys [H, T, D] f32 after RoPE, lse [Hq, W] f32 -> votes
-// [Hq, T] f32. Keys [0, num_keys) count; num_keys <= T, and votes [Hq, num_keys].
+// [Hq, num_keys] f32, num_keys <= T: of the keys [0, num_keys). Source: SnapKV, arXiv 2404.14469.
+// Errors: InvalidArgument if the shapes do not fit.
 struct WindowVotesArgs {
   TensorView q;
   TensorView keys;
@@ -31,7 +32,8 @@ struct WindowVotesArgs {
 absl::Status WindowVotes(Backend& backend, const WindowVotesArgs& args);
 
 // Log-sum-exp of q.k / sqrt(D) over the keys [0, num_keys) that each query may see, for scorers
-// whose softmax does not run over the whole prompt. Shapes as above; lse [Hq, W] f32 is written.
+// whose softmax does not run over the whole prompt. Shapes as above; lse [Hq, W] f32 is written,
+// -inf where a query sees none of them.
 absl::Status WindowLogSumExp(Backend& backend, TensorView q, TensorView keys, size_t num_keys,
                              size_t first_position, TensorView lse);
 

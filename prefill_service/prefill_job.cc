@@ -89,7 +89,7 @@ absl::StatusOr<OutputToken> PrefillJob::FirstToken() {
   const size_t vocab_tokens = engine_.model().config.vocab_tokens;
   Array<float> logits(vocab_tokens);
   RETURN_IF_ERROR(
-      run_.Logits(run_.num_prompt_tokens() - 1, TensorView(logits.data(), {vocab_tokens})));
+      run_.Logits(run_.num_prompt_tokens() - 1, TensorView(logits.data(), {1, vocab_tokens})));
   if (task_.forced_token.has_value()) {
     return ForceToken(logits.span(), *task_.forced_token, task_.num_logprobs);
   }

@@ -1,4 +1,5 @@
-// PrefillMetrics is what a prefill node counts, under the names of docs/metrics.md. Thread safe.
+// PrefillMetrics is what a prefill node counts and times; every name begins with kvship_prefill_.
+// Thread safe.
 #pragma once
 
 #include <prometheus/counter.h>

@@ -90,6 +90,12 @@ class PieceReader {
     return Broken("a number has more than 10 bytes");
   }
 
+  absl::StatusOr<uint32_t> FieldTag() {
+    ASSIGN_OR_RETURN(const uint64_t tag, Varint());
+    if (tag >> 3 == 0 || tag > UINT32_MAX) return Broken(absl::StrCat("it has a tag ", tag));
+    return static_cast<uint32_t>(tag);
+  }
+
   absl::StatusOr<uint32_t> Fixed32() {
     if (remaining_ < 4) return Broken("it ends inside a number");
     uint32_t value = 0;
@@ -161,7 +167,7 @@ class PieceReader {
 absl::Status ReadFrame(PieceReader& reader, ReceivedResponse* out) {
   uint64_t checksum_kind = 0;
   while (reader.remaining() > 0) {
-    ASSIGN_OR_RETURN(const uint64_t tag, reader.Varint());
+    ASSIGN_OR_RETURN(const uint32_t tag, reader.FieldTag());
     switch (tag) {
       case Tag(KvFrame::kSequenceFieldNumber, kVarint): {
         ASSIGN_OR_RETURN(const uint64_t sequence, reader.Varint());
@@ -244,10 +250,12 @@ absl::StatusOr<ReceivedResponse> ReadResponse(const grpc::ByteBuffer& message) {
     if (slice.size() > 0) pieces.push_back(std::as_bytes(std::span(slice.begin(), slice.size())));
   }
   PieceReader reader(pieces);
-  constexpr uint64_t kFrameTag = Tag(PrefillResponse::kFrameFieldNumber, kBytes);
+  bool has_other = false;
+  constexpr uint32_t kFrameTag = Tag(PrefillResponse::kFrameFieldNumber, kBytes);
   while (reader.remaining() > 0) {
-    ASSIGN_OR_RETURN(const uint64_t tag, reader.Varint());
+    ASSIGN_OR_RETURN(const uint32_t tag, reader.FieldTag());
     if (tag != kFrameTag) {
+      has_other |= tag < kFrameTag;  // the other kinds of message have smaller field numbers
       RETURN_IF_ERROR(reader.Skip(tag & 7));
       continue;
     }
@@ -259,6 +267,7 @@ absl::StatusOr<ReceivedResponse> ReadResponse(const grpc::ByteBuffer& message) {
     PieceReader frame_reader(frame);
     RETURN_IF_ERROR(ReadFrame(frame_reader, &out));
   }
+  if (out.is_frame && has_other) return Broken("it has a frame and something else");
   if (!out.is_frame) {
     out.bytes = Flatten(pieces);
     out.slices.clear();

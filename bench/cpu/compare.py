@@ -23,6 +23,10 @@ sys.path.insert(0, os.path.join(ROOT, "demo"))
 from contenders import all_contenders  # noqa: E402
 from kvship_processes import ProcessError, ServerPair, add_port_flags  # noqa: E402
 
+# OpenMP's threads wait for each other by spinning, so that beside other work llama.cpp and transformers slow down
+# tenfold and a comparison says nothing.
+MAX_LOAD = 0.5
+
 LLAMA_CPP = ("llama.cpp", "llama.cpp flash")
 
 
@@ -198,6 +202,9 @@ def parse_flags():
 
 def main():
     args = parse_flags()
+    load = os.getloadavg()[0]
+    if load > MAX_LOAD:
+        say(f"warning: the machine is busy (load {load:.1f}, wanted under {MAX_LOAD}); these figures will not compare")
     tokens = prompt_tokens(args)
     say("loading the models")
     contenders = all_contenders(args)
@@ -213,6 +220,7 @@ def main():
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
         "machine": machine(args),
+        "load_at_start": load,
         "versions": {name: version_of(name) for name in ("llama_cpp_python", "transformers", "torch")},
         "model": os.path.basename(args.model),
         "rounds": args.rounds,

@@ -50,6 +50,19 @@ HWY_INLINE FloatVec Exp2(FloatVec x) {
   return hn::Mul(y, power);
 }
 
+// out[lane] = out * factor + sum, over the lanes of a block.
+HWY_INLINE void AddScaled(const FloatVec (&sum)[kBlockVectors], const float* HWY_RESTRICT factor,
+                          float* HWY_RESTRICT out) {
+  const FloatTag d;
+  const size_t lanes = hn::Lanes(d);
+#pragma GCC unroll 3
+  for (size_t v = 0; v < kBlockVectors; ++v) {
+    const FloatVec scaled =
+        hn::MulAdd(hn::Load(d, out + v * lanes), hn::Load(d, factor + v * lanes), sum[v]);
+    hn::Store(scaled, d, out + v * lanes);
+  }
+}
+
 // out[j][lane] = sum over d of rows[j][d] * block[d][lane], j < kRows. rows [kRows, D] with a
 // stride, block [D, BlockLanes()], out [kRows, BlockLanes()].
 template <size_t kRows>

@@ -89,6 +89,17 @@ HWY_INLINE void HalvesOfEach(const GroupRows& rows, size_t at, __m256* first, __
   *second = _mm256_shuffle_ps(a, b, 0xdd);
 }
 
+// Eight rows side by side are too many streams for the hardware to foresee: fetches the next
+// group's bytes in the order in which they lie, a run's share at a time.
+template <WeightFormat kFormat>
+HWY_INLINE void PrefetchNextGroup(const GroupRows& rows, size_t row_bytes, size_t run) {
+  constexpr WeightBlock kBlock = BlockOf(kFormat);
+  constexpr size_t kBytes = kGroupRows * kBlock.num_bytes * kByteRun / kBlock.num_weights;
+  const std::byte* next = rows[0] + kGroupRows * row_bytes + run * kBytes;
+  HWY_UNROLL(8)
+  for (size_t at = 0; at < kBytes; at += 64) _mm_prefetch(next + at, _MM_HINT_T0);
+}
+
 template <WeightFormat kFormat>
 HWY_INLINE void LoadGroup(const GroupRows& rows, size_t run, RunGroup* group);
 

@@ -11,7 +11,7 @@ namespace kvship {
 
 // y[m, n] (+)= x[m] . W[begin + n], n < count. x is given as floats or as rounded bytes:
 //
-//   bytes  [num_rows][cols] int8
+//   bytes  [num_rows][cols / 32][2][32] int8: high bytes, low bytes
 //   scales [num_rows][cols / 32][2] f32: the step, and the step times the sum of the bytes
 struct PackedRowsArgs {
   const WeightView* weights;
@@ -30,10 +30,10 @@ void PackedRowsFloat(const PackedRowsArgs& args);
 // On rounded activations; for formats with a byte form.
 void PackedRowsBytes(const PackedRowsArgs& args);
 
-// Rounds one row of activations; cols is a multiple of 32.
-void RoundActivations(const float* x, size_t cols, int8_t* bytes, float* scales);
+// Rounds a row of activations; cols is a multiple of 32.
+void RoundRow(const float* x, size_t cols, int8_t* bytes, float* scales);
 
-// Whether this processor has PackedRowsBytes and RoundActivations.
+// Whether this processor has PackedRowsBytes and RoundRow.
 bool HasPackedRowsBytes();
 
 }  // namespace kvship

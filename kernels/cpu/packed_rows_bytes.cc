@@ -9,9 +9,9 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/packed_rows_bytes.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
-#include "kernels/cpu/byte_dot-inl.h"
 #include "kernels/cpu/byte_rows-inl.h"
 #include "kernels/cpu/processor.h"
+#include "kernels/cpu/round_run-inl.h"
 
 #if HWY_TARGET == HWY_AVX3
 HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
@@ -42,12 +42,14 @@ HWY_INLINE GroupBytes Prepare(const RunGroup& group) {
 
 template <bool kWide>
 HWY_INLINE __m256i DotGroup(const GroupBytes& weights, const int8_t* x) {
-  const __m512i xv =
-      _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+  const auto* halves = reinterpret_cast<const __m256i*>(x);
+  const __m512i high = _mm512_broadcast_i64x4(_mm256_loadu_si256(halves));
+  const __m512i low = _mm512_broadcast_i64x4(_mm256_loadu_si256(halves + 1));
   __m512i dot[4];
-  HWY_UNROLL(8)
+  HWY_UNROLL(4)
   for (size_t r = 0; r < 4; ++r) {
-    dot[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights.pairs[r], xv);
+    dot[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights.pairs[r], high);
+    dot[r] = _mm512_dpbusd_epi32(_mm512_slli_epi32(dot[r], 8), weights.pairs[r], low);
   }
   const __m512i sum01 = _mm512_add_epi32(_mm512_unpacklo_epi32(dot[0], dot[1]),
                                          _mm512_unpackhi_epi32(dot[0], dot[1]));
@@ -65,27 +67,32 @@ HWY_INLINE __m256i DotGroup(const GroupBytes& weights, const int8_t* x) {
 using GroupBytes = RunGroup;
 HWY_INLINE const GroupBytes& Prepare(const RunGroup& group) { return group; }
 
+// Eight sums of four products with one half of x's bytes, times `factor`. Weights over 127 come as
+// two nibbles: two products of theirs would not fit in 16 bits.
 template <bool kWide>
-HWY_INLINE __m256i DotRow(__m256i weights, __m256i x) {
+HWY_INLINE __m256i DotRow(__m256i weights, __m256i x, __m256i factor) {
   if constexpr (kWide) {
-    // Products of bytes over 127 would not fit in 16 bits by twos: each nibble by itself.
     const __m256i low_mask = _mm256_set1_epi8(15);
     const __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(weights, low_mask), x);
     const __m256i high =
         _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(weights, 4), low_mask), x);
-    return _mm256_add_epi32(_mm256_madd_epi16(low, _mm256_set1_epi16(1)),
-                            _mm256_madd_epi16(high, _mm256_set1_epi16(16)));
+    return _mm256_add_epi32(_mm256_madd_epi16(low, factor),
+                            _mm256_slli_epi32(_mm256_madd_epi16(high, factor), 4));
   } else {
-    return _mm256_madd_epi16(_mm256_maddubs_epi16(weights, x), _mm256_set1_epi16(1));
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(weights, x), factor);
   }
 }
 
 template <bool kWide>
 HWY_INLINE __m256i DotGroup(const GroupBytes& weights, const int8_t* x) {
-  const __m256i xv = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  const auto* halves = reinterpret_cast<const __m256i*>(x);
+  const __m256i x_high = _mm256_loadu_si256(halves), x_low = _mm256_loadu_si256(halves + 1);
   __m256i dot[kGroupRows];
   HWY_UNROLL(8)
-  for (size_t r = 0; r < kGroupRows; ++r) dot[r] = DotRow<kWide>(weights.bytes[r], xv);
+  for (size_t r = 0; r < kGroupRows; ++r) {
+    dot[r] = _mm256_add_epi32(DotRow<kWide>(weights.bytes[r], x_high, _mm256_set1_epi16(256)),
+                              DotRow<kWide>(weights.bytes[r], x_low, _mm256_set1_epi16(1)));
+  }
   const __m256i low =
       _mm256_hadd_epi32(_mm256_hadd_epi32(dot[0], dot[1]), _mm256_hadd_epi32(dot[2], dot[3]));
   const __m256i high =
@@ -100,28 +107,22 @@ HWY_INLINE __m256i DotGroup(const GroupBytes& weights, const int8_t* x) {
 template <WeightFormat kFormat, size_t kRows>
 HWY_INLINE void GroupKernel(const PackedRowsArgs& args, const GroupRows& rows, size_t first_row,
                             size_t n, size_t count) {
-  constexpr WeightBlock kBlock = BlockOf(kFormat);
-  constexpr size_t kGroupRunBytes = kGroupRows * kBlock.num_bytes * kByteRun / kBlock.num_weights;
   const size_t cols = args.weights->cols, num_runs = cols / kByteRun;
   const size_t row_bytes = args.weights->row_bytes();
-  const int8_t* x = args.x_bytes + first_row * cols;
+  const int8_t* x = args.x_bytes + first_row * num_runs * kRoundedRunBytes;
   const float* steps = args.x_scales + first_row * num_runs * 2;
   __m256 sum[kRows];
   HWY_UNROLL(8)
   for (size_t m = 0; m < kRows; ++m) sum[m] = _mm256_setzero_ps();
   for (size_t run = 0; run < num_runs; ++run) {
-    // Eight rows side by side are too many streams for the hardware to foresee: fetch the next
-    // group's bytes in the order in which they lie.
-    const std::byte* next = rows[0] + kGroupRows * row_bytes + run * kGroupRunBytes;
-    HWY_UNROLL(8)
-    for (size_t at = 0; at < kGroupRunBytes; at += 64) _mm_prefetch(next + at, _MM_HINT_T0);
+    PrefetchNextGroup<kFormat>(rows, row_bytes, run);
     RunGroup group;
     LoadGroup<kFormat>(rows, run, &group);
     const GroupBytes& weights = Prepare(group);
     HWY_UNROLL(4)
     for (size_t m = 0; m < kRows; ++m) {
-      const __m256 dot = _mm256_cvtepi32_ps(
-          DotGroup<(LargestByte(kFormat) > 127)>(weights, x + m * cols + run * kByteRun));
+      const __m256 dot = _mm256_cvtepi32_ps(DotGroup<kFormat == WeightFormat::kQ8_0>(
+          weights, x + (m * num_runs + run) * kRoundedRunBytes));
       const float* step = steps + (m * num_runs + run) * 2;
       sum[m] = _mm256_fmadd_ps(dot, _mm256_mul_ps(group.scales, _mm256_broadcast_ss(step)), sum[m]);
       sum[m] = _mm256_fmadd_ps(group.minimums, _mm256_broadcast_ss(step + 1), sum[m]);
@@ -162,9 +163,9 @@ void PackedRowsBytes(const PackedRowsArgs& args) {
   }
 }
 
-void RoundActivations(const float* x, size_t cols, int8_t* bytes, float* scales) {
+void RoundRow(const float* x, size_t cols, int8_t* bytes, float* scales) {
   for (size_t i = 0; i < cols; i += kByteRun) {
-    RoundRun(x + i, bytes + i, scales + i / kByteRun * 2);
+    RoundRun(x + i, bytes + 2 * i, scales + i / kByteRun * 2);
   }
 }
 
@@ -173,7 +174,7 @@ bool HasPackedRowsBytes() { return true; }
 #else
 
 void PackedRowsBytes(const PackedRowsArgs&) { assert(false); }
-void RoundActivations(const float*, size_t, int8_t*, float*) { assert(false); }
+void RoundRow(const float*, size_t, int8_t*, float*) { assert(false); }
 bool HasPackedRowsBytes() { return false; }
 
 #endif  // AVX2 or AVX-512
@@ -185,7 +186,7 @@ HWY_AFTER_NAMESPACE();
 namespace kvship {
 
 HWY_EXPORT(PackedRowsBytes);
-HWY_EXPORT(RoundActivations);
+HWY_EXPORT(RoundRow);
 HWY_EXPORT(HasPackedRowsBytes);
 
 // The AVX-512 form is compiled with VNNI, which the first AVX-512 processors lack.
@@ -196,11 +197,11 @@ void PackedRowsBytes(const PackedRowsArgs& args) {
   HWY_DYNAMIC_DISPATCH(PackedRowsBytes)(args);
 }
 
-void RoundActivations(const float* x, size_t cols, int8_t* bytes, float* scales) {
+void RoundRow(const float* x, size_t cols, int8_t* bytes, float* scales) {
 #if HWY_ARCH_X86
-  if (UseAvx2InsteadOfAvx3()) return N_AVX2::RoundActivations(x, cols, bytes, scales);
+  if (UseAvx2InsteadOfAvx3()) return N_AVX2::RoundRow(x, cols, bytes, scales);
 #endif
-  HWY_DYNAMIC_DISPATCH(RoundActivations)(x, cols, bytes, scales);
+  HWY_DYNAMIC_DISPATCH(RoundRow)(x, cols, bytes, scales);
 }
 
 bool HasPackedRowsBytes() { return HWY_DYNAMIC_DISPATCH(HasPackedRowsBytes)(); }

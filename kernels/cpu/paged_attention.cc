@@ -41,8 +41,7 @@ HWY_BEFORE_NAMESPACE();
 namespace kvship {
 namespace HWY_NAMESPACE {
 
-// Query heads that share one conversion of a row to floats: with 4 keys at a time in the first
-// product, 16 sums.
+// Query heads that share one conversion of a row to floats; 4 keys at a time make 16 sums of it.
 constexpr size_t kMaxTogether = HWY_TARGET <= HWY_AVX3 ? 4 : 3;
 // Vectors of the output row that the second product adds to at a time.
 constexpr size_t kOutVectors = HWY_TARGET <= HWY_AVX3 ? 4 : 2;
@@ -189,7 +188,6 @@ void SoftmaxRun(size_t num_tokens, float* scores, float* partial) {
   partial[1] = hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
-// Some query heads, all tokens of the run, one of the two products.
 template <PageFormat kFormat, size_t kQueries>
 void ScoreRun(const TokenRun& run, const float* q, float* scores) {
   for (size_t t = 0; t < run.num_tokens; t += kPageTokens) {

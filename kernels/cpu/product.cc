@@ -32,7 +32,7 @@ absl::Status CheckShapes(const TensorView& x, const ProductWeights& weights, con
 absl::Status Product(Backend& backend, TensorView x, const ProductWeights& weights, TensorView y,
                      bool accumulate) {
   if (absl::Status status = CheckShapes(x, weights, y); !status.ok()) return status;
-  const TileLayout layout{weights.layout};
+  const auto layout = static_cast<TileLayout>(weights.layout);
   const size_t num_rows = x.dims[0];
   const size_t num_tiles = (weights.rows + kTileRows - 1) / kTileRows;
   const size_t row_tasks = (num_rows + kRowsPerTask - 1) / kRowsPerTask;
@@ -50,13 +50,12 @@ absl::Status Product(Backend& backend, TensorView x, const ProductWeights& weigh
     args.x_stride = x.strides[0];
     args.num_rows = std::min(kRowsPerTask, num_rows - row);
     args.cols = weights.cols;
-    args.tiles = weights.memory.data() + begin * layout.TileBytes(weights.cols);
+    args.tiles = weights.memory.data() + begin * TileBytes(layout, weights.cols);
     args.weight_rows = std::min(end * kTileRows, weights.rows) - begin * kTileRows;
     args.y = y.f32(row) + begin * kTileRows;
     args.y_stride = y.strides[0];
     args.accumulate = accumulate;
-    args.largest_byte = layout.largest_byte;
-    if (layout.largest_byte == 0) return FloatTileProduct(args);
+    if (layout == TileLayout::kFloats) return FloatTileProduct(args);
 
     const size_t panels = (args.num_rows + kPanelRows - 1) / kPanelRows;
     Array<float> scales(panels * RoundedPanelScales(args.cols));

@@ -14,17 +14,16 @@ constexpr size_t kWeightsPerTask = 65536;
 
 // From this many rows of activations on, weights are unpacked a tile at a time: the shuffling is
 // paid once for all rows. Both ways sum in the same order.
-constexpr size_t kTileFrom = 4;
+constexpr size_t kTileFrom = 6;
 
 // How a matrix is multiplied.
 enum class Way { kFloats, kBytes, kTiles };
 
 Way ChooseWay(const WeightView& weights, Arithmetic arithmetic, size_t num_rows) {
-  const uint32_t largest = LargestByte(weights.format);
-  if (arithmetic == Arithmetic::kFloat32 || largest == 0 || !HasPackedRowsBytes()) {
+  if (arithmetic == Arithmetic::kFloat32 || !HasByteForm(weights.format) || !HasPackedRowsBytes()) {
     return Way::kFloats;
   }
-  return num_rows >= kTileFrom && largest <= LargestByteOfWholeRuns() ? Way::kTiles : Way::kBytes;
+  return num_rows >= kTileFrom && HasByteTiles() ? Way::kTiles : Way::kBytes;
 }
 
 // Activations rounded for the ways that are wanted: row by row, and in panels.
@@ -34,11 +33,11 @@ struct Rounded {
 
   void Rows(const TensorView& x) {
     const size_t rows = x.dims[0], cols = x.dims[1];
-    bytes = Array<int8_t>(rows * cols);
+    bytes = Array<int8_t>(rows * 2 * cols);
     scales = Array<float>(rows * cols / kByteRun * 2);
     for (size_t m = 0; m < rows; ++m) {
-      RoundActivations(x.f32(m), cols, bytes.data() + m * cols,
-                       scales.data() + m * cols / kByteRun * 2);
+      RoundRow(x.f32(m), cols, bytes.data() + m * 2 * cols,
+               scales.data() + m * cols / kByteRun * 2);
     }
   }
   void Panels(const TensorView& x) {
@@ -58,12 +57,11 @@ void MultiplyTiles(const PackedRowsArgs& rows, Rounded& rounded) {
   args.tiles = tile.data();
   args.y_stride = rows.y_stride;
   args.accumulate = rows.accumulate;
-  args.largest_byte = LargestByte(weights.format);
   args.rounded = {rounded.panel_bytes.data(), rounded.panel_scales.data()};
   for (size_t n = 0; n < rows.count; n += kTileRows) {
     args.weight_rows = std::min(kTileRows, rows.count - n);
     args.y = rows.y + n;
-    UnpackByteTile({&weights, 1}, rows.begin + n, args.weight_rows, tile.data());
+    UnpackTile(TileLayout::kBytes, {&weights, 1}, rows.begin + n, args.weight_rows, tile.data());
     ByteTileProduct(args);
   }
 }

@@ -23,21 +23,19 @@ inline constexpr size_t kByteTileRunBytes = kTileRows * (kByteRun + 2 * sizeof(f
 constexpr size_t ByteTileBytes(size_t cols) { return cols / kByteRun * kByteTileRunBytes; }
 constexpr size_t FloatTileBytes(size_t cols) { return kTileRows * cols * sizeof(float); }
 
-// What ProductWeights::layout holds: the largest weight byte of byte tiles, or 0 for float tiles.
-struct TileLayout {
-  uint32_t largest_byte = 0;
+// What ProductWeights::layout holds.
+enum class TileLayout : uint32_t { kFloats, kBytes };
 
-  size_t TileBytes(size_t cols) const {
-    return largest_byte > 0 ? ByteTileBytes(cols) : FloatTileBytes(cols);
-  }
-};
+constexpr size_t TileBytes(TileLayout layout, size_t cols) {
+  return layout == TileLayout::kBytes ? ByteTileBytes(cols) : FloatTileBytes(cols);
+}
 
 // Rows of activations that one pass over a tile serves: half of the registers' worth of sums.
 inline constexpr size_t kPanelRows = 6;
 
-// Activations rounded to int8, in panels of kPanelRows rows:
+// Activations rounded to 16 bits, in panels of kPanelRows rows:
 //
-//   bytes  [panels][runs][kPanelRows][32] int8
+//   bytes  [panels][runs][kPanelRows][2][32] int8: high bytes, low bytes
 //   scales [panels][runs][kPanelRows][2] f32: the step, and the step times the sum of the bytes
 struct RoundedRows {
   int8_t* bytes;
@@ -45,7 +43,7 @@ struct RoundedRows {
 };
 void RoundPanels(const float* x, size_t x_stride, size_t num_rows, size_t cols,
                  const RoundedRows& rounded);
-constexpr size_t RoundedPanelBytes(size_t cols) { return kPanelRows * cols; }
+constexpr size_t RoundedPanelBytes(size_t cols) { return kPanelRows * 2 * cols; }
 constexpr size_t RoundedPanelScales(size_t cols) { return kPanelRows * cols / kByteRun * 2; }
 
 // y[rows, weight_rows] (+)= x[rows, cols] W^T for `num_tiles` tiles one after the other; the last
@@ -60,27 +58,23 @@ struct TileProductArgs {
   float* y;
   size_t y_stride;
   bool accumulate;
-  uint32_t largest_byte;  // of the weights, byte tiles only
-  RoundedRows rounded;    // byte tiles only: x, rounded by RoundPanels
+  RoundedRows rounded;  // byte tiles only: x, rounded by RoundPanels
 };
 void ByteTileProduct(const TileProductArgs& args);
 void FloatTileProduct(const TileProductArgs& args);
 
 // Writes eight rows of `weights`, which have a byte form, into rows [tile_row, tile_row + 8) of a
-// byte tile. Only where LargestFastByte() is not 0.
-void UnpackByteGroup(const WeightView& weights, size_t row, size_t tile_row, std::byte* tile);
+// tile. Only where HasPackedRowsBytes().
+void UnpackGroup(TileLayout layout, const WeightView& weights, size_t row, size_t tile_row,
+                 std::byte* tile);
 
-// The same for any rows of `stacked` matrices [begin, begin + count), count up to kTileRows;
-// formats without a byte form are rounded. Missing rows become zeros.
-void UnpackByteTile(std::span<const WeightView> stacked, size_t begin, size_t count,
-                    std::byte* tile);
+// The same for any rows [begin, begin + count) of `stacked` matrices, count up to kTileRows; byte
+// tiles are for formats with a byte form. Missing rows become zeros.
+void UnpackTile(TileLayout layout, std::span<const WeightView> stacked, size_t begin, size_t count,
+                std::byte* tile);
 
-// The largest weight byte for which this processor multiplies byte tiles faster than float tiles; 0
-// if none.
-uint32_t LargestFastByte();
-
-// The largest weight byte for which each run is summed as a whole before it is scaled, as
-// PackedRowsBytes does.
-uint32_t LargestByteOfWholeRuns();
+// Whether this processor multiplies byte tiles, and faster than float tiles. (AVX2 without VNNI
+// takes as long for two products of bytes as for one of floats.)
+bool HasByteTiles();
 
 }  // namespace kvship

@@ -14,6 +14,8 @@ namespace kvship {
 
 // Weights per scale in the byte form, and per rounded block of activations.
 inline constexpr size_t kByteRun = 32;
+// Such a block of activations takes 16 bits for each.
+inline constexpr size_t kRoundedRunBytes = 2 * kByteRun;
 
 struct ByteRun {
   uint8_t bytes[kByteRun];
@@ -21,20 +23,20 @@ struct ByteRun {
   float minimum;
 };
 
-// The largest byte that a format's runs hold; 0 for a format that has no exact byte form.
-constexpr uint32_t LargestByte(WeightFormat format) {
+// Whether a format's runs can be written so.
+constexpr bool HasByteForm(WeightFormat format) {
   switch (format) {
+    case WeightFormat::kQ8_0:
     case WeightFormat::kQ4_0:
     case WeightFormat::kQ4_1:
-    case WeightFormat::kQ4_K: return 15;
-    case WeightFormat::kQ5_K: return 31;
-    case WeightFormat::kQ8_0: return 255;
+    case WeightFormat::kQ4_K:
+    case WeightFormat::kQ5_K: return true;
     case WeightFormat::kF32:
     case WeightFormat::kF16:
     case WeightFormat::kBf16:
-    case WeightFormat::kQ6_K: return 0;
+    case WeightFormat::kQ6_K: return false;
   }
-  return 0;
+  return false;
 }
 
 inline float LoadF16(const std::byte* at) {

@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <cassert>
-#include <cmath>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cpu/packed_rows.h"
 #include "kernels/cpu/product_tiles.h"
 #include "kernels/cpu/weight_stack.h"
 #include "kernels/product.h"
@@ -19,20 +19,6 @@ void StoreRun(const ByteRun& run, size_t tile_row, std::byte* tile_run) {
   std::byte* scales = tile_run + kTileRows * kByteRun;
   std::memcpy(scales + tile_row * sizeof(float), &run.scale, sizeof(float));
   std::memcpy(scales + (kTileRows + tile_row) * sizeof(float), &run.minimum, sizeof(float));
-}
-
-// Rounds 32 weights to signed 8 bits, kept as unsigned bytes.
-ByteRun RoundWeights(const float* weights) {
-  float largest = 0;
-  for (size_t i = 0; i < kByteRun; ++i) largest = std::max(largest, std::abs(weights[i]));
-  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-  ByteRun run;
-  run.scale = largest / 127.0f;
-  run.minimum = -128.0f * run.scale;
-  for (size_t i = 0; i < kByteRun; ++i) {
-    run.bytes[i] = static_cast<uint8_t>(static_cast<int>(std::lrint(weights[i] * inverse)) + 128);
-  }
-  return run;
 }
 
 // Columns dequantized at a time on the way to a tile: a multiple of every block.
@@ -53,15 +39,6 @@ void ForEachChunk(const WeightView& weights, size_t row, const Store& store) {
 }
 
 void UnpackByteRow(const WeightView& weights, size_t row, size_t tile_row, std::byte* tile) {
-  if (LargestByte(weights.format) == 0) {
-    ForEachChunk(weights, row, [&](const float* chunk, size_t begin, size_t cols) {
-      for (size_t i = 0; i < cols; i += kByteRun) {
-        StoreRun(RoundWeights(chunk + i), tile_row,
-                 tile + (begin + i) / kByteRun * kByteTileRunBytes);
-      }
-    });
-    return;
-  }
   const std::byte* data = weights.data + row * weights.row_bytes();
   ByteRun run;
   for (size_t i = 0; i < weights.cols / kByteRun; ++i) {
@@ -77,47 +54,35 @@ void UnpackFloatRow(const WeightView& weights, size_t row, size_t tile_row, floa
   });
 }
 
-void UnpackFloatTile(std::span<const WeightView> stacked, size_t begin, size_t count,
-                     std::byte* tile) {
-  for (size_t i = 0; i < count; ++i) {
-    const StackRow row = FindRow(stacked, begin + i);
-    UnpackFloatRow(*row.weights, row.row, i, reinterpret_cast<float*>(tile));
-  }
-  if (count == kTileRows) return;
-  for (size_t k = 0; k < stacked[0].cols; ++k) {
-    float* column = reinterpret_cast<float*>(tile) + k * kTileRows;
-    std::fill(column + count, column + kTileRows, 0.0f);
-  }
-}
-
 TileLayout ChooseLayout(std::span<const WeightView> stacked, Arithmetic arithmetic) {
-  if (arithmetic == Arithmetic::kFloat32 || stacked[0].cols % kByteRun != 0) {
-    return TileLayout{};
-  }
-  uint32_t largest = 0;
-  for (const WeightView& weights : stacked) {
-    const uint32_t byte = LargestByte(weights.format);
-    largest = std::max(largest, byte == 0 ? 255 : byte);
-  }
-  return TileLayout{largest <= LargestFastByte() ? largest : 0};
+  const bool bytes = arithmetic == Arithmetic::kFast && HasByteTiles() &&
+                     std::all_of(stacked.begin(), stacked.end(), [](const WeightView& weights) {
+                       return HasByteForm(weights.format);
+                     });
+  return bytes ? TileLayout::kBytes : TileLayout::kFloats;
 }
 
 }  // namespace
 
-void UnpackByteTile(std::span<const WeightView> stacked, size_t begin, size_t count,
-                    std::byte* tile) {
-  if (count < kTileRows) std::memset(tile, 0, ByteTileBytes(stacked[0].cols));
+void UnpackTile(TileLayout layout, std::span<const WeightView> stacked, size_t begin, size_t count,
+                std::byte* tile) {
+  constexpr size_t kGroup = 8;
+  const bool has_groups = HasPackedRowsBytes();
+  if (count < kTileRows) std::memset(tile, 0, TileBytes(layout, stacked[0].cols));
   for (size_t i = 0; i < count;) {
     const StackRow row = FindRow(stacked, begin + i);
-    const bool group = std::min(count - i, row.weights->rows - row.row) >= 8 && i % 8 == 0 &&
-                       LargestByte(row.weights->format) > 0;
-    if (group) {
-      UnpackByteGroup(*row.weights, row.row, i, tile);
-      i += 8;
-    } else {
-      UnpackByteRow(*row.weights, row.row, i, tile);
-      ++i;
+    const size_t together = std::min(count - i, row.weights->rows - row.row);
+    if (has_groups && HasByteForm(row.weights->format) && i % kGroup == 0 && together >= kGroup) {
+      UnpackGroup(layout, *row.weights, row.row, i, tile);
+      i += kGroup;
+      continue;
     }
+    if (layout == TileLayout::kBytes) {
+      UnpackByteRow(*row.weights, row.row, i, tile);
+    } else {
+      UnpackFloatRow(*row.weights, row.row, i, reinterpret_cast<float*>(tile));
+    }
+    ++i;
   }
 }
 
@@ -128,15 +93,14 @@ absl::Status UnpackWeights(Backend& backend, std::span<const WeightView> stacked
   out->arithmetic = arithmetic;
   out->rows = RowsOf(stacked);
   out->cols = stacked[0].cols;
-  out->layout = layout.largest_byte;
-  const size_t tile_bytes = layout.TileBytes(out->cols);
+  out->layout = static_cast<uint32_t>(layout);
+  const size_t tile_bytes = TileBytes(layout, out->cols);
   const size_t num_tiles = (out->rows + kTileRows - 1) / kTileRows;
   out->memory.GrowTo(num_tiles * tile_bytes);
   backend.threads().ParallelFor(num_tiles, [&](size_t task) {
     const size_t begin = task * kTileRows;
-    const auto unpack = layout.largest_byte > 0 ? UnpackByteTile : UnpackFloatTile;
-    unpack(stacked, begin, std::min(kTileRows, out->rows - begin),
-           out->memory.data() + task * tile_bytes);
+    UnpackTile(layout, stacked, begin, std::min(kTileRows, out->rows - begin),
+               out->memory.data() + task * tile_bytes);
   });
   return absl::OkStatus();
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/product.h"
+#include "tests/kernels/targets.h"
 #include "tests/kernels/weights.h"
 
 namespace kvship {
@@ -36,7 +37,13 @@ TEST(Embed, NamesTheIdOutsideTheTable) {
   }
 }
 
-TEST(RmsNorm, AgreesWithDouble) {
+class OnEveryTarget : public testing::TestWithParam<int64_t> {
+  const OnTarget scope_{GetParam()};
+};
+INSTANTIATE_TEST_SUITE_P(Elementwise, OnEveryTarget, testing::ValuesIn(Targets()),
+                         [](const auto& info) { return hwy::TargetName(info.param); });
+
+TEST_P(OnEveryTarget, RmsNormAgreesWithDouble) {
   Backend backend(2);
   for (const size_t cols : {1u, 15u, 64u, 577u}) {
     const size_t rows = 150;
@@ -60,7 +67,7 @@ TEST(RmsNorm, AgreesWithDouble) {
   }
 }
 
-TEST(SiluMul, AgreesWithDoubleFromOneEndToTheOther) {
+TEST_P(OnEveryTarget, SiluMulAgreesWithDoubleFromOneEndToTheOther) {
   Backend backend(2);
   const size_t rows = 40, cols = 1001;
   std::vector<float> gate_up = RandomFloats(11, rows * 2 * cols, 20.0), out(rows * cols);
@@ -93,11 +100,7 @@ TEST(SiluMul, OfAHugeNegativeGateIsNotANumberGoneWrong) {
   EXPECT_NEAR(out, 0.0f, 1e-33f);
 }
 
-class RopePairing : public testing::TestWithParam<RopePairs> {};
-INSTANTIATE_TEST_SUITE_P(Rope, RopePairing,
-                         testing::Values(RopePairs::kHalves, RopePairs::kAdjacent));
-
-TEST_P(RopePairing, TurnsEachPairByItsAngle) {
+void ExpectTurns(RopePairs pairs) {
   Backend backend(2);
   for (const size_t dim : {2u, 24u, 64u}) {
     const size_t rows = 300, heads = 3;
@@ -114,11 +117,11 @@ TEST_P(RopePairing, TurnsEachPairByItsAngle) {
     }
     const TensorView view =
         TensorView(x.data(), {rows, stride}).Slice(1, 0, heads * dim).SplitLast(heads);
-    ASSERT_TRUE(Rope(backend, view, TensorView(cos_sin.data(), {rows, dim}), GetParam()).ok());
+    ASSERT_TRUE(Rope(backend, view, TensorView(cos_sin.data(), {rows, dim}), pairs).ok());
     for (size_t m = 0; m < rows; ++m) {
       for (size_t i = 0; i < heads * dim / 2; ++i) {
         const size_t head = i / (dim / 2), pair = i % (dim / 2);
-        const bool halves = GetParam() == RopePairs::kHalves;
+        const bool halves = pairs == RopePairs::kHalves;
         const size_t first = m * stride + head * dim + (halves ? pair : 2 * pair);
         const size_t second = first + (halves ? dim / 2 : 1);
         const double angle = static_cast<double>(m) / static_cast<double>(pair + 1);
@@ -132,6 +135,9 @@ TEST_P(RopePairing, TurnsEachPairByItsAngle) {
     }
   }
 }
+
+TEST_P(OnEveryTarget, RopeTurnsHalvesByTheirAngles) { ExpectTurns(RopePairs::kHalves); }
+TEST_P(OnEveryTarget, RopeTurnsNeighboursByTheirAngles) { ExpectTurns(RopePairs::kAdjacent); }
 
 }  // namespace
 }  // namespace kvship

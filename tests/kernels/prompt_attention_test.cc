@@ -136,8 +136,10 @@ TEST_P(PromptAttentionIn, SurvivesScoresFarFromZero) {
   Prompt prompt({3, 1, 64, 300}, /*scale=*/11.0f);
   ASSERT_TRUE(prompt.Attend(backend, 0, 300, GetParam()).ok());
   const Errors errors = LargestErrors(prompt);
-  // |q| |k| / 8 = 970; a relative error of 2^-16 of it in a score is 0.015.
-  EXPECT_LT(errors.lse, 0.02);
+  // |q| |k| / 8 is about 970, and a row of 16-bit integers of norm 46000 makes a standard error of
+  // 0.29 * sqrt(2) / 46000 of it, 0.009; five of those. Where one score leads by little, it shifts
+  // probability between values that differ by up to 7.
+  EXPECT_LT(errors.lse, 0.045);
   EXPECT_LT(errors.out, 0.1);
 }
 

@@ -1,0 +1,78 @@
+// Activations rounded for products with weight bytes, compiled once per Highway target; HWY_AVX2
+// and HWY_AVX3 only.
+
+#if defined(KVSHIP_KERNELS_CPU_ROUND_RUN_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVSHIP_KERNELS_CPU_ROUND_RUN_INL_H_
+#undef KVSHIP_KERNELS_CPU_ROUND_RUN_INL_H_
+#else
+#define KVSHIP_KERNELS_CPU_ROUND_RUN_INL_H_
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+#include "hwy/highway.h"
+#include "kernels/cpu/quantized_blocks.h"
+
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+#include <immintrin.h>
+
+#if HWY_TARGET == HWY_AVX3
+HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
+#else
+HWY_BEFORE_NAMESPACE();
+#endif
+namespace kvship {
+namespace HWY_NAMESPACE {
+
+// 127 * 256: the largest whose high byte does not round up to 128.
+inline constexpr float kLargestRounded = 32512.0f;
+
+HWY_INLINE void StoreAsBytes(const __m256i* q, int8_t* bytes) {
+  const __m256i packed =
+      _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+  // Packing works per 128-bit half: put the words back in order.
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes),
+                      _mm256_permutevar8x32_epi32(packed, order));
+}
+
+// Rounds 32 activations to 16 bits with a common step, the largest magnitude / 32512, and splits
+// them into 32 high bytes and then 32 low ones, both signed: x = step * (256 * high + low). Eight
+// bits would be too few: on the demo model they move the prompt's likelihood by up to 3 %. `scales`
+// gets the step and the step times the sum of the rounded values.
+HWY_INLINE void RoundRun(const float* x, int8_t* bytes, float* scales) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  __m256 v[4];
+  for (size_t i = 0; i < 4; ++i) v[i] = _mm256_loadu_ps(x + 8 * i);
+  const __m256 m01 = _mm256_max_ps(_mm256_andnot_ps(sign, v[0]), _mm256_andnot_ps(sign, v[1]));
+  const __m256 m23 = _mm256_max_ps(_mm256_andnot_ps(sign, v[2]), _mm256_andnot_ps(sign, v[3]));
+  const __m256 m8 = _mm256_max_ps(m01, m23);
+  __m128 m4 = _mm_max_ps(_mm256_castps256_ps128(m8), _mm256_extractf128_ps(m8, 1));
+  m4 = _mm_max_ps(m4, _mm_movehl_ps(m4, m4));
+  const float largest = _mm_cvtss_f32(_mm_max_ss(m4, _mm_movehdup_ps(m4)));
+  const __m256 inverse = _mm256_set1_ps(largest > 0 ? kLargestRounded / largest : 0.0f);
+  __m256i q[4];
+  for (size_t i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+  const __m256i q8 = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
+  __m128i q4 = _mm_add_epi32(_mm256_castsi256_si128(q8), _mm256_extracti128_si256(q8, 1));
+  q4 = _mm_add_epi32(q4, _mm_shuffle_epi32(q4, 0x4e));
+  q4 = _mm_add_epi32(q4, _mm_shuffle_epi32(q4, 0xb1));
+  const float step = largest / kLargestRounded;
+  scales[0] = step;
+  scales[1] = step * static_cast<float>(_mm_cvtsi128_si32(q4));
+  __m256i high[4], low[4];
+  for (size_t i = 0; i < 4; ++i) {
+    high[i] = _mm256_srai_epi32(_mm256_add_epi32(q[i], _mm256_set1_epi32(128)), 8);
+    low[i] = _mm256_sub_epi32(q[i], _mm256_slli_epi32(high[i], 8));
+  }
+  StoreAsBytes(high, bytes);
+  StoreAsBytes(low, bytes + kByteRun);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvship
+HWY_AFTER_NAMESPACE();
+
+#endif  // AVX2 or AVX-512
+#endif  // KVSHIP_KERNELS_CPU_ROUND_RUN_INL_H_

@@ -1,0 +1,138 @@
+// What a run holds must not follow the number of layers, nor the patience of its reader.
+#include <grpcpp/create_channel.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <string>
+
+#include "rpc/errors.h"
+#include "tests/prefill_service/prefill_node.h"
+
+namespace kvship {
+namespace {
+
+constexpr size_t kPromptTokens = 2048;
+constexpr size_t kOutboxBytes = 1 << 20;
+
+size_t ResidentBytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("VmRSS:", 0) == 0) return std::stoul(line.substr(6)) << 10;
+  }
+  return 0;
+}
+
+// An ordinary client that says Go and then reads nothing.
+class StalledClient {
+ public:
+  StalledClient(const std::string& target, const v1::PrefillBegin& begin)
+      : stub_(v1::PrefillService::NewStub(
+            grpc::CreateChannel(target, grpc::InsecureChannelCredentials()))),
+        stream_(stub_->Prefill(&context_)) {
+    v1::PrefillRequest request;
+    *request.mutable_begin() = begin;
+    stream_->Write(request);
+    v1::PrefillResponse response;
+    while (!response.has_ready() && stream_->Read(&response)) {
+    }
+    request.mutable_go()->set_transport("grpc");
+    stream_->Write(request);
+  }
+
+  ~StalledClient() { context_.TryCancel(); }
+
+  // Reads all that is left. The bytes of frames that came, and how the stream ended.
+  std::pair<size_t, grpc::Status> ReadAll() {
+    size_t num_bytes = 0;
+    v1::PrefillResponse response;
+    while (stream_->Read(&response)) num_bytes += response.frame().payload().size();
+    return {num_bytes, stream_->Finish()};
+  }
+
+ private:
+  grpc::ClientContext context_;
+  const std::unique_ptr<v1::PrefillService::Stub> stub_;
+  const std::unique_ptr<grpc::ClientReaderWriter<v1::PrefillRequest, v1::PrefillResponse>> stream_;
+};
+
+struct Stalled {
+  size_t layer_bytes = 0;
+  size_t total_bytes = 0;
+  double outbox_bytes = 0;    // when nothing moves any more
+  size_t resident_bytes = 0;  // what the stalled run added to the process
+};
+
+// Runs a prompt through `times` x 2 layers towards a reader that stalls until no more moves.
+Stalled RunStalled(size_t times) {
+  PrefillNode node({.max_outbox_bytes = kOutboxBytes}, times, 256);
+  const v1::PrefillBegin begin =
+      node.Begin(RandomTokens(kPromptTokens, 1), "scorer=keep_all,encoder=f32");
+  Stalled out;
+  out.total_bytes = begin.plan().wire_bytes();
+  out.layer_bytes = out.total_bytes / node.model.config().num_layers;
+  const size_t resident_before = ResidentBytes();
+  StalledClient client(node.target(), begin);
+  // Until no step has been taken for a while.
+  double steps = -1;
+  while (node.Metric("kvship_prefill_step_seconds") > steps) {
+    steps = node.Metric("kvship_prefill_step_seconds");
+    absl::SleepFor(absl::Milliseconds(400));
+  }
+  out.outbox_bytes = node.Metric("kvship_prefill_outbox_bytes");
+  out.resident_bytes = ResidentBytes() - std::min(ResidentBytes(), resident_before);
+  return out;
+}
+
+TEST(PrefillMemory, DoesNotFollowTheLayersWhenTheReaderStalls) {
+  RunStalled(8);  // threads, arenas and buffers that stay are there from now on
+  const Stalled shallow = RunStalled(64);
+  const Stalled deep = RunStalled(128);
+  ASSERT_EQ(deep.total_bytes, 2 * shallow.total_bytes);
+  ASSERT_GT(shallow.total_bytes, size_t{64} << 20);
+  for (const Stalled& run : {shallow, deep}) {
+    EXPECT_GT(run.outbox_bytes, kOutboxBytes);
+    // A layer is sent whole; control messages are small.
+    EXPECT_LT(run.outbox_bytes, kOutboxBytes + run.layer_bytes + 4096);
+    // Residual stream, scratch, a layer, the outbox, and what gRPC holds in flight on both sides:
+    // a quarter of what the layers together have.
+    EXPECT_LT(run.resident_bytes, shallow.total_bytes / 4);
+  }
+}
+
+TEST(PrefillMemory, AReaderThatGoesOnGetsAll) {
+  PrefillNode node({.max_outbox_bytes = kOutboxBytes}, 16, 256);
+  const v1::PrefillBegin begin =
+      node.Begin(RandomTokens(kPromptTokens, 5), "scorer=keep_all,encoder=f32");
+  StalledClient client(node.target(), begin);
+  absl::SleepFor(absl::Milliseconds(500));
+  const auto [num_bytes, status] = client.ReadAll();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(num_bytes, begin.plan().wire_bytes());
+}
+
+TEST(PrefillMemory, AnotherRequestRunsWhileAReaderStalls) {
+  PrefillNode node({.max_outbox_bytes = kOutboxBytes}, 64, 256);
+  StalledClient stalled(node.target(),
+                        node.Begin(RandomTokens(kPromptTokens, 2), "scorer=keep_all,encoder=f32"));
+  const auto call =
+      CollectedCall::Start(node.target(), node.Begin(RandomTokens(100, 3), "scorer=keep_all"), {});
+  EXPECT_EQ(call->WaitUntilClosed(), absl::OkStatus());
+  EXPECT_EQ(node.Metric("kvship_prefill_active_requests"), 1);
+}
+
+TEST(PrefillMemory, AReaderThatTakesNothingIsGivenUp) {
+  PrefillNode node({.max_outbox_bytes = kOutboxBytes, .stall_timeout = absl::Milliseconds(300)}, 64,
+                   256);
+  StalledClient stalled(node.target(),
+                        node.Begin(RandomTokens(kPromptTokens, 4), "scorer=keep_all,encoder=f32"));
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  absl::SleepFor(absl::Milliseconds(500));
+  while (node.Metric("kvship_prefill_active_requests") > 0 && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  EXPECT_EQ(node.Metric("kvship_prefill_active_requests"), 0);
+  EXPECT_EQ(stalled.ReadAll().second.error_code(), grpc::StatusCode::ABORTED);
+}
+
+}  // namespace
+}  // namespace kvship

@@ -1,0 +1,208 @@
+// What a prefill node answers to requests that are wrong, too many, or given up.
+#include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+
+#include "rpc/errors.h"
+#include "tests/prefill_service/prefill_node.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::HasSubstr;
+using Kind = v1::PrefillResponse::MessageCase;
+
+class PrefillRefusalsTest : public ::testing::Test {
+ protected:
+  absl::Status Send(const v1::PrefillBegin& begin) {
+    return CollectedCall::Start(node_.target(), begin, {})->WaitUntilClosed();
+  }
+  // The answer to a right Begin after `change`.
+  absl::Status SendChanged(const std::function<void(v1::PrefillBegin&)>& change) {
+    v1::PrefillBegin begin = node_.Begin(RandomTokens(100, 1), "budget_tokens=64");
+    change(begin);
+    return Send(begin);
+  }
+  void ExpectWrong(const std::string& field, const std::string& what,
+                   const std::function<void(v1::PrefillBegin&)>& change) {
+    const absl::Status status = SendChanged(change);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_EQ(FieldOf(status), field);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(what));
+  }
+
+  PrefillNode node_;
+};
+
+TEST_F(PrefillRefusalsTest, AnotherWireMajorIsRefusedWithAReason) {
+  const absl::Status status =
+      SendChanged([](auto& begin) { begin.mutable_wire_version()->set_major(kWireMajor + 1); });
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReasonOf(status), kWireVersionMismatch);
+}
+
+TEST_F(PrefillRefusalsTest, AnotherModelIsRefusedWithAReason) {
+  const absl::Status status =
+      SendChanged([](auto& begin) { begin.mutable_model_identity()->at(3) ^= 1; });
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReasonOf(status), kModelMismatch);
+}
+
+TEST_F(PrefillRefusalsTest, AnotherPlanIsRefusedWithAReason) {
+  const absl::Status status =
+      SendChanged([](auto& begin) { begin.mutable_plan()->set_wire_bytes(1); });
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReasonOf(status), kPlanMismatch);
+}
+
+TEST_F(PrefillRefusalsTest, WrongFieldsAreNamed) {
+  ExpectWrong("tokens", "is empty", [](auto& begin) { begin.clear_tokens(); });
+  ExpectWrong("tokens", "has id 320 at index 7; wanted ids below the vocabulary's 320",
+              [](auto& begin) { begin.set_tokens(7, 320); });
+  ExpectWrong("tokens", "has id 4294967295", [](auto& begin) { begin.set_tokens(0, UINT32_MAX); });
+  ExpectWrong("tokens", "fewer than the model's context of 2048",
+              [](auto& begin) { begin.mutable_tokens()->Resize(2048, 1); });
+  ExpectWrong("forced_token", "is 320", [](auto& begin) { begin.set_forced_token(320); });
+  ExpectWrong("transports", "[nccl]; wanted a list with 'grpc'", [](auto& begin) {
+    begin.clear_transports();
+    begin.add_transports("nccl");
+  });
+  ExpectWrong("logprobs", "21", [](auto& begin) { begin.set_logprobs(21); });
+  ExpectWrong("sampling", "temperature", [](auto& begin) {
+    begin.mutable_sampling()->set_temperature(std::numeric_limits<double>::quiet_NaN());
+  });
+  ExpectWrong("compression.scorer", "best",
+              [](auto& begin) { begin.mutable_compression()->set_scorer("best"); });
+  ExpectWrong("compression", "kernel is '4'; wanted an odd number",
+              [](auto& begin) { begin.mutable_compression()->set_kernel(4); });
+  ExpectWrong("compression", "budget_tokens is '20'",
+              [](auto& begin) { begin.mutable_compression()->set_budget_tokens(20); });
+}
+
+TEST_F(PrefillRefusalsTest, ARefusalIsCountedByItsCode) {
+  EXPECT_FALSE(SendChanged([](auto& begin) { begin.clear_tokens(); }).ok());
+  bool found = false;
+  for (const auto& family : node_.registry.Collect()) {
+    for (const auto& metric : family.metric) {
+      found |= family.name == "kvship_prefill_requests_total" &&
+               metric.label.front().value == "INVALID_ARGUMENT" && metric.counter.value == 1;
+    }
+  }
+  EXPECT_TRUE(found);
+}
+
+TEST_F(PrefillRefusalsTest, AMessageOverTheLimitIsRefused) {
+  const absl::Status status =
+      SendChanged([](auto& begin) { begin.mutable_tokens()->Resize(1 << 20, UINT32_MAX); });
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("larger than max"));
+}
+
+TEST_F(PrefillRefusalsTest, MessagesOutOfOrderAreRefused) {
+  const auto call = CollectedCall::Start(
+      node_.target(), node_.Begin(RandomTokens(50, 2), "scorer=keep_all"), {.says_go = false});
+  ASSERT_TRUE(call->WaitFor(Kind::kReady));
+  v1::PrefillRequest again;
+  *again.mutable_begin() = node_.Begin(RandomTokens(50, 2), "scorer=keep_all");
+  call->channel().SendMessage(again.SerializeAsString());
+  const absl::Status status = call->WaitUntilClosed();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("begin came a second time"));
+}
+
+TEST_F(PrefillRefusalsTest, BytesThatAreNoMessageAreRefused) {
+  const auto call = CollectedCall::Start(
+      node_.target(), node_.Begin(RandomTokens(50, 2), "scorer=keep_all"), {.says_go = false});
+  ASSERT_TRUE(call->WaitFor(Kind::kReady));
+  call->channel().SendMessage("\x0a\xff\xff\xff\xff\x0f nonsense");
+  EXPECT_EQ(call->WaitUntilClosed().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(PrefillQueue, RefusesPastItsBoundsWithADelay) {
+  PrefillNode node({.max_queue_requests = 3, .max_queue_tokens = 250});
+  const auto begin = node.Begin(RandomTokens(100, 3), "scorer=keep_all");
+  // These hold their places: nobody says Go.
+  const auto first = CollectedCall::Start(node.target(), begin, {.says_go = false});
+  ASSERT_TRUE(first->WaitFor(Kind::kReady));
+  const auto second = CollectedCall::Start(node.target(), begin, {.says_go = false});
+  ASSERT_TRUE(second->WaitFor(Kind::kReady));
+  const absl::Status status = CollectedCall::Start(node.target(), begin, {})->WaitUntilClosed();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("200 tokens of 250"));
+  EXPECT_GE(RetryDelayOf(status).value_or(absl::ZeroDuration()), absl::Seconds(1));
+}
+
+TEST(PrefillQueue, TellsPlacesAndServesInOrderOfArrival) {
+  PrefillNode node;
+  const auto begin = node.Begin(RandomTokens(100, 4), "scorer=keep_all");
+  std::vector<std::shared_ptr<CollectedCall>> calls;
+  for (int i = 0; i < 2; ++i) {
+    calls.push_back(CollectedCall::Start(node.target(), begin, {.says_go = false}));
+    ASSERT_TRUE(calls.back()->WaitFor(Kind::kReady));
+  }
+  const auto third = CollectedCall::Start(node.target(), begin, {});
+  ASSERT_TRUE(third->WaitFor(Kind::kQueued));
+  EXPECT_EQ(third->First(Kind::kQueued).queued().place(), 2u);
+  calls[0]->SayGo();
+  EXPECT_EQ(calls[0]->WaitUntilClosed(), absl::OkStatus());
+  EXPECT_EQ(third->WaitUntilClosed(), absl::OkStatus());
+  calls[1]->SayGo();
+  EXPECT_EQ(calls[1]->WaitUntilClosed(), absl::OkStatus());
+}
+
+TEST(PrefillQueue, EndsARequestWhoseGoDoesNotCome) {
+  PrefillNode node({.go_timeout = absl::Milliseconds(100)});
+  const auto call = CollectedCall::Start(
+      node.target(), node.Begin(RandomTokens(50, 5), "scorer=keep_all"), {.says_go = false});
+  const absl::Status status = call->WaitUntilClosed();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("Go did not come within 100ms"));
+  EXPECT_EQ(node.Metric("kvship_prefill_queue_tokens"), 0);
+}
+
+TEST(PrefillQueue, WhileDrainingNewRequestsAreSentElsewhereAndRunningOnesEnd) {
+  PrefillNode node;
+  const auto begin = node.Begin(RandomTokens(100, 6), "scorer=keep_all");
+  const auto running = CollectedCall::Start(node.target(), begin, {.says_go = false});
+  ASSERT_TRUE(running->WaitFor(Kind::kReady));
+  node.scheduler.StartDraining();
+  EXPECT_EQ(CollectedCall::Start(node.target(), begin, {})->WaitUntilClosed().code(),
+            absl::StatusCode::kUnavailable);
+  EXPECT_FALSE(node.service.WaitUntilIdle(absl::Now() + absl::Milliseconds(20)));
+  running->SayGo();
+  EXPECT_EQ(running->WaitUntilClosed(), absl::OkStatus());
+  EXPECT_TRUE(node.service.WaitUntilIdle(absl::Now() + absl::Seconds(10)));
+}
+
+TEST(PrefillCancel, FreesTheRequestInTheMiddleOfItsRun) {
+  // 128 layers of 7 blocks: far from over when the first layer arrives.
+  PrefillNode node({}, 64);
+  const auto call =
+      CollectedCall::Start(node.target(), node.Begin(RandomTokens(400, 7), "scorer=keep_all"), {});
+  ASSERT_TRUE(call->WaitFor(Kind::kLayer));
+  call->channel().Close(absl::CancelledError("enough"));
+  EXPECT_EQ(call->WaitUntilClosed().code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(node.service.WaitUntilIdle(absl::Now() + absl::Seconds(10)));
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  while (node.Metric("kvship_prefill_queue_tokens") > 0 && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  EXPECT_EQ(node.Metric("kvship_prefill_queue_tokens"), 0);
+  EXPECT_EQ(node.Metric("kvship_prefill_active_requests"), 0);
+  EXPECT_LT(node.Metric("kvship_prefill_step_seconds"), 128 * 7);
+}
+
+TEST(PrefillCancel, ADeadlineEndsTheRun) {
+  PrefillNode node({}, 64);
+  const auto call =
+      CollectedCall::Start(node.target(), node.Begin(RandomTokens(800, 8), "scorer=keep_all"), {},
+                           absl::Milliseconds(100));
+  EXPECT_EQ(call->WaitUntilClosed().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(node.service.WaitUntilIdle(absl::Now() + absl::Seconds(10)));
+}
+
+}  // namespace
+}  // namespace kvship

@@ -1,0 +1,136 @@
+// Holds the worked example of docs/wire.md to what the code makes, byte by byte.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "kernels/attention.h"
+#include "kv/frames.h"
+#include "rpc/cache_messages.h"
+#include "transport/prefill_wire.h"
+
+namespace kvship {
+namespace {
+
+using Bytes = std::vector<uint8_t>;
+
+// The fenced blocks "```hex NAME NUM_BYTES" of the document. Lines are "OFFSET  BYTES  comment",
+// two spaces between; bytes that no line gives are zero.
+std::map<std::string, Bytes> DocumentedBytes() {
+  std::ifstream file(KVSHIP_GOLDENS "/../../docs/wire.md");
+  std::map<std::string, Bytes> blocks;
+  Bytes* block = nullptr;
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("```", 0) == 0) {
+      std::istringstream words(line);
+      std::string fence, name;
+      size_t num_bytes = 0;
+      block = nullptr;
+      if (words >> fence >> name >> num_bytes && fence == "```hex") {
+        block = &blocks[name];
+        block->resize(num_bytes);
+      }
+    } else if (block != nullptr) {
+      size_t offset = std::stoul(line.substr(0, 4), nullptr, 16);
+      const size_t end = line.find("  ", 6);
+      std::istringstream bytes(line.substr(6, end == std::string::npos ? end : end - 6));
+      for (std::string byte; bytes >> byte;) {
+        block->at(offset++) = static_cast<uint8_t>(std::stoul(byte, nullptr, 16));
+      }
+    }
+  }
+  return blocks;
+}
+
+// As the document writes it.
+std::string Dump(const Bytes& bytes) {
+  std::ostringstream out;
+  for (size_t row = 0; row < bytes.size(); row += 16) {
+    char text[24];
+    std::snprintf(text, sizeof(text), "%04zx ", row);
+    out << text;
+    for (size_t i = row; i < std::min(row + 16, bytes.size()); ++i) {
+      std::snprintf(text, sizeof(text), " %02x", bytes[i]);
+      out << text;
+    }
+    out << "\n";
+  }
+  return out.str();
+}
+
+Bytes BytesOf(const std::string& text) { return {text.begin(), text.end()}; }
+
+// The example: a model of one layer with one KV head of two elements; of a prompt of six tokens the
+// head keeps three, in f16.
+class WireDocument : public ::testing::Test {
+ protected:
+  WireDocument() {
+    plan_ = {.prompt_tokens = 6,
+             .head_dim = 2,
+             .format = PageFormat::kF16,
+             .num_heads = 1,
+             .keeps_whole = false,
+             .layer_tokens = {3}};
+    CompactLayer layer;
+    layer.kept_tokens = {3};
+    layer.retained_mass = {0.75f};
+    const LayerLayout layout = LayoutOf(plan_, layer.kept_tokens);
+    layer.bytes = Buffer(layout.num_bytes);
+    const std::array<int32_t, 3> positions = {0, 2, 5};
+    std::memcpy(layer.bytes.data() + layout.heads[0].positions_offset, positions.data(), 12);
+    std::array<float, 12> keys;
+    std::array<float, 12> values;
+    for (size_t i = 0; i < 12; ++i) {
+      keys[i] = static_cast<float>(i);
+      values[i] = -1 - static_cast<float>(i);
+    }
+    GatherPages(plan_.format, TensorView(keys.data(), {6, 2}), TensorView(values.data(), {6, 2}),
+                positions, layer.bytes.data() + layout.heads[0].pages_offset);
+    FrameCutter cutter;
+    frames_ = cutter.Cut(std::move(layer));
+    manifest_ = cutter.Finish(plan_.prompt_tokens);
+  }
+
+  void ExpectDocumented(const std::string& name, const Bytes& made) {
+    const std::map<std::string, Bytes> blocks = DocumentedBytes();
+    ASSERT_TRUE(blocks.count(name)) << "docs/wire.md has no block hex " << name << "; wanted:\n"
+                                    << Dump(made);
+    EXPECT_EQ(Dump(blocks.at(name)), Dump(made));
+  }
+
+  KvPlan plan_;
+  LayerFrames frames_;
+  KvManifest manifest_;
+};
+
+TEST_F(WireDocument, ShowsTheLayersBytes) {
+  const auto payload = frames_.frames[0].payload.bytes;
+  const auto* data = reinterpret_cast<const uint8_t*>(payload.data());
+  ExpectDocumented("layer", Bytes(data, data + payload.size()));
+}
+
+TEST_F(WireDocument, ShowsTheLayersHeader) {
+  v1::PrefillResponse response;
+  *response.mutable_layer() = LayerHeaderToProto(frames_.header);
+  ExpectDocumented("layer-header", BytesOf(response.SerializeAsString()));
+}
+
+TEST_F(WireDocument, ShowsTheFrame) {
+  const Frame& frame = frames_.frames[0];
+  ExpectDocumented("frame", BytesOf(FlatBytes(FrameMessage(frame.header, frame.payload))));
+}
+
+TEST_F(WireDocument, ShowsTheManifest) {
+  v1::PrefillResponse response;
+  ManifestToProto(manifest_, response.mutable_manifest());
+  ExpectDocumented("manifest", BytesOf(response.SerializeAsString()));
+}
+
+}  // namespace
+}  // namespace kvship

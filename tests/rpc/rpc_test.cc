@@ -1,0 +1,201 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "rpc/cache_messages.h"
+#include "rpc/compression.h"
+#include "rpc/errors.h"
+#include "rpc/model_info.h"
+#include "rpc/sampling.h"
+#include "rpc/wire_version.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr KvShape kShape = {
+    .num_layers = 3, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 8};
+
+TEST(CompressionProto, HasAFieldForEveryOptionAndNoOther) {
+  CompressionOptions ratio;
+  ratio.budget_ratio = 0.25;
+  std::set<std::string> names;
+  for (const auto& options : {CompressionOptions{}, ratio}) {
+    for (const auto& [name, value] : CompressionFields(options)) names.insert(name);
+  }
+  std::set<std::string> fields;
+  const auto* descriptor = v1::CompressionOptions::descriptor();
+  for (int i = 0; i < descriptor->field_count(); ++i) fields.insert(descriptor->field(i)->name());
+  EXPECT_EQ(names, fields);
+}
+
+TEST(CompressionProto, RoundTripKeepsEveryOption) {
+  for (const char* text :
+       {"scorer=keep_all,encoder=f32", "budget_ratio=0.3,min_tokens=7,encoder=bf16",
+        "budget_tokens=99,sinks=3,recent_tokens=5,window=4,kernel=9,pool=max,group_reduce=sum,"
+        "group_order=before,window_reduce=sum,softmax=prefix"}) {
+    const CompressionOptions options = *ParseCompression(text);
+    const auto back = CompressionFromProto(CompressionToProto(options), {});
+    ASSERT_TRUE(back.ok()) << back.status();
+    EXPECT_EQ(FormatCompression(*back), FormatCompression(options));
+  }
+}
+
+TEST(CompressionProto, FieldsThatAreNotSetKeepTheDefaults) {
+  const CompressionOptions defaults = *ParseCompression("budget_ratio=0.5,kernel=7");
+  v1::CompressionOptions message;
+  message.set_window(16);
+  const CompressionOptions options = *CompressionFromProto(message, defaults);
+  EXPECT_EQ(options.kernel, 7u);
+  EXPECT_EQ(options.window, 16u);
+  EXPECT_EQ(options.budget_ratio, 0.5);
+}
+
+TEST(CompressionProto, ABudgetInTokensReplacesADefaultRatio) {
+  v1::CompressionOptions message;
+  message.set_budget_tokens(100);
+  const auto options = CompressionFromProto(message, *ParseCompression("budget_ratio=0.5"));
+  ASSERT_TRUE(options.ok());
+  EXPECT_EQ(options->budget_ratio, 0);
+  EXPECT_EQ(options->budget_tokens, 100u);
+}
+
+TEST(CompressionProto, AWrongFieldIsNamed) {
+  v1::CompressionOptions message;
+  message.set_pool("median");
+  const absl::Status status = CompressionFromProto(message, {}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(FieldOf(status), "compression.pool");
+  EXPECT_THAT(std::string(status.message()), HasSubstr("median"));
+}
+
+TEST(CompressionProto, ARatioThatIsNoNumberIsRefused) {
+  v1::CompressionOptions message;
+  message.set_budget_ratio(std::nan(""));
+  EXPECT_EQ(FieldOf(CompressionFromProto(message, {}).status()), "compression.budget_ratio");
+}
+
+TEST(CompressionProto, OptionsThatDoNotGoTogetherAreRefused) {
+  v1::CompressionOptions message;
+  message.set_budget_tokens(8);
+  const absl::Status status = CompressionFromProto(message, {}).status();
+  EXPECT_EQ(FieldOf(status), "compression");
+  EXPECT_THAT(std::string(status.message()), HasSubstr("budget_tokens is '8'"));
+}
+
+TEST(SamplingProto, RoundTripKeepsEveryOption) {
+  const SamplingOptions options = {.temperature = 0.7, .top_p = 0.9, .top_k = 40, .seed = 1u << 31};
+  const SamplingOptions back = *SamplingFromProto(SamplingToProto(options));
+  EXPECT_EQ(back.temperature, options.temperature);
+  EXPECT_EQ(back.top_p, options.top_p);
+  EXPECT_EQ(back.top_k, options.top_k);
+  EXPECT_EQ(back.seed, options.seed);
+}
+
+TEST(SamplingProto, WrongValuesAreRefused) {
+  v1::SamplingOptions message;
+  message.set_temperature(std::nan(""));
+  EXPECT_EQ(FieldOf(SamplingFromProto(message).status()), "sampling");
+  EXPECT_EQ(FieldOf(CheckLogprobs(21)), "logprobs");
+  EXPECT_TRUE(CheckLogprobs(20).ok());
+}
+
+TEST(SamplingProto, OutputTokensKeepTheirLogprobs) {
+  const OutputToken token = {.token = 5, .logprob = -0.5f, .top = {{5, -0.5f}, {7, -1.5f}}};
+  const OutputToken back = OutputTokenFromProto(OutputTokenToProto(token));
+  EXPECT_EQ(back.token, 5);
+  EXPECT_EQ(back.logprob, -0.5f);
+  ASSERT_EQ(back.top.size(), 2u);
+  EXPECT_EQ(back.top[1].token, 7);
+  EXPECT_EQ(back.top[1].logprob, -1.5f);
+}
+
+TEST(PlanProto, EqualPlansAgreeAndAnyDifferenceIsNamed) {
+  const KvPlan plan = *MakePlan(*ParseCompression("budget_tokens=64"), kShape, 500);
+  EXPECT_TRUE(CheckPlan(PlanToProto(plan), plan).ok());
+  v1::KvPlan heads = PlanToProto(plan);
+  heads.set_num_heads(4);
+  v1::KvPlan layers = PlanToProto(plan);
+  layers.mutable_layer_tokens()->RemoveLast();
+  v1::KvPlan tokens = PlanToProto(plan);
+  tokens.set_layer_tokens(1, 7);
+  v1::KvPlan bytes = PlanToProto(plan);
+  bytes.set_wire_bytes(1);
+  for (const auto& [theirs, what] :
+       {std::pair(heads, "num_heads 4"), std::pair(layers, "layers"),
+        std::pair(tokens, "layer_tokens of layer 1: 7"), std::pair(bytes, "wire_bytes 1")}) {
+    const absl::Status status = CheckPlan(theirs, plan);
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(ReasonOf(status), kPlanMismatch);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(what));
+  }
+}
+
+TEST(ManifestProto, RoundTripKeepsAll) {
+  KvManifest manifest = {
+      .prompt_tokens = 9, .next_position = 9, .num_frames = 3, .total_bytes = size_t{5} << 32};
+  manifest.digest[7] = std::byte{42};
+  v1::PrefillManifest message;
+  ManifestToProto(manifest, &message);
+  EXPECT_EQ(*ManifestFromProto(message), manifest);
+  message.mutable_digest()->pop_back();
+  EXPECT_EQ(ManifestFromProto(message).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(LayerHeaderProto, RoundTripKeepsAll) {
+  const LayerHeader header = {
+      .layer = 2, .kept_tokens = {3, 4}, .retained_mass = {0.5f, 1.0f}, .num_bytes = 100};
+  const LayerHeader back = LayerHeaderFromProto(LayerHeaderToProto(header));
+  EXPECT_EQ(back.layer, 2u);
+  EXPECT_EQ(back.kept_tokens, header.kept_tokens);
+  EXPECT_EQ(back.retained_mass, header.retained_mass);
+  EXPECT_EQ(back.num_bytes, 100u);
+}
+
+TEST(ModelIdentity, DependsOnWeightsAndTokenizer) {
+  Sha256Digest a = {};
+  Sha256Digest b = {};
+  b[0] = std::byte{1};
+  EXPECT_NE(CombinedIdentity(a, b), CombinedIdentity(b, a));
+  const Sha256Digest ours = CombinedIdentity(a, b);
+  const std::string same(reinterpret_cast<const char*>(ours.data()), ours.size());
+  EXPECT_TRUE(CheckModelIdentity(same, ours).ok());
+  for (const std::string& other : {same.substr(1), std::string(), std::string(1 << 20, 'x')}) {
+    const absl::Status status = CheckModelIdentity(other, ours);
+    EXPECT_EQ(ReasonOf(status), kModelMismatch);
+    EXPECT_LT(status.message().size(), 500u);
+  }
+}
+
+TEST(WireVersion, TheOwnVersionAndLaterMinorsAreUnderstood) {
+  v1::WireVersion version = WireVersionProto();
+  EXPECT_TRUE(CheckWireVersion(version).ok());
+  version.set_minor(UINT32_MAX);
+  EXPECT_TRUE(CheckWireVersion(version).ok());
+}
+
+TEST(WireVersion, AnotherMajorIsRefusedWithAReason) {
+  for (uint32_t major : {kWireMajor - 1, kWireMajor + 1}) {
+    v1::WireVersion version = WireVersionProto();
+    version.set_major(major);
+    EXPECT_EQ(ReasonOf(CheckWireVersion(version)), kWireVersionMismatch);
+  }
+}
+
+TEST(Errors, DetailsStandSideBySide) {
+  const absl::Status status =
+      WithRetryDelay(WithField(absl::ResourceExhaustedError("full"), "tokens"), absl::Seconds(2.5));
+  EXPECT_EQ(FieldOf(status), "tokens");
+  EXPECT_EQ(RetryDelayOf(status), absl::Seconds(2.5));
+  EXPECT_EQ(ReasonOf(status), "");
+}
+
+TEST(Errors, OkCarriesNoDetails) {
+  EXPECT_EQ(WithField(absl::OkStatus(), "x"), absl::OkStatus());
+  EXPECT_FALSE(RetryDelayOf(absl::OkStatus()).has_value());
+}
+
+}  // namespace
+}  // namespace kvship

@@ -1,0 +1,189 @@
+#include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <gtest/gtest.h>
+#include <httplib.h>
+#include <prometheus/counter.h>
+
+#include <future>
+
+#include "service/admin_server.h"
+#include "service/listen_address.h"
+#include "service/rpc_server.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::HasSubstr;
+
+absl::Status Fine() { return absl::OkStatus(); }
+
+TEST(ListenAddress, HostAndPortAreRead) {
+  EXPECT_EQ(ParseListenAddress("listen", "10.0.0.1:80")->host, "10.0.0.1");
+  EXPECT_EQ(ParseListenAddress("listen", "10.0.0.1:80")->port, 80);
+  EXPECT_EQ(ParseListenAddress("listen", ":80")->host, "0.0.0.0");
+  EXPECT_EQ(ParseListenAddress("listen", "[::1]:80")->host, "::1");
+}
+
+TEST(ListenAddress, OtherTextsAreRefusedByTheFlagsName) {
+  for (const char* text : {"", "host", "host:", "host:x", "host:-1", "host:65536"}) {
+    const absl::Status status = ParseListenAddress("admin", text).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("--admin is '" + std::string(text)));
+  }
+}
+
+TEST(Readiness, IsNotReadyBeforeAndAfterServing) {
+  Readiness readiness;
+  EXPECT_THAT(std::string(readiness.Check().message()), HasSubstr("starting"));
+  readiness.StartServing(Fine);
+  EXPECT_EQ(readiness.Check(), absl::OkStatus());
+  readiness.StartDraining();
+  EXPECT_THAT(std::string(readiness.Check().message()), HasSubstr("shutting down"));
+  readiness.StartServing(Fine);
+  EXPECT_FALSE(readiness.Check().ok());
+}
+
+TEST(Readiness, TellsWhatTheCheckSays) {
+  Readiness readiness;
+  readiness.StartServing([] { return absl::UnavailableError("stuck"); });
+  EXPECT_EQ(readiness.Check(), absl::UnavailableError("stuck"));
+}
+
+class AdminServerTest : public ::testing::Test {
+ protected:
+  AdminServerTest()
+      : server_(*AdminServer::Start("kvship-test", "127.0.0.1:0", registry_, readiness_)) {}
+  httplib::Result Get(const char* path) {
+    httplib::Client client("127.0.0.1", server_->port());
+    return client.Get(path);
+  }
+
+  prometheus::Registry registry_;
+  Readiness readiness_;
+  std::unique_ptr<AdminServer> server_;
+};
+
+TEST_F(AdminServerTest, ReadyzFollowsReadiness) {
+  EXPECT_EQ(Get("/readyz")->status, 503);
+  EXPECT_THAT(Get("/readyz")->body, HasSubstr("starting"));
+  EXPECT_EQ(Get("/healthz")->status, 200);
+  readiness_.StartServing(Fine);
+  EXPECT_EQ(Get("/readyz")->status, 200);
+  readiness_.StartDraining();
+  EXPECT_EQ(Get("/readyz")->status, 503);
+  EXPECT_EQ(Get("/healthz")->status, 200);
+}
+
+TEST_F(AdminServerTest, MetricsAreInPrometheusForm) {
+  prometheus::BuildCounter()
+      .Name("kvship_test_total")
+      .Help("A test.")
+      .Register(registry_)
+      .Add({})
+      .Increment(3);
+  EXPECT_THAT(Get("/metrics")->body, HasSubstr("# TYPE kvship_test_total counter"));
+  EXPECT_THAT(Get("/metrics")->body, HasSubstr("\nkvship_test_total 3"));
+}
+
+TEST_F(AdminServerTest, TheFirstPageNamesTheProgram) {
+  EXPECT_THAT(Get("/")->body, HasSubstr("kvship-test"));
+  EXPECT_EQ(Get("/other")->status, 404);
+}
+
+TEST_F(AdminServerTest, APortInUseIsASentence) {
+  const absl::Status status =
+      AdminServer::Start("second", "127.0.0.1:" + std::to_string(server_->port()), registry_,
+                         readiness_)
+          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("the port is in use"));
+}
+
+class RpcServerTest : public ::testing::Test {
+ protected:
+  RpcServerTest() {
+    server_ = *StartOn("127.0.0.1:0");
+    channel_ = grpc::CreateChannel("127.0.0.1:" + std::to_string(server_->port()),
+                                   grpc::InsecureChannelCredentials());
+  }
+
+  absl::StatusOr<std::unique_ptr<RpcServer>> StartOn(const std::string& listen) {
+    RpcServer::Options options;
+    options.listen = listen;
+    return RpcServer::Start(options, {}, {"kvship.v1.TestService"}, readiness_);
+  }
+
+  // HealthCheckResponse.status for a service: 1 serving, 2 not serving; -1 for an error.
+  int Health(const std::string& service) {
+    std::string request;
+    if (!service.empty()) request = "\x0a" + std::string(1, char(service.size())) + service;
+    const grpc::Slice slice(request);
+    const grpc::ByteBuffer buffer(&slice, 1);
+    grpc::ByteBuffer response;
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(10)));
+    grpc::GenericStub stub(channel_);
+    std::promise<grpc::Status> done;
+    stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", {}, &buffer, &response,
+                   [&done](grpc::Status status) { done.set_value(std::move(status)); });
+    if (!done.get_future().get().ok()) return -1;
+    grpc::Slice flat;
+    if (!response.DumpToSingleSlice(&flat).ok() || flat.size() != 2) return -1;
+    return flat.begin()[1];
+  }
+  bool HealthBecomes(const std::string& service, int wanted) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(10);
+    while (absl::Now() < deadline) {
+      if (Health(service) == wanted) return true;
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+    return false;
+  }
+
+  Readiness readiness_;
+  std::unique_ptr<RpcServer> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+};
+
+TEST_F(RpcServerTest, HealthFollowsReadinessPerService) {
+  EXPECT_TRUE(HealthBecomes("", 2));
+  readiness_.StartServing(Fine);
+  EXPECT_TRUE(HealthBecomes("kvship.v1.TestService", 1));
+  EXPECT_TRUE(HealthBecomes("", 1));
+  EXPECT_EQ(Health("kvship.v1.Other"), -1);
+  readiness_.StartDraining();
+  EXPECT_TRUE(HealthBecomes("kvship.v1.TestService", 2));
+}
+
+TEST_F(RpcServerTest, ReflectionIsServed) {
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(10)));
+  grpc::GenericStub stub(channel_);
+  grpc::CompletionQueue queue;
+  const auto call = stub.PrepareCall(
+      &context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
+  void* tag = nullptr;
+  bool ok = false;
+  call->StartCall(nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  const grpc::Slice slice(std::string("\x3a\x00", 2));  // list_services
+  call->Write(grpc::ByteBuffer(&slice, 1), nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  grpc::ByteBuffer response;
+  call->Read(&response, nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  grpc::Slice flat;
+  ASSERT_TRUE(response.DumpToSingleSlice(&flat).ok());
+  EXPECT_THAT(std::string(flat.begin(), flat.end()), HasSubstr("grpc.health.v1.Health"));
+  context.TryCancel();
+}
+
+TEST_F(RpcServerTest, APortInUseIsASentence) {
+  const absl::Status status = StartOn("127.0.0.1:" + std::to_string(server_->port())).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("the port is in use"));
+}
+
+}  // namespace
+}  // namespace kvship

@@ -1,0 +1,215 @@
+// Channels over real gRPC on the loopback interface.
+#include <gmock/gmock.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "kvship/v1/prefill.grpc.pb.h"
+#include "tests/transport/recorded_events.h"
+#include "transport/grpc_client.h"
+#include "transport/grpc_server.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::ElementsAre;
+
+const std::string kHello("\x0a\x00", 2);  // a serialized message with an empty field 1
+
+SharedBytes Payload(size_t num_bytes, std::byte fill) {
+  auto buffer = std::make_shared<Buffer>(num_bytes);
+  std::fill_n(buffer->data(), num_bytes, fill);
+  return {buffer->bytes(), buffer};
+}
+
+// Serves Prefill with what a test does to each new channel.
+class Server
+    : public v1::PrefillService::WithRawCallbackMethod_Prefill<v1::PrefillService::Service> {
+ public:
+  explicit Server(const GrpcServerChannelOptions& options = {}) : options_(options) {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+  }
+  ~Server() override { server_->Shutdown(absl::ToChronoTime(absl::Now())); }
+
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Prefill(
+      grpc::CallbackServerContext* context) override {
+    return ServeChannel(context, options_, [this](const std::shared_ptr<Channel>& channel) {
+      this->channel = channel;
+      return events;
+    });
+  }
+
+  std::function<void(Channel&, const std::string&)> on_message;
+  std::shared_ptr<RecordedEvents> events =
+      std::make_shared<RecordedEvents>([this](const std::string& message) {
+        if (on_message) on_message(*channel, message);
+      });
+  std::shared_ptr<Channel> channel;
+
+  std::shared_ptr<Channel> Connect(const std::shared_ptr<RecordedEvents>& client,
+                                   absl::Duration timeout = absl::Seconds(30)) {
+    connection_ = std::make_unique<PrefillConnection>("127.0.0.1:" + std::to_string(port_),
+                                                      PrefillConnection::Options());
+    return connection_->Open(absl::Now() + timeout, client);
+  }
+
+ private:
+  const GrpcServerChannelOptions options_;
+  int port_ = 0;
+  std::unique_ptr<PrefillConnection> connection_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+TEST(GrpcChannel, MovesMessagesAndFramesInOrderAndEndsWell) {
+  Server server;
+  server.on_message = [](Channel& channel, const std::string&) {
+    channel.SendMessage(kHello);
+    for (uint32_t i = 0; i < 20; ++i) {
+      channel.SendFrame({.sequence = i, .num_bytes = 1 << 20, .crc32c = i},
+                        Payload(1 << 20, static_cast<std::byte>(i)));
+    }
+    channel.Close(absl::OkStatus());
+  };
+  auto client = std::make_shared<RecordedEvents>();
+  const auto channel = server.Connect(client);
+  channel->SendMessage("begin");
+  EXPECT_EQ(client->WaitUntilClosed(), absl::OkStatus());
+  EXPECT_THAT(server.events->messages(), ElementsAre("begin"));
+  EXPECT_THAT(client->messages(), ElementsAre(kHello));
+  const auto frames = client->frames();
+  ASSERT_EQ(frames.size(), 20u);
+  for (uint32_t i = 0; i < 20; ++i) {
+    EXPECT_EQ(frames[i].header.sequence, i);
+    EXPECT_EQ(frames[i].header.crc32c, i);
+    EXPECT_EQ(frames[i].payload, std::string(1 << 20, static_cast<char>(i)));
+  }
+  EXPECT_EQ(channel->unsent_bytes(), 0u);
+}
+
+TEST(GrpcChannel, TheServersErrorArrivesWithItsDetails) {
+  Server server;
+  absl::Status status = absl::ResourceExhaustedError("full");
+  status.SetPayload("type.googleapis.com/google.rpc.RetryInfo", absl::Cord("\x0a\x02\x08\x03"));
+  server.on_message = [&](Channel& channel, const std::string&) { channel.Close(status); };
+  auto client = std::make_shared<RecordedEvents>();
+  server.Connect(client)->SendMessage("begin");
+  EXPECT_EQ(client->WaitUntilClosed(), status);
+}
+
+TEST(GrpcChannel, AClientsCloseCancelsTheServersSide) {
+  Server server;
+  auto client = std::make_shared<RecordedEvents>();
+  server.on_message = [](Channel& channel, const std::string&) { channel.SendMessage(kHello); };
+  const auto channel = server.Connect(client);
+  channel->SendMessage("begin");
+  ASSERT_TRUE(client->WaitForMessages(1));
+  channel->Close(absl::AbortedError("no longer wanted"));
+  EXPECT_EQ(client->WaitUntilClosed(), absl::AbortedError("no longer wanted"));
+  EXPECT_EQ(server.events->WaitUntilClosed().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(server.events->closed().size(), 1u);
+  channel->SendMessage("nobody reads this");
+  EXPECT_EQ(channel->unsent_bytes(), 0u);
+}
+
+TEST(GrpcChannel, TheDeadlineEndsBothSides) {
+  Server server;
+  auto client = std::make_shared<RecordedEvents>();
+  server.Connect(client, absl::Milliseconds(200))->SendMessage("begin");
+  EXPECT_EQ(client->WaitUntilClosed().code(), absl::StatusCode::kDeadlineExceeded);
+  const absl::StatusCode code = server.events->WaitUntilClosed().code();
+  EXPECT_TRUE(code == absl::StatusCode::kDeadlineExceeded || code == absl::StatusCode::kCancelled)
+      << code;
+}
+
+TEST(GrpcChannel, AServerThatIsNotThereIsUnavailable) {
+  PrefillConnection connection("127.0.0.1:1", PrefillConnection::Options());
+  auto client = std::make_shared<RecordedEvents>();
+  connection.Open(absl::Now() + absl::Seconds(20), client)->SendMessage("begin");
+  EXPECT_EQ(client->WaitUntilClosed().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(GrpcChannel, AStreamWithoutAFirstMessageIsEnded) {
+  Server server({.first_message_timeout = absl::Milliseconds(50)});
+  auto client = std::make_shared<RecordedEvents>();
+  server.Connect(client);
+  EXPECT_EQ(client->WaitUntilClosed().code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST(GrpcChannel, BytesThatAreNoResponseEndTheClientsSide) {
+  Server server;
+  server.on_message = [](Channel& channel, const std::string&) {
+    channel.SendMessage("\x7a\x7f too short");
+  };
+  auto client = std::make_shared<RecordedEvents>();
+  server.Connect(client)->SendMessage("begin");
+  EXPECT_EQ(client->WaitUntilClosed().code(), absl::StatusCode::kDataLoss);
+}
+
+// A client whose reading waits until it is let go on.
+struct StalledEvents : RecordedEvents {
+  void OnFrame(const FrameHeader& header, BytePieces pieces) override {
+    {
+      std::unique_lock lock(mutex);
+      let_go.wait(lock, [this] { return goes_on; });
+    }
+    RecordedEvents::OnFrame(header, pieces);
+  }
+  void GoOn() {
+    std::lock_guard lock(mutex);
+    goes_on = true;
+    let_go.notify_all();
+  }
+  std::mutex mutex;
+  std::condition_variable let_go;
+  bool goes_on = false;
+};
+
+TEST(GrpcChannel, WhatAStalledReaderDoesNotTakeStaysUnsentUntilItDoes) {
+  constexpr size_t kFrames = 64;
+  Server server;
+  server.on_message = [](Channel& channel, const std::string&) {
+    for (uint32_t i = 0; i < kFrames; ++i) {
+      channel.SendFrame({.sequence = i, .num_bytes = 1 << 20}, Payload(1 << 20, std::byte{1}));
+    }
+  };
+  auto client = std::make_shared<StalledEvents>();
+  server.Connect(client)->SendMessage("begin");
+  ASSERT_TRUE(server.events->WaitForMessages(1));
+  // Flow control lets a part through: wait until no more goes.
+  size_t before = SIZE_MAX;
+  while (server.channel->unsent_bytes() < before) {
+    before = server.channel->unsent_bytes();
+    absl::SleepFor(absl::Milliseconds(200));
+  }
+  EXPECT_GT(before, size_t{kFrames / 2} << 20);
+  client->GoOn();
+  ASSERT_TRUE(client->WaitForFrames(kFrames));
+  EXPECT_EQ(server.channel->unsent_bytes(), 0u);
+  EXPECT_GE(server.events->num_sent(), kFrames - 1);
+  server.channel->Close(absl::OkStatus());
+  EXPECT_EQ(client->WaitUntilClosed(), absl::OkStatus());
+}
+
+TEST(GrpcChannel, AStalledReaderCannotHoldAClosedChannelForEver) {
+  Server server({.linger = absl::Milliseconds(100)});
+  server.on_message = [](Channel& channel, const std::string&) {
+    for (uint32_t i = 0; i < 64; ++i) {
+      channel.SendFrame({.sequence = i, .num_bytes = 1 << 20}, Payload(1 << 20, std::byte{1}));
+    }
+    channel.Close(absl::InternalError("given up"));
+  };
+  auto client = std::make_shared<StalledEvents>();
+  server.Connect(client)->SendMessage("begin");
+  ASSERT_TRUE(server.events->WaitForMessages(1));
+  EXPECT_FALSE(server.events->WaitUntilClosed().ok());
+  client->GoOn();
+  EXPECT_FALSE(client->WaitUntilClosed().ok());
+}
+
+}  // namespace
+}  // namespace kvship

@@ -1,0 +1,33 @@
+#include "transport/grpc_status.h"
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/cord.h"
+
+namespace kvship {
+namespace {
+
+TEST(GrpcStatus, CodesMessagesAndDetailsSurviveTheWay) {
+  absl::Status status = absl::ResourceExhaustedError("the queue is full");
+  status.SetPayload("type.googleapis.com/google.rpc.RetryInfo", absl::Cord("\x0a\x02\x08\x03"));
+  status.SetPayload("type.googleapis.com/example.Other", absl::Cord(std::string("\0\xff", 2)));
+  EXPECT_EQ(FromGrpcStatus(ToGrpcStatus(status)), status);
+}
+
+TEST(GrpcStatus, OkIsOk) {
+  EXPECT_TRUE(ToGrpcStatus(absl::OkStatus()).ok());
+  EXPECT_TRUE(FromGrpcStatus(grpc::Status::OK).ok());
+}
+
+TEST(GrpcStatus, DetailsThatCannotBeReadAreLeftOut) {
+  const grpc::Status status(grpc::StatusCode::INTERNAL, "broken", "\xff\xff\xff");
+  EXPECT_EQ(FromGrpcStatus(status), absl::InternalError("broken"));
+}
+
+TEST(GrpcStatus, ALongMessageIsCutToFitATrailer) {
+  const grpc::Status status = ToGrpcStatus(absl::InternalError(std::string(100000, 'x')));
+  EXPECT_EQ(status.error_message().size(), 2048u);
+}
+
+}  // namespace
+}  // namespace kvship
