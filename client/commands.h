@@ -12,12 +12,12 @@ namespace kvship {
 
 // kvship generate: one answer.
 struct GenerateCommand {
-  v1::GenerateRequest request;
+  v1::GenerateRequest request = {};
   absl::Duration timeout = absl::InfiniteDuration();
-  bool progress = false;    // a line on standard error while there is no output yet
-  bool report = false;      // a table on standard error at the end
-  bool json = false;        // the record on standard output instead of the text
-  std::string report_file;  // the record into this file
+  bool progress = false;         // a line on standard error while there is no output yet
+  bool report = false;           // a table on standard error at the end
+  bool json = false;             // the record on standard output instead of the text
+  std::string report_file = {};  // the record into this file
 
   absl::Status Run(GenerationClient& client) const;
 };
@@ -25,15 +25,16 @@ struct GenerateCommand {
 // kvship chat: a conversation, a line of standard input at a time. `request` carries the options
 // and, in its chat, what goes before the first line.
 struct ChatCommand {
-  v1::GenerateRequest request;
+  v1::GenerateRequest request = {};
   absl::Duration timeout = absl::InfiniteDuration();
+  bool progress = false;
 
   absl::Status Run(GenerationClient& client) const;
 };
 
 // kvship bench: the same request over and over, `concurrency` at a time.
 struct BenchCommand {
-  v1::GenerateRequest request;
+  v1::GenerateRequest request = {};
   absl::Duration timeout = absl::InfiniteDuration();
   size_t num_requests = 16;
   size_t concurrency = 1;

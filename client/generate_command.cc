@@ -65,7 +65,7 @@ absl::Status ChatCommand::Run(GenerationClient& client) const {
     user.set_role("user");
     user.set_content(line);
     const absl::StatusOr<Answer> answer =
-        Ask(client, conversation, timeout, /*show_progress=*/true, /*print=*/true);
+        Ask(client, conversation, timeout, progress, /*print=*/true);
     if (!answer.ok()) {
       std::free(text);
       return answer.status();

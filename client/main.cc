@@ -93,15 +93,16 @@ absl::Status SetInputFromFlags(v1::GenerateRequest* request) {
                   request);
 }
 
+bool WantsProgress() { return absl::GetFlag(FLAGS_progress) || isatty(STDERR_FILENO) == 1; }
+
 absl::Status Generate(GenerationClient& client, v1::GenerateRequest request) {
   RETURN_IF_ERROR(SetInputFromFlags(&request));
-  const GenerateCommand command = {
-      .request = std::move(request),
-      .timeout = absl::GetFlag(FLAGS_timeout),
-      .progress = absl::GetFlag(FLAGS_progress) || isatty(STDERR_FILENO) == 1,
-      .report = absl::GetFlag(FLAGS_report),
-      .json = absl::GetFlag(FLAGS_json),
-      .report_file = absl::GetFlag(FLAGS_report_file)};
+  const GenerateCommand command = {.request = std::move(request),
+                                   .timeout = absl::GetFlag(FLAGS_timeout),
+                                   .progress = WantsProgress(),
+                                   .report = absl::GetFlag(FLAGS_report),
+                                   .json = absl::GetFlag(FLAGS_json),
+                                   .report_file = absl::GetFlag(FLAGS_report_file)};
   return command.Run(client);
 }
 
@@ -111,8 +112,10 @@ absl::Status Chat(GenerationClient& client, v1::GenerateRequest request) {
     system.set_role("system");
     system.set_content(text);
   }
-  return ChatCommand{.request = std::move(request), .timeout = absl::GetFlag(FLAGS_timeout)}.Run(
-      client);
+  const ChatCommand command = {.request = std::move(request),
+                               .timeout = absl::GetFlag(FLAGS_timeout),
+                               .progress = WantsProgress()};
+  return command.Run(client);
 }
 
 absl::Status Bench(GenerationClient& client, v1::GenerateRequest request) {

@@ -8,17 +8,19 @@
 
 namespace kvship {
 
-std::string ProgressText(const v1::GenerateProgress& progress) {
+std::string ProgressText(const v1::GenerateProgress& progress, int step_percent) {
   if (progress.phase() != v1::GenerateProgress::PHASE_PREFILL) return "queued";
-  return absl::StrCat("reading the prompt of ", progress.prompt_tokens(),
-                      " tokens: ", static_cast<int>(100 * progress.fraction()), " %");
+  const int percent = static_cast<int>(100 * progress.fraction()) / step_percent * step_percent;
+  return absl::StrCat("reading the prompt of ", progress.prompt_tokens(), " tokens: ", percent,
+                      " %");
 }
 
 ProgressLine::ProgressLine(bool enabled)
     : enabled_(enabled), is_terminal_(isatty(STDERR_FILENO) == 1) {}
 
 void ProgressLine::Show(const v1::GenerateProgress& progress) {
-  const std::string text = ProgressText(progress);
+  // In a file every step is a line of its own.
+  const std::string text = ProgressText(progress, is_terminal_ ? 1 : 20);
   if (!enabled_ || text == shown_) return;
   // "\x1b[K" clears what the last, longer text left behind.
   std::fprintf(stderr, is_terminal_ ? "\r%s\x1b[K" : "%s\n", text.c_str());

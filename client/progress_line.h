@@ -23,7 +23,8 @@ class ProgressLine {
   std::string shown_;
 };
 
-// "queued", or "reading the prompt of 4096 tokens: 43 %".
-std::string ProgressText(const v1::GenerateProgress& progress);
+// "queued", or "reading the prompt of 4096 tokens: 43 %", rounded down to a multiple of
+// `step_percent`.
+std::string ProgressText(const v1::GenerateProgress& progress, int step_percent);
 
 }  // namespace kvship

@@ -12,11 +12,11 @@ namespace kvship {
 
 // Where the prompt comes from: exactly one of the first three.
 struct PromptSource {
-  std::string text;
-  std::string text_file;
-  std::string tokens_file;  // a JSON list of ids
-  bool chat = false;        // the text is a user's message, `system` the one before it
-  std::string system;
+  std::string text = {};
+  std::string text_file = {};
+  std::string tokens_file = {};  // a JSON list of ids
+  bool chat = false;             // the text is a user's message, `system` the one before it
+  std::string system = {};
 };
 
 // Sets the request's input. Errors: InvalidArgument, or NotFound for a file that cannot be read.

@@ -72,12 +72,12 @@ DecodeMetrics::DecodeMetrics(Registry& r)
                                            "From an output token to the next one of its request",
                                            kBetweenTokensSeconds)),
       retained_mass_(BuildHistogram()
-                         .Name(FullName("retained_mass"))
+                         .Name(FullName("retained_mass_ratio"))
                          .Help("Share of the window's attention on kept tokens, by scorer")
                          .Register(r)) {}
 
 void DecodeMetrics::CountRequest(const absl::Status& status) {
-  requests_.Add({{"outcome", absl::StatusCodeToString(status.code())}}).Increment();
+  requests_.Add({{"code", absl::StatusCodeToString(status.code())}}).Increment();
 }
 
 void DecodeMetrics::CountReport(const v1::GenerateReport& report) {

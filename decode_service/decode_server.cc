@@ -1,5 +1,6 @@
 #include "decode_service/decode_server.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,8 +13,9 @@
 namespace kvship {
 namespace {
 
-// Streams that never end by themselves, such as watches of the health service.
-constexpr absl::Duration kOtherCallsGrace = absl::Milliseconds(200);
+// An answer that has ended here may still be on its way to a slow client, and gRPC does not tell.
+// Streams that never end by themselves, such as watches of the health service, take all of it.
+constexpr absl::Duration kMostDeliveryTime = absl::Seconds(5);
 
 }  // namespace
 
@@ -67,11 +69,12 @@ absl::Status DecodeServer::CheckServing() const {
 void DecodeServer::Drain(absl::Duration grace) {
   readiness_.StartDraining();
   service_.StartDraining();
-  if (!service_.WaitUntilIdle(absl::Now() + grace)) {
+  const absl::Time deadline = absl::Now() + grace;
+  if (!service_.WaitUntilIdle(deadline)) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(grace),
                             "; they are cancelled"));
   }
-  rpc_->Shutdown(kOtherCallsGrace);
+  rpc_->Shutdown(std::clamp(deadline - absl::Now(), absl::ZeroDuration(), kMostDeliveryTime));
 }
 
 }  // namespace kvship

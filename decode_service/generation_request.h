@@ -19,7 +19,7 @@ struct RequestLimits {
   size_t default_max_tokens = 256;  // output tokens where the request says nothing
   // The longest prompt plus output; 0: what the model was made for.
   size_t context_tokens = 0;
-  CompressionOptions default_compression;
+  CompressionOptions default_compression = {};
 };
 
 struct GenerationRequest {

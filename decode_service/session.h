@@ -22,12 +22,12 @@
 namespace kvship {
 
 struct OutputOptions {
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
   size_t max_tokens = 1;  // at least 1
   size_t num_logprobs = 0;
-  std::vector<int32_t> forced_tokens;  // none, or max_tokens of them
-  std::vector<int32_t> end_tokens;     // any of them ends the output
-  std::vector<std::string> stop;
+  std::vector<int32_t> forced_tokens = {};  // none, or max_tokens of them
+  std::vector<int32_t> end_tokens = {};     // any of them ends the output
+  std::vector<std::string> stop = {};
 };
 
 class Session {

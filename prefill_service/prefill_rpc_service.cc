@@ -26,13 +26,11 @@ class PrefillCall final : public ChannelEvents {
   void OnMessage(std::span<const std::byte> message) override {
     const absl::Status status = Read(message);
     if (status.ok()) return;
-    channel_->Close(status);
-    if (request_ != nullptr) {
-      parts_.scheduler.Cancel(*request_);
-    } else if (!refused_) {
-      parts_.metrics.CountRequest(status.code());
-    }
+    // Requests that were submitted are counted by the scheduler.
+    if (request_ == nullptr && !refused_) parts_.metrics.CountRequest(status.code());
     refused_ = true;
+    channel_->Close(status);
+    if (request_ != nullptr) parts_.scheduler.Cancel(*request_);
   }
 
   void OnFrame(const FrameHeader&, BytePieces) override {}  // clients send none

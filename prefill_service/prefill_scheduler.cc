@@ -278,14 +278,17 @@ void PrefillScheduler::TellPlaces() {
 }
 
 void PrefillScheduler::End(Request& request, absl::Status status) {
-  metrics_.CountRequest(status.code());
-  request.ended = true;
-  request.job.reset();
-  request.channel->Close(std::move(status));
-  admitted_tokens_ -= request.task.tokens.size();
-  requests_.erase(
+  const auto at =
       std::find_if(requests_.begin(), requests_.end(),
-                   [&request](const auto& candidate) { return candidate.get() == &request; }));
+                   [&request](const auto& candidate) { return candidate.get() == &request; });
+  const std::shared_ptr<Request> ended = *at;
+  requests_.erase(at);
+  admitted_tokens_ -= ended->task.tokens.size();
+  ended->ended = true;
+  ended->job.reset();
+  metrics_.CountRequest(status.code());
+  UpdateGauges();
+  ended->channel->Close(std::move(status));
 }
 
 // When the work that is admitted now will be done, by the throughput of late.

@@ -4,8 +4,14 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/support/channel_arguments.h>
 
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
 #include <mutex>
+#include <set>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "transport/grpc_outbox.h"
 #include "transport/grpc_status.h"
@@ -19,16 +25,42 @@ constexpr char kPrefillMethod[] = "/kvship.v1.PrefillService/Prefill";
 // Frames, and the control messages of the largest models, stay far below.
 constexpr int kMostMessageBytes = 8 << 20;
 
-class GrpcClientChannel final : public Channel,
-                                public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
- public:
-  explicit GrpcClientChannel(std::shared_ptr<ChannelEvents> events) : events_(std::move(events)) {}
+}  // namespace
 
-  void Start(grpc::GenericStub& stub, absl::Time deadline,
-             std::shared_ptr<GrpcClientChannel> self) {
-    self_ = std::move(self);
-    context_.set_deadline(absl::ToChronoTime(deadline));
-    stub.PrepareBidiStreamingCall(&context_, kPrefillMethod, {}, this);
+class GrpcClientChannel;
+
+class PrefillConnection::OpenCalls {
+ public:
+  void Add(GrpcClientChannel* call) {
+    std::lock_guard lock(mutex_);
+    calls_.insert(call);
+  }
+  void Remove(GrpcClientChannel* call) {
+    std::lock_guard lock(mutex_);
+    calls_.erase(call);
+    changed_.notify_all();
+  }
+  void EndAll();
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::set<GrpcClientChannel*> calls_;  // each holds itself until it has been removed
+};
+
+class GrpcClientChannel final : public Channel,
+                                public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
+                                public std::enable_shared_from_this<GrpcClientChannel> {
+ public:
+  GrpcClientChannel(std::shared_ptr<PrefillConnection::OpenCalls> open_calls,
+                    std::shared_ptr<ChannelEvents> events)
+      : open_calls_(std::move(open_calls)), events_(std::move(events)) {}
+
+  void Start(grpc::GenericStub& stub, absl::Time deadline) {
+    self_ = shared_from_this();
+    open_calls_->Add(this);
+    context_->set_deadline(absl::ToChronoTime(deadline));
+    stub.PrepareBidiStreamingCall(context_.get(), kPrefillMethod, {}, this);
     AddHold();  // writes start outside of reactions: until OnReadDone says that the stream ended
     StartRead(&incoming_);
     StartCall();
@@ -58,9 +90,12 @@ class GrpcClientChannel final : public Channel,
     } else {
       writable_ = false;
       outbox_.DropWaiting();
-      context_.TryCancel();
+      if (context_ != nullptr) context_->TryCancel();
     }
   }
+
+  // Whether this thread is inside one of the call's events.
+  bool IsDelivering() const { return event_thread_ == std::this_thread::get_id(); }
 
   void OnReadDone(bool ok) override {
     if (!ok) {
@@ -74,12 +109,13 @@ class GrpcClientChannel final : public Channel,
     }
     absl::StatusOr<ReceivedResponse> response = ReadResponse(incoming_);
     if (response.ok()) {
-      std::lock_guard lock(events_mutex_);
-      if (response->is_frame) {
-        events_->OnFrame(response->header, response->payload);
-      } else {
-        events_->OnMessage(std::as_bytes(std::span(response->bytes)));
-      }
+      Deliver([&](ChannelEvents& events) {
+        if (response->is_frame) {
+          events.OnFrame(response->header, response->payload);
+        } else {
+          events.OnMessage(std::as_bytes(std::span(response->bytes)));
+        }
+      });
     } else {
       Close(response.status());
     }
@@ -96,8 +132,7 @@ class GrpcClientChannel final : public Channel,
       }
       if (writable_) WriteNext();
     }
-    std::lock_guard lock(events_mutex_);
-    events_->OnSent();
+    Deliver([](ChannelEvents& events) { events.OnSent(); });
   }
 
   void OnDone(const grpc::Status& status) override {
@@ -105,11 +140,17 @@ class GrpcClientChannel final : public Channel,
       std::lock_guard lock(mutex_);
       return close_status_.ok() ? FromGrpcStatus(status) : close_status_;
     }();
-    {
-      std::lock_guard lock(events_mutex_);
-      events_->OnClosed(closed);
+    Deliver([&](ChannelEvents& events) {
+      events.OnClosed(closed);
       events_.reset();
+    });
+    {
+      // The context holds the connection's grpc::Channel. Whoever drops the last reference to that
+      // waits for gRPC's callback threads, and this is one of them.
+      std::lock_guard lock(mutex_);
+      context_.reset();
     }
+    open_calls_->Remove(this);
     const std::shared_ptr<GrpcClientChannel> last = std::move(self_);
   }
 
@@ -130,7 +171,16 @@ class GrpcClientChannel final : public Channel,
     }
   }
 
-  grpc::ClientContext context_;
+  template <class Event>
+  void Deliver(const Event& event) {
+    std::lock_guard lock(events_mutex_);
+    event_thread_ = std::this_thread::get_id();
+    event(*events_);
+    event_thread_ = std::thread::id();
+  }
+
+  const std::shared_ptr<PrefillConnection::OpenCalls> open_calls_;  // shared with the connection
+  std::unique_ptr<grpc::ClientContext> context_ = std::make_unique<grpc::ClientContext>();
   grpc::ByteBuffer incoming_;
 
   mutable std::mutex mutex_;
@@ -139,10 +189,28 @@ class GrpcClientChannel final : public Channel,
   bool closed_ = false;
   absl::Status close_status_;
 
+  std::atomic<std::thread::id> event_thread_;
   std::mutex events_mutex_;                  // events come one at a time
   std::shared_ptr<ChannelEvents> events_;    // shared: kept until OnClosed, whoever opened the call
   std::shared_ptr<GrpcClientChannel> self_;  // until gRPC is done with the reactor
 };
+
+void PrefillConnection::OpenCalls::EndAll() {
+  std::vector<std::shared_ptr<GrpcClientChannel>> open;
+  {
+    std::lock_guard lock(mutex_);
+    for (GrpcClientChannel* call : calls_) open.push_back(call->shared_from_this());
+  }
+  for (const auto& call : open) call->Close(absl::CancelledError("the connection is closed"));
+  open.clear();
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] {
+    return std::all_of(calls_.begin(), calls_.end(),
+                       [](const GrpcClientChannel* call) { return call->IsDelivering(); });
+  });
+}
+
+namespace {
 
 std::shared_ptr<grpc::Channel> Connect(const std::string& target,
                                        const PrefillConnection::Options& options) {
@@ -167,12 +235,16 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& target,
 }  // namespace
 
 PrefillConnection::PrefillConnection(const std::string& target, const Options& options)
-    : channel_(Connect(target, options)), stub_(channel_) {}
+    : open_calls_(std::make_shared<OpenCalls>()),
+      channel_(Connect(target, options)),
+      stub_(channel_) {}
+
+PrefillConnection::~PrefillConnection() { open_calls_->EndAll(); }
 
 std::shared_ptr<Channel> PrefillConnection::Open(absl::Time deadline,
                                                  std::shared_ptr<ChannelEvents> events) {
-  auto channel = std::make_shared<GrpcClientChannel>(std::move(events));
-  channel->Start(stub_, deadline, channel);
+  auto channel = std::make_shared<GrpcClientChannel>(open_calls_, std::move(events));
+  channel->Start(stub_, deadline);
   return channel;
 }
 

@@ -26,8 +26,16 @@ class PrefillConnection {
     std::shared_ptr<grpc::ChannelCredentials> credentials;
   };
 
+  // The calls of one connection that have not ended.
+  class OpenCalls;
+
   // `target` is a gRPC name: "127.0.0.1:50051", "dns:///prefill:50051". Connects when first used.
   PrefillConnection(const std::string& target, const Options& options);
+
+  // Cancels the calls that have not ended and waits until they have. A call whose event destroys
+  // the connection is not waited for; that may only happen in a process that has another channel
+  // or server of the callback kind, for gRPC joins its threads with the last of them.
+  ~PrefillConnection();
 
   // Opens one Prefill call. The channel's messages are serialized PrefillRequest (sent) and
   // PrefillResponse (received; frames come as frames). `events` is kept until OnClosed has
@@ -39,6 +47,7 @@ class PrefillConnection {
   const std::shared_ptr<grpc::Channel>& grpc_channel() const { return channel_; }
 
  private:
+  const std::shared_ptr<OpenCalls> open_calls_;  // shared with the calls
   std::shared_ptr<grpc::Channel> channel_;
   grpc::TemplatedGenericStub<grpc::ByteBuffer, grpc::ByteBuffer> stub_;
 };

@@ -134,9 +134,12 @@ class GrpcServerChannel final : public Channel,
 
   // Runs `act` under the lock after `delay`, unless the call is done by then.
   void SetAlarm(grpc::Alarm& alarm, absl::Duration delay, void (*act)(GrpcServerChannel&)) {
-    alarm.Set(absl::ToChronoTime(absl::Now() + delay), [self = shared_from_this(), act](bool due) {
+    // weak: an alarm keeps its function as long as it lives itself.
+    alarm.Set(absl::ToChronoTime(absl::Now() + delay), [weak = weak_from_this(), act](bool due) {
+      const std::shared_ptr<GrpcServerChannel> self = weak.lock();
+      if (!due || self == nullptr) return;
       std::lock_guard lock(self->mutex_);
-      if (due && !self->done_) act(*self);
+      if (!self->done_) act(*self);
     });
   }
 

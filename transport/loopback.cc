@@ -171,7 +171,8 @@ void LoopbackNetwork::Deliver() {
     if (stopping_) return;
     Delivery delivery = std::move(queue_.front());
     queue_.pop_front();
-    const std::shared_ptr<End> from = delivery.to->peer.lock();
+    const std::shared_ptr<End> to = delivery.to;
+    const std::shared_ptr<End> from = to->peer.lock();
     if (from != nullptr && !delivery.is_fault_exempt) {
       from->num_unsent_bytes -= delivery.message.size() + delivery.payload.bytes.size();
     }
@@ -184,13 +185,13 @@ void LoopbackNetwork::Deliver() {
       arrives = MeetFaults(delivery);
     }
     if (delivery.closes) {
-      delivery.to->closed = true;
-      open_.erase(std::remove(open_.begin(), open_.end(), delivery.to), open_.end());
+      to->closed = true;
+      open_.erase(std::remove(open_.begin(), open_.end(), to), open_.end());
     }
     const std::shared_ptr<ChannelEvents> sender =
         from == nullptr || delivery.closes ? nullptr : from->events;
     const std::shared_ptr<ChannelEvents> receiver =
-        delivery.closes ? std::move(delivery.to->events) : delivery.to->events;
+        delivery.closes ? std::move(to->events) : to->events;
     lock.unlock();
     if (arrives && receiver != nullptr) Hand(delivery, *receiver);
     if (sender != nullptr) sender->OnSent();

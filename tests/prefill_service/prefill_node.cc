@@ -53,6 +53,12 @@ PrefillNode::PrefillNode(const PrefillScheduler::Options& options, size_t model_
   if (!started.ok()) throw std::runtime_error(std::string(started.status().message()));
   server = *std::move(started);
   readiness.StartServing([this] { return scheduler.CheckProgress(); });
+  connection = std::make_unique<PrefillConnection>(target(), PrefillConnection::Options());
+}
+
+PrefillNode::~PrefillNode() {
+  connection.reset();
+  server->Shutdown(absl::Seconds(1));
 }
 
 v1::PrefillBegin PrefillNode::Begin(const std::vector<int32_t>& tokens,
@@ -82,14 +88,13 @@ double PrefillNode::Metric(const std::string& name) const {
   return sum;
 }
 
-std::shared_ptr<CollectedCall> CollectedCall::Start(const std::string& target,
+std::shared_ptr<CollectedCall> CollectedCall::Start(PrefillNode& node,
                                                     const v1::PrefillBegin& begin,
                                                     const Options& options,
                                                     absl::Duration timeout) {
   auto call = std::make_shared<CollectedCall>(options);
-  call->connection_ = std::make_unique<PrefillConnection>(target, PrefillConnection::Options());
   std::unique_lock lock(call->mutex_);  // events wait until the channel is known
-  call->channel_ = call->connection_->Open(absl::Now() + timeout, call);
+  call->channel_ = node.connection->Open(absl::Now() + timeout, call);
   lock.unlock();
   v1::PrefillRequest request;
   *request.mutable_begin() = begin;

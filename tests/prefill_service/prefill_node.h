@@ -35,7 +35,7 @@ struct TinyModel {
 struct PrefillNode {
   explicit PrefillNode(const PrefillScheduler::Options& options = {}, size_t model_times = 1,
                        size_t block_tokens = 64);
-  ~PrefillNode() { server->Shutdown(absl::Seconds(1)); }
+  ~PrefillNode();
 
   std::string target() const { return "127.0.0.1:" + std::to_string(server->port()); }
 
@@ -55,6 +55,7 @@ struct PrefillNode {
   PrefillRpcService service;
   Readiness readiness;
   std::unique_ptr<RpcServer> server;
+  std::unique_ptr<PrefillConnection> connection;  // to itself
 };
 
 // Collects what a call gives, and receives the cache if it was given one. Answers Go on Ready if
@@ -70,8 +71,8 @@ class CollectedCall : public ChannelEvents {
   }
 
   // Opens the call and sends `begin`.
-  static std::shared_ptr<CollectedCall> Start(const std::string& target,
-                                              const v1::PrefillBegin& begin, const Options& options,
+  static std::shared_ptr<CollectedCall> Start(PrefillNode& node, const v1::PrefillBegin& begin,
+                                              const Options& options,
                                               absl::Duration timeout = absl::Seconds(60));
 
   void OnMessage(std::span<const std::byte> message) override;
@@ -99,7 +100,6 @@ class CollectedCall : public ChannelEvents {
 
  private:
   const Options options_;
-  std::unique_ptr<PrefillConnection> connection_;
   std::shared_ptr<Channel> channel_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;

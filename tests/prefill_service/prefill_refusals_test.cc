@@ -18,7 +18,7 @@ using Kind = v1::PrefillResponse::MessageCase;
 class PrefillRefusalsTest : public ::testing::Test {
  protected:
   absl::Status Send(const v1::PrefillBegin& begin) {
-    return CollectedCall::Start(node_.target(), begin, {})->WaitUntilClosed();
+    return CollectedCall::Start(node_, begin, {})->WaitUntilClosed();
   }
   // The answer to a right Begin after `change`.
   absl::Status SendChanged(const std::function<void(v1::PrefillBegin&)>& change) {
@@ -102,8 +102,8 @@ TEST_F(PrefillRefusalsTest, AMessageOverTheLimitIsRefused) {
 }
 
 TEST_F(PrefillRefusalsTest, MessagesOutOfOrderAreRefused) {
-  const auto call = CollectedCall::Start(
-      node_.target(), node_.Begin(RandomTokens(50, 2), "scorer=keep_all"), {.says_go = false});
+  const auto call = CollectedCall::Start(node_, node_.Begin(RandomTokens(50, 2), "scorer=keep_all"),
+                                         {.says_go = false});
   ASSERT_TRUE(call->WaitFor(Kind::kReady));
   v1::PrefillRequest again;
   *again.mutable_begin() = node_.Begin(RandomTokens(50, 2), "scorer=keep_all");
@@ -114,8 +114,8 @@ TEST_F(PrefillRefusalsTest, MessagesOutOfOrderAreRefused) {
 }
 
 TEST_F(PrefillRefusalsTest, BytesThatAreNoMessageAreRefused) {
-  const auto call = CollectedCall::Start(
-      node_.target(), node_.Begin(RandomTokens(50, 2), "scorer=keep_all"), {.says_go = false});
+  const auto call = CollectedCall::Start(node_, node_.Begin(RandomTokens(50, 2), "scorer=keep_all"),
+                                         {.says_go = false});
   ASSERT_TRUE(call->WaitFor(Kind::kReady));
   call->channel().SendMessage("\x0a\xff\xff\xff\xff\x0f nonsense");
   EXPECT_EQ(call->WaitUntilClosed().code(), absl::StatusCode::kInvalidArgument);
@@ -125,11 +125,11 @@ TEST(PrefillQueue, RefusesPastItsBoundsWithADelay) {
   PrefillNode node({.max_queue_requests = 3, .max_queue_tokens = 250});
   const auto begin = node.Begin(RandomTokens(100, 3), "scorer=keep_all");
   // These hold their places: nobody says Go.
-  const auto first = CollectedCall::Start(node.target(), begin, {.says_go = false});
+  const auto first = CollectedCall::Start(node, begin, {.says_go = false});
   ASSERT_TRUE(first->WaitFor(Kind::kReady));
-  const auto second = CollectedCall::Start(node.target(), begin, {.says_go = false});
+  const auto second = CollectedCall::Start(node, begin, {.says_go = false});
   ASSERT_TRUE(second->WaitFor(Kind::kReady));
-  const absl::Status status = CollectedCall::Start(node.target(), begin, {})->WaitUntilClosed();
+  const absl::Status status = CollectedCall::Start(node, begin, {})->WaitUntilClosed();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), HasSubstr("200 tokens of 250"));
   EXPECT_GE(RetryDelayOf(status).value_or(absl::ZeroDuration()), absl::Seconds(1));
@@ -140,10 +140,10 @@ TEST(PrefillQueue, TellsPlacesAndServesInOrderOfArrival) {
   const auto begin = node.Begin(RandomTokens(100, 4), "scorer=keep_all");
   std::vector<std::shared_ptr<CollectedCall>> calls;
   for (int i = 0; i < 2; ++i) {
-    calls.push_back(CollectedCall::Start(node.target(), begin, {.says_go = false}));
+    calls.push_back(CollectedCall::Start(node, begin, {.says_go = false}));
     ASSERT_TRUE(calls.back()->WaitFor(Kind::kReady));
   }
-  const auto third = CollectedCall::Start(node.target(), begin, {});
+  const auto third = CollectedCall::Start(node, begin, {});
   ASSERT_TRUE(third->WaitFor(Kind::kQueued));
   EXPECT_EQ(third->First(Kind::kQueued).queued().place(), 2u);
   calls[0]->SayGo();
@@ -155,8 +155,8 @@ TEST(PrefillQueue, TellsPlacesAndServesInOrderOfArrival) {
 
 TEST(PrefillQueue, EndsARequestWhoseGoDoesNotCome) {
   PrefillNode node({.go_timeout = absl::Milliseconds(100)});
-  const auto call = CollectedCall::Start(
-      node.target(), node.Begin(RandomTokens(50, 5), "scorer=keep_all"), {.says_go = false});
+  const auto call = CollectedCall::Start(node, node.Begin(RandomTokens(50, 5), "scorer=keep_all"),
+                                         {.says_go = false});
   const absl::Status status = call->WaitUntilClosed();
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(std::string(status.message()), HasSubstr("Go did not come within 100ms"));
@@ -166,10 +166,10 @@ TEST(PrefillQueue, EndsARequestWhoseGoDoesNotCome) {
 TEST(PrefillQueue, WhileDrainingNewRequestsAreSentElsewhereAndRunningOnesEnd) {
   PrefillNode node;
   const auto begin = node.Begin(RandomTokens(100, 6), "scorer=keep_all");
-  const auto running = CollectedCall::Start(node.target(), begin, {.says_go = false});
+  const auto running = CollectedCall::Start(node, begin, {.says_go = false});
   ASSERT_TRUE(running->WaitFor(Kind::kReady));
   node.scheduler.StartDraining();
-  EXPECT_EQ(CollectedCall::Start(node.target(), begin, {})->WaitUntilClosed().code(),
+  EXPECT_EQ(CollectedCall::Start(node, begin, {})->WaitUntilClosed().code(),
             absl::StatusCode::kUnavailable);
   EXPECT_FALSE(node.service.WaitUntilIdle(absl::Now() + absl::Milliseconds(20)));
   running->SayGo();
@@ -181,7 +181,7 @@ TEST(PrefillCancel, FreesTheRequestInTheMiddleOfItsRun) {
   // 128 layers of 7 blocks: far from over when the first layer arrives.
   PrefillNode node({}, 64);
   const auto call =
-      CollectedCall::Start(node.target(), node.Begin(RandomTokens(400, 7), "scorer=keep_all"), {});
+      CollectedCall::Start(node, node.Begin(RandomTokens(400, 7), "scorer=keep_all"), {});
   ASSERT_TRUE(call->WaitFor(Kind::kLayer));
   call->channel().Close(absl::CancelledError("enough"));
   EXPECT_EQ(call->WaitUntilClosed().code(), absl::StatusCode::kCancelled);
@@ -197,9 +197,8 @@ TEST(PrefillCancel, FreesTheRequestInTheMiddleOfItsRun) {
 
 TEST(PrefillCancel, ADeadlineEndsTheRun) {
   PrefillNode node({}, 64);
-  const auto call =
-      CollectedCall::Start(node.target(), node.Begin(RandomTokens(800, 8), "scorer=keep_all"), {},
-                           absl::Milliseconds(100));
+  const auto call = CollectedCall::Start(node, node.Begin(RandomTokens(800, 8), "scorer=keep_all"),
+                                         {}, absl::Milliseconds(100));
   EXPECT_EQ(call->WaitUntilClosed().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_TRUE(node.service.WaitUntilIdle(absl::Now() + absl::Seconds(10)));
 }

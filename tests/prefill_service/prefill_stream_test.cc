@@ -40,9 +40,8 @@ class PrefillStreamTest : public ::testing::Test {
 TEST_F(PrefillStreamTest, AWholeCacheArrivesWithTheGoldenFirstToken) {
   const Golden golden = LlamaGolden();
   const auto cache = ReserveFor(golden.prompt, "scorer=keep_all,encoder=f32");
-  const auto call = CollectedCall::Start(node_.target(),
-                                         node_.Begin(golden.prompt, "scorer=keep_all,encoder=f32"),
-                                         {.cache = cache.get()});
+  const auto call = CollectedCall::Start(
+      node_, node_.Begin(golden.prompt, "scorer=keep_all,encoder=f32"), {.cache = cache.get()});
   ASSERT_EQ(call->WaitUntilClosed(), absl::OkStatus());
   EXPECT_EQ(call->cache_status(), absl::OkStatus());
   EXPECT_TRUE(call->receiver().finished());
@@ -57,8 +56,8 @@ TEST_F(PrefillStreamTest, ACompactCacheArrivesWithTheTokensThePlanPromises) {
   const std::vector<int32_t> tokens = RandomTokens(500, 1);
   const std::string compression = "budget_tokens=50,window=16,kernel=5";
   const auto cache = ReserveFor(tokens, compression);
-  const auto call = CollectedCall::Start(node_.target(), node_.Begin(tokens, compression),
-                                         {.cache = cache.get()});
+  const auto call =
+      CollectedCall::Start(node_, node_.Begin(tokens, compression), {.cache = cache.get()});
   ASSERT_EQ(call->WaitUntilClosed(), absl::OkStatus());
   EXPECT_EQ(call->cache_status(), absl::OkStatus());
   EXPECT_EQ(call->receiver().kept_tokens(), 2u * 2 * 50);
@@ -71,8 +70,7 @@ TEST_F(PrefillStreamTest, ACompactCacheArrivesWithTheTokensThePlanPromises) {
 
 TEST_F(PrefillStreamTest, MessagesComeInTheOrderTheContractSays) {
   const std::vector<int32_t> tokens = RandomTokens(300, 2);
-  const auto call =
-      CollectedCall::Start(node_.target(), node_.Begin(tokens, "scorer=keep_all"), {});
+  const auto call = CollectedCall::Start(node_, node_.Begin(tokens, "scorer=keep_all"), {});
   ASSERT_EQ(call->WaitUntilClosed(), absl::OkStatus());
   std::vector<Kind> kinds;
   size_t num_whole = 0;
@@ -95,7 +93,7 @@ TEST_F(PrefillStreamTest, AForcedTokenIsTheFirstWithItsLogprob) {
   v1::PrefillBegin begin = node_.Begin(RandomTokens(40, 3), "scorer=keep_all");
   begin.set_forced_token(17);
   begin.set_logprobs(3);
-  const auto call = CollectedCall::Start(node_.target(), begin, {});
+  const auto call = CollectedCall::Start(node_, begin, {});
   ASSERT_EQ(call->WaitUntilClosed(), absl::OkStatus());
   const v1::OutputToken first = call->First(Kind::kManifest).manifest().first_token();
   EXPECT_EQ(first.token_id(), 17u);
@@ -137,8 +135,7 @@ TEST_F(PrefillStreamTest, TheSameBeginGivesTheSameBytes) {
   const std::vector<int32_t> tokens = RandomTokens(260, 5);
   std::vector<std::string> digests;
   for (int i = 0; i < 2; ++i) {
-    const auto call =
-        CollectedCall::Start(node_.target(), node_.Begin(tokens, "budget_tokens=64"), {});
+    const auto call = CollectedCall::Start(node_, node_.Begin(tokens, "budget_tokens=64"), {});
     ASSERT_EQ(call->WaitUntilClosed(), absl::OkStatus());
     digests.push_back(call->First(Kind::kManifest).manifest().digest());
   }
@@ -151,7 +148,7 @@ TEST_F(PrefillStreamTest, ManyCallsAtOnceAllEndWell) {
   for (uint64_t i = 0; i < 12; ++i) {
     const std::vector<int32_t> tokens = RandomTokens(60 + 20 * i, i);
     caches.push_back(ReserveFor(tokens, "scorer=keep_all"));
-    calls.push_back(CollectedCall::Start(node_.target(), node_.Begin(tokens, "scorer=keep_all"),
+    calls.push_back(CollectedCall::Start(node_, node_.Begin(tokens, "scorer=keep_all"),
                                          {.cache = caches.back().get()}));
   }
   for (const auto& call : calls) {
@@ -164,7 +161,7 @@ TEST_F(PrefillStreamTest, ManyCallsAtOnceAllEndWell) {
 
 TEST_F(PrefillStreamTest, MetricsCountTokensAndBytes) {
   const auto call = CollectedCall::Start(
-      node_.target(), node_.Begin(RandomTokens(320, 6), "budget_tokens=64,window=32"), {});
+      node_, node_.Begin(RandomTokens(320, 6), "budget_tokens=64,window=32"), {});
   ASSERT_EQ(call->WaitUntilClosed(), absl::OkStatus());
   EXPECT_EQ(node_.Metric("kvship_prefill_prompt_tokens_total"), 320);
   // 2 layers x 2 heads x 320 tokens of K and V of 16 f16 elements.

@@ -1,0 +1,96 @@
+#include "client/request_text.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(const std::string& content)
+      : path_(std::filesystem::temp_directory_path() / absl::StrCat("kvship_client_", getpid())) {
+    std::ofstream(path_, std::ios::binary) << content;
+  }
+  ~TemporaryFile() { std::filesystem::remove(path_); }
+  const std::string& path() const { return path_; }
+
+ private:
+  const std::string path_;
+};
+
+absl::Status InputStatus(const PromptSource& source) {
+  v1::GenerateRequest request;
+  return SetInput(source, &request);
+}
+
+TEST(RequestTextTest, PromptIsTextOrAChat) {
+  v1::GenerateRequest request;
+  ASSERT_TRUE(SetInput({.text = "hello"}, &request).ok());
+  EXPECT_EQ(request.prompt(), "hello");
+  ASSERT_TRUE(SetInput({.text = "hello", .chat = true, .system = "be brief"}, &request).ok());
+  ASSERT_EQ(request.chat().messages_size(), 2);
+  EXPECT_EQ(request.chat().messages(0).role(), "system");
+  EXPECT_EQ(request.chat().messages(1).role(), "user");
+  EXPECT_EQ(request.chat().messages(1).content(), "hello");
+}
+
+TEST(RequestTextTest, FilesAreTakenAsTheyAre) {
+  const TemporaryFile file("line one\n\xff");
+  v1::GenerateRequest request;
+  ASSERT_TRUE(SetInput({.text_file = file.path()}, &request).ok());
+  EXPECT_EQ(request.prompt(), "line one\n\xff");
+}
+
+TEST(RequestTextTest, TokensFileIsAJsonList) {
+  const TemporaryFile file("[1, 2, 300]");
+  v1::GenerateRequest request;
+  ASSERT_TRUE(SetInput({.tokens_file = file.path()}, &request).ok());
+  EXPECT_THAT(request.tokens().ids(), ElementsAre(1, 2, 300));
+}
+
+TEST(RequestTextTest, WrongInputsAreNamed) {
+  EXPECT_THAT(std::string(InputStatus({}).message()), HasSubstr("0 of --prompt"));
+  EXPECT_THAT(std::string(InputStatus({.text = "a", .text_file = "b"}).message()),
+              HasSubstr("2 of --prompt"));
+  EXPECT_THAT(std::string(InputStatus({.text = "a", .system = "b"}).message()),
+              HasSubstr("--system is given without --chat"));
+  EXPECT_THAT(std::string(InputStatus({.text_file = "/no/such/file"}).message()),
+              HasSubstr("/no/such/file"));
+  for (const char* content : {"{}", "[1, -2]", "[1, \"x\"]", "[1.5]", "[4294967296]", "nonsense"}) {
+    const TemporaryFile file(content);
+    EXPECT_EQ(InputStatus({.tokens_file = file.path()}).code(), absl::StatusCode::kInvalidArgument)
+        << content;
+  }
+}
+
+TEST(RequestTextTest, CompressionTextSetsOnlyWhatItNames) {
+  const auto message = CompressionFromText("scorer=snapkv, budget_ratio=0.25,kernel=7,pool=max");
+  ASSERT_TRUE(message.ok()) << message.status();
+  EXPECT_EQ(message->scorer(), "snapkv");
+  EXPECT_EQ(message->budget_ratio(), 0.25);
+  EXPECT_EQ(message->kernel(), 7u);
+  EXPECT_EQ(message->pool(), "max");
+  EXPECT_FALSE(message->has_window());
+  EXPECT_FALSE(message->has_budget_tokens());
+  EXPECT_EQ(CompressionFromText("")->ByteSizeLong(), 0u);
+}
+
+TEST(RequestTextTest, WrongCompressionTextIsNamed) {
+  for (const char* text :
+       {"scorer=best", "window", "window=x", "unknown=1", "kernel=-1", "window=3,window=4"}) {
+    EXPECT_EQ(CompressionFromText(text).status().code(), absl::StatusCode::kInvalidArgument)
+        << text;
+  }
+}
+
+}  // namespace
+}  // namespace kvship

@@ -1,0 +1,247 @@
+#include "decode_service/decode_loop.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <optional>
+
+#include "tests/decode_service/tiny_node.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::ElementsAreArray;
+
+constexpr char kKeepAll[] = "scorer=keep_all";
+constexpr char kBudget[] = "budget_tokens=40,window=8,kernel=7";
+
+// Each id's bytes are the letter 'a' plus id modulo 26.
+class LetterTokenizer final : public Tokenizer {
+ public:
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view, bool) const override {
+    return absl::UnimplementedError("not needed");
+  }
+  absl::string_view TokenBytes(int32_t id) const override {
+    return absl::string_view("abcdefghijklmnopqrstuvwxyz").substr(id % 26, 1);
+  }
+  bool IsSpecial(int32_t id) const override { return id == 300; }
+  std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
+  size_t vocab_tokens() const override { return 320; }
+  bool adds_begin_token() const override { return false; }
+  Sha256Digest identity() const override { return {}; }
+};
+
+class DecodeLoopTest : public ::testing::Test {
+ protected:
+  // One request in the loop, and how it ended.
+  struct Request {
+    explicit Request(size_t max_waiting_tokens = 1000) : reader(max_waiting_tokens) {}
+    Reader reader;
+    std::atomic<bool> ended{false};
+    Session::End end;
+    size_t reserved_at_end = 0;
+  };
+
+  void StartLoop(size_t max_batch_sessions = 32) {
+    loop_ = std::make_unique<DecodeLoop>(engine_, node_.metrics, max_batch_sessions);
+  }
+
+  void Start(Request& request, const std::vector<int32_t>& prompt, const std::string& compression,
+             OutputOptions options) {
+    TinyNode::Prefilled prefilled = node_.Prefill(prompt, compression, options.max_tokens - 1);
+    const OutputToken first =
+        options.forced_tokens.empty()
+            ? SampleToken(prefilled.logits, options.sampling, 0, options.num_logprobs)
+            : ForceToken(prefilled.logits, options.forced_tokens[0], options.num_logprobs);
+    auto session = std::make_unique<Session>(
+        std::move(options), &tokenizer_, std::move(prefilled.cache), request.reader.responses,
+        [this, &request](const Session::End& end) {
+          request.end = end;
+          request.reserved_at_end = node_.pool->reserved_bytes();
+          request.ended = true;
+        });
+    session->Take(first);
+    if (!session->ended()) loop_->Join(std::move(session));
+  }
+
+  bool Finish(Request& request) {
+    return request.reader.ReadUntil([&] { return request.ended.load(); }) &&
+           (request.reader.Take(), true);
+  }
+
+  TinyNode node_;
+  LetterTokenizer tokenizer_;
+  Backend backend_{2};
+  DecodeEngine engine_{*node_.model.transformer, backend_, Arithmetic::kFast};
+  std::unique_ptr<DecodeLoop> loop_;
+};
+
+TEST_F(DecodeLoopTest, GreedyOutputEqualsTheOneProcessRun) {
+  StartLoop();
+  for (const char* compression : {kKeepAll, kBudget}) {
+    Request request;
+    const auto prompt = node_.Prompt(90, 1);
+    Start(request, prompt, compression, {.max_tokens = 20});
+    ASSERT_TRUE(Finish(request));
+    EXPECT_THAT(request.reader.tokens, ElementsAreArray(node_.Reference(prompt, compression, 20)));
+    EXPECT_EQ(request.end.reason, v1::GenerateReport::FINISH_REASON_LENGTH);
+    EXPECT_EQ(request.end.output_tokens, 20u);
+    EXPECT_EQ(request.reserved_at_end, 0u);
+  }
+}
+
+TEST_F(DecodeLoopTest, CompanyInTheBatchChangesNothing) {
+  StartLoop();
+  std::vector<std::unique_ptr<Request>> requests;
+  std::vector<std::vector<int32_t>> prompts;
+  for (uint64_t i = 0; i < 5; ++i) {
+    prompts.push_back(node_.Prompt(40 + 13 * i, i));
+    requests.push_back(std::make_unique<Request>());
+    Start(*requests.back(), prompts.back(), i % 2 ? kKeepAll : "budget_tokens=32,window=8",
+          {.max_tokens = 10 + i});
+  }
+  for (uint64_t i = 0; i < 5; ++i) {
+    ASSERT_TRUE(Finish(*requests[i]));
+    EXPECT_THAT(requests[i]->reader.tokens,
+                ElementsAreArray(node_.Reference(
+                    prompts[i], i % 2 ? kKeepAll : "budget_tokens=32,window=8", 10 + i)));
+  }
+  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+}
+
+TEST_F(DecodeLoopTest, SessionsBeyondTheBatchTakeTurns) {
+  StartLoop(/*max_batch_sessions=*/2);
+  std::vector<std::unique_ptr<Request>> requests;
+  const auto prompt = node_.Prompt(40, 7);
+  for (int i = 0; i < 5; ++i) {
+    requests.push_back(std::make_unique<Request>());
+    Start(*requests.back(), prompt, kKeepAll, {.max_tokens = 12});
+  }
+  const auto reference = node_.Reference(prompt, kKeepAll, 12);
+  for (auto& request : requests) {
+    ASSERT_TRUE(Finish(*request));
+    EXPECT_THAT(request->reader.tokens, ElementsAreArray(reference));
+  }
+}
+
+TEST_F(DecodeLoopTest, SlowReaderDoesNotHoldUpTheBatch) {
+  StartLoop();
+  Request slow(/*max_waiting_tokens=*/4);
+  Request quick;
+  const auto prompt = node_.Prompt(40, 3);
+  Start(slow, prompt, kKeepAll, {.max_tokens = 30});
+  Start(quick, prompt, kKeepAll, {.max_tokens = 30});
+  ASSERT_TRUE(Finish(quick));
+  EXPECT_FALSE(slow.ended);
+  EXPECT_FALSE(slow.reader.responses->has_room());
+  ASSERT_TRUE(Finish(slow));
+  EXPECT_THAT(slow.reader.tokens, ElementsAreArray(quick.reader.tokens));
+}
+
+TEST_F(DecodeLoopTest, CancelledSessionFreesItsPagesAndOthersGoOn) {
+  StartLoop();
+  Request cancelled(/*max_waiting_tokens=*/2);  // waits for its reader when it is cancelled
+  Request other(/*max_waiting_tokens=*/2);
+  const auto prompt = node_.Prompt(64, 4);
+  Start(cancelled, prompt, kKeepAll, {.max_tokens = 500});
+  Start(other, prompt, kKeepAll, {.max_tokens = 8});
+  const size_t reserved = node_.pool->reserved_bytes();
+  cancelled.reader.responses->Cancel(absl::CancelledError("gone"));
+  ASSERT_TRUE(cancelled.reader.ReadUntil([&] { return cancelled.ended.load(); }));
+  EXPECT_EQ(cancelled.end.status.code(), absl::StatusCode::kCancelled);
+  EXPECT_LT(node_.pool->reserved_bytes(), reserved);
+  ASSERT_TRUE(Finish(other));
+  EXPECT_THAT(other.reader.tokens, ElementsAreArray(node_.Reference(prompt, kKeepAll, 8)));
+  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+}
+
+TEST_F(DecodeLoopTest, EndOfTheLoopEndsItsSessions) {
+  StartLoop();
+  Request request(/*max_waiting_tokens=*/1);
+  Start(request, node_.Prompt(40, 5), kKeepAll, {.max_tokens = 500});
+  loop_.reset();
+  EXPECT_TRUE(request.ended);
+  EXPECT_EQ(request.end.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+}
+
+TEST_F(DecodeLoopTest, ForcedTokensAreOutputWithTheirLogprobs) {
+  StartLoop();
+  Request request;
+  const std::vector<int32_t> forced = {5, 17, 2, 300, 9};
+  Start(request, node_.Prompt(50, 6), kKeepAll,
+        {.max_tokens = forced.size(), .num_logprobs = 3, .forced_tokens = forced});
+  ASSERT_TRUE(Finish(request));
+  EXPECT_THAT(request.reader.tokens, ElementsAreArray(forced));
+  EXPECT_EQ(request.reader.text, "frcj");  // 300 is special: it has no text
+  for (const v1::OutputToken& token : request.reader.details) {
+    EXPECT_LT(token.logprob(), 0);
+    ASSERT_EQ(token.top_size(), 3);
+    EXPECT_GE(token.top(0).logprob(), token.top(1).logprob());
+    EXPECT_GE(token.top(0).logprob(), token.logprob());
+  }
+}
+
+TEST_F(DecodeLoopTest, EndTokenEndsTheOutputAndHasNoText) {
+  StartLoop();
+  const auto prompt = node_.Prompt(50, 8);
+  const auto reference = node_.Reference(prompt, kKeepAll, 12);
+  size_t at = 5;  // the first occurrence of some later token
+  while (std::find(reference.begin(), reference.begin() + at, reference[at]) !=
+         reference.begin() + at) {
+    ++at;
+  }
+  Request request;
+  Start(request, prompt, kKeepAll, {.max_tokens = 12, .end_tokens = {reference[at]}});
+  ASSERT_TRUE(Finish(request));
+  EXPECT_EQ(request.end.reason, v1::GenerateReport::FINISH_REASON_END);
+  EXPECT_EQ(request.reader.tokens.size(), at + 1);
+  EXPECT_EQ(request.reader.text.size(), at);
+}
+
+TEST_F(DecodeLoopTest, StopTextEndsTheOutputBeforeIt) {
+  StartLoop();
+  const auto prompt = node_.Prompt(50, 9);
+  Request whole;
+  Start(whole, prompt, kKeepAll, {.max_tokens = 20});
+  ASSERT_TRUE(Finish(whole));
+  const std::string stop = whole.reader.text.substr(10, 3);
+  const size_t at = whole.reader.text.find(stop);
+
+  Request request;
+  Start(request, prompt, kKeepAll, {.max_tokens = 20, .stop = {stop}});
+  ASSERT_TRUE(Finish(request));
+  EXPECT_EQ(request.reader.text, whole.reader.text.substr(0, at));
+  EXPECT_EQ(request.end.reason, v1::GenerateReport::FINISH_REASON_STOP);
+  EXPECT_EQ(request.end.output_tokens, at + stop.size());
+}
+
+TEST_F(DecodeLoopTest, DrawsDependOnSeedAndIndexAlone) {
+  StartLoop();
+  const auto prompt = node_.Prompt(50, 10);
+  const OutputOptions options = {.sampling = {.temperature = 1.5, .seed = 11}, .max_tokens = 15};
+  Request alone;
+  Start(alone, prompt, kKeepAll, options);
+  ASSERT_TRUE(Finish(alone));
+  Request other;
+  Request together;
+  Start(other, node_.Prompt(30, 11), kKeepAll,
+        {.sampling = {.temperature = 1, .seed = 12}, .max_tokens = 40});
+  Start(together, prompt, kKeepAll, options);
+  ASSERT_TRUE(Finish(together));
+  ASSERT_TRUE(Finish(other));
+  EXPECT_THAT(together.reader.tokens, ElementsAreArray(alone.reader.tokens));
+}
+
+TEST_F(DecodeLoopTest, OneTokenNeedsNoStep) {
+  StartLoop();
+  Request request;
+  Start(request, node_.Prompt(40, 12), kKeepAll, {.max_tokens = 1});
+  EXPECT_TRUE(request.ended);
+  EXPECT_EQ(request.end.output_tokens, 1u);
+  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace kvship

@@ -1,0 +1,185 @@
+#include "decode_service/generation_request.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+
+#include "rpc/errors.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+// Encodes each byte as the id of the same number.
+class ByteTokenizer final : public Tokenizer {
+ public:
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool) const override {
+    return std::vector<int32_t>(text.begin(), text.end());
+  }
+  absl::string_view TokenBytes(int32_t) const override { return ""; }
+  bool IsSpecial(int32_t) const override { return false; }
+  std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
+  size_t vocab_tokens() const override { return 320; }
+  bool adds_begin_token() const override { return true; }
+  Sha256Digest identity() const override { return {}; }
+};
+
+// The golden model: a vocabulary of 320, a context of 2048, no tokenizer of its own.
+class GenerationRequestTest : public ::testing::Test {
+ protected:
+  GenerationRequestTest() : model_(*ServedModel::Load(KVSHIP_GOLDENS "/models/llama")) {}
+
+  static v1::GenerateRequest Tokens(size_t count = 100) {
+    v1::GenerateRequest message;
+    for (size_t i = 0; i < count; ++i) message.mutable_tokens()->add_ids(i % 320);
+    return message;
+  }
+
+  absl::StatusOr<GenerationRequest> Read(const v1::GenerateRequest& message) {
+    return ReadRequest(message, model_, limits_);
+  }
+
+  ServedModel model_;
+  RequestLimits limits_ = {.default_max_tokens = 50};
+};
+
+TEST_F(GenerationRequestTest, DefaultsAreFilledIn) {
+  const auto request = Read(Tokens());
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->output.max_tokens, 50u);
+  EXPECT_EQ(request->max_tail_tokens(), 49u);
+  EXPECT_EQ(request->output.end_tokens, model_.config().end_tokens);
+  EXPECT_EQ(request->compression.scorer, "snapkv");
+  EXPECT_EQ(request->plan.prompt_tokens, 100u);
+}
+
+TEST_F(GenerationRequestTest, DefaultOutputShrinksToTheContext) {
+  const auto request = Read(Tokens(2040));
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->output.max_tokens, 8u);
+}
+
+TEST_F(GenerationRequestTest, TextBecomesTokensBehindTheBeginToken) {
+  model_.tokenizer = std::make_unique<ByteTokenizer>();
+  v1::GenerateRequest message;
+  message.set_prompt("AB");
+  const auto request = Read(message);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_THAT(request->tokens, ElementsAre(model_.config().begin_token, 'A', 'B'));
+}
+
+TEST_F(GenerationRequestTest, ForcedTokensDecideTheLengthAndIgnoreEndTokens) {
+  v1::GenerateRequest message = Tokens();
+  for (uint32_t id : {2, 2, 3}) message.add_forced_tokens(id);
+  const auto request = Read(message);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->output.max_tokens, 3u);
+  EXPECT_TRUE(request->output.end_tokens.empty());
+}
+
+TEST_F(GenerationRequestTest, WrongFieldsAreNamedWithTheirValues) {
+  struct Row {
+    std::function<void(v1::GenerateRequest*)> change;
+    absl::StatusCode code;
+    std::string field;
+    std::vector<std::string> words;  // in the message
+  };
+  const auto kInvalid = absl::StatusCode::kInvalidArgument;
+  const auto kFailed = absl::StatusCode::kFailedPrecondition;
+  const Row rows[] = {
+      {[](auto* r) { r->clear_tokens(); }, kInvalid, "input", {"not set"}},
+      {[](auto* r) { r->set_prompt(""); }, kInvalid, "prompt", {"empty"}},
+      {[](auto* r) { r->mutable_chat(); }, kInvalid, "chat.messages", {"empty"}},
+      {[](auto* r) { r->mutable_tokens()->clear_ids(); }, kInvalid, "tokens.ids", {"empty"}},
+      {[](auto* r) { r->mutable_tokens()->set_ids(3, 320); },
+       kInvalid,
+       "tokens.ids[3]",
+       {"is 320", "below", "320"}},
+      {[](auto* r) { r->mutable_tokens()->set_ids(0, UINT32_MAX); },
+       kInvalid,
+       "tokens.ids[0]",
+       {"4294967295"}},
+      {[](auto* r) { r->set_prompt("text"); }, kFailed, "prompt", {"no tokenizer"}},
+      {[](auto* r) { r->mutable_chat()->add_messages()->set_role("user"); },
+       kFailed,
+       "chat",
+       {"no tokenizer"}},
+      {[](auto* r) { *r = Tokens(2048); }, kFailed, "", {"2048 tokens", "fewer than the 2048"}},
+      {[](auto* r) { r->set_max_tokens(1949); }, kFailed, "", {"max_tokens is 1949", "1948"}},
+      {[](auto* r) { r->mutable_sampling()->set_temperature(NAN); },
+       kInvalid,
+       "sampling",
+       {"temperature", "nan"}},
+      {[](auto* r) { r->mutable_sampling()->set_temperature(-1); },
+       kInvalid,
+       "sampling",
+       {"temperature", "-1"}},
+      {[](auto* r) { r->mutable_sampling()->set_top_p(0); }, kInvalid, "sampling", {"top_p"}},
+      {[](auto* r) { r->mutable_sampling()->set_top_p(NAN); }, kInvalid, "sampling", {"top_p"}},
+      {[](auto* r) { r->set_logprobs(21); }, kInvalid, "logprobs", {"is 21", "20"}},
+      {[](auto* r) {
+         for (int i = 0; i < 17; ++i) r->add_stop("x");
+       },
+       kInvalid,
+       "stop",
+       {"a list of 17", "at most 16"}},
+      {[](auto* r) { r->add_stop(""); }, kInvalid, "stop[0]", {"empty"}},
+      {[](auto* r) { r->add_stop(std::string(257, 'x')); }, kInvalid, "stop[0]", {"257", "256"}},
+      {[](auto* r) { r->add_stop("x"); }, kFailed, "stop", {"no tokenizer"}},
+      {[](auto* r) {
+         r->add_forced_tokens(1);
+         r->set_max_tokens(3);
+       },
+       kInvalid,
+       "forced_tokens",
+       {"max_tokens"}},
+      {[](auto* r) { r->add_forced_tokens(320); }, kInvalid, "forced_tokens[0]", {"320"}},
+      {[](auto* r) { r->mutable_compression()->set_scorer("best"); },
+       kInvalid,
+       "compression.scorer",
+       {"'best'", "snapkv"}},
+      {[](auto* r) { r->mutable_compression()->set_kernel(4); },
+       kInvalid,
+       "compression",
+       {"'4'", "odd"}},
+      {[](auto* r) { r->mutable_compression()->set_budget_tokens(32); },
+       kInvalid,
+       "compression",
+       {"'32'", "32 tokens always kept"}},
+      {[](auto* r) { r->mutable_compression()->set_budget_ratio(0.2); },
+       kInvalid,
+       "compression",
+       {"budget_ratio", "0.2"}},
+  };
+  for (const Row& row : rows) {
+    v1::GenerateRequest message = Tokens();
+    row.change(&message);
+    const absl::Status status = Read(message).status();
+    EXPECT_EQ(status.code(), row.code) << status;
+    EXPECT_EQ(FieldOf(status), row.field) << status;
+    for (const std::string& word : row.words) {
+      EXPECT_THAT(std::string(status.message()), HasSubstr(word));
+    }
+  }
+}
+
+TEST_F(GenerationRequestTest, ForcedTokensExcludeStopTexts) {
+  model_.tokenizer = std::make_unique<ByteTokenizer>();
+  v1::GenerateRequest message = Tokens();
+  message.add_stop("x");
+  message.add_forced_tokens(1);
+  EXPECT_EQ(FieldOf(Read(message).status()), "forced_tokens");
+}
+
+TEST_F(GenerationRequestTest, ServersOwnContextLimitCounts) {
+  limits_.context_tokens = 101;
+  EXPECT_EQ(Read(Tokens(100))->output.max_tokens, 1u);
+  EXPECT_EQ(Read(Tokens(101)).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace kvship

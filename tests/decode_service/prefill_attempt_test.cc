@@ -1,0 +1,263 @@
+#include "decode_service/prefill_attempt.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <numeric>
+
+#include "rpc/cache_messages.h"
+#include "rpc/compression.h"
+#include "rpc/wire_version.h"
+#include "tests/decode_service/tiny_node.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::HasSubstr;
+
+// A channel whose other end is the test.
+class RecordedChannel final : public Channel {
+ public:
+  void SendMessage(std::string message) override { sent.emplace_back().ParseFromString(message); }
+  void SendFrame(const FrameHeader&, SharedBytes) override {}
+  size_t unsent_bytes() const override { return 0; }
+  void Close(absl::Status status) override {
+    if (!closed) closed = std::move(status);
+  }
+
+  std::vector<v1::PrefillRequest> sent;
+  std::optional<absl::Status> closed;
+};
+
+class PrefillAttemptTest : public ::testing::Test {
+ protected:
+  static constexpr size_t kPromptTokens = 100;
+  // With a whole prompt of 100 tokens, this fills all but 8 of the pool's 512 pages; a request
+  // needs 12.
+  static constexpr size_t kBlockingTail = 122 * kPageTokens;
+
+  PrefillAttemptTest() {
+    request_.tokens = node_.Prompt(kPromptTokens, 1);
+    request_.compression = *ParseCompression("budget_tokens=40,window=8");
+    request_.plan = *MakePlan(request_.compression, node_.shape, kPromptTokens);
+    request_.output.max_tokens = 10;
+    Start();
+  }
+
+  void Start() {
+    attempt_ = std::make_shared<PrefillAttempt>(
+        request_, node_.model.identity, node_.queue,
+        [this](const v1::GenerateProgress& progress) { progress_.push_back(progress); },
+        [this](absl::StatusOr<PrefillAttempt::Result> result) {
+          EXPECT_FALSE(end_.has_value()) << "the end came twice";
+          // What did not come to the request must be free when it hears of the end.
+          if (!result.ok() && !pool_is_blocked_) {
+            EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+          }
+          end_ = std::move(result);
+        });
+    channel_ = std::make_shared<RecordedChannel>();
+    ASSERT_TRUE(attempt_->Enter().ok());
+    attempt_->Open([this](std::shared_ptr<ChannelEvents>) { return channel_; });
+  }
+
+  void Send(const v1::PrefillResponse& message) {
+    const std::string bytes = message.SerializeAsString();
+    attempt_->OnMessage(std::as_bytes(std::span(bytes)));
+  }
+
+  v1::PrefillResponse Ready() const {
+    v1::PrefillResponse message;
+    *message.mutable_ready()->mutable_wire_version() = WireVersionProto();
+    message.mutable_ready()->add_transports("grpc");
+    *message.mutable_ready()->mutable_plan() = PlanToProto(request_.plan);
+    return message;
+  }
+
+  // Sends layers of arbitrary bytes with well-formed positions, then the manifest; `change` sees
+  // every frame before it is sent.
+  using Change = std::function<void(FrameHeader&, std::vector<std::byte>&)>;
+  void SendCache(const Change& change = [](FrameHeader&, std::vector<std::byte>&) {}) {
+    FrameCutter cutter(/*most_frame_bytes=*/1000);
+    for (size_t l = 0; l < node_.shape.num_layers; ++l) {
+      CompactLayer layer;
+      layer.layer = l;
+      layer.kept_tokens.assign(node_.shape.num_kv_heads, 40);
+      layer.retained_mass.assign(node_.shape.num_kv_heads, 0.5f);
+      const LayerLayout layout = LayoutOf(request_.plan, layer.kept_tokens);
+      layer.bytes = Buffer(layout.num_bytes);
+      std::fill(layer.bytes.bytes().begin(), layer.bytes.bytes().end(), std::byte{0});
+      for (const HeadBytes& head : layout.heads) {
+        auto* positions = reinterpret_cast<int32_t*>(layer.bytes.data() + head.positions_offset);
+        std::iota(positions, positions + head.num_positions, 60);
+      }
+      const LayerFrames frames = cutter.Cut(std::move(layer));
+      v1::PrefillResponse message;
+      *message.mutable_layer() = LayerHeaderToProto(frames.header);
+      Send(message);
+      for (const Frame& frame : frames.frames) {
+        FrameHeader header = frame.header;
+        std::vector<std::byte> bytes(frame.payload.bytes.begin(), frame.payload.bytes.end());
+        change(header, bytes);
+        const std::span<const std::byte> piece(bytes);
+        attempt_->OnFrame(header, {&piece, 1});
+      }
+    }
+    v1::PrefillResponse message;
+    ManifestToProto(cutter.Finish(kPromptTokens), message.mutable_manifest());
+    message.mutable_manifest()->mutable_first_token()->set_token_id(7);
+    Send(message);
+  }
+
+  TinyNode node_{1 << 20};
+  bool pool_is_blocked_ = false;
+  GenerationRequest request_;
+  std::vector<v1::GenerateProgress> progress_;
+  std::optional<absl::StatusOr<PrefillAttempt::Result>> end_;
+  std::shared_ptr<RecordedChannel> channel_;
+  std::shared_ptr<PrefillAttempt> attempt_;
+};
+
+TEST_F(PrefillAttemptTest, BeginsAndSaysGoOnceMemoryIsReserved) {
+  ASSERT_EQ(channel_->sent.size(), 1u);
+  const v1::PrefillBegin& begin = channel_->sent[0].begin();
+  EXPECT_EQ(begin.tokens_size(), static_cast<int>(kPromptTokens));
+  EXPECT_TRUE(begin.compression().has_window_reduce());
+  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+  Send(Ready());
+  ASSERT_EQ(channel_->sent.size(), 2u);
+  EXPECT_EQ(channel_->sent[1].go().transport(), "grpc");
+  EXPECT_GT(node_.pool->reserved_bytes(), 0u);
+}
+
+TEST_F(PrefillAttemptTest, WholeCacheIsHandedOver) {
+  Send(Ready());
+  SendCache();
+  ASSERT_TRUE(end_.has_value() && end_->ok()) << end_->status();
+  EXPECT_EQ((*end_)->first_token.token, 7);
+  EXPECT_EQ((*end_)->kv.kept_tokens(), 40);
+  EXPECT_EQ((*end_)->kv.shipped_bytes(), request_.plan.wire_bytes());
+  const KvPlan whole = *MakePlan(*ParseCompression("scorer=keep_all"), node_.shape, kPromptTokens);
+  EXPECT_EQ((*end_)->kv.uncompressed_bytes(), whole.wire_bytes());
+  EXPECT_EQ((*end_)->kv.pool_bytes(), request_.plan.page_bytes());
+  EXPECT_NEAR((*end_)->kv.retained_mass_min(), 0.5, 1e-6);
+  EXPECT_TRUE(channel_->closed.has_value() && channel_->closed->ok());
+  attempt_->OnClosed(absl::OkStatus());
+  end_.reset();
+  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+}
+
+TEST_F(PrefillAttemptTest, AnyFaultyFrameEndsItWithDataLoss) {
+  const Change changes[] = {
+      [](FrameHeader& header, auto& bytes) {
+        if (header.sequence == 3) bytes[5] ^= std::byte{1};
+      },
+      [](FrameHeader& header, auto&) {
+        if (header.sequence == 3) header.sequence = 4;
+      },
+      [](FrameHeader& header, auto&) {
+        if (header.sequence == 2) header.offset += 8;
+      },
+      [](FrameHeader& header, auto& bytes) {
+        if (header.sequence == 2) bytes.pop_back();
+      },
+  };
+  for (const Change& change : changes) {
+    end_.reset();
+    Start();
+    Send(Ready());
+    SendCache(change);
+    ASSERT_TRUE(end_.has_value());
+    EXPECT_EQ(end_->status().code(), absl::StatusCode::kDataLoss) << end_->status();
+    EXPECT_EQ(channel_->closed->code(), absl::StatusCode::kDataLoss);
+    attempt_->OnClosed(*channel_->closed);
+  }
+}
+
+TEST_F(PrefillAttemptTest, BytesBeforeGoAreRefused) {
+  SendCache();
+  ASSERT_TRUE(end_.has_value());
+  EXPECT_THAT(std::string(end_->status().message()), HasSubstr("before Go"));
+}
+
+TEST_F(PrefillAttemptTest, AnotherPlanIsRefused) {
+  v1::PrefillResponse ready = Ready();
+  ready.mutable_ready()->mutable_plan()->set_layer_tokens(0, 1);
+  Send(ready);
+  ASSERT_TRUE(end_.has_value());
+  EXPECT_EQ(end_->status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(PrefillAttemptTest, AnotherWireMajorIsRefused) {
+  v1::PrefillResponse ready = Ready();
+  ready.mutable_ready()->mutable_wire_version()->set_major(kWireMajor + 1);
+  Send(ready);
+  ASSERT_TRUE(end_.has_value());
+  EXPECT_EQ(end_->status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(PrefillAttemptTest, NodeWithoutOurTransportIsRefused) {
+  v1::PrefillResponse ready = Ready();
+  ready.mutable_ready()->clear_transports();
+  Send(ready);
+  ASSERT_TRUE(end_.has_value());
+  EXPECT_THAT(std::string(end_->status().message()), HasSubstr("'grpc'"));
+}
+
+TEST_F(PrefillAttemptTest, MessageThatCannotBeReadEndsIt) {
+  const std::string bytes = "\xff\xff\xff";
+  attempt_->OnMessage(std::as_bytes(std::span(bytes)));
+  EXPECT_EQ(end_->status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_F(PrefillAttemptTest, NodeLostHalfwayFreesEverything) {
+  Send(Ready());
+  v1::PrefillResponse layer;
+  *layer.mutable_layer() = LayerHeaderToProto(
+      {.layer = 0,
+       .kept_tokens = {40, 40},
+       .retained_mass = {1, 1},
+       .num_bytes = LayoutOf(request_.plan, std::vector<uint32_t>{40, 40}).num_bytes});
+  Send(layer);
+  EXPECT_FALSE(end_.has_value());
+  attempt_->OnClosed(absl::UnavailableError("connection lost"));
+  EXPECT_EQ(end_->status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+}
+
+TEST_F(PrefillAttemptTest, StreamThatEndsWithoutAManifestIsALostNode) {
+  Send(Ready());
+  attempt_->OnClosed(absl::OkStatus());
+  EXPECT_EQ(end_->status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(PrefillAttemptTest, CancelledWhileItWaitsForMemoryItLeavesTheLine) {
+  TinyNode::Prefilled blocker =
+      node_.Prefill(node_.Prompt(100, 2), "scorer=keep_all", kBlockingTail);
+  Send(Ready());
+  ASSERT_EQ(channel_->sent.size(), 1u) << "the pool was to be too full";
+  EXPECT_EQ(node_.queue.waiting_tokens(), kPromptTokens);
+  attempt_->Cancel(absl::CancelledError("gone"));
+  EXPECT_EQ(channel_->closed->code(), absl::StatusCode::kCancelled);
+  const size_t reserved = node_.pool->reserved_bytes();
+  blocker.cache.reset();  // the reservation comes, and finds nobody
+  EXPECT_GT(reserved, node_.pool->reserved_bytes());
+  attempt_->OnClosed(absl::CancelledError("gone"));
+  EXPECT_EQ(end_->status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+  EXPECT_EQ(node_.queue.waiting_tokens(), 0u);
+}
+
+TEST_F(PrefillAttemptTest, NodeThatTiresOfWaitingForOurMemoryMeansThatThereIsNone) {
+  pool_is_blocked_ = true;
+  TinyNode::Prefilled blocker =
+      node_.Prefill(node_.Prompt(100, 2), "scorer=keep_all", kBlockingTail);
+  Send(Ready());
+  attempt_->OnClosed(absl::DeadlineExceededError("Go did not come"));
+  EXPECT_EQ(end_->status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(node_.queue.waiting_tokens(), 0u);
+}
+
+}  // namespace
+}  // namespace kvship

@@ -1,0 +1,204 @@
+// What happens when processes are ended, killed or started wrongly.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <future>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "client/generation_client.h"
+#include "client/request_text.h"
+#include "tests/e2e/processes.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
+
+v1::GenerateRequest RequestOf(size_t prompt_tokens, uint32_t max_tokens) {
+  v1::GenerateRequest request;
+  for (size_t i = 0; i < prompt_tokens; ++i) {
+    request.mutable_tokens()->add_ids(static_cast<uint32_t>(i * 37 % 320));
+  }
+  *request.mutable_compression() = *CompressionFromText("scorer=keep_all");
+  request.set_max_tokens(max_tokens);
+  request.set_ignore_end_tokens(true);
+  return request;
+}
+
+absl::Status Ask(const Server& decode, const v1::GenerateRequest& request,
+                 absl::Duration timeout = absl::Seconds(60)) {
+  GenerationClient client(decode.address());
+  return client.Generate(request, absl::Now() + timeout, [](const auto&) {}).status();
+}
+
+bool PoolIsEmpty(const Server& decode) {
+  return Eventually([&] { return decode.metric("kvship_decode_pool_reserved_bytes") == 0; },
+                    absl::Seconds(5));
+}
+
+// A request whose answer is far longer than what connections buffer, so that a reader who pauses
+// holds it open.
+v1::GenerateRequest LongRequest() {
+  v1::GenerateRequest request = RequestOf(20, 2000);
+  request.set_logprobs(20);
+  return request;
+}
+
+// Asks for that, and pauses after the first output.
+absl::Status AskAndPause(const Server& decode, absl::Duration timeout, absl::Duration pause,
+                         const std::function<void()>& on_first_output) {
+  GenerationClient client(decode.address());
+  bool first = true;
+  return client
+      .Generate(LongRequest(), absl::Now() + timeout,
+                [&](const v1::GenerateResponse& response) {
+                  if (!first || !response.has_output()) return;
+                  first = false;
+                  on_first_output();
+                  absl::SleepFor(pause);
+                })
+      .status();
+}
+
+std::unique_ptr<Server> Prefill() {
+  auto server =
+      std::make_unique<Server>("kvship-prefill", kModel, std::vector<std::string>{"--threads=1"});
+  EXPECT_TRUE(server->WaitUntilReady()) << server->process.Errors();
+  return server;
+}
+
+std::unique_ptr<Server> Decode(const std::string& prefill) {
+  auto server = std::make_unique<Server>(
+      "kvship-decode", kModel,
+      std::vector<std::string>{"--threads=1", absl::StrCat("--prefill=", prefill)});
+  EXPECT_TRUE(server->WaitUntilReady()) << server->process.Errors();
+  return server;
+}
+
+TEST(FailuresTest, DrainLetsTheRunningStreamEnd) {
+  const auto prefill = Prefill();
+  const auto decode = Decode(prefill->address());
+  std::promise<void> began;
+  absl::Status status;
+  std::thread reader([&] {
+    status = AskAndPause(*decode, absl::Seconds(60), absl::Milliseconds(800),
+                         [&began] { began.set_value(); });
+  });
+  began.get_future().wait();
+  decode->process.Signal(SIGTERM);
+  EXPECT_TRUE(
+      Eventually([&] { return HttpGet(decode->admin_port, "/readyz").empty(); }, absl::Seconds(1)));
+  reader.join();
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(decode->process.Wait(), 0) << decode->process.Errors();
+  prefill->process.Signal(SIGTERM);
+  EXPECT_EQ(prefill->process.Wait(), 0) << prefill->process.Errors();
+}
+
+TEST(FailuresTest, KilledPrefillNodeMeansUnavailableAndItsReturnIsNoticed) {
+  auto prefill = Prefill();
+  const auto decode = Decode(absl::StrCat("dns:///", prefill->address()));
+  ASSERT_TRUE(Ask(*decode, RequestOf(50, 5)).ok());
+  prefill->process.Signal(SIGSTOP);
+  absl::Status status;
+  std::thread reader([&] { status = Ask(*decode, RequestOf(50, 5)); });
+  absl::SleepFor(absl::Milliseconds(300));
+  prefill->process.Signal(SIGKILL);
+  reader.join();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("prefill node"));
+  EXPECT_TRUE(PoolIsEmpty(*decode));
+  EXPECT_EQ(Ask(*decode, RequestOf(50, 5)).code(), absl::StatusCode::kUnavailable);
+
+  const Process again("kvship-prefill", {absl::StrCat("--model=", kModel), "--threads=1",
+                                         absl::StrCat("--listen=", prefill->address()),
+                                         absl::StrCat("--admin=127.0.0.1:", FreePort())});
+  EXPECT_TRUE(Eventually([&] { return Ask(*decode, RequestOf(50, 5)).ok(); })) << again.Errors();
+}
+
+TEST(FailuresTest, LostPrefillNodeIsReplacedByAnother) {
+  const auto stopped = Prefill();
+  const auto alive = Prefill();
+  const auto decode = Decode(absl::StrCat(stopped->address(), ",", alive->address()));
+  // Both must have been seen healthy before one of them falls silent.
+  absl::SleepFor(absl::Milliseconds(500));
+  stopped->process.Signal(SIGSTOP);
+  std::vector<std::thread> readers;
+  std::vector<absl::Status> statuses(6);
+  for (absl::Status& status : statuses) {
+    readers.emplace_back([&] { status = Ask(*decode, RequestOf(50, 5)); });
+  }
+  absl::SleepFor(absl::Milliseconds(300));
+  stopped->process.Signal(SIGKILL);
+  for (std::thread& reader : readers) reader.join();
+  for (const absl::Status& status : statuses) EXPECT_TRUE(status.ok()) << status;
+  EXPECT_TRUE(PoolIsEmpty(*decode));
+}
+
+TEST(FailuresTest, ClientThatGoesFreesItsPages) {
+  const auto prefill = Prefill();
+  const auto decode = Decode(prefill->address());
+  const absl::Status status = Ask(*decode, RequestOf(20, 2000), /*timeout=*/absl::Milliseconds(60));
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
+  EXPECT_TRUE(PoolIsEmpty(*decode));
+  EXPECT_EQ(decode->metric("kvship_decode_waiting_prompt_tokens"), 0);
+}
+
+TEST(FailuresTest, AnotherModelOnThePrefillNodeIsRefusedForGood) {
+  const auto prefill = Prefill();
+  Server decode("kvship-decode", KVSHIP_GOLDENS "/models/llama3_rope",
+                {absl::StrCat("--prefill=", prefill->address())});
+  absl::Status status;
+  EXPECT_TRUE(Eventually([&] {
+    status = Ask(decode, RequestOf(50, 5));
+    return status.code() == absl::StatusCode::kFailedPrecondition;
+  })) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("same model"));
+  EXPECT_EQ(HttpGet(decode.admin_port, "/readyz"), "");
+}
+
+TEST(FailuresTest, PortInUseAndDamagedModelsAreOneSentenceAndExitCodeOne) {
+  const auto prefill = Prefill();
+  Process taken("kvship-decode",
+                {absl::StrCat("--model=", kModel), absl::StrCat("--listen=", prefill->address()),
+                 absl::StrCat("--admin=127.0.0.1:", FreePort())});
+  EXPECT_EQ(taken.Wait(), 1);
+  EXPECT_THAT(taken.Errors(), HasSubstr(absl::StrCat(prefill->port)));
+
+  const std::string damaged =
+      std::filesystem::temp_directory_path() / absl::StrCat("kvship_damaged_", getpid(), ".gguf");
+  std::ofstream(damaged) << "GGUF and then nothing that makes sense";
+  Process broken("kvship-decode", {"--model=" + damaged, absl::StrCat("--listen=127.0.0.1:0"),
+                                   "--admin=127.0.0.1:0"});
+  EXPECT_EQ(broken.Wait(), 1);
+  EXPECT_THAT(broken.Errors(), HasSubstr(damaged));
+  std::filesystem::remove(damaged);
+
+  Process missing("kvship-decode", {"--model=/no/such/model"});
+  EXPECT_EQ(missing.Wait(), 1);
+  EXPECT_THAT(missing.Errors(), HasSubstr("/no/such/model"));
+}
+
+TEST(FailuresTest, ClientSaysWhatIsWrongAndExitsWithOne) {
+  const std::string nowhere = absl::StrCat("127.0.0.1:", FreePort());
+  Process unreachable("kvship", {"generate", "--server=" + nowhere, "--prompt=x"});
+  EXPECT_EQ(unreachable.Wait(), 1);
+  EXPECT_THAT(unreachable.Errors(), HasSubstr(nowhere + " cannot be reached"));
+
+  const auto prefill = Prefill();
+  const auto decode = Decode(prefill->address());
+  Process refused("kvship", {"generate", "--server=" + decode->address(), "--prompt=x"});
+  EXPECT_EQ(refused.Wait(), 1);
+  EXPECT_THAT(refused.Errors(), HasSubstr("no tokenizer"));
+  EXPECT_EQ(refused.Output(), "");
+}
+
+}  // namespace
+}  // namespace kvship

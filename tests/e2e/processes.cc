@@ -1,0 +1,135 @@
+#include "tests/e2e/processes.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <httplib.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
+extern char** environ;
+
+namespace kvship {
+namespace {
+
+std::string ReadAll(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream content;
+  content << file.rdbuf();
+  return content.str();
+}
+
+std::string TemporaryPath() {
+  static std::atomic<int> count{0};
+  return std::filesystem::temp_directory_path() /
+         absl::StrCat("kvship_e2e_", getpid(), "_", count++);
+}
+
+std::vector<std::string> WithPorts(const std::string& model, int port, int admin_port,
+                                   std::vector<std::string> flags) {
+  flags.push_back(absl::StrCat("--model=", model));
+  flags.push_back(absl::StrCat("--listen=127.0.0.1:", port));
+  flags.push_back(absl::StrCat("--admin=127.0.0.1:", admin_port));
+  return flags;
+}
+
+}  // namespace
+
+Process::Process(const std::string& program, const std::vector<std::string>& arguments)
+    : out_path_(TemporaryPath()), err_path_(TemporaryPath()) {
+  std::string path = absl::StrCat(KVSHIP_BIN "/", program);
+  std::vector<std::string> owned = arguments;
+  std::vector<char*> argv = {path.data()};
+  for (std::string& argument : owned) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  const int flags = O_WRONLY | O_CREAT | O_TRUNC;
+  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out_path_.c_str(), flags, 0600);
+  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err_path_.c_str(), flags, 0600);
+  if (posix_spawn(&pid_, path.c_str(), &actions, nullptr, argv.data(), environ) != 0) {
+    ended_ = true;
+    exit_ = -1000;
+  }
+  posix_spawn_file_actions_destroy(&actions);
+}
+
+Process::~Process() {
+  if (!ended_) {
+    Signal(SIGKILL);
+    Wait();
+  }
+  std::filesystem::remove(out_path_);
+  std::filesystem::remove(err_path_);
+}
+
+void Process::Signal(int number) const {
+  if (!ended_) kill(pid_, number);
+}
+
+int Process::Wait(absl::Duration timeout) {
+  const auto has_ended = [this] {
+    int status = 0;
+    if (ended_) return true;
+    if (waitpid(pid_, &status, WNOHANG) != pid_) return false;
+    ended_ = true;
+    exit_ = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+    return true;
+  };
+  return Eventually(has_ended, timeout) ? exit_ : -1000;
+}
+
+std::string Process::Output() const { return ReadAll(out_path_); }
+std::string Process::Errors() const { return ReadAll(err_path_); }
+
+int FreePort() {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof(address);
+  int port = 0;
+  if (bind(fd, reinterpret_cast<sockaddr*>(&address), length) == 0 &&
+      getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0) {
+    port = ntohs(address.sin_port);
+  }
+  close(fd);
+  return port;
+}
+
+std::string HttpGet(int port, const std::string& path) {
+  httplib::Client client("127.0.0.1", port);
+  const httplib::Result result = client.Get(path.c_str());
+  return result && result->status == 200 ? result->body : "";
+}
+
+double Metric(int admin_port, const std::string& name) {
+  for (absl::string_view line : absl::StrSplit(HttpGet(admin_port, "/metrics"), '\n')) {
+    const std::pair<std::string, std::string> parts = absl::StrSplit(line, absl::MaxSplits(' ', 1));
+    double value = 0;
+    if (parts.first == name && absl::SimpleAtod(parts.second, &value)) return value;
+  }
+  return -1;
+}
+
+Server::Server(const std::string& program, const std::string& model, std::vector<std::string> flags)
+    : process(program, WithPorts(model, port, admin_port, std::move(flags))) {}
+
+bool Server::WaitUntilReady() {
+  return Eventually([this] { return !HttpGet(admin_port, "/readyz").empty(); });
+}
+
+}  // namespace kvship

@@ -1,0 +1,76 @@
+// Real kvship processes for tests: started on free ports, watched, and ended with the test.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+
+namespace kvship {
+
+// A running program; killed, if it still runs, by the destructor. Its output goes to a file.
+class Process {
+ public:
+  // `program` is a name in the build's bin folder.
+  Process(const std::string& program, const std::vector<std::string>& arguments);
+  ~Process();
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+
+  void Signal(int number) const;
+  // The exit code, or minus the signal's number; -1000 if it still runs after `timeout`.
+  int Wait(absl::Duration timeout = absl::Seconds(30));
+  // Standard output and standard error so far.
+  std::string Output() const;
+  std::string Errors() const;
+
+ private:
+  std::string out_path_;
+  std::string err_path_;
+  int pid_ = 0;
+  bool ended_ = false;
+  int exit_ = 0;
+};
+
+int FreePort();
+
+// The body of http://127.0.0.1:port/path; empty unless the answer is 200.
+std::string HttpGet(int port, const std::string& path);
+
+// The value of a metric without labels; -1 if there is none.
+double Metric(int admin_port, const std::string& name);
+
+// Asks again and again; false after `timeout`.
+template <class Condition>
+bool Eventually(const Condition& condition, absl::Duration timeout = absl::Seconds(20));
+
+// A server program with its two ports.
+struct Server {
+  Server(const std::string& program, const std::string& model, std::vector<std::string> flags = {});
+
+  std::string address() const { return "127.0.0.1:" + std::to_string(port); }
+  bool WaitUntilReady();
+  double metric(const std::string& name) const { return Metric(admin_port, name); }
+
+  int port = FreePort();
+  int admin_port = FreePort();
+  Process process;
+};
+
+}  // namespace kvship
+
+#include "absl/time/clock.h"
+
+namespace kvship {
+
+template <class Condition>
+bool Eventually(const Condition& condition, absl::Duration timeout) {
+  const absl::Time deadline = absl::Now() + timeout;
+  while (!condition()) {
+    if (absl::Now() > deadline) return false;
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  return true;
+}
+
+}  // namespace kvship
