@@ -16,6 +16,28 @@ function(kvship_library folder)
   endif()
 endfunction()
 
+# kvship_<folder>_cuda: the .cu files of <folder>/cuda, where there is a CUDA compiler.
+function(kvship_cuda_library folder)
+  cmake_parse_arguments(ARG "" "" "PUBLIC" ${ARGN})
+  if(NOT CMAKE_CUDA_COMPILER)
+    return()
+  endif()
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/cuda/*.cu)
+  add_library(kvship_${folder}_cuda STATIC ${sources})
+  target_link_libraries(kvship_${folder}_cuda PUBLIC ${ARG_PUBLIC} CUDA::cudart_static)
+  # Constant expressions that both sides share are functions of the device too.
+  target_compile_options(kvship_${folder}_cuda PRIVATE --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-Werror)
+endfunction()
+
+# kvship_find(name header library): the target kvship::<name> of a library without a CMake package.
+function(kvship_find name header library)
+  find_path(KVSHIP_${name}_INCLUDE_DIR ${header} REQUIRED)
+  find_library(KVSHIP_${name}_LIBRARY ${library} REQUIRED)
+  add_library(kvship::${name} UNKNOWN IMPORTED GLOBAL)
+  set_target_properties(kvship::${name} PROPERTIES
+    IMPORTED_LOCATION ${KVSHIP_${name}_LIBRARY} INTERFACE_INCLUDE_DIRECTORIES ${KVSHIP_${name}_INCLUDE_DIR})
+endfunction()
+
 # A program from one main file: kvship_program(kvship-prefill prefill_service/main.cc kvship_prefill_service ...)
 function(kvship_program name main)
   add_executable(${name} ${CMAKE_SOURCE_DIR}/${main})
@@ -63,6 +85,9 @@ function(kvship_programs)
     if(benchmark_FOUND)
       kvship_program(kvship-kernels-bench bench/kernels_bench.cc kvship_kernels benchmark::benchmark)
       kvship_program(kvship-attention-bench bench/attention_bench.cc kvship_kernels benchmark::benchmark)
+    endif()
+    if(CMAKE_CUDA_COMPILER)
+      kvship_program(kvship-cuda-bench bench/kernels/cuda/kernels_bench.cc kvship_kernels_cuda)
     endif()
   endif()
   if(NOT KVSHIP_SERVICES)

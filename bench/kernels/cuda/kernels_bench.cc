@@ -1,0 +1,322 @@
+// Times the CUDA kernels at the shapes of Llama-3.1-8B (8 KV heads, 32 query heads, D 128) and of a
+// model without grouped queries, against the bandwidth of a copy on the same device in the same
+// run.
+//
+//   kvship-cuda-bench results.json
+//
+// Each figure is the median over repetitions of a captured graph that runs the operation on several
+// sets of inputs in turn, together larger than the cache where one alone is not.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <numeric>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bench/kernels/cuda/device_timing.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/gather_pages.h"
+#include "kernels/cuda/paged_attention.h"
+#include "kernels/cuda/pool_scores.h"
+#include "kernels/cuda/prompt_attention.h"
+#include "kernels/cuda/top_positions.h"
+#include "kernels/cuda/window_votes.h"
+#include "kernels/page_layout.h"
+
+namespace kvship::cuda {
+namespace {
+
+constexpr size_t kHeadDim = 128;
+constexpr size_t kElementBytes = 2;
+
+struct Heads {
+  size_t query, kv;
+};
+constexpr Heads kGrouped = {32, 8}, kUngrouped = {32, 32};
+
+std::string Label(const char* format, size_t a, size_t b = 0, size_t c = 0) {
+  char text[96];
+  std::snprintf(text, sizeof text, format, a, b, c);
+  return text;
+}
+
+// A layer's inputs of compression, and what compression makes of them.
+struct Layer {
+  Layer(Heads h, size_t num_tokens, size_t w, size_t k)
+      : heads(h),
+        tokens(num_tokens),
+        window(w),
+        kept(k),
+        q(h.query * w * kHeadDim * kElementBytes),
+        keys(h.kv * num_tokens * kHeadDim * kElementBytes),
+        values(keys.num_bytes()),
+        lse(h.query * w * sizeof(float)),
+        votes(h.query * num_tokens * sizeof(float)),
+        scores(h.kv * num_tokens * sizeof(float)),
+        positions(h.kv * (k + w) * sizeof(int32_t)),
+        workspace(TopPositionsWorkspaceBytes(h.kv, num_tokens)),
+        pages(h.kv * PagesFor(k + w) * PageBytes(PageFormat::kBf16, kHeadDim)) {
+    FillNormalBf16(q);
+    FillNormalBf16(keys);
+    FillNormalBf16(values);
+    // About what the log-sum-exp of so many scores of deviation 1 is.
+    FillFloats(lse, [&](double) { return std::log(static_cast<double>(tokens)) + 0.5; });
+    FillFloats(scores, [](double normal) { return std::exp(2 * normal - 12); });
+  }
+  size_t prefix() const { return tokens - window; }
+
+  absl::Status Vote(cudaStream_t stream) const {
+    return WindowVotes(stream, {.q = q.data(),
+                                .keys = keys.data(),
+                                .lse = lse.as<float>(),
+                                .votes = votes.as<float>(),
+                                .num_query_heads = heads.query,
+                                .num_kv_heads = heads.kv,
+                                .window = window,
+                                .num_keys = tokens,
+                                .head_dim = kHeadDim,
+                                .key_head_stride = tokens * kHeadDim,
+                                .votes_row_stride = tokens,
+                                .first_position = prefix()});
+  }
+  absl::Status Pool(cudaStream_t stream, Pooling pooling) const {
+    return PoolScores(stream, {.votes = votes.as<float>(),
+                               .scores = scores.as<float>(),
+                               .num_query_heads = heads.query,
+                               .num_kv_heads = heads.kv,
+                               .num_tokens = prefix(),
+                               .votes_row_stride = tokens,
+                               .scores_row_stride = tokens,
+                               .pooling = pooling,
+                               .kernel = 31});
+  }
+  absl::Status Select(cudaStream_t stream) const {
+    return TopPositions(stream, {.scores = scores.as<float>(),
+                                 .positions = positions.as<int32_t>(),
+                                 .workspace = workspace.data(),
+                                 .num_rows = heads.kv,
+                                 .num_scores = prefix(),
+                                 .scores_row_stride = tokens,
+                                 .k = kept,
+                                 .num_appended = window,
+                                 .positions_row_stride = kept + window});
+  }
+  absl::Status Gather(cudaStream_t stream) const {
+    return GatherPages(stream, {.keys = keys.data(),
+                                .values = values.data(),
+                                .positions = positions.as<int32_t>(),
+                                .pages = pages.data(),
+                                .num_kv_heads = heads.kv,
+                                .head_dim = kHeadDim,
+                                .head_stride = tokens * kHeadDim,
+                                .num_tokens = kept + window,
+                                .positions_row_stride = kept + window,
+                                .pages_per_head = PagesFor(kept + window)});
+  }
+
+  Heads heads;
+  size_t tokens, window, kept;
+  DeviceBytes q, keys, values, lse, votes, scores, positions, workspace, pages;
+};
+
+// As many sets of a layer as exceed the cache.
+std::vector<Layer> LayerSets(Heads heads, size_t tokens, size_t window, size_t kept) {
+  const size_t bytes = heads.kv * tokens * kHeadDim * kElementBytes;
+  std::vector<Layer> sets;
+  const size_t count = std::max<size_t>(1, std::min<size_t>(16, (size_t{256} << 20) / bytes));
+  sets.reserve(count);
+  for (size_t i = 0; i < count; ++i) sets.emplace_back(heads, tokens, window, kept);
+  return sets;
+}
+
+void BenchVotes(Bench& bench, Heads heads, size_t tokens, size_t window) {
+  const std::vector<Layer> sets = LayerSets(heads, tokens, window, 64);
+  const double bytes = static_cast<double>(sets[0].keys.num_bytes() + sets[0].votes.num_bytes());
+  const double operations = 2.0 * static_cast<double>(heads.query * window * tokens * kHeadDim);
+  bench.Time("window_votes", Label("H %zu T %zu W %zu", heads.kv, tokens, window), bytes,
+             operations, sets.size(),
+             [&](size_t set, cudaStream_t stream) { return sets[set].Vote(stream); });
+}
+
+// The parts of compression after the votes, and the whole.
+void BenchCompression(Bench& bench, size_t tokens, size_t kept) {
+  const std::vector<Layer> sets = LayerSets(kGrouped, tokens, 32, kept);
+  const Layer& l = sets[0];
+  const std::string label = Label("H 8 T %zu k %zu", tokens, kept);
+  const auto score_bytes = static_cast<double>(l.scores.num_bytes());
+  // Before anything has written over the scores.
+  bench.Time("top_positions", label, score_bytes, 0, sets.size(),
+             [&](size_t set, cudaStream_t stream) { return sets[set].Select(stream); });
+  bench.Time("gather_pages", label, 2.0 * static_cast<double>(l.pages.num_bytes()), 0, sets.size(),
+             [&](size_t set, cudaStream_t stream) { return sets[set].Gather(stream); });
+  bench.Time(
+      "whole compression", label,
+      static_cast<double>(l.keys.num_bytes() + 2 * l.votes.num_bytes() + 2 * l.pages.num_bytes()) +
+          2 * score_bytes,
+      0, sets.size(), [&](size_t set, cudaStream_t stream) -> absl::Status {
+        absl::Status status = sets[set].Vote(stream);
+        if (status.ok()) status = sets[set].Pool(stream, Pooling::kAverage);
+        if (status.ok()) status = sets[set].Select(stream);
+        return status.ok() ? sets[set].Gather(stream) : status;
+      });
+  for (Pooling pooling : {Pooling::kAverage, Pooling::kMax}) {
+    bench.Time(pooling == Pooling::kMax ? "pool_scores max 31" : "pool_scores average 31", label,
+               static_cast<double>(l.votes.num_bytes()) + score_bytes, 0, sets.size(),
+               [&](size_t set, cudaStream_t stream) { return sets[set].Pool(stream, pooling); });
+  }
+}
+
+// All scores equal: every thread counts into the same bin.
+void BenchTies(Bench& bench, size_t tokens) {
+  Layer layer(kGrouped, tokens, 32, 2048);
+  FillFloats(layer.scores, [](double) { return 0.25; });
+  bench.Time("top_positions, all equal", Label("H 8 T %zu k 2048", tokens),
+             static_cast<double>(layer.scores.num_bytes()), 0, 1,
+             [&](size_t, cudaStream_t stream) { return layer.Select(stream); });
+}
+
+void BenchDecode(Bench& bench, size_t batch, size_t kept, Heads heads = kGrouped) {
+  const size_t page_bytes = PageBytes(PageFormat::kBf16, kHeadDim);
+  const size_t requests = batch * heads.kv, pages_each = PagesFor(kept);
+  const size_t set_bytes = requests * pages_each * page_bytes;
+  const size_t sets = std::max<size_t>(1, (size_t{256} << 20) / set_bytes);
+  const DeviceBytes q(batch * heads.query * kHeadDim * kElementBytes), out(q.num_bytes());
+  const DeviceBytes pages(sets * set_bytes);
+  FillNormalBf16(q);
+  FillNormalBf16(pages);
+  std::vector<const std::byte*> table(sets * requests * pages_each);
+  // Scattered by a step that shares no factor with the number of pages, as a pool hands them out.
+  size_t step = table.size() * 5 / 8 | 1;
+  while (std::gcd(step, table.size()) != 1) step += 2;
+  for (size_t i = 0; i < table.size(); ++i)
+    table[i] = pages.data() + i * step % table.size() * page_bytes;
+  const DeviceBytes device_table(std::as_bytes(std::span(table)));
+  std::vector<PagedHead> host_heads(sets * requests);
+  for (size_t r = 0; r < host_heads.size(); ++r) {
+    host_heads[r].prefix_pages =
+        reinterpret_cast<const std::byte* const*>(device_table.data()) + r * pages_each;
+    host_heads[r].num_prefix_tokens = static_cast<uint32_t>(kept);
+  }
+  const DeviceBytes device_heads(std::as_bytes(std::span(host_heads)));
+  PagedAttentionArgs args = {.q = q.data(),
+                             .out = out.data(),
+                             .num_sequences = batch,
+                             .num_query_heads = heads.query,
+                             .num_kv_heads = heads.kv,
+                             .head_dim = kHeadDim,
+                             .max_pages = pages_each};
+  const DeviceBytes workspace(std::max<size_t>(1, PagedAttentionWorkspaceBytes(args)));
+  args.workspace = workspace.data();
+  bench.Time("paged_attention", Label("H %zu batch %zu kept %zu", heads.kv, batch, kept),
+             static_cast<double>(requests * kept * kHeadDim * 2 * kElementBytes), 0, sets,
+             [&](size_t set, cudaStream_t stream) {
+               PagedAttentionArgs own = args;
+               own.heads = device_heads.as<PagedHead>() + set * requests;
+               return PagedAttention(stream, own);
+             });
+}
+
+void BenchPrompt(Bench& bench, size_t tokens) {
+  const size_t row = 32 * kHeadDim;
+  const DeviceBytes q(tokens * row * kElementBytes), keys(q.num_bytes() / 4),
+      values(keys.num_bytes());
+  const DeviceBytes out(q.num_bytes()), lse(32 * tokens * sizeof(float));
+  FillNormalBf16(q);
+  FillNormalBf16(keys);
+  FillNormalBf16(values);
+  const auto n = static_cast<double>(tokens);
+  bench.Time("prompt_attention", Label("Hq 32 H 8 T %zu", tokens),
+             static_cast<double>(2 * q.num_bytes() + 2 * keys.num_bytes()),
+             2.0 * n * n * static_cast<double>(row), 1, [&](size_t, cudaStream_t stream) {
+               return PromptAttention(stream, {.q = q.data(),
+                                               .keys = keys.data(),
+                                               .values = values.data(),
+                                               .out = out.data(),
+                                               .lse = lse.as<float>(),
+                                               .num_queries = tokens,
+                                               .num_query_heads = 32,
+                                               .num_kv_heads = 8,
+                                               .head_dim = kHeadDim,
+                                               .head_stride = tokens * kHeadDim,
+                                               .q_row_stride = row});
+             });
+}
+
+void BenchElementwise(Bench& bench, size_t tokens) {
+  constexpr size_t kWidth = 4096, kInner = 14336, kHeads = 48;
+  const DeviceBytes wide(tokens * 2 * kInner * kElementBytes), other(wide.num_bytes());
+  const DeviceBytes out(wide.num_bytes()), weight(kWidth * kElementBytes);
+  const DeviceBytes cos_sin(tokens * kHeadDim * sizeof(float)),
+      keys(tokens * 8 * kHeadDim * kElementBytes);
+  const DeviceBytes values(keys.num_bytes());
+  FillNormalBf16(wide);
+  FillNormalBf16(other);
+  FillNormalBf16(weight);
+  FillFloats(cos_sin, [](double normal) { return normal; });
+  const std::string label = Label("M %zu", tokens);
+  const auto element_bytes = static_cast<double>(tokens * kElementBytes);
+  bench.Time("rms_norm with residual C 4096", label, 4 * kWidth * element_bytes, 0, 1,
+             [&](size_t, cudaStream_t stream) {
+               return RmsNorm(stream, {.x = wide.data(),
+                                       .residual = other.data(),
+                                       .weight = weight.data(),
+                                       .out = out.data(),
+                                       .num_tokens = tokens,
+                                       .width = kWidth});
+             });
+  bench.Time(
+      "silu_mul F 14336", label, 3 * kInner * element_bytes, 0, 1,
+      [&](size_t, cudaStream_t stream) {
+        return SiluMul(
+            stream,
+            {.gate_up = other.data(), .out = out.data(), .num_tokens = tokens, .width = kInner});
+      });
+  bench.Time("rope_and_store Hq 32 H 8", label,
+             2 * kHeads * kHeadDim * element_bytes + static_cast<double>(cos_sin.num_bytes()), 0, 1,
+             [&](size_t, cudaStream_t stream) {
+               return RopeAndStore(stream, {.qkv = wide.data(),
+                                            .cos_sin = cos_sin.as<float>(),
+                                            .keys = keys.data(),
+                                            .values = values.data(),
+                                            .num_tokens = tokens,
+                                            .num_query_heads = 32,
+                                            .num_kv_heads = 8,
+                                            .head_dim = kHeadDim,
+                                            .head_stride = tokens * kHeadDim});
+             });
+}
+
+void RunAll(Bench& bench) {
+  for (size_t tokens : {size_t{16} << 10, size_t{128} << 10, size_t{1} << 20}) {
+    BenchVotes(bench, kGrouped, tokens, 32);
+    BenchCompression(bench, tokens, 2048);
+  }
+  BenchVotes(bench, kGrouped, size_t{128} << 10, 16);
+  BenchVotes(bench, kGrouped, size_t{128} << 10, 64);
+  BenchVotes(bench, kUngrouped, size_t{128} << 10, 32);
+  BenchCompression(bench, size_t{128} << 10, size_t{32} << 10);
+  BenchTies(bench, size_t{128} << 10);
+  for (size_t batch : {1, 8, 64, 256}) BenchDecode(bench, batch, 2048);
+  BenchDecode(bench, 1, size_t{128} << 10);
+  BenchDecode(bench, 8, size_t{16} << 10);
+  BenchDecode(bench, 2, size_t{16} << 10, kUngrouped);
+  for (size_t tokens : {4096, 16384, 32768}) BenchPrompt(bench, tokens);
+  for (size_t tokens : {32, 8192}) BenchElementwise(bench, tokens);
+}
+
+}  // namespace
+}  // namespace kvship::cuda
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: %s results.json\n", argv[0]);
+    return 2;
+  }
+  kvship::cuda::Bench bench;
+  if (!bench.Ready()) return 1;
+  kvship::cuda::RunAll(bench);
+  return bench.Write(argv[1]) ? 0 : 1;
+}

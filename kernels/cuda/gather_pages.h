@@ -1,0 +1,35 @@
+// Gathers the kept tokens of a layer into one-head pages, on the GPU: GatherPages() of
+// kernels/attention.h for all KV heads of a layer at once.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "base/tensor_view.h"
+
+namespace kvship::cuda {
+
+// Pages of head h, in the page format of `dtype`, start at page h * pages_per_head of `pages`; the
+// last page of a head is padded with zeros. A head with fewer tokens than the others leaves its
+// later pages unwritten. Memory: device memory, keys, values and pages aligned to 16 bytes. D is a
+// multiple of 8.
+struct GatherPagesArgs {
+  const void* keys = nullptr;             // [H, T, D] of dtype
+  const void* values = nullptr;           // [H, T, D]
+  const int32_t* positions = nullptr;     // [H, positions_row_stride], each below T
+  const int32_t* num_per_head = nullptr;  // [H], at most num_tokens; or null: num_tokens everywhere
+  std::byte* pages = nullptr;             // [H, pages_per_head, PageBytes]
+  DType dtype = DType::kBf16;
+  size_t num_kv_heads = 0;  // H
+  size_t head_dim = 0;      // D
+  size_t head_stride = 0;   // elements from one head's keys (values) to the next's
+  size_t num_tokens = 0;    // kept per head
+  size_t positions_row_stride = 0;
+  size_t pages_per_head = 0;  // at least PagesFor(num_tokens)
+};
+absl::Status GatherPages(cudaStream_t stream, const GatherPagesArgs& args);
+
+}  // namespace kvship::cuda

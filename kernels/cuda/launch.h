@@ -1,0 +1,85 @@
+// How the CUDA operations start their kernels: checked launches, errors as Status, and the choice
+// of the element type. Host code, for the .cu files of this folder. Launches are asynchronous: an
+// operation has finished when its stream has.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <type_traits>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "base/float16.h"
+#include "base/tensor_view.h"
+
+namespace kvship::cuda {
+
+inline absl::Status CudaStatus(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  const auto message = absl::StrCat(what, ": ", cudaGetErrorString(error));
+  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message)
+                                            : absl::InternalError(message);
+}
+
+// Runs `kernel` on `stream`; returns the error of the launch, not of the run.
+template <class... Parameters>
+absl::Status Launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes,
+                    void (*kernel)(Parameters...),
+                    const std::type_identity_t<Parameters>&... arguments) {
+  constexpr size_t kSharedWithoutAsking = 48 << 10;
+  if (shared_bytes > kSharedWithoutAsking) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return CudaStatus(error, "shared memory of a kernel");
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  return CudaStatus(cudaLaunchKernelEx(&config, kernel, arguments...), "kernel launch");
+}
+
+// launch(T{}) with T the element type of `dtype`, f16 or bf16.
+template <class LaunchFunction>
+absl::Status WithElementType(DType dtype, LaunchFunction&& launch) {
+  switch (dtype) {
+    case DType::kF16: return launch(f16{});
+    case DType::kBf16: return launch(bf16{});
+    default: return absl::InvalidArgumentError("dtype: wanted f16 or bf16");
+  }
+}
+
+// launch(std::integral_constant<int, D>{}) for the head sizes that the tiled kernels are made for.
+template <class LaunchFunction>
+absl::Status WithHeadDim(size_t head_dim, LaunchFunction&& launch) {
+  switch (head_dim) {
+    case 64: return launch(std::integral_constant<int, 64>{});
+    case 128: return launch(std::integral_constant<int, 128>{});
+    default:
+      return absl::InvalidArgumentError(absl::StrCat("head_dim ", head_dim, ": wanted 64 or 128"));
+  }
+}
+
+inline absl::Status CheckHeads(size_t num_query_heads, size_t num_kv_heads) {
+  if (num_kv_heads > 0 && num_query_heads > 0 && num_query_heads % num_kv_heads == 0) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "num_query_heads ", num_query_heads, ": wanted a multiple of num_kv_heads ", num_kv_heads));
+}
+
+// Of the current device.
+inline absl::StatusOr<size_t> NumMultiprocessors() {
+  int device = 0, count = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  }
+  if (error != cudaSuccess) return CudaStatus(error, "number of multiprocessors");
+  return static_cast<size_t>(count);
+}
+
+}  // namespace kvship::cuda

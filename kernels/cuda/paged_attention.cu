@@ -1,0 +1,345 @@
+#include <algorithm>
+#include <cmath>
+
+#include "base/status_macros.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/paged_attention.h"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/tile_layout.h"
+
+namespace kvship::cuda {
+namespace {
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * kWarpThreads;
+constexpr int kMaxGroup = 16;  // rows of an m16n8k16 product
+// A warp works on half pages by itself: 16 tokens are one step of the product with V. Three of them
+// in flight per warp and two blocks on a multiprocessor keep 128 KiB under way, at D = 128.
+constexpr int kUnitTokens = 16;
+constexpr int kUnitsPerPage = static_cast<int>(kPageTokens) / kUnitTokens;
+constexpr int kUnitsPerWarp = kSplitPages * kUnitsPerPage / kWarps;
+constexpr int kStages = 3;
+
+struct Params {
+  PagedAttentionArgs args;
+  int group;  // query heads of a KV head
+  int max_splits;
+  float scale;      // log2(e) / sqrt(D)
+  float* partials;  // [B * H, max_splits, group, D]: unnormalised outputs
+  float2* stats;    // [B * H, max_splits, group]: maximum (in units of log2) and sum
+};
+
+// One warp's share of a split: its queries, and the online softmax over the units it has seen.
+// Rows are query heads; a lane holds rows lane / 4 and lane / 4 + 8.
+template <class T, int kHeadDim>
+struct WarpState {
+  uint32_t q[kHeadDim / 16][4];
+  float out[kHeadDim / 8][4] = {};
+  float maximum[2] = {-INFINITY, -INFINITY};
+  float sum[2] = {0.0f, 0.0f};
+
+  __device__ void LoadQueries(const T* queries, int group, int lane) {
+    const int row = AccumulatorRow(lane);
+#pragma unroll
+    for (int s = 0; s < kHeadDim / 16; ++s) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int r = row + (i & 1) * 8;
+        const int column = s * 16 + (i >> 1) * 8 + AccumulatorColumn(lane);
+        q[s][i] =
+            r < group ? *reinterpret_cast<const uint32_t*>(queries + r * kHeadDim + column) : 0;
+      }
+    }
+  }
+
+  // Takes in a unit of which the first `num_tokens` count; keys and values are tiles.
+  __device__ void Attend(const T* keys, const T* values, int num_tokens, float scale, int lane) {
+    float scores[2][4] = {};
+    const MatrixRow key = RightThenDown(lane);
+#pragma unroll
+    for (int s = 0; s < kHeadDim / 16; ++s) {
+      uint32_t b[4];
+      LoadMatrices(b, keys + TileOffset(kHeadDim, key.row, s * 2 + key.chunk));
+      MultiplyAdd<T>(scores[0], q[s], b[0], b[1]);
+      MultiplyAdd<T>(scores[1], q[s], b[2], b[3]);
+    }
+    uint32_t weights[4];
+    Weigh(scores, num_tokens, scale, lane, weights);
+    const MatrixRow value = DownThenRight(lane);
+#pragma unroll
+    for (int j = 0; j < kHeadDim / 8; j += 2) {
+      uint32_t b[4];
+      LoadMatricesTransposed(b, values + TileOffset(kHeadDim, value.row, j + value.chunk));
+      MultiplyAdd<T>(out[j], weights, b[0], b[1]);
+      MultiplyAdd<T>(out[j + 1], weights, b[2], b[3]);
+    }
+  }
+
+  // Scores to weights relative to the new maximum, as the operand A of the product with V; what was
+  // summed before is scaled to that maximum.
+  __device__ void Weigh(float (&scores)[2][4], int num_tokens, float scale, int lane,
+                        uint32_t (&weights)[4]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float unit_maximum = -INFINITY;
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& score = scores[n][half * 2 + e];
+          const bool counts = n * 8 + AccumulatorColumn(lane) + e < num_tokens;
+          score = counts ? score * scale : -INFINITY;
+          unit_maximum = fmaxf(unit_maximum, score);
+        }
+      }
+      const float new_maximum = fmaxf(maximum[half], QuadMax(unit_maximum));
+      const float rescale = Exp2(maximum[half] - new_maximum);
+      maximum[half] = new_maximum;
+      float unit_sum = 0.0f;
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const float low = Exp2(scores[n][half * 2] - new_maximum);
+        const float high = Exp2(scores[n][half * 2 + 1] - new_maximum);
+        unit_sum += low + high;
+        weights[n * 2 + half] = PackPair<T>(low, high);
+      }
+      sum[half] = sum[half] * rescale + unit_sum;
+#pragma unroll
+      for (int j = 0; j < kHeadDim / 8; ++j) {
+        out[j][half * 2] *= rescale;
+        out[j][half * 2 + 1] *= rescale;
+      }
+    }
+  }
+};
+
+// Half a page: where its keys lie (its values lie half a page's bytes further), and how many of its
+// tokens count.
+template <class T>
+struct Unit {
+  const T* keys;
+  int num_tokens;
+};
+
+template <class T, int kHeadDim>
+__device__ Unit<T> FindUnit(const PagedHead& head, int unit) {
+  const PageSlice slice = SliceOf(head, unit / kUnitsPerPage);
+  const int half_page = unit % kUnitsPerPage;
+  const int num_tokens =
+      min(static_cast<int>(slice.num_tokens) - half_page * kUnitTokens, kUnitTokens);
+  if (num_tokens <= 0) return {nullptr, 0};
+  const std::byte* page = (slice.in_tail ? head.tail_pages : head.prefix_pages)[slice.page];
+  return {reinterpret_cast<const T*>(page) + half_page * kUnitTokens * kHeadDim, num_tokens};
+}
+
+// Starts the copy of one unit, K then V, into a stage of the warp's ring. Slots that do not count
+// become zeros: they may hold anything, and zero times NaN is NaN.
+template <class T, int kHeadDim>
+__device__ void StartUnit(const Unit<T>& unit, int lane, T* stage) {
+  constexpr int kChunks = kHeadDim / kChunkElements;
+  if (unit.num_tokens > 0) {
+#pragma unroll
+    for (int i = lane; i < 2 * kUnitTokens * kChunks; i += kWarpThreads) {
+      const bool is_value = i >= kUnitTokens * kChunks;
+      const int row = i / kChunks % kUnitTokens, chunk = i % kChunks;
+      const T* from = unit.keys + (is_value ? kPageTokens * kHeadDim : 0) + row * kHeadDim +
+                      chunk * kChunkElements;
+      T* to = stage + (is_value ? kUnitTokens * kHeadDim : 0) + TileOffset(kHeadDim, row, chunk);
+      CopyChunkAsync(to, from, row < unit.num_tokens);
+    }
+  }
+  CommitCopies();
+}
+
+template <class T, int kHeadDim>
+__device__ void StoreWarp(const WarpState<T, kHeadDim>& state, int group, int lane, float* out,
+                          float2* stats) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = AccumulatorRow(lane) + half * 8;
+    const float sum = QuadSum(state.sum[half]);
+    if (row >= group) continue;
+    if ((lane & 3) == 0) stats[row] = make_float2(state.maximum[half], sum);
+#pragma unroll
+    for (int j = 0; j < kHeadDim / 8; ++j) {
+      *reinterpret_cast<float2*>(out + row * kHeadDim + j * 8 + AccumulatorColumn(lane)) =
+          make_float2(state.out[j][half * 2], state.out[j][half * 2 + 1]);
+    }
+  }
+}
+
+// One element of the outputs of `count` parts, part after part, merged by their maxima and sums;
+// the parts' outputs and stats lie `out_stride` and `stats_stride` apart.
+struct Merged {
+  float out;
+  float maximum;
+  float sum;
+};
+__device__ Merged Merge(const float* out, size_t out_stride, const float2* stats,
+                        size_t stats_stride, int count) {
+  Merged merged = {0.0f, -INFINITY, 0.0f};
+  for (int i = 0; i < count; ++i) merged.maximum = fmaxf(merged.maximum, stats[i * stats_stride].x);
+  for (int i = 0; i < count; ++i) {
+    const float2 part = stats[i * stats_stride];
+    const float weight = part.y > 0.0f ? Exp2(part.x - merged.maximum) : 0.0f;
+    merged.sum += part.y * weight;
+    if (weight > 0.0f) merged.out += out[i * out_stride] * weight;
+  }
+  return merged;
+}
+__device__ float Normalised(const Merged& merged) {
+  return merged.sum > 0.0f ? merged.out / merged.sum : 0.0f;
+}
+
+template <class T>
+__device__ void StoreElement(T* to, float x) {
+  to->bits = static_cast<uint16_t>(PackPair<T>(x, 0.0f));
+}
+
+// A block takes one split of one head; its warps take turns with the split's units.
+template <class T, int kHeadDim>
+__global__ void __launch_bounds__(kThreads, 2) SplitKernel(const Params p) {
+  const int split = blockIdx.x;
+  const size_t request = blockIdx.y;
+  const PagedHead head = p.args.heads[request];
+  const int num_pages = NumPages(head);
+  if (split > 0 && split * kSplitPages >= num_pages) return;
+  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
+  constexpr int kUnitElements = 2 * kUnitTokens * kHeadDim;
+  T* ring = reinterpret_cast<T*>(DynamicSharedMemory()) + warp * kStages * kUnitElements;
+
+  // All addresses at once: they come from memory, and nothing can start without them.
+  Unit<T> units[kUnitsPerWarp];
+#pragma unroll
+  for (int turn = 0; turn < kUnitsPerWarp; ++turn) {
+    units[turn] =
+        FindUnit<T, kHeadDim>(head, split * kSplitPages * kUnitsPerPage + turn * kWarps + warp);
+  }
+#pragma unroll
+  for (int turn = 0; turn < kStages - 1; ++turn) {
+    StartUnit<T, kHeadDim>(units[turn], lane, ring + turn * kUnitElements);
+  }
+  WarpState<T, kHeadDim> state;
+  const T* queries = static_cast<const T*>(p.args.q) + request * p.group * kHeadDim;
+  state.LoadQueries(queries, p.group, lane);
+#pragma unroll
+  for (int turn = 0; turn < kUnitsPerWarp; ++turn) {
+    const int next = turn + kStages - 1;
+    if (next < kUnitsPerWarp) {
+      StartUnit<T, kHeadDim>(units[next], lane, ring + next % kStages * kUnitElements);
+    } else {
+      CommitCopies();
+    }
+    WaitForCopies<kStages - 1>();
+    __syncwarp();  // every lane's part of the unit has arrived
+    const T* keys = ring + turn % kStages * kUnitElements;
+    if (units[turn].num_tokens > 0) {
+      state.Attend(keys, keys + kUnitTokens * kHeadDim, units[turn].num_tokens, p.scale, lane);
+    }
+    __syncwarp();  // every lane has read it: the next copy may go there
+  }
+
+  WaitForCopies<0>();
+  __syncthreads();  // the rings are free, and hold the warps' results now
+  float* warp_out = reinterpret_cast<float*>(DynamicSharedMemory());
+  float2* warp_stats = reinterpret_cast<float2*>(warp_out + kWarps * kMaxGroup * kHeadDim);
+  StoreWarp<T, kHeadDim>(state, p.group, lane, warp_out + warp * kMaxGroup * kHeadDim,
+                         warp_stats + warp * kMaxGroup);
+  __syncthreads();
+  const size_t first_row = (request * p.max_splits + split) * p.group;
+  for (int i = threadIdx.x; i < p.group * kHeadDim; i += kThreads) {
+    const int row = i / kHeadDim, column = i % kHeadDim;
+    const Merged merged =
+        Merge(warp_out + i, kMaxGroup * kHeadDim, warp_stats + row, kMaxGroup, kWarps);
+    if (p.max_splits == 1) {
+      StoreElement(static_cast<T*>(p.args.out) + request * p.group * kHeadDim + i,
+                   Normalised(merged));
+    } else {
+      p.partials[first_row * kHeadDim + i] = merged.out;
+      if (column == 0) p.stats[first_row + row] = make_float2(merged.maximum, merged.sum);
+    }
+  }
+}
+
+template <class T, int kHeadDim>
+__global__ void __launch_bounds__(kHeadDim) MergeKernel(const Params p) {
+  const size_t request = blockIdx.x;
+  const int row = blockIdx.y;
+  const int num_splits =
+      max(1, (static_cast<int>(NumPages(p.args.heads[request])) + kSplitPages - 1) / kSplitPages);
+  const size_t first_row = request * p.max_splits * p.group + row;
+  const Merged merged = Merge(p.partials + first_row * kHeadDim + threadIdx.x, p.group * kHeadDim,
+                              p.stats + first_row, p.group, num_splits);
+  StoreElement(static_cast<T*>(p.args.out) + (request * p.group + row) * kHeadDim + threadIdx.x,
+               Normalised(merged));
+}
+
+int MaxSplits(const PagedAttentionArgs& args) {
+  return static_cast<int>((args.max_pages + kSplitPages - 1) / kSplitPages);
+}
+
+absl::Status Check(const PagedAttentionArgs& args) {
+  RETURN_IF_ERROR(CheckHeads(args.num_query_heads, args.num_kv_heads));
+  if (args.num_query_heads / args.num_kv_heads > kMaxGroup) {
+    return absl::InvalidArgumentError(absl::StrCat("num_query_heads ", args.num_query_heads,
+                                                   ": wanted at most ", kMaxGroup,
+                                                   " per KV head of ", args.num_kv_heads));
+  }
+  const size_t num_requests = args.num_sequences * args.num_kv_heads;
+  if (num_requests < 1 || num_requests > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat("num_sequences ", args.num_sequences,
+                                                   " x num_kv_heads ", args.num_kv_heads,
+                                                   ": wanted 1 to 65535"));
+  }
+  if (args.max_pages < 1 || args.max_pages > (size_t{1} << 24)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_pages ", args.max_pages, ": wanted 1 to 2^24"));
+  }
+  if (MaxSplits(args) > 1 && args.workspace == nullptr) {
+    return absl::InvalidArgumentError("workspace: wanted memory where max_pages exceeds a split");
+  }
+  return absl::OkStatus();
+}
+
+template <class T, int kHeadDim>
+absl::Status LaunchAttention(cudaStream_t stream, const Params& p) {
+  const unsigned num_requests = p.args.num_sequences * p.args.num_kv_heads;
+  constexpr size_t kRingBytes = size_t{kWarps} * kStages * 2 * kUnitTokens * kHeadDim * sizeof(T);
+  constexpr size_t kResultBytes =
+      size_t{kWarps} * kMaxGroup * (kHeadDim * sizeof(float) + sizeof(float2));
+  RETURN_IF_ERROR(Launch(stream, dim3(p.max_splits, num_requests), dim3(kThreads),
+                         std::max(kRingBytes, kResultBytes), SplitKernel<T, kHeadDim>, p));
+  if (p.max_splits == 1) return absl::OkStatus();
+  return Launch(stream, dim3(num_requests, p.group), dim3(kHeadDim), 0, MergeKernel<T, kHeadDim>,
+                p);
+}
+
+}  // namespace
+
+size_t PagedAttentionWorkspaceBytes(const PagedAttentionArgs& args) {
+  const size_t max_splits = MaxSplits(args);
+  if (max_splits <= 1) return 0;
+  return args.num_sequences * args.num_query_heads * max_splits *
+         (args.head_dim * sizeof(float) + sizeof(float2));
+}
+
+absl::Status PagedAttention(cudaStream_t stream, const PagedAttentionArgs& args) {
+  RETURN_IF_ERROR(Check(args));
+  Params p = {};
+  p.args = args;
+  p.group = static_cast<int>(args.num_query_heads / args.num_kv_heads);
+  p.max_splits = MaxSplits(args);
+  p.scale = kLog2E / std::sqrt(static_cast<float>(args.head_dim));
+  p.partials = static_cast<float*>(args.workspace);
+  const size_t num_partials =
+      args.num_sequences * args.num_query_heads * p.max_splits * args.head_dim;
+  p.stats = reinterpret_cast<float2*>(p.partials + num_partials);
+  return WithElementType(args.dtype, [&](auto element) {
+    using T = decltype(element);
+    return WithHeadDim(args.head_dim,
+                       [&](auto head_dim) { return LaunchAttention<T, head_dim()>(stream, p); });
+  });
+}
+
+}  // namespace kvship::cuda

@@ -1,0 +1,66 @@
+// Decode attention on the GPU: one query token per sequence over one-head pages, PagedAttention()
+// of kernels/attention.h.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "base/tensor_view.h"
+#include "kernels/page_layout.h"
+
+namespace kvship::cuda {
+
+// The cached tokens of one sequence and KV head: pages of the prefix, then of the tail. In device
+// memory, as are the arrays of page addresses and the pages (aligned to 16 bytes).
+struct PagedHead {
+  const std::byte* const* prefix_pages = nullptr;
+  const std::byte* const* tail_pages = nullptr;
+  uint32_t num_prefix_tokens = 0;
+  uint32_t num_tail_tokens = 0;
+};
+
+// Work is cut into runs of this many pages, whatever the batch: a sequence's result does not depend
+// on its company.
+inline constexpr int kSplitPages = 8;
+
+// Pages of a head, and which of its tokens page `page` (counted through prefix and tail) holds.
+constexpr uint32_t NumPages(const PagedHead& head) {
+  return static_cast<uint32_t>(PagesFor(head.num_prefix_tokens) + PagesFor(head.num_tail_tokens));
+}
+struct PageSlice {
+  bool in_tail;
+  uint32_t page;        // in the prefix or in the tail
+  uint32_t num_tokens;  // that count; 0 past the end
+};
+constexpr PageSlice SliceOf(const PagedHead& head, uint32_t page) {
+  const uint32_t prefix_pages = static_cast<uint32_t>(PagesFor(head.num_prefix_tokens));
+  const bool in_tail = page >= prefix_pages;
+  const uint32_t own_page = in_tail ? page - prefix_pages : page;
+  const uint32_t total = in_tail ? head.num_tail_tokens : head.num_prefix_tokens;
+  const uint32_t first = own_page * static_cast<uint32_t>(kPageTokens);
+  const uint32_t left = first < total ? total - first : 0;
+  return {in_tail, own_page, left < kPageTokens ? left : static_cast<uint32_t>(kPageTokens)};
+}
+
+// Attention of B sequences. Every slot is visible; a head without tokens gives zeros. Hq / H is at
+// most 16, D 64 or 128. Memory: device memory; `workspace` of PagedAttentionWorkspaceBytes() with
+// the same max_pages, not needed where max_pages <= kSplitPages.
+struct PagedAttentionArgs {
+  const void* q = nullptr;           // [B, Hq, D] of dtype, after RoPE
+  const PagedHead* heads = nullptr;  // [B, H]
+  void* out = nullptr;               // [B, Hq * D] of dtype
+  void* workspace = nullptr;
+  DType dtype = DType::kBf16;  // of q, out and the pages
+  size_t num_sequences = 0;    // B
+  size_t num_query_heads = 0;  // Hq
+  size_t num_kv_heads = 0;     // H
+  size_t head_dim = 0;         // D
+  size_t max_pages = 0;        // at least NumPages of every head
+};
+size_t PagedAttentionWorkspaceBytes(const PagedAttentionArgs& args);
+absl::Status PagedAttention(cudaStream_t stream, const PagedAttentionArgs& args);
+
+}  // namespace kvship::cuda

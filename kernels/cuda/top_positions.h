@@ -1,0 +1,55 @@
+// Exact choice of the k best positions per row of scores, on the GPU: TopPositions() of
+// kernels/scores.h for many rows at once.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+
+namespace kvship::cuda {
+
+// The order of scores as an order of unsigned integers: NaN is the smallest, and both zeros are
+// one.
+constexpr uint32_t ScoreKey(uint32_t float_bits) {
+  const uint32_t magnitude = float_bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return 0;
+  if (magnitude == 0) return 0x80000000u;
+  return float_bits & 0x80000000u ? ~float_bits : float_bits | 0x80000000u;
+}
+
+// The radix passes look at 11, 11 and 10 bits of the key, from the top.
+inline constexpr int kRadixPasses = 3;
+inline constexpr int kRadixBins = 2048;
+constexpr int RadixShift(int pass) { return pass == 0 ? 21 : pass == 1 ? 10 : 0; }
+constexpr uint32_t RadixDigit(uint32_t key, int pass) {
+  return key >> RadixShift(pass) & (pass == 2 ? 0x3ffu : 0x7ffu);
+}
+// The bits above the digit of `pass`.
+constexpr uint32_t RadixPrefix(uint32_t key, int pass) {
+  return pass == 0 ? 0 : key & ~0u << RadixShift(pass - 1);
+}
+
+// positions[r, 0 .. k) = the positions of row r's k largest scores, ascending, where ties at the
+// boundary go to the smallest position and NaN is the smallest score; then, as positions[r, k ..
+// k + num_appended), the positions n, n + 1, ... that are always kept. Bit for bit the CPU's
+// result. Memory: device memory; `workspace` of TopPositionsWorkspaceBytes(), which is overwritten.
+struct TopPositionsArgs {
+  const float* scores = nullptr;       // [R, n]
+  const int32_t* k_per_row = nullptr;  // [R], at most k each; or null: k everywhere
+  int32_t* positions = nullptr;        // [R, positions_row_stride]
+  void* workspace = nullptr;
+  size_t num_rows = 0;           // R
+  size_t num_scores = 0;         // n
+  size_t scores_row_stride = 0;  // elements
+  size_t k = 0;                  // at most n
+  size_t num_appended = 0;
+  size_t positions_row_stride = 0;  // at least k + num_appended
+};
+size_t TopPositionsWorkspaceBytes(size_t num_rows, size_t num_scores);
+absl::Status TopPositions(cudaStream_t stream, const TopPositionsArgs& args);
+
+}  // namespace kvship::cuda

@@ -1,0 +1,240 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "base/status_macros.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/tile_layout.h"
+#include "kernels/cuda/window_votes.h"
+
+namespace kvship::cuda {
+namespace {
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr int kTileTokens = 64;
+constexpr int kStages = 4;  // two blocks on a multiprocessor then keep 96 KiB of keys under way
+constexpr int kMaxHeadsPerBlock = 8;
+constexpr int kRowTiles = kTileTokens / 16;
+
+struct Params {
+  WindowVotesArgs args;
+  int group;            // query heads of a KV head
+  int heads_per_block;  // of them
+  int tiles;            // of kTileTokens keys
+  float scale;          // log2(e) / sqrt(D)
+};
+
+// One KV head's tile: keys [kTileTokens, kHeadDim], rows past the last key as zeros.
+template <class T, int kHeadDim>
+__device__ void StartTile(const Params& p, const T* keys, int tile, T* shared) {
+  constexpr int kChunks = kHeadDim / kChunkElements;
+  const size_t first = static_cast<size_t>(tile) * kTileTokens;
+  for (int i = threadIdx.x; i < kTileTokens * kChunks; i += blockDim.x) {
+    const int row = i / kChunks, chunk = i % kChunks;
+    const bool valid = first + row < p.args.num_keys;
+    const T* from = valid ? keys + (first + row) * kHeadDim + chunk * kChunkElements : keys;
+    CopyChunkAsync(shared + TileOffset(kHeadDim, row, chunk), from, valid);
+  }
+}
+
+// One query head's queries as the operand B, and its log-sum-exps, in registers. Columns past the
+// window have a log-sum-exp of infinity, so that their share is zero.
+template <class T, int kHeadDim, int kColumnTiles>
+struct Queries {
+  uint32_t b[kHeadDim / 16][kColumnTiles][2];
+  float minus_lse[kColumnTiles][2];  // in units of log2
+
+  __device__ void Load(const WindowVotesArgs& args, int head, int lane) {
+    const T* q = static_cast<const T*>(args.q) + static_cast<size_t>(head) * args.window * kHeadDim;
+    const float* lse = args.lse + static_cast<size_t>(head) * args.window;
+    const int window = static_cast<int>(args.window);
+#pragma unroll
+    for (int j = 0; j < kColumnTiles; ++j) {
+      const int row = j * 8 + AccumulatorRow(lane);
+      const uint32_t* pairs = reinterpret_cast<const uint32_t*>(q + row * kHeadDim);
+#pragma unroll
+      for (int s = 0; s < kHeadDim / 16; ++s) {
+        b[s][j][0] = row < window ? pairs[s * 8 + (lane & 3)] : 0;
+        b[s][j][1] = row < window ? pairs[s * 8 + 4 + (lane & 3)] : 0;
+      }
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int column = j * 8 + AccumulatorColumn(lane) + e;
+        minus_lse[j][e] = column < window ? -lse[column] * kLog2E : -INFINITY;
+      }
+    }
+  }
+};
+
+// Votes of 16 keys of the tile, the first at position `first_key`, for one query head.
+template <class T, int kHeadDim, int kColumnTiles>
+__device__ void VoteOnRows(const Params& p, const Queries<T, kHeadDim, kColumnTiles>& queries,
+                           const T* rows, int lane, size_t first_key, float* votes) {
+  float c[kColumnTiles][4] = {};
+  const MatrixRow from = DownThenRight(lane);
+#pragma unroll
+  for (int s = 0; s < kHeadDim / 16; ++s) {
+    uint32_t a[4];
+    LoadMatrices(a, rows + TileOffset(kHeadDim, from.row, s * 2 + from.chunk));
+#pragma unroll
+    for (int j = 0; j < kColumnTiles; ++j) {
+      MultiplyAdd<T>(c[j], a, queries.b[s][j][0], queries.b[s][j][1]);
+    }
+  }
+  const size_t key = first_key + AccumulatorRow(lane);
+  const bool masked = first_key + 15 > p.args.first_position;
+  float sums[2] = {0.0f, 0.0f};
+#pragma unroll
+  for (int j = 0; j < kColumnTiles; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      float share = Exp2(fmaf(c[j][e], p.scale, queries.minus_lse[j][e & 1]));
+      if (masked) {
+        const size_t position = p.args.first_position + j * 8 + AccumulatorColumn(lane) + (e & 1);
+        if (key + (e >> 1) * 8 > position) share = 0.0f;
+      }
+      sums[e >> 1] += share;
+    }
+  }
+  sums[0] = QuadSum(sums[0]);
+  sums[1] = QuadSum(sums[1]);
+  const size_t own_key = key + (lane & 1) * 8;  // lanes 0 and 1 of the quad write a row each
+  if ((lane & 3) < 2 && own_key < p.args.num_keys) votes[own_key] = lane & 1 ? sums[1] : sums[0];
+}
+
+// A block takes a run of tiles of one KV head. Its warps are (row group, query head): each keeps
+// one query head's queries in registers and votes on every row group's share of each tile.
+template <class T, int kHeadDim, int kColumnTiles>
+__global__ void __launch_bounds__(256, kColumnTiles <= 4 ? 2 : 1) VotesKernel(const Params p) {
+  T* ring = reinterpret_cast<T*>(DynamicSharedMemory());
+  constexpr int kTileElements = kTileTokens * kHeadDim;
+  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
+  const int row_groups = blockDim.x / kWarpThreads / p.heads_per_block;
+  const int row_group = warp / p.heads_per_block;
+  const int head_in_group = blockIdx.z * p.heads_per_block + warp % p.heads_per_block;
+  const bool has_head = head_in_group < p.group;  // the last block of a group may have fewer
+  const int head = blockIdx.y * p.group + head_in_group;
+  const T* keys = static_cast<const T*>(p.args.keys) + blockIdx.y * p.args.key_head_stride;
+  float* votes = p.args.votes + static_cast<size_t>(head) * p.args.votes_row_stride;
+
+  const int begin = static_cast<int64_t>(p.tiles) * blockIdx.x / gridDim.x;
+  const int end = static_cast<int64_t>(p.tiles) * (blockIdx.x + 1) / gridDim.x;
+#pragma unroll
+  for (int stage = 0; stage < kStages - 1; ++stage) {
+    if (begin + stage < end) {
+      StartTile<T, kHeadDim>(p, keys, begin + stage, ring + stage * kTileElements);
+    }
+    CommitCopies();
+  }
+  Queries<T, kHeadDim, kColumnTiles> queries;
+  if (has_head) queries.Load(p.args, head, lane);
+
+  for (int tile = begin; tile < end; ++tile) {
+    WaitForCopies<kStages - 2>();
+    __syncthreads();  // the tile has arrived, and everyone has left the one before it
+    const int next = tile + kStages - 1;
+    if (next < end) {
+      StartTile<T, kHeadDim>(p, keys, next, ring + (next - begin) % kStages * kTileElements);
+    }
+    CommitCopies();
+    if (!has_head) continue;
+    const T* rows = ring + (tile - begin) % kStages * kTileElements;
+    for (int r = row_group; r < kRowTiles; r += row_groups) {
+      VoteOnRows<T, kHeadDim, kColumnTiles>(p, queries, rows + r * 16 * kHeadDim, lane,
+                                            static_cast<size_t>(tile) * kTileTokens + r * 16,
+                                            votes);
+    }
+  }
+  WaitForCopies<0>();
+}
+
+template <class T>
+__global__ void NaiveKernel(const Params p) {
+  const WindowVotesArgs& args = p.args;
+  const size_t key = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const size_t head = blockIdx.y;
+  if (key >= args.num_keys) return;
+  const T* k = static_cast<const T*>(args.keys) + head / p.group * args.key_head_stride +
+               key * args.head_dim;
+  float vote = 0.0f;
+  for (size_t w = 0; w < args.window; ++w) {
+    if (key > args.first_position + w) continue;
+    const T* q = static_cast<const T*>(args.q) + (head * args.window + w) * args.head_dim;
+    float dot = 0.0f;
+    for (size_t d = 0; d < args.head_dim; ++d) dot += ToFloat(q[d]) * ToFloat(k[d]);
+    vote += expf(dot / sqrtf(static_cast<float>(args.head_dim)) - args.lse[head * args.window + w]);
+  }
+  args.votes[head * args.votes_row_stride + key] = vote;
+}
+
+absl::Status Check(const WindowVotesArgs& args) {
+  RETURN_IF_ERROR(CheckHeads(args.num_query_heads, args.num_kv_heads));
+  if (args.window < 1 || args.window > 64) {
+    return absl::InvalidArgumentError(absl::StrCat("window ", args.window, ": wanted 1 to 64"));
+  }
+  if (args.num_keys < 1 || args.num_keys > (size_t{1} << 30)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_keys ", args.num_keys, ": wanted 1 to 2^30"));
+  }
+  if (args.key_head_stride < args.num_keys * args.head_dim ||
+      args.key_head_stride % kChunkElements != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("key_head_stride ", args.key_head_stride,
+                                                   ": wanted a multiple of 8, at least ",
+                                                   args.num_keys * args.head_dim));
+  }
+  if (args.votes_row_stride < args.num_keys) {
+    return absl::InvalidArgumentError(absl::StrCat("votes_row_stride ", args.votes_row_stride,
+                                                   ": wanted at least ", args.num_keys));
+  }
+  return absl::OkStatus();
+}
+
+template <class T, int kHeadDim, int kColumnTiles>
+absl::Status LaunchVotes(cudaStream_t stream, Params p) {
+  ASSIGN_OR_RETURN(const size_t processors, NumMultiprocessors());
+  p.heads_per_block = std::min(p.group, kMaxHeadsPerBlock);
+  const int row_groups = p.group <= 2 ? 4 : p.group <= 4 ? 2 : 1;  // up to 8 warps
+  const unsigned head_blocks = (p.group + p.heads_per_block - 1) / p.heads_per_block;
+  // As many blocks as are resident at once, so that every one keeps its queries and its pipeline.
+  const size_t resident = processors * (kColumnTiles <= 4 ? 2 : 1);
+  const size_t runs = std::max<size_t>(1, resident / (p.args.num_kv_heads * head_blocks));
+  const dim3 grid(std::min<size_t>(runs, p.tiles), p.args.num_kv_heads, head_blocks);
+  return Launch(stream, grid, dim3(kWarpThreads * row_groups * p.heads_per_block),
+                size_t{kStages} * kTileTokens * kHeadDim * sizeof(T),
+                VotesKernel<T, kHeadDim, kColumnTiles>, p);
+}
+
+Params MakeParams(const WindowVotesArgs& args) {
+  Params p = {};
+  p.args = args;
+  p.group = static_cast<int>(args.num_query_heads / args.num_kv_heads);
+  p.tiles = static_cast<int>((args.num_keys + kTileTokens - 1) / kTileTokens);
+  p.scale = kLog2E / std::sqrt(static_cast<float>(args.head_dim));
+  return p;
+}
+
+}  // namespace
+
+absl::Status WindowVotes(cudaStream_t stream, const WindowVotesArgs& args) {
+  RETURN_IF_ERROR(Check(args));
+  const Params p = MakeParams(args);
+  return WithElementType(args.dtype, [&](auto element) {
+    using T = decltype(element);
+    return WithHeadDim(args.head_dim, [&](auto head_dim) {
+      if (args.window <= 16) return LaunchVotes<T, head_dim(), 2>(stream, p);
+      if (args.window <= 32) return LaunchVotes<T, head_dim(), 4>(stream, p);
+      return LaunchVotes<T, head_dim(), 8>(stream, p);
+    });
+  });
+}
+
+absl::Status WindowVotesNaive(cudaStream_t stream, const WindowVotesArgs& args) {
+  RETURN_IF_ERROR(Check(args));
+  return WithElementType(args.dtype, [&](auto element) {
+    const dim3 grid((args.num_keys + 127) / 128, args.num_query_heads);
+    return Launch(stream, grid, dim3(128), 0, NaiveKernel<decltype(element)>, MakeParams(args));
+  });
+}
+
+}  // namespace kvship::cuda

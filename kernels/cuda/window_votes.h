@@ -1,0 +1,39 @@
+// How much the prompt's last queries attend to each key, on the GPU: kernels/scores.h on tensor
+// cores, in one pass over the keys.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+
+#include "absl/status/status.h"
+#include "base/tensor_view.h"
+
+namespace kvship::cuda {
+
+// votes[h, i] = sum over w of exp(q[h,w].k[i] / sqrt(D) - lse[h,w]), zero where i > first_position
+// + w
+//
+// Every vote is computed by the same sequence of operations whatever the number of keys and the
+// device's size. Memory: device memory, q and keys aligned to 16 bytes. W is 1 to 64, D 64 or 128.
+struct WindowVotesArgs {
+  const void* q = nullptr;     // [Hq, W, D] of dtype, after RoPE
+  const void* keys = nullptr;  // [H, T, D] of dtype, after RoPE
+  const float* lse = nullptr;  // [Hq, W] natural logarithm
+  float* votes = nullptr;      // [Hq, num_keys]
+  DType dtype = DType::kBf16;
+  size_t num_query_heads = 0;   // Hq
+  size_t num_kv_heads = 0;      // H
+  size_t window = 0;            // W
+  size_t num_keys = 0;          // the keys that count: 0 .. num_keys - 1
+  size_t head_dim = 0;          // D
+  size_t key_head_stride = 0;   // elements from one KV head's keys to the next's: T * D
+  size_t votes_row_stride = 0;  // elements, at least num_keys
+  size_t first_position = 0;    // of the window's first query
+};
+absl::Status WindowVotes(cudaStream_t stream, const WindowVotesArgs& args);
+
+// The same by one thread per vote, in float32 without tensor cores: the reference of the tests.
+absl::Status WindowVotesNaive(cudaStream_t stream, const WindowVotesArgs& args);
+
+}  // namespace kvship::cuda

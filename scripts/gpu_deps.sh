@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Collects what kvship's core needs beyond CUDA and a compiler into .gpu-deps/, laid out as under /usr, for an
+# x86-64 machine that has a GPU and no packages. Run on Debian 12; then, over there:
+#   cmake -S . -B build -DKVSHIP_SERVICES=OFF -DCMAKE_PREFIX_PATH="$PWD/.gpu-deps/usr"
+# Links become copies, so that the folder survives any way of copying it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/common.sh
+
+packages=(
+  libabsl-dev libabsl20220623 libspdlog-dev libspdlog1.10 libfmt-dev libfmt9 nlohmann-json3-dev
+  libhwy-dev libhwy1 libisal-dev libisal2 libpcre2-dev libpcre2-8-0 libssl-dev libssl3
+  libgtest-dev libgmock-dev
+)
+architecture=x86_64-linux-gnu
+target=.gpu-deps
+
+# The rest of those packages: static twins of shared libraries, and what no program of ours links.
+skipped='/(libcrypto|libssl|libpcre2-[a-z0-9]*|libabsl_[a-z0-9_]*|libisal|libhwy[a-z_]*)\.a$'
+skipped+='|/(libssl|libpcre2-(16|32|posix)|libhwy_(test|contrib))\.|/(engines-3|ossl-modules)/'
+
+rm -rf "$target"
+for package in "${packages[@]}"; do
+  dpkg -L "$package" | grep -E "^(/usr)?/(include|share/cmake|lib/cmake|lib/$architecture)/" | grep -vE "$skipped" |
+    while read -r path; do
+      [[ -f $path ]] || continue
+      [[ $path == /usr/* ]] && to=$target$path || to=$target/usr$path
+      mkdir -p "$(dirname "$to")"
+      cp -L "$path" "$to"
+    done
+done
+# Debian keeps headers that differ between architectures apart; a compiler elsewhere does not look there.
+cp -r "$target/usr/include/$architecture/." "$target/usr/include/"
+say "$target: $(du -sh "$target" | cut -f1)"

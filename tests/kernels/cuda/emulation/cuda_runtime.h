@@ -1,0 +1,169 @@
+// The part of CUDA that kernels/cuda uses, on the CPU: the kernels' .cu files compile with an
+// ordinary compiler against this header, and their tests run on machines without a device. Slow, in
+// order, and strict: device memory is host memory, so a debugger and valgrind see every access.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <type_traits>
+
+#include "tests/kernels/cuda/emulation/block.h"
+
+// The words of CUDA C++ that an ordinary compiler does not know. Blocks run one after the other, so
+// what a block shares can be static.
+#define __global__
+#define __device__
+#define __shared__ static
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned nx = 1, unsigned ny = 1, unsigned nz = 1) : x(nx), y(ny), z(nz) {}
+};
+struct float2 {
+  float x, y;
+};
+struct float4 {
+  float x, y, z, w;
+};
+struct uint4 {
+  unsigned x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+inline dim3 blockIdx, blockDim, gridDim;
+struct EmulatedThreadIndex {
+  struct {
+    operator unsigned() const {
+      return static_cast<unsigned>(kvship::emulation::Block::Current().thread());
+    }
+  } x;
+};
+inline constexpr EmulatedThreadIndex threadIdx;
+
+inline uint32_t __float_as_uint(float x) { return std::bit_cast<uint32_t>(x); }
+inline float __uint_as_float(uint32_t x) { return std::bit_cast<float>(x); }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+template <class A, class B>
+std::common_type_t<A, B> min(A a, B b) {
+  return std::min<std::common_type_t<A, B>>(a, b);
+}
+template <class A, class B>
+std::common_type_t<A, B> max(A a, B b) {
+  return std::max<std::common_type_t<A, B>>(a, b);
+}
+template <class T>
+T atomicAdd(T* to, T x) {
+  const T before = *to;
+  *to += x;
+  return before;
+}
+
+inline void __syncthreads() { kvship::emulation::Block::Current().Meet(); }
+inline void __syncwarp() {
+  kvship::emulation::Block::Current().MeetWarp(nullptr, [](void* const*) {});
+}
+template <class T>
+T EmulatedShuffle(T x, size_t from_lane) {
+  struct Lane {
+    T x;
+    size_t from;
+    T result;
+  } lane = {x, from_lane, x};
+  kvship::emulation::Block::Current().MeetWarp(&lane, [](void* const* brought) {
+    for (size_t i = 0; i < kvship::emulation::kWarpThreads; ++i) {
+      Lane* own = static_cast<Lane*>(brought[i]);
+      if (own->from < kvship::emulation::kWarpThreads) {
+        own->result = static_cast<Lane*>(brought[own->from])->x;
+      }
+    }
+  });
+  return lane.result;
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T x, size_t mask) {
+  return EmulatedShuffle(x, kvship::emulation::Block::Current().lane() ^ mask);
+}
+template <class T>
+T __shfl_up_sync(unsigned, T x, size_t delta) {
+  return EmulatedShuffle(x, kvship::emulation::Block::Current().lane() - delta);
+}
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2 };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+using cudaStream_t = struct EmulatedStream*;
+
+inline const char* cudaGetErrorString(cudaError_t) { return "error of the emulated device"; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+// A number that divides nothing: runs of tiles of unequal length are the normal case.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = 5;
+  return cudaSuccess;
+}
+inline cudaError_t cudaMalloc(void** memory, size_t num_bytes) {
+  constexpr size_t kAlignment = 256;
+  *memory = std::aligned_alloc(kAlignment, (num_bytes / kAlignment + 1) * kAlignment);
+  return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+inline cudaError_t cudaFree(void* memory) {
+  std::free(memory);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemcpy(void* to, const void* from, size_t num_bytes, cudaMemcpyKind) {
+  if (num_bytes > 0) std::memcpy(to, from, num_bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemset(void* memory, int value, size_t num_bytes) {
+  std::memset(memory, value, num_bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t num_bytes, cudaStream_t) {
+  return cudaMemset(memory, value, num_bytes);
+}
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int value) {
+  constexpr int kMaxSharedBytes = 227 << 10;  // of compute capability 9.0
+  return value <= kMaxSharedBytes ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+};
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               const Arguments&... arguments) {
+  gridDim = config->gridDim;
+  blockDim = config->blockDim;
+  const size_t num_threads = size_t{blockDim.x} * blockDim.y * blockDim.z;
+  if (num_threads == 0 || num_threads > 1024 || gridDim.x == 0 || gridDim.y > 65535 ||
+      gridDim.z > 65535) {
+    return cudaErrorInvalidValue;
+  }
+  for (blockIdx.z = 0; blockIdx.z < gridDim.z; ++blockIdx.z) {
+    for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y) {
+      for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {
+        kvship::emulation::Block::Current().Run(num_threads, config->dynamicSmemBytes,
+                                                [&] { kernel(arguments...); });
+      }
+    }
+  }
+  return cudaSuccess;
+}

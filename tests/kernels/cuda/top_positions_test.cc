@@ -1,0 +1,109 @@
+#include "kernels/cuda/top_positions.h"
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+#include "kernels/scores.h"
+#include "tests/kernels/cuda/device_test.h"
+
+namespace kvship::cuda {
+namespace {
+
+std::vector<int32_t> Expected(const float* scores, size_t n, size_t k) {
+  return kvship::TopPositions(std::span(scores, n), k);
+}
+
+void ExpectExact(const std::vector<float>& scores, size_t rows, size_t n, size_t k,
+                 size_t appended = 0) {
+  SCOPED_TRACE(testing::Message() << rows << " rows of " << n << ", k " << k);
+  const DeviceArray<float> device_scores(scores);
+  const size_t stride = k + appended + 1;  // one more, which stays unwritten
+  const DeviceArray<int32_t> positions(rows * stride);
+  const DeviceArray<std::byte> workspace(TopPositionsWorkspaceBytes(rows, n));
+  const TopPositionsArgs args = {.scores = device_scores.data(),
+                                 .positions = positions.data(),
+                                 .workspace = workspace.data(),
+                                 .num_rows = rows,
+                                 .num_scores = n,
+                                 .scores_row_stride = n,
+                                 .k = k,
+                                 .num_appended = appended,
+                                 .positions_row_stride = stride};
+  ASSERT_TRUE(TopPositions(nullptr, args).ok());
+  const std::vector<int32_t> got = positions.ToHost();
+  for (size_t r = 0; r < rows; ++r) {
+    std::vector<int32_t> expected = Expected(&scores[r * n], n, k);
+    for (size_t i = 0; i < appended; ++i) expected.push_back(static_cast<int32_t>(n + i));
+    expected.push_back(-1);
+    ASSERT_EQ(std::vector<int32_t>(&got[r * stride], &got[r * stride] + stride), expected);
+  }
+}
+
+std::vector<float> RandomScores(size_t size, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> scores(size);
+  for (float& x : scores) x = std::exp(4 * normal(random) - 12);
+  return scores;
+}
+
+using TopPositionsTest = DeviceTest;
+
+TEST_F(TopPositionsTest, AreTheLargestScoresAscending) {
+  ExpectExact(RandomScores(2 * 20000, 1), 2, 20000, 1000);
+  ExpectExact(RandomScores(3 * 8193, 2), 3, 8193, 1);
+  ExpectExact(RandomScores(5, 3), 1, 5, 3);
+  ExpectExact(RandomScores(3 * 101, 4), 3, 101, 100);
+}
+
+TEST_F(TopPositionsTest, TiesGoToTheSmallestPosition) {
+  std::vector<float> scores = RandomScores(2 * 17001, 5);
+  for (size_t i = 0; i < scores.size(); ++i) scores[i] = std::round(scores[i / 7 * 7] * 1e5f);
+  ExpectExact(scores, 2, 17001, 3000);
+  ExpectExact(std::vector<float>(9000, 0.25f), 1, 9000, 4500);
+}
+
+TEST_F(TopPositionsTest, OfSignsZerosInfinitiesAndNaN) {
+  std::vector<float> scores(9001);
+  std::mt19937 random(6);
+  const float special[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, -1.0f, 1.0f, 1e-45f, -1e-45f};
+  for (float& x : scores) x = special[random() % std::size(special)];
+  for (size_t k : {size_t{0}, size_t{1000}, size_t{3500}, size_t{8500}, scores.size()}) {
+    ExpectExact(scores, 1, scores.size(), k);
+  }
+}
+
+TEST_F(TopPositionsTest, AreFollowedByTheTokensAlwaysKept) {
+  ExpectExact(RandomScores(2 * 1000, 7), 2, 1000, 100, 32);
+}
+
+TEST_F(TopPositionsTest, HaveTheirOwnNumberPerRow) {
+  const std::vector<float> scores = RandomScores(3 * 10000, 8);
+  const std::vector<int32_t> ks = {10, 0, 700};
+  const DeviceArray<float> device_scores(scores);
+  const DeviceArray<int32_t> device_ks(ks);
+  const DeviceArray<int32_t> positions(3 * 700);
+  const DeviceArray<std::byte> workspace(TopPositionsWorkspaceBytes(3, 10000));
+  const TopPositionsArgs args = {.scores = device_scores.data(),
+                                 .k_per_row = device_ks.data(),
+                                 .positions = positions.data(),
+                                 .workspace = workspace.data(),
+                                 .num_rows = 3,
+                                 .num_scores = 10000,
+                                 .scores_row_stride = 10000,
+                                 .k = 700,
+                                 .positions_row_stride = 700};
+  ASSERT_TRUE(TopPositions(nullptr, args).ok());
+  const std::vector<int32_t> got = positions.ToHost();
+  for (size_t r = 0; r < 3; ++r) {
+    const std::vector<int32_t> row(&got[r * 700], &got[r * 700] + ks[r]);
+    EXPECT_EQ(row, Expected(&scores[r * 10000], 10000, ks[r]));
+    if (ks[r] < 700) {
+      EXPECT_EQ(got[r * 700 + ks[r]], -1) << "written past the row's number";
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvship::cuda

@@ -1,0 +1,159 @@
+#include "kernels/cuda/window_votes.h"
+
+#include <cmath>
+#include <optional>
+
+#include "tests/kernels/cuda/device_test.h"
+
+namespace kvship::cuda {
+namespace {
+
+struct Case {
+  DType dtype;
+  size_t query_heads, kv_heads, window, tokens, head_dim;
+};
+
+// The inputs of one case, and what the definition gives in double precision.
+struct Votes {
+  explicit Votes(const Case& c)
+      : q(RandomTensor(c.dtype, c.query_heads * c.window * c.head_dim, 1)),
+        keys(RandomTensor(c.dtype, c.kv_heads * c.tokens * c.head_dim, 2)),
+        lse(c.query_heads * c.window),
+        expected(c.query_heads * c.tokens, 0.0),
+        device_q(q.bits),
+        device_keys(keys.bits) {
+    const size_t first = c.tokens - c.window;
+    std::vector<double> scores(c.tokens);
+    for (size_t row = 0; row < lse.size(); ++row) {
+      const size_t head = row / c.window, visible = first + row % c.window + 1;
+      const float* k = &keys.values[head / (c.query_heads / c.kv_heads) * c.tokens * c.head_dim];
+      double sum = 0;
+      for (size_t i = 0; i < visible; ++i) {
+        double dot = 0;
+        for (size_t d = 0; d < c.head_dim; ++d) {
+          dot += double{q.values[row * c.head_dim + d]} * k[i * c.head_dim + d];
+        }
+        scores[i] = dot / std::sqrt(static_cast<double>(c.head_dim));
+        sum += std::exp(scores[i]);
+      }
+      lse[row] = static_cast<float>(std::log(sum));
+      for (size_t i = 0; i < visible; ++i) {
+        expected[head * c.tokens + i] += std::exp(scores[i] - std::log(sum));
+      }
+    }
+    device_lse.emplace(lse);
+    args = {.q = device_q.data(),
+            .keys = device_keys.data(),
+            .lse = device_lse->data(),
+            .dtype = c.dtype,
+            .num_query_heads = c.query_heads,
+            .num_kv_heads = c.kv_heads,
+            .window = c.window,
+            .num_keys = c.tokens,
+            .head_dim = c.head_dim,
+            .key_head_stride = c.tokens * c.head_dim,
+            .votes_row_stride = c.tokens,
+            .first_position = first};
+  }
+
+  Tensor16 q, keys;
+  std::vector<float> lse;
+  std::vector<double> expected;
+  DeviceArray<uint16_t> device_q, device_keys;
+  std::optional<DeviceArray<float>> device_lse;
+  WindowVotesArgs args;
+};
+
+using WindowVotesTest = DeviceTest;
+
+const Case kCases[] = {
+    {DType::kBf16, 8, 2, 32, 300, 128}, {DType::kF16, 8, 2, 32, 257, 64},
+    {DType::kBf16, 4, 4, 16, 130, 128}, {DType::kBf16, 9, 3, 20, 100, 64},
+    {DType::kF16, 4, 2, 64, 200, 128},  {DType::kBf16, 7, 1, 64, 64, 64},
+    {DType::kBf16, 12, 1, 32, 70, 128}, {DType::kF16, 2, 1, 1, 1, 64},
+};
+
+TEST_F(WindowVotesTest, AreTheProbabilitiesSummedOverTheWindow) {
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(testing::Message() << "Hq " << c.query_heads << " H " << c.kv_heads << " W "
+                                    << c.window << " T " << c.tokens << " D " << c.head_dim);
+    Votes votes(c);
+    for (auto* operation : {WindowVotes, WindowVotesNaive}) {
+      DeviceArray<float> out(c.query_heads * c.tokens);
+      votes.args.votes = out.data();
+      ASSERT_TRUE(operation(nullptr, votes.args).ok());
+      const std::vector<float> got = out.ToHost();
+      // A score's error, D 2^-24 times the sum of |q k| / sqrt(D) (about 0.64 sqrt(D)), is the
+      // vote's relative error; as much again for lse and exp.
+      const double tolerance = 4 * c.head_dim * 0x1p-24 * 0.64 * std::sqrt(c.head_dim);
+      for (size_t i = 0; i < got.size(); ++i) {
+        ASSERT_NEAR(got[i], votes.expected[i], tolerance * votes.expected[i] + 1e-12) << "at " << i;
+      }
+    }
+  }
+}
+
+TEST_F(WindowVotesTest, OfAKeyDoNotDependOnTheNumberOfKeys) {
+  Votes votes({DType::kBf16, 4, 1, 32, 500, 128});
+  DeviceArray<float> all(4 * 500), some(4 * 500);
+  votes.args.votes = all.data();
+  ASSERT_TRUE(WindowVotes(nullptr, votes.args).ok());
+  votes.args.votes = some.data();
+  votes.args.num_keys = 323;
+  ASSERT_TRUE(WindowVotes(nullptr, votes.args).ok());
+  const std::vector<float> a = all.ToHost(), b = some.ToHost();
+  for (size_t head = 0; head < 4; ++head) {
+    for (size_t i = 0; i < 323; ++i) EXPECT_EQ(a[head * 500 + i], b[head * 500 + i]);
+    EXPECT_TRUE(std::isnan(b[head * 500 + 323])) << "written past the last key";
+  }
+}
+
+TEST_F(WindowVotesTest, OfALongPromptAgreeWithTheNaiveKernelAndRepeatBitForBit) {
+  constexpr size_t kTokens = 50000, kQueryHeads = 8;
+  const Tensor16 q = RandomTensor(DType::kBf16, kQueryHeads * 32 * 128, 1);
+  const Tensor16 keys = RandomTensor(DType::kBf16, 2 * kTokens * 128, 2);
+  const DeviceArray<uint16_t> device_q(q.bits), device_keys(keys.bits);
+  const DeviceArray<float> lse(std::vector<float>(kQueryHeads * 32, 11.0f));
+  const DeviceArray<float> first(kQueryHeads * kTokens), second(kQueryHeads * kTokens);
+  const DeviceArray<float> naive(kQueryHeads * kTokens);
+  WindowVotesArgs args = {.q = device_q.data(),
+                          .keys = device_keys.data(),
+                          .lse = lse.data(),
+                          .votes = first.data(),
+                          .num_query_heads = kQueryHeads,
+                          .num_kv_heads = 2,
+                          .window = 32,
+                          .num_keys = kTokens,
+                          .head_dim = 128,
+                          .key_head_stride = kTokens * 128,
+                          .votes_row_stride = kTokens,
+                          .first_position = kTokens - 32};
+  ASSERT_TRUE(WindowVotes(nullptr, args).ok());
+  args.votes = second.data();
+  ASSERT_TRUE(WindowVotes(nullptr, args).ok());
+  args.votes = naive.data();
+  ASSERT_TRUE(WindowVotesNaive(nullptr, args).ok());
+  const std::vector<float> a = first.ToHost(), b = second.ToHost(), expected = naive.ToHost();
+  EXPECT_EQ(a, b);
+  for (size_t i = 0; i < a.size(); ++i)
+    ASSERT_NEAR(a[i], expected[i], 5e-4 * expected[i]) << "at " << i;
+}
+
+TEST_F(WindowVotesTest, RefuseWhatTheyCannotCompute) {
+  Votes votes({DType::kBf16, 4, 2, 32, 64, 64});
+  DeviceArray<float> out(4 * 64);
+  votes.args.votes = out.data();
+  WindowVotesArgs args = votes.args;
+  args.window = 65;
+  EXPECT_EQ(WindowVotes(nullptr, args).code(), absl::StatusCode::kInvalidArgument);
+  args = votes.args;
+  args.head_dim = 96;
+  args.key_head_stride = 64 * 96;
+  EXPECT_EQ(WindowVotes(nullptr, args).code(), absl::StatusCode::kInvalidArgument);
+  args = votes.args;
+  args.num_query_heads = 5;
+  EXPECT_EQ(WindowVotes(nullptr, args).code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace kvship::cuda
