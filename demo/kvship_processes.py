@@ -65,6 +65,11 @@ class Server:
             how = f"with exit code {status}" if status >= 0 else f"on signal {-status}"
             raise ProcessError(f"{self.name} ended by itself, {how}.{self.log_tail()}")
 
+    def peak_memory_bytes(self):
+        with open(f"/proc/{self.process.pid}/status", encoding="utf-8") as file:
+            peak_kb = next(line.split()[1] for line in file if line.startswith("VmHWM:"))
+        return int(peak_kb) * 1024
+
     def log_tail(self):
         with open(self.log_path, encoding="utf-8", errors="replace") as log:
             lines = log.read().splitlines()[-LOG_LINES_SHOWN:]
@@ -140,6 +145,10 @@ class ServerPair:
             server.stop()
         for number, handler in held.items():
             signal.signal(number, handler)
+
+    @property
+    def prefill(self):
+        return self.servers[0]
 
     def generate(self, prompt_path, compression, max_tokens, *flags, stdout=None):
         """Streams one answer to `stdout` (the terminal); returns the client's report of it."""
