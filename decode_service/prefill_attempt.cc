@@ -14,8 +14,6 @@
 namespace kvship {
 namespace {
 
-constexpr char kTransport[] = "grpc";
-
 double Milliseconds(absl::Duration duration) { return absl::ToDoubleMilliseconds(duration); }
 
 }  // namespace
@@ -70,7 +68,7 @@ v1::PrefillRequest PrefillAttempt::BeginMessage() const {
   if (!request_.output.forced_tokens.empty()) {
     begin.set_forced_token(static_cast<uint32_t>(request_.output.forced_tokens[0]));
   }
-  begin.add_transports(kTransport);
+  begin.add_transports(kGrpcTransport);
   return message;
 }
 
@@ -126,9 +124,9 @@ void PrefillAttempt::OnFrame(const FrameHeader& header, BytePieces payload) {
 absl::Status PrefillAttempt::OnReady(const v1::PrefillReady& ready) {
   RETURN_IF_ERROR(CheckWireVersion(ready.wire_version()));
   const auto& transports = ready.transports();
-  if (std::find(transports.begin(), transports.end(), kTransport) == transports.end()) {
+  if (std::find(transports.begin(), transports.end(), kGrpcTransport) == transports.end()) {
     return absl::FailedPreconditionError(
-        absl::StrCat("the prefill node does not offer the transport '", kTransport, "'"));
+        absl::StrCat("the prefill node does not offer the transport '", kGrpcTransport, "'"));
   }
   RETURN_IF_ERROR(CheckPlan(ready.plan(), request_.plan));
   ReservationQueue::Ticket* ticket;
@@ -160,7 +158,7 @@ void PrefillAttempt::OnReserved(absl::StatusOr<ReservationQueue::Cache> cache) {
   // Otherwise the attempt has ended meanwhile, and the cache goes with this call.
   if (channel == nullptr) return;
   v1::PrefillRequest go;
-  go.mutable_go()->set_transport(kTransport);
+  go.mutable_go()->set_transport(kGrpcTransport);
   channel->SendMessage(go.SerializeAsString());
 }
 
@@ -202,7 +200,7 @@ v1::KvReport PrefillAttempt::MakeKvReport() const {
   kv.set_pool_bytes(plan.page_bytes());
   kv.set_retained_mass_mean(receiver_->retained_mass_mean());
   kv.set_retained_mass_min(receiver_->retained_mass_min());
-  kv.set_transport(kTransport);
+  kv.set_transport(kGrpcTransport);
   return kv;
 }
 

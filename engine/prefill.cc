@@ -97,13 +97,9 @@ absl::Status PrefillRun::Block(size_t begin, size_t end) {
   // Of the last layer nobody reads the residual stream but at the positions whose logits are
   // wanted; its queries matter where they vote.
   const bool last_layer = layer_ + 1 == engine_.model().config.num_layers;
-  if (last_layer && !all_logits_) {
-    size_t first_needed = tokens_.size() - 1;
-    if (needs_.num_window_queries() > 0) first_needed = std::min(first_needed, needs_.window_begin);
-    if (end <= first_needed) return absl::OkStatus();
-    const bool reads_the_end = end == tokens_.size();
-    const bool overlaps_window = begin < needs_.window_end && end > needs_.window_begin;
-    if (!reads_the_end && !overlaps_window) return absl::OkStatus();
+  const bool reads_the_end = end == tokens_.size();
+  if (last_layer && !all_logits_ && !reads_the_end && !OverlapsWindow(begin, end)) {
+    return absl::OkStatus();
   }
   return AttendAndFeedForward(begin, end);
 }
@@ -148,7 +144,7 @@ absl::Status PrefillRun::AttendAndFeedForward(size_t begin, size_t end) {
   const TensorView residual = Residual(begin, end);
 
   const TensorView attended = ActivationRows(engine_.attended_, rows, config.num_query_heads * d);
-  const bool in_window = begin < needs_.window_end && end > needs_.window_begin;
+  const bool in_window = OverlapsWindow(begin, end);
   PromptAttentionArgs attention;
   attention.q = TensorView(engine_.qkv_out_.as<float>(), {rows, num_heads, d})
                     .Slice(1, 0, config.num_query_heads);

@@ -99,6 +99,9 @@ class PrefillRun {
   absl::Status AttendAndFeedForward(size_t begin, size_t end);
   void KeepWindowQueries(size_t begin, size_t end, TensorView queries, TensorView lse);
   TensorView Residual(size_t begin, size_t end);
+  bool OverlapsWindow(size_t begin, size_t end) const {
+    return begin < needs_.window_end && end > needs_.window_begin;
+  }
 
   PrefillEngine& engine_;
   const std::vector<int32_t> tokens_;

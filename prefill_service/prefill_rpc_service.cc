@@ -7,6 +7,7 @@
 #include "base/status_macros.h"
 #include "rpc/errors.h"
 #include "rpc/model_info.h"
+#include "rpc/wire_version.h"
 
 namespace kvship {
 

@@ -16,9 +16,6 @@
 
 namespace kvship {
 
-// The only way frames travel so far.
-inline constexpr char kGrpcTransport[] = "grpc";
-
 struct PrefillTask {
   std::vector<int32_t> tokens;
   CompressionOptions compression;

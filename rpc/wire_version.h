@@ -11,6 +11,9 @@ namespace kvship {
 inline constexpr uint32_t kWireMajor = 1;
 inline constexpr uint32_t kWireMinor = 0;
 
+// The only way frames travel so far, as Begin, Ready and Go name it.
+inline constexpr char kGrpcTransport[] = "grpc";
+
 v1::WireVersion WireVersionProto();
 
 // Whether a peer that speaks `version` is understood: an equal major, and a minor at least one
