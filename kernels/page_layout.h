@@ -2,7 +2,17 @@
 // of one layer. The last page of a head is padded with zeros. docs/wire.md has a worked example in
 // bytes.
 //
-//   float formats:   K [32, D], V [32, D]
+//   f32, f16, bf16:  K [32, D], V [32, D]
+//   fp8:             K [32, D] e4m3, V [32, D] e4m3, K scale f32, V scale f32, 8 bytes of zeros;
+//                    x = code * scale, scale = the page's largest |x| / 448
+//   int8, int4:      K codes [32, D], V codes [32, D], K scale [D] bf16, K minimum [D] bf16,
+//                    V scale [32, D / 32] bf16, V minimum [32, D / 32] bf16; x = minimum + code *
+//                    scale. K is quantized per channel over the page's tokens, V per token over 32
+//                    channels (KIVI, arXiv 2402.02750). int4 codes lie in pairs, the even channel
+//                    in the low half. D is a multiple of 32.
+//
+// Minima and maxima are those of the tokens that are there, never of the padding. Quantized pages
+// are immutable: no token is added to one.
 #pragma once
 
 #include <cstddef>
@@ -12,23 +22,57 @@ namespace kvship {
 
 inline constexpr size_t kPageTokens = 32;
 
-enum class PageFormat : uint8_t { kF32 = 1, kF16 = 2, kBf16 = 3 };
+// Channels of V that share a scale in int8 and int4 pages.
+inline constexpr size_t kValueGroup = 32;
 
-constexpr size_t PageElementBytes(PageFormat format) { return format == PageFormat::kF32 ? 4 : 2; }
+enum class PageFormat : uint8_t { kF32 = 1, kF16 = 2, kBf16 = 3, kFp8 = 4, kInt8 = 5, kInt4 = 6 };
 
-constexpr size_t PageBytes(PageFormat format, size_t head_dim) {
-  return 2 * kPageTokens * head_dim * PageElementBytes(format);
+constexpr bool IsQuantized(PageFormat format) { return format >= PageFormat::kFp8; }
+
+constexpr size_t PageElementBits(PageFormat format) {
+  switch (format) {
+    case PageFormat::kF32: return 32;
+    case PageFormat::kF16:
+    case PageFormat::kBf16: return 16;
+    case PageFormat::kFp8:
+    case PageFormat::kInt8: return 8;
+    case PageFormat::kInt4: return 4;
+  }
+  return 0;
 }
 
-// Byte offset of V within a page; K is at 0.
+// Of a float format.
+constexpr size_t PageElementBytes(PageFormat format) { return PageElementBits(format) / 8; }
+
+// Bytes of the codes of K, or of V.
+constexpr size_t PageCodeBytes(PageFormat format, size_t head_dim) {
+  return kPageTokens * head_dim * PageElementBits(format) / 8;
+}
+
+// Byte offset of V's codes within a page; K's are at 0.
 constexpr size_t PageValuesOffset(PageFormat format, size_t head_dim) {
-  return PageBytes(format, head_dim) / 2;
+  return PageCodeBytes(format, head_dim);
+}
+
+// Byte offset of the scales within a quantized page.
+constexpr size_t PageScalesOffset(PageFormat format, size_t head_dim) {
+  return 2 * PageCodeBytes(format, head_dim);
+}
+
+constexpr size_t PageScaleBytes(PageFormat format, size_t head_dim) {
+  if (!IsQuantized(format)) return 0;
+  if (format == PageFormat::kFp8) return 16;
+  return 2 * 2 * head_dim + 2 * 2 * kPageTokens * head_dim / kValueGroup;
+}
+
+constexpr size_t PageBytes(PageFormat format, size_t head_dim) {
+  return PageScalesOffset(format, head_dim) + PageScaleBytes(format, head_dim);
 }
 
 constexpr size_t PagesFor(size_t num_tokens) {
   return (num_tokens + kPageTokens - 1) / kPageTokens;
 }
 
-const char* PageFormatName(PageFormat format);  // "f32", "f16", "bf16"
+const char* PageFormatName(PageFormat format);  // "f32", "f16", "bf16", "fp8", "int8", "int4"
 
 }  // namespace kvship
