@@ -1,7 +1,8 @@
 // CompactLayer is one layer of a compact cache in the form in which it crosses the wire: head after
 // head, the positions of its kept tokens (int32, ascending; left out where the whole prompt is
-// kept), then its pages (kernels/page_layout.h), the last one padded with zeros. docs/wire.md shows
-// it byte by byte. Moves; owned by one thread at a time.
+// kept), then its pages (kernels/page_layout.h), the last one padded with zeros; then, where the
+// plan has tail_tokens, KV head after KV head, the pages of those last tokens, which no head's
+// prefix then has. docs/wire.md shows it byte by byte. Moves; owned by one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +16,12 @@ namespace kvship {
 
 struct CompactLayer {
   size_t layer = 0;
-  std::vector<uint32_t> kept_tokens;  // per head
+  std::vector<uint32_t> kept_tokens;  // per head, the plan's tail_tokens included
   std::vector<float> retained_mass;  // per head: the share of the window's attention on kept tokens
   Buffer bytes;
 };
 
-// Where each head's parts lie in a layer's bytes.
+// Where each head's prefix parts lie in a layer's bytes.
 struct HeadBytes {
   size_t positions_offset = 0;
   size_t num_positions = 0;  // 0 where the whole prompt is kept
@@ -30,10 +31,12 @@ struct HeadBytes {
 
 struct LayerLayout {
   std::vector<HeadBytes> heads;
+  size_t tails_offset = 0;  // KV head h's tail pages are at tails_offset + h * tail_bytes
+  size_t tail_bytes = 0;
   size_t num_bytes = 0;
 };
 
-// The layout of a layer whose heads keep `kept_tokens`.
+// The layout of a layer whose heads keep `kept_tokens`, each at least the plan's tail_tokens.
 LayerLayout LayoutOf(const KvPlan& plan, std::span<const uint32_t> kept_tokens);
 
 }  // namespace kvship

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <utility>
@@ -29,22 +30,32 @@ enum class GroupOrder { kAfterPooling, kBeforePooling };
 enum class WindowReduce { kMean, kSum };
 
 struct CompressionOptions {
+  // The four parts by their names in text: kv/policies.h lists what there is and what goes
+  // together.
   std::string scorer = "snapkv";  // or "keep_all"
   std::string allocator = "uniform";
   std::string selector = "tokens";
   PageFormat encoder = PageFormat::kF16;
+  // Full precision for the window's tokens where `encoder` quantizes; unset: as all others.
+  std::optional<PageFormat> window_encoder;
 
-  // Tokens kept per KV head, always-kept ones included. A ratio above 0 counts instead: floor(ratio
-  // * T).
+  // Tokens kept per KV head, always-kept ones included: of uniform exactly, of pyramid and ada on
+  // average, of mass at most. A ratio above 0 counts instead: ratio * T.
   size_t budget_tokens = 1024;
   double budget_ratio = 0;
   size_t min_tokens = 0;  // prompts up to this length are kept whole
-  size_t sinks = 0;       // tokens at the start that are always kept
-  std::optional<size_t>
-      recent_tokens;  // tokens at the end that are always kept; unset: the scorer's default
+  // Always kept, at the start and at the end; unset: what the scorer's paper keeps.
+  std::optional<size_t> sinks;
+  std::optional<size_t> recent_tokens;
 
-  // SnapKV. Average pooling over 31 tokens: docs/design.md has the measurement behind it.
+  // The observation window: the last `window` tokens, or [observe_begin, observe_end) where set;
+  // negative positions count from the prompt's end. Its queries vote in snapkv; for every scorer
+  // it measures the retained mass.
   size_t window = 32;
+  std::optional<int64_t> observe_begin;
+  std::optional<int64_t> observe_end;
+
+  // snapkv. Average pooling over 31 tokens: docs/design.md has the measurement behind it.
   size_t kernel = 31;
   Pooling pool = Pooling::kAverage;
   GroupReduce group_reduce = GroupReduce::kMean;
@@ -52,9 +63,17 @@ struct CompressionOptions {
   WindowReduce window_reduce = WindowReduce::kMean;
   SoftmaxOver softmax = SoftmaxOver::kAll;
 
+  bool normalised = false;     // h2o: divides by the number of queries that see the key
+  size_t future_tokens = 512;  // expected_attention: positions after the prompt that are averaged
+  uint32_t seed = 0;           // random
+
+  double beta = 20;            // pyramid: the last layer keeps 1 / beta of the mean budget
+  double alpha = 0.2;          // ada: the share of each head's budget that no other head gets
+  double mass_target = 0.95;   // mass: the share of the window's attention to keep
+  size_t mass_min_tokens = 0;  // mass: what a head keeps at least
+  size_t chunk_tokens = 20;    // chunks
+
   bool keeps_all() const { return scorer == "keep_all"; }
-  // The always-kept tokens at the end: recent_tokens, or what the scorer's paper keeps.
-  size_t effective_recent_tokens() const;
 
   // InvalidArgument naming field, value and what was wanted. Says nothing about a prompt's length:
   // MakePlan does.
@@ -71,8 +90,7 @@ absl::Status SetCompressionOption(absl::string_view name, absl::string_view valu
 absl::StatusOr<CompressionOptions> ParseCompression(absl::string_view text,
                                                     CompressionOptions defaults = {});
 
-// Every field with its value, defaults filled in, in the text form's names; the budget as the one
-// that counts.
+// Every field that has a value, in the text form's names; the budget as the one that counts.
 std::vector<std::pair<std::string, std::string>> CompressionFields(
     const CompressionOptions& options);
 

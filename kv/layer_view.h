@@ -15,6 +15,12 @@ struct LayerNeeds {
   // none if equal.
   size_t window_begin = 0;
   size_t window_end = 0;
+  // Each key's attention from all queries of the prompt (h2o).
+  bool column_sums = false;
+  // Above 0: moments of the queries of the positions [moments_begin, T), as they are expected at
+  // the `future_tokens` positions after the prompt (expected_attention).
+  size_t future_tokens = 0;
+  size_t moments_begin = 0;
 
   size_t num_window_queries() const { return window_end - window_begin; }
 };
@@ -26,6 +32,13 @@ struct LayerView {
   TensorView window_queries;  // [Hq, W, D] f32, after RoPE
   TensorView window_lse;      // [Hq, W] f32, over all keys each query sees
   size_t window_begin = 0;
+  // Sums over all queries of softmax(q.k / sqrt(D)): [Hq, T] f32.
+  TensorView column_sums;
+  // Mean and covariance (centred, divided by the number of queries) of queries before RoPE, turned
+  // by R, the mean of the RoPE matrices of the future positions: R mu [Hq, D] and R Sigma R^T [Hq,
+  // D, D] f32.
+  TensorView query_mean;
+  TensorView query_covariance;
 };
 
 }  // namespace kvship
