@@ -73,7 +73,7 @@ DecodeMetrics::DecodeMetrics(Registry& r)
                                            kBetweenTokensSeconds)),
       retained_mass_(BuildHistogram()
                          .Name(FullName("retained_mass_ratio"))
-                         .Help("Share of the window's attention on kept tokens, by scorer")
+                         .Help("Share of the window's attention on kept tokens, by policy")
                          .Register(r)) {}
 
 void DecodeMetrics::CountRequest(const absl::Status& status) {
@@ -91,7 +91,12 @@ void DecodeMetrics::CountReport(const v1::GenerateReport& report) {
   if (kv.uncompressed_bytes() > kv.shipped_bytes()) {
     saved_bytes_.Increment(static_cast<double>(kv.uncompressed_bytes() - kv.shipped_bytes()));
   }
-  retained_mass_.Add({{"scorer", kv.compression().scorer()}}, kRetainedMass)
+  const v1::CompressionOptions& policy = kv.compression();
+  retained_mass_
+      .Add({{"scorer", policy.scorer()},
+            {"allocator", policy.allocator()},
+            {"selector", policy.selector()}},
+           kRetainedMass)
       .Observe(kv.retained_mass_mean());
 }
 

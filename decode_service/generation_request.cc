@@ -1,6 +1,7 @@
 #include "decode_service/generation_request.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -140,6 +141,17 @@ absl::StatusOr<size_t> MaxTokens(const v1::GenerateRequest& message, size_t prom
   return wanted > 0 ? wanted : std::min(limits.default_max_tokens, room);
 }
 
+absl::Status CheckKeptTokens(const KvPlan& plan, const RequestLimits& limits) {
+  const size_t total =
+      std::accumulate(plan.layer_tokens.begin(), plan.layer_tokens.end(), size_t{0});
+  const size_t kept = total / (plan.layer_tokens.size() * plan.num_kv_heads);
+  if (limits.max_kept_tokens == 0 || kept <= limits.max_kept_tokens) return absl::OkStatus();
+  return WithField(absl::FailedPreconditionError(absl::StrCat(
+                       "compression keeps ", kept, " tokens per KV head; this server allows ",
+                       limits.max_kept_tokens, ", wanted a smaller budget")),
+                   "compression");
+}
+
 }  // namespace
 
 absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message,
@@ -150,6 +162,7 @@ absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message
   ASSIGN_OR_RETURN(output.sampling, SamplingFromProto(message.sampling()));
   RETURN_IF_ERROR(CheckLogprobs(message.logprobs()));
   output.num_logprobs = message.logprobs();
+  request.report_heads = message.report_heads();
   RETURN_IF_ERROR(CheckStop(message, model));
   output.stop.assign(message.stop().begin(), message.stop().end());
   RETURN_IF_ERROR(CheckForcedTokens(message));
@@ -165,6 +178,7 @@ absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message
   auto plan = MakePlan(request.compression, ShapeOf(model.config()), request.tokens.size());
   if (!plan.ok()) return WithField(plan.status(), "compression");
   request.plan = *std::move(plan);
+  RETURN_IF_ERROR(CheckKeptTokens(request.plan, limits));
   return request;
 }
 

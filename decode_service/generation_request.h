@@ -20,6 +20,8 @@ struct RequestLimits {
   // The longest prompt plus output; 0: what the model was made for.
   size_t context_tokens = 0;
   CompressionOptions default_compression = {};
+  // Prompt tokens that a request may keep per KV head, the mean over layers; 0: any number.
+  size_t max_kept_tokens = 0;
 };
 
 struct GenerationRequest {
@@ -27,6 +29,7 @@ struct GenerationRequest {
   CompressionOptions compression;
   KvPlan plan;
   OutputOptions output;
+  bool report_heads = false;
 
   // Output tokens but the last one need a place in the cache.
   size_t max_tail_tokens() const { return output.max_tokens - 1; }

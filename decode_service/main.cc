@@ -27,6 +27,8 @@ ABSL_FLAG(std::string, kv_tail, "f16", "number format of generated tokens' keys 
 ABSL_FLAG(bool, float32, false, "compute on dequantized float32 weights");
 ABSL_FLAG(std::string, default_compression, "",
           "what a request gets that says nothing: scorer=snapkv,budget_tokens=1024,...");
+ABSL_FLAG(size_t, max_kept_tokens, 0,
+          "prompt tokens that a request may keep per KV head, the mean over layers; 0: any number");
 ABSL_FLAG(size_t, default_max_tokens, 256, "output tokens of a request that says nothing");
 ABSL_FLAG(size_t, max_context_tokens, 0,
           "the longest prompt plus output; 0: what the model was made for");
@@ -61,6 +63,10 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   ASSIGN_OR_RETURN(const CompressionOptions tail,
                    ParseCompression(absl::StrCat("encoder=", absl::GetFlag(FLAGS_kv_tail))));
   options.tail_format = tail.encoder;
+  if (IsQuantized(options.tail_format)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--kv_tail is '", absl::GetFlag(FLAGS_kv_tail), "'; wanted f32, f16 or bf16"));
+  }
   if (absl::GetFlag(FLAGS_float32)) options.arithmetic = Arithmetic::kFloat32;
   options.max_batch_sessions = std::max<size_t>(1, absl::GetFlag(FLAGS_max_batch_sessions));
   options.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
@@ -69,6 +75,7 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   limits.context_tokens = absl::GetFlag(FLAGS_max_context_tokens);
   ASSIGN_OR_RETURN(limits.default_compression,
                    ParseCompression(absl::GetFlag(FLAGS_default_compression)));
+  limits.max_kept_tokens = absl::GetFlag(FLAGS_max_kept_tokens);
   return options;
 }
 

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "decode_service/kv_report.h"
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
 #include "rpc/sampling.h"
@@ -171,7 +172,9 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
     std::lock_guard lock(mutex_);
     if (!receiver_) return absl::DataLossError("the prefill node sent a manifest before Go");
     RETURN_IF_ERROR(receiver_->Finish(manifest));
-    result.kv = MakeKvReport();
+    result.kv = MakeKvReport(*cache_, receiver_->layers(), request_.report_heads);
+    result.kv.set_shipped_bytes(receiver_->num_bytes());
+    result.kv.set_transport(kGrpcTransport);
     result.timing.set_queue_ms(message.queue_ms());
     result.timing.set_prefill_ms(message.prefill_ms());
     result.timing.set_compress_ms(message.compress_ms());
@@ -181,27 +184,10 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
     result.cache = std::move(cache_);
     channel = channel_;
   }
+  if (request_.plan.bounded) queue_.GiveBackUnused(*result.cache);
   End(std::move(result));
   channel->Close(absl::OkStatus());
   return absl::OkStatus();
-}
-
-v1::KvReport PrefillAttempt::MakeKvReport() const {
-  v1::KvReport kv;
-  const KvPlan& plan = request_.plan;
-  KvPlan whole = plan;
-  whole.keeps_whole = true;
-  whole.num_heads = cache_->shape().num_kv_heads;
-  whole.layer_tokens.assign(plan.layer_tokens.size(), whole.num_heads * plan.prompt_tokens);
-  kv.set_kept_tokens(static_cast<double>(receiver_->kept_tokens()) /
-                     static_cast<double>(plan.num_heads * plan.layer_tokens.size()));
-  kv.set_uncompressed_bytes(whole.wire_bytes());
-  kv.set_shipped_bytes(receiver_->num_bytes());
-  kv.set_pool_bytes(plan.page_bytes());
-  kv.set_retained_mass_mean(receiver_->retained_mass_mean());
-  kv.set_retained_mass_min(receiver_->retained_mass_min());
-  kv.set_transport(kGrpcTransport);
-  return kv;
 }
 
 void PrefillAttempt::OnClosed(const absl::Status& status) {

@@ -59,7 +59,6 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
   absl::Status OnReady(const v1::PrefillReady& ready);
   void OnReserved(absl::StatusOr<ReservationQueue::Cache> cache);
   absl::Status OnManifest(const v1::PrefillManifest& manifest);
-  v1::KvReport MakeKvReport() const;
   // Ends the attempt with an error and the stream with it.
   void Fail(const absl::Status& error);
   void End(absl::StatusOr<Result> result);

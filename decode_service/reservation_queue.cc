@@ -19,19 +19,31 @@ ReservationQueue::ReservationQueue(KvPool& pool, DecodeMetrics& metrics, const K
 
 void ReservationQueue::GiveBack::operator()(SequenceCache* cache) const {
   delete cache;
+  queue->PagesCameBack();
+}
+
+void ReservationQueue::GiveBackUnused(SequenceCache& cache) {
+  cache.GiveBackUnusedPages();
+  PagesCameBack();
+}
+
+void ReservationQueue::PagesCameBack() {
   {
-    std::lock_guard lock(queue->mutex_);
-    queue->UpdateMetrics();
+    std::lock_guard lock(mutex_);
+    UpdateMetrics();
   }
-  queue->ServeLine();
+  ServeLine();
 }
 
 ReservationQueue::Ticket::~Ticket() { queue_.Leave(*this); }
 
 size_t ReservationQueue::PoolBytes(const Demand& demand) const {
-  const size_t tail_pages =
-      shape_.num_layers * shape_.num_kv_heads * PagesFor(demand.max_tail_tokens);
-  return demand.plan.page_bytes() + tail_pages * PageBytes(tail_format_, shape_.head_dim);
+  size_t bytes = 0;
+  for (const KvPool::Demand& pages :
+       SequenceCache::Demands(shape_, demand.plan, demand.max_tail_tokens, tail_format_)) {
+    bytes += pages.num_pages * pages.page_bytes;
+  }
+  return bytes;
 }
 
 absl::StatusOr<std::unique_ptr<ReservationQueue::Ticket>> ReservationQueue::Enter(

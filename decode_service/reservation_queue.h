@@ -60,6 +60,10 @@ class ReservationQueue {
   // block. Errors: as KvPool::Reserve, but for ResourceExhausted, which is waited out.
   void Reserve(Ticket& ticket, Demand demand, OnReserved on_reserved);
 
+  // Gives back what the cache reserved for its prompt and did not fill, and serves the line with
+  // it.
+  void GiveBackUnused(SequenceCache& cache);
+
   size_t waiting_tokens() const;
 
  private:
@@ -71,6 +75,7 @@ class ReservationQueue {
 
   void StopCounting(Ticket& ticket);
   void Leave(Ticket& ticket);
+  void PagesCameBack();
   // Serves the line from its head as far as the pool goes.
   void ServeLine();
   size_t PoolBytes(const Demand& demand) const;

@@ -17,7 +17,11 @@ namespace kvship {
 struct CompactLayer {
   size_t layer = 0;
   std::vector<uint32_t> kept_tokens;  // per head, the plan's tail_tokens included
-  std::vector<float> retained_mass;  // per head: the share of the window's attention on kept tokens
+  // Per head, the share of the window's attention that falls on kept tokens: of all attention, and
+  // of that on the middle of the prompt, without sinks and recent tokens, which alone often hold
+  // most of it.
+  std::vector<float> retained_mass;
+  std::vector<float> chosen_mass;
   Buffer bytes;
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "base/crc32c.h"
@@ -19,12 +18,28 @@ absl::Status Fault(absl::string_view what, uint64_t came, uint64_t wanted) {
   return absl::DataLossError(absl::StrCat(what, " ", came, " came; wanted ", wanted));
 }
 
+// One share per head, each 0 to 1.
+absl::Status CheckShares(absl::string_view name, const std::vector<float>& shares,
+                         const LayerHeader& header) {
+  if (shares.size() != header.kept_tokens.size()) {
+    return Fault(absl::StrCat("for layer ", header.layer, " heads' ", name, ":"), shares.size(),
+                 header.kept_tokens.size());
+  }
+  for (float share : shares) {
+    if (!(share >= 0 && share <= kMostMass)) {
+      return absl::DataLossError(
+          absl::StrCat("layer ", header.layer, " has a ", name, " of ", share, "; wanted 0 to 1"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 LayerFrames FrameCutter::Cut(CompactLayer layer) {
   LayerFrames out;
   out.header = {layer.layer, std::move(layer.kept_tokens), std::move(layer.retained_mass),
-                layer.bytes.num_bytes()};
+                std::move(layer.chosen_mass), layer.bytes.num_bytes()};
   // Shared: the frames of a layer are sent, and released, one by one.
   auto owner = std::make_shared<const Buffer>(std::move(layer.bytes));
   const std::span<const std::byte> bytes = owner->bytes();
@@ -59,21 +74,13 @@ absl::Status CacheReceiver::Keep(absl::Status status) {
 }
 
 absl::Status CacheReceiver::CheckLayer(const LayerHeader& header) const {
-  if (header.layer != num_layers_) return Fault("layer", header.layer, num_layers_);
+  if (header.layer != layers_.size()) return Fault("layer", header.layer, layers_.size());
   if (received_bytes_ != layer_bytes_) {
     return absl::DataLossError(absl::StrCat("layer ", header.layer, " came after ", received_bytes_,
                                             " of ", layer_bytes_, " bytes of the layer before"));
   }
-  if (header.retained_mass.size() != header.kept_tokens.size()) {
-    return Fault(absl::StrCat("for layer ", header.layer, " heads' retained_mass:"),
-                 header.retained_mass.size(), header.kept_tokens.size());
-  }
-  for (float mass : header.retained_mass) {
-    if (!(mass >= 0 && mass <= kMostMass)) {
-      return absl::DataLossError(absl::StrCat("layer ", header.layer, " has a retained_mass of ",
-                                              mass, "; wanted 0 to 1"));
-    }
-  }
+  RETURN_IF_ERROR(CheckShares("retained_mass", header.retained_mass, header));
+  RETURN_IF_ERROR(CheckShares("chosen_mass", header.chosen_mass, header));
   return absl::OkStatus();
 }
 
@@ -87,15 +94,9 @@ absl::Status CacheReceiver::BeginLayer(const LayerHeader& header) {
     return Keep(Fault(absl::StrCat("bytes of layer ", header.layer, ":"), header.num_bytes,
                       cache_.layer_bytes()));
   }
-  ++num_layers_;
+  layers_.push_back(header);
   layer_bytes_ = header.num_bytes;
   received_bytes_ = 0;
-  num_heads_ += header.kept_tokens.size();
-  kept_tokens_ += std::accumulate(header.kept_tokens.begin(), header.kept_tokens.end(), size_t{0});
-  for (float mass : header.retained_mass) {
-    mass_sum_ += mass;
-    mass_min_ = std::min<double>(mass_min_, mass);
-  }
   return absl::OkStatus();
 }
 
@@ -104,9 +105,9 @@ absl::Status CacheReceiver::CheckFrame(const FrameHeader& header, BytePieces pay
     return Fault("frame", header.sequence, digest_.num_frames());
   }
   const std::string frame = absl::StrCat("frame ", header.sequence);
-  if (num_layers_ == 0) return absl::DataLossError(frame + " came before any layer");
-  if (header.layer != num_layers_ - 1) {
-    return Fault(frame + " of layer", header.layer, num_layers_ - 1);
+  if (layers_.empty()) return absl::DataLossError(frame + " came before any layer");
+  if (header.layer != layers_.size() - 1) {
+    return Fault(frame + " of layer", header.layer, layers_.size() - 1);
   }
   if (header.offset != received_bytes_) {
     return Fault(frame + " at offset", header.offset, received_bytes_);
@@ -143,16 +144,17 @@ absl::Status CacheReceiver::AddFrame(const FrameHeader& header, BytePieces paylo
 
 // The positions of the layer that has just been completed.
 absl::Status CacheReceiver::CheckPositions() const {
-  if (num_layers_ == 0) return absl::OkStatus();
-  const size_t layer = num_layers_ - 1;
-  const int64_t prompt_tokens = cache_.plan().prompt_tokens;
+  if (layers_.empty()) return absl::OkStatus();
+  const size_t layer = layers_.size() - 1;
+  // Those after it are in the tail.
+  const int64_t end = static_cast<int64_t>(cache_.plan().prompt_tokens - cache_.plan().tail_tokens);
   for (size_t head = 0; head < cache_.plan().num_heads; ++head) {
     int64_t before = -1;
     for (int32_t position : cache_.positions(layer, head)) {
-      if (position <= before || position >= prompt_tokens) {
-        return absl::DataLossError(
-            absl::StrCat("layer ", layer, " head ", head, " keeps position ", position, " after ",
-                         before, "; wanted ascending positions below ", prompt_tokens));
+      if (position <= before || position >= end) {
+        return absl::DataLossError(absl::StrCat("layer ", layer, " head ", head, " keeps position ",
+                                                position, " after ", before,
+                                                "; wanted ascending positions below ", end));
       }
       before = position;
     }
@@ -162,8 +164,8 @@ absl::Status CacheReceiver::CheckPositions() const {
 
 absl::Status CacheReceiver::CheckManifest(const KvManifest& manifest) {
   const size_t num_layers = cache_.shape().num_layers;
-  if (num_layers_ != num_layers)
-    return Fault("layers before the manifest:", num_layers_, num_layers);
+  if (layers_.size() != num_layers)
+    return Fault("layers before the manifest:", layers_.size(), num_layers);
   if (received_bytes_ != layer_bytes_) {
     return Fault("bytes of the last layer:", received_bytes_, layer_bytes_);
   }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -21,6 +22,7 @@ struct LayerHeader {
   size_t layer = 0;
   std::vector<uint32_t> kept_tokens;  // per head
   std::vector<float> retained_mass;   // per head
+  std::vector<float> chosen_mass;     // per head
   size_t num_bytes = 0;
 };
 
@@ -71,11 +73,9 @@ class CacheReceiver {
 
   bool finished() const { return finished_; }
   size_t num_bytes() const { return digest_.total_bytes(); }
-  size_t num_layers() const { return num_layers_; }
-  // Over all heads of the layers that came: kept tokens, and the retained attention mass.
-  size_t kept_tokens() const { return kept_tokens_; }
-  double retained_mass_mean() const { return num_heads_ == 0 ? 0 : mass_sum_ / num_heads_; }
-  double retained_mass_min() const { return num_heads_ == 0 ? 0 : mass_min_; }
+  size_t num_layers() const { return layers_.size(); }
+  // The layers that came, with what was said of their heads.
+  std::span<const LayerHeader> layers() const { return layers_; }
 
  private:
   absl::Status CheckLayer(const LayerHeader& header) const;
@@ -87,13 +87,9 @@ class CacheReceiver {
   SequenceCache& cache_;
   absl::Status fault_;
   FrameDigest digest_;
-  size_t num_layers_ = 0;      // begun so far
-  size_t layer_bytes_ = 0;     // of the layer begun last
-  size_t received_bytes_ = 0;  // of it
-  size_t kept_tokens_ = 0;
-  size_t num_heads_ = 0;
-  double mass_sum_ = 0;
-  double mass_min_ = 1;
+  std::vector<LayerHeader> layers_;  // begun so far
+  size_t layer_bytes_ = 0;           // of the layer begun last
+  size_t received_bytes_ = 0;        // of it
   bool finished_ = false;
 };
 

@@ -18,6 +18,16 @@ PageReservation& PageReservation::operator=(PageReservation&& other) noexcept {
   return *this;
 }
 
+void PageReservation::Truncate(size_t demand, size_t num_pages) {
+  std::vector<std::byte*>& pages = pages_[demand];
+  if (num_pages >= pages.size()) return;
+  std::lock_guard lock(pool_->mutex_);
+  const size_t num_bytes = pool_->GiveBack(std::span(pages).subspan(num_pages));
+  pages.resize(num_pages);
+  num_bytes_ -= num_bytes;
+  pool_->reserved_bytes_ -= num_bytes;
+}
+
 void PageReservation::Release() {
   if (pool_ == nullptr) return;
   std::lock_guard lock(pool_->mutex_);
@@ -127,10 +137,12 @@ void KvPool::Take(const Demand& demand, std::vector<std::byte*>* pages) {
   }
 }
 
-void KvPool::GiveBack(std::span<std::byte* const> pages) {
+size_t KvPool::GiveBack(std::span<std::byte* const> pages) {
+  size_t num_bytes = 0;
   for (auto page = pages.rbegin(); page != pages.rend(); ++page) {
     const size_t index = static_cast<size_t>(*page - memory_) / kSlabBytes;
     Slab& slab = slabs_[index];
+    num_bytes += slab.page_bytes;
     std::vector<size_t>& with_room = slabs_with_room_[slab.page_bytes];
     if (slab.free_pages.empty()) with_room.push_back(index);
     slab.free_pages.push_back(*page);
@@ -140,6 +152,7 @@ void KvPool::GiveBack(std::span<std::byte* const> pages) {
       free_slabs_.push_back(index);
     }
   }
+  return num_bytes;
 }
 
 }  // namespace kvship

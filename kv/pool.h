@@ -29,6 +29,8 @@ class PageReservation {
   std::span<std::byte* const> pages(size_t demand) const { return pages_[demand]; }
   size_t num_bytes() const { return num_bytes_; }
 
+  // Gives back the pages of one demand from the num_pages-th on.
+  void Truncate(size_t demand, size_t num_pages);
   // Gives all pages back; the destructor does it too.
   void Release();
 
@@ -72,7 +74,8 @@ class KvPool {
   KvPool(std::byte* memory, size_t num_slabs);
   size_t SlabsMissing(const Demand& demand) const;
   void Take(const Demand& demand, std::vector<std::byte*>* pages);
-  void GiveBack(std::span<std::byte* const> pages);
+  // Returns their bytes.
+  size_t GiveBack(std::span<std::byte* const> pages);
 
   std::byte* memory_;
   mutable std::mutex mutex_;

@@ -1,11 +1,13 @@
 // SequenceCache is one sequence's KV cache on the decode side: per layer an immutable prefix (one
-// list of pages per head that kept a set of its own) and a tail of generated tokens per KV head, in
-// pages reserved from a pool before the prompt was read. Positions are original: the first tail
-// token stands at position T, however few prompt tokens were kept.
+// list of pages per head that kept a set of its own) and a tail in full precision per KV head (the
+// prompt's last tokens where the plan keeps them there, then what is generated), in pages reserved
+// from a pool before the prompt was read. Positions are original: the first generated token stands
+// at position T, however few prompt tokens were kept.
 //
 // Filled by one thread (write_prefix), then used by the decode loop; not thread safe.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -22,20 +24,28 @@ namespace kvship {
 
 class SequenceCache {
  public:
-  // Reserves the pages of the plan, and those of a tail of `max_tail_tokens` in `tail_format` per
-  // layer and KV head. Errors: as KvPool::Reserve.
+  // Reserves the pages of the plan, and those of a tail with room for `max_generated_tokens` per
+  // layer and KV head, in the plan's window_format where it has tail_tokens, else in `tail_format`.
+  // Errors: as KvPool::Reserve.
   static absl::StatusOr<std::unique_ptr<SequenceCache>> Reserve(KvPool& pool, const KvShape& shape,
                                                                 const KvPlan& plan,
-                                                                size_t max_tail_tokens,
+                                                                size_t max_generated_tokens,
                                                                 PageFormat tail_format);
+  // What Reserve takes from a pool: prefix pages, and tail pages.
+  static std::array<KvPool::Demand, 2> Demands(const KvShape& shape, const KvPlan& plan,
+                                               size_t max_generated_tokens, PageFormat tail_format);
 
   const KvPlan& plan() const { return plan_; }
   const KvShape& shape() const { return shape_; }
   PageFormat tail_format() const { return tail_format_; }
   size_t pool_bytes() const { return pages_.num_bytes(); }
+  // Of these, what holds the prompt's tokens.
+  size_t prompt_bytes() const;
   size_t num_tail_tokens() const { return num_tail_tokens_; }
   size_t max_tail_tokens() const { return max_tail_tokens_; }
-  size_t next_position() const { return plan_.prompt_tokens + num_tail_tokens_; }
+  size_t next_position() const {
+    return plan_.prompt_tokens + num_tail_tokens_ - plan_.tail_tokens;
+  }
 
   // Announces how many tokens each head of the next layer keeps. Layers come in order.
   // InvalidArgument if the counts do not fit the plan; then nothing has changed.
@@ -45,11 +55,14 @@ class SequenceCache {
   // they reach past its end.
   absl::Status WriteLayerBytes(size_t offset, std::span<const std::byte> bytes);
 
+  // Gives back the prefix pages that the layers did not fill, once all have come.
+  void GiveBackUnusedPages() { pages_.Truncate(0, num_prefix_pages_); }
+
   // Bytes of the layer that was begun last.
   size_t layer_bytes() const { return layout_.num_bytes; }
 
-  // Original positions of the kept tokens of a head, as received; empty where the whole prompt was
-  // kept.
+  // Original positions of the tokens in a head's prefix, as received; empty where the whole prompt
+  // was kept.
   std::span<const int32_t> positions(size_t layer, size_t head) const {
     return layers_[layer].positions[head];
   }
@@ -65,12 +78,16 @@ class SequenceCache {
 
  private:
   struct Layer {
-    std::vector<uint32_t> kept_tokens;            // per prefix head
+    std::vector<uint32_t> prefix_tokens;          // per prefix head
     std::vector<size_t> first_page;               // of each prefix head, in the prefix demand
     std::vector<std::vector<int32_t>> positions;  // per prefix head
   };
 
   SequenceCache() = default;
+
+  absl::Status CheckLayer(size_t layer, std::span<const uint32_t> kept_tokens) const;
+  // Where the byte at `offset` of the layer begun last goes, and how many may follow it there.
+  std::span<std::byte> Target(size_t offset);
 
   KvShape shape_;
   KvPlan plan_;

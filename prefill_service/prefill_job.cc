@@ -74,7 +74,7 @@ absl::Status PrefillJob::ShipLayer() {
                    compressor_->Compress(engine_.backend(), run_.finished_layer()));
   LayerFrames layer = cutter_.Cut(std::move(result.compact));
   const std::vector<float>& mass = layer.header.retained_mass;
-  metrics_.ObserveRetainedMass(task_.compression.scorer,
+  metrics_.ObserveRetainedMass(task_.compression,
                                std::accumulate(mass.begin(), mass.end(), 0.0) / mass.size());
   v1::PrefillResponse response;
   *response.mutable_layer() = LayerHeaderToProto(layer.header);
@@ -107,12 +107,8 @@ void PrefillJob::SendManifest(const OutputToken& first_token) {
   manifest.set_compress_ms(absl::ToDoubleMilliseconds(compress_time_));
   channel_.SendMessage(response.SerializeAsString());
 
-  KvPlan whole = task_.plan;
-  whole.keeps_whole = true;
-  whole.num_heads = engine_.model().config.num_kv_heads;
-  whole.layer_tokens.assign(whole.layer_tokens.size(), whole.num_heads * whole.prompt_tokens);
-  metrics_.prompt_tokens.Increment(static_cast<double>(whole.prompt_tokens));
-  metrics_.uncompressed_bytes.Increment(static_cast<double>(whole.wire_bytes()));
+  metrics_.prompt_tokens.Increment(static_cast<double>(task_.plan.prompt_tokens));
+  metrics_.uncompressed_bytes.Increment(static_cast<double>(task_.plan.uncompressed_bytes()));
   metrics_.shipped_bytes.Increment(static_cast<double>(closing.total_bytes));
   metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(queue_time_));
   metrics_.prefill_seconds.Observe(absl::ToDoubleSeconds(prefill_time_));

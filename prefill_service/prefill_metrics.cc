@@ -76,8 +76,13 @@ void PrefillMetrics::CountRequest(absl::StatusCode outcome) {
   requests_.Add({{"code", absl::StatusCodeToString(outcome)}}).Increment();
 }
 
-void PrefillMetrics::ObserveRetainedMass(const std::string& scorer, double mass) {
-  retained_mass_.Add({{"scorer", scorer}}, MassShares()).Observe(mass);
+void PrefillMetrics::ObserveRetainedMass(const CompressionOptions& policy, double mass) {
+  retained_mass_
+      .Add({{"scorer", policy.scorer},
+            {"allocator", policy.allocator},
+            {"selector", policy.selector}},
+           MassShares())
+      .Observe(mass);
 }
 
 }  // namespace kvship

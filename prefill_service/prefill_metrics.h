@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "kv/compression_options.h"
 
 namespace kvship {
 
@@ -22,7 +23,7 @@ class PrefillMetrics {
   // A request has ended, or was refused.
   void CountRequest(absl::StatusCode outcome);
   // The retained attention mass of one layer, the mean over its heads.
-  void ObserveRetainedMass(const std::string& scorer, double mass);
+  void ObserveRetainedMass(const CompressionOptions& policy, double mass);
 
   prometheus::Counter& prompt_tokens;
   prometheus::Counter& uncompressed_bytes;

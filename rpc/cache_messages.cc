@@ -44,6 +44,7 @@ v1::LayerHeader LayerHeaderToProto(const LayerHeader& header) {
   message.set_layer(static_cast<uint32_t>(header.layer));
   message.mutable_kept_tokens()->Assign(header.kept_tokens.begin(), header.kept_tokens.end());
   message.mutable_retained_mass()->Assign(header.retained_mass.begin(), header.retained_mass.end());
+  message.mutable_chosen_mass()->Assign(header.chosen_mass.begin(), header.chosen_mass.end());
   message.set_num_bytes(header.num_bytes);
   return message;
 }
@@ -52,6 +53,7 @@ LayerHeader LayerHeaderFromProto(const v1::LayerHeader& message) {
   return {message.layer(),
           {message.kept_tokens().begin(), message.kept_tokens().end()},
           {message.retained_mass().begin(), message.retained_mass().end()},
+          {message.chosen_mass().begin(), message.chosen_mass().end()},
           message.num_bytes()};
 }
 

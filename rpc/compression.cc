@@ -22,6 +22,9 @@ std::string FieldText(const v1::CompressionOptions& message, const FieldDescript
       return absl::StrCat(reflection.GetUInt32(message, &field));
     case FieldDescriptor::CPPTYPE_DOUBLE:
       return absl::StrFormat("%.17g", reflection.GetDouble(message, &field));
+    case FieldDescriptor::CPPTYPE_INT32: return absl::StrCat(reflection.GetInt32(message, &field));
+    case FieldDescriptor::CPPTYPE_BOOL:
+      return reflection.GetBool(message, &field) ? "true" : "false";
     case FieldDescriptor::CPPTYPE_STRING: return reflection.GetString(message, &field);
     default: assert(false && "an option of a type that has no text form here"); return "";
   }
@@ -31,6 +34,7 @@ void SetField(const FieldDescriptor& field, const std::string& text,
               v1::CompressionOptions* message) {
   const Reflection& reflection = *message->GetReflection();
   uint32_t count = 0;
+  int32_t position = 0;
   double number = 0;
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_UINT32:
@@ -39,6 +43,10 @@ void SetField(const FieldDescriptor& field, const std::string& text,
     case FieldDescriptor::CPPTYPE_DOUBLE:
       if (absl::SimpleAtod(text, &number)) reflection.SetDouble(message, &field, number);
       break;
+    case FieldDescriptor::CPPTYPE_INT32:
+      if (absl::SimpleAtoi(text, &position)) reflection.SetInt32(message, &field, position);
+      break;
+    case FieldDescriptor::CPPTYPE_BOOL: reflection.SetBool(message, &field, text == "true"); break;
     case FieldDescriptor::CPPTYPE_STRING: reflection.SetString(message, &field, text); break;
     default: assert(false && "an option of a type that has no text form here");
   }

@@ -183,7 +183,7 @@ absl::StatusOr<json> Generate(const std::string& path) {
 // Always-kept and unscored positions get the layer's largest score plus one and its smallest, as in
 // kvpress.
 json HeadScores(const std::vector<std::vector<float>>& scores, size_t head, size_t prompt_tokens,
-                const CompressionOptions& options) {
+                const HeadBudget& budget) {
   if (scores.empty()) return json::array();
   float largest = -INFINITY;
   for (const auto& row : scores) {
@@ -192,7 +192,7 @@ json HeadScores(const std::vector<std::vector<float>>& scores, size_t head, size
   std::vector<float> padded = scores[head];
   padded.resize(prompt_tokens, *std::min_element(padded.begin(), padded.end()));
   for (size_t i = 0; i < prompt_tokens; ++i) {
-    const bool kept = i < options.sinks || i + options.effective_recent_tokens() >= prompt_tokens;
+    const bool kept = i < budget.sinks || i + budget.recent_tokens >= prompt_tokens;
     if (kept) padded[i] = largest + 1;
   }
   return padded;
@@ -207,12 +207,15 @@ absl::StatusOr<json> Compress(const std::string& path) {
   ASSIGN_OR_RETURN(const auto prefilled, run.Prefill(tokens, compression, 1, /*with_scores=*/true));
   json layers = json::array();
   for (const Compressor::Result& result : prefilled.layers) {
+    const HeadBudget budget =
+        prefilled.plan.keeps_whole ? HeadBudget{} : prefilled.plan.budgets[result.compact.layer];
     json heads = json::array();
     double mass = 0;
     for (size_t h = 0; h < result.positions.size(); ++h) {
       heads.push_back({{"kept_positions", result.positions[h]},
-                       {"scores", HeadScores(result.scores, h, tokens.size(), compression)},
-                       {"retained_mass", result.compact.retained_mass[h]}});
+                       {"scores", HeadScores(result.scores, h, tokens.size(), budget)},
+                       {"retained_mass", result.compact.retained_mass[h]},
+                       {"chosen_mass", result.compact.chosen_mass[h]}});
       mass += result.compact.retained_mass[h];
     }
     layers.push_back(

@@ -43,10 +43,14 @@ absl::StatusOr<LocalRun::Prefilled> LocalRun::Prefill(const std::vector<int32_t>
   const KvShape shape = ShapeOf(model_.config);
   Prefilled out;
   ASSIGN_OR_RETURN(out.plan, MakePlan(compression, shape, tokens.size()));
-  const size_t tail_bytes = shape.num_layers * shape.num_kv_heads * PagesFor(max_tail_tokens) *
-                            PageBytes(options_.tail_format, shape.head_dim);
-  ASSIGN_OR_RETURN(out.pool,
-                   KvPool::Create(out.plan.page_bytes() + tail_bytes + 4 * KvPool::kSlabBytes));
+  size_t pool_bytes = 4 * KvPool::kSlabBytes;
+  for (const KvPool::Demand& demand :
+       SequenceCache::Demands(shape, out.plan, max_tail_tokens, options_.tail_format)) {
+    // Slabs are filled with whole pages.
+    const size_t pages_per_slab = KvPool::kSlabBytes / demand.page_bytes;
+    pool_bytes += (demand.num_pages / pages_per_slab + 1) * KvPool::kSlabBytes;
+  }
+  ASSIGN_OR_RETURN(out.pool, KvPool::Create(pool_bytes));
   ASSIGN_OR_RETURN(out.cache, SequenceCache::Reserve(*out.pool, shape, out.plan, max_tail_tokens,
                                                      options_.tail_format));
   ASSIGN_OR_RETURN(auto compressor, Compressor::Create(compression, shape, out.plan));
