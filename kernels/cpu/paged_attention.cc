@@ -253,6 +253,7 @@ void AttendRun(const TokenRun& run, float* memory) {
     case PageFormat::kF32: AttendFormat<PageFormat::kF32>(run, q, scores); break;
     case PageFormat::kF16: AttendFormat<PageFormat::kF16>(run, q, scores); break;
     case PageFormat::kBf16: AttendFormat<PageFormat::kBf16>(run, q, scores); break;
+    default: break;
   }
 }
 

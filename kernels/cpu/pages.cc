@@ -62,6 +62,7 @@ void EncodeRow(PageFormat format, const float* row, size_t num_elements, std::by
     case PageFormat::kF32: std::memcpy(out, row, num_elements * sizeof(float)); break;
     case PageFormat::kF16: EncodeF16(row, num_elements, out); break;
     case PageFormat::kBf16: EncodeBf16(row, num_elements, out); break;
+    default: break;
   }
 }
 
@@ -80,6 +81,7 @@ void DecodeAnyRow(PageFormat format, const std::byte* in, size_t num_elements, f
     case PageFormat::kF32: DecodeRow<PageFormat::kF32>(in, num_elements, row); break;
     case PageFormat::kF16: DecodeRow<PageFormat::kF16>(in, num_elements, row); break;
     case PageFormat::kBf16: DecodeRow<PageFormat::kBf16>(in, num_elements, row); break;
+    default: break;
   }
 }
 
