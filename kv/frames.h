@@ -20,9 +20,10 @@ namespace kvship {
 
 struct LayerHeader {
   size_t layer = 0;
-  std::vector<uint32_t> kept_tokens;  // per head
-  std::vector<float> retained_mass;   // per head
-  std::vector<float> chosen_mass;     // per head
+  // Per head, as in CompactLayer.
+  std::vector<uint32_t> kept_tokens;
+  std::vector<float> retained_mass;
+  std::vector<float> chosen_mass;
   size_t num_bytes = 0;
 };
 

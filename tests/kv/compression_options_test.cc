@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
+#include "kv/policies.h"
+
 namespace kvship {
 namespace {
 
@@ -55,7 +58,7 @@ TEST_P(WrongCompressionOptions, NameFieldValueAndWhatWasWanted) {
 INSTANTIATE_TEST_SUITE_P(
     All, WrongCompressionOptions,
     ::testing::Values(
-        WrongCase{"scorer=magic", "scorer is 'magic'; wanted one of snapkv"},
+        WrongCase{"scorer=magic", "scorer is 'magic'; wanted one of keep_all, snapkv"},
         WrongCase{"kernel=4", "kernel is '4'; wanted an odd number"},
         WrongCase{"kernel=0", "kernel is '0'; wanted an odd number"},
         WrongCase{"window=0", "window is '0'; wanted at least 1"},
@@ -71,7 +74,44 @@ INSTANTIATE_TEST_SUITE_P(
         WrongCase{"pool=median", "pool is 'median'; wanted one of avg, max, none"},
         WrongCase{"encoder=int3", "encoder is 'int3'"},
         WrongCase{"colour=red", "unknown compression option 'colour'"},
-        WrongCase{"kernel", "kernel is ''"}));
+        WrongCase{"kernel", "kernel is ''"},
+        WrongCase{"alpha=1.5", "alpha is '1.5'; wanted 0 to 1"},
+        WrongCase{"beta=0.5", "beta is '0.5'"}, WrongCase{"beta=nan", "beta is 'nan'"},
+        WrongCase{"mass_target=0", "mass_target is '0'"},
+        WrongCase{"chunk_tokens=0", "chunk_tokens is '0'"}, WrongCase{"seed=-1", "seed is '-1'"},
+        WrongCase{"normalised=maybe", "one of true, false"},
+        WrongCase{"window_encoder=int4", "window_encoder is 'int4'; wanted one of f32, f16, bf16"},
+        WrongCase{"observe_begin=here", "observe_begin is 'here'; wanted a position"},
+        WrongCase{"scorer=tova,observe_end=-5", "wanted neither with scorer tova"}));
+
+// What does not go together is refused with the reason.
+INSTANTIATE_TEST_SUITE_P(
+    Combinations, WrongCompressionOptions,
+    ::testing::Values(
+        WrongCase{"scorer=knorm,allocator=ada", "scores of knorm say nothing across heads"},
+        WrongCase{"scorer=random,allocator=ada", "scores of random say nothing across heads"},
+        WrongCase{"scorer=tova,allocator=mass", "tova keeps one set for all heads of a layer"},
+        WrongCase{"scorer=streaming_llm,allocator=ada", "ranks none"},
+        WrongCase{"scorer=streaming_llm,selector=chunks", "ranks none"},
+        WrongCase{"allocator=ada,selector=chunks", "it keeps one set for all heads of a layer"},
+        WrongCase{"group_reduce=none,scorer=keydiff", "wanted with scorer snapkv or h2o"},
+        WrongCase{"group_reduce=none,selector=chunks", "wanted with scorer snapkv or h2o"}));
+
+TEST(CompressionOptions, EveryOtherCombinationIsAllowed) {
+  for (const ScorerTraits& scorer : Scorers()) {
+    for (absl::string_view allocator : Allocators()) {
+      for (absl::string_view selector : Selectors()) {
+        const bool ragged = allocator == "ada" || allocator == "mass";
+        const bool refused = (ragged && selector == "chunks") || (ragged && !scorer.per_head) ||
+                             (!scorer.orders_tokens && selector == "chunks") ||
+                             (allocator == "ada" && !scorer.comparable_heads);
+        const auto options = ParseCompression(
+            absl::StrCat("scorer=", scorer.name, ",allocator=", allocator, ",selector=", selector));
+        EXPECT_EQ(options.ok(), !refused) << options.status();
+      }
+    }
+  }
+}
 
 }  // namespace
 }  // namespace kvship

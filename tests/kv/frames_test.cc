@@ -37,6 +37,7 @@ class FramesTest : public ::testing::Test {
     compact.layer = layer;
     compact.kept_tokens.assign(2, kBudget);
     compact.retained_mass = {0.75f, 0.5f};
+    compact.chosen_mass = {0.5f, 0.25f};
     const LayerLayout layout = LayoutOf(plan_, compact.kept_tokens);
     compact.bytes = Buffer(layout.num_bytes);
     for (size_t i = 0; i < layout.num_bytes; ++i) {
@@ -120,9 +121,9 @@ TEST_F(FramesTest, PayloadsMayLieInPieces) {
     }
   }
   EXPECT_TRUE(receiver.Finish(manifest_).ok());
-  EXPECT_EQ(receiver.kept_tokens(), 3 * 2 * kBudget);
-  EXPECT_DOUBLE_EQ(receiver.retained_mass_mean(), 0.625);
-  EXPECT_DOUBLE_EQ(receiver.retained_mass_min(), 0.5);
+  ASSERT_EQ(receiver.layers().size(), 3u);
+  EXPECT_EQ(receiver.layers()[2].kept_tokens, (std::vector<uint32_t>{kBudget, kBudget}));
+  EXPECT_EQ(receiver.layers()[2].retained_mass[1], 0.5f);
 }
 
 TEST_F(FramesTest, AMissingFrameIsSeen) {
@@ -212,6 +213,9 @@ TEST_F(FramesTest, AMassThatIsNoShareIsSeen) {
   std::vector<LayerFrames> layers = CutAll();
   layers[0].header.retained_mass[1] = std::numeric_limits<float>::quiet_NaN();
   ExpectFault(layers, "retained_mass");
+  layers = CutAll();
+  layers[0].header.chosen_mass.pop_back();
+  ExpectFault(layers, "chosen_mass");
 }
 
 TEST_F(FramesTest, PositionsThatDoNotAscendAreSeen) {

@@ -106,6 +106,51 @@ TEST_F(SequenceCacheTest, RefusesBytesOutsideTheLayer) {
   EXPECT_TRUE(cache->WriteLayerBytes(cache->layer_bytes() - 10, bytes).ok());
 }
 
+TEST_F(SequenceCacheTest, TheWindowInFullPrecisionOpensTheTail) {
+  auto cache = Reserve("encoder=f16,window_encoder=f32,budget_tokens=60,window=40", 100);
+  ASSERT_EQ(plan_.tail_tokens, 40u);
+  const std::vector<uint32_t> kept = {60, 60};
+  const std::vector<std::byte> bytes = LayerBytes(kept);
+  const LayerLayout layout = LayoutOf(plan_, kept);
+  ASSERT_TRUE(cache->BeginLayer(0, kept).ok());
+  for (size_t i = 0; i < bytes.size(); i += 100) {
+    const size_t n = std::min<size_t>(100, bytes.size() - i);
+    ASSERT_TRUE(cache->WriteLayerBytes(i, std::span(bytes).subspan(i, n)).ok());
+  }
+  const size_t page_bytes = PageBytes(PageFormat::kF32, 4);
+  for (size_t h = 0; h < 2; ++h) {
+    EXPECT_EQ(cache->positions(0, h).size(), 20u);
+    for (size_t page = 0; page < 2; ++page) {
+      const size_t offset = layout.tails_offset + h * layout.tail_bytes + page * page_bytes;
+      EXPECT_EQ(0, std::memcmp(cache->tail_page(0, h, page * kPageTokens), bytes.data() + offset,
+                               page_bytes));
+    }
+  }
+  std::vector<PagedHead> heads;
+  cache->AppendPagedHeads(0, cache->num_tail_tokens() + 1, &heads);
+  EXPECT_EQ(heads[1].num_prefix_tokens, 20u);
+  EXPECT_EQ(heads[1].num_tail_tokens, 41u);
+  EXPECT_EQ(cache->next_position(), 100u);
+  EXPECT_EQ(cache->max_tail_tokens(), 80u);
+  EXPECT_FALSE(cache->BeginLayer(1, std::vector<uint32_t>{60, 39}).ok())
+      << "no head keeps fewer than the tail";
+}
+
+TEST_F(SequenceCacheTest, UnusedPagesOfABoundGoBack) {
+  auto cache = Reserve("allocator=mass,budget_tokens=64,window=8", 1000);
+  const size_t reserved = pool_->reserved_bytes();
+  for (size_t layer = 0; layer < 2; ++layer) {
+    ASSERT_TRUE(cache->BeginLayer(layer, std::vector<uint32_t>{20, 64}).ok());
+  }
+  cache->GiveBackUnusedPages();
+  const size_t page_bytes = PageBytes(PageFormat::kF16, 4);
+  EXPECT_EQ(cache->prompt_bytes(), 2 * 3 * page_bytes);
+  EXPECT_EQ(pool_->reserved_bytes(), reserved - (plan_.num_pages() - 6) * page_bytes);
+  EXPECT_EQ(cache->pool_bytes(), pool_->reserved_bytes());
+  cache.reset();
+  EXPECT_EQ(pool_->reserved_bytes(), 0u);
+}
+
 TEST_F(SequenceCacheTest, GivesItsPagesBack) {
   { auto cache = Reserve("scorer=keep_all", 100); }
   EXPECT_EQ(pool_->reserved_bytes(), 0u);

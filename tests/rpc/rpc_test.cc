@@ -22,7 +22,9 @@ TEST(CompressionProto, HasAFieldForEveryOptionAndNoOther) {
   CompressionOptions ratio;
   ratio.budget_ratio = 0.25;
   std::set<std::string> names;
-  for (const auto& options : {CompressionOptions{}, ratio}) {
+  const CompressionOptions all = *ParseCompression(
+      "window_encoder=f16,sinks=1,recent_tokens=2,observe_begin=-40,observe_end=-8");
+  for (const auto& options : {all, ratio}) {
     for (const auto& [name, value] : CompressionFields(options)) names.insert(name);
   }
   std::set<std::string> fields;
@@ -35,7 +37,11 @@ TEST(CompressionProto, RoundTripKeepsEveryOption) {
   for (const char* text :
        {"scorer=keep_all,encoder=f32", "budget_ratio=0.3,min_tokens=7,encoder=bf16",
         "budget_tokens=99,sinks=3,recent_tokens=5,window=4,kernel=9,pool=max,group_reduce=sum,"
-        "group_order=before,window_reduce=sum,softmax=prefix"}) {
+        "group_order=before,window_reduce=sum,softmax=prefix",
+        "scorer=h2o,allocator=ada,alpha=0.3,normalised=true,encoder=int4,window_encoder=bf16",
+        "scorer=random,seed=4000000000,allocator=mass,mass_target=0.8,mass_min_tokens=40",
+        "scorer=expected_attention,future_tokens=64,allocator=pyramid,beta=5",
+        "selector=chunks,chunk_tokens=10,observe_begin=-90,observe_end=-20"}) {
     const CompressionOptions options = *ParseCompression(text);
     const auto back = CompressionFromProto(CompressionToProto(options), {});
     ASSERT_TRUE(back.ok()) << back.status();
@@ -145,12 +151,16 @@ TEST(ManifestProto, RoundTripKeepsAll) {
 }
 
 TEST(LayerHeaderProto, RoundTripKeepsAll) {
-  const LayerHeader header = {
-      .layer = 2, .kept_tokens = {3, 4}, .retained_mass = {0.5f, 1.0f}, .num_bytes = 100};
+  const LayerHeader header = {.layer = 2,
+                              .kept_tokens = {3, 4},
+                              .retained_mass = {0.5f, 1.0f},
+                              .chosen_mass = {0.25f, 0.5f},
+                              .num_bytes = 100};
   const LayerHeader back = LayerHeaderFromProto(LayerHeaderToProto(header));
   EXPECT_EQ(back.layer, 2u);
   EXPECT_EQ(back.kept_tokens, header.kept_tokens);
   EXPECT_EQ(back.retained_mass, header.retained_mass);
+  EXPECT_EQ(back.chosen_mass, header.chosen_mass);
   EXPECT_EQ(back.num_bytes, 100u);
 }
 
