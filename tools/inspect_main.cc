@@ -23,6 +23,7 @@
 #include "engine/tokenizer.h"
 #include "engine/transformer.h"
 #include "tools/local_run.h"
+#include "tools/window_attention.h"
 
 ABSL_FLAG(std::string, text_file, "", "tokenize: the text");
 ABSL_FLAG(bool, special, false,
@@ -33,6 +34,10 @@ ABSL_FLAG(bool, float32, false, "compute on dequantized float32 weights, with a 
 ABSL_FLAG(size_t, max_tokens, 32, "generate, bench: output tokens");
 ABSL_FLAG(std::string, options, "{}", "compress: compression options as JSON");
 ABSL_FLAG(std::string, compression, "scorer=keep_all", "generate, bench: options in text form");
+ABSL_FLAG(size_t, prefix_tokens, 0, "attention: the keys that are looked at");
+ABSL_FLAG(size_t, generated_from, SIZE_MAX,
+          "attention: windows from this token on are looked at query by query");
+ABSL_FLAG(std::vector<std::string>, windows, {}, "attention: windows of queries, 896:1024,...");
 ABSL_FLAG(size_t, threads, 0, "threads; 0: one per processor");
 
 namespace kvship {
@@ -47,6 +52,8 @@ constexpr char kUsage[] =
     "  logits PATH --tokens-file F --positions 0,5 [--float32]\n"
     "  generate PATH --tokens-file F --max-tokens N [--float32] [--compression=...]\n"
     "  compress PATH --tokens-file F --options JSON        kept positions and scores\n"
+    "  attention PATH --tokens-file F --prefix-tokens N --windows 896:1024,1024:1152\n"
+    "      [--generated-from M]                             which tokens windows vote for\n"
     "  bench PATH --tokens-file F --max-tokens N [--compression=...]";
 
 absl::StatusOr<std::string> ReadText(const std::string& flag, const std::string& path) {
@@ -224,6 +231,39 @@ absl::StatusOr<json> Compress(const std::string& path) {
   return json{{"layers", layers}};
 }
 
+absl::StatusOr<std::vector<TokenWindow>> Windows() {
+  std::vector<TokenWindow> windows;
+  for (const std::string& text : absl::GetFlag(FLAGS_windows)) {
+    const std::pair<std::string, std::string> ends = absl::StrSplit(text, absl::MaxSplits(':', 1));
+    TokenWindow& window = windows.emplace_back();
+    if (!absl::SimpleAtoi(ends.first, &window.begin) ||
+        !absl::SimpleAtoi(ends.second, &window.end)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--windows has '", text, "'; wanted BEGIN:END"));
+    }
+  }
+  return windows;
+}
+
+absl::StatusOr<json> Attention(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, ReadTokens());
+  ASSIGN_OR_RETURN(const std::vector<TokenWindow> windows, Windows());
+  ASSIGN_OR_RETURN(const auto model, LoadTransformer(path));
+  LocalRun run(*model, RunOptions(absl::GetFlag(FLAGS_float32)));
+  ASSIGN_OR_RETURN(const auto measured,
+                   MeasureWindowAttention(run, tokens, windows,
+                                          {.prefix_tokens = absl::GetFlag(FLAGS_prefix_tokens),
+                                           .generated_from = absl::GetFlag(FLAGS_generated_from)}));
+  json out = json::array();
+  for (size_t w = 0; w < windows.size(); ++w) {
+    out.push_back({{"begin", windows[w].begin},
+                   {"end", windows[w].end},
+                   {"voted", measured[w].voted},
+                   {"attended", measured[w].attended}});
+  }
+  return json{{"windows", out}};
+}
+
 absl::StatusOr<json> Bench(const std::string& path) {
   ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, ReadTokens());
   const bool float32 = absl::GetFlag(FLAGS_float32);
@@ -258,12 +298,13 @@ int Main(int argc, char** argv) {
   const std::string path = arguments[2];
   absl::StatusOr<json> result = absl::InvalidArgumentError(
       absl::StrCat("unknown command '", command,
-                   "'; wanted model, tokenize, logits, generate, compress or bench"));
+                   "'; wanted model, tokenize, logits, generate, compress, attention or bench"));
   if (command == "model") result = Model(path);
   if (command == "tokenize") result = Tokenize(path);
   if (command == "logits") result = Logits(path);
   if (command == "generate") result = Generate(path);
   if (command == "compress") result = Compress(path);
+  if (command == "attention") result = Attention(path);
   if (command == "bench") result = Bench(path);
   if (!result.ok()) {
     std::cerr << "kvship-inspect: " << result.status().message() << "\n";

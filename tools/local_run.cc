@@ -93,6 +93,20 @@ absl::StatusOr<std::vector<int32_t>> LocalRun::Generate(Prefilled& prefilled, si
   return output;
 }
 
+absl::Status LocalRun::VisitLayers(
+    const std::vector<int32_t>& tokens, const LayerNeeds& needs,
+    const std::function<absl::Status(Backend&, const LayerView&)>& visit) {
+  RETURN_IF_ERROR(CheckTokens(tokens));
+  PrefillRun run(prefill_, tokens, needs);
+  while (!run.done()) {
+    ASSIGN_OR_RETURN(const PrefillRun::Event event, run.Step());
+    if (event == PrefillRun::Event::kLayerDone) {
+      RETURN_IF_ERROR(visit(backend_, run.finished_layer()));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status LocalRun::AllLogits(const std::vector<int32_t>& tokens,
                                  const std::function<void(size_t, TensorView)>& visit) {
   RETURN_IF_ERROR(CheckTokens(tokens));

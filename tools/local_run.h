@@ -53,6 +53,10 @@ class LocalRun {
   absl::Status AllLogits(const std::vector<int32_t>& tokens,
                          const std::function<void(size_t, TensorView)>& visit);
 
+  // Reads the tokens and shows each finished layer.
+  absl::Status VisitLayers(const std::vector<int32_t>& tokens, const LayerNeeds& needs,
+                           const std::function<absl::Status(Backend&, const LayerView&)>& visit);
+
  private:
   absl::Status CheckTokens(const std::vector<int32_t>& tokens) const;
 
