@@ -21,9 +21,9 @@ namespace kvship {
 struct LayerHeader {
   size_t layer = 0;
   // Per head, as in CompactLayer.
-  std::vector<uint32_t> kept_tokens;
-  std::vector<float> retained_mass;
-  std::vector<float> chosen_mass;
+  std::vector<uint32_t> kept_tokens = {};
+  std::vector<float> retained_mass = {};
+  std::vector<float> chosen_mass = {};
   size_t num_bytes = 0;
 };
 

@@ -38,9 +38,9 @@ struct KvPlan {
   // heads' tails; 0 where they are pages of the prefix as all others.
   size_t tail_tokens = 0;
   PageFormat window_format = PageFormat::kF16;
-  std::vector<HeadBudget> budgets;  // per layer; none where the whole prompt is kept
+  std::vector<HeadBudget> budgets = {};  // per layer; none where the whole prompt is kept
   // Per layer, over its heads together, tail_tokens included: exactly, or at most where `bounded`.
-  std::vector<size_t> layer_tokens;
+  std::vector<size_t> layer_tokens = {};
   // What heads keep is known only as the prompt is read.
   bool bounded = false;
 

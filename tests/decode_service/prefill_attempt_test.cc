@@ -85,6 +85,7 @@ class PrefillAttemptTest : public ::testing::Test {
       layer.layer = l;
       layer.kept_tokens.assign(node_.shape.num_kv_heads, 40);
       layer.retained_mass.assign(node_.shape.num_kv_heads, 0.5f);
+      layer.chosen_mass.assign(node_.shape.num_kv_heads, 0.25f);
       const LayerLayout layout = LayoutOf(request_.plan, layer.kept_tokens);
       layer.bytes = Buffer(layout.num_bytes);
       std::fill(layer.bytes.bytes().begin(), layer.bytes.bytes().end(), std::byte{0});
@@ -142,6 +143,8 @@ TEST_F(PrefillAttemptTest, WholeCacheIsHandedOver) {
   EXPECT_EQ((*end_)->kv.uncompressed_bytes(), whole.wire_bytes());
   EXPECT_EQ((*end_)->kv.pool_bytes(), request_.plan.page_bytes());
   EXPECT_NEAR((*end_)->kv.retained_mass_min(), 0.5, 1e-6);
+  EXPECT_NEAR((*end_)->kv.chosen_mass_mean(), 0.25, 1e-6);
+  EXPECT_EQ((*end_)->kv.layers_size(), 0) << "nobody asked for them";
   EXPECT_TRUE(channel_->closed.has_value() && channel_->closed->ok());
   attempt_->OnClosed(absl::OkStatus());
   end_.reset();
@@ -218,6 +221,7 @@ TEST_F(PrefillAttemptTest, NodeLostHalfwayFreesEverything) {
       {.layer = 0,
        .kept_tokens = {40, 40},
        .retained_mass = {1, 1},
+       .chosen_mass = {1, 1},
        .num_bytes = LayoutOf(request_.plan, std::vector<uint32_t>{40, 40}).num_bytes});
   Send(layer);
   EXPECT_FALSE(end_.has_value());

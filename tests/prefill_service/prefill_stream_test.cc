@@ -61,8 +61,10 @@ TEST_F(PrefillStreamTest, ACompactCacheArrivesWithTheTokensThePlanPromises) {
   ASSERT_EQ(call->WaitUntilClosed(), absl::OkStatus());
   EXPECT_EQ(call->cache_status(), absl::OkStatus());
   EXPECT_EQ(call->receiver().kept_tokens(), 2u * 2 * 50);
-  EXPECT_GT(call->receiver().retained_mass_min(), 0);
-  EXPECT_LE(call->receiver().retained_mass_mean(), 1);
+  for (const LayerHeader& layer : call->receiver().layers()) {
+    EXPECT_THAT(layer.retained_mass,
+                ::testing::Each(::testing::AllOf(::testing::Gt(0.0f), ::testing::Le(1.0f))));
+  }
   // The window is always kept.
   EXPECT_EQ(cache->positions(1, 1).back(), 499);
   EXPECT_EQ(cache->positions(1, 1)[50 - 16], 484);

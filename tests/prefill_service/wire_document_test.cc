@@ -74,12 +74,13 @@ class WireDocument : public ::testing::Test {
     plan_ = {.prompt_tokens = 6,
              .head_dim = 2,
              .format = PageFormat::kF16,
+             .num_kv_heads = 1,
              .num_heads = 1,
-             .keeps_whole = false,
              .layer_tokens = {3}};
     CompactLayer layer;
     layer.kept_tokens = {3};
     layer.retained_mass = {0.75f};
+    layer.chosen_mass = {0.5f};
     const LayerLayout layout = LayoutOf(plan_, layer.kept_tokens);
     layer.bytes = Buffer(layout.num_bytes);
     const std::array<int32_t, 3> positions = {0, 2, 5};
