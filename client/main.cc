@@ -36,6 +36,7 @@ ABSL_FLAG(absl::Duration, timeout, absl::InfiniteDuration(), "the request's dead
 ABSL_FLAG(bool, json, false, "print a JSON record instead of text");
 ABSL_FLAG(bool, progress, false, "say what the request waits for even where nobody looks");
 ABSL_FLAG(bool, report, false, "generate: a table of what was kept and what took how long");
+ABSL_FLAG(bool, report_heads, false, "with --json: what every layer and head kept");
 ABSL_FLAG(std::string, report_file, "", "generate: write the JSON record to this file");
 ABSL_FLAG(size_t, requests, 16, "bench: how many requests");
 ABSL_FLAG(size_t, concurrency, 1, "bench: how many at a time");
@@ -78,6 +79,7 @@ absl::StatusOr<v1::GenerateRequest> OptionsFromFlags(const std::vector<std::stri
   request.set_max_tokens(absl::GetFlag(FLAGS_max_tokens));
   for (const std::string& text : stop) request.add_stop(text);
   request.set_logprobs(absl::GetFlag(FLAGS_logprobs));
+  request.set_report_heads(absl::GetFlag(FLAGS_report_heads));
   request.set_ignore_end_tokens(absl::GetFlag(FLAGS_ignore_end));
   ASSIGN_OR_RETURN(*request.mutable_compression(),
                    CompressionFromText(absl::GetFlag(FLAGS_compression)));

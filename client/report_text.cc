@@ -28,6 +28,8 @@ Json FieldsOf(const Message& message, bool only_set) {
     Json& value = fields[field->name()];
     switch (field->cpp_type()) {
       case FieldDescriptor::CPPTYPE_UINT32: value = reflection.GetUInt32(message, field); break;
+      case FieldDescriptor::CPPTYPE_INT32: value = reflection.GetInt32(message, field); break;
+      case FieldDescriptor::CPPTYPE_BOOL: value = reflection.GetBool(message, field); break;
       case FieldDescriptor::CPPTYPE_UINT64: value = reflection.GetUInt64(message, field); break;
       case FieldDescriptor::CPPTYPE_FLOAT: value = reflection.GetFloat(message, field); break;
       case FieldDescriptor::CPPTYPE_DOUBLE: value = reflection.GetDouble(message, field); break;
@@ -94,6 +96,11 @@ std::string AnswerJson(const Answer& answer) {
   record["finish_reason"] = FinishReason(report);
   record["usage"] = FieldsOf(report.usage(), false);
   record["kv"] = FieldsOf(report.kv(), false);
+  for (const v1::LayerReport& layer : report.kv().layers()) {
+    record["kv"]["layers"].push_back({{"kept_tokens", layer.kept_tokens()},
+                                      {"retained_mass", layer.retained_mass()},
+                                      {"chosen_mass", layer.chosen_mass()}});
+  }
   record["timing"] = FieldsOf(report.timing(), false);
   return Dump(record);
 }
@@ -111,8 +118,11 @@ std::string ReportTable(const v1::GenerateReport& report) {
       Row("KV shipped", absl::StrFormat("%s (%.1fx less) by %s", Megabytes(kv.shipped_bytes()),
                                         ratio, kv.transport())),
       Row("KV in the pool", Megabytes(kv.pool_bytes())),
-      Row("retained mass", absl::StrFormat("%.4f mean, %.4f smallest", kv.retained_mass_mean(),
-                                           kv.retained_mass_min())),
+      Row("retained mass",
+          absl::StrFormat("%.4f mean, %.4f smallest (layer %d, head %d)", kv.retained_mass_mean(),
+                          kv.retained_mass_min(), kv.retained_mass_min_layer(),
+                          kv.retained_mass_min_head())),
+      Row("of the prompt's middle", absl::StrFormat("%.4f mean", kv.chosen_mass_mean())),
       Row("compression", CompressionText(kv.compression())),
       Row("queue", Milliseconds(timing.queue_ms())),
       Row("prefill", Milliseconds(timing.prefill_ms())),
