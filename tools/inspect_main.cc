@@ -23,6 +23,7 @@
 #include "engine/tokenizer.h"
 #include "engine/transformer.h"
 #include "tools/local_run.h"
+#include "tools/policy_sweep.h"
 #include "tools/window_attention.h"
 
 ABSL_FLAG(std::string, text_file, "", "tokenize: the text");
@@ -34,6 +35,7 @@ ABSL_FLAG(bool, float32, false, "compute on dequantized float32 weights, with a 
 ABSL_FLAG(size_t, max_tokens, 32, "generate, bench: output tokens");
 ABSL_FLAG(std::string, options, "{}", "compress: compression options as JSON");
 ABSL_FLAG(std::string, compression, "scorer=keep_all", "generate, bench: options in text form");
+ABSL_FLAG(std::string, cases_file, "", "sweep: one JSON object a line");
 ABSL_FLAG(size_t, prefix_tokens, 0, "attention: the keys that are looked at");
 ABSL_FLAG(size_t, generated_from, SIZE_MAX,
           "attention: windows from this token on are looked at query by query");
@@ -54,6 +56,7 @@ constexpr char kUsage[] =
     "  compress PATH --tokens-file F --options JSON        kept positions and scores\n"
     "  attention PATH --tokens-file F --prefix-tokens N --windows 896:1024,1024:1152\n"
     "      [--generated-from M]                             which tokens windows vote for\n"
+    "  sweep PATH --cases-file F                           answers under many compressions\n"
     "  bench PATH --tokens-file F --max-tokens N [--compression=...]";
 
 absl::StatusOr<std::string> ReadText(const std::string& flag, const std::string& path) {
@@ -286,6 +289,18 @@ absl::StatusOr<json> Bench(const std::string& path) {
               {"peak_rss_bytes", static_cast<int64_t>(usage.ru_maxrss) * 1024}};
 }
 
+absl::Status Sweep(const std::string& path) {
+  std::ifstream cases(absl::GetFlag(FLAGS_cases_file));
+  if (!cases) {
+    return absl::NotFoundError(absl::StrCat("--cases-file is '", absl::GetFlag(FLAGS_cases_file),
+                                            "', which cannot be read"));
+  }
+  ASSIGN_OR_RETURN(const auto model, LoadTransformer(path));
+  ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(path));
+  LocalRun run(*model, RunOptions(absl::GetFlag(FLAGS_float32)));
+  return SweepPolicies(run, *tokenizer, cases, std::cout);
+}
+
 int Main(int argc, char** argv) {
   absl::SetProgramUsageMessage(kUsage);
   AcceptDashesInFlags(argc, argv);
@@ -296,9 +311,9 @@ int Main(int argc, char** argv) {
   }
   const std::string command = arguments[1];
   const std::string path = arguments[2];
-  absl::StatusOr<json> result = absl::InvalidArgumentError(
-      absl::StrCat("unknown command '", command,
-                   "'; wanted model, tokenize, logits, generate, compress, attention or bench"));
+  absl::StatusOr<json> result = absl::InvalidArgumentError(absl::StrCat(
+      "unknown command '", command,
+      "'; wanted model, tokenize, logits, generate, compress, attention, sweep or bench"));
   if (command == "model") result = Model(path);
   if (command == "tokenize") result = Tokenize(path);
   if (command == "logits") result = Logits(path);
@@ -306,6 +321,11 @@ int Main(int argc, char** argv) {
   if (command == "compress") result = Compress(path);
   if (command == "attention") result = Attention(path);
   if (command == "bench") result = Bench(path);
+  if (command == "sweep") {
+    const absl::Status swept = Sweep(path);
+    if (swept.ok()) return 0;
+    result = swept;
+  }
   if (!result.ok()) {
     std::cerr << "kvship-inspect: " << result.status().message() << "\n";
     return 1;

@@ -15,6 +15,40 @@ double Seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// A layer as one of several compressors asked for it.
+LayerView ViewFor(const LayerNeeds& needs, LayerView layer) {
+  const bool none = needs.num_window_queries() == 0;
+  const size_t first = none ? 0 : needs.window_begin - layer.window_begin;
+  layer.window_queries = layer.window_queries.Slice(1, first, needs.num_window_queries());
+  layer.window_lse = layer.window_lse.Slice(1, first, needs.num_window_queries());
+  layer.window_begin = needs.window_begin;
+  return layer;
+}
+
+// What serves all of them.
+absl::StatusOr<LayerNeeds> NeedsOfAll(const std::vector<std::unique_ptr<Compressor>>& compressors) {
+  LayerNeeds all;
+  for (const auto& compressor : compressors) {
+    const LayerNeeds needs = compressor->needs();
+    if (needs.num_window_queries() > 0) {
+      const bool none = all.num_window_queries() == 0;
+      all.window_begin = none ? needs.window_begin : std::min(all.window_begin, needs.window_begin);
+      all.window_end = std::max(all.window_end, needs.window_end);
+    }
+    all.column_sums |= needs.column_sums;
+    if (needs.future_tokens == 0) continue;
+    if (all.future_tokens != 0 &&
+        (all.future_tokens != needs.future_tokens || all.moments_begin != needs.moments_begin)) {
+      return absl::UnimplementedError(
+          "several settings of expected_attention in one run; wanted the same sinks and "
+          "future_tokens");
+    }
+    all.future_tokens = needs.future_tokens;
+    all.moments_begin = needs.moments_begin;
+  }
+  return all;
+}
+
 }  // namespace
 
 LocalRun::LocalRun(const Transformer& model, Options options)
@@ -36,13 +70,12 @@ absl::Status LocalRun::CheckTokens(const std::vector<int32_t>& tokens) const {
   return absl::OkStatus();
 }
 
-absl::StatusOr<LocalRun::Prefilled> LocalRun::Prefill(const std::vector<int32_t>& tokens,
-                                                      const CompressionOptions& compression,
-                                                      size_t max_tail_tokens, bool with_scores) {
-  RETURN_IF_ERROR(CheckTokens(tokens));
+absl::StatusOr<LocalRun::Prefilled> LocalRun::Reserve(const CompressionOptions& compression,
+                                                      size_t prompt_tokens,
+                                                      size_t max_tail_tokens) const {
   const KvShape shape = ShapeOf(model_.config);
   Prefilled out;
-  ASSIGN_OR_RETURN(out.plan, MakePlan(compression, shape, tokens.size()));
+  ASSIGN_OR_RETURN(out.plan, MakePlan(compression, shape, prompt_tokens));
   size_t pool_bytes = 4 * KvPool::kSlabBytes;
   for (const KvPool::Demand& demand :
        SequenceCache::Demands(shape, out.plan, max_tail_tokens, options_.tail_format)) {
@@ -53,27 +86,58 @@ absl::StatusOr<LocalRun::Prefilled> LocalRun::Prefill(const std::vector<int32_t>
   ASSIGN_OR_RETURN(out.pool, KvPool::Create(pool_bytes));
   ASSIGN_OR_RETURN(out.cache, SequenceCache::Reserve(*out.pool, shape, out.plan, max_tail_tokens,
                                                      options_.tail_format));
-  ASSIGN_OR_RETURN(auto compressor, Compressor::Create(compression, shape, out.plan));
+  return out;
+}
 
+absl::StatusOr<std::vector<LocalRun::Prefilled>> LocalRun::PrefillForEach(
+    const std::vector<int32_t>& tokens, const std::vector<CompressionOptions>& compressions,
+    size_t max_tail_tokens, bool with_scores) {
+  RETURN_IF_ERROR(CheckTokens(tokens));
+  std::vector<Prefilled> all;
+  std::vector<std::unique_ptr<Compressor>> compressors;
+  for (const CompressionOptions& compression : compressions) {
+    ASSIGN_OR_RETURN(Prefilled out, Reserve(compression, tokens.size(), max_tail_tokens));
+    ASSIGN_OR_RETURN(compressors.emplace_back(),
+                     Compressor::Create(compression, ShapeOf(model_.config), out.plan));
+    all.push_back(std::move(out));
+  }
+  ASSIGN_OR_RETURN(const LayerNeeds needs, NeedsOfAll(compressors));
+  double compress_seconds = 0;
   const double begin = Seconds();
-  PrefillRun run(prefill_, tokens, compressor->needs());
+  PrefillRun run(prefill_, tokens, needs);
   while (!run.done()) {
     ASSIGN_OR_RETURN(const PrefillRun::Event event, run.Step());
     if (event != PrefillRun::Event::kLayerDone) continue;
-    const double before = Seconds();
-    ASSIGN_OR_RETURN(Compressor::Result layer,
-                     compressor->Compress(backend_, run.finished_layer(), with_scores));
-    out.compress_seconds += Seconds() - before;
-    RETURN_IF_ERROR(out.cache->BeginLayer(layer.compact.layer, layer.compact.kept_tokens));
-    RETURN_IF_ERROR(out.cache->WriteLayerBytes(0, layer.compact.bytes.bytes()));
-    layer.compact.bytes = Buffer();
-    out.layers.push_back(std::move(layer));
+    for (size_t i = 0; i < all.size(); ++i) {
+      const double before = Seconds();
+      const LayerView view = ViewFor(compressors[i]->needs(), run.finished_layer());
+      ASSIGN_OR_RETURN(Compressor::Result layer,
+                       compressors[i]->Compress(backend_, view, with_scores));
+      const double seconds = Seconds() - before;
+      all[i].compress_seconds += seconds;
+      compress_seconds += seconds;
+      all[i].num_bytes += layer.compact.bytes.num_bytes();
+      RETURN_IF_ERROR(all[i].cache->BeginLayer(layer.compact.layer, layer.compact.kept_tokens));
+      RETURN_IF_ERROR(all[i].cache->WriteLayerBytes(0, layer.compact.bytes.bytes()));
+      layer.compact.bytes = Buffer();
+      all[i].layers.push_back(std::move(layer));
+    }
   }
-  out.logits.resize(model_.config.vocab_tokens);
-  RETURN_IF_ERROR(
-      run.Logits(tokens.size() - 1, TensorView(out.logits.data(), {1, out.logits.size()})));
-  out.prefill_seconds = Seconds() - begin - out.compress_seconds;
-  return out;
+  std::vector<float> logits(model_.config.vocab_tokens);
+  RETURN_IF_ERROR(run.Logits(tokens.size() - 1, TensorView(logits.data(), {1, logits.size()})));
+  for (Prefilled& out : all) {
+    out.logits = logits;
+    out.prefill_seconds = Seconds() - begin - compress_seconds;
+  }
+  return all;
+}
+
+absl::StatusOr<LocalRun::Prefilled> LocalRun::Prefill(const std::vector<int32_t>& tokens,
+                                                      const CompressionOptions& compression,
+                                                      size_t max_tail_tokens, bool with_scores) {
+  ASSIGN_OR_RETURN(std::vector<Prefilled> one,
+                   PrefillForEach(tokens, {compression}, max_tail_tokens, with_scores));
+  return std::move(one[0]);
 }
 
 absl::StatusOr<std::vector<int32_t>> LocalRun::Generate(Prefilled& prefilled, size_t max_tokens,

@@ -37,9 +37,14 @@ class LocalRun {
     std::vector<float> logits;               // after the last prompt token
     double prefill_seconds = 0;              // compression not counted
     double compress_seconds = 0;
+    size_t num_bytes = 0;  // of the compact layers together
   };
 
-  // Errors: as MakePlan, and InvalidArgument for ids outside the vocabulary.
+  // Reads the prompt once and compresses each layer by every one of `compressions`; prefill_seconds
+  // of all are the same. Errors: as MakePlan, and InvalidArgument for ids outside the vocabulary.
+  absl::StatusOr<std::vector<Prefilled>> PrefillForEach(
+      const std::vector<int32_t>& tokens, const std::vector<CompressionOptions>& compressions,
+      size_t max_tail_tokens, bool with_scores = false);
   absl::StatusOr<Prefilled> Prefill(const std::vector<int32_t>& tokens,
                                     const CompressionOptions& compression, size_t max_tail_tokens,
                                     bool with_scores = false);
@@ -58,6 +63,8 @@ class LocalRun {
                            const std::function<absl::Status(Backend&, const LayerView&)>& visit);
 
  private:
+  absl::StatusOr<Prefilled> Reserve(const CompressionOptions& compression, size_t prompt_tokens,
+                                    size_t max_tail_tokens) const;
   absl::Status CheckTokens(const std::vector<int32_t>& tokens) const;
 
   const Transformer& model_;

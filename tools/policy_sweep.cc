@@ -1,0 +1,92 @@
+#include "tools/policy_sweep.h"
+
+#include <istream>
+#include <nlohmann/json.hpp>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace kvship {
+namespace {
+
+using nlohmann::json;
+
+struct SweepCase {
+  std::vector<int32_t> tokens;
+  size_t max_tokens = 0;
+  std::vector<CompressionOptions> compressions;
+};
+
+absl::StatusOr<SweepCase> ReadCase(const std::string& line) {
+  const json fields = json::parse(line, nullptr, /*allow_exceptions=*/false);
+  SweepCase out;
+  try {
+    fields.at("tokens").get_to(out.tokens);
+    fields.at("max_tokens").get_to(out.max_tokens);
+    for (const json& text : fields.at("compressions")) {
+      ASSIGN_OR_RETURN(out.compressions.emplace_back(), ParseCompression(text.get<std::string>()));
+    }
+  } catch (const json::exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a case is not an object with tokens, max_tokens and compressions: ", error.what()));
+  }
+  if (out.tokens.empty() || out.max_tokens == 0 || out.compressions.empty()) {
+    return absl::InvalidArgumentError(
+        "a case has no tokens, no compressions or max_tokens 0; wanted at least one of each");
+  }
+  return out;
+}
+
+absl::StatusOr<json> Answer(LocalRun& run, const Tokenizer& tokenizer, size_t max_tokens,
+                            LocalRun::Prefilled& prefilled) {
+  double mass = 0;
+  double kept = 0;
+  double heads = 0;
+  for (const Compressor::Result& layer : prefilled.layers) {
+    for (size_t h = 0; h < layer.positions.size(); ++h) {
+      mass += layer.compact.retained_mass[h];
+      kept += static_cast<double>(layer.positions[h].size());
+      heads += 1;
+    }
+  }
+  ASSIGN_OR_RETURN(const auto output, run.Generate(prefilled, max_tokens, /*stop_at_end=*/true));
+  std::string text;
+  for (int32_t token : output) {
+    if (!tokenizer.IsSpecial(token)) absl::StrAppend(&text, tokenizer.TokenBytes(token));
+  }
+  return json{{"text", text},
+              {"num_bytes", prefilled.num_bytes},
+              {"kept_tokens", kept / heads},
+              {"retained_mass", mass / heads},
+              {"compress_seconds", prefilled.compress_seconds}};
+}
+
+}  // namespace
+
+absl::Status SweepPolicies(LocalRun& run, const Tokenizer& tokenizer, std::istream& cases,
+                           std::ostream& out) {
+  std::string line;
+  for (size_t number = 1; std::getline(cases, line); ++number) {
+    auto wrong = [&](const absl::Status& status) {
+      return absl::Status(status.code(), absl::StrCat("line ", number, ": ", status.message()));
+    };
+    absl::StatusOr<SweepCase> one = ReadCase(line);
+    if (!one.ok()) return wrong(one.status());
+    auto prefilled = run.PrefillForEach(one->tokens, one->compressions, one->max_tokens);
+    if (!prefilled.ok()) return wrong(prefilled.status());
+    json answers = json::array();
+    const double prefill_seconds = prefilled->front().prefill_seconds;
+    for (LocalRun::Prefilled& each : *prefilled) {
+      ASSIGN_OR_RETURN(answers.emplace_back(), Answer(run, tokenizer, one->max_tokens, each));
+      each = {};  // its memory, before the next one's
+    }
+    const json record = {{"answers", answers}, {"prefill_seconds", prefill_seconds}};
+    out << record.dump(-1, ' ', false, json::error_handler_t::replace) << std::endl;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kvship
