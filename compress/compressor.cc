@@ -1,10 +1,12 @@
 #include "compress/compressor.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 #include <numeric>
 
 #include "base/status_macros.h"
+#include "compress/allocator.h"
 #include "compress/scorer.h"
 #include "compress/selector.h"
 #include "kernels/attention.h"
@@ -13,18 +15,38 @@
 namespace kvship {
 namespace {
 
-// The share of the window's attention on kept tokens, for one set: the mean over the query heads it
-// serves, whose votes are the rows of `votes` [G, T], each the sum over W queries.
-float RetainedMass(TensorView votes, size_t window, std::span<const int32_t> kept) {
+// Tokens at the start that draw attention whatever they say: chosen_mass leaves out that many even
+// where they are not kept as a rule. StreamingLLM, arXiv 2309.17453, needs as many.
+constexpr size_t kAttentionSinks = 4;
+
+// The tokens among which a choice is made, as chosen_mass counts them.
+struct Middle {
+  size_t begin = 0;
+  size_t end = 0;
+};
+
+Middle MiddleOf(const KvPlan& plan, const HeadBudget& budget) {
+  const size_t recent = std::max(budget.recent_tokens, plan.prompt_tokens - plan.window_begin);
+  const size_t begin = std::min(std::max(budget.sinks, kAttentionSinks), plan.prompt_tokens);
+  return {.begin = begin, .end = std::max(begin, plan.prompt_tokens - recent)};
+}
+
+// Of the attention [T], the share that falls on kept tokens (ascending) of [begin, end); 1 if there
+// is none.
+float KeptShare(std::span<const float> attention, std::span<const int32_t> kept, Middle range) {
+  double all = 0;
+  for (size_t i = range.begin; i < range.end; ++i) all += attention[i];
   double mass = 0;
-  for (size_t g = 0; g < votes.dims[0]; ++g) {
-    const float* row = votes.f32(g);
-    for (int32_t position : kept) mass += row[position];
+  for (int32_t position : kept) {
+    const auto i = static_cast<size_t>(position);
+    if (i >= range.begin && i < range.end) mass += attention[i];
   }
-  mass /= static_cast<double>(votes.dims[0] * window);
-  // The votes' normalisation was computed in another order: what is kept can sum to a little more
-  // than all.
-  return static_cast<float>(std::min(mass, 1.0));
+  // Added in the same order, what is kept is never more than all.
+  return all == 0 ? 1.0f : static_cast<float>(mass / all);
+}
+
+TensorView HeadRows(const TensorView& rows, size_t head) {
+  return TensorView(rows.f32(head), {rows.dims[1], rows.dims[2]});
 }
 
 }  // namespace
@@ -39,79 +61,119 @@ absl::StatusOr<std::unique_ptr<Compressor>> Compressor::Create(const Compression
                                                                const KvPlan& plan) {
   std::unique_ptr<Compressor> compressor(new Compressor(options, shape, plan));
   if (!plan.keeps_whole) {
-    ASSIGN_OR_RETURN(compressor->scorer_, MakeScorer(options, shape));
+    ASSIGN_OR_RETURN(compressor->scorer_, MakeScorer(options, shape, plan));
   }
   return compressor;
 }
 
 LayerNeeds Compressor::needs() const {
   if (plan_.keeps_whole) return {};
-  return {.window_begin = plan_.prompt_tokens - options_.window, .window_end = plan_.prompt_tokens};
+  LayerNeeds needs = {.window_begin = plan_.window_begin, .window_end = plan_.window_end};
+  scorer_->AddNeeds(needs);
+  return needs;
 }
 
-absl::Status Compressor::Select(Backend& backend, const LayerView& layer, bool with_scores,
+absl::Status Compressor::Choose(Backend& backend, const LayerView& layer, bool with_scores,
                                 Result* result) {
   const size_t prompt_tokens = plan_.prompt_tokens;
+  const size_t window = plan_.window_end - plan_.window_begin;
+  const size_t num_scored = scorer_->num_scored(plan_);
   Array<float> votes_memory(shape_.num_query_heads * prompt_tokens);
-  const TensorView votes(votes_memory.data(), {shape_.num_query_heads, prompt_tokens});
-  RETURN_IF_ERROR(WindowVotes(backend, {.q = layer.window_queries,
-                                        .keys = layer.keys,
-                                        .lse = layer.window_lse,
-                                        .first_position = layer.window_begin,
-                                        .votes = votes}));
-  const size_t num_scored = scorer_->num_scored(prompt_tokens);
+  Array<float> attention_memory(plan_.num_heads * prompt_tokens);
   Array<float> scores_memory(plan_.num_heads * num_scored);
-  const TensorView scores(scores_memory.data(), {plan_.num_heads, num_scored});
-  RETURN_IF_ERROR(scorer_->Score(backend, {.layer = layer, .votes = votes}, scores));
+  const TensorView votes(votes_memory.data(), {shape_.num_query_heads, prompt_tokens});
+  const LayerScores scores = {
+      .scores = TensorView(scores_memory.data(), {plan_.num_heads, num_scored}),
+      .attention = TensorView(attention_memory.data(), {plan_.num_heads, prompt_tokens}),
+      .window_tokens = window};
+  RETURN_IF_ERROR(WindowVotes(backend, {.q = layer.window_queries.Slice(1, 0, window),
+                                        .keys = layer.keys,
+                                        .lse = layer.window_lse.Slice(1, 0, window),
+                                        .first_position = plan_.window_begin,
+                                        .votes = votes}));
+  RETURN_IF_ERROR(ReduceGroups(backend, votes, GroupReduce::kMean, scores.attention));
+  RETURN_IF_ERROR(scorer_->Score(backend, {.layer = layer, .votes = votes}, scores.scores));
 
-  const size_t budget = plan_.layer_tokens[layer.layer] / plan_.num_heads;
-  const size_t queries_per_head = shape_.num_query_heads / plan_.num_heads;
-  result->positions.resize(plan_.num_heads);
-  result->compact.retained_mass.resize(plan_.num_heads);
-  backend.threads().ParallelFor(plan_.num_heads, [&](size_t h) {
-    result->positions[h] = SelectTokens({scores.f32(h), num_scored}, prompt_tokens, budget,
-                                        options_.sinks, options_.effective_recent_tokens());
-    result->compact.retained_mass[h] =
-        RetainedMass(votes.Slice(0, h * queries_per_head, queries_per_head), options_.window,
-                     result->positions[h]);
-  });
-  if (with_scores) {
-    for (size_t h = 0; h < plan_.num_heads; ++h) {
-      result->scores.emplace_back(scores.f32(h), scores.f32(h) + num_scored);
+  const HeadBudget& budget = plan_.budgets[layer.layer];
+  result->positions = Select(backend, scores, budget);
+  const Middle middle = MiddleOf(plan_, budget);
+  for (size_t h = 0; h < plan_.num_heads; ++h) {
+    const std::span<const float> attention(scores.attention.f32(h), prompt_tokens);
+    const std::vector<int32_t>& kept = result->positions[h];
+    result->compact.retained_mass.push_back(KeptShare(attention, kept, {0, prompt_tokens}));
+    result->compact.chosen_mass.push_back(KeptShare(attention, kept, middle));
+    if (with_scores) {
+      result->scores.emplace_back(scores.scores.f32(h), scores.scores.f32(h) + num_scored);
     }
   }
   return absl::OkStatus();
 }
 
+std::vector<std::vector<int32_t>> Compressor::Select(Backend& backend, const LayerScores& scores,
+                                                     const HeadBudget& budget) {
+  if (options_.selector == "chunks") {
+    return std::vector(plan_.num_heads,
+                       SelectChunks(scores.scores, plan_.prompt_tokens, budget,
+                                    options_.chunk_tokens,
+                                    NumChunks(options_, plan_.prompt_tokens, budget.tokens)));
+  }
+  const std::vector<size_t> tokens = AllocateTokens(options_, budget, scores);
+  std::vector<std::vector<int32_t>> positions(plan_.num_heads);
+  backend.threads().ParallelFor(plan_.num_heads, [&](size_t h) {
+    HeadBudget own = budget;
+    own.tokens = tokens[h];
+    positions[h] = SelectTokens({scores.scores.f32(h), scores.scores.dims[1]}, plan_.prompt_tokens,
+                                own);
+  });
+  return positions;
+}
+
+void Compressor::Encode(Backend& backend, const LayerView& layer, Result* result) {
+  CompactLayer& compact = result->compact;
+  size_t num_tokens = 0;
+  size_t num_pages = 0;
+  for (const auto& kept : result->positions) {
+    compact.kept_tokens.push_back(static_cast<uint32_t>(kept.size()));
+    num_tokens += kept.size();
+    num_pages += PagesFor(kept.size() - plan_.tail_tokens);
+  }
+  // The decode side has reserved no more.
+  assert(num_tokens <= plan_.layer_tokens[layer.layer]);
+  assert(num_pages <= plan_.layer_pages(layer.layer));
+  const LayerLayout layout = LayoutOf(plan_, compact.kept_tokens);
+  compact.bytes = Buffer(layout.num_bytes);
+  std::byte* const bytes = compact.bytes.data();
+  backend.threads().ParallelFor(plan_.num_heads, [&](size_t h) {
+    const HeadBytes& head = layout.heads[h];
+    const std::span<const int32_t> kept = result->positions[h];
+    const size_t kv_head = h * shape_.num_kv_heads / plan_.num_heads;
+    std::memcpy(bytes + head.positions_offset, kept.data(), head.num_positions * sizeof(int32_t));
+    GatherPages(plan_.format, HeadRows(layer.keys, kv_head), HeadRows(layer.values, kv_head),
+                kept.first(kept.size() - plan_.tail_tokens), bytes + head.pages_offset);
+  });
+  if (plan_.tail_tokens == 0) return;
+  // Every head keeps them.
+  const auto tail = std::span<const int32_t>(result->positions.front()).last(plan_.tail_tokens);
+  backend.threads().ParallelFor(shape_.num_kv_heads, [&](size_t h) {
+    GatherPages(plan_.window_format, HeadRows(layer.keys, h), HeadRows(layer.values, h), tail,
+                bytes + layout.tails_offset + h * layout.tail_bytes);
+  });
+}
+
 absl::StatusOr<Compressor::Result> Compressor::Compress(Backend& backend, const LayerView& layer,
                                                         bool with_scores) {
   Result result;
-  CompactLayer& compact = result.compact;
-  compact.layer = layer.layer;
+  result.compact.layer = layer.layer;
   if (plan_.keeps_whole) {
     std::vector<int32_t> all(plan_.prompt_tokens);
     std::iota(all.begin(), all.end(), 0);
     result.positions.assign(plan_.num_heads, all);
-    compact.retained_mass.assign(plan_.num_heads, 1.0f);
+    result.compact.retained_mass.assign(plan_.num_heads, 1.0f);
+    result.compact.chosen_mass.assign(plan_.num_heads, 1.0f);
   } else {
-    RETURN_IF_ERROR(Select(backend, layer, with_scores, &result));
+    RETURN_IF_ERROR(Choose(backend, layer, with_scores, &result));
   }
-  for (const auto& kept : result.positions) {
-    compact.kept_tokens.push_back(static_cast<uint32_t>(kept.size()));
-  }
-  const LayerLayout layout = LayoutOf(plan_, compact.kept_tokens);
-  compact.bytes = Buffer(layout.num_bytes);
-  backend.threads().ParallelFor(plan_.num_heads, [&](size_t h) {
-    const HeadBytes& head = layout.heads[h];
-    const std::vector<int32_t>& kept = result.positions[h];
-    std::byte* bytes = compact.bytes.data();
-    std::memcpy(bytes + head.positions_offset, kept.data(), head.num_positions * sizeof(int32_t));
-    const size_t kv_head = h * shape_.num_kv_heads / plan_.num_heads;
-    const TensorView keys(layer.keys.f32(kv_head), {layer.keys.dims[1], layer.keys.dims[2]});
-    const TensorView values(layer.values.f32(kv_head),
-                            {layer.values.dims[1], layer.values.dims[2]});
-    GatherPages(plan_.format, keys, values, kept, bytes + head.pages_offset);
-  });
+  Encode(backend, layer, &result);
   return result;
 }
 

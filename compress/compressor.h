@@ -20,6 +20,7 @@
 namespace kvship {
 
 class Scorer;
+struct LayerScores;
 
 class Compressor {
  public:
@@ -48,8 +49,12 @@ class Compressor {
  private:
   Compressor(const CompressionOptions& options, const KvShape& shape, const KvPlan& plan);
 
-  // Fills the result's positions, retained mass and, on request, scores.
-  absl::Status Select(Backend& backend, const LayerView& layer, bool with_scores, Result* result);
+  // Fills the result's positions, masses and, on request, scores.
+  absl::Status Choose(Backend& backend, const LayerView& layer, bool with_scores, Result* result);
+  std::vector<std::vector<int32_t>> Select(Backend& backend, const LayerScores& scores,
+                                           const HeadBudget& budget);
+  // Gathers the positions into pages: compact.kept_tokens and compact.bytes.
+  void Encode(Backend& backend, const LayerView& layer, Result* result);
 
   const CompressionOptions options_;
   const KvShape shape_;

@@ -1,14 +1,16 @@
 // A Scorer votes for the tokens of a layer: the first of compression's four parts, and the one that
-// papers are about. One file each; the registry is in scorer.cc.
+// papers are about. One file each, with the formula and its source; scorer.cc knows them by name.
+//
+// One per request; belongs to one thread.
 #pragma once
 
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "base/buffer.h"
 #include "kernels/backend.h"
 #include "kv/compression_options.h"
 #include "kv/layer_view.h"
+#include "kv/plan.h"
 #include "kv/shape.h"
 
 namespace kvship {
@@ -16,8 +18,8 @@ namespace kvship {
 // What a scorer sees of a layer.
 struct ScorerInput {
   LayerView layer;
-  // Sums over the window's queries of their attention to each key: votes [Hq, T] f32, softmax over
-  // all keys.
+  // Sums over the plan's window of its queries' attention to each key, softmax over all keys: votes
+  // [Hq, T] f32.
   TensorView votes;
 };
 
@@ -25,15 +27,19 @@ class Scorer {
  public:
   virtual ~Scorer() = default;
 
-  // Scores of the positions [0, num_scored(T)) for each set of kept tokens, larger is better:
-  // scores [heads, num_scored]. Positions beyond are never chosen by score.
-  virtual absl::Status Score(Backend& backend, const ScorerInput& input, TensorView scores) = 0;
+  // Adds what has to come with each layer beside keys, values and the queries of the plan's window.
+  virtual void AddNeeds(LayerNeeds& /*needs*/) const {}
 
-  virtual size_t num_scored(size_t prompt_tokens) const = 0;
+  // Positions [0, num_scored) have a score; those beyond are chosen after all that have one.
+  virtual size_t num_scored(const KvPlan& plan) const { return plan.prompt_tokens; }
+
+  // Scores of each set of kept tokens, larger is better: scores [plan's num_heads, num_scored] f32.
+  // A scorer of one set for the whole layer gives every head the same.
+  virtual absl::Status Score(Backend& backend, const ScorerInput& input, TensorView scores) = 0;
 };
 
-// The scorer that `options` name. InvalidArgument if there is none.
+// The scorer that `options` name; `plan` is MakePlan's for them. InvalidArgument if there is none.
 absl::StatusOr<std::unique_ptr<Scorer>> MakeScorer(const CompressionOptions& options,
-                                                   const KvShape& shape);
+                                                   const KvShape& shape, const KvPlan& plan);
 
 }  // namespace kvship

@@ -21,12 +21,16 @@ namespace kvship {
 //
 // One pass over K. Shapes: q [Hq, W, D], keys [H, T, D] f32 after RoPE, lse [Hq, W] f32 -> votes
 // [Hq, num_keys] f32, num_keys <= T: of the keys [0, num_keys). Source: SnapKV, arXiv 2404.14469.
+//
+// With `accumulate` the queries' attention is added to the votes that are there, query after query,
+// so that a prompt's column sums do not depend on the blocks in which its queries came.
 // Errors: InvalidArgument if the shapes do not fit.
 struct WindowVotesArgs {
   TensorView q;
   TensorView keys;
   TensorView lse;
   size_t first_position = 0;
+  bool accumulate = false;
   TensorView votes;
 };
 absl::Status WindowVotes(Backend& backend, const WindowVotesArgs& args);
@@ -51,8 +55,14 @@ enum class GroupReduce : uint8_t { kNone, kMean, kMax, kSum };
 // out [H, T] f32.
 absl::Status ReduceGroups(Backend& backend, TensorView in, GroupReduce reduce, TensorView out);
 
+// out[h, i] = norm2(x[h, i]). x [H, T, D], out [H, T] f32.
+absl::Status RowNorms(Backend& backend, TensorView x, TensorView out);
+
 // The positions of the k largest scores, ascending. Ties at the boundary go to the smallest
 // position; NaN counts as the smallest score. k >= the number of scores gives all.
 std::vector<int32_t> TopPositions(std::span<const float> scores, size_t k);
+
+// The same positions in the order of their scores, the largest first.
+std::vector<int32_t> RankedPositions(std::span<const float> scores, size_t k);
 
 }  // namespace kvship

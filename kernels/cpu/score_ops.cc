@@ -44,6 +44,20 @@ void ReduceRows(const TensorView& in, size_t first_row, size_t group, GroupReduc
   }
 }
 
+// In eight sums, which the compiler can hold in one register.
+float Norm(const float* x, size_t num_elements) {
+  constexpr size_t kSums = 8;
+  float sums[kSums] = {};
+  size_t i = 0;
+  for (; i + kSums <= num_elements; i += kSums) {
+    for (size_t j = 0; j < kSums; ++j) sums[j] += x[i + j] * x[i + j];
+  }
+  for (size_t j = 0; i < num_elements; ++i, ++j) sums[j] += x[i] * x[i];
+  double sum = 0;
+  for (float s : sums) sum += s;
+  return static_cast<float>(std::sqrt(sum));
+}
+
 }  // namespace
 
 absl::Status PoolScores(Backend& backend, TensorView in, Pooling pooling, size_t kernel,
@@ -80,6 +94,17 @@ absl::Status ReduceGroups(Backend& backend, TensorView in, GroupReduce reduce, T
   }
   backend.threads().ParallelFor(
       out.dims[0], [&](size_t h) { ReduceRows(in, h * group, group, reduce, out.f32(h)); });
+  return absl::OkStatus();
+}
+
+absl::Status RowNorms(Backend& backend, TensorView x, TensorView out) {
+  if (x.rank != 3 || out.rank != 2 || out.dims[0] != x.dims[0] || out.dims[1] != x.dims[1]) {
+    return absl::InvalidArgumentError(absl::StrCat("norms [", out.dims[0], ", ", out.dims[1],
+                                                   "], wanted [", x.dims[0], ", ", x.dims[1], "]"));
+  }
+  backend.threads().ParallelFor(x.dims[0], [&](size_t h) {
+    for (size_t i = 0; i < x.dims[1]; ++i) out.f32(h)[i] = Norm(x.f32(h, i), x.dims[2]);
+  });
   return absl::OkStatus();
 }
 

@@ -41,4 +41,11 @@ std::vector<int32_t> TopPositions(std::span<const float> scores, size_t k) {
   return positions;
 }
 
+std::vector<int32_t> RankedPositions(std::span<const float> scores, size_t k) {
+  std::vector<int32_t> positions = TopPositions(scores, k);
+  std::stable_sort(positions.begin(), positions.end(),
+                   [&](int32_t a, int32_t b) { return RankOf(scores[a]) > RankOf(scores[b]); });
+  return positions;
+}
+
 }  // namespace kvship

@@ -9,6 +9,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/attention-inl.h"
+#include "kernels/cpu/key_block-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvship {
@@ -17,21 +18,6 @@ namespace HWY_NAMESPACE {
 // Keys per task: enough work to outweigh handing it out, and fixed, because the partial sums of a
 // log-sum-exp are merged in this order. A multiple of every block width (24 and 48 lanes).
 constexpr size_t kTaskKeys = 768;
-
-// Keys stand in lanes here: [first, first + num) of KV head h, as block [D, lanes] padded with
-// zeros.
-void LoadKeys(const TensorView& keys, size_t h, size_t first, size_t num, float* block) {
-  const size_t lanes = BlockLanes();
-  const size_t head_dim = keys.dims[2];
-  for (size_t lane = 0; lane < lanes; ++lane) {
-    if (lane < num) {
-      const float* key = keys.f32(h, first + lane);
-      for (size_t i = 0; i < head_dim; ++i) block[i * lanes + lane] = key[i];
-    } else {
-      for (size_t i = 0; i < head_dim; ++i) block[i * lanes + lane] = 0.0f;
-    }
-  }
-}
 
 // Number of keys, counted from `first_key`, that query w sees.
 size_t VisibleKeys(size_t first_position, size_t w, size_t first_key) {
@@ -66,11 +52,14 @@ void VoteForKeys(const WindowVotesArgs& args, size_t h, size_t first_key, size_t
   const FloatVec scale = hn::Set(d, Scale(head_dim));
   float* const block = memory;
   float* const products = memory + head_dim * block_lanes;
+  HWY_ALIGN float sums[kBlockVectors * HWY_MAX_BYTES / sizeof(float)] = {};
   LoadKeys(args.keys, h, first_key, num_keys, block);
   for (size_t head = h * group; head < (h + 1) * group; ++head) {
     MultiplyAllRows(args.q.f32(head), args.q.strides[1], window, block, head_dim, products);
+    float* const out = args.votes.f32(head) + first_key;
+    if (args.accumulate) std::copy_n(out, num_keys, sums);
     for (size_t v = 0; v * lanes < num_keys; ++v) {
-      FloatVec votes = hn::Zero(d);
+      FloatVec votes = args.accumulate ? hn::Load(d, sums + v * lanes) : hn::Zero(d);
       for (size_t w = 0; w < window; ++w) {
         const FloatVec lse = hn::Set(d, args.lse.f32(head)[w] * static_cast<float>(M_LOG2E));
         const FloatVec product = hn::Load(d, products + w * block_lanes + v * lanes);
@@ -78,9 +67,9 @@ void VoteForKeys(const WindowVotesArgs& args, size_t h, size_t first_key, size_t
         votes =
             hn::Add(votes, HideAfter(p, v, VisibleKeys(args.first_position, w, first_key), 0.0f));
       }
-      hn::Store(votes, d, products + v * lanes);  // vector v of row 0 is not needed again
+      hn::Store(votes, d, sums + v * lanes);
     }
-    std::copy_n(products, num_keys, args.votes.f32(head) + first_key);
+    std::copy_n(sums, num_keys, out);
   }
 }
 
