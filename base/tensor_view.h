@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <utility>
 
 #include "base/float16.h"
 
@@ -58,6 +59,14 @@ struct TensorView {
     TensorView out = *this;
     out.data = static_cast<std::byte*>(data) + begin * strides[axis] * DTypeBytes(dtype);
     out.dims[axis] = count;
+    return out;
+  }
+  // Dimensions i and j, neither the last, in each other's place.
+  TensorView Transposed(size_t i, size_t j) const {
+    assert(i + 1 < rank && j + 1 < rank);
+    TensorView out = *this;
+    std::swap(out.dims[i], out.dims[j]);
+    std::swap(out.strides[i], out.strides[j]);
     return out;
   }
   // The last dimension [heads * n] seen as [heads, n].

@@ -47,8 +47,8 @@ size_t TokensForMass(const CompressionOptions& options, const HeadBudget& budget
   for (size_t i = 0; i < budget.sinks; ++i) sum += attention[i];
   for (size_t i = prompt_tokens - budget.recent_tokens; i < prompt_tokens; ++i) sum += attention[i];
   size_t tokens = always;
-  for (int32_t i : RankedPositions(MiddleScores(scores, prompt_tokens, budget),
-                                   budget.tokens - always)) {
+  for (int32_t i :
+       RankedPositions(MiddleScores(scores, prompt_tokens, budget), budget.tokens - always)) {
     if (tokens >= options.mass_min_tokens && sum >= target_sum) break;
     sum += attention[budget.sinks + static_cast<size_t>(i)];
     ++tokens;
@@ -65,8 +65,8 @@ std::vector<size_t> AllocateTokens(const CompressionOptions& options, const Head
   if (options.allocator == "mass") {
     const double target_sum = options.mass_target * static_cast<double>(layer.window_tokens);
     for (size_t h = 0; h < tokens.size(); ++h) {
-      tokens[h] = TokensForMass(options, budget, Row(layer.scores, h), Row(layer.attention, h),
-                                target_sum);
+      tokens[h] =
+          TokensForMass(options, budget, Row(layer.scores, h), Row(layer.attention, h), target_sum);
     }
   }
   return tokens;

@@ -11,8 +11,8 @@ namespace kvship {
 
 // What an allocator may look at. Positions without a score come after all that have one.
 struct LayerScores {
-  TensorView scores;     // [heads, num_scored] f32
-  TensorView attention;  // [heads, T] f32: the window's attention, mean over each head's group
+  TensorView scores;         // [heads, num_scored] f32
+  TensorView attention;      // [heads, T] f32: the window's attention, mean over each head's group
   size_t window_tokens = 0;  // which `attention` is the sum over
 };
 
@@ -21,8 +21,8 @@ struct LayerScores {
 //
 // - uniform, pyramid: budget.tokens, which pyramid's plan gives layer by layer;
 // - ada (AdaKV, arXiv 2407.11550): every head is sure of the always-kept tokens A and its best
-//   floor(alpha (B - A)); the other places of the layer, H B in all, go to the highest scores of all
-//   heads together, ties to the smaller head, then to the smaller position;
+//   floor(alpha (B - A)); the other places of the layer, H B in all, go to the highest scores of
+//   all heads together, ties to the smaller head, then to the smaller position;
 // - mass: tokens in the order of their score, always-kept ones first, until their share of the
 //   window's attention reaches mass_target; at least mass_min_tokens, at most B.
 //

@@ -112,18 +112,18 @@ absl::Status Compressor::Choose(Backend& backend, const LayerView& layer, bool w
 std::vector<std::vector<int32_t>> Compressor::Select(Backend& backend, const LayerScores& scores,
                                                      const HeadBudget& budget) {
   if (options_.selector == "chunks") {
-    return std::vector(plan_.num_heads,
-                       SelectChunks(scores.scores, plan_.prompt_tokens, budget,
-                                    options_.chunk_tokens,
-                                    NumChunks(options_, plan_.prompt_tokens, budget.tokens)));
+    return std::vector(
+        plan_.num_heads,
+        SelectChunks(scores.scores, plan_.prompt_tokens, budget, options_.chunk_tokens,
+                     NumChunks(options_, plan_.prompt_tokens, budget.tokens)));
   }
   const std::vector<size_t> tokens = AllocateTokens(options_, budget, scores);
   std::vector<std::vector<int32_t>> positions(plan_.num_heads);
   backend.threads().ParallelFor(plan_.num_heads, [&](size_t h) {
     HeadBudget own = budget;
     own.tokens = tokens[h];
-    positions[h] = SelectTokens({scores.scores.f32(h), scores.scores.dims[1]}, plan_.prompt_tokens,
-                                own);
+    positions[h] =
+        SelectTokens({scores.scores.f32(h), scores.scores.dims[1]}, plan_.prompt_tokens, own);
   });
   return positions;
 }

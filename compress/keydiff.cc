@@ -54,8 +54,8 @@ class KeyDiff final : public Scorer {
 
 }  // namespace
 
-std::unique_ptr<Scorer> MakeKeyDiff(const CompressionOptions& /*options*/,
-                                    const KvShape& /*shape*/, const KvPlan& /*plan*/) {
+std::unique_ptr<Scorer> MakeKeyDiff(const CompressionOptions& /*options*/, const KvShape& /*shape*/,
+                                    const KvPlan& /*plan*/) {
   return std::make_unique<KeyDiff>();
 }
 

@@ -3,6 +3,7 @@
 //
 //   scores[h, i] = hash(seed, layer, h, i), uniform in [0, 1)
 #include "base/random.h"
+
 #include "compress/scorers.h"
 
 namespace kvship {

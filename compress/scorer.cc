@@ -35,8 +35,8 @@ absl::StatusOr<std::unique_ptr<Scorer>> MakeScorer(const CompressionOptions& opt
   for (const NamedScorer& scorer : kScorers) {
     absl::StrAppend(&names, names.empty() ? "" : ", ", scorer.name);
   }
-  return absl::InvalidArgumentError(absl::StrCat("compression option scorer is '", options.scorer,
-                                                 "'; wanted one of ", names));
+  return absl::InvalidArgumentError(
+      absl::StrCat("compression option scorer is '", options.scorer, "'; wanted one of ", names));
 }
 
 }  // namespace kvship

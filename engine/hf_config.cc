@@ -23,9 +23,11 @@ absl::StatusOr<std::string> ReadArchitecture(const JsonObject& config) {
   const std::string& name = list->front().get_ref<const std::string&>();
   if (name == "LlamaForCausalLM") return std::string("llama");
   if (name == "MistralForCausalLM") return std::string("mistral");
+  if (name == "Qwen3ForCausalLM") return std::string("qwen3");
   return config.Unimplemented(
       "architectures",
-      absl::StrCat("is ", name, "; wanted LlamaForCausalLM or MistralForCausalLM"));
+      absl::StrCat("is ", name,
+                   "; wanted LlamaForCausalLM, MistralForCausalLM or Qwen3ForCausalLM"));
 }
 
 // What would change the computation and kvship does not do.
@@ -41,8 +43,10 @@ absl::Status RefuseOptions(const JsonObject& config, size_t context_tokens) {
   if (config.Find("quantization_config") != nullptr) {
     return config.Unimplemented("quantization_config", "is there; wanted plain weights");
   }
+  // Qwen's checkpoints name a window that they do not use.
+  ASSIGN_OR_RETURN(const std::optional<bool> uses_window, config.Flag("use_sliding_window"));
   ASSIGN_OR_RETURN(const std::optional<uint64_t> window, config.Count("sliding_window"));
-  if (window.has_value() && *window < context_tokens) {
+  if (uses_window.value_or(true) && window.has_value() && *window < context_tokens) {
     return config.Unimplemented("sliding_window",
                                 absl::StrCat("is ", *window, "; wanted null, or at least ",
                                              "max_position_embeddings, ", context_tokens));
@@ -155,6 +159,9 @@ absl::Status ReadShape(const JsonObject& config, ModelConfig& model) {
                                                   model.num_query_heads));
   }
   model.head_dim = head_dim.value_or(model.hidden_dim / model.num_query_heads);
+  if (model.has_query_key_norm() && !head_dim.has_value()) {
+    return config.Bad("head_dim", "is missing; wanted the size of a head");
+  }
   ASSIGN_OR_RETURN(const auto epsilon, config.Number("rms_norm_eps"));
   model.norm_epsilon = static_cast<float>(epsilon.value_or(1e-6));  // transformers' default
   return absl::OkStatus();

@@ -13,7 +13,7 @@
 namespace kvship {
 
 struct ModelConfig {
-  std::string architecture;  // "llama" or "mistral"
+  std::string architecture;  // "llama", "mistral" or "qwen3"
   std::string name;          // for people; not part of any identity
   size_t num_layers = 0;
   size_t hidden_dim = 0;
@@ -30,6 +30,9 @@ struct ModelConfig {
   RopePairs rope_pairs = RopePairs::kHalves;
   std::vector<int32_t> end_tokens;  // any of them ends the output
   int32_t begin_token = -1;         // put before the prompt when the tokenizer says so; -1: none
+
+  // RMS norm of each query and key head before RoPE.
+  bool has_query_key_norm() const { return architecture == "qwen3"; }
 
   // InvalidArgument naming the first field that no such model can have, its value and what was
   // wanted.

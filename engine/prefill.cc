@@ -6,9 +6,11 @@
 
 #include "base/status_macros.h"
 #include "engine/activations.h"
+#include "engine/query_key_norm.h"
 #include "engine/rope_table.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
+#include "kernels/scores.h"
 
 namespace kvship {
 
@@ -52,11 +54,21 @@ PrefillRun::PrefillRun(PrefillEngine& engine, std::vector<int32_t> tokens, Layer
   values_ = Buffer(kv_bytes);
   window_queries_ = Buffer(window_rows * config.head_dim * sizeof(float));
   window_lse_ = Buffer(window_rows * sizeof(float));
+  if (needs.column_sums) {
+    column_sums_ = Buffer(config.num_query_heads * tokens_.size() * sizeof(float));
+  }
+  if (needs.future_tokens > 0) {
+    const size_t query_bytes = config.num_query_heads * config.head_dim * sizeof(float);
+    moments_ = QueryMoments(config, tokens_.size(), needs.future_tokens);
+    query_mean_ = Buffer(query_bytes);
+    query_covariance_ = Buffer(query_bytes * config.head_dim);
+  }
 }
 
 size_t PrefillRun::num_bytes() const {
   return residual_.num_bytes() + cos_sin_.num_bytes() + keys_.num_bytes() + values_.num_bytes() +
-         window_queries_.num_bytes() + window_lse_.num_bytes();
+         window_queries_.num_bytes() + window_lse_.num_bytes() + column_sums_.num_bytes() +
+         moments_.num_bytes() + query_mean_.num_bytes() + query_covariance_.num_bytes();
 }
 
 double PrefillRun::fraction() const {
@@ -83,12 +95,20 @@ absl::StatusOr<PrefillRun::Event> PrefillRun::Step() {
       FillRopeRow(config, i, cos_sin_.as<float>() + i * config.head_dim);
     }
   }
+  if (begin == 0) {
+    std::fill_n(column_sums_.as<float>(), column_sums_.num_bytes() / sizeof(float), 0.0f);
+    moments_.Clear();
+  }
   RETURN_IF_ERROR(engine_.UnpackLayer(layer_));
   RETURN_IF_ERROR(Block(begin, end));
   position_ = end;
   if (end < tokens_.size()) return Event::kBlockDone;
   position_ = 0;
   ++layer_;
+  if (needs_.future_tokens > 0) {
+    const LayerView done = finished_layer();
+    moments_.Turned(engine_.backend(), done.query_mean, done.query_covariance);
+  }
   return Event::kLayerDone;
 }
 
@@ -96,12 +116,14 @@ absl::Status PrefillRun::Block(size_t begin, size_t end) {
   RETURN_IF_ERROR(QueryKeyValue(begin, end));
   // Of the last layer nobody reads the residual stream but at the positions whose logits are
   // wanted; its queries matter where they vote.
-  const bool last_layer = layer_ + 1 == engine_.model().config.num_layers;
-  const bool reads_the_end = end == tokens_.size();
-  if (last_layer && !all_logits_ && !reads_the_end && !OverlapsWindow(begin, end)) {
-    return absl::OkStatus();
-  }
-  return AttendAndFeedForward(begin, end);
+  const ModelConfig& config = engine_.model().config;
+  const bool last_layer = layer_ + 1 == config.num_layers;
+  const bool is_read = !last_layer || all_logits_ || end == tokens_.size();
+  if (!is_read && !ObservesAttention(begin, end)) return absl::OkStatus();
+  const TensorView attended =
+      ActivationRows(engine_.attended_, end - begin, config.num_query_heads * config.head_dim);
+  RETURN_IF_ERROR(Attend(begin, end, attended));
+  return is_read ? FeedForward(Residual(begin, end), attended) : absl::OkStatus();
 }
 
 absl::Status PrefillRun::QueryKeyValue(size_t begin, size_t end) {
@@ -117,6 +139,9 @@ absl::Status PrefillRun::QueryKeyValue(size_t begin, size_t end) {
       RmsNorm(backend, Residual(begin, end), w.attention_norm, config.norm_epsilon, normed));
   const TensorView qkv = ActivationRows(engine_.qkv_out_, rows, num_heads * d);
   RETURN_IF_ERROR(Product(backend, normed, engine_.qkv_, qkv));
+  RETURN_IF_ERROR(NormQueriesAndKeys(backend, config, w, qkv));
+  RETURN_IF_ERROR(
+      ObserveQueries(begin, end, qkv.SplitLast(num_heads).Slice(1, 0, config.num_query_heads)));
   // Q and K lie side by side and turn together.
   const TensorView cos_sin(cos_sin_.as<float>() + begin * d, {rows, d});
   const size_t num_turned = config.num_query_heads + config.num_kv_heads;
@@ -134,17 +159,11 @@ absl::Status PrefillRun::QueryKeyValue(size_t begin, size_t end) {
   return absl::OkStatus();
 }
 
-absl::Status PrefillRun::AttendAndFeedForward(size_t begin, size_t end) {
-  Backend& backend = engine_.backend();
+absl::Status PrefillRun::Attend(size_t begin, size_t end, TensorView attended) {
   const ModelConfig& config = engine_.model().config;
-  const LayerWeights& w = engine_.model().layers[layer_];
   const size_t rows = end - begin;
   const size_t d = config.head_dim;
   const size_t num_heads = config.num_query_heads + 2 * config.num_kv_heads;
-  const TensorView residual = Residual(begin, end);
-
-  const TensorView attended = ActivationRows(engine_.attended_, rows, config.num_query_heads * d);
-  const bool in_window = OverlapsWindow(begin, end);
   PromptAttentionArgs attention;
   attention.q = TensorView(engine_.qkv_out_.as<float>(), {rows, num_heads, d})
                     .Slice(1, 0, config.num_query_heads);
@@ -153,10 +172,17 @@ absl::Status PrefillRun::AttendAndFeedForward(size_t begin, size_t end) {
   attention.first_position = begin;
   attention.arithmetic = engine_.options().arithmetic;
   attention.out = attended;
-  if (in_window) attention.lse = ActivationRows(engine_.lse_, config.num_query_heads, rows);
-  RETURN_IF_ERROR(PromptAttention(backend, attention));
-  if (in_window) KeepWindowQueries(begin, end, attention.q, attention.lse);
+  const bool observed = ObservesAttention(begin, end);
+  if (observed) attention.lse = ActivationRows(engine_.lse_, config.num_query_heads, rows);
+  RETURN_IF_ERROR(PromptAttention(engine_.backend(), attention));
+  return observed ? ObserveAttention(begin, end, attention.q, attention.lse) : absl::OkStatus();
+}
 
+absl::Status PrefillRun::FeedForward(TensorView residual, TensorView attended) {
+  Backend& backend = engine_.backend();
+  const ModelConfig& config = engine_.model().config;
+  const LayerWeights& w = engine_.model().layers[layer_];
+  const size_t rows = residual.dims[0];
   RETURN_IF_ERROR(Product(backend, attended, engine_.output_, residual, /*accumulate=*/true));
   const TensorView normed = ActivationRows(engine_.normed_, rows, config.hidden_dim);
   RETURN_IF_ERROR(RmsNorm(backend, residual, w.ffn_norm, config.norm_epsilon, normed));
@@ -165,6 +191,30 @@ absl::Status PrefillRun::AttendAndFeedForward(size_t begin, size_t end) {
   const TensorView gated = ActivationRows(engine_.gated_, rows, config.ffn_dim);
   RETURN_IF_ERROR(SiluMul(backend, gates, gated));
   return Product(backend, gated, engine_.down_, residual, /*accumulate=*/true);
+}
+
+absl::Status PrefillRun::ObserveQueries(size_t begin, size_t end, TensorView queries) {
+  if (needs_.future_tokens == 0 || end <= needs_.moments_begin) return absl::OkStatus();
+  const size_t first = std::max(begin, needs_.moments_begin);
+  return moments_.Add(engine_.backend(), queries.Slice(0, first - begin, end - first));
+}
+
+absl::Status PrefillRun::ObserveAttention(size_t begin, size_t end, TensorView queries,
+                                          TensorView lse) {
+  KeepWindowQueries(begin, end, queries, lse);
+  if (!needs_.column_sums) return absl::OkStatus();
+  const ModelConfig& config = engine_.model().config;
+  WindowVotesArgs votes;
+  votes.q = queries.Transposed(0, 1);
+  votes.keys =
+      TensorView(keys_.as<float>(), {config.num_kv_heads, tokens_.size(), config.head_dim});
+  votes.lse = lse;
+  votes.first_position = begin;
+  votes.accumulate = true;
+  // Of the keys seen so far.
+  votes.votes = TensorView(column_sums_.as<float>(), {config.num_query_heads, tokens_.size()})
+                    .Slice(1, 0, end);
+  return WindowVotes(engine_.backend(), votes);
 }
 
 void PrefillRun::KeepWindowQueries(size_t begin, size_t end, TensorView queries, TensorView lse) {
@@ -194,6 +244,15 @@ LayerView PrefillRun::finished_layer() {
       TensorView(window_queries_.as<float>(), {config.num_query_heads, window, d});
   view.window_lse = TensorView(window_lse_.as<float>(), {config.num_query_heads, window});
   view.window_begin = needs_.window_begin;
+  if (needs_.column_sums) {
+    view.column_sums =
+        TensorView(column_sums_.as<float>(), {config.num_query_heads, tokens_.size()});
+  }
+  if (needs_.future_tokens > 0) {
+    view.query_mean = TensorView(query_mean_.as<float>(), {config.num_query_heads, d});
+    view.query_covariance =
+        TensorView(query_covariance_.as<float>(), {config.num_query_heads, d, d});
+  }
   return view;
 }
 

@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/buffer.h"
+#include "engine/query_moments.h"
 #include "engine/transformer.h"
 #include "kernels/backend.h"
 #include "kernels/product.h"
@@ -96,11 +97,17 @@ class PrefillRun {
  private:
   absl::Status Block(size_t begin, size_t end);
   absl::Status QueryKeyValue(size_t begin, size_t end);
-  absl::Status AttendAndFeedForward(size_t begin, size_t end);
+  absl::Status Attend(size_t begin, size_t end, TensorView attended);
+  absl::Status FeedForward(TensorView residual, TensorView attended);
+  // What the layer's needs ask of a block's queries [M, Hq, D]: before RoPE, and after it with the
+  // log-sum-exp of their attention.
+  absl::Status ObserveQueries(size_t begin, size_t end, TensorView queries);
+  absl::Status ObserveAttention(size_t begin, size_t end, TensorView queries, TensorView lse);
   void KeepWindowQueries(size_t begin, size_t end, TensorView queries, TensorView lse);
   TensorView Residual(size_t begin, size_t end);
-  bool OverlapsWindow(size_t begin, size_t end) const {
-    return begin < needs_.window_end && end > needs_.window_begin;
+  // Whether the needs ask for the attention of some of these queries.
+  bool ObservesAttention(size_t begin, size_t end) const {
+    return needs_.column_sums || (begin < needs_.window_end && end > needs_.window_begin);
   }
 
   PrefillEngine& engine_;
@@ -115,6 +122,11 @@ class PrefillRun {
   Buffer values_;          // [H, T, D]
   Buffer window_queries_;  // [Hq, W, D]
   Buffer window_lse_;      // [Hq, W]
+  // Where they are asked for:
+  Buffer column_sums_;       // [Hq, T]
+  QueryMoments moments_;     // of the current layer
+  Buffer query_mean_;        // [Hq, D] of the finished layer
+  Buffer query_covariance_;  // [Hq, D, D]
 };
 
 }  // namespace kvship

@@ -25,6 +25,8 @@ struct TensorNames {
   const char* query;
   const char* key;
   const char* value;
+  const char* query_norm;
+  const char* key_norm;
   const char* attention_output;
   const char* ffn_norm;
   const char* gate;
@@ -41,6 +43,8 @@ constexpr TensorNames kHfNames = {
     .query = ".self_attn.q_proj.weight",
     .key = ".self_attn.k_proj.weight",
     .value = ".self_attn.v_proj.weight",
+    .query_norm = ".self_attn.q_norm.weight",
+    .key_norm = ".self_attn.k_norm.weight",
     .attention_output = ".self_attn.o_proj.weight",
     .ffn_norm = ".post_attention_layernorm.weight",
     .gate = ".mlp.gate_proj.weight",
@@ -57,6 +61,8 @@ constexpr TensorNames kGgufNames = {
     .query = ".attn_q.weight",
     .key = ".attn_k.weight",
     .value = ".attn_v.weight",
+    .query_norm = ".attn_q_norm.weight",
+    .key_norm = ".attn_k_norm.weight",
     .attention_output = ".attn_output.weight",
     .ffn_norm = ".ffn_norm.weight",
     .gate = ".ffn_gate.weight",
@@ -75,6 +81,10 @@ absl::StatusOr<LayerWeights> ReadLayer(WeightSource& source, const TensorNames& 
   ASSIGN_OR_RETURN(out.query, source.Matrix(prefix + names.query, query_dim, hidden));
   ASSIGN_OR_RETURN(out.key, source.Matrix(prefix + names.key, kv_dim, hidden));
   ASSIGN_OR_RETURN(out.value, source.Matrix(prefix + names.value, kv_dim, hidden));
+  if (config.has_query_key_norm()) {
+    ASSIGN_OR_RETURN(out.query_norm, source.Vector(prefix + names.query_norm, config.head_dim));
+    ASSIGN_OR_RETURN(out.key_norm, source.Vector(prefix + names.key_norm, config.head_dim));
+  }
   ASSIGN_OR_RETURN(out.output, source.Matrix(prefix + names.attention_output, hidden, query_dim));
   ASSIGN_OR_RETURN(out.ffn_norm, source.Vector(prefix + names.ffn_norm, hidden));
   ASSIGN_OR_RETURN(out.gate, source.Matrix(prefix + names.gate, config.ffn_dim, hidden));

@@ -17,8 +17,8 @@ namespace kvship {
 absl::Status Embed(Backend& backend, const WeightView& table, std::span<const int32_t> ids,
                    TensorView out);
 
-// out = x / sqrt(mean(x^2) + epsilon) * weight, row by row. x, out [M, C] f32 (may be the same),
-// weight [C]. Source: arXiv 1910.07467.
+// out = x / sqrt(mean(x^2) + epsilon) * weight, row by row. x, out [M, C] or [M, heads, C] f32 (may
+// be the same), weight [C]. Source: arXiv 1910.07467.
 absl::Status RmsNorm(Backend& backend, TensorView x, std::span<const float> weight, float epsilon,
                      TensorView out);
 

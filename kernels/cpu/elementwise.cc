@@ -155,11 +155,20 @@ absl::Status Embed(Backend& backend, const WeightView& table, std::span<const in
 
 absl::Status RmsNorm(Backend& backend, TensorView x, std::span<const float> weight, float epsilon,
                      TensorView out) {
-  if (x.rank != 2 || x.dims[1] != weight.size()) return ShapeError("rms norm: x", "[M, C]", x);
-  if (out.rank != 2 || out.dims != x.dims) return ShapeError("rms norm: out", "x's shape", out);
+  if ((x.rank != 2 && x.rank != 3) || x.dims[x.rank - 1] != weight.size()) {
+    return ShapeError("rms norm: x", "[M, C] or [M, heads, C]", x);
+  }
+  if (out.rank != x.rank || out.dims != x.dims) {
+    return ShapeError("rms norm: out", "x's shape", out);
+  }
   const auto row_function = HWY_DYNAMIC_DISPATCH(RmsNormRow);
-  ForEachRow(backend, x.dims[0], x.dims[1], [&](size_t row) {
-    row_function(x.f32(row), weight.data(), weight.size(), epsilon, out.f32(row));
+  const size_t num_heads = x.rank == 3 ? x.dims[1] : 1;
+  ForEachRow(backend, x.dims[0], num_heads * weight.size(), [&](size_t row) {
+    for (size_t head = 0; head < num_heads; ++head) {
+      const float* const from = x.f32(row) + head * (x.rank == 3 ? x.strides[1] : 0);
+      float* const to = out.f32(row) + head * (x.rank == 3 ? out.strides[1] : 0);
+      row_function(from, weight.data(), weight.size(), epsilon, to);
+    }
   });
   return absl::OkStatus();
 }

@@ -122,8 +122,8 @@ void BlockLogits(const float* mean, const float* covariance, const float* block,
     FloatVec sum = hn::Zero(d);
     for (size_t a = 0; a < head_dim; ++a) {
       const size_t at = a * BlockLanes() + v * lanes;
-      const FloatVec slope = hn::MulAdd(hn::Load(d, products + at), of_product,
-                                        hn::Set(d, mean[a] * of_mean));
+      const FloatVec slope =
+          hn::MulAdd(hn::Load(d, products + at), of_product, hn::Set(d, mean[a] * of_mean));
       sum = hn::MulAdd(hn::Load(d, block + at), slope, sum);
     }
     hn::Store(sum, d, products + v * lanes);  // vector v of row 0 is not needed again
@@ -182,8 +182,8 @@ absl::Status AddMoments(Backend& backend, TensorView x, std::span<double> sums,
 
 absl::Status ExpectedLogits(Backend& backend, const ExpectedLogitsArgs& args) {
   const auto& [mean, covariance, keys, logits] = args;
-  if (keys.rank != 3 || mean.rank != 2 || keys.dims[0] == 0 ||
-      mean.dims[0] % keys.dims[0] != 0 || mean.dims[1] != keys.dims[2]) {
+  if (keys.rank != 3 || mean.rank != 2 || keys.dims[0] == 0 || mean.dims[0] % keys.dims[0] != 0 ||
+      mean.dims[1] != keys.dims[2]) {
     return Wanted("mean of expected logits", "[Hq, D] for keys [H, T, D]");
   }
   if (covariance.rank != 3 || covariance.dims[0] != mean.dims[0] ||

@@ -1,0 +1,52 @@
+// QueryMoments gathers what the queries of one layer are like before RoPE, and says what they are
+// expected to be at the positions after the prompt. Belongs to one thread.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/tensor_view.h"
+#include "engine/model_config.h"
+#include "kernels/backend.h"
+
+namespace kvship {
+
+class QueryMoments {
+ public:
+  QueryMoments() = default;
+  // For the positions [future_begin, future_begin + future_tokens).
+  QueryMoments(const ModelConfig& config, size_t future_begin, size_t future_tokens);
+
+  // Forgets all queries: the next layer begins.
+  void Clear();
+
+  // Adds queries [M, Hq, D] f32, after QK norm where the model has it, before RoPE.
+  absl::Status Add(Backend& backend, TensorView queries);
+
+  // The moments at the future positions, of which R is the mean of the RoPE matrices: mean = R mu
+  // [Hq, D], covariance = R Sigma R^T [Hq, D, D] f32, with mu and Sigma (centred, divided by the
+  // number of queries) of the queries added, at least one. Source: expected attention, arXiv
+  // 2510.00636, section 3.
+  void Turned(Backend& backend, TensorView mean, TensorView covariance) const;
+
+  size_t num_bytes() const { return (sums_.size() + products_.size()) * sizeof(double); }
+
+ private:
+  // The mean of the rotations of one pair of elements: no rotation itself, it is shorter.
+  struct MeanTurn {
+    size_t first = 0;  // elements of the pair
+    size_t second = 0;
+    double cosine = 0;
+    double sine = 0;
+  };
+
+  // Turns the vector of the elements x[0], x[stride], ...
+  void Turn(size_t stride, double* x) const;
+
+  std::vector<MeanTurn> turns_;  // [D / 2]
+  size_t num_queries_ = 0;
+  std::vector<double> sums_;      // [Hq, D]
+  std::vector<double> products_;  // [Hq, D, D], its upper triangle
+};
+
+}  // namespace kvship
