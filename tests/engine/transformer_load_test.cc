@@ -86,8 +86,31 @@ TEST(LoadTransformer, TiesTheOutputToTheEmbedding) {
   EXPECT_EQ((*model)->output_norm.size(), 64u);
 }
 
+TEST(LoadTransformer, ReadsTheNormsOfQwen3sQueriesAndKeys) {
+  const auto model = LoadTransformer(Golden("qwen3"));
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->config.architecture, "qwen3");
+  EXPECT_EQ((*model)->config.head_dim, 32u);
+  EXPECT_EQ((*model)->layers[1].query_norm.size(), 32u);
+  EXPECT_EQ((*model)->layers[1].key_norm.size(), 32u);
+}
+
+TEST(LoadTransformer, WantsTheHeadSizeOfQwen3) {
+  EditedModel model("qwen3");
+  model.config.erase("head_dim");
+  model.ExpectError(kInvalid, "head_dim is missing");
+}
+
+TEST(LoadTransformer, IgnoresAWindowThatQwen3DoesNotUse) {
+  EditedModel model("qwen3");
+  model.config["sliding_window"] = 128;
+  EXPECT_TRUE(model.Load().ok());
+  model.config["use_sliding_window"] = true;
+  model.ExpectError(kUnimplemented, "sliding_window");
+}
+
 TEST(LoadTransformer, NamesArchitecturesItDoesNotRun) {
-  for (const char* name : {"mixtral", "qwen2", "qwen3"}) {
+  for (const char* name : {"mixtral", "qwen2"}) {
     const auto model = LoadTransformer(Golden(name));
     EXPECT_EQ(model.status().code(), kUnimplemented) << model.status();
     EXPECT_THAT(std::string(model.status().message()), HasSubstr("ForCausalLM"));

@@ -93,7 +93,7 @@ TEST_P(TinyModel, GreedyTokensAreThoseOfTransformers) {
 
 INSTANTIATE_TEST_SUITE_P(Goldens, TinyModel,
                          ::testing::Values("llama", "llama3_rope", "llama_bf16_tied",
-                                           "longchat_linear_rope", "mistral"),
+                                           "longchat_linear_rope", "mistral", "qwen3"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(LocalRun, ThreadsAndBlocksDoNotChangeWhatIsKept) {
