@@ -2,6 +2,7 @@
 // heads of 64, 30 layers). Prints time, arithmetic rate or bytes read per second.
 #include <benchmark/benchmark.h>
 
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -49,15 +50,19 @@ void DecodeStep(benchmark::State& state, PageFormat format, size_t num_tokens) {
   Backend backend(static_cast<size_t>(state.range(0)));
   const size_t pages_per_head = PagesFor(num_tokens), page_bytes = PageBytes(format, kHeadDim);
   Buffer memory(kLayers * kKvHeads * pages_per_head * page_bytes);
-  const std::vector<float> row = Activations(kPageTokens * kHeadDim);
+  std::vector<float> row = Activations(kPageTokens * kHeadDim);
+  const TensorView rows(row.data(), {kPageTokens, kHeadDim});
+  std::vector<int32_t> positions(kPageTokens);
+  std::iota(positions.begin(), positions.end(), 0);
+  const PageFormat tail_format = PageFormat::kF16;
+  Buffer tail(PageBytes(tail_format, kHeadDim));
+  GatherPages(tail_format, rows, rows, positions, tail.data());
+  const std::byte* const tail_page = tail.data();
   std::vector<std::vector<const std::byte*>> pages(kLayers * kKvHeads);
   std::byte* next = memory.data();
   for (auto& list : pages) {
     for (size_t i = 0; i < pages_per_head; ++i, next += page_bytes) {
-      for (size_t slot = 0; slot < kPageTokens; ++slot) {
-        const float* const token = row.data() + slot * kHeadDim;
-        WritePageSlot(format, kHeadDim, slot, token, token, next);
-      }
+      GatherPages(format, rows, rows, positions, next);
       list.push_back(next);
     }
   }
@@ -69,7 +74,7 @@ void DecodeStep(benchmark::State& state, PageFormat format, size_t num_tokens) {
       for (size_t h = 0; h < kKvHeads; ++h) {
         heads[h].prefix_pages = pages[layer * kKvHeads + h];
         heads[h].num_prefix_tokens = num_tokens - 1;
-        heads[h].tail_pages = std::span(heads[h].prefix_pages).last(1);
+        heads[h].tail_pages = {&tail_page, 1};
         heads[h].num_tail_tokens = 1;
       }
       const absl::Status status =
@@ -77,7 +82,7 @@ void DecodeStep(benchmark::State& state, PageFormat format, size_t num_tokens) {
                                    .heads = heads,
                                    .num_heads = {&num_heads, 1},
                                    .prefix_formats = {&format, 1},
-                                   .tail_format = format,
+                                   .tail_formats = {&tail_format, 1},
                                    .out = TensorView(out.data(), {1, q.size()})});
       benchmark::DoNotOptimize(status.ok());
     }
@@ -147,7 +152,8 @@ void RegisterAll() {
           [=](benchmark::State& state) { PromptBlock(state, arithmetic, 256, tokens); });
     }
   }
-  for (const PageFormat format : {PageFormat::kF16, PageFormat::kBf16}) {
+  for (const PageFormat format : {PageFormat::kF16, PageFormat::kBf16, PageFormat::kFp8,
+                                  PageFormat::kInt8, PageFormat::kInt4}) {
     for (const size_t tokens : {64, 512, 4096}) {
       add("DecodeStep/" + std::to_string(tokens) + "/" + PageFormatName(format),
           [=](benchmark::State& state) { DecodeStep(state, format, tokens); });
@@ -157,9 +163,13 @@ void RegisterAll() {
     add("ScoreLayer/64/" + std::to_string(tokens),
         [=](benchmark::State& state) { ScoreLayer(state, 64, tokens); });
   }
-  benchmark::RegisterBenchmark("GatherHead/8000/f16", [](benchmark::State& state) {
-    GatherHead(state, PageFormat::kF16, 8000);
-  })->Unit(benchmark::kMicrosecond);
+  for (const PageFormat format :
+       {PageFormat::kF16, PageFormat::kFp8, PageFormat::kInt8, PageFormat::kInt4}) {
+    const std::string name = std::string("GatherHead/8000/") + PageFormatName(format);
+    benchmark::RegisterBenchmark(name.c_str(), [format](benchmark::State& state) {
+      GatherHead(state, format, 8000);
+    })->Unit(benchmark::kMicrosecond);
+  }
 }
 
 }  // namespace

@@ -49,6 +49,7 @@ absl::Status DecodeEngine::Attend(size_t layer, std::span<const Item> items, Ten
   heads_.clear();
   num_heads_.clear();
   prefix_formats_.clear();
+  tail_formats_.clear();
   for (size_t b = 0; b < batch; ++b) {
     SequenceCache& cache = *items[b].cache;
     const size_t slot = cache.num_tail_tokens();
@@ -60,13 +61,14 @@ absl::Status DecodeEngine::Attend(size_t layer, std::span<const Item> items, Ten
     cache.AppendPagedHeads(layer, slot + 1, &heads_);
     num_heads_.push_back(cache.plan().num_heads);
     prefix_formats_.push_back(cache.plan().format);
+    tail_formats_.push_back(cache.tail_format());
   }
   PagedAttentionArgs args;
   args.q = TensorView(qkv.f32(), {batch, num_heads, d}).Slice(1, 0, config.num_query_heads);
   args.heads = heads_;
   args.num_heads = num_heads_;
   args.prefix_formats = prefix_formats_;
-  args.tail_format = items.front().cache->tail_format();
+  args.tail_formats = tail_formats_;
   args.out = ActivationRows(attended_, batch, config.num_query_heads * d);
   return PagedAttention(backend_, args);
 }

@@ -23,7 +23,7 @@ class DecodeEngine {
 
   struct Item {
     int32_t token = 0;               // inside the vocabulary
-    SequenceCache* cache = nullptr;  // with room in its tail; all items have one tail format
+    SequenceCache* cache = nullptr;  // with room in its tail
   };
 
   // Runs one step. Afterwards each cache has one tail token more, and logits(i) are those of
@@ -54,6 +54,7 @@ class DecodeEngine {
   std::vector<PagedHead> heads_;
   std::vector<size_t> num_heads_;
   std::vector<PageFormat> prefix_formats_;
+  std::vector<PageFormat> tail_formats_;
 };
 
 }  // namespace kvship

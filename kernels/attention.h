@@ -49,23 +49,24 @@ struct PagedHead {
 // Shapes: q [B, Hq, D] f32 after RoPE; out [B, Hq * D] f32. `heads` has, sequence after sequence,
 // `num_heads[b]` entries of sequence b (its KV heads, or its query heads where the prefix was
 // chosen per query head); entry i serves the query heads [i * Hq / num_heads[b], (i + 1) * Hq /
-// num_heads[b]). Prefixes are in prefix_formats[b], tails in tail_format. Work is split at fixed
-// numbers of tokens and merged by log-sum-exp, so that a sequence's result does not depend on its
-// company. Source: flash decoding, arXiv 2311.01282.
+// num_heads[b]). Prefixes are in prefix_formats[b], tails in tail_formats[b], a float format. Work
+// is split at fixed numbers of tokens and merged by log-sum-exp, so that a sequence's result does
+// not depend on its company. Source: flash decoding, arXiv 2311.01282.
 //
 // Errors: InvalidArgument if the shapes do not fit, a head has no token at all or fewer pages than
-// its tokens fill, or D is not a multiple of 16.
+// its tokens fill, D is not a multiple of 16, or not of 32 with int8 or int4, or a tail is
+// quantized.
 struct PagedAttentionArgs {
   TensorView q;
   std::span<const PagedHead> heads;
   std::span<const size_t> num_heads;
   std::span<const PageFormat> prefix_formats;
-  PageFormat tail_format = PageFormat::kF16;
+  std::span<const PageFormat> tail_formats;
   TensorView out;
 };
 absl::Status PagedAttention(Backend& backend, const PagedAttentionArgs& args);
 
-// Writes one token's K and V rows [D] f32 into slot `slot` of a page.
+// Writes one token's K and V rows [D] f32 into slot `slot` of a page of a float format.
 void WritePageSlot(PageFormat format, size_t head_dim, size_t slot, const float* key,
                    const float* value, std::byte* page);
 

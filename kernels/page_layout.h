@@ -5,14 +5,15 @@
 //   f32, f16, bf16:  K [32, D], V [32, D]
 //   fp8:             K [32, D] e4m3, V [32, D] e4m3, K scale f32, V scale f32, 8 bytes of zeros;
 //                    x = code * scale, scale = the page's largest |x| / 448
-//   int8, int4:      K codes [32, D], V codes [32, D], K scale [D] bf16, K minimum [D] bf16,
-//                    V scale [32, D / 32] bf16, V minimum [32, D / 32] bf16; x = minimum + code *
-//                    scale. K is quantized per channel over the page's tokens, V per token over 32
-//                    channels (KIVI, arXiv 2402.02750). int4 codes lie in pairs, the even channel
-//                    in the low half. D is a multiple of 32.
+//   int8, int4:      K codes [32, D], V codes [32, D], K scale [D], K minimum [D], V scale [D / 32,
+//                    32], V minimum [D / 32, 32], all four bf16; x = minimum + code * scale. K is
+//                    quantized per channel over the page's tokens, V per token over 32 channels
+//                    (KIVI, arXiv 2402.02750). 32 channels of int4 lie in 16 bytes: channels c and
+//                    c + 16 in the low and the high half of byte c. D is a multiple of 32.
 //
-// Minima and maxima are those of the tokens that are there, never of the padding. Quantized pages
-// are immutable: no token is added to one.
+// Minima and maxima are those of the tokens that are there, never of the padding. NaN and
+// infinities make what shares their scale NaN; fp8 has neither and takes its largest number.
+// Quantized pages are immutable: no token is added to one.
 #pragma once
 
 #include <cstddef>

@@ -3,12 +3,14 @@
 #include <cstring>
 
 #include "kernels/attention.h"
+#include "kernels/cpu/page_rows.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/pages.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/page_elements-inl.h"
+#include "kernels/cpu/quantize-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvship {
@@ -62,7 +64,7 @@ void EncodeRow(PageFormat format, const float* row, size_t num_elements, std::by
     case PageFormat::kF32: std::memcpy(out, row, num_elements * sizeof(float)); break;
     case PageFormat::kF16: EncodeF16(row, num_elements, out); break;
     case PageFormat::kBf16: EncodeBf16(row, num_elements, out); break;
-    default: break;
+    default: assert(false && "a quantized page takes no single row");
   }
 }
 
@@ -81,7 +83,30 @@ void DecodeAnyRow(PageFormat format, const std::byte* in, size_t num_elements, f
     case PageFormat::kF32: DecodeRow<PageFormat::kF32>(in, num_elements, row); break;
     case PageFormat::kF16: DecodeRow<PageFormat::kF16>(in, num_elements, row); break;
     case PageFormat::kBf16: DecodeRow<PageFormat::kBf16>(in, num_elements, row); break;
-    default: break;
+    case PageFormat::kFp8: DecodeRow<PageFormat::kFp8>(in, num_elements, row); break;
+    case PageFormat::kInt8: DecodeRow<PageFormat::kInt8>(in, num_elements, row); break;
+    case PageFormat::kInt4: DecodeRow<PageFormat::kInt4>(in, num_elements, row); break;
+  }
+}
+
+// Makes numbers of the codes of token t.
+void Dequantize(PageFormat format, const std::byte* page, size_t t, size_t head_dim, float* key,
+                float* value) {
+  const std::byte* const scales = page + PageScalesOffset(format, head_dim);
+  if (format == PageFormat::kFp8) {
+    for (size_t i = 0; i < head_dim; ++i) {
+      key[i] *= LoadElement<PageFormat::kF32>(scales, 0) * kFp8OfF16;
+      value[i] *= LoadElement<PageFormat::kF32>(scales, 1) * kFp8OfF16;
+    }
+    return;
+  }
+  const size_t value_scales = 2 * head_dim;
+  const size_t value_minima = value_scales + kPageTokens * head_dim / kValueGroup;
+  auto number = [&](size_t index) { return LoadElement<PageFormat::kBf16>(scales, index); };
+  for (size_t i = 0; i < head_dim; ++i) {
+    key[i] = number(head_dim + i) + key[i] * number(i);
+    const size_t slot = i / kValueGroup * kPageTokens + t;
+    value[i] = number(value_minima + slot) + value[i] * number(value_scales + slot);
   }
 }
 
@@ -106,6 +131,16 @@ namespace {
 HWY_EXPORT(EncodeRow);
 HWY_EXPORT(DecodeAnyRow);
 HWY_EXPORT(GatherRows);
+HWY_EXPORT(QuantizePage);
+HWY_EXPORT(Dequantize);
+
+PageRows RowsAt(const TensorView& rows, std::span<const int32_t> positions) {
+  PageRows out = {.rows = {}, .num_tokens = positions.size(), .head_dim = rows.dims[1]};
+  for (size_t i = 0; i < positions.size(); ++i) {
+    out.rows[i] = rows.f32(static_cast<size_t>(positions[i]));
+  }
+  return out;
+}
 
 }  // namespace
 
@@ -124,6 +159,12 @@ void GatherPages(PageFormat format, TensorView keys, TensorView values,
   assert(values.dims[1] == head_dim);
   for (size_t begin = 0; begin < positions.size(); begin += kPageTokens) {
     const auto on_page = positions.subspan(begin, std::min(kPageTokens, positions.size() - begin));
+    if (IsQuantized(format)) {
+      HWY_DYNAMIC_DISPATCH(QuantizePage)
+      (format, RowsAt(keys, on_page), RowsAt(values, on_page), pages);
+      pages += PageBytes(format, head_dim);
+      continue;
+    }
     HWY_DYNAMIC_DISPATCH(GatherRows)(format, keys, on_page, pages);
     HWY_DYNAMIC_DISPATCH(GatherRows)
     (format, values, on_page, pages + PageValuesOffset(format, head_dim));
@@ -134,11 +175,15 @@ void GatherPages(PageFormat format, TensorView keys, TensorView values,
 void ReadPage(PageFormat format, const std::byte* page, TensorView keys, TensorView values) {
   const size_t head_dim = keys.dims[1];
   assert(keys.dims[0] <= kPageTokens && values.dims[0] == keys.dims[0]);
+  const size_t row_bytes = head_dim * PageElementBits(format) / 8;
   for (size_t t = 0; t < keys.dims[0]; ++t) {
-    const std::byte* const in = page + t * head_dim * PageElementBytes(format);
+    const std::byte* const in = page + t * row_bytes;
     HWY_DYNAMIC_DISPATCH(DecodeAnyRow)(format, in, head_dim, keys.f32(t));
     HWY_DYNAMIC_DISPATCH(DecodeAnyRow)
     (format, in + PageValuesOffset(format, head_dim), head_dim, values.f32(t));
+    if (IsQuantized(format)) {
+      HWY_DYNAMIC_DISPATCH(Dequantize)(format, page, t, head_dim, keys.f32(t), values.f32(t));
+    }
   }
 }
 

@@ -33,7 +33,7 @@ class EachTarget : public testing::Test {
   }
 };
 
-constexpr size_t kTokens = 200, kQueryHeads = 6, kKvHeads = 2, kHeadDim = 48;
+constexpr size_t kTokens = 200, kQueryHeads = 6, kKvHeads = 2, kHeadDim = 96;
 
 TEST_F(EachTarget, PromptAttentionEqualsTheFormula) {
   Backend backend(2);
@@ -67,7 +67,8 @@ TEST_F(EachTarget, PagedAttentionEqualsTheFormula) {
   Backend backend(2);
   const RandomTensor q({1, kQueryHeads, kHeadDim}, 1);
   ForEach([&](int64_t) {
-    for (const PageFormat format : {PageFormat::kF32, PageFormat::kF16, PageFormat::kBf16}) {
+    for (const PageFormat format : {PageFormat::kF32, PageFormat::kF16, PageFormat::kBf16,
+                                    PageFormat::kFp8, PageFormat::kInt8, PageFormat::kInt4}) {
       const size_t page_bytes = PageBytes(format, kHeadDim), num_pages = PagesFor(kTokens);
       RandomTensor keys({kTokens, kHeadDim}, 2), values({kTokens, kHeadDim}, 3);
       std::vector<int32_t> positions(kTokens);
@@ -83,12 +84,13 @@ TEST_F(EachTarget, PagedAttentionEqualsTheFormula) {
       }
       const PagedHead heads[] = {{pages, kTokens, {}, 0}};
       const size_t num_heads = 1;
+      const PageFormat tail_format = PageFormat::kF16;
       RandomTensor out({1, kQueryHeads * kHeadDim}, 4);
       ASSERT_TRUE(PagedAttention(backend, {.q = q.view,
                                            .heads = heads,
                                            .num_heads = {&num_heads, 1},
                                            .prefix_formats = {&format, 1},
-                                           .tail_format = PageFormat::kF16,
+                                           .tail_formats = {&tail_format, 1},
                                            .out = out.view})
                       .ok());
       for (size_t head = 0; head < kQueryHeads; ++head) {

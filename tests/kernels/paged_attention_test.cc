@@ -57,6 +57,7 @@ std::vector<float> Attend(Backend& backend, std::span<const CachedSequence* cons
   std::vector<PagedHead> heads;
   std::vector<size_t> num_heads;
   std::vector<PageFormat> formats;
+  const std::vector<PageFormat> tail_formats(batch.size(), tail_format);
   for (const CachedSequence* sequence : batch) {
     heads.insert(heads.end(), sequence->heads.begin(), sequence->heads.end());
     num_heads.push_back(sequence->heads.size());
@@ -68,7 +69,7 @@ std::vector<float> Attend(Backend& backend, std::span<const CachedSequence* cons
                                .heads = heads,
                                .num_heads = num_heads,
                                .prefix_formats = formats,
-                               .tail_format = tail_format,
+                               .tail_formats = tail_formats,
                                .out = {out.data(), {q.dims[0], q.dims[1] * q.dims[2]}}});
   EXPECT_TRUE(status.ok()) << status.message();
   return out;
@@ -109,6 +110,9 @@ TEST_P(PagedAttentionOf, EqualsTheFormula) {
 constexpr PageFormat kF32 = PageFormat::kF32;
 constexpr PageFormat kF16 = PageFormat::kF16;
 constexpr PageFormat kBf16 = PageFormat::kBf16;
+constexpr PageFormat kFp8 = PageFormat::kFp8;
+constexpr PageFormat kInt8 = PageFormat::kInt8;
+constexpr PageFormat kInt4 = PageFormat::kInt4;
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, PagedAttentionOf,
@@ -118,17 +122,22 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{4, 4, 16, {31}, 1, kF32, kF16},     // a prefix per query head
                     Case{7, 1, 80, {90}, 7, kF16, kF16},     // 7 query heads on one
                     Case{2, 1, 64, {0}, 3, kF16, kF16},      // no prefix yet
-                    Case{2, 1, 64, {1}, 0, kF16, kF16}));
+                    Case{2, 1, 64, {1}, 0, kF16, kF16}, Case{9, 3, 64, {1200}, 5, kInt4, kF16},
+                    Case{9, 3, 64, {700, 33, 1}, 33, kInt8, kF16},
+                    Case{9, 3, 64, {530, 31}, 2, kFp8, kBf16},
+                    Case{8, 2, 128, {75}, 1, kInt4, kF32}, Case{2, 1, 256, {40}, 1, kInt8, kF16},
+                    Case{5, 1, 32, {97}, 1, kInt4, kF16}, Case{7, 1, 80, {90}, 7, kFp8, kF16}));
 
 TEST(PagedAttention, DoesNotDependOnTheBatchesCompany) {
   Backend backend(2);
   const CachedSequence a(3, 64, {1500}, 9, kF16, kF16, 100);
   const CachedSequence b(3, 64, {10, 600}, 40, kF16, kF16, 200);
   const CachedSequence c(9, 64, {77}, 1, kBf16, kF16, 300);  // a prefix per query head
-  const CachedSequence* const batch[] = {&a, &b, &c};
-  RandomTensor q({3, 9, 64}, 4);
+  const CachedSequence d(3, 64, {600, 5}, 3, kInt4, kF16, 400);
+  const CachedSequence* const batch[] = {&a, &b, &c, &d};
+  RandomTensor q({4, 9, 64}, 4);
   const std::vector<float> together = Attend(backend, batch, q.view, kF16);
-  for (size_t i = 0; i < 3; ++i) {
+  for (size_t i = 0; i < 4; ++i) {
     const std::vector<float> alone =
         Attend(backend, std::span(batch).subspan(i, 1), q.view.Slice(0, i, 1), kF16);
     const auto first = together.begin() + static_cast<ptrdiff_t>(i * alone.size());
@@ -159,7 +168,7 @@ TEST(PagedAttention, RefusesWhatDoesNotFit) {
                           .heads = sequence.heads,
                           .num_heads = num_heads,
                           .prefix_formats = formats,
-                          .tail_format = kF16,
+                          .tail_formats = formats,
                           .out = out.view};
   EXPECT_TRUE(PagedAttention(backend, args).ok());
   sequence.heads[1].num_prefix_tokens = 33;
@@ -169,6 +178,16 @@ TEST(PagedAttention, RefusesWhatDoesNotFit) {
   sequence.heads[1].num_tail_tokens = 0;
   EXPECT_EQ(PagedAttention(backend, args).code(), absl::StatusCode::kInvalidArgument)
       << "nothing to attend to";
+  sequence.heads[1].num_tail_tokens = 1;
+  ASSERT_TRUE(PagedAttention(backend, args).ok());
+  const PageFormat int4[] = {kInt4};
+  args.prefix_formats = int4;
+  EXPECT_EQ(PagedAttention(backend, args).code(), absl::StatusCode::kInvalidArgument)
+      << "16 channels share no scale";
+  args.prefix_formats = formats;
+  args.tail_formats = int4;
+  EXPECT_EQ(PagedAttention(backend, args).code(), absl::StatusCode::kInvalidArgument)
+      << "a tail that takes no tokens";
 }
 
 }  // namespace

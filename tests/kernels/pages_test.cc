@@ -1,7 +1,10 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
+#include <numeric>
 
 #include "base/buffer.h"
 #include "kernels/attention.h"
@@ -17,6 +20,7 @@ float RoundTo(PageFormat format, float x) {
     case PageFormat::kF32: return x;
     case PageFormat::kF16: return ToFloat(ToF16(x));
     case PageFormat::kBf16: return ToFloat(ToBf16(x));
+    default: break;
   }
   return 0.0f;
 }
@@ -111,6 +115,136 @@ TEST(Pages, FormatsHaveNames) {
   EXPECT_STREQ(PageFormatName(PageFormat::kF32), "f32");
   EXPECT_STREQ(PageFormatName(PageFormat::kF16), "f16");
   EXPECT_STREQ(PageFormatName(PageFormat::kBf16), "bf16");
+  EXPECT_STREQ(PageFormatName(PageFormat::kFp8), "fp8");
+  EXPECT_STREQ(PageFormatName(PageFormat::kInt8), "int8");
+  EXPECT_STREQ(PageFormatName(PageFormat::kInt4), "int4");
+}
+
+constexpr PageFormat kQuantized[] = {PageFormat::kFp8, PageFormat::kInt8, PageFormat::kInt4};
+
+// Tokens of one page and what it makes of them.
+struct CodedPage {
+  CodedPage(PageFormat format, RandomTensor in_keys, RandomTensor in_values)
+      : keys(std::move(in_keys)),
+        values(std::move(in_values)),
+        read_keys({keys.view.dims[0], keys.view.dims[1]}, 1),
+        read_values({keys.view.dims[0], keys.view.dims[1]}, 1),
+        bytes(PageBytes(format, keys.view.dims[1])) {
+    std::vector<int32_t> positions(keys.view.dims[0]);
+    std::iota(positions.begin(), positions.end(), 0);
+    GatherPages(format, keys.view, values.view, positions, bytes.data());
+    ReadPage(format, bytes.data(), read_keys.view, read_values.view);
+  }
+
+  RandomTensor keys, values, read_keys, read_values;
+  Buffer bytes;
+};
+
+double RelativeError(const std::vector<float>& came, const std::vector<float>& wanted) {
+  double error = 0;
+  double norm = 0;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    error += std::pow(came[i] - wanted[i], 2);
+    norm += std::pow(wanted[i], 2);
+  }
+  return std::sqrt(error / norm);
+}
+
+// Of Gaussian numbers: steps of a range of some 4 sigma are 4/255 and 4/15 sigma wide, their error
+// 1/sqrt(12) of that; e4m3 has 3 bits of mantissa.
+TEST(QuantizedPages, ErrorsAreThoseOfTheirSteps) {
+  const std::map<PageFormat, double> most = {
+      {PageFormat::kFp8, 0.035}, {PageFormat::kInt8, 0.006}, {PageFormat::kInt4, 0.1}};
+  for (const PageFormat format : kQuantized) {
+    for (const size_t head_dim : {32, 64, 128}) {
+      for (const size_t num_tokens : {size_t{32}, size_t{5}}) {
+        const CodedPage page(format, RandomTensor({num_tokens, head_dim}, 1),
+                             RandomTensor({num_tokens, head_dim}, 2));
+        EXPECT_LT(RelativeError(page.read_keys.data, page.keys.data), most.at(format));
+        EXPECT_LT(RelativeError(page.read_values.data, page.values.data), most.at(format));
+      }
+    }
+  }
+}
+
+// Channels of keys often have large means: their own scale takes no harm from it.
+TEST(QuantizedPages, AChannelsOffsetCostsItNothing) {
+  for (const PageFormat format : {PageFormat::kInt8, PageFormat::kInt4}) {
+    RandomTensor keys({32, 64}, 1);
+    for (size_t t = 0; t < 32; ++t) keys.view.f32(t)[7] += 64;
+    const CodedPage page(format, keys, RandomTensor({32, 64}, 2));
+    const float steps = format == PageFormat::kInt8 ? 255 : 15;
+    for (size_t t = 0; t < 32; ++t) {
+      // Half a step of a range of 8, and as much again for the minimum in bf16.
+      EXPECT_NEAR(page.read_keys.view.f32(t)[7], keys.view.f32(t)[7], 8.0 / steps + 0.25);
+      EXPECT_NEAR(page.read_keys.view.f32(t)[8], keys.view.f32(t)[8], 8.0 / steps);
+    }
+  }
+}
+
+TEST(QuantizedPages, CodesCoverTheRange) {
+  for (const PageFormat format : {PageFormat::kInt8, PageFormat::kInt4}) {
+    const float steps = format == PageFormat::kInt8 ? 255 : 15;
+    const CodedPage page(format, RandomTensor({32, 64}, 5), RandomTensor({32, 64}, 6));
+    for (size_t c = 0; c < 64; ++c) {
+      float low = page.keys.view.f32(0)[c];
+      float high = low;
+      for (size_t t = 0; t < 32; ++t) {
+        low = std::min(low, page.keys.view.f32(t)[c]);
+        high = std::max(high, page.keys.view.f32(t)[c]);
+      }
+      // A step is that of the range, widened by what bf16 rounds off minimum and scale.
+      const float step = (high - low + 0.01f * std::fabs(low)) / steps * 1.01f;
+      for (size_t t = 0; t < 32; ++t) {
+        EXPECT_NEAR(page.read_keys.view.f32(t)[c], page.keys.view.f32(t)[c], step / 2 * 1.01f);
+      }
+    }
+  }
+}
+
+TEST(QuantizedPages, EqualNumbersStayWhatTheyAre) {
+  for (const PageFormat format : kQuantized) {
+    for (const float x : {0.0f, -3.5f, 448.0f}) {
+      RandomTensor rows({7, 32}, 1);
+      std::fill(rows.data.begin(), rows.data.end(), x);
+      const CodedPage page(format, rows, rows);
+      EXPECT_EQ(page.read_keys.data, rows.data) << PageFormatName(format);
+      EXPECT_EQ(page.read_values.data, rows.data) << PageFormatName(format);
+    }
+  }
+}
+
+TEST(QuantizedPages, PaddingIsZeroAndDoesNotWidenARange) {
+  for (const PageFormat format : kQuantized) {
+    RandomTensor rows({3, 32}, 1);
+    for (float& x : rows.data) x += 1000;
+    const CodedPage page(format, rows, rows);
+    EXPECT_LT(RelativeError(page.read_keys.data, rows.data), 0.03);
+    const size_t used = 3 * 32 * PageElementBits(format) / 8;
+    for (size_t byte = used; byte < PageCodeBytes(format, 32); ++byte) {
+      ASSERT_EQ(page.bytes.data()[byte], std::byte{0});
+    }
+  }
+}
+
+TEST(QuantizedPages, NanAndInfinityStayWithWhatSharesTheirScale) {
+  for (const PageFormat format : kQuantized) {
+    for (const float wrong :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      RandomTensor rows({32, 64}, 1);
+      rows.view.f32(3)[5] = wrong;
+      const CodedPage page(format, rows, rows);
+      if (format == PageFormat::kFp8) continue;
+      EXPECT_NEAR(page.read_keys.view.f32(3)[6], rows.view.f32(3)[6], 0.5);
+      EXPECT_NEAR(page.read_values.view.f32(3)[40], rows.view.f32(3)[40], 0.5);
+      EXPECT_NEAR(page.read_values.view.f32(4)[5], rows.view.f32(4)[5], 0.5);
+    }
+  }
+}
+
+TEST(QuantizedPages, Int4CostsFiveBitsPerValue) {
+  EXPECT_EQ(PageBytes(PageFormat::kInt4, 64) * 8, 2 * 32 * 64 * 5);
+  EXPECT_EQ(PageBytes(PageFormat::kInt8, 128) * 8, 2 * 32 * 128 * 9);
 }
 
 }  // namespace
