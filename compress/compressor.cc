@@ -76,7 +76,6 @@ LayerNeeds Compressor::needs() const {
 absl::Status Compressor::Choose(Backend& backend, const LayerView& layer, bool with_scores,
                                 Result* result) {
   const size_t prompt_tokens = plan_.prompt_tokens;
-  const size_t window = plan_.window_end - plan_.window_begin;
   const size_t num_scored = scorer_->num_scored(plan_);
   Array<float> votes_memory(shape_.num_query_heads * prompt_tokens);
   Array<float> attention_memory(plan_.num_heads * prompt_tokens);
@@ -85,10 +84,10 @@ absl::Status Compressor::Choose(Backend& backend, const LayerView& layer, bool w
   const LayerScores scores = {
       .scores = TensorView(scores_memory.data(), {plan_.num_heads, num_scored}),
       .attention = TensorView(attention_memory.data(), {plan_.num_heads, prompt_tokens}),
-      .window_tokens = window};
-  RETURN_IF_ERROR(WindowVotes(backend, {.q = layer.window_queries.Slice(1, 0, window),
+      .window_tokens = plan_.window_end - plan_.window_begin};
+  RETURN_IF_ERROR(WindowVotes(backend, {.q = layer.window_queries,
                                         .keys = layer.keys,
-                                        .lse = layer.window_lse.Slice(1, 0, window),
+                                        .lse = layer.window_lse,
                                         .first_position = plan_.window_begin,
                                         .votes = votes}));
   RETURN_IF_ERROR(ReduceGroups(backend, votes, GroupReduce::kMean, scores.attention));

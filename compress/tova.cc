@@ -16,12 +16,10 @@ class Tova final : public Scorer {
  public:
   explicit Tova(size_t prompt_tokens) : prompt_tokens_(prompt_tokens) {}
 
-  // The last query, wherever the window ends.
-  void AddNeeds(LayerNeeds& needs) const override { needs.window_end = prompt_tokens_; }
-
   absl::Status Score(Backend& backend, const ScorerInput& input, TensorView scores) override {
     const LayerView& layer = input.layer;
     const size_t query_heads = layer.window_queries.dims[0];
+    // The window ends with the prompt: kv/ allows no other for tova.
     const size_t last = layer.window_queries.dims[1] - 1;
     Array<float> votes_memory(query_heads * prompt_tokens_);
     const TensorView votes(votes_memory.data(), {query_heads, prompt_tokens_});

@@ -145,6 +145,21 @@ TEST(PolicyGolden, HoldsEveryPolicyOfTheReference) {
   }
 }
 
+TEST(Policies, DependOnNeitherThreadsNorBlocks) {
+  for (const Case& test : kCases) {
+    const std::string options = std::string("budget_ratio=0.2425,") + test.options;
+    const auto first = Compressed("qwen3", options, {.num_threads = 1});
+    for (LocalRun::Options run :
+         {LocalRun::Options{.num_threads = 3}, LocalRun::Options{.block_tokens = 33}}) {
+      const auto other = Compressed("qwen3", options, run);
+      for (size_t layer = 0; layer < first.layers.size(); ++layer) {
+        EXPECT_EQ(other.layers[layer].scores, first.layers[layer].scores) << test.policy;
+        EXPECT_EQ(other.layers[layer].positions, first.layers[layer].positions) << test.policy;
+      }
+    }
+  }
+}
+
 TEST(H2o, ColumnSumsAreThoseOfTheReference) {
   for (const char* model : {"llama", "qwen3"}) {
     const auto wanted = Golden(model)

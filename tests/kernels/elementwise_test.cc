@@ -67,6 +67,24 @@ TEST_P(OnEveryTarget, RmsNormAgreesWithDouble) {
   }
 }
 
+TEST_P(OnEveryTarget, RmsNormOfHeadsIsThatOfEachHeadAsARow) {
+  Backend backend(2);
+  constexpr size_t kRows = 5, kHeads = 6, kCols = 20;
+  std::vector<float> x = RandomFloats(1, kRows * kHeads * kCols);
+  std::vector<float> as_rows = x;
+  const std::vector<float> weight = RandomFloats(2, kCols);
+  const TensorView rows(as_rows.data(), {kRows * kHeads, kCols});
+  ASSERT_TRUE(RmsNorm(backend, rows, weight, 1e-5f, rows).ok());
+  // All heads but the last, which stays as it is.
+  const TensorView heads = TensorView(x.data(), {kRows, kHeads, kCols}).Slice(1, 0, kHeads - 1);
+  const std::vector<float> original = x;
+  ASSERT_TRUE(RmsNorm(backend, heads, weight, 1e-5f, heads).ok());
+  for (size_t i = 0; i < x.size(); ++i) {
+    const bool normed = i / kCols % kHeads < kHeads - 1;
+    ASSERT_EQ(x[i], normed ? as_rows[i] : original[i]);
+  }
+}
+
 TEST_P(OnEveryTarget, SiluMulAgreesWithDoubleFromOneEndToTheOther) {
   Backend backend(2);
   const size_t rows = 40, cols = 1001;

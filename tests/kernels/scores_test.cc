@@ -120,6 +120,39 @@ TEST(WindowVotes, OfAKeyDoNotDependOnHowManyKeysThereAre) {
   }
 }
 
+TEST(WindowVotes, AccumulatedOverBlocksAreTheColumnSumsOfTheWholePrompt) {
+  constexpr size_t kTokens = 150;
+  Window prompt(4, 2, 32, kTokens, kTokens);
+  std::vector<std::vector<float>> results;
+  for (const size_t block_tokens : {150, 64, 7}) {
+    Backend backend(2);
+    ASSERT_TRUE(
+        WindowLogSumExp(backend, prompt.q.view, prompt.keys.view, kTokens, 0, prompt.lse.view)
+            .ok());
+    std::vector<float>& sums = results.emplace_back(4 * kTokens, 0.0f);
+    const TensorView votes(sums.data(), {4, kTokens});
+    for (size_t begin = 0; begin < kTokens; begin += block_tokens) {
+      const size_t rows = std::min(block_tokens, kTokens - begin);
+      ASSERT_TRUE(WindowVotes(backend, {.q = prompt.q.view.Slice(1, begin, rows),
+                                        .keys = prompt.keys.view,
+                                        .lse = prompt.lse.view.Slice(1, begin, rows),
+                                        .first_position = begin,
+                                        .accumulate = true,
+                                        .votes = votes.Slice(1, 0, begin + rows)})
+                      .ok());
+    }
+    EXPECT_EQ(sums, results.front()) << "blocks of " << block_tokens;
+  }
+  for (size_t head = 0; head < 4; ++head) {
+    const ReferenceVotes expected = VoteByFormula(prompt, head, 0, kTokens);
+    for (size_t i = 0; i < kTokens; ++i) {
+      // Probabilities as above; then up to T roundings of the sum, of 2^-24 each.
+      const double tolerance = (1e-5 + kTokens * 6e-8) * expected.votes[i];
+      ASSERT_NEAR(results.front()[head * kTokens + i], expected.votes[i], tolerance);
+    }
+  }
+}
+
 TEST(WindowVotes, RefuseShapesThatDoNotFit) {
   Backend backend(1);
   Window window(4, 2, 16, 8, 50);
@@ -195,6 +228,23 @@ TEST(ReduceGroups, NoneKeepsTheRowsAndRefusesFewer) {
   EXPECT_EQ(out, in);
   EXPECT_EQ(ReduceGroups(backend, view, GroupReduce::kNone, TensorView(out.data(), {1, 2})).code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+TEST(RowNorms, AreTheLengthsOfTheRows) {
+  Backend backend(2);
+  for (const size_t head_dim : {3, 16, 20, 64}) {
+    RandomTensor x({2, 5, head_dim}, 4), norms({2, 5}, 5);
+    ASSERT_TRUE(RowNorms(backend, x.view, norms.view).ok());
+    for (size_t h = 0; h < 2; ++h) {
+      for (size_t i = 0; i < 5; ++i) {
+        double square = 0;
+        for (size_t d = 0; d < head_dim; ++d) square += std::pow(double{x.view.f32(h, i)[d]}, 2);
+        EXPECT_NEAR(norms.view.f32(h)[i], std::sqrt(square), 1e-6 * std::sqrt(square));
+      }
+    }
+  }
+  RandomTensor x({2, 5, 8}, 4), norms({2, 4}, 5);
+  EXPECT_EQ(RowNorms(backend, x.view, norms.view).code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

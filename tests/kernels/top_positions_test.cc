@@ -71,6 +71,13 @@ TEST(TopPositions, NanIsTheSmallestScore) {
               ElementsAre(0, 1, 3));
 }
 
+TEST(RankedPositions, AreTheTopPositionsBestFirst) {
+  EXPECT_THAT(RankedPositions(std::vector<float>{1, kNan, 3, 1, 3, 2}, 4), ElementsAre(2, 4, 5, 0));
+  EXPECT_THAT(RankedPositions(std::vector<float>{1, kNan, 3, 1, 3, 2}, 6),
+              ElementsAre(2, 4, 5, 0, 3, 1));
+  EXPECT_THAT(RankedPositions(std::vector<float>{1, 2}, 0), IsEmpty());
+}
+
 TEST(TopPositions, NoneAndAll) {
   const std::vector<float> scores = {3, 1, 2};
   EXPECT_THAT(TopPositions(scores, 0), IsEmpty());
