@@ -13,7 +13,7 @@ namespace {
 using Recent = ScorerTraits::Recent;
 
 // name, sinks, recent, orders_tokens, per_head, comparable_heads, reduces_groups
-constexpr std::array<ScorerTraits, 8> kScorers = {{
+constexpr auto kScorers = std::to_array<ScorerTraits>({
     {"snapkv", 0, Recent::kWindow, true, true, true, true},
     {"h2o", 0, Recent::kHalf, true, true, true, true},
     {"tova", 0, Recent::kOne, true, false, false, false},
@@ -22,7 +22,7 @@ constexpr std::array<ScorerTraits, 8> kScorers = {{
     {"keydiff", 0, Recent::kWindow, true, true, true, false},
     {"expected_attention", 4, Recent::kWindow, true, true, true, false},
     {"random", 0, Recent::kWindow, true, true, false, false},
-}};
+});
 constexpr std::array<absl::string_view, 4> kAllocators = {"uniform", "pyramid", "ada", "mass"};
 constexpr std::array<absl::string_view, 2> kSelectors = {"tokens", "chunks"};
 
