@@ -23,27 +23,34 @@ absl::Status Refuse(const GgufFile& file, absl::string_view what) {
   return absl::UnimplementedError(absl::StrCat(file.path(), ": ", what));
 }
 
+// Metadata of a model stand under the name of its architecture.
+std::string Key(const ModelConfig& model, absl::string_view name) {
+  return absl::StrCat(model.architecture, ".", name);
+}
+
 absl::Status ReadShape(const GgufFile& file, ModelConfig& model) {
-  ASSIGN_OR_RETURN(model.num_layers, file.RequiredCount("llama.block_count"));
-  ASSIGN_OR_RETURN(model.hidden_dim, file.RequiredCount("llama.embedding_length"));
-  ASSIGN_OR_RETURN(model.ffn_dim, file.RequiredCount("llama.feed_forward_length"));
-  ASSIGN_OR_RETURN(model.context_tokens, file.RequiredCount("llama.context_length"));
-  ASSIGN_OR_RETURN(model.num_query_heads, file.RequiredCount("llama.attention.head_count"));
+  ASSIGN_OR_RETURN(model.num_layers, file.RequiredCount(Key(model, "block_count")));
+  ASSIGN_OR_RETURN(model.hidden_dim, file.RequiredCount(Key(model, "embedding_length")));
+  ASSIGN_OR_RETURN(model.ffn_dim, file.RequiredCount(Key(model, "feed_forward_length")));
+  ASSIGN_OR_RETURN(model.context_tokens, file.RequiredCount(Key(model, "context_length")));
+  ASSIGN_OR_RETURN(model.num_query_heads, file.RequiredCount(Key(model, "attention.head_count")));
   if (model.num_query_heads == 0) {
-    return Bad(file, "metadata llama.attention.head_count is 0; wanted at least 1");
+    return Bad(file, absl::StrCat("metadata ", Key(model, "attention.head_count"),
+                                  " is 0; wanted at least 1"));
   }
-  ASSIGN_OR_RETURN(const auto kv_heads, file.Count("llama.attention.head_count_kv"));
+  ASSIGN_OR_RETURN(const auto kv_heads, file.Count(Key(model, "attention.head_count_kv")));
   model.num_kv_heads = kv_heads.value_or(model.num_query_heads);
-  ASSIGN_OR_RETURN(const auto key_dim, file.Count("llama.attention.key_length"));
+  ASSIGN_OR_RETURN(const auto key_dim, file.Count(Key(model, "attention.key_length")));
   model.head_dim = key_dim.value_or(model.hidden_dim / model.num_query_heads);
-  ASSIGN_OR_RETURN(const auto value_dim, file.Count("llama.attention.value_length"));
+  ASSIGN_OR_RETURN(const auto value_dim, file.Count(Key(model, "attention.value_length")));
   if (value_dim.value_or(model.head_dim) != model.head_dim) {
-    return Refuse(file, absl::StrCat("metadata llama.attention.value_length is ", *value_dim,
-                                     "; wanted the length of a key, ", model.head_dim));
+    return Refuse(file, absl::StrCat("metadata ", Key(model, "attention.value_length"), " is ",
+                                     *value_dim, "; wanted the length of a key, ", model.head_dim));
   }
-  ASSIGN_OR_RETURN(const auto epsilon, file.Number("llama.attention.layer_norm_rms_epsilon"));
+  ASSIGN_OR_RETURN(const auto epsilon, file.Number(Key(model, "attention.layer_norm_rms_epsilon")));
   if (!epsilon.has_value()) {
-    return Bad(file, "metadata llama.attention.layer_norm_rms_epsilon is missing");
+    return Bad(file, absl::StrCat("metadata ", Key(model, "attention.layer_norm_rms_epsilon"),
+                                  " is missing"));
   }
   model.norm_epsilon = static_cast<float>(*epsilon);
   const auto embedding = file.tensors().find("token_embd.weight");
@@ -54,9 +61,9 @@ absl::Status ReadShape(const GgufFile& file, ModelConfig& model) {
 
 // What would change the computation and kvship does not do.
 absl::Status RefuseOptions(const GgufFile& file, const ModelConfig& model) {
-  ASSIGN_OR_RETURN(const auto experts, file.Count("llama.expert_count"));
+  ASSIGN_OR_RETURN(const auto experts, file.Count(Key(model, "expert_count")));
   if (experts.value_or(0) > 0) {
-    return Refuse(file, absl::StrCat("metadata llama.expert_count is ", *experts,
+    return Refuse(file, absl::StrCat("metadata ", Key(model, "expert_count"), " is ", *experts,
                                      "; wanted a model without experts"));
   }
   ASSIGN_OR_RETURN(const auto files, file.Count("split.count"));
@@ -64,15 +71,17 @@ absl::Status RefuseOptions(const GgufFile& file, const ModelConfig& model) {
     return Refuse(file,
                   absl::StrCat("metadata split.count is ", *files, "; wanted a model in one file"));
   }
-  ASSIGN_OR_RETURN(const auto window, file.Count("llama.attention.sliding_window"));
+  ASSIGN_OR_RETURN(const auto window, file.Count(Key(model, "attention.sliding_window")));
   if (window.has_value() && *window > 0 && *window < model.context_tokens) {
-    return Refuse(file, absl::StrCat("metadata llama.attention.sliding_window is ", *window,
-                                     "; wanted at least the context of ", model.context_tokens));
+    return Refuse(file,
+                  absl::StrCat("metadata ", Key(model, "attention.sliding_window"), " is ", *window,
+                               "; wanted at least the context of ", model.context_tokens));
   }
-  for (const char* key : {"llama.attention.scale", "llama.logit_scale", "llama.embedding_scale",
-                          "llama.residual_scale", "llama.attention.clamp_kqv"}) {
-    if (file.Has(key)) {
-      return Refuse(file, absl::StrCat("metadata ", key, " is there; wanted a plain llama model"));
+  for (const char* name : {"attention.scale", "logit_scale", "embedding_scale", "residual_scale",
+                           "attention.clamp_kqv"}) {
+    if (file.Has(Key(model, name))) {
+      return Refuse(file, absl::StrCat("metadata ", Key(model, name), " is there; wanted a plain ",
+                                       model.architecture, " model"));
     }
   }
   return absl::OkStatus();
@@ -107,24 +116,24 @@ absl::Status ApplyFactors(const GgufFile& file, ModelConfig& model) {
 }
 
 absl::Status ReadRope(const GgufFile& file, ModelConfig& model) {
-  ASSIGN_OR_RETURN(const auto rotary_dim, file.Count("llama.rope.dimension_count"));
+  ASSIGN_OR_RETURN(const auto rotary_dim, file.Count(Key(model, "rope.dimension_count")));
   if (rotary_dim.value_or(model.head_dim) != model.head_dim) {
-    return Refuse(file, absl::StrCat("metadata llama.rope.dimension_count is ", *rotary_dim,
-                                     "; wanted the head's ", model.head_dim));
+    return Refuse(file, absl::StrCat("metadata ", Key(model, "rope.dimension_count"), " is ",
+                                     *rotary_dim, "; wanted the head's ", model.head_dim));
   }
   RopeScaling scaling;
-  ASSIGN_OR_RETURN(const auto theta, file.Number("llama.rope.freq_base"));
+  ASSIGN_OR_RETURN(const auto theta, file.Number(Key(model, "rope.freq_base")));
   if (theta.has_value()) scaling.theta = *theta;
-  ASSIGN_OR_RETURN(const auto type, file.Text("llama.rope.scaling.type"));
+  ASSIGN_OR_RETURN(const auto type, file.Text(Key(model, "rope.scaling.type")));
   if (type.has_value() && *type != "none" && *type != "linear") {
-    return Refuse(file, absl::StrCat("metadata llama.rope.scaling.type is ", *type,
+    return Refuse(file, absl::StrCat("metadata ", Key(model, "rope.scaling.type"), " is ", *type,
                                      "; wanted none or linear"));
   }
   // A factor without a type is linear: files older than the type have it so, the oldest under
   // another name.
-  ASSIGN_OR_RETURN(auto factor, file.Number("llama.rope.scaling.factor"));
+  ASSIGN_OR_RETURN(auto factor, file.Number(Key(model, "rope.scaling.factor")));
   if (!factor.has_value()) {
-    ASSIGN_OR_RETURN(factor, file.Number("llama.rope.scale_linear"));
+    ASSIGN_OR_RETURN(factor, file.Number(Key(model, "rope.scale_linear")));
   }
   if (factor.has_value() && *factor != 0 && (!type.has_value() || *type == "linear")) {
     scaling.kind = RopeScaling::Kind::kLinear;
@@ -133,7 +142,8 @@ absl::Status ReadRope(const GgufFile& file, ModelConfig& model) {
   auto frequencies = RopeFrequencies(scaling, model.head_dim);
   if (!frequencies.ok()) return Bad(file, frequencies.status().message());
   model.rope_frequencies = *std::move(frequencies);
-  model.rope_pairs = RopePairs::kAdjacent;
+  // Converters permute the rows of Q and K for llama alone.
+  model.rope_pairs = model.architecture == "llama" ? RopePairs::kAdjacent : RopePairs::kHalves;
   return ApplyFactors(file, model);
 }
 
@@ -165,12 +175,12 @@ absl::Status ReadTokens(const GgufFile& file, ModelConfig& model) {
 
 absl::StatusOr<ModelConfig> ReadGgufConfig(const GgufFile& file) {
   ASSIGN_OR_RETURN(const absl::string_view architecture, file.RequiredText("general.architecture"));
-  if (architecture != "llama") {
-    return Refuse(
-        file, absl::StrCat("metadata general.architecture is ", architecture, "; wanted llama"));
+  if (architecture != "llama" && architecture != "qwen3") {
+    return Refuse(file, absl::StrCat("metadata general.architecture is ", architecture,
+                                     "; wanted llama or qwen3"));
   }
   ModelConfig model;
-  model.architecture = "llama";
+  model.architecture = std::string(architecture);
   ASSIGN_OR_RETURN(const auto name, file.Text("general.name"));
   if (name.has_value()) model.name = std::string(*name);
   RETURN_IF_ERROR(ReadShape(file, model));

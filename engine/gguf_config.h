@@ -1,5 +1,5 @@
-// The configuration that the metadata of a GGUF file gives for its llama architecture, which covers
-// Mistral too.
+// The configuration that the metadata of a GGUF file gives for its architectures llama, which
+// covers Mistral too, and qwen3.
 #pragma once
 
 #include "absl/status/statusor.h"

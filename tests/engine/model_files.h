@@ -142,7 +142,7 @@ class GgufWriter {
 
 // A llama model of one layer: 32 hidden, 2 heads of 16 over 1 KV head, 32 feed-forward, 40 tokens
 // of a byte-level vocabulary, and a chat template. `factors` adds the tensor of llama3 scaling.
-inline GgufWriter TinyGguf(bool factors = false) {
+inline GgufWriter TinyGguf(bool factors = false, const std::string& architecture = "llama") {
   std::vector<std::string> tokens = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
   std::vector<int32_t> types = {3, 3, 3};
   for (char c = 'a'; c <= 'z'; ++c) tokens.push_back(std::string(1, c));
@@ -151,16 +151,16 @@ inline GgufWriter TinyGguf(bool factors = false) {
   }
   types.resize(tokens.size(), 1);
   GgufWriter gguf;
-  gguf.Name("general.architecture", "llama")
+  gguf.Name("general.architecture", architecture)
       .Name("general.name", "tiny")
-      .Count("llama.block_count", 1)
-      .Count("llama.context_length", 64)
-      .Count("llama.embedding_length", 32)
-      .Count("llama.feed_forward_length", 32)
-      .Count("llama.attention.head_count", 2)
-      .Count("llama.attention.head_count_kv", 1)
-      .Number("llama.rope.freq_base", 10000)
-      .Number("llama.attention.layer_norm_rms_epsilon", 1e-5f)
+      .Count(architecture + ".block_count", 1)
+      .Count(architecture + ".context_length", 64)
+      .Count(architecture + ".embedding_length", 32)
+      .Count(architecture + ".feed_forward_length", 32)
+      .Count(architecture + ".attention.head_count", 2)
+      .Count(architecture + ".attention.head_count_kv", 1)
+      .Number(architecture + ".rope.freq_base", 10000)
+      .Number(architecture + ".attention.layer_norm_rms_epsilon", 1e-5f)
       .Name("tokenizer.ggml.model", "gpt2")
       .Name("tokenizer.ggml.pre", "smollm")
       .Names("tokenizer.ggml.tokens", tokens)

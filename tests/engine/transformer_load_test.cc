@@ -327,6 +327,21 @@ TEST(LoadTransformer, ReadsAGgufModel) {
   EXPECT_EQ((*model)->layers[0].key.rows, 16u);
 }
 
+TEST(LoadTransformer, ReadsAGgufModelOfQwen3) {
+  GgufWriter gguf = TinyGguf(false, "qwen3");
+  gguf.Tensor("blk.0.attn_q_norm.weight", {16}, kGgufF32, RandomFloats(16, 1))
+      .Tensor("blk.0.attn_k_norm.weight", {16}, kGgufF32, RandomFloats(16, 2));
+  const TempFolder folder;
+  const auto model = LoadTransformer(folder.Write("model.gguf", gguf.Bytes()));
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->config.architecture, "qwen3");
+  EXPECT_EQ((*model)->config.head_dim, 16u);
+  EXPECT_EQ((*model)->config.rope_pairs, RopePairs::kHalves);
+  EXPECT_EQ((*model)->layers[0].query_norm.size(), 16u);
+  EXPECT_EQ((*model)->layers[0].key_norm.size(), 16u);
+  ExpectGgufError(TinyGguf(false, "qwen3"), kInvalid, "attn_q_norm.weight is missing");
+}
+
 TEST(LoadTransformer, DividesFrequenciesByTheFactorsOfAGguf) {
   const TempFolder folder;
   const auto plain = LoadTransformer(folder.Write("plain.gguf", TinyGguf().Bytes()));
