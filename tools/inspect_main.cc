@@ -298,7 +298,8 @@ absl::Status Sweep(const std::string& path) {
   ASSIGN_OR_RETURN(const auto model, LoadTransformer(path));
   ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(path));
   LocalRun run(*model, RunOptions(absl::GetFlag(FLAGS_float32)));
-  return SweepPolicies(run, *tokenizer, cases, std::cout);
+  ASSIGN_OR_RETURN(const ChatTemplate chat_template, ChatTemplate::Load(path));
+  return SweepPolicies(run, *tokenizer, chat_template, cases, std::cout);
 }
 
 int Main(int argc, char** argv) {

@@ -20,18 +20,33 @@ struct SweepCase {
   std::vector<CompressionOptions> compressions;
 };
 
-absl::StatusOr<SweepCase> ReadCase(const std::string& line) {
+absl::StatusOr<std::vector<int32_t>> ChatTokens(const std::string& message,
+                                                const Tokenizer& tokenizer,
+                                                const ChatTemplate& chat_template) {
+  const ChatMessage user = {.role = "user", .content = message};
+  ASSIGN_OR_RETURN(const std::string text, chat_template.Render({&user, 1}));
+  return tokenizer.Encode(text, /*parse_special=*/true);
+}
+
+absl::StatusOr<SweepCase> ReadCase(const std::string& line, const Tokenizer& tokenizer,
+                                   const ChatTemplate& chat_template) {
   const json fields = json::parse(line, nullptr, /*allow_exceptions=*/false);
   SweepCase out;
   try {
-    fields.at("tokens").get_to(out.tokens);
+    if (fields.contains("message")) {
+      ASSIGN_OR_RETURN(out.tokens, ChatTokens(fields.at("message").get<std::string>(), tokenizer,
+                                              chat_template));
+    } else {
+      fields.at("tokens").get_to(out.tokens);
+    }
     fields.at("max_tokens").get_to(out.max_tokens);
     for (const json& text : fields.at("compressions")) {
       ASSIGN_OR_RETURN(out.compressions.emplace_back(), ParseCompression(text.get<std::string>()));
     }
   } catch (const json::exception& error) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "a case is not an object with tokens, max_tokens and compressions: ", error.what()));
+        "a case is not an object with message or tokens, max_tokens and compressions: ",
+        error.what()));
   }
   if (out.tokens.empty() || out.max_tokens == 0 || out.compressions.empty()) {
     return absl::InvalidArgumentError(
@@ -66,24 +81,28 @@ absl::StatusOr<json> Answer(LocalRun& run, const Tokenizer& tokenizer, size_t ma
 
 }  // namespace
 
-absl::Status SweepPolicies(LocalRun& run, const Tokenizer& tokenizer, std::istream& cases,
+absl::Status SweepPolicies(LocalRun& run, const Tokenizer& tokenizer,
+                           const ChatTemplate& chat_template, std::istream& cases,
                            std::ostream& out) {
   std::string line;
   for (size_t number = 1; std::getline(cases, line); ++number) {
     auto wrong = [&](const absl::Status& status) {
       return absl::Status(status.code(), absl::StrCat("line ", number, ": ", status.message()));
     };
-    absl::StatusOr<SweepCase> one = ReadCase(line);
+    absl::StatusOr<SweepCase> one = ReadCase(line, tokenizer, chat_template);
     if (!one.ok()) return wrong(one.status());
     auto prefilled = run.PrefillForEach(one->tokens, one->compressions, one->max_tokens);
     if (!prefilled.ok()) return wrong(prefilled.status());
     json answers = json::array();
     const double prefill_seconds = prefilled->front().prefill_seconds;
     for (LocalRun::Prefilled& each : *prefilled) {
-      ASSIGN_OR_RETURN(answers.emplace_back(), Answer(run, tokenizer, one->max_tokens, each));
-      each = {};  // its memory, before the next one's
+      LocalRun::Prefilled under =
+          std::move(each);  // whose memory is free before the next one's turn
+      ASSIGN_OR_RETURN(answers.emplace_back(), Answer(run, tokenizer, one->max_tokens, under));
     }
-    const json record = {{"answers", answers}, {"prefill_seconds", prefill_seconds}};
+    const json record = {{"answers", answers},
+                         {"prompt_tokens", one->tokens.size()},
+                         {"prefill_seconds", prefill_seconds}};
     out << record.dump(-1, ' ', false, json::error_handler_t::replace) << std::endl;
   }
   return absl::OkStatus();

@@ -5,6 +5,7 @@
 #include <iosfwd>
 
 #include "absl/status/status.h"
+#include "engine/chat_template.h"
 #include "engine/tokenizer.h"
 #include "tools/local_run.h"
 
@@ -12,12 +13,15 @@ namespace kvship {
 
 // Reads cases, one JSON object a line, and writes a line for each as soon as it is done:
 //
-//   {"tokens": [...], "max_tokens": 24, "compressions": ["scorer=snapkv,budget_tokens=256", ...]}
+//   {"message": "...", "max_tokens": 24, "compressions": ["scorer=snapkv,budget_tokens=256", ...]}
 //   {"answers": [{"text": "...", "num_bytes": 1, "kept_tokens": 256.0, "retained_mass": 0.8,
-//                 "compress_seconds": 0.03}, ...], "prefill_seconds": 1.2}
+//                 "compress_seconds": 0.03}, ...], "prompt_tokens": 1024, "prefill_seconds": 1.2}
 //
-// Output is greedy and ends at an end token. InvalidArgument naming line and field.
-absl::Status SweepPolicies(LocalRun& run, const Tokenizer& tokenizer, std::istream& cases,
+// `message` is a user's, rendered with the model's chat template; "tokens", a list of ids, may
+// stand in its place. Output is greedy and ends at an end token. InvalidArgument naming line and
+// field.
+absl::Status SweepPolicies(LocalRun& run, const Tokenizer& tokenizer,
+                           const ChatTemplate& chat_template, std::istream& cases,
                            std::ostream& out);
 
 }  // namespace kvship
