@@ -18,6 +18,7 @@ model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 setup() {
   install_packages "${build_packages[@]}"
   fetch_model
+  setup_python
 }
 
 # Installs those of the named packages that are missing. Does not touch the network when none is.

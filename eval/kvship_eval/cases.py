@@ -52,6 +52,10 @@ class Case:
     max_tokens: int
 
 
+# English text in SmolLM2's tokenizer; prompts report their true length.
+CHARS_PER_TOKEN = 4.6
+
+
 def score(text: str, expected: tuple[str, ...]) -> float:
     """The share of what was expected that the text holds, case and spacing aside."""
     said = " ".join(text.lower().split())
@@ -83,9 +87,10 @@ def _question(answer: str, places: list[str], several: bool) -> str:
     return f"What is the {name} of the {asked}?"
 
 
-def make_case(kind: Kind, num_chars: int, depth: float, seed: int, haystack: Haystack) -> Case:
-    """A document of about num_chars. The (first) fact that is asked for stands at `depth`, 0 to 1; others anywhere."""
-    rng = random.Random(f"{kind}/{num_chars}/{depth}/{seed}")
+def make_case(kind: Kind, num_tokens: int, depth: float, seed: int, haystack: Haystack) -> Case:
+    """A prompt of about num_tokens. The (first) fact that is asked for stands at `depth`, 0 to 1; others anywhere."""
+    rng = random.Random(f"{kind}/{num_tokens}/{depth}/{seed}")
+    num_chars = int(num_tokens * CHARS_PER_TOKEN)
     num_facts = {"single": 1, "multi_key": 4, "multi_value": 2, "multi_query": 2}[kind.form]
     places = rng.sample(_PLACES, num_facts)
     if kind.form == "multi_value":

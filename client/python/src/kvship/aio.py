@@ -1,0 +1,147 @@
+"""The client for asyncio. Belongs to one event loop. Cancelling a task cancels its call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from kvship import errors
+from kvship._retry import Attempts
+from kvship.client import CHANNEL_OPTIONS
+from kvship.request import generate_request
+from kvship.results import Generation, Output, Progress, event
+from kvship.v1 import generation_pb2, generation_pb2_grpc, types_pb2
+
+
+class AsyncStream:
+    """A request under way, as kvship.Stream: `async for` over its Progress and Output."""
+
+    def __init__(self, stub: Any, request: generation_pb2.GenerateRequest, attempts: Attempts) -> None:
+        self._stub = stub
+        self._request = request
+        self._attempts = attempts
+        self._cancelled = False
+        self._call = self._start()
+        self._events = self._read()
+        self._result = Generation()
+        self._done = False
+
+    def _start(self) -> Any:
+        return self._stub.Generate(self._request, timeout=self._attempts.timeout())
+
+    async def _read(self) -> AsyncIterator[Progress | Output]:
+        has_output = False
+        while True:
+            try:
+                async for response in self._call:
+                    if response.HasField("report"):
+                        self._result.report = response.report
+                        continue
+                    told = event(response)
+                    if isinstance(told, Output):
+                        has_output = True
+                        self._result.text += told.text
+                        self._result.tokens.extend(told.tokens)
+                    if told is not None:
+                        yield told
+                self._done = True
+                return
+            except grpc.aio.AioRpcError as rpc_error:
+                error = errors.from_rpc(rpc_error)
+                delay = None if has_output or self._cancelled else self._attempts.delay_after(error)
+                if delay is None:
+                    raise error from None
+            except asyncio.CancelledError:
+                if not self._cancelled:
+                    raise
+                raise errors.Cancelled(grpc.StatusCode.CANCELLED, "the call was cancelled") from None
+            await asyncio.sleep(delay)
+            self._call = self._start()
+
+    def __aiter__(self) -> AsyncIterator[Progress | Output]:
+        return self._events
+
+    @property
+    def result(self) -> Generation:
+        """Everything, once the stream has ended. Raises RuntimeError before."""
+        if not self._done:
+            raise RuntimeError("the stream has not ended; iterate over it first")
+        return self._result
+
+    @property
+    def report(self) -> generation_pb2.GenerateReport:
+        return self.result.report
+
+    def cancel(self) -> None:
+        """Ends the request; the iteration then raises Cancelled."""
+        self._cancelled = True
+        self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                        trace: TracebackType | None) -> None:
+        self.cancel()
+
+
+class AsyncClient:
+    """As kvship.Client, for asyncio."""
+
+    def __init__(self, address: str = "localhost:50050", *, timeout: float | None = None, retries: int = 3,
+                 credentials: grpc.ChannelCredentials | None = None) -> None:
+        self._timeout = timeout
+        self._retries = retries
+        self._channel = (grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) if credentials is None
+                         else grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS))
+        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    def stream(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> AsyncStream:
+        """As Client.stream."""
+        attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
+        return AsyncStream(self._stub, generate_request(prompt, **options), attempts)
+
+    async def generate(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> Generation:
+        """A whole answer. Raises kvship.Error."""
+        async with self.stream(prompt, timeout=timeout, **options) as stream:
+            async for _ in stream:
+                pass
+            return stream.result
+
+    async def model_info(self, timeout: float | None = None) -> types_pb2.ModelInfo:
+        """The model that the server runs, and its defaults."""
+        attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
+        while True:
+            try:
+                request = generation_pb2.GenerationServiceGetModelInfoRequest()
+                response = await self._stub.GetModelInfo(request, timeout=attempts.timeout())
+                return response.model
+            except grpc.aio.AioRpcError as rpc_error:
+                error = errors.from_rpc(rpc_error)
+                delay = attempts.delay_after(error)
+                if delay is None:
+                    raise error from None
+            await asyncio.sleep(delay)
+
+    async def wait_until_ready(self, timeout: float) -> None:
+        """Returns once a server answers. Raises Unavailable after `timeout` seconds."""
+        try:
+            await asyncio.wait_for(self._channel.channel_ready(), timeout)
+        except asyncio.TimeoutError:
+            raise errors.Unavailable(grpc.StatusCode.UNAVAILABLE,
+                                     f"no server answered within {timeout:g} s") from None
+
+    async def close(self) -> None:
+        """Ends all calls."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                        trace: TracebackType | None) -> None:
+        await self.close()

@@ -1,0 +1,150 @@
+"""The blocking client. Thread safe; one channel for all calls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from kvship import errors
+from kvship._retry import Attempts
+from kvship.request import generate_request
+from kvship.results import Generation, Output, Progress, event
+from kvship.v1 import generation_pb2, generation_pb2_grpc, types_pb2
+
+CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_retries", 0))
+
+
+class Stream:
+    """A request under way: iterate over its Progress and Output; then `report` and `result` are there.
+
+    Leaving the `with` block, or cancel(), ends the request and frees all that it holds on the servers.
+    """
+
+    def __init__(self, stub: Any, request: generation_pb2.GenerateRequest, attempts: Attempts) -> None:
+        self._stub = stub
+        self._request = request
+        self._attempts = attempts
+        self._cancelled = False
+        self._call = self._start()
+        self._events = self._read()
+        self._result = Generation()
+        self._done = False
+
+    def _start(self) -> Any:
+        return self._stub.Generate(self._request, timeout=self._attempts.timeout())
+
+    def _read(self) -> Iterator[Progress | Output]:
+        has_output = False
+        while True:
+            try:
+                for response in self._call:
+                    if response.HasField("report"):
+                        self._result.report = response.report
+                        continue
+                    told = event(response)
+                    if isinstance(told, Output):
+                        has_output = True
+                        self._result.text += told.text
+                        self._result.tokens.extend(told.tokens)
+                    if told is not None:
+                        yield told
+                self._done = True
+                return
+            except grpc.RpcError as rpc_error:
+                error = errors.from_rpc(rpc_error)
+                delay = None if has_output or self._cancelled else self._attempts.delay_after(error)
+                if delay is None:
+                    raise error from None
+            time.sleep(delay)
+            self._call = self._start()
+
+    def __iter__(self) -> Iterator[Progress | Output]:
+        return self._events
+
+    @property
+    def result(self) -> Generation:
+        """Everything, once the stream has ended. Raises RuntimeError before."""
+        if not self._done:
+            raise RuntimeError("the stream has not ended; iterate over it first")
+        return self._result
+
+    @property
+    def report(self) -> generation_pb2.GenerateReport:
+        return self.result.report
+
+    def cancel(self) -> None:
+        """Ends the request; the iteration then raises Cancelled."""
+        self._cancelled = True
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.cancel()
+
+
+class Client:
+    """A connection to a kvship decode server, plaintext unless `credentials` are given.
+
+    `timeout` (seconds) holds for every call that names none. A call that finds no server, or no room, before any output
+    is made again up to `retries` times.
+    """
+
+    def __init__(self, address: str = "localhost:50050", *, timeout: float | None = None, retries: int = 3,
+                 credentials: grpc.ChannelCredentials | None = None) -> None:
+        self._timeout = timeout
+        self._retries = retries
+        self._channel = (grpc.insecure_channel(address, options=CHANNEL_OPTIONS) if credentials is None
+                         else grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS))
+        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    def stream(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> Stream:
+        """Starts a request; `options` are those of kvship.request.generate_request. Errors come while it is read."""
+        attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
+        return Stream(self._stub, generate_request(prompt, **options), attempts)
+
+    def generate(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> Generation:
+        """A whole answer. Raises kvship.Error."""
+        with self.stream(prompt, timeout=timeout, **options) as stream:
+            for _ in stream:
+                pass
+            return stream.result
+
+    def model_info(self, timeout: float | None = None) -> types_pb2.ModelInfo:
+        """The model that the server runs, and its defaults."""
+        attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
+        while True:
+            try:
+                request = generation_pb2.GenerationServiceGetModelInfoRequest()
+                return self._stub.GetModelInfo(request, timeout=attempts.timeout()).model
+            except grpc.RpcError as rpc_error:
+                error = errors.from_rpc(rpc_error)
+                delay = attempts.delay_after(error)
+                if delay is None:
+                    raise error from None
+            time.sleep(delay)
+
+    def wait_until_ready(self, timeout: float) -> None:
+        """Returns once a server answers. Raises Unavailable after `timeout` seconds."""
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=timeout)
+        except grpc.FutureTimeoutError:
+            raise errors.Unavailable(grpc.StatusCode.UNAVAILABLE,
+                                     f"no server answered within {timeout:g} s") from None
+
+    def close(self) -> None:
+        """Ends all calls."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,82 @@
+"""Errors by what the caller should do about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from kvship._details import field_violations, retry_delay
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A field of the request that is wrong, and what was wanted."""
+
+    field: str
+    description: str
+
+
+class Error(Exception):
+    """A call that failed. `code` is gRPC's; str(error) is the server's sentence."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class InvalidRequest(Error):
+    """A field is wrong: change the request. `violations` name the fields where the server did."""
+
+    violations: tuple[Violation, ...] = ()
+
+
+class NotServable(Error):
+    """This server can never serve the request: it is longer than the context or the whole pool."""
+
+
+class Overloaded(Error):
+    """No room now; try again after `retry_after` seconds."""
+
+    retry_after: float = 1.0
+
+
+class Unavailable(Error):
+    """No server was reached, or it has no prefill node; the same call may be made again."""
+
+
+class Aborted(Error):
+    """Output had begun when a part of the service was lost: make the whole request again."""
+
+
+class DeadlineExceeded(Error):
+    """The timeout has passed."""
+
+
+class Cancelled(Error):
+    """The call was cancelled."""
+
+
+_KINDS: dict[grpc.StatusCode, type[Error]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.FAILED_PRECONDITION: NotServable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.ABORTED: Aborted,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: Cancelled,
+}
+
+
+def from_rpc(error: Any) -> Error:
+    """The Error that a grpc.RpcError (or grpc.aio.AioRpcError) stands for."""
+    code = error.code()
+    made = _KINDS.get(code, Error)(code, error.details() or code.name)
+    metadata = dict(error.trailing_metadata() or ())
+    details = metadata.get("grpc-status-details-bin", b"")
+    if isinstance(made, InvalidRequest):
+        made.violations = tuple(Violation(field, text) for field, text in field_violations(details))
+    if isinstance(made, Overloaded):
+        made.retry_after = retry_delay(details) or made.retry_after
+    return made

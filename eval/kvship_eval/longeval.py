@@ -1,0 +1,79 @@
+"""LongEval-Lines: registers of many lines, one asked for; lengths x depths, with and without pooling (the paper's Fig. 8)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import kvship
+import numpy as np
+from matplotlib import pyplot
+from tqdm import tqdm
+
+from kvship_eval.cases import Case
+from kvship_eval.plots import heat_map, save
+from kvship_eval.policy import Policy
+from kvship_eval.records import Records
+from kvship_eval.service import ask
+
+_ADJECTIVES = ("makeshift", "quiet", "rapid", "gentle", "hollow", "bright", "ancient", "curious", "dusty", "eager", "frozen",
+               "golden", "hidden", "idle", "jagged", "keen", "lonely", "mellow", "narrow", "orange")
+_NOUNS = ("penguin", "valley", "engine", "harbor", "kitten", "ladder", "mirror", "needle", "ocean", "pillow", "quarry",
+          "ribbon", "shadow", "tunnel", "umbrella", "village", "window", "anchor", "bridge", "candle")
+TOKENS_PER_LINE = 22
+
+
+def lines_case(num_tokens: int, depth: float, seed: int) -> Case:
+    """About num_tokens of `line NAME: REGISTER_CONTENT is <N>`, and the question for the line at `depth`.
+
+    Format of LongChat's LongEval (lmsys.org/blog/2023-06-29-longchat).
+    """
+    rng = random.Random(f"longeval/{num_tokens}/{depth}/{seed}")
+    num_lines = max(2, (num_tokens - 60) // TOKENS_PER_LINE)
+    names = [f"{a}-{b}" for a in _ADJECTIVES for b in _NOUNS]
+    if num_lines > len(names):
+        names += [f"{a}-{b}-{c}" for a in _ADJECTIVES for b in _NOUNS for c in _NOUNS[:10]]
+    names = rng.sample(names, num_lines)
+    values = [rng.randrange(1, 50_000) for _ in names]
+    asked = min(num_lines - 1, round(depth * (num_lines - 1)))
+    lines = "\n".join(f"line {name}: REGISTER_CONTENT is <{value}>" for name, value in zip(names, values))
+    message = (f"Below is a record of lines I want you to remember. Each line begins with 'line <line index>' and contains a "
+               f"'<REGISTER_CONTENT>' at the end of the line as a numerical value.\n\n{lines}\n\nNow the record is over. Tell "
+               f"me what is the <REGISTER_CONTENT> in line {names[asked]}? I need the number.")
+    return Case(message, (str(values[asked]),), max_tokens=32)
+
+
+def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], lengths: Sequence[int], num_depths: int,
+        seed: int) -> Records:
+    """One line per length and depth under every policy."""
+    records = Records(folder, "longeval")
+    depths = [i / (num_depths - 1) if num_depths > 1 else 0.5 for i in range(num_depths)]
+    work = [(length, depth, policy) for length in lengths for depth in depths for policy in policies]
+    for length, depth, policy in tqdm(work, desc="longeval"):
+        key = f"{length}/{depth:.3f}/{seed}/{policy.name}"
+        if key in records:
+            continue
+        answer = ask(client, lines_case(length, depth, seed), policy)
+        if answer is not None:
+            records.add(key, {"length": length, "depth": depth, **answer})
+    return records
+
+
+def plot(folder: Path) -> list[Path]:
+    """Found lines, a heat map per policy."""
+    records = list(Records(folder, "longeval"))
+    if not records:
+        return []
+    policies = list(dict.fromkeys(record["policy"] for record in records))
+    lengths = sorted({record["length"] for record in records})
+    depths = sorted({record["depth"] for record in records})
+    figure, axes = pyplot.subplots(1, len(policies), figsize=(3.8 * len(policies), 3), squeeze=False, layout="constrained")
+    for axis, policy in zip(axes.flat, policies):
+        scores = np.full((len(depths), len(lengths)), np.nan)
+        for record in records:
+            if record["policy"] == policy:
+                scores[depths.index(record["depth"]), lengths.index(record["length"])] = record["score"]
+        heat_map(axis, scores, [f"{length / 1000:g}K" for length in lengths], [f"{depth:.0%}" for depth in depths],
+                 f"{policy}: {np.nanmean(scores):.0%}")
+    return [save(figure, folder, "longeval", "LongEval-Lines: lines found, by prompt length and depth")]

@@ -1,0 +1,61 @@
+"""Needles in haystacks: lengths x depths for each policy, the paper's Fig. 6 (arXiv 2404.14469), in RULER's forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import kvship
+import numpy as np
+from matplotlib import pyplot
+from tqdm import tqdm
+
+from kvship_eval.cases import Kind, make_case
+from kvship_eval.haystack import Haystack
+from kvship_eval.plots import heat_map, save
+from kvship_eval.policy import Policy
+from kvship_eval.records import Records
+from kvship_eval.service import ask
+
+
+def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], kinds: Sequence[Kind], lengths: Sequence[int],
+        num_depths: int, haystack: Haystack, seed: int) -> Records:
+    """Asks for one needle per kind, length and depth under every policy; what is on record is not asked again."""
+    records = Records(folder, "needle")
+    depths = [i / (num_depths - 1) if num_depths > 1 else 0.5 for i in range(num_depths)]
+    work = [(kind, length, depth, policy) for length in lengths for kind in kinds for depth in depths
+            for policy in policies]
+    for kind, length, depth, policy in tqdm(work, desc="needle"):
+        key = f"{kind}/{length}/{depth:.3f}/{seed}/{policy.name}"
+        if key in records:
+            continue
+        answer = ask(client, make_case(kind, length, depth, seed, haystack), policy)
+        if answer is not None:
+            records.add(key, {"kind": str(kind), "length": length, "depth": depth, **answer})
+    return records
+
+
+def plot(folder: Path) -> list[Path]:
+    """One heat map per policy: the mean score over kinds at each length and depth."""
+    records = list(Records(folder, "needle"))
+    if not records:
+        return []
+    policies = list(dict.fromkeys(record["policy"] for record in records))
+    lengths = sorted({record["length"] for record in records})
+    depths = sorted({record["depth"] for record in records})
+    columns = min(3, len(policies))
+    rows = -(-len(policies) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 3.1 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(policies):]:
+        axis.set_axis_off()
+    for axis, policy in zip(axes.flat, policies):
+        scores = np.full((len(depths), len(lengths)), np.nan)
+        for i, depth in enumerate(depths):
+            for j, length in enumerate(lengths):
+                found = [record["score"] for record in records
+                         if (record["policy"], record["length"], record["depth"]) == (policy, length, depth)]
+                if found:
+                    scores[i, j] = np.mean(found)
+        heat_map(axis, scores, [f"{length / 1000:g}K" for length in lengths], [f"{depth:.0%}" for depth in depths],
+                 f"{policy}: {np.nanmean(scores):.0%}")
+    return [save(figure, folder, "needle", "Needles found, by prompt length and depth of the fact")]

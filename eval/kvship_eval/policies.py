@@ -1,0 +1,141 @@
+"""All policies at the same bytes: accuracy, retained mass, divergence from the full cache, time; one Pareto plot."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import kvship
+import numpy as np
+from matplotlib import pyplot
+from tqdm import tqdm
+
+from kvship_eval.cases import CHARS_PER_TOKEN, Case, Kind, make_case
+from kvship_eval.divergence import kl_and_agreement
+from kvship_eval.haystack import Haystack
+from kvship_eval.plots import save
+from kvship_eval.policy import KEEP_ALL, Policy
+from kvship_eval.records import Record, Records
+from kvship_eval.service import ask
+
+NUM_FORCED = 64
+LIKELIEST = 20
+
+
+def _forced(client: kvship.Client, case: Case, policy: Policy, tokens: Sequence[int]) -> kvship.Generation:
+    return client.generate(messages=[{"role": "user", "content": case.message}], forced_tokens=list(tokens),
+                           logprobs=LIKELIEST, compression=policy.options)
+
+
+def _summary_case(num_tokens: int, seed: int, haystack: Haystack) -> Case:
+    """A document to be summed up: its answer leans on all of it."""
+    import random
+
+    rng = random.Random(f"summary/{num_tokens}/{seed}")
+    document = "\n\n".join(haystack.paragraphs(int(num_tokens * CHARS_PER_TOKEN), rng))
+    return Case(f"Read this document.\n\n{document}\n\nSum up what the document says.", ("",), NUM_FORCED)
+
+
+def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], factors: Sequence[float], kinds: Sequence[Kind],
+        lengths: Sequence[int], cases_per_kind: int, haystack: Haystack, seed: int) -> Records:
+    """Every policy at every byte factor on the same cases, beside keep_all."""
+    records = Records(folder, "policies")
+    budgets = [KEEP_ALL] + [policy.at_bytes(factor) for factor in factors for policy in policies]
+    questions = [(kind, length, i) for length in lengths for kind in kinds for i in range(cases_per_kind)]
+    with tqdm(total=(len(questions) + len(lengths)) * len(budgets), desc="policies") as bar:
+        for kind, length, i in questions:
+            case = make_case(kind, length, (i + 0.5) / cases_per_kind, seed + i, haystack)
+            for policy in budgets:
+                bar.update()
+                key = f"{kind}/{length}/{i}/{policy.name}"
+                if key in records:
+                    continue
+                answer = ask(client, case, policy)
+                if answer is not None:
+                    records.add(key, {"study": "needle", "kind": str(kind), "length": length, **answer})
+        for length in lengths:
+            case = _summary_case(length, seed, haystack)
+            full = None
+            for policy in budgets:
+                bar.update()
+                key = f"divergence/{length}/{policy.name}"
+                if key in records:
+                    continue
+                if full is None:
+                    free = client.generate(messages=[{"role": "user", "content": case.message}], max_tokens=NUM_FORCED,
+                                           compression=KEEP_ALL.options, ignore_end_tokens=True)
+                    full = _forced(client, case, KEEP_ALL, [token.id for token in free.tokens])
+                try:
+                    other = _forced(client, case, policy, [token.id for token in full.tokens])
+                except kvship.InvalidRequest:
+                    continue  # a budget below what is always kept
+                kl, agreement = kl_and_agreement(full.tokens, other.tokens)
+                records.add(key, {"study": "divergence", "length": length, "policy": policy.name,
+                                  "options": policy.options, "kl": kl, "top1_agreement": agreement})
+    return records
+
+
+def summary(folder: Path) -> list[Record]:
+    """Per policy and budget: means over the cases."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in Records(folder, "policies"):
+        groups[record["policy"]].append(record)
+    rows = []
+    for policy, records in groups.items():
+        needles = [record for record in records if record["study"] == "needle"]
+        if not needles:
+            continue
+        divergences = [record for record in records if record["study"] == "divergence"]
+
+        def mean(name: str, of: list[Record]) -> float:
+            return float(np.mean([record[name] for record in of])) if of else float("nan")
+
+        rows.append({
+            "policy": policy, "score": mean("score", needles), "cases": len(needles),
+            "retained_mass": mean("retained_mass", needles), "chosen_mass": mean("chosen_mass", needles),
+            "ratio": sum(r["uncompressed_bytes"] for r in needles) / sum(r["shipped_bytes"] for r in needles),
+            "compress_ms": mean("compress_ms", needles), "kl": mean("kl", divergences),
+            "top1_agreement": mean("top1_agreement", divergences)})
+    return rows
+
+
+def table(folder: Path) -> str:
+    """The summary as text."""
+    lines = [f"{'policy':34} {'bytes':>7} {'score':>6} {'of full':>8} {'mass':>6} {'middle':>7} {'KL':>7} {'top-1':>6} {'compress':>9}"]
+    rows = summary(folder)
+    full = next((row["score"] for row in rows if row["policy"] == KEEP_ALL.name), float("nan"))
+    for row in rows:
+        lines.append(f"{row['policy']:34} {row['ratio']:6.1f}x {row['score']:6.2f} {row['score'] / full:8.0%} "
+                     f"{row['retained_mass']:6.3f} {row['chosen_mass']:7.3f} {row['kl']:7.3f} {row['top1_agreement']:6.2f} "
+                     f"{row['compress_ms']:6.0f} ms")
+    return "\n".join(lines) + "\n"
+
+
+def plot(folder: Path) -> list[Path]:
+    """Accuracy and divergence against bytes."""
+    rows = summary(folder)
+    if not rows:
+        return []
+    (folder / "policies.txt").write_text(table(folder), encoding="utf-8")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    curves: dict[str, list[Record]] = defaultdict(list)
+    for row in rows:
+        name = row["policy"] if row["policy"] == KEEP_ALL.name else row["policy"].rsplit(" ", 1)[0]
+        curves[name].append(row)
+    for i, (name, points) in enumerate(curves.items()):
+        if name == KEEP_ALL.name:
+            left.axhline(points[0]["score"], color="0.4", linestyle=":", label=name)
+            continue
+        points.sort(key=lambda row: row["ratio"])
+        style = {"marker": "osD^v<>PX*"[i % 10], "label": name}
+        left.plot([p["ratio"] for p in points], [p["score"] for p in points], **style)
+        right.plot([p["ratio"] for p in points], [p["kl"] for p in points], **style)
+    for axis, label in ((left, "needles found"), (right, "KL divergence from the full cache, nats")):
+        axis.set_xscale("log", base=2)
+        axis.set_xlabel("times fewer bytes than the full cache in f16")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    left.set_ylim(0, 1.05)
+    left.legend(fontsize=8)
+    return [save(figure, folder, "policies", "Policies at the same bytes: accuracy, and divergence of next-token distributions")]

@@ -1,0 +1,56 @@
+"""Named policies: compression options as text, and budgets that make policies cost the same bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Bytes of a kept token of one head of 64 channels, its position included, over those of a token that is not compressed
+# (f16): what a share of the bytes allows to keep (kernels/page_layout.h).
+HEAD_DIM = 64
+FULL_BYTES = 2 * 2 * HEAD_DIM
+TOKEN_BYTES = {
+    "f16": FULL_BYTES + 4,
+    "bf16": FULL_BYTES + 4,
+    "fp8": 2 * HEAD_DIM + 0.5 + 4,
+    "int8": 2 * HEAD_DIM + HEAD_DIM / 4 + 4,
+    "int4": HEAD_DIM + HEAD_DIM / 4 + 4,
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Compression options under a name. `options` is the text form, "scorer=snapkv,kernel=31"."""
+
+    name: str
+    options: str
+
+    @staticmethod
+    def parse(text: str) -> Policy:
+        """"NAME: OPTIONS", or options alone, which then are the name."""
+        name, colon, options = text.partition(":")
+        return Policy(name.strip(), options.strip()) if colon else Policy(text.strip(), text.strip())
+
+    def at_bytes(self, factor: float) -> Policy:
+        """The same with the share of tokens that makes the cache `factor` times smaller than in f16."""
+        encoder = dict(pair.split("=") for pair in self.options.split(",")).get("encoder", "f16")
+        share = min(1.0, FULL_BYTES / factor / TOKEN_BYTES[encoder])
+        return Policy(f"{self.name} {factor:g}x", f"{self.options},budget_ratio={share:.5f}")
+
+
+KEEP_ALL = Policy("keep_all", "scorer=keep_all")
+
+# What each paper runs, at the same window; encoders as the service's default.
+RIVALS = (
+    Policy("snapkv", "scorer=snapkv"),
+    Policy("snapkv, paper", "scorer=snapkv,window=16,kernel=5,pool=max"),
+    Policy("snapkv + ada", "scorer=snapkv,allocator=ada"),
+    Policy("snapkv + pyramid", "scorer=snapkv,allocator=pyramid"),
+    Policy("snapkv + chunks", "scorer=snapkv,selector=chunks"),
+    Policy("h2o", "scorer=h2o"),
+    Policy("tova", "scorer=tova"),
+    Policy("streaming_llm", "scorer=streaming_llm"),
+    Policy("knorm", "scorer=knorm"),
+    Policy("keydiff", "scorer=keydiff"),
+    Policy("expected_attention", "scorer=expected_attention"),
+    Policy("random", "scorer=random"),
+)

@@ -1,0 +1,58 @@
+"""Window x kernel x pooling of SnapKV, as the paper's Table 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import kvship
+import numpy as np
+from matplotlib import pyplot
+from tqdm import tqdm
+
+from kvship_eval.cases import Kind, make_case
+from kvship_eval.haystack import Haystack
+from kvship_eval.plots import heat_map, save
+from kvship_eval.policy import Policy
+from kvship_eval.records import Records
+from kvship_eval.service import ask
+
+
+def run(client: kvship.Client, folder: Path, budget: str, windows: Sequence[int], kernels: Sequence[int],
+        pools: Sequence[str], kinds: Sequence[Kind], lengths: Sequence[int], cases_per_kind: int, haystack: Haystack,
+        seed: int) -> Records:
+    """The same cases for every setting; `budget` is the options that stay."""
+    records = Records(folder, "sensitivity")
+    settings = [(window, kernel, pool) for pool in pools for window in windows for kernel in kernels]
+    questions = [(kind, length, i) for length in lengths for kind in kinds for i in range(cases_per_kind)]
+    for (kind, length, i), (window, kernel, pool) in tqdm([(q, s) for q in questions for s in settings], desc="sensitivity"):
+        key = f"{kind}/{length}/{i}/{window}/{kernel}/{pool}"
+        if key in records:
+            continue
+        case = make_case(kind, length, (i + 0.5) / cases_per_kind, seed + i, haystack)
+        policy = Policy(f"W{window} k{kernel} {pool}", f"scorer=snapkv,window={window},kernel={kernel},pool={pool},{budget}")
+        answer = ask(client, case, policy)
+        if answer is not None:
+            records.add(key, {"window": window, "kernel": kernel, "pool": pool, "length": length, **answer})
+    return records
+
+
+def plot(folder: Path) -> list[Path]:
+    """Mean score, a map per pooling."""
+    records = list(Records(folder, "sensitivity"))
+    if not records:
+        return []
+    pools = sorted({record["pool"] for record in records})
+    windows = sorted({record["window"] for record in records})
+    kernels = sorted({record["kernel"] for record in records})
+    figure, axes = pyplot.subplots(1, len(pools), figsize=(4.6 * len(pools), 3.4), squeeze=False, layout="constrained")
+    for axis, pool in zip(axes.flat, pools):
+        scores = np.full((len(windows), len(kernels)), np.nan)
+        for i, window in enumerate(windows):
+            for j, kernel in enumerate(kernels):
+                found = [record["score"] for record in records
+                         if (record["pool"], record["window"], record["kernel"]) == (pool, window, kernel)]
+                if found:
+                    scores[i, j] = np.mean(found)
+        heat_map(axis, scores, [f"k {kernel}" for kernel in kernels], [f"W {window}" for window in windows], f"pool {pool}")
+    return [save(figure, folder, "sensitivity", "SnapKV: needles found by window, kernel and pooling")]

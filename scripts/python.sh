@@ -1,0 +1,33 @@
+# shellcheck shell=bash
+# The Python packages of this checkout, with what their tests need, in an environment of their own. Sourced by ./dev.
+
+python_venv=$cache_folder/python/venv
+python_packages=(client/python eval)
+python_test_requirements=(pytest==8.4.2 mypy==1.18.2)
+export python_venv
+
+# Installs the packages anew when a file of theirs, or of the wire contract they are made from, has changed.
+setup_python() {
+  local folder=$cache_folder/python wanted
+  wanted=$(files_matching "${python_packages[@]}" proto | sort -z | xargs -0 sha256sum | cat - scripts/python.sh |
+    sha256sum | cut -d' ' -f1)
+  [[ $(cat "$folder/made-of" 2>/dev/null) == "$wanted" ]] && return 0
+  mkdir -p "$folder"
+  say "installing the Python packages (${python_packages[*]}) into $folder"
+  quietly "$folder/log" make_python_venv ||
+    die "The Python environment could not be made; the whole log is in $folder/log"
+  printf '%s\n' "$wanted" >"$folder/made-of"
+}
+
+make_python_venv() {
+  local pip=("$python_venv/bin/pip" --no-input --disable-pip-version-check)
+  [[ -x $python_venv/bin/pip ]] || /usr/bin/python3 -m venv "$python_venv" || return 1
+  local copy status=0
+  copy=$(mktemp -d) || return 1
+  # From a copy: building leaves folders beside the sources.
+  files_matching "${python_packages[@]}" proto | xargs -0 cp --parents -t "$copy" &&
+    (cd "$copy" && "${pip[@]}" install --force-reinstall --no-deps "${python_packages[@]/#/./}" &&
+      "${pip[@]}" install "${python_packages[@]/#/./}" "${python_test_requirements[@]}") || status=1
+  rm -rf "$copy"
+  return $status
+}
