@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
 #include "kv/compression_options.h"
+#include "rpc/compression.h"
 
 namespace kvship {
 namespace {
@@ -97,16 +98,7 @@ absl::StatusOr<v1::CompressionOptions> CompressionFromText(absl::string_view tex
       return absl::InvalidArgumentError(
           absl::StrCat("compression option ", name, " is given twice; wanted it once"));
     }
-    uint32_t count = 0;
-    double number = 0;
-    if (field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_STRING) {
-      reflection.SetString(&message, field, value);
-    } else if (field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_UINT32 &&
-               absl::SimpleAtoi(value, &count)) {
-      reflection.SetUInt32(&message, field, count);
-    } else if (absl::SimpleAtod(value, &number)) {
-      reflection.SetDouble(&message, field, number);
-    }
+    SetCompressionField(*field, value, &message);
   }
   return message;
 }

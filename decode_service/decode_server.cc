@@ -20,8 +20,10 @@ constexpr absl::Duration kMostDeliveryTime = absl::Seconds(5);
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DecodeServer>> DecodeServer::Start(Options options) {
-  RETURN_IF_ERROR(options.generation.limits.default_compression.Validate());
   ASSIGN_OR_RETURN(ServedModel model, ServedModel::Load(options.model_path));
+  ASSIGN_OR_RETURN(
+      options.generation.limits.default_compression,
+      ParseCompression(options.default_compression, DefaultCompression(model.config().head_dim)));
   ASSIGN_OR_RETURN(std::unique_ptr<KvPool> pool, KvPool::Create(options.pool_bytes));
   std::unique_ptr<DecodeServer> server(
       new DecodeServer(std::move(options), std::move(model), std::move(pool)));

@@ -25,6 +25,8 @@ class DecodeServer {
     // Memory for caches, taken from the system as it is used.
     size_t pool_bytes = size_t{2} << 30;
     PageFormat tail_format = PageFormat::kF16;
+    // Text form; where it differs from DefaultCompression of the model's head size.
+    std::string default_compression;
     Arithmetic arithmetic = Arithmetic::kFast;
     size_t max_batch_sessions = 32;
     // Prompt tokens of requests that wait for memory or a prefill node.

@@ -26,7 +26,8 @@ ABSL_FLAG(size_t, pool_bytes, size_t{2} << 30,
 ABSL_FLAG(std::string, kv_tail, "f16", "number format of generated tokens' keys and values");
 ABSL_FLAG(bool, float32, false, "compute on dequantized float32 weights");
 ABSL_FLAG(std::string, default_compression, "",
-          "what a request gets that says nothing: scorer=snapkv,budget_tokens=1024,...");
+          "what a request gets that says nothing, where it differs from the measured default: "
+          "budget_tokens=1024,encoder=f16,...");
 ABSL_FLAG(size_t, max_kept_tokens, 0,
           "prompt tokens that a request may keep per KV head, the mean over layers; 0: any number");
 ABSL_FLAG(size_t, default_max_tokens, 256, "output tokens of a request that says nothing");
@@ -73,8 +74,7 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   RequestLimits& limits = options.generation.limits;
   limits.default_max_tokens = std::max<size_t>(1, absl::GetFlag(FLAGS_default_max_tokens));
   limits.context_tokens = absl::GetFlag(FLAGS_max_context_tokens);
-  ASSIGN_OR_RETURN(limits.default_compression,
-                   ParseCompression(absl::GetFlag(FLAGS_default_compression)));
+  options.default_compression = absl::GetFlag(FLAGS_default_compression);
   limits.max_kept_tokens = absl::GetFlag(FLAGS_max_kept_tokens);
   return options;
 }

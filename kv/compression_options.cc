@@ -184,6 +184,17 @@ absl::Status CompressionOptions::Validate() const {
   return CheckBudget(*this);
 }
 
+CompressionOptions DefaultCompression(size_t head_dim) {
+  CompressionOptions options;
+  if (head_dim % kValueGroup == 0) options.encoder = PageFormat::kInt4;
+  options.budget_ratio = 0.19;
+  options.min_tokens = 256;
+  options.window = 16;
+  options.kernel = 31;
+  options.group_reduce = GroupReduce::kMax;
+  return options;
+}
+
 absl::Status SetCompressionOption(absl::string_view name, absl::string_view value,
                                   CompressionOptions* options) {
   CompressionOptions& o = *options;

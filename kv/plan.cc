@@ -102,10 +102,10 @@ absl::Status SetWindow(const CompressionOptions& options, KvPlan* plan) {
   // A vote needs something before the window to vote for.
   if (options.scorer == "snapkv" && begin == 0) {
     const bool is_last = !options.observe_begin && !options.observe_end;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "compression option ", is_last ? "window" : "observe_begin", " is ",
-        is_last ? options.window : 0, " and the prompt has ", prompt_tokens,
-        " tokens; wanted a window that does not begin at the prompt's start"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("compression option ", is_last ? "window" : "observe_begin", " is ",
+                     is_last ? options.window : 0, " and the prompt has ", prompt_tokens,
+                     " tokens; wanted a window that does not begin at the prompt's start"));
   }
   plan->window_begin = static_cast<size_t>(begin);
   plan->window_end = static_cast<size_t>(end);

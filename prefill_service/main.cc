@@ -16,8 +16,8 @@ ABSL_FLAG(size_t, threads, 0, "threads that compute; 0: one per core");
 ABSL_FLAG(bool, float32, false, "compute with float32 weights: exact, slower");
 ABSL_FLAG(size_t, block_tokens, 256, "queries per step of the engine");
 ABSL_FLAG(std::string, default_compression, "",
-          "options that GetModelInfo reports as this server's defaults: "
-          "\"scorer=snapkv,budget_tokens=1024\"");
+          "options that GetModelInfo reports as this server's defaults, where they differ from the "
+          "measured default: \"budget_tokens=1024,encoder=f16\"");
 ABSL_FLAG(size_t, max_queue_requests, 256, "requests admitted at a time");
 ABSL_FLAG(size_t, max_queue_tokens, 1 << 20, "prompt tokens admitted at a time");
 ABSL_FLAG(size_t, max_active_requests, 4, "requests that may hold memory at a time");

@@ -57,8 +57,6 @@ absl::Status PrefillProgramOptions::Validate() const {
 
 absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
   RETURN_IF_ERROR(options.Validate());
-  ASSIGN_OR_RETURN(const CompressionOptions default_compression,
-                   ParseCompression(options.default_compression));
   StopSignals stop_signals;
   KeepFreedMemory();
   prometheus::Registry registry;
@@ -68,6 +66,9 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
 
   LogInfo(absl::StrCat("loading ", options.model));
   ASSIGN_OR_RETURN(const auto model, LoadTransformer(options.model));
+  ASSIGN_OR_RETURN(
+      const CompressionOptions default_compression,
+      ParseCompression(options.default_compression, DefaultCompression(model->config.head_dim)));
   ASSIGN_OR_RETURN(const Sha256Digest tokenizer_identity, TokenizerIdentity(options.model));
   const size_t num_threads = options.num_threads > 0
                                  ? options.num_threads

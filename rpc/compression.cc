@@ -30,8 +30,10 @@ std::string FieldText(const v1::CompressionOptions& message, const FieldDescript
   }
 }
 
-void SetField(const FieldDescriptor& field, const std::string& text,
-              v1::CompressionOptions* message) {
+}  // namespace
+
+void SetCompressionField(const FieldDescriptor& field, const std::string& text,
+                         v1::CompressionOptions* message) {
   const Reflection& reflection = *message->GetReflection();
   uint32_t count = 0;
   int32_t position = 0;
@@ -51,8 +53,6 @@ void SetField(const FieldDescriptor& field, const std::string& text,
     default: assert(false && "an option of a type that has no text form here");
   }
 }
-
-}  // namespace
 
 absl::StatusOr<CompressionOptions> CompressionFromProto(const v1::CompressionOptions& message,
                                                         const CompressionOptions& defaults) {
@@ -75,7 +75,7 @@ v1::CompressionOptions CompressionToProto(const CompressionOptions& options) {
   for (const auto& [name, text] : CompressionFields(options)) {
     const FieldDescriptor* field = v1::CompressionOptions::descriptor()->FindFieldByName(name);
     assert(field != nullptr && "an option that types.proto does not have");
-    SetField(*field, text, &message);
+    SetCompressionField(*field, text, &message);
   }
   return message;
 }

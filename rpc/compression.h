@@ -17,4 +17,8 @@ absl::StatusOr<CompressionOptions> CompressionFromProto(const v1::CompressionOpt
 // Every field set, with the budget as the one that counts.
 v1::CompressionOptions CompressionToProto(const CompressionOptions& options);
 
+// Sets one field from the text form of a value that SetCompressionOption has taken.
+void SetCompressionField(const google::protobuf::FieldDescriptor& field, const std::string& text,
+                         v1::CompressionOptions* message);
+
 }  // namespace kvship

@@ -37,20 +37,16 @@ class Policy:
         return Policy(f"{self.name} {factor:g}x", f"{self.options},budget_ratio={share:.5f}")
 
 
-KEEP_ALL = Policy("keep_all", "scorer=keep_all")
+KEEP_ALL = Policy("keep_all", "scorer=keep_all,encoder=f16")
 
-# What each paper runs, at the same window; encoders as the service's default.
+# What is compared at the same bytes. Each keeps what its paper always keeps.
+_ENCODER = "encoder=int4,window=16,kernel=31,group_reduce=mean"
 RIVALS = (
-    Policy("snapkv", "scorer=snapkv"),
-    Policy("snapkv, paper", "scorer=snapkv,window=16,kernel=5,pool=max"),
-    Policy("snapkv + ada", "scorer=snapkv,allocator=ada"),
-    Policy("snapkv + pyramid", "scorer=snapkv,allocator=pyramid"),
-    Policy("snapkv + chunks", "scorer=snapkv,selector=chunks"),
-    Policy("h2o", "scorer=h2o"),
-    Policy("tova", "scorer=tova"),
-    Policy("streaming_llm", "scorer=streaming_llm"),
-    Policy("knorm", "scorer=knorm"),
-    Policy("keydiff", "scorer=keydiff"),
-    Policy("expected_attention", "scorer=expected_attention"),
-    Policy("random", "scorer=random"),
+    Policy("default", "scorer=snapkv,encoder=int4,window=16,kernel=31,group_reduce=max"),
+    Policy("snapkv, paper", "scorer=snapkv,encoder=int4,window=16,kernel=5,pool=max,group_reduce=mean"),
+    Policy("snapkv + ada", f"scorer=snapkv,allocator=ada,{_ENCODER}"),
+    Policy("snapkv + pyramid", f"scorer=snapkv,allocator=pyramid,{_ENCODER}"),
+    Policy("snapkv + chunks", f"scorer=snapkv,selector=chunks,{_ENCODER}"),
+    *(Policy(scorer, f"scorer={scorer},{_ENCODER}")
+      for scorer in ("h2o", "tova", "streaming_llm", "knorm", "keydiff", "expected_attention", "random")),
 )

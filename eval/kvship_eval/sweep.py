@@ -7,18 +7,44 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from matplotlib import pyplot
 from tqdm import tqdm
 
 from kvship_eval.cases import HALVES, Case, Kind, make_case, score
 from kvship_eval.haystack import Haystack
-from kvship_eval.records import Records
+from kvship_eval.plots import save
+from kvship_eval.policy import KEEP_ALL, Policy
+from kvship_eval.records import Record, Records
 
 # Cases per kind and length: long prompts cost more.
 NUM_CASES = {1000: 6, 2000: 6, 4000: 4, 7500: 2}
+
+_INT4 = "encoder=int4,window=16,kernel=31"
+CANDIDATES = [
+    *(Policy(f"W{w} k{k}", f"scorer=snapkv,encoder=int4,window={w},kernel={k}") for w in (16, 32) for k in (7, 15, 31, 63)),
+    *(Policy(f"W32 k{k} max pool", f"scorer=snapkv,encoder=int4,window=32,kernel={k},pool=max") for k in (15, 31)),
+    Policy("W16 k31 group max", f"scorer=snapkv,{_INT4},group_reduce=max"),
+    Policy("W16 k31 4 sinks", f"scorer=snapkv,{_INT4},sinks=4"),
+    Policy("W16 k31 ada", f"scorer=snapkv,{_INT4},allocator=ada"),
+    Policy("W16 k31 pyramid", f"scorer=snapkv,{_INT4},allocator=pyramid"),
+    Policy("W16 k31 chunks", f"scorer=snapkv,{_INT4},selector=chunks"),
+    Policy("W16 k31 int8", "scorer=snapkv,encoder=int8,window=16,kernel=31"),
+    Policy("keydiff", f"scorer=keydiff,{_INT4}"),
+    Policy("h2o", f"scorer=h2o,{_INT4}"),
+    Policy("streaming_llm", f"scorer=streaming_llm,{_INT4}"),
+]
+
+
+def settings(policies: Sequence[Policy], factors: Sequence[float]) -> dict[str, str]:
+    """Every policy at every byte factor, beside the full cache, by name."""
+    chosen = [KEEP_ALL, *(policy.at_bytes(factor) for factor in factors for policy in policies)]
+    return {policy.name: policy.options for policy in chosen}
 
 
 @dataclass(frozen=True)
@@ -81,3 +107,32 @@ def run_sweep(inspect: Path, model: Path, half: str, settings: dict[str, str], l
             raise RuntimeError(error.strip())
     cases.unlink()
     return records
+
+
+def plot(folder: Path) -> list[Path]:
+    """Score of each setting against the bytes it really took."""
+    made = []
+    for half in HALVES:
+        groups: dict[str, list[Record]] = defaultdict(list)
+        for record in Records(folder, f"sweep-{half}"):
+            groups[record["setting"]].append(record)
+        if KEEP_ALL.name not in groups:
+            continue
+        full = np.mean([record["score"] for record in groups[KEEP_ALL.name]])
+        bytes_per_token = np.mean([r["num_bytes"] / r["prompt_tokens"] for r in groups[KEEP_ALL.name]])
+        curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for name, records in groups.items():
+            ratio = bytes_per_token / np.mean([r["num_bytes"] / r["prompt_tokens"] for r in records])
+            curves[name.rsplit(" ", 1)[0]].append((ratio, float(np.mean([r["score"] for r in records]) / full)))
+        figure, axis = pyplot.subplots(figsize=(9, 5.2), layout="constrained")
+        axis.axhline(0.95, color="0.5", linestyle=":", label="95 % of the full cache")
+        for i, (name, points) in enumerate(sorted(curves.items())):
+            if name != KEEP_ALL.name:
+                axis.plot(*zip(*sorted(points)), marker="osD^v<>PX*"[i % 10], label=name)
+        axis.set_xscale("log", base=2)
+        axis.set_xlabel("times fewer bytes than the full cache in f16")
+        axis.set_ylabel("needles found, as a share of the full cache's")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7, ncols=2)
+        made.append(save(figure, folder, f"sweep-{half}", f"Search over settings, the {half} half of kinds, texts and seeds"))
+    return made

@@ -22,8 +22,10 @@ using nlohmann::json;
 using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 
-constexpr char kKeepAll[] = "scorer=keep_all";
-constexpr char kBudget[] = "budget_tokens=48,window=16,kernel=7";
+// Nothing is left to a server's defaults, which one process does not have.
+constexpr char kRest[] = ",min_tokens=0,group_reduce=mean";
+const std::string kKeepAll = "scorer=keep_all,encoder=f16";
+const std::string kBudget = absl::StrCat("budget_tokens=48,window=16,kernel=7,encoder=f16", kRest);
 
 std::vector<int32_t> RandomPrompt(size_t num_tokens, uint64_t seed, size_t vocab_tokens) {
   std::vector<int32_t> tokens;
@@ -95,7 +97,7 @@ class GoldenModelTest : public ::testing::TestWithParam<const char*> {};
 TEST_P(GoldenModelTest, TwoProcessesGiveTheTokensOfOne) {
   const std::string model = absl::StrCat(KVSHIP_GOLDENS "/models/", GetParam());
   TwoProcesses processes(model);
-  for (const char* compression : {kKeepAll, kBudget}) {
+  for (const std::string& compression : {kKeepAll, kBudget}) {
     for (size_t prompt_tokens : {1, 33, 300}) {
       const auto prompt = RandomPrompt(prompt_tokens, 5, 256);
       const Answer answer = Ask(processes.decode.address(), RequestOf(prompt, compression, 40));
@@ -108,6 +110,38 @@ TEST_P(GoldenModelTest, TwoProcessesGiveTheTokensOfOne) {
   EXPECT_EQ(processes.decode.metric("kvship_decode_pool_reserved_bytes"), 0);
 }
 
+TEST(PolicyTest, EveryPolicyGivesTheTokensOfOneProcess) {
+  const std::string model = KVSHIP_GOLDENS "/models/llama";
+  TwoProcesses processes(model);
+  const auto prompt = RandomPrompt(300, 7, 256);
+  for (const char* policy :
+       {"scorer=h2o", "scorer=tova", "scorer=streaming_llm", "scorer=knorm", "scorer=keydiff",
+        "scorer=expected_attention,future_tokens=64", "scorer=random,seed=3", "allocator=pyramid",
+        "allocator=ada", "allocator=mass,mass_target=0.6", "selector=chunks,chunk_tokens=10",
+        "group_reduce=none", "encoder=fp8", "encoder=fp8,window_encoder=f32",
+        "observe_begin=-60,observe_end=-40"}) {
+    const std::string compression = FormatCompression(*ParseCompression(
+        policy, *ParseCompression("budget_tokens=80,window=16,kernel=7,encoder=f16")));
+    v1::GenerateRequest request = RequestOf(prompt, compression, 20);
+    request.set_report_heads(true);
+    const Answer answer = Ask(processes.decode.address(), request);
+    ASSERT_TRUE(answer.status.ok()) << policy << ": " << answer.status;
+    EXPECT_THAT(answer.tokens, ElementsAreArray(OneProcess(model, prompt, compression, 20)))
+        << policy;
+    const v1::KvReport& kv = answer.report.kv();
+    EXPECT_GT(kv.retained_mass_min(), 0) << policy;
+    EXPECT_LE(kv.kept_tokens(), 80) << policy;
+    double kept = 0;
+    double heads = 0;
+    for (const v1::LayerReport& layer : kv.layers()) {
+      for (uint32_t tokens : layer.kept_tokens()) kept += tokens;
+      heads += layer.kept_tokens_size();
+    }
+    EXPECT_DOUBLE_EQ(kv.kept_tokens(), kept / heads) << policy;
+  }
+  EXPECT_EQ(processes.decode.metric("kvship_decode_pool_reserved_bytes"), 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(TinyModels, GoldenModelTest,
                          ::testing::Values("llama", "llama3_rope", "llama_bf16_tied", "mistral"),
                          [](const auto& info) { return std::string(info.param); });
@@ -116,7 +150,10 @@ TEST(DemoModelTest, TwoProcessesGiveTheTokensOfOne) {
   if (!std::filesystem::exists(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
   TwoProcesses processes(KVSHIP_DEMO_MODEL);
   const auto prompt = RandomPrompt(400, 6, 40000);
-  for (const char* compression : {kKeepAll, "budget_tokens=128"}) {
+  const std::string budget = absl::StrCat("budget_tokens=128,window=16,kernel=31", kRest);
+  for (const std::string& compression :
+       {kKeepAll, budget + ",encoder=f16", budget + ",encoder=int4",
+        budget + ",encoder=int8,window_encoder=f16,allocator=mass,mass_target=0.7"}) {
     const Answer answer = Ask(processes.decode.address(), RequestOf(prompt, compression, 12));
     ASSERT_TRUE(answer.status.ok()) << answer.status;
     EXPECT_THAT(answer.tokens,

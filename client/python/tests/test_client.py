@@ -1,9 +1,12 @@
 """The clients against real servers."""
 
 import asyncio
+import os
+import subprocess
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import kvship
 import pytest
@@ -112,6 +115,13 @@ def test_forced_tokens_come_back_with_logprobs(client):
         assert len(token.top) == 5
         assert token.top[0] == (token.id, token.logprob)  # greedy output is the likeliest
         assert token.logprob <= 0
+
+
+def test_the_cpp_example_streams(servers, address):
+    program = Path(os.environ["KVSHIP_BIN"]) / "kvship-stream-example"
+    done = subprocess.run([program, address, "What is the capital of France?"], capture_output=True, text=True, check=True)
+    assert "Paris" in done.stdout
+    assert "bytes of KV cache were shipped" in done.stdout
 
 
 def test_model_info(client):

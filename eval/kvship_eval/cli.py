@@ -1,0 +1,199 @@
+"""kvship-eval: studies of accuracy, bytes and time against a running service."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import kvship
+
+from kvship_eval import longbench, longeval, needle, observe, overhead, policies, report, sensitivity, sweep
+from kvship_eval.cases import ANSWERS, FORMS, HALVES, Kind
+from kvship_eval.haystack import Haystack
+from kvship_eval.policy import KEEP_ALL, RIVALS, Policy
+
+READY_TIMEOUT_S = 30
+
+
+def _kind(text: str) -> Kind:
+    form, _, answer = text.rpartition("-")
+    if form not in FORMS or answer not in ANSWERS:
+        raise argparse.ArgumentTypeError(f"'{text}' is no kind; wanted FORM-ANSWER, FORM one of {', '.join(FORMS)}, "
+                                         f"ANSWER one of {', '.join(ANSWERS)}")
+    return Kind(form, answer)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
+def _numbers(text: str) -> list[int]:
+    return [_positive(part) for part in text.split(",")]
+
+
+def _factors(text: str) -> list[float]:
+    try:
+        factors = [float(part) for part in text.split(",")]
+    except ValueError:
+        factors = []
+    if not factors or min(factors) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of factors of at least 1, 4,8,16")
+    return factors
+
+
+def _cases(parser: argparse.ArgumentParser, lengths: str, cases: int) -> None:
+    parser.add_argument("--lengths", type=_numbers, default=_numbers(lengths), help=f"prompt tokens ({lengths})")
+    parser.add_argument("--haystack", type=Path, nargs="+", help="text files (licences that every Debian has)")
+    parser.add_argument("--half", choices=HALVES, default="report",
+                        help="texts, seeds and kinds: those that settings were chosen on, or the others (report)")
+    parser.add_argument("--kinds", type=_kind, nargs="+", help="FORM-ANSWER ... (those of the half)")
+    parser.add_argument("--cases", type=_positive, default=cases, help=f"cases per kind and length ({cases})")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _policies(parser: argparse.ArgumentParser, default: list[Policy]) -> None:
+    parser.add_argument("--policy", type=Policy.parse, action="append", dest="policies", metavar="NAME:OPTIONS",
+                        help="may be given several times")
+    parser.set_defaults(default_policies=default)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kvship-eval", description=__doc__)
+    studies = parser.add_subparsers(dest="study", required=True)
+
+    def add(name: str, text: str, service: bool = True) -> argparse.ArgumentParser:
+        study = studies.add_parser(name, help=text, description=text)
+        study.add_argument("--out", type=Path, default=Path("eval/results"), help="folder of the results (eval/results)")
+        if service:
+            study.add_argument("--server", default="localhost:50050", help="decode server (localhost:50050)")
+        return study
+
+    study = add("needle", needle.__doc__ or "")
+    _cases(study, "1000,2000,4000", 5)
+    _policies(study, [KEEP_ALL, *(RIVALS[0].at_bytes(factor) for factor in (4, 8, 16, 32))])
+    study = add("longeval", longeval.__doc__ or "")
+    study.add_argument("--lengths", type=_numbers, default=_numbers("1000,2000,4000"))
+    study.add_argument("--cases", type=_positive, default=5, help="depths per length (5)")
+    study.add_argument("--seed", type=int, default=0)
+    _policies(study, [KEEP_ALL, Policy("snapkv 8x", "scorer=snapkv,encoder=int4,budget_ratio=0.381"),
+                      Policy("no pooling 8x", "scorer=snapkv,encoder=int4,budget_ratio=0.381,pool=none")])
+    study = add("longbench", longbench.__doc__ or "")
+    study.add_argument("--data", type=Path, help="folder with NAME.jsonl of each set (the synthetic sample)")
+    study.add_argument("--sets", nargs="+", choices=longbench.SETS, default=list(longbench.SETS), metavar="SET")
+    study.add_argument("--context", type=_positive, default=7500, help="prompt tokens, longer ones lose their middle (7500)")
+    study.add_argument("--limit", type=_positive, help="questions per set, at most")
+    _policies(study, [KEEP_ALL, RIVALS[0].at_bytes(16)])
+    study = add("policies", policies.__doc__ or "")
+    _cases(study, "1000,4000", 2)
+    study.add_argument("--factors", type=_factors, default=[4.0, 8.0, 16.0], help="times fewer bytes (4,8,16)")
+    _policies(study, list(RIVALS))
+    study = add("sensitivity", sensitivity.__doc__ or "")
+    _cases(study, "2000", 2)
+    study.add_argument("--budget", default="encoder=int4,budget_ratio=0.19", help="options that stay")
+    study.add_argument("--windows", type=_numbers, default=[16, 32, 64])
+    study.add_argument("--kernels", type=_numbers, default=[1, 5, 15, 31, 63])
+    study.add_argument("--pools", nargs="+", choices=("avg", "max"), default=["avg", "max"])
+    study = add("overhead", overhead.__doc__ or "")
+    study.add_argument("--lengths", type=_numbers, default=_numbers("1000,2000,4000,7500"))
+    study.add_argument("--batches", type=_numbers, default=[1, 2, 4, 8])
+    study.add_argument("--output-tokens", type=_positive, default=64)
+    study.add_argument("--rounds", type=_positive, default=3)
+    study.add_argument("--prefill-pid", type=_positive, help="process whose peak memory is read, on this machine")
+    _policies(study, [KEEP_ALL, Policy("512 kept", "scorer=snapkv,budget_tokens=512,encoder=f16"), RIVALS[0].at_bytes(16)])
+    study = add("observe", observe.__doc__ or "", service=False)
+    study.add_argument("--inspect", type=Path, required=True, help="the program kvship-inspect")
+    study.add_argument("--model", type=Path, required=True)
+    study.add_argument("--length", type=_positive, default=3500, help="prompt tokens (3500)")
+    study = add("sweep", sweep.__doc__ or "", service=False)
+    study.add_argument("--inspect", type=Path, required=True, help="the program kvship-inspect")
+    study.add_argument("--model", type=Path, required=True)
+    study.add_argument("--half", choices=HALVES, default="choose")
+    study.add_argument("--lengths", type=_numbers, default=_numbers("1000,2000,4000,7500"))
+    study.add_argument("--factors", type=_factors, default=[4.0, 8.0, 16.0, 32.0])
+    _policies(study, sweep.CANDIDATES)
+    add("report", "All plots and tables of a folder as one HTML file.", service=False)
+    return parser
+
+
+def _haystack(args: argparse.Namespace) -> tuple[Haystack, list[Kind], int]:
+    texts, first_seed, kinds = HALVES[args.half]
+    return Haystack(args.haystack or texts), list(args.kinds or kinds), first_seed + args.seed
+
+
+def _chosen(args: argparse.Namespace) -> list[Policy]:
+    return args.policies or args.default_policies
+
+
+def _run_needle(client: kvship.Client, args: argparse.Namespace) -> None:
+    haystack, kinds, seed = _haystack(args)
+    needle.run(client, args.out, _chosen(args), kinds, args.lengths, args.cases, haystack, seed)
+
+
+def _run_longeval(client: kvship.Client, args: argparse.Namespace) -> None:
+    longeval.run(client, args.out, _chosen(args), args.lengths, args.cases, args.seed)
+
+
+def _run_longbench(client: kvship.Client, args: argparse.Namespace) -> None:
+    longbench.run(client, args.out, _chosen(args), args.sets, args.data, args.context, args.limit)
+
+
+def _run_policies(client: kvship.Client, args: argparse.Namespace) -> None:
+    haystack, kinds, seed = _haystack(args)
+    policies.run(client, args.out, _chosen(args), args.factors, kinds, args.lengths, args.cases, haystack, seed)
+
+
+def _run_sensitivity(client: kvship.Client, args: argparse.Namespace) -> None:
+    haystack, kinds, seed = _haystack(args)
+    sensitivity.run(client, args.out, args.budget, args.windows, args.kernels, args.pools, kinds, args.lengths, args.cases,
+                    haystack, seed)
+
+
+def _run_overhead(client: kvship.Client, args: argparse.Namespace) -> None:
+    overhead.run(client, args.out, _chosen(args), args.lengths, args.batches, args.output_tokens, args.rounds,
+                 Haystack(HALVES["report"][0]), args.prefill_pid)
+
+
+_ON_SERVICE: dict[str, Callable[[kvship.Client, argparse.Namespace], None]] = {
+    "needle": _run_needle, "longeval": _run_longeval, "longbench": _run_longbench, "policies": _run_policies,
+    "sensitivity": _run_sensitivity, "overhead": _run_overhead}
+_PLOTS = {"needle": needle.plot, "longeval": longeval.plot, "longbench": longbench.plot, "policies": policies.plot,
+          "sensitivity": sensitivity.plot, "overhead": overhead.plot, "observe": observe.plot, "sweep": sweep.plot}
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.study == "report":
+        print(report.write_report(args.out))
+        return
+    if args.study == "observe":
+        observe.run(args.inspect, args.model, args.out, args.length)
+    elif args.study == "sweep":
+        sweep.run_sweep(args.inspect, args.model, args.half, sweep.settings(_chosen(args), args.factors), args.lengths,
+                        args.out)
+    else:
+        with kvship.Client(args.server) as client:
+            client.wait_until_ready(READY_TIMEOUT_S)
+            _ON_SERVICE[args.study](client, args)
+    for path in _PLOTS[args.study](args.out):
+        print(path)
+
+
+def main() -> int:
+    """The exit code: 0, or 1 after a sentence on stderr; what was measured until then is kept."""
+    args = _parser().parse_args()
+    try:
+        _run(args)
+    except (kvship.Error, ValueError, RuntimeError, OSError) as error:
+        print(f"kvship-eval {args.study}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; a rerun goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

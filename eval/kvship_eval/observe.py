@@ -1,0 +1,144 @@
+"""What windows of a text vote for, per layer: the paper's observations (arXiv 2404.14469, Fig. 2 to 5).
+
+Hit rate: of the tokens that generation attends to, the share that the prompt's windows had voted for. Overlap: of the votes of
+two questions on one document; with the question last, and with it first.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot
+from tqdm import tqdm
+
+from kvship_eval.cases import CHARS_PER_TOKEN
+from kvship_eval.haystack import REPORT_TEXTS, Haystack
+from kvship_eval.plots import save
+from kvship_eval.records import Records
+
+WINDOW = 128
+NUM_PROMPT_WINDOWS = 20
+NUM_GENERATED_WINDOWS = 4
+QUESTIONS = ("What does the document say about the rights of those who receive a copy?",
+             "What does the document say about damages and who is liable for them?")
+
+
+class Inspect:
+    """kvship-inspect on one model. Raises RuntimeError with what it says."""
+
+    def __init__(self, program: Path, model: Path) -> None:
+        self._program = program
+        self._model = model
+
+    def __call__(self, command: str, *flags: str) -> Any:
+        done = subprocess.run([self._program, command, self._model, *flags], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr.strip())
+        return json.loads(done.stdout)
+
+    def tokens(self, text: str) -> list[int]:
+        with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            return list(self("tokenize", f"--text-file={file.name}")["ids"])
+
+    def with_tokens(self, command: str, tokens: Sequence[int], *flags: str) -> Any:
+        with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
+            json.dump(list(tokens), file)
+            file.flush()
+            return self(command, f"--tokens-file={file.name}", *flags)
+
+
+def _share(found: Sequence[int], among: Sequence[int]) -> float:
+    """The share of `found` that is in `among`; NaN of nothing."""
+    return len(set(found) & set(among)) / len(found) if found else float("nan")
+
+
+def _hit_rates(inspect: Inspect, prompt: list[int]) -> list[list[float]]:
+    """[window][layer]: of what all generated windows attend to, the share that the window voted for; means over heads."""
+    num_generated = NUM_GENERATED_WINDOWS * WINDOW
+    output = inspect.with_tokens("generate", prompt, f"--max-tokens={num_generated}")["tokens"]
+    if len(output) < WINDOW:
+        raise RuntimeError(f"the model ended its text after {len(output)} tokens; wanted at least {WINDOW}")
+    tokens = prompt + output
+    prefix = len(prompt) - NUM_PROMPT_WINDOWS * WINDOW
+    ends = [prefix + WINDOW * (i + 1) for i in range(NUM_PROMPT_WINDOWS + len(output) // WINDOW)]
+    windows = ",".join(f"{end - WINDOW}:{end}" for end in ends)
+    measured = inspect.with_tokens("attention", tokens, f"--prefix-tokens={prefix}", f"--windows={windows}",
+                                   f"--generated-from={len(prompt)}")["windows"]
+    rates = []
+    for window in measured[:NUM_PROMPT_WINDOWS]:
+        layers = []
+        for layer, heads in enumerate(window["voted"]):
+            shares = [_share(later["attended"][layer][head], voted) for head, voted in enumerate(heads)
+                      for later in measured[NUM_PROMPT_WINDOWS:]]
+            layers.append(float(np.nanmean(shares)) if not np.all(np.isnan(shares)) else float("nan"))
+        rates.append(layers)
+    return rates
+
+
+def _overlaps(inspect: Inspect, document: str, first: bool) -> list[float]:
+    """Per layer: the overlap of the last windows' votes for two questions on the document."""
+    votes = []
+    for question in QUESTIONS:
+        text = f"{question}\n\n{document}\n\n" if first else f"{document}\n\n{question}\nAnswer:"
+        tokens = inspect.tokens(text)
+        skipped = len(inspect.tokens(f"{question}\n\n")) if first else 0
+        prefix = len(inspect.tokens(document)) + skipped - WINDOW
+        begin = len(tokens) - 32
+        windows = inspect.with_tokens("attention", tokens, f"--prefix-tokens={prefix}",
+                                      f"--windows={begin}:{len(tokens)}")["windows"]
+        # As positions in the document, wherever it stands.
+        votes.append([[[position - skipped for position in head if position >= skipped] for head in layer]
+                      for layer in windows[0]["voted"]])
+    return [float(np.mean([_share(ours, theirs) for ours, theirs in zip(a, b)])) for a, b in zip(*votes)]
+
+
+def run(program: Path, model: Path, folder: Path, length: int) -> Records:
+    """Hit rates of each window, and overlaps, on one document of about `length` tokens."""
+    records = Records(folder, "observe")
+    inspect = Inspect(program, model)
+    num_chars = int(length * CHARS_PER_TOKEN)
+    document = "\n\n".join(Haystack(REPORT_TEXTS).paragraphs(num_chars, random.Random("observe")))
+    with tqdm(total=3, desc="observe") as bar:
+        if "hit_rate" not in records:
+            tokens = inspect.tokens(document)
+            if len(tokens) <= NUM_PROMPT_WINDOWS * WINDOW:
+                raise ValueError(f"--length {length} gives {len(tokens)} tokens; wanted more than the "
+                                 f"{NUM_PROMPT_WINDOWS * WINDOW} of the windows")
+            records.add("hit_rate", {"rates": _hit_rates(inspect, tokens)})
+        bar.update()
+        for name, first in (("question_last", False), ("question_first", True)):
+            if name not in records:
+                records.add(name, {"overlaps": _overlaps(inspect, document, first)})
+            bar.update()
+    return records
+
+
+def plot(folder: Path) -> list[Path]:
+    """Hit rate by window and layer; overlap by layer."""
+    records = {record["key"]: record for record in Records(folder, "observe")}
+    if not {"hit_rate", "question_last", "question_first"} <= records.keys():
+        return []
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    rates = np.array(records["hit_rate"]["rates"])
+    image = left.imshow(rates, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    figure.colorbar(image, ax=left)
+    left.set_title(f"hit rate of a window's votes, last window {np.nanmean(rates[-1]):.2f}")
+    left.set_xlabel("layer")
+    left.set_ylabel("window of the prompt, the last at the bottom")
+    for name, label in (("question_last", "question last"), ("question_first", "question first")):
+        right.plot(records[name]["overlaps"], marker="o", label=label)
+    right.set_title("overlap of the votes of two questions on one document")
+    right.set_xlabel("layer")
+    right.set_ylim(0, 1)
+    right.grid(alpha=0.3)
+    right.legend()
+    return [save(figure, folder, "observe", "What windows vote for: hit rate against generation, and overlap between questions")]

@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""Runs kvship-eval against a prefill and a decode process of its own: eval/local.py --bin DIR --model FILE STUDY [flags]."""
+
+import argparse
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
+from kvship_processes import DEFAULT_PORTS, ProcessError, ServerPair  # noqa: E402
+
+# Studies that read files alone, or run the model in process.
+WITHOUT_SERVERS = ("report", "observe", "sweep", "-h", "--help")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, add_help=False)
+    parser.add_argument("--bin", required=True)
+    parser.add_argument("--model", required=True)
+    args, rest = parser.parse_known_args()
+    command = [str(Path(sys.executable).with_name("kvship-eval")), *rest]
+    if not rest or rest[0] in WITHOUT_SERVERS:
+        if rest and rest[0] in ("observe", "sweep"):
+            command += [f"--inspect={args.bin}/kvship-inspect", f"--model={args.model}"]
+        return subprocess.run(command, check=False).returncode
+    ports = {name.replace("-", "_"): free_port() for name in DEFAULT_PORTS}
+    with tempfile.TemporaryDirectory(prefix="kvship-eval-") as folder:
+        try:
+            with ServerPair(SimpleNamespace(bin=args.bin, model=args.model, **ports), folder) as servers:
+                command += [f"--server=127.0.0.1:{ports['decode_port']}"]
+                if rest[0] == "overhead":
+                    command += [f"--prefill-pid={servers.prefill.process.pid}"]
+                return subprocess.run(command, check=False).returncode
+        except ProcessError as error:
+            print(error, file=sys.stderr)
+            return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
