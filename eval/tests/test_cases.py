@@ -1,0 +1,107 @@
+"""Cases, records, budgets and the command line; no server."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kvship_eval.cases import ANSWERS, FORMS, HALVES, Kind, make_case, score
+from kvship_eval.haystack import CHOOSE_TEXTS, REPORT_TEXTS, Haystack
+from kvship_eval.longeval import lines_case
+from kvship_eval.needle import plot
+from kvship_eval.policy import Policy
+from kvship_eval.records import Records
+from kvship_eval.report import write_report
+
+HAYSTACK = Haystack(REPORT_TEXTS)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_case_holds_what_it_asks_for(form, answer):
+    case = make_case(Kind(form, answer), 1000, 0.5, 7, HAYSTACK)
+    assert score(case.message, case.expected) == 1
+    assert len(case.expected) == (2 if form in ("multi_value", "multi_query") else 1)
+    assert 3500 < len(case.message) < 5500
+    assert case == make_case(Kind(form, answer), 1000, 0.5, 7, HAYSTACK)
+    assert case != make_case(Kind(form, answer), 1000, 0.5, 8, HAYSTACK)
+
+
+def test_depth_is_where_the_fact_stands():
+    places = []
+    for depth in (0.0, 0.5, 1.0):
+        case = make_case(Kind("single", "digits"), 2000, depth, 1, HAYSTACK)
+        places.append(case.message.index(case.expected[0]) / len(case.message))
+    assert places[0] < 0.05 and 0.4 < places[1] < 0.6 and places[2] > 0.9
+
+
+def test_score_is_a_share_and_forgives_case_and_spaces():
+    assert score("It is AMBER\n falcon.", ("amber falcon", "river")) == 0.5
+
+
+def test_the_halves_share_nothing():
+    (texts, seed, kinds), (other_texts, other_seed, other_kinds) = HALVES["choose"], HALVES["report"]
+    assert not set(texts) & set(other_texts) and not set(kinds) & set(other_kinds) and seed != other_seed
+
+
+def test_a_missing_haystack_is_named(tmp_path):
+    with pytest.raises(ValueError, match="missing.txt cannot be read"):
+        Haystack([tmp_path / "missing.txt"])
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(ValueError, match="hold no paragraph"):
+        Haystack([tmp_path / "empty.txt"])
+
+
+def test_longeval_asks_for_the_line_at_the_depth():
+    case = lines_case(1000, 0.0, 1)
+    assert case.expected[0] in case.message.split("\n")[2]
+    assert 1500 < len(case.message) < 4500
+
+
+def test_equal_bytes_give_smaller_tokens_more_places():
+    shares = {encoder: float(Policy("p", f"scorer=snapkv,encoder={encoder}").at_bytes(16).options.split("=")[-1])
+              for encoder in ("f16", "int8", "int4")}
+    assert shares["f16"] == pytest.approx(256 / 16 / 260, abs=1e-4)
+    assert shares["int4"] == pytest.approx(256 / 16 / 84, abs=1e-4)
+
+
+def test_records_come_back_and_survive_an_interruption(tmp_path):
+    records = Records(tmp_path, "study")
+    records.add("a", {"score": 1})
+    with records.path.open("a") as file:
+        file.write('{"key": "b", "sco')
+    again = Records(tmp_path, "study")
+    assert "a" in again and "b" not in again
+    again.add("b", {"score": 0})
+    assert [record["score"] for record in Records(tmp_path, "study")] == [1, 0]
+    (tmp_path / "bad.jsonl").write_text("no json\n{}\n")
+    with pytest.raises(ValueError, match="bad.jsonl:1 is not a record"):
+        Records(tmp_path, "bad")
+
+
+def test_plots_and_report_are_made_of_records(tmp_path):
+    records = Records(tmp_path, "needle")
+    for policy in ("keep_all", "other"):
+        for length in (1000, 2000):
+            records.add(f"{policy}{length}", {"policy": policy, "length": length, "depth": 0.5, "score": 0.5})
+    assert plot(tmp_path)[0].stat().st_size > 1000
+    page = write_report(tmp_path).read_text()
+    assert "data:image/png;base64" in page and "Needles found" in page
+    with pytest.raises(ValueError, match="holds no plot"):
+        write_report(tmp_path / "..") if not list(tmp_path.parent.glob("*.png")) else write_report(Path("/proc"))
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["needle", "--server=127.0.0.1:1", "--kinds", "double-digits"], "'double-digits' is no kind"),
+    (["needle", "--lengths", "0"], "'0' is not a whole number above 0"),
+    (["policies", "--factors", "0.5"], "is no list of factors"),
+    (["report", "--out", "/proc/1/none"], "kvship-eval report: "),
+])
+def test_wrong_flags_are_one_sentence(flags, says):
+    done = subprocess.run([sys.executable, "-m", "kvship_eval.cli", *flags], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_choose_texts_are_there():
+    assert all(path.exists() for path in CHOOSE_TEXTS), json.dumps([str(path) for path in CHOOSE_TEXTS])
