@@ -2,8 +2,8 @@
 """The demo: one process reads a document, another answers a question about it from the compressed KV cache.
 
 A code drawn at random for this run is written into the document at a random place, and the question asks for
-it: without the document nobody could answer. The same prompt is then sent with the whole cache kept, and the
-two runs are shown side by side. Exit code 0 means that the answer over the compressed cache was right.
+it: without the document nobody could answer. The same prompt is then sent with the server's default, which
+also quantizes, and with the whole cache kept, and the runs are shown side by side. Exit code 0 means that the answer over the compressed cache was right.
 """
 
 import argparse
@@ -96,8 +96,9 @@ def write_prompt(args, folder):
 
 
 def run(args, folder):
-    runs = [(f"snapkv, {args.budget} kept", f"scorer=snapkv,budget_tokens={args.budget}"),
-            ("keep_all", "scorer=keep_all")]
+    runs = [(f"snapkv, {args.budget} kept", f"scorer=snapkv,budget_tokens={args.budget},encoder=f16"),
+            ("the default", ""),
+            ("keep_all", "scorer=keep_all,encoder=f16")]
     reports = []
     with ServerPair(args, folder) as servers:
         prompt_path, code = write_prompt(args, folder)
