@@ -95,11 +95,11 @@ class DemoTest(unittest.TestCase):
         for pid in self.server_pids():
             self.assertFalse(os.path.exists(f"/proc/{pid}"), f"process {pid} was left running")
 
-    def test_shows_both_runs_side_by_side(self):
+    def test_shows_the_runs_side_by_side(self):
         status, out, err = self.finish(self.start())
         self.assertEqual(0, status, err)
         self.assertEqual(2, len(self.server_pids()))
-        self.assertRegex(out, r"kept tokens per KV head +512 +4,000\n")
+        self.assertRegex(out, r"kept tokens per KV head +512 +512 +4,000\n")
         self.assertRegex(out, r"ratio +8\.0 x +1\.0 x\n")
         self.assertRegex(out, r"answer +right +right\n")
 
@@ -110,7 +110,7 @@ class DemoTest(unittest.TestCase):
     def test_a_wrong_answer_over_the_compressed_cache_fails(self):
         status, out, err = self.finish(self.start("code = code if keep_all else '0'"))
         self.assertEqual(1, status)
-        self.assertRegex(out, r"answer +WRONG +right\n")
+        self.assertRegex(out, r"answer +WRONG +WRONG +right\n")
         self.assertIn("does not hold the code", err)
 
     def test_a_port_in_use_is_named_with_its_flag(self):
