@@ -159,8 +159,8 @@ TEST_P(DemoModel, LogitsAndGreedyTokensAreThoseOfTransformers) {
     }
     const std::string encoder = float32 ? "f32" : "f16";
     ExpectGreedy(Greedy(run, tokens, "scorer=keep_all,encoder=" + encoder,
-                        golden.at("greedy_tokens").size()), golden,
-                 float32 ? 0.05 : 0.5);
+                        golden.at("greedy_tokens").size()),
+                 golden, float32 ? 0.05 : 0.5);
   }
 }
 
