@@ -28,6 +28,13 @@ def heat_map(axis: Axes, values: np.ndarray, columns: Sequence[str], rows: Seque
             axis.text(j, i, f"{value:.2f}".rstrip("0").rstrip("."), ha="center", va="center", fontsize=8)
 
 
+def byte_axis(axis: Axes) -> None:
+    """The x axis counts how many times fewer bytes a cache takes."""
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    axis.set_xlabel("times fewer bytes than the full cache in f16")
+
+
 def save(figure: Figure, folder: Path, name: str, caption: str) -> Path:
     """Writes NAME.png, and its caption for the report."""
     path = folder / f"{name}.png"

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from kvship_eval.cases import CHARS_PER_TOKEN, Case, Kind, make_case
 from kvship_eval.divergence import kl_and_agreement
 from kvship_eval.haystack import Haystack
-from kvship_eval.plots import save
+from kvship_eval.plots import byte_axis, save
 from kvship_eval.policy import KEEP_ALL, Policy
 from kvship_eval.records import Record, Records
 from kvship_eval.service import ask
@@ -132,8 +132,7 @@ def plot(folder: Path) -> list[Path]:
         left.plot([p["ratio"] for p in points], [p["score"] for p in points], **style)
         right.plot([p["ratio"] for p in points], [p["kl"] for p in points], **style)
     for axis, label in ((left, "needles found"), (right, "KL divergence from the full cache, nats")):
-        axis.set_xscale("log", base=2)
-        axis.set_xlabel("times fewer bytes than the full cache in f16")
+        byte_axis(axis)
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     left.set_ylim(0, 1.05)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from kvship_eval.cases import HALVES, Case, Kind, make_case, score
 from kvship_eval.haystack import Haystack
-from kvship_eval.plots import save
+from kvship_eval.plots import byte_axis, save
 from kvship_eval.policy import KEEP_ALL, Policy
 from kvship_eval.records import Record, Records
 
@@ -124,15 +124,16 @@ def plot(folder: Path) -> list[Path]:
         for name, records in groups.items():
             ratio = bytes_per_token / np.mean([r["num_bytes"] / r["prompt_tokens"] for r in records])
             curves[name.rsplit(" ", 1)[0]].append((ratio, float(np.mean([r["score"] for r in records]) / full)))
-        figure, axis = pyplot.subplots(figsize=(9, 5.2), layout="constrained")
+        figure, axis = pyplot.subplots(figsize=(10, 5.4), layout="constrained")
         axis.axhline(0.95, color="0.5", linestyle=":", label="95 % of the full cache")
-        for i, (name, points) in enumerate(sorted(curves.items())):
+        # The legend in the order of the curves' ends.
+        by_end = sorted(curves.items(), key=lambda curve: -max(curve[1])[1])
+        for i, (name, points) in enumerate(by_end):
             if name != KEEP_ALL.name:
-                axis.plot(*zip(*sorted(points)), marker="osD^v<>PX*"[i % 10], label=name)
-        axis.set_xscale("log", base=2)
-        axis.set_xlabel("times fewer bytes than the full cache in f16")
+                axis.plot(*zip(*sorted(points)), marker="osD^v<>PX*"[i % 10], color=pyplot.cm.tab20(i % 20), label=name)
+        byte_axis(axis)
         axis.set_ylabel("needles found, as a share of the full cache's")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, ncols=2)
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         made.append(save(figure, folder, f"sweep-{half}", f"Search over settings, the {half} half of kinds, texts and seeds"))
     return made
