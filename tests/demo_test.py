@@ -100,7 +100,7 @@ class DemoTest(unittest.TestCase):
         self.assertEqual(0, status, err)
         self.assertEqual(2, len(self.server_pids()))
         self.assertRegex(out, r"kept tokens per KV head +512 +512 +4,000\n")
-        self.assertRegex(out, r"ratio +8\.0 x +1\.0 x\n")
+        self.assertRegex(out, r"ratio +8\.0 x +8\.0 x +1\.0 x\n")
         self.assertRegex(out, r"answer +right +right +right\n")
 
     def test_a_code_written_with_separators_is_right(self):
