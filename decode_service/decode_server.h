@@ -29,8 +29,7 @@ class DecodeServer {
     std::string default_compression;
     Arithmetic arithmetic = Arithmetic::kFast;
     size_t max_batch_sessions = 32;
-    // Prompt tokens of requests that wait for memory or a prefill node.
-    size_t max_waiting_tokens = 1 << 20;
+    ReservationQueue::Options queue;
     Generation::Options generation;
   };
 

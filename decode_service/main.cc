@@ -36,6 +36,8 @@ ABSL_FLAG(size_t, max_context_tokens, 0,
 ABSL_FLAG(size_t, max_batch_sessions, 32, "requests in one decode step, at most");
 ABSL_FLAG(size_t, max_waiting_tokens, 1 << 20,
           "prompt tokens of requests that wait for memory or a prefill node, at most");
+ABSL_FLAG(size_t, max_client_bytes, 0,
+          "bytes of the pool that one client's requests may wait for and hold; 0: any number");
 ABSL_FLAG(size_t, max_message_bytes, 16 << 20, "the longest request message");
 ABSL_FLAG(size_t, max_streams, 1024, "requests of one connection at a time");
 ABSL_FLAG(absl::Duration, drain_grace, absl::Seconds(30),
@@ -70,7 +72,8 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   }
   if (absl::GetFlag(FLAGS_float32)) options.arithmetic = Arithmetic::kFloat32;
   options.max_batch_sessions = std::max<size_t>(1, absl::GetFlag(FLAGS_max_batch_sessions));
-  options.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
+  options.queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
+  options.queue.max_client_bytes = absl::GetFlag(FLAGS_max_client_bytes);
   RequestLimits& limits = options.generation.limits;
   limits.default_max_tokens = std::max<size_t>(1, absl::GetFlag(FLAGS_default_max_tokens));
   limits.context_tokens = absl::GetFlag(FLAGS_max_context_tokens);
