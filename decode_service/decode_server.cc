@@ -63,6 +63,7 @@ absl::Status DecodeServer::Listen() {
 }
 
 absl::Status DecodeServer::CheckServing() const {
+  RETURN_IF_ERROR(loop_.CheckProgress(options_.stuck_timeout));
   if (nodes_.num_healthy() > 0) return absl::OkStatus();
   return absl::UnavailableError("no prefill node that runs the same model has answered");
 }

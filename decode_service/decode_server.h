@@ -29,6 +29,8 @@ class DecodeServer {
     std::string default_compression;
     Arithmetic arithmetic = Arithmetic::kFast;
     size_t max_batch_sessions = 32;
+    // A decode step that takes longer than this is stuck, and the node not ready.
+    absl::Duration stuck_timeout = absl::Seconds(60);
     ReservationQueue::Options queue;
     Generation::Options generation;
   };

@@ -40,6 +40,8 @@ ABSL_FLAG(size_t, max_client_bytes, 0,
           "bytes of the pool that one client's requests may wait for and hold; 0: any number");
 ABSL_FLAG(size_t, max_message_bytes, 16 << 20, "the longest request message");
 ABSL_FLAG(size_t, max_streams, 1024, "requests of one connection at a time");
+ABSL_FLAG(absl::Duration, stuck_timeout, absl::Seconds(60),
+          "how long one decode step may take before /readyz says no");
 ABSL_FLAG(absl::Duration, drain_grace, absl::Seconds(30),
           "how long running requests may go on after SIGTERM");
 ABSL_FLAG(std::string, log_format, "text", "text or json");
@@ -72,6 +74,7 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   }
   if (absl::GetFlag(FLAGS_float32)) options.arithmetic = Arithmetic::kFloat32;
   options.max_batch_sessions = std::max<size_t>(1, absl::GetFlag(FLAGS_max_batch_sessions));
+  options.stuck_timeout = absl::GetFlag(FLAGS_stuck_timeout);
   options.queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
   options.queue.max_client_bytes = absl::GetFlag(FLAGS_max_client_bytes);
   RequestLimits& limits = options.generation.limits;
