@@ -49,6 +49,7 @@ struct RoundedRun {
 HWY_INLINE RoundedRun Round(const float* x) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   __m256 v[4];
+  HWY_UNROLL(4)
   for (size_t i = 0; i < 4; ++i) v[i] = _mm256_loadu_ps(x + 8 * i);
   const __m256 m01 = _mm256_max_ps(_mm256_andnot_ps(sign, v[0]), _mm256_andnot_ps(sign, v[1]));
   const __m256 m23 = _mm256_max_ps(_mm256_andnot_ps(sign, v[2]), _mm256_andnot_ps(sign, v[3]));
@@ -58,6 +59,7 @@ HWY_INLINE RoundedRun Round(const float* x) {
   const float largest = _mm_cvtss_f32(_mm_max_ss(m4, _mm_movehdup_ps(m4)));
   const __m256 inverse = _mm256_set1_ps(largest > 0 ? kLargestRounded / largest : 0.0f);
   RoundedRun out;
+  HWY_UNROLL(4)
   for (size_t i = 0; i < 4; ++i) out.q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
   const __m256i q8 =
       _mm256_add_epi32(_mm256_add_epi32(out.q[0], out.q[1]), _mm256_add_epi32(out.q[2], out.q[3]));
@@ -76,6 +78,7 @@ HWY_INLINE void RoundRun(const float* x, int8_t* bytes, float* scales) {
   scales[0] = run.step;
   scales[1] = run.total;
   __m256i high[4], low[4];
+  HWY_UNROLL(4)
   for (size_t i = 0; i < 4; ++i) {
     high[i] = _mm256_srai_epi32(_mm256_add_epi32(run.q[i], _mm256_set1_epi32(128)), 8);
     low[i] = _mm256_sub_epi32(run.q[i], _mm256_slli_epi32(high[i], 8));
