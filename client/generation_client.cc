@@ -63,7 +63,7 @@ absl::StatusOr<v1::ModelInfo> GenerationClient::GetModelInfo(absl::Time deadline
 }
 
 absl::Status GenerationClient::Explain(const grpc::Status& status) const {
-  const absl::Status error = FromGrpcStatus(status);
+  absl::Status error = FromGrpcStatus(status);
   if (!absl::IsUnavailable(error) || channel_->GetState(false) == GRPC_CHANNEL_READY) return error;
   return absl::UnavailableError(
       absl::StrCat("the server ", server_, " cannot be reached: ", error.message()));

@@ -8,10 +8,9 @@
 namespace kvship {
 namespace {
 
-std::vector<PrefillPrompt> PromptsOf(
-    const std::vector<std::unique_ptr<PrefillShipment>>& shipments) {
+std::vector<PrefillPrompt> PromptsOf(const std::vector<PrefillShipment*>& shipments) {
   std::vector<PrefillPrompt> prompts;
-  for (const auto& shipment : shipments) {
+  for (const PrefillShipment* shipment : shipments) {
     prompts.push_back({shipment->task().tokens, shipment->needs()});
   }
   return prompts;
@@ -20,7 +19,7 @@ std::vector<PrefillPrompt> PromptsOf(
 }  // namespace
 
 PrefillJob::PrefillJob(PrefillEngine& engine, PrefillMetrics& metrics,
-                       std::vector<std::unique_ptr<PrefillShipment>> shipments)
+                       std::vector<PrefillShipment*> shipments)
     : engine_(engine),
       metrics_(metrics),
       shipments_(std::move(shipments)),
@@ -61,9 +60,9 @@ absl::Status PrefillJob::SendManifests() {
   return absl::OkStatus();
 }
 
-void PrefillJob::Forget(const PrefillTask& task) {
-  for (auto& shipment : shipments_) {
-    if (shipment != nullptr && &shipment->task() == &task) shipment.reset();
+void PrefillJob::Forget(const PrefillShipment& shipment) {
+  for (PrefillShipment*& known : shipments_) {
+    if (known == &shipment) known = nullptr;
   }
 }
 

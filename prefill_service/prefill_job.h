@@ -2,7 +2,6 @@
 // ships each prompt's cache layer by layer. Belongs to the engine thread.
 #pragma once
 
-#include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -14,16 +13,16 @@ namespace kvship {
 
 class PrefillJob {
  public:
-  // Borrows engine and metrics. `shipments` are at least one, of Create for the engine's model.
+  // Borrows all; `shipments` are at least one, for the engine's model.
   PrefillJob(PrefillEngine& engine, PrefillMetrics& metrics,
-             std::vector<std::unique_ptr<PrefillShipment>> shipments);
+             std::vector<PrefillShipment*> shipments);
 
   // Computes one block of queries of one layer; at a layer's end compresses and sends it; at the
   // end draws the first tokens and sends the manifests. Not to be called once done().
   absl::Status Step();
 
-  // Ships no more of a task, whose request has ended; the others are read on.
-  void Forget(const PrefillTask& task);
+  // Uses a shipment no more, whose request has ended; the others are read on.
+  void Forget(const PrefillShipment& shipment);
 
   bool done() const { return done_; }
   // Prompt tokens still to be read, layers not yet computed counted as shares of them.
@@ -38,7 +37,7 @@ class PrefillJob {
 
   PrefillEngine& engine_;
   PrefillMetrics& metrics_;
-  std::vector<std::unique_ptr<PrefillShipment>> shipments_;  // none: forgotten
+  std::vector<PrefillShipment*> shipments_;  // null: forgotten
   PrefillRun run_;
   absl::Duration compute_time_;
   absl::Duration step_time_;

@@ -9,9 +9,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "rpc/cache_messages.h"
+#include "prefill_service/prefill_request.h"
 #include "rpc/errors.h"
-#include "rpc/wire_version.h"
 
 namespace kvship {
 namespace {
@@ -43,26 +42,6 @@ absl::Status CheckPositive(absl::string_view field, absl::Duration value) {
 }
 
 }  // namespace
-
-class PrefillScheduler::Request {
- public:
-  PrefillTask task;
-  std::shared_ptr<Channel> channel;  // shared with the call, which may end first
-  State state = State::kQueued;
-  bool cancelled = false;
-  bool ended = false;
-  size_t told_place = SIZE_MAX;
-  double remaining_tokens = 0;  // to be read, computed layers deducted
-  absl::Time arrived;
-  absl::Time became_ready;
-  // While the outbox is full: since when it has this many bytes.
-  absl::Time stalled_since = absl::InfiniteFuture();
-  size_t stalled_bytes = 0;
-  // From the first step on; the engine thread's. shared: by those packed into one run
-  std::shared_ptr<PrefillJob> job;
-
-  size_t num_tokens() const { return task.tokens.size(); }
-};
 
 absl::Status PrefillScheduler::Options::Validate() const {
   for (const absl::Status& status :
@@ -100,11 +79,7 @@ PrefillScheduler::~PrefillScheduler() {
 absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Submit(
     PrefillTask task, std::shared_ptr<Channel> channel) {
   const size_t num_tokens = task.tokens.size();
-  auto request = std::make_shared<Request>();
-  request->task = std::move(task);
-  request->channel = std::move(channel);
-  request->remaining_tokens = static_cast<double>(num_tokens);
-  request->arrived = MonotonicNow();
+  auto request = std::make_shared<Request>(std::move(task), std::move(channel), MonotonicNow());
   std::lock_guard lock(mutex_);
   if (draining_) return absl::UnavailableError("the prefill node is shutting down");
   if (requests_.size() >= options_.max_queue_requests ||
@@ -128,12 +103,12 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
 absl::Status PrefillScheduler::Go(Request& request) {
   std::lock_guard lock(mutex_);
   if (request.ended) return absl::OkStatus();  // its status is on the way
-  if (request.state != State::kReady) {
-    return absl::FailedPreconditionError(request.state == State::kQueued
+  if (request.state != Request::State::kReady) {
+    return absl::FailedPreconditionError(request.state == Request::State::kQueued
                                              ? "Go came before Ready; wanted it after"
                                              : "Go came a second time; wanted it once");
   }
-  request.state = State::kRunning;
+  request.state = Request::State::kRunning;
   woken_ = true;
   wake_.notify_one();
   return absl::OkStatus();
@@ -172,7 +147,7 @@ void PrefillScheduler::Run() {
   while (!stopping_) {
     const absl::Time now = MonotonicNow();
     alive_ = now;
-    WatchReaders(now);
+    for (const auto& request : requests_) request->WatchReader(options_.max_outbox_bytes, now);
     EndOverdue(now);
     Sort();
     SendReady(now);
@@ -218,7 +193,7 @@ PrefillScheduler::Requests PrefillScheduler::PackFrom(const std::shared_ptr<Requ
   size_t room_tokens = engine_.options().block_tokens;
   room_tokens -= std::min(room_tokens, first->num_tokens());
   for (const auto& request : requests_) {
-    if (request == first || request->state != State::kRunning || request->job != nullptr ||
+    if (request == first || request->state != Request::State::kRunning || request->job != nullptr ||
         request->num_tokens() > room_tokens) {
       continue;
     }
@@ -230,11 +205,12 @@ PrefillScheduler::Requests PrefillScheduler::PackFrom(const std::shared_ptr<Requ
 
 absl::StatusOr<std::shared_ptr<PrefillJob>> PrefillScheduler::BeginJob(const Requests& requests) {
   const KvShape shape = ShapeOf(engine_.model().config);
-  std::vector<std::unique_ptr<PrefillShipment>> shipments;
+  std::vector<PrefillShipment*> shipments;
   for (const auto& request : requests) {
-    ASSIGN_OR_RETURN(shipments.emplace_back(),
+    ASSIGN_OR_RETURN(request->shipment,
                      PrefillShipment::Create(shape, metrics_, request->task, *request->channel,
                                              MonotonicNow() - request->arrived));
+    shipments.push_back(request->shipment.get());
   }
   return std::make_shared<PrefillJob>(engine_, metrics_, std::move(shipments));
 }
@@ -266,22 +242,9 @@ bool PrefillScheduler::Blocked(const Request& request) const {
 
 std::shared_ptr<PrefillScheduler::Request> PrefillScheduler::NextToRun() {
   for (const auto& request : requests_) {
-    if (request->state == State::kRunning && !Blocked(*request)) return request;
+    if (request->state == Request::State::kRunning && !Blocked(*request)) return request;
   }
   return nullptr;
-}
-
-void PrefillScheduler::WatchReaders(absl::Time now) {
-  for (const auto& request : requests_) {
-    const size_t unsent_bytes = request->channel->unsent_bytes();
-    if (unsent_bytes <= options_.max_outbox_bytes) {
-      request->stalled_since = absl::InfiniteFuture();
-    } else if (request->stalled_since == absl::InfiniteFuture() ||
-               unsent_bytes != request->stalled_bytes) {
-      request->stalled_since = now;
-      request->stalled_bytes = unsent_bytes;
-    }
-  }
 }
 
 void PrefillScheduler::EndOverdue(absl::Time now) {
@@ -289,9 +252,9 @@ void PrefillScheduler::EndOverdue(absl::Time now) {
     const std::shared_ptr<Request> request = requests_[i];
     if (request->cancelled) {
       End(*request, absl::CancelledError("the peer is gone"));
-    } else if (draining_ && request->state == State::kQueued) {
+    } else if (draining_ && request->state == Request::State::kQueued) {
       End(*request, absl::UnavailableError("the prefill node is shutting down"));
-    } else if (request->state == State::kReady &&
+    } else if (request->state == Request::State::kReady &&
                now - request->became_ready > options_.go_timeout) {
       End(*request,
           absl::DeadlineExceededError(absl::StrCat(
@@ -309,35 +272,24 @@ void PrefillScheduler::EndOverdue(absl::Time now) {
 void PrefillScheduler::SendReady(absl::Time now) {
   size_t num_active = 0, active_bytes = 0;
   for (const auto& request : requests_) {
-    if (request->state == State::kQueued) continue;
+    if (request->state == Request::State::kQueued) continue;
     ++num_active;
     active_bytes += RunBytes(*request);
   }
   size_t next_tokens = 0;  // of those whose turn comes before, told Ready and not begun
   for (const auto& request : requests_) {
-    if (request->state == State::kQueued) {
+    if (request->state == Request::State::kQueued) {
       if (draining_ || num_active >= options_.max_active_requests) return;
       if (num_active > 0 && active_bytes + RunBytes(*request) > options_.max_active_bytes) return;
       if (next_tokens > 0 && next_tokens + request->num_tokens() > engine_.options().block_tokens) {
         return;
       }
-      TellReady(*request, now);
+      request->TellReady(now);
       ++num_active;
       active_bytes += RunBytes(*request);
     }
     if (request->job == nullptr) next_tokens += request->num_tokens();
   }
-}
-
-void PrefillScheduler::TellReady(Request& request, absl::Time now) {
-  request.state = State::kReady;
-  request.became_ready = now;
-  v1::PrefillResponse response;
-  v1::PrefillReady& ready = *response.mutable_ready();
-  *ready.mutable_wire_version() = WireVersionProto();
-  ready.add_transports(kGrpcTransport);
-  *ready.mutable_plan() = PlanToProto(request.task.plan);
-  request.channel->SendMessage(response.SerializeAsString());
 }
 
 size_t PrefillScheduler::RunBytes(const Request& request) const {
@@ -346,12 +298,7 @@ size_t PrefillScheduler::RunBytes(const Request& request) const {
 
 void PrefillScheduler::TellPlaces() {
   for (size_t place = 0; place < requests_.size(); ++place) {
-    Request& request = *requests_[place];
-    if (request.state != State::kQueued || request.told_place == place) continue;
-    request.told_place = place;
-    v1::PrefillResponse response;
-    response.mutable_queued()->set_place(static_cast<uint32_t>(place));
-    request.channel->SendMessage(response.SerializeAsString());
+    if (requests_[place]->state == Request::State::kQueued) requests_[place]->TellPlace(place);
   }
 }
 
@@ -363,8 +310,10 @@ void PrefillScheduler::End(Request& request, absl::Status status) {
   requests_.erase(at);
   admitted_tokens_ -= ended->num_tokens();
   ended->ended = true;
-  if (ended->job != nullptr) ended->job->Forget(ended->task);
+  ended->LogEnd(status);
+  if (ended->job != nullptr) ended->job->Forget(*ended->shipment);
   ended->job.reset();
+  ended->shipment.reset();
   metrics_.CountRequest(status.code());
   UpdateGauges();
   ended->channel->Close(std::move(status));
@@ -382,7 +331,7 @@ void PrefillScheduler::UpdateGauges() {
   size_t num_queued = 0;
   size_t outbox_bytes = 0;
   for (const auto& request : requests_) {
-    num_queued += request->state == State::kQueued;
+    num_queued += request->state == Request::State::kQueued;
     outbox_bytes += request->channel->unsent_bytes();
   }
   metrics_.queue_requests.Set(static_cast<double>(num_queued));

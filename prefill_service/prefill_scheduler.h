@@ -82,8 +82,6 @@ class PrefillScheduler {
   absl::Status CheckProgress() const;
 
  private:
-  enum class State { kQueued, kReady, kRunning };
-
   using Requests = std::vector<std::shared_ptr<Request>>;
 
   void Run();
@@ -98,13 +96,12 @@ class PrefillScheduler {
   // What orders requests, the smallest first, in seconds.
   double KeyOf(const Request& request) const;
   void Sort();
-  void WatchReaders(absl::Time now);
   void EndOverdue(absl::Time now);
   void SendReady(absl::Time now);
-  void TellReady(Request& request, absl::Time now);
   size_t RunBytes(const Request& request) const;
   void TellPlaces();
   void End(Request& request, absl::Status status);
+  static void LogEnd(const Request& request, const absl::Status& status);
   absl::Duration RetryDelay() const;
   void UpdateGauges();
   bool Blocked(const Request& request) const;

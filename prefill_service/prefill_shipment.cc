@@ -51,35 +51,39 @@ absl::Status PrefillShipment::ShipLayer(Backend& backend, const LayerView& view)
   const std::vector<float>& mass = layer.header.retained_mass;
   metrics_.ObserveRetainedMass(task_.compression,
                                std::accumulate(mass.begin(), mass.end(), 0.0) / mass.size());
+  totals_.shipped_bytes += layer.header.num_bytes;
+  const std::vector<uint32_t>& kept = layer.header.kept_tokens;
+  const double layer_mean = std::accumulate(kept.begin(), kept.end(), 0.0) / kept.size();
+  totals_.kept_tokens += (layer_mean - totals_.kept_tokens) / (layer.header.layer + 1);
   v1::PrefillResponse response;
   *response.mutable_layer() = LayerHeaderToProto(layer.header);
   channel_.SendMessage(response.SerializeAsString());
   for (Frame& frame : layer.frames) {
     channel_.SendFrame(frame.header, std::move(frame.payload));
   }
-  compress_time_ += MonotonicNow() - begun;
+  totals_.compress_time += MonotonicNow() - begun;
   return absl::OkStatus();
 }
 
 absl::Status PrefillShipment::SendManifest(std::span<const float> logits,
-                                           absl::Duration compute_time) {
+                                           absl::Duration prefill_time) {
+  totals_.prefill_time = prefill_time;
   ASSIGN_OR_RETURN(const OutputToken first_token, FirstToken(task_, logits));
   v1::PrefillResponse response;
   v1::PrefillManifest& manifest = *response.mutable_manifest();
-  const KvManifest closing = cutter_.Finish(task_.tokens.size());
-  ManifestToProto(closing, &manifest);
+  ManifestToProto(cutter_.Finish(task_.tokens.size()), &manifest);
   *manifest.mutable_first_token() = OutputTokenToProto(first_token);
-  manifest.set_queue_ms(absl::ToDoubleMilliseconds(queue_time_));
-  manifest.set_prefill_ms(absl::ToDoubleMilliseconds(compute_time));
-  manifest.set_compress_ms(absl::ToDoubleMilliseconds(compress_time_));
+  manifest.set_queue_ms(absl::ToDoubleMilliseconds(totals_.queue_time));
+  manifest.set_prefill_ms(absl::ToDoubleMilliseconds(totals_.prefill_time));
+  manifest.set_compress_ms(absl::ToDoubleMilliseconds(totals_.compress_time));
   channel_.SendMessage(response.SerializeAsString());
 
   metrics_.prompt_tokens.Increment(static_cast<double>(task_.plan.prompt_tokens));
   metrics_.uncompressed_bytes.Increment(static_cast<double>(task_.plan.uncompressed_bytes()));
-  metrics_.shipped_bytes.Increment(static_cast<double>(closing.total_bytes));
-  metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(queue_time_));
-  metrics_.prefill_seconds.Observe(absl::ToDoubleSeconds(compute_time));
-  metrics_.compress_seconds.Observe(absl::ToDoubleSeconds(compress_time_));
+  metrics_.shipped_bytes.Increment(static_cast<double>(totals_.shipped_bytes));
+  metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(totals_.queue_time));
+  metrics_.prefill_seconds.Observe(absl::ToDoubleSeconds(totals_.prefill_time));
+  metrics_.compress_seconds.Observe(absl::ToDoubleSeconds(totals_.compress_time));
   return absl::OkStatus();
 }
 

@@ -20,6 +20,15 @@ namespace kvship {
 
 class PrefillShipment {
  public:
+  // What it has done so far.
+  struct Totals {
+    double kept_tokens = 0;  // per head, the mean over heads and layers
+    size_t shipped_bytes = 0;
+    absl::Duration queue_time;
+    absl::Duration prefill_time;  // without compress_time; known at the end
+    absl::Duration compress_time;
+  };
+
   // Borrows metrics, task and channel. `queue_time` is what the request has waited.
   static absl::StatusOr<std::unique_ptr<PrefillShipment>> Create(const KvShape& shape,
                                                                  PrefillMetrics& metrics,
@@ -28,14 +37,15 @@ class PrefillShipment {
                                                                  absl::Duration queue_time);
 
   const PrefillTask& task() const { return task_; }
+  const Totals& totals() const { return totals_; }
   // What the engine has to deliver with each layer.
   LayerNeeds needs() const { return compressor_->needs(); }
 
   // Tells the reader now and then; 1 is always told: everything has been computed.
   void SendProgress(double fraction);
   absl::Status ShipLayer(Backend& backend, const LayerView& layer);
-  // `logits` are those after the prompt's last token, `compute_time` what the engine took.
-  absl::Status SendManifest(std::span<const float> logits, absl::Duration compute_time);
+  // `logits` are those after the prompt's last token, `prefill_time` what the engine took.
+  absl::Status SendManifest(std::span<const float> logits, absl::Duration prefill_time);
 
  private:
   PrefillShipment(PrefillMetrics& metrics, const PrefillTask& task, Channel& channel,
@@ -43,16 +53,15 @@ class PrefillShipment {
       : metrics_(metrics),
         task_(task),
         channel_(channel),
-        queue_time_(queue_time),
-        compressor_(std::move(compressor)) {}
+        compressor_(std::move(compressor)),
+        totals_({.queue_time = queue_time}) {}
 
   PrefillMetrics& metrics_;
   const PrefillTask& task_;
   Channel& channel_;
-  const absl::Duration queue_time_;
   const std::unique_ptr<Compressor> compressor_;
   FrameCutter cutter_;
-  absl::Duration compress_time_;
+  Totals totals_;
   absl::Time last_progress_ = absl::InfinitePast();
 };
 
