@@ -3,25 +3,43 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 namespace kvship {
 namespace {
 
+using nlohmann::ordered_json;
+
 bool g_json = false;  // set once by StartLog, before any other thread runs
 
-void Log(spdlog::level::level_enum level, absl::string_view message) {
-  const std::string text(message);
-  if (g_json) {
-    spdlog::log(
-        level, "{}",
-        nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-  } else {
-    spdlog::log(level, "{}", text);
+std::string Dump(const ordered_json& value) {
+  return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+ordered_json ToJson(absl::string_view text) { return std::string(text); }
+ordered_json ToJson(uint64_t number) { return number; }
+// Nobody reads more than three decimals.
+ordered_json ToJson(double number) { return std::round(number * 1000) / 1000; }
+
+void Log(spdlog::level::level_enum level, absl::string_view message,
+         std::initializer_list<LogField> fields = {}) {
+  std::string line = g_json ? Dump(ToJson(message)) : std::string(message);
+  for (const LogField& field : fields) {
+    const std::string value = Dump(std::visit([](auto v) { return ToJson(v); }, field.value));
+    line += g_json ? "," + Dump(ToJson(field.name)) + ":" + value
+                   : " " + std::string(field.name) + "=" + value;
   }
+  spdlog::log(level, "{}", line);
 }
 
 }  // namespace
+
+absl::StatusOr<LogFormat> ParseLogFormat(const std::string& text) {
+  if (text == "text") return LogFormat::kText;
+  if (text == "json") return LogFormat::kJson;
+  return absl::InvalidArgumentError("--log_format is '" + text + "'; wanted text or json");
+}
 
 void StartLog(const std::string& program, LogFormat format) {
   g_json = format == LogFormat::kJson;
@@ -33,7 +51,9 @@ void StartLog(const std::string& program, LogFormat format) {
   spdlog::flush_on(spdlog::level::info);
 }
 
-void LogInfo(absl::string_view message) { Log(spdlog::level::info, message); }
+void LogInfo(absl::string_view message, std::initializer_list<LogField> fields) {
+  Log(spdlog::level::info, message, fields);
+}
 void LogWarning(absl::string_view message) { Log(spdlog::level::warn, message); }
 void LogError(absl::string_view message) { Log(spdlog::level::err, message); }
 

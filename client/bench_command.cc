@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -28,7 +29,7 @@ struct Measured {
 double Percentile(const std::vector<double>& sorted, double share) {
   if (sorted.empty()) return 0;
   const double rank = share * static_cast<double>(sorted.size() - 1);
-  return sorted[static_cast<size_t>(rank + 0.5)];
+  return sorted[static_cast<size_t>(std::lround(rank))];
 }
 
 void RunOne(GenerationClient& client, const v1::GenerateRequest& request, absl::Duration timeout,

@@ -3,8 +3,14 @@
 #include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
 
+#include <condition_variable>
+#include <mutex>
+
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "client/retry.h"
 #include "transport/grpc_status.h"
 
 namespace kvship {
@@ -20,6 +26,10 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // Calls are made again by Attempts' rules; the channel must try to connect as often.
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 5'000);
   return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
 }
 
@@ -27,16 +37,48 @@ void SetDeadline(absl::Time deadline, grpc::ClientContext* context) {
   if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
 }
 
+// False if a stop was requested meanwhile.
+bool Wait(absl::Duration delay, const std::stop_token& stop) {
+  std::mutex mutex;
+  std::condition_variable_any wake;
+  std::unique_lock lock(mutex);
+  wake.wait_for(lock, stop, absl::ToChronoNanoseconds(delay), [] { return false; });
+  return !stop.stop_requested();
+}
+
 }  // namespace
 
-GenerationClient::GenerationClient(const std::string& server)
-    : server_(server), channel_(Connect(server)), stub_(v1::GenerationService::NewStub(channel_)) {}
+GenerationClient::GenerationClient(const std::string& server, size_t retries)
+    : server_(server),
+      retries_(retries),
+      channel_(Connect(server)),
+      stub_(v1::GenerationService::NewStub(channel_)) {}
 
 absl::StatusOr<v1::GenerateReport> GenerationClient::Generate(
     const v1::GenerateRequest& request, absl::Time deadline,
-    const std::function<void(const v1::GenerateResponse&)>& on_response) {
+    const std::function<void(const v1::GenerateResponse&)>& on_response, std::stop_token stop) {
+  bool has_output = false;
+  const auto watch = [&](const v1::GenerateResponse& response) {
+    has_output |= response.has_output();
+    on_response(response);
+  };
+  Attempts attempts(retries_, deadline);
+  while (true) {
+    auto report = GenerateOnce(request, deadline, watch, stop);
+    if (report.ok() || has_output) return report;
+    const auto delay = attempts.DelayAfter(report.status());
+    if (!delay.has_value()) return report;
+    if (!Wait(*delay, stop)) return absl::CancelledError("the call was cancelled");
+  }
+}
+
+absl::StatusOr<v1::GenerateReport> GenerationClient::GenerateOnce(
+    const v1::GenerateRequest& request, absl::Time deadline,
+    const std::function<void(const v1::GenerateResponse&)>& on_response,
+    const std::stop_token& stop) {
   grpc::ClientContext context;
   SetDeadline(deadline, &context);
+  const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
   const auto reader = stub_->Generate(&context, request);
   v1::GenerateReport report;
   bool complete = false;
@@ -55,18 +97,28 @@ absl::StatusOr<v1::GenerateReport> GenerationClient::Generate(
 }
 
 absl::StatusOr<v1::ModelInfo> GenerationClient::GetModelInfo(absl::Time deadline) {
-  grpc::ClientContext context;
-  SetDeadline(deadline, &context);
-  v1::GenerationServiceGetModelInfoResponse response;
-  RETURN_IF_ERROR(Explain(stub_->GetModelInfo(&context, {}, &response)));
-  return response.model();
+  Attempts attempts(retries_, deadline);
+  while (true) {
+    grpc::ClientContext context;
+    SetDeadline(deadline, &context);
+    v1::GenerationServiceGetModelInfoResponse response;
+    const absl::Status status = Explain(stub_->GetModelInfo(&context, {}, &response));
+    if (status.ok()) return response.model();
+    const auto delay = attempts.DelayAfter(status);
+    if (!delay.has_value()) return status;
+    absl::SleepFor(*delay);
+  }
 }
 
 absl::Status GenerationClient::Explain(const grpc::Status& status) const {
-  const absl::Status error = FromGrpcStatus(status);
+  absl::Status error = FromGrpcStatus(status);
   if (!absl::IsUnavailable(error) || channel_->GetState(false) == GRPC_CHANNEL_READY) return error;
-  return absl::UnavailableError(
-      absl::StrCat("the server ", server_, " cannot be reached: ", error.message()));
+  absl::Status named(error.code(),
+                     absl::StrCat("the server ", server_, " cannot be reached: ", error.message()));
+  error.ForEachPayload([&named](absl::string_view type_url, const absl::Cord& payload) {
+    named.SetPayload(type_url, payload);
+  });
+  return named;
 }
 
 }  // namespace kvship

@@ -1,8 +1,13 @@
 // GenerationClient talks to a decode server: one blocking call per request. Thread safe.
+//
+// Errors are the server's, with its details: FieldOf, RetryDelayOf and ReasonOf (rpc/errors.h) read
+// them. A call that finds no server, or no room, is made again inside its deadline, and only before
+// any output.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <stop_token>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -13,21 +18,31 @@ namespace kvship {
 
 class GenerationClient {
  public:
-  // `server` is a gRPC name, "127.0.0.1:50050" or "dns:///decode:50050". Connects when first used.
-  explicit GenerationClient(const std::string& server);
+  static constexpr size_t kRetries = 3;
 
-  // Runs one request to its end. `on_response` sees progress and output as they come. Errors: as
-  // the server's; Unavailable, naming the server, if it cannot be reached.
+  // `server` is a gRPC name, "127.0.0.1:50050" or "dns:///decode:50050". Connects when first used.
+  explicit GenerationClient(const std::string& server, size_t retries = kRetries);
+
+  // Runs one request to its end. `on_response` sees progress and output as they come. A stop that
+  // is requested, from any thread or from `on_response`, ends the request and frees all it holds on
+  // the servers. Errors: as the server's; Unavailable, naming the server, if it cannot be reached;
+  // DeadlineExceeded; Cancelled.
   absl::StatusOr<v1::GenerateReport> Generate(
       const v1::GenerateRequest& request, absl::Time deadline,
-      const std::function<void(const v1::GenerateResponse&)>& on_response);
+      const std::function<void(const v1::GenerateResponse&)>& on_response,
+      std::stop_token stop = {});
 
   absl::StatusOr<v1::ModelInfo> GetModelInfo(absl::Time deadline);
 
  private:
+  absl::StatusOr<v1::GenerateReport> GenerateOnce(
+      const v1::GenerateRequest& request, absl::Time deadline,
+      const std::function<void(const v1::GenerateResponse&)>& on_response,
+      const std::stop_token& stop);
   absl::Status Explain(const grpc::Status& status) const;
 
   const std::string server_;
+  const size_t retries_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::GenerationService::Stub> stub_;
 };

@@ -136,7 +136,9 @@ absl::Status Bench(GenerationClient& client, v1::GenerateRequest request) {
 }
 
 absl::Status Run(const std::string& command, const std::vector<std::string>& stop) {
-  GenerationClient client(absl::GetFlag(FLAGS_server));
+  // A bench counts every error.
+  const size_t retries = command == "bench" ? 0 : GenerationClient::kRetries;
+  GenerationClient client(absl::GetFlag(FLAGS_server), retries);
   if (command == "models") {
     return RunModels(client, absl::GetFlag(FLAGS_timeout), absl::GetFlag(FLAGS_json));
   }

@@ -18,8 +18,7 @@ class H2o final : public Scorer {
   void AddNeeds(LayerNeeds& needs) const override { needs.column_sums = true; }
 
   absl::Status Score(Backend& backend, const ScorerInput& input, TensorView scores) override {
-    const absl::Status reduced =
-        ReduceGroups(backend, input.layer.column_sums, group_reduce_, scores);
+    absl::Status reduced = ReduceGroups(backend, input.layer.column_sums, group_reduce_, scores);
     if (!reduced.ok() || !normalised_) return reduced;
     const size_t prompt_tokens = scores.dims[1];
     for (size_t h = 0; h < scores.dims[0]; ++h) {

@@ -13,16 +13,11 @@ struct NamedScorer {
   ScorerFactory* make;
 };
 
-constexpr std::array kScorers = {
-    NamedScorer{"snapkv", MakeSnapKv},
-    NamedScorer{"h2o", MakeH2o},
-    NamedScorer{"tova", MakeTova},
-    NamedScorer{"streaming_llm", MakeStreamingLlm},
-    NamedScorer{"knorm", MakeKNorm},
-    NamedScorer{"keydiff", MakeKeyDiff},
-    NamedScorer{"expected_attention", MakeExpectedAttention},
-    NamedScorer{"random", MakeRandom},
-};
+constexpr auto kScorers = std::to_array<NamedScorer>({
+#define KVSHIP_SCORER(name, factory, ...) {#name, factory},
+#include "kv/scorers.inc"
+#undef KVSHIP_SCORER
+});
 
 }  // namespace
 

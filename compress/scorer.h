@@ -1,5 +1,5 @@
 // A Scorer votes for the tokens of a layer: the first of compression's four parts, and the one that
-// papers are about. One file each, with the formula and its source; scorer.cc knows them by name.
+// papers are about. One file each, with the formula and its source, and a line in kv/scorers.inc.
 //
 // One per request; belongs to one thread.
 #pragma once

@@ -1,4 +1,4 @@
-// The factories of the scorers, each defined in the file of its scorer.
+// The factories of the scorers in kv/scorers.inc, each defined in the file of its scorer.
 #pragma once
 
 #include <memory>
@@ -10,13 +10,8 @@ namespace kvship {
 using ScorerFactory = std::unique_ptr<Scorer>(const CompressionOptions& options,
                                               const KvShape& shape, const KvPlan& plan);
 
-ScorerFactory MakeSnapKv;
-ScorerFactory MakeH2o;
-ScorerFactory MakeTova;
-ScorerFactory MakeStreamingLlm;
-ScorerFactory MakeKNorm;
-ScorerFactory MakeKeyDiff;
-ScorerFactory MakeExpectedAttention;
-ScorerFactory MakeRandom;
+#define KVSHIP_SCORER(name, factory, ...) ScorerFactory factory;
+#include "kv/scorers.inc"
+#undef KVSHIP_SCORER
 
 }  // namespace kvship

@@ -87,6 +87,7 @@ std::vector<Session*> DecodeLoop::NextBatch() {
 
 void DecodeLoop::Step(const std::vector<Session*>& batch) {
   std::vector<DecodeEngine::Item> items;
+  items.reserve(batch.size());
   for (const Session* session : batch) items.push_back(session->item());
   const absl::Status status = engine_.Step(items);
   metrics_.ObserveBatch(batch.size());

@@ -9,6 +9,7 @@
 #include "base/status_macros.h"
 #include "engine/prefill.h"
 #include "rpc/model_info.h"
+#include "service/process.h"
 
 namespace kvship {
 namespace {
@@ -17,10 +18,16 @@ namespace {
 // Streams that never end by themselves, such as watches of the health service, take all of it.
 constexpr absl::Duration kMostDeliveryTime = absl::Seconds(5);
 
+absl::StatusOr<ServedModel> LoadModel(const std::string& path) {
+  LogInfo(absl::StrCat("loading ", path));
+  const ExitOnStop exit_on_stop;
+  return ServedModel::Load(path);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DecodeServer>> DecodeServer::Start(Options options) {
-  ASSIGN_OR_RETURN(ServedModel model, ServedModel::Load(options.model_path));
+  ASSIGN_OR_RETURN(ServedModel model, LoadModel(options.model_path));
   ASSIGN_OR_RETURN(
       options.generation.limits.default_compression,
       ParseCompression(options.default_compression, DefaultCompression(model.config().head_dim)));

@@ -42,6 +42,7 @@ void Generation::Start(const v1::GenerateRequest& message) {
 
 absl::Status Generation::Prepare(const v1::GenerateRequest& message) {
   ASSIGN_OR_RETURN(request_, ReadRequest(message, uses_.model, uses_.options.limits));
+  request_.request_id = id_;
   return absl::OkStatus();
 }
 
@@ -148,10 +149,10 @@ void Generation::Decode(PrefillAttempt::Result result) {
 }
 
 void Generation::OnSessionEnd(const Session::End& end) {
+  report_.mutable_usage()->set_output_tokens(static_cast<uint32_t>(end.output_tokens));
   if (!end.status.ok()) return Fail(end.status);
   report_.set_finish_reason(end.reason);
   report_.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(request_.tokens.size()));
-  report_.mutable_usage()->set_output_tokens(static_cast<uint32_t>(end.output_tokens));
   v1::Timing& timing = *report_.mutable_timing();
   timing.set_first_decode_ms(absl::ToDoubleMilliseconds(end.first_decode));
   timing.set_total_ms(absl::ToDoubleMilliseconds(absl::Now() - arrival_));
@@ -161,13 +162,34 @@ void Generation::OnSessionEnd(const Session::End& end) {
   }
   uses_.metrics.CountRequest(absl::OkStatus());
   uses_.metrics.CountReport(report_);
+  LogEnd(absl::OkStatus());
   responses_->Finish(report_);
 }
 
 void Generation::Fail(const absl::Status& error) {
   const bool full = absl::IsResourceExhausted(error) && !RetryDelayOf(error).has_value();
   uses_.metrics.CountRequest(error);
+  LogEnd(error);
   responses_->Fail(full ? WithRetryDelay(error, uses_.options.retry_delay) : error);
+}
+
+void Generation::LogEnd(const absl::Status& status) const {
+  const v1::KvReport& kv = report_.kv();
+  const v1::Timing& timing = report_.timing();
+  LogInfo("request ended", {{"request_id", id_},
+                            {"code", absl::StatusCodeToString(status.code())},
+                            {"error", LoggedMessage(status)},
+                            {"prompt_tokens", request_.tokens.size()},
+                            {"output_tokens", uint64_t{report_.usage().output_tokens()}},
+                            {"kept_tokens", kv.kept_tokens()},
+                            {"uncompressed_bytes", kv.uncompressed_bytes()},
+                            {"shipped_bytes", kv.shipped_bytes()},
+                            {"queue_ms", timing.queue_ms()},
+                            {"prefill_ms", timing.prefill_ms()},
+                            {"compress_ms", timing.compress_ms()},
+                            {"transfer_ms", timing.transfer_ms()},
+                            {"first_token_ms", timing.first_token_ms()},
+                            {"total_ms", absl::ToDoubleMilliseconds(absl::Now() - arrival_)}});
 }
 
 }  // namespace kvship

@@ -43,8 +43,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
     const Options& options;
   };
 
-  Generation(const Uses& uses, absl::Time arrival, absl::Time deadline)
+  // `id` stands in the logs of both nodes.
+  Generation(const Uses& uses, std::string id, absl::Time arrival, absl::Time deadline)
       : uses_(uses),
+        id_(std::move(id)),
         arrival_(arrival),
         deadline_(deadline),
         responses_(std::make_shared<ResponseBuffer>(uses.options.most_waiting_tokens)) {}
@@ -66,8 +68,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void Decode(PrefillAttempt::Result result);
   void OnSessionEnd(const Session::End& end);
   void Fail(const absl::Status& error);
+  void LogEnd(const absl::Status& status) const;
 
   const Uses uses_;
+  const std::string id_;
   const absl::Time arrival_;
   const absl::Time deadline_;
   // shared: the session outlives the call that reads, or the other way round

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "decode_service/tokenize.h"
 #include "engine/prefill.h"
 #include "rpc/compression.h"
 #include "rpc/errors.h"
@@ -29,21 +30,6 @@ absl::StatusOr<const Tokenizer*> TokenizerFor(absl::string_view field, const Ser
       absl::FailedPreconditionError(absl::StrCat(
           field, " is set, but the model of this server has no tokenizer; wanted tokens.ids")),
       field);
-}
-
-absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view field,
-                                              const google::protobuf::RepeatedField<uint32_t>& ids,
-                                              const ServedModel& model) {
-  std::vector<int32_t> tokens;
-  tokens.reserve(ids.size());
-  for (uint32_t id : ids) {
-    if (id >= model.config().vocab_tokens) {
-      return Wrong(absl::StrCat(field, "[", tokens.size(), "]"), absl::StrCat(id),
-                   absl::StrCat("an id below the vocabulary's ", model.config().vocab_tokens));
-    }
-    tokens.push_back(static_cast<int32_t>(id));
-  }
-  return tokens;
 }
 
 absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::GenerateRequest& message,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -25,6 +26,7 @@ struct RequestLimits {
 };
 
 struct GenerationRequest {
+  std::string request_id;
   std::vector<int32_t> tokens;
   CompressionOptions compression;
   KvPlan plan;

@@ -1,13 +1,22 @@
 #include "decode_service/generation_service.h"
 
 #include <functional>
+#include <string>
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "decode_service/tokenize.h"
+#include "rpc/request_id.h"
 #include "transport/grpc_status.h"
 
 namespace kvship {
 namespace {
+
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
+  return absl::FromChrono(deadline);
+}
 
 // One Generate call. Writes what its generation's ResponseBuffer has whenever the last write is
 // done.
@@ -15,11 +24,13 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
  public:
   explicit GenerateCall(std::function<void()> on_done) : on_done_(std::move(on_done)) {}
 
-  static GenerateCall* Start(const Generation::Uses& uses, absl::Time deadline,
+  static GenerateCall* Start(const Generation::Uses& uses, grpc::CallbackServerContext& context,
                              const v1::GenerateRequest& request, std::function<void()> on_done) {
     auto call = std::make_shared<GenerateCall>(std::move(on_done));
     call->self_ = call;
-    call->generation_ = std::make_shared<Generation>(uses, absl::Now(), deadline);
+    const std::string id = NewRequestId();
+    context.AddInitialMetadata(kRequestIdMetadata, id);
+    call->generation_ = std::make_shared<Generation>(uses, id, absl::Now(), DeadlineOf(context));
     // Weak: the buffer may speak up once more while gRPC is already done with the call.
     call->generation_->responses().OnResponse([weak = std::weak_ptr(call)] {
       if (const auto live = weak.lock()) live->WriteNext();
@@ -73,10 +84,14 @@ class RefusedCall final : public grpc::ServerWriteReactor<v1::GenerateResponse> 
   void OnDone() override { delete this; }
 };
 
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
-  const auto deadline = context.deadline();
-  if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
-  return absl::FromChrono(deadline);
+// Ends a call that has one answer.
+template <class Response>
+grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
+                                 absl::StatusOr<Response> answer, Response* response) {
+  if (answer.ok()) *response = *std::move(answer);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(answer.status()));
+  return reactor;
 }
 
 }  // namespace
@@ -90,7 +105,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
     }
     ++num_calls_;
   }
-  return GenerateCall::Start(uses_, DeadlineOf(*context), *request, [this] { CallDone(); });
+  return GenerateCall::Start(uses_, *context, *request, [this] { CallDone(); });
 }
 
 void GenerationService::CallDone() {
@@ -116,6 +131,18 @@ grpc::ServerUnaryReactor* GenerationService::GetModelInfo(
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;
+}
+
+grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* context,
+                                                      const v1::TokenizeRequest* request,
+                                                      v1::TokenizeResponse* response) {
+  return Answer(context, kvship::Tokenize(*request, uses_.model), response);
+}
+
+grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* context,
+                                                        const v1::DetokenizeRequest* request,
+                                                        v1::DetokenizeResponse* response) {
+  return Answer(context, kvship::Detokenize(*request, uses_.model), response);
 }
 
 }  // namespace kvship

@@ -23,6 +23,14 @@ class GenerationService final : public v1::GenerationService::CallbackService {
       grpc::CallbackServerContext* context, const v1::GenerationServiceGetModelInfoRequest* request,
       v1::GenerationServiceGetModelInfoResponse* response) override;
 
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override;
+
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override;
+
   // Refuses new Generate calls with Unavailable.
   void StartDraining();
   // Waits until no Generate call is running; false if the deadline comes first.

@@ -96,10 +96,14 @@ int Main(int argc, char** argv) {
   absl::ParseCommandLine(argc, argv);
   KeepFreedMemory();
   StopSignals signals;
-  StartLog("kvship-decode",
-           absl::GetFlag(FLAGS_log_format) == "json" ? LogFormat::kJson : LogFormat::kText);
+  const auto log_format = ParseLogFormat(absl::GetFlag(FLAGS_log_format));
+  if (!log_format.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(log_format.status().message()).c_str());
+    return 1;
+  }
+  StartLog("kvship-decode", *log_format);
   if (const absl::Status status = Serve(signals); !status.ok()) {
-    std::fprintf(stderr, "kvship-decode: %s\n", std::string(status.message()).c_str());
+    LogError(status.message());
     return 1;
   }
   LogInfo("stopped");

@@ -70,6 +70,7 @@ v1::PrefillRequest PrefillAttempt::BeginMessage() const {
     begin.set_forced_token(static_cast<uint32_t>(request_.output.forced_tokens[0]));
   }
   begin.add_transports(kGrpcTransport);
+  begin.set_request_id(request_.request_id);
   return message;
 }
 

@@ -1,17 +1,19 @@
 #include "engine/added_tokens.h"
 
+#include <cassert>
+
 namespace kvship {
 
 void AddedTokens::Add(absl::string_view name, int32_t token) {
+  assert(!name.empty());
   begins_name_[static_cast<unsigned char>(name.front())] = true;
   int32_t node = 0;
-  Step* last = nullptr;
-  for (const char byte : name) {
-    last = &steps_[StepKey(node, byte)];
-    if (last->node < 0) last->node = num_nodes_++;
-    node = last->node;
+  for (size_t i = 0; i < name.size(); ++i) {
+    Step& step = steps_[StepKey(node, name[i])];
+    if (step.node < 0) step.node = num_nodes_++;
+    node = step.node;
+    if (i + 1 == name.size()) step.token = token;
   }
-  last->token = token;
 }
 
 AddedTokens::Match AddedTokens::Find(absl::string_view text, size_t from) const {

@@ -28,8 +28,8 @@ struct ProductWeights {
 };
 
 // Unpacks `stacked` (all with the same cols) into `out`, one below the other. With kFast, where the
-// processor multiplies bytes faster than floats, quantized weights stay bytes (1.25 per weight
-// instead of 4) and Product rounds the activations to 16 bits in runs of 32.
+// processor has AVX2, quantized weights stay bytes (1.25 per weight instead of 4) and Product
+// rounds the activations to 16 bits in runs of 32.
 // Errors: InvalidArgument if the column counts differ.
 absl::Status UnpackWeights(Backend& backend, std::span<const WeightView> stacked,
                            Arithmetic arithmetic, ProductWeights* out);

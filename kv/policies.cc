@@ -12,16 +12,10 @@ namespace {
 
 using Recent = ScorerTraits::Recent;
 
-// name, sinks, recent, orders_tokens, per_head, comparable_heads, reduces_groups
 constexpr auto kScorers = std::to_array<ScorerTraits>({
-    {"snapkv", 0, Recent::kWindow, true, true, true, true},
-    {"h2o", 0, Recent::kHalf, true, true, true, true},
-    {"tova", 0, Recent::kOne, true, false, false, false},
-    {"streaming_llm", 4, Recent::kAllButSinks, false, false, false, false},
-    {"knorm", 0, Recent::kWindow, true, true, false, false},
-    {"keydiff", 0, Recent::kWindow, true, true, true, false},
-    {"expected_attention", 4, Recent::kWindow, true, true, true, false},
-    {"random", 0, Recent::kWindow, true, true, false, false},
+#define KVSHIP_SCORER(name, factory, ...) {#name, __VA_ARGS__},
+#include "kv/scorers.inc"
+#undef KVSHIP_SCORER
 });
 constexpr std::array<absl::string_view, 4> kAllocators = {"uniform", "pyramid", "ada", "mass"};
 constexpr std::array<absl::string_view, 2> kSelectors = {"tokens", "chunks"};

@@ -1,6 +1,6 @@
 // What scorers, allocators and selectors there are, and what of them goes together: shared by the
 // decode side, which plans, and the prefill side, which scores (compress/ has the code behind each
-// name). A new scorer is one line in policies.cc.
+// name). A new scorer is one line in scorers.inc.
 #pragma once
 
 #include <span>

@@ -60,13 +60,12 @@ PrefillProgramOptions OptionsFromFlags() {
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage("reads prompts and ships compact KV caches to decode nodes");
   absl::ParseCommandLine(argc, argv);
-  const std::string log_format = absl::GetFlag(FLAGS_log_format);
-  if (log_format != "text" && log_format != "json") {
-    std::fprintf(stderr, "--log_format is '%s'; wanted text or json\n", log_format.c_str());
+  const auto log_format = kvship::ParseLogFormat(absl::GetFlag(FLAGS_log_format));
+  if (!log_format.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(log_format.status().message()).c_str());
     return 1;
   }
-  kvship::StartLog("kvship-prefill",
-                   log_format == "json" ? kvship::LogFormat::kJson : kvship::LogFormat::kText);
+  kvship::StartLog("kvship-prefill", *log_format);
   const absl::Status status = kvship::RunPrefillProgram(kvship::OptionsFromFlags());
   if (status.ok()) return 0;
   kvship::LogError(status.message());

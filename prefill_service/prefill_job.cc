@@ -33,24 +33,24 @@ PrefillJob::PrefillJob(PrefillEngine& engine, PrefillMetrics& metrics, const Pre
       metrics_(metrics),
       task_(task),
       channel_(channel),
-      queue_time_(queue_time),
       compressor_(std::move(compressor)),
-      run_(engine, task.tokens, compressor_->needs()) {}
+      run_(engine, task.tokens, compressor_->needs()),
+      totals_({.queue_time = queue_time}) {}
 
 absl::Status PrefillJob::Step() {
   const absl::Time begun = absl::Now();
   ASSIGN_OR_RETURN(const PrefillRun::Event event, run_.Step());
-  prefill_time_ += absl::Now() - begun;
+  totals_.prefill_time += absl::Now() - begun;
   SendProgress();
   if (event == PrefillRun::Event::kLayerDone) {
     const absl::Time computed = absl::Now();
     RETURN_IF_ERROR(ShipLayer());
-    compress_time_ += absl::Now() - computed;
+    totals_.compress_time += absl::Now() - computed;
   }
   if (run_.done()) {
     const absl::Time shipped = absl::Now();
     ASSIGN_OR_RETURN(const OutputToken first_token, FirstToken());
-    prefill_time_ += absl::Now() - shipped;
+    totals_.prefill_time += absl::Now() - shipped;
     SendManifest(first_token);
     done_ = true;
   }
@@ -76,6 +76,10 @@ absl::Status PrefillJob::ShipLayer() {
   const std::vector<float>& mass = layer.header.retained_mass;
   metrics_.ObserveRetainedMass(task_.compression,
                                std::accumulate(mass.begin(), mass.end(), 0.0) / mass.size());
+  totals_.shipped_bytes += layer.header.num_bytes;
+  const std::vector<uint32_t>& kept = layer.header.kept_tokens;
+  const double layer_mean = std::accumulate(kept.begin(), kept.end(), 0.0) / kept.size();
+  totals_.kept_tokens += (layer_mean - totals_.kept_tokens) / (layer.header.layer + 1);
   v1::PrefillResponse response;
   *response.mutable_layer() = LayerHeaderToProto(layer.header);
   channel_.SendMessage(response.SerializeAsString());
@@ -102,17 +106,17 @@ void PrefillJob::SendManifest(const OutputToken& first_token) {
   const KvManifest closing = cutter_.Finish(run_.num_prompt_tokens());
   ManifestToProto(closing, &manifest);
   *manifest.mutable_first_token() = OutputTokenToProto(first_token);
-  manifest.set_queue_ms(absl::ToDoubleMilliseconds(queue_time_));
-  manifest.set_prefill_ms(absl::ToDoubleMilliseconds(prefill_time_));
-  manifest.set_compress_ms(absl::ToDoubleMilliseconds(compress_time_));
+  manifest.set_queue_ms(absl::ToDoubleMilliseconds(totals_.queue_time));
+  manifest.set_prefill_ms(absl::ToDoubleMilliseconds(totals_.prefill_time));
+  manifest.set_compress_ms(absl::ToDoubleMilliseconds(totals_.compress_time));
   channel_.SendMessage(response.SerializeAsString());
 
   metrics_.prompt_tokens.Increment(static_cast<double>(task_.plan.prompt_tokens));
   metrics_.uncompressed_bytes.Increment(static_cast<double>(task_.plan.uncompressed_bytes()));
-  metrics_.shipped_bytes.Increment(static_cast<double>(closing.total_bytes));
-  metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(queue_time_));
-  metrics_.prefill_seconds.Observe(absl::ToDoubleSeconds(prefill_time_));
-  metrics_.compress_seconds.Observe(absl::ToDoubleSeconds(compress_time_));
+  metrics_.shipped_bytes.Increment(static_cast<double>(totals_.shipped_bytes));
+  metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(totals_.queue_time));
+  metrics_.prefill_seconds.Observe(absl::ToDoubleSeconds(totals_.prefill_time));
+  metrics_.compress_seconds.Observe(absl::ToDoubleSeconds(totals_.compress_time));
 }
 
 }  // namespace kvship

@@ -18,6 +18,15 @@ namespace kvship {
 
 class PrefillJob {
  public:
+  // What it has done so far.
+  struct Totals {
+    double kept_tokens = 0;  // per head, the mean over heads and layers
+    size_t shipped_bytes = 0;
+    absl::Duration queue_time;
+    absl::Duration prefill_time;  // without compress_time
+    absl::Duration compress_time;
+  };
+
   // Borrows engine, metrics, task and channel. `queue_time` is what the request has waited.
   static absl::StatusOr<std::unique_ptr<PrefillJob>> Create(PrefillEngine& engine,
                                                             PrefillMetrics& metrics,
@@ -30,7 +39,7 @@ class PrefillJob {
   absl::Status Step();
 
   bool done() const { return done_; }
-  absl::Duration compute_time() const { return prefill_time_ + compress_time_; }
+  const Totals& totals() const { return totals_; }
 
  private:
   PrefillJob(PrefillEngine& engine, PrefillMetrics& metrics, const PrefillTask& task,
@@ -44,12 +53,10 @@ class PrefillJob {
   PrefillMetrics& metrics_;
   const PrefillTask& task_;
   Channel& channel_;
-  const absl::Duration queue_time_;
   const std::unique_ptr<Compressor> compressor_;
   PrefillRun run_;
   FrameCutter cutter_;
-  absl::Duration prefill_time_;
-  absl::Duration compress_time_;
+  Totals totals_;
   absl::Time last_progress_ = absl::InfinitePast();
   bool done_ = false;
 };

@@ -18,11 +18,26 @@
 namespace kvship {
 namespace {
 
+struct ServedModel {
+  std::unique_ptr<const Transformer> transformer;
+  Sha256Digest identity;  // of weights and tokenizer together
+};
+
 absl::StatusOr<Sha256Digest> TokenizerIdentity(const std::string& model_path) {
   const auto tokenizer = Tokenizer::Load(model_path);
   if (tokenizer.ok()) return (*tokenizer)->identity();
   if (absl::IsNotFound(tokenizer.status())) return Sha256Digest{};
   return tokenizer.status();
+}
+
+absl::StatusOr<ServedModel> LoadModel(const std::string& path) {
+  LogInfo(absl::StrCat("loading ", path));
+  const ExitOnStop exit_on_stop;
+  ServedModel model;
+  ASSIGN_OR_RETURN(model.transformer, LoadTransformer(path));
+  ASSIGN_OR_RETURN(const Sha256Digest tokenizer_identity, TokenizerIdentity(path));
+  model.identity = CombinedIdentity(model.transformer->identity, tokenizer_identity);
+  return model;
 }
 
 // Streams that never end by themselves, such as watches of the health service.
@@ -64,36 +79,35 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
   ASSIGN_OR_RETURN(const auto admin,
                    AdminServer::Start("kvship-prefill", options.admin, registry, readiness));
 
-  LogInfo(absl::StrCat("loading ", options.model));
-  ASSIGN_OR_RETURN(const auto model, LoadTransformer(options.model));
+  ASSIGN_OR_RETURN(const ServedModel model, LoadModel(options.model));
+  const ModelConfig& config = model.transformer->config;
   ASSIGN_OR_RETURN(
       const CompressionOptions default_compression,
-      ParseCompression(options.default_compression, DefaultCompression(model->config.head_dim)));
-  ASSIGN_OR_RETURN(const Sha256Digest tokenizer_identity, TokenizerIdentity(options.model));
+      ParseCompression(options.default_compression, DefaultCompression(config.head_dim)));
   const size_t num_threads = options.num_threads > 0
                                  ? options.num_threads
                                  : std::max(1u, std::thread::hardware_concurrency());
   Backend backend(num_threads);
-  PrefillEngine engine(*model, backend,
+  PrefillEngine engine(*model.transformer, backend,
                        {.arithmetic = options.float32 ? Arithmetic::kFloat32 : Arithmetic::kFast,
                         .block_tokens = options.block_tokens});
   PrefillMetrics metrics(registry);
   PrefillScheduler scheduler(engine, metrics, options.scheduler);
-  PrefillRpcService service({.model = model->config,
-                             .identity = CombinedIdentity(model->identity, tokenizer_identity),
+  PrefillRpcService service({.model = config,
+                             .identity = model.identity,
                              .default_compression = default_compression,
                              .scheduler = scheduler,
                              .metrics = metrics},
                             GrpcServerChannelOptions());
   RpcServer::Options rpc;
   rpc.listen = options.listen;
-  rpc.max_message_bytes = PrefillRpcService::MostMessageBytes(model->config);
+  rpc.max_message_bytes = PrefillRpcService::MostMessageBytes(config);
   ASSIGN_OR_RETURN(
       const auto server,
       RpcServer::Start(rpc, {&service}, {v1::PrefillService::service_full_name()}, readiness));
   readiness.StartServing([&scheduler] { return scheduler.CheckProgress(); });
-  LogInfo(absl::StrCat("serving ", model->config.name, " on ", options.listen, " with ",
-                       num_threads, " threads; admin on http://", options.admin));
+  LogInfo(absl::StrCat("serving ", config.name, " on ", options.listen, " with ", num_threads,
+                       " threads; admin on http://", options.admin));
 
   stop_signals.Wait();
   LogInfo("draining");

@@ -4,9 +4,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "rpc/errors.h"
 #include "rpc/model_info.h"
+#include "rpc/request_id.h"
 #include "rpc/wire_version.h"
 
 namespace kvship {
@@ -27,8 +29,13 @@ class PrefillCall final : public ChannelEvents {
   void OnMessage(std::span<const std::byte> message) override {
     const absl::Status status = Read(message);
     if (status.ok()) return;
-    // Requests that were submitted are counted by the scheduler.
-    if (request_ == nullptr && !refused_) parts_.metrics.CountRequest(status.code());
+    // Requests that were submitted are counted and logged by the scheduler.
+    if (request_ == nullptr && !refused_) {
+      parts_.metrics.CountRequest(status.code());
+      LogInfo("request refused", {{"request_id", request_id_},
+                                  {"code", absl::StatusCodeToString(status.code())},
+                                  {"error", LoggedMessage(status)}});
+    }
     refused_ = true;
     channel_->Close(status);
     if (request_ != nullptr) parts_.scheduler.Cancel(*request_);
@@ -62,6 +69,7 @@ class PrefillCall final : public ChannelEvents {
     if (request_ != nullptr) {
       return absl::InvalidArgumentError("begin came a second time; wanted it once");
     }
+    request_id_ = begin.request_id().substr(0, kMostRequestIdBytes);
     ASSIGN_OR_RETURN(PrefillTask task, ReadBegin(begin, parts_.model, parts_.identity));
     ASSIGN_OR_RETURN(request_, parts_.scheduler.Submit(std::move(task), channel_));
     return absl::OkStatus();
@@ -83,6 +91,7 @@ class PrefillCall final : public ChannelEvents {
   PrefillRpcService& service_;
   const PrefillRpcService::Parts& parts_;
   std::shared_ptr<Channel> channel_;  // shared with the scheduler
+  std::string request_id_;            // none before Begin
   std::shared_ptr<PrefillScheduler::Request> request_;
   bool refused_ = false;
 };

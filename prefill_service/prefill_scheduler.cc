@@ -191,7 +191,8 @@ void PrefillScheduler::RunStep(Request& request, std::unique_lock<std::mutex>& l
     LogError(absl::StrCat("a prefill step failed: ", status.ToString()));
     End(request, absl::InternalError(status.message()));
   } else if (request.job->done()) {
-    const double seconds = absl::ToDoubleSeconds(request.job->compute_time());
+    const PrefillJob::Totals& totals = request.job->totals();
+    const double seconds = absl::ToDoubleSeconds(totals.prefill_time + totals.compress_time);
     const double newest = request.task.tokens.size() / std::max(seconds, 1e-6);
     tokens_per_second_ = tokens_per_second_ == 0
                              ? newest
@@ -285,10 +286,28 @@ void PrefillScheduler::End(Request& request, absl::Status status) {
   requests_.erase(at);
   admitted_tokens_ -= ended->task.tokens.size();
   ended->ended = true;
+  LogEnd(*ended, status);
   ended->job.reset();
   metrics_.CountRequest(status.code());
   UpdateGauges();
   ended->channel->Close(std::move(status));
+}
+
+void PrefillScheduler::LogEnd(const Request& request, const absl::Status& status) {
+  const absl::Duration age = absl::Now() - request.arrived;
+  const PrefillJob::Totals totals =
+      request.job != nullptr ? request.job->totals() : PrefillJob::Totals{.queue_time = age};
+  LogInfo("request ended", {{"request_id", request.task.request_id},
+                            {"code", absl::StatusCodeToString(status.code())},
+                            {"error", LoggedMessage(status)},
+                            {"prompt_tokens", request.task.tokens.size()},
+                            {"kept_tokens", totals.kept_tokens},
+                            {"uncompressed_bytes", request.task.plan.uncompressed_bytes()},
+                            {"shipped_bytes", totals.shipped_bytes},
+                            {"queue_ms", absl::ToDoubleMilliseconds(totals.queue_time)},
+                            {"prefill_ms", absl::ToDoubleMilliseconds(totals.prefill_time)},
+                            {"compress_ms", absl::ToDoubleMilliseconds(totals.compress_time)},
+                            {"total_ms", absl::ToDoubleMilliseconds(age)}});
 }
 
 // When the work that is admitted now will be done, by the throughput of late.

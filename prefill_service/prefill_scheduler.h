@@ -88,6 +88,7 @@ class PrefillScheduler {
   void SendReady(absl::Time now);
   void TellPlaces();
   void End(Request& request, absl::Status status);
+  static void LogEnd(const Request& request, const absl::Status& status);
   absl::Duration RetryDelay() const;
   void UpdateGauges();
   bool Blocked(const Request& request) const;

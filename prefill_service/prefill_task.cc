@@ -10,6 +10,7 @@
 #include "rpc/compression.h"
 #include "rpc/errors.h"
 #include "rpc/model_info.h"
+#include "rpc/request_id.h"
 #include "rpc/sampling.h"
 #include "rpc/wire_version.h"
 
@@ -63,10 +64,15 @@ absl::StatusOr<PrefillTask> ReadBegin(const v1::PrefillBegin& begin, const Model
                                       const Sha256Digest& identity) {
   RETURN_IF_ERROR(CheckWireVersion(begin.wire_version()));
   RETURN_IF_ERROR(CheckModelIdentity(begin.model_identity(), identity));
+  if (begin.request_id().size() > kMostRequestIdBytes) {
+    return Wrong("request_id", absl::StrCat("has ", begin.request_id().size(), " bytes"),
+                 absl::StrCat("at most ", kMostRequestIdBytes));
+  }
   RETURN_IF_ERROR(CheckTokens(begin, model));
   RETURN_IF_ERROR(CheckTransports(begin));
   RETURN_IF_ERROR(CheckLogprobs(begin.logprobs()));
   PrefillTask task;
+  task.request_id = begin.request_id();
   // What a client of an older minor version does not know has the value it had before it was an
   // option: the struct's default, never one of this server's flags.
   ASSIGN_OR_RETURN(task.compression, CompressionFromProto(begin.compression(), {}));

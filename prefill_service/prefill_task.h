@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -17,6 +18,7 @@
 namespace kvship {
 
 struct PrefillTask {
+  std::string request_id;  // for the log; may be empty
   std::vector<int32_t> tokens;
   CompressionOptions compression;
   KvPlan plan;

@@ -68,4 +68,8 @@ std::string FieldOf(const absl::Status& status) {
              : "";
 }
 
+absl::string_view LoggedMessage(const absl::Status& status) {
+  return absl::IsInvalidArgument(status) ? "" : status.message();
+}
+
 }  // namespace kvship

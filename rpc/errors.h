@@ -32,4 +32,7 @@ std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
 std::string ReasonOf(const absl::Status& status);
 std::string FieldOf(const absl::Status& status);  // the first one
 
+// The message as it may stand in a log: none of an InvalidArgument, which quotes the request.
+absl::string_view LoggedMessage(const absl::Status& status);
+
 }  // namespace kvship

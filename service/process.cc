@@ -2,6 +2,9 @@
 
 #include <malloc.h>
 #include <signal.h>
+#include <unistd.h>
+
+#include "base/log.h"
 
 namespace kvship {
 namespace {
@@ -10,6 +13,9 @@ namespace {
 constexpr int kMapThresholdBytes = 8 << 20;
 constexpr int kTrimThresholdBytes = 64 << 20;
 constexpr int kTopPadBytes = 4 << 20;
+
+// How late the end of ExitOnStop may be noticed.
+constexpr timespec kExitPeriod = {.tv_sec = 0, .tv_nsec = 20'000'000};
 
 sigset_t StopSet() {
   sigset_t set;
@@ -38,6 +44,22 @@ int StopSignals::Wait() {
   int came = 0;
   sigwait(&set, &came);
   return came;
+}
+
+ExitOnStop::ExitOnStop() {
+  thread_ = std::thread([this] {
+    const sigset_t set = StopSet();
+    while (!ended_) {
+      if (sigtimedwait(&set, nullptr, &kExitPeriod) < 0) continue;
+      LogInfo("stopped while loading");
+      _exit(0);
+    }
+  });
+}
+
+ExitOnStop::~ExitOnStop() {
+  ended_ = true;
+  thread_.join();
 }
 
 }  // namespace kvship

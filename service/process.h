@@ -1,6 +1,9 @@
 // What a server program does to its process before and after it serves. Called by main only.
 #pragma once
 
+#include <atomic>
+#include <thread>
+
 namespace kvship {
 
 // Makes malloc keep the memory of message buffers instead of giving each back to the system, which
@@ -16,6 +19,18 @@ class StopSignals {
 
   // Returns the number of the signal that came.
   int Wait();
+};
+
+// While it lives, a signal of StopSignals, which must be there, ends the process at once with exit
+// code 0: what is still loading has nothing to drain.
+class ExitOnStop {
+ public:
+  ExitOnStop();
+  ~ExitOnStop();
+
+ private:
+  std::atomic<bool> ended_ = false;
+  std::thread thread_;
 };
 
 }  // namespace kvship

@@ -57,7 +57,11 @@ class GrpcClientChannel final : public Channel,
       : open_calls_(std::move(open_calls)), events_(std::move(events)) {}
 
   void Start(grpc::GenericStub& stub, absl::Time deadline) {
-    self_ = shared_from_this();
+    {
+      // Threads that gRPC hands the call to lock one of these first, and so see all that was made.
+      std::scoped_lock lock(mutex_, events_mutex_);
+      self_ = shared_from_this();
+    }
     open_calls_->Add(this);
     context_->set_deadline(absl::ToChronoTime(deadline));
     stub.PrepareBidiStreamingCall(context_.get(), kPrefillMethod, {}, this);

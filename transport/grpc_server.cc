@@ -23,6 +23,8 @@ class GrpcServerChannel final : public Channel,
   void Start(const AcceptChannel& accept) {
     self_ = shared_from_this();
     events_ = accept(self_);
+    // Threads that gRPC hands the channel on to lock this first, and so see all that stands above.
+    std::lock_guard lock(mutex_);
     SetAlarm(first_message_alarm_, options_.first_message_timeout, [](GrpcServerChannel& channel) {
       if (!channel.first_message_came_) {
         channel.CloseLocked(absl::DeadlineExceededError("the stream's first message did not come"));
@@ -74,11 +76,12 @@ class GrpcServerChannel final : public Channel,
   }
 
   void OnCancel() override {
-    const bool expired = context_->deadline() <= std::chrono::system_clock::now();
-    const absl::Status status = expired ? absl::DeadlineExceededError("the call's deadline passed")
-                                        : absl::CancelledError("the peer has cancelled the call");
+    absl::Status status;
     {
       std::lock_guard lock(mutex_);
+      const bool expired = context_->deadline() <= std::chrono::system_clock::now();
+      status = expired ? absl::DeadlineExceededError("the call's deadline passed")
+                       : absl::CancelledError("the peer has cancelled the call");
       cancelled_ = true;
       outbox_.DropWaiting();
       CloseLocked(status);
@@ -132,14 +135,20 @@ class GrpcServerChannel final : public Channel,
     }
   }
 
+  struct AlarmAction {
+    std::weak_ptr<GrpcServerChannel> channel;  // weak: an alarm keeps its action until it dies
+    void (*act)(GrpcServerChannel&);
+  };
+
   // Runs `act` under the lock after `delay`, unless the call is done by then.
   void SetAlarm(grpc::Alarm& alarm, absl::Duration delay, void (*act)(GrpcServerChannel&)) {
-    // weak: an alarm keeps its function as long as it lives itself.
-    alarm.Set(absl::ToChronoTime(absl::Now() + delay), [weak = weak_from_this(), act](bool due) {
-      const std::shared_ptr<GrpcServerChannel> self = weak.lock();
+    const AlarmAction set = {weak_from_this(), act};
+    alarm.Set(absl::ToChronoTime(absl::Now() + delay), [set](bool due) {
+      const AlarmAction action = set;  // the thread sanitizer sees no other hand-over
+      const std::shared_ptr<GrpcServerChannel> self = action.channel.lock();
       if (!due || self == nullptr) return;
       std::lock_guard lock(self->mutex_);
-      if (!self->done_) act(*self);
+      if (!self->done_) action.act(*self);
     });
   }
 

@@ -21,6 +21,23 @@ namespace kvship {
 namespace HWY_NAMESPACE {
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 
+// One row's run, as RoundedRows says.
+HWY_INLINE void RoundPanelRun(const float* x, int8_t* bytes, float* scales) {
+#if HWY_TARGET == HWY_AVX3
+  RoundRun(x, bytes, scales);
+#else
+  const RoundedRun run = Round(x);
+  scales[0] = run.step;
+  scales[1] = run.total;
+  for (size_t half = 0; half < 2; ++half) {
+    // Packing works per 128-bit half: put the quarters back in order.
+    const __m256i words = _mm256_packs_epi32(run.q[2 * half], run.q[2 * half + 1]);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes) + half,
+                        _mm256_permute4x64_epi64(words, 0xd8));
+  }
+#endif
+}
+
 // Rows missing from the last panel are left alone.
 void RoundPanels(const float* x, size_t x_stride, size_t num_rows, size_t cols,
                  const RoundedRows& rounded) {
@@ -30,8 +47,8 @@ void RoundPanels(const float* x, size_t x_stride, size_t num_rows, size_t cols,
     int8_t* bytes = rounded.bytes + panel * RoundedPanelBytes(cols) + r * kRoundedRunBytes;
     float* scales = rounded.scales + panel * RoundedPanelScales(cols) + r * 2;
     for (size_t run = 0; run < runs; ++run) {
-      RoundRun(x + run * kByteRun, bytes + run * kPanelRows * kRoundedRunBytes,
-               scales + run * kPanelRows * 2);
+      RoundPanelRun(x + run * kByteRun, bytes + run * kPanelRows * kRoundedRunBytes,
+                    scales + run * kPanelRows * 2);
     }
   }
 }
@@ -129,12 +146,121 @@ void ByteTileProduct(const TileProductArgs& args) {
   }
 }
 
-bool HasByteTiles() { return true; }
-
 #else
 
-void ByteTileProduct(const TileProductArgs&) { assert(false); }
-bool HasByteTiles() { return false; }
+// Panels that share the widening of a tile's bytes; their sums take 6 KiB.
+constexpr size_t kPanelsTogether = 8;
+
+// The type that GCC's own functions have for 32-bit lanes: sums kept as __m256i, whose lanes it
+// takes for 64-bit ones, go through memory at each step.
+typedef int32_t Ints __attribute__((vector_size(32)));
+
+// A run's bytes as 16-bit integers: words [kByteRun / 2][kTileRows][2], columns 2s and 2s + 1 of
+// each row.
+HWY_INLINE void WidenRun(const std::byte* tile, int16_t* words) {
+  const __m256i first_pair = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1));
+  const __m256i second_pair = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1));
+  for (size_t s = 0; s < kByteRun / 4; ++s, tile += kTileRows * 4, words += kTileRows * 4) {
+    for (size_t row = 0; row < kTileRows; row += 8) {
+      const __m256i bytes = _mm256_load_si256(reinterpret_cast<const __m256i*>(tile + row * 4));
+      auto* out = reinterpret_cast<__m256i*>(words + row * 2);
+      _mm256_store_si256(out, _mm256_shuffle_epi8(bytes, first_pair));
+      _mm256_store_si256(out + kTileRows / 8, _mm256_shuffle_epi8(bytes, second_pair));
+    }
+  }
+}
+
+// Adds the products of a run's 16 weight rows from `words` on with kRows rows of a panel to sums
+// [kRows][kTileRows]. A product stays below 255 * 32512 < 2^23, and a run's 32 of them below 2^28.
+template <size_t kRows>
+HWY_INLINE void AddRun(const int16_t* words, const float* scales, const int8_t* x,
+                       const float* x_scales, float* sums) {
+  Ints dot[kRows][2];
+  HWY_UNROLL(8)
+  for (size_t r = 0; r < kRows; ++r) dot[r][0] = dot[r][1] = Ints{};
+  HWY_UNROLL(1)  // unrolled, GCC reorders the sums and runs out of registers
+  for (size_t s = 0; s < kByteRun / 2; ++s, words += kTileRows * 2) {
+    const auto* w = reinterpret_cast<const __m256i*>(words);
+    const __m256i w0 = _mm256_load_si256(w), w1 = _mm256_load_si256(w + 1);
+    HWY_UNROLL(8)
+    for (size_t r = 0; r < kRows; ++r) {
+      int32_t two;
+      std::memcpy(&two, x + r * kRoundedRunBytes + 4 * s, sizeof(two));
+      const __m256i pair = _mm256_set1_epi32(two);
+      dot[r][0] += (Ints)_mm256_madd_epi16(w0, pair);
+      dot[r][1] += (Ints)_mm256_madd_epi16(w1, pair);
+    }
+  }
+  const float* minimums = scales + kTileRows;
+  const __m256 scale0 = _mm256_load_ps(scales), scale1 = _mm256_load_ps(scales + 8);
+  const __m256 min0 = _mm256_load_ps(minimums), min1 = _mm256_load_ps(minimums + 8);
+  HWY_UNROLL(8)
+  for (size_t r = 0; r < kRows; ++r, sums += kTileRows) {
+    const __m256 step = _mm256_set1_ps(x_scales[2 * r]);
+    const __m256 total = _mm256_set1_ps(x_scales[2 * r + 1]);
+    const __m256 sum0 = _mm256_fmadd_ps(_mm256_cvtepi32_ps((__m256i)dot[r][0]),
+                                        _mm256_mul_ps(scale0, step), _mm256_load_ps(sums));
+    const __m256 sum1 = _mm256_fmadd_ps(_mm256_cvtepi32_ps((__m256i)dot[r][1]),
+                                        _mm256_mul_ps(scale1, step), _mm256_load_ps(sums + 8));
+    _mm256_store_ps(sums, _mm256_fmadd_ps(min0, total, sum0));
+    _mm256_store_ps(sums + 8, _mm256_fmadd_ps(min1, total, sum1));
+  }
+}
+
+HWY_INLINE void AddRunOfRows(size_t rows, const int16_t* words, const float* scales,
+                             const int8_t* x, const float* x_scales, float* sums) {
+  switch (rows) {
+    case 1: return AddRun<1>(words, scales, x, x_scales, sums);
+    case 2: return AddRun<2>(words, scales, x, x_scales, sums);
+    case 3: return AddRun<3>(words, scales, x, x_scales, sums);
+    case 4: return AddRun<4>(words, scales, x, x_scales, sums);
+    case 5: return AddRun<5>(words, scales, x, x_scales, sums);
+    case 6: return AddRun<6>(words, scales, x, x_scales, sums);
+    default: assert(false);
+  }
+}
+
+// One tile with `rows` rows from a panel's first on, up to kPanelsTogether panels of them; sums
+// [rows][kTileRows].
+void WordKernel(size_t rows, const std::byte* tile, const int8_t* x, const float* x_scales,
+                size_t num_runs, float* sums) {
+  alignas(64) int16_t words[kByteRun * kTileRows];
+  std::fill_n(sums, rows * kTileRows, 0.0f);
+  for (size_t run = 0; run < num_runs; ++run, tile += kByteTileRunBytes) {
+    WidenRun(tile, words);
+    const auto* scales = reinterpret_cast<const float*>(tile + kTileRows * kByteRun);
+    for (size_t row = 0, at = run; row < rows; row += kPanelRows, at += num_runs) {
+      const int8_t* panel = x + at * kPanelRows * kRoundedRunBytes;
+      const float* panel_scales = x_scales + at * kPanelRows * 2;
+      const size_t panel_rows = std::min(kPanelRows, rows - row);
+      for (size_t half = 0; half < kTileRows; half += kTileRows / 2) {
+        AddRunOfRows(panel_rows, words + half * 2, scales + half, panel, panel_scales,
+                     sums + row * kTileRows + half);
+      }
+    }
+  }
+}
+
+void ByteTileProduct(const TileProductArgs& args) {
+  constexpr size_t kRows = kPanelsTogether * kPanelRows;
+  alignas(64) float sums[kRows * kTileRows];
+  const size_t runs = args.cols / kByteRun;
+  for (size_t column = 0; column < args.weight_rows; column += kTileRows) {
+    const std::byte* tile = args.tiles + column / kTileRows * ByteTileBytes(args.cols);
+    const size_t count = std::min(kTileRows, args.weight_rows - column);
+    for (size_t first = 0; first < args.num_rows; first += kRows) {
+      const size_t rows = std::min(kRows, args.num_rows - first), panel = first / kPanelRows;
+      WordKernel(rows, tile, args.rounded.bytes + panel * RoundedPanelBytes(args.cols),
+                 args.rounded.scales + panel * RoundedPanelScales(args.cols), runs, sums);
+      for (size_t r = 0; r < rows; ++r) {
+        FinishRow(sums + r * kTileRows, count, args.accumulate,
+                  args.y + (first + r) * args.y_stride + column);
+      }
+    }
+  }
+}
 
 #endif
 
@@ -142,7 +268,6 @@ bool HasByteTiles() { return false; }
 
 void RoundPanels(const float*, size_t, size_t, size_t, const RoundedRows&) { assert(false); }
 void ByteTileProduct(const TileProductArgs&) { assert(false); }
-bool HasByteTiles() { return false; }
 
 #endif  // AVX2 or AVX-512
 
@@ -155,7 +280,6 @@ namespace kvship {
 
 HWY_EXPORT(RoundPanels);
 HWY_EXPORT(ByteTileProduct);
-HWY_EXPORT(HasByteTiles);
 
 // The AVX-512 forms are compiled with VNNI, which the first AVX-512 processors lack.
 void RoundPanels(const float* x, size_t x_stride, size_t num_rows, size_t cols,
@@ -171,13 +295,6 @@ void ByteTileProduct(const TileProductArgs& args) {
   if (UseAvx2InsteadOfAvx3()) return N_AVX2::ByteTileProduct(args);
 #endif
   HWY_DYNAMIC_DISPATCH(ByteTileProduct)(args);
-}
-
-bool HasByteTiles() {
-#if HWY_ARCH_X86
-  if (UseAvx2InsteadOfAvx3()) return N_AVX2::HasByteTiles();
-#endif
-  return HWY_DYNAMIC_DISPATCH(HasByteTiles)();
 }
 
 }  // namespace kvship

@@ -33,7 +33,7 @@ void PackedRowsBytes(const PackedRowsArgs& args);
 // Rounds a row of activations; cols is a multiple of 32.
 void RoundRow(const float* x, size_t cols, int8_t* bytes, float* scales);
 
-// Whether this processor has PackedRowsBytes and RoundRow.
-bool HasPackedRowsBytes();
+// Whether this processor has products with weight bytes: these two, and byte tiles.
+bool HasByteProducts();
 
 }  // namespace kvship

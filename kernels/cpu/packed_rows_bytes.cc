@@ -169,13 +169,13 @@ void RoundRow(const float* x, size_t cols, int8_t* bytes, float* scales) {
   }
 }
 
-bool HasPackedRowsBytes() { return true; }
+bool HasByteProducts() { return true; }
 
 #else
 
 void PackedRowsBytes(const PackedRowsArgs&) { assert(false); }
 void RoundRow(const float*, size_t, int8_t*, float*) { assert(false); }
-bool HasPackedRowsBytes() { return false; }
+bool HasByteProducts() { return false; }
 
 #endif  // AVX2 or AVX-512
 }  // namespace HWY_NAMESPACE
@@ -187,7 +187,7 @@ namespace kvship {
 
 HWY_EXPORT(PackedRowsBytes);
 HWY_EXPORT(RoundRow);
-HWY_EXPORT(HasPackedRowsBytes);
+HWY_EXPORT(HasByteProducts);
 
 // The AVX-512 form is compiled with VNNI, which the first AVX-512 processors lack.
 void PackedRowsBytes(const PackedRowsArgs& args) {
@@ -204,7 +204,7 @@ void RoundRow(const float* x, size_t cols, int8_t* bytes, float* scales) {
   HWY_DYNAMIC_DISPATCH(RoundRow)(x, cols, bytes, scales);
 }
 
-bool HasPackedRowsBytes() { return HWY_DYNAMIC_DISPATCH(HasPackedRowsBytes)(); }
+bool HasByteProducts() { return HWY_DYNAMIC_DISPATCH(HasByteProducts)(); }
 
 }  // namespace kvship
 #endif  // HWY_ONCE

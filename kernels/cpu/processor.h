@@ -1,15 +1,11 @@
 // What the processor has beyond Highway's targets.
 #pragma once
 
-#include "hwy/highway.h"
-
 namespace kvship {
 
-#if HWY_ARCH_X86
-// True where code compiled for HWY_AVX3 with VNNI must not run, though that is Highway's choice.
-inline bool UseAvx2InsteadOfAvx3() {
-  return !__builtin_cpu_supports("avx512vnni") && (hwy::SupportedTargets() & HWY_AVX2) != 0;
-}
-#endif
+// True where code compiled for HWY_AVX3 with VNNI must not run, though that is Highway's choice:
+// the first AVX-512 processors lack it. Cheap enough for every call of a kernel; to ask Highway
+// what the processor supports is not (CPUID, for which a virtual machine leaves its guest).
+bool UseAvx2InsteadOfAvx3();
 
 }  // namespace kvship

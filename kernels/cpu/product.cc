@@ -9,13 +9,11 @@ namespace kvship {
 namespace {
 
 // Rows of activations per task: their rounded bytes stay in the second-level cache beside a tile,
-// and each pass over the weights is shared by this many rows. A multiple of the panels.
-constexpr size_t kRowsPerTask = 48;
+// and each pass over the weights is shared by this many rows.
+constexpr size_t kPanelsPerTask = 8;
+constexpr size_t kRowsPerTask = kPanelsPerTask * kPanelRows;
 // Enough that the slowest thread's last task does not matter.
 constexpr size_t kTasksPerThread = 8;
-// Rounding the activations again in each task must not show: a row is rounded once per so many
-// tiles.
-constexpr size_t kMinTilesPerTask = 4;
 
 absl::Status CheckShapes(const TensorView& x, const ProductWeights& weights, const TensorView& y) {
   if (x.rank != 2 || y.rank != 2 || x.dims[1] != weights.cols || y.dims[1] != weights.rows ||
@@ -25,6 +23,23 @@ absl::Status CheckShapes(const TensorView& x, const ProductWeights& weights, con
                      y.dims[1], "], wanted x [M, ", weights.cols, "], y [M, ", weights.rows, "]"));
   }
   return absl::OkStatus();
+}
+
+// All of x rounded, in the backend's scratch memory.
+RoundedRows RoundAll(Backend& backend, const TensorView& x) {
+  const size_t num_rows = x.dims[0], cols = x.dims[1];
+  const size_t tasks = (num_rows + kRowsPerTask - 1) / kRowsPerTask;
+  const size_t task_bytes = kPanelsPerTask * RoundedPanelBytes(cols);
+  const size_t task_scales = kPanelsPerTask * RoundedPanelScales(cols);
+  std::byte* const memory = backend.Scratch(tasks * (task_bytes + task_scales * sizeof(float)));
+  const RoundedRows rounded{reinterpret_cast<int8_t*>(memory),
+                            reinterpret_cast<float*>(memory + tasks * task_bytes)};
+  backend.threads().ParallelFor(tasks, [&](size_t task) {
+    const size_t row = task * kRowsPerTask;
+    RoundPanels(x.f32(row), x.strides[0], std::min(kRowsPerTask, num_rows - row), cols,
+                {rounded.bytes + task * task_bytes, rounded.scales + task * task_scales});
+  });
+  return rounded;
 }
 
 }  // namespace
@@ -38,8 +53,10 @@ absl::Status Product(Backend& backend, TensorView x, const ProductWeights& weigh
   const size_t row_tasks = (num_rows + kRowsPerTask - 1) / kRowsPerTask;
   if (row_tasks == 0) return absl::OkStatus();
   const size_t wanted = kTasksPerThread * backend.threads().num_threads();
-  const size_t splits = std::clamp<size_t>((wanted + row_tasks - 1) / row_tasks, 1,
-                                           std::max<size_t>(num_tiles / kMinTilesPerTask, 1));
+  const size_t splits =
+      std::clamp<size_t>((wanted + row_tasks - 1) / row_tasks, 1, std::max<size_t>(num_tiles, 1));
+  const RoundedRows rounded =
+      layout == TileLayout::kBytes ? RoundAll(backend, x) : RoundedRows{nullptr, nullptr};
 
   backend.threads().ParallelFor(row_tasks * splits, [&](size_t task) {
     const size_t row = task / splits * kRowsPerTask;
@@ -56,12 +73,9 @@ absl::Status Product(Backend& backend, TensorView x, const ProductWeights& weigh
     args.y_stride = y.strides[0];
     args.accumulate = accumulate;
     if (layout == TileLayout::kFloats) return FloatTileProduct(args);
-
-    const size_t panels = (args.num_rows + kPanelRows - 1) / kPanelRows;
-    Array<float> scales(panels * RoundedPanelScales(args.cols));
-    Array<int8_t> bytes(panels * RoundedPanelBytes(args.cols));
-    args.rounded = {bytes.data(), scales.data()};
-    RoundPanels(args.x, args.x_stride, args.num_rows, args.cols, args.rounded);
+    const size_t panel = row / kPanelRows;
+    args.rounded = {rounded.bytes + panel * RoundedPanelBytes(args.cols),
+                    rounded.scales + panel * RoundedPanelScales(args.cols)};
     ByteTileProduct(args);
   });
   return absl::OkStatus();

@@ -20,10 +20,10 @@ constexpr size_t kTileFrom = 6;
 enum class Way { kFloats, kBytes, kTiles };
 
 Way ChooseWay(const WeightView& weights, Arithmetic arithmetic, size_t num_rows) {
-  if (arithmetic == Arithmetic::kFloat32 || !HasByteForm(weights.format) || !HasPackedRowsBytes()) {
+  if (arithmetic == Arithmetic::kFloat32 || !HasByteForm(weights.format) || !HasByteProducts()) {
     return Way::kFloats;
   }
-  return num_rows >= kTileFrom && HasByteTiles() ? Way::kTiles : Way::kBytes;
+  return num_rows >= kTileFrom ? Way::kTiles : Way::kBytes;
 }
 
 // Activations rounded for the ways that are wanted: row by row, and in panels.

@@ -35,8 +35,9 @@ inline constexpr size_t kPanelRows = 6;
 
 // Activations rounded to 16 bits, in panels of kPanelRows rows:
 //
-//   bytes  [panels][runs][kPanelRows][2][32] int8: high bytes, low bytes
-//   scales [panels][runs][kPanelRows][2] f32: the step, and the step times the sum of the bytes
+//   bytes  [panels][runs][kPanelRows][64]: high bytes [32], low bytes [32] int8 where the processor
+//          has VNNI, else the integers themselves, [32] int16
+//   scales [panels][runs][kPanelRows][2] f32: the step, and the step times the sum of the integers
 struct RoundedRows {
   int8_t* bytes;
   float* scales;
@@ -64,7 +65,7 @@ void ByteTileProduct(const TileProductArgs& args);
 void FloatTileProduct(const TileProductArgs& args);
 
 // Writes eight rows of `weights`, which have a byte form, into rows [tile_row, tile_row + 8) of a
-// tile. Only where HasPackedRowsBytes().
+// tile. Only where HasByteProducts().
 void UnpackGroup(TileLayout layout, const WeightView& weights, size_t row, size_t tile_row,
                  std::byte* tile);
 
@@ -72,9 +73,5 @@ void UnpackGroup(TileLayout layout, const WeightView& weights, size_t row, size_
 // tiles are for formats with a byte form. Missing rows become zeros.
 void UnpackTile(TileLayout layout, std::span<const WeightView> stacked, size_t begin, size_t count,
                 std::byte* tile);
-
-// Whether this processor multiplies byte tiles, and faster than float tiles. (AVX2 without VNNI
-// takes as long for two products of bytes as for one of floats.)
-bool HasByteTiles();
 
 }  // namespace kvship

@@ -1,10 +1,13 @@
-// The products of prompt attention on pairs of 16-bit numbers, twice as fast as float32 where the
-// processor has AVX-512 with VNNI and BF16. Highway 1.0.3 has neither, hence intrinsics.
+// The products of prompt attention on pairs of 16-bit numbers, which the processor adds up twice as
+// fast as float32: q.k with AVX2, both with AVX-512 that has VNNI and BF16. Highway 1.0.3 has
+// neither, hence intrinsics.
 //
 // q.k is an integer product: each row is scaled to a norm of 46000, so that by Cauchy-Schwarz no
 // sum passes 2^31 (46008^2, for rounding adds up to sqrt(D) / 2 to a norm), and its error is about
 // 1e-5 |q| |k| sqrt(2) / 8, where bfloat16 would have 100 times that: scores enter exponentials.
-// Probabilities and values are rounded to bfloat16; the sum that divides them is not.
+// AVX-512 rounds probabilities and values to bfloat16; the sum that divides them is not. AVX2,
+// which has nothing like it, keeps them in float32: integers would need a scale that other tokens
+// share, and then a row's result would depend on how the prompt was cut.
 
 #if defined(KVSHIP_KERNELS_CPU_PROMPT_PAIRS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVSHIP_KERNELS_CPU_PROMPT_PAIRS_INL_H_
@@ -16,13 +19,14 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/cpu/prompt_block-inl.h"
+#include "kernels/cpu/prompt_floats-inl.h"
 
 #undef KVSHIP_PROMPT_PAIRS
-#if HWY_TARGET == HWY_AVX3
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 #define KVSHIP_PROMPT_PAIRS 1
 #include <immintrin.h>
 
+#if HWY_TARGET == HWY_AVX3
 HWY_BEFORE_NAMESPACE();
 namespace kvship {
 namespace HWY_NAMESPACE {
@@ -45,16 +49,150 @@ struct PairProbabilities {
 HWY_AFTER_NAMESPACE();
 
 HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni,avx512bf16")
+#else
+HWY_BEFORE_NAMESPACE();
+#endif
 namespace kvship {
 namespace HWY_NAMESPACE {
 
-// The type that GCC's own functions have for 32-bit lanes: sums kept as __m512i, whose lanes it
-// takes for 64-bit ones, go through memory at each step.
-typedef int32_t Ints __attribute__((vector_size(64)));
+using IntTag = hn::RebindToSigned<FloatTag>;
+using IntVec = hn::Vec<IntTag>;
 
-HWY_INLINE Ints AddPairProducts(Ints sum, __m512i a, __m512i b) {
-  return (Ints)_mm512_dpwssd_epi32((__m512i)sum, a, b);
+// The type that GCC's own functions have for 32-bit lanes: sums kept as __m512i or __m256i, whose
+// lanes it takes for 64-bit ones, go through memory at each step.
+typedef int32_t Ints __attribute__((vector_size(sizeof(IntVec))));
+
+HWY_INLINE Ints AddPairProducts(Ints sum, IntVec a, IntVec b) {
+#if HWY_TARGET == HWY_AVX3
+  return (Ints)_mm512_dpwssd_epi32((__m512i)sum, a.raw, b.raw);
+#else
+  return sum + (Ints)_mm256_madd_epi16(a.raw, b.raw);
+#endif
 }
+
+// Scales a row to integers of 16 bits; returns what turns them back. head_dim is a multiple of 16.
+inline float QuantizeRow(const float* row, size_t head_dim, int16_t* out) {
+  const FloatTag d;
+  const hn::Rebind<int16_t, FloatTag> d16;
+  FloatVec squares = hn::Zero(d), largest = hn::Zero(d);
+  for (size_t i = 0; i < head_dim; i += hn::Lanes(d)) {
+    const FloatVec x = hn::LoadU(d, row + i);
+    squares = hn::MulAdd(x, x, squares);
+    largest = hn::Max(largest, hn::Abs(x));
+  }
+  const float norm = std::sqrt(hn::GetLane(hn::SumOfLanes(d, squares)));
+  // The row's largest element must also fit in 16 bits.
+  const float limit = std::max(norm * (1.0f / 46000.0f),
+                               hn::GetLane(hn::MaxOfLanes(d, largest)) * (1.0f / 32767.0f));
+  const FloatVec scale = hn::Set(d, limit > 0.0f ? 1.0f / limit : 0.0f);
+  for (size_t i = 0; i < head_dim; i += hn::Lanes(d)) {
+    const IntVec x = hn::NearestInt(hn::Mul(hn::LoadU(d, row + i), scale));
+    hn::StoreU(hn::DemoteTo(d16, x), d16, out + i);
+  }
+  return limit;
+}
+
+inline size_t PaddedKeys(const PromptShape& shape) { return (shape.num_keys + 15) / 16 * 16; }
+
+// A prompt's keys as integers, in memory that the tiles were given.
+class KeyPairs {
+ public:
+  static constexpr size_t kMaxHeadDim = 512;
+
+  static size_t NumBytes(const PromptShape& shape) {
+    return shape.kv_heads * PaddedKeys(shape) * (shape.head_dim * sizeof(int16_t) + sizeof(float));
+  }
+
+  KeyPairs(const PromptShape& shape, std::byte* memory)
+      : padded_keys_(PaddedKeys(shape)),
+        head_dim_(shape.head_dim),
+        pairs_(reinterpret_cast<int32_t*>(memory)),
+        scales_(reinterpret_cast<float*>(pairs_ + shape.kv_heads * padded_keys_ * head_dim_ / 2)),
+        query_scale_(static_cast<float>(M_LOG2E / std::sqrt(static_cast<double>(head_dim_)))) {}
+
+  // Rounds the keys [begin, end) of a head.
+  void Pack(const TensorView& keys, size_t kv_head, size_t begin, size_t end) {
+    for (size_t j = begin; j < end; ++j) {
+      scales_[kv_head * padded_keys_ + j] = QuantizeRow(
+          keys.f32(kv_head, j), head_dim_, reinterpret_cast<int16_t*>(Pairs(kv_head, j)));
+    }
+  }
+
+  // The block's query holds D / 2 rows of pairs, then a row of scales.
+  void LoadQuery(const float* query, float* block, size_t lane) const {
+    alignas(64) int16_t elements[kMaxHeadDim];
+    const float scale = QuantizeRow(query, head_dim_, elements) * query_scale_;
+    int32_t* const pairs = reinterpret_cast<int32_t*>(block);
+    for (size_t i = 0; i < head_dim_ / 2; ++i) {
+      std::memcpy(pairs + i * BlockLanes() + lane, elements + 2 * i, 4);
+    }
+    block[head_dim_ / 2 * BlockLanes() + lane] = scale;
+  }
+
+  void Score(size_t kv_head, size_t begin, size_t num_keys, const BlockState& state,
+             float* scores) const {
+    const float* const scales = scales_ + kv_head * padded_keys_ + begin;
+    size_t j = 0;
+    for (; j + kBlockRows <= num_keys; j += kBlockRows) {
+      ScoreKeys<kBlockRows>(Pairs(kv_head, begin + j), scales + j, state.query,
+                            scores + j * BlockLanes());
+    }
+    for (; j < num_keys; ++j) {
+      ScoreKeys<1>(Pairs(kv_head, begin + j), scales + j, state.query, scores + j * BlockLanes());
+    }
+  }
+
+ protected:
+  const size_t padded_keys_;
+  const size_t head_dim_;
+
+ private:
+  int32_t* Pairs(size_t kv_head, size_t key) const {
+    return pairs_ + (kv_head * padded_keys_ + key) * head_dim_ / 2;
+  }
+
+  template <size_t kKeys>
+  HWY_INLINE void ScoreKeys(const int32_t* HWY_RESTRICT keys, const float* HWY_RESTRICT key_scales,
+                            const float* HWY_RESTRICT query, float* HWY_RESTRICT out) const {
+    const FloatTag d;
+    const IntTag di;
+    const size_t lanes = hn::Lanes(d), num_pairs = head_dim_ / 2;
+    Ints sum[kKeys][kBlockVectors];
+#pragma GCC unroll 8
+    for (size_t j = 0; j < kKeys; ++j) {
+      sum[j][0] = sum[j][1] = sum[j][2] = Ints{};
+    }
+    for (size_t i = 0; i < num_pairs; ++i, query += BlockLanes()) {
+      const int32_t* const pairs = reinterpret_cast<const int32_t*>(query);
+      const IntVec q0 = hn::Load(di, pairs);
+      const IntVec q1 = hn::Load(di, pairs + lanes);
+      const IntVec q2 = hn::Load(di, pairs + 2 * lanes);
+#pragma GCC unroll 8
+      for (size_t j = 0; j < kKeys; ++j) {
+        const IntVec key = hn::Set(di, keys[j * num_pairs + i]);
+        sum[j][0] = AddPairProducts(sum[j][0], q0, key);
+        sum[j][1] = AddPairProducts(sum[j][1], q1, key);
+        sum[j][2] = AddPairProducts(sum[j][2], q2, key);
+      }
+    }
+#pragma GCC unroll 3
+    for (size_t v = 0; v < kBlockVectors; ++v) {
+      const FloatVec query_scale = hn::Load(d, query + v * lanes);
+#pragma GCC unroll 8
+      for (size_t j = 0; j < kKeys; ++j) {
+        const IntVec dot{(decltype(IntVec::raw))sum[j][v]};
+        const FloatVec scale = hn::Mul(query_scale, hn::Set(d, key_scales[j]));
+        hn::Store(hn::Mul(hn::ConvertTo(d, dot), scale), d, out + j * BlockLanes() + v * lanes);
+      }
+    }
+  }
+
+  int32_t* pairs_;  // [H, padded_keys_, D / 2]
+  float* scales_;   // [H, padded_keys_]
+  float query_scale_;
+};
+
+#if HWY_TARGET == HWY_AVX3
 
 // Two rows of 16 floats as bfloat16, element i of both side by side.
 HWY_INLINE __m512i InterleaveBf16(__m512 row0, __m512 row1) {
@@ -65,28 +203,8 @@ HWY_INLINE __m512i InterleaveBf16(__m512 row0, __m512 row1) {
   return _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), halves);
 }
 
-// Scales a row to integers of 16 bits; returns what turns them back. head_dim is a multiple of 16.
-HWY_INLINE float QuantizeRow(const float* row, size_t head_dim, int16_t* out) {
-  __m512 squares = _mm512_setzero_ps(), largest = _mm512_setzero_ps();
-  for (size_t i = 0; i < head_dim; i += 16) {
-    const __m512 x = _mm512_loadu_ps(row + i);
-    squares = _mm512_fmadd_ps(x, x, squares);
-    largest = _mm512_max_ps(largest, _mm512_abs_ps(x));
-  }
-  const float norm = std::sqrt(_mm512_reduce_add_ps(squares));
-  // The row's largest element must also fit in 16 bits.
-  const float limit =
-      std::max(norm * (1.0f / 46000.0f), _mm512_reduce_max_ps(largest) * (1.0f / 32767.0f));
-  const __m512 scale = _mm512_set1_ps(limit > 0.0f ? 1.0f / limit : 0.0f);
-  for (size_t i = 0; i < head_dim; i += 16) {
-    const __m512i x = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(row + i), scale));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm512_cvtsepi32_epi16(x));
-  }
-  return limit;
-}
-
 // Keys and values of a prompt in 16 bits, in the backend's scratch memory.
-class PairTiles : public PairProbabilities {
+class PairTiles : public KeyPairs, public PairProbabilities {
  public:
   static bool Suits(const PromptAttentionArgs& args) {
     return args.q.dims[2] % 16 == 0 && args.q.dims[2] <= kMaxHeadDim &&
@@ -94,24 +212,17 @@ class PairTiles : public PairProbabilities {
   }
 
   static size_t NumBytes(const PromptShape& shape) {
-    return shape.kv_heads * PaddedKeys(shape) * (2 * shape.head_dim * sizeof(int16_t) + 4);
+    return KeyPairs::NumBytes(shape) +
+           shape.kv_heads * PaddedKeys(shape) * shape.head_dim * sizeof(uint16_t);
   }
 
-  PairTiles(const PromptShape& shape, std::byte* memory)
-      : padded_keys_(PaddedKeys(shape)),
-        head_dim_(shape.head_dim),
-        key_pairs_(reinterpret_cast<int32_t*>(memory)),
-        value_pairs_(key_pairs_ + shape.kv_heads * padded_keys_ * head_dim_ / 2),
-        key_scales_(
-            reinterpret_cast<float*>(value_pairs_ + shape.kv_heads * padded_keys_ * head_dim_ / 2)),
-        query_scale_(static_cast<float>(M_LOG2E / std::sqrt(static_cast<double>(head_dim_)))) {}
+  PairTiles(const PromptAttentionArgs& args, std::byte* memory)
+      : KeyPairs(PromptShape(args), memory),
+        value_pairs_(reinterpret_cast<int32_t*>(memory + KeyPairs::NumBytes(PromptShape(args)))) {}
 
-  // Rounds the keys [begin, end) of a head; begin is even.
+  // Rounds the keys and values [begin, end) of a head; begin is even.
   void Pack(const PromptAttentionArgs& args, size_t kv_head, size_t begin, size_t end) {
-    for (size_t j = begin; j < end; ++j) {
-      key_scales_[kv_head * padded_keys_ + j] = QuantizeRow(
-          args.keys.f32(kv_head, j), head_dim_, reinterpret_cast<int16_t*>(KeyPairs(kv_head, j)));
-    }
+    KeyPairs::Pack(args.keys, kv_head, begin, end);
     for (size_t j = begin; j < end; j += 2) {
       const float* const row0 = args.values.f32(kv_head, j);
       const float* const row1 = j + 1 < end ? args.values.f32(kv_head, j + 1) : nullptr;
@@ -120,29 +231,6 @@ class PairTiles : public PairProbabilities {
         _mm512_storeu_si512(ValuePairs(kv_head, j) + i,
                             InterleaveBf16(_mm512_loadu_ps(row0 + i), x1));
       }
-    }
-  }
-
-  // The block's query holds D / 2 rows of pairs, then a row of scales.
-  void LoadQuery(const float* query, float* block, size_t lane) const {
-    alignas(64) int16_t elements[kMaxHeadDim];
-    const float scale = QuantizeRow(query, head_dim_, elements) * query_scale_;
-    int32_t* const pairs = reinterpret_cast<int32_t*>(block);
-    for (size_t i = 0; i < head_dim_ / 2; ++i) {
-      std::memcpy(pairs + i * kLanes + lane, elements + 2 * i, 4);
-    }
-    block[head_dim_ / 2 * kLanes + lane] = scale;
-  }
-
-  void Score(size_t kv_head, size_t begin, size_t num_keys, const BlockState& state,
-             float* scores) const {
-    const float* const scales = key_scales_ + kv_head * padded_keys_ + begin;
-    size_t j = 0;
-    for (; j + 8 <= num_keys; j += 8) {
-      ScoreKeys<8>(KeyPairs(kv_head, begin + j), scales + j, state.query, scores + j * kLanes);
-    }
-    for (; j < num_keys; ++j) {
-      ScoreKeys<1>(KeyPairs(kv_head, begin + j), scales + j, state.query, scores + j * kLanes);
     }
   }
 
@@ -155,49 +243,10 @@ class PairTiles : public PairProbabilities {
   }
 
  private:
-  static constexpr size_t kMaxHeadDim = 512;
   static constexpr size_t kLanes = 16 * kBlockVectors;
 
-  static size_t PaddedKeys(const PromptShape& shape) { return (shape.num_keys + 15) / 16 * 16; }
-
-  int32_t* KeyPairs(size_t kv_head, size_t key) const {
-    return key_pairs_ + (kv_head * padded_keys_ + key) * head_dim_ / 2;
-  }
   int32_t* ValuePairs(size_t kv_head, size_t even_key) const {
     return value_pairs_ + (kv_head * padded_keys_ + even_key) * head_dim_ / 2;
-  }
-
-  template <size_t kKeys>
-  HWY_INLINE void ScoreKeys(const int32_t* HWY_RESTRICT keys, const float* HWY_RESTRICT key_scales,
-                            const float* HWY_RESTRICT query, float* HWY_RESTRICT out) const {
-    const size_t num_pairs = head_dim_ / 2;
-    Ints sum[kKeys][kBlockVectors];
-#pragma GCC unroll 8
-    for (size_t j = 0; j < kKeys; ++j) {
-      sum[j][0] = sum[j][1] = sum[j][2] = Ints{};
-    }
-    for (size_t i = 0; i < num_pairs; ++i, query += kLanes) {
-      const __m512i q0 = _mm512_load_si512(query);
-      const __m512i q1 = _mm512_load_si512(query + 16);
-      const __m512i q2 = _mm512_load_si512(query + 32);
-#pragma GCC unroll 8
-      for (size_t j = 0; j < kKeys; ++j) {
-        const __m512i key = _mm512_set1_epi32(keys[j * num_pairs + i]);
-        sum[j][0] = AddPairProducts(sum[j][0], q0, key);
-        sum[j][1] = AddPairProducts(sum[j][1], q1, key);
-        sum[j][2] = AddPairProducts(sum[j][2], q2, key);
-      }
-    }
-#pragma GCC unroll 3
-    for (size_t v = 0; v < kBlockVectors; ++v) {
-      const __m512 query_scale = _mm512_load_ps(query + 16 * v);
-#pragma GCC unroll 8
-      for (size_t j = 0; j < kKeys; ++j) {
-        const __m512 scale = _mm512_mul_ps(query_scale, _mm512_set1_ps(key_scales[j]));
-        _mm512_store_ps(out + j * kLanes + 16 * v,
-                        _mm512_mul_ps(_mm512_cvtepi32_ps((__m512i)sum[j][v]), scale));
-      }
-    }
   }
 
   // Eight columns of the output.
@@ -227,13 +276,39 @@ class PairTiles : public PairProbabilities {
     }
   }
 
-  size_t padded_keys_;
-  size_t head_dim_;
-  int32_t* key_pairs_;    // [H, padded_keys_, D / 2]
   int32_t* value_pairs_;  // [H, padded_keys_ / 2, D]
-  float* key_scales_;     // [H, padded_keys_]
-  float query_scale_;
 };
+
+#else
+
+// Keys in 16 bits, in the backend's scratch memory; values where they lie.
+class PairTiles : public KeyPairs {
+ public:
+  static bool Suits(const PromptAttentionArgs& args) {
+    return args.q.dims[2] % 16 == 0 && args.q.dims[2] <= kMaxHeadDim;
+  }
+
+  PairTiles(const PromptAttentionArgs& args, std::byte* memory)
+      : KeyPairs(PromptShape(args), memory), floats_(args) {}
+
+  void Pack(const PromptAttentionArgs& args, size_t kv_head, size_t begin, size_t end) {
+    KeyPairs::Pack(args.keys, kv_head, begin, end);
+  }
+
+  static HWY_INLINE void StoreProbabilities(FloatVec p0, FloatVec p1, size_t key, float* column) {
+    FloatTiles::StoreProbabilities(p0, p1, key, column);
+  }
+
+  void AddValues(size_t kv_head, size_t begin, size_t num_keys, const BlockState& state,
+                 const float* scores) const {
+    floats_.AddValues(kv_head, begin, num_keys, state, scores);
+  }
+
+ private:
+  FloatTiles floats_;
+};
+
+#endif
 
 inline void AttendWithPairs(Backend& backend, const PromptAttentionArgs& args) {
   const PromptShape shape(args);
@@ -241,7 +316,7 @@ inline void AttendWithPairs(Backend& backend, const PromptAttentionArgs& args) {
   const size_t thread_bytes = ThreadFloats(shape.head_dim) * sizeof(float);
   std::byte* const memory =
       backend.Scratch(tile_bytes + backend.threads().num_threads() * thread_bytes);
-  PairTiles tiles(shape, memory);
+  PairTiles tiles(args, memory);
   const size_t tiles_per_head = (shape.num_keys + kTileKeys - 1) / kTileKeys;
   backend.threads().ParallelFor(shape.kv_heads * tiles_per_head, [&](size_t task) {
     const size_t begin = task % tiles_per_head * kTileKeys;
@@ -252,7 +327,7 @@ inline void AttendWithPairs(Backend& backend, const PromptAttentionArgs& args) {
 
 }  // namespace HWY_NAMESPACE
 }  // namespace kvship
-HWY_POP_ATTRIBUTES
-#endif  // HWY_TARGET == HWY_AVX3
+HWY_AFTER_NAMESPACE();
+#endif  // AVX2 or AVX-512
 
 #endif  // KVSHIP_KERNELS_CPU_PROMPT_PAIRS_INL_H_

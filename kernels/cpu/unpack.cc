@@ -55,7 +55,7 @@ void UnpackFloatRow(const WeightView& weights, size_t row, size_t tile_row, floa
 }
 
 TileLayout ChooseLayout(std::span<const WeightView> stacked, Arithmetic arithmetic) {
-  const bool bytes = arithmetic == Arithmetic::kFast && HasByteTiles() &&
+  const bool bytes = arithmetic == Arithmetic::kFast && HasByteProducts() &&
                      std::all_of(stacked.begin(), stacked.end(), [](const WeightView& weights) {
                        return HasByteForm(weights.format);
                      });
@@ -67,7 +67,7 @@ TileLayout ChooseLayout(std::span<const WeightView> stacked, Arithmetic arithmet
 void UnpackTile(TileLayout layout, std::span<const WeightView> stacked, size_t begin, size_t count,
                 std::byte* tile) {
   constexpr size_t kGroup = 8;
-  const bool has_groups = HasPackedRowsBytes();
+  const bool has_groups = HasByteProducts();
   if (count < kTileRows) std::memset(tile, 0, TileBytes(layout, stacked[0].cols));
   for (size_t i = 0; i < count;) {
     const StackRow row = FindRow(stacked, begin + i);

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
@@ -100,6 +101,22 @@ TEST(FailuresTest, DrainLetsTheRunningStreamEnd) {
   EXPECT_EQ(decode->process.Wait(), 0) << decode->process.Errors();
   prefill->process.Signal(SIGTERM);
   EXPECT_EQ(prefill->process.Wait(), 0) << prefill->process.Errors();
+}
+
+TEST(FailuresTest, StopWhileLoadingEndsTheServerAtOnce) {
+  // A model that never ends: nobody writes into this pipe.
+  const std::string pipe =
+      std::filesystem::temp_directory_path() / absl::StrCat("kvship_pipe_", getpid(), ".gguf");
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  for (const char* program : {"kvship-prefill", "kvship-decode"}) {
+    Server server(program, pipe);
+    ASSERT_TRUE(Eventually([&] {
+      return server.process.Errors().find("loading " + pipe) != std::string::npos;
+    })) << server.process.Errors();
+    server.process.Signal(SIGTERM);
+    EXPECT_EQ(server.process.Wait(absl::Seconds(5)), 0) << server.process.Errors();
+  }
+  std::filesystem::remove(pipe);
 }
 
 TEST(FailuresTest, KilledPrefillNodeMeansUnavailableAndItsReturnIsNoticed) {

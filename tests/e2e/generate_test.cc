@@ -1,5 +1,6 @@
 // What a request gives through two real processes: the same as in one process, token by token.
 #include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -7,11 +8,14 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "base/random.h"
 #include "client/generation_client.h"
 #include "client/request_text.h"
+#include "kvship/v1/generation.grpc.pb.h"
+#include "rpc/request_id.h"
 #include "tests/e2e/processes.h"
 #include "tools/local_run.h"
 
@@ -180,6 +184,45 @@ TEST(DemoModelTest, CommandLineStreamsTextAndWritesTheRecord) {
   EXPECT_EQ(record["kv"]["compression"]["scorer"], "snapkv");
   EXPECT_THAT(client.Errors(), HasSubstr("reading the prompt of"));
   EXPECT_THAT(client.Errors(), HasSubstr("retained mass"));
+}
+
+// The lines that a server has logged in JSON with this message.
+std::vector<json> LoggedLines(const Server& server, const std::string& message) {
+  std::vector<json> lines;
+  std::istringstream errors(server.process.Errors());
+  for (std::string line; std::getline(errors, line);) {
+    json object = json::parse(line);
+    if (object["message"] == message) lines.push_back(std::move(object));
+  }
+  return lines;
+}
+
+TEST(GenerateTest, BothServersLogTheEndOfARequestUnderTheIdThatTheClientGets) {
+  Server prefill("kvship-prefill", KVSHIP_GOLDENS "/models/llama", {"--log_format=json"});
+  Server decode("kvship-decode", KVSHIP_GOLDENS "/models/llama",
+                {"--log_format=json", absl::StrCat("--prefill=", prefill.address())});
+  ASSERT_TRUE(prefill.WaitUntilReady() && decode.WaitUntilReady());
+  grpc::ClientContext context;
+  const auto stub = v1::GenerationService::NewStub(
+      grpc::CreateChannel(decode.address(), grpc::InsecureChannelCredentials()));
+  const auto reader = stub->Generate(&context, RequestOf(RandomPrompt(300, 7, 256), kBudget, 5));
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) continue;
+  ASSERT_TRUE(reader->Finish().ok());
+  const auto id = context.GetServerInitialMetadata().find(kRequestIdMetadata);
+  ASSERT_NE(id, context.GetServerInitialMetadata().end());
+  for (const Server* server : {&prefill, &decode}) {
+    ASSERT_TRUE(Eventually([&] { return LoggedLines(*server, "request ended").size() == 1; }));
+    const json line = LoggedLines(*server, "request ended")[0];
+    EXPECT_EQ(line["request_id"], std::string(id->second.data(), id->second.size()));
+    EXPECT_EQ(line["code"], "OK");
+    EXPECT_EQ(line["prompt_tokens"], 300);
+    EXPECT_EQ(line["kept_tokens"], 48);
+    EXPECT_EQ(line["shipped_bytes"], response.report().kv().shipped_bytes());
+    EXPECT_EQ(line["uncompressed_bytes"], response.report().kv().uncompressed_bytes());
+    EXPECT_GT(line["prefill_ms"], 0);
+    EXPECT_GE(line["total_ms"], line["prefill_ms"]);
+  }
 }
 
 TEST(GenerateTest, ManyAtOnceGiveEachItsOwnTokens) {

@@ -193,6 +193,29 @@ TEST(Product, StacksFormatsAndStridesRows) {
   EXPECT_EQ(wide_y[50 + c.rows], 7.0f);
 }
 
+TEST(Product, SumsOfTheLargestWeightsAndActivationsFit) {
+  constexpr size_t kCols = 64, kRows = 6;
+  std::vector<std::byte> blocks(kCols / 32 * 34, std::byte{127});
+  for (size_t block = 0; block < blocks.size(); block += 34) {
+    blocks[block] = std::byte{0x00};
+    blocks[block + 1] = std::byte{0x3c};  // a scale of 1
+  }
+  const WeightView weights{blocks.data(), WeightFormat::kQ8_0, 1, kCols};
+  std::vector<float> x(kRows * kCols, 1.0f), y(kRows);
+  const TensorView xv(x.data(), {kRows, kCols}), yv(y.data(), {kRows, 1});
+  Backend backend(1);
+  for (const int64_t target : Targets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    const OnTarget scope(target);
+    ProductWeights unpacked;
+    ASSERT_TRUE(UnpackWeights(backend, {&weights, 1}, Arithmetic::kFast, &unpacked).ok());
+    ASSERT_TRUE(Product(backend, xv, unpacked, yv).ok());
+    for (const float sum : y) EXPECT_NEAR(sum, 127 * kCols, 0.01);
+    ASSERT_TRUE(ProductPacked(backend, xv, {&weights, 1}, Arithmetic::kFast, yv).ok());
+    for (const float sum : y) EXPECT_NEAR(sum, 127 * kCols, 0.01);
+  }
+}
+
 TEST(Product, RefusesMatricesOfDifferentColumns) {
   const RandomWeights a(1, WeightFormat::kF32, 2, 8), b(2, WeightFormat::kF32, 2, 12);
   const WeightView stacked[] = {a.view, b.view};

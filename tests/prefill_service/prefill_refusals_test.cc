@@ -70,6 +70,8 @@ TEST_F(PrefillRefusalsTest, WrongFieldsAreNamed) {
     begin.clear_transports();
     begin.add_transports("nccl");
   });
+  ExpectWrong("request_id", "has 65 bytes; wanted at most 64",
+              [](auto& begin) { begin.set_request_id(std::string(65, 'x')); });
   ExpectWrong("logprobs", "21", [](auto& begin) { begin.set_logprobs(21); });
   ExpectWrong("sampling", "temperature", [](auto& begin) {
     begin.mutable_sampling()->set_temperature(std::numeric_limits<double>::quiet_NaN());

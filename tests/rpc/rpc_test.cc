@@ -7,6 +7,7 @@
 #include "rpc/compression.h"
 #include "rpc/errors.h"
 #include "rpc/model_info.h"
+#include "rpc/request_id.h"
 #include "rpc/sampling.h"
 #include "rpc/wire_version.h"
 
@@ -14,6 +15,7 @@ namespace kvship {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
 
 constexpr KvShape kShape = {
     .num_layers = 3, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 8};
@@ -179,8 +181,16 @@ TEST(ModelIdentity, DependsOnWeightsAndTokenizer) {
   }
 }
 
-TEST(WireVersion, TheOwnVersionAndLaterMinorsAreUnderstood) {
+TEST(RequestId, IsHexadecimalAndAnotherEachTime) {
+  const std::string id = NewRequestId();
+  EXPECT_THAT(id, MatchesRegex("[0-9a-f]{32}"));
+  EXPECT_NE(NewRequestId(), id);
+}
+
+TEST(WireVersion, TheOwnVersionTheOneBeforeAndLaterMinorsAreUnderstood) {
   v1::WireVersion version = WireVersionProto();
+  EXPECT_TRUE(CheckWireVersion(version).ok());
+  version.set_minor(kWireMinor - 1);
   EXPECT_TRUE(CheckWireVersion(version).ok());
   version.set_minor(UINT32_MAX);
   EXPECT_TRUE(CheckWireVersion(version).ok());

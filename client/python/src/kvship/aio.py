@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -93,11 +93,13 @@ class AsyncClient:
     """As kvship.Client, for asyncio."""
 
     def __init__(self, address: str = "localhost:50050", *, timeout: float | None = None, retries: int = 3,
-                 credentials: grpc.ChannelCredentials | None = None) -> None:
+                 credentials: grpc.ChannelCredentials | None = None,
+                 channel_options: Sequence[tuple[str, Any]] = ()) -> None:
         self._timeout = timeout
         self._retries = retries
-        self._channel = (grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) if credentials is None
-                         else grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS))
+        options = [*CHANNEL_OPTIONS, *channel_options]
+        self._channel = (grpc.aio.insecure_channel(address, options) if credentials is None
+                         else grpc.aio.secure_channel(address, credentials, options))
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
 
     def stream(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> AsyncStream:
@@ -114,12 +116,28 @@ class AsyncClient:
 
     async def model_info(self, timeout: float | None = None) -> types_pb2.ModelInfo:
         """The model that the server runs, and its defaults."""
+        request = generation_pb2.GenerationServiceGetModelInfoRequest()
+        response: generation_pb2.GenerationServiceGetModelInfoResponse = await self._unary(
+            self._stub.GetModelInfo, request, timeout)
+        return response.model
+
+    async def tokenize(self, text: str, *, parse_special: bool = False, timeout: float | None = None) -> list[int]:
+        """As Client.tokenize."""
+        request = generation_pb2.TokenizeRequest(text=text, parse_special=parse_special)
+        response: generation_pb2.TokenizeResponse = await self._unary(self._stub.Tokenize, request, timeout)
+        return list(response.ids)
+
+    async def detokenize(self, ids: Sequence[int], *, timeout: float | None = None) -> str:
+        """As Client.detokenize."""
+        request = generation_pb2.DetokenizeRequest(ids=ids)
+        response: generation_pb2.DetokenizeResponse = await self._unary(self._stub.Detokenize, request, timeout)
+        return response.text
+
+    async def _unary(self, method: Any, request: Any, timeout: float | None) -> Any:
         attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
         while True:
             try:
-                request = generation_pb2.GenerationServiceGetModelInfoRequest()
-                response = await self._stub.GetModelInfo(request, timeout=attempts.timeout())
-                return response.model
+                return await method(request, timeout=attempts.timeout())
             except grpc.aio.AioRpcError as rpc_error:
                 error = errors.from_rpc(rpc_error)
                 delay = attempts.delay_after(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,7 +15,12 @@ from kvship.request import generate_request
 from kvship.results import Generation, Output, Progress, event
 from kvship.v1 import generation_pb2, generation_pb2_grpc, types_pb2
 
-CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_retries", 0))
+# Calls are made again by kvship._retry's rules; the channel must try to connect as often.
+CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 5000),
+    # A server that vanished without a word is noticed while a prompt is read in silence.
+    ("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000), ("grpc.http2.max_pings_without_data", 0))
 
 
 class Stream:
@@ -93,15 +98,17 @@ class Client:
     """A connection to a kvship decode server, plaintext unless `credentials` are given.
 
     `timeout` (seconds) holds for every call that names none. A call that finds no server, or no room, before any output
-    is made again up to `retries` times.
+    is made again up to `retries` times. `channel_options` are further arguments of the gRPC channel.
     """
 
     def __init__(self, address: str = "localhost:50050", *, timeout: float | None = None, retries: int = 3,
-                 credentials: grpc.ChannelCredentials | None = None) -> None:
+                 credentials: grpc.ChannelCredentials | None = None,
+                 channel_options: Sequence[tuple[str, Any]] = ()) -> None:
         self._timeout = timeout
         self._retries = retries
-        self._channel = (grpc.insecure_channel(address, options=CHANNEL_OPTIONS) if credentials is None
-                         else grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS))
+        options = [*CHANNEL_OPTIONS, *channel_options]
+        self._channel = (grpc.insecure_channel(address, options) if credentials is None
+                         else grpc.secure_channel(address, credentials, options))
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
 
     def stream(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> Stream:
@@ -118,11 +125,27 @@ class Client:
 
     def model_info(self, timeout: float | None = None) -> types_pb2.ModelInfo:
         """The model that the server runs, and its defaults."""
+        request = generation_pb2.GenerationServiceGetModelInfoRequest()
+        response: generation_pb2.GenerationServiceGetModelInfoResponse = self._unary(self._stub.GetModelInfo, request, timeout)
+        return response.model
+
+    def tokenize(self, text: str, *, parse_special: bool = False, timeout: float | None = None) -> list[int]:
+        """The ids of a text, without the begin token; names of special tokens are text unless `parse_special`."""
+        request = generation_pb2.TokenizeRequest(text=text, parse_special=parse_special)
+        response: generation_pb2.TokenizeResponse = self._unary(self._stub.Tokenize, request, timeout)
+        return list(response.ids)
+
+    def detokenize(self, ids: Sequence[int], *, timeout: float | None = None) -> str:
+        """The text of ids. Raises InvalidRequest, naming the index, for one outside the vocabulary."""
+        request = generation_pb2.DetokenizeRequest(ids=ids)
+        response: generation_pb2.DetokenizeResponse = self._unary(self._stub.Detokenize, request, timeout)
+        return response.text
+
+    def _unary(self, method: Any, request: Any, timeout: float | None) -> Any:
         attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
         while True:
             try:
-                request = generation_pb2.GenerationServiceGetModelInfoRequest()
-                return self._stub.GetModelInfo(request, timeout=attempts.timeout()).model
+                return method(request, timeout=attempts.timeout())
             except grpc.RpcError as rpc_error:
                 error = errors.from_rpc(rpc_error)
                 delay = attempts.delay_after(error)

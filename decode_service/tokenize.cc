@@ -1,0 +1,58 @@
+#include "decode_service/tokenize.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "decode_service/output_text.h"
+#include "rpc/errors.h"
+
+namespace kvship {
+namespace {
+
+absl::Status CheckTokenizer(const ServedModel& model) {
+  if (model.tokenizer != nullptr) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "the model of this server has no tokenizer; wanted one loaded with it");
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view field,
+                                              const google::protobuf::RepeatedField<uint32_t>& ids,
+                                              const ServedModel& model) {
+  std::vector<int32_t> tokens;
+  tokens.reserve(ids.size());
+  for (uint32_t id : ids) {
+    if (id >= model.config().vocab_tokens) {
+      const std::string place = absl::StrCat(field, "[", tokens.size(), "]");
+      return WithField(absl::InvalidArgumentError(
+                           absl::StrCat(place, " is ", id, "; wanted an id below the vocabulary's ",
+                                        model.config().vocab_tokens)),
+                       place);
+    }
+    tokens.push_back(static_cast<int32_t>(id));
+  }
+  return tokens;
+}
+
+absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request,
+                                              const ServedModel& model) {
+  RETURN_IF_ERROR(CheckTokenizer(model));
+  const auto ids = model.tokenizer->Encode(request.text(), request.parse_special());
+  if (!ids.ok()) return WithField(ids.status(), "text");
+  v1::TokenizeResponse response;
+  response.mutable_ids()->Add(ids->begin(), ids->end());
+  return response;
+}
+
+absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request,
+                                                  const ServedModel& model) {
+  RETURN_IF_ERROR(CheckTokenizer(model));
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, TokenIds("ids", request.ids(), model));
+  v1::DetokenizeResponse response;
+  Utf8Stream text;
+  for (int32_t id : ids) *response.mutable_text() += text.Add(model.tokenizer->TokenBytes(id));
+  *response.mutable_text() += text.Finish();
+  return response;
+}
+
+}  // namespace kvship

@@ -1,0 +1,26 @@
+// Text and token ids at the RPC edge: what Tokenize and Detokenize answer. Pure functions.
+//
+// Errors: FailedPrecondition where the model has no tokenizer; InvalidArgument with a BadRequest
+// detail that names the field.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "decode_service/served_model.h"
+#include "kvship/v1/generation.pb.h"
+
+namespace kvship {
+
+// The ids of `field`. InvalidArgument, with the index, for one outside the model's vocabulary.
+absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view field,
+                                              const google::protobuf::RepeatedField<uint32_t>& ids,
+                                              const ServedModel& model);
+
+absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request,
+                                              const ServedModel& model);
+absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request,
+                                                  const ServedModel& model);
+
+}  // namespace kvship

@@ -1,0 +1,171 @@
+// The client against a server in this process that says what a test wants.
+#include "client/generation_client.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "rpc/errors.h"
+#include "transport/grpc_status.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Each call gives the next script's outputs, then its status; the last script goes on for ever.
+struct Script {
+  std::vector<std::string> outputs;
+  absl::Status end;
+  bool hangs = false;  // until the call is cancelled
+};
+
+class ScriptedService final : public v1::GenerationService::Service {
+ public:
+  explicit ScriptedService(std::vector<Script> scripts) : scripts_(std::move(scripts)) {}
+
+  grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest*,
+                        grpc::ServerWriter<v1::GenerateResponse>* writer) override {
+    const size_t call = num_calls++;
+    const Script& script = scripts_[std::min(call, scripts_.size() - 1)];
+    v1::GenerateResponse response;
+    for (const std::string& text : script.outputs) {
+      response.mutable_output()->set_text(text);
+      writer->Write(response);
+    }
+    while (script.hangs && !context->IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+    response.mutable_report()->mutable_usage()->set_output_tokens(7);
+    if (script.end.ok()) writer->Write(response);
+    return ToGrpcStatus(script.end);
+  }
+
+  std::atomic<size_t> num_calls = 0;
+
+ private:
+  const std::vector<Script> scripts_;
+};
+
+class ScriptedServer {
+ public:
+  explicit ScriptedServer(std::vector<Script> scripts) : service(std::move(scripts)) {
+    grpc::ServerBuilder builder;
+    int port = 0;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(&service);
+    server_ = builder.BuildAndStart();
+    address = absl::StrCat("127.0.0.1:", port);
+  }
+
+  absl::StatusOr<v1::GenerateReport> Ask(absl::Duration timeout = absl::Seconds(20)) {
+    return GenerationClient(address).Generate(
+        {}, absl::Now() + timeout,
+        [this](const v1::GenerateResponse& response) { text += response.output().text(); });
+  }
+
+  ScriptedService service;
+  std::string address;
+  std::string text;
+
+ private:
+  std::unique_ptr<grpc::Server> server_;
+};
+
+const absl::Status kGone = absl::UnavailableError("no prefill node");
+const Script kAnswer = {.outputs = {"a", "b"}, .end = absl::OkStatus()};
+
+TEST(GenerationClient, AsksAgainWhereNoServerTookTheCall) {
+  ScriptedServer server({{.outputs = {}, .end = kGone}, {.outputs = {}, .end = kGone}, kAnswer});
+  const auto report = server.Ask();
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->usage().output_tokens(), 7u);
+  EXPECT_EQ(server.text, "ab");
+  EXPECT_EQ(server.service.num_calls, 3u);
+}
+
+TEST(GenerationClient, GivesUpAfterItsRetries) {
+  ScriptedServer server({{.outputs = {}, .end = kGone}});
+  EXPECT_EQ(server.Ask().status().message(), kGone.message());
+  EXPECT_EQ(server.service.num_calls, GenerationClient::kRetries + 1);
+}
+
+TEST(GenerationClient, DoesNotAskAgainOnceThereWasOutput) {
+  ScriptedServer server({{.outputs = {"a"}, .end = kGone}, kAnswer});
+  EXPECT_TRUE(absl::IsUnavailable(server.Ask().status()));
+  EXPECT_EQ(server.service.num_calls, 1u);
+}
+
+TEST(GenerationClient, WrongRequestsComeBackWithTheirField) {
+  ScriptedServer server(
+      {{.outputs = {}, .end = WithField(absl::InvalidArgumentError("stop is empty"), "stop[0]")}});
+  const absl::Status status = server.Ask().status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_EQ(FieldOf(status), "stop[0]");
+  EXPECT_EQ(server.service.num_calls, 1u);
+}
+
+TEST(GenerationClient, WaitsAsLongAsAServerWithoutRoomSays) {
+  const auto full = absl::ResourceExhaustedError("no room");
+  ScriptedServer server(
+      {{.outputs = {}, .end = WithRetryDelay(full, absl::Milliseconds(150))}, kAnswer});
+  const absl::Time begin = absl::Now();
+  EXPECT_TRUE(server.Ask().ok());
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(150));
+}
+
+TEST(GenerationClient, DoesNotWaitPastItsDeadline) {
+  const auto full = absl::ResourceExhaustedError("no room");
+  ScriptedServer server(
+      {{.outputs = {}, .end = WithRetryDelay(full, absl::Seconds(100))}, kAnswer});
+  const absl::Time begin = absl::Now();
+  const absl::Status status = server.Ask(absl::Seconds(50)).status();
+  EXPECT_EQ(RetryDelayOf(status), absl::Seconds(100)) << status;
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(40));
+}
+
+TEST(GenerationClient, DeadlineEndsACallInTheMiddle) {
+  ScriptedServer server({{.outputs = {"a"}, .end = absl::OkStatus(), .hangs = true}});
+  EXPECT_TRUE(absl::IsDeadlineExceeded(server.Ask(absl::Milliseconds(300)).status()));
+}
+
+TEST(GenerationClient, StopCancelsTheCallOnTheServer) {
+  ScriptedServer server({{.outputs = {"a"}, .end = absl::OkStatus(), .hangs = true}});
+  std::stop_source stop;
+  const auto report =
+      GenerationClient(server.address)
+          .Generate(
+              {}, absl::InfiniteFuture(), [&](const v1::GenerateResponse&) { stop.request_stop(); },
+              stop.get_token());
+  EXPECT_TRUE(absl::IsCancelled(report.status())) << report.status();
+  EXPECT_EQ(server.service.num_calls, 1u);
+}
+
+TEST(GenerationClient, StopEndsTheWaitForAnotherAttempt) {
+  const auto full = absl::ResourceExhaustedError("no room");
+  ScriptedServer server({{.outputs = {}, .end = WithRetryDelay(full, absl::Hours(1))}});
+  std::stop_source stop;
+  std::thread stopper([&] {
+    while (server.service.num_calls == 0) absl::SleepFor(absl::Milliseconds(1));
+    stop.request_stop();
+  });
+  const auto report = GenerationClient(server.address)
+                          .Generate(
+                              {}, absl::InfiniteFuture(), [](const auto&) {}, stop.get_token());
+  stopper.join();
+  EXPECT_TRUE(absl::IsCancelled(report.status())) << report.status();
+}
+
+TEST(GenerationClient, NobodyThereIsNamed) {
+  const auto report = GenerationClient("127.0.0.1:1", /*retries=*/0)
+                          .Generate({}, absl::Now() + absl::Seconds(20), [](const auto&) {});
+  EXPECT_TRUE(absl::IsUnavailable(report.status()));
+  EXPECT_THAT(std::string(report.status().message()), HasSubstr("127.0.0.1:1 cannot be reached"));
+}
+
+}  // namespace
+}  // namespace kvship
