@@ -82,7 +82,9 @@ std::vector<PlannedRequest> PlanPoisson(const LoadOptions& options) {
   for (size_t i = 0; i < plan.size(); ++i) {
     plan[i].at = absl::Seconds(seconds);
     plan[i].prompt_tokens = options.prompt_tokens.Draw(StreamSeed(options.seed, kPrompts), i);
-    plan[i].output_tokens = options.output_tokens.Draw(StreamSeed(options.seed, kOutputs), i);
+    if (options.output_tokens.has_value()) {
+      plan[i].output_tokens = options.output_tokens->Draw(StreamSeed(options.seed, kOutputs), i);
+    }
     seconds -=
         std::log(Uniform(StreamSeed(options.seed, kArrivals), i)) / options.requests_per_second;
   }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,7 @@ namespace kvship {
 struct PlannedRequest {
   absl::Duration at;  // after the run's begin
   size_t prompt_tokens = 0;
-  size_t output_tokens = 0;
+  size_t output_tokens = 0;  // 0: what the request says
 };
 
 // Lengths in tokens, at least 1 each.
@@ -39,8 +40,8 @@ class LengthDistribution {
 struct LoadOptions {
   size_t num_requests = 16;
   double requests_per_second = 1;  // on average; arrivals are a Poisson process
-  LengthDistribution prompt_tokens;
-  LengthDistribution output_tokens;
+  LengthDistribution prompt_tokens = {};
+  std::optional<LengthDistribution> output_tokens = {};
   uint64_t seed = 0;
 };
 std::vector<PlannedRequest> PlanPoisson(const LoadOptions& options);

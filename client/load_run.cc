@@ -123,9 +123,12 @@ void LoadRun::Send(const PlannedRequest& planned, size_t index, absl::Time at) {
     ++progress_.num_running;
   }
   v1::GenerateRequest request = options_.request;
-  request.set_max_tokens(static_cast<uint32_t>(planned.output_tokens));
+  if (planned.output_tokens > 0) {
+    request.set_max_tokens(static_cast<uint32_t>(planned.output_tokens));
+  }
+  const bool has_input = request.input_case() != v1::GenerateRequest::INPUT_NOT_SET;
   const uint64_t seed = RandomBits(options_.seed, index);
-  for (size_t i = 0; i < planned.prompt_tokens; ++i) {
+  for (size_t i = 0; !has_input && i < planned.prompt_tokens; ++i) {
     request.mutable_tokens()->add_ids(
         static_cast<uint32_t>(RandomBits(seed, i) % options_.vocab_tokens));
   }

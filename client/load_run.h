@@ -29,9 +29,10 @@ struct LoadRequestResult {
 class LoadRun {
  public:
   struct Options {
-    // What all requests have in common; prompt and max_tokens are the plan's.
-    v1::GenerateRequest request;
-    uint32_t vocab_tokens = 0;  // prompts are random ids below
+    // What all requests have in common. Without an input each gets a prompt of random ids below
+    // vocab_tokens, as long as planned.
+    v1::GenerateRequest request = {};
+    uint32_t vocab_tokens = 0;
     uint64_t seed = 0;
     absl::Duration timeout = absl::InfiniteDuration();
     // Requests under way at a time; past them one is not sent and counts as ResourceExhausted. In a
