@@ -34,6 +34,9 @@ class GenerationClient {
 
   absl::StatusOr<v1::ModelInfo> GetModelInfo(absl::Time deadline);
 
+  // For who runs many calls at a time.
+  v1::GenerationService::Stub& stub() { return *stub_; }
+
  private:
   absl::StatusOr<v1::GenerateReport> GenerateOnce(
       const v1::GenerateRequest& request, absl::Time deadline,
