@@ -15,6 +15,7 @@
 #include "base/status_macros.h"
 #include "client/commands.h"
 #include "client/request_text.h"
+#include "rpc/compression.h"
 
 ABSL_FLAG(std::string, server, "127.0.0.1:50050", "the decode server");
 ABSL_FLAG(std::string, prompt, "", "the prompt's text");
