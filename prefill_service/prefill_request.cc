@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "rpc/cache_messages.h"
+#include "rpc/errors.h"
 #include "rpc/wire_version.h"
 
 namespace kvship {
