@@ -22,9 +22,9 @@ class PrefillJob {
   struct Totals {
     double kept_tokens = 0;  // per head, the mean over heads and layers
     size_t shipped_bytes = 0;
-    absl::Duration queue_time;
-    absl::Duration prefill_time;  // without compress_time
-    absl::Duration compress_time;
+    absl::Duration queue_time = {};
+    absl::Duration prefill_time = {};  // without compress_time
+    absl::Duration compress_time = {};
   };
 
   // Borrows engine, metrics, task and channel. `queue_time` is what the request has waited.

@@ -49,8 +49,8 @@ install_packages() {
   # A list that cannot be fetched may belong to a source that none of these packages come from.
   quietly "$log" "${apt[@]}" update || true
   quietly "$log" "${apt[@]}" install -y --no-install-recommends "${missing[@]}" ||
-    die "Packages could not be installed (${missing[*]}). The lines above say why; if they speak of fetching" \
-      "or of packages that cannot be located, check the network. Then run ./dev setup again."
+    die "The packages could not be installed. The lines above say why; if they speak of fetching or of packages that" \
+      "cannot be located, check the network. Then run ./dev setup again."
   rm -f "$log"
 }
 
