@@ -12,13 +12,13 @@ constexpr absl::Duration kClientCheck = absl::Milliseconds(200);
 
 }  // namespace
 
-HttpGeneration::HttpGeneration(const Generation::Uses& uses, const v1::GenerateRequest& request,
-                               absl::Time deadline, const HttpConnection& connection,
-                               const std::atomic<bool>& stopping)
+HttpGeneration::HttpGeneration(const Generation::Uses& uses, const std::string& id,
+                               const v1::GenerateRequest& request, absl::Time deadline,
+                               const HttpConnection& connection, const std::atomic<bool>& stopping)
     : deadline_(deadline),
       connection_(connection),
       stopping_(stopping),
-      generation_(std::make_shared<Generation>(uses, absl::Now(), deadline)) {
+      generation_(std::make_shared<Generation>(uses, id, absl::Now(), deadline)) {
   generation_->responses().OnResponse([signal = signal_] {
     {
       std::lock_guard lock(signal->mutex);

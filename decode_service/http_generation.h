@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "absl/time/time.h"
 #include "decode_service/generation.h"
@@ -16,10 +17,11 @@ namespace kvship {
 
 class HttpGeneration {
  public:
-  // Starts it. Borrows all: `connection` asks for it; once `stopping` is set it is cancelled.
-  HttpGeneration(const Generation::Uses& uses, const v1::GenerateRequest& request,
-                 absl::Time deadline, const HttpConnection& connection,
-                 const std::atomic<bool>& stopping);
+  // Starts it under the request's `id`. Borrows all: `connection` asks for it; once `stopping` is
+  // set it is cancelled.
+  HttpGeneration(const Generation::Uses& uses, const std::string& id,
+                 const v1::GenerateRequest& request, absl::Time deadline,
+                 const HttpConnection& connection, const std::atomic<bool>& stopping);
   // Cancels what has not ended, and waits for its end.
   ~HttpGeneration();
 

@@ -15,6 +15,7 @@
 #include "decode_service/event_stream.h"
 #include "decode_service/http_generation.h"
 #include "decode_service/openai_response.h"
+#include "rpc/request_id.h"
 
 namespace kvship {
 namespace {
@@ -257,10 +258,12 @@ void HttpService::Generate(const OpenAiRequest& request, Place place, httplib::R
   const absl::Time now = absl::Now();
   const absl::Time deadline = now + options_.deadline;
   connection.SetAnswerDeadline(deadline);
-  auto generation =
-      std::make_unique<HttpGeneration>(uses_, request.generate, deadline, connection, stopping_);
+  const std::string id = NewRequestId();
+  response.set_header("x-request-id", id);
+  auto generation = std::make_unique<HttpGeneration>(uses_, id, request.generate, deadline,
+                                                     connection, stopping_);
   OpenAiResponse answer(request,
-                        {.id = absl::StrCat(absl::Hex(RandomNumber(), absl::kZeroPad16)),
+                        {.id = id,
                          .created = absl::ToUnixSeconds(now),
                          .model = model_,
                          .fingerprint = absl::StrCat("fp_", identity_.substr(0, 12))},
