@@ -40,7 +40,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   }
 
   void OnWriteDone(bool ok) override {
-    if (!ok) generation_->Cancel();
+    if (!ok) generation().Cancel();
     {
       std::lock_guard lock(mutex_);
       writing_ = false;
@@ -48,14 +48,24 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     WriteNext();
   }
 
-  void OnCancel() override { generation_->Cancel(); }
+  void OnCancel() override { generation().Cancel(); }
 
   void OnDone() override {
-    const std::shared_ptr<GenerateCall> last = std::move(self_);
+    std::shared_ptr<GenerateCall> last;
+    {
+      std::lock_guard lock(mutex_);
+      last = std::move(self_);
+    }
     on_done_();
   }
 
  private:
+  // Locks, so that gRPC's threads see all that Start has made.
+  Generation& generation() {
+    std::lock_guard lock(mutex_);
+    return *generation_;
+  }
+
   void WriteNext() {
     std::lock_guard lock(mutex_);
     if (writing_ || finished_) return;

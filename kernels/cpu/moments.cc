@@ -97,8 +97,9 @@ void AddHeadMoments(const TensorView& x, size_t head, double* rows, double* sums
 }
 
 void AddAllMoments(Backend& backend, const TensorView& x, double* sums, double* products) {
-  const auto [num_rows, num_heads, head_dim, unused] = x.dims;
-  const size_t doubles_per_thread = num_rows * PaddedDim(head_dim);
+  const size_t num_heads = x.dims[1];
+  const size_t head_dim = x.dims[2];
+  const size_t doubles_per_thread = x.dims[0] * PaddedDim(head_dim);
   double* const scratch = reinterpret_cast<double*>(
       backend.Scratch(backend.threads().num_threads() * doubles_per_thread * sizeof(double)));
   backend.threads().ParallelForWithThread(num_heads, [&](size_t head, size_t thread) {
@@ -132,7 +133,9 @@ void BlockLogits(const float* mean, const float* covariance, const float* block,
 }
 
 void AllExpectedLogits(Backend& backend, const ExpectedLogitsArgs& args) {
-  const auto [kv_heads, num_tokens, head_dim, unused] = args.keys.dims;
+  const size_t kv_heads = args.keys.dims[0];
+  const size_t num_tokens = args.keys.dims[1];
+  const size_t head_dim = args.keys.dims[2];
   const size_t group = args.mean.dims[0] / kv_heads;
   const size_t block_lanes = BlockLanes();
   const size_t num_blocks = (num_tokens + block_lanes - 1) / block_lanes;

@@ -78,7 +78,10 @@ Process::~Process() {
 }
 
 void Process::Signal(int number) const {
-  if (!ended_) kill(pid_, number);
+  if (ended_) return;
+  kill(pid_, number);
+  // On a busy machine its threads run on until one of them has seen the signal.
+  if (number == SIGSTOP) waitpid(pid_, nullptr, WUNTRACED);
 }
 
 int Process::Wait(absl::Duration timeout) {

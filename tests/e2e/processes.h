@@ -17,6 +17,7 @@ class Process {
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
 
+  // After SIGSTOP the program stands still when this returns.
   void Signal(int number) const;
   // The exit code, or minus the signal's number; -1000 if it still runs after `timeout`.
   int Wait(absl::Duration timeout = absl::Seconds(30));

@@ -2,12 +2,14 @@
 #include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 #include <malloc.h>
-#include <sanitizer/allocator_interface.h>
 
 #include <string>
 
 #include "rpc/errors.h"
 #include "tests/prefill_service/prefill_node.h"
+
+// Of the sanitizers' runtime; gcc has no header for it.
+extern "C" size_t __sanitizer_get_current_allocated_bytes();
 
 namespace kvship {
 namespace {

@@ -91,6 +91,26 @@ TEST(GrpcChannel, MovesMessagesAndFramesInOrderAndEndsWell) {
   EXPECT_EQ(channel->unsent_bytes(), 0u);
 }
 
+TEST(GrpcChannel, ManyCallsAtOnceEndEachAsItsServerSays) {
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 8; ++caller) {
+    callers.emplace_back([caller] {
+      for (int call = 0; call < 5; ++call) {
+        const auto status = absl::AbortedError(std::to_string(caller * 10 + call));
+        Server server;
+        server.on_message = [&](Channel& channel, const std::string&) {
+          channel.SendMessage(kHello);
+          channel.Close(status);
+        };
+        auto client = std::make_shared<RecordedEvents>();
+        server.Connect(client)->SendMessage("begin");
+        EXPECT_EQ(client->WaitUntilClosed(), status);
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+}
+
 TEST(GrpcChannel, TheServersErrorArrivesWithItsDetails) {
   Server server;
   absl::Status status = absl::ResourceExhaustedError("full");
