@@ -222,10 +222,12 @@ std::optional<OpenAiError> HttpService::ReadBody(const httplib::Request& request
   }
   if (!BodyIsDelimited(request)) {
     return InvalidOpenAiRequest(
-        "the headers do not say where the body ends; wanted one "
-        "Content-Length, or Transfer-Encoding: chunked");
+        "the headers do not say where the body ends; wanted one Content-Length, or "
+        "Transfer-Encoding: chunked");
   }
   if (!HasBody(request)) return std::nullopt;
+  // httplib is lenient with chunks: what follows them is not to be taken for a request.
+  if (request.has_header("Transfer-Encoding")) HttpServer::connection().CloseAfterAnswer();
   bool too_long = request.get_header_value<uint64_t>("Content-Length") > options_.max_body_bytes;
   const bool read = !too_long && reader([&](const char* bytes, size_t num_bytes) {
     too_long = body->size() + num_bytes > options_.max_body_bytes;

@@ -102,7 +102,7 @@ def test_a_seed_decides_the_answer(api):
 
 
 def test_characters_stay_whole_across_chunks(api):
-    fields = {"max_tokens": 200, "temperature": 4, "seed": 3, "extra_body": {"ignore_eos": True}}
+    fields = {"max_tokens": 60, "temperature": 4, "seed": 3, "extra_body": {"ignore_eos": True}}
     whole = api.complete("日本語 Ελληνικά 🙂", **fields).choices[0].text
     assert any(ord(character) > 0x7FF for character in whole)
     chunks = api.complete("日本語 Ελληνικά 🙂", stream=True, **fields)
@@ -144,13 +144,13 @@ def test_a_prompt_longer_than_the_context_is_refused(api):
                                          {"scorer": "snapkv", "budget_tokens": 128, "encoder": "int4"}])
 def test_compression_is_chosen_and_reported(api, compression):
     extra = {"kvship": {"compression": compression, "report": True}}
-    answer = api.complete(LONG[:8000], max_tokens=4, extra_body=extra)
+    answer = api.complete(LONG[:4000], max_tokens=4, extra_body=extra)
     assert answer.kvship["kv"]["kept_tokens"] == 128
     assert answer.kvship["kv"]["compression"]["encoder"] == "int4"
     assert answer.kvship["kv"]["ratio"] > 10
     assert 0 < answer.kvship["kv"]["retained_mass_mean"] <= 1
     assert answer.kvship["timing"]["prefill_ms"] > 0
-    *others, last = api.complete(LONG[:8000], max_tokens=4, extra_body=extra, stream=True)
+    *others, last = api.complete(LONG[:4000], max_tokens=4, extra_body=extra, stream=True)
     assert last.kvship["kv"]["kept_tokens"] == 128
     assert not any(hasattr(chunk, "kvship") for chunk in others)
 
@@ -216,7 +216,7 @@ def test_a_deadline_passes(start_decode):
 
 def test_drain_lets_the_running_stream_end_and_refuses_others(start_decode):
     server, api = start_decode("--drain-grace=2m")
-    stream = api.complete("Once", max_tokens=300, stream=True, extra_body={"ignore_eos": True})
+    stream = api.complete("Once", max_tokens=150, stream=True, extra_body={"ignore_eos": True})
     next(stream)
     server.signal_group(15)
 
