@@ -19,6 +19,9 @@ namespace {
 // lives.
 constexpr absl::Duration kLongestSleep = absl::Milliseconds(200);
 
+// For an answer to Ready; a client that is silent for longer holds up nobody behind it.
+constexpr absl::Duration kPatience = absl::Milliseconds(500);
+
 // Before anything was measured.
 constexpr absl::Duration kFirstRetryDelay = absl::Seconds(1);
 constexpr absl::Duration kLongestRetryDelay = absl::Seconds(60);
@@ -288,7 +291,9 @@ void PrefillScheduler::SendReady(absl::Time now) {
       ++num_active;
       active_bytes += RunBytes(*request);
     }
-    if (request->job == nullptr) next_tokens += request->num_tokens();
+    const bool is_silent =
+        request->state == Request::State::kReady && now - request->became_ready > kPatience;
+    if (request->job == nullptr && !is_silent) next_tokens += request->num_tokens();
   }
 }
 

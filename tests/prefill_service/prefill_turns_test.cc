@@ -101,6 +101,14 @@ TEST_F(PrefillTurns, WhoGivesUpDoesNotDisturbThoseReadWithIt) {
   EXPECT_TRUE(absl::IsCancelled(calls[1]->WaitUntilClosed()));
 }
 
+TEST_F(PrefillTurns, AClientThatDoesNotSayGoHoldsUpNobody) {
+  PrefillNode node({}, 1, kBlockTokens);
+  const auto silent = Ask(node, 100, /*says_go=*/false);
+  ASSERT_TRUE(silent->WaitFor(Kind::kReady));
+  EXPECT_TRUE(ManifestOf(*Ask(node, 200)).has_first_token());
+  EXPECT_FALSE(HasEnded(*silent));
+}
+
 TEST_F(PrefillTurns, RunsThatDoNotFitIntoMemoryTogetherComeOneAfterTheOther) {
   const size_t room = PrefillRun::BytesFor(TinyModel().config(), 500);
   PrefillNode node({.max_active_bytes = room}, kModelTimes, kBlockTokens);
