@@ -3,10 +3,13 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "client/generation_client.h"
+#include "client/load_report.h"
+#include "client/load_run.h"
 
 namespace kvship {
 
@@ -32,15 +35,15 @@ struct ChatCommand {
   absl::Status Run(GenerationClient& client) const;
 };
 
-// kvship bench: the same request over and over, `concurrency` at a time.
+// kvship bench: many requests, at planned times or so many at a time, and how long they took.
 struct BenchCommand {
-  v1::GenerateRequest request = {};
-  absl::Duration timeout = absl::InfiniteDuration();
-  size_t num_requests = 16;
-  size_t concurrency = 1;
+  LoadRun::Options run = {};
+  std::vector<PlannedRequest> plan = {};
+  LatencyTargets targets = {};
+  bool progress = false;  // a line on standard error each second
   bool json = false;
 
-  // Unavailable if no request succeeded; the errors of others are counted.
+  // The last error if no request succeeded; the errors of others are counted.
   absl::Status Run(GenerationClient& client) const;
 };
 

@@ -56,7 +56,8 @@ GenerationClient::GenerationClient(const std::string& server, size_t retries)
 
 absl::StatusOr<v1::GenerateReport> GenerationClient::Generate(
     const v1::GenerateRequest& request, absl::Time deadline,
-    const std::function<void(const v1::GenerateResponse&)>& on_response, std::stop_token stop) {
+    const std::function<void(const v1::GenerateResponse&)>& on_response,
+    const std::stop_token& stop) {
   bool has_output = false;
   const auto watch = [&](const v1::GenerateResponse& response) {
     has_output |= response.has_output();

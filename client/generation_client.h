@@ -30,9 +30,12 @@ class GenerationClient {
   absl::StatusOr<v1::GenerateReport> Generate(
       const v1::GenerateRequest& request, absl::Time deadline,
       const std::function<void(const v1::GenerateResponse&)>& on_response,
-      std::stop_token stop = {});
+      const std::stop_token& stop = {});
 
   absl::StatusOr<v1::ModelInfo> GetModelInfo(absl::Time deadline);
+
+  // For who runs many calls at a time.
+  v1::GenerationService::Stub& stub() { return *stub_; }
 
  private:
   absl::StatusOr<v1::GenerateReport> GenerateOnce(

@@ -15,6 +15,7 @@
 #include "base/status_macros.h"
 #include "client/commands.h"
 #include "client/request_text.h"
+#include "rpc/compression.h"
 
 ABSL_FLAG(std::string, server, "127.0.0.1:50050", "the decode server");
 ABSL_FLAG(std::string, prompt, "", "the prompt's text");
@@ -39,7 +40,20 @@ ABSL_FLAG(bool, report, false, "generate: a table of what was kept and what took
 ABSL_FLAG(bool, report_heads, false, "with --json: what every layer and head kept");
 ABSL_FLAG(std::string, report_file, "", "generate: write the JSON record to this file");
 ABSL_FLAG(size_t, requests, 16, "bench: how many requests");
-ABSL_FLAG(size_t, concurrency, 1, "bench: how many at a time");
+ABSL_FLAG(
+    size_t, concurrency, 0,
+    "bench: so many at a time, the next one when one has ended; 1 without --rate and --trace");
+ABSL_FLAG(double, rate, 0, "bench: requests per second on average, whatever became of others");
+ABSL_FLAG(std::string, trace, "",
+          "bench: JSON lines with timestamp (ms), input_length and output_length");
+ABSL_FLAG(double, trace_speed, 1, "bench: how many times faster than in the trace");
+ABSL_FLAG(std::string, prompt_tokens, "",
+          "bench: random prompts of N, uniform:LEAST:MOST or lognormal:MEDIAN:SIGMA tokens");
+ABSL_FLAG(std::string, output_tokens, "", "bench: the same for outputs; to the end of each");
+ABSL_FLAG(absl::Duration, slo_first_token, absl::InfiniteDuration(),
+          "bench: a good request's time to first token, at most");
+ABSL_FLAG(absl::Duration, slo_between_tokens, absl::InfiniteDuration(),
+          "bench: a good request's mean time between tokens, at most");
 
 namespace kvship {
 namespace {
@@ -48,7 +62,7 @@ constexpr char kUsage[] =
     "kvship COMMAND [flags]\n"
     "  generate   one answer to --prompt, --prompt-file or --tokens-file\n"
     "  chat       a conversation, line by line\n"
-    "  bench      the same request many times: percentiles of its latencies\n"
+    "  bench      many requests: percentiles of their latencies, goodput, bytes\n"
     "  models     what the server runs";
 
 // Takes --stop flags out of the arguments: Abseil's flags keep only the last of several.
@@ -120,17 +134,54 @@ absl::Status Chat(GenerationClient& client, v1::GenerateRequest request) {
   return command.Run(client);
 }
 
+absl::StatusOr<std::vector<PlannedRequest>> PlanFromFlags(uint64_t seed) {
+  const double rate = absl::GetFlag(FLAGS_rate), speed = absl::GetFlag(FLAGS_trace_speed);
+  const std::string prompt = absl::GetFlag(FLAGS_prompt_tokens);
+  const std::string output = absl::GetFlag(FLAGS_output_tokens);
+  if (const std::string trace = absl::GetFlag(FLAGS_trace); !trace.empty()) {
+    if (!(speed > 0)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--trace_speed is ", speed, "; wanted a number above 0"));
+    }
+    return ReadTrace(trace, speed);
+  }
+  LoadOptions load = {.num_requests = absl::GetFlag(FLAGS_requests),
+                      .requests_per_second = rate > 0 ? rate : 1,
+                      .seed = seed};
+  if (load.num_requests == 0 || rate < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--requests is ", load.num_requests,
+                                                   " and --rate ", rate,
+                                                   "; wanted at least 1 and no less than 0"));
+  }
+  if (!prompt.empty()) {
+    ASSIGN_OR_RETURN(load.prompt_tokens, LengthDistribution::Parse("--prompt_tokens", prompt));
+  }
+  if (!output.empty()) {
+    ASSIGN_OR_RETURN(load.output_tokens, LengthDistribution::Parse("--output_tokens", output));
+  }
+  return PlanPoisson(load);
+}
+
 absl::Status Bench(GenerationClient& client, v1::GenerateRequest request) {
-  RETURN_IF_ERROR(SetInputFromFlags(&request));
-  const BenchCommand command = {.request = std::move(request),
-                                .timeout = absl::GetFlag(FLAGS_timeout),
-                                .num_requests = absl::GetFlag(FLAGS_requests),
-                                .concurrency = absl::GetFlag(FLAGS_concurrency),
-                                .json = absl::GetFlag(FLAGS_json)};
-  if (command.num_requests == 0 || command.concurrency == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("--requests is ", command.num_requests,
-                                                   " and --concurrency ", command.concurrency,
-                                                   "; wanted at least 1 of each"));
+  const bool has_trace = !absl::GetFlag(FLAGS_trace).empty();
+  const bool random_prompts = has_trace || !absl::GetFlag(FLAGS_prompt_tokens).empty();
+  if (!random_prompts) RETURN_IF_ERROR(SetInputFromFlags(&request));
+  if (has_trace || !absl::GetFlag(FLAGS_output_tokens).empty()) request.set_ignore_end_tokens(true);
+  const size_t concurrency = absl::GetFlag(FLAGS_concurrency);
+  const bool open_loop = has_trace || absl::GetFlag(FLAGS_rate) > 0;
+  const uint64_t seed = absl::GetFlag(FLAGS_seed).value_or(0);
+  ASSIGN_OR_RETURN(std::vector<PlannedRequest> plan, PlanFromFlags(seed));
+  BenchCommand command = {.plan = std::move(plan),
+                          .targets = {.first_token = absl::GetFlag(FLAGS_slo_first_token),
+                                      .between_tokens = absl::GetFlag(FLAGS_slo_between_tokens)},
+                          .progress = WantsProgress(),
+                          .json = absl::GetFlag(FLAGS_json)};
+  command.run.request = std::move(request);
+  command.run.seed = seed;
+  command.run.timeout = absl::GetFlag(FLAGS_timeout);
+  command.run.closed_loop = !open_loop;
+  if (concurrency > 0 || !open_loop) {
+    command.run.max_in_flight = std::max<size_t>(1, concurrency);
   }
   return command.Run(client);
 }

@@ -7,45 +7,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "rpc/message_json.h"
 
 namespace kvship {
 namespace {
 
-using google::protobuf::FieldDescriptor;
-using google::protobuf::Message;
-// Keeps the order in which fields are declared.
 using Json = nlohmann::ordered_json;
 
 constexpr int kNoIndent = -1;
-
-// The fields of a flat message by name. With `only_set`, those that were set.
-Json FieldsOf(const Message& message, bool only_set) {
-  Json fields = Json::object();
-  const auto& reflection = *message.GetReflection();
-  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
-    const FieldDescriptor* field = message.GetDescriptor()->field(i);
-    if (field->is_repeated() || (only_set && !reflection.HasField(message, field))) continue;
-    Json& value = fields[field->name()];
-    switch (field->cpp_type()) {
-      case FieldDescriptor::CPPTYPE_UINT32: value = reflection.GetUInt32(message, field); break;
-      case FieldDescriptor::CPPTYPE_INT32: value = reflection.GetInt32(message, field); break;
-      case FieldDescriptor::CPPTYPE_BOOL: value = reflection.GetBool(message, field); break;
-      case FieldDescriptor::CPPTYPE_UINT64: value = reflection.GetUInt64(message, field); break;
-      case FieldDescriptor::CPPTYPE_FLOAT: value = reflection.GetFloat(message, field); break;
-      case FieldDescriptor::CPPTYPE_DOUBLE: value = reflection.GetDouble(message, field); break;
-      case FieldDescriptor::CPPTYPE_STRING:
-        value = field->type() == FieldDescriptor::TYPE_BYTES
-                    ? absl::BytesToHexString(reflection.GetString(message, field))
-                    : reflection.GetString(message, field);
-        break;
-      case FieldDescriptor::CPPTYPE_MESSAGE:
-        value = FieldsOf(reflection.GetMessage(message, field), /*only_set=*/true);
-        break;
-      default: fields.erase(field->name());
-    }
-  }
-  return fields;
-}
 
 std::string FinishReason(const v1::GenerateReport& report) {
   const std::string name = v1::GenerateReport::FinishReason_Name(report.finish_reason());
@@ -69,7 +38,7 @@ std::string Milliseconds(double ms) { return absl::StrFormat("%.1f ms", ms); }
 
 std::string CompressionText(const v1::CompressionOptions& compression) {
   std::string text;
-  const Json fields = FieldsOf(compression, /*only_set=*/true);
+  const Json fields = MessageFields(compression, /*only_set=*/true);
   for (const auto& [name, value] : fields.items()) {
     absl::StrAppend(&text, text.empty() ? "" : ",", name, "=",
                     value.is_string() ? value.get<std::string>() : value.dump());
@@ -87,21 +56,21 @@ std::string AnswerJson(const Answer& answer) {
   for (const v1::OutputToken& token : answer.tokens) {
     record["tokens"].push_back(token.token_id());
     Json top = Json::array();
-    for (const v1::TokenLogprob& other : token.top()) top.push_back(FieldsOf(other, false));
+    for (const v1::TokenLogprob& other : token.top()) top.push_back(MessageFields(other, false));
     any_top |= !top.empty() || token.logprob() != 0;
     logprobs.push_back(
         {{"token_id", token.token_id()}, {"logprob", token.logprob()}, {"top", top}});
   }
   if (any_top) record["logprobs"] = logprobs;
   record["finish_reason"] = FinishReason(report);
-  record["usage"] = FieldsOf(report.usage(), false);
-  record["kv"] = FieldsOf(report.kv(), false);
+  record["usage"] = MessageFields(report.usage(), false);
+  record["kv"] = MessageFields(report.kv(), false);
   for (const v1::LayerReport& layer : report.kv().layers()) {
     record["kv"]["layers"].push_back({{"kept_tokens", layer.kept_tokens()},
                                       {"retained_mass", layer.retained_mass()},
                                       {"chosen_mass", layer.chosen_mass()}});
   }
-  record["timing"] = FieldsOf(report.timing(), false);
+  record["timing"] = MessageFields(report.timing(), false);
   return Dump(record);
 }
 
@@ -136,7 +105,7 @@ std::string ReportTable(const v1::GenerateReport& report) {
       Row("tokens per second", absl::StrFormat("%.1f", timing.tokens_per_second())));
 }
 
-std::string ModelJson(const v1::ModelInfo& model) { return Dump(FieldsOf(model, false)); }
+std::string ModelJson(const v1::ModelInfo& model) { return Dump(MessageFields(model, false)); }
 
 std::string ModelTable(const v1::ModelInfo& model) {
   return absl::StrCat(

@@ -4,13 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "base/status_macros.h"
-#include "kv/compression_options.h"
-#include "rpc/compression.h"
 
 namespace kvship {
 namespace {
@@ -77,30 +72,6 @@ absl::Status SetInput(const PromptSource& source, v1::GenerateRequest* request) 
   user.set_role("user");
   user.set_content(text);
   return absl::OkStatus();
-}
-
-absl::StatusOr<v1::CompressionOptions> CompressionFromText(absl::string_view text) {
-  v1::CompressionOptions message;
-  CompressionOptions scratch;
-  for (absl::string_view pair : absl::StrSplit(text, ',', absl::SkipWhitespace())) {
-    const std::pair<absl::string_view, absl::string_view> parts =
-        absl::StrSplit(pair, absl::MaxSplits('=', 1));
-    const std::string name(absl::StripAsciiWhitespace(parts.first));
-    const std::string value(absl::StripAsciiWhitespace(parts.second));
-    RETURN_IF_ERROR(SetCompressionOption(name, value, &scratch));
-    // The text form's names are those of the message's fields.
-    const auto* field = message.GetDescriptor()->FindFieldByName(name);
-    if (field == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat("unknown compression option '", name, "'"));
-    }
-    const auto& reflection = *message.GetReflection();
-    if (reflection.HasField(message, field)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("compression option ", name, " is given twice; wanted it once"));
-    }
-    SetCompressionField(*field, value, &message);
-  }
-  return message;
 }
 
 }  // namespace kvship

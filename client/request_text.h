@@ -1,11 +1,10 @@
-// How a person says a request: text, files and the options' text form, and the GenerateRequest they
-// become. What only the server can know is left to it to check.
+// How a person says a request's input, text or files, and the GenerateRequest it becomes. What only
+// the server can know is left to it to check.
 #pragma once
 
 #include <string>
 
-#include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
+#include "absl/status/status.h"
 #include "kvship/v1/generation.pb.h"
 
 namespace kvship {
@@ -21,9 +20,5 @@ struct PromptSource {
 
 // Sets the request's input. Errors: InvalidArgument, or NotFound for a file that cannot be read.
 absl::Status SetInput(const PromptSource& source, v1::GenerateRequest* request);
-
-// The options named in "scorer=snapkv,budget_tokens=512"; those left out stay unset, for the server
-// to fill in. Errors: as SetCompressionOption.
-absl::StatusOr<v1::CompressionOptions> CompressionFromText(absl::string_view text);
 
 }  // namespace kvship

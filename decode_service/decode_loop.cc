@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "absl/strings/str_format.h"
+#include "base/clock.h"
 
 namespace kvship {
 
@@ -39,6 +40,14 @@ void DecodeLoop::Wake() {
   wake_.notify_one();
 }
 
+absl::Status DecodeLoop::CheckProgress(absl::Duration most) const {
+  std::lock_guard lock(mutex_);
+  const absl::Duration silent = MonotonicNow() - step_begin_;
+  if (silent < most) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrFormat("the decode batch has been in one step for %.0f s",
+                                                absl::ToDoubleSeconds(silent)));
+}
+
 void DecodeLoop::Run() {
   while (TakeJoined()) {
     SweepEnded();
@@ -54,10 +63,12 @@ void DecodeLoop::Run() {
 
 bool DecodeLoop::TakeJoined() {
   std::unique_lock lock(mutex_);
+  step_begin_ = absl::InfiniteFuture();
   if (idle_) wake_.wait(lock, [this] { return stop_ || woken_ || !joined_.empty(); });
   woken_ = false;
   for (auto& session : joined_) sessions_.push_back(std::move(session));
   joined_.clear();
+  step_begin_ = MonotonicNow();
   return !stop_;
 }
 

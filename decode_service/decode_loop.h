@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "decode_service/decode_metrics.h"
 #include "decode_service/session.h"
 #include "engine/decode.h"
@@ -26,6 +28,9 @@ class DecodeLoop {
 
   // Takes over a session that has its first token and has not ended.
   void Join(std::unique_ptr<Session> session);
+
+  // OK, or Unavailable if the loop has been in one step for longer than `most`.
+  absl::Status CheckProgress(absl::Duration most) const;
 
  private:
   using Sessions = std::vector<std::unique_ptr<Session>>;
@@ -45,8 +50,9 @@ class DecodeLoop {
   Sessions sessions_;  // of the loop's thread; who was served longest ago comes first
   bool idle_ = true;   // none of them can run; of the loop's thread
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable wake_;
+  absl::Time step_begin_ = absl::InfiniteFuture();  // of the step the loop is in
   Sessions joined_;
   bool woken_ = false;
   bool stop_ = false;

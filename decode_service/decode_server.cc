@@ -43,20 +43,19 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<K
       model_(std::move(model)),
       metrics_(registry_),
       pool_(std::move(pool)),
-      queue_(*pool_, metrics_, ShapeOf(model_.config()), options_.tail_format,
-             options_.max_waiting_tokens),
+      queue_(*pool_, metrics_, ShapeOf(model_.config()), options_.tail_format, options_.queue),
       backend_(options_.num_threads),
       engine_(*model_.transformer, backend_, options_.arithmetic),
       loop_(engine_, metrics_, options_.max_batch_sessions),
       nodes_({.targets = options_.prefill_targets, .model_identity = model_.identity}),
-      service_({.model = model_,
-                .nodes = nodes_,
-                .queue = queue_,
-                .loop = loop_,
-                .metrics = metrics_,
-                .options = options_.generation},
-               ModelInfoToProto(model_.config(), model_.identity,
-                                options_.generation.limits.default_compression)) {}
+      uses_{.model = model_,
+            .nodes = nodes_,
+            .queue = queue_,
+            .loop = loop_,
+            .metrics = metrics_,
+            .options = options_.generation},
+      service_(uses_, ModelInfoToProto(model_.config(), model_.identity,
+                                       options_.generation.limits.default_compression)) {}
 
 DecodeServer::~DecodeServer() { readiness_.StartDraining(); }
 
@@ -66,11 +65,15 @@ absl::Status DecodeServer::Listen() {
   ASSIGN_OR_RETURN(rpc_,
                    RpcServer::Start(options_.rpc, {&service_},
                                     {v1::GenerationService::service_full_name()}, readiness_));
+  if (!options_.http.listen.empty()) {
+    ASSIGN_OR_RETURN(http_, HttpService::Start(uses_, options_.http));
+  }
   readiness_.StartServing([this] { return CheckServing(); });
   return absl::OkStatus();
 }
 
 absl::Status DecodeServer::CheckServing() const {
+  RETURN_IF_ERROR(loop_.CheckProgress(options_.stuck_timeout));
   if (nodes_.num_healthy() > 0) return absl::OkStatus();
   return absl::UnavailableError("no prefill node that runs the same model has answered");
 }
@@ -78,11 +81,15 @@ absl::Status DecodeServer::CheckServing() const {
 void DecodeServer::Drain(absl::Duration grace) {
   readiness_.StartDraining();
   service_.StartDraining();
+  if (http_ != nullptr) http_->StartDraining();
   const absl::Time deadline = absl::Now() + grace;
-  if (!service_.WaitUntilIdle(deadline)) {
+  const bool rpc_idle = service_.WaitUntilIdle(deadline);
+  const bool http_idle = http_ == nullptr || http_->WaitUntilIdle(deadline);
+  if (!rpc_idle || !http_idle) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(grace),
                             "; they are cancelled"));
   }
+  http_ = nullptr;
   rpc_->Shutdown(std::clamp(deadline - absl::Now(), absl::ZeroDuration(), kMostDeliveryTime));
 }
 

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "decode_service/generation_service.h"
+#include "decode_service/http_service.h"
 #include "service/admin_server.h"
 #include "service/rpc_server.h"
 
@@ -20,6 +21,7 @@ class DecodeServer {
     std::string model_path;
     std::string admin = "127.0.0.1:9090";
     RpcServer::Options rpc;
+    HttpService::Options http;
     std::vector<std::string> prefill_targets = {"dns:///127.0.0.1:50051"};
     size_t num_threads = 1;
     // Memory for caches, taken from the system as it is used.
@@ -29,13 +31,14 @@ class DecodeServer {
     std::string default_compression;
     Arithmetic arithmetic = Arithmetic::kFast;
     size_t max_batch_sessions = 32;
-    // Prompt tokens of requests that wait for memory or a prefill node.
-    size_t max_waiting_tokens = 1 << 20;
+    // A decode step that takes longer than this is stuck, and the node not ready.
+    absl::Duration stuck_timeout = absl::Seconds(60);
+    ReservationQueue::Options queue;
     Generation::Options generation;
   };
 
   // Loads the model, listens and serves. Errors: as ServedModel::Load, KvPool::Create,
-  // RpcServer::Start and AdminServer::Start.
+  // RpcServer::Start, HttpService::Start and AdminServer::Start.
   static absl::StatusOr<std::unique_ptr<DecodeServer>> Start(Options options);
   ~DecodeServer();
 
@@ -43,6 +46,8 @@ class DecodeServer {
   void Drain(absl::Duration grace);
 
   int port() const { return rpc_->port(); }
+  // 0: none.
+  int http_port() const { return http_ == nullptr ? 0 : http_->port(); }
   int admin_port() const { return admin_->port(); }
   const ServedModel& model() const { return model_; }
 
@@ -62,10 +67,12 @@ class DecodeServer {
   DecodeEngine engine_;
   DecodeLoop loop_;
   PrefillNodes nodes_;
+  const Generation::Uses uses_;
   GenerationService service_;
   Readiness readiness_;
   std::unique_ptr<AdminServer> admin_;
   std::unique_ptr<RpcServer> rpc_;
+  std::unique_ptr<HttpService> http_;  // may be null
 };
 
 }  // namespace kvship

@@ -36,17 +36,50 @@ absl::Status ForCaller(const absl::Status& error) {
 
 void Generation::Start(const v1::GenerateRequest& message) {
   absl::Status status = Prepare(message);
-  if (status.ok()) status = Attempt();
+  if (status.ok() && uses_.queue.has_line()) return WaitForRoom();
+  if (status.ok()) status = Attempt(nullptr);
   if (!status.ok()) Fail(status);
 }
 
 absl::Status Generation::Prepare(const v1::GenerateRequest& message) {
   ASSIGN_OR_RETURN(request_, ReadRequest(message, uses_.model, uses_.options.limits));
+  ASSIGN_OR_RETURN(ticket_, uses_.queue.Enter({.plan = request_.plan,
+                                               .max_tail_tokens = request_.max_tail_tokens()}));
   request_.request_id = id_;
   return absl::OkStatus();
 }
 
-absl::Status Generation::Attempt() {
+void Generation::WaitForRoom() {
+  v1::GenerateProgress progress;
+  progress.set_phase(v1::GenerateProgress::PHASE_QUEUED);
+  progress.set_prompt_tokens(static_cast<uint32_t>(request_.tokens.size()));
+  responses_->SetProgress(progress);
+  bool may_wait;
+  {
+    std::lock_guard lock(mutex_);
+    may_wait = in_line_ = !responses_->cancelled();
+    if (may_wait) {
+      uses_.queue.StandInLine(
+          *ticket_, [self = shared_from_this()](absl::StatusOr<ReservationQueue::Cache> cache) {
+            self->OnRoom(std::move(cache));
+          });
+    }
+  }
+  if (!may_wait) return Fail(responses_->why_cancelled());
+  uses_.queue.ServeLine();
+}
+
+void Generation::OnRoom(absl::StatusOr<ReservationQueue::Cache> cache) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!std::exchange(in_line_, false)) return;  // cancelled
+  }
+  absl::Status status = cache.status();
+  if (status.ok()) status = Attempt(*std::move(cache));
+  if (!status.ok()) Fail(status);
+}
+
+absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
   std::set<std::string> tried;
   {
     std::lock_guard lock(mutex_);
@@ -55,14 +88,14 @@ absl::Status Generation::Attempt() {
   ASSIGN_OR_RETURN(const std::shared_ptr<PrefillNode> node, uses_.nodes.Choose(tried));
   // The callbacks keep this request alive for as long as the attempt needs it.
   auto attempt = std::make_shared<PrefillAttempt>(
-      request_, uses_.model.identity, uses_.queue,
+      request_, uses_.model.identity,
+      PrefillAttempt::Memory{uses_.queue, *ticket_, std::move(cache)},
       [self = shared_from_this()](const v1::GenerateProgress& progress) {
         self->responses_->SetProgress(progress);
       },
       [self = shared_from_this(), node](absl::StatusOr<PrefillAttempt::Result> result) {
         self->OnAttemptEnd(*node, std::move(result));
       });
-  RETURN_IF_ERROR(attempt->Enter());
   {
     std::lock_guard lock(mutex_);
     attempt_ = attempt;
@@ -85,22 +118,29 @@ void Generation::Cancel() {
           : absl::CancelledError("the client has gone, or the server shuts down");
   responses_->Cancel(why);
   std::shared_ptr<PrefillAttempt> attempt;
+  bool was_in_line;
   {
     std::lock_guard lock(mutex_);
     attempt = attempt_;
+    was_in_line = std::exchange(in_line_, false);
   }
   if (attempt != nullptr) attempt->Cancel(why);
+  if (was_in_line) Fail(why);
 }
 
 void Generation::OnAttemptEnd(PrefillNode& node, absl::StatusOr<PrefillAttempt::Result> result) {
   node.RemoveOutstanding(request_.tokens.size());
   size_t num_tried = 0;
+  bool found_no_room = false;
   {
     std::lock_guard lock(mutex_);
-    attempt_ = nullptr;
+    const std::shared_ptr<PrefillAttempt> attempt = std::exchange(attempt_, nullptr);
+    found_no_room = attempt != nullptr && attempt->found_no_room();
+    if (found_no_room) tried_.erase(node.address());
     num_tried = tried_.size();
   }
   if (responses_->cancelled()) return Fail(responses_->why_cancelled());
+  if (found_no_room) return WaitForRoom();
   if (result.ok()) {
     if (absl::Status status = CheckFirstToken(result->first_token.token); !status.ok()) {
       result = status;
@@ -112,7 +152,7 @@ void Generation::OnAttemptEnd(PrefillNode& node, absl::StatusOr<PrefillAttempt::
   if (absl::IsUnavailable(error)) uses_.nodes.Lost(node, error);
   if (AnotherNodeMayServe(error) && num_tried < uses_.options.most_attempts) {
     LogWarning(absl::StrCat("prefill node ", node.address(), ": ", error.ToString()));
-    if (Attempt().ok()) return uses_.metrics.CountPrefillRetry();
+    if (Attempt(nullptr).ok()) return uses_.metrics.CountPrefillRetry();
   }
   Fail(ForCaller(error));
 }
@@ -160,6 +200,7 @@ void Generation::OnSessionEnd(const Session::End& end) {
     timing.set_tokens_per_second(static_cast<double>(end.output_tokens - 1) /
                                  absl::ToDoubleSeconds(end.decode));
   }
+  ticket_.reset();
   uses_.metrics.CountRequest(absl::OkStatus());
   uses_.metrics.CountReport(report_);
   LogEnd(absl::OkStatus());
@@ -167,6 +208,7 @@ void Generation::OnSessionEnd(const Session::End& end) {
 }
 
 void Generation::Fail(const absl::Status& error) {
+  ticket_.reset();
   const bool full = absl::IsResourceExhausted(error) && !RetryDelayOf(error).has_value();
   uses_.metrics.CountRequest(error);
   LogEnd(error);

@@ -1,5 +1,6 @@
 // Generation is one Generate request on its way: it has the prompt read by a prefill node (by
-// another one, where the first is lost), hands the cache over to the decode loop, and ends with a
+// another one, where the first is lost; after standing in line, where the pool is full), hands the
+// cache over to the decode loop, and ends with a
 // report or an error in its ResponseBuffer. Thread safe; kept alive by whichever part of it is
 // still going on.
 #pragma once
@@ -60,8 +61,11 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
  private:
   absl::Status Prepare(const v1::GenerateRequest& message);
-  // Sends the prompt to a node not tried yet.
-  absl::Status Attempt();
+  // Sends the prompt to a node not tried yet. Without a cache the node comes first, then memory.
+  absl::Status Attempt(ReservationQueue::Cache cache);
+  // Stands in line for memory, and then goes on.
+  void WaitForRoom();
+  void OnRoom(absl::StatusOr<ReservationQueue::Cache> cache);
   void OnAttemptEnd(PrefillNode& node, absl::StatusOr<PrefillAttempt::Result> result);
   // DataLoss for a token that cannot be, or is not the forced one.
   absl::Status CheckFirstToken(int32_t token) const;
@@ -77,9 +81,11 @@ class Generation : public std::enable_shared_from_this<Generation> {
   // shared: the session outlives the call that reads, or the other way round
   const std::shared_ptr<ResponseBuffer> responses_;
   GenerationRequest request_;
+  std::unique_ptr<ReservationQueue::Ticket> ticket_;  // from Prepare to the end
   v1::GenerateReport report_;
 
   std::mutex mutex_;
+  bool in_line_ = false;
   std::shared_ptr<PrefillAttempt> attempt_;  // shared: the channel calls it to its end
   absl::Time attempt_begin_;
   std::set<std::string> tried_;  // addresses of nodes

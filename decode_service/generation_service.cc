@@ -97,8 +97,8 @@ class RefusedCall final : public grpc::ServerWriteReactor<v1::GenerateResponse> 
 // Ends a call that has one answer.
 template <class Response>
 grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
-                                 absl::StatusOr<Response> answer, Response* response) {
-  if (answer.ok()) *response = *std::move(answer);
+                                 const absl::StatusOr<Response>& answer, Response* response) {
+  if (answer.ok()) *response = *answer;
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpcStatus(answer.status()));
   return reactor;

@@ -17,6 +17,8 @@
 
 ABSL_FLAG(std::string, model, "", "model: a GGUF file, or a directory with config.json");
 ABSL_FLAG(std::string, listen, "127.0.0.1:50050", "address of the gRPC port");
+ABSL_FLAG(std::string, http, "127.0.0.1:8000",
+          "address of the port with OpenAI's API; empty: none");
 ABSL_FLAG(std::string, admin, "127.0.0.1:9090", "address of the port with /metrics and /readyz");
 ABSL_FLAG(std::vector<std::string>, prefill, {"dns:///127.0.0.1:50051"},
           "prefill nodes, comma-separated; dns:///HOST:PORT stands for all addresses of HOST");
@@ -36,8 +38,15 @@ ABSL_FLAG(size_t, max_context_tokens, 0,
 ABSL_FLAG(size_t, max_batch_sessions, 32, "requests in one decode step, at most");
 ABSL_FLAG(size_t, max_waiting_tokens, 1 << 20,
           "prompt tokens of requests that wait for memory or a prefill node, at most");
+ABSL_FLAG(size_t, max_client_bytes, 0,
+          "bytes of the pool that one client's requests may wait for and hold; 0: any number");
 ABSL_FLAG(size_t, max_message_bytes, 16 << 20, "the longest request message");
 ABSL_FLAG(size_t, max_streams, 1024, "requests of one connection at a time");
+ABSL_FLAG(absl::Duration, stuck_timeout, absl::Seconds(60),
+          "how long one decode step may take before /readyz says no");
+ABSL_FLAG(size_t, max_http_requests, 256, "requests over HTTP at a time");
+ABSL_FLAG(absl::Duration, http_deadline, absl::Minutes(10),
+          "the longest a request over HTTP may take");
 ABSL_FLAG(absl::Duration, drain_grace, absl::Seconds(30),
           "how long running requests may go on after SIGTERM");
 ABSL_FLAG(std::string, log_format, "text", "text or json");
@@ -55,6 +64,10 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   options.rpc.listen = absl::GetFlag(FLAGS_listen);
   options.rpc.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   options.rpc.max_streams = absl::GetFlag(FLAGS_max_streams);
+  options.http.listen = absl::GetFlag(FLAGS_http);
+  options.http.max_body_bytes = absl::GetFlag(FLAGS_max_message_bytes);
+  options.http.max_requests = std::max<size_t>(1, absl::GetFlag(FLAGS_max_http_requests));
+  options.http.deadline = absl::GetFlag(FLAGS_http_deadline);
   options.prefill_targets = absl::GetFlag(FLAGS_prefill);
   options.num_threads = absl::GetFlag(FLAGS_threads);
   if (options.num_threads == 0) {
@@ -70,7 +83,9 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   }
   if (absl::GetFlag(FLAGS_float32)) options.arithmetic = Arithmetic::kFloat32;
   options.max_batch_sessions = std::max<size_t>(1, absl::GetFlag(FLAGS_max_batch_sessions));
-  options.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
+  options.stuck_timeout = absl::GetFlag(FLAGS_stuck_timeout);
+  options.queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
+  options.queue.max_client_bytes = absl::GetFlag(FLAGS_max_client_bytes);
   RequestLimits& limits = options.generation.limits;
   limits.default_max_tokens = std::max<size_t>(1, absl::GetFlag(FLAGS_default_max_tokens));
   limits.context_tokens = absl::GetFlag(FLAGS_max_context_tokens);
@@ -83,7 +98,7 @@ absl::Status Serve(StopSignals& signals) {
   ASSIGN_OR_RETURN(DecodeServer::Options options, OptionsFromFlags());
   ASSIGN_OR_RETURN(const auto server, DecodeServer::Start(std::move(options)));
   LogInfo(absl::StrCat("serving ", server->model().config().name, " on port ", server->port(),
-                       ", admin port ", server->admin_port()));
+                       ", HTTP port ", server->http_port(), ", admin port ", server->admin_port()));
   signals.Wait();
   LogInfo("draining");
   server->Drain(absl::GetFlag(FLAGS_drain_grace));

@@ -20,20 +20,18 @@ double Milliseconds(absl::Duration duration) { return absl::ToDoubleMilliseconds
 }  // namespace
 
 PrefillAttempt::PrefillAttempt(const GenerationRequest& request, const Sha256Digest& model_identity,
-                               ReservationQueue& queue, OnProgress on_progress, OnEnd on_end)
+                               Memory memory, OnProgress on_progress, OnEnd on_end)
     : request_(request),
       model_identity_(model_identity),
-      queue_(queue),
+      queue_(memory.queue),
+      ticket_(memory.ticket),
       on_progress_(std::move(on_progress)),
-      on_end_(std::move(on_end)) {}
+      on_end_(std::move(on_end)),
+      cache_(std::move(memory.cache)) {}
 
-absl::Status PrefillAttempt::Enter() {
-  auto ticket =
-      queue_.Enter({.plan = request_.plan, .max_tail_tokens = request_.max_tail_tokens()});
-  RETURN_IF_ERROR(ticket.status());
+bool PrefillAttempt::found_no_room() const {
   std::lock_guard lock(mutex_);
-  ticket_ = *std::move(ticket);
-  return absl::OkStatus();
+  return found_no_room_;
 }
 
 void PrefillAttempt::Open(const Connect& connect) {
@@ -131,37 +129,30 @@ absl::Status PrefillAttempt::OnReady(const v1::PrefillReady& ready) {
         absl::StrCat("the prefill node does not offer the transport '", kGrpcTransport, "'"));
   }
   RETURN_IF_ERROR(CheckPlan(ready.plan(), request_.plan));
-  ReservationQueue::Ticket* ticket;
-  {
-    std::lock_guard lock(mutex_);
-    if (ready_ || ticket_ == nullptr) return absl::DataLossError("Ready came a second time");
-    ready_ = true;
-    ticket = ticket_.get();
-  }
-  // Events come one at a time, and only events let go of the ticket.
-  queue_.Reserve(*ticket, {.plan = request_.plan, .max_tail_tokens = request_.max_tail_tokens()},
-                 [self = shared_from_this()](absl::StatusOr<ReservationQueue::Cache> cache) {
-                   self->OnReserved(std::move(cache));
-                 });
-  return absl::OkStatus();
-}
-
-void PrefillAttempt::OnReserved(absl::StatusOr<ReservationQueue::Cache> cache) {
-  if (!cache.ok()) return Fail(cache.status());
   std::shared_ptr<Channel> channel;
   {
     std::lock_guard lock(mutex_);
-    if (on_end_ != nullptr) {
-      cache_ = *std::move(cache);
-      receiver_.emplace(*cache_);
-      channel = channel_;
-    }
+    if (receiver_) return absl::DataLossError("Ready came a second time");
+    if (on_end_ == nullptr) return absl::OkStatus();
+    RETURN_IF_ERROR(TakeMemory());
+    receiver_.emplace(*cache_);
+    channel = channel_;
   }
-  // Otherwise the attempt has ended meanwhile, and the cache goes with this call.
-  if (channel == nullptr) return;
   v1::PrefillRequest go;
   go.mutable_go()->set_transport(kGrpcTransport);
   channel->SendMessage(go.SerializeAsString());
+  return absl::OkStatus();
+}
+
+// A node must not wait for our memory, nor hold up others that it could serve: without room the
+// attempt ends, and the request stands in line before the next one.
+absl::Status PrefillAttempt::TakeMemory() {
+  if (cache_ != nullptr) return absl::OkStatus();
+  absl::StatusOr<ReservationQueue::Cache> cache = queue_.TryReserve(ticket_);
+  found_no_room_ = absl::IsResourceExhausted(cache.status());
+  RETURN_IF_ERROR(cache.status());
+  cache_ = *std::move(cache);
+  return absl::OkStatus();
 }
 
 absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
@@ -192,19 +183,8 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
 }
 
 void PrefillAttempt::OnClosed(const absl::Status& status) {
-  bool waits_for_memory;
-  {
-    std::lock_guard lock(mutex_);
-    waits_for_memory = ready_ && !receiver_;
-  }
-  if (status.ok()) {
-    End(absl::UnavailableError("the prefill node ended the stream before the manifest"));
-  } else if (waits_for_memory && absl::IsDeadlineExceeded(status)) {
-    End(absl::ResourceExhaustedError(
-        "no memory for the request's cache became free while the prefill node waited for it"));
-  } else {
-    End(status);
-  }
+  End(status.ok() ? absl::UnavailableError("the prefill node ended the stream before the manifest")
+                  : status);
 }
 
 void PrefillAttempt::Fail(const absl::Status& error) {
@@ -215,17 +195,14 @@ void PrefillAttempt::Fail(const absl::Status& error) {
 void PrefillAttempt::End(absl::StatusOr<Result> result) {
   OnEnd on_end;
   ReservationQueue::Cache cache;
-  std::unique_ptr<ReservationQueue::Ticket> ticket;
   {
     std::lock_guard lock(mutex_);
     on_end = std::exchange(on_end_, nullptr);
     receiver_.reset();
     cache = std::move(cache_);
-    ticket = std::move(ticket_);
   }
   // Memory first: who sees the end of a request finds it free.
   cache.reset();
-  ticket.reset();
   if (on_end) on_end(std::move(result));
 }
 

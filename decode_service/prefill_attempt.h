@@ -1,8 +1,8 @@
 // PrefillAttempt is one try to have a prompt read by one prefill node: the decode side of one
-// Prefill stream. It enters the queue for memory, begins, reserves when the node is ready, writes
-// the frames into the reserved cache and ends with a cache whose manifest has been verified, or
-// with an error; then everything it held is free. Thread safe; shared by its channel, which calls
-// it, and by the request that may cancel it.
+// Prefill stream. It begins, reserves when the node is ready (or has the cache it was given),
+// writes the frames into the reserved cache and ends with a cache whose manifest has been verified,
+// or with an error; then everything it held is free. Thread safe; shared by its channel, which
+// calls it, and by the request that may cancel it.
 #pragma once
 
 #include <cstdint>
@@ -35,18 +35,25 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
   using OnProgress = std::function<void(const v1::GenerateProgress&)>;
   using OnEnd = std::function<void(absl::StatusOr<Result>)>;
 
-  // `request` must outlive the attempt's end. `on_progress` and `on_end` come on threads of the
-  // transport or of whoever gives memory back; `on_end` once, the last, if Open was called.
-  PrefillAttempt(const GenerationRequest& request, const Sha256Digest& model_identity,
-                 ReservationQueue& queue, OnProgress on_progress, OnEnd on_end);
+  // Where the request's memory comes from.
+  struct Memory {
+    ReservationQueue& queue;
+    ReservationQueue::Ticket& ticket;
+    ReservationQueue::Cache cache;  // none: to be taken when the node is ready
+  };
 
-  // Enters the queue for memory. Errors: as ReservationQueue::Enter.
-  absl::Status Enter();
-  // Opens the stream by `connect` and begins; after Enter, once.
+  // `request`, and the ticket of `memory`, must outlive the attempt's end. `on_progress` and
+  // `on_end` come on threads of the transport; `on_end` once, the last, if Open was called.
+  PrefillAttempt(const GenerationRequest& request, const Sha256Digest& model_identity,
+                 Memory memory, OnProgress on_progress, OnEnd on_end);
+
+  // Opens the stream by `connect` and begins; once.
   using Connect = std::function<std::shared_ptr<Channel>(std::shared_ptr<ChannelEvents>)>;
   void Open(const Connect& connect);
   // Ends it with `why`, soon.
   void Cancel(const absl::Status& why);
+  // After the end: whether it ended because the node was ready and our pool had no room.
+  bool found_no_room() const;
 
   void OnMessage(std::span<const std::byte> message) override;
   void OnFrame(const FrameHeader& header, BytePieces payload) override;
@@ -57,7 +64,7 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
   v1::PrefillRequest BeginMessage() const;
   void Progress(v1::GenerateProgress::Phase phase, float fraction);
   absl::Status OnReady(const v1::PrefillReady& ready);
-  void OnReserved(absl::StatusOr<ReservationQueue::Cache> cache);
+  absl::Status TakeMemory();
   absl::Status OnManifest(const v1::PrefillManifest& manifest);
   // Ends the attempt with an error and the stream with it.
   void Fail(const absl::Status& error);
@@ -66,15 +73,15 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
   const GenerationRequest& request_;
   const Sha256Digest model_identity_;
   ReservationQueue& queue_;
+  ReservationQueue::Ticket& ticket_;
   const OnProgress on_progress_;
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   OnEnd on_end_;  // none once it has been called
   std::shared_ptr<Channel> channel_;
-  std::unique_ptr<ReservationQueue::Ticket> ticket_;
   ReservationQueue::Cache cache_;
-  std::optional<CacheReceiver> receiver_;
-  bool ready_ = false;
+  std::optional<CacheReceiver> receiver_;  // from Go on
+  bool found_no_room_ = false;
   absl::Time computed_time_;  // when the node's last layer was done
 };
 

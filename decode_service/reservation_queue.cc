@@ -4,16 +4,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 
 namespace kvship {
 
 ReservationQueue::ReservationQueue(KvPool& pool, DecodeMetrics& metrics, const KvShape& shape,
-                                   PageFormat tail_format, size_t max_waiting_tokens)
-    : pool_(pool),
-      metrics_(metrics),
-      shape_(shape),
-      tail_format_(tail_format),
-      max_waiting_tokens_(max_waiting_tokens) {
+                                   PageFormat tail_format, const Options& options)
+    : pool_(pool), metrics_(metrics), shape_(shape), tail_format_(tail_format), options_(options) {
   UpdateMetrics();
 }
 
@@ -46,9 +43,24 @@ size_t ReservationQueue::PoolBytes(const Demand& demand) const {
   return bytes;
 }
 
-absl::StatusOr<std::unique_ptr<ReservationQueue::Ticket>> ReservationQueue::Enter(
-    const Demand& demand) {
-  if (const size_t bytes = PoolBytes(demand); bytes > pool_.capacity_bytes()) {
+absl::Status ReservationQueue::CheckClient(const std::string& client, size_t bytes) const {
+  if (options_.max_client_bytes == 0) return absl::OkStatus();
+  if (bytes > options_.max_client_bytes) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the request needs ", bytes, " bytes of KV cache; one client may hold ",
+                     options_.max_client_bytes, " of this server's pool"));
+  }
+  const auto at = client_bytes_.find(client);
+  const size_t held = at == client_bytes_.end() ? 0 : at->second;
+  if (held + bytes <= options_.max_client_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the request needs ", bytes, " bytes of KV cache; its client's requests have ",
+                   held, " of the ", options_.max_client_bytes, " that one client may hold"));
+}
+
+absl::StatusOr<std::unique_ptr<ReservationQueue::Ticket>> ReservationQueue::Enter(Demand demand) {
+  const size_t bytes = PoolBytes(demand);
+  if (bytes > pool_.capacity_bytes()) {
     return absl::FailedPreconditionError(
         absl::StrCat("the request needs ", bytes, " bytes of KV cache (", demand.plan.prompt_tokens,
                      " prompt tokens kept as ", demand.plan.page_bytes(), " bytes, and room for ",
@@ -57,22 +69,43 @@ absl::StatusOr<std::unique_ptr<ReservationQueue::Ticket>> ReservationQueue::Ente
   }
   const size_t tokens = demand.plan.prompt_tokens;
   std::lock_guard lock(mutex_);
-  if (waiting_tokens_ > 0 && waiting_tokens_ + tokens > max_waiting_tokens_) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the prompt has ", tokens, " tokens and ", waiting_tokens_,
-        " prompt tokens wait already; this server's queue takes ", max_waiting_tokens_, " in all"));
+  RETURN_IF_ERROR(CheckClient(demand.client, bytes));
+  if (waiting_tokens_ > 0 && waiting_tokens_ + tokens > options_.max_waiting_tokens) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the prompt has ", tokens, " tokens and ", waiting_tokens_,
+                     " prompt tokens wait already; this server's queue takes ",
+                     options_.max_waiting_tokens, " in all"));
   }
   waiting_tokens_ += tokens;
+  client_bytes_[demand.client] += bytes;
   UpdateMetrics();
-  return std::unique_ptr<Ticket>(new Ticket(*this, tokens));
+  return std::unique_ptr<Ticket>(new Ticket(*this, std::move(demand), bytes, next_place_++));
 }
 
-void ReservationQueue::Reserve(Ticket& ticket, Demand demand, OnReserved on_reserved) {
-  {
-    std::lock_guard lock(mutex_);
-    line_.push_back({&ticket, std::move(demand), std::move(on_reserved)});
+bool ReservationQueue::has_line() const {
+  std::lock_guard lock(mutex_);
+  return !line_.empty();
+}
+
+absl::StatusOr<ReservationQueue::Cache> ReservationQueue::ReserveNow(Ticket& ticket) {
+  ASSIGN_OR_RETURN(std::unique_ptr<SequenceCache> cache,
+                   SequenceCache::Reserve(pool_, shape_, ticket.demand_.plan,
+                                          ticket.demand_.max_tail_tokens, tail_format_));
+  StopCounting(ticket);
+  return Cache(cache.release(), GiveBack{this});
+}
+
+absl::StatusOr<ReservationQueue::Cache> ReservationQueue::TryReserve(Ticket& ticket) {
+  std::lock_guard lock(mutex_);
+  if (!line_.empty() && line_.begin()->first < ticket.place_) {
+    return absl::ResourceExhaustedError("requests that came before wait for room in the pool");
   }
-  ServeLine();
+  return ReserveNow(ticket);
+}
+
+void ReservationQueue::StandInLine(Ticket& ticket, OnReserved on_reserved) {
+  std::lock_guard lock(mutex_);
+  line_[ticket.place_] = {&ticket, std::move(on_reserved)};
 }
 
 size_t ReservationQueue::waiting_tokens() const {
@@ -95,11 +128,12 @@ void ReservationQueue::Leave(Ticket& ticket) {
   {
     std::lock_guard lock(mutex_);
     StopCounting(ticket);
-    const auto at = std::find_if(line_.begin(), line_.end(), [&ticket](const Waiting& waiting) {
-      return waiting.ticket == &ticket;
-    });
+    const auto client = client_bytes_.find(ticket.demand_.client);
+    client->second -= ticket.pool_bytes_;
+    if (client->second == 0) client_bytes_.erase(client);
+    const auto at = line_.find(ticket.place_);
     if (at != line_.end()) {
-      forgotten = std::move(at->on_reserved);
+      forgotten = std::move(at->second.on_reserved);
       line_.erase(at);
     }
   }
@@ -107,27 +141,33 @@ void ReservationQueue::Leave(Ticket& ticket) {
   ServeLine();
 }
 
+// One thread at a time: who is served may give pages back at once, and must not serve others from
+// within.
 void ReservationQueue::ServeLine() {
-  while (true) {
-    absl::StatusOr<std::unique_ptr<SequenceCache>> cache;
+  std::unique_lock lock(mutex_);
+  serve_again_ = true;
+  if (std::exchange(serving_, true)) return;
+  while (std::exchange(serve_again_, false)) {
+    absl::StatusOr<Cache> cache;
     OnReserved on_reserved;
-    {
-      std::lock_guard lock(mutex_);
-      if (line_.empty()) return;
-      Waiting& first = line_.front();
-      cache = SequenceCache::Reserve(pool_, shape_, first.demand.plan, first.demand.max_tail_tokens,
-                                     tail_format_);
-      if (absl::IsResourceExhausted(cache.status())) return;
-      on_reserved = std::move(first.on_reserved);
-      StopCounting(*first.ticket);
-      line_.pop_front();
-    }
-    if (cache.ok()) {
-      on_reserved(Cache(cache->release(), GiveBack{this}));
-    } else {
-      on_reserved(cache.status());
+    while (TakeFirst(&on_reserved, &cache)) {
+      lock.unlock();
+      on_reserved(std::move(cache));
+      on_reserved = nullptr;
+      lock.lock();
     }
   }
+  serving_ = false;
+}
+
+bool ReservationQueue::TakeFirst(OnReserved* on_reserved, absl::StatusOr<Cache>* cache) {
+  if (line_.empty()) return false;
+  const auto first = line_.begin();
+  *cache = ReserveNow(*first->second.ticket);
+  if (absl::IsResourceExhausted(cache->status())) return false;
+  *on_reserved = std::move(first->second.on_reserved);
+  line_.erase(first);
+  return true;
 }
 
 }  // namespace kvship

@@ -1,15 +1,17 @@
 // ReservationQueue hands out the decode pool to requests, first come first served. A request enters
-// it when it arrives, which counts its prompt against a bound on all that wait; it asks for its
-// pages once a prefill node is ready for it, and stands in line until they are free. Caches give
-// their pages back, and so wake the line, when they are destroyed. Thread safe; must outlive its
-// tickets and caches.
+// it when it arrives, which counts its prompt against a bound on all that wait, and its bytes
+// against its client's share; it takes its pages when a prefill node is ready for it, or stands in
+// line until they are free. Its place in the line is that of its arrival, however late it lines up.
+// Caches give their pages back, and so wake the line, when they are destroyed. Thread safe; must
+// outlive its tickets and caches.
 #pragma once
 
 #include <cstddef>
-#include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "decode_service/decode_metrics.h"
@@ -25,40 +27,64 @@ class ReservationQueue {
   };
   using Cache = std::unique_ptr<SequenceCache, GiveBack>;
 
+  struct Options {
+    // Prompt tokens of requests that wait, in all; one request may wait however long it is.
+    size_t max_waiting_tokens = 1 << 20;
+    // Bytes of the pool that one client's requests may wait for and hold; 0: any number.
+    size_t max_client_bytes = 0;
+  };
+
   // What one request asks for.
   struct Demand {
     KvPlan plan;
     size_t max_tail_tokens = 0;
+    std::string client = {};  // a name; all requests without one are one client's
   };
 
   using OnReserved = std::function<void(absl::StatusOr<Cache>)>;
 
-  // A place among the waiting; leaves when destroyed. Used by one thread at a time.
+  // A request's place by its arrival, kept until destroyed. Used by one thread at a time.
   class Ticket {
    public:
     ~Ticket();
 
    private:
     friend class ReservationQueue;
-    Ticket(ReservationQueue& queue, size_t waiting_tokens)
-        : queue_(queue), waiting_tokens_(waiting_tokens) {}
+    Ticket(ReservationQueue& queue, Demand demand, size_t pool_bytes, size_t place)
+        : queue_(queue),
+          demand_(std::move(demand)),
+          pool_bytes_(pool_bytes),
+          place_(place),
+          waiting_tokens_(demand_.plan.prompt_tokens) {}
 
     ReservationQueue& queue_;
+    const Demand demand_;
+    const size_t pool_bytes_;
+    const size_t place_;
     size_t waiting_tokens_;  // 0 once served; guarded by the queue's mutex
   };
 
   // Borrows pool and metrics.
   ReservationQueue(KvPool& pool, DecodeMetrics& metrics, const KvShape& shape,
-                   PageFormat tail_format, size_t max_waiting_tokens);
+                   PageFormat tail_format, const Options& options);
 
-  // Errors: FailedPrecondition if the demand is more than the whole pool; ResourceExhausted if too
-  // many prompt tokens wait already (one request may wait however long it is).
-  absl::StatusOr<std::unique_ptr<Ticket>> Enter(const Demand& demand);
+  // Errors: FailedPrecondition if the demand is more than the whole pool or a client's share of it;
+  // ResourceExhausted if too many prompt tokens wait already, or the client's share is used up.
+  absl::StatusOr<std::unique_ptr<Ticket>> Enter(Demand demand);
 
-  // Asks for the pages of `demand`, behind all who asked before. `on_reserved` is called once, on
-  // this thread or on one that gives pages back, unless the ticket is destroyed first; it must not
-  // block. Errors: as KvPool::Reserve, but for ResourceExhausted, which is waited out.
-  void Reserve(Ticket& ticket, Demand demand, OnReserved on_reserved);
+  // Whether a request is in line.
+  bool has_line() const;
+
+  // The pages of the ticket's demand, now. ResourceExhausted if there is no room, or somebody in
+  // line came before; other errors as KvPool::Reserve.
+  absl::StatusOr<Cache> TryReserve(Ticket& ticket);
+
+  // Stands in line for them until served by ServeLine. `on_reserved` is called once, on a thread
+  // that serves the line, unless the ticket is destroyed first; it must not block.
+  void StandInLine(Ticket& ticket, OnReserved on_reserved);
+
+  // Serves the line from its head as far as the pool goes; also done when pages come back.
+  void ServeLine();
 
   // Gives back what the cache reserved for its prompt and did not fill, and serves the line with
   // it.
@@ -69,15 +95,16 @@ class ReservationQueue {
  private:
   struct Waiting {
     Ticket* ticket;
-    Demand demand;
     OnReserved on_reserved;
   };
 
+  absl::Status CheckClient(const std::string& client, size_t bytes) const;
+  absl::StatusOr<Cache> ReserveNow(Ticket& ticket);
   void StopCounting(Ticket& ticket);
   void Leave(Ticket& ticket);
   void PagesCameBack();
-  // Serves the line from its head as far as the pool goes.
-  void ServeLine();
+  // Takes the head of the line out, with its pages or an error; false if it has to wait.
+  bool TakeFirst(OnReserved* on_reserved, absl::StatusOr<Cache>* cache);
   size_t PoolBytes(const Demand& demand) const;
   void UpdateMetrics();
 
@@ -85,10 +112,14 @@ class ReservationQueue {
   DecodeMetrics& metrics_;
   const KvShape shape_;
   const PageFormat tail_format_;
-  const size_t max_waiting_tokens_;
+  const Options options_;
   mutable std::mutex mutex_;
+  size_t next_place_ = 0;
   size_t waiting_tokens_ = 0;
-  std::deque<Waiting> line_;
+  std::map<size_t, Waiting> line_;              // by place
+  bool serving_ = false;                        // a thread is serving the line
+  bool serve_again_ = false;                    // and has to look once more
+  std::map<std::string, size_t> client_bytes_;  // of all tickets
 };
 
 }  // namespace kvship

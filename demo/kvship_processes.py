@@ -105,10 +105,12 @@ class ServerPair:
     """One prefill and one decode server on loopback, running and ready inside a `with` block.
 
     `args` holds the port flags, `model`, and `bin`, the folder of the programs; logs and reports go to `folder`.
+    The decode server has no HTTP port unless `decode_flags` name one.
     """
 
-    def __init__(self, args, folder):
+    def __init__(self, args, folder, decode_flags=()):
         self.folder = folder
+        self.decode_flags = decode_flags
         self.bin = args.bin
         self.model = args.model
         self.ports = {name: getattr(args, name.replace("-", "_")) for name in DEFAULT_PORTS}
@@ -119,7 +121,8 @@ class ServerPair:
             check_port_is_free(name, port)
         try:
             self.start("prefill")
-            self.start("decode", f"--prefill=dns:///127.0.0.1:{self.ports['prefill-port']}")
+            self.start("decode", f"--prefill=dns:///127.0.0.1:{self.ports['prefill-port']}", "--http=",
+                       *self.decode_flags)
             for server in self.servers:
                 server.wait_until_ready()
         except BaseException:

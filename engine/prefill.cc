@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 
 #include "base/status_macros.h"
 #include "engine/activations.h"
@@ -10,7 +11,6 @@
 #include "engine/rope_table.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
-#include "kernels/scores.h"
 
 namespace kvship {
 
@@ -42,40 +42,32 @@ absl::Status PrefillEngine::UnpackLayer(size_t layer) {
   return absl::OkStatus();
 }
 
-PrefillRun::PrefillRun(PrefillEngine& engine, std::vector<int32_t> tokens, LayerNeeds needs,
-                       bool all_logits)
-    : engine_(engine), tokens_(std::move(tokens)), needs_(needs), all_logits_(all_logits) {
+PrefillRun::PrefillRun(PrefillEngine& engine, std::vector<PrefillPrompt> prompts, bool all_logits)
+    : engine_(engine), all_logits_(all_logits) {
   const ModelConfig& config = engine.model().config;
-  const size_t kv_bytes = config.num_kv_heads * tokens_.size() * config.head_dim * sizeof(float);
-  const size_t window_rows = config.num_query_heads * needs.num_window_queries();
-  residual_ = Buffer(tokens_.size() * config.hidden_dim * sizeof(float));
-  cos_sin_ = Buffer(tokens_.size() * config.head_dim * sizeof(float));
+  for (PrefillPrompt& prompt : prompts) {
+    const size_t begin = std::exchange(num_tokens_, num_tokens_ + prompt.tokens.size());
+    LayerObservation observation(config, prompt.tokens.size(), prompt.needs);
+    prompts_.push_back({std::move(prompt.tokens), begin, std::move(observation)});
+  }
+  const size_t kv_bytes = config.num_kv_heads * num_tokens_ * config.head_dim * sizeof(float);
+  residual_ = Buffer(num_tokens_ * config.hidden_dim * sizeof(float));
+  cos_sin_ = Buffer(num_tokens_ * config.head_dim * sizeof(float));
   keys_ = Buffer(kv_bytes);
   values_ = Buffer(kv_bytes);
-  window_queries_ = Buffer(window_rows * config.head_dim * sizeof(float));
-  window_lse_ = Buffer(window_rows * sizeof(float));
-  if (needs.column_sums) {
-    column_sums_ = Buffer(config.num_query_heads * tokens_.size() * sizeof(float));
-  }
-  if (needs.future_tokens > 0) {
-    const size_t query_bytes = config.num_query_heads * config.head_dim * sizeof(float);
-    moments_ = QueryMoments(config, tokens_.size(), needs.future_tokens);
-    query_mean_ = Buffer(query_bytes);
-    query_covariance_ = Buffer(query_bytes * config.head_dim);
-  }
 }
 
-size_t PrefillRun::num_bytes() const {
-  return residual_.num_bytes() + cos_sin_.num_bytes() + keys_.num_bytes() + values_.num_bytes() +
-         window_queries_.num_bytes() + window_lse_.num_bytes() + column_sums_.num_bytes() +
-         moments_.num_bytes() + query_mean_.num_bytes() + query_covariance_.num_bytes();
+size_t PrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens) {
+  const size_t row =
+      config.hidden_dim + config.head_dim + 2 * config.num_kv_heads * config.head_dim;
+  return num_tokens * row * sizeof(float);
 }
 
 double PrefillRun::fraction() const {
   // Within a layer, block by block; blocks near the end attend to more, which a progress line need
   // not know.
-  const double layers = static_cast<double>(layer_) +
-                        static_cast<double>(position_) / static_cast<double>(tokens_.size());
+  const double layers =
+      static_cast<double>(layer_) + static_cast<double>(begin_) / static_cast<double>(num_tokens_);
   return layers / static_cast<double>(engine_.model().config.num_layers);
 }
 
@@ -84,49 +76,84 @@ TensorView PrefillRun::Residual(size_t begin, size_t end) {
   return TensorView(residual_.as<float>() + begin * hidden, {end - begin, hidden});
 }
 
-absl::StatusOr<PrefillRun::Event> PrefillRun::Step() {
+TensorView PrefillRun::Cached(Buffer& cache, const Prompt& prompt) {
   const ModelConfig& config = engine_.model().config;
-  const size_t begin = position_;
-  const size_t end = std::min(begin + engine_.options().block_tokens, tokens_.size());
-  if (layer_ == 0) {
-    RETURN_IF_ERROR(Embed(engine_.backend(), engine_.model().embedding,
-                          std::span(tokens_).subspan(begin, end - begin), Residual(begin, end)));
-    for (size_t i = begin; i < end; ++i) {
-      FillRopeRow(config, i, cos_sin_.as<float>() + i * config.head_dim);
-    }
+  return TensorView(cache.as<float>(), {config.num_kv_heads, num_tokens_, config.head_dim})
+      .Slice(1, prompt.begin, prompt.tokens.size());
+}
+
+std::vector<PrefillRun::Piece> PrefillRun::PiecesOf(size_t begin, size_t end) {
+  std::vector<Piece> pieces;
+  for (Prompt& prompt : prompts_) {
+    const size_t first = std::max(begin, prompt.begin);
+    const size_t last = std::min(end, prompt.begin + prompt.tokens.size());
+    if (first < last) pieces.push_back({prompt, first - begin, last - first, first - prompt.begin});
   }
+  return pieces;
+}
+
+absl::StatusOr<PrefillRun::Event> PrefillRun::Step() {
+  const size_t begin = begin_;
+  const size_t end = std::min(begin + engine_.options().block_tokens, num_tokens_);
+  const std::vector<Piece> pieces = PiecesOf(begin, end);
+  if (layer_ == 0) RETURN_IF_ERROR(EmbedBlock(begin, pieces));
   if (begin == 0) {
-    std::fill_n(column_sums_.as<float>(), column_sums_.num_bytes() / sizeof(float), 0.0f);
-    moments_.Clear();
+    for (Prompt& prompt : prompts_) prompt.observation.Clear();
   }
   RETURN_IF_ERROR(engine_.UnpackLayer(layer_));
-  RETURN_IF_ERROR(Block(begin, end));
-  position_ = end;
-  if (end < tokens_.size()) return Event::kBlockDone;
-  position_ = 0;
+  RETURN_IF_ERROR(Block(begin, end, pieces));
+  begin_ = end;
+  if (end < num_tokens_) return Event::kBlockDone;
+  begin_ = 0;
   ++layer_;
-  if (needs_.future_tokens > 0) {
-    const LayerView done = finished_layer();
-    moments_.Turned(engine_.backend(), done.query_mean, done.query_covariance);
-  }
+  for (Prompt& prompt : prompts_) prompt.observation.Finish(engine_.backend());
   return Event::kLayerDone;
 }
 
-absl::Status PrefillRun::Block(size_t begin, size_t end) {
-  RETURN_IF_ERROR(QueryKeyValue(begin, end));
-  // Of the last layer nobody reads the residual stream but at the positions whose logits are
-  // wanted; its queries matter where they vote.
+absl::Status PrefillRun::EmbedBlock(size_t begin, const std::vector<Piece>& pieces) {
   const ModelConfig& config = engine_.model().config;
-  const bool last_layer = layer_ + 1 == config.num_layers;
-  const bool is_read = !last_layer || all_logits_ || end == tokens_.size();
-  if (!is_read && !ObservesAttention(begin, end)) return absl::OkStatus();
-  const TensorView attended =
-      ActivationRows(engine_.attended_, end - begin, config.num_query_heads * config.head_dim);
-  RETURN_IF_ERROR(Attend(begin, end, attended));
-  return is_read ? FeedForward(Residual(begin, end), attended) : absl::OkStatus();
+  for (const Piece& piece : pieces) {
+    const size_t row = begin + piece.row;
+    RETURN_IF_ERROR(Embed(engine_.backend(), engine_.model().embedding,
+                          std::span(piece.prompt.tokens).subspan(piece.position, piece.num_rows),
+                          Residual(row, row + piece.num_rows)));
+    for (size_t i = 0; i < piece.num_rows; ++i) {
+      FillRopeRow(config, piece.position + i, cos_sin_.as<float>() + (row + i) * config.head_dim);
+    }
+  }
+  return absl::OkStatus();
 }
 
-absl::Status PrefillRun::QueryKeyValue(size_t begin, size_t end) {
+absl::Status PrefillRun::Block(size_t begin, size_t end, const std::vector<Piece>& pieces) {
+  RETURN_IF_ERROR(QueryKeyValue(begin, end, pieces));
+  const ModelConfig& config = engine_.model().config;
+  const size_t num_heads = config.num_query_heads + 2 * config.num_kv_heads;
+  const TensorView queries =
+      TensorView(engine_.qkv_out_.as<float>(), {end - begin, num_heads, config.head_dim})
+          .Slice(1, 0, config.num_query_heads);
+  const TensorView attended =
+      ActivationRows(engine_.attended_, end - begin, config.num_query_heads * config.head_dim);
+  // Of the last layer nobody reads the residual stream but at each prompt's last position; its
+  // queries matter where they vote.
+  const bool all_are_read = all_logits_ || layer_ + 1 < config.num_layers;
+  for (const Piece& piece : pieces) {
+    if (!all_are_read && !piece.ends_prompt() &&
+        !piece.prompt.observation.WantsAttention(piece.position, piece.position + piece.num_rows)) {
+      continue;
+    }
+    RETURN_IF_ERROR(Attend(piece, queries.Slice(0, piece.row, piece.num_rows),
+                           attended.Slice(0, piece.row, piece.num_rows)));
+  }
+  if (all_are_read) return FeedForward(Residual(begin, end), attended);
+  for (const Piece& piece : pieces) {
+    if (!piece.ends_prompt()) continue;
+    const size_t row = piece.row + piece.num_rows - 1;
+    RETURN_IF_ERROR(FeedForward(Residual(begin + row, begin + row + 1), attended.Slice(0, row, 1)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PrefillRun::QueryKeyValue(size_t begin, size_t end, const std::vector<Piece>& pieces) {
   Backend& backend = engine_.backend();
   const ModelConfig& config = engine_.model().config;
   const LayerWeights& w = engine_.model().layers[layer_];
@@ -140,16 +167,19 @@ absl::Status PrefillRun::QueryKeyValue(size_t begin, size_t end) {
   const TensorView qkv = ActivationRows(engine_.qkv_out_, rows, num_heads * d);
   RETURN_IF_ERROR(Product(backend, normed, engine_.qkv_, qkv));
   RETURN_IF_ERROR(NormQueriesAndKeys(backend, config, w, qkv));
-  RETURN_IF_ERROR(
-      ObserveQueries(begin, end, qkv.SplitLast(num_heads).Slice(1, 0, config.num_query_heads)));
+  const TensorView queries = qkv.SplitLast(num_heads).Slice(1, 0, config.num_query_heads);
+  for (const Piece& piece : pieces) {
+    RETURN_IF_ERROR(piece.prompt.observation.AddBeforeRope(
+        backend, piece.position, queries.Slice(0, piece.row, piece.num_rows)));
+  }
   // Q and K lie side by side and turn together.
   const TensorView cos_sin(cos_sin_.as<float>() + begin * d, {rows, d});
   const size_t num_turned = config.num_query_heads + config.num_kv_heads;
   RETURN_IF_ERROR(Rope(backend, qkv.Slice(1, 0, num_turned * d).SplitLast(num_turned), cos_sin,
                        config.rope_pairs));
   for (size_t h = 0; h < config.num_kv_heads; ++h) {
-    float* keys = keys_.as<float>() + (h * tokens_.size() + begin) * d;
-    float* values = values_.as<float>() + (h * tokens_.size() + begin) * d;
+    float* keys = keys_.as<float>() + (h * num_tokens_ + begin) * d;
+    float* values = values_.as<float>() + (h * num_tokens_ + begin) * d;
     for (size_t m = 0; m < rows; ++m) {
       const float* row = qkv.f32(m);
       std::memcpy(keys + m * d, row + (config.num_query_heads + h) * d, d * sizeof(float));
@@ -159,23 +189,23 @@ absl::Status PrefillRun::QueryKeyValue(size_t begin, size_t end) {
   return absl::OkStatus();
 }
 
-absl::Status PrefillRun::Attend(size_t begin, size_t end, TensorView attended) {
-  const ModelConfig& config = engine_.model().config;
-  const size_t rows = end - begin;
-  const size_t d = config.head_dim;
-  const size_t num_heads = config.num_query_heads + 2 * config.num_kv_heads;
+absl::Status PrefillRun::Attend(const Piece& piece, TensorView queries, TensorView attended) {
+  LayerObservation& observation = piece.prompt.observation;
   PromptAttentionArgs attention;
-  attention.q = TensorView(engine_.qkv_out_.as<float>(), {rows, num_heads, d})
-                    .Slice(1, 0, config.num_query_heads);
-  attention.keys = TensorView(keys_.as<float>(), {config.num_kv_heads, tokens_.size(), d});
-  attention.values = TensorView(values_.as<float>(), {config.num_kv_heads, tokens_.size(), d});
-  attention.first_position = begin;
+  attention.q = queries;
+  attention.keys = Cached(keys_, piece.prompt);
+  attention.values = Cached(values_, piece.prompt);
+  attention.first_position = piece.position;
   attention.arithmetic = engine_.options().arithmetic;
   attention.out = attended;
-  const bool observed = ObservesAttention(begin, end);
-  if (observed) attention.lse = ActivationRows(engine_.lse_, config.num_query_heads, rows);
+  const bool observed = observation.WantsAttention(piece.position, piece.position + piece.num_rows);
+  if (observed) {
+    attention.lse = ActivationRows(engine_.lse_, queries.dims[1], piece.num_rows);
+  }
   RETURN_IF_ERROR(PromptAttention(engine_.backend(), attention));
-  return observed ? ObserveAttention(begin, end, attention.q, attention.lse) : absl::OkStatus();
+  return observed ? observation.AddAttention(engine_.backend(), piece.position, queries,
+                                             attention.lse, attention.keys)
+                  : absl::OkStatus();
 }
 
 absl::Status PrefillRun::FeedForward(TensorView residual, TensorView attended) {
@@ -193,74 +223,21 @@ absl::Status PrefillRun::FeedForward(TensorView residual, TensorView attended) {
   return Product(backend, gated, engine_.down_, residual, /*accumulate=*/true);
 }
 
-absl::Status PrefillRun::ObserveQueries(size_t begin, size_t end, TensorView queries) {
-  if (needs_.future_tokens == 0 || end <= needs_.moments_begin) return absl::OkStatus();
-  const size_t first = std::max(begin, needs_.moments_begin);
-  return moments_.Add(engine_.backend(), queries.Slice(0, first - begin, end - first));
-}
-
-absl::Status PrefillRun::ObserveAttention(size_t begin, size_t end, TensorView queries,
-                                          TensorView lse) {
-  KeepWindowQueries(begin, end, queries, lse);
-  if (!needs_.column_sums) return absl::OkStatus();
-  const ModelConfig& config = engine_.model().config;
-  WindowVotesArgs votes;
-  votes.q = queries.Transposed(0, 1);
-  votes.keys =
-      TensorView(keys_.as<float>(), {config.num_kv_heads, tokens_.size(), config.head_dim});
-  votes.lse = lse;
-  votes.first_position = begin;
-  votes.accumulate = true;
-  // Of the keys seen so far.
-  votes.votes = TensorView(column_sums_.as<float>(), {config.num_query_heads, tokens_.size()})
-                    .Slice(1, 0, end);
-  return WindowVotes(engine_.backend(), votes);
-}
-
-void PrefillRun::KeepWindowQueries(size_t begin, size_t end, TensorView queries, TensorView lse) {
-  const ModelConfig& config = engine_.model().config;
-  const size_t window = needs_.num_window_queries();
-  const size_t first = std::max(begin, needs_.window_begin);
-  const size_t last = std::min(end, needs_.window_end);
-  for (size_t h = 0; h < config.num_query_heads; ++h) {
-    for (size_t i = first; i < last; ++i) {
-      const size_t slot = h * window + i - needs_.window_begin;
-      std::memcpy(window_queries_.as<float>() + slot * config.head_dim, queries.f32(i - begin, h),
-                  config.head_dim * sizeof(float));
-      window_lse_.as<float>()[slot] = lse.f32(h)[i - begin];
-    }
-  }
-}
-
-LayerView PrefillRun::finished_layer() {
-  const ModelConfig& config = engine_.model().config;
-  const size_t window = needs_.num_window_queries();
-  const size_t d = config.head_dim;
+LayerView PrefillRun::finished_layer(size_t prompt) {
+  Prompt& of = prompts_[prompt];
   LayerView view;
   view.layer = layer_ - 1;
-  view.keys = TensorView(keys_.as<float>(), {config.num_kv_heads, tokens_.size(), d});
-  view.values = TensorView(values_.as<float>(), {config.num_kv_heads, tokens_.size(), d});
-  view.window_queries =
-      TensorView(window_queries_.as<float>(), {config.num_query_heads, window, d});
-  view.window_lse = TensorView(window_lse_.as<float>(), {config.num_query_heads, window});
-  view.window_begin = needs_.window_begin;
-  if (needs_.column_sums) {
-    view.column_sums =
-        TensorView(column_sums_.as<float>(), {config.num_query_heads, tokens_.size()});
-  }
-  if (needs_.future_tokens > 0) {
-    view.query_mean = TensorView(query_mean_.as<float>(), {config.num_query_heads, d});
-    view.query_covariance =
-        TensorView(query_covariance_.as<float>(), {config.num_query_heads, d, d});
-  }
+  view.keys = Cached(keys_, of);
+  view.values = Cached(values_, of);
+  of.observation.ShowIn(&view);
   return view;
 }
 
-absl::Status PrefillRun::Logits(size_t position, TensorView logits) {
+absl::Status PrefillRun::Logits(size_t prompt, size_t position, TensorView logits) {
   const Transformer& model = engine_.model();
-  const size_t rows = logits.dims[0];
+  const size_t rows = logits.dims[0], row = prompts_[prompt].begin + position;
   const TensorView normed = ActivationRows(engine_.normed_, rows, model.config.hidden_dim);
-  RETURN_IF_ERROR(RmsNorm(engine_.backend(), Residual(position, position + rows), model.output_norm,
+  RETURN_IF_ERROR(RmsNorm(engine_.backend(), Residual(row, row + rows), model.output_norm,
                           model.config.norm_epsilon, normed));
   return ProductPacked(engine_.backend(), normed, {&model.output, 1}, engine_.options().arithmetic,
                        logits);

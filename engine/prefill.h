@@ -1,8 +1,9 @@
 // Prefill reads a prompt layer by layer: all blocks of queries of a layer, then the next layer. A
 // layer's full K and V exist only while it runs, so that memory is the residual stream, one layer
 // of KV and one block of activations, however many layers the model has. Work is cut into (layer,
-// block) steps: between any two, a run can be paused, cancelled or destroyed, and runs of several
-// prompts can take turns.
+// block) steps: between any two, a run can be paused, cancelled or destroyed, and several runs can
+// take turns. A run may read several short prompts side by side: they share its products, and each
+// gets what it would get alone, to the bit.
 //
 // A PrefillEngine holds the scratch memory that runs share; it and its runs belong to one thread.
 #pragma once
@@ -13,7 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/buffer.h"
-#include "engine/query_moments.h"
+#include "engine/layer_observation.h"
 #include "engine/transformer.h"
 #include "kernels/backend.h"
 #include "kernels/product.h"
@@ -67,12 +68,18 @@ class PrefillEngine {
   Buffer gated_;     // [M, F]
 };
 
+// A prompt to be read, and what its scorer needs to see of each layer. Ids lie inside the
+// vocabulary, and there is at least one.
+struct PrefillPrompt {
+  std::vector<int32_t> tokens;
+  LayerNeeds needs = {};
+};
+
 class PrefillRun {
  public:
-  // Ids must lie inside the vocabulary, and there is at least one. With `all_logits` the residual
-  // stream of every position is finished, not only of the last.
-  PrefillRun(PrefillEngine& engine, std::vector<int32_t> tokens, LayerNeeds needs,
-             bool all_logits = false);
+  // Reads `prompts`, at least one, side by side. With `all_logits` the residual stream of every
+  // position is finished, not only of each prompt's last.
+  PrefillRun(PrefillEngine& engine, std::vector<PrefillPrompt> prompts, bool all_logits = false);
 
   enum class Event { kBlockDone, kLayerDone };
 
@@ -83,50 +90,53 @@ class PrefillRun {
   bool done() const { return layer_ == engine_.model().config.num_layers; }
   // The share of the work that is done, in [0, 1].
   double fraction() const;
-  size_t num_prompt_tokens() const { return tokens_.size(); }
+  // Of all prompts.
+  size_t num_tokens() const { return num_tokens_; }
 
-  LayerView finished_layer();
+  LayerView finished_layer(size_t prompt = 0);
 
-  // Once done: the logits after the tokens at [position, position + n); without all_logits only the
-  // last token's can be asked for. logits [n, vocab] f32.
-  absl::Status Logits(size_t position, TensorView logits);
+  // Once done: the logits after the tokens at [position, position + n) of a prompt; without
+  // all_logits only the last token's can be asked for. logits [n, vocab] f32.
+  absl::Status Logits(size_t prompt, size_t position, TensorView logits);
 
-  // Bytes the run holds while it is paused.
-  size_t num_bytes() const;
+  // Bytes that a run of so many tokens holds while it is paused, but for what scorers ask for.
+  static size_t BytesFor(const ModelConfig& config, size_t num_tokens);
 
  private:
-  absl::Status Block(size_t begin, size_t end);
-  absl::Status QueryKeyValue(size_t begin, size_t end);
-  absl::Status Attend(size_t begin, size_t end, TensorView attended);
+  struct Prompt {
+    std::vector<int32_t> tokens;
+    size_t begin;  // of its tokens among those of all prompts
+    LayerObservation observation;
+  };
+  // The part of a block that belongs to one prompt.
+  struct Piece {
+    Prompt& prompt;
+    size_t row;  // its first one in the block
+    size_t num_rows;
+    size_t position;  // of the first row, in the prompt
+    bool ends_prompt() const { return position + num_rows == prompt.tokens.size(); }
+  };
+
+  std::vector<Piece> PiecesOf(size_t begin, size_t end);
+  absl::Status EmbedBlock(size_t begin, const std::vector<Piece>& pieces);
+  absl::Status Block(size_t begin, size_t end, const std::vector<Piece>& pieces);
+  absl::Status QueryKeyValue(size_t begin, size_t end, const std::vector<Piece>& pieces);
+  absl::Status Attend(const Piece& piece, TensorView queries, TensorView attended);
   absl::Status FeedForward(TensorView residual, TensorView attended);
-  // What the layer's needs ask of a block's queries [M, Hq, D]: before RoPE, and after it with the
-  // log-sum-exp of their attention.
-  absl::Status ObserveQueries(size_t begin, size_t end, TensorView queries);
-  absl::Status ObserveAttention(size_t begin, size_t end, TensorView queries, TensorView lse);
-  void KeepWindowQueries(size_t begin, size_t end, TensorView queries, TensorView lse);
   TensorView Residual(size_t begin, size_t end);
-  // Whether the needs ask for the attention of some of these queries.
-  bool ObservesAttention(size_t begin, size_t end) const {
-    return needs_.column_sums || (begin < needs_.window_end && end > needs_.window_begin);
-  }
+  // A prompt's part of keys_ or values_: [H, its tokens, D].
+  TensorView Cached(Buffer& cache, const Prompt& prompt);
 
   PrefillEngine& engine_;
-  const std::vector<int32_t> tokens_;
-  const LayerNeeds needs_;
   const bool all_logits_;
+  std::vector<Prompt> prompts_;
+  size_t num_tokens_ = 0;  // T, of all prompts
   size_t layer_ = 0;
-  size_t position_ = 0;    // first query of the next block
-  Buffer residual_;        // [T, C]
-  Buffer cos_sin_;         // [T, D]
-  Buffer keys_;            // [H, T, D] of the current layer
-  Buffer values_;          // [H, T, D]
-  Buffer window_queries_;  // [Hq, W, D]
-  Buffer window_lse_;      // [Hq, W]
-  // Where they are asked for:
-  Buffer column_sums_;       // [Hq, T]
-  QueryMoments moments_;     // of the current layer
-  Buffer query_mean_;        // [Hq, D] of the finished layer
-  Buffer query_covariance_;  // [Hq, D, D]
+  size_t begin_ = 0;  // first row of the next block
+  Buffer residual_;   // [T, C]
+  Buffer cos_sin_;    // [T, D]
+  Buffer keys_;       // [H, T, D] of the current layer
+  Buffer values_;     // [H, T, D]
 };
 
 }  // namespace kvship

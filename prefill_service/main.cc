@@ -20,7 +20,9 @@ ABSL_FLAG(std::string, default_compression, "",
           "measured default: \"budget_tokens=1024,encoder=f16\"");
 ABSL_FLAG(size_t, max_queue_requests, 256, "requests admitted at a time");
 ABSL_FLAG(size_t, max_queue_tokens, 1 << 20, "prompt tokens admitted at a time");
-ABSL_FLAG(size_t, max_active_requests, 4, "requests that may hold memory at a time");
+ABSL_FLAG(size_t, max_active_requests, 16, "requests that may hold memory at a time");
+ABSL_FLAG(size_t, max_active_bytes, size_t{4} << 30,
+          "memory that requests being read may hold, beside the model");
 ABSL_FLAG(size_t, max_outbox_bytes, 32 << 20, "unsent bytes at which a request stops computing");
 ABSL_FLAG(absl::Duration, go_timeout, absl::Seconds(30), "how long a client may take to say Go");
 ABSL_FLAG(absl::Duration, stall_timeout, absl::Seconds(30),
@@ -46,6 +48,7 @@ PrefillProgramOptions OptionsFromFlags() {
   options.scheduler.max_queue_requests = absl::GetFlag(FLAGS_max_queue_requests);
   options.scheduler.max_queue_tokens = absl::GetFlag(FLAGS_max_queue_tokens);
   options.scheduler.max_active_requests = absl::GetFlag(FLAGS_max_active_requests);
+  options.scheduler.max_active_bytes = absl::GetFlag(FLAGS_max_active_bytes);
   options.scheduler.max_outbox_bytes = absl::GetFlag(FLAGS_max_outbox_bytes);
   options.scheduler.go_timeout = absl::GetFlag(FLAGS_go_timeout);
   options.scheduler.stall_timeout = absl::GetFlag(FLAGS_stall_timeout);

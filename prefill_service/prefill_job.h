@@ -1,63 +1,46 @@
-// PrefillJob carries one task through the engine: it computes step by step, compresses each layer
-// as soon as it is finished, and sends it, so that of the full cache no more than one layer ever
-// exists. Belongs to the engine thread.
+// PrefillJob carries one prompt through the engine, or several short ones packed into one run, and
+// ships each prompt's cache layer by layer. Belongs to the engine thread.
 #pragma once
 
-#include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "compress/compressor.h"
 #include "engine/prefill.h"
-#include "kv/frames.h"
-#include "prefill_service/prefill_metrics.h"
-#include "prefill_service/prefill_task.h"
-#include "transport/channel.h"
+#include "prefill_service/prefill_shipment.h"
 
 namespace kvship {
 
 class PrefillJob {
  public:
-  // What it has done so far.
-  struct Totals {
-    double kept_tokens = 0;  // per head, the mean over heads and layers
-    size_t shipped_bytes = 0;
-    absl::Duration queue_time = {};
-    absl::Duration prefill_time = {};  // without compress_time
-    absl::Duration compress_time = {};
-  };
-
-  // Borrows engine, metrics, task and channel. `queue_time` is what the request has waited.
-  static absl::StatusOr<std::unique_ptr<PrefillJob>> Create(PrefillEngine& engine,
-                                                            PrefillMetrics& metrics,
-                                                            const PrefillTask& task,
-                                                            Channel& channel,
-                                                            absl::Duration queue_time);
+  // Borrows all; `shipments` are at least one, for the engine's model.
+  PrefillJob(PrefillEngine& engine, PrefillMetrics& metrics,
+             std::vector<PrefillShipment*> shipments);
 
   // Computes one block of queries of one layer; at a layer's end compresses and sends it; at the
-  // prompt's end draws the first token and sends the manifest. Not to be called once done().
+  // end draws the first tokens and sends the manifests. Not to be called once done().
   absl::Status Step();
 
+  // Uses a shipment no more, whose request has ended; the others are read on.
+  void Forget(const PrefillShipment& shipment);
+
   bool done() const { return done_; }
-  const Totals& totals() const { return totals_; }
+  // Prompt tokens still to be read, layers not yet computed counted as shares of them.
+  double remaining_tokens() const { return (1 - run_.fraction()) * run_.num_tokens(); }
+  bool is_packed() const { return shipments_.size() > 1; }
+  size_t num_tokens() const { return run_.num_tokens(); }
+  // Of all steps, compression counted.
+  absl::Duration step_time() const { return step_time_; }
 
  private:
-  PrefillJob(PrefillEngine& engine, PrefillMetrics& metrics, const PrefillTask& task,
-             Channel& channel, absl::Duration queue_time, std::unique_ptr<Compressor> compressor);
-  void SendProgress();
-  absl::Status ShipLayer();
-  absl::StatusOr<OutputToken> FirstToken();
-  void SendManifest(const OutputToken& first_token);
+  absl::Status SendManifests();
 
   PrefillEngine& engine_;
   PrefillMetrics& metrics_;
-  const PrefillTask& task_;
-  Channel& channel_;
-  const std::unique_ptr<Compressor> compressor_;
+  std::vector<PrefillShipment*> shipments_;  // null: forgotten
   PrefillRun run_;
-  FrameCutter cutter_;
-  Totals totals_;
-  absl::Time last_progress_ = absl::InfinitePast();
+  absl::Duration compute_time_;
+  absl::Duration step_time_;
   bool done_ = false;
 };
 

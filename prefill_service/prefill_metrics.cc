@@ -63,6 +63,11 @@ PrefillMetrics::PrefillMetrics(Registry& registry)
       step_seconds(Seconds(registry, "kvship_prefill_step_seconds",
                            "One block of queries of one layer, with what ends the layer.",
                            StepSeconds())),
+      run_requests(BuildHistogram()
+                       .Name("kvship_prefill_run_requests")
+                       .Help("Prompts read side by side in one run.")
+                       .Register(registry)
+                       .Add({}, Histogram::BucketBoundaries{1, 2, 4, 8, 16})),
       requests_(BuildCounter()
                     .Name("kvship_prefill_requests_total")
                     .Help("Requests by the status they ended with.")

@@ -36,6 +36,7 @@ class PrefillMetrics {
   prometheus::Histogram& prefill_seconds;
   prometheus::Histogram& compress_seconds;
   prometheus::Histogram& step_seconds;
+  prometheus::Histogram& run_requests;
 
  private:
   prometheus::Family<prometheus::Counter>& requests_;

@@ -1,14 +1,16 @@
 #include "prefill_service/prefill_scheduler.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/clock.h"
 #include "base/log.h"
-#include "rpc/cache_messages.h"
+#include "base/status_macros.h"
+#include "prefill_service/prefill_request.h"
 #include "rpc/errors.h"
-#include "rpc/wire_version.h"
 
 namespace kvship {
 namespace {
@@ -17,12 +19,19 @@ namespace {
 // lives.
 constexpr absl::Duration kLongestSleep = absl::Milliseconds(200);
 
+// For an answer to Ready; a client that is silent for longer holds up nobody behind it.
+constexpr absl::Duration kPatience = absl::Milliseconds(500);
+
 // Before anything was measured.
 constexpr absl::Duration kFirstRetryDelay = absl::Seconds(1);
 constexpr absl::Duration kLongestRetryDelay = absl::Seconds(60);
 
-// Weight of the newest request in the mean throughput.
+// Weight of the newest run in the mean throughput, and a guess for the first one.
 constexpr double kNewestWeight = 0.3;
+constexpr double kFirstTokensPerSecond = 1000;
+
+// How many seconds of waiting outweigh one second more of work. Larger: long requests wait longer.
+constexpr double kAgeing = 2;
 
 absl::Status CheckPositive(absl::string_view field, size_t value) {
   if (value > 0) return absl::OkStatus();
@@ -37,27 +46,12 @@ absl::Status CheckPositive(absl::string_view field, absl::Duration value) {
 
 }  // namespace
 
-class PrefillScheduler::Request {
- public:
-  PrefillTask task;
-  std::shared_ptr<Channel> channel;  // shared with the call, which may end first
-  State state = State::kQueued;
-  bool cancelled = false;
-  bool ended = false;
-  size_t told_place = SIZE_MAX;
-  absl::Time arrived;
-  absl::Time became_ready;
-  // While the outbox is full: since when it has this many bytes.
-  absl::Time stalled_since = absl::InfiniteFuture();
-  size_t stalled_bytes = 0;
-  std::unique_ptr<PrefillJob> job;  // from the first step on; the engine thread's
-};
-
 absl::Status PrefillScheduler::Options::Validate() const {
   for (const absl::Status& status :
        {CheckPositive("max_queue_requests", max_queue_requests),
         CheckPositive("max_queue_tokens", max_queue_tokens),
         CheckPositive("max_active_requests", max_active_requests),
+        CheckPositive("max_active_bytes", max_active_bytes),
         CheckPositive("max_outbox_bytes", max_outbox_bytes),
         CheckPositive("go_timeout", go_timeout), CheckPositive("stall_timeout", stall_timeout),
         CheckPositive("stuck_timeout", stuck_timeout)}) {
@@ -68,10 +62,7 @@ absl::Status PrefillScheduler::Options::Validate() const {
 
 PrefillScheduler::PrefillScheduler(PrefillEngine& engine, PrefillMetrics& metrics,
                                    const Options& options)
-    : engine_(engine),
-      metrics_(metrics),
-      options_(options),
-      alive_(std::chrono::steady_clock::now()) {
+    : engine_(engine), metrics_(metrics), options_(options), alive_(MonotonicNow()) {
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -91,10 +82,7 @@ PrefillScheduler::~PrefillScheduler() {
 absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Submit(
     PrefillTask task, std::shared_ptr<Channel> channel) {
   const size_t num_tokens = task.tokens.size();
-  auto request = std::make_shared<Request>();
-  request->task = std::move(task);
-  request->channel = std::move(channel);
-  request->arrived = absl::Now();
+  auto request = std::make_shared<Request>(std::move(task), std::move(channel), MonotonicNow());
   std::lock_guard lock(mutex_);
   if (draining_) return absl::UnavailableError("the prefill node is shutting down");
   if (requests_.size() >= options_.max_queue_requests ||
@@ -108,6 +96,7 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
   }
   requests_.push_back(request);
   admitted_tokens_ += num_tokens;
+  Sort();
   SendReady(request->arrived);
   TellPlaces();
   UpdateGauges();
@@ -117,12 +106,12 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
 absl::Status PrefillScheduler::Go(Request& request) {
   std::lock_guard lock(mutex_);
   if (request.ended) return absl::OkStatus();  // its status is on the way
-  if (request.state != State::kReady) {
-    return absl::FailedPreconditionError(request.state == State::kQueued
+  if (request.state != Request::State::kReady) {
+    return absl::FailedPreconditionError(request.state == Request::State::kQueued
                                              ? "Go came before Ready; wanted it after"
                                              : "Go came a second time; wanted it once");
   }
-  request.state = State::kRunning;
+  request.state = Request::State::kRunning;
   woken_ = true;
   wake_.notify_one();
   return absl::OkStatus();
@@ -150,7 +139,7 @@ void PrefillScheduler::StartDraining() {
 
 absl::Status PrefillScheduler::CheckProgress() const {
   std::lock_guard lock(mutex_);
-  const absl::Duration silent = absl::FromChrono(std::chrono::steady_clock::now() - alive_);
+  const absl::Duration silent = MonotonicNow() - alive_;
   if (silent < options_.stuck_timeout) return absl::OkStatus();
   return absl::UnavailableError(
       absl::StrFormat("the engine has been in one step for %.0f s", absl::ToDoubleSeconds(silent)));
@@ -159,15 +148,16 @@ absl::Status PrefillScheduler::CheckProgress() const {
 void PrefillScheduler::Run() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
-    alive_ = std::chrono::steady_clock::now();
-    const absl::Time now = absl::Now();
-    WatchReaders(now);
+    const absl::Time now = MonotonicNow();
+    alive_ = now;
+    for (const auto& request : requests_) request->WatchReader(options_.max_outbox_bytes, now);
     EndOverdue(now);
+    Sort();
     SendReady(now);
     TellPlaces();
     UpdateGauges();
-    if (Request* next = NextToRun()) {
-      RunStep(*next, lock);
+    if (const std::shared_ptr<Request> next = NextToRun()) {
+      RunStep(next, lock);
       continue;
     }
     wake_.wait_for(lock, absl::ToChronoMilliseconds(kLongestSleep), [this] { return woken_; });
@@ -175,54 +165,89 @@ void PrefillScheduler::Run() {
   }
 }
 
-void PrefillScheduler::RunStep(Request& request, std::unique_lock<std::mutex>& lock) {
-  // The request cannot go while the lock is open: only this thread removes requests.
+void PrefillScheduler::RunStep(const std::shared_ptr<Request>& first,
+                               std::unique_lock<std::mutex>& lock) {
+  const Requests pack = first->job == nullptr ? PackFrom(first) : Requests();
+  // No request can go while the lock is open: only this thread removes them.
   lock.unlock();
-  absl::Status status;
-  if (request.job == nullptr) {
-    auto job = PrefillJob::Create(engine_, metrics_, request.task, *request.channel,
-                                  absl::Now() - request.arrived);
-    status = job.status();
-    if (job.ok()) request.job = *std::move(job);
-  }
-  if (status.ok()) status = request.job->Step();
+  absl::StatusOr<std::shared_ptr<PrefillJob>> job = first->job;
+  if (!pack.empty()) job = BeginJob(pack);
+  absl::Status status = job.ok() ? (*job)->Step() : job.status();
   lock.lock();
   if (!status.ok()) {
     LogError(absl::StrCat("a prefill step failed: ", status.ToString()));
-    End(request, absl::InternalError(status.message()));
-  } else if (request.job->done()) {
-    const PrefillJob::Totals& totals = request.job->totals();
-    const double seconds = absl::ToDoubleSeconds(totals.prefill_time + totals.compress_time);
-    const double newest = request.task.tokens.size() / std::max(seconds, 1e-6);
-    tokens_per_second_ = tokens_per_second_ == 0
-                             ? newest
-                             : kNewestWeight * newest + (1 - kNewestWeight) * tokens_per_second_;
-    End(request, absl::OkStatus());
+    status = absl::InternalError(status.message());
   }
+  Requests members = pack;
+  if (job.ok()) {
+    for (const auto& request : pack) request->job = *job;
+    members.clear();
+    std::copy_if(requests_.begin(), requests_.end(), std::back_inserter(members),
+                 [&](const auto& request) { return request->job == *job; });
+    for (const auto& request : members) request->remaining_tokens = (*job)->remaining_tokens();
+    if (status.ok() && !(*job)->done()) return;
+    if (status.ok()) NoteThroughput(**job);
+  }
+  for (const auto& request : members) End(*request, status);
+}
+
+PrefillScheduler::Requests PrefillScheduler::PackFrom(const std::shared_ptr<Request>& first) {
+  Requests pack = {first};
+  size_t room_tokens = engine_.options().block_tokens;
+  room_tokens -= std::min(room_tokens, first->num_tokens());
+  for (const auto& request : requests_) {
+    if (request == first || request->state != Request::State::kRunning || request->job != nullptr ||
+        request->num_tokens() > room_tokens) {
+      continue;
+    }
+    room_tokens -= request->num_tokens();
+    pack.push_back(request);
+  }
+  return pack;
+}
+
+absl::StatusOr<std::shared_ptr<PrefillJob>> PrefillScheduler::BeginJob(const Requests& requests) {
+  const KvShape shape = ShapeOf(engine_.model().config);
+  std::vector<PrefillShipment*> shipments;
+  for (const auto& request : requests) {
+    ASSIGN_OR_RETURN(request->shipment,
+                     PrefillShipment::Create(shape, metrics_, request->task, *request->channel,
+                                             MonotonicNow() - request->arrived));
+    shipments.push_back(request->shipment.get());
+  }
+  return std::make_shared<PrefillJob>(engine_, metrics_, std::move(shipments));
+}
+
+void PrefillScheduler::NoteThroughput(const PrefillJob& job) {
+  const double seconds = absl::ToDoubleSeconds(job.step_time());
+  const double newest = static_cast<double>(job.num_tokens()) / std::max(seconds, 1e-6);
+  tokens_per_second_ = tokens_per_second_ == 0
+                           ? newest
+                           : kNewestWeight * newest + (1 - kNewestWeight) * tokens_per_second_;
+}
+
+double PrefillScheduler::KeyOf(const Request& request) const {
+  const double rate = tokens_per_second_ == 0 ? kFirstTokensPerSecond : tokens_per_second_;
+  return absl::ToDoubleSeconds(request.arrived - absl::UnixEpoch()) +
+         kAgeing * request.remaining_tokens / rate;
+}
+
+void PrefillScheduler::Sort() {
+  std::stable_sort(requests_.begin(), requests_.end(),
+                   [this](const auto& a, const auto& b) { return KeyOf(*a) < KeyOf(*b); });
 }
 
 bool PrefillScheduler::Blocked(const Request& request) const {
+  // One slow reader must not hold up those packed with it; what they ship is little.
+  if (request.job != nullptr && request.job->is_packed()) return false;
   return request.channel->unsent_bytes() > options_.max_outbox_bytes;
 }
 
-PrefillScheduler::Request* PrefillScheduler::NextToRun() {
+std::shared_ptr<PrefillScheduler::Request> PrefillScheduler::NextToRun() {
   for (const auto& request : requests_) {
-    if (request->state == State::kRunning && !Blocked(*request)) return request.get();
+    if (request->state == Request::State::kRunning && !Blocked(*request)) return request;
   }
   return nullptr;
-}
-
-void PrefillScheduler::WatchReaders(absl::Time now) {
-  for (const auto& request : requests_) {
-    const size_t unsent_bytes = request->channel->unsent_bytes();
-    if (unsent_bytes <= options_.max_outbox_bytes) {
-      request->stalled_since = absl::InfiniteFuture();
-    } else if (request->stalled_since == absl::InfiniteFuture() ||
-               unsent_bytes != request->stalled_bytes) {
-      request->stalled_since = now;
-      request->stalled_bytes = unsent_bytes;
-    }
-  }
 }
 
 void PrefillScheduler::EndOverdue(absl::Time now) {
@@ -230,9 +255,9 @@ void PrefillScheduler::EndOverdue(absl::Time now) {
     const std::shared_ptr<Request> request = requests_[i];
     if (request->cancelled) {
       End(*request, absl::CancelledError("the peer is gone"));
-    } else if (draining_ && request->state == State::kQueued) {
+    } else if (draining_ && request->state == Request::State::kQueued) {
       End(*request, absl::UnavailableError("the prefill node is shutting down"));
-    } else if (request->state == State::kReady &&
+    } else if (request->state == Request::State::kReady &&
                now - request->became_ready > options_.go_timeout) {
       End(*request,
           absl::DeadlineExceededError(absl::StrCat(
@@ -245,36 +270,40 @@ void PrefillScheduler::EndOverdue(absl::Time now) {
   }
 }
 
-// One request beyond the one that runs is told Ready, so that its client's answer is there when its
-// turn comes; blocked ones do not count.
+// Beyond those that run, one request or as many short ones as fit into a run are told Ready, so
+// that their clients' answers are there when their turn comes.
 void PrefillScheduler::SendReady(absl::Time now) {
-  size_t num_active = 0;
-  size_t num_unblocked = 0;
+  size_t num_active = 0, active_bytes = 0;
   for (const auto& request : requests_) {
-    if (request->state == State::kQueued) {
-      if (draining_ || num_active >= options_.max_active_requests || num_unblocked >= 2) return;
-      request->state = State::kReady;
-      request->became_ready = now;
-      v1::PrefillResponse response;
-      v1::PrefillReady& ready = *response.mutable_ready();
-      *ready.mutable_wire_version() = WireVersionProto();
-      ready.add_transports(kGrpcTransport);
-      *ready.mutable_plan() = PlanToProto(request->task.plan);
-      request->channel->SendMessage(response.SerializeAsString());
-    }
+    if (request->state == Request::State::kQueued) continue;
     ++num_active;
-    if (request->state != State::kRunning || !Blocked(*request)) ++num_unblocked;
+    active_bytes += RunBytes(*request);
   }
+  size_t next_tokens = 0;  // of those whose turn comes before, told Ready and not begun
+  for (const auto& request : requests_) {
+    if (request->state == Request::State::kQueued) {
+      if (draining_ || num_active >= options_.max_active_requests) return;
+      if (num_active > 0 && active_bytes + RunBytes(*request) > options_.max_active_bytes) return;
+      if (next_tokens > 0 && next_tokens + request->num_tokens() > engine_.options().block_tokens) {
+        return;
+      }
+      request->TellReady(now);
+      ++num_active;
+      active_bytes += RunBytes(*request);
+    }
+    const bool is_silent =
+        request->state == Request::State::kReady && now - request->became_ready > kPatience;
+    if (request->job == nullptr && !is_silent) next_tokens += request->num_tokens();
+  }
+}
+
+size_t PrefillScheduler::RunBytes(const Request& request) const {
+  return PrefillRun::BytesFor(engine_.model().config, request.num_tokens());
 }
 
 void PrefillScheduler::TellPlaces() {
   for (size_t place = 0; place < requests_.size(); ++place) {
-    Request& request = *requests_[place];
-    if (request.state != State::kQueued || request.told_place == place) continue;
-    request.told_place = place;
-    v1::PrefillResponse response;
-    response.mutable_queued()->set_place(static_cast<uint32_t>(place));
-    request.channel->SendMessage(response.SerializeAsString());
+    if (requests_[place]->state == Request::State::kQueued) requests_[place]->TellPlace(place);
   }
 }
 
@@ -284,30 +313,15 @@ void PrefillScheduler::End(Request& request, absl::Status status) {
                    [&request](const auto& candidate) { return candidate.get() == &request; });
   const std::shared_ptr<Request> ended = *at;
   requests_.erase(at);
-  admitted_tokens_ -= ended->task.tokens.size();
+  admitted_tokens_ -= ended->num_tokens();
   ended->ended = true;
-  LogEnd(*ended, status);
+  ended->LogEnd(status);
+  if (ended->job != nullptr) ended->job->Forget(*ended->shipment);
   ended->job.reset();
+  ended->shipment.reset();
   metrics_.CountRequest(status.code());
   UpdateGauges();
   ended->channel->Close(std::move(status));
-}
-
-void PrefillScheduler::LogEnd(const Request& request, const absl::Status& status) {
-  const absl::Duration age = absl::Now() - request.arrived;
-  const PrefillJob::Totals totals =
-      request.job != nullptr ? request.job->totals() : PrefillJob::Totals{.queue_time = age};
-  LogInfo("request ended", {{"request_id", request.task.request_id},
-                            {"code", absl::StatusCodeToString(status.code())},
-                            {"error", LoggedMessage(status)},
-                            {"prompt_tokens", request.task.tokens.size()},
-                            {"kept_tokens", totals.kept_tokens},
-                            {"uncompressed_bytes", request.task.plan.uncompressed_bytes()},
-                            {"shipped_bytes", totals.shipped_bytes},
-                            {"queue_ms", absl::ToDoubleMilliseconds(totals.queue_time)},
-                            {"prefill_ms", absl::ToDoubleMilliseconds(totals.prefill_time)},
-                            {"compress_ms", absl::ToDoubleMilliseconds(totals.compress_time)},
-                            {"total_ms", absl::ToDoubleMilliseconds(age)}});
 }
 
 // When the work that is admitted now will be done, by the throughput of late.
@@ -322,7 +336,7 @@ void PrefillScheduler::UpdateGauges() {
   size_t num_queued = 0;
   size_t outbox_bytes = 0;
   for (const auto& request : requests_) {
-    num_queued += request->state == State::kQueued;
+    num_queued += request->state == Request::State::kQueued;
     outbox_bytes += request->channel->unsent_bytes();
   }
   metrics_.queue_requests.Set(static_cast<double>(num_queued));

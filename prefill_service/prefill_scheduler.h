@@ -1,13 +1,14 @@
 // PrefillScheduler decides whose step the engine computes next. Requests wait in one queue, bounded
 // in requests and tokens; the first few are told Ready, and once their clients have said Go they
-// take turns on the one engine thread: the earliest that can run has the next step. A request whose
-// reader is slow does not run, so that what is unsent stays bounded, and another may. Between any
-// two steps a request can be cancelled.
+// take turns on the one engine thread. Between any two steps a shorter request may come first, and
+// any can be cancelled. Short prompts whose turn has come are packed into one run. A request whose
+// reader is slow does not run, so that what is unsent stays bounded, and another may.
 //
-// Which of the runnable requests is next is one function (NextToRun): first come first served.
+// The order is shortest remaining time first, with ageing (KeyOf): each request's key is the time
+// it arrived plus twice what it still takes, so that a long one is overtaken only by those that
+// arrive within twice its own length.
 #pragma once
 
-#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -31,11 +32,14 @@ class PrefillScheduler {
     // whatever its length. Past them: ResourceExhausted.
     size_t max_queue_requests = 256;
     size_t max_queue_tokens = 1 << 20;
-    // How many requests may be ready at once: each may hold its residual stream and one layer of KV
-    // here, and its whole reservation on the decode node. More than two only if readers are slow.
-    size_t max_active_requests = 4;
+    // How many requests may be ready at once: each may hold its whole reservation on the decode
+    // node.
+    size_t max_active_requests = 16;
+    // What their runs may hold here in all: residual streams, and one layer of KV each. A request
+    // that finds none active runs whatever its length.
+    size_t max_active_bytes = size_t{4} << 30;
     // A request with more unsent bytes than this does not run. A layer is sent whole, so that up to
-    // one compact layer more may be unsent.
+    // one compact layer more may be unsent; of packed prompts, their whole caches.
     size_t max_outbox_bytes = 32 << 20;
     // From Ready to Go.
     absl::Duration go_timeout = absl::Seconds(30);
@@ -78,14 +82,23 @@ class PrefillScheduler {
   absl::Status CheckProgress() const;
 
  private:
-  enum class State { kQueued, kReady, kRunning };
+  using Requests = std::vector<std::shared_ptr<Request>>;
 
   void Run();
-  void RunStep(Request& request, std::unique_lock<std::mutex>& lock);
-  Request* NextToRun();
-  void WatchReaders(absl::Time now);
+  // One step of the first request's job, which is begun where there is none.
+  void RunStep(const std::shared_ptr<Request>& first, std::unique_lock<std::mutex>& lock);
+  // The request whose turn it is; null if none can run.
+  std::shared_ptr<Request> NextToRun();
+  // `first`, and if it is short the next ones that fit into one block with it.
+  Requests PackFrom(const std::shared_ptr<Request>& first);
+  absl::StatusOr<std::shared_ptr<PrefillJob>> BeginJob(const Requests& requests);
+  void NoteThroughput(const PrefillJob& job);
+  // What orders requests, the smallest first, in seconds.
+  double KeyOf(const Request& request) const;
+  void Sort();
   void EndOverdue(absl::Time now);
   void SendReady(absl::Time now);
+  size_t RunBytes(const Request& request) const;
   void TellPlaces();
   void End(Request& request, absl::Status status);
   static void LogEnd(const Request& request, const absl::Status& status);
@@ -99,14 +112,14 @@ class PrefillScheduler {
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  // In order of arrival. shared: channels' events hold them too.
-  std::vector<std::shared_ptr<Request>> requests_;
+  // In the order of their turns. shared: channels' events hold them too.
+  Requests requests_;
   bool woken_ = false;
   bool draining_ = false;
   bool stopping_ = false;
   size_t admitted_tokens_ = 0;
-  double tokens_per_second_ = 0;                 // of the last requests; 0: none yet
-  std::chrono::steady_clock::time_point alive_;  // when the engine thread was last seen here
+  double tokens_per_second_ = 0;  // of the last requests; 0: none yet
+  absl::Time alive_;              // when the engine thread was last seen here
   std::thread thread_;
 };
 

@@ -2,11 +2,15 @@
 
 #include <cassert>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "base/status_macros.h"
 #include "rpc/errors.h"
 
 namespace kvship {
@@ -30,10 +34,9 @@ std::string FieldText(const v1::CompressionOptions& message, const FieldDescript
   }
 }
 
-}  // namespace
-
-void SetCompressionField(const FieldDescriptor& field, const std::string& text,
-                         v1::CompressionOptions* message) {
+// Sets a field from the text form of a value that SetCompressionOption has taken.
+void SetField(const FieldDescriptor& field, const std::string& text,
+              v1::CompressionOptions* message) {
   const Reflection& reflection = *message->GetReflection();
   uint32_t count = 0;
   int32_t position = 0;
@@ -53,6 +56,8 @@ void SetCompressionField(const FieldDescriptor& field, const std::string& text,
     default: assert(false && "an option of a type that has no text form here");
   }
 }
+
+}  // namespace
 
 absl::StatusOr<CompressionOptions> CompressionFromProto(const v1::CompressionOptions& message,
                                                         const CompressionOptions& defaults) {
@@ -75,7 +80,38 @@ v1::CompressionOptions CompressionToProto(const CompressionOptions& options) {
   for (const auto& [name, text] : CompressionFields(options)) {
     const FieldDescriptor* field = v1::CompressionOptions::descriptor()->FindFieldByName(name);
     assert(field != nullptr && "an option that types.proto does not have");
-    SetCompressionField(*field, text, &message);
+    SetField(*field, text, &message);
+  }
+  return message;
+}
+
+absl::Status AddCompressionOption(const std::string& name, const std::string& value,
+                                  v1::CompressionOptions* message) {
+  const std::string path = absl::StrCat("compression.", name);
+  CompressionOptions scratch;
+  RETURN_IF_ERROR(WithField(SetCompressionOption(name, value, &scratch), path));
+  // The text form's names are those of the message's fields.
+  const FieldDescriptor* field = message->GetDescriptor()->FindFieldByName(name);
+  assert(field != nullptr && "an option that types.proto does not have");
+  // Each is in a oneof: a budget's two forms in one, every other option by itself.
+  if (message->GetReflection()->HasOneof(*message, field->containing_oneof())) {
+    return WithField(absl::InvalidArgumentError(absl::StrCat(
+                         "compression option ", name, " is given twice; wanted it, or another ",
+                         "form of it, once")),
+                     path);
+  }
+  SetField(*field, value, message);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::CompressionOptions> CompressionFromText(absl::string_view text) {
+  v1::CompressionOptions message;
+  for (absl::string_view pair : absl::StrSplit(text, ',', absl::SkipWhitespace())) {
+    const std::pair<absl::string_view, absl::string_view> parts =
+        absl::StrSplit(pair, absl::MaxSplits('=', 1));
+    RETURN_IF_ERROR(AddCompressionOption(std::string(absl::StripAsciiWhitespace(parts.first)),
+                                         std::string(absl::StripAsciiWhitespace(parts.second)),
+                                         &message));
   }
   return message;
 }

@@ -3,7 +3,10 @@
 // and to types.proto needs no code here. Pure functions.
 #pragma once
 
+#include <string>
+
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "kv/compression_options.h"
 #include "kvship/v1/types.pb.h"
 
@@ -17,8 +20,14 @@ absl::StatusOr<CompressionOptions> CompressionFromProto(const v1::CompressionOpt
 // Every field set, with the budget as the one that counts.
 v1::CompressionOptions CompressionToProto(const CompressionOptions& options);
 
-// Sets one field from the text form of a value that SetCompressionOption has taken.
-void SetCompressionField(const google::protobuf::FieldDescriptor& field, const std::string& text,
-                         v1::CompressionOptions* message);
+// Sets one option from the text form of its name and value. Errors: as SetCompressionOption, and
+// InvalidArgument where it, or another way to say the same, is set already; with a BadRequest
+// detail "compression.<name>".
+absl::Status AddCompressionOption(const std::string& name, const std::string& value,
+                                  v1::CompressionOptions* message);
+
+// The options named in "scorer=snapkv,budget_tokens=512"; those left out stay unset, for the server
+// to fill in. Errors: as AddCompressionOption.
+absl::StatusOr<v1::CompressionOptions> CompressionFromText(absl::string_view text);
 
 }  // namespace kvship

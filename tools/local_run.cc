@@ -104,7 +104,7 @@ absl::StatusOr<std::vector<LocalRun::Prefilled>> LocalRun::PrefillForEach(
   ASSIGN_OR_RETURN(const LayerNeeds needs, NeedsOfAll(compressors));
   double compress_seconds = 0;
   const double begin = Seconds();
-  PrefillRun run(prefill_, tokens, needs);
+  PrefillRun run(prefill_, {{tokens, needs}});
   while (!run.done()) {
     ASSIGN_OR_RETURN(const PrefillRun::Event event, run.Step());
     if (event != PrefillRun::Event::kLayerDone) continue;
@@ -124,7 +124,7 @@ absl::StatusOr<std::vector<LocalRun::Prefilled>> LocalRun::PrefillForEach(
     }
   }
   std::vector<float> logits(model_.config.vocab_tokens);
-  RETURN_IF_ERROR(run.Logits(tokens.size() - 1, TensorView(logits.data(), {1, logits.size()})));
+  RETURN_IF_ERROR(run.Logits(0, tokens.size() - 1, TensorView(logits.data(), {1, logits.size()})));
   for (Prefilled& out : all) {
     out.logits = logits;
     out.prefill_seconds = Seconds() - begin - compress_seconds;
@@ -161,7 +161,7 @@ absl::Status LocalRun::VisitLayers(
     const std::vector<int32_t>& tokens, const LayerNeeds& needs,
     const std::function<absl::Status(Backend&, const LayerView&)>& visit) {
   RETURN_IF_ERROR(CheckTokens(tokens));
-  PrefillRun run(prefill_, tokens, needs);
+  PrefillRun run(prefill_, {{tokens, needs}});
   while (!run.done()) {
     ASSIGN_OR_RETURN(const PrefillRun::Event event, run.Step());
     if (event == PrefillRun::Event::kLayerDone) {
@@ -174,14 +174,14 @@ absl::Status LocalRun::VisitLayers(
 absl::Status LocalRun::AllLogits(const std::vector<int32_t>& tokens,
                                  const std::function<void(size_t, TensorView)>& visit) {
   RETURN_IF_ERROR(CheckTokens(tokens));
-  PrefillRun run(prefill_, tokens, {}, /*all_logits=*/true);
+  PrefillRun run(prefill_, {{tokens}}, /*all_logits=*/true);
   while (!run.done()) RETURN_IF_ERROR(run.Step().status());
   constexpr size_t kRows = 16;
   Array<float> memory(kRows * model_.config.vocab_tokens);
   for (size_t i = 0; i < tokens.size(); i += kRows) {
     const size_t rows = std::min(kRows, tokens.size() - i);
     const TensorView logits(memory.data(), {rows, model_.config.vocab_tokens});
-    RETURN_IF_ERROR(run.Logits(i, logits));
+    RETURN_IF_ERROR(run.Logits(0, i, logits));
     visit(i, logits);
   }
   return absl::OkStatus();

@@ -1,12 +1,19 @@
-"""Makes the message classes from /proto while the package is built; they are in no source tree."""
+"""Makes the message classes from the proto files while the package is built; they are in no source tree.
 
+A checkout has the proto files at its root, a source distribution has copies of them beside this file.
+"""
+
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
-PROTO = Path(__file__).resolve().parents[2] / "proto"
+HERE = Path(__file__).resolve().parent
+PROTO = next((folder for folder in (HERE / "proto", HERE.parents[1] / "proto") if folder.exists()), HERE / "proto")
+SOURCES = [f"kvship/v1/{name}.proto" for name in ("types", "generation")]
 
 
 class BuildWithMessages(build_py):
@@ -14,13 +21,21 @@ class BuildWithMessages(build_py):
         from grpc_tools import protoc
 
         super().run()
-        sources = [f"kvship/v1/{name}.proto" for name in ("types", "generation")]
-        if not all((PROTO / source).exists() for source in sources):
-            raise SystemExit(f"{PROTO} holds no kvship/v1/*.proto; the package is built from a checkout of kvship")
+        if not all((PROTO / source).exists() for source in SOURCES):
+            raise SystemExit(f"{PROTO} holds no kvship/v1/*.proto; wanted a checkout of kvship or a source distribution of it")
         arguments = ["protoc", f"-I{PROTO}", f"-I{files('grpc_tools') / '_proto'}", f"--python_out={self.build_lib}",
-                     f"--pyi_out={self.build_lib}", f"--grpc_python_out={self.build_lib}", *sources]
+                     f"--pyi_out={self.build_lib}", f"--grpc_python_out={self.build_lib}", *SOURCES]
         if protoc.main(arguments) != 0:
             raise SystemExit("protoc could not read the proto files")
 
 
-setup(cmdclass={"build_py": BuildWithMessages})
+class SourcesWithProtos(sdist):
+    def make_release_tree(self, base_dir: str, names: list[str]) -> None:
+        super().make_release_tree(base_dir, names)
+        for source in SOURCES:
+            target = Path(base_dir) / "proto" / source
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROTO / source, target)
+
+
+setup(cmdclass={"build_py": BuildWithMessages, "sdist": SourcesWithProtos})

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import kvship
 
-from kvship_eval import longbench, longeval, needle, observe, overhead, policies, report, sensitivity, sweep
+from kvship_eval import (
+    longbench,
+    longbench_sets,
+    longeval,
+    needle,
+    observe,
+    overhead,
+    policies,
+    report,
+    runs,
+    sensitivity,
+    sweep,
+)
 from kvship_eval.cases import ANSWERS, FORMS, HALVES, Kind
 from kvship_eval.haystack import Haystack
 from kvship_eval.policy import KEEP_ALL, RIVALS, Policy
@@ -76,15 +88,19 @@ def _parser() -> argparse.ArgumentParser:
     _cases(study, "1000,2000,4000", 5)
     _policies(study, [KEEP_ALL, *(RIVALS[0].at_bytes(factor) for factor in (4, 8, 16, 32))])
     study = add("longeval", longeval.__doc__ or "")
-    study.add_argument("--lengths", type=_numbers, default=_numbers("1000,2000,4000"))
+    study.add_argument("--lengths", type=_numbers, default=_numbers("200,300,500,1000"),
+                       help="prompt tokens, some 24 to a line (200,300,500,1000)")
     study.add_argument("--cases", type=_positive, default=5, help="depths per length (5)")
     study.add_argument("--seed", type=int, default=0)
-    _policies(study, [KEEP_ALL, Policy("snapkv 8x", "scorer=snapkv,encoder=int4,budget_ratio=0.381"),
-                      Policy("no pooling 8x", "scorer=snapkv,encoder=int4,budget_ratio=0.381,pool=none")])
+    # However short the record: a server keeps short prompts whole by itself.
+    lines = "scorer=snapkv,encoder=int4,min_tokens=0"
+    _policies(study, [KEEP_ALL, Policy("snapkv", lines).at_bytes(8), Policy("no pooling", f"{lines},pool=none").at_bytes(8)])
     study = add("longbench", longbench.__doc__ or "")
     study.add_argument("--data", type=Path, help="folder with NAME.jsonl of each set (the synthetic sample)")
-    study.add_argument("--sets", nargs="+", choices=longbench.SETS, default=list(longbench.SETS), metavar="SET")
-    study.add_argument("--context", type=_positive, default=7500, help="prompt tokens, longer ones lose their middle (7500)")
+    study.add_argument("--sets", nargs="+", choices=longbench_sets.SETS, default=list(longbench_sets.SETS), metavar="SET")
+    study.add_argument("--prompts", type=Path, help="LongBench's dataset2prompt.json, for its prompts instead of ours")
+    study.add_argument("--max-lengths", type=Path, help="LongBench's dataset2maxlen.json, for output tokens per set")
+    study.add_argument("--context", type=_positive, default=7500, help="prompt tokens; longer ones lose their middle (7500)")
     study.add_argument("--limit", type=_positive, help="questions per set, at most")
     _policies(study, [KEEP_ALL, RIVALS[0].at_bytes(16)])
     study = add("policies", policies.__doc__ or "")
@@ -100,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     study = add("overhead", overhead.__doc__ or "")
     study.add_argument("--lengths", type=_numbers, default=_numbers("1000,2000,4000,7500"))
     study.add_argument("--batches", type=_numbers, default=[1, 2, 4, 8])
-    study.add_argument("--output-tokens", type=_positive, default=64)
+    study.add_argument("--output-tokens", type=_positive, default=64, help="decode steps that are timed (64)")
     study.add_argument("--rounds", type=_positive, default=3)
     study.add_argument("--prefill-pid", type=_positive, help="process whose peak memory is read, on this machine")
     _policies(study, [KEEP_ALL, Policy("512 kept", "scorer=snapkv,budget_tokens=512,encoder=f16"), RIVALS[0].at_bytes(16)])
@@ -138,7 +154,8 @@ def _run_longeval(client: kvship.Client, args: argparse.Namespace) -> None:
 
 
 def _run_longbench(client: kvship.Client, args: argparse.Namespace) -> None:
-    longbench.run(client, args.out, _chosen(args), args.sets, args.data, args.context, args.limit)
+    sets = longbench_sets.chosen(args.sets, args.prompts, args.max_lengths)
+    longbench.run(client, args.out, _chosen(args), sets, args.data, args.context, args.limit)
 
 
 def _run_policies(client: kvship.Client, args: argparse.Namespace) -> None:
@@ -164,18 +181,27 @@ _PLOTS = {"needle": needle.plot, "longeval": longeval.plot, "longbench": longben
           "sensitivity": sensitivity.plot, "overhead": overhead.plot, "observe": observe.plot, "sweep": sweep.plot}
 
 
+def _write_report(folder: Path) -> None:
+    """Plots what has been measured so far, and puts it on one page."""
+    made = [path for plot in _PLOTS.values() for path in plot(folder)]
+    print(report.write_report(folder, list(dict.fromkeys(path.stem for path in made))))
+
+
 def _run(args: argparse.Namespace) -> None:
     if args.study == "report":
-        print(report.write_report(args.out))
-        return
+        return _write_report(args.out)
     if args.study == "observe":
+        runs.note(args.out, "observe", sys.argv[1:], args.model.stem)
         observe.run(args.inspect, args.model, args.out, args.length)
     elif args.study == "sweep":
+        runs.note(args.out, f"sweep-{args.half}", sys.argv[1:], args.model.stem)
         sweep.run_sweep(args.inspect, args.model, args.half, sweep.settings(_chosen(args), args.factors), args.lengths,
                         args.out)
     else:
-        with kvship.Client(args.server) as client:
+        options = overhead.CHANNEL_OPTIONS if args.study == "overhead" else ()
+        with kvship.Client(args.server, channel_options=options) as client:
             client.wait_until_ready(READY_TIMEOUT_S)
+            runs.note(args.out, args.study, sys.argv[1:], client.model_info().name)
             _ON_SERVICE[args.study](client, args)
     for path in _PLOTS[args.study](args.out):
         print(path)
@@ -184,13 +210,17 @@ def _run(args: argparse.Namespace) -> None:
 def main() -> int:
     """The exit code: 0, or 1 after a sentence on stderr; what was measured until then is kept."""
     args = _parser().parse_args()
+    goes_on = "what was measured is kept; the same command goes on from there"
     try:
         _run(args)
+    except (kvship.Unavailable, kvship.Aborted) as error:
+        print(f"kvship-eval {args.study}: the service at {args.server} is gone: {error}; {goes_on}", file=sys.stderr)
+        return 1
     except (kvship.Error, ValueError, RuntimeError, OSError) as error:
         print(f"kvship-eval {args.study}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; a rerun goes on from here", file=sys.stderr)
+        print(f"kvship-eval {args.study}: interrupted; {goes_on}", file=sys.stderr)
         return 130
     return 0
 

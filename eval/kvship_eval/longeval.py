@@ -1,4 +1,7 @@
-"""LongEval-Lines: registers of many lines, one asked for; lengths x depths, with and without pooling (the paper's Fig. 8)."""
+"""LongEval-Lines: registers of many lines, one asked for; lengths x depths, with and without pooling.
+
+The paper's Fig. 8 (arXiv 2404.14469).
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from matplotlib import pyplot
 from tqdm import tqdm
 
 from kvship_eval.cases import Case
-from kvship_eval.plots import heat_map, save
+from kvship_eval.plots import heat_map, listed, save, tokens_label
 from kvship_eval.policy import Policy
-from kvship_eval.records import Records
+from kvship_eval.records import Records, mean_ratio
 from kvship_eval.service import ask
 
 _ADJECTIVES = ("makeshift", "quiet", "rapid", "gentle", "hollow", "bright", "ancient", "curious", "dusty", "eager", "frozen",
@@ -38,9 +41,8 @@ def lines_case(num_tokens: int, depth: float, seed: int) -> Case:
     values = [rng.randrange(1, 50_000) for _ in names]
     asked = min(num_lines - 1, round(depth * (num_lines - 1)))
     lines = "\n".join(f"line {name}: REGISTER_CONTENT is <{value}>" for name, value in zip(names, values))
-    message = (f"Below is a record of lines I want you to remember. Each line begins with 'line <line index>' and contains a "
-               f"'<REGISTER_CONTENT>' at the end of the line as a numerical value.\n\n{lines}\n\nNow the record is over. Tell "
-               f"me what is the <REGISTER_CONTENT> in line {names[asked]}? I need the number.")
+    message = (f"Keep this record of lines in mind. Each line names itself, and holds a number as its <REGISTER_CONTENT>.\n\n"
+               f"{lines}\n\nThat was the record. What is the <REGISTER_CONTENT> in line {names[asked]}? Answer with the number.")
     return Case(message, (str(values[asked]),), max_tokens=32)
 
 
@@ -60,20 +62,35 @@ def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], lengths
     return records
 
 
+def table(records: Records) -> str:
+    """The share of lines found, a row per policy and a column per length, beside the bytes."""
+    lengths = sorted({record["length"] for record in records})
+    lines = [" ".join([f"{'lines found':24}", *(f"{tokens_label(length):>7}" for length in lengths), f"{'mean':>7} {'bytes':>7}"])]
+    for policy in dict.fromkeys(record["policy"] for record in records):
+        groups = [records.of(policy=policy, length=length) for length in lengths] + [records.of(policy=policy)]
+        cells = (f"{np.mean([r['score'] for r in group]):7.0%}" if group else f"{'-':>7}" for group in groups)
+        lines.append(" ".join([f"{policy[:24]:24}", *cells, f"{mean_ratio(groups[-1]):6.1f}x"]))
+    return "\n".join(lines) + "\n"
+
+
 def plot(folder: Path) -> list[Path]:
-    """Found lines, a heat map per policy."""
-    records = list(Records(folder, "longeval"))
-    if not records:
+    """Found lines, a heat map per policy, and as a table."""
+    records = Records(folder, "longeval")
+    if not len(records):
         return []
+    (folder / "longeval.txt").write_text(table(records), encoding="utf-8")
     policies = list(dict.fromkeys(record["policy"] for record in records))
     lengths = sorted({record["length"] for record in records})
     depths = sorted({record["depth"] for record in records})
     figure, axes = pyplot.subplots(1, len(policies), figsize=(3.8 * len(policies), 3), squeeze=False, layout="constrained")
     for axis, policy in zip(axes.flat, policies):
         scores = np.full((len(depths), len(lengths)), np.nan)
-        for record in records:
-            if record["policy"] == policy:
-                scores[depths.index(record["depth"]), lengths.index(record["length"])] = record["score"]
-        heat_map(axis, scores, [f"{length / 1000:g}K" for length in lengths], [f"{depth:.0%}" for depth in depths],
+        for record in records.of(policy=policy):
+            scores[depths.index(record["depth"]), lengths.index(record["length"])] = record["score"]
+        heat_map(axis, scores, [tokens_label(length) for length in lengths], [f"{depth:.0%}" for depth in depths],
                  f"{policy}: {np.nanmean(scores):.0%}")
-    return [save(figure, folder, "longeval", "LongEval-Lines: lines found, by prompt length and depth")]
+    return [save(figure, folder, "longeval", "LongEval-Lines, with and without pooling (the paper's Fig. 8)",
+                 f"Records of lines with a number each, of {listed(map(tokens_label, lengths))} tokens, and a question for the "
+                 f"number of one line; {len(depths)} lines asked for at each length, from the record's start to its end. A field "
+                 "is green where the answer holds the number. Lines that look alike make it harder than needles: what the full "
+                 "cache finds is the most that can be expected of any policy.")]

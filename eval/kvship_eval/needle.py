@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from tqdm import tqdm
 
 from kvship_eval.cases import Kind, make_case
 from kvship_eval.haystack import Haystack
-from kvship_eval.plots import heat_map, save
+from kvship_eval.plots import heat_map, listed, save, tokens_label
 from kvship_eval.policy import Policy
-from kvship_eval.records import Records
+from kvship_eval.records import Records, mean_ratio
 from kvship_eval.service import ask
 
 
@@ -37,8 +38,8 @@ def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], kinds: 
 
 def plot(folder: Path) -> list[Path]:
     """One heat map per policy: the mean score over kinds at each length and depth."""
-    records = list(Records(folder, "needle"))
-    if not records:
+    records = Records(folder, "needle")
+    if not len(records):
         return []
     policies = list(dict.fromkeys(record["policy"] for record in records))
     lengths = sorted({record["length"] for record in records})
@@ -48,14 +49,19 @@ def plot(folder: Path) -> list[Path]:
     figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 3.1 * rows), squeeze=False, layout="constrained")
     for axis in axes.flat[len(policies):]:
         axis.set_axis_off()
+    found = {policy: float(np.mean([record["score"] for record in records.of(policy=policy)])) for policy in policies}
     for axis, policy in zip(axes.flat, policies):
         scores = np.full((len(depths), len(lengths)), np.nan)
-        for i, depth in enumerate(depths):
-            for j, length in enumerate(lengths):
-                found = [record["score"] for record in records
-                         if (record["policy"], record["length"], record["depth"]) == (policy, length, depth)]
-                if found:
-                    scores[i, j] = np.mean(found)
-        heat_map(axis, scores, [f"{length / 1000:g}K" for length in lengths], [f"{depth:.0%}" for depth in depths],
-                 f"{policy}: {np.nanmean(scores):.0%}")
-    return [save(figure, folder, "needle", "Needles found, by prompt length and depth of the fact")]
+        for (i, depth), (j, length) in itertools.product(enumerate(depths), enumerate(lengths)):
+            if cell := records.of(policy=policy, length=length, depth=depth):
+                scores[i, j] = np.mean([record["score"] for record in cell])
+        heat_map(axis, scores, [tokens_label(length) for length in lengths], [f"{depth:.0%}" for depth in depths],
+                 f"{policy}: {found[policy]:.0%}")
+    kinds = listed(sorted({record["kind"] for record in records}))
+    results = listed(f"{policy} ({mean_ratio(records.of(policy=policy)):.1f}x fewer bytes) {found[policy]:.0%}"
+                     for policy in policies)
+    return [save(figure, folder, "needle", "Needles in a haystack (the paper's Fig. 6)",
+                 f"Facts of the kinds {kinds} were hidden in documents of {listed(map(tokens_label, lengths))} tokens; "
+                 f"{len(records) // len(policies)} questions to each policy stand at the prompts' ends. A map shows the share of "
+                 "what was asked for that the answers hold, by length (across) and by the depth of the fact (down); its title the "
+                 f"mean. Found: {results}.")]

@@ -6,13 +6,9 @@ two questions on one document; with the question last, and with it first.
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import pyplot
@@ -20,6 +16,7 @@ from tqdm import tqdm
 
 from kvship_eval.cases import CHARS_PER_TOKEN
 from kvship_eval.haystack import REPORT_TEXTS, Haystack
+from kvship_eval.inspect_program import Inspect
 from kvship_eval.plots import save
 from kvship_eval.records import Records
 
@@ -28,32 +25,6 @@ NUM_PROMPT_WINDOWS = 20
 NUM_GENERATED_WINDOWS = 4
 QUESTIONS = ("What does the document say about the rights of those who receive a copy?",
              "What does the document say about damages and who is liable for them?")
-
-
-class Inspect:
-    """kvship-inspect on one model. Raises RuntimeError with what it says."""
-
-    def __init__(self, program: Path, model: Path) -> None:
-        self._program = program
-        self._model = model
-
-    def __call__(self, command: str, *flags: str) -> Any:
-        done = subprocess.run([self._program, command, self._model, *flags], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(done.stderr.strip())
-        return json.loads(done.stdout)
-
-    def tokens(self, text: str) -> list[int]:
-        with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            return list(self("tokenize", f"--text-file={file.name}")["ids"])
-
-    def with_tokens(self, command: str, tokens: Sequence[int], *flags: str) -> Any:
-        with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
-            json.dump(list(tokens), file)
-            file.flush()
-            return self(command, f"--tokens-file={file.name}", *flags)
 
 
 def _share(found: Sequence[int], among: Sequence[int]) -> float:
@@ -141,4 +112,12 @@ def plot(folder: Path) -> list[Path]:
     right.set_ylim(0, 1)
     right.grid(alpha=0.3)
     right.legend()
-    return [save(figure, folder, "observe", "What windows vote for: hit rate against generation, and overlap between questions")]
+    last = np.array(records["question_last"]["overlaps"])
+    first = np.array(records["question_first"]["overlaps"])
+    return [save(figure, folder, "observe", "What windows vote for (the paper's Fig. 2 to 5)",
+                 f"One document, its last {NUM_PROMPT_WINDOWS} windows of {WINDOW} tokens, each voting for 5 % of the text before "
+                 f"all of them, and {NUM_GENERATED_WINDOWS * WINDOW} tokens generated after it. Left, by layer (across) and window "
+                 "(down): of the tokens to which generation gives more than 0.05 of its attention, the share that the window had "
+                 f"voted for; {np.nanmean(rates[-1]):.2f} for the last window, {np.nanmean(rates[0]):.2f} for the first. In blank "
+                 "layers no token got that much. Right: how far the votes for two questions on the document agree, "
+                 f"{last.mean():.2f} with the question after the document and {first.mean():.2f} with it before.")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -28,6 +28,17 @@ def heat_map(axis: Axes, values: np.ndarray, columns: Sequence[str], rows: Seque
             axis.text(j, i, f"{value:.2f}".rstrip("0").rstrip("."), ha="center", va="center", fontsize=8)
 
 
+def tokens_label(num_tokens: int) -> str:
+    """"500", "2K", "7.5K"."""
+    return str(num_tokens) if num_tokens < 1000 else f"{num_tokens / 1000:g}K"
+
+
+def listed(values: Iterable[object]) -> str:
+    """"a, b and c"; "nothing" of nothing."""
+    words = [str(value) for value in values]
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part) or "nothing"
+
+
 def byte_axis(axis: Axes) -> None:
     """The x axis counts how many times fewer bytes a cache takes."""
     axis.set_xscale("log", base=2)
@@ -35,10 +46,15 @@ def byte_axis(axis: Axes) -> None:
     axis.set_xlabel("times fewer bytes than the full cache in f16")
 
 
-def save(figure: Figure, folder: Path, name: str, caption: str) -> Path:
-    """Writes NAME.png, and its caption for the report."""
+def describe(folder: Path, name: str, title: str, text: str) -> None:
+    """Writes NAME.caption.json for the report: what was asked, on what, and what the picture shows."""
+    (folder / f"{name}.caption.json").write_text(json.dumps({"title": title, "text": text}) + "\n", encoding="utf-8")
+
+
+def save(figure: Figure, folder: Path, name: str, title: str, text: str) -> Path:
+    """Writes NAME.png and its caption."""
     path = folder / f"{name}.png"
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
-    (folder / f"{name}.caption.json").write_text(json.dumps(caption), encoding="utf-8")
+    describe(folder, name, title, text)
     return path

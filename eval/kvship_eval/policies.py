@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,10 @@ from tqdm import tqdm
 from kvship_eval.cases import CHARS_PER_TOKEN, Case, Kind, make_case
 from kvship_eval.divergence import kl_and_agreement
 from kvship_eval.haystack import Haystack
-from kvship_eval.plots import byte_axis, save
+from kvship_eval.plots import byte_axis, listed, save, tokens_label
 from kvship_eval.policy import KEEP_ALL, Policy
-from kvship_eval.records import Record, Records
-from kvship_eval.service import ask
+from kvship_eval.records import Record, Records, mean_ratio
+from kvship_eval.service import ask, holds_too_little
 
 NUM_FORCED = 64
 LIKELIEST = 20
@@ -30,8 +31,6 @@ def _forced(client: kvship.Client, case: Case, policy: Policy, tokens: Sequence[
 
 def _summary_case(num_tokens: int, seed: int, haystack: Haystack) -> Case:
     """A document to be summed up: its answer leans on all of it."""
-    import random
-
     rng = random.Random(f"summary/{num_tokens}/{seed}")
     document = "\n\n".join(haystack.paragraphs(int(num_tokens * CHARS_PER_TOKEN), rng))
     return Case(f"Read this document.\n\n{document}\n\nSum up what the document says.", ("",), NUM_FORCED)
@@ -68,8 +67,10 @@ def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], factors
                     full = _forced(client, case, KEEP_ALL, [token.id for token in free.tokens])
                 try:
                     other = _forced(client, case, policy, [token.id for token in full.tokens])
-                except kvship.InvalidRequest:
-                    continue  # a budget below what is always kept
+                except kvship.InvalidRequest as error:
+                    if holds_too_little(error):
+                        continue
+                    raise
                 kl, agreement = kl_and_agreement(full.tokens, other.tokens)
                 records.add(key, {"study": "divergence", "length": length, "policy": policy.name,
                                   "options": policy.options, "kl": kl, "top1_agreement": agreement})
@@ -94,7 +95,7 @@ def summary(folder: Path) -> list[Record]:
         rows.append({
             "policy": policy, "score": mean("score", needles), "cases": len(needles),
             "retained_mass": mean("retained_mass", needles), "chosen_mass": mean("chosen_mass", needles),
-            "ratio": sum(r["uncompressed_bytes"] for r in needles) / sum(r["shipped_bytes"] for r in needles),
+            "ratio": mean_ratio(needles),
             "compress_ms": mean("compress_ms", needles), "kl": mean("kl", divergences),
             "top1_agreement": mean("top1_agreement", divergences)})
     return rows
@@ -102,7 +103,8 @@ def summary(folder: Path) -> list[Record]:
 
 def table(folder: Path) -> str:
     """The summary as text."""
-    lines = [f"{'policy':34} {'bytes':>7} {'score':>6} {'of full':>8} {'mass':>6} {'middle':>7} {'KL':>7} {'top-1':>6} {'compress':>9}"]
+    lines = [f"{'policy':34} {'bytes':>7} {'score':>6} {'of full':>8} {'mass':>6} {'middle':>7} {'KL':>7} {'top-1':>6} "
+             f"{'compress':>9}"]
     rows = summary(folder)
     full = next((row["score"] for row in rows if row["policy"] == KEEP_ALL.name), float("nan"))
     for row in rows:
@@ -118,7 +120,7 @@ def plot(folder: Path) -> list[Path]:
     if not rows:
         return []
     (folder / "policies.txt").write_text(table(folder), encoding="utf-8")
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13.5, 4.8), layout="constrained")
     curves: dict[str, list[Record]] = defaultdict(list)
     for row in rows:
         name = row["policy"] if row["policy"] == KEEP_ALL.name else row["policy"].rsplit(" ", 1)[0]
@@ -128,7 +130,7 @@ def plot(folder: Path) -> list[Path]:
             left.axhline(points[0]["score"], color="0.4", linestyle=":", label=name)
             continue
         points.sort(key=lambda row: row["ratio"])
-        style = {"marker": "osD^v<>PX*"[i % 10], "label": name}
+        style = {"marker": "osD^v<>PX*hp"[i % 12], "color": pyplot.cm.tab20(2 * i % 19), "label": name}
         left.plot([p["ratio"] for p in points], [p["score"] for p in points], **style)
         right.plot([p["ratio"] for p in points], [p["kl"] for p in points], **style)
     for axis, label in ((left, "needles found"), (right, "KL divergence from the full cache, nats")):
@@ -136,5 +138,13 @@ def plot(folder: Path) -> list[Path]:
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     left.set_ylim(0, 1.05)
-    left.legend(fontsize=8)
-    return [save(figure, folder, "policies", "Policies at the same bytes: accuracy, and divergence of next-token distributions")]
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", fontsize=9)
+    records = Records(folder, "policies")
+    lengths = listed(map(tokens_label, sorted({record["length"] for record in records})))
+    return [save(figure, folder, "policies", "All policies at the same bytes",
+                 f"{rows[0]['cases']} needle questions in documents of {lengths} tokens to every policy at every budget; a budget "
+                 "is a number of bytes, pages, scales and positions counted, against the full cache in f16. Left: the share of "
+                 "what was asked for that the answers hold. Right: how far the next-token distributions of a summary of each "
+                 f"document, {NUM_FORCED} forced tokens, are from the full cache's. In the table: mass, the window's attention on "
+                 "kept tokens; middle, the same without the tokens that all policies keep; top-1, the share of equal likeliest "
+                 "tokens; compress, the time that it took.")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,18 @@ class Records:
     def __len__(self) -> int:
         return len(self._records)
 
+    def of(self, **fields: Any) -> list[Record]:
+        """The records whose fields have these values."""
+        return [record for record in self if all(record.get(name) == value for name, value in fields.items())]
+
     def add(self, key: str, record: Record) -> None:
         record = {"key": key, **record}
         self._records[key] = record
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def mean_ratio(records: Iterable[Record]) -> float:
+    """How many times fewer bytes than the full cache in f16 were shipped, over all of the records."""
+    records = list(records)
+    return sum(record["uncompressed_bytes"] for record in records) / sum(record["shipped_bytes"] for record in records)

@@ -9,6 +9,11 @@ from kvship_eval.policy import Policy
 from kvship_eval.records import Record
 
 
+def holds_too_little(error: kvship.InvalidRequest) -> bool:
+    """The budget does not hold the tokens that the policy always keeps: nothing to measure, and no mistake."""
+    return "always kept" in str(error) or "does not begin at the prompt's start" in str(error)
+
+
 def ask(client: kvship.Client, case: Case, policy: Policy) -> Record | None:
     """The answer and what it cost; none where the budget does not hold the tokens that are always kept.
 
@@ -18,7 +23,7 @@ def ask(client: kvship.Client, case: Case, policy: Policy) -> Record | None:
         result = client.generate(messages=[{"role": "user", "content": case.message}], max_tokens=case.max_tokens,
                                  compression=policy.options)
     except kvship.InvalidRequest as error:
-        if "always kept" in str(error) or "does not begin at the prompt's start" in str(error):
+        if holds_too_little(error):
             return None
         raise
     return {

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from kvship_eval.cases import HALVES, Case, Kind, make_case, score
 from kvship_eval.haystack import Haystack
-from kvship_eval.plots import byte_axis, save
+from kvship_eval.inspect_program import failure
+from kvship_eval.plots import byte_axis, listed, save, tokens_label
 from kvship_eval.policy import KEEP_ALL, Policy
 from kvship_eval.records import Record, Records
 
@@ -104,7 +105,7 @@ def run_sweep(inspect: Path, model: Path, half: str, settings: dict[str, str], l
                     "retained_mass": answer["retained_mass"]})
         error = process.stderr.read()
         if process.wait() != 0:
-            raise RuntimeError(error.strip())
+            raise failure(inspect, process.returncode, error)
     cases.unlink()
     return records
 
@@ -135,5 +136,13 @@ def plot(folder: Path) -> list[Path]:
         axis.set_ylabel("needles found, as a share of the full cache's")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-        made.append(save(figure, folder, f"sweep-{half}", f"Search over settings, the {half} half of kinds, texts and seeds"))
+        measured = [record for records in groups.values() for record in records]
+        num_cases = len({(record["kind"], record["length"], record["depth"]) for record in measured})
+        lengths = listed(map(tokens_label, sorted({record["length"] for record in measured})))
+        made.append(save(figure, folder, f"sweep-{half}", f"Search over settings, the half {half}",
+                         f"{num_cases} needle questions in documents of {lengths} tokens to each of {len(groups) - 1} settings, "
+                         "each prompt read once in one process. Curves show what a setting finds, as a share of what the full "
+                         "cache finds, against how many times fewer bytes it took; above 1 it finds more, as dropped tokens no "
+                         "longer distract a small model. Settings chosen here are measured on other texts, seeds and kinds by "
+                         "the other studies."))
     return made

@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from kvship_eval import longeval, needle, runs
 from kvship_eval.cases import ANSWERS, FORMS, HALVES, Kind, make_case, score
 from kvship_eval.haystack import CHOOSE_TEXTS, REPORT_TEXTS, Haystack
 from kvship_eval.longeval import lines_case
-from kvship_eval.needle import plot
 from kvship_eval.policy import Policy
 from kvship_eval.records import Records
 from kvship_eval.report import write_report
@@ -80,16 +79,47 @@ def test_records_come_back_and_survive_an_interruption(tmp_path):
         Records(tmp_path, "bad")
 
 
-def test_plots_and_report_are_made_of_records(tmp_path):
+def needle_record(policy, length):
+    return {"policy": policy, "length": length, "depth": 0.5, "score": 0.5, "kind": "single-digits", "uncompressed_bytes": 80,
+            "shipped_bytes": 80 if policy == "keep_all" else 10}
+
+
+def test_a_report_says_what_was_asked_and_what_was_run(tmp_path):
     records = Records(tmp_path, "needle")
     for policy in ("keep_all", "other"):
-        for length in (1000, 2000):
-            records.add(f"{policy}{length}", {"policy": policy, "length": length, "depth": 0.5, "score": 0.5})
-    assert plot(tmp_path)[0].stat().st_size > 1000
-    page = write_report(tmp_path).read_text()
-    assert "data:image/png;base64" in page and "Needles found" in page
-    with pytest.raises(ValueError, match="holds no plot"):
-        write_report(tmp_path / "..") if not list(tmp_path.parent.glob("*.png")) else write_report(Path("/proc"))
+        for length in (500, 2000):
+            records.add(f"{policy}{length}", needle_record(policy, length))
+    runs.note(tmp_path, "needle", ["needle", "--cases", "1", "--server=here:1"], "a <model>")
+    assert needle.plot(tmp_path)[0].stat().st_size > 1000
+    page = write_report(tmp_path, ["needle"]).read_text()
+    for part in ("data:image/png;base64", "Needles in a haystack", "single-digits", "500 and 2K tokens", "8.0x fewer bytes) 50%",
+                 "kvship-eval needle --cases 1<", "a &lt;model&gt;", "prefers-color-scheme: dark"):
+        assert part in page
+    assert "http" not in page.replace("http-equiv", "") and "here:1" not in page
+    with pytest.raises(ValueError, match="holds no results"):
+        write_report(tmp_path, [])
+
+
+def test_longeval_has_a_table_of_ours(tmp_path):
+    records = Records(tmp_path, "longeval")
+    for policy, score in (("keep_all", 1), ("other", 0)):
+        for length in (200, 300):
+            records.add(f"{policy}{length}", {**needle_record(policy, length), "score": score})
+    longeval.plot(tmp_path)
+    rows = [line.split() for line in (tmp_path / "longeval.txt").read_text().splitlines()]
+    assert rows == [["lines", "found", "200", "300", "mean", "bytes"], ["keep_all", "100%", "100%", "100%", "1.0x"],
+                    ["other", "0%", "0%", "0%", "8.0x"]]
+
+
+def test_a_run_that_goes_on_is_the_same_run(tmp_path):
+    for _ in range(2):
+        runs.note(tmp_path, "study", ["study", "--lengths", "500", "--out", str(tmp_path), "--prefill-pid=7"], "model")
+    runs.note(tmp_path, "study", ["study", "--policy", "a b:c"], "model")
+    commands = [run.command for run in runs.read(tmp_path, "study")]
+    assert commands == ["kvship-eval study --lengths 500", "kvship-eval study --policy 'a b:c'"]
+    (tmp_path / "bad.runs.jsonl").write_text('{"command": "only"}\n')
+    with pytest.raises(ValueError, match="bad.runs.jsonl does not list runs"):
+        runs.read(tmp_path, "bad")
 
 
 @pytest.mark.parametrize("flags, says", [

@@ -21,23 +21,6 @@ namespace kvship {
 namespace HWY_NAMESPACE {
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 
-// One row's run, as RoundedRows says.
-HWY_INLINE void RoundPanelRun(const float* x, int8_t* bytes, float* scales) {
-#if HWY_TARGET == HWY_AVX3
-  RoundRun(x, bytes, scales);
-#else
-  const RoundedRun run = Round(x);
-  scales[0] = run.step;
-  scales[1] = run.total;
-  for (size_t half = 0; half < 2; ++half) {
-    // Packing works per 128-bit half: put the quarters back in order.
-    const __m256i words = _mm256_packs_epi32(run.q[2 * half], run.q[2 * half + 1]);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes) + half,
-                        _mm256_permute4x64_epi64(words, 0xd8));
-  }
-#endif
-}
-
 // Rows missing from the last panel are left alone.
 void RoundPanels(const float* x, size_t x_stride, size_t num_rows, size_t cols,
                  const RoundedRows& rounded) {
@@ -47,8 +30,8 @@ void RoundPanels(const float* x, size_t x_stride, size_t num_rows, size_t cols,
     int8_t* bytes = rounded.bytes + panel * RoundedPanelBytes(cols) + r * kRoundedRunBytes;
     float* scales = rounded.scales + panel * RoundedPanelScales(cols) + r * 2;
     for (size_t run = 0; run < runs; ++run) {
-      RoundPanelRun(x + run * kByteRun, bytes + run * kPanelRows * kRoundedRunBytes,
-                    scales + run * kPanelRows * 2);
+      RoundRun(x + run * kByteRun, bytes + run * kPanelRows * kRoundedRunBytes,
+               scales + run * kPanelRows * 2);
     }
   }
 }

@@ -9,10 +9,10 @@
 
 namespace kvship {
 
-// y[m, n] (+)= x[m] . W[begin + n], n < count. x is given as floats or as rounded bytes:
+// y[m, n] (+)= x[m] . W[begin + n], n < count. x is given as floats or rounded:
 //
-//   bytes  [num_rows][cols / 32][2][32] int8: high bytes, low bytes
-//   scales [num_rows][cols / 32][2] f32: the step, and the step times the sum of the bytes
+//   bytes  [num_rows][cols / 32][kRoundedRunBytes]
+//   scales [num_rows][cols / 32][2] f32: the step, and the step times the sum of the integers
 struct PackedRowsArgs {
   const WeightView* weights;
   size_t begin;

@@ -22,8 +22,7 @@ namespace kvship {
 namespace HWY_NAMESPACE {
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 
-// The products of eight rows of weight bytes with one run of x: lane r is row r's. kWide if bytes
-// may be over 127.
+// The products of eight rows of weight bytes with one run of x: lane r is row r's.
 #if HWY_TARGET == HWY_AVX3
 
 struct GroupBytes {
@@ -40,7 +39,6 @@ HWY_INLINE GroupBytes Prepare(const RunGroup& group) {
   return out;
 }
 
-template <bool kWide>
 HWY_INLINE __m256i DotGroup(const GroupBytes& weights, const int8_t* x) {
   const auto* halves = reinterpret_cast<const __m256i*>(x);
   const __m512i high = _mm512_broadcast_i64x4(_mm256_loadu_si256(halves));
@@ -67,31 +65,19 @@ HWY_INLINE __m256i DotGroup(const GroupBytes& weights, const int8_t* x) {
 using GroupBytes = RunGroup;
 HWY_INLINE const GroupBytes& Prepare(const RunGroup& group) { return group; }
 
-// Eight sums of four products with one half of x's bytes, times `factor`. Weights over 127 come as
-// two nibbles: two products of theirs would not fit in 16 bits.
-template <bool kWide>
-HWY_INLINE __m256i DotRow(__m256i weights, __m256i x, __m256i factor) {
-  if constexpr (kWide) {
-    const __m256i low_mask = _mm256_set1_epi8(15);
-    const __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(weights, low_mask), x);
-    const __m256i high =
-        _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(weights, 4), low_mask), x);
-    return _mm256_add_epi32(_mm256_madd_epi16(low, factor),
-                            _mm256_slli_epi32(_mm256_madd_epi16(high, factor), 4));
-  } else {
-    return _mm256_madd_epi16(_mm256_maddubs_epi16(weights, x), factor);
-  }
-}
-
-template <bool kWide>
 HWY_INLINE __m256i DotGroup(const GroupBytes& weights, const int8_t* x) {
-  const auto* halves = reinterpret_cast<const __m256i*>(x);
-  const __m256i x_high = _mm256_loadu_si256(halves), x_low = _mm256_loadu_si256(halves + 1);
+  const auto* words = reinterpret_cast<const __m256i*>(x);
+  const __m256i x_first = _mm256_loadu_si256(words), x_second = _mm256_loadu_si256(words + 1);
+  // In the order in which unpacking, which works per 128-bit half, leaves the weights.
+  const __m256i x_low = _mm256_permute2x128_si256(x_first, x_second, 0x20);
+  const __m256i x_high = _mm256_permute2x128_si256(x_first, x_second, 0x31);
+  const __m256i zero = _mm256_setzero_si256();
   __m256i dot[kGroupRows];
   HWY_UNROLL(8)
   for (size_t r = 0; r < kGroupRows; ++r) {
-    dot[r] = _mm256_add_epi32(DotRow<kWide>(weights.bytes[r], x_high, _mm256_set1_epi16(256)),
-                              DotRow<kWide>(weights.bytes[r], x_low, _mm256_set1_epi16(1)));
+    dot[r] =
+        _mm256_add_epi32(_mm256_madd_epi16(_mm256_unpacklo_epi8(weights.bytes[r], zero), x_low),
+                         _mm256_madd_epi16(_mm256_unpackhi_epi8(weights.bytes[r], zero), x_high));
   }
   const __m256i low =
       _mm256_hadd_epi32(_mm256_hadd_epi32(dot[0], dot[1]), _mm256_hadd_epi32(dot[2], dot[3]));
@@ -121,8 +107,8 @@ HWY_INLINE void GroupKernel(const PackedRowsArgs& args, const GroupRows& rows, s
     const GroupBytes& weights = Prepare(group);
     HWY_UNROLL(4)
     for (size_t m = 0; m < kRows; ++m) {
-      const __m256 dot = _mm256_cvtepi32_ps(DotGroup<kFormat == WeightFormat::kQ8_0>(
-          weights, x + (m * num_runs + run) * kRoundedRunBytes));
+      const __m256 dot =
+          _mm256_cvtepi32_ps(DotGroup(weights, x + (m * num_runs + run) * kRoundedRunBytes));
       const float* step = steps + (m * num_runs + run) * 2;
       sum[m] = _mm256_fmadd_ps(dot, _mm256_mul_ps(group.scales, _mm256_broadcast_ss(step)), sum[m]);
       sum[m] = _mm256_fmadd_ps(group.minimums, _mm256_broadcast_ss(step + 1), sum[m]);

@@ -35,8 +35,7 @@ inline constexpr size_t kPanelRows = 6;
 
 // Activations rounded to 16 bits, in panels of kPanelRows rows:
 //
-//   bytes  [panels][runs][kPanelRows][64]: high bytes [32], low bytes [32] int8 where the processor
-//          has VNNI, else the integers themselves, [32] int16
+//   bytes  [panels][runs][kPanelRows][kRoundedRunBytes]
 //   scales [panels][runs][kPanelRows][2] f32: the step, and the step times the sum of the integers
 struct RoundedRows {
   int8_t* bytes;

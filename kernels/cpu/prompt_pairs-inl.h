@@ -111,10 +111,10 @@ class KeyPairs {
         query_scale_(static_cast<float>(M_LOG2E / std::sqrt(static_cast<double>(head_dim_)))) {}
 
   // Rounds the keys [begin, end) of a head.
-  void Pack(const TensorView& keys, size_t kv_head, size_t begin, size_t end) {
+  void Pack(const PromptAttentionArgs& args, size_t kv_head, size_t begin, size_t end) {
     for (size_t j = begin; j < end; ++j) {
       scales_[kv_head * padded_keys_ + j] = QuantizeRow(
-          keys.f32(kv_head, j), head_dim_, reinterpret_cast<int16_t*>(Pairs(kv_head, j)));
+          args.keys.f32(kv_head, j), head_dim_, reinterpret_cast<int16_t*>(Pairs(kv_head, j)));
     }
   }
 
@@ -222,7 +222,7 @@ class PairTiles : public KeyPairs, public PairProbabilities {
 
   // Rounds the keys and values [begin, end) of a head; begin is even.
   void Pack(const PromptAttentionArgs& args, size_t kv_head, size_t begin, size_t end) {
-    KeyPairs::Pack(args.keys, kv_head, begin, end);
+    KeyPairs::Pack(args, kv_head, begin, end);
     for (size_t j = begin; j < end; j += 2) {
       const float* const row0 = args.values.f32(kv_head, j);
       const float* const row1 = j + 1 < end ? args.values.f32(kv_head, j + 1) : nullptr;
@@ -282,30 +282,17 @@ class PairTiles : public KeyPairs, public PairProbabilities {
 #else
 
 // Keys in 16 bits, in the backend's scratch memory; values where they lie.
-class PairTiles : public KeyPairs {
+class PairTiles : public KeyPairs, public FloatTiles {
  public:
   static bool Suits(const PromptAttentionArgs& args) {
     return args.q.dims[2] % 16 == 0 && args.q.dims[2] <= kMaxHeadDim;
   }
 
   PairTiles(const PromptAttentionArgs& args, std::byte* memory)
-      : KeyPairs(PromptShape(args), memory), floats_(args) {}
+      : KeyPairs(PromptShape(args), memory), FloatTiles(args) {}
 
-  void Pack(const PromptAttentionArgs& args, size_t kv_head, size_t begin, size_t end) {
-    KeyPairs::Pack(args.keys, kv_head, begin, end);
-  }
-
-  static HWY_INLINE void StoreProbabilities(FloatVec p0, FloatVec p1, size_t key, float* column) {
-    FloatTiles::StoreProbabilities(p0, p1, key, column);
-  }
-
-  void AddValues(size_t kv_head, size_t begin, size_t num_keys, const BlockState& state,
-                 const float* scores) const {
-    floats_.AddValues(kv_head, begin, num_keys, state, scores);
-  }
-
- private:
-  FloatTiles floats_;
+  using KeyPairs::LoadQuery;
+  using KeyPairs::Score;
 };
 
 #endif

@@ -28,6 +28,9 @@ namespace HWY_NAMESPACE {
 // 127 * 256: the largest whose high byte does not round up to 128.
 inline constexpr float kLargestRounded = 32512.0f;
 
+// Stores 32 integers as bytes (AVX-512 with VNNI) or 16-bit words (AVX2), in order.
+#if HWY_TARGET == HWY_AVX3
+
 HWY_INLINE void StoreAsBytes(const __m256i* q, int8_t* bytes) {
   const __m256i packed =
       _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
@@ -37,16 +40,34 @@ HWY_INLINE void StoreAsBytes(const __m256i* q, int8_t* bytes) {
                       _mm256_permutevar8x32_epi32(packed, order));
 }
 
-// 32 activations as 16-bit integers, kept in 32 bits: x = step * q.
-struct RoundedRun {
-  __m256i q[4];
-  float step;
-  float total;  // the step times the sum of q
-};
+// High bytes and then low ones, both signed: q = 256 * high + low.
+HWY_INLINE void StoreRounded(const __m256i* q, int8_t* out) {
+  __m256i high[4], low[4];
+  HWY_UNROLL(4)
+  for (size_t i = 0; i < 4; ++i) {
+    high[i] = _mm256_srai_epi32(_mm256_add_epi32(q[i], _mm256_set1_epi32(128)), 8);
+    low[i] = _mm256_sub_epi32(q[i], _mm256_slli_epi32(high[i], 8));
+  }
+  StoreAsBytes(high, out);
+  StoreAsBytes(low, out + kByteRun);
+}
 
-// The common step is the largest magnitude / 32512. Eight bits would be too few: on the demo model
-// they move the prompt's likelihood by up to 3 %.
-HWY_INLINE RoundedRun Round(const float* x) {
+#else
+
+HWY_INLINE void StoreRounded(const __m256i* q, int8_t* out) {
+  // Packing works per 128-bit half: put the quarters back in order.
+  const __m256i first = _mm256_permute4x64_epi64(_mm256_packs_epi32(q[0], q[1]), 0xd8);
+  const __m256i second = _mm256_permute4x64_epi64(_mm256_packs_epi32(q[2], q[3]), 0xd8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), first);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out) + 1, second);
+}
+
+#endif
+
+// Rounds 32 activations to 16 bits with a common step, the largest magnitude / 32512: x = step * q.
+// Eight bits would be too few: on the demo model they move the prompt's likelihood by up to 3 %.
+// `scales` gets the step and the step times the sum of the rounded values.
+HWY_INLINE void RoundRun(const float* x, int8_t* out, float* scales) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   __m256 v[4];
   HWY_UNROLL(4)
@@ -58,33 +79,17 @@ HWY_INLINE RoundedRun Round(const float* x) {
   m4 = _mm_max_ps(m4, _mm_movehl_ps(m4, m4));
   const float largest = _mm_cvtss_f32(_mm_max_ss(m4, _mm_movehdup_ps(m4)));
   const __m256 inverse = _mm256_set1_ps(largest > 0 ? kLargestRounded / largest : 0.0f);
-  RoundedRun out;
+  __m256i q[4];
   HWY_UNROLL(4)
-  for (size_t i = 0; i < 4; ++i) out.q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
-  const __m256i q8 =
-      _mm256_add_epi32(_mm256_add_epi32(out.q[0], out.q[1]), _mm256_add_epi32(out.q[2], out.q[3]));
+  for (size_t i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+  const __m256i q8 = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
   __m128i q4 = _mm_add_epi32(_mm256_castsi256_si128(q8), _mm256_extracti128_si256(q8, 1));
   q4 = _mm_add_epi32(q4, _mm_shuffle_epi32(q4, 0x4e));
   q4 = _mm_add_epi32(q4, _mm_shuffle_epi32(q4, 0xb1));
-  out.step = largest / kLargestRounded;
-  out.total = out.step * static_cast<float>(_mm_cvtsi128_si32(q4));
-  return out;
-}
-
-// Writes a run as 32 high bytes and then 32 low ones, both signed: q = 256 * high + low. `scales`
-// gets the step and the total.
-HWY_INLINE void RoundRun(const float* x, int8_t* bytes, float* scales) {
-  const RoundedRun run = Round(x);
-  scales[0] = run.step;
-  scales[1] = run.total;
-  __m256i high[4], low[4];
-  HWY_UNROLL(4)
-  for (size_t i = 0; i < 4; ++i) {
-    high[i] = _mm256_srai_epi32(_mm256_add_epi32(run.q[i], _mm256_set1_epi32(128)), 8);
-    low[i] = _mm256_sub_epi32(run.q[i], _mm256_slli_epi32(high[i], 8));
-  }
-  StoreAsBytes(high, bytes);
-  StoreAsBytes(low, bytes + kByteRun);
+  const float step = largest / kLargestRounded;
+  scales[0] = step;
+  scales[1] = step * static_cast<float>(_mm_cvtsi128_si32(q4));
+  StoreRounded(q, out);
 }
 
 }  // namespace HWY_NAMESPACE

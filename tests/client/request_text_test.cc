@@ -72,25 +72,5 @@ TEST(RequestTextTest, WrongInputsAreNamed) {
   }
 }
 
-TEST(RequestTextTest, CompressionTextSetsOnlyWhatItNames) {
-  const auto message = CompressionFromText("scorer=snapkv, budget_ratio=0.25,kernel=7,pool=max");
-  ASSERT_TRUE(message.ok()) << message.status();
-  EXPECT_EQ(message->scorer(), "snapkv");
-  EXPECT_EQ(message->budget_ratio(), 0.25);
-  EXPECT_EQ(message->kernel(), 7u);
-  EXPECT_EQ(message->pool(), "max");
-  EXPECT_FALSE(message->has_window());
-  EXPECT_FALSE(message->has_budget_tokens());
-  EXPECT_EQ(CompressionFromText("")->ByteSizeLong(), 0u);
-}
-
-TEST(RequestTextTest, WrongCompressionTextIsNamed) {
-  for (const char* text :
-       {"scorer=best", "window", "window=x", "unknown=1", "kernel=-1", "window=3,window=4"}) {
-    EXPECT_EQ(CompressionFromText(text).status().code(), absl::StatusCode::kInvalidArgument)
-        << text;
-  }
-}
-
 }  // namespace
 }  // namespace kvship

@@ -42,12 +42,15 @@ class PrefillAttemptTest : public ::testing::Test {
     request_.compression = *ParseCompression("budget_tokens=40,window=8");
     request_.plan = *MakePlan(request_.compression, node_.shape, kPromptTokens);
     request_.output.max_tokens = 10;
+    ticket_ =
+        *node_.queue.Enter({.plan = request_.plan, .max_tail_tokens = request_.max_tail_tokens()});
     Start();
   }
 
-  void Start() {
+  void Start(ReservationQueue::Cache cache = nullptr) {
     attempt_ = std::make_shared<PrefillAttempt>(
-        request_, node_.model.identity, node_.queue,
+        request_, node_.model.identity,
+        PrefillAttempt::Memory{node_.queue, *ticket_, std::move(cache)},
         [this](const v1::GenerateProgress& progress) { progress_.push_back(progress); },
         [this](absl::StatusOr<PrefillAttempt::Result> result) {
           EXPECT_FALSE(end_.has_value()) << "the end came twice";
@@ -58,7 +61,6 @@ class PrefillAttemptTest : public ::testing::Test {
           end_ = std::move(result);
         });
     channel_ = std::make_shared<RecordedChannel>();
-    ASSERT_TRUE(attempt_->Enter().ok());
     attempt_->Open([this](std::shared_ptr<ChannelEvents>) { return channel_; });
   }
 
@@ -114,6 +116,7 @@ class PrefillAttemptTest : public ::testing::Test {
   TinyNode node_{1 << 20};
   bool pool_is_blocked_ = false;
   GenerationRequest request_;
+  std::unique_ptr<ReservationQueue::Ticket> ticket_;
   std::vector<v1::GenerateProgress> progress_;
   std::optional<absl::StatusOr<PrefillAttempt::Result>> end_;
   std::shared_ptr<RecordedChannel> channel_;
@@ -236,31 +239,29 @@ TEST_F(PrefillAttemptTest, StreamThatEndsWithoutAManifestIsALostNode) {
   EXPECT_EQ(end_->status().code(), absl::StatusCode::kUnavailable);
 }
 
-TEST_F(PrefillAttemptTest, CancelledWhileItWaitsForMemoryItLeavesTheLine) {
-  TinyNode::Prefilled blocker =
-      node_.Prefill(node_.Prompt(100, 2), "scorer=keep_all", kBlockingTail);
-  Send(Ready());
-  ASSERT_EQ(channel_->sent.size(), 1u) << "the pool was to be too full";
-  EXPECT_EQ(node_.queue.waiting_tokens(), kPromptTokens);
-  attempt_->Cancel(absl::CancelledError("gone"));
-  EXPECT_EQ(channel_->closed->code(), absl::StatusCode::kCancelled);
-  const size_t reserved = node_.pool->reserved_bytes();
-  blocker.cache.reset();  // the reservation comes, and finds nobody
-  EXPECT_GT(reserved, node_.pool->reserved_bytes());
-  attempt_->OnClosed(absl::CancelledError("gone"));
-  EXPECT_EQ(end_->status().code(), absl::StatusCode::kCancelled);
-  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
-  EXPECT_EQ(node_.queue.waiting_tokens(), 0u);
-}
-
-TEST_F(PrefillAttemptTest, NodeThatTiresOfWaitingForOurMemoryMeansThatThereIsNone) {
+TEST_F(PrefillAttemptTest, NodeThatIsReadyWhileThereIsNoRoomIsLetGo) {
   pool_is_blocked_ = true;
   TinyNode::Prefilled blocker =
       node_.Prefill(node_.Prompt(100, 2), "scorer=keep_all", kBlockingTail);
   Send(Ready());
-  attempt_->OnClosed(absl::DeadlineExceededError("Go did not come"));
+  EXPECT_EQ(channel_->sent.size(), 1u);
   EXPECT_EQ(end_->status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(node_.queue.waiting_tokens(), 0u);
+  EXPECT_TRUE(attempt_->found_no_room());
+  EXPECT_FALSE(channel_->closed->ok());
+}
+
+TEST_F(PrefillAttemptTest, MemoryReservedBeforeIsUsed) {
+  attempt_->Cancel(absl::CancelledError("not this one"));
+  attempt_->OnClosed(absl::CancelledError("not this one"));
+  end_.reset();
+  Start(*node_.queue.TryReserve(*ticket_));
+  const size_t reserved = node_.pool->reserved_bytes();
+  Send(Ready());
+  ASSERT_EQ(channel_->sent.size(), 2u);
+  EXPECT_TRUE(channel_->sent[1].has_go());
+  EXPECT_EQ(node_.pool->reserved_bytes(), reserved);
+  SendCache();
+  EXPECT_TRUE(end_->ok()) << end_->status();
 }
 
 }  // namespace

@@ -26,15 +26,21 @@ class ReservationQueueTest : public ::testing::Test {
   prometheus::Registry registry_;
   DecodeMetrics metrics_{registry_};
   std::unique_ptr<KvPool> pool_;
-  ReservationQueue queue_{*pool_, metrics_, kShape, PageFormat::kF16, 10 * 256};
+  ReservationQueue queue_{
+      *pool_, metrics_, kShape, PageFormat::kF16, {.max_waiting_tokens = 10 * 256}};
 };
 
 // A request in the queue, and what it was given.
 struct Request {
-  Request(ReservationQueue& queue, ReservationQueue::Demand demand) : ticket(*queue.Enter(demand)) {
-    queue.Reserve(*ticket, demand, [this](absl::StatusOr<ReservationQueue::Cache> given) {
+  Request(ReservationQueue& queue, const ReservationQueue::Demand& demand)
+      : ticket(*queue.Enter(demand)) {
+    StandInLine(queue);
+  }
+  void StandInLine(ReservationQueue& queue) {
+    queue.StandInLine(*ticket, [this](absl::StatusOr<ReservationQueue::Cache> given) {
       cache = *std::move(given);
     });
+    queue.ServeLine();
   }
   ReservationQueue::Cache cache;
   std::unique_ptr<ReservationQueue::Ticket> ticket;
@@ -98,21 +104,79 @@ TEST_F(ReservationQueueTest, FullQueueRefusesForNow) {
 }
 
 TEST_F(ReservationQueueTest, OnePromptLongerThanTheBoundMayWaitAlone) {
-  ReservationQueue short_queue(*pool_, metrics_, kShape, PageFormat::kF16, 10);
+  ReservationQueue short_queue(*pool_, metrics_, kShape, PageFormat::kF16,
+                               {.max_waiting_tokens = 10});
   EXPECT_TRUE(short_queue.Enter(DemandOf(2)).ok());
 }
 
-TEST_F(ReservationQueueTest, RequestsAreServedInTheOrderInWhichTheyAsked) {
+TEST_F(ReservationQueueTest, RequestsAreServedInTheOrderInWhichTheyArrived) {
   Request first(queue_, DemandOf(4));
   std::vector<int> served;
   std::vector<std::unique_ptr<ReservationQueue::Ticket>> tickets;
-  for (int i = 0; i < 4; ++i) {
-    tickets.push_back(*queue_.Enter(DemandOf(1)));
-    queue_.Reserve(*tickets.back(), DemandOf(1),
-                   [&served, i](absl::StatusOr<ReservationQueue::Cache>) { served.push_back(i); });
+  for (int i = 0; i < 4; ++i) tickets.push_back(*queue_.Enter(DemandOf(1)));
+  for (int i : {2, 0, 3, 1}) {
+    queue_.StandInLine(*tickets[i], [&served, i](absl::StatusOr<ReservationQueue::Cache>) {
+      served.push_back(i);
+    });
   }
+  queue_.ServeLine();
+  EXPECT_TRUE(served.empty());
   first.cache.reset();
   EXPECT_THAT(served, ElementsAre(0, 1, 2, 3));
+}
+
+TEST_F(ReservationQueueTest, WhoIsReadyAtOnceDoesNotOvertakeWhoStandsInLine) {
+  Request first(queue_, DemandOf(3));
+  Request large(queue_, DemandOf(2));
+  const auto late = *queue_.Enter(DemandOf(1));
+  EXPECT_EQ(queue_.TryReserve(*late).status().code(), absl::StatusCode::kResourceExhausted);
+  large.ticket.reset();
+  EXPECT_TRUE(queue_.TryReserve(*late).ok());
+}
+
+TEST_F(ReservationQueueTest, WhoCameBeforeTheLineIsServedBeforeIt) {
+  Request first(queue_, DemandOf(3));
+  const auto early = *queue_.Enter(DemandOf(1));
+  Request large(queue_, DemandOf(2));
+  EXPECT_TRUE(queue_.has_line());
+  EXPECT_TRUE(queue_.TryReserve(*early).ok());
+}
+
+TEST_F(ReservationQueueTest, WhoFailsAtOnceWhenServedLetsTheNextOnesCome) {
+  Request first(queue_, DemandOf(4));
+  constexpr int kNumWaiting = 20000;
+  ReservationQueue::Demand small = DemandOf(1);
+  small.plan = *MakePlan(*ParseCompression("scorer=keep_all"), kShape, 1);
+  ReservationQueue long_queue(*pool_, metrics_, kShape, PageFormat::kF16, {});
+  std::vector<std::unique_ptr<ReservationQueue::Ticket>> tickets(kNumWaiting);
+  for (auto& ticket : tickets) {
+    ticket = *long_queue.Enter(small);
+    // Gives the pages back and leaves, from within.
+    long_queue.StandInLine(*ticket,
+                           [&ticket](absl::StatusOr<ReservationQueue::Cache>) { ticket.reset(); });
+  }
+  first.cache.reset();
+  long_queue.ServeLine();
+  EXPECT_FALSE(long_queue.has_line());
+  EXPECT_EQ(pool_->reserved_bytes(), 0u);
+}
+
+TEST_F(ReservationQueueTest, AClientGetsNoMoreThanItsShare) {
+  ReservationQueue shared(*pool_, metrics_, kShape, PageFormat::kF16,
+                          {.max_client_bytes = 2 * KvPool::kSlabBytes});
+  const auto demand = [](size_t slabs, std::string client) {
+    ReservationQueue::Demand of_client = DemandOf(slabs);
+    of_client.client = std::move(client);
+    return of_client;
+  };
+  auto held = *shared.Enter(demand(2, "a"));
+  const absl::Status refused = shared.Enter(demand(1, "a")).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("524288 of the 524288"));
+  EXPECT_TRUE(shared.Enter(demand(1, "b")).ok());
+  EXPECT_EQ(shared.Enter(demand(3, "b")).status().code(), absl::StatusCode::kFailedPrecondition);
+  held.reset();
+  EXPECT_TRUE(shared.Enter(demand(1, "a")).ok());
 }
 
 }  // namespace

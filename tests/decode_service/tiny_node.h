@@ -32,7 +32,7 @@ struct TinyNode {
       : model(*ServedModel::Load(KVSHIP_GOLDENS "/models/llama")),
         pool(*KvPool::Create(pool_bytes)),
         shape(ShapeOf(model.config())),
-        queue(*pool, metrics, shape, PageFormat::kF16, 1 << 20) {}
+        queue(*pool, metrics, shape, PageFormat::kF16, {}) {}
 
   std::vector<int32_t> Prompt(size_t num_tokens, uint64_t seed) const {
     return RandomPrompt(num_tokens, seed, model.config().vocab_tokens);
@@ -47,16 +47,13 @@ struct TinyNode {
                     size_t max_tail_tokens) {
     const CompressionOptions options = *ParseCompression(compression);
     const KvPlan plan = *MakePlan(options, shape, tokens.size());
-    const ReservationQueue::Demand demand = {.plan = plan, .max_tail_tokens = max_tail_tokens};
-    const auto ticket = *queue.Enter(demand);
+    const auto ticket = *queue.Enter({.plan = plan, .max_tail_tokens = max_tail_tokens});
     Prefilled out;
-    queue.Reserve(*ticket, demand, [&out](absl::StatusOr<ReservationQueue::Cache> given) {
-      out.cache = *std::move(given);
-    });
+    out.cache = *queue.TryReserve(*ticket);
     Backend backend(1);
     PrefillEngine engine(*model.transformer, backend, {});
     const auto compressor = *Compressor::Create(options, shape, plan);
-    PrefillRun run(engine, tokens, compressor->needs());
+    PrefillRun run(engine, {{tokens, compressor->needs()}});
     while (!run.done()) {
       if (*run.Step() != PrefillRun::Event::kLayerDone) continue;
       const Compressor::Result result = *compressor->Compress(backend, run.finished_layer());
@@ -66,7 +63,8 @@ struct TinyNode {
     }
     out.logits.resize(model.config().vocab_tokens);
     EXPECT_TRUE(
-        run.Logits(tokens.size() - 1, TensorView(out.logits.data(), {1, out.logits.size()})).ok());
+        run.Logits(0, tokens.size() - 1, TensorView(out.logits.data(), {1, out.logits.size()}))
+            .ok());
     return out;
   }
 

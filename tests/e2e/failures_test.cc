@@ -12,7 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/generation_client.h"
-#include "client/request_text.h"
+#include "rpc/compression.h"
 #include "tests/e2e/processes.h"
 
 namespace kvship {

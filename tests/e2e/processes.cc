@@ -37,8 +37,9 @@ std::string TemporaryPath() {
          absl::StrCat("kvship_e2e_", getpid(), "_", count++);
 }
 
-std::vector<std::string> WithPorts(const std::string& model, int port, int admin_port,
-                                   std::vector<std::string> flags) {
+std::vector<std::string> WithPorts(const std::string& program, const std::string& model, int port,
+                                   int admin_port, std::vector<std::string> flags) {
+  if (program == "kvship-decode") flags.push_back("--http=");  // tests/http has its tests
   flags.push_back(absl::StrCat("--model=", model));
   flags.push_back(absl::StrCat("--listen=127.0.0.1:", port));
   flags.push_back(absl::StrCat("--admin=127.0.0.1:", admin_port));
@@ -129,7 +130,7 @@ double Metric(int admin_port, const std::string& name) {
 }
 
 Server::Server(const std::string& program, const std::string& model, std::vector<std::string> flags)
-    : process(program, WithPorts(model, port, admin_port, std::move(flags))) {}
+    : process(program, WithPorts(program, model, port, admin_port, std::move(flags))) {}
 
 bool Server::WaitUntilReady() {
   return Eventually([this] { return !HttpGet(admin_port, "/readyz").empty(); });

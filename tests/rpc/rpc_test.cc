@@ -93,6 +93,26 @@ TEST(CompressionProto, OptionsThatDoNotGoTogetherAreRefused) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("budget_tokens is '8'"));
 }
 
+TEST(CompressionText, SetsOnlyWhatItNames) {
+  const auto message = CompressionFromText("scorer=snapkv, budget_ratio=0.25,kernel=7,pool=max");
+  ASSERT_TRUE(message.ok()) << message.status();
+  EXPECT_EQ(message->scorer(), "snapkv");
+  EXPECT_EQ(message->budget_ratio(), 0.25);
+  EXPECT_EQ(message->kernel(), 7u);
+  EXPECT_EQ(message->pool(), "max");
+  EXPECT_FALSE(message->has_window());
+  EXPECT_FALSE(message->has_budget_tokens());
+  EXPECT_EQ(CompressionFromText("")->ByteSizeLong(), 0u);
+}
+
+TEST(CompressionText, WhatIsWrongIsRefused) {
+  for (const char* text : {"scorer=best", "window", "window=x", "unknown=1", "kernel=-1",
+                           "window=3,window=4", "budget_tokens=3,budget_ratio=0.5"}) {
+    EXPECT_EQ(CompressionFromText(text).status().code(), absl::StatusCode::kInvalidArgument)
+        << text;
+  }
+}
+
 TEST(SamplingProto, RoundTripKeepsEveryOption) {
   const SamplingOptions options = {.temperature = 0.7, .top_p = 0.9, .top_k = 40, .seed = 1u << 31};
   const SamplingOptions back = *SamplingFromProto(SamplingToProto(options));

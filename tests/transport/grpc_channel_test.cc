@@ -30,6 +30,8 @@ class Server
  public:
   explicit Server(const GrpcServerChannelOptions& options = {}) : options_(options) {
     grpc::ServerBuilder builder;
+    // Otherwise the system may give two servers the same free port.
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();

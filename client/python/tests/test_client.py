@@ -128,6 +128,25 @@ def test_model_info(client):
     assert client.model_info().num_layers == 30
 
 
+def test_tokens_are_those_of_a_prompt(client):
+    text = "A prompt of 7 words, and <|im_end|>."
+    ids = client.tokenize(text)
+    assert client.detokenize(ids) == text
+    assert client.generate(tokens=ids, max_tokens=3).tokens == client.generate(text, max_tokens=3).tokens
+    assert client.tokenize("") == [] and client.detokenize([]) == ""
+
+
+def test_special_tokens_are_parsed_where_asked_for(client):
+    assert len(client.tokenize("<|im_end|>")) > 1
+    ids = client.tokenize("<|im_end|>", parse_special=True)
+    assert len(ids) == 1 and client.detokenize(ids) == "<|im_end|>"
+
+
+def test_wrong_ids_are_named_by_index(client):
+    with pytest.raises(kvship.InvalidRequest, match=r"ids\[2\] is 49152; wanted an id below"):
+        client.detokenize([0, 1, 49152])
+
+
 def test_nobody_there_is_unavailable():
     with kvship.Client("127.0.0.1:1", retries=1) as client:
         with pytest.raises(kvship.Unavailable):
@@ -160,6 +179,7 @@ def test_async_calls_run_at_once(address):
                                                  client.generate(messages=QUESTION, max_tokens=8))
             assert first.text == second.text != ""
             assert (await client.model_info()).num_layers == 30
+            assert await client.detokenize(await client.tokenize("One, two")) == "One, two"
             async with client.stream(LONG, max_tokens=3) as stream:
                 events = [event async for event in stream]
             assert any(isinstance(event, kvship.Output) for event in events)
@@ -167,6 +187,20 @@ def test_async_calls_run_at_once(address):
                 await client.generate("text", compression={"window": 0})
 
     asyncio.run(main())
+
+
+def test_async_calls_can_be_cancelled_and_have_deadlines(address, servers):
+    async def main():
+        async with kvship.AsyncClient(address) as client:
+            stream = client.stream(LONG, max_tokens=1000, ignore_end_tokens=True)
+            with pytest.raises(kvship.Cancelled):
+                async for _ in stream:
+                    stream.cancel()
+            with pytest.raises(kvship.DeadlineExceeded):
+                await client.generate(LONG, max_tokens=1000, ignore_end_tokens=True, timeout=0.3)
+
+    asyncio.run(main())
+    assert becomes_zero(servers)
 
 
 def test_cancelling_a_task_frees_the_pool(address, servers):

@@ -1,11 +1,15 @@
-"""What gRPC's rich errors hold: google.rpc.Status with BadRequest and RetryInfo details (cloud.google.com/apis/design/errors)."""
+"""What gRPC's rich errors hold: google.rpc.Status with BadRequest and RetryInfo details.
+
+Source: cloud.google.com/apis/design/errors.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 
 def _details(status: bytes) -> status_pb2.Status:
@@ -31,5 +35,6 @@ def retry_delay(status: bytes) -> float | None:
     for detail in _details(status).details:
         retry = error_details_pb2.RetryInfo()
         if detail.Unpack(retry):
-            return retry.retry_delay.ToTimedelta().total_seconds()
+            delay: timedelta = retry.retry_delay.ToTimedelta()
+            return delay.total_seconds()
     return None

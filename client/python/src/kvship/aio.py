@@ -100,7 +100,7 @@ class AsyncClient:
         options = [*CHANNEL_OPTIONS, *channel_options]
         self._channel = (grpc.aio.insecure_channel(address, options) if credentials is None
                          else grpc.aio.secure_channel(address, credentials, options))
-        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        self._stub: Any = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def stream(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> AsyncStream:
         """As Client.stream."""

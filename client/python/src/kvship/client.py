@@ -109,7 +109,7 @@ class Client:
         options = [*CHANNEL_OPTIONS, *channel_options]
         self._channel = (grpc.insecure_channel(address, options) if credentials is None
                          else grpc.secure_channel(address, credentials, options))
-        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        self._stub: Any = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def stream(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> Stream:
         """Starts a request; `options` are those of kvship.request.generate_request. Errors come while it is read."""

@@ -28,20 +28,20 @@ def compression_options(compression: Compression) -> types_pb2.CompressionOption
         if name not in fields:
             raise ValueError(f"unknown compression option '{name}'; wanted one of {', '.join(fields)}")
         try:
-            setattr(message, name, _of_type(fields[name], value))
+            setattr(message, name, _of_type(fields[name].cpp_type, value))
         except (TypeError, ValueError) as error:
             raise ValueError(f"compression option {name} is '{value}': {error}") from error
     return message
 
 
-def _of_type(field: FieldDescriptor, value: Any) -> Any:
-    if not isinstance(value, str) or field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+def _of_type(cpp_type: int, value: Any) -> Any:
+    if not isinstance(value, str) or cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return value
-    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+    if cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         if value not in ("true", "false"):
             raise ValueError("wanted true or false")
         return value == "true"
-    return float(value) if field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE else int(value)
+    return float(value) if cpp_type == FieldDescriptor.CPPTYPE_DOUBLE else int(value)
 
 
 def generate_request(

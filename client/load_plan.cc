@@ -1,0 +1,122 @@
+#include "client/load_plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <numbers>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/random.h"
+#include "base/status_macros.h"
+
+namespace kvship {
+namespace {
+
+// A lognormal has no largest value, a model's context has.
+constexpr double kMostMedians = 32;
+
+// In (0, 1].
+double Uniform(uint64_t seed, uint64_t index) { return 1 - UniformUnit(seed, index); }
+
+// Streams of draws that do not meet.
+constexpr uint64_t kArrivals = 1, kPrompts = 2, kOutputs = 3;
+uint64_t StreamSeed(uint64_t seed, uint64_t stream) { return RandomBits(seed, stream); }
+
+absl::StatusOr<double> TokensOf(const nlohmann::json& line, const char* field,
+                                absl::string_view where) {
+  const auto at = line.find(field);
+  if (at == line.end() || !at->is_number() || at->get<double>() < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(where, ": field '", field, "' is ",
+                                                   at == line.end() ? "missing" : at->dump(),
+                                                   "; wanted a number of at least 0"));
+  }
+  return at->get<double>();
+}
+
+}  // namespace
+
+absl::StatusOr<LengthDistribution> LengthDistribution::Parse(absl::string_view field,
+                                                             absl::string_view text) {
+  const absl::Status wrong = absl::InvalidArgumentError(
+      absl::StrCat(field, " is '", text,
+                   "'; wanted a number of tokens, uniform:LEAST:MOST or lognormal:MEDIAN:SIGMA"));
+  const std::vector<std::string> parts = absl::StrSplit(text, ':');
+  LengthDistribution out;
+  if (parts.size() == 1) {
+    if (!absl::SimpleAtod(parts[0], &out.first_) || !(out.first_ >= 1)) return wrong;
+    return out;
+  }
+  if (parts.size() != 3 || !absl::SimpleAtod(parts[1], &out.first_) ||
+      !absl::SimpleAtod(parts[2], &out.second_) || !(out.first_ >= 1)) {
+    return wrong;
+  }
+  if (parts[0] == "uniform" && out.second_ >= out.first_) {
+    out.kind_ = Kind::kUniform;
+  } else if (parts[0] == "lognormal" && out.second_ >= 0) {
+    out.kind_ = Kind::kLogNormal;
+  } else {
+    return wrong;
+  }
+  return out;
+}
+
+size_t LengthDistribution::Draw(uint64_t seed, uint64_t index) const {
+  double tokens = first_;
+  if (kind_ == Kind::kUniform) {
+    tokens = std::min(second_, std::floor(first_ + Uniform(seed, index) * (second_ - first_ + 1)));
+  } else if (kind_ == Kind::kLogNormal) {
+    // Box and Muller's transform of two uniform draws.
+    const double radius = std::sqrt(-2 * std::log(Uniform(seed, 2 * index)));
+    const double normal = radius * std::cos(2 * std::numbers::pi * Uniform(seed, 2 * index + 1));
+    tokens = std::min(first_ * kMostMedians, first_ * std::exp(second_ * normal));
+  }
+  return static_cast<size_t>(std::max(1.0, tokens));
+}
+
+std::vector<PlannedRequest> PlanPoisson(const LoadOptions& options) {
+  std::vector<PlannedRequest> plan(options.num_requests);
+  double seconds = 0;
+  for (size_t i = 0; i < plan.size(); ++i) {
+    plan[i].at = absl::Seconds(seconds);
+    plan[i].prompt_tokens = options.prompt_tokens.Draw(StreamSeed(options.seed, kPrompts), i);
+    if (options.output_tokens.has_value()) {
+      plan[i].output_tokens = options.output_tokens->Draw(StreamSeed(options.seed, kOutputs), i);
+    }
+    seconds -=
+        std::log(Uniform(StreamSeed(options.seed, kArrivals), i)) / options.requests_per_second;
+  }
+  return plan;
+}
+
+absl::StatusOr<std::vector<PlannedRequest>> ReadTrace(const std::string& path, double speed) {
+  std::ifstream file(path);
+  if (!file) return absl::NotFoundError(absl::StrCat("the trace ", path, " cannot be opened"));
+  std::vector<PlannedRequest> plan;
+  double first_ms = 0;
+  size_t number = 0;
+  for (std::string text; std::getline(file, text);) {
+    const std::string where = absl::StrCat(path, ":", ++number);
+    if (text.empty()) continue;
+    const nlohmann::json line = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (!line.is_object()) {
+      return absl::InvalidArgumentError(absl::StrCat(where, " is no JSON object"));
+    }
+    ASSIGN_OR_RETURN(const double at_ms, TokensOf(line, "timestamp", where));
+    ASSIGN_OR_RETURN(const double input, TokensOf(line, "input_length", where));
+    ASSIGN_OR_RETURN(const double output, TokensOf(line, "output_length", where));
+    if (plan.empty()) first_ms = at_ms;
+    plan.push_back({.at = absl::Milliseconds(std::max(0.0, at_ms - first_ms) / speed),
+                    .prompt_tokens = std::max<size_t>(1, static_cast<size_t>(input)),
+                    .output_tokens = std::max<size_t>(1, static_cast<size_t>(output))});
+  }
+  if (plan.empty())
+    return absl::InvalidArgumentError(absl::StrCat("the trace ", path, " is empty"));
+  std::stable_sort(plan.begin(), plan.end(),
+                   [](const auto& a, const auto& b) { return a.at < b.at; });
+  return plan;
+}
+
+}  // namespace kvship

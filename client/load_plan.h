@@ -1,0 +1,55 @@
+// What a load generator sends, and when: each request's arrival is set before the run begins and
+// does not depend on how the server does (an open loop), so that a slow server is not asked less.
+// Pure functions of their arguments.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace kvship {
+
+struct PlannedRequest {
+  absl::Duration at;  // after the run's begin
+  size_t prompt_tokens = 0;
+  size_t output_tokens = 0;  // 0: what the request says
+};
+
+// Lengths in tokens, at least 1 each.
+class LengthDistribution {
+ public:
+  // "512", "uniform:256:1024" (both included) or "lognormal:MEDIAN:SIGMA", cut at 32 medians.
+  // InvalidArgument naming `field` and what was wanted.
+  static absl::StatusOr<LengthDistribution> Parse(absl::string_view field, absl::string_view text);
+
+  // The `index`-th draw with this seed.
+  size_t Draw(uint64_t seed, uint64_t index) const;
+
+ private:
+  enum class Kind { kFixed, kUniform, kLogNormal };
+  Kind kind_ = Kind::kFixed;
+  double first_ = 1;   // the length, the smallest, or the median
+  double second_ = 0;  // -, the largest, or sigma
+};
+
+struct LoadOptions {
+  size_t num_requests = 16;
+  double requests_per_second = 1;  // on average; arrivals are a Poisson process
+  LengthDistribution prompt_tokens = {};
+  std::optional<LengthDistribution> output_tokens = {};
+  uint64_t seed = 0;
+};
+std::vector<PlannedRequest> PlanPoisson(const LoadOptions& options);
+
+// A trace: JSON lines {"timestamp": ms, "input_length": tokens, "output_length": tokens}, the
+// format of Mooncake's published traces (arXiv 2407.00079); other fields are passed over. Arrivals
+// are divided by `speed` and count from the first line's. Errors: NotFound for the file,
+// InvalidArgument naming line and field.
+absl::StatusOr<std::vector<PlannedRequest>> ReadTrace(const std::string& path, double speed);
+
+}  // namespace kvship

@@ -1,0 +1,146 @@
+#include "client/load_run.h"
+
+#include <grpcpp/client_context.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "base/random.h"
+#include "transport/grpc_status.h"
+
+namespace kvship {
+namespace {
+
+constexpr absl::Duration kProgressPeriod = absl::Seconds(1);
+
+}  // namespace
+
+// One request on its way; deletes itself at its end.
+class LoadRun::Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
+ public:
+  Call(LoadRun& run, size_t index, absl::Time planned, v1::GenerateRequest request)
+      : run_(run), index_(index), planned_(planned), request_(std::move(request)) {
+    if (run.options_.timeout != absl::InfiniteDuration()) {
+      context_.set_deadline(absl::ToChronoTime(absl::Now() + run.options_.timeout));
+    }
+    run.stub_.async()->Generate(&context_, &request_, this);
+    StartRead(&response_);
+    StartCall();
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    const absl::Time now = absl::Now();
+    if (response_.has_output()) Note(now, response_.output().tokens_size());
+    if (response_.has_report()) {
+      result_.prompt_tokens = response_.report().usage().prompt_tokens();
+      result_.output_tokens = response_.report().usage().output_tokens();
+      result_.uncompressed_bytes = response_.report().kv().uncompressed_bytes();
+      result_.shipped_bytes = response_.report().kv().shipped_bytes();
+    }
+    StartRead(&response_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    result_.status = FromGrpcStatus(status);
+    result_.total = absl::Now() - planned_;
+    run_.Finished(index_, std::move(result_));
+    delete this;
+  }
+
+ private:
+  // Of tokens that come together the first was waited for, the others came at once.
+  void Note(absl::Time now, int num_tokens) {
+    if (num_tokens == 0) return;
+    const bool is_first = last_token_ == absl::InfinitePast();
+    if (is_first) result_.first_token = now - planned_;
+    if (!is_first) result_.between_tokens.push_back(now - last_token_);
+    result_.between_tokens.resize(result_.between_tokens.size() + num_tokens - 1);
+    last_token_ = now;
+  }
+
+  LoadRun& run_;
+  const size_t index_;
+  const absl::Time planned_;
+  const v1::GenerateRequest request_;
+  grpc::ClientContext context_;
+  v1::GenerateResponse response_;
+  LoadRequestResult result_;
+  absl::Time last_token_ = absl::InfinitePast();
+};
+
+std::vector<LoadRequestResult> LoadRun::Run(
+    const std::vector<PlannedRequest>& plan,
+    const std::function<void(const Progress&)>& on_progress) {
+  results_.assign(plan.size(), {});
+  begin_ = told_ = absl::Now();
+  for (size_t i = 0; i < plan.size(); ++i) {
+    if (options_.closed_loop) {
+      WaitUntil([this](absl::Time) { return progress_.num_running < options_.max_in_flight; },
+                absl::InfiniteFuture(), on_progress);
+      Send(plan[i], i, absl::Now());
+      continue;
+    }
+    const absl::Time at = begin_ + plan[i].at;
+    WaitUntil([at](absl::Time now) { return now >= at; }, at, on_progress);
+    Send(plan[i], i, at);
+  }
+  WaitUntil([this](absl::Time) { return progress_.num_running == 0; }, absl::InfiniteFuture(),
+            on_progress);
+  return std::move(results_);
+}
+
+void LoadRun::WaitUntil(const std::function<bool(absl::Time)>& done, absl::Time wake,
+                        const std::function<void(const Progress&)>& on_progress) {
+  std::unique_lock lock(mutex_);
+  for (absl::Time now = absl::Now(); !done(now); now = absl::Now()) {
+    if (now >= told_ + kProgressPeriod) {
+      told_ = now;
+      Progress progress = progress_;
+      progress.since_begin = now - begin_;
+      lock.unlock();
+      on_progress(progress);
+      lock.lock();
+      continue;
+    }
+    changed_.wait_for(lock,
+                      absl::ToChronoNanoseconds(std::min(wake, told_ + kProgressPeriod) - now));
+  }
+}
+
+void LoadRun::Send(const PlannedRequest& planned, size_t index, absl::Time at) {
+  {
+    std::lock_guard lock(mutex_);
+    ++progress_.num_sent;
+    if (progress_.num_running >= options_.max_in_flight) {
+      ++progress_.num_failed;
+      results_[index].status =
+          absl::ResourceExhaustedError("not sent: too many requests are under way");
+      return;
+    }
+    ++progress_.num_running;
+  }
+  v1::GenerateRequest request = options_.request;
+  if (planned.output_tokens > 0) {
+    request.set_max_tokens(static_cast<uint32_t>(planned.output_tokens));
+  }
+  const bool has_input = request.input_case() != v1::GenerateRequest::INPUT_NOT_SET;
+  const uint64_t seed = RandomBits(options_.seed, index);
+  for (size_t i = 0; !has_input && i < planned.prompt_tokens; ++i) {
+    request.mutable_tokens()->add_ids(
+        static_cast<uint32_t>(RandomBits(seed, i) % options_.vocab_tokens));
+  }
+  new Call(*this, index, at, std::move(request));  // deletes itself
+}
+
+void LoadRun::Finished(size_t index, LoadRequestResult result) {
+  std::lock_guard lock(mutex_);
+  --progress_.num_running;
+  ++(result.status.ok() ? progress_.num_succeeded : progress_.num_failed);
+  results_[index] = std::move(result);
+  changed_.notify_all();
+}
+
+}  // namespace kvship

@@ -1,0 +1,62 @@
+// HttpConnection is one client's TCP connection as cpp-httplib reads and writes it, with what the
+// library's own stream lacks: bounds on the bytes and the time that a request may take to arrive,
+// and a look at whether the client is still there. Used by the connection's thread alone.
+#pragma once
+
+#include <httplib.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+
+namespace kvship {
+
+class HttpConnection final : public httplib::Stream {
+ public:
+  // Owns the socket.
+  explicit HttpConnection(int socket);
+  // Closes it; where the last request was not read to its end, only after the client had a moment
+  // to read the answer.
+  ~HttpConnection() override;
+
+  // Waits for the first byte of the next request; false if none came by then.
+  bool WaitForRequest(absl::Duration timeout);
+  // From here on the next request may be read, until `deadline`: so many bytes, unless more are
+  // allowed.
+  void BeginRequest(size_t max_bytes, absl::Time deadline);
+  void AllowBytes(size_t max_bytes) { allowed_bytes_ = max_bytes; }
+  // From `deadline` on nothing waits for a client that does not read the answer.
+  void SetAnswerDeadline(absl::Time deadline) { answer_deadline_ = deadline; }
+
+  // Whether the client has closed the connection, or at least its side of it.
+  bool client_has_gone() const;
+
+  // The connection ends after the answer, because bytes of the request stay unread or for another
+  // reason.
+  void CloseAfterAnswer() { closes_ = true; }
+  bool closes() const { return closes_; }
+
+  bool is_readable() const override;
+  bool is_writable() const override;
+  ssize_t read(char* to, size_t num_bytes) override;
+  ssize_t write(const char* from, size_t num_bytes) override;
+  // Not known: nobody here asks.
+  void get_remote_ip_and_port(std::string&, int&) const override {}
+  void get_local_ip_and_port(std::string&, int&) const override {}
+  socket_t socket() const override { return socket_; }
+
+ private:
+  bool WaitFor(short events, absl::Time deadline) const;
+
+  const int socket_;
+  std::vector<char> buffer_;  // bytes [begin_, end_) were received and not read yet
+  size_t begin_ = 0;
+  size_t end_ = 0;
+  size_t allowed_bytes_ = 0;
+  absl::Time request_deadline_ = absl::InfinitePast();
+  absl::Time answer_deadline_ = absl::InfiniteFuture();
+  bool closes_ = false;
+};
+
+}  // namespace kvship

@@ -1,0 +1,291 @@
+#include "decode_service/http_service.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "decode_service/event_stream.h"
+#include "decode_service/http_generation.h"
+#include "decode_service/openai_response.h"
+#include "rpc/request_id.h"
+
+namespace kvship {
+namespace {
+
+using HandlerResponse = httplib::Server::HandlerResponse;
+
+constexpr char kJson[] = "application/json";
+constexpr char kModels[] = "/v1/models";
+constexpr char kOneModel[] = "/v1/models/";
+constexpr char kCompletions[] = "/v1/completions";
+constexpr char kChat[] = "/v1/chat/completions";
+
+uint64_t RandomNumber() {
+  thread_local std::mt19937_64 random(std::random_device{}());
+  return random();
+}
+
+void Respond(const OpenAiError& error, httplib::Response& response) {
+  response.status = error.http_status;
+  response.set_content(error.Json(), kJson);
+  if (error.retry_after) {
+    const int64_t seconds = absl::ToInt64Seconds(absl::Ceil(*error.retry_after, absl::Seconds(1)));
+    response.set_header("Retry-After", absl::StrCat(std::max<int64_t>(1, seconds)));
+  }
+}
+
+// For requests whose body is not, or only in part, read.
+void Refuse(const OpenAiError& error, httplib::Response& response) {
+  HttpServer::connection().CloseAfterAnswer();
+  Respond(error, response);
+}
+
+// What httplib does not check, and proxies may read in another way than it does.
+bool BodyIsDelimited(const httplib::Request& request) {
+  const size_t num_lengths = request.get_header_value_count("Content-Length");
+  const size_t num_encodings = request.get_header_value_count("Transfer-Encoding");
+  uint64_t length = 0;
+  if (num_encodings > 0) {
+    return num_lengths == 0 && num_encodings == 1 &&
+           absl::EqualsIgnoreCase(request.get_header_value("Transfer-Encoding"), "chunked");
+  }
+  return num_lengths == 0 ||
+         (num_lengths == 1 &&
+          absl::SimpleAtoi(request.get_header_value("Content-Length"), &length));
+}
+
+bool HasBody(const httplib::Request& request) {
+  return request.has_header("Transfer-Encoding") || request.has_header("Content-Length");
+}
+
+bool IsJson(absl::string_view content_type) {
+  const absl::string_view type = content_type.substr(0, content_type.find(';'));
+  return absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(type), kJson);
+}
+
+OpenAiError WrongMethod(const httplib::Request& request, const char* allowed,
+                        httplib::Response& response) {
+  response.set_header("Allow", allowed);
+  return InvalidOpenAiRequest(
+      absl::StrCat("the method for ", request.path, " is ", request.method, "; wanted ", allowed),
+      405);
+}
+
+// Tokens of prompt and output together.
+size_t ContextTokens(const Generation::Uses& uses) {
+  const size_t limit = uses.options.limits.context_tokens;
+  const size_t context = uses.model.config().context_tokens;
+  return limit == 0 ? context : std::min(limit, context);
+}
+
+absl::StatusOr<std::string> WholeAnswer(HttpGeneration& generation, OpenAiResponse& answer) {
+  std::string whole;
+  v1::GenerateResponse message;
+  absl::Status end;
+  while (generation.Take(absl::InfiniteFuture(), &message, &end) != ResponseBuffer::Next::kEnd) {
+    if (message.has_output()) answer.Add(message.output());
+    if (message.has_report()) whole = answer.Whole(message.report());
+  }
+  if (!end.ok()) return end;
+  return whole;
+}
+
+OpenAiError UnknownModel(absl::string_view model, absl::string_view served) {
+  OpenAiError error = InvalidOpenAiRequest(
+      absl::StrCat("the model '", model, "' is not served here; wanted '", served, "'"), 404);
+  error.param = "model";
+  error.code = "model_not_found";
+  return error;
+}
+
+}  // namespace
+
+HttpService::HttpService(const Generation::Uses& uses, const Options& options)
+    : uses_(uses),
+      options_(options),
+      identity_(absl::BytesToHexString(absl::string_view(
+          reinterpret_cast<const char*>(uses.model.identity.data()), uses.model.identity.size()))),
+      model_(uses.model.config().name.empty() ? identity_ : uses.model.config().name),
+      start_time_(absl::ToUnixSeconds(absl::Now())),
+      // Clients keep connections that they do not use; and whoever is refused needs one too.
+      server_(2 * options.max_requests + 64, options.max_body_bytes) {}
+
+absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation::Uses& uses,
+                                                                const Options& options) {
+  std::unique_ptr<HttpService> service(new HttpService(uses, options));
+  HttpService* self = service.get();
+  self->server_.set_pre_routing_handler(
+      [self](const httplib::Request& request, httplib::Response& response) {
+        return self->Route(request, response);
+      });
+  for (const auto& [path, api] :
+       {std::pair(kCompletions, OpenAiApi::kCompletions), std::pair(kChat, OpenAiApi::kChat)}) {
+    self->server_.Post(
+        path, [self, api = api](const httplib::Request& request, httplib::Response& response,
+                                const httplib::ContentReader& reader) {
+          self->Answer(api, request, response, reader);
+        });
+  }
+  // Errors that httplib finds by itself have no body yet.
+  self->server_.set_error_handler([](const httplib::Request&, httplib::Response& response) {
+    if (!response.body.empty()) return;
+    Refuse(InvalidOpenAiRequest("the HTTP request cannot be read", response.status), response);
+  });
+  RETURN_IF_ERROR(self->server_.Listen("http", options.listen));
+  return service;
+}
+
+HttpService::~HttpService() {
+  StartDraining();
+  stopping_ = true;
+  server_.Stop();
+}
+
+void HttpService::StartDraining() {
+  std::lock_guard lock(mutex_);
+  draining_ = true;
+  server_.StartDraining();
+}
+
+bool HttpService::WaitUntilIdle(absl::Time deadline) {
+  std::unique_lock lock(mutex_);
+  return idle_.wait_until(lock, absl::ToChronoTime(deadline),
+                          [this] { return num_requests_ == 0; });
+}
+
+absl::StatusOr<HttpService::Place> HttpService::TakePlace() {
+  std::lock_guard lock(mutex_);
+  if (draining_) return absl::UnavailableError("the server is shutting down");
+  if (num_requests_ >= options_.max_requests) {
+    return absl::ResourceExhaustedError(absl::StrCat(num_requests_, " requests are running; ",
+                                                     "wanted fewer than ", options_.max_requests));
+  }
+  ++num_requests_;
+  return Place(nullptr, [this](void*) { GiveBackPlace(); });
+}
+
+void HttpService::GiveBackPlace() {
+  std::lock_guard lock(mutex_);
+  --num_requests_;
+  idle_.notify_all();
+}
+
+bool HttpService::Serves(absl::string_view model) const {
+  return model == model_ || model == identity_;
+}
+
+HandlerResponse HttpService::Route(const httplib::Request& request,
+                                   httplib::Response& response) const {
+  const std::string& path = request.path;
+  const bool generates = path == kCompletions || path == kChat;
+  const bool reads_only = request.method == "GET" || request.method == "HEAD";
+  if (generates && request.method == "POST") return HandlerResponse::Unhandled;
+  if (HasBody(request)) HttpServer::connection().CloseAfterAnswer();
+  if (generates) {
+    Respond(WrongMethod(request, "POST", response), response);
+  } else if (path != kModels && !absl::StartsWith(path, kOneModel)) {
+    Respond(InvalidOpenAiRequest(absl::StrCat("there is no ", path, " here"), 404), response);
+  } else if (!reads_only) {
+    Respond(WrongMethod(request, "GET", response), response);
+  } else {
+    AnswerModels(path, response);
+  }
+  return HandlerResponse::Handled;
+}
+
+void HttpService::AnswerModels(absl::string_view path, httplib::Response& response) const {
+  const size_t context = ContextTokens(uses_);
+  response.status = 200;
+  if (!absl::ConsumePrefix(&path, kOneModel)) {
+    response.set_content(ModelListJson(model_, start_time_, context), kJson);
+  } else if (Serves(path)) {
+    response.set_content(ModelJson(model_, start_time_, context), kJson);
+  } else {
+    Respond(UnknownModel(path, model_), response);
+  }
+}
+
+std::optional<OpenAiError> HttpService::ReadBody(const httplib::Request& request,
+                                                 const httplib::ContentReader& reader,
+                                                 std::string* body) const {
+  const std::string type = request.get_header_value("Content-Type");
+  if (!IsJson(type)) {
+    return InvalidOpenAiRequest(absl::StrCat("Content-Type is '", type, "'; wanted ", kJson), 415);
+  }
+  if (!BodyIsDelimited(request)) {
+    return InvalidOpenAiRequest(
+        "the headers do not say where the body ends; wanted one Content-Length, or "
+        "Transfer-Encoding: chunked");
+  }
+  if (!HasBody(request)) return std::nullopt;
+  // httplib is lenient with chunks: what follows them is not to be taken for a request.
+  if (request.has_header("Transfer-Encoding")) HttpServer::connection().CloseAfterAnswer();
+  bool too_long = request.get_header_value<uint64_t>("Content-Length") > options_.max_body_bytes;
+  const bool read = !too_long && reader([&](const char* bytes, size_t num_bytes) {
+    too_long = body->size() + num_bytes > options_.max_body_bytes;
+    if (!too_long) body->append(bytes, num_bytes);
+    return !too_long;
+  });
+  if (too_long) {
+    return InvalidOpenAiRequest(
+        absl::StrCat("the body is too long; wanted at most ", options_.max_body_bytes, " bytes"),
+        413);
+  }
+  if (!read) return InvalidOpenAiRequest("the body did not arrive whole");
+  return std::nullopt;
+}
+
+void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
+                         httplib::Response& response, const httplib::ContentReader& reader) {
+  absl::StatusOr<Place> place = TakePlace();
+  if (!place.ok()) return Refuse(OpenAiErrorOf(place.status()), response);
+  std::string body;
+  if (const auto error = ReadBody(request, reader, &body)) return Refuse(*error, response);
+  const auto asked = ReadOpenAiRequest(api, body, RandomNumber());
+  if (!asked.ok()) return Respond(OpenAiErrorOf(asked.status()), response);
+  if (!Serves(asked->model)) return Respond(UnknownModel(asked->model, model_), response);
+  Generate(*asked, *std::move(place), response);
+}
+
+void HttpService::Generate(const OpenAiRequest& request, Place place, httplib::Response& response) {
+  HttpConnection& connection = HttpServer::connection();
+  const absl::Time now = absl::Now();
+  const absl::Time deadline = now + options_.deadline;
+  connection.SetAnswerDeadline(deadline);
+  const std::string id = NewRequestId();
+  response.set_header("x-request-id", id);
+  auto generation = std::make_unique<HttpGeneration>(uses_, id, request.generate, deadline,
+                                                     connection, stopping_);
+  OpenAiResponse answer(request,
+                        {.id = id,
+                         .created = absl::ToUnixSeconds(now),
+                         .model = model_,
+                         .fingerprint = absl::StrCat("fp_", identity_.substr(0, 12))},
+                        uses_.model.tokenizer.get());
+  response.status = 200;
+  if (!request.stream) {
+    const absl::StatusOr<std::string> whole = WholeAnswer(*generation, answer);
+    if (!whole.ok()) return Respond(OpenAiErrorOf(whole.status()), response);
+    return response.set_content(*whole, kJson);
+  }
+  const auto stream = std::make_shared<EventStream>(std::move(generation), std::move(answer));
+  if (absl::Status begin = stream->Begin(); !begin.ok()) {
+    return Respond(OpenAiErrorOf(begin), response);
+  }
+  response.set_header("Cache-Control", "no-cache");
+  response.set_header("X-Accel-Buffering", "no");  // nginx would gather the events
+  response.set_chunked_content_provider(
+      "text/event-stream",
+      // Both live as long as the response.
+      [stream, place](size_t, httplib::DataSink& sink) { return stream->WriteNext(sink); });
+}
+
+}  // namespace kvship

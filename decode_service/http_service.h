@@ -1,0 +1,80 @@
+// HttpService is the public API in the form of OpenAI's, for clients that speak it already. Each
+// request is a Generation like those of GenerationService. docs/openai.md says what it takes.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "decode_service/generation.h"
+#include "decode_service/http_server.h"
+#include "decode_service/openai_error.h"
+#include "decode_service/openai_request.h"
+
+namespace kvship {
+
+class HttpService {
+ public:
+  struct Options {
+    std::string listen = "127.0.0.1:8000";  // empty: none
+    size_t max_body_bytes = 16 << 20;
+    // Requests at a time; more are refused.
+    size_t max_requests = 256;
+    // For one request, from its body's last byte to the last byte of the answer.
+    absl::Duration deadline = absl::Minutes(10);
+  };
+
+  // Listens and serves. Errors: as HttpServer::Listen.
+  static absl::StatusOr<std::unique_ptr<HttpService>> Start(const Generation::Uses& uses,
+                                                            const Options& options);
+  // Cancels what is still running and waits for its end.
+  ~HttpService();
+
+  int port() const { return server_.port(); }
+
+  // Refuses new requests.
+  void StartDraining();
+  // Waits until no request is running; false if the deadline comes first.
+  bool WaitUntilIdle(absl::Time deadline);
+
+ private:
+  // A place among the requests that run at a time; given back when the last copy goes.
+  using Place = std::shared_ptr<void>;
+
+  HttpService(const Generation::Uses& uses, const Options& options);
+  absl::StatusOr<Place> TakePlace();
+  void GiveBackPlace();
+
+  // Answers all but the generating endpoints' own requests.
+  httplib::Server::HandlerResponse Route(const httplib::Request& request,
+                                         httplib::Response& response) const;
+  void AnswerModels(absl::string_view path, httplib::Response& response) const;
+  void Answer(OpenAiApi api, const httplib::Request& request, httplib::Response& response,
+              const httplib::ContentReader& reader);
+  // The body, or an error of the client's.
+  std::optional<OpenAiError> ReadBody(const httplib::Request& request,
+                                      const httplib::ContentReader& reader,
+                                      std::string* body) const;
+  void Generate(const OpenAiRequest& request, Place place, httplib::Response& response);
+  bool Serves(absl::string_view model) const;
+
+  const Generation::Uses uses_;
+  const Options options_;
+  const std::string identity_;  // the model's, in hexadecimal
+  const std::string model_;     // its name, or the identity where it has none
+  const int64_t start_time_;    // seconds since 1970
+  std::atomic<bool> stopping_{false};
+
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  size_t num_requests_ = 0;
+  bool draining_ = false;
+
+  HttpServer server_;
+};
+
+}  // namespace kvship

@@ -1,0 +1,59 @@
+// LayerObservation gathers, while a layer of one prompt is computed, what the prompt's scorer needs
+// of it beside keys and values (LayerNeeds). Belongs to the thread of its run.
+#pragma once
+
+#include <cstddef>
+
+#include "absl/status/status.h"
+#include "base/buffer.h"
+#include "base/tensor_view.h"
+#include "engine/model_config.h"
+#include "engine/query_moments.h"
+#include "kernels/backend.h"
+#include "kv/layer_view.h"
+
+namespace kvship {
+
+class LayerObservation {
+ public:
+  LayerObservation(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs);
+
+  // The next layer begins.
+  void Clear();
+
+  // Queries [M, Hq, D] f32 of the positions from `begin` on, before RoPE.
+  absl::Status AddBeforeRope(Backend& backend, size_t begin, TensorView queries);
+
+  // Whether the attention of some of the queries [begin, end) is asked for.
+  bool WantsAttention(size_t begin, size_t end) const {
+    return needs_.column_sums || (begin < needs_.window_end && end > needs_.window_begin);
+  }
+  // The queries after RoPE, [M, Hq, D], with the log-sum-exp of their attention, [Hq, M], and the
+  // prompt's keys [H, T, D], of which those before begin + M are there.
+  absl::Status AddAttention(Backend& backend, size_t begin, TensorView queries, TensorView lse,
+                            TensorView keys);
+
+  // The layer has ended.
+  void Finish(Backend& backend);
+  // Fills in all of `view` but layer, keys and values; valid until the next Clear.
+  void ShowIn(LayerView* view);
+
+  size_t num_bytes() const;
+
+ private:
+  void KeepWindowQueries(size_t begin, TensorView queries, TensorView lse);
+
+  size_t num_tokens_;
+  size_t num_query_heads_;
+  size_t head_dim_;
+  LayerNeeds needs_;
+  Buffer window_queries_;  // [Hq, W, D]
+  Buffer window_lse_;      // [Hq, W]
+  // Where they are asked for:
+  Buffer column_sums_;       // [Hq, T]
+  QueryMoments moments_;     // of the current layer
+  Buffer query_mean_;        // [Hq, D] of the finished layer
+  Buffer query_covariance_;  // [Hq, D, D]
+};
+
+}  // namespace kvship

@@ -1,0 +1,57 @@
+#include "prefill_service/prefill_request.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "rpc/cache_messages.h"
+#include "rpc/errors.h"
+#include "rpc/wire_version.h"
+
+namespace kvship {
+
+void PrefillScheduler::Request::TellReady(absl::Time now) {
+  state = State::kReady;
+  became_ready = now;
+  v1::PrefillResponse response;
+  v1::PrefillReady& ready = *response.mutable_ready();
+  *ready.mutable_wire_version() = WireVersionProto();
+  ready.add_transports(kGrpcTransport);
+  *ready.mutable_plan() = PlanToProto(task.plan);
+  channel->SendMessage(response.SerializeAsString());
+}
+
+void PrefillScheduler::Request::TellPlace(size_t place) {
+  if (told_place_ == place) return;
+  told_place_ = place;
+  v1::PrefillResponse response;
+  response.mutable_queued()->set_place(static_cast<uint32_t>(place));
+  channel->SendMessage(response.SerializeAsString());
+}
+
+void PrefillScheduler::Request::WatchReader(size_t max_outbox_bytes, absl::Time now) {
+  const size_t unsent_bytes = channel->unsent_bytes();
+  if (unsent_bytes <= max_outbox_bytes) {
+    stalled_since = absl::InfiniteFuture();
+  } else if (stalled_since == absl::InfiniteFuture() || unsent_bytes != stalled_bytes) {
+    stalled_since = now;
+    stalled_bytes = unsent_bytes;
+  }
+}
+
+void PrefillScheduler::Request::LogEnd(const absl::Status& status) const {
+  const absl::Duration age = MonotonicNow() - arrived;
+  const PrefillShipment::Totals totals =
+      shipment != nullptr ? shipment->totals() : PrefillShipment::Totals{.queue_time = age};
+  LogInfo("request ended", {{"request_id", task.request_id},
+                            {"code", absl::StatusCodeToString(status.code())},
+                            {"error", LoggedMessage(status)},
+                            {"prompt_tokens", task.tokens.size()},
+                            {"kept_tokens", totals.kept_tokens},
+                            {"uncompressed_bytes", task.plan.uncompressed_bytes()},
+                            {"shipped_bytes", totals.shipped_bytes},
+                            {"queue_ms", absl::ToDoubleMilliseconds(totals.queue_time)},
+                            {"prefill_ms", absl::ToDoubleMilliseconds(totals.prefill_time)},
+                            {"compress_ms", absl::ToDoubleMilliseconds(totals.compress_time)},
+                            {"total_ms", absl::ToDoubleMilliseconds(age)}});
+}
+
+}  // namespace kvship

@@ -1,0 +1,55 @@
+// One request in the scheduler's hands: what it asks for, its stream, and how far it is. Guarded by
+// the scheduler's mutex; job and shipment belong to the engine thread.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "prefill_service/prefill_job.h"
+#include "prefill_service/prefill_scheduler.h"
+#include "prefill_service/prefill_shipment.h"
+#include "prefill_service/prefill_task.h"
+#include "transport/channel.h"
+
+namespace kvship {
+
+class PrefillScheduler::Request {
+ public:
+  enum class State { kQueued, kReady, kRunning };
+
+  Request(PrefillTask wanted, std::shared_ptr<Channel> stream, absl::Time now)
+      : task(std::move(wanted)),
+        channel(std::move(stream)),
+        remaining_tokens(static_cast<double>(task.tokens.size())),
+        arrived(now) {}
+
+  size_t num_tokens() const { return task.tokens.size(); }
+
+  void TellReady(absl::Time now);
+  // Says nothing twice.
+  void TellPlace(size_t place);
+  // Notes whether the reader takes what was sent.
+  void WatchReader(size_t max_outbox_bytes, absl::Time now);
+  void LogEnd(const absl::Status& status) const;
+
+  const PrefillTask task;
+  const std::shared_ptr<Channel> channel;  // shared with the call, which may end first
+  State state = State::kQueued;
+  bool cancelled = false;
+  bool ended = false;
+  double remaining_tokens;  // to be read, computed layers deducted
+  const absl::Time arrived;
+  absl::Time became_ready;
+  // While the outbox is full: since when it has this many bytes.
+  absl::Time stalled_since = absl::InfiniteFuture();
+  size_t stalled_bytes = 0;
+  // From the first step on. shared: by those packed into one run
+  std::unique_ptr<PrefillShipment> shipment;
+  std::shared_ptr<PrefillJob> job;
+
+ private:
+  size_t told_place_ = SIZE_MAX;
+};
+
+}  // namespace kvship

@@ -1,0 +1,90 @@
+#include "prefill_service/prefill_shipment.h"
+
+#include <numeric>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/status_macros.h"
+#include "rpc/cache_messages.h"
+#include "rpc/sampling.h"
+
+namespace kvship {
+namespace {
+
+// Often enough for a progress line, too seldom to weigh on the wire.
+constexpr absl::Duration kProgressPeriod = absl::Milliseconds(100);
+
+absl::StatusOr<OutputToken> FirstToken(const PrefillTask& task, std::span<const float> logits) {
+  if (task.forced_token.has_value()) {
+    return ForceToken(logits, *task.forced_token, task.num_logprobs);
+  }
+  return SampleToken(logits, task.sampling, 0, task.num_logprobs);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<PrefillShipment>> PrefillShipment::Create(
+    const KvShape& shape, PrefillMetrics& metrics, const PrefillTask& task, Channel& channel,
+    absl::Duration queue_time) {
+  ASSIGN_OR_RETURN(std::unique_ptr<Compressor> compressor,
+                   Compressor::Create(task.compression, shape, task.plan));
+  return std::unique_ptr<PrefillShipment>(
+      new PrefillShipment(metrics, task, channel, queue_time, std::move(compressor)));
+}
+
+void PrefillShipment::SendProgress(double fraction) {
+  const absl::Time now = MonotonicNow();
+  // Only the end is 1, whatever rounding does to what comes before.
+  const bool computed = fraction == 1;
+  const auto rounded = static_cast<float>(fraction);
+  if (!computed && (rounded >= 1 || now - last_progress_ < kProgressPeriod)) return;
+  last_progress_ = now;
+  v1::PrefillResponse response;
+  response.mutable_progress()->set_fraction(rounded);
+  channel_.SendMessage(response.SerializeAsString());
+}
+
+absl::Status PrefillShipment::ShipLayer(Backend& backend, const LayerView& view) {
+  const absl::Time begun = MonotonicNow();
+  ASSIGN_OR_RETURN(Compressor::Result result, compressor_->Compress(backend, view));
+  LayerFrames layer = cutter_.Cut(std::move(result.compact));
+  const std::vector<float>& mass = layer.header.retained_mass;
+  metrics_.ObserveRetainedMass(task_.compression,
+                               std::accumulate(mass.begin(), mass.end(), 0.0) / mass.size());
+  totals_.shipped_bytes += layer.header.num_bytes;
+  const std::vector<uint32_t>& kept = layer.header.kept_tokens;
+  const double layer_mean = std::accumulate(kept.begin(), kept.end(), 0.0) / kept.size();
+  totals_.kept_tokens += (layer_mean - totals_.kept_tokens) / (layer.header.layer + 1);
+  v1::PrefillResponse response;
+  *response.mutable_layer() = LayerHeaderToProto(layer.header);
+  channel_.SendMessage(response.SerializeAsString());
+  for (Frame& frame : layer.frames) {
+    channel_.SendFrame(frame.header, std::move(frame.payload));
+  }
+  totals_.compress_time += MonotonicNow() - begun;
+  return absl::OkStatus();
+}
+
+absl::Status PrefillShipment::SendManifest(std::span<const float> logits,
+                                           absl::Duration prefill_time) {
+  totals_.prefill_time = prefill_time;
+  ASSIGN_OR_RETURN(const OutputToken first_token, FirstToken(task_, logits));
+  v1::PrefillResponse response;
+  v1::PrefillManifest& manifest = *response.mutable_manifest();
+  ManifestToProto(cutter_.Finish(task_.tokens.size()), &manifest);
+  *manifest.mutable_first_token() = OutputTokenToProto(first_token);
+  manifest.set_queue_ms(absl::ToDoubleMilliseconds(totals_.queue_time));
+  manifest.set_prefill_ms(absl::ToDoubleMilliseconds(totals_.prefill_time));
+  manifest.set_compress_ms(absl::ToDoubleMilliseconds(totals_.compress_time));
+  channel_.SendMessage(response.SerializeAsString());
+
+  metrics_.prompt_tokens.Increment(static_cast<double>(task_.plan.prompt_tokens));
+  metrics_.uncompressed_bytes.Increment(static_cast<double>(task_.plan.uncompressed_bytes()));
+  metrics_.shipped_bytes.Increment(static_cast<double>(totals_.shipped_bytes));
+  metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(totals_.queue_time));
+  metrics_.prefill_seconds.Observe(absl::ToDoubleSeconds(totals_.prefill_time));
+  metrics_.compress_seconds.Observe(absl::ToDoubleSeconds(totals_.compress_time));
+  return absl::OkStatus();
+}
+
+}  // namespace kvship

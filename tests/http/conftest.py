@@ -1,0 +1,100 @@
+"""A prefill and a decode process with the demo model and an HTTP port, for all tests of the HTTP API."""
+
+import os
+import socket
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import openai
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "demo"))
+from kvship_processes import DEFAULT_PORTS, Server, ServerPair  # noqa: E402
+
+LONG = "The lighthouse keeper counted the ships that passed. " * 300  # 3,000 tokens
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def eventually(condition, timeout_s: float = 10) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+class Api:
+    """The HTTP API of one decode process."""
+
+    def __init__(self, http_port: int, admin_port: int):
+        self.http_port = http_port
+        self.admin_port = admin_port
+        self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{http_port}/v1", api_key="unused", max_retries=0,
+                                    timeout=120)
+        self.model = self.client.models.list().data[0].id
+
+    def chat(self, content: str, **fields):
+        return self.client.chat.completions.create(
+            model=self.model, messages=[{"role": "user", "content": content}], **fields)
+
+    def complete(self, prompt, **fields):
+        return self.client.completions.create(model=self.model, prompt=prompt, **fields)
+
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith(name + " ")))
+
+    def pool_is_in_use(self) -> bool:
+        return self.metric("kvship_decode_pool_reserved_bytes") > 0
+
+    def becomes_idle(self) -> bool:
+        return eventually(lambda: not self.pool_is_in_use() and self.metric("kvship_decode_waiting_prompt_tokens") == 0)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory):
+    *ports, http_port = free_ports(len(DEFAULT_PORTS) + 1)
+    arguments = SimpleNamespace(model=os.environ["KVSHIP_DEMO_MODEL"], bin=os.environ["KVSHIP_BIN"],
+                                **{name.replace("-", "_"): port for name, port in zip(DEFAULT_PORTS, ports)})
+    folder = str(tmp_path_factory.mktemp("servers"))
+    with ServerPair(arguments, folder, [f"--http=127.0.0.1:{http_port}"]) as pair:
+        pair.http_port = http_port
+        yield pair
+
+
+@pytest.fixture(scope="session")
+def api(servers):
+    return Api(servers.http_port, servers.ports["decode-admin-port"])
+
+
+@pytest.fixture
+def start_decode(servers, tmp_path):
+    """Starts another decode process over the same prefill process; gives its Server and its Api."""
+    started = []
+
+    def start(*flags: str):
+        port, admin_port, http_port = free_ports(3)
+        server = Server("kvship-decode", [
+            os.path.join(servers.bin, "kvship-decode"), f"--model={servers.model}", f"--listen=127.0.0.1:{port}",
+            f"--admin=127.0.0.1:{admin_port}", f"--http=127.0.0.1:{http_port}",
+            f"--prefill=127.0.0.1:{servers.ports['prefill-port']}", *flags], admin_port, str(tmp_path / "decode.log"))
+        started.append(server)
+        server.wait_until_ready()
+        return server, Api(http_port, admin_port)
+
+    yield start
+    for server in started:
+        server.stop()

@@ -1,0 +1,143 @@
+"""The HTTP API byte by byte: framing, bounds, and what OpenAI's client does not do."""
+
+import http.client
+import json
+import socket
+
+import pytest
+from conftest import LONG, eventually
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def connection(api):
+    made = http.client.HTTPConnection("127.0.0.1", api.http_port, timeout=60)
+    yield made
+    made.close()
+
+
+def ask(connection, body, path="/v1/completions", method="POST", headers=JSON):
+    """Status, headers and JSON of the answer."""
+    connection.request(method, path, body if isinstance(body, (bytes, str, type(None))) else json.dumps(body), headers)
+    answer = connection.getresponse()
+    return answer.status, answer.headers, json.loads(answer.read())
+
+
+def raw_answer(api, request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", api.http_port), timeout=30) as client:
+        client.sendall(request)
+        answer = b""
+        while piece := client.recv(65536):
+            answer += piece
+    return answer
+
+
+def test_one_connection_serves_many_requests(api, connection):
+    for _ in range(3):
+        status, headers, answer = ask(connection, {"model": api.model, "prompt": "Hi", "max_tokens": 1})
+        assert status == 200 and headers["Connection"] != "close"
+        assert answer["usage"]["completion_tokens"] == 1
+    assert ask(connection, {"model": api.model})[0] == 400
+    assert ask(connection, None, "/v1/models", "GET")[0] == 200
+
+
+@pytest.mark.parametrize("body, message", [
+    (b'{"model": nul}', "byte 14"),
+    (b"", "byte 1"),
+    (b'{"model": "\xff"}', "UTF-8"),
+    (b"[" * 1_000_000, "nested deeper"),
+    (b'{"a":' * 1_000_000, "nested deeper"),
+    (b'{"model":"m","model":"m"}', "twice"),
+], ids=["syntax", "empty", "UTF-8", "lists", "objects", "twice"])
+def test_what_is_not_a_request_is_a_400(connection, body, message):
+    status, _, answer = ask(connection, body)
+    assert status == 400
+    assert message in answer["error"]["message"]
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+
+
+def test_other_paths_and_methods_have_errors_of_the_same_form(api, connection):
+    for method, path, expected in [("GET", "/", 404), ("POST", "/v1/embeddings", 404), ("GET", "/v1/completions", 405),
+                                   ("POST", "/v1/models", 405), ("DELETE", "/v1/models/x", 405),
+                                   ("PUT", "/v1/chat/completions", 405)]:
+        status, headers, answer = ask(connection, "{}" if method != "GET" else None, path, method)
+        assert status == expected, (method, path)
+        assert answer["error"]["type"] == "invalid_request_error"
+        assert ("Allow" in headers) == (expected == 405)
+    assert ask(connection, None, "/v1/models/" + api.model.replace(" ", "%20"), "GET")[0] == 200
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_another_content_type_is_refused(connection, content_type):
+    status, _, answer = ask(connection, "{}", headers={"Content-Type": content_type})
+    assert status == 415
+    assert content_type in answer["error"]["message"]
+
+
+def test_a_content_type_may_have_parameters(connection):
+    assert ask(connection, "{}", headers={"Content-Type": "Application/JSON; charset=utf-8"})[0] == 400
+
+
+def test_a_body_that_is_too_long_is_refused_while_it_comes(connection):
+    status, headers, _ = ask(connection, b" " * ((16 << 20) + 1))
+    assert status == 413 and headers["Connection"] == "close"
+
+
+def test_chunked_bodies_are_read_and_bounded(api, connection):
+    body = json.dumps({"model": api.model, "prompt": "Hi", "max_tokens": 1}).encode()
+    pieces = [body[i:i + 7] for i in range(0, len(body), 7)]
+    connection.request("POST", "/v1/completions", iter(pieces), JSON, encode_chunked=True)
+    answer = connection.getresponse()
+    assert answer.status == 200 and answer.read()
+    connection.request("POST", "/v1/completions", (b" " * 65536 for _ in range(300)), JSON, encode_chunked=True)
+    assert connection.getresponse().status == 413
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 2\r\nContent-Length: 3", "Content-Length: 2\r\nTransfer-Encoding: chunked",
+                                     "Content-Length: two", "Content-Length: -2", "Transfer-Encoding: gzip, chunked"])
+def test_a_body_without_a_clear_end_is_refused_and_the_connection_closed(api, framing):
+    answer = raw_answer(api, f"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
+                             "{}GET /v1/models HTTP/1.1\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("request_bytes", [b"\r\n\r\n", b"GET\r\n\r\n", b"NONSENSE / HTTP/1.1\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
+                                           b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n"],
+                         ids=["empty", "line", "method", "version", "long"])
+def test_what_is_not_http_gets_an_error_and_the_connection_closed(api, request_bytes):
+    answer = raw_answer(api, request_bytes)
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 414 "))
+    assert b'"error"' in answer
+
+
+def test_endless_headers_are_not_read(api):
+    header = b"X-Filler: " + b"a" * 4000 + b"\r\n"
+    assert raw_answer(api, b"GET /v1/models HTTP/1.1\r\n" + header * 50).startswith(b"HTTP/1.1 400 ")
+
+
+def test_waiting_is_filled_with_comments(api, connection):
+    connection.request("POST", "/v1/completions",
+                       json.dumps({"model": api.model, "prompt": LONG, "max_tokens": 2, "stream": True}), JSON)
+    answer = connection.getresponse()
+    assert answer.headers["Content-Type"] == "text/event-stream"
+    events = answer.read().decode().split("\n\n")
+    assert any(event.startswith(": prefill ") for event in events)
+    assert events[-2:] == ["data: [DONE]", ""]
+    assert all(event.startswith((":", "data: ")) for event in events[:-1])
+
+
+def test_a_client_that_does_not_read_holds_up_nobody(api):
+    body = json.dumps({"model": api.model, "prompt": "Once", "max_tokens": 8000, "stream": True, "logprobs": 20,
+                       "ignore_eos": True}).encode()
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", api.http_port))
+        slow.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\n"
+                     b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert eventually(api.pool_is_in_use)
+        for _ in range(5):
+            assert api.complete("Hi", max_tokens=8).usage.completion_tokens <= 8
+        assert api.pool_is_in_use()
+    assert api.becomes_idle()

@@ -1,0 +1,126 @@
+// In which order a prefill node reads what it was asked to read.
+#include <gtest/gtest.h>
+
+#include "tests/prefill_service/prefill_node.h"
+
+namespace kvship {
+namespace {
+
+using Kind = v1::PrefillResponse::MessageCase;
+using Calls = std::vector<std::shared_ptr<CollectedCall>>;
+
+constexpr size_t kBlockTokens = 64;
+// Deep enough that a long prompt is still being read when others come.
+constexpr size_t kModelTimes = 32;
+
+class PrefillTurns : public ::testing::Test {
+ protected:
+  std::shared_ptr<CollectedCall> Ask(PrefillNode& node, size_t num_tokens, bool says_go = true) {
+    return CollectedCall::Start(
+        node, node.Begin(RandomTokens(num_tokens, next_seed_++), "scorer=keep_all"),
+        {.says_go = says_go});
+  }
+  static v1::PrefillManifest ManifestOf(CollectedCall& call) {
+    EXPECT_EQ(call.WaitUntilClosed(), absl::OkStatus());
+    return call.First(Kind::kManifest).manifest();
+  }
+  static bool HasEnded(CollectedCall& call) { return call.First(Kind::kManifest).has_manifest(); }
+
+  uint64_t next_seed_ = 1;
+};
+
+TEST_F(PrefillTurns, AShortPromptOvertakesALongOne) {
+  PrefillNode node({}, kModelTimes, kBlockTokens);
+  const auto slow = Ask(node, 1800);
+  ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
+  const auto quick = Ask(node, 20);
+  EXPECT_TRUE(ManifestOf(*quick).has_first_token());
+  EXPECT_FALSE(HasEnded(*slow));
+  EXPECT_TRUE(ManifestOf(*slow).has_first_token());
+}
+
+TEST_F(PrefillTurns, OvertakingChangesNothingInTheResult) {
+  PrefillNode node({}, kModelTimes, kBlockTokens);
+  const v1::PrefillBegin begin = node.Begin(RandomTokens(1000, 77), "budget_tokens=100");
+  const auto alone = CollectedCall::Start(node, begin, {});
+  const std::string digest = ManifestOf(*alone).digest();
+  const auto overtaken = CollectedCall::Start(node, begin, {});
+  ASSERT_TRUE(overtaken->WaitFor(Kind::kProgress));
+  for (int i = 0; i < 5; ++i) ManifestOf(*Ask(node, 30));
+  EXPECT_EQ(ManifestOf(*overtaken).digest(), digest);
+}
+
+TEST_F(PrefillTurns, ALongPromptEndsThoughShortOnesKeepComing) {
+  PrefillNode node({}, kModelTimes, kBlockTokens);
+  const auto slow = Ask(node, 600);
+  ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
+  const absl::Time give_up = absl::Now() + absl::Seconds(120);
+  Calls others;
+  while (!HasEnded(*slow) && absl::Now() < give_up) {
+    while (others.size() < 4) others.push_back(Ask(node, 60));
+    ManifestOf(*others.front());
+    others.erase(others.begin());
+  }
+  EXPECT_TRUE(HasEnded(*slow));
+}
+
+TEST_F(PrefillTurns, ShortPromptsShareARun) {
+  PrefillNode node({}, kModelTimes, kBlockTokens);
+  const auto slow = Ask(node, 1800);
+  ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
+  Calls calls;
+  for (int i = 0; i < 12; ++i) calls.push_back(Ask(node, 15));
+  for (const auto& call : calls) EXPECT_TRUE(ManifestOf(*call).has_first_token());
+  EXPECT_LT(node.Metric("kvship_prefill_run_requests"), 12);
+}
+
+TEST_F(PrefillTurns, AShortPromptGetsTheSameBytesInCompany) {
+  PrefillNode node({}, kModelTimes, kBlockTokens);
+  std::vector<v1::PrefillBegin> begins;
+  std::vector<std::string> digests;
+  for (size_t i = 0; i < 4; ++i) {
+    begins.push_back(node.Begin(RandomTokens(14 + i, i), "budget_tokens=9,window=4,kernel=3"));
+    digests.push_back(ManifestOf(*CollectedCall::Start(node, begins[i], {})).digest());
+  }
+  const auto slow = Ask(node, 1800);
+  ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
+  Calls calls;
+  for (const auto& begin : begins) calls.push_back(CollectedCall::Start(node, begin, {}));
+  for (size_t i = 0; i < calls.size(); ++i) EXPECT_EQ(ManifestOf(*calls[i]).digest(), digests[i]);
+}
+
+TEST_F(PrefillTurns, WhoGivesUpDoesNotDisturbThoseReadWithIt) {
+  PrefillNode node({}, 8 * kModelTimes, kBlockTokens);
+  const auto slow = Ask(node, 1800);
+  ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
+  Calls calls;
+  for (int i = 0; i < 4; ++i) calls.push_back(Ask(node, 15));
+  for (const auto& call : calls) ASSERT_TRUE(call->WaitFor(Kind::kReady));
+  calls[1]->channel().Close(absl::CancelledError("enough"));
+  for (size_t i : {0u, 2u, 3u}) EXPECT_TRUE(ManifestOf(*calls[i]).has_first_token());
+  EXPECT_TRUE(absl::IsCancelled(calls[1]->WaitUntilClosed()));
+}
+
+TEST_F(PrefillTurns, AClientThatDoesNotSayGoHoldsUpNobody) {
+  PrefillNode node({}, 1, kBlockTokens);
+  const auto silent = Ask(node, 100, /*says_go=*/false);
+  ASSERT_TRUE(silent->WaitFor(Kind::kReady));
+  EXPECT_TRUE(ManifestOf(*Ask(node, 200)).has_first_token());
+  EXPECT_FALSE(HasEnded(*silent));
+}
+
+TEST_F(PrefillTurns, RunsThatDoNotFitIntoMemoryTogetherComeOneAfterTheOther) {
+  const size_t room = PrefillRun::BytesFor(TinyModel().config(), 500);
+  PrefillNode node({.max_active_bytes = room}, kModelTimes, kBlockTokens);
+  const auto first = Ask(node, 450, /*says_go=*/false);
+  ASSERT_TRUE(first->WaitFor(Kind::kReady));
+  const auto second = Ask(node, 100);
+  ASSERT_TRUE(second->WaitFor(Kind::kQueued));
+  EXPECT_FALSE(second->First(Kind::kReady).has_ready());
+  first->SayGo();
+  EXPECT_TRUE(ManifestOf(*first).has_first_token());
+  EXPECT_TRUE(ManifestOf(*second).has_first_token());
+}
+
+}  // namespace
+}  // namespace kvship
