@@ -25,7 +25,7 @@ setup() {
 install_packages() {
   command -v dpkg-query >/dev/null ||
     die "This is not a Debian system (no dpkg-query); kvship needs these packages: $*"
-  local package status missing=()
+  local package status missing=() failed=0
   for package in "$@"; do
     status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || status=none
     [[ $status == installed ]] || missing+=("$package")
@@ -48,10 +48,11 @@ install_packages() {
   local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300)
   # A list that cannot be fetched may belong to a source that none of these packages come from.
   quietly "$log" "${apt[@]}" update || true
-  quietly "$log" "${apt[@]}" install -y --no-install-recommends "${missing[@]}" ||
+  quietly "$log" "${apt[@]}" install -y --no-install-recommends "${missing[@]}" || failed=1
+  rm -f "$log"
+  [[ $failed -eq 0 ]] ||
     die "The packages could not be installed. The lines above say why; if they speak of fetching or of packages that" \
       "cannot be located, check the network. Then run ./dev setup again."
-  rm -f "$log"
 }
 
 # True where the file's SHA-256 is the demo model's.

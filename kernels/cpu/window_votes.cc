@@ -212,7 +212,7 @@ absl::Status CheckWindow(const TensorView& q, const TensorView& keys, const Tens
 }  // namespace
 
 absl::Status WindowVotes(Backend& backend, const WindowVotesArgs& args) {
-  const absl::Status shapes = CheckWindow(args.q, args.keys, args.lse, args.votes.dims[1]);
+  absl::Status shapes = CheckWindow(args.q, args.keys, args.lse, args.votes.dims[1]);
   if (!shapes.ok()) return shapes;
   if (args.votes.rank != 2 || args.votes.dims[0] != args.q.dims[0]) {
     return absl::InvalidArgumentError(
@@ -224,7 +224,7 @@ absl::Status WindowVotes(Backend& backend, const WindowVotesArgs& args) {
 
 absl::Status WindowLogSumExp(Backend& backend, TensorView q, TensorView keys, size_t num_keys,
                              size_t first_position, TensorView lse) {
-  const absl::Status shapes = CheckWindow(q, keys, lse, num_keys);
+  absl::Status shapes = CheckWindow(q, keys, lse, num_keys);
   if (!shapes.ok()) return shapes;
   const WindowVotesArgs args{
       .q = q, .keys = keys, .lse = lse, .first_position = first_position, .votes = {}};
