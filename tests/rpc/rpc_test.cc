@@ -36,10 +36,11 @@ TEST(CompressionProto, HasAFieldForEveryOptionAndNoOther) {
 }
 
 TEST(CompressionProto, RoundTripKeepsEveryOption) {
+  constexpr char kVote[] =
+      "budget_tokens=99,sinks=3,recent_tokens=5,window=4,kernel=9,pool=max,group_reduce=sum,"
+      "group_order=before,window_reduce=sum,softmax=prefix";
   for (const char* text :
-       {"scorer=keep_all,encoder=f32", "budget_ratio=0.3,min_tokens=7,encoder=bf16",
-        "budget_tokens=99,sinks=3,recent_tokens=5,window=4,kernel=9,pool=max,group_reduce=sum,"
-        "group_order=before,window_reduce=sum,softmax=prefix",
+       {"scorer=keep_all,encoder=f32", "budget_ratio=0.3,min_tokens=7,encoder=bf16", kVote,
         "scorer=h2o,allocator=ada,alpha=0.3,normalised=true,encoder=int4,window_encoder=bf16",
         "scorer=random,seed=4000000000,allocator=mass,mass_target=0.8,mass_min_tokens=40",
         "scorer=expected_attention,future_tokens=64,allocator=pyramid,beta=5",
