@@ -25,7 +25,7 @@ double Uniform(uint64_t seed, uint64_t index) { return 1 - UniformUnit(seed, ind
 constexpr uint64_t kArrivals = 1, kPrompts = 2, kOutputs = 3;
 uint64_t StreamSeed(uint64_t seed, uint64_t stream) { return RandomBits(seed, stream); }
 
-absl::StatusOr<double> TokensOf(const nlohmann::json& line, const char* field,
+absl::StatusOr<double> NumberOf(const nlohmann::json& line, const char* field,
                                 absl::string_view where) {
   const auto at = line.find(field);
   if (at == line.end() || !at->is_number() || at->get<double>() < 0) {
@@ -104,9 +104,9 @@ absl::StatusOr<std::vector<PlannedRequest>> ReadTrace(const std::string& path, d
     if (!line.is_object()) {
       return absl::InvalidArgumentError(absl::StrCat(where, " is no JSON object"));
     }
-    ASSIGN_OR_RETURN(const double at_ms, TokensOf(line, "timestamp", where));
-    ASSIGN_OR_RETURN(const double input, TokensOf(line, "input_length", where));
-    ASSIGN_OR_RETURN(const double output, TokensOf(line, "output_length", where));
+    ASSIGN_OR_RETURN(const double at_ms, NumberOf(line, "timestamp", where));
+    ASSIGN_OR_RETURN(const double input, NumberOf(line, "input_length", where));
+    ASSIGN_OR_RETURN(const double output, NumberOf(line, "output_length", where));
     if (plan.empty()) first_ms = at_ms;
     plan.push_back({.at = absl::Milliseconds(std::max(0.0, at_ms - first_ms) / speed),
                     .prompt_tokens = std::max<size_t>(1, static_cast<size_t>(input)),

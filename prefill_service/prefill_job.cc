@@ -42,8 +42,9 @@ absl::Status PrefillJob::Step() {
     RETURN_IF_ERROR(SendManifests());
     done_ = true;
   }
-  step_time_ += MonotonicNow() - begun;
-  metrics_.step_seconds.Observe(absl::ToDoubleSeconds(MonotonicNow() - begun));
+  const absl::Duration taken = MonotonicNow() - begun;
+  step_time_ += taken;
+  metrics_.step_seconds.Observe(absl::ToDoubleSeconds(taken));
   return absl::OkStatus();
 }
 
