@@ -110,7 +110,7 @@ OpenAiError UnknownModel(absl::string_view model, absl::string_view served) {
 }  // namespace
 
 HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
-                         const Options& options)
+                         const Options& options, std::unique_ptr<WatchedTlsContext> tls)
     : uses_(uses),
       callers_(callers),
       options_(options),
@@ -119,12 +119,16 @@ HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
       model_(uses.model.config().name.empty() ? identity_ : uses.model.config().name),
       start_time_(absl::ToUnixSeconds(absl::Now())),
       // Clients keep connections that they do not use; and whoever is refused needs one too.
-      server_(2 * options.max_requests + 64, options.max_body_bytes) {}
+      server_(2 * options.max_requests + 64, options.max_body_bytes, std::move(tls)) {}
 
 absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation::Uses& uses,
                                                                 const Callers& callers,
                                                                 const Options& options) {
-  std::unique_ptr<HttpService> service(new HttpService(uses, callers, options));
+  std::unique_ptr<WatchedTlsContext> tls;
+  if (!options.tls.certificate.empty()) {
+    ASSIGN_OR_RETURN(tls, WatchedTlsContext::Load(options.tls));
+  }
+  std::unique_ptr<HttpService> service(new HttpService(uses, callers, options, std::move(tls)));
   HttpService* self = service.get();
   self->server_.set_pre_routing_handler(
       [self](const httplib::Request& request, httplib::Response& response) {

@@ -27,9 +27,10 @@ class HttpService {
     size_t max_requests = 256;
     // For one request, from its body's last byte to the last byte of the answer.
     absl::Duration deadline = absl::Minutes(10);
+    TlsFiles tls = {};  // without a certificate: plain text. Clients are known by tokens alone
   };
 
-  // Listens and serves. Errors: as HttpServer::Listen.
+  // Listens and serves. Errors: as HttpServer::Listen and ServerTlsContext.
   static absl::StatusOr<std::unique_ptr<HttpService>> Start(const Generation::Uses& uses,
                                                             const Callers& callers,
                                                             const Options& options);
@@ -47,7 +48,8 @@ class HttpService {
   // A place among the requests that run at a time; given back when the last copy goes.
   using Place = std::shared_ptr<void>;
 
-  HttpService(const Generation::Uses& uses, const Callers& callers, const Options& options);
+  HttpService(const Generation::Uses& uses, const Callers& callers, const Options& options,
+              std::unique_ptr<WatchedTlsContext> tls);
   absl::StatusOr<Place> TakePlace();
   void GiveBackPlace();
 

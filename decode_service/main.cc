@@ -92,6 +92,7 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   options.security.tls = {.certificate = absl::GetFlag(FLAGS_tls_cert),
                           .key = absl::GetFlag(FLAGS_tls_key),
                           .ca = absl::GetFlag(FLAGS_tls_client_ca)};
+  options.http.tls = options.security.tls;
   options.security.allowed_peers = absl::GetFlag(FLAGS_allowed_peers);
   options.security.insecure = absl::GetFlag(FLAGS_insecure);
   options.api_tokens_file = absl::GetFlag(FLAGS_api_tokens_file);
