@@ -19,8 +19,8 @@ class ClientRequests {
   // Given back when it goes.
   using Place = std::shared_ptr<void>;
 
-  // ResourceExhausted if the client has as many as it may. All requests without a client's name are
-  // one client's.
+  // ResourceExhausted, with a RetryInfo detail, if the client has as many as it may. All requests
+  // without a client's name are one client's.
   absl::StatusOr<Place> Enter(const std::string& client);
 
  private:

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "base/status_macros.h"
 #include "decode_service/tokenize.h"
 #include "rpc/request_id.h"
 #include "transport/grpc_status.h"
@@ -111,13 +112,15 @@ class RefusedCall final : public grpc::ServerWriteReactor<v1::GenerateResponse> 
   void OnDone() override { delete this; }
 };
 
-// Ends a call that has one answer: what `make` gives, if the caller may make the call.
+// Ends a call that has one answer: what `make` gives, told the client's name, if the caller may
+// make the call.
 template <class Response, class Make>
 grpc::ServerUnaryReactor* Answer(const Callers& callers, grpc::CallbackServerContext* context,
                                  Response* response, const Make& make) {
-  absl::Status status = callers.Check(*context).status();
+  const absl::StatusOr<std::string> client = callers.Check(*context);
+  absl::Status status = client.status();
   if (status.ok()) {
-    absl::StatusOr<Response> answer = make();
+    absl::StatusOr<Response> answer = make(*client);
     status = answer.status();
     if (answer.ok()) *response = *std::move(answer);
   }
@@ -165,7 +168,7 @@ bool GenerationService::WaitUntilIdle(absl::Time deadline) {
 grpc::ServerUnaryReactor* GenerationService::GetModelInfo(
     grpc::CallbackServerContext* context, const v1::GenerationServiceGetModelInfoRequest*,
     v1::GenerationServiceGetModelInfoResponse* response) {
-  return Answer(callers_, context, response, [this] {
+  return Answer(callers_, context, response, [this](const std::string&) {
     v1::GenerationServiceGetModelInfoResponse answer;
     *answer.mutable_model() = model_info_;
     return absl::StatusOr<v1::GenerationServiceGetModelInfoResponse>(std::move(answer));
@@ -176,14 +179,20 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContex
                                                       const v1::TokenizeRequest* request,
                                                       v1::TokenizeResponse* response) {
   return Answer(callers_, context, response,
-                [&] { return kvship::Tokenize(*request, uses_.model); });
+                [&](const std::string& client) -> absl::StatusOr<v1::TokenizeResponse> {
+                  ASSIGN_OR_RETURN(const auto place, uses_.client_requests.Enter(client));
+                  return kvship::Tokenize(*request, uses_.model);
+                });
 }
 
 grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* context,
                                                         const v1::DetokenizeRequest* request,
                                                         v1::DetokenizeResponse* response) {
   return Answer(callers_, context, response,
-                [&] { return kvship::Detokenize(*request, uses_.model); });
+                [&](const std::string& client) -> absl::StatusOr<v1::DetokenizeResponse> {
+                  ASSIGN_OR_RETURN(const auto place, uses_.client_requests.Enter(client));
+                  return kvship::Detokenize(*request, uses_.model);
+                });
 }
 
 }  // namespace kvship

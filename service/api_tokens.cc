@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <fstream>
-#include <sstream>
+#include <string>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -71,10 +71,12 @@ absl::StatusOr<std::unique_ptr<ApiTokens>> ApiTokens::Load(const std::string& pa
 
 absl::Status ApiTokens::Read() {
   std::ifstream file(path_);
-  std::stringstream text;
-  text << file.rdbuf();
-  if (!file) return absl::NotFoundError(absl::StrCat("'", path_, "' cannot be read"));
-  auto tokens = ParseApiTokens(text.str());
+  std::string text;
+  std::getline(file, text, '\0');  // all of it
+  if (!file.is_open() || file.bad()) {
+    return absl::NotFoundError(absl::StrCat("'", path_, "' cannot be read"));
+  }
+  auto tokens = ParseApiTokens(text);
   if (!tokens.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(path_, ": ", tokens.status().message()));
   }

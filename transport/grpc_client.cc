@@ -234,6 +234,7 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& target,
     args.SetString(GRPC_ARG_DEFAULT_AUTHORITY, options.server_name);
   }
   args.SetMaxReceiveMessageSize(kMostMessageBytes);
+  args.SetInt(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);  // it knows no bounds
   args.SetMaxSendMessageSize(-1);
   return grpc::CreateCustomChannel(
       target, options.credentials ? options.credentials : grpc::InsecureChannelCredentials(), args);

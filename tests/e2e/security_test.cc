@@ -188,12 +188,29 @@ TEST(SecurityTest, PortsOpenToOthersNeedTlsAndKnownCallers) {
   EXPECT_TRUE(insecure.WaitUntilReady()) << insecure.process.Errors();
 }
 
+TEST(SecurityTest, ACompressedMessageIsRefusedBeforeItGrows) {
+  Server decode("kvship-decode", kModel);
+  GenerationClient client(decode.address());
+  grpc::ClientContext context;
+  client.SetContext(absl::Now() + absl::Seconds(30), &context);
+  context.set_wait_for_ready(true);
+  context.set_compression_algorithm(GRPC_COMPRESS_GZIP);
+  v1::TokenizeRequest request;
+  request.set_text(std::string(1 << 20, 'a'));
+  v1::TokenizeResponse response;
+  EXPECT_EQ(client.stub().Tokenize(&context, request, &response).error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+}
+
+std::string HexSha256(const std::string& text) {
+  Sha256 hash;
+  hash.Update(std::as_bytes(std::span(text)));
+  return HexString(hash.Finish());
+}
+
 // The file's line of a client whose token is "NAME's token".
 std::string TokenLine(const std::string& name) {
-  const std::string token = name + "'s token";
-  Sha256 hash;
-  hash.Update(std::as_bytes(std::span(token)));
-  return absl::StrCat(name, ":", HexString(hash.Finish()), "\n");
+  return absl::StrCat(name, ":", HexSha256(name + "'s token"), "\n");
 }
 
 GenerationClient::Options WithTokenOf(const std::string& name) {
@@ -246,6 +263,25 @@ TEST_F(ApiTokensTest, AChangedFileCountsFromTheNextRequest) {
   WriteTokens("not a line\n");
   EXPECT_TRUE(Ask(*decode, WithTokenOf("carol")).ok());
   EXPECT_THAT(decode->process.Errors(), HasSubstr("line 1 is no token"));
+}
+
+TEST_F(ApiTokensTest, TheCommandLineTakesATokenAndCertificatesFromFiles) {
+  Authority authority;
+  const TlsFiles server = authority.Issue(kServerNames);
+  const TlsFiles client = authority.Issue("DNS:client.test");
+  const auto decode = Decode(TlsFlags(server));
+  const std::string token_path = path_ + ".alice";
+  std::ofstream(token_path) << "alice's\n";
+  WriteTokens(absl::StrCat("alice:", HexSha256("alice's"), "\n"));
+  const std::vector<std::string> flags = {
+      "models", "--server=" + decode->address(), "--tls-ca=" + client.ca,
+      "--tls-cert=" + client.certificate, "--tls-key=" + client.key};
+  Process known("kvship", Joined(flags, {"--api-token-file=" + token_path}));
+  EXPECT_EQ(known.Wait(), 0) << known.Errors();
+  Process unknown("kvship", flags);
+  EXPECT_EQ(unknown.Wait(), 1);
+  EXPECT_THAT(unknown.Errors(), HasSubstr("wanted the header"));
+  std::filesystem::remove(token_path);
 }
 
 TEST_F(ApiTokensTest, AClientHasNoMoreRequestsAtATimeThanItMay) {
