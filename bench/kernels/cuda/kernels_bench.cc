@@ -207,6 +207,7 @@ void BenchDecode(Bench& bench, size_t batch, size_t kept, Heads heads = kGrouped
                              .num_query_heads = heads.query,
                              .num_kv_heads = heads.kv,
                              .head_dim = kHeadDim,
+                             .q_row_stride = heads.query * kHeadDim,
                              .max_pages = pages_each};
   const DeviceBytes workspace(std::max<size_t>(1, PagedAttentionWorkspaceBytes(args)));
   args.workspace = workspace.data();
@@ -241,7 +242,8 @@ void BenchPrompt(Bench& bench, size_t tokens) {
                                                .num_kv_heads = 8,
                                                .head_dim = kHeadDim,
                                                .head_stride = tokens * kHeadDim,
-                                               .q_row_stride = row});
+                                               .q_row_stride = row,
+                                               .lse_row_stride = tokens});
              });
 }
 
