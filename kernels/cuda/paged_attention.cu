@@ -221,7 +221,9 @@ __global__ void __launch_bounds__(kThreads, 2) SplitKernel(const Params p) {
     StartUnit<T, kHeadDim>(units[turn], lane, ring + turn * kUnitElements);
   }
   WarpState<T, kHeadDim> state;
-  const T* queries = static_cast<const T*>(p.args.q) + request * p.group * kHeadDim;
+  const size_t sequence = request / p.args.num_kv_heads, kv_head = request % p.args.num_kv_heads;
+  const T* queries = static_cast<const T*>(p.args.q) + sequence * p.args.q_row_stride +
+                     kv_head * p.group * kHeadDim;
   state.LoadQueries(queries, p.group, lane);
 #pragma unroll
   for (int turn = 0; turn < kUnitsPerWarp; ++turn) {
@@ -291,6 +293,11 @@ absl::Status Check(const PagedAttentionArgs& args) {
     return absl::InvalidArgumentError(absl::StrCat("num_sequences ", args.num_sequences,
                                                    " x num_kv_heads ", args.num_kv_heads,
                                                    ": wanted 1 to 65535"));
+  }
+  if (args.q_row_stride < args.num_query_heads * args.head_dim || args.q_row_stride % 2 != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("q_row_stride ", args.q_row_stride,
+                                                   ": wanted an even number, at least ",
+                                                   args.num_query_heads * args.head_dim));
   }
   if (args.max_pages < 1 || args.max_pages > (size_t{1} << 24)) {
     return absl::InvalidArgumentError(

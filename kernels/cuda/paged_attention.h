@@ -49,7 +49,7 @@ constexpr PageSlice SliceOf(const PagedHead& head, uint32_t page) {
 // most 16, D 64 or 128. Memory: device memory; `workspace` of PagedAttentionWorkspaceBytes() with
 // the same max_pages, not needed where max_pages <= kSplitPages.
 struct PagedAttentionArgs {
-  const void* q = nullptr;           // [B, Hq, D] of dtype, after RoPE
+  const void* q = nullptr;           // [B, Hq, D] of dtype, after RoPE, q_row_stride apart
   const PagedHead* heads = nullptr;  // [B, H]
   void* out = nullptr;               // [B, Hq * D] of dtype
   void* workspace = nullptr;
@@ -58,6 +58,7 @@ struct PagedAttentionArgs {
   size_t num_query_heads = 0;  // Hq
   size_t num_kv_heads = 0;     // H
   size_t head_dim = 0;         // D
+  size_t q_row_stride = 0;     // elements from one sequence's queries to the next's
   size_t max_pages = 0;        // at least NumPages of every head
 };
 size_t PagedAttentionWorkspaceBytes(const PagedAttentionArgs& args);

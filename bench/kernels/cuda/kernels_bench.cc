@@ -1,5 +1,5 @@
 // Times the CUDA kernels at the shapes of Llama-3.1-8B (8 KV heads, 32 query heads, D 128) and of a
-// model without grouped queries, against the bandwidth of a copy on the same device in the same
+// model without grouped queries, against the rate at which the same device reads memory in the same
 // run.
 //
 //   kvship-cuda-bench results.json
@@ -59,6 +59,7 @@ struct Layer {
         positions(h.kv * (k + w) * sizeof(int32_t)),
         workspace(TopPositionsWorkspaceBytes(h.kv, num_tokens)),
         pages(h.kv * PagesFor(k + w) * PageBytes(PageFormat::kBf16, kHeadDim)) {
+    OrDie(cudaMemset(workspace.data(), 0, workspace.num_bytes()), "workspace");
     FillNormalBf16(q);
     FillNormalBf16(keys);
     FillNormalBf16(values);
@@ -207,6 +208,7 @@ void BenchDecode(Bench& bench, size_t batch, size_t kept, Heads heads = kGrouped
                              .num_query_heads = heads.query,
                              .num_kv_heads = heads.kv,
                              .head_dim = kHeadDim,
+                             .q_row_stride = heads.query * kHeadDim,
                              .max_pages = pages_each};
   const DeviceBytes workspace(std::max<size_t>(1, PagedAttentionWorkspaceBytes(args)));
   args.workspace = workspace.data();
@@ -241,7 +243,8 @@ void BenchPrompt(Bench& bench, size_t tokens) {
                                                .num_kv_heads = 8,
                                                .head_dim = kHeadDim,
                                                .head_stride = tokens * kHeadDim,
-                                               .q_row_stride = row});
+                                               .q_row_stride = row,
+                                               .lse_row_stride = tokens});
              });
 }
 

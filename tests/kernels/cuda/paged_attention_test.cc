@@ -62,6 +62,7 @@ class PagedCase {
              .num_query_heads = kv_heads * group,
              .num_kv_heads = kv_heads,
              .head_dim = head_dim,
+             .q_row_stride = kv_heads * group * head_dim,
              .max_pages = max_pages};
     workspace_.emplace(std::max<size_t>(1, PagedAttentionWorkspaceBytes(args_)));
     args_.workspace = workspace_->data();
