@@ -136,6 +136,28 @@ TEST(SecurityTest, AServerWhoseCertificateIsForAnotherNameIsNotTrusted) {
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
 }
 
+TEST(SecurityTest, APrefillNodeMustBeCertifiedForTheNameItIsGivenBy) {
+  Authority authority;
+  Server prefill("kvship-prefill", kModel, TlsFlags(authority.Issue("DNS:localhost")));
+  ASSERT_TRUE(prefill.WaitUntilReady()) << prefill.process.Errors();
+  const auto decode_of = [&](const std::string& host) {
+    return std::make_unique<Server>(
+        "kvship-decode", kModel,
+        Joined(TlsFlags(authority.Issue(kServerNames)),
+               {absl::StrCat("--prefill=dns:///", host, ":", prefill.port),
+                "--prefill_tls_ca=" + authority.certificate()}));
+  };
+  const auto by_name = decode_of("localhost");
+  EXPECT_TRUE(by_name->WaitUntilReady()) << by_name->process.Errors();
+  const auto by_address = decode_of("127.0.0.1");
+  const auto client = Over(authority.Issue("DNS:client.test"));
+  absl::Status status;
+  EXPECT_TRUE(Eventually([&] {
+    status = Ask(*by_address, client);
+    return absl::StrContains(status.message(), "verif");
+  })) << status;
+}
+
 TEST(SecurityTest, AReplacedCertificateIsShownToTheNextConnection) {
   MutualTls nodes;
   ASSERT_TRUE(nodes.decode.WaitUntilReady()) << nodes.decode.process.Errors();
