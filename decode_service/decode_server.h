@@ -76,11 +76,11 @@ class DecodeServer {
   DecodeMetrics metrics_;
   const std::unique_ptr<KvPool> pool_;
   ReservationQueue queue_;
+  ClientRequests client_requests_;
   Backend backend_;
   DecodeEngine engine_;
   DecodeLoop loop_;
   PrefillNodes nodes_;
-  ClientRequests client_requests_;
   const Generation::Uses uses_;
   const Callers callers_;
   GenerationService service_;

@@ -4,6 +4,8 @@
 #include <grpcpp/security/tls_credentials_options.h>
 #include <openssl/err.h>
 
+#include <cstring>
+
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 
@@ -16,7 +18,9 @@ constexpr unsigned kRefreshSeconds = 1;
 
 // What OpenSSL has just found wrong with `path`.
 absl::Status Unusable(const std::string& path, absl::string_view wanted) {
-  const char* reason = ERR_reason_error_string(ERR_peek_last_error());
+  const unsigned long error = ERR_peek_error();
+  const char* reason = ERR_SYSTEM_ERROR(error) ? std::strerror(ERR_GET_REASON(error))
+                                               : ERR_reason_error_string(error);
   ERR_clear_error();
   return absl::InvalidArgumentError(absl::StrCat("'", path, "' cannot be used for TLS (",
                                                  reason == nullptr ? "unknown" : reason,
@@ -24,6 +28,8 @@ absl::Status Unusable(const std::string& path, absl::string_view wanted) {
 }
 
 absl::Status UseIdentity(const TlsFiles& files, SSL_CTX* context) {
+  // OpenSSL would ask the terminal for a key's password.
+  SSL_CTX_set_default_passwd_cb(context, [](char*, int, int, void*) { return 0; });
   if (SSL_CTX_use_certificate_chain_file(context, files.certificate.c_str()) != 1) {
     return Unusable(files.certificate, "a PEM file with a certificate");
   }
