@@ -48,7 +48,10 @@ ssize_t TlsSession::Peek(char* to, size_t num_bytes) {
 ssize_t TlsSession::Send(const char* from, size_t num_bytes) {
   size_t sent = 0;
   const int result = SSL_write_ex(session_.get(), from, num_bytes, &sent);
-  return Outcome(result, sent);
+  const ssize_t outcome = Outcome(result, sent);
+  if (outcome != 0) return outcome;
+  errno = EPIPE;  // what failed is the write, but OpenSSL tells of the goodbye that came before
+  return -1;
 }
 
 }  // namespace kvship

@@ -26,7 +26,7 @@ class TlsSession {
   ssize_t Receive(char* to, size_t num_bytes);
   // As recv() with MSG_PEEK.
   ssize_t Peek(char* to, size_t num_bytes);
-  // As send(): bytes that were not taken must come again in the next call.
+  // As send(), and never 0: bytes that were not taken must come again in the next call.
   ssize_t Send(const char* from, size_t num_bytes);
 
  private:

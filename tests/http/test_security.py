@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import json
 import os
 import shutil
 import socket
@@ -11,7 +12,7 @@ import urllib.request
 
 import openai
 import pytest
-from conftest import LONG
+from conftest import LONG, eventually
 
 MARKER = "xylophone-7141"
 
@@ -86,14 +87,14 @@ def make_certificate(folder, name: str) -> list[str]:
 
 @pytest.fixture
 def tls(start_decode, tmp_path):
-    """The API of a decode process over TLS, and the certificate's files."""
+    """The API of a decode process over TLS, the certificate's files, and the process."""
     files = make_certificate(tmp_path, "served")
-    _, api = start_decode(f"--tls_cert={files[0]}", f"--tls_key={files[1]}", certificate=files[0])
-    return api, files
+    server, api = start_decode(f"--tls_cert={files[0]}", f"--tls_key={files[1]}", certificate=files[0])
+    return api, files, server
 
 
 def test_answers_and_streams_come_over_tls(tls):
-    api, _ = tls
+    api, _, _ = tls
     fields = {"max_tokens": 40, "temperature": 0, "extra_body": {"ignore_eos": True}}
     whole = api.complete(LONG, **fields)
     chunks = api.complete(LONG, stream=True, **fields)
@@ -102,14 +103,31 @@ def test_answers_and_streams_come_over_tls(tls):
 
 
 def test_a_client_that_goes_frees_its_pages_over_tls(tls):
-    api, _ = tls
+    api, _, _ = tls
     with api.chat(LONG, stream=True, max_tokens=4000, extra_body={"ignore_eos": True}) as stream:
         next(iter(stream))
     assert api.becomes_idle()
 
 
+def test_a_client_that_says_goodbye_before_the_answer_is_let_go(tls):
+    api, files, server = tls
+    body = json.dumps({"model": api.model, "prompt": LONG, "max_tokens": 1000, "ignore_eos": True}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    raw = socket.create_connection(("127.0.0.1", api.http_port), timeout=30)
+    client = ssl.create_default_context(cafile=files[0]).wrap_socket(raw, server_hostname="127.0.0.1")
+    client.sendall(head.encode() + body)
+    assert eventually(api.pool_is_in_use)
+    client.setblocking(False)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.unwrap()  # sends the goodbye, and does not wait for the server's
+    client.close()
+    assert api.becomes_idle()
+    server.stop()
+    assert server.process.returncode == 0
+
+
 def test_a_replaced_certificate_is_shown_to_the_next_connection(tls, tmp_path):
-    api, files = tls
+    api, files, _ = tls
     old = ssl.create_default_context(cafile=shutil.copy(files[0], tmp_path / "old.pem"))
     next_files = make_certificate(tmp_path, "next")
     new = ssl.create_default_context(cafile=next_files[0])
@@ -128,7 +146,7 @@ def test_a_replaced_certificate_is_shown_to_the_next_connection(tls, tmp_path):
 
 
 def test_plain_text_is_not_answered_on_a_tls_port(tls):
-    api, _ = tls
+    api, _, _ = tls
     with socket.create_connection(("127.0.0.1", api.http_port), timeout=30) as client:
         client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"HTTP/" not in client.recv(1000)
