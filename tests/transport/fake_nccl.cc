@@ -134,7 +134,8 @@ void FakeNccl::Progress(Pair& pair) {
     Operation& from = sender.operations[i];
     Operation& to = receiver.operations[i];
     if (from.done) continue;
-    if (now_() < std::max(from.issued, to.issued) + transfer_time_) return;
+    const absl::Duration takes = from.bytes.empty() ? absl::ZeroDuration() : transfer_time_;
+    if (now_() < std::max(from.issued, to.issued) + takes) return;
     if (from.bytes.size() != to.bytes.size()) {
       Violation(absl::StrCat("operation ", i, ": ", from.bytes.size(), " bytes sent, ",
                              to.bytes.size(), " expected"));

@@ -30,7 +30,8 @@ class FakeNccl {
   // shared: as every NcclLibrary is
   std::shared_ptr<Gpu> NewGpu(const std::string& name);
 
-  // From the moment both ends have issued an operation until it has ended.
+  // From the moment both ends have issued an operation until it has ended; warm-ups
+  // take no time.
   void SetTransferTime(absl::Duration time);
   // What was done that must not be: allocating beside a kernel that waits for its peer, counts that
   // differ, calls after an abort or from two threads, ...
