@@ -18,7 +18,7 @@ CORE = {"base", "kernels", "kv", "engine", "compress"}
 
 CUDA_HEADER = re.compile(
     r"(cuda|cub/|cublas|cudnn|cusparse|curand|nvtx|nvml|cooperative_groups|thrust/|cutlass/|cute/|mma\.h|nccl)")
-CUDA_HOMES = re.compile(r"(kernels/cuda/|transport/nccl_|tests/kernels/cuda/|tests/transport/nccl_|bench/kernels/cuda/)")
+CUDA_HOMES = re.compile(r"(kernels/cuda/|transport/nccl_|tests/kernels/cuda/|tests/transport/nccl_|bench/kernels/cuda/|bench/nccl_)")
 RPC_HEADER = re.compile(r"(grpc/|grpcpp/|grpc\+\+/|google/protobuf/|kvship/v\d)")
 
 INCLUDE = re.compile(r'\s*#\s*include\s*([<"])([^>"]+)[>"]')
