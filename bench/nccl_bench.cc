@@ -210,7 +210,8 @@ void MoveUntilSomebodyDies(Side& side, int socket, bool dies) {
     if (!Read(socket, &answer)) GiveUp("the receiver died too early");
     if (answer.kind != Message::kAccepted) continue;
     if (dies && ++num_accepted == kLastTransfers) {
-      Say("the sender is killed now");
+      std::this_thread::sleep_for(std::chrono::milliseconds(30));
+      Say("the sender is killed now, with its transfers under way");
       raise(SIGKILL);
     }
     num_accepted += dies ? 0 : 1;

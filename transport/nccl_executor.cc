@@ -82,7 +82,9 @@ absl::Status NcclExecutor::MayConnect(const std::string& peer) {
 
 void NcclExecutor::AddLink(const std::string& peer, const NcclUniqueId& id, int rank) {
   Peer& entry = peers_[peer];
-  if (entry.link != nullptr) Close(entry.link, NotReady(peer, "replaced by a new communicator"));
+  if (entry.link != nullptr) {
+    Close(std::exchange(entry.link, nullptr), NotReady(peer, "replaced by a new communicator"));
+  }
   entry.link = std::make_shared<NcclLink>(peer, id, rank, now_() + options_.connect_timeout);
   connecting_ = entry.link;
   ++counters_.connects;
@@ -159,36 +161,45 @@ absl::StatusOr<NcclOffer> NcclExecutor::Offer(const std::string& peer, uint64_t 
   Lock lock(mutex_);
   RETURN_IF_ERROR(Admit(peer).status());
   ASSIGN_OR_RETURN(const LinkPtr link, Find(peer, communicator));
-  ASSIGN_OR_RETURN(const uint64_t sequence, link->Offer(deadline));
+  const absl::StatusOr<uint64_t> sequence = link->Offer(deadline);
+  if (!sequence.ok()) {
+    ++counters_.refused_not_ready;
+    return sequence.status();
+  }
   Changed();
-  return NcclOffer{communicator, sequence};
-}
-
-absl::Status NcclExecutor::Give(const LinkPtr& link, const NcclOffer& offer,
-                                NcclTransfer transfer) {
-  RETURN_IF_ERROR(link->Give(offer.sequence, std::move(transfer)));
-  Changed();
-  return absl::OkStatus();
+  return NcclOffer{communicator, *sequence};
 }
 
 absl::Status NcclExecutor::Send(const std::string& peer, const NcclOffer& offer,
                                 NcclTransfer transfer) {
   Lock lock(mutex_);
-  ASSIGN_OR_RETURN(const LinkPtr link, Find(peer, offer.communicator));
-  return Give(link, offer, std::move(transfer));
+  const absl::StatusOr<LinkPtr> link = Find(peer, offer.communicator);
+  if (!link.ok()) {
+    ++counters_.failed_transfers;
+    return link.status();
+  }
+  RETURN_IF_ERROR((*link)->Give(offer.sequence, std::move(transfer)));
+  Changed();
+  return absl::OkStatus();
 }
 
 absl::Status NcclExecutor::Receive(const std::string& peer, const NcclOffer& offer,
                                    NcclTransfer transfer) {
   Lock lock(mutex_);
-  ASSIGN_OR_RETURN(const LinkPtr link, Find(peer, offer.communicator));
-  if (absl::Status status = Door(link.get()); !status.ok()) {
+  absl::StatusOr<LinkPtr> link = Find(peer, offer.communicator);
+  if (!link.ok()) {
     ++counters_.refused_not_ready;
-    RETURN_IF_ERROR(link->Skip(offer.sequence));
+    return link.status();
+  }
+  if (absl::Status status = Door(link->get()); !status.ok()) {
+    ++counters_.refused_not_ready;
+    RETURN_IF_ERROR((*link)->Skip(offer.sequence));
     Changed();
     return status;
   }
-  return Give(link, offer, std::move(transfer));
+  RETURN_IF_ERROR((*link)->Give(offer.sequence, std::move(transfer)));
+  Changed();
+  return absl::OkStatus();
 }
 
 absl::Status NcclExecutor::Skip(const std::string& peer, const NcclOffer& offer) {
@@ -245,7 +256,7 @@ void NcclExecutor::Fail(const LinkPtr& link, const absl::Status& why) {
   Close(link, absl::UnavailableError(absl::StrCat("NCCL with ", link->peer, ": ", why.message())));
 }
 
-void NcclExecutor::Close(LinkPtr link, const absl::Status& why) {
+void NcclExecutor::Close(const LinkPtr& link, const absl::Status& why) {
   if (link == connecting_) connecting_ = nullptr;
   link->phase = Phase::kClosed;
   for (NcclTransfer& transfer : link->TakeUnanswered()) {
@@ -292,7 +303,7 @@ void NcclExecutor::Shutdown(const absl::Status& why) {
   Lock lock(mutex_);
   shut_down_ = why;
   for (auto& [name, peer] : peers_) {
-    if (const LinkPtr link = peer.link; link != nullptr) Close(link, why);
+    if (peer.link != nullptr) Close(std::exchange(peer.link, nullptr), why);
   }
   Changed();
   AnswerAll(lock);

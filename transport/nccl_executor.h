@@ -85,7 +85,8 @@ class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
   // told that a transfer is off, an offer without an answer costs the communicator.
   absl::StatusOr<NcclOffer> Offer(const std::string& peer, uint64_t communicator,
                                   absl::Time deadline);
-  // What was offered and accepted. on_done is called if and only if OK is returned.
+  // What was offered and accepted, as many bytes as were announced. on_done is called if and only
+  // if OK is returned.
   absl::Status Send(const std::string& peer, const NcclOffer& offer, NcclTransfer transfer);
   // What was announced. After OK the peer may send; after an error the offer has been passed over
   // here, and the peer must Skip it. on_done as for Send.
@@ -141,7 +142,6 @@ class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
   void AddLink(const std::string& peer, const NcclUniqueId& id, int rank);
   absl::StatusOr<LinkPtr> Admit(const std::string& peer);
   absl::StatusOr<LinkPtr> Find(const std::string& peer, uint64_t communicator) const;
-  absl::Status Give(const LinkPtr& link, const NcclOffer& offer, NcclTransfer transfer);
 
   // Make calls of NCCL: they release the lock meanwhile. False if the link is closed then.
   bool Call(Lock& lock, const LinkPtr& link, const std::function<absl::Status()>& call);
@@ -154,7 +154,7 @@ class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
   bool IsIdleBut(const NcclLink& link) const;
   bool MakeRoom();
   void Fail(const LinkPtr& link, const absl::Status& why);
-  void Close(LinkPtr link, const absl::Status& why);
+  void Close(const LinkPtr& link, const absl::Status& why);
   void StartAbort(const LinkPtr& link);
   void Drained(const LinkPtr& link, const absl::Status& status);
   void Changed();
