@@ -1,5 +1,6 @@
 // The NCCL and CUDA behind the NCCL transport: communicators of two ranks, non-blocking, with few
-// CTAs, and a stream each.
+// CTAs, and a stream each. NCCL neither authenticates nor encrypts what it moves: it is for
+// networks that are the cluster's own.
 #pragma once
 
 #include <memory>

@@ -151,7 +151,7 @@ absl::StatusOr<NcclExecutor::LinkPtr> NcclExecutor::Find(const std::string& peer
   const auto found = peers_.find(peer);
   if (found == peers_.end() || found->second.link == nullptr ||
       found->second.link->number != communicator) {
-    return NotReady(peer, "the communicator is gone");
+    return absl::NotFoundError(absl::StrCat("NCCL with ", peer, ": the communicator is gone"));
   }
   return found->second.link;
 }

@@ -70,13 +70,15 @@ class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
                                                               const NcclOptions& options, Clock now,
                                                               RunAside run_aside);
 
-  // `peer` names the GPU at the other end, as the authenticated stream knows it; one communicator
-  // goes each way. Errors are Unavailable, "use the other transport", unless said otherwise.
+  // `peer` names the GPU at the other end, as the authenticated stream knows it. Errors all mean
+  // "use the other transport". Unavailable: not now. NotFound: the communicator is gone, evicted or
+  // lost; tell the peer, which calls Break.
 
   // Begins to connect with a peer as rank 0; it must be given the id, to Accept it. A communicator
   // that is there already is replaced: whoever invites knows that the peer has lost it.
   absl::StatusOr<NcclUniqueId> Invite(const std::string& peer);
-  // Begins to connect as rank 1. After an error tell the peer, which calls Break.
+  // Begins to connect as rank 1. After an error tell the peer, which calls Break for the id's
+  // NcclCommunicatorNumber.
   absl::Status Accept(const std::string& peer, const NcclUniqueId& id);
   // The communicator for a request's transfers; both ends must name the same.
   absl::StatusOr<uint64_t> ReadyCommunicator(const std::string& peer);
