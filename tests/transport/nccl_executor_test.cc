@@ -31,7 +31,7 @@ TEST_F(NcclTest, MovesBytes) {
   NcclNode& prefill = NewNode("prefill");
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
-  const auto transfer = Begin(prefill, decode, 1000, 7);
+  TestTransfer* transfer = Begin(prefill, decode, 1000, 7);
   Settle();
   EXPECT_TRUE(Moved(*transfer));
   EXPECT_EQ(prefill.counters().transfers, 1);
@@ -70,14 +70,14 @@ TEST_F(NcclTest, MoreTransfersThanMarksWaitForTheirTurn) {
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
   network_.SetTransferTime(absl::Milliseconds(1));
-  std::vector<std::unique_ptr<TestTransfer>> transfers;
+  std::vector<TestTransfer*> transfers;
   for (size_t i = 0; i < 2 * kNcclMarks; ++i) {
     transfers.push_back(Begin(prefill, decode, 10, static_cast<int>(i)));
   }
   for (size_t i = 0; i < 2 * kNcclMarks; ++i) Settle();
   EXPECT_FALSE(transfers.front()->sent.has_value());
   for (size_t i = 0; i < 2 * kNcclMarks; ++i) Pass(absl::Milliseconds(1));
-  for (const auto& transfer : transfers) EXPECT_TRUE(Moved(*transfer));
+  for (const TestTransfer* transfer : transfers) EXPECT_TRUE(Moved(*transfer));
 }
 
 TEST_F(NcclTest, ASkippedTransferIsPassedOverOnBothSides) {
@@ -86,7 +86,7 @@ TEST_F(NcclTest, ASkippedTransferIsPassedOverOnBothSides) {
   Connect(prefill, decode);
   const uint64_t communicator = prefill.executor->ReadyCommunicator("decode").value();
   const NcclOffer offer = prefill.executor->Offer("decode", communicator, now_ + kDeadline).value();
-  const auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
   EXPECT_FALSE(transfer->sent.has_value());
   EXPECT_TRUE(decode.executor->Skip("prefill", offer).ok());
@@ -99,7 +99,7 @@ TEST_F(NcclTest, ANumberIsUsedOnceAndOnlyOfAnOffer) {
   NcclNode& prefill = NewNode("prefill");
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
-  const auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
   const NcclOffer used = transfer->offer;
   const NcclOffer far = {used.communicator, used.sequence + 100'000};
@@ -129,7 +129,7 @@ TEST_F(NcclTest, AConnectWaitsForTransfersAndLetsNoneIn) {
   NcclNode& other = NewNode("other");
   Connect(prefill, decode);
   network_.SetTransferTime(absl::Milliseconds(100));
-  const auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
   const auto id = prefill.executor->Invite("other");
   ASSERT_TRUE(id.ok()) << id.status();
@@ -157,7 +157,7 @@ TEST_F(NcclTest, AReceiverThatConnectsRefusesAndPassesOver) {
   EXPECT_TRUE(absl::IsUnavailable(decode.executor->Receive("prefill", offer, {})));
   EXPECT_TRUE(prefill.executor->Skip("decode", offer).ok());
   Settle();
-  const auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
   EXPECT_TRUE(Moved(*transfer));
 }
@@ -171,7 +171,7 @@ TEST_F(NcclTest, TheLeastRecentlyUsedGoesWhenMemoryIsShort) {
   Connect(prefill, a);
   Connect(prefill, b);
   Pass(absl::Milliseconds(1));
-  const auto used = Begin(prefill, a, 10, 1);
+  Begin(prefill, a, 10, 1);
   Settle();
   Connect(prefill, c);
   EXPECT_EQ(prefill.StateOf(a), NcclState::kReady);
@@ -181,7 +181,7 @@ TEST_F(NcclTest, TheLeastRecentlyUsedGoesWhenMemoryIsShort) {
   // b has not noticed; the next invitation replaces what it has.
   Connect(prefill, b);
   EXPECT_EQ(prefill.counters().rebuilds, 1);
-  const auto transfer = Begin(prefill, b, 10, 1);
+  TestTransfer* transfer = Begin(prefill, b, 10, 1);
   Settle();
   EXPECT_TRUE(Moved(*transfer));
 }
@@ -191,7 +191,7 @@ TEST_F(NcclTest, GivesWayToAFasterTransportAndTriesAgain) {
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
   network_.SetTransferTime(absl::Milliseconds(10));
-  const auto transfer = Begin(prefill, decode, 1 << 20, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 1 << 20, 1);
   Settle();
   Pass(absl::Milliseconds(10));
   ASSERT_TRUE(Moved(*transfer));
@@ -212,7 +212,7 @@ TEST_F(NcclTest, ShutdownAnswersEverything) {
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
   network_.SetTransferTime(absl::Seconds(1));
-  const auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
   prefill.executor->Shutdown(absl::CancelledError("done"));
   ASSERT_TRUE(transfer->sent.has_value());

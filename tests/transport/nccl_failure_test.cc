@@ -34,7 +34,7 @@ TEST_F(NcclFailureTest, APeerGoneBeforeATransferCostsOneOffer) {
   Pass(absl::Seconds(1));
   NcclNode& again = Restart(decode);
   Connect(prefill, again);
-  const auto transfer = Begin(prefill, again, 10, 1);
+  TestTransfer* transfer = Begin(prefill, again, 10, 1);
   Settle();
   EXPECT_TRUE(Moved(*transfer));
   EXPECT_EQ(prefill.counters().rebuilds, 1);
@@ -45,7 +45,7 @@ TEST_F(NcclFailureTest, APeerGoneInATransferIsNoticedAtTheDeadline) {
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
   network_.SetTransferTime(absl::Milliseconds(20));
-  const auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Pass(absl::Milliseconds(10));
   decode.gpu->Die(false);
   Pass(kDeadline - absl::Milliseconds(11));
@@ -59,7 +59,7 @@ TEST_F(NcclFailureTest, APeerGoneInATransferIsNoticedAtTheDeadline) {
   Pass(absl::Seconds(1));
   NcclNode& again = Restart(decode);
   Connect(prefill, again);
-  const auto next = Begin(prefill, again, 10, 2);
+  TestTransfer* next = Begin(prefill, again, 10, 2);
   Settle();
   Pass(absl::Milliseconds(20));
   EXPECT_TRUE(Moved(*next));
@@ -70,8 +70,8 @@ TEST_F(NcclFailureTest, ASenderGoneInATransferLeavesNoneWaiting) {
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
   network_.SetTransferTime(absl::Milliseconds(20));
-  const auto first = Begin(prefill, decode, 10, 1);
-  const auto second = Begin(prefill, decode, 10, 2);
+  TestTransfer* first = Begin(prefill, decode, 10, 1);
+  TestTransfer* second = Begin(prefill, decode, 10, 2);
   Settle();
   prefill.gpu->Die(false);
   Pass(kDeadline);
@@ -85,7 +85,7 @@ TEST_F(NcclFailureTest, AnErrorThatNcclSeesIsAnsweredAtOnce) {
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
   network_.SetTransferTime(absl::Milliseconds(20));
-  const auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
   decode.gpu->Die(true);
   Settle();
@@ -97,7 +97,7 @@ TEST_F(NcclFailureTest, APeerGoneAfterATransferLeavesItsBytes) {
   NcclNode& prefill = NewNode("prefill");
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
-  const auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
   ASSERT_TRUE(Moved(*transfer));
   prefill.gpu->Die(true);
@@ -114,7 +114,7 @@ TEST_F(NcclFailureTest, ASlowPeerIsLeftAtTheDeadlineByBothEnds) {
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
   network_.SetTransferTime(2 * kDeadline);
-  const auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
   Pass(kDeadline);
   EXPECT_TRUE(Failed(transfer->sent));
@@ -142,7 +142,7 @@ TEST_F(NcclFailureTest, BreakAnswersAtOnceAndSparesANewerCommunicator) {
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
   network_.SetTransferTime(absl::Seconds(1));
-  const auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
   const absl::Status why = absl::UnavailableError("the peer has given up");
   prefill.executor->Break("decode", transfer->offer.communicator, why);
@@ -160,7 +160,7 @@ TEST_F(NcclFailureTest, ALateWriterFindsTheOldBufferInQuarantine) {
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
   network_.SetTransferTime(absl::Seconds(1));
-  auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
   decode.aborts_hang = true;
   Pass(kDeadline);
@@ -180,7 +180,7 @@ TEST_F(NcclFailureTest, WhatWasNotYetIssuedIsNotQuarantined) {
   NcclNode& prefill = NewNode("prefill");
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
-  auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   decode.aborts_hang = true;
   decode.executor->Break("prefill", transfer->offer.communicator, absl::UnavailableError("gone"));
   ASSERT_TRUE(Failed(transfer->received));
@@ -195,12 +195,12 @@ TEST_F(NcclFailureTest, WhileAnAbortHangsEverybodyIsAnswered) {
   Connect(prefill, decode);
   Connect(prefill, other);
   network_.SetTransferTime(absl::Milliseconds(50));
-  const auto lost = Begin(prefill, decode, 10, 1);
+  TestTransfer* lost = Begin(prefill, decode, 10, 1);
   Settle();
   decode.gpu->Die(false);
   prefill.aborts_hang = true;
   Pass(kDeadline - absl::Milliseconds(10));
-  const auto under_way = Begin(prefill, other, 10, 2);
+  TestTransfer* under_way = Begin(prefill, other, 10, 2);
   Settle();
   const NcclOffer let_in =
       prefill.executor->Offer("other", under_way->offer.communicator, now_ + kDeadline).value();
@@ -235,7 +235,7 @@ TEST_F(NcclFailureTest, ATransferThatWaitedForAnAbortGoesOnAfterIt) {
   Connect(prefill, decode);
   Connect(prefill, other);
   prefill.aborts_hang = true;
-  const auto transfer = Begin(prefill, other, 10, 3);
+  TestTransfer* transfer = Begin(prefill, other, 10, 3);
   const uint64_t lost = decode.executor->ReadyCommunicator("prefill").value();
   prefill.executor->Break("decode", lost, absl::UnavailableError("the stream broke"));
   Settle();
@@ -250,7 +250,7 @@ TEST_F(NcclFailureTest, AStreamThatCannotBeDrainedKeepsItsBuffersForEver) {
   NcclNode& decode = NewNode("decode");
   Connect(prefill, decode);
   network_.SetTransferTime(absl::Seconds(1));
-  const auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
   decode.gpu->SetDrainFault(absl::InternalError("an illegal address"));
   Pass(absl::Minutes(5));
@@ -308,7 +308,7 @@ TEST_F(NcclFailureTest, ARebuildStormIsHeldBack) {
   Pass(absl::Minutes(1));
   NcclNode& again = Restart(decode);
   Connect(prefill, again);
-  const auto transfer = Begin(prefill, again, 10, 1);
+  TestTransfer* transfer = Begin(prefill, again, 10, 1);
   Settle();
   ASSERT_TRUE(Moved(*transfer));
   prefill.executor->Break("decode", transfer->offer.communicator, absl::UnavailableError("gone"));
@@ -322,7 +322,7 @@ TEST_F(NcclFailureTest, ACallThatDoesNotReturnHoldsUpNobodysAnswer) {
   Connect(prefill, decode);
   prefill.gpu->SetStuck(true);
   prefill.gpu->MoveToAnotherThread();
-  const auto transfer = Begin(prefill, decode, 10, 1);
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   std::thread stuck([&prefill] { prefill.executor->Advance(); });
   prefill.gpu->AwaitStuck();
   now_ += kDeadline;

@@ -119,10 +119,9 @@ class NcclTest : public ::testing::Test {
     ASSERT_EQ(receiver.StateOf(sender), NcclState::kReady);
   }
 
-  // Offers a transfer and announces it, as far as both ends are willing.
-  std::unique_ptr<TestTransfer> Begin(NcclNode& sender, NcclNode& receiver, size_t num_bytes,
-                                      int value) {
-    auto transfer = std::make_unique<TestTransfer>();
+  // Offers a transfer, announces and accepts it. It is the fixture's: answers may come to its end.
+  TestTransfer* Begin(NcclNode& sender, NcclNode& receiver, size_t num_bytes, int value) {
+    TestTransfer* transfer = transfers_.emplace_back(std::make_unique<TestTransfer>()).get();
     transfer->source = NewMemory(num_bytes, value);
     transfer->target = NewMemory(num_bytes, 0);
     const auto ready = sender.executor->ReadyCommunicator(receiver.name);
@@ -149,6 +148,7 @@ class NcclTest : public ::testing::Test {
 
   absl::Time now_ = absl::UnixEpoch();
   FakeNccl network_{[this] { return now_; }};
+  std::vector<std::unique_ptr<TestTransfer>> transfers_;
   std::vector<std::unique_ptr<NcclNode>> nodes_;
 };
 
