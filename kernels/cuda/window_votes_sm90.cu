@@ -14,9 +14,13 @@ namespace {
 // Compiled for sm_90a alone; WindowVotes() has checked the arguments.
 
 constexpr float kLog2E = 1.4426950408889634f;
-constexpr int kThreads = 128;  // one warpgroup: two or three blocks on a multiprocessor take turns
-constexpr int kTileTokens = 64;  // with the tensor cores, the exponentials and memory
-constexpr int kStages = 3;
+constexpr int kThreads = 128;    // one warpgroup
+constexpr int kBlocks = 2;       // on a multiprocessor
+constexpr int kHalfTokens = 64;  // rows of a product
+// One half's scores are computed while those of the other become votes, and the next tile is on its
+// way: 64 KiB on a multiprocessor, at D = 128.
+constexpr int kTileTokens = 2 * kHalfTokens;
+constexpr int kStages = 2;
 constexpr int kProductColumns = 64;  // of MultiplyAdd64
 constexpr size_t kPanelAlignment = 1024;
 
@@ -37,7 +41,6 @@ struct Shape {
   static constexpr int kQueryElements = kQueryRows * kHeadDim;
   static constexpr size_t kSharedBytes =
       kPanelAlignment + kQueryRows * sizeof(float) + 2 * (kQueryElements + kStages * kTileElements);
-  static constexpr int kBlocks = kSharedBytes <= 72 * 1024 ? 3 : 2;  // on a multiprocessor
 };
 
 template <class T, int kHeadDim>
@@ -79,9 +82,9 @@ __device__ void StartQueries(const Params& p, int first_head, int num_heads, T* 
   }
 }
 
-// scores[product] = keys queries^T of one tile.
+// Begins scores[product] = keys queries^T of one tile.
 template <class T, int kHeadDim, int kProducts>
-__device__ void Multiply(const T* keys, const T* queries, float (&scores)[kProducts][32]) {
+__device__ void StartProducts(const T* keys, const T* queries, float (&scores)[kProducts][32]) {
   constexpr int kQueryRows = kProducts * kProductColumns;
   constexpr int kStepBytes = 16 * sizeof(T);
   const uint32_t key_address = SharedAddress(keys), query_address = SharedAddress(queries);
@@ -97,7 +100,7 @@ __device__ void Multiply(const T* keys, const T* queries, float (&scores)[kProdu
       MultiplyAdd64<T>(scores[product], a, b, step > 0);
     }
   }
-  FinishProducts();
+  CommitProducts();
 }
 
 // Votes of one head's columns on this lane's two rows, over the four lanes that share the rows.
@@ -124,46 +127,35 @@ __device__ float2 Votes(const Params& p, const float (&scores)[kProducts][32],
   return make_float2(QuadSum(sums[0]), QuadSum(sums[1]));
 }
 
-// A block takes a run of tiles of one KV head, and the queries of kHeads of its query heads.
+// A block's share of the work: a run of tiles of one KV head, and the queries of kHeads of its
+// query heads.
 template <class T, int kHeadDim, int kWindow, int kHeads>
-__global__ void __launch_bounds__(kThreads, (Shape<kHeadDim, kWindow, kHeads>::kBlocks))
-    VotesKernel(const Params p) {
+struct Block {
   using S = Shape<kHeadDim, kWindow, kHeads>;
-  WaitForTheKernelBefore();
-  const uint32_t unaligned = SharedAddress(DynamicSharedMemory());
-  T* const queries = reinterpret_cast<T*>(
-      DynamicSharedMemory() + (kPanelAlignment - unaligned % kPanelAlignment) % kPanelAlignment);
-  T* const ring = queries + S::kQueryElements;
-  float* const minus_lse = reinterpret_cast<float*>(ring + kStages * S::kTileElements);
-  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
-  const int head_in_group = blockIdx.z * kHeads;
-  const int num_heads = min(kHeads, p.group - head_in_group);
-  const int first_head = blockIdx.y * p.group + head_in_group;
-  const T* keys = static_cast<const T*>(p.args.keys) + blockIdx.y * p.args.key_head_stride;
+  using Scores = float[S::kProducts][32];
 
-  const int begin = static_cast<int64_t>(p.tiles) * blockIdx.x / gridDim.x;
-  const int end = static_cast<int64_t>(p.tiles) * (blockIdx.x + 1) / gridDim.x;
-  StartQueries<T, kHeadDim, kWindow, kHeads>(p, first_head, num_heads, queries, minus_lse);
-#pragma unroll
-  for (int stage = 0; stage < kStages - 1; ++stage) {
-    if (begin + stage < end) {
-      StartTile<T, kHeadDim>(p, keys, begin + stage, ring + stage * S::kTileElements);
-    }
+  const Params& p;
+  const T* keys;
+  T* queries;
+  T* ring;
+  float* minus_lse;
+  int first_head, num_heads;
+  int begin, end;  // tiles
+
+  __device__ T* Stage(int tile) const { return ring + (tile - begin) % kStages * S::kTileElements; }
+  __device__ void Load(int tile) const {
+    if (tile < end) StartTile<T, kHeadDim>(p, keys, tile, Stage(tile));
     CommitCopies();
   }
-  for (int tile = begin; tile < end; ++tile) {
-    WaitForCopies<kStages - 2>();
-    PublishToTensorCores();
-    __syncthreads();  // the tile has arrived, and everyone has left the one before it
-    const int next = tile + kStages - 1;
-    if (next < end) {
-      StartTile<T, kHeadDim>(p, keys, next, ring + (next - begin) % kStages * S::kTileElements);
-    }
-    CommitCopies();
-    float scores[S::kProducts][32];
-    Multiply<T, kHeadDim, S::kProducts>(ring + (tile - begin) % kStages * S::kTileElements, queries,
-                                        scores);
-    const size_t first_key = static_cast<size_t>(tile) * kTileTokens + warp * 16;
+  __device__ void Multiply(int tile, int half, Scores& scores) const {
+    StartProducts<T, kHeadDim, S::kProducts>(Stage(tile) + half * kHalfTokens * kPanelElements,
+                                             queries, scores);
+  }
+
+  __device__ void Vote(int tile, int half, const Scores& scores) const {
+    const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
+    const size_t first_key =
+        static_cast<size_t>(tile) * kTileTokens + half * kHalfTokens + warp * 16;
     const size_t key = first_key + AccumulatorRow(lane);
     const bool masked = first_key + 15 > p.args.first_position;
     const size_t own_key = key + (lane & 1) * 8;  // lanes 0 and 1 of the quad write a row each
@@ -177,7 +169,43 @@ __global__ void __launch_bounds__(kThreads, (Shape<kHeadDim, kWindow, kHeads>::k
           lane & 1 ? sums.y : sums.x;
     }
   }
-  WaitForCopies<0>();
+};
+
+template <class T, int kHeadDim, int kWindow, int kHeads>
+__global__ void __launch_bounds__(kThreads, kBlocks) VotesKernel(const Params p) {
+  using B = Block<T, kHeadDim, kWindow, kHeads>;
+  WaitForTheKernelBefore();
+  const uint32_t past = SharedAddress(DynamicSharedMemory()) % kPanelAlignment;
+  T* const queries =
+      reinterpret_cast<T*>(DynamicSharedMemory() + (kPanelAlignment - past) % kPanelAlignment);
+  T* const ring = queries + B::S::kQueryElements;
+  const int head_in_group = blockIdx.z * kHeads;
+  const B block = {
+      .p = p,
+      .keys = static_cast<const T*>(p.args.keys) + blockIdx.y * p.args.key_head_stride,
+      .queries = queries,
+      .ring = ring,
+      .minus_lse = reinterpret_cast<float*>(ring + kStages * B::S::kTileElements),
+      .first_head = static_cast<int>(blockIdx.y) * p.group + head_in_group,
+      .num_heads = min(kHeads, p.group - head_in_group),
+      .begin = static_cast<int>(static_cast<int64_t>(p.tiles) * blockIdx.x / gridDim.x),
+      .end = static_cast<int>(static_cast<int64_t>(p.tiles) * (blockIdx.x + 1) / gridDim.x)};
+  StartQueries<T, kHeadDim, kWindow, kHeads>(p, block.first_head, block.num_heads, block.queries,
+                                             block.minus_lse);
+  block.Load(block.begin);
+  for (int tile = block.begin; tile < block.end; ++tile) {
+    WaitForCopies<0>();
+    PublishToTensorCores();
+    __syncthreads();  // the tile has arrived, and everyone has left the one before it
+    block.Load(tile + 1);
+    typename B::Scores first, second;
+    block.Multiply(tile, 0, first);
+    block.Multiply(tile, 1, second);
+    WaitForProducts<1>(first);
+    block.Vote(tile, 0, first);
+    WaitForProducts<0>(second);
+    block.Vote(tile, 1, second);
+  }
 }
 
 template <class T, int kHeadDim, int kWindow, int kHeads>
@@ -187,7 +215,7 @@ absl::Status LaunchVotes(cudaStream_t stream, const Params& p) {
   const unsigned head_blocks = (p.group + kHeads - 1) / kHeads;
   // As many blocks as are resident at once, so that every one keeps its queries and its pipeline.
   const size_t runs =
-      std::max<size_t>(1, processors * S::kBlocks / (p.args.num_kv_heads * head_blocks));
+      std::max<size_t>(1, processors * kBlocks / (p.args.num_kv_heads * head_blocks));
   const dim3 grid(std::min<size_t>(runs, p.tiles), p.args.num_kv_heads, head_blocks);
   return LaunchEarly(stream, grid, dim3(kThreads), S::kSharedBytes,
                      VotesKernel<T, kHeadDim, kWindow, kHeads>, p);
