@@ -139,6 +139,13 @@ __device__ inline uint32_t MultiplyAddPair<bf16>(uint32_t a, uint32_t b, uint32_
   return sum;
 }
 
+// (x & mask) | bits in one instruction, which takes two constants only if it is asked to.
+__device__ inline uint32_t MaskOr(uint32_t x, uint32_t mask, uint32_t bits) {
+  uint32_t y;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;\n" : "=r"(y) : "r"(x), "r"(mask), "r"(bits));
+  return y;
+}
+
 // Of two numbers, NaN if one is; fminf and fmaxf give the other one.
 __device__ inline float MinOrNan(float a, float b) {
   float y;

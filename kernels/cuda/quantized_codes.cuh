@@ -28,7 +28,7 @@ struct Codes<f16, PageFormat::kInt4> {
     const uint32_t shifted[4] = {x, x >> 8, x >> 4, x >> 12};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      pairs[i] = MultiplyAddPair<f16>((shifted[i] & kMask) | k1024, kSixteenth, kMinus64);
+      pairs[i] = MultiplyAddPair<f16>(MaskOr(shifted[i], kMask, k1024), kSixteenth, kMinus64);
     }
   }
 };
@@ -41,7 +41,7 @@ struct Codes<bf16, PageFormat::kInt4> {
     const uint32_t shifted[4] = {x, x >> 8, x >> 4, x >> 12};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      pairs[i] = MultiplyAddPair<bf16>((shifted[i] & kMask) | k128, kOne, kMinus128);
+      pairs[i] = MultiplyAddPair<bf16>(MaskOr(shifted[i], kMask, k128), kOne, kMinus128);
     }
   }
 };

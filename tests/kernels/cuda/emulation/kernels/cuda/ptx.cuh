@@ -130,6 +130,8 @@ uint32_t MultiplyAddPair(uint32_t a, uint32_t b, uint32_t c) {
   return PackPair<T>(std::fma(x.low, y.low, z.low), std::fma(x.high, y.high, z.high));
 }
 
+inline uint32_t MaskOr(uint32_t x, uint32_t mask, uint32_t bits) { return (x & mask) | bits; }
+
 // The operands' places in the lanes: PTX ISA, "Matrix Fragments for mma.m16n8k16".
 template <class T>
 void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
