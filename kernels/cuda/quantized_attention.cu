@@ -10,12 +10,10 @@ namespace kvship::cuda {
 namespace {
 
 constexpr int kQueryTile = 8;  // columns of an m16n8k16 product
-// A warp has two pages of a split, and both under way from the start: three blocks on a
-// multiprocessor keep 108 KiB of int4 under way, at D = 128. A page of the tail comes in two
-// halves, the second into the place of the first.
+// A warp has two pages of a split, and both under way from the start: four blocks on a
+// multiprocessor keep 160 KiB of int4 under way, at D = 128.
 constexpr int kPagesPerWarp = kSplitPages / kWarps;
 static_assert(kPagesPerWarp == 2);
-constexpr int kTurns = kPagesPerWarp * kUnitsPerPage;
 
 // Over the eight lanes that hold one column of an accumulator; every lane has the result.
 __device__ float ColumnMax(float x) {
@@ -129,87 +127,73 @@ struct WarpState {
   }
 };
 
-// What a warp works on in one of its turns: page by page, and then the second halves of those that
-// are the tail's.
-struct Turn {
-  const std::byte* from;
-  int num_tokens;
-  bool in_tail;
-};
-
-template <class T, int kHeadDim>
-__device__ Turn FindTurn(const PagedHead& head, int first_page, int turn) {
-  const int page = first_page + turn % kPagesPerWarp * kWarps, half = turn / kPagesPerWarp;
-  const PageSlice slice = SliceOf(head, page);
-  if (slice.in_tail) {
-    const Unit<T> unit = FindUnit<T, kHeadDim>(head, page * kUnitsPerPage + half);
-    return {reinterpret_cast<const std::byte*>(unit.keys), unit.num_tokens, true};
-  }
-  if (half > 0) return {nullptr, 0, false};
-  return {head.prefix_pages[slice.page], static_cast<int>(slice.num_tokens), false};
-}
-
+// Shared memory of a warp: its pages, and then half a page of the tail at a time.
 template <class T, PageFormat kFormat, int kHeadDim>
-struct Stage {
-  using Page = QuantizedUnit<T, kFormat, kHeadDim>;
-  using Tail = TailUnit<T, kFormat, kHeadDim>;
+struct WarpMemory {
   static constexpr int kLine = 128;  // CodeLayout permutes within it
-  static constexpr int kBytes = (std::max(Page::kBytes, Tail::kBytes) + kLine - 1) / kLine * kLine;
-
-  __device__ static void Start(const Turn& turn, int lane, std::byte* stage) {
-    if (turn.in_tail) {
-      StartUnit<T, kHeadDim>({reinterpret_cast<const T*>(turn.from), turn.num_tokens}, lane,
-                             reinterpret_cast<T*>(stage));
-      return;
-    }
-    if (turn.num_tokens > 0) Page::Start(turn.from, turn.num_tokens, lane, stage);
-    CommitCopies();
-  }
+  static constexpr int kPageBytes =
+      (QuantizedUnit<T, kFormat, kHeadDim>::kBytes + kLine - 1) / kLine * kLine;
+  static constexpr int kBytes = kPagesPerWarp * kPageBytes;
+  static_assert(kBytes >= TailUnit<T, kFormat, kHeadDim>::kBytes);
 };
 
 // A block takes one split of one head; its warps take turns with the split's pages.
 template <class T, PageFormat kFormat, int kHeadDim, int kQueryTiles>
-__global__ void __launch_bounds__(kSplitThreads, kQueryTiles == 1 ? 3 : 2)
+__global__ void __launch_bounds__(kSplitThreads, kQueryTiles == 1 ? 4 : 2)
     QuantizedSplitKernel(const PagedSplits p) {
-  using Stage = Stage<T, kFormat, kHeadDim>;
+  using Page = QuantizedUnit<T, kFormat, kHeadDim>;
+  using Memory = WarpMemory<T, kFormat, kHeadDim>;
   const int split = blockIdx.x;
   const size_t request = blockIdx.y;
   const PagedHead head = p.args.heads[request];
   const int num_pages = NumPages(head);
   if (split > 0 && split * kSplitPages >= num_pages) return;
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
-  std::byte* stages = DynamicSharedMemory() + warp * kPagesPerWarp * Stage::kBytes;
+  std::byte* memory = DynamicSharedMemory() + warp * Memory::kBytes;
   const int first_page = split * kSplitPages + warp;
 
-  Turn turn = FindTurn<T, kHeadDim>(head, first_page, 0);
-  Turn next = FindTurn<T, kHeadDim>(head, first_page, 1);
-  Stage::Start(turn, lane, stages);
-  Stage::Start(next, lane, stages + Stage::kBytes);
+  const std::byte* pages[kPagesPerWarp];
+  int num_tokens[kPagesPerWarp];
+#pragma unroll
+  for (int i = 0; i < kPagesPerWarp; ++i) {
+    const PageSlice slice = SliceOf(head, first_page + i * kWarps);
+    num_tokens[i] = slice.in_tail ? 0 : static_cast<int>(slice.num_tokens);
+    pages[i] = num_tokens[i] > 0 ? head.prefix_pages[slice.page] : nullptr;
+  }
+#pragma unroll
+  for (int i = 0; i < kPagesPerWarp; ++i) {
+    if (num_tokens[i] > 0) {
+      Page::Start(pages[i], num_tokens[i], lane, memory + i * Memory::kPageBytes);
+    }
+    CommitCopies();
+  }
   WarpState<T, CodeLayout<kFormat, kHeadDim>, kHeadDim, kQueryTiles> state;
   const size_t sequence = request / p.args.num_kv_heads, kv_head = request % p.args.num_kv_heads;
   state.Begin(static_cast<const T*>(p.args.q) + sequence * p.args.q_row_stride +
                   kv_head * p.group * kHeadDim,
               p.group, lane);
 #pragma unroll 1
-  for (int i = 0; i < kTurns; ++i) {
-    std::byte* stage = stages + i % kPagesPerWarp * Stage::kBytes;
+  for (int i = 0; i < kPagesPerWarp; ++i) {
     WaitForCopies<kPagesPerWarp - 1>();
-    __syncwarp();  // every lane's part of the unit has arrived
-    if (turn.num_tokens > 0) {
-      if (turn.in_tail) {
-        state.Attend(typename Stage::Tail{stage}, turn.num_tokens, p.scale, lane);
-      } else {
-        state.Attend(typename Stage::Page{stage}, turn.num_tokens, p.scale, lane);
-      }
-    }
-    __syncwarp();  // every lane has read it: the next copy may go there
-    turn = next;
-    next = i + 2 < kTurns ? FindTurn<T, kHeadDim>(head, first_page, i + 2) : Turn{};
-    Stage::Start(next, lane, stage);
+    CommitCopies();  // an empty group, so that the next wait is for the next page
+    __syncwarp();    // every lane's part of the page has arrived
+    const int count = i == 0 ? num_tokens[0] : num_tokens[1];
+    if (count > 0) state.Attend(Page{memory + i * Memory::kPageBytes}, count, p.scale, lane);
+  }
+#pragma unroll 1
+  for (int i = 0; i < kPagesPerWarp * kUnitsPerPage; ++i) {
+    const int page = first_page + i / kUnitsPerPage * kWarps;
+    if (!SliceOf(head, page).in_tail) continue;
+    const Unit<T> unit = FindUnit<T, kHeadDim>(head, page * kUnitsPerPage + i % kUnitsPerPage);
+    if (unit.num_tokens == 0) continue;
+    __syncwarp();  // every lane has read what was there
+    StartUnit<T, kHeadDim>(unit, lane, reinterpret_cast<T*>(memory));
+    WaitForCopies<0>();
+    __syncwarp();
+    state.Attend(TailUnit<T, kFormat, kHeadDim>{memory}, unit.num_tokens, p.scale, lane);
   }
 
-  WaitForCopies<0>();
-  __syncthreads();  // the stages are free, and hold the warps' results now
+  __syncthreads();  // the pages are read, and their memory holds the warps' results now
   constexpr int kRows = kQueryTiles * kQueryTile;
   float* warp_out = reinterpret_cast<float*>(DynamicSharedMemory());
   float2* warp_stats = reinterpret_cast<float2*>(warp_out + kWarps * kRows * kHeadDim);
@@ -220,12 +204,11 @@ __global__ void __launch_bounds__(kSplitThreads, kQueryTiles == 1 ? 3 : 2)
 
 template <class T, PageFormat kFormat, int kHeadDim, int kQueryTiles>
 absl::Status LaunchKernel(cudaStream_t stream, const PagedSplits& p) {
-  constexpr size_t kStageBytes =
-      size_t{kWarps} * kPagesPerWarp * Stage<T, kFormat, kHeadDim>::kBytes;
+  constexpr size_t kPagesBytes = size_t{kWarps} * WarpMemory<T, kFormat, kHeadDim>::kBytes;
   constexpr size_t kResultBytes =
       size_t{kWarps} * kQueryTiles * kQueryTile * (kHeadDim * sizeof(float) + sizeof(float2));
   return Launch(stream, dim3(p.max_splits, p.args.num_sequences * p.args.num_kv_heads),
-                dim3(kSplitThreads), std::max(kStageBytes, kResultBytes),
+                dim3(kSplitThreads), std::max(kPagesBytes, kResultBytes),
                 QuantizedSplitKernel<T, kFormat, kHeadDim, kQueryTiles>, p);
 }
 
