@@ -170,7 +170,8 @@ __device__ void QuantizeKeys(const PageHalf<T>& keys, std::byte* shared) {
   }
 }
 
-// V: a scale for each token and 32 channels, which are four neighbouring lanes'.
+// V: a scale for each token and 32 channels, which are four neighbouring lanes'. The zeros of
+// tokens that are not there make scales and codes of zero.
 template <class T, PageFormat kFormat>
 __device__ void QuantizeValues(const PageHalf<T>& values) {
   const int num_chunks = static_cast<int>(kPageTokens) * values.row_chunks();
@@ -181,17 +182,15 @@ __device__ void QuantizeValues(const PageHalf<T>& values) {
     Range range = {x[0], x[0]};
 #pragma unroll
     for (int e = 1; e < kChunkElements; ++e) range.Take(x[e]);
-    CodeScale coding = MakeCodeScale<kFormat>(QuadRange(range));
+    const CodeScale coding = MakeCodeScale<kFormat>(QuadRange(range));
     uint32_t codes[kChunkElements];
 #pragma unroll
     for (int e = 0; e < kChunkElements; ++e) {
-      const float minimum = ToFloat(coding.minimum);
-      codes[e] = token < values.num_tokens ? Code<kFormat>(x[e], minimum, coding.factor) : 0;
+      codes[e] = Code<kFormat>(x[e], ToFloat(coding.minimum), coding.factor);
     }
     StoreCodes<T, kFormat>(values, i, JoinBytes(codes[0], codes[1], codes[2], codes[3]),
                            JoinBytes(codes[4], codes[5], codes[6], codes[7]));
     if (i % 4 != 0) continue;
-    if (token >= values.num_tokens) coding = {};
     const int num_scales = static_cast<int>(kPageTokens) * values.head_dim / kValueGroup;
     const int slot = i % values.row_chunks() / 4 * static_cast<int>(kPageTokens) + token;
     bf16* scales = reinterpret_cast<bf16*>(values.scales);
