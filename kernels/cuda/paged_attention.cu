@@ -12,8 +12,7 @@ namespace {
 
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr int kMaxGroup = 16;  // rows of an m16n8k16 product
-// Three units in flight per warp and two blocks on a multiprocessor keep 128 KiB under way, at D =
-// 128.
+// Three units in flight per warp and two blocks on a multiprocessor: 128 KiB under way, at D = 128.
 constexpr int kUnitsPerWarp = kSplitPages * kUnitsPerPage / kWarps;
 constexpr int kStages = 3;
 
