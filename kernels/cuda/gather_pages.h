@@ -14,12 +14,14 @@
 namespace kvship::cuda {
 
 // Pages of head h start at page h * pages_per_head of `pages`; the last page of a head is padded
-// with zeros. A head with fewer tokens than the others leaves its later pages unwritten. Bytes are
-// those of the CPU but for two things that it leaves to the order in which it compares: NaN makes
-// what shares its scale NaN, as kernels/page_layout.h says, and where the least number is zero and
-// both zeros occur, the minimum is the negative one. Memory: device memory, keys, values and pages
-// aligned to 16 bytes. Errors: InvalidArgument if D is not a multiple of 8, of 32 with int8 or
-// int4, or `format` is a float format other than that of `dtype`.
+// with zeros. A head with fewer tokens than the others leaves its later pages unwritten. Memory:
+// device memory, keys, values and pages aligned to 16 bytes. Errors: InvalidArgument if D is not a
+// multiple of 8, of 32 with int8 or int4, or `format` is a float format other than that of `dtype`.
+//
+// Bytes are those of the CPU, but for what it leaves to the order in which it compares and to the
+// sign of a NaN: here NaN makes NaN of all that shares its scale, a minimum of zero is -0 if one of
+// its zeros is, and on a fp8 page without magnitudes above 1e-36, whose factor is infinite, zeros
+// keep their sign.
 struct GatherPagesArgs {
   const void* keys = nullptr;             // [H, T, D] of dtype
   const void* values = nullptr;           // [H, T, D]
