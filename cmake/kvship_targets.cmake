@@ -16,7 +16,8 @@ function(kvship_library folder)
   endif()
 endfunction()
 
-# kvship_<folder>_cuda: the .cu and .cc files of <folder>/cuda, where there is a CUDA compiler.
+# kvship_<folder>_cuda: the .cu and .cc files of <folder>/cuda, where there is a CUDA compiler. Those that end in
+# _sm90.cu use what only Hopper has (sm_90a).
 function(kvship_cuda_library folder)
   cmake_parse_arguments(ARG "" "" "PUBLIC;PRIVATE;WITHOUT" ${ARGN})
   if(NOT CMAKE_CUDA_COMPILER)
@@ -26,7 +27,19 @@ function(kvship_cuda_library folder)
   foreach(source ${ARG_WITHOUT})
     list(REMOVE_ITEM sources ${CMAKE_SOURCE_DIR}/${folder}/cuda/${source})
   endforeach()
-  add_library(kvship_${folder}_cuda STATIC ${sources})
+  set(hopper ${sources})
+  list(FILTER hopper INCLUDE REGEX "_sm90\\.cu$")
+  list(FILTER sources EXCLUDE REGEX "_sm90\\.cu$")
+  set(objects)
+  if(hopper)
+    add_library(kvship_${folder}_sm90 OBJECT ${hopper})
+    set_target_properties(kvship_${folder}_sm90 PROPERTIES CUDA_ARCHITECTURES OFF)
+    target_compile_options(kvship_${folder}_sm90 PRIVATE
+      -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-Werror)
+    target_link_libraries(kvship_${folder}_sm90 PUBLIC ${ARG_PUBLIC})
+    set(objects $<TARGET_OBJECTS:kvship_${folder}_sm90>)
+  endif()
+  add_library(kvship_${folder}_cuda STATIC ${sources} ${objects})
   target_include_directories(kvship_${folder}_cuda PUBLIC ${CMAKE_SOURCE_DIR})
   target_link_libraries(kvship_${folder}_cuda PUBLIC ${ARG_PUBLIC} CUDA::cudart_static PRIVATE ${ARG_PRIVATE})
   # Constant expressions that both sides share are functions of the device too.
@@ -110,7 +123,14 @@ function(kvship_programs)
       kvship_program(kvship-attention-bench bench/attention_bench.cc kvship_kernels benchmark::benchmark)
     endif()
     if(CMAKE_CUDA_COMPILER)
-      kvship_program(kvship-cuda-bench bench/kernels/cuda/kernels_bench.cc kvship_kernels_cuda)
+      add_library(kvship_bench_cuda STATIC ${CMAKE_SOURCE_DIR}/bench/kernels/cuda/read_memory.cu
+                  ${CMAKE_SOURCE_DIR}/bench/engine/cuda/limits.cc)
+      target_compile_options(kvship_bench_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>
+                             $<$<COMPILE_LANGUAGE:CXX>:-Wall> $<$<COMPILE_LANGUAGE:CXX>:-Wextra> $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+      target_link_libraries(kvship_bench_cuda PUBLIC kvship_kernels_cuda)
+      kvship_program(kvship-cuda-bench bench/kernels/cuda/kernels_bench.cc kvship_bench_cuda)
+      kvship_program(kvship-engine-bench bench/engine/cuda/engine_bench.cc kvship_bench_cuda kvship_engine_cuda
+                     kvship_compress_cuda absl::flags absl::flags_parse)
     endif()
   endif()
   if(NOT KVSHIP_SERVICES)

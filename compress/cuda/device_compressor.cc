@@ -75,7 +75,8 @@ absl::Status DeviceCompressor::Allocate() {
     ASSIGN_OR_RETURN(scores_, DeviceBuffer::Create(heads * plan_.window_begin * sizeof(float)));
     ASSIGN_OR_RETURN(workspace_,
                      DeviceBuffer::Create(TopPositionsWorkspaceBytes(heads, plan_.window_begin)));
-    return absl::OkStatus();
+    return CudaStatus(cudaMemsetAsync(workspace_.data(), 0, workspace_.num_bytes(), stream_),
+                      "workspace of the choice");
   }
   std::vector<int32_t> all(tokens);
   std::iota(all.begin(), all.end(), 0);

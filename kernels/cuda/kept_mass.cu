@@ -1,5 +1,6 @@
 #include "kernels/cuda/kept_mass.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tile_layout.h"
 
 namespace kvship::cuda {
@@ -28,6 +29,7 @@ __device__ float GroupVotes(const KeptMassArgs& args, const float* votes, size_t
 
 // A block takes one KV head.
 __global__ void __launch_bounds__(kThreads) KeptMassKernel(const KeptMassArgs args) {
+  WaitForTheKernelBefore();
   const size_t head = blockIdx.x;
   const float* votes = args.votes + head * args.group * args.votes_row_stride;
   const int32_t* positions = args.positions + head * args.positions_row_stride;
@@ -64,7 +66,7 @@ absl::Status KeptMass(cudaStream_t stream, const KeptMassArgs& args) {
                      args.window, ", middle ", args.middle_begin, " to ", args.middle_end,
                      " of num_tokens ", args.num_tokens, ": wanted heads, and a middle inside"));
   }
-  return Launch(stream, dim3(args.num_kv_heads), dim3(kThreads), 0, KeptMassKernel, args);
+  return LaunchEarly(stream, dim3(args.num_kv_heads), dim3(kThreads), 0, KeptMassKernel, args);
 }
 
 }  // namespace kvship::cuda

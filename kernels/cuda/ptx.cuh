@@ -37,6 +37,17 @@ __device__ inline void WaitForCopies() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
 }
 
+// The first words of a kernel that LaunchEarly() starts, before it touches memory: the next kernel
+// may be started now, and this one goes on when the one before it has ended.
+__device__ inline void WaitForTheKernelBefore() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "griddepcontrol.launch_dependents;\n"
+      "griddepcontrol.wait;\n" ::
+          : "memory");
+#endif
+}
+
 // Four 8 x 8 matrices; lane i gives the address of row i % 8 of matrix i / 8.
 __device__ inline void LoadMatrices(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"

@@ -1,5 +1,6 @@
 #include "base/status_macros.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tile_layout.h"
 #include "kernels/cuda/top_positions.h"
 
@@ -119,6 +120,7 @@ __device__ Boundary FindBoundary(const Params& p, int pass) {
 template <int kPass>
 __global__ void __launch_bounds__(kThreads) HistogramKernel(const Params p) {
   __shared__ uint32_t counts[kRadixBins * kHistogramCopies];
+  WaitForTheKernelBefore();
   for (int i = threadIdx.x; i < kRadixBins * kHistogramCopies; i += kThreads) counts[i] = 0;
   uint32_t keys[kScoresPerThread];
   const int num_keys = LoadKeys(p, keys);
@@ -156,6 +158,7 @@ __device__ uint32_t CountAgainst(const uint32_t (&keys)[kScoresPerThread], int n
 }
 
 __global__ void __launch_bounds__(kThreads) CountKernel(const Params p) {
+  WaitForTheKernelBefore();
   uint32_t keys[kScoresPerThread];
   const int num_keys = LoadKeys(p, keys);
   const Boundary boundary = FindBoundary(p, kRadixPasses - 1);
@@ -182,7 +185,19 @@ __device__ TileCount CountBefore(const Params& p) {
   return before;
 }
 
+// For the next call: nobody reads the row's histograms any more.
+__device__ void ClearHistograms(const Params& p) {
+  constexpr size_t kWords = size_t{kRadixPasses} * kRadixBins;
+  for (size_t i = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x; i < kWords;
+       i += static_cast<size_t>(gridDim.x) * kThreads) {
+    const size_t pass = i / kRadixBins;
+    p.histograms[(pass * p.args.num_rows + blockIdx.y) * kRadixBins + i % kRadixBins] = 0;
+  }
+}
+
 __global__ void __launch_bounds__(kThreads) WriteKernel(const Params p) {
+  WaitForTheKernelBefore();
+  ClearHistograms(p);
   uint32_t keys[kScoresPerThread];
   const int num_keys = LoadKeys(p, keys);
   const int row = blockIdx.y;
@@ -261,13 +276,11 @@ absl::Status TopPositions(cudaStream_t stream, const TopPositionsArgs& args) {
   p.tile_counts = reinterpret_cast<TileCount*>(p.boundaries + kRadixPasses * args.num_rows);
   p.aligned = args.scores_row_stride % 4 == 0 && reinterpret_cast<uintptr_t>(args.scores) % 16 == 0;
   const dim3 grid(NumTiles(args.num_scores), args.num_rows);
-  RETURN_IF_ERROR(CudaStatus(
-      cudaMemsetAsync(p.histograms, 0, HistogramBytes(args.num_rows), stream), "histograms"));
-  RETURN_IF_ERROR(Launch(stream, grid, dim3(kThreads), 0, HistogramKernel<0>, p));
-  RETURN_IF_ERROR(Launch(stream, grid, dim3(kThreads), 0, HistogramKernel<1>, p));
-  RETURN_IF_ERROR(Launch(stream, grid, dim3(kThreads), 0, HistogramKernel<2>, p));
-  RETURN_IF_ERROR(Launch(stream, grid, dim3(kThreads), 0, CountKernel, p));
-  return Launch(stream, grid, dim3(kThreads), 0, WriteKernel, p);
+  RETURN_IF_ERROR(LaunchEarly(stream, grid, dim3(kThreads), 0, HistogramKernel<0>, p));
+  RETURN_IF_ERROR(LaunchEarly(stream, grid, dim3(kThreads), 0, HistogramKernel<1>, p));
+  RETURN_IF_ERROR(LaunchEarly(stream, grid, dim3(kThreads), 0, HistogramKernel<2>, p));
+  RETURN_IF_ERROR(LaunchEarly(stream, grid, dim3(kThreads), 0, CountKernel, p));
+  return LaunchEarly(stream, grid, dim3(kThreads), 0, WriteKernel, p);
 }
 
 }  // namespace kvship::cuda

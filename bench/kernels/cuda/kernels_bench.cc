@@ -1,5 +1,5 @@
 // Times the CUDA kernels at the shapes of Llama-3.1-8B (8 KV heads, 32 query heads, D 128) and of a
-// model without grouped queries, against the bandwidth of a copy on the same device in the same
+// model without grouped queries, against the rate at which the same device reads memory in the same
 // run.
 //
 //   kvship-cuda-bench results.json
@@ -59,6 +59,7 @@ struct Layer {
         positions(h.kv * (k + w) * sizeof(int32_t)),
         workspace(TopPositionsWorkspaceBytes(h.kv, num_tokens)),
         pages(h.kv * PagesFor(k + w) * PageBytes(PageFormat::kBf16, kHeadDim)) {
+    OrDie(cudaMemset(workspace.data(), 0, workspace.num_bytes()), "workspace");
     FillNormalBf16(q);
     FillNormalBf16(keys);
     FillNormalBf16(values);

@@ -20,7 +20,8 @@ void ExpectExact(const std::vector<float>& scores, size_t rows, size_t n, size_t
   const DeviceArray<float> device_scores(scores);
   const size_t stride = k + appended + 1;  // one more, which stays unwritten
   const DeviceArray<int32_t> positions(rows * stride);
-  const DeviceArray<std::byte> workspace(TopPositionsWorkspaceBytes(rows, n));
+  const DeviceArray<std::byte> workspace(
+      std::vector<std::byte>(TopPositionsWorkspaceBytes(rows, n)));
   const TopPositionsArgs args = {.scores = device_scores.data(),
                                  .positions = positions.data(),
                                  .workspace = workspace.data(),
@@ -32,6 +33,8 @@ void ExpectExact(const std::vector<float>& scores, size_t rows, size_t n, size_t
                                  .positions_row_stride = stride};
   ASSERT_TRUE(TopPositions(nullptr, args).ok());
   const std::vector<int32_t> got = positions.ToHost();
+  ASSERT_TRUE(TopPositions(nullptr, args).ok());
+  ASSERT_EQ(positions.ToHost(), got) << "the second call in the same workspace";
   for (size_t r = 0; r < rows; ++r) {
     std::vector<int32_t> expected = Expected(&scores[r * n], n, k);
     for (size_t i = 0; i < appended; ++i) expected.push_back(static_cast<int32_t>(n + i));
@@ -84,7 +87,8 @@ TEST_F(TopPositionsTest, HaveTheirOwnNumberPerRow) {
   const DeviceArray<float> device_scores(scores);
   const DeviceArray<int32_t> device_ks(ks);
   const DeviceArray<int32_t> positions(3 * 700);
-  const DeviceArray<std::byte> workspace(TopPositionsWorkspaceBytes(3, 10000));
+  const DeviceArray<std::byte> workspace(
+      std::vector<std::byte>(TopPositionsWorkspaceBytes(3, 10000)));
   const TopPositionsArgs args = {.scores = device_scores.data(),
                                  .k_per_row = device_ks.data(),
                                  .positions = positions.data(),

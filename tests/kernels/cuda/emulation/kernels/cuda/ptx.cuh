@@ -14,6 +14,8 @@ namespace kvship::cuda {
 
 inline std::byte* DynamicSharedMemory() { return emulation::Block::Current().shared(); }
 
+inline void WaitForTheKernelBefore() {}
+
 struct PendingCopy {
   void* shared;
   const void* global;
