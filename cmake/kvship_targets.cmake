@@ -1,9 +1,10 @@
-# One static library per folder, named kvship_<folder>, of all its .cc files (and those of its subfolders).
+# One static library per folder, named kvship_<folder>, of all its .cc files (and those of its subfolders but cuda/).
 # A folder that has none yet becomes an interface library.
 function(kvship_library folder)
   cmake_parse_arguments(ARG "" "" "PUBLIC;PRIVATE" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*.cc)
-  list(FILTER sources EXCLUDE REGEX "/(main|[a-z_]*_main|examples/[a-z_]*|transport/nccl_[a-z_]*)\\.cc$")
+  list(FILTER sources EXCLUDE REGEX
+       "/(main|[a-z_]*_main|examples/[a-z_]*|cuda/[a-z_]*|transport/nccl_[a-z_]*)\\.cc$")
   if(sources)
     add_library(kvship_${folder} STATIC ${sources})
     target_include_directories(kvship_${folder} PUBLIC ${CMAKE_SOURCE_DIR})
@@ -16,17 +17,53 @@ function(kvship_library folder)
   endif()
 endfunction()
 
-# kvship_<folder>_cuda: the .cu files of <folder>/cuda, where there is a CUDA compiler.
+# kvship_<folder>_cuda: the .cu and .cc files of <folder>/cuda, where there is a CUDA compiler. Those that end in
+# _sm90.cu use what only Hopper has (sm_90a).
 function(kvship_cuda_library folder)
-  cmake_parse_arguments(ARG "" "" "PUBLIC" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "PUBLIC;PRIVATE;WITHOUT" ${ARGN})
   if(NOT CMAKE_CUDA_COMPILER)
     return()
   endif()
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/cuda/*.cu)
-  add_library(kvship_${folder}_cuda STATIC ${sources})
-  target_link_libraries(kvship_${folder}_cuda PUBLIC ${ARG_PUBLIC} CUDA::cudart_static)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/cuda/*.cu ${CMAKE_SOURCE_DIR}/${folder}/cuda/*.cc)
+  foreach(source ${ARG_WITHOUT})
+    list(REMOVE_ITEM sources ${CMAKE_SOURCE_DIR}/${folder}/cuda/${source})
+  endforeach()
+  set(hopper ${sources})
+  list(FILTER hopper INCLUDE REGEX "_sm90\\.cu$")
+  list(FILTER sources EXCLUDE REGEX "_sm90\\.cu$")
+  set(objects)
+  if(hopper)
+    add_library(kvship_${folder}_sm90 OBJECT ${hopper})
+    set_target_properties(kvship_${folder}_sm90 PROPERTIES CUDA_ARCHITECTURES OFF)
+    target_compile_options(kvship_${folder}_sm90 PRIVATE
+      -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-Werror)
+    target_link_libraries(kvship_${folder}_sm90 PUBLIC ${ARG_PUBLIC})
+    set(objects $<TARGET_OBJECTS:kvship_${folder}_sm90>)
+  endif()
+  add_library(kvship_${folder}_cuda STATIC ${sources} ${objects})
+  target_include_directories(kvship_${folder}_cuda PUBLIC ${CMAKE_SOURCE_DIR})
+  target_link_libraries(kvship_${folder}_cuda PUBLIC ${ARG_PUBLIC} CUDA::cudart_static PRIVATE ${ARG_PRIVATE})
   # Constant expressions that both sides share are functions of the device too.
-  target_compile_options(kvship_${folder}_cuda PRIVATE --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-Werror)
+  target_compile_options(kvship_${folder}_cuda PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr> $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Werror>
+    $<$<COMPILE_LANGUAGE:CXX>:-Wall> $<$<COMPILE_LANGUAGE:CXX>:-Wextra> $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+endfunction()
+
+# kvship_cudnn(): the target kvship::cudnn of cuDNN and the headers of cudnn-frontend, where both are there.
+# ./dev setup puts the headers into the cache folder.
+function(kvship_cudnn)
+  find_path(KVSHIP_CUDNN_INCLUDE_DIR cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  find_library(KVSHIP_CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${CUDAToolkit_LIBRARY_DIR})
+  find_path(KVSHIP_CUDNN_FRONTEND_INCLUDE_DIR cudnn_frontend.h
+            HINTS $ENV{XDG_CACHE_HOME}/kvship/cudnn-frontend/include $ENV{HOME}/.cache/kvship/cudnn-frontend/include)
+  if(KVSHIP_CUDNN_INCLUDE_DIR AND KVSHIP_CUDNN_LIBRARY AND KVSHIP_CUDNN_FRONTEND_INCLUDE_DIR)
+    add_library(kvship::cudnn UNKNOWN IMPORTED GLOBAL)
+    set_target_properties(kvship::cudnn PROPERTIES IMPORTED_LOCATION ${KVSHIP_CUDNN_LIBRARY}
+      INTERFACE_INCLUDE_DIRECTORIES "${KVSHIP_CUDNN_INCLUDE_DIR};${KVSHIP_CUDNN_FRONTEND_INCLUDE_DIR}"
+      INTERFACE_LINK_LIBRARIES CUDA::nvrtc)
+  else()
+    message(STATUS "Without cuDNN's attention: no cudnn.h, libcudnn or cudnn_frontend.h")
+  endif()
 endfunction()
 
 # kvship_transport_nccl: transport/nccl_*.cc, on base alone. Where NCCL or CUDA's runtime is missing its executor is
@@ -114,7 +151,14 @@ function(kvship_programs)
       kvship_program(kvship-attention-bench bench/attention_bench.cc kvship_kernels benchmark::benchmark)
     endif()
     if(CMAKE_CUDA_COMPILER)
-      kvship_program(kvship-cuda-bench bench/kernels/cuda/kernels_bench.cc kvship_kernels_cuda)
+      add_library(kvship_bench_cuda STATIC ${CMAKE_SOURCE_DIR}/bench/kernels/cuda/read_memory.cu
+                  ${CMAKE_SOURCE_DIR}/bench/engine/cuda/limits.cc)
+      target_compile_options(kvship_bench_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>
+                             $<$<COMPILE_LANGUAGE:CXX>:-Wall> $<$<COMPILE_LANGUAGE:CXX>:-Wextra> $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+      target_link_libraries(kvship_bench_cuda PUBLIC kvship_kernels_cuda)
+      kvship_program(kvship-cuda-bench bench/kernels/cuda/kernels_bench.cc kvship_bench_cuda)
+      kvship_program(kvship-engine-bench bench/engine/cuda/engine_bench.cc kvship_bench_cuda kvship_engine_cuda
+                     kvship_compress_cuda absl::flags absl::flags_parse)
     endif()
     if(KVSHIP_NCCL)
       kvship_program(kvship-nccl-bench bench/nccl_bench.cc kvship_transport_nccl CUDA::cudart_static)

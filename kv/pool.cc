@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 
 namespace kvship {
 
@@ -38,26 +39,42 @@ void PageReservation::Release() {
   num_bytes_ = 0;
 }
 
+namespace {
+
+absl::StatusOr<size_t> NumSlabs(size_t capacity_bytes) {
+  const size_t num_slabs = capacity_bytes / KvPool::kSlabBytes;
+  if (num_slabs > 0) return num_slabs;
+  return absl::InvalidArgumentError(absl::StrCat("the pool's capacity is ", capacity_bytes,
+                                                 " bytes; wanted at least ", KvPool::kSlabBytes));
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<KvPool>> KvPool::Create(size_t capacity_bytes) {
-  const size_t num_slabs = capacity_bytes / kSlabBytes;
-  if (num_slabs == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("the pool's capacity is ", capacity_bytes,
-                                                   " bytes; wanted at least ", kSlabBytes));
-  }
+  ASSIGN_OR_RETURN(const size_t num_slabs, NumSlabs(capacity_bytes));
   void* memory = mmap(nullptr, num_slabs * kSlabBytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
     return absl::ResourceExhaustedError(
         absl::StrCat("no address space for a pool of ", capacity_bytes, " bytes"));
   }
-  return std::unique_ptr<KvPool>(new KvPool(static_cast<std::byte*>(memory), num_slabs));
+  return std::unique_ptr<KvPool>(
+      new KvPool(static_cast<std::byte*>(memory), num_slabs, /*is_mapped=*/true));
 }
 
-KvPool::KvPool(std::byte* memory, size_t num_slabs) : memory_(memory), slabs_(num_slabs) {
+absl::StatusOr<std::unique_ptr<KvPool>> KvPool::CreateOver(std::span<std::byte> memory) {
+  ASSIGN_OR_RETURN(const size_t num_slabs, NumSlabs(memory.size()));
+  return std::unique_ptr<KvPool>(new KvPool(memory.data(), num_slabs, /*is_mapped=*/false));
+}
+
+KvPool::KvPool(std::byte* memory, size_t num_slabs, bool is_mapped)
+    : memory_(memory), is_mapped_(is_mapped), slabs_(num_slabs) {
   for (size_t i = num_slabs; i-- > 0;) free_slabs_.push_back(i);
 }
 
-KvPool::~KvPool() { munmap(memory_, capacity_bytes()); }
+KvPool::~KvPool() {
+  if (is_mapped_) munmap(memory_, capacity_bytes());
+}
 
 size_t KvPool::reserved_bytes() const {
   std::lock_guard lock(mutex_);

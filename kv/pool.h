@@ -54,6 +54,9 @@ class KvPool {
   // ResourceExhausted if the system has no such memory. The memory is taken from the system as it
   // is first used.
   static absl::StatusOr<std::unique_ptr<KvPool>> Create(size_t capacity_bytes);
+  // The same over memory that outlives the pool, of a device for example: the pool never touches
+  // it.
+  static absl::StatusOr<std::unique_ptr<KvPool>> CreateOver(std::span<std::byte> memory);
   ~KvPool();
 
   // Pages for all demands, or none. ResourceExhausted: not now. FailedPrecondition: more than the
@@ -71,13 +74,14 @@ class KvPool {
     std::vector<std::byte*> free_pages;
   };
 
-  KvPool(std::byte* memory, size_t num_slabs);
+  KvPool(std::byte* memory, size_t num_slabs, bool is_mapped);
   size_t SlabsMissing(const Demand& demand) const;
   void Take(const Demand& demand, std::vector<std::byte*>* pages);
   // Returns their bytes.
   size_t GiveBack(std::span<std::byte* const> pages);
 
-  std::byte* memory_;
+  std::byte* const memory_;
+  const bool is_mapped_;  // by Create, to be unmapped
   mutable std::mutex mutex_;
   std::vector<Slab> slabs_;
   std::vector<size_t> free_slabs_;  // the lowest last

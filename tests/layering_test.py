@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds every #include to the table of folders in docs/design.md, and every source file to its length.
 
-A folder includes what its row allows, by path from the root. CUDA and NCCL headers stay in kernels/cuda and
+A folder includes what its row allows, by path from the root. CUDA and NCCL headers stay in folders cuda/ and
 transport/nccl_*, which builds on base alone; gRPC and Protobuf stay out of that and of base to compress; no file
 includes itself by a detour.
 """
@@ -19,7 +19,7 @@ CORE = {"base", "kernels", "kv", "engine", "compress"}
 
 CUDA_HEADER = re.compile(
     r"(cuda|cub/|cublas|cudnn|cusparse|curand|nvtx|nvml|cooperative_groups|thrust/|cutlass/|cute/|mma\.h|nccl)")
-CUDA_HOMES = re.compile(r"(kernels/cuda/|transport/nccl_|tests/kernels/cuda/|tests/transport/nccl_|bench/kernels/cuda/|bench/nccl_)")
+CUDA_HOMES = re.compile(r"((tests/|bench/)?(kernels|engine|compress)/cuda/|(tests/)?transport/nccl_|bench/nccl_)")
 # Builds on base alone, without what the rest of its folder needs.
 NCCL_FILE = re.compile(r"transport/nccl_")
 RPC_HEADER = re.compile(r"(grpc/|grpcpp/|grpc\+\+/|google/protobuf/|kvship/v\d)")
@@ -78,7 +78,7 @@ def include_violations(root, path, line, quoted, header):
         if quoted and os.path.exists(os.path.join(root, os.path.dirname(path), header)):
             yield at + f'"{header}" is included by a path that does not start at the root'
         if CUDA_HEADER.match(header) and not CUDA_HOMES.match(path):
-            yield at + f"<{header}>: CUDA and NCCL headers stay in kernels/cuda and transport/nccl_*"
+            yield at + f"<{header}>: CUDA and NCCL headers stay in folders cuda/ and transport/nccl_*"
     elif home != folder and home not in MAY_INCLUDE[folder]:
         allowed = " ".join(sorted(MAY_INCLUDE[folder])) or "nothing else"
         yield at + f"{folder} may not include {header} (it may include {allowed})"

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "base/float16.h"
+#include "base/status_macros.h"
 #include "base/tensor_view.h"
 
 namespace kvship::cuda {
@@ -23,23 +24,63 @@ inline absl::Status CudaStatus(cudaError_t error, const char* what) {
                                             : absl::InternalError(message);
 }
 
-// Runs `kernel` on `stream`; returns the error of the launch, not of the run.
+// Of the current device.
+inline absl::StatusOr<size_t> DeviceAttribute(cudaDeviceAttr attribute, const char* what) {
+  int device = 0, value = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, device);
+  if (error != cudaSuccess) return CudaStatus(error, what);
+  return static_cast<size_t>(value);
+}
+inline absl::StatusOr<size_t> NumMultiprocessors() {
+  return DeviceAttribute(cudaDevAttrMultiProcessorCount, "number of multiprocessors");
+}
+// Whether it runs code for sm_90a.
+inline absl::StatusOr<bool> IsHopper() {
+  ASSIGN_OR_RETURN(const size_t major,
+                   DeviceAttribute(cudaDevAttrComputeCapabilityMajor, "compute capability"));
+  return major == 9;
+}
+
 template <class... Parameters>
-absl::Status Launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes,
-                    void (*kernel)(Parameters...),
-                    const std::type_identity_t<Parameters>&... arguments) {
+absl::Status LaunchWith(cudaLaunchConfig_t config, cudaStream_t stream, dim3 grid, dim3 block,
+                        size_t shared_bytes, void (*kernel)(Parameters...),
+                        const std::type_identity_t<Parameters>&... arguments) {
   constexpr size_t kSharedWithoutAsking = 48 << 10;
   if (shared_bytes > kSharedWithoutAsking) {
     const cudaError_t error = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return CudaStatus(error, "shared memory of a kernel");
   }
-  cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   return CudaStatus(cudaLaunchKernelEx(&config, kernel, arguments...), "kernel launch");
+}
+
+// Runs `kernel` on `stream`; returns the error of the launch, not of the run.
+template <class... Parameters>
+absl::Status Launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes,
+                    void (*kernel)(Parameters...),
+                    const std::type_identity_t<Parameters>&... arguments) {
+  return LaunchWith({}, stream, grid, block, shared_bytes, kernel, arguments...);
+}
+
+// Launch() of a kernel that begins with WaitForTheKernelBefore(): on Hopper and later it is started
+// while the one before it runs, which saves a microsecond between kernels as short as that.
+template <class... Parameters>
+absl::Status LaunchEarly(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes,
+                         void (*kernel)(Parameters...),
+                         const std::type_identity_t<Parameters>&... arguments) {
+  ASSIGN_OR_RETURN(const bool is_hopper, IsHopper());
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.attrs = &early;
+  config.numAttrs = is_hopper ? 1 : 0;
+  return LaunchWith(config, stream, grid, block, shared_bytes, kernel, arguments...);
 }
 
 // launch(T{}) with T the element type of `dtype`, f16 or bf16.
@@ -69,17 +110,6 @@ inline absl::Status CheckHeads(size_t num_query_heads, size_t num_kv_heads) {
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "num_query_heads ", num_query_heads, ": wanted a multiple of num_kv_heads ", num_kv_heads));
-}
-
-// Of the current device.
-inline absl::StatusOr<size_t> NumMultiprocessors() {
-  int device = 0, count = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-  }
-  if (error != cudaSuccess) return CudaStatus(error, "number of multiprocessors");
-  return static_cast<size_t>(count);
 }
 
 }  // namespace kvship::cuda

@@ -3,12 +3,13 @@
 #include "base/status_macros.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/pool_scores.h"
+#include "kernels/cuda/ptx.cuh"
 
 namespace kvship::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kOutputsPerThread = 8;
+constexpr int kOutputsPerThread = 4;
 constexpr int kTileTokens = kThreads * kOutputsPerThread;
 constexpr int kMaxKernel = 127;
 
@@ -83,6 +84,7 @@ __device__ void PoolRow(const Params& p, const float* shared, float (&out)[kOutp
 
 __global__ void __launch_bounds__(kThreads) PoolKernel(const Params p) {
   __shared__ float shared[kSharedWords];
+  WaitForTheKernelBefore();
   const PoolScoresArgs& args = p.args;
   const int radius = args.pooling == Pooling::kNone ? 0 : static_cast<int>(args.kernel / 2);
   const size_t first_row = static_cast<size_t>(blockIdx.y) * p.group;
@@ -137,7 +139,7 @@ absl::Status PoolScores(cudaStream_t stream, const PoolScoresArgs& args) {
   p.group = static_cast<int>(args.num_query_heads / args.num_kv_heads);
   p.reduce_first = args.reduce_before_pooling || Commute(args.pooling, args.reduce);
   const dim3 grid((args.num_tokens + kTileTokens - 1) / kTileTokens, args.num_kv_heads);
-  return Launch(stream, grid, dim3(kThreads), 0, PoolKernel, p);
+  return LaunchEarly(stream, grid, dim3(kThreads), 0, PoolKernel, p);
 }
 
 }  // namespace kvship::cuda

@@ -139,7 +139,7 @@ struct WarpRows {
             PackPair<T>(out[j][half * 2] * inverse, out[j][half * 2 + 1] * inverse);
       }
       if (args.lse != nullptr && (lane & 3) == 0) {
-        args.lse[head * args.num_queries + row] = maximum[half] * kLn2 + logf(total);
+        args.lse[head * args.lse_row_stride + row] = maximum[half] * kLn2 + logf(total);
       }
     }
   }
@@ -218,6 +218,10 @@ absl::Status PromptAttention(cudaStream_t stream, const PromptAttentionArgs& arg
     return absl::InvalidArgumentError(absl::StrCat("q_row_stride ", args.q_row_stride,
                                                    ": wanted an even number, at least ",
                                                    args.num_query_heads * args.head_dim));
+  }
+  if (args.lse != nullptr && args.lse_row_stride < args.num_queries) {
+    return absl::InvalidArgumentError(absl::StrCat("lse_row_stride ", args.lse_row_stride,
+                                                   ": wanted at least ", args.num_queries));
   }
   Params p = {};
   p.args = args;

@@ -19,7 +19,7 @@ struct PromptAttentionArgs {
   const void* keys = nullptr;    // [H, T, D]
   const void* values = nullptr;  // [H, T, D]
   void* out = nullptr;           // [M, Hq * D] of dtype
-  float* lse = nullptr;          // [Hq, M], natural logarithm; or null
+  float* lse = nullptr;          // [Hq, lse_row_stride], natural logarithm; or null
   DType dtype = DType::kBf16;
   size_t num_queries = 0;      // M
   size_t num_query_heads = 0;  // Hq
@@ -27,6 +27,7 @@ struct PromptAttentionArgs {
   size_t head_dim = 0;         // D
   size_t head_stride = 0;      // elements from one head's keys (values) to the next's
   size_t q_row_stride = 0;     // elements from one query's heads to the next's, at least Hq * D
+  size_t lse_row_stride = 0;   // elements, at least M; 0 where there is no lse
   size_t first_position = 0;
 };
 absl::Status PromptAttention(cudaStream_t stream, const PromptAttentionArgs& args);

@@ -36,7 +36,9 @@ constexpr uint32_t RadixPrefix(uint32_t key, int pass) {
 // positions[r, 0 .. k) = the positions of row r's k largest scores, ascending, where ties at the
 // boundary go to the smallest position and NaN is the smallest score; then, as positions[r, k ..
 // k + num_appended), the positions n, n + 1, ... that are always kept. Bit for bit the CPU's
-// result. Memory: device memory; `workspace` of TopPositionsWorkspaceBytes(), which is overwritten.
+// result. Memory: device memory; `workspace` of TopPositionsWorkspaceBytes(), filled with zeros
+// before the first of the calls with one number of rows that share it: each leaves its counters at
+// zero for the next.
 struct TopPositionsArgs {
   const float* scores = nullptr;       // [R, n]
   const int32_t* k_per_row = nullptr;  // [R], at most k each; or null: k everywhere

@@ -107,6 +107,7 @@ __device__ void VoteOnRows(const Params& p, const Queries<T, kHeadDim, kColumnTi
 // one query head's queries in registers and votes on every row group's share of each tile.
 template <class T, int kHeadDim, int kColumnTiles>
 __global__ void __launch_bounds__(256, kColumnTiles <= 4 ? 2 : 1) VotesKernel(const Params p) {
+  WaitForTheKernelBefore();
   T* ring = reinterpret_cast<T*>(DynamicSharedMemory());
   constexpr int kTileElements = kTileTokens * kHeadDim;
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
@@ -200,9 +201,9 @@ absl::Status LaunchVotes(cudaStream_t stream, Params p) {
   const size_t resident = processors * (kColumnTiles <= 4 ? 2 : 1);
   const size_t runs = std::max<size_t>(1, resident / (p.args.num_kv_heads * head_blocks));
   const dim3 grid(std::min<size_t>(runs, p.tiles), p.args.num_kv_heads, head_blocks);
-  return Launch(stream, grid, dim3(kWarpThreads * row_groups * p.heads_per_block),
-                size_t{kStages} * kTileTokens * kHeadDim * sizeof(T),
-                VotesKernel<T, kHeadDim, kColumnTiles>, p);
+  return LaunchEarly(stream, grid, dim3(kWarpThreads * row_groups * p.heads_per_block),
+                     size_t{kStages} * kTileTokens * kHeadDim * sizeof(T),
+                     VotesKernel<T, kHeadDim, kColumnTiles>, p);
 }
 
 Params MakeParams(const WindowVotesArgs& args) {
@@ -217,6 +218,12 @@ Params MakeParams(const WindowVotesArgs& args) {
 }  // namespace
 
 absl::Status WindowVotes(cudaStream_t stream, const WindowVotesArgs& args) {
+  RETURN_IF_ERROR(Check(args));
+  ASSIGN_OR_RETURN(const bool is_hopper, IsHopper());
+  return is_hopper ? WindowVotesSm90(stream, args) : WindowVotesSm80(stream, args);
+}
+
+absl::Status WindowVotesSm80(cudaStream_t stream, const WindowVotesArgs& args) {
   RETURN_IF_ERROR(Check(args));
   const Params p = MakeParams(args);
   return WithElementType(args.dtype, [&](auto element) {

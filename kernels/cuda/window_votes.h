@@ -33,6 +33,11 @@ struct WindowVotesArgs {
 };
 absl::Status WindowVotes(cudaStream_t stream, const WindowVotesArgs& args);
 
+// The two ways in which that is done: by warps, on any device, and on Hopper by warpgroups, whose
+// products read the keys from shared memory once for all query heads.
+absl::Status WindowVotesSm80(cudaStream_t stream, const WindowVotesArgs& args);
+absl::Status WindowVotesSm90(cudaStream_t stream, const WindowVotesArgs& args);
+
 // The same by one thread per vote, in float32 without tensor cores: the reference of the tests.
 absl::Status WindowVotesNaive(cudaStream_t stream, const WindowVotesArgs& args);
 

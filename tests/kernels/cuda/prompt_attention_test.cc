@@ -37,6 +37,7 @@ struct Prompt {
             .head_dim = shape.head_dim,
             .head_stride = shape.tokens * shape.head_dim,
             .q_row_stride = row,
+            .lse_row_stride = lse == nullptr ? 0 : count,
             .first_position = first};
   }
 

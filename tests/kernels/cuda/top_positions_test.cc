@@ -20,7 +20,8 @@ void ExpectExact(const std::vector<float>& scores, size_t rows, size_t n, size_t
   const DeviceArray<float> device_scores(scores);
   const size_t stride = k + appended + 1;  // one more, which stays unwritten
   const DeviceArray<int32_t> positions(rows * stride);
-  const DeviceArray<std::byte> workspace(TopPositionsWorkspaceBytes(rows, n));
+  const DeviceArray<std::byte> workspace(
+      std::vector<std::byte>(TopPositionsWorkspaceBytes(rows, n)));
   const TopPositionsArgs args = {.scores = device_scores.data(),
                                  .positions = positions.data(),
                                  .workspace = workspace.data(),
@@ -32,6 +33,8 @@ void ExpectExact(const std::vector<float>& scores, size_t rows, size_t n, size_t
                                  .positions_row_stride = stride};
   ASSERT_TRUE(TopPositions(nullptr, args).ok());
   const std::vector<int32_t> got = positions.ToHost();
+  ASSERT_TRUE(TopPositions(nullptr, args).ok());
+  ASSERT_EQ(positions.ToHost(), got) << "the second call in the same workspace";
   for (size_t r = 0; r < rows; ++r) {
     std::vector<int32_t> expected = Expected(&scores[r * n], n, k);
     for (size_t i = 0; i < appended; ++i) expected.push_back(static_cast<int32_t>(n + i));
@@ -51,7 +54,10 @@ std::vector<float> RandomScores(size_t size, unsigned seed) {
 using TopPositionsTest = DeviceTest;
 
 TEST_F(TopPositionsTest, AreTheLargestScoresAscending) {
-  ExpectExact(RandomScores(2 * 20000, 1), 2, 20000, 1000);
+  ExpectExact(RandomScores(2 * 50000, 1), 2, 50000, 1000);  // several blocks per row
+  ExpectExact(RandomScores(2 * 32769, 1), 2, 32769, 32769);
+  ExpectExact(RandomScores(2 * 32768, 1), 2, 32768, 9000);  // one, of each size
+  ExpectExact(RandomScores(2 * 16000, 1), 2, 16000, 1000);
   ExpectExact(RandomScores(3 * 8193, 2), 3, 8193, 1);
   ExpectExact(RandomScores(5, 3), 1, 5, 3);
   ExpectExact(RandomScores(3 * 101, 4), 3, 101, 100);
@@ -61,17 +67,17 @@ TEST_F(TopPositionsTest, TiesGoToTheSmallestPosition) {
   std::vector<float> scores = RandomScores(2 * 17001, 5);
   for (size_t i = 0; i < scores.size(); ++i) scores[i] = std::round(scores[i / 7 * 7] * 1e5f);
   ExpectExact(scores, 2, 17001, 3000);
+  ExpectExact(scores, 1, 34002, 5000);
   ExpectExact(std::vector<float>(9000, 0.25f), 1, 9000, 4500);
 }
 
 TEST_F(TopPositionsTest, OfSignsZerosInfinitiesAndNaN) {
-  std::vector<float> scores(9001);
+  std::vector<float> scores(40001);
   std::mt19937 random(6);
   const float special[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, -1.0f, 1.0f, 1e-45f, -1e-45f};
   for (float& x : scores) x = special[random() % std::size(special)];
-  for (size_t k : {size_t{0}, size_t{1000}, size_t{3500}, size_t{8500}, scores.size()}) {
-    ExpectExact(scores, 1, scores.size(), k);
-  }
+  for (size_t k : {0, 1000, 3500, 8500, 9001}) ExpectExact(scores, 1, 9001, k);
+  for (size_t k : {0, 4000, 15000, 39000, 40001}) ExpectExact(scores, 1, 40001, k);
 }
 
 TEST_F(TopPositionsTest, AreFollowedByTheTokensAlwaysKept) {
@@ -84,7 +90,8 @@ TEST_F(TopPositionsTest, HaveTheirOwnNumberPerRow) {
   const DeviceArray<float> device_scores(scores);
   const DeviceArray<int32_t> device_ks(ks);
   const DeviceArray<int32_t> positions(3 * 700);
-  const DeviceArray<std::byte> workspace(TopPositionsWorkspaceBytes(3, 10000));
+  const DeviceArray<std::byte> workspace(
+      std::vector<std::byte>(TopPositionsWorkspaceBytes(3, 10000)));
   const TopPositionsArgs args = {.scores = device_scores.data(),
                                  .k_per_row = device_ks.data(),
                                  .positions = positions.data(),

@@ -78,7 +78,7 @@ TEST_F(WindowVotesTest, AreTheProbabilitiesSummedOverTheWindow) {
     SCOPED_TRACE(testing::Message() << "Hq " << c.query_heads << " H " << c.kv_heads << " W "
                                     << c.window << " T " << c.tokens << " D " << c.head_dim);
     Votes votes(c);
-    for (auto* operation : {WindowVotes, WindowVotesNaive}) {
+    for (auto* operation : {WindowVotes, WindowVotesSm80, WindowVotesNaive}) {
       DeviceArray<float> out(c.query_heads * c.tokens);
       votes.args.votes = out.data();
       ASSERT_TRUE(operation(nullptr, votes.args).ok());

@@ -1,0 +1,195 @@
+#include "compress/cuda/device_compressor.h"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+
+#include "base/status_macros.h"
+#include "kernels/cuda/gather_pages.h"
+#include "kernels/cuda/kept_mass.h"
+#include "kernels/cuda/pool_scores.h"
+#include "kernels/cuda/top_positions.h"
+#include "kernels/cuda/window_votes.h"
+
+namespace kvship::cuda {
+namespace {
+
+// As compress/compressor.cc: tokens at the start that draw attention whatever they say.
+constexpr size_t kAttentionSinks = 4;
+
+absl::Status CpuOnly(const char* option, const std::string& value) {
+  return absl::UnimplementedError(
+      absl::StrCat(option, " ", value,
+                   ": only on the CPU so far; on the GPU snapkv with uniform "
+                   "budgets over the last tokens, and keep_all"));
+}
+
+absl::Status CheckOptions(const CompressionOptions& options, const KvShape& shape,
+                          const KvPlan& plan) {
+  if (plan.keeps_whole) return absl::OkStatus();
+  if (options.scorer != "snapkv") return CpuOnly("scorer", options.scorer);
+  if (options.allocator != "uniform") return CpuOnly("allocator", options.allocator);
+  if (options.selector != "tokens") return CpuOnly("selector", options.selector);
+  if (options.softmax != SoftmaxOver::kAll) return CpuOnly("softmax", "prefix");
+  if (plan.num_heads != shape.num_kv_heads) return CpuOnly("group_reduce", "none");
+  if (plan.tail_tokens > 0) return CpuOnly("window_encoder", PageFormatName(plan.window_format));
+  if (plan.window_end != plan.prompt_tokens) return CpuOnly("observe_end", "before the prompt's");
+  const HeadBudget& budget = plan.budgets.front();
+  if (budget.sinks > 0) return CpuOnly("sinks", absl::StrCat(budget.sinks));
+  if (budget.recent_tokens != plan.prompt_tokens - plan.window_begin) {
+    return CpuOnly("recent_tokens", absl::StrCat(budget.recent_tokens));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DeviceCompressor>> DeviceCompressor::Create(
+    const CompressionOptions& options, const KvShape& shape, const KvPlan& plan, DType dtype,
+    cudaStream_t stream) {
+  RETURN_IF_ERROR(CheckOptions(options, shape, plan));
+  const PageFormat format = dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
+  if (plan.format != format) return CpuOnly("encoder", PageFormatName(plan.format));
+  std::unique_ptr<DeviceCompressor> compressor(
+      new DeviceCompressor(options, shape, plan, dtype, stream));
+  RETURN_IF_ERROR(compressor->Allocate());
+  return compressor;
+}
+
+LayerNeeds DeviceCompressor::needs() const {
+  if (plan_.keeps_whole) return {};
+  return {.window_begin = plan_.window_begin, .window_end = plan_.window_end};
+}
+
+absl::Status DeviceCompressor::Allocate() {
+  const size_t heads = shape_.num_kv_heads, tokens = plan_.prompt_tokens;
+  kept_tokens_ = plan_.keeps_whole ? tokens : plan_.budgets.front().tokens;
+  const std::vector<uint32_t> kept(heads, static_cast<uint32_t>(kept_tokens_));
+  layout_ = LayoutOf(plan_, kept);
+  ASSIGN_OR_RETURN(positions_, DeviceBuffer::Create(heads * kept_tokens_ * sizeof(int32_t)));
+  ASSIGN_OR_RETURN(pages_, DeviceBuffer::Create(heads * PagesFor(kept_tokens_) *
+                                                PageBytes(plan_.format, plan_.head_dim)));
+  ASSIGN_OR_RETURN(masses_, DeviceBuffer::Create(2 * heads * sizeof(float)));
+  if (!plan_.keeps_whole) {
+    ASSIGN_OR_RETURN(votes_, DeviceBuffer::Create(shape_.num_query_heads * tokens * sizeof(float)));
+    ASSIGN_OR_RETURN(scores_, DeviceBuffer::Create(heads * plan_.window_begin * sizeof(float)));
+    ASSIGN_OR_RETURN(workspace_,
+                     DeviceBuffer::Create(TopPositionsWorkspaceBytes(heads, plan_.window_begin)));
+    return CudaStatus(cudaMemsetAsync(workspace_.data(), 0, workspace_.num_bytes(), stream_),
+                      "workspace of the choice");
+  }
+  std::vector<int32_t> all(tokens);
+  std::iota(all.begin(), all.end(), 0);
+  for (size_t h = 0; h < heads; ++h) {
+    RETURN_IF_ERROR(CudaStatus(cudaMemcpy(positions_.as<int32_t>() + h * tokens, all.data(),
+                                          tokens * sizeof(int32_t), cudaMemcpyHostToDevice),
+                               "positions"));
+  }
+  const std::vector<float> whole(2 * heads, 1.0f);
+  return CudaStatus(cudaMemcpy(masses_.data(), whole.data(), whole.size() * sizeof(float),
+                               cudaMemcpyHostToDevice),
+                    "masses");
+}
+
+size_t DeviceCompressor::num_bytes() const {
+  return votes_.num_bytes() + scores_.num_bytes() + workspace_.num_bytes() +
+         positions_.num_bytes() + pages_.num_bytes() + masses_.num_bytes();
+}
+
+absl::Status DeviceCompressor::Compress(const DeviceLayerView& layer) {
+  if (!plan_.keeps_whole) RETURN_IF_ERROR(Choose(layer));
+  return Gather(layer);
+}
+
+absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
+  const size_t window = plan_.window_end - plan_.window_begin;
+  const size_t tokens = plan_.prompt_tokens, num_scored = plan_.window_begin;
+  const size_t recent = tokens - num_scored;
+  RETURN_IF_ERROR(WindowVotes(stream_, {.q = layer.window_queries,
+                                        .keys = layer.keys,
+                                        .lse = layer.window_lse,
+                                        .votes = votes_.as<float>(),
+                                        .dtype = dtype_,
+                                        .num_query_heads = shape_.num_query_heads,
+                                        .num_kv_heads = shape_.num_kv_heads,
+                                        .window = window,
+                                        .num_keys = tokens,
+                                        .head_dim = shape_.head_dim,
+                                        .key_head_stride = layer.head_stride,
+                                        .votes_row_stride = tokens,
+                                        .first_position = plan_.window_begin}));
+  const bool mean = options_.window_reduce == WindowReduce::kMean;
+  RETURN_IF_ERROR(PoolScores(
+      stream_, {.votes = votes_.as<float>(),
+                .scores = scores_.as<float>(),
+                .num_query_heads = shape_.num_query_heads,
+                .num_kv_heads = shape_.num_kv_heads,
+                .num_tokens = num_scored,
+                .votes_row_stride = tokens,
+                .scores_row_stride = num_scored,
+                .pooling = options_.pool,
+                .kernel = options_.kernel,
+                .reduce = options_.group_reduce,
+                .reduce_before_pooling = options_.group_order == GroupOrder::kBeforePooling,
+                .vote_scale = mean ? 1.0f / static_cast<float>(window) : 1.0f}));
+  RETURN_IF_ERROR(TopPositions(stream_, {.scores = scores_.as<float>(),
+                                         .positions = positions_.as<int32_t>(),
+                                         .workspace = workspace_.data(),
+                                         .num_rows = shape_.num_kv_heads,
+                                         .num_scores = num_scored,
+                                         .scores_row_stride = num_scored,
+                                         .k = kept_tokens_ - recent,
+                                         .num_appended = recent,
+                                         .positions_row_stride = kept_tokens_}));
+  const size_t middle_begin = std::min(kAttentionSinks, tokens);
+  return KeptMass(stream_, {.votes = votes_.as<float>(),
+                            .positions = positions_.as<int32_t>(),
+                            .retained_mass = masses_.as<float>(),
+                            .chosen_mass = masses_.as<float>() + shape_.num_kv_heads,
+                            .num_kv_heads = shape_.num_kv_heads,
+                            .group = shape_.num_query_heads / shape_.num_kv_heads,
+                            .window = window,
+                            .num_tokens = tokens,
+                            .num_kept = kept_tokens_,
+                            .middle_begin = middle_begin,
+                            .middle_end = std::max(middle_begin, num_scored),
+                            .votes_row_stride = tokens,
+                            .positions_row_stride = kept_tokens_});
+}
+
+absl::Status DeviceCompressor::Gather(const DeviceLayerView& layer) {
+  return GatherPages(stream_, {.keys = layer.keys,
+                               .values = layer.values,
+                               .positions = positions_.as<int32_t>(),
+                               .pages = pages_.data(),
+                               .dtype = dtype_,
+                               .num_kv_heads = shape_.num_kv_heads,
+                               .head_dim = shape_.head_dim,
+                               .head_stride = layer.head_stride,
+                               .num_tokens = kept_tokens_,
+                               .positions_row_stride = kept_tokens_,
+                               .pages_per_head = PagesFor(kept_tokens_)});
+}
+
+absl::Status DeviceCompressor::CopyToHost(std::byte* bytes, float* masses) const {
+  const size_t heads = shape_.num_kv_heads;
+  const size_t head_bytes = layout_.num_bytes / heads;  // every head has as many
+  const HeadBytes& first = layout_.heads.front();
+  const size_t position_bytes = first.num_positions * sizeof(int32_t);
+  const size_t page_bytes = head_bytes - position_bytes;
+  if (position_bytes > 0) {
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemcpy2DAsync(bytes, head_bytes, positions_.data(), position_bytes,
+                                     position_bytes, heads, cudaMemcpyDeviceToHost, stream_),
+                   "copy of positions"));
+  }
+  RETURN_IF_ERROR(
+      CudaStatus(cudaMemcpy2DAsync(bytes + first.pages_offset, head_bytes, pages_.data(),
+                                   page_bytes, page_bytes, heads, cudaMemcpyDeviceToHost, stream_),
+                 "copy of pages"));
+  return CudaStatus(cudaMemcpyAsync(masses, masses_.data(), 2 * heads * sizeof(float),
+                                    cudaMemcpyDeviceToHost, stream_),
+                    "copy of masses");
+}
+
+}  // namespace kvship::cuda

@@ -1,0 +1,78 @@
+// DeviceCompressor turns each finished layer of a prompt on a GPU into its compact form, in device
+// memory: Compressor for what runs there, which is the scorer snapkv with uniform budgets, and
+// keep_all. Scores are the CPU's, of queries and keys in 16 bits.
+//
+// One per request; belongs to one thread and one stream. Its operations enqueue and return at once.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/cuda/device_buffer.h"
+#include "kv/compact_layer.h"
+#include "kv/compression_options.h"
+#include "kv/device_layer.h"
+#include "kv/layer_view.h"
+#include "kv/plan.h"
+#include "kv/shape.h"
+
+namespace kvship::cuda {
+
+class DeviceCompressor {
+ public:
+  // `plan` is MakePlan's for these options, its format that of `dtype`. Unimplemented, naming the
+  // option, for what only the CPU does; ResourceExhausted if the device has no room for the scores.
+  static absl::StatusOr<std::unique_ptr<DeviceCompressor>> Create(const CompressionOptions& options,
+                                                                  const KvShape& shape,
+                                                                  const KvPlan& plan, DType dtype,
+                                                                  cudaStream_t stream);
+
+  // What the engine has to deliver with each layer.
+  LayerNeeds needs() const;
+
+  // Enqueues the compression of a layer, into memory that the next one reuses.
+  absl::Status Compress(const DeviceLayerView& layer);
+
+  // Of the layer compressed last, in device memory.
+  const int32_t* positions() const { return positions_.as<int32_t>(); }  // [H, kept_tokens()]
+  const std::byte* pages() const { return pages_.data(); }  // [H, PagesFor(kept), PageBytes]
+  size_t kept_tokens() const { return kept_tokens_; }       // per head
+  // What crosses the wire per layer.
+  size_t layer_bytes() const { return layout_.num_bytes; }
+
+  // Enqueues copies of the layer's bytes, as they cross the wire, and of its masses [2, H]
+  // (retained, then chosen) to the host; from pinned memory they overlap with what follows.
+  absl::Status CopyToHost(std::byte* bytes, float* masses) const;
+
+  // Bytes of device memory that a compressor of this plan takes.
+  size_t num_bytes() const;
+
+ private:
+  DeviceCompressor(const CompressionOptions& options, const KvShape& shape, const KvPlan& plan,
+                   DType dtype, cudaStream_t stream)
+      : options_(options), shape_(shape), plan_(plan), dtype_(dtype), stream_(stream) {}
+
+  absl::Status Allocate();
+  absl::Status Choose(const DeviceLayerView& layer);
+  absl::Status Gather(const DeviceLayerView& layer);
+
+  const CompressionOptions options_;
+  const KvShape shape_;
+  const KvPlan plan_;
+  const DType dtype_;
+  const cudaStream_t stream_;
+  size_t kept_tokens_ = 0;
+  LayerLayout layout_;
+  DeviceBuffer votes_;      // [Hq, T] f32
+  DeviceBuffer scores_;     // [H, window_begin] f32
+  DeviceBuffer workspace_;  // of the choice
+  DeviceBuffer positions_;  // [H, kept]
+  DeviceBuffer pages_;      // [H, pages per head, PageBytes]
+  DeviceBuffer masses_;     // [2, H] f32
+};
+
+}  // namespace kvship::cuda

@@ -1,0 +1,283 @@
+#include "engine/cuda/device_decode.h"
+
+#include <algorithm>
+
+#include "base/status_macros.h"
+#include "kernels/cuda/decode_step.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/rope_table.h"
+
+namespace kvship::cuda {
+namespace {
+
+constexpr size_t kElementBytes = 2;
+
+size_t NumHeads(const ModelConfig& config) {
+  return config.num_query_heads + 2 * config.num_kv_heads;
+}
+
+PageFormat PageFormatOf(DType dtype) {
+  return dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
+}
+
+absl::Status CheckCache(const SequenceCache& cache, const ModelConfig& config, DType dtype) {
+  const PageFormat wanted = PageFormatOf(dtype);
+  if (cache.plan().format == wanted && cache.tail_format() == wanted &&
+      cache.plan().num_heads == config.num_kv_heads) {
+    return absl::OkStatus();
+  }
+  return absl::UnimplementedError(absl::StrCat(
+      "a cache of ", cache.plan().num_heads, " heads in ", PageFormatName(cache.plan().format),
+      " with a tail in ", PageFormatName(cache.tail_format()), ": on the GPU wanted ",
+      config.num_kv_heads, " heads in ", PageFormatName(wanted)));
+}
+
+template <class T>
+absl::Status CopyTo(const DeviceBuffer& to, const std::vector<T>& from, cudaStream_t stream) {
+  return CudaStatus(cudaMemcpyAsync(to.data(), from.data(), from.size() * sizeof(T),
+                                    cudaMemcpyHostToDevice, stream),
+                    "copy to the device");
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> DeviceDecodeEngine::Create(
+    const DeviceTransformer& model, cudaStream_t stream, size_t max_sequences) {
+  const ModelConfig& config = model.config();
+  std::unique_ptr<DeviceDecodeEngine> engine(new DeviceDecodeEngine(model, stream, max_sequences));
+  ASSIGN_OR_RETURN(engine->products_, Products::Create());
+  const size_t b = max_sequences;
+  const size_t heads = config.num_layers * b * config.num_kv_heads;
+  const size_t row = b * kElementBytes;
+  const std::pair<DeviceBuffer*, size_t> buffers[] = {
+      {&engine->heads_, heads * sizeof(PagedHead)},
+      {&engine->new_pages_, heads * sizeof(std::byte*)},
+      {&engine->slots_, b * sizeof(int32_t)},
+      {&engine->positions_, b * sizeof(int32_t)},
+      {&engine->tokens_, b * sizeof(int32_t)},
+      {&engine->cos_sin_, b * config.head_dim * sizeof(float)},
+      {&engine->residual_, row * config.hidden_dim},
+      {&engine->normed_, row * config.hidden_dim},
+      {&engine->qkv_, row * NumHeads(config) * config.head_dim},
+      {&engine->attended_, row * config.num_query_heads * config.head_dim},
+      {&engine->gate_up_, row * 2 * config.ffn_dim},
+      {&engine->gated_, row * config.ffn_dim},
+      {&engine->logits_, b * config.vocab_tokens * sizeof(float)}};
+  for (const auto& [buffer, num_bytes] : buffers) {
+    ASSIGN_OR_RETURN(*buffer, DeviceBuffer::Create(num_bytes));
+  }
+  return engine;
+}
+
+DeviceDecodeEngine::~DeviceDecodeEngine() {
+  for (const auto& [shape, graph] : graphs_) cudaGraphExecDestroy(graph);
+}
+
+absl::Status DeviceDecodeEngine::SetBatch(std::span<const Item> items) {
+  if (items.empty() || items.size() > max_sequences_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a batch of ", items.size(), ": wanted 1 to ", max_sequences_));
+  }
+  for (const Item& item : items) {
+    RETURN_IF_ERROR(CheckCache(*item.cache, model_.config(), model_.dtype()));
+  }
+  batch_ = items.size();
+  RETURN_IF_ERROR(CopyTables(items));
+  const size_t workspace_bytes = PagedAttentionWorkspaceBytes(Attention(0));
+  if (workspace_bytes > workspace_.num_bytes()) {
+    ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(workspace_bytes));
+    for (const auto& [shape, graph] : graphs_) cudaGraphExecDestroy(graph);
+    graphs_.clear();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items) {
+  const ModelConfig& config = model_.config();
+  std::vector<kvship::PagedHead> from;
+  size_t num_pages = 0;
+  for (size_t layer = 0; layer < config.num_layers; ++layer) {
+    for (const Item& item : items) {
+      item.cache->AppendPagedHeads(layer, item.cache->max_tail_tokens(), &from);
+    }
+  }
+  max_pages_ = 1;
+  for (const kvship::PagedHead& head : from) {
+    const size_t own = head.prefix_pages.size() + head.tail_pages.size();
+    num_pages += own;
+    max_pages_ = std::max(max_pages_, own);
+  }
+  if (num_pages * sizeof(std::byte*) > page_table_.num_bytes()) {
+    ASSIGN_OR_RETURN(page_table_, DeviceBuffer::Create(num_pages * sizeof(std::byte*)));
+  }
+  const std::byte* const* table = page_table_.as<const std::byte*>();
+  std::vector<const std::byte*> pages;
+  std::vector<PagedHead> heads;
+  for (size_t i = 0; i < from.size(); ++i) {
+    const SequenceCache& cache = *items[i / config.num_kv_heads % items.size()].cache;
+    PagedHead& head = heads.emplace_back();
+    head.prefix_pages = table + pages.size();
+    pages.insert(pages.end(), from[i].prefix_pages.begin(), from[i].prefix_pages.end());
+    head.tail_pages = table + pages.size();
+    pages.insert(pages.end(), from[i].tail_pages.begin(), from[i].tail_pages.end());
+    head.num_prefix_tokens = static_cast<uint32_t>(from[i].num_prefix_tokens);
+    head.num_tail_tokens = static_cast<uint32_t>(cache.num_tail_tokens());
+  }
+  std::vector<int32_t> tokens, positions;
+  for (const Item& item : items) {
+    tokens.push_back(item.token);
+    positions.push_back(static_cast<int32_t>(item.cache->next_position()) - 1);
+  }
+  RETURN_IF_ERROR(CopyTo(page_table_, pages, stream_));
+  RETURN_IF_ERROR(CopyTo(heads_, heads, stream_));
+  RETURN_IF_ERROR(CopyTo(tokens_, tokens, stream_));
+  RETURN_IF_ERROR(CopyTo(positions_, positions, stream_));
+  return CudaStatus(cudaStreamSynchronize(stream_), "copy of page tables");
+}
+
+absl::Status DeviceDecodeEngine::Step() {
+  const std::pair<size_t, size_t> shape(batch_, max_pages_);
+  auto graph = graphs_.find(shape);
+  if (graph == graphs_.end()) {
+    ASSIGN_OR_RETURN(cudaGraphExec_t captured, Capture());
+    graph = graphs_.emplace(shape, captured).first;
+  }
+  return CudaStatus(cudaGraphLaunch(graph->second, stream_), "decode step");
+}
+
+absl::StatusOr<cudaGraphExec_t> DeviceDecodeEngine::Capture() {
+  RETURN_IF_ERROR(CudaStatus(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
+                             "capture of a step"));
+  const absl::Status enqueued = EnqueueStep();
+  cudaGraph_t graph = nullptr;
+  const absl::Status ended = CudaStatus(cudaStreamEndCapture(stream_, &graph), "capture of a step");
+  RETURN_IF_ERROR(enqueued);
+  RETURN_IF_ERROR(ended);
+  cudaGraphExec_t executable = nullptr;
+  const absl::Status made =
+      CudaStatus(cudaGraphInstantiate(&executable, graph, 0), "graph of a step");
+  cudaGraphDestroy(graph);
+  RETURN_IF_ERROR(made);
+  return executable;
+}
+
+PagedAttentionArgs DeviceDecodeEngine::Attention(size_t layer) const {
+  const ModelConfig& config = model_.config();
+  return {.q = qkv_.data(),
+          .heads = heads_.as<PagedHead>() + layer * batch_ * config.num_kv_heads,
+          .out = attended_.data(),
+          .workspace = workspace_.data(),
+          .dtype = model_.dtype(),
+          .num_sequences = batch_,
+          .num_query_heads = config.num_query_heads,
+          .num_kv_heads = config.num_kv_heads,
+          .head_dim = config.head_dim,
+          .q_row_stride = NumHeads(config) * config.head_dim,
+          .max_pages = max_pages_};
+}
+
+absl::Status DeviceDecodeEngine::Multiply(const std::byte* x, const std::byte* weights,
+                                          std::byte* out, size_t rows, size_t cols,
+                                          bool accumulate) {
+  return products_->Run(stream_, {.x = x,
+                                  .weights = weights,
+                                  .out = out,
+                                  .dtype = model_.dtype(),
+                                  .out_dtype = model_.dtype(),
+                                  .num_tokens = batch_,
+                                  .rows = rows,
+                                  .cols = cols,
+                                  .accumulate = accumulate});
+}
+
+absl::Status DeviceDecodeEngine::Norm(const std::byte* weight) {
+  return RmsNorm(stream_, {.x = residual_.data(),
+                           .weight = weight,
+                           .out = normed_.data(),
+                           .dtype = model_.dtype(),
+                           .num_tokens = batch_,
+                           .width = model_.config().hidden_dim,
+                           .epsilon = model_.config().norm_epsilon});
+}
+
+absl::Status DeviceDecodeEngine::EnqueueStep() {
+  const ModelConfig& config = model_.config();
+  RETURN_IF_ERROR(AdvanceTails(stream_, {.heads = heads_.as<PagedHead>(),
+                                         .pages = new_pages_.as<std::byte*>(),
+                                         .slots = slots_.as<int32_t>(),
+                                         .positions = positions_.as<int32_t>(),
+                                         .num_layers = config.num_layers,
+                                         .num_sequences = batch_,
+                                         .num_kv_heads = config.num_kv_heads}));
+  RETURN_IF_ERROR(FillRopeTable(stream_, {.frequencies = model_.rope_frequencies(),
+                                          .positions = positions_.as<int32_t>(),
+                                          .out = cos_sin_.as<float>(),
+                                          .num_tokens = batch_,
+                                          .head_dim = config.head_dim}));
+  RETURN_IF_ERROR(Embed(stream_, {.table = model_.embedding(),
+                                  .ids = tokens_.as<int32_t>(),
+                                  .out = residual_.data(),
+                                  .dtype = model_.dtype(),
+                                  .num_tokens = batch_,
+                                  .width = config.hidden_dim}));
+  for (size_t layer = 0; layer < config.num_layers; ++layer) {
+    RETURN_IF_ERROR(EnqueueLayer(layer));
+  }
+  RETURN_IF_ERROR(Norm(model_.output_norm()));
+  RETURN_IF_ERROR(products_->Run(stream_, {.x = normed_.data(),
+                                           .weights = model_.output(),
+                                           .out = logits_.data(),
+                                           .dtype = model_.dtype(),
+                                           .out_dtype = DType::kF32,
+                                           .num_tokens = batch_,
+                                           .rows = config.vocab_tokens,
+                                           .cols = config.hidden_dim}));
+  return LikeliestTokens(stream_, {.logits = logits_.as<float>(),
+                                   .tokens = tokens_.as<int32_t>(),
+                                   .num_sequences = batch_,
+                                   .vocab_tokens = config.vocab_tokens});
+}
+
+absl::Status DeviceDecodeEngine::EnqueueLayer(size_t layer) {
+  const ModelConfig& config = model_.config();
+  const DeviceLayerWeights& w = model_.layer(layer);
+  const size_t c = config.hidden_dim, f = config.ffn_dim, d = config.head_dim;
+  RETURN_IF_ERROR(Norm(w.attention_norm));
+  RETURN_IF_ERROR(Multiply(normed_.data(), w.qkv, qkv_.data(), NumHeads(config) * d, c,
+                           /*accumulate=*/false));
+  RETURN_IF_ERROR(RopeAndStore(
+      stream_, {.qkv = qkv_.data(),
+                .cos_sin = cos_sin_.as<float>(),
+                .pages = new_pages_.as<std::byte*>() + layer * batch_ * config.num_kv_heads,
+                .slots = slots_.as<int32_t>(),
+                .dtype = model_.dtype(),
+                .pairs = config.rope_pairs,
+                .num_tokens = batch_,
+                .num_query_heads = config.num_query_heads,
+                .num_kv_heads = config.num_kv_heads,
+                .head_dim = d}));
+  RETURN_IF_ERROR(PagedAttention(stream_, Attention(layer)));
+  RETURN_IF_ERROR(Multiply(attended_.data(), w.output, residual_.data(), c,
+                           config.num_query_heads * d, /*accumulate=*/true));
+  RETURN_IF_ERROR(Norm(w.ffn_norm));
+  RETURN_IF_ERROR(Multiply(normed_.data(), w.gate_up, gate_up_.data(), 2 * f, c,
+                           /*accumulate=*/false));
+  RETURN_IF_ERROR(SiluMul(stream_, {.gate_up = gate_up_.data(),
+                                    .out = gated_.data(),
+                                    .dtype = model_.dtype(),
+                                    .num_tokens = batch_,
+                                    .width = f}));
+  return Multiply(gated_.data(), w.down, residual_.data(), c, f, /*accumulate=*/true);
+}
+
+absl::StatusOr<std::vector<int32_t>> DeviceDecodeEngine::Tokens() {
+  std::vector<int32_t> tokens(batch_);
+  RETURN_IF_ERROR(
+      CudaStatus(cudaMemcpyAsync(tokens.data(), tokens_.data(), batch_ * sizeof(int32_t),
+                                 cudaMemcpyDeviceToHost, stream_),
+                 "tokens"));
+  RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(stream_), "decode step"));
+  return tokens;
+}
+
+}  // namespace kvship::cuda

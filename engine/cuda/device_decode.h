@@ -1,0 +1,93 @@
+// Decode on the GPU: one step of a batch is one captured graph, which appends each sequence's new
+// token to its cache, attends, and draws the likeliest next token, all without the host. Belongs to
+// one thread; so does its stream.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/cuda/device_transformer.h"
+#include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/paged_attention.h"
+#include "kernels/cuda/product.h"
+#include "kv/sequence.h"
+
+namespace kvship::cuda {
+
+class DeviceDecodeEngine {
+ public:
+  // Borrows the model. ResourceExhausted if the device has no room for the activations of
+  // `max_sequences`.
+  static absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> Create(const DeviceTransformer& model,
+                                                                    cudaStream_t stream,
+                                                                    size_t max_sequences);
+  ~DeviceDecodeEngine();
+
+  struct Item {
+    int32_t token = 0;  // inside the vocabulary
+    // Its pages are device memory in the model's dtype, one set per KV head, with a tail of the
+    // same; Unimplemented otherwise.
+    const SequenceCache* cache = nullptr;
+  };
+
+  // The batch of the steps to come. Copies page tables to the device and waits for that.
+  absl::Status SetBatch(std::span<const Item> items);
+
+  // Enqueues a step: every sequence takes in its token, and has the likeliest next one. Of a
+  // sequence not more steps than its tail has room for; the caller counts them, and calls
+  // AdvanceTail of each cache.
+  absl::Status Step();
+
+  // The tokens drawn by the last step. Waits for it.
+  absl::StatusOr<std::vector<int32_t>> Tokens();
+  // Device memory [B, vocab] f32 of the last step.
+  const float* logits() const { return logits_.as<float>(); }
+
+ private:
+  DeviceDecodeEngine(const DeviceTransformer& model, cudaStream_t stream, size_t max_sequences)
+      : model_(model), stream_(stream), max_sequences_(max_sequences) {}
+
+  absl::Status CopyTables(std::span<const Item> items);
+  absl::StatusOr<cudaGraphExec_t> Capture();
+  absl::Status EnqueueStep();
+  absl::Status EnqueueLayer(size_t layer);
+  absl::Status Multiply(const std::byte* x, const std::byte* weights, std::byte* out, size_t rows,
+                        size_t cols, bool accumulate);
+  absl::Status Norm(const std::byte* weight);
+  PagedAttentionArgs Attention(size_t layer) const;
+
+  const DeviceTransformer& model_;
+  const cudaStream_t stream_;
+  const size_t max_sequences_;
+  std::unique_ptr<Products> products_;
+
+  size_t batch_ = 0;      // B
+  size_t max_pages_ = 0;  // of any head, with a full tail
+  // By batch and max_pages; they hold until a buffer moves.
+  std::map<std::pair<size_t, size_t>, cudaGraphExec_t> graphs_;
+
+  DeviceBuffer page_table_;  // addresses of all pages of the batch
+  DeviceBuffer heads_;       // [L, B, H] PagedHead
+  DeviceBuffer new_pages_;   // [L, B, H]: where the new token goes
+  DeviceBuffer slots_;       // [B] int32
+  DeviceBuffer positions_;   // [B] int32
+  DeviceBuffer tokens_;      // [B] int32
+  DeviceBuffer cos_sin_;     // [B, D] f32
+  DeviceBuffer residual_;    // [B, C]
+  DeviceBuffer normed_;      // [B, C]
+  DeviceBuffer qkv_;         // [B, (Hq + 2 H) D]
+  DeviceBuffer attended_;    // [B, Hq D]
+  DeviceBuffer gate_up_;     // [B, 2 F]
+  DeviceBuffer gated_;       // [B, F]
+  DeviceBuffer logits_;      // [B, vocab] f32
+  DeviceBuffer workspace_;   // of attention
+};
+
+}  // namespace kvship::cuda

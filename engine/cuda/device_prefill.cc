@@ -1,0 +1,283 @@
+#include "engine/cuda/device_prefill.h"
+
+#include <algorithm>
+
+#include "base/status_macros.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/rope_table.h"
+#include "kernels/cuda/window_rows.h"
+
+namespace kvship::cuda {
+namespace {
+
+constexpr size_t kElementBytes = 2;
+
+size_t NumHeads(const ModelConfig& config) {
+  return config.num_query_heads + 2 * config.num_kv_heads;
+}
+
+// Rows that keys and values of T tokens get. Few different numbers, for plans are made for strides.
+size_t KeyRows(size_t num_tokens) {
+  constexpr size_t kStep = 8192;
+  if (num_tokens <= kStep) return AttentionBucket(num_tokens);
+  return (num_tokens + kStep - 1) / kStep * kStep;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DevicePrefillEngine>> DevicePrefillEngine::Create(
+    const DeviceTransformer& model, cudaStream_t stream, Options options) {
+  const ModelConfig& config = model.config();
+  if (AttentionBucket(options.block_tokens) != options.block_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("block_tokens ", options.block_tokens,
+                                                   ": wanted a power of two, at least ",
+                                                   kLeastAttentionBucket));
+  }
+  std::unique_ptr<DevicePrefillEngine> engine(new DevicePrefillEngine(model, stream, options));
+  ASSIGN_OR_RETURN(engine->products_, Products::Create());
+  if (options.use_cudnn) {
+    auto cudnn = CudnnAttention::Create();
+    if (cudnn.ok()) {
+      engine->cudnn_ = *std::move(cudnn);
+    } else if (!absl::IsUnimplemented(cudnn.status())) {
+      return cudnn.status();
+    }
+  }
+  const size_t row = options.block_tokens * kElementBytes;
+  const size_t q = config.num_query_heads * config.head_dim;
+  ASSIGN_OR_RETURN(engine->normed_, DeviceBuffer::Create(row * config.hidden_dim));
+  ASSIGN_OR_RETURN(engine->qkv_, DeviceBuffer::Create(row * NumHeads(config) * config.head_dim));
+  ASSIGN_OR_RETURN(engine->attended_, DeviceBuffer::Create(row * q));
+  ASSIGN_OR_RETURN(engine->lse_, DeviceBuffer::Create(options.block_tokens *
+                                                      config.num_query_heads * sizeof(float)));
+  ASSIGN_OR_RETURN(engine->gate_up_, DeviceBuffer::Create(row * 2 * config.ffn_dim));
+  ASSIGN_OR_RETURN(engine->gated_, DeviceBuffer::Create(row * config.ffn_dim));
+  ASSIGN_OR_RETURN(engine->logits_, DeviceBuffer::Create(config.vocab_tokens * sizeof(float)));
+  // Rows past a block's end may be read, though never used: they must not hold NaN.
+  RETURN_IF_ERROR(CudaStatus(
+      cudaMemsetAsync(engine->qkv_.data(), 0, engine->qkv_.num_bytes(), stream), "activations"));
+  return engine;
+}
+
+size_t DevicePrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens) {
+  const size_t kv = 2 * KeyRows(num_tokens) * config.num_kv_heads * config.head_dim;
+  return kv * kElementBytes + num_tokens * (config.hidden_dim * kElementBytes +
+                                            config.head_dim * sizeof(float) + sizeof(int32_t));
+}
+
+absl::StatusOr<std::unique_ptr<DevicePrefillRun>> DevicePrefillRun::Create(
+    DevicePrefillEngine& engine, std::span<const int32_t> tokens, const LayerNeeds& needs) {
+  if (needs.column_sums || needs.future_tokens > 0) {
+    return absl::UnimplementedError("column sums and query moments: not on the GPU yet");
+  }
+  std::unique_ptr<DevicePrefillRun> run(new DevicePrefillRun(engine, tokens.size(), needs));
+  RETURN_IF_ERROR(run->Begin(tokens));
+  return run;
+}
+
+absl::Status DevicePrefillRun::Begin(std::span<const int32_t> tokens) {
+  const ModelConfig& config = engine_.model().config();
+  const cudaStream_t stream = engine_.stream();
+  const size_t window = needs_.num_window_queries();
+  head_stride_ = KeyRows(num_tokens_) * config.head_dim;
+  const size_t kv_bytes = config.num_kv_heads * head_stride_ * kElementBytes;
+  ASSIGN_OR_RETURN(tokens_, DeviceBuffer::Create(tokens.size_bytes()));
+  ASSIGN_OR_RETURN(residual_,
+                   DeviceBuffer::Create(num_tokens_ * config.hidden_dim * kElementBytes));
+  ASSIGN_OR_RETURN(cos_sin_, DeviceBuffer::Create(num_tokens_ * config.head_dim * sizeof(float)));
+  ASSIGN_OR_RETURN(keys_, DeviceBuffer::Create(kv_bytes));
+  ASSIGN_OR_RETURN(values_, DeviceBuffer::Create(kv_bytes));
+  ASSIGN_OR_RETURN(window_queries_, DeviceBuffer::Create(config.num_query_heads * window *
+                                                         config.head_dim * kElementBytes));
+  ASSIGN_OR_RETURN(window_lse_,
+                   DeviceBuffer::Create(config.num_query_heads * window * sizeof(float)));
+  // As above: rows that are not there yet are read by whole tiles, and masked.
+  RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(keys_.data(), 0, kv_bytes, stream), "keys"));
+  RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(values_.data(), 0, kv_bytes, stream), "values"));
+  RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(tokens_.data(), tokens.data(), tokens.size_bytes(),
+                                             cudaMemcpyHostToDevice, stream),
+                             "tokens"));
+  RETURN_IF_ERROR(FillRopeTable(stream, {.frequencies = engine_.model().rope_frequencies(),
+                                         .out = cos_sin_.as<float>(),
+                                         .num_tokens = num_tokens_,
+                                         .head_dim = config.head_dim}));
+  return Embed(stream, {.table = engine_.model().embedding(),
+                        .ids = tokens_.as<int32_t>(),
+                        .out = residual_.data(),
+                        .dtype = engine_.model().dtype(),
+                        .num_tokens = num_tokens_,
+                        .width = config.hidden_dim});
+}
+
+std::byte* DevicePrefillRun::Residual(size_t row) const {
+  return residual_.data() + row * engine_.model().config().hidden_dim * kElementBytes;
+}
+
+DeviceLayerView DevicePrefillRun::finished_layer() const {
+  return {.layer = layer_ - 1,
+          .dtype = engine_.model().dtype(),
+          .keys = keys_.data(),
+          .values = values_.data(),
+          .head_stride = head_stride_,
+          .window_queries = window_queries_.data(),
+          .window_lse = window_lse_.as<float>()};
+}
+
+absl::StatusOr<DevicePrefillRun::Event> DevicePrefillRun::Step() {
+  const ModelConfig& config = engine_.model().config();
+  const size_t begin = begin_;
+  const size_t end = std::min(begin + engine_.options().block_tokens, num_tokens_);
+  RETURN_IF_ERROR(QueryKeyValue(begin, end - begin));
+  // Of the last layer nobody reads the residual stream but at the last position; its queries matter
+  // where they vote.
+  const bool all_are_read = layer_ + 1 < config.num_layers;
+  if (all_are_read || end == num_tokens_ || IsInWindow(begin, end)) {
+    RETURN_IF_ERROR(Attend(begin, end - begin));
+    RETURN_IF_ERROR(KeepWindow(begin, end - begin));
+  }
+  if (all_are_read) {
+    RETURN_IF_ERROR(FeedForward(Residual(begin), engine_.attended_.data(), end - begin));
+  } else if (end == num_tokens_) {
+    const size_t row_bytes = config.num_query_heads * config.head_dim * kElementBytes;
+    RETURN_IF_ERROR(FeedForward(Residual(end - 1),
+                                engine_.attended_.data() + (end - 1 - begin) * row_bytes, 1));
+  }
+  begin_ = end;
+  if (end < num_tokens_) return Event::kBlockDone;
+  begin_ = 0;
+  ++layer_;
+  return Event::kLayerDone;
+}
+
+absl::Status DevicePrefillRun::QueryKeyValue(size_t begin, size_t num_rows) {
+  const DeviceTransformer& model = engine_.model();
+  const ModelConfig& config = model.config();
+  const cudaStream_t stream = engine_.stream();
+  RETURN_IF_ERROR(RmsNorm(stream, {.x = Residual(begin),
+                                   .weight = model.layer(layer_).attention_norm,
+                                   .out = engine_.normed_.data(),
+                                   .dtype = model.dtype(),
+                                   .num_tokens = num_rows,
+                                   .width = config.hidden_dim,
+                                   .epsilon = config.norm_epsilon}));
+  RETURN_IF_ERROR(engine_.products_->Run(stream, {.x = engine_.normed_.data(),
+                                                  .weights = model.layer(layer_).qkv,
+                                                  .out = engine_.qkv_.data(),
+                                                  .dtype = model.dtype(),
+                                                  .out_dtype = model.dtype(),
+                                                  .num_tokens = num_rows,
+                                                  .rows = NumHeads(config) * config.head_dim,
+                                                  .cols = config.hidden_dim}));
+  return RopeAndStore(stream, {.qkv = engine_.qkv_.data(),
+                               .cos_sin = cos_sin_.as<float>() + begin * config.head_dim,
+                               .keys = keys_.data(),
+                               .values = values_.data(),
+                               .dtype = model.dtype(),
+                               .pairs = config.rope_pairs,
+                               .num_tokens = num_rows,
+                               .num_query_heads = config.num_query_heads,
+                               .num_kv_heads = config.num_kv_heads,
+                               .head_dim = config.head_dim,
+                               .head_stride = head_stride_,
+                               .first_row = begin});
+}
+
+absl::Status DevicePrefillRun::Attend(size_t begin, size_t num_rows) {
+  const ModelConfig& config = engine_.model().config();
+  const PromptAttentionArgs args = {.q = engine_.qkv_.data(),
+                                    .keys = keys_.data(),
+                                    .values = values_.data(),
+                                    .out = engine_.attended_.data(),
+                                    .lse = engine_.lse_.as<float>(),
+                                    .dtype = engine_.model().dtype(),
+                                    .num_queries = num_rows,
+                                    .num_query_heads = config.num_query_heads,
+                                    .num_kv_heads = config.num_kv_heads,
+                                    .head_dim = config.head_dim,
+                                    .head_stride = head_stride_,
+                                    .q_row_stride = NumHeads(config) * config.head_dim,
+                                    .lse_row_stride = AttentionBucket(num_rows),
+                                    .first_position = begin};
+  return engine_.cudnn_ != nullptr ? engine_.cudnn_->Run(engine_.stream(), args)
+                                   : PromptAttention(engine_.stream(), args);
+}
+
+absl::Status DevicePrefillRun::KeepWindow(size_t begin, size_t num_rows) {
+  const size_t first = std::max(begin, needs_.window_begin);
+  const size_t last = std::min(begin + num_rows, needs_.window_end);
+  if (first >= last) return absl::OkStatus();
+  const ModelConfig& config = engine_.model().config();
+  return KeepWindowRows(engine_.stream(), {.q = engine_.qkv_.data(),
+                                           .lse = engine_.lse_.as<float>(),
+                                           .window_q = window_queries_.data(),
+                                           .window_lse = window_lse_.as<float>(),
+                                           .num_query_heads = config.num_query_heads,
+                                           .head_dim = config.head_dim,
+                                           .window = needs_.num_window_queries(),
+                                           .from_row = first - begin,
+                                           .to_row = first - needs_.window_begin,
+                                           .num_rows = last - first,
+                                           .q_row_stride = NumHeads(config) * config.head_dim,
+                                           .lse_row_stride = AttentionBucket(num_rows)});
+}
+
+absl::Status DevicePrefillRun::FeedForward(std::byte* residual, const std::byte* attended,
+                                           size_t num_rows) {
+  const DeviceTransformer& model = engine_.model();
+  const ModelConfig& config = model.config();
+  const DeviceLayerWeights& w = model.layer(layer_);
+  const cudaStream_t stream = engine_.stream();
+  ProductArgs product = {
+      .dtype = model.dtype(), .out_dtype = model.dtype(), .num_tokens = num_rows};
+  const auto multiply = [&](const std::byte* x, const std::byte* weights, std::byte* out,
+                            size_t rows, size_t cols, bool accumulate) {
+    product.x = x;
+    product.weights = weights;
+    product.out = out;
+    product.rows = rows;
+    product.cols = cols;
+    product.accumulate = accumulate;
+    return engine_.products_->Run(stream, product);
+  };
+  const size_t c = config.hidden_dim, f = config.ffn_dim;
+  RETURN_IF_ERROR(multiply(attended, w.output, residual, c,
+                           config.num_query_heads * config.head_dim, /*accumulate=*/true));
+  RETURN_IF_ERROR(RmsNorm(stream, {.x = residual,
+                                   .weight = w.ffn_norm,
+                                   .out = engine_.normed_.data(),
+                                   .dtype = model.dtype(),
+                                   .num_tokens = num_rows,
+                                   .width = c,
+                                   .epsilon = config.norm_epsilon}));
+  RETURN_IF_ERROR(multiply(engine_.normed_.data(), w.gate_up, engine_.gate_up_.data(), 2 * f, c,
+                           /*accumulate=*/false));
+  RETURN_IF_ERROR(SiluMul(stream, {.gate_up = engine_.gate_up_.data(),
+                                   .out = engine_.gated_.data(),
+                                   .dtype = model.dtype(),
+                                   .num_tokens = num_rows,
+                                   .width = f}));
+  return multiply(engine_.gated_.data(), w.down, residual, c, f, /*accumulate=*/true);
+}
+
+absl::StatusOr<const float*> DevicePrefillRun::Logits() {
+  const DeviceTransformer& model = engine_.model();
+  const ModelConfig& config = model.config();
+  RETURN_IF_ERROR(RmsNorm(engine_.stream(), {.x = Residual(num_tokens_ - 1),
+                                             .weight = model.output_norm(),
+                                             .out = engine_.normed_.data(),
+                                             .dtype = model.dtype(),
+                                             .num_tokens = 1,
+                                             .width = config.hidden_dim,
+                                             .epsilon = config.norm_epsilon}));
+  RETURN_IF_ERROR(engine_.products_->Run(engine_.stream(), {.x = engine_.normed_.data(),
+                                                            .weights = model.output(),
+                                                            .out = engine_.logits_.data(),
+                                                            .dtype = model.dtype(),
+                                                            .out_dtype = DType::kF32,
+                                                            .num_tokens = 1,
+                                                            .rows = config.vocab_tokens,
+                                                            .cols = config.hidden_dim}));
+  return engine_.logits_.as<float>();
+}
+
+}  // namespace kvship::cuda

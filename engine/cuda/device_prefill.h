@@ -1,0 +1,119 @@
+// Prefill on the GPU, layer by layer as engine/prefill.h: memory is the residual stream, one layer
+// of KV and one block of activations. A step enqueues the work of one (layer, block of queries) and
+// returns at once.
+//
+// A DevicePrefillEngine holds the scratch memory that runs share; it, its runs and their stream
+// belong to one thread.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "absl/status/statusor.h"
+#include "engine/cuda/device_transformer.h"
+#include "kernels/cuda/cudnn_attention.h"
+#include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/product.h"
+#include "kv/device_layer.h"
+#include "kv/layer_view.h"
+
+namespace kvship::cuda {
+
+class DevicePrefillEngine {
+ public:
+  struct Options {
+    // Queries per step, a power of two: enough rows for products at full speed, few enough that
+    // activations (0.9 GB at Llama-3.1-8B's shape) do not matter beside the weights.
+    size_t block_tokens = 8192;
+    bool use_cudnn = true;  // else, and where there is no cuDNN, the plain kernel attends
+  };
+
+  // Borrows the model. ResourceExhausted if the device has no room for a block's activations.
+  static absl::StatusOr<std::unique_ptr<DevicePrefillEngine>> Create(const DeviceTransformer& model,
+                                                                     cudaStream_t stream,
+                                                                     Options options);
+
+  const DeviceTransformer& model() const { return model_; }
+  cudaStream_t stream() const { return stream_; }
+  const Options& options() const { return options_; }
+  bool has_cudnn() const { return cudnn_ != nullptr; }
+
+ private:
+  friend class DevicePrefillRun;
+
+  DevicePrefillEngine(const DeviceTransformer& model, cudaStream_t stream, Options options)
+      : model_(model), stream_(stream), options_(options) {}
+
+  const DeviceTransformer& model_;
+  const cudaStream_t stream_;
+  const Options options_;
+  std::unique_ptr<Products> products_;
+  std::unique_ptr<CudnnAttention> cudnn_;
+  // Activations of one block of M rows.
+  DeviceBuffer normed_;    // [M, C]
+  DeviceBuffer qkv_;       // [M, (Hq + 2 H) D]
+  DeviceBuffer attended_;  // [M, Hq D]
+  DeviceBuffer lse_;       // [Hq, M] f32
+  DeviceBuffer gate_up_;   // [M, 2 F]
+  DeviceBuffer gated_;     // [M, F]
+  DeviceBuffer logits_;    // [vocab] f32
+};
+
+class DevicePrefillRun {
+ public:
+  // Takes the memory of one prompt: at least one token, ids inside the vocabulary. Of `needs` only
+  // a window can be had: Unimplemented for others. ResourceExhausted if the device has no room.
+  static absl::StatusOr<std::unique_ptr<DevicePrefillRun>> Create(DevicePrefillEngine& engine,
+                                                                  std::span<const int32_t> tokens,
+                                                                  const LayerNeeds& needs);
+
+  enum class Event { kBlockDone, kLayerDone };
+
+  // Enqueues the next block of queries. After kLayerDone the work enqueued next on the stream may
+  // read finished_layer(), until the next Step. Not to be called once done().
+  absl::StatusOr<Event> Step();
+
+  bool done() const { return layer_ == engine_.model().config().num_layers; }
+  size_t num_tokens() const { return num_tokens_; }
+  DeviceLayerView finished_layer() const;
+
+  // Once done: enqueues the logits after the last token. Device memory [vocab] f32, valid until the
+  // engine's next Logits.
+  absl::StatusOr<const float*> Logits();
+
+  // Bytes of device memory that a run of so many tokens takes.
+  static size_t BytesFor(const ModelConfig& config, size_t num_tokens);
+
+ private:
+  DevicePrefillRun(DevicePrefillEngine& engine, size_t num_tokens, const LayerNeeds& needs)
+      : engine_(engine), num_tokens_(num_tokens), needs_(needs) {}
+
+  absl::Status Begin(std::span<const int32_t> tokens);
+  absl::Status QueryKeyValue(size_t begin, size_t num_rows);
+  absl::Status Attend(size_t begin, size_t num_rows);
+  absl::Status KeepWindow(size_t begin, size_t num_rows);
+  absl::Status FeedForward(std::byte* residual, const std::byte* attended, size_t num_rows);
+  bool IsInWindow(size_t begin, size_t end) const {
+    return begin < needs_.window_end && end > needs_.window_begin;
+  }
+  std::byte* Residual(size_t row) const;
+
+  DevicePrefillEngine& engine_;
+  const size_t num_tokens_;  // T
+  const LayerNeeds needs_;
+  size_t head_stride_ = 0;
+  size_t layer_ = 0;
+  size_t begin_ = 0;       // first row of the next block
+  DeviceBuffer tokens_;    // [T] int32
+  DeviceBuffer residual_;  // [T, C]
+  DeviceBuffer cos_sin_;   // [T, D] f32
+  DeviceBuffer keys_;      // [H, T, D] of the current layer, with room to head_stride_
+  DeviceBuffer values_;
+  DeviceBuffer window_queries_;  // [Hq, W, D]
+  DeviceBuffer window_lse_;      // [Hq, W]
+};
+
+}  // namespace kvship::cuda

@@ -1,0 +1,65 @@
+// DeviceTransformer is a model's weights in the memory of one GPU, in a 16-bit type, with the
+// matrices that are multiplied together lying together. Immutable; the device it was made on must
+// be current where it is used.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/tensor_view.h"
+#include "engine/transformer.h"
+#include "kernels/cuda/device_buffer.h"
+
+namespace kvship::cuda {
+
+// One layer. C hidden, Hq and H heads of D, F feed-forward; all in device memory, of dtype.
+struct DeviceLayerWeights {
+  const std::byte* attention_norm = nullptr;  // [C]
+  const std::byte* qkv = nullptr;             // [(Hq + 2 H) D, C]
+  const std::byte* output = nullptr;          // [C, Hq D]
+  const std::byte* ffn_norm = nullptr;        // [C]
+  const std::byte* gate_up = nullptr;         // [2 F, C], the gates first
+  const std::byte* down = nullptr;            // [C, F]
+};
+
+class DeviceTransformer {
+ public:
+  // The weights of a file, dequantized and rounded to `dtype`. Unimplemented for models with
+  // QK norm; ResourceExhausted if the device has no room.
+  static absl::StatusOr<std::unique_ptr<const DeviceTransformer>> Upload(const Transformer& model,
+                                                                         DType dtype);
+  // Random weights of the same shape, of a size that keeps activations near 1: what a model of any
+  // size takes in time and memory needs no file.
+  static absl::StatusOr<std::unique_ptr<const DeviceTransformer>> Random(const ModelConfig& config,
+                                                                         DType dtype,
+                                                                         uint32_t seed);
+
+  const ModelConfig& config() const { return config_; }
+  DType dtype() const { return dtype_; }
+  const double* rope_frequencies() const { return frequencies_.as<double>(); }  // [D / 2]
+  const std::byte* embedding() const { return embedding_; }                     // [vocab, C]
+  const DeviceLayerWeights& layer(size_t i) const { return layers_[i]; }
+  const std::byte* output_norm() const { return output_norm_; }  // [C]
+  const std::byte* output() const { return output_; }            // [vocab, C]
+  size_t num_bytes() const { return memory_.num_bytes(); }
+
+ private:
+  DeviceTransformer(const ModelConfig& config, DType dtype) : config_(config), dtype_(dtype) {}
+  // Takes the memory and says where each tensor lies; `tied` without a matrix of its own at the
+  // end.
+  absl::Status Lay(bool tied);
+
+  const ModelConfig config_;
+  const DType dtype_;
+  DeviceBuffer memory_;
+  DeviceBuffer frequencies_;
+  const std::byte* embedding_ = nullptr;
+  std::vector<DeviceLayerWeights> layers_;
+  const std::byte* output_norm_ = nullptr;
+  const std::byte* output_ = nullptr;
+};
+
+}  // namespace kvship::cuda

@@ -1,0 +1,72 @@
+#include "kernels/cuda/kept_mass.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/tile_layout.h"
+
+namespace kvship::cuda {
+namespace {
+
+constexpr int kThreads = 512;
+
+// Sum over the block, for every thread; the order of the additions is fixed.
+__device__ float BlockSum(float x) {
+  __shared__ float warps[kThreads / kWarpThreads];
+#pragma unroll
+  for (int step = kWarpThreads / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+  if (threadIdx.x % kWarpThreads == 0) warps[threadIdx.x / kWarpThreads] = x;
+  __syncthreads();
+  float sum = 0.0f;
+  for (int warp = 0; warp < kThreads / kWarpThreads; ++warp) sum += warps[warp];
+  __syncthreads();
+  return sum;
+}
+
+__device__ float GroupVotes(const KeptMassArgs& args, const float* votes, size_t token) {
+  float sum = 0.0f;
+  for (size_t g = 0; g < args.group; ++g) sum += votes[g * args.votes_row_stride + token];
+  return sum;
+}
+
+// A block takes one KV head.
+__global__ void __launch_bounds__(kThreads) KeptMassKernel(const KeptMassArgs args) {
+  WaitForTheKernelBefore();
+  const size_t head = blockIdx.x;
+  const float* votes = args.votes + head * args.group * args.votes_row_stride;
+  const int32_t* positions = args.positions + head * args.positions_row_stride;
+  float kept = 0.0f, kept_middle = 0.0f, outside = 0.0f;
+  for (size_t i = threadIdx.x; i < args.num_kept; i += kThreads) {
+    const auto token = static_cast<size_t>(positions[i]);
+    const float share = GroupVotes(args, votes, token);
+    kept += share;
+    if (token >= args.middle_begin && token < args.middle_end) kept_middle += share;
+  }
+  const size_t num_outside = args.num_tokens - (args.middle_end - args.middle_begin);
+  for (size_t i = threadIdx.x; i < num_outside; i += kThreads) {
+    const size_t after = i - args.middle_begin + args.middle_end;
+    outside += GroupVotes(args, votes, i < args.middle_begin ? i : after);
+  }
+  kept = BlockSum(kept);
+  kept_middle = BlockSum(kept_middle);
+  outside = BlockSum(outside);
+  if (threadIdx.x != 0) return;
+  const auto all = static_cast<float>(args.group * args.window);
+  // Rounding must not make a share of more than one.
+  args.retained_mass[head] = fminf(1.0f, kept / all);
+  const float middle = all - outside;
+  args.chosen_mass[head] = middle > 0.0f ? fminf(1.0f, kept_middle / middle) : 1.0f;
+}
+
+}  // namespace
+
+absl::Status KeptMass(cudaStream_t stream, const KeptMassArgs& args) {
+  if (args.num_kv_heads < 1 || args.group < 1 || args.window < 1 ||
+      args.middle_begin > args.middle_end || args.middle_end > args.num_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_kv_heads ", args.num_kv_heads, ", group ", args.group, ", window ",
+                     args.window, ", middle ", args.middle_begin, " to ", args.middle_end,
+                     " of num_tokens ", args.num_tokens, ": wanted heads, and a middle inside"));
+  }
+  return LaunchEarly(stream, dim3(args.num_kv_heads), dim3(kThreads), 0, KeptMassKernel, args);
+}
+
+}  // namespace kvship::cuda

@@ -1,0 +1,34 @@
+// How much of the window's attention falls on kept tokens, on the GPU.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+
+namespace kvship::cuda {
+
+// For every KV head the share of its query heads' attention that kept tokens have: of all
+// attention, and of that on the tokens [middle_begin, middle_end), where nothing is kept as a rule;
+// 1 if there is none. Every query's attention sums to one over the prompt, so that the votes on the
+// few tokens outside the middle say what the middle has. Memory: device memory.
+struct KeptMassArgs {
+  const float* votes = nullptr;        // [H * G, votes_row_stride], of W queries: WindowVotes()
+  const int32_t* positions = nullptr;  // [H, positions_row_stride] ascending, of kept tokens
+  float* retained_mass = nullptr;      // [H]
+  float* chosen_mass = nullptr;        // [H]
+  size_t num_kv_heads = 0;             // H
+  size_t group = 0;                    // G
+  size_t window = 0;                   // W
+  size_t num_tokens = 0;               // T
+  size_t num_kept = 0;                 // per head
+  size_t middle_begin = 0;
+  size_t middle_end = 0;
+  size_t votes_row_stride = 0;  // elements
+  size_t positions_row_stride = 0;
+};
+absl::Status KeptMass(cudaStream_t stream, const KeptMassArgs& args);
+
+}  // namespace kvship::cuda

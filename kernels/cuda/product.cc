@@ -1,0 +1,123 @@
+#include "kernels/cuda/product.h"
+
+#include "base/status_macros.h"
+
+namespace kvship::cuda {
+namespace {
+
+// What NVIDIA recommends on Hopper.
+constexpr size_t kWorkspaceBytes = 32 << 20;
+
+absl::Status CublasStatus(cublasStatus_t status, const char* what) {
+  if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat(what, ": ", cublasLtGetStatusString(status)));
+}
+
+absl::StatusOr<cudaDataType_t> DataType(DType dtype) {
+  switch (dtype) {
+    case DType::kF32: return CUDA_R_32F;
+    case DType::kF16: return CUDA_R_16F;
+    case DType::kBf16: return CUDA_R_16BF;
+    default: return absl::InvalidArgumentError("dtype: wanted f32, f16 or bf16");
+  }
+}
+
+}  // namespace
+
+// How the operands of one shape lie, and the algorithm chosen for it. cuBLAS counts columns first:
+// its matrices are ours transposed, and out^T = weights x^T.
+struct Products::Plan {
+  cublasLtMatmulDesc_t operation = nullptr;
+  cublasLtMatrixLayout_t weights = nullptr, x = nullptr, out = nullptr;
+  cublasLtMatmulAlgo_t algorithm = {};
+
+  Plan() = default;
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+  ~Plan() {
+    if (operation != nullptr) cublasLtMatmulDescDestroy(operation);
+    for (cublasLtMatrixLayout_t layout : {weights, x, out}) {
+      if (layout != nullptr) cublasLtMatrixLayoutDestroy(layout);
+    }
+  }
+
+  absl::Status Describe(const ProductArgs& args) {
+    ASSIGN_OR_RETURN(const cudaDataType_t type, DataType(args.dtype));
+    ASSIGN_OR_RETURN(const cudaDataType_t out_type, DataType(args.out_dtype));
+    const cublasOperation_t transpose = CUBLAS_OP_T;
+    RETURN_IF_ERROR(CublasStatus(
+        cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "product"));
+    RETURN_IF_ERROR(
+        CublasStatus(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA,
+                                                    &transpose, sizeof transpose),
+                     "product"));
+    RETURN_IF_ERROR(Layout(&weights, type, args.cols, args.rows));
+    RETURN_IF_ERROR(Layout(&x, type, args.cols, args.num_tokens));
+    return Layout(&out, out_type, args.rows, args.num_tokens);
+  }
+
+  static absl::Status Layout(cublasLtMatrixLayout_t* layout, cudaDataType_t type, size_t rows,
+                             size_t cols) {
+    return CublasStatus(
+        cublasLtMatrixLayoutCreate(layout, type, rows, cols, static_cast<int64_t>(rows)),
+        "layout of a matrix");
+  }
+
+  absl::Status Choose(cublasLtHandle_t handle) {
+    cublasLtMatmulPreference_t preference;
+    RETURN_IF_ERROR(CublasStatus(cublasLtMatmulPreferenceCreate(&preference), "preference"));
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                         &kWorkspaceBytes, sizeof kWorkspaceBytes);
+    // Sums that were cut in parts are added in float32, in a fixed order.
+    constexpr uint32_t kReductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                         &kReductions, sizeof kReductions);
+    cublasLtMatmulHeuristicResult_t best = {};
+    int found = 0;
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, operation, weights, x, out,
+                                                                 out, preference, 1, &best, &found);
+    cublasLtMatmulPreferenceDestroy(preference);
+    RETURN_IF_ERROR(CublasStatus(status, "choice of an algorithm"));
+    if (found == 0) return absl::UnimplementedError("cuBLASLt has no algorithm");
+    algorithm = best.algo;
+    return absl::OkStatus();
+  }
+};
+
+absl::StatusOr<std::unique_ptr<Products>> Products::Create() {
+  std::unique_ptr<Products> products(new Products);
+  RETURN_IF_ERROR(CublasStatus(cublasLtCreate(&products->handle_), "cuBLASLt"));
+  ASSIGN_OR_RETURN(products->workspace_, DeviceBuffer::Create(kWorkspaceBytes));
+  return products;
+}
+
+Products::~Products() {
+  if (handle_ != nullptr) cublasLtDestroy(handle_);
+}
+
+absl::StatusOr<const Products::Plan*> Products::PlanFor(const ProductArgs& args) {
+  const Key key(args.num_tokens, args.rows, args.cols, args.dtype, args.out_dtype, args.accumulate);
+  const auto known = plans_.find(key);
+  if (known != plans_.end()) return known->second.get();
+  auto plan = std::make_unique<Plan>();
+  RETURN_IF_ERROR(plan->Describe(args));
+  RETURN_IF_ERROR(plan->Choose(handle_));
+  return plans_.emplace(key, std::move(plan)).first->second.get();
+}
+
+absl::Status Products::Run(cudaStream_t stream, const ProductArgs& args) {
+  if (args.num_tokens < 1 || args.rows < 1 || args.cols < 8 || args.cols % 8 != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a product of ", args.num_tokens, " tokens with ", args.rows, " x ", args.cols,
+                     " weights: wanted at least one of each, and columns in multiples of 8"));
+  }
+  ASSIGN_OR_RETURN(const Plan* plan, PlanFor(args));
+  const float alpha = 1.0f, beta = args.accumulate ? 1.0f : 0.0f;
+  return CublasStatus(
+      cublasLtMatmul(handle_, plan->operation, &alpha, args.weights, plan->weights, args.x, plan->x,
+                     &beta, args.out, plan->out, args.out, plan->out, &plan->algorithm,
+                     workspace_.data(), workspace_.num_bytes(), stream),
+      "product");
+}
+
+}  // namespace kvship::cuda

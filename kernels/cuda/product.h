@@ -1,0 +1,56 @@
+// Matrix products of activations and weights on the GPU, by cuBLASLt.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <tuple>
+
+#include "absl/status/statusor.h"
+#include "base/tensor_view.h"
+#include "kernels/cuda/device_buffer.h"
+
+namespace kvship::cuda {
+
+// out[m, n] = sum over k of x[m, k] weights[n, k], added to what is there with `accumulate`. Sums
+// are float32. Memory: device memory, aligned to 16 bytes; K is a multiple of 8.
+struct ProductArgs {
+  const void* x = nullptr;        // [M, K] of dtype
+  const void* weights = nullptr;  // [N, K] of dtype
+  void* out = nullptr;            // [M, N] of out_dtype
+  DType dtype = DType::kBf16;
+  DType out_dtype = DType::kBf16;  // that, or f32
+  size_t num_tokens = 0;           // M
+  size_t rows = 0;                 // N
+  size_t cols = 0;                 // K
+  bool accumulate = false;
+};
+
+// Chooses an algorithm for each shape when it first comes and keeps it, so that equal calls give
+// equal bits; rows may differ in the last bits between values of M. One stream at a time: products
+// share a workspace.
+class Products {
+ public:
+  static absl::StatusOr<std::unique_ptr<Products>> Create();
+  ~Products();
+  Products(const Products&) = delete;
+  Products& operator=(const Products&) = delete;
+
+  absl::Status Run(cudaStream_t stream, const ProductArgs& args);
+
+ private:
+  struct Plan;
+  using Key = std::tuple<size_t, size_t, size_t, DType, DType, bool>;
+
+  Products() = default;
+  absl::StatusOr<const Plan*> PlanFor(const ProductArgs& args);
+
+  cublasLtHandle_t handle_ = nullptr;
+  DeviceBuffer workspace_;
+  std::map<Key, std::unique_ptr<Plan>> plans_;
+};
+
+}  // namespace kvship::cuda

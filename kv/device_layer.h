@@ -1,0 +1,21 @@
+// What a finished layer of prefill on a GPU shows to a compressor: LayerView with addresses of
+// device memory. Plain data; borrowed until the engine's next step.
+#pragma once
+
+#include <cstddef>
+
+#include "base/tensor_view.h"
+
+namespace kvship {
+
+struct DeviceLayerView {
+  size_t layer = 0;
+  DType dtype = DType::kBf16;
+  const std::byte* keys = nullptr;            // [H, T, D] of dtype, after RoPE
+  const std::byte* values = nullptr;          // [H, T, D] of dtype
+  size_t head_stride = 0;                     // elements from one KV head to the next
+  const std::byte* window_queries = nullptr;  // [Hq, W, D] of dtype, after RoPE
+  const float* window_lse = nullptr;          // [Hq, W]
+};
+
+}  // namespace kvship

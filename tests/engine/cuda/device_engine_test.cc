@@ -1,0 +1,262 @@
+// The engine and the compressor on a GPU against those on the CPU, with the same weights.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <set>
+
+#include "compress/compressor.h"
+#include "compress/cuda/device_compressor.h"
+#include "engine/cuda/device_decode.h"
+#include "engine/cuda/device_pages.h"
+#include "engine/cuda/device_prefill.h"
+#include "engine/decode.h"
+#include "engine/prefill.h"
+#include "tests/engine/cuda/random_model.h"
+#include "tests/kernels/cuda/device_test.h"
+
+namespace kvship::cuda {
+namespace {
+
+// |a - b| / |b|.
+double Distance(std::span<const float> a, std::span<const float> b) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < b.size(); ++i) {
+    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    norm += double{b[i]} * b[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+// A captured step needs a stream of its own.
+cudaStream_t Stream() {
+  static const cudaStream_t stream = [] {
+    cudaStream_t created = nullptr;
+    EXPECT_EQ(cudaStreamCreate(&created), cudaSuccess);
+    return created;
+  }();
+  return stream;
+}
+
+std::vector<float> FromDevice(const float* data, size_t count) {
+  std::vector<float> host(count);
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess) << cudaGetErrorString(cudaGetLastError());
+  EXPECT_EQ(cudaMemcpy(host.data(), data, count * sizeof(float), cudaMemcpyDeviceToHost),
+            cudaSuccess);
+  return host;
+}
+
+// bf16 numbers [rows, cols], rows `stride` apart.
+std::vector<float> FromDevice(const std::byte* data, size_t rows, size_t cols, size_t stride) {
+  std::vector<uint16_t> bits(rows * cols);
+  if (bits.empty()) return {};
+  EXPECT_EQ(
+      cudaMemcpy2D(bits.data(), cols * 2, data, stride * 2, cols * 2, rows, cudaMemcpyDeviceToHost),
+      cudaSuccess);
+  return ValuesOf(DType::kBf16, bits);
+}
+
+// bf16 keeps 8 bits; some tens of roundings one after the other.
+constexpr double kBf16Distance = 0.03;
+
+// A prompt through prefill and compression on both sides, and what decode starts from.
+class Sides {
+ public:
+  Sides(RandomModel& random, size_t num_tokens, const char* compression, bool use_cudnn,
+        size_t block_tokens = 128)
+      : host_(random.model()), prompt_(random.Prompt(num_tokens)) {
+    options_ = ParseCompression(compression).value();
+    plan_ = MakePlan(options_, ShapeOf(host_.config), num_tokens).value();
+    device_ = DeviceTransformer::Upload(host_, DType::kBf16).value();
+    device_engine_ = DevicePrefillEngine::Create(
+                         *device_, Stream(), {.block_tokens = block_tokens, .use_cudnn = use_cudnn})
+                         .value();
+    memory_ = DeviceBuffer::Create(size_t{64} << 20).value();
+    device_pool_ = KvPool::CreateOver({memory_.data(), memory_.num_bytes()}).value();
+    host_pool_ = KvPool::Create(size_t{64} << 20).value();
+    device_cache_ = Reserve(*device_pool_);
+    host_cache_ = Reserve(*host_pool_);
+  }
+
+  // Everything up to the first token. Kept positions are compared layer by layer.
+  void Prefill() {
+    PrefillEngine engine(host_, backend_, {.arithmetic = Arithmetic::kFloat32});
+    auto compressor = Compressor::Create(options_, ShapeOf(host_.config), plan_).value();
+    PrefillRun run(engine, {{.tokens = prompt_, .needs = compressor->needs()}});
+    auto device_compressor =
+        DeviceCompressor::Create(options_, ShapeOf(host_.config), plan_, DType::kBf16, Stream())
+            .value();
+    auto device_run =
+        DevicePrefillRun::Create(*device_engine_, prompt_, device_compressor->needs()).value();
+    while (!run.done()) {
+      while (*run.Step() != PrefillRun::Event::kLayerDone) {
+      }
+      auto step = DevicePrefillRun::Event::kBlockDone;
+      while (step != DevicePrefillRun::Event::kLayerDone) {
+        const auto stepped = device_run->Step();
+        ASSERT_TRUE(stepped.ok()) << stepped.status();
+        step = *stepped;
+      }
+      const size_t layer = run.finished_layer().layer;
+      ASSERT_TRUE(device_compressor->Compress(device_run->finished_layer()).ok());
+      // Both caches get what the device kept, so that decode starts from the same.
+      Compare(*compressor, device_run->finished_layer(), *device_compressor);
+      const std::vector<uint32_t> counts(host_.config.num_kv_heads,
+                                         static_cast<uint32_t>(device_compressor->kept_tokens()));
+      ASSERT_TRUE(host_cache_->BeginLayer(layer, counts).ok());
+      ASSERT_TRUE(host_cache_->WriteLayerBytes(0, layer_bytes_).ok());
+      ASSERT_TRUE(device_cache_->BeginLayer(layer, counts).ok());
+      ASSERT_TRUE(WritePrefix(Stream(), *device_cache_, layer, device_compressor->pages()).ok());
+    }
+    logits_.resize(host_.config.vocab_tokens);
+    ASSERT_TRUE(
+        run.Logits(0, prompt_.size() - 1, TensorView(logits_.data(), {1, logits_.size()})).ok());
+    const auto logits = device_run->Logits();
+    ASSERT_TRUE(logits.ok()) << logits.status();
+    EXPECT_LT(Distance(FromDevice(*logits, logits_.size()), logits_), kBf16Distance);
+  }
+
+  // Both sides take in the tokens that the device draws.
+  void Decode(size_t num_steps) {
+    DecodeEngine host(host_, backend_, Arithmetic::kFloat32);
+    auto device = DeviceDecodeEngine::Create(*device_, Stream(), 2).value();
+    int32_t token = 5;
+    const DeviceDecodeEngine::Item item = {token, device_cache_.get()};
+    const absl::Status set = device->SetBatch({&item, 1});
+    ASSERT_TRUE(set.ok()) << set;
+    for (size_t i = 0; i < num_steps; ++i) {
+      const DecodeEngine::Item host_item = {token, host_cache_.get()};
+      ASSERT_TRUE(host.Step({&host_item, 1}).ok());
+      const absl::Status step = device->Step();
+      ASSERT_TRUE(step.ok()) << step;
+      const auto tokens = device->Tokens();
+      ASSERT_TRUE(tokens.ok()) << tokens.status();
+      const std::vector<float> logits = FromDevice(device->logits(), host_.config.vocab_tokens);
+      EXPECT_LT(Distance(logits, host.logits(0)), kBf16Distance) << "step " << i;
+      token = tokens->front();
+      EXPECT_EQ(token, std::max_element(logits.begin(), logits.end()) - logits.begin());
+    }
+  }
+
+ private:
+  std::unique_ptr<SequenceCache> Reserve(KvPool& pool) {
+    return SequenceCache::Reserve(pool, ShapeOf(host_.config), plan_, 80, PageFormat::kBf16)
+        .value();
+  }
+
+  // The device's choice against the CPU's from the very same queries, keys and values. Scores are
+  // float32 on both sides, added up in another order: at the boundary one token may differ.
+  void Compare(Compressor& compressor, const DeviceLayerView& layer,
+               const DeviceCompressor& device) {
+    const ModelConfig& config = host_.config;
+    const size_t heads = config.num_kv_heads, tokens = prompt_.size(), d = config.head_dim;
+    const size_t window = plan_.window_end - plan_.window_begin;
+    ASSERT_EQ(cudaStreamSynchronize(Stream()), cudaSuccess);
+    std::vector<float> keys = FromDevice(layer.keys, heads, tokens * d, layer.head_stride);
+    std::vector<float> values = FromDevice(layer.values, heads, tokens * d, layer.head_stride);
+    std::vector<float> queries =
+        FromDevice(layer.window_queries, config.num_query_heads, window * d, window * d);
+    std::vector<float> lse = FromDevice(layer.window_lse, config.num_query_heads * window);
+    LayerView view;
+    view.layer = layer.layer;
+    view.keys = TensorView(keys.data(), {heads, tokens, d});
+    view.values = TensorView(values.data(), {heads, tokens, d});
+    view.window_queries = TensorView(queries.data(), {config.num_query_heads, window, d});
+    view.window_lse = TensorView(lse.data(), {config.num_query_heads, window});
+    view.window_begin = plan_.window_begin;
+    const Compressor::Result host = *compressor.Compress(backend_, view);
+    std::vector<std::byte>& bytes = layer_bytes_;
+    bytes.resize(device.layer_bytes());
+    std::vector<float> masses(2 * heads);
+    ASSERT_TRUE(device.CopyToHost(bytes.data(), masses.data()).ok());
+    ASSERT_EQ(cudaStreamSynchronize(Stream()), cudaSuccess);
+    ASSERT_EQ(bytes.size(), host.compact.bytes.num_bytes());
+    const LayerLayout layout = LayoutOf(plan_, host.compact.kept_tokens);
+    for (size_t h = 0; h < heads; ++h) {
+      SCOPED_TRACE(h);
+      EXPECT_NEAR(masses[h], host.compact.retained_mass[h], 1e-3);
+      EXPECT_NEAR(masses[heads + h], host.compact.chosen_mass[h], 1e-3);
+      std::vector<int32_t> positions(layout.heads[h].num_positions);
+      std::memcpy(positions.data(), &bytes[layout.heads[h].positions_offset],
+                  positions.size() * sizeof(int32_t));
+      const std::set<int32_t> kept(host.positions[h].begin(), host.positions[h].end());
+      size_t shared = 0;
+      for (int32_t position : positions) shared += kept.count(position);
+      EXPECT_GE(shared + 1, positions.size());
+      if (shared < positions.size()) continue;
+      const size_t head_bytes = layout.num_bytes / heads;
+      EXPECT_EQ(std::memcmp(&bytes[h * head_bytes], host.compact.bytes.data() + h * head_bytes,
+                            head_bytes),
+                0);
+    }
+  }
+
+  const Transformer& host_;
+  const std::vector<int32_t> prompt_;
+  CompressionOptions options_;
+  KvPlan plan_;
+  Backend backend_{2};
+  std::unique_ptr<const DeviceTransformer> device_;
+  std::unique_ptr<DevicePrefillEngine> device_engine_;
+  DeviceBuffer memory_;
+  std::unique_ptr<KvPool> device_pool_, host_pool_;
+  std::unique_ptr<SequenceCache> device_cache_, host_cache_;
+  std::vector<float> logits_;
+  std::vector<std::byte> layer_bytes_;  // of the layer that the device compressed last
+};
+
+using DeviceEngineTest = DeviceTest;
+
+TEST_F(DeviceEngineTest, KeepsAllAndDecodesLikeTheCpu) {
+  RandomModel random(RopePairs::kHalves);
+  for (size_t num_tokens : {5, 128, 300}) {
+    SCOPED_TRACE(num_tokens);
+    Sides sides(random, num_tokens, "scorer=keep_all,encoder=bf16", /*use_cudnn=*/true);
+    sides.Prefill();
+    sides.Decode(40);
+  }
+}
+
+TEST_F(DeviceEngineTest, CompressesAndDecodesLikeTheCpu) {
+  RandomModel random(RopePairs::kAdjacent);
+  for (const char* options : {"scorer=snapkv,budget_tokens=100,window=16,kernel=7,encoder=bf16",
+                              "scorer=snapkv,budget_tokens=64,window=32,group_reduce=max,pool=max,"
+                              "kernel=5,encoder=bf16"}) {
+    SCOPED_TRACE(options);
+    Sides sides(random, 700, options, /*use_cudnn=*/true);
+    sides.Prefill();
+    sides.Decode(40);
+  }
+}
+
+TEST_F(DeviceEngineTest, TheWindowMayBeginInTheBlockBefore) {
+  RandomModel random(RopePairs::kHalves);
+  Sides sides(random, 260, "scorer=snapkv,budget_tokens=64,window=16,encoder=bf16",
+              /*use_cudnn=*/true);
+  sides.Prefill();
+}
+
+TEST_F(DeviceEngineTest, ThePlainKernelDoesWithoutCudnn) {
+  RandomModel random(RopePairs::kHalves);
+  Sides sides(random, 300, "scorer=snapkv,budget_tokens=64,window=16,encoder=bf16",
+              /*use_cudnn=*/false);
+  sides.Prefill();
+}
+
+TEST_F(DeviceEngineTest, WhatOnlyTheCpuDoesIsRefusedByName) {
+  const KvShape shape = {.num_layers = 2, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 64};
+  for (const auto& [text, word] :
+       {std::pair{"scorer=h2o,budget_tokens=64,encoder=bf16", "h2o"},
+        std::pair{"scorer=snapkv,allocator=ada,budget_tokens=64,encoder=bf16", "ada"},
+        std::pair{"scorer=snapkv,budget_tokens=64,encoder=int4", "int4"}}) {
+    const CompressionOptions options = ParseCompression(text).value();
+    const KvPlan plan = MakePlan(options, shape, 500).value();
+    const absl::Status status =
+        DeviceCompressor::Create(options, shape, plan, DType::kBf16, nullptr).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+    EXPECT_NE(status.message().find(word), absl::string_view::npos) << status;
+  }
+}
+
+}  // namespace
+}  // namespace kvship::cuda

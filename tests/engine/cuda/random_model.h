@@ -1,0 +1,82 @@
+// A small random model in host memory whose weights are bf16 numbers, so that both engines compute
+// with the same ones, and the two sides of a run on the GPU put together.
+#pragma once
+
+#include <cmath>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "base/float16.h"
+#include "engine/transformer.h"
+
+namespace kvship::cuda {
+
+class RandomModel {
+ public:
+  explicit RandomModel(RopePairs pairs) {
+    ModelConfig& config = model_.config;
+    config.architecture = "llama";
+    config.num_layers = 2;
+    config.hidden_dim = 256;
+    config.num_query_heads = 4;
+    config.num_kv_heads = 2;
+    config.head_dim = 64;
+    config.ffn_dim = 384;
+    config.vocab_tokens = 320;
+    config.context_tokens = 4096;
+    config.norm_epsilon = 1e-5f;
+    config.rope_pairs = pairs;
+    for (size_t i = 0; i < config.head_dim / 2; ++i) {
+      config.rope_frequencies.push_back(std::pow(10000.0, -2.0 * static_cast<double>(i) / 64));
+    }
+    const size_t c = config.hidden_dim, f = config.ffn_dim, d = config.head_dim;
+    model_.embedding = Matrix(config.vocab_tokens, c, 1.0f);
+    for (size_t layer = 0; layer < config.num_layers; ++layer) {
+      LayerWeights& w = model_.layers.emplace_back();
+      w.attention_norm = Norm(c);
+      w.query = Matrix(config.num_query_heads * d, c);
+      w.key = Matrix(config.num_kv_heads * d, c);
+      w.value = Matrix(config.num_kv_heads * d, c);
+      w.output = Matrix(c, config.num_query_heads * d);
+      w.ffn_norm = Norm(c);
+      w.gate = Matrix(f, c);
+      w.up = Matrix(f, c);
+      w.down = Matrix(c, f);
+    }
+    model_.output_norm = Norm(c);
+    model_.output = Matrix(config.vocab_tokens, c);
+  }
+
+  const Transformer& model() const { return model_; }
+
+  std::vector<int32_t> Prompt(size_t num_tokens) {
+    std::vector<int32_t> tokens(num_tokens);
+    for (int32_t& token : tokens) {
+      token = static_cast<int32_t>(random_() % model_.config.vocab_tokens);
+    }
+    return tokens;
+  }
+
+ private:
+  float Number(float mean, float deviation) {
+    return ToFloat(ToBf16(std::normal_distribution<float>(mean, deviation)(random_)));
+  }
+  WeightView Matrix(size_t rows, size_t cols, float deviation = 0.0f) {
+    if (deviation == 0.0f) deviation = 1.0f / std::sqrt(static_cast<float>(cols));
+    std::vector<float>& numbers = matrices_.emplace_back(rows * cols);
+    for (float& x : numbers) x = Number(0.0f, deviation);
+    return {reinterpret_cast<const std::byte*>(numbers.data()), WeightFormat::kF32, rows, cols};
+  }
+  std::vector<float> Norm(size_t width) {
+    std::vector<float> weights(width);
+    for (float& x : weights) x = Number(1.0f, 0.1f);
+    return weights;
+  }
+
+  std::mt19937 random_{7};
+  std::vector<std::vector<float>> matrices_;  // moved, their numbers stay where they are
+  Transformer model_;
+};
+
+}  // namespace kvship::cuda
