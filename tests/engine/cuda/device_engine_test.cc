@@ -219,9 +219,12 @@ TEST_F(DeviceEngineTest, KeepsAllAndDecodesLikeTheCpu) {
 
 TEST_F(DeviceEngineTest, CompressesAndDecodesLikeTheCpu) {
   RandomModel random(RopePairs::kAdjacent);
-  for (const char* options : {"scorer=snapkv,budget_tokens=100,window=16,kernel=7,encoder=bf16",
-                              "scorer=snapkv,budget_tokens=64,window=32,group_reduce=max,pool=max,"
-                              "kernel=5,encoder=bf16"}) {
+  for (const char* options :
+       {"budget_tokens=100,window=16,kernel=7,encoder=bf16",
+        "budget_tokens=64,window=32,group_reduce=max,pool=max,kernel=5,"
+        "encoder=bf16",
+        "budget_tokens=100,window=16,encoder=fp8", "budget_tokens=100,window=16,encoder=int8",
+        "budget_tokens=100,window=16,encoder=int4"}) {
     SCOPED_TRACE(options);
     Sides sides(random, 700, options, /*use_cudnn=*/true);
     sides.Prefill();
@@ -248,7 +251,7 @@ TEST_F(DeviceEngineTest, WhatOnlyTheCpuDoesIsRefusedByName) {
   for (const auto& [text, word] :
        {std::pair{"scorer=h2o,budget_tokens=64,encoder=bf16", "h2o"},
         std::pair{"scorer=snapkv,allocator=ada,budget_tokens=64,encoder=bf16", "ada"},
-        std::pair{"scorer=snapkv,budget_tokens=64,encoder=int4", "int4"}}) {
+        std::pair{"scorer=snapkv,budget_tokens=64,encoder=f32", "f32"}}) {
     const CompressionOptions options = ParseCompression(text).value();
     const KvPlan plan = MakePlan(options, shape, 500).value();
     const absl::Status status =
