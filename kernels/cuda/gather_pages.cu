@@ -1,6 +1,7 @@
 #include "base/status_macros.h"
 #include "kernels/cuda/gather_pages.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/quantize_page.cuh"
 #include "kernels/cuda/tile_layout.h"
 #include "kernels/page_layout.h"
@@ -13,6 +14,7 @@ constexpr int kElementBytes = 2;
 
 // One page per block, K then V; consecutive threads copy consecutive chunks of a row.
 __global__ void __launch_bounds__(kThreads) GatherKernel(const GatherPagesArgs args) {
+  WaitForTheKernelBefore();
   const size_t head = blockIdx.y;
   const size_t count = args.num_per_head != nullptr ? args.num_per_head[head] : args.num_tokens;
   const size_t first = static_cast<size_t>(blockIdx.x) * kPageTokens;
@@ -69,9 +71,9 @@ absl::Status Check(const GatherPagesArgs& args) {
 
 template <class T, PageFormat kFormat>
 absl::Status LaunchQuantize(cudaStream_t stream, const GatherPagesArgs& args) {
-  return Launch(stream, dim3(PagesFor(args.num_tokens), args.num_kv_heads, 2),
-                dim3(kQuantizeThreads), QuantizeSharedBytes(args.head_dim),
-                QuantizeKernel<T, kFormat>, args);
+  return LaunchEarly(stream, dim3(PagesFor(args.num_tokens), args.num_kv_heads, 2),
+                     dim3(kQuantizeThreads), QuantizeSharedBytes(args.head_dim),
+                     QuantizeKernel<T, kFormat>, args);
 }
 
 }  // namespace
@@ -85,8 +87,8 @@ absl::Status GatherPages(cudaStream_t stream, const GatherPagesArgs& args) {
       case PageFormat::kInt8: return LaunchQuantize<T, PageFormat::kInt8>(stream, args);
       case PageFormat::kInt4: return LaunchQuantize<T, PageFormat::kInt4>(stream, args);
       default:
-        return Launch(stream, dim3(PagesFor(args.num_tokens), args.num_kv_heads), dim3(kThreads), 0,
-                      GatherKernel, args);
+        return LaunchEarly(stream, dim3(PagesFor(args.num_tokens), args.num_kv_heads),
+                           dim3(kThreads), 0, GatherKernel, args);
     }
   });
 }

@@ -253,6 +253,7 @@ inline size_t QuantizeSharedBytes(size_t head_dim) {
 // A block makes the keys (blockIdx.z 0) or the values (1) of page blockIdx.x of head blockIdx.y.
 template <class T, PageFormat kFormat>
 __global__ void __launch_bounds__(kQuantizeThreads) QuantizeKernel(const GatherPagesArgs args) {
+  WaitForTheKernelBefore();
   const size_t head = blockIdx.y;
   const bool is_value = blockIdx.z == 1;
   const size_t count = args.num_per_head != nullptr ? args.num_per_head[head] : args.num_tokens;

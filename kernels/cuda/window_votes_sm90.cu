@@ -104,9 +104,12 @@ __device__ void StartProducts(const T* keys, const T* queries, float (&scores)[k
 }
 
 // Votes of one head's columns on this lane's two rows, over the four lanes that share the rows.
-template <int kWindow, int kProducts>
+// Queries before `first_query` do not see the key of the first row, nor those before eight more
+// that of the second. Only tiles in the window itself need the comparisons, which cost as much as
+// all else.
+template <bool kMasked, int kWindow, int kProducts>
 __device__ float2 Votes(const Params& p, const float (&scores)[kProducts][32],
-                        const float* minus_lse, int head, size_t key, bool masked, int lane) {
+                        const float* minus_lse, int head, int first_query, int lane) {
   float sums[2] = {0.0f, 0.0f};
 #pragma unroll
   for (int j = 0; j < kWindow / 8; ++j) {
@@ -117,9 +120,9 @@ __device__ float2 Votes(const Params& p, const float (&scores)[kProducts][32],
     for (int e = 0; e < 4; ++e) {
       const float score = scores[tile / 8][tile % 8 * 4 + e];
       float share = Exp2(fmaf(score, p.scale, e & 1 ? lse.y : lse.x));
-      if (masked) {
-        const size_t position = p.args.first_position + j * 8 + AccumulatorColumn(lane) + (e & 1);
-        if (key + (e >> 1) * 8 > position) share = 0.0f;
+      if constexpr (kMasked) {
+        const int query = j * 8 + AccumulatorColumn(lane) + (e & 1);
+        if (query < first_query + (e >> 1) * 8) share = 0.0f;
       }
       sums[e >> 1] += share;
     }
@@ -153,20 +156,30 @@ struct Block {
   }
 
   __device__ void Vote(int tile, int half, const Scores& scores) const {
-    const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
-    const size_t first_key =
-        static_cast<size_t>(tile) * kTileTokens + half * kHalfTokens + warp * 16;
+    const size_t first_key = static_cast<size_t>(tile) * kTileTokens + half * kHalfTokens +
+                             threadIdx.x / kWarpThreads * 16;
+    if (first_key + 15 > p.args.first_position) {
+      VoteOnRows<true>(first_key, scores);
+    } else {
+      VoteOnRows<false>(first_key, scores);
+    }
+  }
+
+  template <bool kMasked>
+  __device__ void VoteOnRows(size_t first_key, const Scores& scores) const {
+    const int lane = threadIdx.x % kWarpThreads;
     const size_t key = first_key + AccumulatorRow(lane);
-    const bool masked = first_key + 15 > p.args.first_position;
+    const int first_query =
+        static_cast<int>(static_cast<int64_t>(key) - static_cast<int64_t>(p.args.first_position));
     const size_t own_key = key + (lane & 1) * 8;  // lanes 0 and 1 of the quad write a row each
     const bool writes = (lane & 3) < 2 && own_key < p.args.num_keys;
+    float* to = p.args.votes + static_cast<size_t>(first_head) * p.args.votes_row_stride + own_key;
 #pragma unroll
     for (int head = 0; head < kHeads; ++head) {
       const float2 sums =
-          Votes<kWindow, S::kProducts>(p, scores, minus_lse, head, key, masked, lane);
+          Votes<kMasked, kWindow, S::kProducts>(p, scores, minus_lse, head, first_query, lane);
       if (!writes || head >= num_heads) continue;
-      p.args.votes[static_cast<size_t>(first_head + head) * p.args.votes_row_stride + own_key] =
-          lane & 1 ? sums.y : sums.x;
+      to[head * p.args.votes_row_stride] = lane & 1 ? sums.y : sums.x;
     }
   }
 };
