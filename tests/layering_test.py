@@ -2,7 +2,8 @@
 """Holds every #include to the table of folders in docs/design.md, and every source file to its length.
 
 A folder includes what its row allows, by path from the root. CUDA and NCCL headers stay in folders cuda/ and
-transport/nccl_*; gRPC and Protobuf stay out of base to compress; no file includes itself by a detour.
+transport/nccl_*, which builds on base alone; gRPC and Protobuf stay out of that and of base to compress; no file
+includes itself by a detour.
 """
 
 import os
@@ -18,7 +19,9 @@ CORE = {"base", "kernels", "kv", "engine", "compress"}
 
 CUDA_HEADER = re.compile(
     r"(cuda|cub/|cublas|cudnn|cusparse|curand|nvtx|nvml|cooperative_groups|thrust/|cutlass/|cute/|mma\.h|nccl)")
-CUDA_HOMES = re.compile(r"((tests/|bench/)?(kernels|engine|compress)/cuda/|(tests/)?transport/nccl_)")
+CUDA_HOMES = re.compile(r"((tests/|bench/)?(kernels|engine|compress)/cuda/|(tests/)?transport/nccl_|bench/nccl_)")
+# Builds on base alone, without what the rest of its folder needs.
+NCCL_FILE = re.compile(r"transport/nccl_")
 RPC_HEADER = re.compile(r"(grpc/|grpcpp/|grpc\+\+/|google/protobuf/|kvship/v\d)")
 
 INCLUDE = re.compile(r'\s*#\s*include\s*([<"])([^>"]+)[>"]')
@@ -81,8 +84,10 @@ def include_violations(root, path, line, quoted, header):
         yield at + f"{folder} may not include {header} (it may include {allowed})"
     elif home != "proto" and not os.path.exists(os.path.join(root, header)):
         yield at + f"{header} does not exist"
-    if RPC_HEADER.match(header) and folder in CORE:
-        yield at + f"<{header}>: {folder} builds without gRPC and Protobuf"
+    if RPC_HEADER.match(header) and (folder in CORE or NCCL_FILE.match(path)):
+        yield at + f"<{header}>: {folder if folder in CORE else path} builds without gRPC and Protobuf"
+    if NCCL_FILE.match(path) and home not in (None, "base") and not NCCL_FILE.match(header):
+        yield at + f"{path} may not include {header} (it may include base and transport/nccl_*)"
 
 
 def cycles(graph):
@@ -164,6 +169,13 @@ class EachRuleIsEnforced(unittest.TestCase):
         self.assertTrue(self.found_in({"compress/a.cc": "#include <google/protobuf/message.h>\n"}))
         self.assertTrue(self.found_in({"kv/a.cc": '#include "kvship/v1/generation.pb.h"\n'}))
         self.assertEqual([], self.found_in({"client/a.cc": '#include "kvship/v1/generation.pb.h"\n'}))
+
+    def test_nccl_builds_on_base_alone(self):
+        files = {"base/a.h": "", "transport/nccl_a.h": "", "transport/channel.h": ""}
+        self.assertEqual([], self.found_in({
+            **files, "transport/nccl_b.cc": '#include "base/a.h"\n#include "transport/nccl_a.h"\n'}))
+        self.assertTrue(self.found_in({**files, "transport/nccl_b.cc": '#include "transport/channel.h"\n'}))
+        self.assertTrue(self.found_in({**files, "transport/nccl_b.cc": "#include <grpcpp/grpcpp.h>\n"}))
 
     def test_paths_start_at_the_root(self):
         found = self.found_in({"base/a.h": "", "base/b.cc": '#include "a.h"\n'})

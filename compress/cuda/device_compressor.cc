@@ -48,8 +48,10 @@ absl::StatusOr<std::unique_ptr<DeviceCompressor>> DeviceCompressor::Create(
     const CompressionOptions& options, const KvShape& shape, const KvPlan& plan, DType dtype,
     cudaStream_t stream) {
   RETURN_IF_ERROR(CheckOptions(options, shape, plan));
-  const PageFormat format = dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
-  if (plan.format != format) return CpuOnly("encoder", PageFormatName(plan.format));
+  const PageFormat floats = dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
+  if (plan.format != floats && !IsQuantized(plan.format)) {
+    return CpuOnly("encoder", PageFormatName(plan.format));
+  }
   std::unique_ptr<DeviceCompressor> compressor(
       new DeviceCompressor(options, shape, plan, dtype, stream));
   RETURN_IF_ERROR(compressor->Allocate());
@@ -163,6 +165,7 @@ absl::Status DeviceCompressor::Gather(const DeviceLayerView& layer) {
                                .positions = positions_.as<int32_t>(),
                                .pages = pages_.data(),
                                .dtype = dtype_,
+                               .format = plan_.format,
                                .num_kv_heads = shape_.num_kv_heads,
                                .head_dim = shape_.head_dim,
                                .head_stride = layer.head_stride,

@@ -24,8 +24,9 @@ namespace kvship::cuda {
 
 class DeviceCompressor {
  public:
-  // `plan` is MakePlan's for these options, its format that of `dtype`. Unimplemented, naming the
-  // option, for what only the CPU does; ResourceExhausted if the device has no room for the scores.
+  // `plan` is MakePlan's for these options, its format that of `dtype` or a quantized one.
+  // Unimplemented, naming the option, for what only the CPU does; ResourceExhausted if the device
+  // has no room for the scores.
   static absl::StatusOr<std::unique_ptr<DeviceCompressor>> Create(const CompressionOptions& options,
                                                                   const KvShape& shape,
                                                                   const KvPlan& plan, DType dtype,

@@ -20,16 +20,20 @@ PageFormat PageFormatOf(DType dtype) {
   return dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
 }
 
-absl::Status CheckCache(const SequenceCache& cache, const ModelConfig& config, DType dtype) {
-  const PageFormat wanted = PageFormatOf(dtype);
-  if (cache.plan().format == wanted && cache.tail_format() == wanted &&
+absl::Status CheckCache(const SequenceCache& cache, const ModelConfig& config, DType dtype,
+                        PageFormat prefix_format) {
+  const PageFormat floats = PageFormatOf(dtype);
+  if (cache.plan().format == prefix_format &&
+      (prefix_format == floats || IsQuantized(prefix_format)) && cache.tail_format() == floats &&
       cache.plan().num_heads == config.num_kv_heads) {
     return absl::OkStatus();
   }
   return absl::UnimplementedError(absl::StrCat(
       "a cache of ", cache.plan().num_heads, " heads in ", PageFormatName(cache.plan().format),
-      " with a tail in ", PageFormatName(cache.tail_format()), ": on the GPU wanted ",
-      config.num_kv_heads, " heads in ", PageFormatName(wanted)));
+      " with a tail in ", PageFormatName(cache.tail_format()), ", beside one in ",
+      PageFormatName(prefix_format), ": on the GPU wanted ", config.num_kv_heads,
+      " heads, one format in a batch, ", PageFormatName(floats), " or quantized, and tails in ",
+      PageFormatName(floats)));
 }
 
 template <class T>
@@ -78,10 +82,12 @@ absl::Status DeviceDecodeEngine::SetBatch(std::span<const Item> items) {
     return absl::InvalidArgumentError(
         absl::StrCat("a batch of ", items.size(), ": wanted 1 to ", max_sequences_));
   }
+  const PageFormat prefix_format = items.front().cache->plan().format;
   for (const Item& item : items) {
-    RETURN_IF_ERROR(CheckCache(*item.cache, model_.config(), model_.dtype()));
+    RETURN_IF_ERROR(CheckCache(*item.cache, model_.config(), model_.dtype(), prefix_format));
   }
   batch_ = items.size();
+  prefix_format_ = prefix_format;
   RETURN_IF_ERROR(CopyTables(items));
   const size_t workspace_bytes = PagedAttentionWorkspaceBytes(Attention(0));
   if (workspace_bytes > workspace_.num_bytes()) {
@@ -136,7 +142,7 @@ absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items) {
 }
 
 absl::Status DeviceDecodeEngine::Step() {
-  const std::pair<size_t, size_t> shape(batch_, max_pages_);
+  const Shape shape(batch_, max_pages_, prefix_format_);
   auto graph = graphs_.find(shape);
   if (graph == graphs_.end()) {
     ASSIGN_OR_RETURN(cudaGraphExec_t captured, Capture());
@@ -168,6 +174,7 @@ PagedAttentionArgs DeviceDecodeEngine::Attention(size_t layer) const {
           .out = attended_.data(),
           .workspace = workspace_.data(),
           .dtype = model_.dtype(),
+          .prefix_format = prefix_format_,
           .num_sequences = batch_,
           .num_query_heads = config.num_query_heads,
           .num_kv_heads = config.num_kv_heads,

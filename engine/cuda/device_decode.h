@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -32,8 +33,9 @@ class DeviceDecodeEngine {
 
   struct Item {
     int32_t token = 0;  // inside the vocabulary
-    // Its pages are device memory in the model's dtype, one set per KV head, with a tail of the
-    // same; Unimplemented otherwise.
+    // Its pages are device memory, one set per KV head: the prefix in the model's dtype or
+    // quantized, as all others of the batch, the tail in the model's dtype. Unimplemented
+    // otherwise.
     const SequenceCache* cache = nullptr;
   };
 
@@ -70,8 +72,10 @@ class DeviceDecodeEngine {
 
   size_t batch_ = 0;      // B
   size_t max_pages_ = 0;  // of any head, with a full tail
-  // By batch and max_pages; they hold until a buffer moves.
-  std::map<std::pair<size_t, size_t>, cudaGraphExec_t> graphs_;
+  PageFormat prefix_format_ = PageFormat::kBf16;
+  // Captured steps, which hold until a buffer moves.
+  using Shape = std::tuple<size_t, size_t, PageFormat>;  // batch_, max_pages_, prefix_format_
+  std::map<Shape, cudaGraphExec_t> graphs_;
 
   DeviceBuffer page_table_;  // addresses of all pages of the batch
   DeviceBuffer heads_;       // [L, B, H] PagedHead

@@ -1,6 +1,8 @@
 #include "base/status_macros.h"
 #include "kernels/cuda/gather_pages.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/quantize_page.cuh"
 #include "kernels/cuda/tile_layout.h"
 #include "kernels/page_layout.h"
 
@@ -12,6 +14,7 @@ constexpr int kElementBytes = 2;
 
 // One page per block, K then V; consecutive threads copy consecutive chunks of a row.
 __global__ void __launch_bounds__(kThreads) GatherKernel(const GatherPagesArgs args) {
+  WaitForTheKernelBefore();
   const size_t head = blockIdx.y;
   const size_t count = args.num_per_head != nullptr ? args.num_per_head[head] : args.num_tokens;
   const size_t first = static_cast<size_t>(blockIdx.x) * kPageTokens;
@@ -39,15 +42,18 @@ __global__ void __launch_bounds__(kThreads) GatherKernel(const GatherPagesArgs a
   }
 }
 
-}  // namespace
-
-absl::Status GatherPages(cudaStream_t stream, const GatherPagesArgs& args) {
-  if (args.dtype != DType::kF16 && args.dtype != DType::kBf16) {
-    return absl::InvalidArgumentError("dtype: wanted f16 or bf16");
+absl::Status Check(const GatherPagesArgs& args) {
+  const PageFormat unquantized = args.dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
+  if (!IsQuantized(args.format) && args.format != unquantized) {
+    return absl::InvalidArgumentError(absl::StrCat("format ", PageFormatName(args.format),
+                                                   ": wanted ", PageFormatName(unquantized),
+                                                   ", fp8, int8 or int4"));
   }
-  if (args.head_dim < 1 || args.head_dim % kChunkElements != 0) {
+  const bool has_groups = args.format == PageFormat::kInt8 || args.format == PageFormat::kInt4;
+  const size_t multiple = has_groups ? kValueGroup : size_t{kChunkElements};
+  if (args.head_dim < 1 || args.head_dim % multiple != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("head_dim ", args.head_dim, ": wanted a multiple of ", kChunkElements));
+        absl::StrCat("head_dim ", args.head_dim, ": wanted a multiple of ", multiple));
   }
   if (args.num_kv_heads < 1 || args.num_kv_heads > 65535) {
     return absl::InvalidArgumentError(
@@ -60,7 +66,31 @@ absl::Status GatherPages(cudaStream_t stream, const GatherPagesArgs& args) {
         absl::StrCat("num_tokens ", args.num_tokens, ": wanted 1 to what ", args.pages_per_head,
                      " pages hold and to positions_row_stride ", args.positions_row_stride));
   }
-  return Launch(stream, dim3(num_pages, args.num_kv_heads), dim3(kThreads), 0, GatherKernel, args);
+  return absl::OkStatus();
+}
+
+template <class T, PageFormat kFormat>
+absl::Status LaunchQuantize(cudaStream_t stream, const GatherPagesArgs& args) {
+  return LaunchEarly(stream, dim3(PagesFor(args.num_tokens), args.num_kv_heads, 2),
+                     dim3(kQuantizeThreads), QuantizeSharedBytes(args.head_dim),
+                     QuantizeKernel<T, kFormat>, args);
+}
+
+}  // namespace
+
+absl::Status GatherPages(cudaStream_t stream, const GatherPagesArgs& args) {
+  return WithElementType(args.dtype, [&](auto element) -> absl::Status {
+    using T = decltype(element);
+    RETURN_IF_ERROR(Check(args));
+    switch (args.format) {
+      case PageFormat::kFp8: return LaunchQuantize<T, PageFormat::kFp8>(stream, args);
+      case PageFormat::kInt8: return LaunchQuantize<T, PageFormat::kInt8>(stream, args);
+      case PageFormat::kInt4: return LaunchQuantize<T, PageFormat::kInt4>(stream, args);
+      default:
+        return LaunchEarly(stream, dim3(PagesFor(args.num_tokens), args.num_kv_heads),
+                           dim3(kThreads), 0, GatherKernel, args);
+    }
+  });
 }
 
 }  // namespace kvship::cuda

@@ -6,7 +6,7 @@
 namespace kvship::cuda {
 namespace {
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 1024;
 
 // Sum over the block, for every thread; the order of the additions is fixed.
 __device__ float BlockSum(float x) {
@@ -23,6 +23,7 @@ __device__ float BlockSum(float x) {
 
 __device__ float GroupVotes(const KeptMassArgs& args, const float* votes, size_t token) {
   float sum = 0.0f;
+#pragma unroll 4
   for (size_t g = 0; g < args.group; ++g) sum += votes[g * args.votes_row_stride + token];
   return sum;
 }

@@ -3,7 +3,7 @@
 
 #include "base/status_macros.h"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/paged_attention.h"
+#include "kernels/cuda/page_splits.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tile_layout.h"
 
@@ -11,24 +11,10 @@ namespace kvship::cuda {
 namespace {
 
 constexpr float kLog2E = 1.4426950408889634f;
-constexpr int kWarps = 4;
-constexpr int kThreads = kWarps * kWarpThreads;
 constexpr int kMaxGroup = 16;  // rows of an m16n8k16 product
-// A warp works on half pages by itself: 16 tokens are one step of the product with V. Three of them
-// in flight per warp and two blocks on a multiprocessor keep 128 KiB under way, at D = 128.
-constexpr int kUnitTokens = 16;
-constexpr int kUnitsPerPage = static_cast<int>(kPageTokens) / kUnitTokens;
+// Three units in flight per warp and two blocks on a multiprocessor: 128 KiB under way, at D = 128.
 constexpr int kUnitsPerWarp = kSplitPages * kUnitsPerPage / kWarps;
 constexpr int kStages = 3;
-
-struct Params {
-  PagedAttentionArgs args;
-  int group;  // query heads of a KV head
-  int max_splits;
-  float scale;      // log2(e) / sqrt(D)
-  float* partials;  // [B * H, max_splits, group, D]: unnormalised outputs
-  float2* stats;    // [B * H, max_splits, group]: maximum (in units of log2) and sum
-};
 
 // One warp's share of a split: its queries, and the online softmax over the units it has seen.
 // Rows are query heads; a lane holds rows lane / 4 and lane / 4 + 8.
@@ -114,44 +100,6 @@ struct WarpState {
   }
 };
 
-// Half a page: where its keys lie (its values lie half a page's bytes further), and how many of its
-// tokens count.
-template <class T>
-struct Unit {
-  const T* keys;
-  int num_tokens;
-};
-
-template <class T, int kHeadDim>
-__device__ Unit<T> FindUnit(const PagedHead& head, int unit) {
-  const PageSlice slice = SliceOf(head, unit / kUnitsPerPage);
-  const int half_page = unit % kUnitsPerPage;
-  const int num_tokens =
-      min(static_cast<int>(slice.num_tokens) - half_page * kUnitTokens, kUnitTokens);
-  if (num_tokens <= 0) return {nullptr, 0};
-  const std::byte* page = (slice.in_tail ? head.tail_pages : head.prefix_pages)[slice.page];
-  return {reinterpret_cast<const T*>(page) + half_page * kUnitTokens * kHeadDim, num_tokens};
-}
-
-// Starts the copy of one unit, K then V, into a stage of the warp's ring. Slots that do not count
-// become zeros: they may hold anything, and zero times NaN is NaN.
-template <class T, int kHeadDim>
-__device__ void StartUnit(const Unit<T>& unit, int lane, T* stage) {
-  constexpr int kChunks = kHeadDim / kChunkElements;
-  if (unit.num_tokens > 0) {
-#pragma unroll
-    for (int i = lane; i < 2 * kUnitTokens * kChunks; i += kWarpThreads) {
-      const bool is_value = i >= kUnitTokens * kChunks;
-      const int row = i / kChunks % kUnitTokens, chunk = i % kChunks;
-      const T* from = unit.keys + (is_value ? kPageTokens * kHeadDim : 0) + row * kHeadDim +
-                      chunk * kChunkElements;
-      T* to = stage + (is_value ? kUnitTokens * kHeadDim : 0) + TileOffset(kHeadDim, row, chunk);
-      CopyChunkAsync(to, from, row < unit.num_tokens);
-    }
-  }
-  CommitCopies();
-}
-
 template <class T, int kHeadDim>
 __device__ void StoreWarp(const WarpState<T, kHeadDim>& state, int group, int lane, float* out,
                           float2* stats) {
@@ -169,37 +117,9 @@ __device__ void StoreWarp(const WarpState<T, kHeadDim>& state, int group, int la
   }
 }
 
-// One element of the outputs of `count` parts, part after part, merged by their maxima and sums;
-// the parts' outputs and stats lie `out_stride` and `stats_stride` apart.
-struct Merged {
-  float out;
-  float maximum;
-  float sum;
-};
-__device__ Merged Merge(const float* out, size_t out_stride, const float2* stats,
-                        size_t stats_stride, int count) {
-  Merged merged = {0.0f, -INFINITY, 0.0f};
-  for (int i = 0; i < count; ++i) merged.maximum = fmaxf(merged.maximum, stats[i * stats_stride].x);
-  for (int i = 0; i < count; ++i) {
-    const float2 part = stats[i * stats_stride];
-    const float weight = part.y > 0.0f ? Exp2(part.x - merged.maximum) : 0.0f;
-    merged.sum += part.y * weight;
-    if (weight > 0.0f) merged.out += out[i * out_stride] * weight;
-  }
-  return merged;
-}
-__device__ float Normalised(const Merged& merged) {
-  return merged.sum > 0.0f ? merged.out / merged.sum : 0.0f;
-}
-
-template <class T>
-__device__ void StoreElement(T* to, float x) {
-  to->bits = static_cast<uint16_t>(PackPair<T>(x, 0.0f));
-}
-
 // A block takes one split of one head; its warps take turns with the split's units.
 template <class T, int kHeadDim>
-__global__ void __launch_bounds__(kThreads, 2) SplitKernel(const Params p) {
+__global__ void __launch_bounds__(kSplitThreads, 2) SplitKernel(const PagedSplits p) {
   const int split = blockIdx.x;
   const size_t request = blockIdx.y;
   const PagedHead head = p.args.heads[request];
@@ -249,23 +169,11 @@ __global__ void __launch_bounds__(kThreads, 2) SplitKernel(const Params p) {
   StoreWarp<T, kHeadDim>(state, p.group, lane, warp_out + warp * kMaxGroup * kHeadDim,
                          warp_stats + warp * kMaxGroup);
   __syncthreads();
-  const size_t first_row = (request * p.max_splits + split) * p.group;
-  for (int i = threadIdx.x; i < p.group * kHeadDim; i += kThreads) {
-    const int row = i / kHeadDim, column = i % kHeadDim;
-    const Merged merged =
-        Merge(warp_out + i, kMaxGroup * kHeadDim, warp_stats + row, kMaxGroup, kWarps);
-    if (p.max_splits == 1) {
-      StoreElement(static_cast<T*>(p.args.out) + request * p.group * kHeadDim + i,
-                   Normalised(merged));
-    } else {
-      p.partials[first_row * kHeadDim + i] = merged.out;
-      if (column == 0) p.stats[first_row + row] = make_float2(merged.maximum, merged.sum);
-    }
-  }
+  StoreSplit<T, kHeadDim, kMaxGroup>(p, request, split, warp_out, warp_stats);
 }
 
 template <class T, int kHeadDim>
-__global__ void __launch_bounds__(kHeadDim) MergeKernel(const Params p) {
+__global__ void __launch_bounds__(kHeadDim) MergeKernel(const PagedSplits p) {
   const size_t request = blockIdx.x;
   const int row = blockIdx.y;
   const int num_splits =
@@ -282,6 +190,12 @@ int MaxSplits(const PagedAttentionArgs& args) {
 }
 
 absl::Status Check(const PagedAttentionArgs& args) {
+  const PageFormat unquantized = args.dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
+  if (!IsQuantized(args.prefix_format) && args.prefix_format != unquantized) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("prefix_format ", PageFormatName(args.prefix_format), ": wanted ",
+                     PageFormatName(unquantized), ", fp8, int8 or int4"));
+  }
   RETURN_IF_ERROR(CheckHeads(args.num_query_heads, args.num_kv_heads));
   if (args.num_query_heads / args.num_kv_heads > kMaxGroup) {
     return absl::InvalidArgumentError(absl::StrCat("num_query_heads ", args.num_query_heads,
@@ -310,16 +224,22 @@ absl::Status Check(const PagedAttentionArgs& args) {
 }
 
 template <class T, int kHeadDim>
-absl::Status LaunchAttention(cudaStream_t stream, const Params& p) {
-  const unsigned num_requests = p.args.num_sequences * p.args.num_kv_heads;
+absl::Status LaunchSplits(cudaStream_t stream, const PagedSplits& p) {
   constexpr size_t kRingBytes = size_t{kWarps} * kStages * 2 * kUnitTokens * kHeadDim * sizeof(T);
   constexpr size_t kResultBytes =
       size_t{kWarps} * kMaxGroup * (kHeadDim * sizeof(float) + sizeof(float2));
-  RETURN_IF_ERROR(Launch(stream, dim3(p.max_splits, num_requests), dim3(kThreads),
-                         std::max(kRingBytes, kResultBytes), SplitKernel<T, kHeadDim>, p));
-  if (p.max_splits == 1) return absl::OkStatus();
-  return Launch(stream, dim3(num_requests, p.group), dim3(kHeadDim), 0, MergeKernel<T, kHeadDim>,
+  return Launch(stream, dim3(p.max_splits, p.args.num_sequences * p.args.num_kv_heads),
+                dim3(kSplitThreads), std::max(kRingBytes, kResultBytes), SplitKernel<T, kHeadDim>,
                 p);
+}
+
+template <class T, int kHeadDim>
+absl::Status LaunchAttention(cudaStream_t stream, const PagedSplits& p) {
+  RETURN_IF_ERROR((IsQuantized(p.args.prefix_format) ? LaunchQuantizedSplits(stream, p)
+                                                     : LaunchSplits<T, kHeadDim>(stream, p)));
+  if (p.max_splits == 1) return absl::OkStatus();
+  return Launch(stream, dim3(p.args.num_sequences * p.args.num_kv_heads, p.group), dim3(kHeadDim),
+                0, MergeKernel<T, kHeadDim>, p);
 }
 
 }  // namespace
@@ -333,7 +253,7 @@ size_t PagedAttentionWorkspaceBytes(const PagedAttentionArgs& args) {
 
 absl::Status PagedAttention(cudaStream_t stream, const PagedAttentionArgs& args) {
   RETURN_IF_ERROR(Check(args));
-  Params p = {};
+  PagedSplits p = {};
   p.args = args;
   p.group = static_cast<int>(args.num_query_heads / args.num_kv_heads);
   p.max_splits = MaxSplits(args);

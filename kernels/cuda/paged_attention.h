@@ -45,15 +45,18 @@ constexpr PageSlice SliceOf(const PagedHead& head, uint32_t page) {
   return {in_tail, own_page, left < kPageTokens ? left : static_cast<uint32_t>(kPageTokens)};
 }
 
-// Attention of B sequences. Every slot is visible; a head without tokens gives zeros. Hq / H is at
-// most 16, D 64 or 128. Memory: device memory; `workspace` of PagedAttentionWorkspaceBytes() with
-// the same max_pages, not needed where max_pages <= kSplitPages.
+// Attention of B sequences. Every slot is visible; a head without tokens gives zeros. Prefixes are
+// in `prefix_format`, that of `dtype` or a quantized one, tails in that of `dtype`. What quantized
+// pages hold is rounded to `dtype` once: results are those of a prefix of such numbers. Hq / H is
+// at most 16, D 64 or 128. Memory: device memory; `workspace` of PagedAttentionWorkspaceBytes()
+// with the same max_pages, not needed where max_pages <= kSplitPages.
 struct PagedAttentionArgs {
   const void* q = nullptr;           // [B, Hq, D] of dtype, after RoPE, q_row_stride apart
   const PagedHead* heads = nullptr;  // [B, H]
   void* out = nullptr;               // [B, Hq * D] of dtype
   void* workspace = nullptr;
-  DType dtype = DType::kBf16;  // of q, out and the pages
+  DType dtype = DType::kBf16;  // of q, out and the tails
+  PageFormat prefix_format = PageFormat::kBf16;
   size_t num_sequences = 0;    // B
   size_t num_query_heads = 0;  // Hq
   size_t num_kv_heads = 0;     // H

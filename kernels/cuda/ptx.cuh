@@ -19,12 +19,16 @@ __device__ inline uint32_t SharedAddress(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-// Starts a copy of 16 bytes into shared memory, or of zeros if not `valid`. `global` is not read
-// then, but has to be an address of global memory.
-__device__ inline void CopyChunkAsync(void* shared, const void* global, bool valid) {
+// Starts a copy of 16 bytes into shared memory, of which the first `num_bytes` come from `global`
+// and the rest are zeros. `global` is not read where that is all of them, but has to be an address
+// of global memory.
+__device__ inline void CopyPartAsync(void* shared, const void* global, int num_bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(SharedAddress(shared)),
-               "l"(global), "r"(valid ? 16 : 0)
+               "l"(global), "r"(num_bytes)
                : "memory");
+}
+__device__ inline void CopyChunkAsync(void* shared, const void* global, bool valid) {
+  CopyPartAsync(shared, global, valid ? 16 : 0);
 }
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 // Waits until at most `kPending` of this thread's committed groups are under way.
@@ -56,6 +60,14 @@ __device__ inline void LoadMatricesTransposed(uint32_t (&r)[4], const void* row)
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(SharedAddress(row))
                : "memory");
+}
+
+// Transposes an 8 x 8 matrix of 16-bit elements: lane i has elements 2 (i % 4) and the next of row
+// i / 4, before and after.
+__device__ inline uint32_t TransposeMatrix(uint32_t pair) {
+  uint32_t transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(transposed) : "r"(pair));
+  return transposed;
 }
 
 // c += a b with a [16, 16], b [16, 8] of T, c [16, 8] f32.
@@ -120,6 +132,41 @@ __device__ inline FloatPair UnpackPair<f16>(uint32_t pair) {
 template <>
 __device__ inline FloatPair UnpackPair<bf16>(uint32_t pair) {
   return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};
+}
+
+// a b + c, each element rounded once.
+template <class T>
+__device__ inline uint32_t MultiplyAddPair(uint32_t a, uint32_t b, uint32_t c);
+template <>
+__device__ inline uint32_t MultiplyAddPair<f16>(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t sum;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;\n" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+  return sum;
+}
+template <>
+__device__ inline uint32_t MultiplyAddPair<bf16>(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t sum;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;\n" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+  return sum;
+}
+
+// (x & mask) | bits in one instruction, which takes two constants only if it is asked to.
+__device__ inline uint32_t MaskOr(uint32_t x, uint32_t mask, uint32_t bits) {
+  uint32_t y;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;\n" : "=r"(y) : "r"(x), "r"(mask), "r"(bits));
+  return y;
+}
+
+// Of two numbers, NaN if one is; fminf and fmaxf give the other one.
+__device__ inline float MinOrNan(float a, float b) {
+  float y;
+  asm("min.NaN.f32 %0, %1, %2;\n" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+__device__ inline float MaxOrNan(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;\n" : "=f"(y) : "f"(a), "f"(b));
+  return y;
 }
 
 // Sum over the four lanes that hold one row of an accumulator, and the like for the maximum; every

@@ -57,26 +57,32 @@ __device__ uint32_t BlockExclusiveSum(uint32_t x) {
   return before + inclusive - x;
 }
 
-// This thread's scores of the tile, consecutive ones, as keys; returns how many there are.
-__device__ int LoadKeys(const Params& p, uint32_t (&keys)[kScoresPerThread]) {
+// The first of this thread's scores.
+template <int kPerThread>
+__device__ size_t FirstScore() {
+  return (static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x) * kPerThread;
+}
+
+// This thread's scores, consecutive ones, as keys; returns how many there are.
+template <int kPerThread>
+__device__ int LoadKeys(const Params& p, uint32_t (&keys)[kPerThread]) {
   const float* row = p.args.scores + blockIdx.y * p.args.scores_row_stride;
-  const size_t first = static_cast<size_t>(blockIdx.x) * kTileScores +
-                       static_cast<size_t>(threadIdx.x) * kScoresPerThread;
+  const size_t first = FirstScore<kPerThread>();
   if (first >= p.args.num_scores) return 0;
-  if (p.aligned && first + kScoresPerThread <= p.args.num_scores) {
+  if (p.aligned && first + kPerThread <= p.args.num_scores) {
 #pragma unroll
-    for (int i = 0; i < kScoresPerThread; i += 4) {
+    for (int i = 0; i < kPerThread; i += 4) {
       const float4 x = *reinterpret_cast<const float4*>(row + first + i);
       keys[i] = ScoreKey(__float_as_uint(x.x));
       keys[i + 1] = ScoreKey(__float_as_uint(x.y));
       keys[i + 2] = ScoreKey(__float_as_uint(x.z));
       keys[i + 3] = ScoreKey(__float_as_uint(x.w));
     }
-    return kScoresPerThread;
+    return kPerThread;
   }
   int count = 0;
 #pragma unroll
-  for (int i = 0; i < kScoresPerThread; ++i) {
+  for (int i = 0; i < kPerThread; ++i) {
     if (first + i < p.args.num_scores) {
       keys[i] = ScoreKey(__float_as_uint(row[first + i]));
       count = i + 1;
@@ -85,22 +91,17 @@ __device__ int LoadKeys(const Params& p, uint32_t (&keys)[kScoresPerThread]) {
   return count;
 }
 
-// The boundary after `pass`, from the row's histogram of that pass: the largest digit such that the
-// scores above it are fewer than wanted. Every thread of the block calls it and has the result.
-__device__ Boundary FindBoundary(const Params& p, int pass) {
+__device__ size_t NumChosen(const Params& p) {
+  return p.args.k_per_row != nullptr ? p.args.k_per_row[blockIdx.y] : p.args.k;
+}
+
+// The boundary after `pass` from the one before it and the pass' histogram, of which this thread
+// brings two bins, thread 0 the two highest: the largest digit such that the scores above it are
+// fewer than wanted. Every thread of the block calls it and has the result.
+__device__ uint32_t HighDigit() { return kRadixBins - 1 - 2 * threadIdx.x; }
+__device__ Boundary NextBoundary(Boundary before, int pass, uint32_t high, uint32_t low) {
   __shared__ Boundary found;
-  const int row = blockIdx.y;
-  const size_t rows = p.args.num_rows;
-  const uint32_t* histogram = p.histograms + (pass * rows + row) * kRadixBins;
-  Boundary before = {0, 0};
-  if (pass > 0) {
-    before = p.boundaries[(pass - 1) * rows + row];
-  } else {
-    before.num_wanted = p.args.k_per_row != nullptr ? p.args.k_per_row[row] : p.args.k;
-  }
-  // Two bins per thread, thread 0 the two highest.
-  const uint32_t high_digit = kRadixBins - 1 - 2 * threadIdx.x;
-  const uint32_t high = histogram[high_digit], low = histogram[high_digit - 1];
+  const uint32_t high_digit = HighDigit();
   const uint32_t above_high = BlockExclusiveSum(high + low);
   const uint32_t above_low = above_high + high;
   if (above_high < before.num_wanted && before.num_wanted <= above_high + high) {
@@ -112,46 +113,73 @@ __device__ Boundary FindBoundary(const Params& p, int pass) {
   }
   __syncthreads();
   const Boundary result = found;
+  __syncthreads();  // the next call writes it
+  return result;
+}
+
+// The same from the row's histogram in global memory.
+__device__ Boundary FindBoundary(const Params& p, int pass) {
+  const size_t rows = p.args.num_rows, row = blockIdx.y;
+  const uint32_t* histogram = p.histograms + (pass * rows + row) * kRadixBins;
+  Boundary before = {0, static_cast<uint32_t>(NumChosen(p))};
+  if (pass > 0) before = p.boundaries[(pass - 1) * rows + row];
+  const Boundary result =
+      NextBoundary(before, pass, histogram[HighDigit()], histogram[HighDigit() - 1]);
   if (blockIdx.x == 0 && threadIdx.x == 0) p.boundaries[pass * rows + row] = result;
   return result;
+}
+
+using Counts = uint32_t[kRadixBins * kHistogramCopies];
+
+__device__ void ClearCounts(Counts& counts) {
+  for (int i = threadIdx.x; i < kRadixBins * kHistogramCopies; i += kThreads) counts[i] = 0;
+}
+template <int kPerThread>
+__device__ void Count(const uint32_t (&keys)[kPerThread], int num_keys, int pass, uint32_t prefix,
+                      Counts& counts) {
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    if (i < num_keys && RadixPrefix(keys[i], pass) == prefix) {
+      const uint32_t digit = RadixDigit(keys[i], pass);
+      atomicAdd(&counts[digit * kHistogramCopies + threadIdx.x % kHistogramCopies], 1u);
+    }
+  }
+}
+__device__ uint32_t SumOfCopies(const Counts& counts, uint32_t bin) {
+  uint32_t sum = 0;
+#pragma unroll
+  for (int copy = 0; copy < kHistogramCopies; ++copy) sum += counts[bin * kHistogramCopies + copy];
+  return sum;
 }
 
 // Adds the digits of the scores that share the boundary's digits so far to the row's histogram.
 template <int kPass>
 __global__ void __launch_bounds__(kThreads) HistogramKernel(const Params p) {
-  __shared__ uint32_t counts[kRadixBins * kHistogramCopies];
+  __shared__ Counts counts;
+  ClearCounts(counts);
   WaitForTheKernelBefore();
-  for (int i = threadIdx.x; i < kRadixBins * kHistogramCopies; i += kThreads) counts[i] = 0;
   uint32_t keys[kScoresPerThread];
   const int num_keys = LoadKeys(p, keys);
   uint32_t prefix = 0;
   if constexpr (kPass > 0) prefix = FindBoundary(p, kPass - 1).key;
   __syncthreads();
-#pragma unroll
-  for (int i = 0; i < kScoresPerThread; ++i) {
-    if (i < num_keys && RadixPrefix(keys[i], kPass) == prefix) {
-      const uint32_t digit = RadixDigit(keys[i], kPass);
-      atomicAdd(&counts[digit * kHistogramCopies + threadIdx.x % kHistogramCopies], 1u);
-    }
-  }
+  Count(keys, num_keys, kPass, prefix, counts);
   __syncthreads();
   uint32_t* histogram =
       p.histograms + (kPass * p.args.num_rows + blockIdx.y) * static_cast<size_t>(kRadixBins);
   for (int bin = threadIdx.x; bin < kRadixBins; bin += kThreads) {
-    uint32_t sum = 0;
-#pragma unroll
-    for (int copy = 0; copy < kHistogramCopies; ++copy)
-      sum += counts[bin * kHistogramCopies + copy];
+    const uint32_t sum = SumOfCopies(counts, bin);
     if (sum > 0) atomicAdd(&histogram[bin], sum);  // integers: the order does not matter
   }
 }
 
-// Above and equal in one word each: a tile has fewer than 2^16 scores.
-__device__ uint32_t CountAgainst(const uint32_t (&keys)[kScoresPerThread], int num_keys,
+// Above and equal in half a word each: a block has fewer than 2^16 scores.
+template <int kPerThread>
+__device__ uint32_t CountAgainst(const uint32_t (&keys)[kPerThread], int num_keys,
                                  uint32_t boundary) {
   uint32_t packed = 0;
 #pragma unroll
-  for (int i = 0; i < kScoresPerThread; ++i) {
+  for (int i = 0; i < kPerThread; ++i) {
     if (i < num_keys) packed += keys[i] > boundary ? 1u << 16 : keys[i] == boundary ? 1u : 0u;
   }
   return packed;
@@ -195,22 +223,18 @@ __device__ void ClearHistograms(const Params& p) {
   }
 }
 
-__global__ void __launch_bounds__(kThreads) WriteKernel(const Params p) {
-  WaitForTheKernelBefore();
-  ClearHistograms(p);
-  uint32_t keys[kScoresPerThread];
-  const int num_keys = LoadKeys(p, keys);
-  const int row = blockIdx.y;
-  const Boundary boundary = p.boundaries[(kRadixPasses - 1) * p.args.num_rows + row];
-  const TileCount tile_before = CountBefore(p);
+// Writes the block's chosen positions behind the `before` of those of the row's blocks before it,
+// and in the first block those that are always kept.
+template <int kPerThread>
+__device__ void WriteChosen(const Params& p, const uint32_t (&keys)[kPerThread], int num_keys,
+                            Boundary boundary, TileCount before) {
   const uint32_t packed = BlockExclusiveSum(CountAgainst(keys, num_keys, boundary.key));
-  uint32_t above = tile_before.above + (packed >> 16);
-  uint32_t equal = tile_before.equal + (packed & 0xffffu);
-  int32_t* out = p.args.positions + row * p.args.positions_row_stride;
-  const size_t first = static_cast<size_t>(blockIdx.x) * kTileScores +
-                       static_cast<size_t>(threadIdx.x) * kScoresPerThread;
+  uint32_t above = before.above + (packed >> 16);
+  uint32_t equal = before.equal + (packed & 0xffffu);
+  int32_t* out = p.args.positions + blockIdx.y * p.args.positions_row_stride;
+  const size_t first = FirstScore<kPerThread>();
 #pragma unroll
-  for (int i = 0; i < kScoresPerThread; ++i) {
+  for (int i = 0; i < kPerThread; ++i) {
     if (i >= num_keys) continue;
     const uint32_t place = above + min(equal, boundary.num_wanted);
     if (keys[i] > boundary.key) {
@@ -222,10 +246,39 @@ __global__ void __launch_bounds__(kThreads) WriteKernel(const Params p) {
     }
   }
   if (blockIdx.x != 0) return;
-  const size_t k = p.args.k_per_row != nullptr ? p.args.k_per_row[row] : p.args.k;
+  const size_t k = NumChosen(p);
   for (size_t i = threadIdx.x; i < p.args.num_appended; i += kThreads) {
     out[k + i] = static_cast<int32_t>(p.args.num_scores + i);
   }
+}
+
+__global__ void __launch_bounds__(kThreads) WriteKernel(const Params p) {
+  WaitForTheKernelBefore();
+  ClearHistograms(p);
+  uint32_t keys[kScoresPerThread];
+  const int num_keys = LoadKeys(p, keys);
+  const Boundary boundary = p.boundaries[(kRadixPasses - 1) * p.args.num_rows + blockIdx.y];
+  WriteChosen(p, keys, num_keys, boundary, CountBefore(p));
+}
+
+// All of it by one block per row, for rows that fit its registers: five launches fewer.
+template <int kPerThread>
+__global__ void __launch_bounds__(kThreads) ShortRowsKernel(const Params p) {
+  __shared__ Counts counts;
+  WaitForTheKernelBefore();
+  uint32_t keys[kPerThread];
+  const int num_keys = LoadKeys(p, keys);
+  Boundary boundary = {0, static_cast<uint32_t>(NumChosen(p))};
+#pragma unroll
+  for (int pass = 0; pass < kRadixPasses; ++pass) {
+    ClearCounts(counts);
+    __syncthreads();
+    Count(keys, num_keys, pass, boundary.key, counts);
+    __syncthreads();
+    boundary = NextBoundary(boundary, pass, SumOfCopies(counts, HighDigit()),
+                            SumOfCopies(counts, HighDigit() - 1));
+  }
+  WriteChosen(p, keys, num_keys, boundary, {0, 0});
 }
 
 size_t NumTiles(size_t num_scores) { return (num_scores + kTileScores - 1) / kTileScores; }
@@ -275,6 +328,16 @@ absl::Status TopPositions(cudaStream_t stream, const TopPositionsArgs& args) {
       reinterpret_cast<Boundary*>(p.histograms + kRadixPasses * args.num_rows * kRadixBins);
   p.tile_counts = reinterpret_cast<TileCount*>(p.boundaries + kRadixPasses * args.num_rows);
   p.aligned = args.scores_row_stride % 4 == 0 && reinterpret_cast<uintptr_t>(args.scores) % 16 == 0;
+  const dim3 short_grid(1, args.num_rows);
+  if (args.num_scores <= size_t{kThreads} * 8) {
+    return LaunchEarly(stream, short_grid, dim3(kThreads), 0, ShortRowsKernel<8>, p);
+  }
+  if (args.num_scores <= size_t{kThreads} * 16) {
+    return LaunchEarly(stream, short_grid, dim3(kThreads), 0, ShortRowsKernel<16>, p);
+  }
+  if (args.num_scores <= size_t{kThreads} * 32) {
+    return LaunchEarly(stream, short_grid, dim3(kThreads), 0, ShortRowsKernel<32>, p);
+  }
   const dim3 grid(NumTiles(args.num_scores), args.num_rows);
   RETURN_IF_ERROR(LaunchEarly(stream, grid, dim3(kThreads), 0, HistogramKernel<0>, p));
   RETURN_IF_ERROR(LaunchEarly(stream, grid, dim3(kThreads), 0, HistogramKernel<1>, p));

@@ -34,12 +34,20 @@ __device__ inline void PublishToTensorCores() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 __device__ inline void BeginProducts() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
-// Waits for all products that were begun.
-__device__ inline void FinishProducts() {
-  asm volatile(
-      "wgmma.commit_group.sync.aligned;\n"
-      "wgmma.wait_group.sync.aligned 0;\n" ::
-          : "memory");
+// Ends a group of products, which go on by themselves.
+__device__ inline void CommitProducts() {
+  asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
+}
+// Waits until at most `kPending` committed groups are under way; then c, of one that has ended, may
+// be read.
+template <int kPending, int kProducts>
+__device__ inline void WaitForProducts(float (&c)[kProducts][32]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kPending) : "memory");
+#pragma unroll
+  for (int product = 0; product < kProducts; ++product) {
+#pragma unroll
+    for (float& x : c[product]) asm volatile("" : "+f"(x)::"memory");  // not read before
+  }
 }
 
 // c (+)= a b^T with a [64, 16], b [64, 16] of T; c [64, 64] f32 in the warpgroup's registers: warp

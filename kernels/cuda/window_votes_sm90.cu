@@ -14,9 +14,13 @@ namespace {
 // Compiled for sm_90a alone; WindowVotes() has checked the arguments.
 
 constexpr float kLog2E = 1.4426950408889634f;
-constexpr int kThreads = 128;  // one warpgroup: two or three blocks on a multiprocessor take turns
-constexpr int kTileTokens = 64;  // with the tensor cores, the exponentials and memory
-constexpr int kStages = 3;
+constexpr int kThreads = 128;    // one warpgroup
+constexpr int kBlocks = 2;       // on a multiprocessor
+constexpr int kHalfTokens = 64;  // rows of a product
+// One half's scores are computed while those of the other become votes, and the next tile is on its
+// way: 64 KiB on a multiprocessor, at D = 128.
+constexpr int kTileTokens = 2 * kHalfTokens;
+constexpr int kStages = 2;
 constexpr int kProductColumns = 64;  // of MultiplyAdd64
 constexpr size_t kPanelAlignment = 1024;
 
@@ -37,7 +41,6 @@ struct Shape {
   static constexpr int kQueryElements = kQueryRows * kHeadDim;
   static constexpr size_t kSharedBytes =
       kPanelAlignment + kQueryRows * sizeof(float) + 2 * (kQueryElements + kStages * kTileElements);
-  static constexpr int kBlocks = kSharedBytes <= 72 * 1024 ? 3 : 2;  // on a multiprocessor
 };
 
 template <class T, int kHeadDim>
@@ -79,9 +82,9 @@ __device__ void StartQueries(const Params& p, int first_head, int num_heads, T* 
   }
 }
 
-// scores[product] = keys queries^T of one tile.
+// Begins scores[product] = keys queries^T of one tile.
 template <class T, int kHeadDim, int kProducts>
-__device__ void Multiply(const T* keys, const T* queries, float (&scores)[kProducts][32]) {
+__device__ void StartProducts(const T* keys, const T* queries, float (&scores)[kProducts][32]) {
   constexpr int kQueryRows = kProducts * kProductColumns;
   constexpr int kStepBytes = 16 * sizeof(T);
   const uint32_t key_address = SharedAddress(keys), query_address = SharedAddress(queries);
@@ -97,13 +100,16 @@ __device__ void Multiply(const T* keys, const T* queries, float (&scores)[kProdu
       MultiplyAdd64<T>(scores[product], a, b, step > 0);
     }
   }
-  FinishProducts();
+  CommitProducts();
 }
 
 // Votes of one head's columns on this lane's two rows, over the four lanes that share the rows.
-template <int kWindow, int kProducts>
+// Queries before `first_query` do not see the key of the first row, nor those before eight more
+// that of the second. Only tiles in the window itself need the comparisons, which cost as much as
+// all else.
+template <bool kMasked, int kWindow, int kProducts>
 __device__ float2 Votes(const Params& p, const float (&scores)[kProducts][32],
-                        const float* minus_lse, int head, size_t key, bool masked, int lane) {
+                        const float* minus_lse, int head, int first_query, int lane) {
   float sums[2] = {0.0f, 0.0f};
 #pragma unroll
   for (int j = 0; j < kWindow / 8; ++j) {
@@ -114,9 +120,9 @@ __device__ float2 Votes(const Params& p, const float (&scores)[kProducts][32],
     for (int e = 0; e < 4; ++e) {
       const float score = scores[tile / 8][tile % 8 * 4 + e];
       float share = Exp2(fmaf(score, p.scale, e & 1 ? lse.y : lse.x));
-      if (masked) {
-        const size_t position = p.args.first_position + j * 8 + AccumulatorColumn(lane) + (e & 1);
-        if (key + (e >> 1) * 8 > position) share = 0.0f;
+      if constexpr (kMasked) {
+        const int query = j * 8 + AccumulatorColumn(lane) + (e & 1);
+        if (query < first_query + (e >> 1) * 8) share = 0.0f;
       }
       sums[e >> 1] += share;
     }
@@ -124,60 +130,95 @@ __device__ float2 Votes(const Params& p, const float (&scores)[kProducts][32],
   return make_float2(QuadSum(sums[0]), QuadSum(sums[1]));
 }
 
-// A block takes a run of tiles of one KV head, and the queries of kHeads of its query heads.
+// A block's share of the work: a run of tiles of one KV head, and the queries of kHeads of its
+// query heads.
 template <class T, int kHeadDim, int kWindow, int kHeads>
-__global__ void __launch_bounds__(kThreads, (Shape<kHeadDim, kWindow, kHeads>::kBlocks))
-    VotesKernel(const Params p) {
+struct Block {
   using S = Shape<kHeadDim, kWindow, kHeads>;
-  WaitForTheKernelBefore();
-  const uint32_t unaligned = SharedAddress(DynamicSharedMemory());
-  T* const queries = reinterpret_cast<T*>(
-      DynamicSharedMemory() + (kPanelAlignment - unaligned % kPanelAlignment) % kPanelAlignment);
-  T* const ring = queries + S::kQueryElements;
-  float* const minus_lse = reinterpret_cast<float*>(ring + kStages * S::kTileElements);
-  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
-  const int head_in_group = blockIdx.z * kHeads;
-  const int num_heads = min(kHeads, p.group - head_in_group);
-  const int first_head = blockIdx.y * p.group + head_in_group;
-  const T* keys = static_cast<const T*>(p.args.keys) + blockIdx.y * p.args.key_head_stride;
+  using Scores = float[S::kProducts][32];
 
-  const int begin = static_cast<int64_t>(p.tiles) * blockIdx.x / gridDim.x;
-  const int end = static_cast<int64_t>(p.tiles) * (blockIdx.x + 1) / gridDim.x;
-  StartQueries<T, kHeadDim, kWindow, kHeads>(p, first_head, num_heads, queries, minus_lse);
-#pragma unroll
-  for (int stage = 0; stage < kStages - 1; ++stage) {
-    if (begin + stage < end) {
-      StartTile<T, kHeadDim>(p, keys, begin + stage, ring + stage * S::kTileElements);
-    }
+  const Params& p;
+  const T* keys;
+  T* queries;
+  T* ring;
+  float* minus_lse;
+  int first_head, num_heads;
+  int begin, end;  // tiles
+
+  __device__ T* Stage(int tile) const { return ring + (tile - begin) % kStages * S::kTileElements; }
+  __device__ void Load(int tile) const {
+    if (tile < end) StartTile<T, kHeadDim>(p, keys, tile, Stage(tile));
     CommitCopies();
   }
-  for (int tile = begin; tile < end; ++tile) {
-    WaitForCopies<kStages - 2>();
-    PublishToTensorCores();
-    __syncthreads();  // the tile has arrived, and everyone has left the one before it
-    const int next = tile + kStages - 1;
-    if (next < end) {
-      StartTile<T, kHeadDim>(p, keys, next, ring + (next - begin) % kStages * S::kTileElements);
+  __device__ void Multiply(int tile, int half, Scores& scores) const {
+    StartProducts<T, kHeadDim, S::kProducts>(Stage(tile) + half * kHalfTokens * kPanelElements,
+                                             queries, scores);
+  }
+
+  __device__ void Vote(int tile, int half, const Scores& scores) const {
+    const size_t first_key = static_cast<size_t>(tile) * kTileTokens + half * kHalfTokens +
+                             threadIdx.x / kWarpThreads * 16;
+    if (first_key + 15 > p.args.first_position) {
+      VoteOnRows<true>(first_key, scores);
+    } else {
+      VoteOnRows<false>(first_key, scores);
     }
-    CommitCopies();
-    float scores[S::kProducts][32];
-    Multiply<T, kHeadDim, S::kProducts>(ring + (tile - begin) % kStages * S::kTileElements, queries,
-                                        scores);
-    const size_t first_key = static_cast<size_t>(tile) * kTileTokens + warp * 16;
+  }
+
+  template <bool kMasked>
+  __device__ void VoteOnRows(size_t first_key, const Scores& scores) const {
+    const int lane = threadIdx.x % kWarpThreads;
     const size_t key = first_key + AccumulatorRow(lane);
-    const bool masked = first_key + 15 > p.args.first_position;
+    const int first_query =
+        static_cast<int>(static_cast<int64_t>(key) - static_cast<int64_t>(p.args.first_position));
     const size_t own_key = key + (lane & 1) * 8;  // lanes 0 and 1 of the quad write a row each
     const bool writes = (lane & 3) < 2 && own_key < p.args.num_keys;
+    float* to = p.args.votes + static_cast<size_t>(first_head) * p.args.votes_row_stride + own_key;
 #pragma unroll
     for (int head = 0; head < kHeads; ++head) {
       const float2 sums =
-          Votes<kWindow, S::kProducts>(p, scores, minus_lse, head, key, masked, lane);
+          Votes<kMasked, kWindow, S::kProducts>(p, scores, minus_lse, head, first_query, lane);
       if (!writes || head >= num_heads) continue;
-      p.args.votes[static_cast<size_t>(first_head + head) * p.args.votes_row_stride + own_key] =
-          lane & 1 ? sums.y : sums.x;
+      to[head * p.args.votes_row_stride] = lane & 1 ? sums.y : sums.x;
     }
   }
-  WaitForCopies<0>();
+};
+
+template <class T, int kHeadDim, int kWindow, int kHeads>
+__global__ void __launch_bounds__(kThreads, kBlocks) VotesKernel(const Params p) {
+  using B = Block<T, kHeadDim, kWindow, kHeads>;
+  WaitForTheKernelBefore();
+  const uint32_t past = SharedAddress(DynamicSharedMemory()) % kPanelAlignment;
+  T* const queries =
+      reinterpret_cast<T*>(DynamicSharedMemory() + (kPanelAlignment - past) % kPanelAlignment);
+  T* const ring = queries + B::S::kQueryElements;
+  const int head_in_group = blockIdx.z * kHeads;
+  const B block = {
+      .p = p,
+      .keys = static_cast<const T*>(p.args.keys) + blockIdx.y * p.args.key_head_stride,
+      .queries = queries,
+      .ring = ring,
+      .minus_lse = reinterpret_cast<float*>(ring + kStages * B::S::kTileElements),
+      .first_head = static_cast<int>(blockIdx.y) * p.group + head_in_group,
+      .num_heads = min(kHeads, p.group - head_in_group),
+      .begin = static_cast<int>(static_cast<int64_t>(p.tiles) * blockIdx.x / gridDim.x),
+      .end = static_cast<int>(static_cast<int64_t>(p.tiles) * (blockIdx.x + 1) / gridDim.x)};
+  StartQueries<T, kHeadDim, kWindow, kHeads>(p, block.first_head, block.num_heads, block.queries,
+                                             block.minus_lse);
+  block.Load(block.begin);
+  for (int tile = block.begin; tile < block.end; ++tile) {
+    WaitForCopies<0>();
+    PublishToTensorCores();
+    __syncthreads();  // the tile has arrived, and everyone has left the one before it
+    block.Load(tile + 1);
+    typename B::Scores first, second;
+    block.Multiply(tile, 0, first);
+    block.Multiply(tile, 1, second);
+    WaitForProducts<1>(first);
+    block.Vote(tile, 0, first);
+    WaitForProducts<0>(second);
+    block.Vote(tile, 1, second);
+  }
 }
 
 template <class T, int kHeadDim, int kWindow, int kHeads>
@@ -187,7 +228,7 @@ absl::Status LaunchVotes(cudaStream_t stream, const Params& p) {
   const unsigned head_blocks = (p.group + kHeads - 1) / kHeads;
   // As many blocks as are resident at once, so that every one keeps its queries and its pipeline.
   const size_t runs =
-      std::max<size_t>(1, processors * S::kBlocks / (p.args.num_kv_heads * head_blocks));
+      std::max<size_t>(1, processors * kBlocks / (p.args.num_kv_heads * head_blocks));
   const dim3 grid(std::min<size_t>(runs, p.tiles), p.args.num_kv_heads, head_blocks);
   return LaunchEarly(stream, grid, dim3(kThreads), S::kSharedBytes,
                      VotesKernel<T, kHeadDim, kWindow, kHeads>, p);

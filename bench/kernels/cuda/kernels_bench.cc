@@ -105,11 +105,12 @@ struct Layer {
                                  .num_appended = window,
                                  .positions_row_stride = kept + window});
   }
-  absl::Status Gather(cudaStream_t stream) const {
+  absl::Status Gather(cudaStream_t stream, PageFormat format = PageFormat::kBf16) const {
     return GatherPages(stream, {.keys = keys.data(),
                                 .values = values.data(),
                                 .positions = positions.as<int32_t>(),
                                 .pages = pages.data(),
+                                .format = format,
                                 .num_kv_heads = heads.kv,
                                 .head_dim = kHeadDim,
                                 .head_stride = tokens * kHeadDim,
@@ -153,6 +154,12 @@ void BenchCompression(Bench& bench, size_t tokens, size_t kept) {
              [&](size_t set, cudaStream_t stream) { return sets[set].Select(stream); });
   bench.Time("gather_pages", label, 2.0 * static_cast<double>(l.pages.num_bytes()), 0, sets.size(),
              [&](size_t set, cudaStream_t stream) { return sets[set].Gather(stream); });
+  for (PageFormat format : {PageFormat::kFp8, PageFormat::kInt8, PageFormat::kInt4}) {
+    const size_t written_bytes = l.heads.kv * PagesFor(kept + 32) * PageBytes(format, kHeadDim);
+    bench.Time(std::string("gather_pages ") + PageFormatName(format), label,
+               static_cast<double>(l.pages.num_bytes() + written_bytes), 0, sets.size(),
+               [&](size_t set, cudaStream_t stream) { return sets[set].Gather(stream, format); });
+  }
   bench.Time(
       "whole compression", label,
       static_cast<double>(l.keys.num_bytes() + 2 * l.votes.num_bytes() + 2 * l.pages.num_bytes()) +
@@ -179,8 +186,9 @@ void BenchTies(Bench& bench, size_t tokens) {
              [&](size_t, cudaStream_t stream) { return layer.Select(stream); });
 }
 
-void BenchDecode(Bench& bench, size_t batch, size_t kept, Heads heads = kGrouped) {
-  const size_t page_bytes = PageBytes(PageFormat::kBf16, kHeadDim);
+void BenchDecode(Bench& bench, size_t batch, size_t kept, Heads heads = kGrouped,
+                 PageFormat format = PageFormat::kBf16) {
+  const size_t page_bytes = PageBytes(format, kHeadDim);
   const size_t requests = batch * heads.kv, pages_each = PagesFor(kept);
   const size_t set_bytes = requests * pages_each * page_bytes;
   const size_t sets = std::max<size_t>(1, (size_t{256} << 20) / set_bytes);
@@ -204,6 +212,7 @@ void BenchDecode(Bench& bench, size_t batch, size_t kept, Heads heads = kGrouped
   const DeviceBytes device_heads(std::as_bytes(std::span(host_heads)));
   PagedAttentionArgs args = {.q = q.data(),
                              .out = out.data(),
+                             .prefix_format = format,
                              .num_sequences = batch,
                              .num_query_heads = heads.query,
                              .num_kv_heads = heads.kv,
@@ -212,9 +221,10 @@ void BenchDecode(Bench& bench, size_t batch, size_t kept, Heads heads = kGrouped
                              .max_pages = pages_each};
   const DeviceBytes workspace(std::max<size_t>(1, PagedAttentionWorkspaceBytes(args)));
   args.workspace = workspace.data();
-  bench.Time("paged_attention", Label("H %zu batch %zu kept %zu", heads.kv, batch, kept),
-             static_cast<double>(requests * kept * kHeadDim * 2 * kElementBytes), 0, sets,
-             [&](size_t set, cudaStream_t stream) {
+  const std::string suffix =
+      IsQuantized(format) ? std::string(" ") + PageFormatName(format) : std::string();
+  bench.Time("paged_attention" + suffix, Label("H %zu batch %zu kept %zu", heads.kv, batch, kept),
+             static_cast<double>(set_bytes), 0, sets, [&](size_t set, cudaStream_t stream) {
                PagedAttentionArgs own = args;
                own.heads = device_heads.as<PagedHead>() + set * requests;
                return PagedAttention(stream, own);
@@ -306,6 +316,10 @@ void RunAll(Bench& bench) {
   BenchDecode(bench, 1, size_t{128} << 10);
   BenchDecode(bench, 8, size_t{16} << 10);
   BenchDecode(bench, 2, size_t{16} << 10, kUngrouped);
+  for (PageFormat format : {PageFormat::kInt8, PageFormat::kInt4}) {
+    BenchDecode(bench, 64, 2048, kGrouped, format);
+    BenchDecode(bench, 1, size_t{128} << 10, kGrouped, format);
+  }
   for (size_t tokens : {4096, 16384, 32768}) BenchPrompt(bench, tokens);
   for (size_t tokens : {32, 8192}) BenchElementwise(bench, tokens);
 }

@@ -84,7 +84,7 @@ class Sides {
     auto compressor = Compressor::Create(options_, ShapeOf(host_.config), plan_).value();
     PrefillRun run(engine, {{.tokens = prompt_, .needs = compressor->needs()}});
     auto device_compressor =
-        DeviceCompressor::Create(options_, ShapeOf(host_.config), plan_, DType::kBf16, nullptr)
+        DeviceCompressor::Create(options_, ShapeOf(host_.config), plan_, DType::kBf16, Stream())
             .value();
     auto device_run =
         DevicePrefillRun::Create(*device_engine_, prompt_, device_compressor->needs()).value();
@@ -98,12 +98,14 @@ class Sides {
         step = *stepped;
       }
       const size_t layer = run.finished_layer().layer;
-      Compressor::Result result = *compressor->Compress(backend_, run.finished_layer());
       ASSERT_TRUE(device_compressor->Compress(device_run->finished_layer()).ok());
+      // Both caches get what the device kept, so that decode starts from the same.
       Compare(*compressor, device_run->finished_layer(), *device_compressor);
-      ASSERT_TRUE(host_cache_->BeginLayer(layer, result.compact.kept_tokens).ok());
-      ASSERT_TRUE(host_cache_->WriteLayerBytes(0, result.compact.bytes.bytes()).ok());
-      ASSERT_TRUE(device_cache_->BeginLayer(layer, result.compact.kept_tokens).ok());
+      const std::vector<uint32_t> counts(host_.config.num_kv_heads,
+                                         static_cast<uint32_t>(device_compressor->kept_tokens()));
+      ASSERT_TRUE(host_cache_->BeginLayer(layer, counts).ok());
+      ASSERT_TRUE(host_cache_->WriteLayerBytes(0, layer_bytes_).ok());
+      ASSERT_TRUE(device_cache_->BeginLayer(layer, counts).ok());
       ASSERT_TRUE(WritePrefix(Stream(), *device_cache_, layer, device_compressor->pages()).ok());
     }
     logits_.resize(host_.config.vocab_tokens);
@@ -163,7 +165,8 @@ class Sides {
     view.window_lse = TensorView(lse.data(), {config.num_query_heads, window});
     view.window_begin = plan_.window_begin;
     const Compressor::Result host = *compressor.Compress(backend_, view);
-    std::vector<std::byte> bytes(device.layer_bytes());
+    std::vector<std::byte>& bytes = layer_bytes_;
+    bytes.resize(device.layer_bytes());
     std::vector<float> masses(2 * heads);
     ASSERT_TRUE(device.CopyToHost(bytes.data(), masses.data()).ok());
     ASSERT_EQ(cudaStreamSynchronize(Stream()), cudaSuccess);
@@ -199,6 +202,7 @@ class Sides {
   std::unique_ptr<KvPool> device_pool_, host_pool_;
   std::unique_ptr<SequenceCache> device_cache_, host_cache_;
   std::vector<float> logits_;
+  std::vector<std::byte> layer_bytes_;  // of the layer that the device compressed last
 };
 
 using DeviceEngineTest = DeviceTest;
@@ -215,9 +219,12 @@ TEST_F(DeviceEngineTest, KeepsAllAndDecodesLikeTheCpu) {
 
 TEST_F(DeviceEngineTest, CompressesAndDecodesLikeTheCpu) {
   RandomModel random(RopePairs::kAdjacent);
-  for (const char* options : {"scorer=snapkv,budget_tokens=100,window=16,kernel=7,encoder=bf16",
-                              "scorer=snapkv,budget_tokens=64,window=32,group_reduce=max,pool=max,"
-                              "kernel=5,encoder=bf16"}) {
+  for (const char* options :
+       {"budget_tokens=100,window=16,kernel=7,encoder=bf16",
+        "budget_tokens=64,window=32,group_reduce=max,pool=max,kernel=5,"
+        "encoder=bf16",
+        "budget_tokens=100,window=16,encoder=fp8", "budget_tokens=100,window=16,encoder=int8",
+        "budget_tokens=100,window=16,encoder=int4"}) {
     SCOPED_TRACE(options);
     Sides sides(random, 700, options, /*use_cudnn=*/true);
     sides.Prefill();
@@ -244,7 +251,7 @@ TEST_F(DeviceEngineTest, WhatOnlyTheCpuDoesIsRefusedByName) {
   for (const auto& [text, word] :
        {std::pair{"scorer=h2o,budget_tokens=64,encoder=bf16", "h2o"},
         std::pair{"scorer=snapkv,allocator=ada,budget_tokens=64,encoder=bf16", "ada"},
-        std::pair{"scorer=snapkv,budget_tokens=64,encoder=int4", "int4"}}) {
+        std::pair{"scorer=snapkv,budget_tokens=64,encoder=f32", "f32"}}) {
     const CompressionOptions options = ParseCompression(text).value();
     const KvPlan plan = MakePlan(options, shape, 500).value();
     const absl::Status status =

@@ -1,5 +1,7 @@
 #include "kernels/cuda/gather_pages.h"
 
+#include <cmath>
+#include <limits>
 #include <span>
 
 #include "kernels/attention.h"
@@ -9,49 +11,149 @@
 namespace kvship::cuda {
 namespace {
 
-using GatherPagesTest = DeviceTest;
+constexpr size_t kHeads = 2, kTokens = 500, kMostKept = 70, kPagesPerHead = 3;
 
-TEST_F(GatherPagesTest, AreTheCpusBitForBit) {
-  constexpr size_t kHeads = 2, kTokens = 500;
-  for (size_t head_dim : {64, 128, 80}) {
-    const Tensor16 keys = RandomTensor(DType::kF16, kHeads * kTokens * head_dim, 1);
-    const Tensor16 values = RandomTensor(DType::kF16, kHeads * kTokens * head_dim, 2);
-    const std::vector<int32_t> counts = {70, 33};
-    std::vector<int32_t> positions(kHeads * 70);
+// Keys and values of two heads, of which 70 and 33 tokens are kept.
+struct GatherCase {
+  GatherCase(DType dtype, size_t head_dim, float deviation = 1.0f)
+      : dtype(dtype),
+        head_dim(head_dim),
+        keys(RandomTensor(dtype, kHeads * kTokens * head_dim, 1, deviation)),
+        values(RandomTensor(dtype, kHeads * kTokens * head_dim, 2, deviation)),
+        counts({70, 33}),
+        positions(kHeads * kMostKept) {
     for (size_t i = 0; i < positions.size(); ++i)
-      positions[i] = static_cast<int32_t>(i % 70 * 7 + i / 70);
+      positions[i] = static_cast<int32_t>(i % kMostKept * 7 + i / kMostKept);
+  }
+
+  void SetKey(size_t kept, size_t channel, float x) {
+    const size_t i = static_cast<size_t>(positions[kept]) * head_dim + channel;
+    keys.bits[i] = BitsOf(dtype, x);
+    keys.values[i] = ValueOf(dtype, keys.bits[i]);
+  }
+
+  std::vector<std::byte> OnTheDevice(PageFormat format) const {
     const DeviceArray<uint16_t> device_keys(keys.bits), device_values(values.bits);
     const DeviceArray<int32_t> device_positions(positions), device_counts(counts);
-    const size_t page_elements = 2 * kPageTokens * head_dim;
-    const DeviceArray<uint16_t> pages(kHeads * 3 * page_elements);
+    const DeviceArray<std::byte> pages(kHeads * kPagesPerHead * PageBytes(format, head_dim));
     const GatherPagesArgs args = {.keys = device_keys.data(),
                                   .values = device_values.data(),
                                   .positions = device_positions.data(),
                                   .num_per_head = device_counts.data(),
-                                  .pages = reinterpret_cast<std::byte*>(pages.data()),
-                                  .dtype = DType::kF16,
+                                  .pages = pages.data(),
+                                  .dtype = dtype,
+                                  .format = format,
                                   .num_kv_heads = kHeads,
                                   .head_dim = head_dim,
                                   .head_stride = kTokens * head_dim,
-                                  .num_tokens = 70,
-                                  .positions_row_stride = 70,
-                                  .pages_per_head = 3};
-    ASSERT_TRUE(GatherPages(nullptr, args).ok());
-    const std::vector<uint16_t> got = pages.ToHost();
-    Tensor16 k = keys, v = values;
-    for (size_t h = 0; h < kHeads; ++h) {
-      const std::span own(&positions[h * 70], static_cast<size_t>(counts[h]));
-      std::vector<uint16_t> expected(PagesFor(own.size()) * page_elements);
-      kvship::GatherPages(PageFormat::kF16,
-                          TensorView(&k.values[h * kTokens * head_dim], {kTokens, head_dim}),
-                          TensorView(&v.values[h * kTokens * head_dim], {kTokens, head_dim}), own,
-                          reinterpret_cast<std::byte*>(expected.data()));
-      const auto begin = got.begin() + static_cast<int64_t>(h * 3 * page_elements);
-      ASSERT_EQ(std::vector<uint16_t>(begin, begin + static_cast<int64_t>(expected.size())),
-                expected);
-    }
-    EXPECT_EQ(got.back(), 0xffff) << "written past the last head's pages";
+                                  .num_tokens = kMostKept,
+                                  .positions_row_stride = kMostKept,
+                                  .pages_per_head = kPagesPerHead};
+    EXPECT_EQ(GatherPages(nullptr, args), absl::OkStatus());
+    return pages.ToHost();
   }
+
+  // What the last head leaves unwritten is as the device's memory was before.
+  std::vector<std::byte> OnTheCpu(PageFormat format) {
+    const size_t head_bytes = kPagesPerHead * PageBytes(format, head_dim);
+    std::vector<std::byte> pages(kHeads * head_bytes, std::byte{0xff});
+    for (size_t h = 0; h < kHeads; ++h) {
+      const std::span own(&positions[h * kMostKept], static_cast<size_t>(counts[h]));
+      kvship::GatherPages(format,
+                          TensorView(&keys.values[h * kTokens * head_dim], {kTokens, head_dim}),
+                          TensorView(&values.values[h * kTokens * head_dim], {kTokens, head_dim}),
+                          own, pages.data() + h * head_bytes);
+    }
+    return pages;
+  }
+
+  DType dtype;
+  size_t head_dim;
+  Tensor16 keys, values;
+  std::vector<int32_t> counts, positions;
+};
+
+using GatherPagesTest = DeviceTest;
+
+TEST_F(GatherPagesTest, AreTheCpusBitForBit) {
+  for (size_t head_dim : {64, 128, 80}) {
+    GatherCase f16_case(DType::kF16, head_dim), bf16_case(DType::kBf16, head_dim);
+    ASSERT_EQ(f16_case.OnTheDevice(PageFormat::kF16), f16_case.OnTheCpu(PageFormat::kF16));
+    ASSERT_EQ(bf16_case.OnTheDevice(PageFormat::kBf16), bf16_case.OnTheCpu(PageFormat::kBf16));
+  }
+}
+
+TEST_F(GatherPagesTest, InFp8AreTheCpusBitForBit) {
+  for (DType dtype : {DType::kF16, DType::kBf16}) {
+    for (size_t head_dim : {64, 128, 80, 8}) {
+      GatherCase c(dtype, head_dim);
+      ASSERT_EQ(c.OnTheDevice(PageFormat::kFp8), c.OnTheCpu(PageFormat::kFp8)) << head_dim;
+    }
+  }
+}
+
+TEST_F(GatherPagesTest, InInt8AndInt4AreTheCpusBitForBit) {
+  for (PageFormat format : {PageFormat::kInt8, PageFormat::kInt4}) {
+    for (DType dtype : {DType::kF16, DType::kBf16}) {
+      for (size_t head_dim : {64, 128, 96, 32}) {
+        GatherCase c(dtype, head_dim);
+        ASSERT_EQ(c.OnTheDevice(format), c.OnTheCpu(format))
+            << PageFormatName(format) << " of head_dim " << head_dim;
+      }
+    }
+  }
+}
+
+TEST_F(GatherPagesTest, OfAnyMagnitudeAreTheCpusBitForBit) {
+  for (PageFormat format : {PageFormat::kFp8, PageFormat::kInt8, PageFormat::kInt4}) {
+    for (float deviation : {0.0f, 1e-30f, 1e-4f, 1e3f, 1e30f, 1e38f}) {
+      GatherCase c(DType::kBf16, 64, deviation);
+      ASSERT_EQ(c.OnTheDevice(format), c.OnTheCpu(format))
+          << PageFormatName(format) << " of deviation " << deviation;
+    }
+  }
+}
+
+TEST_F(GatherPagesTest, OfEqualNumbersAndOutliersAreTheCpusBitForBit) {
+  for (PageFormat format : {PageFormat::kFp8, PageFormat::kInt8, PageFormat::kInt4}) {
+    GatherCase c(DType::kBf16, 64);
+    for (size_t token = 0; token < kMostKept; ++token) {
+      c.SetKey(token, 3, 0.0f);
+      c.SetKey(token, 4, -1.25f);
+    }
+    c.SetKey(5, 6, 1e6f);
+    c.SetKey(40, 7, std::numeric_limits<float>::infinity());
+    ASSERT_EQ(c.OnTheDevice(format), c.OnTheCpu(format)) << PageFormatName(format);
+  }
+}
+
+TEST_F(GatherPagesTest, NanMakesWhatSharesItsScaleNan) {
+  for (PageFormat format : {PageFormat::kInt8, PageFormat::kInt4}) {
+    GatherCase c(DType::kF16, 64);
+    c.SetKey(3, 5, std::numeric_limits<float>::quiet_NaN());
+    const std::vector<std::byte> pages = c.OnTheDevice(format);
+    std::vector<float> keys(kPageTokens * 64), values(keys.size());
+    ReadPage(format, pages.data(), TensorView(keys.data(), {kPageTokens, 64}),
+             TensorView(values.data(), {kPageTokens, 64}));
+    for (size_t i = 0; i < keys.size(); ++i) {
+      ASSERT_EQ(std::isnan(keys[i]), i % 64 == 5);
+      ASSERT_FALSE(std::isnan(values[i]));
+    }
+  }
+}
+
+TEST_F(GatherPagesTest, RejectsAFormatThatDoesNotFit) {
+  GatherPagesArgs args = {.dtype = DType::kF16,
+                          .format = PageFormat::kBf16,
+                          .num_kv_heads = 1,
+                          .head_dim = 80,
+                          .head_stride = 80,
+                          .num_tokens = 1,
+                          .positions_row_stride = 1,
+                          .pages_per_head = 1};
+  EXPECT_EQ(GatherPages(nullptr, args).message(), "format bf16: wanted f16, fp8, int8 or int4");
+  args.format = PageFormat::kInt4;
+  EXPECT_EQ(GatherPages(nullptr, args).message(), "head_dim 80: wanted a multiple of 32");
 }
 
 }  // namespace

@@ -54,7 +54,10 @@ std::vector<float> RandomScores(size_t size, unsigned seed) {
 using TopPositionsTest = DeviceTest;
 
 TEST_F(TopPositionsTest, AreTheLargestScoresAscending) {
-  ExpectExact(RandomScores(2 * 20000, 1), 2, 20000, 1000);
+  ExpectExact(RandomScores(2 * 50000, 1), 2, 50000, 1000);  // several blocks per row
+  ExpectExact(RandomScores(2 * 32769, 1), 2, 32769, 32769);
+  ExpectExact(RandomScores(2 * 32768, 1), 2, 32768, 9000);  // one, of each size
+  ExpectExact(RandomScores(2 * 16000, 1), 2, 16000, 1000);
   ExpectExact(RandomScores(3 * 8193, 2), 3, 8193, 1);
   ExpectExact(RandomScores(5, 3), 1, 5, 3);
   ExpectExact(RandomScores(3 * 101, 4), 3, 101, 100);
@@ -64,17 +67,17 @@ TEST_F(TopPositionsTest, TiesGoToTheSmallestPosition) {
   std::vector<float> scores = RandomScores(2 * 17001, 5);
   for (size_t i = 0; i < scores.size(); ++i) scores[i] = std::round(scores[i / 7 * 7] * 1e5f);
   ExpectExact(scores, 2, 17001, 3000);
+  ExpectExact(scores, 1, 34002, 5000);
   ExpectExact(std::vector<float>(9000, 0.25f), 1, 9000, 4500);
 }
 
 TEST_F(TopPositionsTest, OfSignsZerosInfinitiesAndNaN) {
-  std::vector<float> scores(9001);
+  std::vector<float> scores(40001);
   std::mt19937 random(6);
   const float special[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, -1.0f, 1.0f, 1e-45f, -1e-45f};
   for (float& x : scores) x = special[random() % std::size(special)];
-  for (size_t k : {size_t{0}, size_t{1000}, size_t{3500}, size_t{8500}, scores.size()}) {
-    ExpectExact(scores, 1, scores.size(), k);
-  }
+  for (size_t k : {0, 1000, 3500, 8500, 9001}) ExpectExact(scores, 1, 9001, k);
+  for (size_t k : {0, 4000, 15000, 39000, 40001}) ExpectExact(scores, 1, 40001, k);
 }
 
 TEST_F(TopPositionsTest, AreFollowedByTheTokensAlwaysKept) {

@@ -19,7 +19,7 @@ inline void WaitForTheKernelBefore() {}
 struct PendingCopy {
   void* shared;
   const void* global;
-  bool valid;
+  size_t num_bytes;
 };
 struct PendingCopies {
   std::vector<PendingCopy> open;
@@ -36,16 +36,20 @@ inline void Require(bool condition, const char* what) {
   std::abort();
 }
 
-inline void CopyChunkAsync(void* shared, const void* global, bool valid) {
-  constexpr size_t kChunkBytes = 16;
+inline void CopyPartAsync(void* shared, const void* global, int num_bytes) {
+  constexpr int kChunkBytes = 16;
   const emulation::Block& block = emulation::Block::Current();
   const std::ptrdiff_t offset = static_cast<std::byte*>(shared) - DynamicSharedMemory();
-  Require(offset >= 0 && offset + kChunkBytes <= block.shared_bytes(),
+  Require(offset >= 0 && offset + kChunkBytes <= static_cast<ptrdiff_t>(block.shared_bytes()),
           "a copy beyond shared memory");
+  Require(num_bytes >= 0 && num_bytes <= kChunkBytes, "a copy of more than a chunk");
   Require(offset % kChunkBytes == 0, "a copy to an odd place of shared memory");
   Require(reinterpret_cast<uintptr_t>(global) % kChunkBytes == 0, "a copy from an odd address");
   std::memset(shared, 0xff, kChunkBytes);
-  CopiesOfThisThread().open.push_back({shared, global, valid});
+  CopiesOfThisThread().open.push_back({shared, global, static_cast<size_t>(num_bytes)});
+}
+inline void CopyChunkAsync(void* shared, const void* global, bool valid) {
+  CopyPartAsync(shared, global, valid ? 16 : 0);
 }
 inline void CommitCopies() {
   PendingCopies& copies = CopiesOfThisThread();
@@ -57,11 +61,8 @@ void WaitForCopies() {
   auto& groups = CopiesOfThisThread().groups;
   for (; groups.size() > kPending; groups.pop_front()) {
     for (const PendingCopy& copy : groups.front()) {
-      if (copy.valid) {
-        std::memcpy(copy.shared, copy.global, 16);
-      } else {
-        std::memset(copy.shared, 0, 16);
-      }
+      std::memset(copy.shared, 0, 16);
+      if (copy.num_bytes > 0) std::memcpy(copy.shared, copy.global, copy.num_bytes);
     }
   }
 }
@@ -92,6 +93,23 @@ inline void LoadMatricesTransposed(uint32_t (&r)[4], const void* row) {
   EmulateLoadMatrices<true>(r, row);
 }
 
+inline uint32_t TransposeMatrix(uint32_t pair) {
+  struct Lane {
+    uint32_t pair, transposed;
+  } lane = {pair, 0};
+  emulation::Block::Current().MeetWarp(&lane, [](void* const* brought) {
+    const auto element = [&](size_t row, size_t column) {
+      return static_cast<const Lane*>(brought[row * 4 + column / 2])->pair >> (column % 2 * 16) &
+             0xffffu;
+    };
+    for (size_t l = 0; l < emulation::kWarpThreads; ++l) {
+      const size_t i = l / 4, j = l % 4 * 2;
+      static_cast<Lane*>(brought[l])->transposed = element(j, i) | element(j + 1, i) << 16;
+    }
+  });
+  return lane.transposed;
+}
+
 struct FloatPair {
   float low;
   float high;
@@ -106,6 +124,15 @@ template <class T>
 uint32_t PackPair(float low, float high) {
   return BitsAs(T{}, low) | uint32_t{BitsAs(T{}, high)} << 16;
 }
+
+// Rounds to float in between, which decides only where that makes a tie.
+template <class T>
+uint32_t MultiplyAddPair(uint32_t a, uint32_t b, uint32_t c) {
+  const FloatPair x = UnpackPair<T>(a), y = UnpackPair<T>(b), z = UnpackPair<T>(c);
+  return PackPair<T>(std::fma(x.low, y.low, z.low), std::fma(x.high, y.high, z.high));
+}
+
+inline uint32_t MaskOr(uint32_t x, uint32_t mask, uint32_t bits) { return (x & mask) | bits; }
 
 // The operands' places in the lanes: PTX ISA, "Matrix Fragments for mma.m16n8k16".
 template <class T>
@@ -144,6 +171,8 @@ void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1
 }
 
 inline float Exp2(float x) { return std::exp2(x); }
+inline float MinOrNan(float a, float b) { return a != a ? a : b != b ? b : std::fmin(a, b); }
+inline float MaxOrNan(float a, float b) { return a != a ? a : b != b ? b : std::fmax(a, b); }
 inline float QuadSum(float x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);
   return x + __shfl_xor_sync(0xffffffffu, x, 2);

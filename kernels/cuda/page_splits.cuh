@@ -1,0 +1,119 @@
+// What the kernels of paged attention share: how work is cut into splits and units, the copy of a
+// unit of 16-bit elements, and how the results of warps become that of a split. Device code, for
+// paged_attention.cu and quantized_attention.cu.
+#pragma once
+
+#include <cmath>
+
+#include "kernels/cuda/paged_attention.h"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/tile_layout.h"
+
+namespace kvship::cuda {
+
+inline constexpr int kWarps = 4;  // of a block, which takes one split of one head
+inline constexpr int kSplitThreads = kWarps * kWarpThreads;
+// Half a page of 16-bit elements, which a warp works on by itself: 16 tokens are one step of the
+// product with V.
+inline constexpr int kUnitTokens = 16;
+inline constexpr int kUnitsPerPage = static_cast<int>(kPageTokens) / kUnitTokens;
+
+// A batch's attention, as its kernels get it.
+struct PagedSplits {
+  PagedAttentionArgs args;
+  int group;  // query heads of a KV head
+  int max_splits;
+  float scale;      // log2(e) / sqrt(D)
+  float* partials;  // [B * H, max_splits, group, D]: unnormalised outputs
+  float2* stats;    // [B * H, max_splits, group]: maximum (in units of log2) and sum
+};
+
+// The splits of a batch whose prefixes are quantized: quantized_attention.cu.
+absl::Status LaunchQuantizedSplits(cudaStream_t stream, const PagedSplits& p);
+
+// Half a page: where its keys lie (its values lie half a page's bytes further), and how many of its
+// tokens count.
+template <class T>
+struct Unit {
+  const T* keys;
+  int num_tokens;
+};
+
+template <class T, int kHeadDim>
+__device__ Unit<T> FindUnit(const PagedHead& head, int unit) {
+  const PageSlice slice = SliceOf(head, unit / kUnitsPerPage);
+  const int half_page = unit % kUnitsPerPage;
+  const int num_tokens =
+      min(static_cast<int>(slice.num_tokens) - half_page * kUnitTokens, kUnitTokens);
+  if (num_tokens <= 0) return {nullptr, 0};
+  const std::byte* page = (slice.in_tail ? head.tail_pages : head.prefix_pages)[slice.page];
+  return {reinterpret_cast<const T*>(page) + half_page * kUnitTokens * kHeadDim, num_tokens};
+}
+
+// Starts the copy of one unit, K then V, into a stage of the warp's ring. Slots that do not count
+// become zeros: they may hold anything, and zero times NaN is NaN.
+template <class T, int kHeadDim>
+__device__ void StartUnit(const Unit<T>& unit, int lane, T* stage) {
+  constexpr int kChunks = kHeadDim / kChunkElements;
+  if (unit.num_tokens > 0) {
+#pragma unroll
+    for (int i = lane; i < 2 * kUnitTokens * kChunks; i += kWarpThreads) {
+      const bool is_value = i >= kUnitTokens * kChunks;
+      const int row = i / kChunks % kUnitTokens, chunk = i % kChunks;
+      const T* from = unit.keys + (is_value ? kPageTokens * kHeadDim : 0) + row * kHeadDim +
+                      chunk * kChunkElements;
+      T* to = stage + (is_value ? kUnitTokens * kHeadDim : 0) + TileOffset(kHeadDim, row, chunk);
+      CopyChunkAsync(to, from, row < unit.num_tokens);
+    }
+  }
+  CommitCopies();
+}
+
+// One element of the outputs of `count` parts, part after part, merged by their maxima and sums;
+// the parts' outputs and stats lie `out_stride` and `stats_stride` apart.
+struct Merged {
+  float out;
+  float maximum;
+  float sum;
+};
+__device__ inline Merged Merge(const float* out, size_t out_stride, const float2* stats,
+                               size_t stats_stride, int count) {
+  Merged merged = {0.0f, -INFINITY, 0.0f};
+  for (int i = 0; i < count; ++i) merged.maximum = fmaxf(merged.maximum, stats[i * stats_stride].x);
+  for (int i = 0; i < count; ++i) {
+    const float2 part = stats[i * stats_stride];
+    const float weight = part.y > 0.0f ? Exp2(part.x - merged.maximum) : 0.0f;
+    merged.sum += part.y * weight;
+    if (weight > 0.0f) merged.out += out[i * out_stride] * weight;
+  }
+  return merged;
+}
+__device__ inline float Normalised(const Merged& merged) {
+  return merged.sum > 0.0f ? merged.out / merged.sum : 0.0f;
+}
+
+template <class T>
+__device__ void StoreElement(T* to, float x) {
+  to->bits = static_cast<uint16_t>(PackPair<T>(x, 0.0f));
+}
+
+// Merges the results of a block's warps, outputs [kWarps, kRows, D] and stats [kWarps, kRows] in
+// shared memory, and stores them as a part of the head's output or as the output itself.
+template <class T, int kHeadDim, int kRows>
+__device__ void StoreSplit(const PagedSplits& p, size_t request, int split, const float* warp_out,
+                           const float2* warp_stats) {
+  const size_t first_row = (request * p.max_splits + split) * p.group;
+  for (int i = threadIdx.x; i < p.group * kHeadDim; i += kSplitThreads) {
+    const int row = i / kHeadDim, column = i % kHeadDim;
+    const Merged merged = Merge(warp_out + i, kRows * kHeadDim, warp_stats + row, kRows, kWarps);
+    if (p.max_splits == 1) {
+      StoreElement(static_cast<T*>(p.args.out) + request * p.group * kHeadDim + i,
+                   Normalised(merged));
+    } else {
+      p.partials[first_row * kHeadDim + i] = merged.out;
+      if (column == 0) p.stats[first_row + row] = make_float2(merged.maximum, merged.sum);
+    }
+  }
+}
+
+}  // namespace kvship::cuda

@@ -1,0 +1,42 @@
+// NcclOffer names one transfer on both sides, NcclTransfer is what one side gives for it. Plain
+// data.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+namespace kvship {
+
+// What the sender announces, with the number of bytes, on the request's stream. NCCL matches
+// operations by their order alone, so every transfer of a communicator, of whatever request, has a
+// place in that order.
+struct NcclOffer {
+  uint64_t communicator = 0;
+  uint64_t sequence = 0;  // counts the communicator's transfers from 0
+
+  bool operator==(const NcclOffer&) const = default;
+};
+
+struct NcclTransfer {
+  // Device memory. The sender's has been written: its checksum is in the announcement.
+  std::span<std::byte> bytes = {};
+  // Keeps `bytes` alive and out of other hands for as long as the device may touch them, which
+  // after a failure is longer than until on_done. Its destructor may run on any thread and must not
+  // free device memory, which waits for the device. shared: with whoever verifies or resends the
+  // bytes
+  std::shared_ptr<const void> owner = nullptr;
+  // Of the executor's clock.
+  absl::Time deadline = absl::InfiniteFuture();
+  // Called once, without locks, on a thread of the transport; must not wait, may call the executor.
+  // OK: the sender's bytes have left, or the receiver's are there, not yet verified. An error: they
+  // have to go over the other transport, into other memory than `bytes`.
+  std::function<void(const absl::Status&)> on_done = nullptr;
+};
+
+}  // namespace kvship
