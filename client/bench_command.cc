@@ -21,7 +21,7 @@ absl::Status BenchCommand::Run(GenerationClient& client) const {
                    client.GetModelInfo(absl::Now() + std::min(run.timeout, absl::Seconds(10))));
   LoadRun::Options options = run;
   options.vocab_tokens = model.vocab_tokens();
-  LoadRun load(client.stub(), std::move(options));
+  LoadRun load(client, std::move(options));
   const absl::Time begin = absl::Now();
   const std::vector<LoadRequestResult> results =
       load.Run(plan, [this](const LoadRun::Progress& now) {

@@ -5,6 +5,7 @@
 
 #include <condition_variable>
 #include <mutex>
+#include <utility>
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
@@ -19,7 +20,8 @@ namespace {
 // Prompts are long; answers come token by token.
 constexpr int kMostSentBytes = -1;
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
+std::shared_ptr<grpc::Channel> Connect(
+    const std::string& server, const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxSendMessageSize(kMostSentBytes);
   // A server that vanished without a word is noticed while a prompt is read in silence.
@@ -30,11 +32,8 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 5'000);
-  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
-}
-
-void SetDeadline(absl::Time deadline, grpc::ClientContext* context) {
-  if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
+  return grpc::CreateCustomChannel(
+      server, credentials ? credentials : grpc::InsecureChannelCredentials(), arguments);
 }
 
 // False if a stop was requested meanwhile.
@@ -48,11 +47,20 @@ bool Wait(absl::Duration delay, const std::stop_token& stop) {
 
 }  // namespace
 
-GenerationClient::GenerationClient(const std::string& server, size_t retries)
+GenerationClient::GenerationClient(const std::string& server)
+    : GenerationClient(server, Options()) {}
+
+GenerationClient::GenerationClient(const std::string& server, Options options)
     : server_(server),
-      retries_(retries),
-      channel_(Connect(server)),
+      options_(std::move(options)),
+      channel_(Connect(server, options_.credentials)),
       stub_(v1::GenerationService::NewStub(channel_)) {}
+
+void GenerationClient::SetContext(absl::Time deadline, grpc::ClientContext* context) const {
+  if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
+  if (options_.api_token.empty()) return;
+  context->AddMetadata("authorization", absl::StrCat("Bearer ", options_.api_token));
+}
 
 absl::StatusOr<v1::GenerateReport> GenerationClient::Generate(
     const v1::GenerateRequest& request, absl::Time deadline,
@@ -63,7 +71,7 @@ absl::StatusOr<v1::GenerateReport> GenerationClient::Generate(
     has_output |= response.has_output();
     on_response(response);
   };
-  Attempts attempts(retries_, deadline);
+  Attempts attempts(options_.retries, deadline);
   while (true) {
     auto report = GenerateOnce(request, deadline, watch, stop);
     if (report.ok() || has_output) return report;
@@ -78,7 +86,7 @@ absl::StatusOr<v1::GenerateReport> GenerationClient::GenerateOnce(
     const std::function<void(const v1::GenerateResponse&)>& on_response,
     const std::stop_token& stop) {
   grpc::ClientContext context;
-  SetDeadline(deadline, &context);
+  SetContext(deadline, &context);
   const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
   const auto reader = stub_->Generate(&context, request);
   v1::GenerateReport report;
@@ -98,10 +106,10 @@ absl::StatusOr<v1::GenerateReport> GenerationClient::GenerateOnce(
 }
 
 absl::StatusOr<v1::ModelInfo> GenerationClient::GetModelInfo(absl::Time deadline) {
-  Attempts attempts(retries_, deadline);
+  Attempts attempts(options_.retries, deadline);
   while (true) {
     grpc::ClientContext context;
-    SetDeadline(deadline, &context);
+    SetContext(deadline, &context);
     v1::GenerationServiceGetModelInfoResponse response;
     const absl::Status status = Explain(stub_->GetModelInfo(&context, {}, &response));
     if (status.ok()) return response.model();

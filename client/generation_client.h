@@ -5,6 +5,8 @@
 // any output.
 #pragma once
 
+#include <grpcpp/security/credentials.h>
+
 #include <functional>
 #include <memory>
 #include <stop_token>
@@ -18,10 +20,17 @@ namespace kvship {
 
 class GenerationClient {
  public:
-  static constexpr size_t kRetries = 3;
+  struct Options {
+    size_t retries = 3;
+    // unset: plain text. rpc/tls.h makes them of files.
+    std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;
+    // Sent with every call; in plain text, whoever sees the call sees it. Empty: none.
+    std::string api_token = {};
+  };
 
   // `server` is a gRPC name, "127.0.0.1:50050" or "dns:///decode:50050". Connects when first used.
-  explicit GenerationClient(const std::string& server, size_t retries = kRetries);
+  explicit GenerationClient(const std::string& server);
+  GenerationClient(const std::string& server, Options options);
 
   // Runs one request to its end. `on_response` sees progress and output as they come. A stop that
   // is requested, from any thread or from `on_response`, ends the request and frees all it holds on
@@ -34,8 +43,10 @@ class GenerationClient {
 
   absl::StatusOr<v1::ModelInfo> GetModelInfo(absl::Time deadline);
 
-  // For who runs many calls at a time.
+  // For who runs many calls at a time: the stub, and what each call's context needs. A deadline of
+  // InfiniteFuture is none.
   v1::GenerationService::Stub& stub() { return *stub_; }
+  void SetContext(absl::Time deadline, grpc::ClientContext* context) const;
 
  private:
   absl::StatusOr<v1::GenerateReport> GenerateOnce(
@@ -45,7 +56,7 @@ class GenerationClient {
   absl::Status Explain(const grpc::Status& status) const;
 
   const std::string server_;
-  const size_t retries_;
+  const Options options_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::GenerationService::Stub> stub_;
 };

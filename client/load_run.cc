@@ -22,10 +22,8 @@ class LoadRun::Call final : public grpc::ClientReadReactor<v1::GenerateResponse>
  public:
   Call(LoadRun& run, size_t index, absl::Time planned, v1::GenerateRequest request)
       : run_(run), index_(index), planned_(planned), request_(std::move(request)) {
-    if (run.options_.timeout != absl::InfiniteDuration()) {
-      context_.set_deadline(absl::ToChronoTime(absl::Now() + run.options_.timeout));
-    }
-    run.stub_.async()->Generate(&context_, &request_, this);
+    run.client_.SetContext(absl::Now() + run.options_.timeout, &context_);
+    run.client_.stub().async()->Generate(&context_, &request_, this);
     StartRead(&response_);
     StartCall();
   }

@@ -10,8 +10,8 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "client/generation_client.h"
 #include "client/load_plan.h"
-#include "kvship/v1/generation.grpc.pb.h"
 
 namespace kvship {
 
@@ -45,9 +45,9 @@ class LoadRun {
     size_t num_sent = 0, num_running = 0, num_succeeded = 0, num_failed = 0;
   };
 
-  // Borrows the stub.
-  LoadRun(v1::GenerationService::Stub& stub, Options options)
-      : stub_(stub), options_(std::move(options)) {}
+  // Borrows the client.
+  LoadRun(GenerationClient& client, Options options)
+      : client_(client), options_(std::move(options)) {}
 
   // Runs the plan to its end; `on_progress` is called about once a second, on this thread.
   std::vector<LoadRequestResult> Run(const std::vector<PlannedRequest>& plan,
@@ -63,7 +63,7 @@ class LoadRun {
   void WaitUntil(const std::function<bool(absl::Time)>& done, absl::Time wake,
                  const std::function<void(const Progress&)>& on_progress);
 
-  v1::GenerationService::Stub& stub_;
+  GenerationClient& client_;
   const Options options_;
   absl::Time begin_;
   absl::Time told_;

@@ -2,6 +2,8 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -16,8 +18,16 @@
 #include "client/commands.h"
 #include "client/request_text.h"
 #include "rpc/compression.h"
+#include "rpc/tls.h"
 
 ABSL_FLAG(std::string, server, "127.0.0.1:50050", "the decode server");
+ABSL_FLAG(std::string, api_token_file, "",
+          "a file with the token that the server knows this client by; empty: the environment's "
+          "KVSHIP_API_TOKEN, where it is set");
+ABSL_FLAG(std::string, tls_ca, "",
+          "PEM file with the authorities of the server's certificate; empty: plain text");
+ABSL_FLAG(std::string, tls_cert, "", "PEM file with this client's certificate, for --tls_ca");
+ABSL_FLAG(std::string, tls_key, "", "PEM file with the key of --tls_cert");
 ABSL_FLAG(std::string, prompt, "", "the prompt's text");
 ABSL_FLAG(std::string, prompt_file, "", "a file with the prompt's text");
 ABSL_FLAG(std::string, tokens_file, "", "a file with the prompt as a JSON list of token ids");
@@ -186,10 +196,39 @@ absl::Status Bench(GenerationClient& client, v1::GenerateRequest request) {
   return command.Run(client);
 }
 
+absl::StatusOr<std::string> ApiToken() {
+  const std::string path = absl::GetFlag(FLAGS_api_token_file);
+  if (path.empty()) {
+    const char* token = std::getenv("KVSHIP_API_TOKEN");
+    return token == nullptr ? "" : token;
+  }
+  std::ifstream file(path);
+  std::string token;
+  if (file >> token) return token;
+  return absl::NotFoundError(
+      absl::StrCat("--api_token_file is '", path, "', in which there is no token"));
+}
+
+absl::StatusOr<GenerationClient::Options> ClientOptionsFromFlags() {
+  GenerationClient::Options options;
+  ASSIGN_OR_RETURN(options.api_token, ApiToken());
+  const TlsFiles tls = {.certificate = absl::GetFlag(FLAGS_tls_cert),
+                        .key = absl::GetFlag(FLAGS_tls_key),
+                        .ca = absl::GetFlag(FLAGS_tls_ca)};
+  if (tls.certificate.empty() != tls.key.empty() || (!tls.key.empty() && tls.ca.empty())) {
+    return absl::InvalidArgumentError(
+        "--tls_cert and --tls_key are not both set with --tls_ca; wanted all of them or --tls_ca");
+  }
+  if (!tls.ca.empty()) {
+    ASSIGN_OR_RETURN(options.credentials, ChannelTls(tls));
+  }
+  return options;
+}
+
 absl::Status Run(const std::string& command, const std::vector<std::string>& stop) {
-  // A bench counts every error.
-  const size_t retries = command == "bench" ? 0 : GenerationClient::kRetries;
-  GenerationClient client(absl::GetFlag(FLAGS_server), retries);
+  ASSIGN_OR_RETURN(GenerationClient::Options options, ClientOptionsFromFlags());
+  if (command == "bench") options.retries = 0;  // it counts every error
+  GenerationClient client(absl::GetFlag(FLAGS_server), std::move(options));
   if (command == "models") {
     return RunModels(client, absl::GetFlag(FLAGS_timeout), absl::GetFlag(FLAGS_json));
   }

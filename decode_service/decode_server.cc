@@ -26,36 +26,75 @@ absl::StatusOr<ServedModel> LoadModel(const std::string& path) {
 
 }  // namespace
 
+absl::Status DecodeServer::Options::Validate() const {
+  RETURN_IF_ERROR(security.Validate());
+  const bool has_tokens = !api_tokens_file.empty();
+  RETURN_IF_ERROR(security.CheckListen("listen", rpc.listen, "--tls_client_ca or --api_tokens_file",
+                                       has_tokens || !security.tls.ca.empty()));
+  if (!http.listen.empty()) {
+    RETURN_IF_ERROR(security.CheckListen("http", http.listen, "--api_tokens_file", has_tokens));
+  }
+  if (prefill_tls_ca.empty() && !security.insecure) {
+    RETURN_IF_ERROR(CheckTargetsInPlainText(prefill_targets));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<DecodeServer>> DecodeServer::Start(Options options) {
+  RETURN_IF_ERROR(options.Validate());
+  const TlsFiles& tls = options.security.tls;
+  if (options.security.has_tls()) {
+    ASSIGN_OR_RETURN(options.rpc.credentials, ServerTls(tls));
+  }
+  std::unique_ptr<ApiTokens> tokens;
+  if (!options.api_tokens_file.empty()) {
+    ASSIGN_OR_RETURN(tokens, ApiTokens::Load(options.api_tokens_file));
+  }
+  std::shared_ptr<grpc::ChannelCredentials> prefill_credentials;
+  if (!options.prefill_tls_ca.empty()) {
+    ASSIGN_OR_RETURN(
+        prefill_credentials,
+        ChannelTls({.certificate = tls.certificate, .key = tls.key, .ca = options.prefill_tls_ca}));
+  }
   ASSIGN_OR_RETURN(ServedModel model, LoadModel(options.model_path));
   ASSIGN_OR_RETURN(
       options.generation.limits.default_compression,
       ParseCompression(options.default_compression, DefaultCompression(model.config().head_dim)));
   ASSIGN_OR_RETURN(std::unique_ptr<KvPool> pool, KvPool::Create(options.pool_bytes));
-  std::unique_ptr<DecodeServer> server(
-      new DecodeServer(std::move(options), std::move(model), std::move(pool)));
+  std::unique_ptr<DecodeServer> server(new DecodeServer(std::move(options), std::move(model),
+                                                        std::move(pool), std::move(tokens),
+                                                        std::move(prefill_credentials)));
   RETURN_IF_ERROR(server->Listen());
   return server;
 }
 
-DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<KvPool> pool)
+DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<KvPool> pool,
+                           std::unique_ptr<ApiTokens> tokens,
+                           std::shared_ptr<grpc::ChannelCredentials> prefill_credentials)
     : options_(std::move(options)),
       model_(std::move(model)),
       metrics_(registry_),
       pool_(std::move(pool)),
       queue_(*pool_, metrics_, ShapeOf(model_.config()), options_.tail_format, options_.queue),
+      client_requests_(options_.max_client_requests),
       backend_(options_.num_threads),
       engine_(*model_.transformer, backend_, options_.arithmetic),
       loop_(engine_, metrics_, options_.max_batch_sessions),
-      nodes_({.targets = options_.prefill_targets, .model_identity = model_.identity}),
+      nodes_({.targets = options_.prefill_targets,
+              .model_identity = model_.identity,
+              .connection = {.credentials = std::move(prefill_credentials)}}),
       uses_{.model = model_,
             .nodes = nodes_,
+            .client_requests = client_requests_,
             .queue = queue_,
             .loop = loop_,
             .metrics = metrics_,
             .options = options_.generation},
-      service_(uses_, ModelInfoToProto(model_.config(), model_.identity,
-                                       options_.generation.limits.default_compression)) {}
+      callers_(options_.security.allowed_peers, std::move(tokens)),
+      service_(uses_, callers_,
+               ModelInfoToProto(model_.config(), model_.identity,
+                                options_.generation.limits.default_compression),
+               options_.default_deadline) {}
 
 DecodeServer::~DecodeServer() { readiness_.StartDraining(); }
 
@@ -66,7 +105,7 @@ absl::Status DecodeServer::Listen() {
                    RpcServer::Start(options_.rpc, {&service_},
                                     {v1::GenerationService::service_full_name()}, readiness_));
   if (!options_.http.listen.empty()) {
-    ASSIGN_OR_RETURN(http_, HttpService::Start(uses_, options_.http));
+    ASSIGN_OR_RETURN(http_, HttpService::Start(uses_, callers_, options_.http));
   }
   readiness_.StartServing([this] { return CheckServing(); });
   return absl::OkStatus();

@@ -11,6 +11,8 @@
 #include "decode_service/generation_service.h"
 #include "decode_service/http_service.h"
 #include "service/admin_server.h"
+#include "service/callers.h"
+#include "service/port_security.h"
 #include "service/rpc_server.h"
 
 namespace kvship {
@@ -22,7 +24,10 @@ class DecodeServer {
     std::string admin = "127.0.0.1:9090";
     RpcServer::Options rpc;
     HttpService::Options http;
+    PortSecurity security;
+    std::string api_tokens_file;  // empty: clients need no token
     std::vector<std::string> prefill_targets = {"dns:///127.0.0.1:50051"};
+    std::string prefill_tls_ca;  // of prefill nodes' certificates; empty: plain text
     size_t num_threads = 1;
     // Memory for caches, taken from the system as it is used.
     size_t pool_bytes = size_t{2} << 30;
@@ -34,11 +39,17 @@ class DecodeServer {
     // A decode step that takes longer than this is stuck, and the node not ready.
     absl::Duration stuck_timeout = absl::Seconds(60);
     ReservationQueue::Options queue;
+    size_t max_client_requests = 0;  // at a time; 0: any number
+    // Of Generate calls that bring none.
+    absl::Duration default_deadline = absl::Minutes(10);
     Generation::Options generation;
+
+    // Whether the ports are as safe as they have to be. Errors: as PortSecurity.
+    absl::Status Validate() const;
   };
 
-  // Loads the model, listens and serves. Errors: as ServedModel::Load, KvPool::Create,
-  // RpcServer::Start, HttpService::Start and AdminServer::Start.
+  // Loads the model, listens and serves. Errors: as Options::Validate, ServerTls, ApiTokens::Load,
+  // ServedModel::Load, KvPool::Create, RpcServer::Start, HttpService::Start and AdminServer::Start.
   static absl::StatusOr<std::unique_ptr<DecodeServer>> Start(Options options);
   ~DecodeServer();
 
@@ -52,7 +63,9 @@ class DecodeServer {
   const ServedModel& model() const { return model_; }
 
  private:
-  DecodeServer(Options options, ServedModel model, std::unique_ptr<KvPool> pool);
+  DecodeServer(Options options, ServedModel model, std::unique_ptr<KvPool> pool,
+               std::unique_ptr<ApiTokens> tokens,
+               std::shared_ptr<grpc::ChannelCredentials> prefill_credentials);
   absl::Status Listen();
   absl::Status CheckServing() const;
 
@@ -63,11 +76,13 @@ class DecodeServer {
   DecodeMetrics metrics_;
   const std::unique_ptr<KvPool> pool_;
   ReservationQueue queue_;
+  ClientRequests client_requests_;
   Backend backend_;
   DecodeEngine engine_;
   DecodeLoop loop_;
   PrefillNodes nodes_;
   const Generation::Uses uses_;
+  const Callers callers_;
   GenerationService service_;
   Readiness readiness_;
   std::unique_ptr<AdminServer> admin_;

@@ -42,11 +42,18 @@ void Generation::Start(const v1::GenerateRequest& message) {
 }
 
 absl::Status Generation::Prepare(const v1::GenerateRequest& message) {
+  ASSIGN_OR_RETURN(place_, uses_.client_requests.Enter(call_.client));
   ASSIGN_OR_RETURN(request_, ReadRequest(message, uses_.model, uses_.options.limits));
   ASSIGN_OR_RETURN(ticket_, uses_.queue.Enter({.plan = request_.plan,
-                                               .max_tail_tokens = request_.max_tail_tokens()}));
-  request_.request_id = id_;
+                                               .max_tail_tokens = request_.max_tail_tokens(),
+                                               .client = call_.client}));
+  request_.request_id = call_.id;
   return absl::OkStatus();
+}
+
+void Generation::GiveBack() {
+  ticket_.reset();
+  place_.reset();
 }
 
 void Generation::WaitForRoom() {
@@ -104,7 +111,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
   }
   node->AddOutstanding(request_.tokens.size());
   attempt->Open([&](std::shared_ptr<ChannelEvents> events) {
-    return node->connection().Open(deadline_, std::move(events));
+    return node->connection().Open(call_.deadline, std::move(events));
   });
   // A cancellation that came before the attempt could be seen.
   if (responses_->cancelled()) attempt->Cancel(responses_->why_cancelled());
@@ -113,7 +120,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
 
 void Generation::Cancel() {
   const absl::Status why =
-      absl::Now() >= deadline_
+      absl::Now() >= call_.deadline
           ? absl::DeadlineExceededError("the request's deadline has passed")
           : absl::CancelledError("the client has gone, or the server shuts down");
   responses_->Cancel(why);
@@ -172,14 +179,14 @@ absl::Status Generation::CheckFirstToken(int32_t token) const {
 }
 
 void Generation::Decode(PrefillAttempt::Result result) {
-  const absl::Duration first_token = absl::Now() - arrival_;
+  const absl::Duration first_token = absl::Now() - call_.arrival;
   uses_.metrics.ObserveFirstToken(first_token);
   *report_.mutable_kv() = result.kv;
   *report_.mutable_kv()->mutable_compression() = CompressionToProto(request_.compression);
   *report_.mutable_timing() = result.timing;
   // A node that was lost, too, was waiting.
-  report_.mutable_timing()->set_queue_ms(result.timing.queue_ms() +
-                                         absl::ToDoubleMilliseconds(attempt_begin_ - arrival_));
+  report_.mutable_timing()->set_queue_ms(
+      result.timing.queue_ms() + absl::ToDoubleMilliseconds(attempt_begin_ - call_.arrival));
   report_.mutable_timing()->set_first_token_ms(absl::ToDoubleMilliseconds(first_token));
   auto session = std::make_unique<Session>(
       request_.output, uses_.model.tokenizer.get(), std::move(result.cache), responses_,
@@ -195,12 +202,12 @@ void Generation::OnSessionEnd(const Session::End& end) {
   report_.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(request_.tokens.size()));
   v1::Timing& timing = *report_.mutable_timing();
   timing.set_first_decode_ms(absl::ToDoubleMilliseconds(end.first_decode));
-  timing.set_total_ms(absl::ToDoubleMilliseconds(absl::Now() - arrival_));
+  timing.set_total_ms(absl::ToDoubleMilliseconds(absl::Now() - call_.arrival));
   if (end.decode > absl::ZeroDuration()) {
     timing.set_tokens_per_second(static_cast<double>(end.output_tokens - 1) /
                                  absl::ToDoubleSeconds(end.decode));
   }
-  ticket_.reset();
+  GiveBack();
   uses_.metrics.CountRequest(absl::OkStatus());
   uses_.metrics.CountReport(report_);
   LogEnd(absl::OkStatus());
@@ -208,7 +215,7 @@ void Generation::OnSessionEnd(const Session::End& end) {
 }
 
 void Generation::Fail(const absl::Status& error) {
-  ticket_.reset();
+  GiveBack();
   const bool full = absl::IsResourceExhausted(error) && !RetryDelayOf(error).has_value();
   uses_.metrics.CountRequest(error);
   LogEnd(error);
@@ -218,7 +225,8 @@ void Generation::Fail(const absl::Status& error) {
 void Generation::LogEnd(const absl::Status& status) const {
   const v1::KvReport& kv = report_.kv();
   const v1::Timing& timing = report_.timing();
-  LogInfo("request ended", {{"request_id", id_},
+  LogInfo("request ended", {{"request_id", call_.id},
+                            {"client", call_.client},
                             {"code", absl::StatusCodeToString(status.code())},
                             {"error", LoggedMessage(status)},
                             {"prompt_tokens", request_.tokens.size()},
@@ -231,7 +239,7 @@ void Generation::LogEnd(const absl::Status& status) const {
                             {"compress_ms", timing.compress_ms()},
                             {"transfer_ms", timing.transfer_ms()},
                             {"first_token_ms", timing.first_token_ms()},
-                            {"total_ms", absl::ToDoubleMilliseconds(absl::Now() - arrival_)}});
+                            {"total_ms", absl::ToDoubleMilliseconds(absl::Now() - call_.arrival)}});
 }
 
 }  // namespace kvship

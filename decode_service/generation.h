@@ -11,6 +11,7 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "decode_service/client_requests.h"
 #include "decode_service/decode_loop.h"
 #include "decode_service/decode_metrics.h"
 #include "decode_service/generation_request.h"
@@ -38,18 +39,24 @@ class Generation : public std::enable_shared_from_this<Generation> {
   struct Uses {
     const ServedModel& model;
     PrefillNodes& nodes;
+    ClientRequests& client_requests;
     ReservationQueue& queue;
     DecodeLoop& loop;
     DecodeMetrics& metrics;
     const Options& options;
   };
 
-  // `id` stands in the logs of both nodes.
-  Generation(const Uses& uses, std::string id, absl::Time arrival, absl::Time deadline)
+  // The call that a request came by.
+  struct Call {
+    std::string id;      // stands in the logs of both nodes
+    std::string client;  // whose it is; empty: not known
+    absl::Time arrival;
+    absl::Time deadline;
+  };
+
+  Generation(const Uses& uses, Call call)
       : uses_(uses),
-        id_(std::move(id)),
-        arrival_(arrival),
-        deadline_(deadline),
+        call_(std::move(call)),
         responses_(std::make_shared<ResponseBuffer>(uses.options.most_waiting_tokens)) {}
 
   // Checks the request and starts it; what is wrong with it comes through responses().
@@ -61,6 +68,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
  private:
   absl::Status Prepare(const v1::GenerateRequest& message);
+  // Gives back what it holds: who sees the end of a request finds it free.
+  void GiveBack();
   // Sends the prompt to a node not tried yet. Without a cache the node comes first, then memory.
   absl::Status Attempt(ReservationQueue::Cache cache);
   // Stands in line for memory, and then goes on.
@@ -75,12 +84,11 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void LogEnd(const absl::Status& status) const;
 
   const Uses uses_;
-  const std::string id_;
-  const absl::Time arrival_;
-  const absl::Time deadline_;
+  const Call call_;
   // shared: the session outlives the call that reads, or the other way round
   const std::shared_ptr<ResponseBuffer> responses_;
   GenerationRequest request_;
+  ClientRequests::Place place_;                       // from Prepare to the end
   std::unique_ptr<ReservationQueue::Ticket> ticket_;  // from Prepare to the end
   v1::GenerateReport report_;
 

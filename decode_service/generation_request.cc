@@ -36,10 +36,10 @@ absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::GenerateRequest& mes
                                                   const ServedModel& model) {
   if (message.prompt().empty()) return Wrong("prompt", "empty", "text");
   ASSIGN_OR_RETURN(const Tokenizer* tokenizer, TokenizerFor("prompt", model));
-  auto tokens = tokenizer->Encode(message.prompt(), message.parse_special());
-  if (!tokens.ok()) return WithField(tokens.status(), "prompt");
+  ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
+                   TextIds("prompt", message.prompt(), message.parse_special(), model));
   if (tokenizer->adds_begin_token() && model.config().begin_token >= 0) {
-    tokens->insert(tokens->begin(), model.config().begin_token);
+    tokens.insert(tokens.begin(), model.config().begin_token);
   }
   return tokens;
 }
@@ -47,7 +47,7 @@ absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::GenerateRequest& mes
 absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatMessages& chat,
                                                 const ServedModel& model) {
   if (chat.messages_size() == 0) return Wrong("chat.messages", "empty", "at least one message");
-  ASSIGN_OR_RETURN(const Tokenizer* tokenizer, TokenizerFor("chat", model));
+  RETURN_IF_ERROR(TokenizerFor("chat", model).status());
   if (!model.chat_template) {
     return WithField(absl::FailedPreconditionError(
                          absl::StrCat("chat is set, but this server cannot format it: ",
@@ -58,9 +58,7 @@ absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatMessages& chat,
   for (const v1::ChatMessage& m : chat.messages()) messages.push_back({m.role(), m.content()});
   const absl::StatusOr<std::string> text = model.chat_template->Render(messages);
   if (!text.ok()) return WithField(text.status(), "chat.messages");
-  auto tokens = tokenizer->Encode(*text, /*parse_special=*/true);
-  if (!tokens.ok()) return WithField(tokens.status(), "chat.messages");
-  return tokens;
+  return TextIds("chat.messages", *text, /*parse_special=*/true, model);
 }
 
 absl::StatusOr<std::vector<int32_t>> InputTokens(const v1::GenerateRequest& message,

@@ -1,10 +1,13 @@
 #include "decode_service/generation_service.h"
 
+#include <grpcpp/alarm.h>
+
 #include <functional>
 #include <string>
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "base/status_macros.h"
 #include "decode_service/tokenize.h"
 #include "rpc/request_id.h"
 #include "transport/grpc_status.h"
@@ -12,25 +15,31 @@
 namespace kvship {
 namespace {
 
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
-  const auto deadline = context.deadline();
-  if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
-  return absl::FromChrono(deadline);
+bool HasDeadline(const grpc::CallbackServerContext& context) {
+  return context.deadline() != std::chrono::system_clock::time_point::max();
 }
 
 // One Generate call. Writes what its generation's ResponseBuffer has whenever the last write is
 // done.
-class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
+class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+                           public std::enable_shared_from_this<GenerateCall> {
  public:
   explicit GenerateCall(std::function<void()> on_done) : on_done_(std::move(on_done)) {}
 
   static GenerateCall* Start(const Generation::Uses& uses, grpc::CallbackServerContext& context,
+                             const std::string& client, absl::Duration default_deadline,
                              const v1::GenerateRequest& request, std::function<void()> on_done) {
     auto call = std::make_shared<GenerateCall>(std::move(on_done));
     call->self_ = call;
     const std::string id = NewRequestId();
     context.AddInitialMetadata(kRequestIdMetadata, id);
-    call->generation_ = std::make_shared<Generation>(uses, id, absl::Now(), DeadlineOf(context));
+    const absl::Time now = absl::Now();
+    const absl::Time deadline =
+        HasDeadline(context) ? absl::FromChrono(context.deadline()) : now + default_deadline;
+    call->generation_ = std::make_shared<Generation>(
+        uses, Generation::Call{.id = id, .client = client, .arrival = now, .deadline = deadline});
+    // gRPC keeps the deadlines of clients itself.
+    if (!HasDeadline(context)) call->CancelAt(deadline);
     // Weak: the buffer may speak up once more while gRPC is already done with the call.
     call->generation_->responses().OnResponse([weak = std::weak_ptr(call)] {
       if (const auto live = weak.lock()) live->WriteNext();
@@ -56,10 +65,18 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
       std::lock_guard lock(mutex_);
       last = std::move(self_);
     }
+    alarm_.Cancel();
     on_done_();
   }
 
  private:
+  void CancelAt(absl::Time deadline) {
+    alarm_.Set(absl::ToChronoTime(deadline), [weak = weak_from_this()](bool due) {
+      const auto live = weak.lock();
+      if (due && live != nullptr) live->generation().Cancel();
+    });
+  }
+
   // Locks, so that gRPC's threads see all that Start has made.
   Generation& generation() {
     std::lock_guard lock(mutex_);
@@ -82,6 +99,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   // shared: the decode batch may still hold it when the call is over
   std::shared_ptr<Generation> generation_;
   std::mutex mutex_;
+  grpc::Alarm alarm_;
   v1::GenerateResponse message_;
   bool writing_ = false;
   bool finished_ = false;
@@ -94,13 +112,20 @@ class RefusedCall final : public grpc::ServerWriteReactor<v1::GenerateResponse> 
   void OnDone() override { delete this; }
 };
 
-// Ends a call that has one answer.
-template <class Response>
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
-                                 const absl::StatusOr<Response>& answer, Response* response) {
-  if (answer.ok()) *response = *answer;
+// Ends a call that has one answer: what `make` gives, told the client's name, if the caller may
+// make the call.
+template <class Response, class Make>
+grpc::ServerUnaryReactor* Answer(const Callers& callers, grpc::CallbackServerContext* context,
+                                 Response* response, const Make& make) {
+  const absl::StatusOr<std::string> client = callers.Check(*context);
+  absl::Status status = client.status();
+  if (status.ok()) {
+    absl::StatusOr<Response> answer = make(*client);
+    status = answer.status();
+    if (answer.ok()) *response = *std::move(answer);
+  }
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(answer.status()));
+  reactor->Finish(ToGrpcStatus(status));
   return reactor;
 }
 
@@ -108,6 +133,11 @@ grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  const absl::StatusOr<std::string> client = callers_.Check(*context);
+  if (!client.ok()) {
+    uses_.metrics.CountRequest(client.status());
+    return new RefusedCall(client.status());
+  }
   {
     std::lock_guard lock(mutex_);
     if (draining_) {
@@ -115,7 +145,8 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
     }
     ++num_calls_;
   }
-  return GenerateCall::Start(uses_, *context, *request, [this] { CallDone(); });
+  return GenerateCall::Start(uses_, *context, *client, default_deadline_, *request,
+                             [this] { CallDone(); });
 }
 
 void GenerationService::CallDone() {
@@ -137,22 +168,31 @@ bool GenerationService::WaitUntilIdle(absl::Time deadline) {
 grpc::ServerUnaryReactor* GenerationService::GetModelInfo(
     grpc::CallbackServerContext* context, const v1::GenerationServiceGetModelInfoRequest*,
     v1::GenerationServiceGetModelInfoResponse* response) {
-  *response->mutable_model() = model_info_;
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return Answer(callers_, context, response, [this](const std::string&) {
+    v1::GenerationServiceGetModelInfoResponse answer;
+    *answer.mutable_model() = model_info_;
+    return absl::StatusOr<v1::GenerationServiceGetModelInfoResponse>(std::move(answer));
+  });
 }
 
 grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* context,
                                                       const v1::TokenizeRequest* request,
                                                       v1::TokenizeResponse* response) {
-  return Answer(context, kvship::Tokenize(*request, uses_.model), response);
+  return Answer(callers_, context, response,
+                [&](const std::string& client) -> absl::StatusOr<v1::TokenizeResponse> {
+                  ASSIGN_OR_RETURN(const auto place, uses_.client_requests.Enter(client));
+                  return kvship::Tokenize(*request, uses_.model);
+                });
 }
 
 grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* context,
                                                         const v1::DetokenizeRequest* request,
                                                         v1::DetokenizeResponse* response) {
-  return Answer(context, kvship::Detokenize(*request, uses_.model), response);
+  return Answer(callers_, context, response,
+                [&](const std::string& client) -> absl::StatusOr<v1::DetokenizeResponse> {
+                  ASSIGN_OR_RETURN(const auto place, uses_.client_requests.Enter(client));
+                  return kvship::Detokenize(*request, uses_.model);
+                });
 }
 
 }  // namespace kvship

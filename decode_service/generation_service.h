@@ -7,14 +7,20 @@
 
 #include "decode_service/generation.h"
 #include "kvship/v1/generation.grpc.pb.h"
+#include "service/callers.h"
 
 namespace kvship {
 
 class GenerationService final : public v1::GenerationService::CallbackService {
  public:
-  // `model_info` is what GetModelInfo answers.
-  GenerationService(const Generation::Uses& uses, v1::ModelInfo model_info)
-      : uses_(uses), model_info_(std::move(model_info)) {}
+  // `model_info` is what GetModelInfo answers; `default_deadline` holds for Generate calls that
+  // bring none.
+  GenerationService(const Generation::Uses& uses, const Callers& callers, v1::ModelInfo model_info,
+                    absl::Duration default_deadline)
+      : uses_(uses),
+        callers_(callers),
+        model_info_(std::move(model_info)),
+        default_deadline_(default_deadline) {}
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
@@ -40,7 +46,9 @@ class GenerationService final : public v1::GenerationService::CallbackService {
   void CallDone();
 
   const Generation::Uses uses_;
+  const Callers& callers_;
   const v1::ModelInfo model_info_;
+  const absl::Duration default_deadline_;
   std::mutex mutex_;
   std::condition_variable idle_;
   size_t num_calls_ = 0;

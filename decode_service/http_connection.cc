@@ -22,9 +22,13 @@ constexpr absl::Duration kLinger = absl::Seconds(2);
 
 }  // namespace
 
-HttpConnection::HttpConnection(int socket) : socket_(socket), buffer_(kBufferBytes) {}
+HttpConnection::HttpConnection(int socket, const std::shared_ptr<SSL_CTX>& tls)
+    : socket_(socket), buffer_(kBufferBytes) {
+  if (tls != nullptr) tls_ = std::make_unique<TlsSession>(tls, socket);
+}
 
 HttpConnection::~HttpConnection() {
+  tls_.reset();
   shutdown(socket_, SHUT_WR);
   const absl::Time end = absl::Now() + kLinger;
   while (closes_ && WaitFor(POLLIN, end) &&
@@ -44,8 +48,17 @@ bool HttpConnection::WaitFor(short events, absl::Time deadline) const {
   }
 }
 
+bool HttpConnection::Handshake(absl::Time deadline) {
+  while (tls_ != nullptr) {
+    const int done = tls_->Handshake();
+    if (done == 1) return true;
+    if (done == 0 || errno != EAGAIN || !WaitFor(POLLIN, deadline)) return false;
+  }
+  return true;
+}
+
 bool HttpConnection::WaitForRequest(absl::Duration timeout) {
-  return begin_ < end_ || WaitFor(POLLIN, absl::Now() + timeout);
+  return has_bytes() || WaitFor(POLLIN, absl::Now() + timeout);
 }
 
 void HttpConnection::BeginRequest(size_t max_bytes, absl::Time deadline) {
@@ -54,14 +67,14 @@ void HttpConnection::BeginRequest(size_t max_bytes, absl::Time deadline) {
   answer_deadline_ = absl::InfiniteFuture();
 }
 
-bool HttpConnection::client_has_gone() const {
+bool HttpConnection::client_has_gone() {
   char byte = 0;
-  const ssize_t n = recv(socket_, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  const ssize_t n = tls_ ? tls_->Peek(&byte, 1) : recv(socket_, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
   return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
 }
 
 bool HttpConnection::is_readable() const {
-  return begin_ < end_ || WaitFor(POLLIN, request_deadline_);
+  return has_bytes() || WaitFor(POLLIN, request_deadline_);
 }
 
 bool HttpConnection::is_writable() const {
@@ -70,10 +83,13 @@ bool HttpConnection::is_writable() const {
 
 ssize_t HttpConnection::read(char* to, size_t num_bytes) {
   num_bytes = std::min(num_bytes, allowed_bytes_);
-  if (num_bytes == 0 || !is_readable()) return -1;
-  if (begin_ == end_) {
+  if (num_bytes == 0) return -1;
+  while (begin_ == end_) {
+    if (!is_readable()) return -1;
     // httplib reads lines byte by byte.
-    const ssize_t received = recv(socket_, buffer_.data(), buffer_.size(), 0);
+    const ssize_t received = tls_ ? tls_->Receive(buffer_.data(), buffer_.size())
+                                  : recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
+    if (received < 0 && (errno == EAGAIN || errno == EINTR)) continue;
     if (received <= 0) return received;
     begin_ = 0;
     end_ = static_cast<size_t>(received);
@@ -87,7 +103,8 @@ ssize_t HttpConnection::read(char* to, size_t num_bytes) {
 
 ssize_t HttpConnection::write(const char* from, size_t num_bytes) {
   if (!is_writable()) return -1;
-  const ssize_t sent = send(socket_, from, num_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+  const ssize_t sent = tls_ ? tls_->Send(from, num_bytes)
+                            : send(socket_, from, num_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
   return sent < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : sent;
 }
 

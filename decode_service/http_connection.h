@@ -5,20 +5,26 @@
 
 #include <httplib.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "decode_service/tls_session.h"
 
 namespace kvship {
 
 class HttpConnection final : public httplib::Stream {
  public:
-  // Owns the socket.
-  explicit HttpConnection(int socket);
+  // Owns the socket. `tls` may be null: plain text.
+  HttpConnection(int socket, const std::shared_ptr<SSL_CTX>& tls);
   // Closes it; where the last request was not read to its end, only after the client had a moment
   // to read the answer.
   ~HttpConnection() override;
+
+  // Agrees with the client on TLS, where there is any; to be done first. False if that fails, or is
+  // not done by `deadline`.
+  bool Handshake(absl::Time deadline);
 
   // Waits for the first byte of the next request; false if none came by then.
   bool WaitForRequest(absl::Duration timeout);
@@ -30,7 +36,7 @@ class HttpConnection final : public httplib::Stream {
   void SetAnswerDeadline(absl::Time deadline) { answer_deadline_ = deadline; }
 
   // Whether the client has closed the connection, or at least its side of it.
-  bool client_has_gone() const;
+  bool client_has_gone();
 
   // The connection ends after the answer, because bytes of the request stay unread or for another
   // reason.
@@ -48,9 +54,12 @@ class HttpConnection final : public httplib::Stream {
 
  private:
   bool WaitFor(short events, absl::Time deadline) const;
+  // Whether bytes have arrived that were not read yet, as far as is known without a look.
+  bool has_bytes() const { return begin_ < end_ || (tls_ != nullptr && tls_->has_pending()); }
 
   const int socket_;
-  std::vector<char> buffer_;  // bytes [begin_, end_) were received and not read yet
+  std::unique_ptr<TlsSession> tls_;  // may be null
+  std::vector<char> buffer_;         // bytes [begin_, end_) were received and not read yet
   size_t begin_ = 0;
   size_t end_ = 0;
   size_t allowed_bytes_ = 0;

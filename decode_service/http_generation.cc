@@ -1,6 +1,7 @@
 #include "decode_service/http_generation.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/time/clock.h"
 
@@ -12,13 +13,13 @@ constexpr absl::Duration kClientCheck = absl::Milliseconds(200);
 
 }  // namespace
 
-HttpGeneration::HttpGeneration(const Generation::Uses& uses, const std::string& id,
-                               const v1::GenerateRequest& request, absl::Time deadline,
-                               const HttpConnection& connection, const std::atomic<bool>& stopping)
-    : deadline_(deadline),
+HttpGeneration::HttpGeneration(const Generation::Uses& uses, Generation::Call call,
+                               const v1::GenerateRequest& request, HttpConnection& connection,
+                               const std::atomic<bool>& stopping)
+    : deadline_(call.deadline),
       connection_(connection),
       stopping_(stopping),
-      generation_(std::make_shared<Generation>(uses, id, absl::Now(), deadline)) {
+      generation_(std::make_shared<Generation>(uses, std::move(call))) {
   generation_->responses().OnResponse([signal = signal_] {
     {
       std::lock_guard lock(signal->mutex);

@@ -17,11 +17,11 @@ namespace kvship {
 
 class HttpGeneration {
  public:
-  // Starts it under the request's `id`. Borrows all: `connection` asks for it; once `stopping` is
-  // set it is cancelled.
-  HttpGeneration(const Generation::Uses& uses, const std::string& id,
-                 const v1::GenerateRequest& request, absl::Time deadline,
-                 const HttpConnection& connection, const std::atomic<bool>& stopping);
+  // Starts it. Borrows all but `call`: `connection` asks for it; once `stopping` is set it is
+  // cancelled.
+  HttpGeneration(const Generation::Uses& uses, Generation::Call call,
+                 const v1::GenerateRequest& request, HttpConnection& connection,
+                 const std::atomic<bool>& stopping);
   // Cancels what has not ended, and waits for its end.
   ~HttpGeneration();
 
@@ -40,7 +40,7 @@ class HttpGeneration {
   void Wait(absl::Time until);
 
   const absl::Time deadline_;
-  const HttpConnection& connection_;
+  HttpConnection& connection_;
   const std::atomic<bool>& stopping_;
   // shared: the response buffer may speak up once more when all has been read
   const std::shared_ptr<Signal> signal_ = std::make_shared<Signal>();

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
@@ -15,6 +16,7 @@ namespace {
 constexpr absl::Duration kKeepAlive = absl::Seconds(30);
 // How soon a connection without a request notices that the server stops or needs its thread.
 constexpr absl::Duration kIdleCheck = absl::Milliseconds(250);
+constexpr absl::Duration kHandshakeTime = absl::Seconds(10);
 // For a request to arrive whole, from its first byte on.
 constexpr absl::Duration kUploadTime = absl::Minutes(1);
 constexpr size_t kMostHeaderBytes = 64 << 10;
@@ -27,8 +29,9 @@ thread_local HttpConnection* current_connection = nullptr;
 
 }  // namespace
 
-HttpServer::HttpServer(size_t max_connections, size_t max_body_bytes)
-    : max_body_bytes_(max_body_bytes), threads_(max_connections) {
+HttpServer::HttpServer(size_t max_connections, size_t max_body_bytes,
+                       std::unique_ptr<WatchedTlsContext> tls)
+    : max_body_bytes_(max_body_bytes), tls_(std::move(tls)), threads_(max_connections) {
   set_tcp_nodelay(true);
   // By default two processes could share one port.
   set_socket_options([](int socket) {
@@ -74,7 +77,8 @@ void HttpServer::Accept() {
   while (!stopping_) {
     const int socket = accept4(svr_sock_, nullptr, nullptr, SOCK_CLOEXEC);
     if (socket >= 0) {
-      if (!threads_.Run([this, socket] { Serve(socket); })) close(socket);
+      const std::shared_ptr<SSL_CTX> tls = tls_ ? tls_->Get() : nullptr;
+      if (!threads_.Run([this, socket, tls] { Serve(socket, tls); })) close(socket);
     } else if (errno != EINTR && errno != ECONNABORTED) {
       absl::SleepFor(kAcceptPause);
     }
@@ -89,9 +93,10 @@ bool HttpServer::WaitForRequest(HttpConnection& connection) const {
   return !stopping_;
 }
 
-void HttpServer::Serve(int socket) {
-  HttpConnection connection(socket);
+void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
+  HttpConnection connection(socket, tls);
   current_connection = &connection;
+  if (!connection.Handshake(absl::Now() + kHandshakeTime)) return;
   while (!connection.closes() && WaitForRequest(connection)) {
     if (draining_) connection.CloseAfterAnswer();
     connection.BeginRequest(kMostHeaderBytes, absl::Now() + kUploadTime);

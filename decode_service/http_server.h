@@ -7,19 +7,23 @@
 #include <httplib.h>
 
 #include <atomic>
+#include <memory>
 #include <string>
 #include <thread>
 
 #include "absl/status/status.h"
 #include "decode_service/connection_threads.h"
 #include "decode_service/http_connection.h"
+#include "service/watched_tls_context.h"
 
 namespace kvship {
 
 class HttpServer : public httplib::Server {
  public:
-  // More than `max_connections` wait to be accepted, in the system's bounded queue.
-  HttpServer(size_t max_connections, size_t max_body_bytes);
+  // More than `max_connections` wait to be accepted, in the system's bounded queue. `tls` may be
+  // null: plain text.
+  HttpServer(size_t max_connections, size_t max_body_bytes,
+             std::unique_ptr<WatchedTlsContext> tls = nullptr);
   ~HttpServer() override;
 
   // Listens on "host:port" (`flag` is for messages) and serves. Errors: InvalidArgument (no
@@ -37,10 +41,11 @@ class HttpServer : public httplib::Server {
 
  private:
   void Accept();
-  void Serve(int socket);
+  void Serve(int socket, const std::shared_ptr<SSL_CTX>& tls);
   bool WaitForRequest(HttpConnection& connection) const;
 
   const size_t max_body_bytes_;
+  const std::unique_ptr<WatchedTlsContext> tls_;  // may be null; used by the acceptor
   int port_ = 0;
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};

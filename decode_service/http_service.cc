@@ -40,6 +40,7 @@ void Respond(const OpenAiError& error, httplib::Response& response) {
     const int64_t seconds = absl::ToInt64Seconds(absl::Ceil(*error.retry_after, absl::Seconds(1)));
     response.set_header("Retry-After", absl::StrCat(std::max<int64_t>(1, seconds)));
   }
+  if (error.http_status == 401) response.set_header("WWW-Authenticate", "Bearer");
 }
 
 // For requests whose body is not, or only in part, read.
@@ -108,19 +109,26 @@ OpenAiError UnknownModel(absl::string_view model, absl::string_view served) {
 
 }  // namespace
 
-HttpService::HttpService(const Generation::Uses& uses, const Options& options)
+HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
+                         const Options& options, std::unique_ptr<WatchedTlsContext> tls)
     : uses_(uses),
+      callers_(callers),
       options_(options),
       identity_(absl::BytesToHexString(absl::string_view(
           reinterpret_cast<const char*>(uses.model.identity.data()), uses.model.identity.size()))),
       model_(uses.model.config().name.empty() ? identity_ : uses.model.config().name),
       start_time_(absl::ToUnixSeconds(absl::Now())),
       // Clients keep connections that they do not use; and whoever is refused needs one too.
-      server_(2 * options.max_requests + 64, options.max_body_bytes) {}
+      server_(2 * options.max_requests + 64, options.max_body_bytes, std::move(tls)) {}
 
 absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation::Uses& uses,
+                                                                const Callers& callers,
                                                                 const Options& options) {
-  std::unique_ptr<HttpService> service(new HttpService(uses, options));
+  std::unique_ptr<WatchedTlsContext> tls;
+  if (!options.tls.certificate.empty()) {
+    ASSIGN_OR_RETURN(tls, WatchedTlsContext::Load(options.tls));
+  }
+  std::unique_ptr<HttpService> service(new HttpService(uses, callers, options, std::move(tls)));
   HttpService* self = service.get();
   self->server_.set_pre_routing_handler(
       [self](const httplib::Request& request, httplib::Response& response) {
@@ -178,6 +186,10 @@ void HttpService::GiveBackPlace() {
   idle_.notify_all();
 }
 
+absl::StatusOr<std::string> HttpService::ClientOf(const httplib::Request& request) const {
+  return callers_.CheckToken(request.get_header_value("Authorization"));
+}
+
 bool HttpService::Serves(absl::string_view model) const {
   return model == model_ || model == identity_;
 }
@@ -189,7 +201,9 @@ HandlerResponse HttpService::Route(const httplib::Request& request,
   const bool reads_only = request.method == "GET" || request.method == "HEAD";
   if (generates && request.method == "POST") return HandlerResponse::Unhandled;
   if (HasBody(request)) HttpServer::connection().CloseAfterAnswer();
-  if (generates) {
+  if (const auto client = ClientOf(request); !client.ok()) {
+    Respond(OpenAiErrorOf(client.status()), response);
+  } else if (generates) {
     Respond(WrongMethod(request, "POST", response), response);
   } else if (path != kModels && !absl::StartsWith(path, kOneModel)) {
     Respond(InvalidOpenAiRequest(absl::StrCat("there is no ", path, " here"), 404), response);
@@ -245,6 +259,11 @@ std::optional<OpenAiError> HttpService::ReadBody(const httplib::Request& request
 
 void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
                          httplib::Response& response, const httplib::ContentReader& reader) {
+  const absl::StatusOr<std::string> client = ClientOf(request);
+  if (!client.ok()) {
+    uses_.metrics.CountRequest(client.status());
+    return Refuse(OpenAiErrorOf(client.status()), response);
+  }
   absl::StatusOr<Place> place = TakePlace();
   if (!place.ok()) return Refuse(OpenAiErrorOf(place.status()), response);
   std::string body;
@@ -252,18 +271,20 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
   const auto asked = ReadOpenAiRequest(api, body, RandomNumber());
   if (!asked.ok()) return Respond(OpenAiErrorOf(asked.status()), response);
   if (!Serves(asked->model)) return Respond(UnknownModel(asked->model, model_), response);
-  Generate(*asked, *std::move(place), response);
+  Generate(*asked, *client, *std::move(place), response);
 }
 
-void HttpService::Generate(const OpenAiRequest& request, Place place, httplib::Response& response) {
+void HttpService::Generate(const OpenAiRequest& request, const std::string& client, Place place,
+                           httplib::Response& response) {
   HttpConnection& connection = HttpServer::connection();
   const absl::Time now = absl::Now();
   const absl::Time deadline = now + options_.deadline;
   connection.SetAnswerDeadline(deadline);
   const std::string id = NewRequestId();
   response.set_header("x-request-id", id);
-  auto generation = std::make_unique<HttpGeneration>(uses_, id, request.generate, deadline,
-                                                     connection, stopping_);
+  auto generation = std::make_unique<HttpGeneration>(
+      uses_, Generation::Call{.id = id, .client = client, .arrival = now, .deadline = deadline},
+      request.generate, connection, stopping_);
   OpenAiResponse answer(request,
                         {.id = id,
                          .created = absl::ToUnixSeconds(now),

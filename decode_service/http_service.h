@@ -14,6 +14,7 @@
 #include "decode_service/http_server.h"
 #include "decode_service/openai_error.h"
 #include "decode_service/openai_request.h"
+#include "service/callers.h"
 
 namespace kvship {
 
@@ -26,10 +27,12 @@ class HttpService {
     size_t max_requests = 256;
     // For one request, from its body's last byte to the last byte of the answer.
     absl::Duration deadline = absl::Minutes(10);
+    TlsFiles tls = {};  // without a certificate: plain text. Clients are known by tokens alone
   };
 
-  // Listens and serves. Errors: as HttpServer::Listen.
+  // Listens and serves. Errors: as HttpServer::Listen and ServerTlsContext.
   static absl::StatusOr<std::unique_ptr<HttpService>> Start(const Generation::Uses& uses,
+                                                            const Callers& callers,
                                                             const Options& options);
   // Cancels what is still running and waits for its end.
   ~HttpService();
@@ -45,7 +48,8 @@ class HttpService {
   // A place among the requests that run at a time; given back when the last copy goes.
   using Place = std::shared_ptr<void>;
 
-  HttpService(const Generation::Uses& uses, const Options& options);
+  HttpService(const Generation::Uses& uses, const Callers& callers, const Options& options,
+              std::unique_ptr<WatchedTlsContext> tls);
   absl::StatusOr<Place> TakePlace();
   void GiveBackPlace();
 
@@ -59,10 +63,14 @@ class HttpService {
   std::optional<OpenAiError> ReadBody(const httplib::Request& request,
                                       const httplib::ContentReader& reader,
                                       std::string* body) const;
-  void Generate(const OpenAiRequest& request, Place place, httplib::Response& response);
+  void Generate(const OpenAiRequest& request, const std::string& client, Place place,
+                httplib::Response& response);
+  // The name of who sends it; Unauthenticated if that is not known and has to be.
+  absl::StatusOr<std::string> ClientOf(const httplib::Request& request) const;
   bool Serves(absl::string_view model) const;
 
   const Generation::Uses uses_;
+  const Callers& callers_;
   const Options options_;
   const std::string identity_;  // the model's, in hexadecimal
   const std::string model_;     // its name, or the identity where it has none

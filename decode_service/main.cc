@@ -22,6 +22,24 @@ ABSL_FLAG(std::string, http, "127.0.0.1:8000",
 ABSL_FLAG(std::string, admin, "127.0.0.1:9090", "address of the port with /metrics and /readyz");
 ABSL_FLAG(std::vector<std::string>, prefill, {"dns:///127.0.0.1:50051"},
           "prefill nodes, comma-separated; dns:///HOST:PORT stands for all addresses of HOST");
+ABSL_FLAG(std::string, tls_cert, "",
+          "PEM file with this server's certificate chain, read again when it changes; empty: plain "
+          "text, on loopback only");
+ABSL_FLAG(std::string, tls_key, "", "PEM file with the key of --tls_cert");
+ABSL_FLAG(std::string, tls_client_ca, "",
+          "PEM file with the authorities of clients' certificates; set: gRPC clients need one");
+ABSL_FLAG(std::vector<std::string>, allowed_peers, {},
+          "names (DNS or URI) of the certificates whose owners may call, comma-separated; empty: "
+          "all of --tls_client_ca");
+ABSL_FLAG(std::string, prefill_tls_ca, "",
+          "PEM file with the authorities of prefill nodes' certificates; set: TLS to them, with "
+          "--tls_cert as the client's certificate");
+ABSL_FLAG(std::string, api_tokens_file, "",
+          "who may send requests: lines NAME:SHA256, of the tokens in hexadecimal, read again when "
+          "it changes; empty: whoever reaches a port");
+ABSL_FLAG(bool, insecure, false,
+          "let other machines reach ports that are plain text or do not know their callers, and "
+          "send them prompts in plain text");
 ABSL_FLAG(size_t, threads, 0, "threads that compute; 0: one per processor");
 ABSL_FLAG(size_t, pool_bytes, size_t{2} << 30,
           "memory for KV caches, taken from the system as it is used");
@@ -40,10 +58,13 @@ ABSL_FLAG(size_t, max_waiting_tokens, 1 << 20,
           "prompt tokens of requests that wait for memory or a prefill node, at most");
 ABSL_FLAG(size_t, max_client_bytes, 0,
           "bytes of the pool that one client's requests may wait for and hold; 0: any number");
+ABSL_FLAG(size_t, max_client_requests, 0, "requests of one client at a time; 0: any number");
 ABSL_FLAG(size_t, max_message_bytes, 16 << 20, "the longest request message");
 ABSL_FLAG(size_t, max_streams, 1024, "requests of one connection at a time");
 ABSL_FLAG(absl::Duration, stuck_timeout, absl::Seconds(60),
           "how long one decode step may take before /readyz says no");
+ABSL_FLAG(absl::Duration, default_deadline, absl::Minutes(10),
+          "the longest a request over gRPC may take that brings no deadline");
 ABSL_FLAG(size_t, max_http_requests, 256, "requests over HTTP at a time");
 ABSL_FLAG(absl::Duration, http_deadline, absl::Minutes(10),
           "the longest a request over HTTP may take");
@@ -68,6 +89,14 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   options.http.max_body_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   options.http.max_requests = std::max<size_t>(1, absl::GetFlag(FLAGS_max_http_requests));
   options.http.deadline = absl::GetFlag(FLAGS_http_deadline);
+  options.security.tls = {.certificate = absl::GetFlag(FLAGS_tls_cert),
+                          .key = absl::GetFlag(FLAGS_tls_key),
+                          .ca = absl::GetFlag(FLAGS_tls_client_ca)};
+  options.http.tls = options.security.tls;
+  options.security.allowed_peers = absl::GetFlag(FLAGS_allowed_peers);
+  options.security.insecure = absl::GetFlag(FLAGS_insecure);
+  options.api_tokens_file = absl::GetFlag(FLAGS_api_tokens_file);
+  options.prefill_tls_ca = absl::GetFlag(FLAGS_prefill_tls_ca);
   options.prefill_targets = absl::GetFlag(FLAGS_prefill);
   options.num_threads = absl::GetFlag(FLAGS_threads);
   if (options.num_threads == 0) {
@@ -85,6 +114,8 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   options.max_batch_sessions = std::max<size_t>(1, absl::GetFlag(FLAGS_max_batch_sessions));
   options.stuck_timeout = absl::GetFlag(FLAGS_stuck_timeout);
   options.queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
+  options.max_client_requests = absl::GetFlag(FLAGS_max_client_requests);
+  options.default_deadline = absl::GetFlag(FLAGS_default_deadline);
   options.queue.max_client_bytes = absl::GetFlag(FLAGS_max_client_bytes);
   RequestLimits& limits = options.generation.limits;
   limits.default_max_tokens = std::max<size_t>(1, absl::GetFlag(FLAGS_default_max_tokens));

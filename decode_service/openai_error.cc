@@ -69,6 +69,10 @@ OpenAiError OpenAiErrorOf(const absl::Status& status) {
       error.code = "rate_limit_exceeded";
       error.retry_after = RetryDelayOf(status).value_or(kRetryAfter);
       break;
+    case absl::StatusCode::kUnauthenticated:
+      error = InvalidOpenAiRequest(std::string(status.message()), 401);
+      error.code = "invalid_api_key";
+      break;
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kAborted:
     case absl::StatusCode::kCancelled:  // the server's stop: a client that has gone reads nothing

@@ -6,6 +6,7 @@
 #include <random>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
@@ -14,6 +15,7 @@
 #include "base/status_macros.h"
 #include "kvship/v1/prefill.grpc.pb.h"
 #include "rpc/model_info.h"
+#include "service/listen_address.h"
 #include "transport/grpc_status.h"
 
 namespace kvship {
@@ -21,14 +23,24 @@ namespace {
 
 constexpr absl::Duration kCheckTimeout = absl::Seconds(2);
 
+struct HostAndPort {
+  std::string host;
+  std::string port;  // empty: none
+};
+
+HostAndPort ReadTarget(absl::string_view target) {
+  target = absl::StripPrefix(target, "dns:///");
+  const size_t colon = target.rfind(':');
+  if (colon == absl::string_view::npos) return {.host = std::string(target), .port = ""};
+  const absl::string_view host =
+      absl::StripSuffix(absl::StripPrefix(target.substr(0, colon), "["), "]");
+  return {.host = std::string(host), .port = std::string(target.substr(colon + 1))};
+}
+
 // The numeric addresses "host:port" that a target stands for; none if the name is not known now.
 std::set<std::string> AddressesOf(const std::string& target) {
-  absl::string_view rest = target;
-  if (!absl::ConsumePrefix(&rest, "dns:///")) return {target};
-  const size_t colon = rest.rfind(':');
-  if (colon == absl::string_view::npos) return {target};
-  const std::string host(absl::StripSuffix(absl::StripPrefix(rest.substr(0, colon), "["), "]"));
-  const std::string port(rest.substr(colon + 1));
+  const auto [host, port] = ReadTarget(target);
+  if (!absl::StartsWith(target, "dns:///") || port.empty()) return {target};
   addrinfo hints = {};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
@@ -54,6 +66,17 @@ size_t RandomBelow(size_t bound) {
 }
 
 }  // namespace
+
+absl::Status CheckTargetsInPlainText(const std::vector<std::string>& targets) {
+  for (const std::string& target : targets) {
+    if (IsLoopback(ReadTarget(target).host)) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("--prefill is '", target,
+                     "', to which prompts would go in plain text; wanted --prefill_tls_ca, a "
+                     "loopback address such as 127.0.0.1, or --insecure, which allows it"));
+  }
+  return absl::OkStatus();
+}
 
 PrefillNodes::PrefillNodes(Options options)
     : options_(std::move(options)), checker_([this] { CheckAgainAndAgain(); }) {}
@@ -128,15 +151,21 @@ void PrefillNodes::CheckAgainAndAgain() {
 }
 
 void PrefillNodes::LookUp() {
-  std::set<std::string> addresses;
-  for (const std::string& target : options_.targets) addresses.merge(AddressesOf(target));
+  std::map<std::string, std::string> addresses;  // and what the node is called there
+  for (const std::string& target : options_.targets) {
+    for (const std::string& address : AddressesOf(target)) {
+      addresses[address] = std::string(absl::StripPrefix(target, "dns:///"));
+    }
+  }
   // A name server that does not answer says nothing about the nodes.
   if (addresses.empty()) return;
   std::lock_guard lock(mutex_);
   std::erase_if(entries_, [&](const auto& entry) { return !addresses.contains(entry.first); });
-  for (const std::string& address : addresses) {
+  for (const auto& [address, name] : addresses) {
     if (entries_.contains(address)) continue;
-    entries_[address] = {std::make_shared<PrefillNode>(address, options_.connection),
+    PrefillConnection::Options connection = options_.connection;
+    connection.server_name = name;
+    entries_[address] = {std::make_shared<PrefillNode>(address, connection),
                          absl::UnavailableError("it has not answered yet")};
   }
 }

@@ -40,6 +40,9 @@ class PrefillNode {
   std::atomic<size_t> outstanding_tokens_{0};
 };
 
+// FailedPrecondition naming the first target that is not on this machine.
+absl::Status CheckTargetsInPlainText(const std::vector<std::string>& targets);
+
 class PrefillNodes {
  public:
   struct Options {

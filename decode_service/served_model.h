@@ -2,6 +2,7 @@
 // last two may be missing; the model then takes token ids only, or no chat. Immutable.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,6 +21,8 @@ struct ServedModel {
   std::unique_ptr<const Tokenizer> tokenizer;  // may be null
   std::optional<ChatTemplate> chat_template;
   absl::Status why_no_chat_template;
+  // A text with more bytes cannot fit the context, whatever tokens it has.
+  size_t most_text_bytes = SIZE_MAX;
   Sha256Digest identity;  // of weights and tokenizer together
 
   const ModelConfig& config() const { return transformer->config; }

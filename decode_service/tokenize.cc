@@ -34,13 +34,27 @@ absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view field,
   return tokens;
 }
 
+absl::StatusOr<std::vector<int32_t>> TextIds(absl::string_view field, absl::string_view text,
+                                             bool parse_special, const ServedModel& model) {
+  if (text.size() > model.most_text_bytes) {
+    return WithField(
+        absl::FailedPreconditionError(absl::StrCat(
+            field, " has ", text.size(), " bytes; wanted at most ", model.most_text_bytes,
+            ", as more cannot fit the context of ", model.config().context_tokens, " tokens")),
+        field);
+  }
+  auto ids = model.tokenizer->Encode(text, parse_special);
+  if (!ids.ok()) return WithField(ids.status(), field);
+  return ids;
+}
+
 absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request,
                                               const ServedModel& model) {
   RETURN_IF_ERROR(CheckTokenizer(model));
-  const auto ids = model.tokenizer->Encode(request.text(), request.parse_special());
-  if (!ids.ok()) return WithField(ids.status(), "text");
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                   TextIds("text", request.text(), request.parse_special(), model));
   v1::TokenizeResponse response;
-  response.mutable_ids()->Add(ids->begin(), ids->end());
+  response.mutable_ids()->Add(ids.begin(), ids.end());
   return response;
 }
 

@@ -18,6 +18,11 @@ absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view field,
                                               const google::protobuf::RepeatedField<uint32_t>& ids,
                                               const ServedModel& model);
 
+// The ids of the text of `field`, by a model that has a tokenizer. FailedPrecondition for a text
+// too long for any prompt, before any work; InvalidArgument for one that is not UTF-8.
+absl::StatusOr<std::vector<int32_t>> TextIds(absl::string_view field, absl::string_view text,
+                                             bool parse_special, const ServedModel& model);
+
 absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request,
                                               const ServedModel& model);
 absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request,

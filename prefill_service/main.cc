@@ -1,5 +1,7 @@
 // kvship-prefill: reads prompts and ships compact KV caches to decode nodes.
 #include <cstdio>
+#include <string>
+#include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
@@ -12,6 +14,17 @@ ABSL_FLAG(std::string, model, "", "GGUF file or model directory (config.json, *.
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "address of the gRPC port");
 ABSL_FLAG(std::string, admin, "127.0.0.1:9051",
           "address of the HTTP port with /metrics, /healthz and /readyz");
+ABSL_FLAG(std::string, tls_cert, "",
+          "PEM file with this server's certificate chain, read again when it changes; empty: plain "
+          "text, on loopback only");
+ABSL_FLAG(std::string, tls_key, "", "PEM file with the key of --tls_cert");
+ABSL_FLAG(std::string, tls_client_ca, "",
+          "PEM file with the authorities of clients' certificates; set: gRPC clients need one");
+ABSL_FLAG(std::vector<std::string>, allowed_peers, {},
+          "names (DNS or URI) of the certificates whose owners may call, comma-separated; empty: "
+          "all of --tls_client_ca");
+ABSL_FLAG(bool, insecure, false,
+          "let other machines reach ports that are plain text or do not know their callers");
 ABSL_FLAG(size_t, threads, 0, "threads that compute; 0: one per core");
 ABSL_FLAG(bool, float32, false, "compute with float32 weights: exact, slower");
 ABSL_FLAG(size_t, block_tokens, 256, "queries per step of the engine");
@@ -41,6 +54,11 @@ PrefillProgramOptions OptionsFromFlags() {
   options.model = absl::GetFlag(FLAGS_model);
   options.listen = absl::GetFlag(FLAGS_listen);
   options.admin = absl::GetFlag(FLAGS_admin);
+  options.security.tls = {.certificate = absl::GetFlag(FLAGS_tls_cert),
+                          .key = absl::GetFlag(FLAGS_tls_key),
+                          .ca = absl::GetFlag(FLAGS_tls_client_ca)};
+  options.security.allowed_peers = absl::GetFlag(FLAGS_allowed_peers);
+  options.security.insecure = absl::GetFlag(FLAGS_insecure);
   options.num_threads = absl::GetFlag(FLAGS_threads);
   options.float32 = absl::GetFlag(FLAGS_float32);
   options.block_tokens = absl::GetFlag(FLAGS_block_tokens);

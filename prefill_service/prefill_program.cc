@@ -67,13 +67,19 @@ absl::Status PrefillProgramOptions::Validate() const {
   if (absl::Status status = scheduler.Validate(); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
   }
-  return absl::OkStatus();
+  RETURN_IF_ERROR(security.Validate());
+  return security.CheckListen("listen", listen, "--tls_client_ca", !security.tls.ca.empty());
 }
 
 absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
   RETURN_IF_ERROR(options.Validate());
   StopSignals stop_signals;
   KeepFreedMemory();
+  RpcServer::Options rpc;
+  rpc.listen = options.listen;
+  if (options.security.has_tls()) {
+    ASSIGN_OR_RETURN(rpc.credentials, ServerTls(options.security.tls));
+  }
   prometheus::Registry registry;
   Readiness readiness;
   ASSIGN_OR_RETURN(const auto admin,
@@ -93,14 +99,14 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
                         .block_tokens = options.block_tokens});
   PrefillMetrics metrics(registry);
   PrefillScheduler scheduler(engine, metrics, options.scheduler);
-  PrefillRpcService service({.model = config,
+  const Callers callers(options.security.allowed_peers, nullptr);
+  PrefillRpcService service({.callers = callers,
+                             .model = config,
                              .identity = model.identity,
                              .default_compression = default_compression,
                              .scheduler = scheduler,
                              .metrics = metrics},
                             GrpcServerChannelOptions());
-  RpcServer::Options rpc;
-  rpc.listen = options.listen;
   rpc.max_message_bytes = PrefillRpcService::MostMessageBytes(config);
   ASSIGN_OR_RETURN(
       const auto server,

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "prefill_service/prefill_scheduler.h"
+#include "service/port_security.h"
 
 namespace kvship {
 
@@ -14,6 +15,7 @@ struct PrefillProgramOptions {
   std::string model;
   std::string listen = "127.0.0.1:50051";
   std::string admin = "127.0.0.1:9051";
+  PortSecurity security;
   size_t num_threads = 0;  // 0: one per core
   bool float32 = false;
   size_t block_tokens = 256;

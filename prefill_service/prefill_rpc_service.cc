@@ -10,6 +10,7 @@
 #include "rpc/model_info.h"
 #include "rpc/request_id.h"
 #include "rpc/wire_version.h"
+#include "transport/grpc_status.h"
 
 namespace kvship {
 
@@ -96,8 +97,24 @@ class PrefillCall final : public ChannelEvents {
   bool refused_ = false;
 };
 
+namespace {
+
+// A call whose caller may not make it.
+class RefusedPrefillCall final
+    : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  explicit RefusedPrefillCall(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrefillRpcService::Prefill(
     grpc::CallbackServerContext* context) {
+  if (const auto caller = parts_.callers.Check(*context); !caller.ok()) {
+    parts_.metrics.CountRequest(caller.status().code());
+    return new RefusedPrefillCall(caller.status());
+  }
   return ServeChannel(context, options_, [this](const std::shared_ptr<Channel>& channel) {
     return std::make_shared<PrefillCall>(*this, channel);
   });
@@ -106,10 +123,13 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrefillRpcService::
 grpc::ServerUnaryReactor* PrefillRpcService::GetModelInfo(
     grpc::CallbackServerContext* context, const v1::PrefillServiceGetModelInfoRequest*,
     v1::PrefillServiceGetModelInfoResponse* response) {
-  *response->mutable_model() =
-      ModelInfoToProto(parts_.model, parts_.identity, parts_.default_compression);
+  const absl::Status status = parts_.callers.Check(*context).status();
+  if (status.ok()) {
+    *response->mutable_model() =
+        ModelInfoToProto(parts_.model, parts_.identity, parts_.default_compression);
+  }
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
+  reactor->Finish(ToGrpcStatus(status));
   return reactor;
 }
 

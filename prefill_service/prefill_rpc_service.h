@@ -11,6 +11,7 @@
 #include "kvship/v1/prefill.grpc.pb.h"
 #include "prefill_service/prefill_metrics.h"
 #include "prefill_service/prefill_scheduler.h"
+#include "service/callers.h"
 #include "transport/grpc_server.h"
 
 namespace kvship {
@@ -22,6 +23,7 @@ class PrefillRpcService final
   // What the service serves; borrowed, and outlives all calls. `default_compression` is for
   // GetModelInfo only: Begin has every field set.
   struct Parts {
+    const Callers& callers;
     const ModelConfig& model;
     Sha256Digest identity;
     CompressionOptions default_compression;

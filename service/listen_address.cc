@@ -1,5 +1,7 @@
 #include "service/listen_address.h"
 
+#include <arpa/inet.h>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
@@ -20,6 +22,14 @@ absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const 
     address.host = address.host.substr(1, address.host.size() - 2);
   }
   return address;
+}
+
+bool IsLoopback(const std::string& host) {
+  in_addr v4 = {};
+  in6_addr v6 = {};
+  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == 127;
+  if (inet_pton(AF_INET6, host.c_str(), &v6) == 1) return IN6_IS_ADDR_LOOPBACK(&v6);
+  return host == "localhost";
 }
 
 absl::Status CannotListen(const std::string& flag, const std::string& address) {

@@ -16,6 +16,9 @@ struct ListenAddress {
 // and the text if it is none.
 absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const std::string& text);
 
+// Whether only this machine reaches `host`, an address or a name: 127.0.0.0/8, ::1 or localhost.
+bool IsLoopback(const std::string& host);
+
 // The error of a port that cannot be had.
 absl::Status CannotListen(const std::string& flag, const std::string& address);
 

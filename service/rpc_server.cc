@@ -2,8 +2,10 @@
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
 #include <grpcpp/server_builder.h>
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -17,6 +19,15 @@ namespace {
 // How far gRPC's health answer may lag behind Readiness.
 constexpr std::chrono::milliseconds kHealthPeriod(200);
 
+// Of one call, names and values; a call with more is refused.
+constexpr int kMostMetadataBytes = 8 << 10;
+
+// What gRPC holds for all connections together, above all of requests that have not arrived whole.
+// Where it runs out, streams are ended.
+constexpr size_t kMostBufferedBytes = size_t{1} << 30;
+
+constexpr int kHandshakeTimeoutMs = 10'000;
+
 void SetConnectionArguments(const RpcServer::Options& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
   builder->SetMaxSendMessageSize(-1);
@@ -24,6 +35,15 @@ void SetConnectionArguments(const RpcServer::Options& options, grpc::ServerBuild
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
                               static_cast<int>(options.max_streams));
+  // gRPC looks at a compressed message's length only when it has been made a thousand times longer.
+  builder->AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
+  builder->SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
+  builder->SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMostMetadataBytes);
+  builder->SetResourceQuota(
+      grpc::ResourceQuota("rpc_server")
+          .Resize(std::max(kMostBufferedBytes, 4 * options.max_message_bytes)));
+  builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
   // A client that vanished without a word is noticed within half a minute.
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);

@@ -230,7 +230,11 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& target,
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
+  if (!options.server_name.empty()) {
+    args.SetString(GRPC_ARG_DEFAULT_AUTHORITY, options.server_name);
+  }
   args.SetMaxReceiveMessageSize(kMostMessageBytes);
+  args.SetInt(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);  // it knows no bounds
   args.SetMaxSendMessageSize(-1);
   return grpc::CreateCustomChannel(
       target, options.credentials ? options.credentials : grpc::InsecureChannelCredentials(), args);

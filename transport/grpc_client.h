@@ -24,6 +24,9 @@ class PrefillConnection {
     absl::Duration keepalive_timeout = absl::Seconds(10);
     // unset: plain text
     std::shared_ptr<grpc::ChannelCredentials> credentials;
+    // "host[:port]", what the server is called by and must have a certificate for; empty: the
+    // target's.
+    std::string server_name = {};
   };
 
   // The calls of one connection that have not ended.

@@ -91,7 +91,7 @@ TEST(GenerationClient, AsksAgainWhereNoServerTookTheCall) {
 TEST(GenerationClient, GivesUpAfterItsRetries) {
   ScriptedServer server({{.outputs = {}, .end = kGone}});
   EXPECT_EQ(server.Ask().status().message(), kGone.message());
-  EXPECT_EQ(server.service.num_calls, GenerationClient::kRetries + 1);
+  EXPECT_EQ(server.service.num_calls, GenerationClient::Options().retries + 1);
 }
 
 TEST(GenerationClient, DoesNotAskAgainOnceThereWasOutput) {
@@ -161,7 +161,7 @@ TEST(GenerationClient, StopEndsTheWaitForAnotherAttempt) {
 }
 
 TEST(GenerationClient, NobodyThereIsNamed) {
-  const auto report = GenerationClient("127.0.0.1:1", /*retries=*/0)
+  const auto report = GenerationClient("127.0.0.1:1", {.retries = 0})
                           .Generate({}, absl::Now() + absl::Seconds(20), [](const auto&) {});
   EXPECT_TRUE(absl::IsUnavailable(report.status()));
   EXPECT_THAT(std::string(report.status().message()), HasSubstr("127.0.0.1:1 cannot be reached"));

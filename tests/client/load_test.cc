@@ -1,6 +1,5 @@
 // Load plans, runs against a server in this process, and reports.
 #include <gmock/gmock.h>
-#include <grpcpp/create_channel.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
@@ -109,13 +108,12 @@ class LoadRunTest : public ::testing::Test {
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
-    stub_ = v1::GenerationService::NewStub(grpc::CreateChannel("127.0.0.1:" + std::to_string(port),
-                                                               grpc::InsecureChannelCredentials()));
+    client_ = std::make_unique<GenerationClient>("127.0.0.1:" + std::to_string(port));
   }
   std::vector<LoadRequestResult> Run(LoadRun::Options options,
                                      const std::vector<PlannedRequest>& plan) {
     options.vocab_tokens = 100;
-    return LoadRun(*stub_, options).Run(plan, [](const LoadRun::Progress&) {});
+    return LoadRun(*client_, options).Run(plan, [](const LoadRun::Progress&) {});
   }
   static std::vector<PlannedRequest> AllAtOnce(size_t num_requests) {
     return std::vector<PlannedRequest>(
@@ -124,7 +122,7 @@ class LoadRunTest : public ::testing::Test {
 
   SlowService service_;
   std::unique_ptr<grpc::Server> server_;
-  std::unique_ptr<v1::GenerationService::Stub> stub_;
+  std::unique_ptr<GenerationClient> client_;
 };
 
 TEST_F(LoadRunTest, AnOpenLoopSendsWhateverIsStillRunning) {

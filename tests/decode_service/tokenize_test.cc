@@ -101,6 +101,17 @@ TEST_F(TokenizeTest, BrokenTextIsNamed) {
   EXPECT_EQ(FieldOf(Tokenize(request, model_).status()), "text");
 }
 
+TEST_F(TokenizeTest, TextTooLongForAnyPromptIsRefused) {
+  model_.most_text_bytes = 3;
+  v1::TokenizeRequest request;
+  request.set_text("abc");
+  EXPECT_TRUE(Tokenize(request, model_).ok());
+  request.set_text("abcd");
+  const absl::Status status = Tokenize(request, model_).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("text has 4 bytes; wanted at most 3"));
+}
+
 TEST_F(TokenizeTest, NoTokenizerIsAPrecondition) {
   model_.tokenizer = nullptr;
   EXPECT_EQ(Tokenize({}, model_).status().code(), absl::StatusCode::kFailedPrecondition);

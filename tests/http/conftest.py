@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import sys
 import time
 import urllib.request
@@ -36,14 +37,20 @@ def eventually(condition, timeout_s: float = 10) -> bool:
 
 
 class Api:
-    """The HTTP API of one decode process."""
+    """The HTTP API of one decode process; over TLS, if `certificate` is the server's."""
 
-    def __init__(self, http_port: int, admin_port: int):
+    def __init__(self, http_port: int, admin_port: int, api_key: str = "unused", certificate: str | None = None):
         self.http_port = http_port
         self.admin_port = admin_port
-        self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{http_port}/v1", api_key="unused", max_retries=0,
-                                    timeout=120)
+        self.certificate = certificate
+        self.client = self.connect(api_key)
         self.model = self.client.models.list().data[0].id
+
+    def connect(self, api_key: str) -> openai.OpenAI:
+        trust = ssl.create_default_context(cafile=self.certificate)
+        return openai.OpenAI(base_url=f"http{'s' if self.certificate else ''}://127.0.0.1:{self.http_port}/v1",
+                             api_key=api_key, max_retries=0, timeout=120,
+                             http_client=openai.DefaultHttpxClient(verify=trust))
 
     def chat(self, content: str, **fields):
         return self.client.chat.completions.create(
@@ -85,7 +92,7 @@ def start_decode(servers, tmp_path):
     """Starts another decode process over the same prefill process; gives its Server and its Api."""
     started = []
 
-    def start(*flags: str):
+    def start(*flags: str, **api):
         port, admin_port, http_port = free_ports(3)
         server = Server("kvship-decode", [
             os.path.join(servers.bin, "kvship-decode"), f"--model={servers.model}", f"--listen=127.0.0.1:{port}",
@@ -93,7 +100,7 @@ def start_decode(servers, tmp_path):
             f"--prefill=127.0.0.1:{servers.ports['prefill-port']}", *flags], admin_port, str(tmp_path / "decode.log"))
         started.append(server)
         server.wait_until_ready()
-        return server, Api(http_port, admin_port)
+        return server, Api(http_port, admin_port, **api)
 
     yield start
     for server in started:

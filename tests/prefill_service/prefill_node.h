@@ -52,6 +52,7 @@ struct PrefillNode {
   Backend backend{2};
   PrefillEngine engine;
   PrefillScheduler scheduler;
+  const Callers callers{{}, nullptr};
   PrefillRpcService service;
   Readiness readiness;
   std::unique_ptr<RpcServer> server;

@@ -1,6 +1,7 @@
 """The clients against real servers."""
 
 import asyncio
+import hashlib
 import os
 import subprocess
 import threading
@@ -169,6 +170,27 @@ def test_a_late_server_is_found(tmp_path):
     with ServerPair(arguments, str(tmp_path)):
         asker.join(60)
     assert len(results[0].tokens) == 2
+
+
+def test_a_server_with_tokens_serves_known_ones(tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"alice:{hashlib.sha256(b'secret').hexdigest()}\n")
+
+    async def ask(address: str, token: str | None) -> int:
+        async with kvship.AsyncClient(address, api_token=token, timeout=60) as client:
+            await client.model_info()
+            return len((await client.generate("One, two,", max_tokens=2)).tokens)
+
+    with ServerPair(server_arguments(), str(tmp_path), [f"--api_tokens_file={tokens}"]) as pair:
+        address = f"127.0.0.1:{pair.ports['decode-port']}"
+        assert asyncio.run(ask(address, "secret")) == 2
+        with kvship.Client(address, api_token="secret", timeout=60) as client:
+            assert client.tokenize("One") and len(client.generate("One, two,", max_tokens=2).tokens) == 2
+        for token in [None, "guessed"]:
+            with kvship.Client(address, api_token=token) as client, pytest.raises(kvship.Unauthenticated):
+                client.generate("One, two,")
+            with pytest.raises(kvship.Unauthenticated):
+                asyncio.run(ask(address, token))
 
 
 def test_async_calls_run_at_once(address):

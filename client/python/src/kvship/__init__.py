@@ -15,6 +15,7 @@ from kvship.errors import (
     InvalidRequest,
     NotServable,
     Overloaded,
+    Unauthenticated,
     Unavailable,
     Violation,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Progress",
     "Stream",
     "Token",
+    "Unauthenticated",
     "Unavailable",
     "Violation",
 ]

@@ -11,7 +11,7 @@ import grpc
 
 from kvship import errors
 from kvship._retry import Attempts
-from kvship.client import CHANNEL_OPTIONS
+from kvship.client import CHANNEL_OPTIONS, Metadata, call_metadata
 from kvship.request import generate_request
 from kvship.results import Generation, Output, Progress, event
 from kvship.v1 import generation_pb2, generation_pb2_grpc, types_pb2
@@ -20,9 +20,11 @@ from kvship.v1 import generation_pb2, generation_pb2_grpc, types_pb2
 class AsyncStream:
     """A request under way, as kvship.Stream: `async for` over its Progress and Output."""
 
-    def __init__(self, stub: Any, request: generation_pb2.GenerateRequest, attempts: Attempts) -> None:
+    def __init__(self, stub: Any, request: generation_pb2.GenerateRequest, attempts: Attempts,
+                 metadata: Metadata) -> None:
         self._stub = stub
         self._request = request
+        self._metadata = metadata
         self._attempts = attempts
         self._cancelled = False
         self._call = self._start()
@@ -31,7 +33,7 @@ class AsyncStream:
         self._done = False
 
     def _start(self) -> Any:
-        return self._stub.Generate(self._request, timeout=self._attempts.timeout())
+        return self._stub.Generate(self._request, timeout=self._attempts.timeout(), metadata=self._metadata)
 
     async def _read(self) -> AsyncIterator[Progress | Output]:
         has_output = False
@@ -93,10 +95,11 @@ class AsyncClient:
     """As kvship.Client, for asyncio."""
 
     def __init__(self, address: str = "localhost:50050", *, timeout: float | None = None, retries: int = 3,
-                 credentials: grpc.ChannelCredentials | None = None,
+                 credentials: grpc.ChannelCredentials | None = None, api_token: str | None = None,
                  channel_options: Sequence[tuple[str, Any]] = ()) -> None:
         self._timeout = timeout
         self._retries = retries
+        self._metadata = call_metadata(api_token)
         options = [*CHANNEL_OPTIONS, *channel_options]
         self._channel = (grpc.aio.insecure_channel(address, options) if credentials is None
                          else grpc.aio.secure_channel(address, credentials, options))
@@ -105,7 +108,7 @@ class AsyncClient:
     def stream(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> AsyncStream:
         """As Client.stream."""
         attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
-        return AsyncStream(self._stub, generate_request(prompt, **options), attempts)
+        return AsyncStream(self._stub, generate_request(prompt, **options), attempts, self._metadata)
 
     async def generate(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> Generation:
         """A whole answer. Raises kvship.Error."""
@@ -137,7 +140,7 @@ class AsyncClient:
         attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
         while True:
             try:
-                return await method(request, timeout=attempts.timeout())
+                return await method(request, timeout=attempts.timeout(), metadata=self._metadata)
             except grpc.aio.AioRpcError as rpc_error:
                 error = errors.from_rpc(rpc_error)
                 delay = attempts.delay_after(error)

@@ -23,15 +23,25 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000), ("grpc.http2.max_pings_without_data", 0))
 
 
+Metadata = tuple[tuple[str, str], ...]
+
+
+def call_metadata(api_token: str | None) -> Metadata:
+    """What each call of a client carries."""
+    return () if api_token is None else (("authorization", f"Bearer {api_token}"),)
+
+
 class Stream:
     """A request under way: iterate over its Progress and Output; then `report` and `result` are there.
 
     Leaving the `with` block, or cancel(), ends the request and frees all that it holds on the servers.
     """
 
-    def __init__(self, stub: Any, request: generation_pb2.GenerateRequest, attempts: Attempts) -> None:
+    def __init__(self, stub: Any, request: generation_pb2.GenerateRequest, attempts: Attempts,
+                 metadata: Metadata) -> None:
         self._stub = stub
         self._request = request
+        self._metadata = metadata
         self._attempts = attempts
         self._cancelled = False
         self._call = self._start()
@@ -40,7 +50,7 @@ class Stream:
         self._done = False
 
     def _start(self) -> Any:
-        return self._stub.Generate(self._request, timeout=self._attempts.timeout())
+        return self._stub.Generate(self._request, timeout=self._attempts.timeout(), metadata=self._metadata)
 
     def _read(self) -> Iterator[Progress | Output]:
         has_output = False
@@ -97,15 +107,17 @@ class Stream:
 class Client:
     """A connection to a kvship decode server, plaintext unless `credentials` are given.
 
+    `api_token` is what a server with --api_tokens_file knows the client by; in plaintext, whoever sees a call sees it.
     `timeout` (seconds) holds for every call that names none. A call that finds no server, or no room, before any output
     is made again up to `retries` times. `channel_options` are further arguments of the gRPC channel.
     """
 
     def __init__(self, address: str = "localhost:50050", *, timeout: float | None = None, retries: int = 3,
-                 credentials: grpc.ChannelCredentials | None = None,
+                 credentials: grpc.ChannelCredentials | None = None, api_token: str | None = None,
                  channel_options: Sequence[tuple[str, Any]] = ()) -> None:
         self._timeout = timeout
         self._retries = retries
+        self._metadata = call_metadata(api_token)
         options = [*CHANNEL_OPTIONS, *channel_options]
         self._channel = (grpc.insecure_channel(address, options) if credentials is None
                          else grpc.secure_channel(address, credentials, options))
@@ -114,7 +126,7 @@ class Client:
     def stream(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> Stream:
         """Starts a request; `options` are those of kvship.request.generate_request. Errors come while it is read."""
         attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
-        return Stream(self._stub, generate_request(prompt, **options), attempts)
+        return Stream(self._stub, generate_request(prompt, **options), attempts, self._metadata)
 
     def generate(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> Generation:
         """A whole answer. Raises kvship.Error."""
@@ -145,7 +157,7 @@ class Client:
         attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
         while True:
             try:
-                return method(request, timeout=attempts.timeout())
+                return method(request, timeout=attempts.timeout(), metadata=self._metadata)
             except grpc.RpcError as rpc_error:
                 error = errors.from_rpc(rpc_error)
                 delay = attempts.delay_after(error)

@@ -32,6 +32,10 @@ class InvalidRequest(Error):
     violations: tuple[Violation, ...] = ()
 
 
+class Unauthenticated(Error):
+    """The server wants an API token, and does not know this one."""
+
+
 class NotServable(Error):
     """This server can never serve the request: it is longer than the context or the whole pool."""
 
@@ -60,6 +64,7 @@ class Cancelled(Error):
 
 _KINDS: dict[grpc.StatusCode, type[Error]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.FAILED_PRECONDITION: NotServable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,

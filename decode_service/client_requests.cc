@@ -1,0 +1,35 @@
+#include "decode_service/client_requests.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "rpc/errors.h"
+
+namespace kvship {
+namespace {
+
+// About as long as a short request takes.
+constexpr absl::Duration kRetryDelay = absl::Seconds(1);
+
+}  // namespace
+
+absl::StatusOr<ClientRequests::Place> ClientRequests::Enter(const std::string& client) {
+  std::lock_guard lock(mutex_);
+  const auto at = num_requests_.find(client);
+  if (max_requests_ > 0 && at != num_requests_.end() && at->second >= max_requests_) {
+    return WithRetryDelay(
+        absl::ResourceExhaustedError(absl::StrCat("the client has ", at->second,
+                                                  " requests under way; wanted fewer than ",
+                                                  max_requests_, " before another one")),
+        kRetryDelay);
+  }
+  ++num_requests_[client];
+  return Place(nullptr, [this, client](void*) { Leave(client); });
+}
+
+void ClientRequests::Leave(const std::string& client) {
+  std::lock_guard lock(mutex_);
+  const auto at = num_requests_.find(client);
+  if (--at->second == 0) num_requests_.erase(at);
+}
+
+}  // namespace kvship

@@ -1,0 +1,36 @@
+// TLS from PEM files, for servers and channels. gRPC's credentials read the files again about once
+// a second, so that a certificate is replaced without a restart: connections made after that have
+// the new one. Pure functions.
+#pragma once
+
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/security/server_credentials.h>
+#include <openssl/ssl.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace kvship {
+
+struct TlsFiles {
+  std::string certificate = {};  // ours, with the intermediate ones after it
+  std::string key = {};          // of the certificate
+  std::string ca = {};           // who signs the certificates of peers
+};
+
+// A server's context with the certificate and key, for TLS 1.2 and 1.3. Peers are asked for no
+// certificate. InvalidArgument naming the file that cannot be used and why.
+absl::StatusOr<std::shared_ptr<SSL_CTX>> ServerTlsContext(const TlsFiles& files);
+
+// A server's credentials; where `ca` is set, peers need a certificate that it signed. Errors: as
+// ServerTlsContext.
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerTls(const TlsFiles& files);
+
+// A channel's credentials: the server must have a certificate that `ca` signed, for the name it is
+// called by. Where `certificate` and `key` are set they are shown to it. Errors: as
+// ServerTlsContext.
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ChannelTls(const TlsFiles& files);
+
+}  // namespace kvship
