@@ -155,31 +155,42 @@ struct Block {
                                              queries, scores);
   }
 
-  __device__ void Vote(int tile, int half, const Scores& scores) const {
-    const size_t first_key = static_cast<size_t>(tile) * kTileTokens + half * kHalfTokens +
-                             threadIdx.x / kWarpThreads * 16;
-    if (first_key + 15 > p.args.first_position) {
-      VoteOnRows<true>(first_key, scores);
-    } else {
-      VoteOnRows<false>(first_key, scores);
-    }
+  __device__ size_t FirstKey(int tile, int half) const {
+    return static_cast<size_t>(tile) * kTileTokens + half * kHalfTokens +
+           threadIdx.x / kWarpThreads * 16;
   }
 
+  // What this lane writes of half a tile: lanes 0 and 1 of the quad have a row each.
+  __device__ void Vote(int tile, int half, const Scores& scores, float (&votes)[kHeads]) const {
+    const size_t first_key = FirstKey(tile, half);
+    if (first_key + 15 > p.args.first_position) {
+      VoteOnRows<true>(first_key, scores, votes);
+    } else {
+      VoteOnRows<false>(first_key, scores, votes);
+    }
+  }
   template <bool kMasked>
-  __device__ void VoteOnRows(size_t first_key, const Scores& scores) const {
+  __device__ void VoteOnRows(size_t first_key, const Scores& scores, float (&votes)[kHeads]) const {
     const int lane = threadIdx.x % kWarpThreads;
-    const size_t key = first_key + AccumulatorRow(lane);
     const int first_query =
-        static_cast<int>(static_cast<int64_t>(key) - static_cast<int64_t>(p.args.first_position));
-    const size_t own_key = key + (lane & 1) * 8;  // lanes 0 and 1 of the quad write a row each
-    const bool writes = (lane & 3) < 2 && own_key < p.args.num_keys;
-    float* to = p.args.votes + static_cast<size_t>(first_head) * p.args.votes_row_stride + own_key;
+        static_cast<int>(static_cast<int64_t>(first_key) + AccumulatorRow(lane) -
+                         static_cast<int64_t>(p.args.first_position));
 #pragma unroll
     for (int head = 0; head < kHeads; ++head) {
       const float2 sums =
           Votes<kMasked, kWindow, S::kProducts>(p, scores, minus_lse, head, first_query, lane);
-      if (!writes || head >= num_heads) continue;
-      to[head * p.args.votes_row_stride] = lane & 1 ? sums.y : sums.x;
+      votes[head] = lane & 1 ? sums.y : sums.x;
+    }
+  }
+
+  __device__ void Write(int tile, int half, const float (&votes)[kHeads]) const {
+    const int lane = threadIdx.x % kWarpThreads;
+    const size_t key = FirstKey(tile, half) + AccumulatorRow(lane) + (lane & 1) * 8;
+    if ((lane & 3) > 1 || key >= p.args.num_keys) return;
+    float* to = p.args.votes + static_cast<size_t>(first_head) * p.args.votes_row_stride + key;
+#pragma unroll
+    for (int head = 0; head < kHeads; ++head) {
+      if (head < num_heads) to[head * p.args.votes_row_stride] = votes[head];
     }
   }
 };
@@ -206,6 +217,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) VotesKernel(const Params p)
   StartQueries<T, kHeadDim, kWindow, kHeads>(p, block.first_head, block.num_heads, block.queries,
                                              block.minus_lse);
   block.Load(block.begin);
+  float first_votes[kHeads], second_votes[kHeads];
   for (int tile = block.begin; tile < block.end; ++tile) {
     WaitForCopies<0>();
     PublishToTensorCores();
@@ -214,11 +226,19 @@ __global__ void __launch_bounds__(kThreads, kBlocks) VotesKernel(const Params p)
     typename B::Scores first, second;
     block.Multiply(tile, 0, first);
     block.Multiply(tile, 1, second);
+    // Only now: what was written right before would have to arrive before the tile is published.
+    if (tile > block.begin) {
+      block.Write(tile - 1, 0, first_votes);
+      block.Write(tile - 1, 1, second_votes);
+    }
     WaitForProducts<1>(first);
-    block.Vote(tile, 0, first);
+    block.Vote(tile, 0, first, first_votes);
     WaitForProducts<0>(second);
-    block.Vote(tile, 1, second);
+    block.Vote(tile, 1, second, second_votes);
   }
+  if (block.begin == block.end) return;
+  block.Write(block.end - 1, 0, first_votes);
+  block.Write(block.end - 1, 1, second_votes);
 }
 
 template <class T, int kHeadDim, int kWindow, int kHeads>
