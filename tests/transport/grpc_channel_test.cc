@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <mutex>
 
 #include "kvship/v1/prefill.grpc.pb.h"
 #include "tests/transport/recorded_events.h"
@@ -49,20 +50,26 @@ class Server
   std::function<void(Channel&, const std::string&)> on_message;
   std::shared_ptr<RecordedEvents> events =
       std::make_shared<RecordedEvents>([this](const std::string& message) {
+        std::lock_guard lock(mutex_);
         if (on_message) on_message(*channel, message);
       });
   std::shared_ptr<Channel> channel;
 
   std::shared_ptr<Channel> Connect(const std::shared_ptr<RecordedEvents>& client,
                                    absl::Duration timeout = absl::Seconds(30)) {
-    connection_ = std::make_unique<PrefillConnection>("127.0.0.1:" + std::to_string(port_),
-                                                      PrefillConnection::Options());
+    {
+      // Threads that gRPC hands a message to lock this first, and so see what was to become of it.
+      std::lock_guard lock(mutex_);
+      connection_ = std::make_unique<PrefillConnection>("127.0.0.1:" + std::to_string(port_),
+                                                        PrefillConnection::Options());
+    }
     return connection_->Open(absl::Now() + timeout, client);
   }
 
  private:
   const GrpcServerChannelOptions options_;
   int port_ = 0;
+  std::mutex mutex_;
   std::unique_ptr<PrefillConnection> connection_;
   std::unique_ptr<grpc::Server> server_;
 };
