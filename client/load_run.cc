@@ -58,8 +58,8 @@ class LoadRun::Call final : public grpc::ClientReadReactor<v1::GenerateResponse>
     }
     result.status = FromGrpcStatus(status);
     result.total = absl::Now() - planned_;
-    // First, as the context holds the channel: whoever drops that last waits for gRPC's threads, and
-    // this is one of them.
+    // First, as the context holds the channel: whoever drops that last waits for gRPC's threads,
+    // and this is one of them.
     delete this;
     run.Finished(index, std::move(result));
   }
