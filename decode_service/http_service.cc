@@ -285,7 +285,9 @@ void HttpService::Generate(const OpenAiRequest& request, Place place, httplib::R
   response.set_chunked_content_provider(
       "text/event-stream",
       // Both live as long as the response.
-      [stream, place](size_t, httplib::DataSink& sink) { return stream->WriteNext(sink); });
+      [stream, place = std::move(place)](size_t, httplib::DataSink& sink) {
+        return stream->WriteNext(sink);
+      });
 }
 
 }  // namespace kvship
