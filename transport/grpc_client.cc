@@ -159,10 +159,10 @@ class GrpcClientChannel final : public Channel,
   }
 
  private:
-  void Send(grpc::ByteBuffer message) {
+  void Send(const grpc::ByteBuffer& message) {
     std::lock_guard lock(mutex_);
     if (!writable_ || closed_) return;
-    outbox_.Push(std::move(message));
+    outbox_.Push(message);
     WriteNext();
   }
 
