@@ -130,10 +130,9 @@ TEST(LoadTransformer, ScalesRotaryFrequencies) {
     const double frequency = std::pow(500000.0, -static_cast<double>(i) / 8);
     const double wavelength = 2 * std::numbers::pi / frequency;
     const double smooth = (64 / wavelength - 1) / 3;
-    const double wanted = wavelength > 64.0 ? frequency / 8
-                          : wavelength < 64.0 / 4
-                              ? frequency
-                              : (1 - smooth) * frequency / 8 + smooth * frequency;
+    const double wanted = wavelength > 64       ? frequency / 8
+                          : wavelength * 4 < 64 ? frequency
+                                                : (1 - smooth) * frequency / 8 + smooth * frequency;
     EXPECT_NEAR((*llama3)->config.rope_frequencies[i], wanted, 1e-12 * wanted);
   }
 }
