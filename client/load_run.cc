@@ -25,10 +25,15 @@ class LoadRun::Call final : public grpc::ClientReadReactor<v1::GenerateResponse>
     run.client_.SetContext(absl::Now() + run.options_.timeout, &context_);
     run.client_.stub().async()->Generate(&context_, &request_, this);
     StartRead(&response_);
+    {
+      // Threads that gRPC hands the call to lock this first, and so see all that was made.
+      std::lock_guard lock(mutex_);
+    }
     StartCall();
   }
 
   void OnReadDone(bool ok) override {
+    std::lock_guard lock(mutex_);
     if (!ok) return;
     const absl::Time now = absl::Now();
     if (response_.has_output()) Note(now, response_.output().tokens_size());
@@ -42,10 +47,19 @@ class LoadRun::Call final : public grpc::ClientReadReactor<v1::GenerateResponse>
   }
 
   void OnDone(const grpc::Status& status) override {
-    result_.status = FromGrpcStatus(status);
-    result_.total = absl::Now() - planned_;
-    run_.Finished(index_, std::move(result_));
+    LoadRun& run = run_;
+    const size_t index = index_;
+    LoadRequestResult result;
+    {
+      std::lock_guard lock(mutex_);
+      result = std::move(result_);
+    }
+    result.status = FromGrpcStatus(status);
+    result.total = absl::Now() - planned_;
+    // First, as the context holds the channel: whoever drops that last waits for gRPC's threads,
+    // and this is one of them.
     delete this;
+    run.Finished(index, std::move(result));
   }
 
  private:
@@ -64,6 +78,8 @@ class LoadRun::Call final : public grpc::ClientReadReactor<v1::GenerateResponse>
   const absl::Time planned_;
   const v1::GenerateRequest request_;
   grpc::ClientContext context_;
+
+  std::mutex mutex_;
   v1::GenerateResponse response_;
   LoadRequestResult result_;
   absl::Time last_token_ = absl::InfinitePast();

@@ -181,11 +181,12 @@ absl::Status Bench(GenerationClient& client, v1::GenerateRequest request) {
   const bool open_loop = has_trace || absl::GetFlag(FLAGS_rate) > 0;
   const uint64_t seed = absl::GetFlag(FLAGS_seed).value_or(0);
   ASSIGN_OR_RETURN(std::vector<PlannedRequest> plan, PlanFromFlags(seed));
-  BenchCommand command = {.plan = std::move(plan),
-                          .targets = {.first_token = absl::GetFlag(FLAGS_slo_first_token),
-                                      .between_tokens = absl::GetFlag(FLAGS_slo_between_tokens)},
-                          .progress = WantsProgress(),
-                          .json = absl::GetFlag(FLAGS_json)};
+  BenchCommand command;
+  command.plan = std::move(plan);
+  command.targets = {.first_token = absl::GetFlag(FLAGS_slo_first_token),
+                     .between_tokens = absl::GetFlag(FLAGS_slo_between_tokens)};
+  command.progress = WantsProgress();
+  command.json = absl::GetFlag(FLAGS_json);
   command.run.request = std::move(request);
   command.run.seed = seed;
   command.run.timeout = absl::GetFlag(FLAGS_timeout);

@@ -306,7 +306,9 @@ void HttpService::Generate(const OpenAiRequest& request, const std::string& clie
   response.set_chunked_content_provider(
       "text/event-stream",
       // Both live as long as the response.
-      [stream, place](size_t, httplib::DataSink& sink) { return stream->WriteNext(sink); });
+      [stream, place = std::move(place)](size_t, httplib::DataSink& sink) {
+        return stream->WriteNext(sink);
+      });
 }
 
 }  // namespace kvship

@@ -43,7 +43,7 @@ Json OpenAiLogprobs::ChatEntry(uint32_t id, float logprob) const {
 }
 
 std::string OpenAiLogprobs::CompletionToken(uint32_t id) const {
-  const std::string bytes = BytesOf(id);
+  std::string bytes = BytesOf(id);
   if (WholeUtf8(bytes) == bytes) return bytes;
   std::string text = "bytes:";
   for (const char byte : bytes) absl::StrAppendFormat(&text, "\\x%02x", static_cast<uint8_t>(byte));

@@ -10,6 +10,7 @@ namespace {
 
 std::vector<PrefillPrompt> PromptsOf(const std::vector<PrefillShipment*>& shipments) {
   std::vector<PrefillPrompt> prompts;
+  prompts.reserve(shipments.size());
   for (const PrefillShipment* shipment : shipments) {
     prompts.push_back({shipment->task().tokens, shipment->needs()});
   }

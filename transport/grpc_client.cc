@@ -159,10 +159,10 @@ class GrpcClientChannel final : public Channel,
   }
 
  private:
-  void Send(grpc::ByteBuffer message) {
+  void Send(const grpc::ByteBuffer& message) {
     std::lock_guard lock(mutex_);
     if (!writable_ || closed_) return;
-    outbox_.Push(std::move(message));
+    outbox_.Push(message);
     WriteNext();
   }
 
@@ -228,7 +228,8 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& target,
   args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // A node that comes back is found within seconds; gRPC's own pauses grow to two minutes.
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  // Despite its name the time that an attempt to connect may take, handshake included.
+  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5'000);
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
   if (!options.server_name.empty()) {
     args.SetString(GRPC_ARG_DEFAULT_AUTHORITY, options.server_name);

@@ -103,10 +103,10 @@ class GrpcServerChannel final : public Channel,
   }
 
  private:
-  void Send(grpc::ByteBuffer message) {
+  void Send(const grpc::ByteBuffer& message) {
     std::lock_guard lock(mutex_);
     if (closed_ || cancelled_) return;
-    outbox_.Push(std::move(message));
+    outbox_.Push(message);
     Proceed();
   }
 

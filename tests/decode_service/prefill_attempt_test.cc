@@ -61,7 +61,7 @@ class PrefillAttemptTest : public ::testing::Test {
           end_ = std::move(result);
         });
     channel_ = std::make_shared<RecordedChannel>();
-    attempt_->Open([this](std::shared_ptr<ChannelEvents>) { return channel_; });
+    attempt_->Open([this](const std::shared_ptr<ChannelEvents>&) { return channel_; });
   }
 
   void Send(const v1::PrefillResponse& message) {

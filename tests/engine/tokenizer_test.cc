@@ -180,7 +180,7 @@ TEST(Tokenizer, HasAnIdentityThatFollowsTheContent) {
 
 TEST(GgufTokenizer, NamesWhatItDoesNotHave) {
   const TempFolder folder;
-  const auto load = [&](GgufWriter gguf) {
+  const auto load = [&](const GgufWriter& gguf) {
     return Tokenizer::Load(folder.Write("model.gguf", gguf.Bytes())).status();
   };
   EXPECT_TRUE(load(TinyGguf()).ok());

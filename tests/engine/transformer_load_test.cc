@@ -131,7 +131,7 @@ TEST(LoadTransformer, ScalesRotaryFrequencies) {
     const double wavelength = 2 * std::numbers::pi / frequency;
     const double smooth = (64 / wavelength - 1) / 3;
     const double wanted = wavelength > 64       ? frequency / 8
-                          : wavelength < 64 / 4 ? frequency
+                          : wavelength * 4 < 64 ? frequency
                                                 : (1 - smooth) * frequency / 8 + smooth * frequency;
     EXPECT_NEAR((*llama3)->config.rope_frequencies[i], wanted, 1e-12 * wanted);
   }

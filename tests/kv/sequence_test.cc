@@ -9,7 +9,6 @@
 namespace kvship {
 namespace {
 
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr KvShape kShape = {

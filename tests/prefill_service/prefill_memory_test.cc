@@ -9,6 +9,7 @@
 #include "tests/prefill_service/prefill_node.h"
 
 // Of the sanitizers' runtime; gcc has no header for it.
+// NOLINTNEXTLINE(bugprone-reserved-identifier): the sanitizers' name
 extern "C" size_t __sanitizer_get_current_allocated_bytes();
 
 namespace kvship {

@@ -138,7 +138,8 @@ void CollectedCall::OnClosed(const absl::Status& status) {
 
 absl::Status CollectedCall::WaitUntilClosed() {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, std::chrono::seconds(60), [this] { return closed_.has_value(); });
+  changed_.wait_for(lock, absl::ToChronoMilliseconds(kHangs),
+                    [this] { return closed_.has_value(); });
   return closed_.value_or(absl::InternalError("the call did not end"));
 }
 

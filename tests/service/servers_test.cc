@@ -5,8 +5,6 @@
 #include <httplib.h>
 #include <prometheus/counter.h>
 
-#include <future>
-
 #include "service/admin_server.h"
 #include "service/listen_address.h"
 #include "service/rpc_server.h"
@@ -124,10 +122,15 @@ class RpcServerTest : public ::testing::Test {
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(10)));
     grpc::GenericStub stub(channel_);
-    std::promise<grpc::Status> done;
-    stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", {}, &buffer, &response,
-                   [&done](grpc::Status status) { done.set_value(std::move(status)); });
-    if (!done.get_future().get().ok()) return -1;
+    grpc::CompletionQueue queue;
+    const auto call =
+        stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", buffer, &queue);
+    grpc::Status status;
+    void* tag = nullptr;
+    bool ok = false;
+    call->StartCall();
+    call->Finish(&response, &status, nullptr);
+    if (!queue.Next(&tag, &ok) || !status.ok()) return -1;
     grpc::Slice flat;
     if (!response.DumpToSingleSlice(&flat).ok() || flat.size() != 2) return -1;
     return flat.begin()[1];

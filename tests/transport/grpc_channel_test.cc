@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <mutex>
 
 #include "kvship/v1/prefill.grpc.pb.h"
 #include "tests/transport/recorded_events.h"
@@ -24,11 +25,18 @@ SharedBytes Payload(size_t num_bytes, std::byte fill) {
   return {buffer->bytes(), buffer};
 }
 
-// Serves Prefill with what a test does to each new channel.
+// Serves Prefill with what a test does to each new channel: one channel, unless `accept` is given.
 class Server
     : public v1::PrefillService::WithRawCallbackMethod_Prefill<v1::PrefillService::Service> {
  public:
-  explicit Server(const GrpcServerChannelOptions& options = {}) : options_(options) {
+  explicit Server(const GrpcServerChannelOptions& options = {}, AcceptChannel accept = nullptr)
+      : options_(options), accept_(std::move(accept)) {
+    if (!accept_) {
+      accept_ = [this](const std::shared_ptr<Channel>& channel) {
+        this->channel = channel;
+        return events;
+      };
+    }
     grpc::ServerBuilder builder;
     // Otherwise the system may give two servers the same free port.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -40,29 +48,34 @@ class Server
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Prefill(
       grpc::CallbackServerContext* context) override {
-    return ServeChannel(context, options_, [this](const std::shared_ptr<Channel>& channel) {
-      this->channel = channel;
-      return events;
-    });
+    return ServeChannel(context, options_, accept_);
   }
 
   std::function<void(Channel&, const std::string&)> on_message;
   std::shared_ptr<RecordedEvents> events =
       std::make_shared<RecordedEvents>([this](const std::string& message) {
+        std::lock_guard lock(mutex_);
         if (on_message) on_message(*channel, message);
       });
   std::shared_ptr<Channel> channel;
 
+  std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+
   std::shared_ptr<Channel> Connect(const std::shared_ptr<RecordedEvents>& client,
                                    absl::Duration timeout = absl::Seconds(30)) {
-    connection_ = std::make_unique<PrefillConnection>("127.0.0.1:" + std::to_string(port_),
-                                                      PrefillConnection::Options());
+    {
+      // Threads that gRPC hands a message to lock this first, and so see what was to become of it.
+      std::lock_guard lock(mutex_);
+      connection_ = std::make_unique<PrefillConnection>(address(), PrefillConnection::Options());
+    }
     return connection_->Open(absl::Now() + timeout, client);
   }
 
  private:
   const GrpcServerChannelOptions options_;
+  AcceptChannel accept_;
   int port_ = 0;
+  std::mutex mutex_;
   std::unique_ptr<PrefillConnection> connection_;
   std::unique_ptr<grpc::Server> server_;
 };
@@ -94,19 +107,22 @@ TEST(GrpcChannel, MovesMessagesAndFramesInOrderAndEndsWell) {
 }
 
 TEST(GrpcChannel, ManyCallsAtOnceEndEachAsItsServerSays) {
+  const Server server({}, [](const std::shared_ptr<Channel>& channel) {
+    return std::make_shared<RecordedEvents>(
+        [channel = std::weak_ptr(channel)](const std::string& message) {
+          channel.lock()->SendMessage(kHello);
+          channel.lock()->Close(absl::AbortedError(message));
+        });
+  });
   std::vector<std::thread> callers;
   for (int caller = 0; caller < 8; ++caller) {
-    callers.emplace_back([caller] {
+    callers.emplace_back([caller, &server] {
       for (int call = 0; call < 5; ++call) {
-        const auto status = absl::AbortedError(std::to_string(caller * 10 + call));
-        Server server;
-        server.on_message = [&](Channel& channel, const std::string&) {
-          channel.SendMessage(kHello);
-          channel.Close(status);
-        };
+        const std::string message = std::to_string(caller * 10 + call);
+        PrefillConnection connection(server.address(), PrefillConnection::Options());
         auto client = std::make_shared<RecordedEvents>();
-        server.Connect(client)->SendMessage("begin");
-        EXPECT_EQ(client->WaitUntilClosed(), status);
+        connection.Open(absl::Now() + absl::Seconds(30), client)->SendMessage(message);
+        EXPECT_EQ(client->WaitUntilClosed(), absl::AbortedError(message));
       }
     });
   }

@@ -13,6 +13,9 @@
 
 #include "tests/kernels/cuda/emulation/block.h"
 
+// NOLINTBEGIN(bugprone-reserved-identifier,google-explicit-constructor): the names and the implicit
+// conversions below are CUDA's.
+
 // The words of CUDA C++ that an ordinary compiler does not know. Blocks run one after the other, so
 // what a block shares can be static.
 #define __global__
@@ -192,3 +195,5 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   }
   return cudaSuccess;
 }
+
+// NOLINTEND(bugprone-reserved-identifier,google-explicit-constructor)
