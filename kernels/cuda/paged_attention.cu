@@ -172,31 +172,16 @@ __global__ void __launch_bounds__(kSplitThreads, 2) SplitKernel(const PagedSplit
   StoreSplit<T, kHeadDim, kMaxGroup>(p, request, split, warp_out, warp_stats);
 }
 
-// A block merges the splits of one query head: groups of kHeadDim threads a part of them each, and
-// the first group what they made. Many groups, for a long sequence alone has few heads and many
-// splits.
-constexpr int kMergeGroups = 8;
-
 template <class T, int kHeadDim>
-__global__ void __launch_bounds__(kHeadDim* kMergeGroups) MergeKernel(const PagedSplits p) {
-  __shared__ float outs[kMergeGroups * kHeadDim];
-  __shared__ float2 stats[kMergeGroups];
+__global__ void __launch_bounds__(kHeadDim) MergeKernel(const PagedSplits p) {
   const size_t request = blockIdx.x;
   const int row = blockIdx.y;
-  const int group = threadIdx.x / kHeadDim, column = threadIdx.x % kHeadDim;
   const int num_splits =
       max(1, (static_cast<int>(NumPages(p.args.heads[request])) + kSplitPages - 1) / kSplitPages);
-  const int begin = num_splits * group / kMergeGroups;
-  const int end = num_splits * (group + 1) / kMergeGroups;
-  const size_t first_row = (request * p.max_splits + begin) * p.group + row;
-  const Merged part = Merge(p.partials + first_row * kHeadDim + column, p.group * kHeadDim,
-                            p.stats + first_row, p.group, end - begin);
-  outs[threadIdx.x] = part.out;
-  if (column == 0) stats[group] = make_float2(part.maximum, part.sum);
-  __syncthreads();
-  if (group > 0) return;
-  const Merged merged = Merge(outs + column, kHeadDim, stats, 1, kMergeGroups);
-  StoreElement(static_cast<T*>(p.args.out) + (request * p.group + row) * kHeadDim + column,
+  const size_t first_row = request * p.max_splits * p.group + row;
+  const Merged merged = Merge(p.partials + first_row * kHeadDim + threadIdx.x, p.group * kHeadDim,
+                              p.stats + first_row, p.group, num_splits);
+  StoreElement(static_cast<T*>(p.args.out) + (request * p.group + row) * kHeadDim + threadIdx.x,
                Normalised(merged));
 }
 
@@ -253,8 +238,8 @@ absl::Status LaunchAttention(cudaStream_t stream, const PagedSplits& p) {
   RETURN_IF_ERROR((IsQuantized(p.args.prefix_format) ? LaunchQuantizedSplits(stream, p)
                                                      : LaunchSplits<T, kHeadDim>(stream, p)));
   if (p.max_splits == 1) return absl::OkStatus();
-  return Launch(stream, dim3(p.args.num_sequences * p.args.num_kv_heads, p.group),
-                dim3(kHeadDim * kMergeGroups), 0, MergeKernel<T, kHeadDim>, p);
+  return Launch(stream, dim3(p.args.num_sequences * p.args.num_kv_heads, p.group), dim3(kHeadDim),
+                0, MergeKernel<T, kHeadDim>, p);
 }
 
 }  // namespace
