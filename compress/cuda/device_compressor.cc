@@ -93,11 +93,6 @@ absl::Status DeviceCompressor::Allocate() {
                     "masses");
 }
 
-size_t DeviceCompressor::num_bytes() const {
-  return votes_.num_bytes() + scores_.num_bytes() + workspace_.num_bytes() +
-         positions_.num_bytes() + pages_.num_bytes() + masses_.num_bytes();
-}
-
 absl::Status DeviceCompressor::Compress(const DeviceLayerView& layer) {
   if (!plan_.keeps_whole) RETURN_IF_ERROR(Choose(layer));
   return Gather(layer);

@@ -49,9 +49,6 @@ class DeviceCompressor {
   // (retained, then chosen) to the host; from pinned memory they overlap with what follows.
   absl::Status CopyToHost(std::byte* bytes, float* masses) const;
 
-  // Bytes of device memory that a compressor of this plan takes.
-  size_t num_bytes() const;
-
  private:
   DeviceCompressor(const CompressionOptions& options, const KvShape& shape, const KvPlan& plan,
                    DType dtype, cudaStream_t stream)

@@ -10,12 +10,6 @@
 namespace kvship::cuda {
 namespace {
 
-constexpr size_t kElementBytes = 2;
-
-size_t NumHeads(const ModelConfig& config) {
-  return config.num_query_heads + 2 * config.num_kv_heads;
-}
-
 PageFormat PageFormatOf(DType dtype) {
   return dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
 }

@@ -10,12 +10,6 @@
 namespace kvship::cuda {
 namespace {
 
-constexpr size_t kElementBytes = 2;
-
-size_t NumHeads(const ModelConfig& config) {
-  return config.num_query_heads + 2 * config.num_kv_heads;
-}
-
 // Rows that keys and values of T tokens get. Few different numbers, for plans are made for strides.
 size_t KeyRows(size_t num_tokens) {
   constexpr size_t kStep = 8192;
@@ -57,12 +51,6 @@ absl::StatusOr<std::unique_ptr<DevicePrefillEngine>> DevicePrefillEngine::Create
   RETURN_IF_ERROR(CudaStatus(
       cudaMemsetAsync(engine->qkv_.data(), 0, engine->qkv_.num_bytes(), stream), "activations"));
   return engine;
-}
-
-size_t DevicePrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens) {
-  const size_t kv = 2 * KeyRows(num_tokens) * config.num_kv_heads * config.head_dim;
-  return kv * kElementBytes + num_tokens * (config.hidden_dim * kElementBytes +
-                                            config.head_dim * sizeof(float) + sizeof(int32_t));
 }
 
 absl::StatusOr<std::unique_ptr<DevicePrefillRun>> DevicePrefillRun::Create(

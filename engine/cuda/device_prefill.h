@@ -77,15 +77,11 @@ class DevicePrefillRun {
   absl::StatusOr<Event> Step();
 
   bool done() const { return layer_ == engine_.model().config().num_layers; }
-  size_t num_tokens() const { return num_tokens_; }
   DeviceLayerView finished_layer() const;
 
   // Once done: enqueues the logits after the last token. Device memory [vocab] f32, valid until the
   // engine's next Logits.
   absl::StatusOr<const float*> Logits();
-
-  // Bytes of device memory that a run of so many tokens takes.
-  static size_t BytesFor(const ModelConfig& config, size_t num_tokens);
 
  private:
   DevicePrefillRun(DevicePrefillEngine& engine, size_t num_tokens, const LayerNeeds& needs)

@@ -10,8 +10,6 @@
 namespace kvship::cuda {
 namespace {
 
-constexpr size_t kElementBytes = 2;
-
 // Hands out memory piece by piece, each aligned for the widest loads.
 class Layout {
  public:
@@ -147,11 +145,10 @@ absl::StatusOr<std::unique_ptr<const DeviceTransformer>> DeviceTransformer::Rand
     return FillRandom(nullptr, dtype, const_cast<std::byte*>(to), config.hidden_dim, 1.0f, 0.0f, 0);
   };
   const size_t c = config.hidden_dim, f = config.ffn_dim, d = config.head_dim;
-  const size_t heads = config.num_query_heads + 2 * config.num_kv_heads;
   RETURN_IF_ERROR(fill(device->embedding_, config.vocab_tokens, c));
   for (const DeviceLayerWeights& layer : device->layers_) {
     RETURN_IF_ERROR(ones(layer.attention_norm));
-    RETURN_IF_ERROR(fill(layer.qkv, heads * d, c));
+    RETURN_IF_ERROR(fill(layer.qkv, NumHeads(config) * d, c));
     RETURN_IF_ERROR(fill(layer.output, c, config.num_query_heads * d));
     RETURN_IF_ERROR(ones(layer.ffn_norm));
     RETURN_IF_ERROR(fill(layer.gate_up, 2 * f, c));

@@ -15,6 +15,13 @@
 
 namespace kvship::cuda {
 
+inline constexpr size_t kElementBytes = 2;  // of f16 and bf16
+
+// Heads that the fused product of a layer gives: queries, keys, values.
+inline size_t NumHeads(const ModelConfig& config) {
+  return config.num_query_heads + 2 * config.num_kv_heads;
+}
+
 // One layer. C hidden, Hq and H heads of D, F feed-forward; all in device memory, of dtype.
 struct DeviceLayerWeights {
   const std::byte* attention_norm = nullptr;  // [C]
