@@ -17,6 +17,13 @@ function(kvship_library folder)
   endif()
 endfunction()
 
+# Warnings of host code, and constant expressions that host and device share as functions of both.
+function(kvship_cuda_options target)
+  target_compile_options(${target} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-Xcompiler=-Wall,-Wextra,-Werror>"
+    "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror>")
+endfunction()
+
 # kvship_<folder>_cuda: the .cu and .cc files of <folder>/cuda, where there is a CUDA compiler. Those that end in
 # _sm90.cu use what only Hopper has (sm_90a).
 function(kvship_cuda_library folder)
@@ -35,18 +42,15 @@ function(kvship_cuda_library folder)
   if(hopper)
     add_library(kvship_${folder}_sm90 OBJECT ${hopper})
     set_target_properties(kvship_${folder}_sm90 PROPERTIES CUDA_ARCHITECTURES OFF)
-    target_compile_options(kvship_${folder}_sm90 PRIVATE
-      -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-Werror)
+    target_compile_options(kvship_${folder}_sm90 PRIVATE -gencode=arch=compute_90a,code=sm_90a)
+    kvship_cuda_options(kvship_${folder}_sm90)
     target_link_libraries(kvship_${folder}_sm90 PUBLIC ${ARG_PUBLIC})
     set(objects $<TARGET_OBJECTS:kvship_${folder}_sm90>)
   endif()
   add_library(kvship_${folder}_cuda STATIC ${sources} ${objects})
   target_include_directories(kvship_${folder}_cuda PUBLIC ${CMAKE_SOURCE_DIR})
   target_link_libraries(kvship_${folder}_cuda PUBLIC ${ARG_PUBLIC} CUDA::cudart_static PRIVATE ${ARG_PRIVATE})
-  # Constant expressions that both sides share are functions of the device too.
-  target_compile_options(kvship_${folder}_cuda PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr> $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Werror>
-    $<$<COMPILE_LANGUAGE:CXX>:-Wall> $<$<COMPILE_LANGUAGE:CXX>:-Wextra> $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+  kvship_cuda_options(kvship_${folder}_cuda)
 endfunction()
 
 # kvship_cudnn(): the target kvship::cudnn of cuDNN and the headers of cudnn-frontend, where both are there.
@@ -153,8 +157,7 @@ function(kvship_programs)
     if(CMAKE_CUDA_COMPILER)
       add_library(kvship_bench_cuda STATIC ${CMAKE_SOURCE_DIR}/bench/kernels/cuda/read_memory.cu
                   ${CMAKE_SOURCE_DIR}/bench/engine/cuda/limits.cc)
-      target_compile_options(kvship_bench_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>
-                             $<$<COMPILE_LANGUAGE:CXX>:-Wall> $<$<COMPILE_LANGUAGE:CXX>:-Wextra> $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+      kvship_cuda_options(kvship_bench_cuda)
       target_link_libraries(kvship_bench_cuda PUBLIC kvship_kernels_cuda)
       kvship_program(kvship-cuda-bench bench/kernels/cuda/kernels_bench.cc kvship_bench_cuda)
       kvship_program(kvship-engine-bench bench/engine/cuda/engine_bench.cc kvship_bench_cuda kvship_engine_cuda

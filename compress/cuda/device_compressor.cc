@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/status_macros.h"
+#include "compress/middle.h"
 #include "kernels/cuda/gather_pages.h"
 #include "kernels/cuda/kept_mass.h"
 #include "kernels/cuda/pool_scores.h"
@@ -13,9 +14,6 @@
 
 namespace kvship::cuda {
 namespace {
-
-// As compress/compressor.cc: tokens at the start that draw attention whatever they say.
-constexpr size_t kAttentionSinks = 4;
 
 absl::Status CpuOnly(const char* option, const std::string& value) {
   return absl::UnimplementedError(
@@ -48,8 +46,7 @@ absl::StatusOr<std::unique_ptr<DeviceCompressor>> DeviceCompressor::Create(
     const CompressionOptions& options, const KvShape& shape, const KvPlan& plan, DType dtype,
     cudaStream_t stream) {
   RETURN_IF_ERROR(CheckOptions(options, shape, plan));
-  const PageFormat floats = dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
-  if (plan.format != floats && !IsQuantized(plan.format)) {
+  if (plan.format != PageFormatOf(dtype) && !IsQuantized(plan.format)) {
     return CpuOnly("encoder", PageFormatName(plan.format));
   }
   std::unique_ptr<DeviceCompressor> compressor(
@@ -138,7 +135,7 @@ absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
                                          .k = kept_tokens_ - recent,
                                          .num_appended = recent,
                                          .positions_row_stride = kept_tokens_}));
-  const size_t middle_begin = std::min(kAttentionSinks, tokens);
+  const Middle middle = MiddleOf(plan_, plan_.budgets[layer.layer]);
   return KeptMass(stream_, {.votes = votes_.as<float>(),
                             .positions = positions_.as<int32_t>(),
                             .retained_mass = masses_.as<float>(),
@@ -148,8 +145,8 @@ absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
                             .window = window,
                             .num_tokens = tokens,
                             .num_kept = kept_tokens_,
-                            .middle_begin = middle_begin,
-                            .middle_end = std::max(middle_begin, num_scored),
+                            .middle_begin = middle.begin,
+                            .middle_end = middle.end,
                             .votes_row_stride = tokens,
                             .positions_row_stride = kept_tokens_});
 }

@@ -10,10 +10,6 @@
 namespace kvship::cuda {
 namespace {
 
-PageFormat PageFormatOf(DType dtype) {
-  return dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
-}
-
 absl::Status CheckCache(const SequenceCache& cache, const ModelConfig& config, DType dtype,
                         PageFormat prefix_format) {
   const PageFormat floats = PageFormatOf(dtype);

@@ -57,6 +57,7 @@ Buckets BucketsOf(const PromptAttentionArgs& args) {
 
 struct CudnnAttention::Plan {
   fe::graph::Graph graph;
+  bool is_exact = false;  // it takes no lengths
   int64_t workspace_bytes = 0;
 
   absl::Status Build(cudnnHandle_t handle, const PromptAttentionArgs& args) {
@@ -83,7 +84,8 @@ struct CudnnAttention::Plan {
                        .set_attn_scale(1.0f / std::sqrt(static_cast<float>(args.head_dim)))
                        .set_diagonal_alignment(fe::DiagonalAlignment_t::BOTTOM_RIGHT)
                        .set_diagonal_band_right_bound(0);
-    if (!buckets.exact) {
+    is_exact = buckets.exact;
+    if (!is_exact) {
       const auto length = [&](const char* name, Uid uid) {
         return graph.tensor(
             Tensor(name, uid, {1, 1, 1, 1}, {1, 1, 1, 1}).set_data_type(fe::DataType_t::INT32));
@@ -148,7 +150,7 @@ absl::Status CudnnAttention::Run(cudaStream_t stream, const PromptAttentionArgs&
                                                 {kV, const_cast<void*>(args.values)},
                                                 {kOut, args.out},
                                                 {kLse, args.lse}};
-  if (!BucketsOf(args).exact) {
+  if (!plan->is_exact) {
     int32_t* lengths = lengths_.as<int32_t>();
     RETURN_IF_ERROR(StoreInts(stream, lengths, static_cast<int32_t>(args.num_queries),
                               static_cast<int32_t>(args.first_position + args.num_queries)));

@@ -1,6 +1,8 @@
 #include <algorithm>
 
 #include "base/status_macros.h"
+#include "kernels/cuda/block_sum.cuh"
+#include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx.cuh"
@@ -23,15 +25,8 @@ struct Floats {
 
 template <class T>
 __device__ Floats LoadChunk(const T* from) {
-  const uint4 bytes = *reinterpret_cast<const uint4*>(from);
-  const uint32_t pairs[4] = {bytes.x, bytes.y, bytes.z, bytes.w};
   Floats out;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const FloatPair pair = UnpackPair<T>(pairs[i]);
-    out.x[2 * i] = pair.low;
-    out.x[2 * i + 1] = pair.high;
-  }
+  UnpackChunk<T>(*reinterpret_cast<const uint4*>(from), out.x);
   return out;
 }
 
@@ -50,18 +45,6 @@ __global__ void __launch_bounds__(kThreads) EmbedKernel(const EmbedArgs args) {
   const size_t row = i / chunks, chunk = i % chunks;
   const uint4* table = static_cast<const uint4*>(args.table);
   static_cast<uint4*>(args.out)[i] = table[args.ids[row] * chunks + chunk];
-}
-
-// Sum over the block, for every thread; the order of the additions is fixed.
-__device__ float BlockSum(float x) {
-  __shared__ float warp_sums[kNormThreads / kWarpThreads];
-#pragma unroll
-  for (int step = kWarpThreads / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-  if (threadIdx.x % kWarpThreads == 0) warp_sums[threadIdx.x / kWarpThreads] = x;
-  __syncthreads();
-  float sum = 0.0f;
-  for (unsigned warp = 0; warp < blockDim.x / kWarpThreads; ++warp) sum += warp_sums[warp];
-  return sum;
 }
 
 template <class T>

@@ -43,12 +43,7 @@ __global__ void __launch_bounds__(kThreads) GatherKernel(const GatherPagesArgs a
 }
 
 absl::Status Check(const GatherPagesArgs& args) {
-  const PageFormat unquantized = args.dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
-  if (!IsQuantized(args.format) && args.format != unquantized) {
-    return absl::InvalidArgumentError(absl::StrCat("format ", PageFormatName(args.format),
-                                                   ": wanted ", PageFormatName(unquantized),
-                                                   ", fp8, int8 or int4"));
-  }
+  RETURN_IF_ERROR(CheckPageFormat("format", args.format, args.dtype));
   const bool has_groups = args.format == PageFormat::kInt8 || args.format == PageFormat::kInt4;
   const size_t multiple = has_groups ? kValueGroup : size_t{kChunkElements};
   if (args.head_dim < 1 || args.head_dim % multiple != 0) {

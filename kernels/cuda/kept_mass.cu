@@ -1,3 +1,4 @@
+#include "kernels/cuda/block_sum.cuh"
 #include "kernels/cuda/kept_mass.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx.cuh"
@@ -7,19 +8,6 @@ namespace kvship::cuda {
 namespace {
 
 constexpr int kThreads = 1024;
-
-// Sum over the block, for every thread; the order of the additions is fixed.
-__device__ float BlockSum(float x) {
-  __shared__ float warps[kThreads / kWarpThreads];
-#pragma unroll
-  for (int step = kWarpThreads / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-  if (threadIdx.x % kWarpThreads == 0) warps[threadIdx.x / kWarpThreads] = x;
-  __syncthreads();
-  float sum = 0.0f;
-  for (int warp = 0; warp < kThreads / kWarpThreads; ++warp) sum += warps[warp];
-  __syncthreads();
-  return sum;
-}
 
 __device__ float GroupVotes(const KeptMassArgs& args, const float* votes, size_t token) {
   float sum = 0.0f;
@@ -47,7 +35,9 @@ __global__ void __launch_bounds__(kThreads) KeptMassKernel(const KeptMassArgs ar
     outside += GroupVotes(args, votes, i < args.middle_begin ? i : after);
   }
   kept = BlockSum(kept);
+  __syncthreads();
   kept_middle = BlockSum(kept_middle);
+  __syncthreads();
   outside = BlockSum(outside);
   if (threadIdx.x != 0) return;
   const auto all = static_cast<float>(args.group * args.window);

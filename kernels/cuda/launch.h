@@ -14,6 +14,7 @@
 #include "base/float16.h"
 #include "base/status_macros.h"
 #include "base/tensor_view.h"
+#include "kernels/page_layout.h"
 
 namespace kvship::cuda {
 
@@ -102,6 +103,14 @@ absl::Status WithHeadDim(size_t head_dim, LaunchFunction&& launch) {
     default:
       return absl::InvalidArgumentError(absl::StrCat("head_dim ", head_dim, ": wanted 64 or 128"));
   }
+}
+
+// Pages that hold elements of `dtype` as they are, or quantized. `name` is the argument's.
+inline absl::Status CheckPageFormat(const char* name, PageFormat format, DType dtype) {
+  if (format == PageFormatOf(dtype) || IsQuantized(format)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, " ", PageFormatName(format), ": wanted ",
+                                                 PageFormatName(PageFormatOf(dtype)),
+                                                 ", fp8, int8 or int4"));
 }
 
 inline absl::Status CheckHeads(size_t num_query_heads, size_t num_kv_heads) {

@@ -190,12 +190,7 @@ int MaxSplits(const PagedAttentionArgs& args) {
 }
 
 absl::Status Check(const PagedAttentionArgs& args) {
-  const PageFormat unquantized = args.dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
-  if (!IsQuantized(args.prefix_format) && args.prefix_format != unquantized) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("prefix_format ", PageFormatName(args.prefix_format), ": wanted ",
-                     PageFormatName(unquantized), ", fp8, int8 or int4"));
-  }
+  RETURN_IF_ERROR(CheckPageFormat("prefix_format", args.prefix_format, args.dtype));
   RETURN_IF_ERROR(CheckHeads(args.num_query_heads, args.num_kv_heads));
   if (args.num_query_heads / args.num_kv_heads > kMaxGroup) {
     return absl::InvalidArgumentError(absl::StrCat("num_query_heads ", args.num_query_heads,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/float16.h"
+#include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/gather_pages.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tile_layout.h"
@@ -32,17 +33,6 @@ struct PageHalf {
     return *reinterpret_cast<const uint4*>(row + i % row_chunks() * kChunkElements);
   }
 };
-
-template <class T>
-__device__ void Unpack(const uint4& chunk, float (&x)[kChunkElements]) {
-  const uint32_t pairs[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const FloatPair pair = UnpackPair<T>(pairs[i]);
-    x[2 * i] = pair.low;
-    x[2 * i + 1] = pair.high;
-  }
-}
 
 struct Range {
   float low;
@@ -158,7 +148,7 @@ __device__ void QuantizeKeys(const PageHalf<T>& keys, std::byte* shared) {
   for (int i = threadIdx.x; i < num_chunks; i += kQuantizeThreads) {
     const int token = i / keys.row_chunks(), chunk = i % keys.row_chunks();
     float x[kChunkElements];
-    Unpack<T>(*reinterpret_cast<const uint4*>(tile + token * row_pairs + chunk * 4), x);
+    UnpackChunk<T>(*reinterpret_cast<const uint4*>(tile + token * row_pairs + chunk * 4), x);
     uint32_t codes[kChunkElements];
 #pragma unroll
     for (int e = 0; e < kChunkElements; ++e) {
@@ -178,7 +168,7 @@ __device__ void QuantizeValues(const PageHalf<T>& values) {
   for (int i = threadIdx.x; i < num_chunks; i += kQuantizeThreads) {
     const int token = i / values.row_chunks();
     float x[kChunkElements];
-    Unpack<T>(values.LoadChunk(i), x);
+    UnpackChunk<T>(values.LoadChunk(i), x);
     Range range = {x[0], x[0]};
 #pragma unroll
     for (int e = 1; e < kChunkElements; ++e) range.Take(x[e]);
@@ -214,7 +204,7 @@ __device__ void QuantizeFp8(const PageHalf<T>& half, std::byte* shared) {
   float largest = 0.0f;
   for (int i = threadIdx.x; i < num_chunks; i += kQuantizeThreads) {
     float x[kChunkElements];
-    Unpack<T>(half.LoadChunk(i), x);
+    UnpackChunk<T>(half.LoadChunk(i), x);
 #pragma unroll
     for (int e = 0; e < kChunkElements; ++e) largest = fmaxf(largest, fabsf(x[e]));
   }

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <random>
 #include <set>
+#include <vector>
 
 namespace kvship {
 namespace {
@@ -14,6 +15,24 @@ constexpr size_t kSlab = KvPool::kSlabBytes;
 absl::StatusOr<PageReservation> ReserveOne(KvPool& pool, size_t page_bytes, size_t num_pages) {
   const KvPool::Demand demand = {page_bytes, num_pages};
   return pool.Reserve({&demand, 1});
+}
+
+TEST(KvPool, OverGivenMemoryHandsOutItsPagesAndTouchesNone) {
+  std::vector<std::byte> memory(2 * kSlab + 100, std::byte{7});
+  {
+    auto pool = *KvPool::CreateOver(memory);
+    EXPECT_EQ(pool->capacity_bytes(), 2 * kSlab);
+    auto pages = ReserveOne(*pool, 8192, 2 * kSlab / 8192);
+    ASSERT_TRUE(pages.ok()) << pages.status();
+    for (std::byte* page : pages->pages(0)) {
+      EXPECT_GE(page, memory.data());
+      EXPECT_LE(page + 8192, memory.data() + 2 * kSlab);
+    }
+    EXPECT_TRUE(absl::IsResourceExhausted(ReserveOne(*pool, 8192, 1).status()));
+  }
+  EXPECT_EQ(memory, std::vector<std::byte>(memory.size(), std::byte{7}));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(KvPool::CreateOver(std::span(memory).first(kSlab - 1)).status()));
 }
 
 TEST(KvPool, HandsOutDisjointPages) {

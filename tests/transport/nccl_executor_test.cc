@@ -28,9 +28,7 @@ TEST_F(NcclTest, IsReadyOnlyWhenBothEndsAreWarm) {
 }
 
 TEST_F(NcclTest, MovesBytes) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   TestTransfer* transfer = Begin(prefill, decode, 1000, 7);
   Settle();
   EXPECT_TRUE(Moved(*transfer));
@@ -39,9 +37,7 @@ TEST_F(NcclTest, MovesBytes) {
 }
 
 TEST_F(NcclTest, IssuesInTheOrderOfTheNumbersWhateverTheOrderOfTheCalls) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   const uint64_t communicator = prefill.executor->ReadyCommunicator("decode").value();
   std::vector<TestTransfer> transfers(4);
   for (size_t i = 0; i < transfers.size(); ++i) {
@@ -66,9 +62,7 @@ TEST_F(NcclTest, IssuesInTheOrderOfTheNumbersWhateverTheOrderOfTheCalls) {
 }
 
 TEST_F(NcclTest, MoreTransfersThanMarksWaitForTheirTurn) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   network_.SetTransferTime(absl::Milliseconds(1));
   std::vector<TestTransfer*> transfers;
   for (size_t i = 0; i < 2 * kNcclMarks; ++i) {
@@ -81,9 +75,7 @@ TEST_F(NcclTest, MoreTransfersThanMarksWaitForTheirTurn) {
 }
 
 TEST_F(NcclTest, ASkippedTransferIsPassedOverOnBothSides) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   const uint64_t communicator = prefill.executor->ReadyCommunicator("decode").value();
   const NcclOffer offer = prefill.executor->Offer("decode", communicator, now_ + kDeadline).value();
   TestTransfer* transfer = Begin(prefill, decode, 10, 1);
@@ -96,9 +88,7 @@ TEST_F(NcclTest, ASkippedTransferIsPassedOverOnBothSides) {
 }
 
 TEST_F(NcclTest, ANumberIsUsedOnceAndOnlyOfAnOffer) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
   const NcclOffer used = transfer->offer;
@@ -112,9 +102,7 @@ TEST_F(NcclTest, ANumberIsUsedOnceAndOnlyOfAnOffer) {
 }
 
 TEST_F(NcclTest, APeerCannotFillMemoryWithOffers) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   const uint64_t communicator = prefill.executor->ReadyCommunicator("decode").value();
   absl::Status status;
   for (int i = 0; i < 2000 && status.ok(); ++i) {
@@ -208,9 +196,7 @@ TEST_F(NcclTest, GivesWayToAFasterTransportAndTriesAgain) {
 }
 
 TEST_F(NcclTest, ShutdownAnswersEverything) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   network_.SetTransferTime(absl::Seconds(1));
   TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();

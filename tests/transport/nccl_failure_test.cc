@@ -19,9 +19,7 @@ class NcclFailureTest : public NcclTest {
 };
 
 TEST_F(NcclFailureTest, APeerGoneBeforeATransferCostsOneOffer) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   decode.gpu->Die(false);
   const uint64_t communicator = prefill.executor->ReadyCommunicator("decode").value();
   ASSERT_TRUE(prefill.executor->Offer("decode", communicator, now_ + kDeadline).ok());
@@ -41,9 +39,7 @@ TEST_F(NcclFailureTest, APeerGoneBeforeATransferCostsOneOffer) {
 }
 
 TEST_F(NcclFailureTest, APeerGoneInATransferIsNoticedAtTheDeadline) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   network_.SetTransferTime(absl::Milliseconds(20));
   TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Pass(absl::Milliseconds(10));
@@ -66,9 +62,7 @@ TEST_F(NcclFailureTest, APeerGoneInATransferIsNoticedAtTheDeadline) {
 }
 
 TEST_F(NcclFailureTest, ASenderGoneInATransferLeavesNoneWaiting) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   network_.SetTransferTime(absl::Milliseconds(20));
   TestTransfer* first = Begin(prefill, decode, 10, 1);
   TestTransfer* second = Begin(prefill, decode, 10, 2);
@@ -81,9 +75,7 @@ TEST_F(NcclFailureTest, ASenderGoneInATransferLeavesNoneWaiting) {
 }
 
 TEST_F(NcclFailureTest, AnErrorThatNcclSeesIsAnsweredAtOnce) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   network_.SetTransferTime(absl::Milliseconds(20));
   TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
@@ -94,9 +86,7 @@ TEST_F(NcclFailureTest, AnErrorThatNcclSeesIsAnsweredAtOnce) {
 }
 
 TEST_F(NcclFailureTest, APeerGoneAfterATransferLeavesItsBytes) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
   ASSERT_TRUE(Moved(*transfer));
@@ -110,9 +100,7 @@ TEST_F(NcclFailureTest, APeerGoneAfterATransferLeavesItsBytes) {
 }
 
 TEST_F(NcclFailureTest, ASlowPeerIsLeftAtTheDeadlineByBothEnds) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   network_.SetTransferTime(2 * kDeadline);
   TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
@@ -124,9 +112,7 @@ TEST_F(NcclFailureTest, ASlowPeerIsLeftAtTheDeadlineByBothEnds) {
 }
 
 TEST_F(NcclFailureTest, ATransferThatWaitsForAnEarlierOneHasItsOwnDeadline) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   const uint64_t communicator = prefill.executor->ReadyCommunicator("decode").value();
   TestTransfer transfer{.offer = {communicator, 1}, .source = {}, .target = NewMemory(10, 0)};
   ASSERT_TRUE(
@@ -138,9 +124,7 @@ TEST_F(NcclFailureTest, ATransferThatWaitsForAnEarlierOneHasItsOwnDeadline) {
 }
 
 TEST_F(NcclFailureTest, BreakAnswersAtOnceAndSparesANewerCommunicator) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   network_.SetTransferTime(absl::Seconds(1));
   TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
@@ -156,9 +140,7 @@ TEST_F(NcclFailureTest, BreakAnswersAtOnceAndSparesANewerCommunicator) {
 }
 
 TEST_F(NcclFailureTest, ALateWriterFindsTheOldBufferInQuarantine) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   network_.SetTransferTime(absl::Seconds(1));
   TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
@@ -177,9 +159,7 @@ TEST_F(NcclFailureTest, ALateWriterFindsTheOldBufferInQuarantine) {
 }
 
 TEST_F(NcclFailureTest, WhatWasNotYetIssuedIsNotQuarantined) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   decode.aborts_hang = true;
   decode.executor->Break("prefill", transfer->offer.communicator, absl::UnavailableError("gone"));
@@ -246,9 +226,7 @@ TEST_F(NcclFailureTest, ATransferThatWaitedForAnAbortGoesOnAfterIt) {
 }
 
 TEST_F(NcclFailureTest, AStreamThatCannotBeDrainedKeepsItsBuffersForEver) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   network_.SetTransferTime(absl::Seconds(1));
   TestTransfer* transfer = Begin(prefill, decode, 10, 1);
   Settle();
@@ -284,9 +262,7 @@ TEST_F(NcclFailureTest, AConnectThatTheLibraryRefusesIsAFailure) {
 }
 
 TEST_F(NcclFailureTest, ARebuildStormIsHeldBack) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   prefill.executor->Break("decode", prefill.executor->ReadyCommunicator("decode").value(),
                           absl::UnavailableError("gone"));
   Settle();
@@ -317,13 +293,11 @@ TEST_F(NcclFailureTest, ARebuildStormIsHeldBack) {
 }
 
 TEST_F(NcclFailureTest, ACallThatDoesNotReturnHoldsUpNobodysAnswer) {
-  NcclNode& prefill = NewNode("prefill");
-  NcclNode& decode = NewNode("decode");
-  Connect(prefill, decode);
+  const auto [prefill, decode] = NewPair();
   prefill.gpu->SetStuck(true);
   prefill.gpu->MoveToAnotherThread();
   TestTransfer* transfer = Begin(prefill, decode, 10, 1);
-  std::thread stuck([&prefill] { prefill.executor->Advance(); });
+  std::thread stuck([&sender = prefill] { sender.executor->Advance(); });
   prefill.gpu->AwaitStuck();
   now_ += kDeadline;
   prefill.executor->Watch();

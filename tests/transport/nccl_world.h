@@ -119,6 +119,17 @@ class NcclTest : public ::testing::Test {
     ASSERT_EQ(receiver.StateOf(sender), NcclState::kReady);
   }
 
+  // A sender and a receiver, connected.
+  struct Pair {
+    NcclNode& prefill;
+    NcclNode& decode;
+  };
+  Pair NewPair() {
+    const Pair pair = {NewNode("prefill"), NewNode("decode")};
+    Connect(pair.prefill, pair.decode);
+    return pair;
+  }
+
   // Offers a transfer, announces and accepts it. It is the fixture's: answers may come to its end.
   TestTransfer* Begin(NcclNode& sender, NcclNode& receiver, size_t num_bytes, int value) {
     TestTransfer* transfer = transfers_.emplace_back(std::make_unique<TestTransfer>()).get();

@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "base/float16.h"
 #include "bench/kernels/cuda/read_memory.h"
+#include "kernels/cuda/device_buffer.h"
 
 namespace kvship::cuda {
 
@@ -30,29 +31,20 @@ inline void OrDie(cudaError_t error, const char* what) {
   std::exit(1);
 }
 
-class DeviceBytes {
+class DeviceBytes : public DeviceBuffer {
  public:
-  explicit DeviceBytes(size_t num_bytes) : num_bytes_(num_bytes) {
-    OrDie(cudaMalloc(reinterpret_cast<void**>(&data_), num_bytes), "device memory");
-  }
+  explicit DeviceBytes(size_t num_bytes) : DeviceBuffer(Make(num_bytes)) {}
   explicit DeviceBytes(std::span<const std::byte> host) : DeviceBytes(host.size()) {
-    OrDie(cudaMemcpy(data_, host.data(), host.size(), cudaMemcpyHostToDevice), "copy");
-  }
-  DeviceBytes(DeviceBytes&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), num_bytes_(other.num_bytes_) {}
-  DeviceBytes& operator=(DeviceBytes&&) = delete;
-  ~DeviceBytes() { cudaFree(data_); }
-
-  std::byte* data() const { return data_; }
-  size_t num_bytes() const { return num_bytes_; }
-  template <class T>
-  T* as() const {
-    return reinterpret_cast<T*>(data_);
+    OrDie(cudaMemcpy(data(), host.data(), host.size(), cudaMemcpyHostToDevice), "copy");
   }
 
  private:
-  std::byte* data_ = nullptr;
-  size_t num_bytes_;
+  static DeviceBuffer Make(size_t num_bytes) {
+    auto buffer = DeviceBuffer::Create(num_bytes);
+    if (buffer.ok()) return *std::move(buffer);
+    std::fprintf(stderr, "%s\n", buffer.status().ToString().c_str());
+    std::exit(1);
+  }
 };
 
 // A million normal numbers, drawn once.

@@ -1,0 +1,26 @@
+// The middle of a prompt: the tokens among which a choice is made, as chosen_mass counts them.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "kv/plan.h"
+
+namespace kvship {
+
+// Tokens at the start that draw attention whatever they say: chosen_mass leaves out that many even
+// where they are not kept as a rule. StreamingLLM, arXiv 2309.17453, needs as many.
+inline constexpr size_t kAttentionSinks = 4;
+
+struct Middle {
+  size_t begin = 0;
+  size_t end = 0;
+};
+
+inline Middle MiddleOf(const KvPlan& plan, const HeadBudget& budget) {
+  const size_t recent = std::max(budget.recent_tokens, plan.prompt_tokens - plan.window_begin);
+  const size_t begin = std::min(std::max(budget.sinks, kAttentionSinks), plan.prompt_tokens);
+  return {.begin = begin, .end = std::max(begin, plan.prompt_tokens - recent)};
+}
+
+}  // namespace kvship
