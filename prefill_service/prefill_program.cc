@@ -45,9 +45,11 @@ constexpr absl::Duration kOtherCallsGrace = absl::Milliseconds(200);
 
 void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& scheduler,
            PrefillRpcService& service, RpcServer& server) {
+  const absl::Time deadline = absl::Now() + timeout;
   readiness.StartDraining();
+  absl::SleepFor(std::min(kDrainNotice, timeout));
   scheduler.StartDraining();
-  if (!service.WaitUntilIdle(absl::Now() + timeout)) {
+  if (!service.WaitUntilIdle(deadline)) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(timeout),
                             "; they are cancelled"));
   }
