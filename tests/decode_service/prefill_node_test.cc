@@ -44,7 +44,7 @@ TEST_F(PrefillNodeTest, IsSilentUntilItHasAnswered) {
   Answer();
   EXPECT_EQ(standing(), Standing::kServing);
   EXPECT_TRUE(node_.state(now_).serving);
-  CheckFails(absl::DeadlineExceededError("no answer"));
+  CheckFails(absl::UnavailableError("no answer"));
   EXPECT_EQ(standing(), Standing::kSilent);
   EXPECT_EQ(node_.state(now_).health, "no answer");
 }
