@@ -122,7 +122,7 @@ void KillDecodeNodes(size_t times) {
   Chaos chaos(Victims::kDecode, /*retries=*/3);
   chaos.Kill(times);
   EXPECT_GT(chaos.outcomes()["OK"], 10 * times);
-  EXPECT_GT(chaos.outcomes()["UNAVAILABLE"], 0) << "no kill has hit an answer";
+  EXPECT_GT(chaos.outcomes()["UNAVAILABLE"], 0u) << "no kill has hit an answer";
 }
 
 TEST(ChaosTest, KilledPrefillNodesCostNoRequest) { KillPrefillNodes(10); }

@@ -49,7 +49,7 @@ class PausingReader {
                                   })
                         .status();
         }) {
-    began_.get_future().wait();
+    EXPECT_EQ(began_.get_future().wait_for(std::chrono::seconds(20)), std::future_status::ready);
   }
 
   absl::Status WaitForEnd() {
@@ -65,7 +65,7 @@ class PausingReader {
 
 bool BecomesUnready(const Server& server) {
   return Eventually([&server] { return HttpGet(server.admin_port, "/readyz").empty(); },
-                    absl::Milliseconds(500));
+                    absl::Seconds(1));
 }
 
 // Restarts nodes one after the other, each when the one before is ready.
@@ -112,7 +112,7 @@ TEST(DrainTest, RunningStreamsEndAndNewRequestsAreRefused) {
   Pools pools;
   ASSERT_TRUE(pools.WaitUntilReady());
   Server& decode = pools.decode(0);
-  PausingReader reader(decode.address(), absl::Seconds(2));
+  PausingReader reader(decode.address(), absl::Seconds(4));
   decode.process.Signal(SIGTERM);
   EXPECT_TRUE(BecomesUnready(decode));
   // After the notice.
@@ -121,7 +121,7 @@ TEST(DrainTest, RunningStreamsEndAndNewRequestsAreRefused) {
       [&client] {
         return absl::IsUnavailable(client.GetModelInfo(absl::Now() + absl::Seconds(1)).status());
       },
-      absl::Milliseconds(1800)));
+      absl::Seconds(3)));
   EXPECT_EQ(reader.WaitForEnd(), absl::OkStatus());
   EXPECT_EQ(decode.process.Wait(), 0) << decode.process.Errors();
 }

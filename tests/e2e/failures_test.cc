@@ -5,10 +5,12 @@
 #include <signal.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <memory>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/generation_client.h"
@@ -113,6 +115,31 @@ TEST(FailuresTest, LostPrefillNodeIsReplacedByAnother) {
   for (std::thread& reader : readers) reader.join();
   for (const absl::Status& status : statuses) EXPECT_TRUE(status.ok()) << status;
   EXPECT_TRUE(PoolIsEmpty(*decode));
+}
+
+TEST(FailuresTest, FullPrefillNodeIsReplacedByAnother) {
+  Server small("kvship-prefill", kModel, {"--threads=1", "--max_queue_requests=1"});
+  ASSERT_TRUE(small.WaitUntilReady()) << small.process.Errors();
+  const auto large = Prefill();
+  const auto decode = Decode(absl::StrCat(small.address(), ",", large->address()));
+  std::vector<std::thread> readers;
+  std::atomic<bool> stop{false};
+  for (int i = 0; i < 6; ++i) {
+    readers.emplace_back([&] {
+      GenerationClient client(decode->address(), {.retries = 0});
+      while (!stop) {
+        const auto report = client.Generate(RequestOf(1500, 2), absl::Now() + absl::Seconds(60),
+                                            [](const auto&) {});
+        EXPECT_TRUE(report.ok()) << report.status();
+      }
+    });
+  }
+  EXPECT_TRUE(Eventually([&decode] {
+    return decode->metric("kvship_decode_prefill_retries_total{reason=\"full\"}") > 0;
+  }));
+  stop = true;
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(decode->metric("kvship_decode_prefill_ejections_total"), 0);
 }
 
 TEST(FailuresTest, StepThatTakesTooLongIsNotReadyAndSaysWhy) {
