@@ -267,7 +267,11 @@ void PrefillNodes::NoteAnswer(const Check& check) {
   const PrefillNodeState state = node.state(now);
   if (state.serving == was_serving) return;
   const std::string line = absl::StrCat("prefill node ", state.address, ": ", state.health);
-  state.serving ? LogInfo(line) : LogWarning(line);
+  if (state.serving) {
+    LogInfo(line);
+  } else {
+    LogWarning(line);
+  }
 }
 
 }  // namespace kvship
