@@ -16,9 +16,7 @@ constexpr absl::Duration kRoomDelay = absl::Seconds(1);
 
 std::optional<absl::Duration> Attempts::DelayAfter(const absl::Status& error) {
   const bool no_room = absl::IsResourceExhausted(error);
-  // A call that nobody here has cancelled reached a server as it closed its port.
-  const bool no_server = absl::IsUnavailable(error) || absl::IsCancelled(error);
-  if (retries_left_ == 0 || !(no_room || no_server)) return std::nullopt;
+  if (retries_left_ == 0 || !(no_room || absl::IsUnavailable(error))) return std::nullopt;
   --retries_left_;
   // Random, so that clients who lost the same server do not come back at once.
   std::uniform_real_distribution<> part(0.5, 1.0);

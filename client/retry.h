@@ -17,8 +17,8 @@ class Attempts {
   Attempts(size_t retries, absl::Time deadline) : retries_left_(retries), deadline_(deadline) {}
 
   // How long to wait before the next attempt; none where there must not be one. After
-  // ResourceExhausted as long as the server said, after Unavailable, or Cancelled by none of this
-  // side, a random part of a time that doubles.
+  // ResourceExhausted as long as the server said, after Unavailable a random part of a time that
+  // doubles.
   std::optional<absl::Duration> DelayAfter(const absl::Status& error);
 
  private:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from kvship.errors import Cancelled, Error, Overloaded, Unavailable
+from kvship.errors import Error, Overloaded, Unavailable
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
@@ -27,8 +27,7 @@ class Attempts:
 
     def delay_after(self, error: Error) -> float | None:
         """Seconds to wait before the next attempt; none where there must not be one."""
-        # A call that its caller has not cancelled (and then nobody asks) reached a server as it closed its port.
-        if self._left <= 0 or not isinstance(error, (Unavailable, Overloaded, Cancelled)):
+        if self._left <= 0 or not isinstance(error, (Unavailable, Overloaded)):
             return None
         self._left -= 1
         delay = error.retry_after if isinstance(error, Overloaded) else self._delay * random.uniform(0.5, 1.0)
