@@ -135,7 +135,8 @@ void CheckedLoad::Ask(GenerationClient& client, const Case& wanted, absl::Durati
   }
   if (timeout == kShortTimeout) return;
   std::lock_guard lock(mutex_);
-  ++outcomes_[absl::StatusCodeToString(report.status().code())];
+  ++outcomes_[absl::StrCat(absl::StatusCodeToString(report.status().code()),
+                           !report.ok() && num_tokens > 0 ? " in the middle" : "")];
 }
 
 void CheckedLoad::AddFault(const std::string& fault) {

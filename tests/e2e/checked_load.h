@@ -35,7 +35,8 @@ class CheckedLoad {
   void Start();
   void Stop();
 
-  // How many requests ended with each status code ("OK"), deadlines that were too short left out.
+  // How many requests ended with each status code ("OK", "UNAVAILABLE", or "UNAVAILABLE in the
+  // middle", after some output), deadlines that were too short left out.
   std::map<std::string, size_t> outcomes() const;
   // What must not be, each one described: a wrong token, an end after the deadline, or a status
   // that tells nobody what to do.
