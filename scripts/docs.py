@@ -13,9 +13,9 @@ from monitored_pair import ROOT, MonitoredPair, Prometheus
 DASHBOARDS = ROOT / "deploy/monitoring/dashboards"
 
 # The load behind the pictures: what differs between its parts is the policy.
-POLICIES = ("scorer=snapkv,budget_ratio=0.25,encoder=int4", "scorer=snapkv,budget_ratio=0.25,encoder=f16",
-            "scorer=expected_attention,budget_ratio=0.5,encoder=int8", "scorer=keep_all")
-LOAD = ("--requests=30", "--rate=0.6", "--prompt_tokens=lognormal:700:0.5", "--output_tokens=uniform:16:64")
+POLICIES = ("scorer=keep_all,encoder=f16", "scorer=snapkv,budget_ratio=0.25,encoder=f16",
+            "scorer=expected_attention,budget_ratio=0.5,encoder=int8", "scorer=snapkv,budget_ratio=0.25,encoder=int4")
+LOAD = ("--requests=24", "--rate=0.3", "--prompt_tokens=lognormal:500:0.4", "--output_tokens=uniform:32:128")
 
 
 def write_tables(binaries: str) -> None:

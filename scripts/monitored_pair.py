@@ -1,4 +1,4 @@
-"""A prefill and a decode process with certificates on free ports, a load for them, and a Prometheus that watches them."""
+"""A prefill and a decode process with certificates on free ports, a load for them, and a Prometheus to watch them."""
 
 import contextlib
 import json
@@ -87,7 +87,7 @@ class MonitoredPair:
 
 
 class Prometheus:
-    """A Prometheus of Debian's package that scrapes a pair every second and evaluates the rules, inside a `with` block."""
+    """A Prometheus that scrapes a pair every second and evaluates the rules, inside a `with` block."""
 
     def __init__(self, pair: MonitoredPair, folder: Path):
         self.folder = folder

@@ -2,8 +2,8 @@
 """Draws dashboards from the answers of a Prometheus to their own queries: draw.py URL FOLDER.
 
 It reads the JSON files of this folder as Grafana would and lays panels out as Grafana does, but draws them with
-matplotlib: for looking at a dashboard where there is no Grafana. The time range is that in which decode nodes were
-scraped, at most the last hour. Each picture goes to FOLDER/NAME.png.
+matplotlib: for looking at a dashboard where there is no Grafana. The time range is that in which requests were running,
+at most the last hour. Each picture goes to FOLDER/NAME.png.
 """
 
 import json
@@ -23,6 +23,7 @@ from matplotlib import dates, pyplot, ticker  # noqa: E402
 WINDOW = "30s"  # what rates are taken over
 POINTS = 150  # of a curve
 COLUMNS, COLUMN_INCHES, ROW_INCHES = 24, 0.55, 0.36  # of Grafana's grid
+LEGEND_LETTERS = 100  # that fit below a panel, side by side
 INK, FAINT = "#24292e", "#8a9199"
 
 
@@ -32,10 +33,10 @@ class Prometheus:
     def __init__(self, url: str):
         self.url = url
         now = datetime.now().timestamp()
-        seen = self.range("kvship_decode_ready", now - 3600, now, 5)
+        seen = self.range("kvship_decode_sessions > 0", now - 3600, now, 5)
         times = [time for series in seen for time, _ in series["values"]]
         if not times:
-            raise SystemExit(f"{url} has seen no decode node in the last hour")
+            raise SystemExit(f"{url} has seen no requests in the last hour")
         self.begin, self.end = min(times), max(times)
 
     def _get(self, what: str, **parameters):
@@ -71,11 +72,9 @@ def written(value: float, unit: str) -> str:
             if abs(value) >= scale:
                 return f"{value / scale:.3g} {name}"
         return f"{value:.3g} s"
-    if unit in ("bytes", "Bps"):
-        power = min(4, int(math.log(abs(value), 1024))) if abs(value) >= 1024 else 0
-        name = ("B", "KiB", "MiB", "GiB", "TiB")[power] + ("/s" if unit == "Bps" else "")
-        return f"{value / 1024 ** power:.3g} {name}"
-    return f"{value:.3g}" + (" req/s" if unit == "reqps" else "")
+    behind = {"decbytes": "B", "Bps": "B/s", "reqps": "req/s"}.get(unit, "")
+    power = min(4, int(math.log10(abs(value)) / 3)) if abs(value) >= 1000 else 0
+    return f"{value / 1000 ** power:.3g} {('', 'k', 'M', 'G', 'T')[power]}{behind}".strip()
 
 
 def legend(form: str, labels: dict[str, str]) -> str:
@@ -95,8 +94,6 @@ def draw_curves(axes, panel, prometheus: Prometheus) -> None:
     stacked = "stacking" in panel["fieldConfig"]["defaults"].get("custom", {})
     found = [(legend(target["legendFormat"], labels), times, values) for target in panel["targets"]
              for labels, times, values in prometheus.curves(target["expr"])]
-    # The names take room below: about so many fit side by side.
-    names = sum(1 + len(name) // 40 for name, _, _ in found)
     if stacked:
         every = sorted({time for _, times, _ in found for time in times})
         rows = [[dict(zip(times, values)).get(time, 0) for time in every] for _, times, values in found]
@@ -109,13 +106,15 @@ def draw_curves(axes, panel, prometheus: Prometheus) -> None:
         return
     axes.set_xlim(datetime.fromtimestamp(prometheus.begin), datetime.fromtimestamp(prometheus.end))
     low, high = axes.get_ylim()
-    axes.set_ylim(min(0, low), high)
+    all_zero = not any(value for _, _, values in found for value in values)
+    axes.set_ylim(min(0, low) if not all_zero else 0, high if not all_zero else 1)
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: written(value, unit)))
     axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
     axes.tick_params(labelsize=8, colors=FAINT)
     axes.grid(color="#e4e7eb", linewidth=0.7)
     axes.spines[:].set_visible(False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=7, frameon=False, ncols=1 if names > 4 else 3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=7, frameon=False,
+                ncols=max(1, LEGEND_LETTERS // (8 + max(len(name) for name, _, _ in found))))
 
 
 def draw(dashboard, prometheus: Prometheus, path: Path) -> None:
@@ -126,7 +125,7 @@ def draw(dashboard, prometheus: Prometheus, path: Path) -> None:
     for panel in panels:
         at = panel["gridPos"]
         is_number = panel["type"] == "stat"
-        below = 0.4 if is_number else 2.6  # rows for the axis' and the curves' names
+        below = 0.4 if is_number else 2.4  # rows for the axis' and the curves' names
         left, right = (0.4, 0.4) if is_number else (1.7, 0.5)
         axes = figure.add_axes(((at["x"] + left) / COLUMNS, 1 - (at["y"] + 2 + at["h"] - below) / (rows + 2),
                                 (at["w"] - left - right) / COLUMNS, (at["h"] - below - 1.1) / (rows + 2)))

@@ -32,9 +32,9 @@ def dashboard():
         "kvship-savings", "kvship: Cache savings", "What compressing caches saves, on the wire and in memory", [
             number("Compression ratio", TIMES, f"{bytes_of('uncompressed')} / {bytes_of('shipped')}",
                    "Bytes before compression per byte that was shipped"),
-            number("Bytes not shipped", "bytes", "sum(increase(kvship_decode_kv_saved_bytes_total{SELECT}[$__range]))",
+            number("Bytes not shipped", "decbytes", "sum(increase(kvship_decode_kv_saved_bytes_total{SELECT}[$__range]))",
                    "In the time range that is shown"),
-            number("Decode memory saved", "bytes", SAVED, "Now, by the caches of running requests"),
+            number("Decode memory saved", "decbytes", SAVED, "Now, by the caches of running requests"),
             number("Retained mass", "percentunit", f"sum({mass('sum')}) / sum({mass('count')})",
                    "The mean share of the window's attention that falls on kept tokens"),
             curves("Cache bytes", "Bps", {"before compression": bytes_of("uncompressed"),
@@ -43,11 +43,12 @@ def dashboard():
             curves("Compression ratio by model and policy", TIMES,
                    {POLICY: f"{bytes_by_policy('uncompressed')} / {bytes_by_policy('shipped')}"},
                    "Bytes before compression per byte that was shipped"),
-            curves("Decode memory", "bytes", {"handed out": USED, "saved": SAVED},
+            curves("Decode memory", "decbytes", {"handed out": USED, "saved": SAVED},
                    "Bytes of the KV pools, and what whole prompts would take beyond them", stacked=True),
             curves("Network time saved per request", "s",
                    {"saved": f"{bytes_of('saved')} / ({SPEED}) / {REQUESTS}"},
-                   "How long the bytes that stayed behind would have taken at the measured speed"),
+                   "How long the bytes that stayed behind would have taken at the measured speed; an upper bound where"
+                   " layers are small or processors busy, so that the network is not what takes the time"),
             curves("Retained mass by policy", "percentunit", {
                 "{{scorer}}/{{allocator}}/{{selector}} mean":
                     f"sum by ({POLICY_LABELS}) ({mass('sum')}) / sum by ({POLICY_LABELS}) ({mass('count')})",

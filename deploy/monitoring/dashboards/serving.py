@@ -32,7 +32,7 @@ def dashboard():
             curves("Time between tokens", "s", percentiles("kvship_decode_time_between_tokens_seconds"),
                    "From an output token to the next one of its request"),
             curves("Requests by outcome", "reqps",
-                   {"{{code}}": "sum by (code) (rate(kvship_decode_requests_total{SELECT}WINDOW))"},
+                   {"{{code}}": "sum by (code) (rate(kvship_decode_requests_total{SELECT}WINDOW)) > 0"},
                    "By gRPC status code", stacked=True),
             curves("Tokens", "short",
                    {"prompt": "sum(rate(kvship_decode_prompt_tokens_total{SELECT}WINDOW))",

@@ -32,7 +32,7 @@ def dashboard():
                    "From the end of the last layer's computation to the verified cache"),
             curves("Time in which caches come in", "percentunit", {"{{instance}}": RECEIVING},
                    "Share of time, by decode node; above 1 where several come at a time"),
-            curves("Sent and not taken yet", "bytes", {"{{instance}}": "kvship_prefill_outbox_bytes{SELECT}"},
+            curves("Sent and not taken yet", "decbytes", {"{{instance}}": "kvship_prefill_outbox_bytes{SELECT}"},
                    "By prefill node: what slow readers leave"),
             curves("Failures by code", "short",
                    {"{{code}}": f"sum by (code) ({FAILURES})",
