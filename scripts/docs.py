@@ -31,8 +31,7 @@ def draw_pictures(binaries: str, model: str) -> None:
                 Prometheus(pair, folder) as prometheus:
             for seed, policy in enumerate(POLICIES):
                 pair.bench(*LOAD, f"--seed={seed}", f"--compression={policy}")
-            subprocess.run([sys.executable, DASHBOARDS / "draw.py", f"http://127.0.0.1:{prometheus.port}",
-                            ROOT / "docs"], check=True)
+            subprocess.run([sys.executable, DASHBOARDS / "draw.py", prometheus.url, ROOT / "docs"], check=True)
 
 
 def main() -> None:

@@ -91,7 +91,8 @@ class Prometheus:
 
     def __init__(self, pair: MonitoredPair, folder: Path):
         self.folder = folder
-        self.port, = free_ports(1)
+        own_port, = free_ports(1)
+        self.url = f"http://127.0.0.1:{own_port}"
         scraped = [{"job_name": f"kvship-{role}", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
                    for role, port in pair.admin_ports.items()]
         # JSON is YAML too.
@@ -103,7 +104,7 @@ class Prometheus:
         with open(self.folder / "prometheus.log", "wb") as log:
             self.process = subprocess.Popen(
                 [program("prometheus"), f"--config.file={self.folder}/prometheus.yml",
-                 f"--storage.tsdb.path={self.folder}/tsdb", f"--web.listen-address=127.0.0.1:{self.port}"],
+                 f"--storage.tsdb.path={self.folder}/tsdb", f"--web.listen-address={self.url.removeprefix('http://')}"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent)
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not self._is_ready():
@@ -119,7 +120,7 @@ class Prometheus:
 
     def _is_ready(self) -> bool:
         try:
-            get(f"http://127.0.0.1:{self.port}/-/ready", timeout_s=2)
+            get(f"{self.url}/-/ready", timeout_s=2)
             return True
         except (urllib.error.URLError, OSError):
             return False
@@ -127,7 +128,7 @@ class Prometheus:
     def ask(self, what: str, **parameters):
         """The data of an answer of the HTTP API."""
         query = urllib.parse.urlencode(parameters)
-        return json.loads(get(f"http://127.0.0.1:{self.port}/api/v1/{what}?{query}"))["data"]
+        return json.loads(get(f"{self.url}/api/v1/{what}?{query}"))["data"]
 
     def values(self, query: str) -> list[float]:
         """The finite values of a query's series, now."""

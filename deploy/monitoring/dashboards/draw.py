@@ -33,11 +33,11 @@ class Prometheus:
     def __init__(self, url: str):
         self.url = url
         now = datetime.now().timestamp()
-        seen = self.range("kvship_decode_sessions > 0", now - 3600, now, 5)
+        seen = self.range("max_over_time(kvship_decode_sessions[5s]) > 0", now - 3600, now, 5)
         times = [time for series in seen for time, _ in series["values"]]
         if not times:
             raise SystemExit(f"{url} has seen no requests in the last hour")
-        self.begin, self.end = min(times), max(times)
+        self.begin, self.end = math.floor(min(times)), math.ceil(max(times))
 
     def _get(self, what: str, **parameters):
         with urllib.request.urlopen(f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}") as answer:
@@ -47,17 +47,18 @@ class Prometheus:
         return self._get("query_range", query=query, start=begin, end=end, step=step)
 
     def curves(self, query: str):
-        """The labels, times and values of a query's series over the time range."""
-        step = max(1.0, (self.end - self.begin) / POINTS)
+        """The labels, times and values of a query's series over the time range; NaN where there is no value."""
+        step = max(1, math.ceil((self.end - self.begin) / POINTS))
         for series in self.range(self._filled(query), self.begin, self.end, step):
-            points = [(datetime.fromtimestamp(time), float(value)) for time, value in series["values"]]
-            points = [(time, value) for time, value in points if math.isfinite(value)]
-            if points:
-                yield series["metric"], *zip(*points)
+            points = {time: float(value) for time, value in series["values"]}
+            times = range(self.begin, self.end + 1, step)
+            values = [points.get(time, math.nan) for time in times]
+            if any(map(math.isfinite, values)):
+                yield series["metric"], [datetime.fromtimestamp(time) for time in times], values
 
     def _filled(self, query: str) -> str:
         """A query with the variables of the dashboards and of Grafana in it."""
-        whole = f"{math.ceil(self.end - self.begin)}s"
+        whole = f"{self.end - self.begin}s"
         return query.replace("$__rate_interval", WINDOW).replace("$__range", whole).replace("$namespace", ".*")
 
 
@@ -83,7 +84,8 @@ def legend(form: str, labels: dict[str, str]) -> str:
 
 def draw_number(axes, panel, prometheus: Prometheus) -> None:
     unit = panel["fieldConfig"]["defaults"]["unit"]
-    last = [values[-1] for target in panel["targets"] for _, _, values in prometheus.curves(target["expr"])]
+    last = [value for target in panel["targets"] for _, _, values in prometheus.curves(target["expr"])
+            for value in values if math.isfinite(value)][-1:]
     axes.set_axis_off()
     axes.text(0.5, 0.4, written(last[0], unit) if last else "no data", ha="center", va="center", fontsize=22, color=INK,
               transform=axes.transAxes)
@@ -94,10 +96,9 @@ def draw_curves(axes, panel, prometheus: Prometheus) -> None:
     stacked = "stacking" in panel["fieldConfig"]["defaults"].get("custom", {})
     found = [(legend(target["legendFormat"], labels), times, values) for target in panel["targets"]
              for labels, times, values in prometheus.curves(target["expr"])]
-    if stacked:
-        every = sorted({time for _, times, _ in found for time in times})
-        rows = [[dict(zip(times, values)).get(time, 0) for time in every] for _, times, values in found]
-        axes.stackplot(every, rows, labels=[name for name, _, _ in found], alpha=0.7)
+    if stacked and found:
+        rows = [[value if math.isfinite(value) else 0 for value in values] for _, _, values in found]
+        axes.stackplot(found[0][1], rows, labels=[name for name, _, _ in found], alpha=0.7)
     else:
         for name, times, values in found:
             axes.plot(times, values, label=name, linewidth=1.4)
@@ -106,7 +107,7 @@ def draw_curves(axes, panel, prometheus: Prometheus) -> None:
         return
     axes.set_xlim(datetime.fromtimestamp(prometheus.begin), datetime.fromtimestamp(prometheus.end))
     low, high = axes.get_ylim()
-    all_zero = not any(value for _, _, values in found for value in values)
+    all_zero = not any(value for _, _, values in found for value in values if math.isfinite(value))
     axes.set_ylim(min(0, low) if not all_zero else 0, high if not all_zero else 1)
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: written(value, unit)))
     axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
