@@ -27,8 +27,9 @@ def pair(binaries, tmp_path_factory):
 def prometheus(pair, tmp_path_factory):
     """After some seconds of load, so that every rate has something to tell."""
     with Prometheus(pair, tmp_path_factory.mktemp("prometheus")) as started:
-        # The second one's outputs are long enough for their caches to be seen.
-        for policy, output in (("scorer=keep_all", "8"), ("scorer=knorm,budget_tokens=64,min_tokens=64", "1000")):
-            pair.bench("--requests=40", "--rate=10", "--prompt_tokens=uniform:100:400", f"--output_tokens={output}",
-                       f"--compression={policy}")
+        pair.bench("--requests=40", "--rate=10", "--prompt_tokens=uniform:100:400", "--output_tokens=8",
+                   "--compression=scorer=keep_all")
+        # Outputs so long that there are always some caches to be seen.
+        pair.bench("--requests=80", "--concurrency=8", "--prompt_tokens=uniform:100:400", "--output_tokens=1500",
+                   "--compression=scorer=knorm,budget_tokens=64,min_tokens=64")
         yield started
