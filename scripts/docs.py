@@ -27,7 +27,7 @@ def draw_pictures(binaries: str, model: str) -> None:
     """Pictures of the dashboards in docs/, from a Prometheus that watched a load on a real model for some minutes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with MonitoredPair(binaries, folder, model, ["--pool_bytes=100000000"]) as pair, \
+        with MonitoredPair(binaries, folder, model, decode_flags=["--pool_bytes=100000000"]) as pair, \
                 Prometheus(pair, folder) as prometheus:
             for seed, policy in enumerate(POLICIES):
                 pair.bench(*LOAD, f"--seed={seed}", f"--compression={policy}")

@@ -36,10 +36,12 @@ def get(url: str, timeout_s: float = 30) -> str:
 class MonitoredPair:
     """One prefill and one decode process, running and ready inside a `with` block; logs and certificate in `folder`."""
 
-    def __init__(self, binaries: str, folder: Path, model: str = str(TINY_MODEL), decode_flags=()):
+    def __init__(self, binaries: str, folder: Path, model: str = str(TINY_MODEL), prefill_flags=(),
+                 decode_flags=()):
         self.binaries = binaries
         self.folder = folder
         self.model = model
+        self.prefill_flags = prefill_flags
         self.decode_flags = decode_flags
         self.admin_ports = {}
         self.servers = []
@@ -53,7 +55,7 @@ class MonitoredPair:
         prefill, self.port, self.admin_ports["prefill"], self.admin_ports["decode"] = free_ports(4)
         identity = [f"--tls_cert={certificate}", f"--tls_key={key}"]
         try:
-            self._start("prefill", prefill, *identity)
+            self._start("prefill", prefill, *identity, *self.prefill_flags)
             self._start("decode", self.port, *identity, f"--prefill=127.0.0.1:{prefill}", "--http=",
                         f"--prefill_tls_ca={certificate}", *self.decode_flags)
             for server in self.servers:

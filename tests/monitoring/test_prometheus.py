@@ -6,6 +6,7 @@ import time
 
 import pytest
 from conftest import DASHBOARDS
+from monitored_pair import MonitoredPair
 
 QUERIES = [pytest.param(target["expr"], id=f"{path.stem}: {panel['title']} {target['refId']}")
            for path in sorted(DASHBOARDS.glob("*.json")) for panel in json.loads(path.read_text())["panels"]
@@ -63,3 +64,12 @@ def test_what_is_saved_is_what_was_not_shipped(prometheus):
 def test_memory_is_saved_until_requests_end(prometheus):
     assert prometheus.values("max_over_time(kvship_decode_memory_saved_bytes[2m])")[0] > 0
     assert eventually(lambda: prometheus.values("kvship_decode_memory_saved_bytes") == [0])
+
+
+def test_a_prefill_node_without_room_is_a_failure_and_the_request_a_rejection(binaries, tmp_path):
+    with MonitoredPair(binaries, tmp_path, prefill_flags=["--max_queue_requests=1"]) as pair:
+        pair.bench("--requests=40", "--concurrency=8", "--prompt_tokens=400", "--output_tokens=2", check=False)
+        told = pair.metrics("decode")
+    for name in ("prefill_failures_total", "requests_total"):
+        count = re.search(rf'^kvship_decode_{name}{{code="RESOURCE_EXHAUSTED"}} (\d+)$', told, re.MULTILINE)
+        assert int(count.group(1)) > 0, name
