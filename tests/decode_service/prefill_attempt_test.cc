@@ -162,7 +162,7 @@ TEST_F(PrefillAttemptTest, OnlyTheTimeInWhichLayersComeInIsReceiveTime) {
   Send(Ready());
   const absl::Time begun = MonotonicNow();
   absl::SleepFor(kComputing);
-  SendCache([](FrameHeader& header, auto&) {
+  SendCache([&](FrameHeader& header, auto&) {
     if (header.sequence == 3) absl::SleepFor(kFrameDelay);
   });
   const absl::Duration whole = MonotonicNow() - begun;
