@@ -22,7 +22,7 @@ from matplotlib import dates, pyplot, ticker  # noqa: E402
 
 WINDOW = "30s"  # what rates are taken over
 POINTS = 150  # of a curve
-LAST_SECONDS = 10  # that are left out: those in which a load runs out
+SHOWN = 0.97  # of the time range: without its end, in which the load runs out
 COLUMNS, COLUMN_INCHES, ROW_INCHES = 24, 0.55, 0.36  # of Grafana's grid
 LEGEND_LETTERS = 100  # that fit below a panel, side by side
 INK, FAINT = "#24292e", "#8a9199"
@@ -38,7 +38,8 @@ class Prometheus:
         times = [time for series in seen for time, _ in series["values"]]
         if not times:
             raise SystemExit(f"{url} has seen no requests in the last hour")
-        self.begin, self.end = math.floor(min(times)), math.ceil(max(times)) - LAST_SECONDS
+        self.begin = math.floor(min(times))
+        self.end = self.begin + math.ceil(SHOWN * (max(times) - self.begin))
 
     def _get(self, what: str, **parameters):
         with urllib.request.urlopen(f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}") as answer:
