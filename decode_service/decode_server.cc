@@ -123,6 +123,7 @@ absl::Status DecodeServer::CheckServing() const {
 void DecodeServer::Drain(absl::Duration grace) {
   const absl::Time deadline = absl::Now() + grace;
   readiness_.StartDraining();
+  LogDraining(grace);
   absl::SleepFor(std::min(kDrainNotice, grace));
   service_.StartDraining();
   if (http_ != nullptr) http_->StartDraining();

@@ -135,7 +135,6 @@ absl::Status Serve(StopSignals& signals) {
   LogInfo(absl::StrCat("serving ", server->model().config().name, " on port ", server->port(),
                        ", HTTP port ", server->http_port(), ", admin port ", server->admin_port()));
   signals.Wait();
-  LogInfo("draining");
   server->Drain(absl::GetFlag(FLAGS_drain_grace));
   return absl::OkStatus();
 }

@@ -47,6 +47,7 @@ void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& sched
            PrefillRpcService& service, RpcServer& server) {
   const absl::Time deadline = absl::Now() + timeout;
   readiness.StartDraining();
+  LogDraining(timeout);
   absl::SleepFor(std::min(kDrainNotice, timeout));
   scheduler.StartDraining();
   if (!service.WaitUntilIdle(deadline)) {
@@ -121,7 +122,6 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
                        " threads; admin on http://", options.admin));
 
   stop_signals.Wait();
-  LogInfo("draining");
   Drain(options.drain_timeout, readiness, scheduler, service, *server);
   LogInfo("stopped");
   return absl::OkStatus();

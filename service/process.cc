@@ -4,7 +4,11 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "service/readiness.h"
 
 namespace kvship {
 namespace {
@@ -60,6 +64,12 @@ ExitOnStop::ExitOnStop() {
 ExitOnStop::~ExitOnStop() {
   ended_ = true;
   thread_.join();
+}
+
+void LogDraining(absl::Duration grace) {
+  LogInfo(absl::StrCat("draining: not ready from now on; new requests are taken for ",
+                       absl::FormatDuration(std::min(kDrainNotice, grace)),
+                       " more, and running ones have ", absl::FormatDuration(grace), " to end"));
 }
 
 }  // namespace kvship

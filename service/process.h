@@ -4,6 +4,8 @@
 #include <atomic>
 #include <thread>
 
+#include "absl/time/time.h"
+
 namespace kvship {
 
 // Makes malloc keep the memory of message buffers instead of giving each back to the system, which
@@ -32,5 +34,8 @@ class ExitOnStop {
   std::atomic<bool> ended_ = false;
   std::thread thread_;
 };
+
+// Says what happens now that a signal has come: running requests have `grace` to end.
+void LogDraining(absl::Duration grace);
 
 }  // namespace kvship

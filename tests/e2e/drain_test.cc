@@ -20,6 +20,7 @@
 namespace kvship {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -75,7 +76,9 @@ void RollingRestart(Pools& pools, Server& (Pools::*node)(size_t)) {
     server.process.Signal(SIGTERM);
     EXPECT_TRUE(BecomesUnready(server));
     EXPECT_EQ(server.process.Wait(), 0) << server.process.Errors();
-    EXPECT_THAT(server.process.Errors(), HasSubstr("stopped"));
+    EXPECT_THAT(server.process.Errors(), AllOf(HasSubstr("draining: not ready from now on; new "
+                                                         "requests are taken for 1s more"),
+                                               HasSubstr("stopped")));
     server.process.Restart();
     ASSERT_TRUE(server.WaitUntilReady()) << server.process.Errors();
   }
