@@ -1,0 +1,94 @@
+"""Every overlay and every set of components builds, of objects that Kubernetes takes, restricted as far as they can be."""
+
+import json
+
+import custom_resources
+import jsonschema
+import kubernetes_validate
+import manifests
+import pytest
+from manifests import COMPONENTS, OVERLAYS, combinations, container, overlay, pod_spec
+
+checked: set[str] = set()
+
+
+def check_schema(object_):
+    """Each different object once: combinations share most of theirs."""
+    text = json.dumps(object_, sort_keys=True)
+    if text in checked:
+        return
+    if custom_resources.is_custom(object_):
+        custom_resources.check(object_)
+    else:
+        kubernetes_validate.validate(object_, kubernetes_validate.latest_version(), strict=True)
+    checked.add(text)
+
+
+def check_restricted(objects, may_add=()):
+    """The Pod Security Standard `restricted`, and a root file system that nobody writes."""
+    for deployment in (each for each in objects if each["kind"] == "Deployment"):
+        pod, program = pod_spec(deployment), container(deployment)
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        allowed = {"configMap", "emptyDir", "image", "persistentVolumeClaim", "projected", "secret"}
+        assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"])
+        security = program["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False and security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"]["drop"] == ["ALL"]
+        assert tuple(security["capabilities"].get("add", ())) == tuple(may_add)
+        assert "privileged" not in security
+
+
+def check_references(objects):
+    """What pods name is there, or is what an operator brings."""
+    from_elsewhere = {"kvship-models", "kvship-api-tokens"}
+    there = {each["metadata"]["name"] for each in objects}
+    there |= {each["spec"]["secretName"] for each in objects if each["kind"] == "Certificate"}
+    for deployment in (each for each in objects if each["kind"] == "Deployment"):
+        pod = pod_spec(deployment)
+        names = {pod["serviceAccountName"]}
+        for volume in pod["volumes"]:
+            names |= {source["configMap"]["name"] for source in volume.get("projected", {}).get("sources", [])}
+            names |= {volume["secret"]["secretName"]} if "secret" in volume else set()
+            names |= {volume["persistentVolumeClaim"]["claimName"]} if "persistentVolumeClaim" in volume else set()
+        assert names <= there | from_elsewhere
+        volumes = [each["name"] for each in pod["volumes"]]
+        mounts = container(deployment)["volumeMounts"]
+        assert sorted(volumes) == sorted(each["name"] for each in mounts)
+        assert len({each["mountPath"] for each in mounts}) == len(mounts)
+
+
+def test_each_component_is_in_some_combination():
+    assert {name for components in combinations() for name in components} == set(COMPONENTS)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_gives_objects_that_kubernetes_takes(name):
+    objects = overlay(name)
+    for each in objects:
+        check_schema(each)
+    check_references(objects)
+    check_restricted(objects)
+    [namespace] = [each for each in objects if each["kind"] == "Namespace"]
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert {each["metadata"].get("namespace") for each in objects if each is not namespace} == {"kvship"}
+
+
+@pytest.mark.parametrize("components", combinations(), ids="+".join)
+def test_a_combination_gives_objects_that_kubernetes_takes(components, tmp_path):
+    objects = manifests.combination(components, tmp_path)
+    for each in objects:
+        check_schema(each)
+    check_references(objects)
+    check_restricted(objects, may_add=["IPC_LOCK"] if "nccl" in components else ())
+    scaled = any(name.startswith("autoscaling") for name in components)
+    assert all(("replicas" in each["spec"]) != scaled for each in objects if each["kind"] == "Deployment")
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "ScaledObject", "Certificate", "PodMonitor"])
+def test_the_checks_see_a_field_that_does_not_exist(kind):
+    object_ = next(each for each in overlay("h200") if each["kind"] == kind)
+    wrong = object_ | {"spec": object_["spec"] | {"replica": 2}}
+    with pytest.raises((kubernetes_validate.ValidationError, jsonschema.ValidationError)):
+        check_schema(wrong)
