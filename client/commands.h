@@ -50,9 +50,9 @@ struct BenchCommand {
 
 // kvship plan: what a load takes of GPUs and links. Asks no server.
 struct PlanCommand {
-  std::string model;        // a path, or a shape's name
-  std::string gpu;          // a name, or TFLOPS:GB/S:GB
-  std::string compression;  // where it differs from the measured default
+  std::string model = {};        // a path, or a shape's name
+  std::string gpu = {};          // a name, or TFLOPS:GB/S:GB
+  std::string compression = {};  // where it differs from the measured default
   PlannedLoad load = {};
   bool json = false;
 

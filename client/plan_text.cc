@@ -78,7 +78,8 @@ std::string PlanTable(const PlanRecord& record) {
       "%s on %s: %s of weights; link %s; %.4g requests per second of %d prompt and %d output "
       "tokens\ncompact: %s\n\n",
       model.name, gpu.name, Bytes(model.weight_bytes), Speed(load.link_bytes_per_second),
-      load.requests_per_second, load.prompt_tokens, load.output_tokens, compression);
+      load.requests_per_second, load.prompt_tokens, load.output_tokens,
+      compression.empty() ? "the default" : compression);
   const auto row = [&](const char* name, auto cell) {
     absl::StrAppendFormat(&out, "%-34s %14s %14s\n", name, cell(plan.whole), cell(plan.compact));
   };

@@ -9,11 +9,11 @@
 namespace kvship {
 
 struct PlanRecord {
-  PlannedModel model;
-  Gpu gpu;
-  PlannedLoad load;
-  std::string compression;  // the options' text form
-  CapacityPlan plan;
+  PlannedModel model = {};
+  Gpu gpu = {};
+  PlannedLoad load = {};
+  std::string compression = {};  // as it was given; empty: the default
+  CapacityPlan plan = {};
 };
 
 // Whole and compact cache side by side, and the two link speeds in a sentence each.

@@ -16,7 +16,7 @@ from manifests import Object, container, flag_files, flags, named, overlay
 
 BIN = os.environ["KVSHIP_BIN"]
 MODEL = os.environ["KVSHIP_DEMO_MODEL"]
-TOKEN = "a token of the tests"
+TOKEN = "the-token-of-the-tests"
 
 
 class Pools:
@@ -50,8 +50,9 @@ class Pools:
     def text_here(self, text: str, role: str) -> str:
         given = flags(self.objects, role)
         text = text.replace(given["model"], MODEL)
-        # The threads of a pod with sixteen processors would only get in each other's way here.
+        # This machine has neither the processors nor the memory of an overlay's nodes.
         text = re.sub(r"--threads=\d+", "--threads=2", text)
+        text = re.sub(r"--pool_bytes=\d+", f"--pool_bytes={256 << 20}", text)
         text = re.sub(r"dns:///kvship-prefill:\d+", f"dns:///localhost:{self.ports['prefill']['grpc']}", text)
         for port in container(named(self.objects, "Deployment", f"kvship-{role}"))["ports"]:
             text = re.sub(rf"=:{port['containerPort']}\b", f"=127.0.0.1:{self.ports[role][port['name']]}", text)
