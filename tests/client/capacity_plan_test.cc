@@ -111,7 +111,7 @@ TEST(PlanCapacity, HoldsAllSessionsInTheMemoryButNotOneMore) {
     EXPECT_GT(static_cast<double>(cost->sessions + 1) * cost->session_bytes, room);
   }
   EXPECT_EQ(plan->whole.sessions, 25);
-  EXPECT_EQ(plan->compact.sessions, 332);
+  EXPECT_EQ(plan->compact.sessions, 330);
 }
 
 TEST(PlanCapacity, TakesSoManySessionsThatTheirStepIsFastEnough) {
@@ -229,10 +229,10 @@ TEST(PlanText, SaysTheSameInBothForms) {
   EXPECT_EQ(json["whole"]["shipped_bytes"], 4294967296);
   EXPECT_EQ(json["compact"]["shipped_bytes"], 270532608);
   EXPECT_EQ(json["compact"]["kept_tokens"], 2048);
-  EXPECT_EQ(json["compact"]["sessions_per_gpu"], 332);
+  EXPECT_EQ(json["compact"]["sessions_per_gpu"], 330);
   const std::string table = PlanTable(record);
   EXPECT_THAT(table, HasSubstr("4.29 GB       270.5 MB"));
-  EXPECT_THAT(table, HasSubstr("25            332"));
+  EXPECT_THAT(table, HasSubstr("25            330"));
   EXPECT_THAT(table, HasSubstr("1.0 x         15.9 x"));
 }
 

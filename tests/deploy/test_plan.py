@@ -11,7 +11,7 @@ from kvship_processes import DEFAULT_PORTS, ServerPair
 
 MODEL = os.environ["KVSHIP_DEMO_MODEL"]
 BIN = os.environ["KVSHIP_BIN"]
-PROMPT_TOKENS = 1200
+PROMPT_TOKENS = 700
 
 
 @pytest.fixture(scope="module")
