@@ -1,5 +1,7 @@
 #include "decode_service/decode_metrics.h"
 
+#include <algorithm>
+#include <initializer_list>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -22,6 +24,20 @@ prometheus::Counter& Counter(Registry& registry, absl::string_view name, const c
   return BuildCounter().Name(FullName(name)).Help(help).Register(registry).Add({});
 }
 
+// One counter per value of labels.
+prometheus::Family<prometheus::Counter>& Counters(Registry& registry, absl::string_view name,
+                                                  const char* help) {
+  return BuildCounter().Name(FullName(name)).Help(help).Register(registry);
+}
+
+// A counter that appears with its first event has, to Prometheus, never increased.
+void BeginAtZero(prometheus::Family<prometheus::Counter>& family,
+                 std::initializer_list<absl::StatusCode> codes) {
+  for (const absl::StatusCode code : codes) {
+    family.Add({{"code", absl::StatusCodeToString(code)}});
+  }
+}
+
 prometheus::Gauge& Gauge(Registry& registry, absl::string_view name, const char* help) {
   return BuildGauge().Name(FullName(name)).Help(help).Register(registry).Add({});
 }
@@ -36,30 +52,55 @@ const Histogram::BucketBoundaries kFirstTokenSeconds = {0.01, 0.025, 0.05, 0.1, 
                                                         2.5,  5,     10,   25,  50,   100};
 const Histogram::BucketBoundaries kBetweenTokensSeconds = {0.001, 0.0025, 0.005, 0.01, 0.025,
                                                            0.05,  0.1,    0.25,  0.5,  1};
+// From a loopback connection, where next to nothing is left to wait for, to a slow link.
+const Histogram::BucketBoundaries kTransferSeconds = {
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10};
 const Histogram::BucketBoundaries kBatchSessions = {1, 2, 4, 8, 16, 32, 64};
 // Finer towards 1, where answers are still right.
 const Histogram::BucketBoundaries kRetainedMass = {0.1, 0.25, 0.5,  0.6,  0.7,  0.8,
                                                    0.9, 0.95, 0.98, 0.99, 0.999};
 
+// Negative where nothing is dropped: pages are whole.
+double MemorySavedBytes(const v1::KvReport& kv) {
+  return static_cast<double>(kv.uncompressed_bytes()) - static_cast<double>(kv.pool_bytes());
+}
+
 }  // namespace
 
 DecodeMetrics::DecodeMetrics(Registry& r)
-    : requests_(BuildCounter()
-                    .Name(FullName("requests_total"))
-                    .Help("Requests that ended, by gRPC status code")
-                    .Register(r)),
+    : model_(BuildGauge()
+                 .Name(FullName("model_info"))
+                 .Help("1; the label names the model that is served")
+                 .Register(r)),
+      requests_(Counters(r, "requests_total",
+                         "Requests that ended, by gRPC status code (OK, CANCELLED, ...)")),
       prompt_tokens_(Counter(r, "prompt_tokens_total", "Prompt tokens of requests that succeeded")),
       output_tokens_(Counter(r, "output_tokens_total", "Output tokens of requests that succeeded")),
       kept_tokens_(Counter(r, "kept_tokens_total",
                            "Prompt tokens kept per KV head, the mean over layers and heads")),
-      uncompressed_bytes_(Counter(r, "kv_uncompressed_bytes_total",
-                                  "KV bytes that keeping whole prompts would have shipped")),
-      shipped_bytes_(Counter(r, "kv_shipped_bytes_total", "KV bytes that crossed the wire")),
-      saved_bytes_(Counter(r, "kv_saved_bytes_total", "KV bytes that did not have to be shipped")),
+      uncompressed_bytes_(Counters(r, "kv_uncompressed_bytes_total",
+                                   "KV bytes that keeping whole prompts would have shipped, in f16 "
+                                   "where the encoder quantizes")),
+      shipped_bytes_(Counters(r, "kv_shipped_bytes_total", "KV bytes that crossed the wire")),
+      saved_bytes_(Counters(r, "kv_saved_bytes_total",
+                            "KV bytes that did not have to be shipped: uncompressed less shipped")),
+      receive_seconds_(Counter(r, "kv_receive_seconds_total",
+                               "Time in which layers were coming in, from a layer's header to its "
+                               "last byte in the pool; shipped bytes per second of it is the speed "
+                               "of the way from the prefill node")),
       prefill_retries_(Counter(r, "prefill_retries_total",
                                "Prompts sent to another prefill node after one was lost")),
+      prefill_failures_(
+          Counters(r, "prefill_failures_total",
+                   "Prompts that a prefill node did not deliver, by gRPC status code: UNAVAILABLE "
+                   "where it was lost, DATA_LOSS where what came was broken")),
       pool_capacity_bytes_(Gauge(r, "pool_capacity_bytes", "Bytes of the KV pool")),
-      pool_reserved_bytes_(Gauge(r, "pool_reserved_bytes", "Bytes of the KV pool handed out")),
+      pool_reserved_bytes_(
+          Gauge(r, "pool_reserved_bytes", "Bytes of the KV pool that are handed out")),
+      memory_saved_bytes_(
+          Gauge(r, "memory_saved_bytes",
+                "Bytes that the whole prompts of running requests would take beyond "
+                "what their caches take in the KV pool")),
       sessions_(Gauge(r, "sessions", "Requests whose output is being made")),
       waiting_tokens_(
           Gauge(r, "waiting_prompt_tokens", "Prompt tokens of requests that wait for memory")),
@@ -71,33 +112,57 @@ DecodeMetrics::DecodeMetrics(Registry& r)
       between_tokens_seconds_(Distribution(r, "time_between_tokens_seconds",
                                            "From an output token to the next one of its request",
                                            kBetweenTokensSeconds)),
+      transfer_seconds_(Distribution(r, "transfer_seconds",
+                                     "From the end of the last layer's computation to the verified "
+                                     "cache: the part of the transfer that requests wait for",
+                                     kTransferSeconds)),
       retained_mass_(BuildHistogram()
                          .Name(FullName("retained_mass_ratio"))
                          .Help("Share of the window's attention on kept tokens, by policy")
-                         .Register(r)) {}
+                         .Register(r)) {
+  BeginAtZero(requests_, {absl::StatusCode::kOk, absl::StatusCode::kCancelled,
+                          absl::StatusCode::kDeadlineExceeded, absl::StatusCode::kAborted,
+                          absl::StatusCode::kResourceExhausted, absl::StatusCode::kUnavailable,
+                          absl::StatusCode::kInternal});
+  BeginAtZero(prefill_failures_, {absl::StatusCode::kUnavailable, absl::StatusCode::kDataLoss});
+}
+
+void DecodeMetrics::SetModel(const std::string& name) { model_.Add({{"model", name}}).Set(1); }
 
 void DecodeMetrics::CountRequest(const absl::Status& status) {
   requests_.Add({{"code", absl::StatusCodeToString(status.code())}}).Increment();
 }
 
-void DecodeMetrics::CountReport(const v1::GenerateReport& report) {
+void DecodeMetrics::CountReport(const v1::GenerateReport& report, absl::Duration receive_time) {
   const v1::KvReport& kv = report.kv();
   prompt_tokens_.Increment(report.usage().prompt_tokens());
   output_tokens_.Increment(report.usage().output_tokens());
   kept_tokens_.Increment(kv.kept_tokens());
-  uncompressed_bytes_.Increment(static_cast<double>(kv.uncompressed_bytes()));
-  shipped_bytes_.Increment(static_cast<double>(kv.shipped_bytes()));
+  receive_seconds_.Increment(absl::ToDoubleSeconds(receive_time));
+  transfer_seconds_.Observe(report.timing().transfer_ms() / 1e3);
+  prometheus::Labels labels = {{"scorer", kv.compression().scorer()},
+                               {"allocator", kv.compression().allocator()},
+                               {"selector", kv.compression().selector()}};
+  retained_mass_.Add(labels, kRetainedMass).Observe(kv.retained_mass_mean());
+  labels.emplace("encoder", kv.compression().encoder());
+  uncompressed_bytes_.Add(labels).Increment(static_cast<double>(kv.uncompressed_bytes()));
+  shipped_bytes_.Add(labels).Increment(static_cast<double>(kv.shipped_bytes()));
   // Where a budget barely below the prompt's length drops nothing, positions can make it negative.
-  if (kv.uncompressed_bytes() > kv.shipped_bytes()) {
-    saved_bytes_.Increment(static_cast<double>(kv.uncompressed_bytes() - kv.shipped_bytes()));
-  }
-  const v1::CompressionOptions& policy = kv.compression();
-  retained_mass_
-      .Add({{"scorer", policy.scorer()},
-            {"allocator", policy.allocator()},
-            {"selector", policy.selector()}},
-           kRetainedMass)
-      .Observe(kv.retained_mass_mean());
+  const double saved =
+      static_cast<double>(kv.uncompressed_bytes()) - static_cast<double>(kv.shipped_bytes());
+  saved_bytes_.Add(labels).Increment(std::max(0.0, saved));
+}
+
+void DecodeMetrics::CountPrefillFailure(const absl::Status& error) {
+  prefill_failures_.Add({{"code", absl::StatusCodeToString(error.code())}}).Increment();
+}
+
+void DecodeMetrics::AddCache(const v1::KvReport& kv) {
+  memory_saved_bytes_.Increment(MemorySavedBytes(kv));
+}
+
+void DecodeMetrics::RemoveCache(const v1::KvReport& kv) {
+  memory_saved_bytes_.Decrement(MemorySavedBytes(kv));
 }
 
 void DecodeMetrics::ObserveFirstToken(absl::Duration since_arrival) {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -18,10 +19,19 @@ class DecodeMetrics {
   // Borrows the registry, which must outlive it.
   explicit DecodeMetrics(prometheus::Registry& registry);
 
+  // The model that is served; once.
+  void SetModel(const std::string& name);
   // A request's end: its outcome is the gRPC status code's name, "OK" or "RESOURCE_EXHAUSTED".
   void CountRequest(const absl::Status& status);
-  // What a request that succeeded reports of its KV cache and tokens.
-  void CountReport(const v1::GenerateReport& report);
+  // What a request that succeeded reports of its KV cache and tokens; its layers took
+  // `receive_time` to come in.
+  void CountReport(const v1::GenerateReport& report, absl::Duration receive_time);
+  // An attempt to have a prompt read that failed and was not cancelled.
+  void CountPrefillFailure(const absl::Status& error);
+
+  // A prompt's cache is in use from now on, and no more.
+  void AddCache(const v1::KvReport& kv);
+  void RemoveCache(const v1::KvReport& kv);
 
   void ObserveFirstToken(absl::Duration since_arrival);
   void ObserveBetweenTokens(absl::Duration between);
@@ -32,21 +42,26 @@ class DecodeMetrics {
   void CountPrefillRetry();
 
  private:
+  prometheus::Family<prometheus::Gauge>& model_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& output_tokens_;
   prometheus::Counter& kept_tokens_;
-  prometheus::Counter& uncompressed_bytes_;
-  prometheus::Counter& shipped_bytes_;
-  prometheus::Counter& saved_bytes_;
+  prometheus::Family<prometheus::Counter>& uncompressed_bytes_;
+  prometheus::Family<prometheus::Counter>& shipped_bytes_;
+  prometheus::Family<prometheus::Counter>& saved_bytes_;
+  prometheus::Counter& receive_seconds_;
   prometheus::Counter& prefill_retries_;
+  prometheus::Family<prometheus::Counter>& prefill_failures_;
   prometheus::Gauge& pool_capacity_bytes_;
   prometheus::Gauge& pool_reserved_bytes_;
+  prometheus::Gauge& memory_saved_bytes_;
   prometheus::Gauge& sessions_;
   prometheus::Gauge& waiting_tokens_;
   prometheus::Histogram& batch_sessions_;
   prometheus::Histogram& first_token_seconds_;
   prometheus::Histogram& between_tokens_seconds_;
+  prometheus::Histogram& transfer_seconds_;
   prometheus::Family<prometheus::Histogram>& retained_mass_;
 };
 

@@ -94,13 +94,15 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<K
       service_(uses_, callers_,
                ModelInfoToProto(model_.config(), model_.identity,
                                 options_.generation.limits.default_compression),
-               options_.default_deadline) {}
+               options_.default_deadline) {
+  metrics_.SetModel(model_.config().name);
+}
 
 DecodeServer::~DecodeServer() { readiness_.StartDraining(); }
 
 absl::Status DecodeServer::Listen() {
-  ASSIGN_OR_RETURN(admin_,
-                   AdminServer::Start("kvship-decode", options_.admin, registry_, readiness_));
+  ASSIGN_OR_RETURN(admin_, AdminServer::Start("kvship-decode", options_.admin, registry_,
+                                              readiness_, options_.security.tls.certificate));
   ASSIGN_OR_RETURN(rpc_,
                    RpcServer::Start(options_.rpc, {&service_},
                                     {v1::GenerationService::service_full_name()}, readiness_));

@@ -156,6 +156,7 @@ void Generation::OnAttemptEnd(PrefillNode& node, absl::StatusOr<PrefillAttempt::
   if (result.ok()) return Decode(*std::move(result));
 
   const absl::Status& error = result.status();
+  uses_.metrics.CountPrefillFailure(error);
   if (absl::IsUnavailable(error)) uses_.nodes.Lost(node, error);
   if (AnotherNodeMayServe(error) && num_tried < uses_.options.most_attempts) {
     LogWarning(absl::StrCat("prefill node ", node.address(), ": ", error.ToString()));
@@ -184,10 +185,12 @@ void Generation::Decode(PrefillAttempt::Result result) {
   *report_.mutable_kv() = result.kv;
   *report_.mutable_kv()->mutable_compression() = CompressionToProto(request_.compression);
   *report_.mutable_timing() = result.timing;
+  receive_time_ = result.receive_time;
   // A node that was lost, too, was waiting.
   report_.mutable_timing()->set_queue_ms(
       result.timing.queue_ms() + absl::ToDoubleMilliseconds(attempt_begin_ - call_.arrival));
   report_.mutable_timing()->set_first_token_ms(absl::ToDoubleMilliseconds(first_token));
+  uses_.metrics.AddCache(report_.kv());
   auto session = std::make_unique<Session>(
       request_.output, uses_.model.tokenizer.get(), std::move(result.cache), responses_,
       [self = shared_from_this()](const Session::End& end) { self->OnSessionEnd(end); });
@@ -196,6 +199,7 @@ void Generation::Decode(PrefillAttempt::Result result) {
 }
 
 void Generation::OnSessionEnd(const Session::End& end) {
+  uses_.metrics.RemoveCache(report_.kv());
   report_.mutable_usage()->set_output_tokens(static_cast<uint32_t>(end.output_tokens));
   if (!end.status.ok()) return Fail(end.status);
   report_.set_finish_reason(end.reason);
@@ -209,7 +213,7 @@ void Generation::OnSessionEnd(const Session::End& end) {
   }
   GiveBack();
   uses_.metrics.CountRequest(absl::OkStatus());
-  uses_.metrics.CountReport(report_);
+  uses_.metrics.CountReport(report_, receive_time_);
   LogEnd(absl::OkStatus());
   responses_->Finish(report_);
 }

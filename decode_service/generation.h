@@ -91,6 +91,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   ClientRequests::Place place_;                       // from Prepare to the end
   std::unique_ptr<ReservationQueue::Ticket> ticket_;  // from Prepare to the end
   v1::GenerateReport report_;
+  absl::Duration receive_time_;  // as PrefillAttempt::Result
 
   std::mutex mutex_;
   bool in_line_ = false;

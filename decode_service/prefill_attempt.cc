@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "decode_service/kv_report.h"
 #include "rpc/cache_messages.h"
@@ -100,6 +101,7 @@ void PrefillAttempt::OnMessage(std::span<const std::byte> bytes) {
     }
     case v1::PrefillResponse::kLayer: {
       std::lock_guard lock(mutex_);
+      last_arrival_ = MonotonicNow();
       status = receiver_ ? receiver_->BeginLayer(LayerHeaderFromProto(message.layer()))
                          : absl::DataLossError("the prefill node sent a layer before Go");
       break;
@@ -117,6 +119,8 @@ void PrefillAttempt::OnFrame(const FrameHeader& header, BytePieces payload) {
     std::lock_guard lock(mutex_);
     status = receiver_ ? receiver_->AddFrame(header, payload)
                        : absl::DataLossError("the prefill node sent a frame before Go");
+    const absl::Time now = MonotonicNow();
+    receive_time_ += now - std::exchange(last_arrival_, now);
   }
   if (!status.ok()) Fail(status);
 }
@@ -173,6 +177,7 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
     if (computed_time_ != absl::Time()) {
       result.timing.set_transfer_ms(Milliseconds(absl::Now() - computed_time_));
     }
+    result.receive_time = receive_time_;
     result.cache = std::move(cache_);
     channel = channel_;
   }

@@ -31,6 +31,8 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
     OutputToken first_token;
     v1::KvReport kv;    // without `compression`
     v1::Timing timing;  // queue (on the node), prefill, compress and transfer
+    // In which layers were coming in: from each one's header to its last byte in the pool.
+    absl::Duration receive_time;
   };
   using OnProgress = std::function<void(const v1::GenerateProgress&)>;
   using OnEnd = std::function<void(absl::StatusOr<Result>)>;
@@ -83,6 +85,8 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
   std::optional<CacheReceiver> receiver_;  // from Go on
   bool found_no_room_ = false;
   absl::Time computed_time_;  // when the node's last layer was done
+  absl::Time last_arrival_;   // of a layer's header or frame; by the monotonic clock
+  absl::Duration receive_time_;
 };
 
 }  // namespace kvship

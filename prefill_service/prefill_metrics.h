@@ -20,6 +20,8 @@ class PrefillMetrics {
   // Borrows the registry.
   explicit PrefillMetrics(prometheus::Registry& registry);
 
+  // The model that is served; once.
+  void SetModel(const std::string& name);
   // A request has ended, or was refused.
   void CountRequest(absl::StatusCode outcome);
   // The retained attention mass of one layer, the mean over its heads.
@@ -39,6 +41,7 @@ class PrefillMetrics {
   prometheus::Histogram& run_requests;
 
  private:
+  prometheus::Family<prometheus::Gauge>& model_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Histogram>& retained_mass_;
 };

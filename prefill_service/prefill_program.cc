@@ -83,7 +83,8 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
   prometheus::Registry registry;
   Readiness readiness;
   ASSIGN_OR_RETURN(const auto admin,
-                   AdminServer::Start("kvship-prefill", options.admin, registry, readiness));
+                   AdminServer::Start("kvship-prefill", options.admin, registry, readiness,
+                                      options.security.tls.certificate));
 
   ASSIGN_OR_RETURN(const ServedModel model, LoadModel(options.model));
   const ModelConfig& config = model.transformer->config;
@@ -98,6 +99,7 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
                        {.arithmetic = options.float32 ? Arithmetic::kFloat32 : Arithmetic::kFast,
                         .block_tokens = options.block_tokens});
   PrefillMetrics metrics(registry);
+  metrics.SetModel(config.name);
   PrefillScheduler scheduler(engine, metrics, options.scheduler);
   const Callers callers(options.security.allowed_peers, nullptr);
   PrefillRpcService service({.callers = callers,

@@ -2,9 +2,13 @@
 
 #include <grpcpp/security/tls_certificate_provider.h>
 #include <grpcpp/security/tls_credentials_options.h>
+#include <openssl/bio.h>
 #include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509.h>
 
 #include <cstring>
+#include <ctime>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -55,7 +59,22 @@ std::shared_ptr<FileWatcherCertificateProvider> Watch(const TlsFiles& files) {
                                                           kRefreshSeconds);
 }
 
+absl::Time ToTime(const ASN1_TIME* time) {
+  std::tm utc = {};
+  ASN1_TIME_to_tm(time, &utc);
+  return absl::FromTM(utc, absl::UTCTimeZone());
+}
+
 }  // namespace
+
+absl::StatusOr<CertificateValidity> ReadCertificateValidity(const std::string& path) {
+  const std::unique_ptr<BIO, decltype(&BIO_free)> file(BIO_new_file(path.c_str(), "r"), BIO_free);
+  const std::unique_ptr<X509, decltype(&X509_free)> certificate(
+      file ? PEM_read_bio_X509(file.get(), nullptr, nullptr, nullptr) : nullptr, X509_free);
+  if (certificate == nullptr) return Unusable(path, "a PEM file with a certificate");
+  return CertificateValidity{.begin = ToTime(X509_get0_notBefore(certificate.get())),
+                             .end = ToTime(X509_get0_notAfter(certificate.get()))};
+}
 
 absl::StatusOr<std::shared_ptr<SSL_CTX>> ServerTlsContext(const TlsFiles& files) {
   std::shared_ptr<SSL_CTX> context(SSL_CTX_new(TLS_server_method()), SSL_CTX_free);

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 
 namespace kvship {
 
@@ -19,6 +20,14 @@ struct TlsFiles {
   std::string key = {};          // of the certificate
   std::string ca = {};           // who signs the certificates of peers
 };
+
+struct CertificateValidity {
+  absl::Time begin;
+  absl::Time end;
+};
+
+// Of the first certificate in a PEM file. InvalidArgument naming the file that has none.
+absl::StatusOr<CertificateValidity> ReadCertificateValidity(const std::string& path);
 
 // A server's context with the certificate and key, for TLS 1.2 and 1.3. Peers are asked for no
 // certificate. InvalidArgument naming the file that cannot be used and why.

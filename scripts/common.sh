@@ -5,6 +5,7 @@ cache_folder=${XDG_CACHE_HOME:-$HOME/.cache}/kvship
 model_path=$cache_folder/SmolLM2-135M-Instruct.Q4_1.gguf
 bench_cpu_venv=$cache_folder/bench-cpu/venv
 export model_path bench_cpu_venv
+export KVSHIP_PROMETHEUS=$cache_folder/prometheus/usr/bin
 
 say() { printf '== %s\n' "$*" >&2; }
 

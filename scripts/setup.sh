@@ -122,6 +122,28 @@ fetch_cudnn_frontend() {
   drop_staging
 }
 
+# Prometheus and promtool of Debian's package, for tests. It is unpacked and not installed: installed, it would begin to
+# serve on kvship-decode's port.
+fetch_prometheus() {
+  local target=$cache_folder/prometheus
+  [[ -x $target/usr/bin/prometheus && -x $target/usr/bin/promtool ]] && return 0
+  say "fetching Prometheus, 19 MB, into $cache_folder"
+  make_staging
+  quietly "$staging/log" download_package prometheus ||
+    die "Debian's package prometheus could not be fetched; check the network and run ./dev setup again."
+  dpkg-deb -x "$staging"/prometheus_*.deb "$staging/unpacked"
+  rm -rf "$target"
+  mv "$staging/unpacked" "$target"
+  drop_staging
+}
+
+# Leaves a Debian package in $staging; where none can be found, with package lists fetched anew.
+download_package() {
+  (cd "$staging" && apt-get download "$1") && return 0
+  if [[ $EUID -eq 0 ]]; then apt-get update; else sudo -n apt-get update; fi
+  (cd "$staging" && apt-get download "$1")
+}
+
 # The Python environment of bench/cpu, made anew when its requirements change. llama.cpp is compiled for
 # this very machine, which takes a quarter of an hour on two cores.
 setup_bench_cpu() {

@@ -4,12 +4,16 @@
 #include <prometheus/text_serializer.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "service/listen_address.h"
+#include "service/node_metrics.h"
 
 namespace kvship {
 namespace {
@@ -31,7 +35,8 @@ struct AdminServer::Server {
 absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::string& program,
                                                                 const std::string& address,
                                                                 prometheus::Registry& registry,
-                                                                const Readiness& readiness) {
+                                                                const Readiness& readiness,
+                                                                const std::string& certificate) {
   ASSIGN_OR_RETURN(const ListenAddress listen, ParseListenAddress("admin", address));
   auto server = std::make_unique<Server>();
   server->http.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
@@ -40,8 +45,11 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
     const int yes = 1;
     setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
   });
-  server->http.Get("/metrics", [&registry](const httplib::Request&, httplib::Response& response) {
-    response.set_content(prometheus::TextSerializer().Serialize(registry.Collect()), kMetricsText);
+  server->http.Get("/metrics", [&registry, node = NodeMetrics(program, readiness, certificate)](
+                                   const httplib::Request&, httplib::Response& response) {
+    std::vector<prometheus::MetricFamily> families = registry.Collect();
+    std::ranges::move(node.Collect(), std::back_inserter(families));
+    response.set_content(prometheus::TextSerializer().Serialize(families), kMetricsText);
   });
   server->http.Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
     response.set_content("ok\n", kPlainText);

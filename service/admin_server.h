@@ -19,12 +19,14 @@ namespace kvship {
 class AdminServer {
  public:
   // Listens on `address` ("host:port"; the flag's name is for messages) and serves until destroyed.
+  // `certificate`: the PEM file of the other ports, which /metrics tells the end of; empty: none.
   // Borrows registry and readiness. Errors: InvalidArgument (no address), Unavailable (port in
   // use).
   static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& program,
                                                             const std::string& address,
                                                             prometheus::Registry& registry,
-                                                            const Readiness& readiness);
+                                                            const Readiness& readiness,
+                                                            const std::string& certificate = "");
   ~AdminServer();
 
   int port() const;

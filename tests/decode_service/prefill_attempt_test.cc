@@ -6,6 +6,8 @@
 #include <functional>
 #include <numeric>
 
+#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
 #include "rpc/wire_version.h"
@@ -152,6 +154,21 @@ TEST_F(PrefillAttemptTest, WholeCacheIsHandedOver) {
   attempt_->OnClosed(absl::OkStatus());
   end_.reset();
   EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+}
+
+TEST_F(PrefillAttemptTest, OnlyTheTimeInWhichLayersComeInIsReceiveTime) {
+  constexpr absl::Duration kFrameDelay = absl::Milliseconds(20),
+                           kComputing = absl::Milliseconds(60);
+  Send(Ready());
+  const absl::Time begun = MonotonicNow();
+  absl::SleepFor(kComputing);
+  SendCache([](FrameHeader& header, auto&) {
+    if (header.sequence == 3) absl::SleepFor(kFrameDelay);
+  });
+  const absl::Duration whole = MonotonicNow() - begun;
+  ASSERT_TRUE(end_.has_value() && end_->ok()) << end_->status();
+  EXPECT_GE((*end_)->receive_time, kFrameDelay);
+  EXPECT_LE((*end_)->receive_time, whole - kComputing);
 }
 
 TEST_F(PrefillAttemptTest, AnyFaultyFrameEndsItWithDataLoss) {

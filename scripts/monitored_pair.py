@@ -1,0 +1,143 @@
+"""A prefill and a decode process with certificates on free ports, a load for them, and a Prometheus that watches them."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "demo"))
+from kvship_processes import ProcessError, Server, die_with_parent  # noqa: E402
+
+TINY_MODEL = ROOT / "tests/goldens/models/llama"
+READY_TIMEOUT_S = 60
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+def get(url: str, timeout_s: float = 30) -> str:
+    with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+        return answer.read().decode()
+
+
+class MonitoredPair:
+    """One prefill and one decode process, running and ready inside a `with` block; logs and certificate in `folder`."""
+
+    def __init__(self, binaries: str, folder: Path, model: str = str(TINY_MODEL), decode_flags=()):
+        self.binaries = binaries
+        self.folder = folder
+        self.model = model
+        self.decode_flags = decode_flags
+        self.admin_ports = {}
+        self.servers = []
+
+    def __enter__(self):
+        certificate, key = self.folder / "node.pem", self.folder / "node.key"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                        "-days", "2", "-subj", "/CN=node", "-addext", "subjectAltName=IP:127.0.0.1",
+                        "-out", certificate, "-keyout", key], check=True, capture_output=True)
+        self.tls_ca = f"--tls_ca={certificate}"
+        prefill, self.port, self.admin_ports["prefill"], self.admin_ports["decode"] = free_ports(4)
+        identity = [f"--tls_cert={certificate}", f"--tls_key={key}"]
+        try:
+            self._start("prefill", prefill, *identity)
+            self._start("decode", self.port, *identity, f"--prefill=127.0.0.1:{prefill}", "--http=",
+                        f"--prefill_tls_ca={certificate}", *self.decode_flags)
+            for server in self.servers:
+                server.wait_until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for server in reversed(self.servers):
+            server.stop()
+
+    def _start(self, role: str, port: int, *flags: str) -> None:
+        command = [os.path.join(self.binaries, f"kvship-{role}"), f"--model={self.model}", f"--listen=127.0.0.1:{port}",
+                   f"--admin=127.0.0.1:{self.admin_ports[role]}", *flags]
+        self.servers.append(
+            Server(f"kvship-{role}", command, self.admin_ports[role], str(self.folder / f"{role}.log")))
+
+    def bench(self, *flags: str, check: bool = True) -> None:
+        """Sends requests with `kvship bench`; an error of its own is a ProcessError."""
+        done = subprocess.run([os.path.join(self.binaries, "kvship"), "bench", f"--server=127.0.0.1:{self.port}",
+                               self.tls_ca, *flags], capture_output=True, text=True, check=False,
+                              preexec_fn=die_with_parent)
+        if check and done.returncode != 0:
+            raise ProcessError(f"kvship bench failed: {done.stderr}")
+
+    def metrics(self, role: str) -> str:
+        """What the process tells Prometheus."""
+        return get(f"http://127.0.0.1:{self.admin_ports[role]}/metrics")
+
+
+class Prometheus:
+    """A Prometheus of Debian's package that scrapes a pair every second and evaluates the rules, inside a `with` block."""
+
+    def __init__(self, pair: MonitoredPair, folder: Path):
+        self.folder = folder
+        self.port, = free_ports(1)
+        scraped = [{"job_name": f"kvship-{role}", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+                   for role, port in pair.admin_ports.items()]
+        # JSON is YAML too.
+        (folder / "prometheus.yml").write_text(json.dumps({
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(ROOT / "deploy/monitoring/rules/*.yaml")], "scrape_configs": scraped}))
+
+    def __enter__(self):
+        with open(self.folder / "prometheus.log", "wb") as log:
+            self.process = subprocess.Popen(
+                [program("prometheus"), f"--config.file={self.folder}/prometheus.yml",
+                 f"--storage.tsdb.path={self.folder}/tsdb", f"--web.listen-address=127.0.0.1:{self.port}"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent)
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not self._is_ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.__exit__()
+                raise ProcessError(f"Prometheus did not start: {(self.folder / 'prometheus.log').read_text()}")
+            time.sleep(0.1)
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def _is_ready(self) -> bool:
+        try:
+            get(f"http://127.0.0.1:{self.port}/-/ready", timeout_s=2)
+            return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def ask(self, what: str, **parameters):
+        """The data of an answer of the HTTP API."""
+        query = urllib.parse.urlencode(parameters)
+        return json.loads(get(f"http://127.0.0.1:{self.port}/api/v1/{what}?{query}"))["data"]
+
+    def values(self, query: str) -> list[float]:
+        """The finite values of a query's series, now."""
+        found = [float(series["value"][1]) for series in self.ask("query", query=query)["result"]]
+        return [value for value in found if math.isfinite(value)]
+
+
+def program(name: str) -> str:
+    """The path of `prometheus` or `promtool`, in the folder KVSHIP_PROMETHEUS or where programs are."""
+    found = shutil.which(name, path=os.environ.get("KVSHIP_PROMETHEUS")) or shutil.which(name)
+    if found is None:
+        raise ProcessError(f"There is no {name}; ./dev setup fetches it.")
+    return found

@@ -1,0 +1,89 @@
+#include "decode_service/decode_metrics.h"
+
+#include <gtest/gtest.h>
+#include <prometheus/counter.h>
+#include <prometheus/text_serializer.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
+namespace kvship {
+namespace {
+
+class DecodeMetricsTest : public ::testing::Test {
+ protected:
+  // The value of a series, by its name and labels as Prometheus writes them; -1 if there is none.
+  double Value(const std::string& series) const {
+    const std::string text = prometheus::TextSerializer().Serialize(registry_.Collect());
+    for (absl::string_view line : absl::StrSplit(text, '\n')) {
+      const std::vector<std::string> words = absl::StrSplit(line, ' ');
+      if (words.size() == 2 && words[0] == "kvship_decode_" + series) return std::stod(words[1]);
+    }
+    return -1;
+  }
+
+  static v1::GenerateReport Report(const std::string& encoder, uint64_t uncompressed_bytes,
+                                   uint64_t shipped_bytes) {
+    v1::GenerateReport report;
+    report.mutable_timing()->set_transfer_ms(3);
+    v1::KvReport& kv = *report.mutable_kv();
+    kv.mutable_compression()->set_scorer("snapkv");
+    kv.mutable_compression()->set_allocator("uniform");
+    kv.mutable_compression()->set_selector("tokens");
+    kv.mutable_compression()->set_encoder(encoder);
+    kv.set_uncompressed_bytes(uncompressed_bytes);
+    kv.set_shipped_bytes(shipped_bytes);
+    kv.set_pool_bytes(shipped_bytes + 1);
+    return report;
+  }
+
+  // The series of bytes of the policy with an encoder.
+  double Bytes(const std::string& what, const std::string& encoder) const {
+    return Value(absl::StrCat("kv_", what, "_bytes_total{allocator=\"uniform\",encoder=\"", encoder,
+                              "\",scorer=\"snapkv\",selector=\"tokens\"}"));
+  }
+
+  prometheus::Registry registry_;
+  DecodeMetrics metrics_{registry_};
+};
+
+TEST_F(DecodeMetricsTest, BytesAreCountedByPolicy) {
+  metrics_.CountReport(Report("int4", 1000, 100), absl::Milliseconds(250));
+  metrics_.CountReport(Report("int4", 1000, 100), absl::Milliseconds(250));
+  metrics_.CountReport(Report("f16", 1000, 400), absl::ZeroDuration());
+  EXPECT_EQ(Bytes("uncompressed", "int4"), 2000);
+  EXPECT_EQ(Bytes("shipped", "int4"), 200);
+  EXPECT_EQ(Bytes("saved", "int4"), 1800);
+  EXPECT_EQ(Bytes("saved", "f16"), 600);
+  EXPECT_EQ(Value("kv_receive_seconds_total"), 0.5);
+  EXPECT_EQ(Value("transfer_seconds_count"), 3);
+}
+
+TEST_F(DecodeMetricsTest, ACacheLargerThanItsPromptSavesNothing) {
+  metrics_.CountReport(Report("f16", 1000, 1004), absl::ZeroDuration());
+  EXPECT_EQ(Bytes("saved", "f16"), 0);
+}
+
+TEST_F(DecodeMetricsTest, MemoryIsSavedWhileACacheIsInUse) {
+  const v1::KvReport kv = Report("int4", 1000, 99).kv();
+  metrics_.AddCache(kv);
+  metrics_.AddCache(kv);
+  EXPECT_EQ(Value("memory_saved_bytes"), 1800);
+  metrics_.RemoveCache(kv);
+  EXPECT_EQ(Value("memory_saved_bytes"), 900);
+}
+
+TEST_F(DecodeMetricsTest, WhatAlertsWatchIsThereBeforeItHappens) {
+  EXPECT_EQ(Value("requests_total{code=\"RESOURCE_EXHAUSTED\"}"), 0);
+  EXPECT_EQ(Value("prefill_failures_total{code=\"DATA_LOSS\"}"), 0);
+  metrics_.CountPrefillFailure(absl::DataLossError("broken"));
+  EXPECT_EQ(Value("prefill_failures_total{code=\"DATA_LOSS\"}"), 1);
+}
+
+TEST_F(DecodeMetricsTest, TheModelIsALabel) {
+  metrics_.SetModel("tiny");
+  EXPECT_EQ(Value("model_info{model=\"tiny\"}"), 1);
+}
+
+}  // namespace
+}  // namespace kvship
