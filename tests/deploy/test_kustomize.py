@@ -1,5 +1,6 @@
 """Every overlay and every set of components builds, of objects that Kubernetes takes, restricted as far as they can be."""
 
+import importlib.util
 import json
 
 import custom_resources
@@ -92,3 +93,14 @@ def test_the_checks_see_a_field_that_does_not_exist(kind):
     wrong = object_ | {"spec": object_["spec"] | {"replica": 2}}
     with pytest.raises((kubernetes_validate.ValidationError, jsonschema.ValidationError)):
         check_schema(wrong)
+
+
+def test_rules_and_dashboards_are_those_of_the_monitoring_folder():
+    component = manifests.KUSTOMIZE / "components" / "monitoring"
+    spec = importlib.util.spec_from_file_location("generate", component / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert (component / "prometheus-rule.yaml").read_text() == generate.prometheus_rule()
+    dashboards = manifests.ROOT / "deploy" / "monitoring" / "dashboards"
+    data = manifests.named(overlay("h200"), "ConfigMap", "kvship-dashboards")["data"]
+    assert data == {path.name: path.read_text() for path in dashboards.glob("*.json")}
