@@ -2,7 +2,14 @@
 # The Debian packages that own the shared libraries of programs, one a line: library_packages.sh PROGRAM...
 set -euo pipefail
 
-ldd "$@" | awk '$2 == "=>" { print $3 }' | sort -u | while read -r library; do
-  # By name alone: dpkg knows some under /usr/lib that the loader finds under /lib.
-  dpkg-query -S "*/$(basename "$library")" | cut -d: -f1 | sort -u | head -n 1
-done | sort -u
+libraries=$(ldd "$@" | awk '$2 == "=>" { print $3 }' | sed 's|^/usr||' | sort -u)
+# /lib is a link to /usr/lib: dpkg knows some files under one, and the loader finds them under the other. It fails for the
+# names that it does not know.
+owners=$(sed 'p; s|^|/usr|' <<<"$libraries" | { xargs dpkg-query -S 2>/dev/null || true; } |
+  sed 's|^\([^:]*\):.* \(/usr\)\?/lib/|\1 /lib/|')
+missing=$(cut -d' ' -f2 <<<"$owners" | sort -u | comm -13 - <(printf '%s\n' "$libraries"))
+[[ -z $missing ]] || {
+  echo "no package has $missing" >&2
+  exit 1
+}
+cut -d' ' -f1 <<<"$owners" | sort -u

@@ -3,6 +3,8 @@
 # document whose answer stands in it. Exit code 0: the answer was right and both processes ended by themselves.
 set -euo pipefail
 
+[[ $(id -u) != 0 ]]
+
 code=7301846
 prompt=$(sed "39s/\$/ The access code of the archive is $code./" /demo/document.txt)
 

@@ -58,12 +58,13 @@ def named(objects: list[Object], kind: str, name: str) -> Object:
     return found
 
 
-def pod_spec(deployment: Object) -> Object:
-    return deployment["spec"]["template"]["spec"]
+def pod_spec(object_: Object) -> Object:
+    """Of a Deployment or a Pod."""
+    return object_["spec"]["template"]["spec"] if object_["kind"] == "Deployment" else object_["spec"]
 
 
-def container(deployment: Object) -> Object:
-    [only] = pod_spec(deployment)["containers"]
+def container(object_: Object) -> Object:
+    [only] = pod_spec(object_)["containers"]
     return only
 
 

@@ -8,6 +8,7 @@ import jsonschema
 import kubernetes_validate
 import manifests
 import pytest
+import yaml
 from manifests import COMPONENTS, OVERLAYS, combinations, container, overlay, pod_spec
 
 checked: set[str] = set()
@@ -27,8 +28,8 @@ def check_schema(object_):
 
 def check_restricted(objects, may_add=()):
     """The Pod Security Standard `restricted`, and a root file system that nobody writes."""
-    for deployment in (each for each in objects if each["kind"] == "Deployment"):
-        pod, program = pod_spec(deployment), container(deployment)
+    for owner in (each for each in objects if each["kind"] in ("Deployment", "Pod")):
+        pod, program = pod_spec(owner), container(owner)
         assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
@@ -74,6 +75,26 @@ def test_an_overlay_gives_objects_that_kubernetes_takes(name):
     [namespace] = [each for each in objects if each["kind"] == "Namespace"]
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert {each["metadata"].get("namespace") for each in objects if each is not namespace} == {"kvship"}
+
+
+@pytest.mark.parametrize(("name", "version"), [("h200", "1.30"), ("demo", "1.33")])
+def test_the_oldest_kubernetes_of_the_documentation_knows_all_fields(name, version):
+    for each in overlay(name):
+        if not custom_resources.is_custom(each):
+            kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_the_pod_that_fills_the_models_volume_may_run_beside_the_others():
+    objects = list(yaml.safe_load_all((manifests.KUSTOMIZE / "model-volume.yaml").read_text()))
+    for each in objects:
+        check_schema(each)
+    check_restricted(objects)
+    claim, pod = objects
+    decode = manifests.named(overlay("h200"), "Deployment", "kvship-decode")
+    assert pod_spec(pod)["securityContext"]["runAsUser"] == pod_spec(decode)["securityContext"]["runAsUser"]
+    for each in pod, decode:
+        [claimed] = [volume["persistentVolumeClaim"] for volume in pod_spec(each)["volumes"] if "persistentVolumeClaim" in volume]
+        assert claimed["claimName"] == claim["metadata"]["name"]
 
 
 @pytest.mark.parametrize("components", combinations(), ids="+".join)
