@@ -12,7 +12,7 @@ import time
 import pytest
 from conftest import free_ports
 from kvship_processes import Server
-from manifests import Object, container, flag_files, flags, named, overlay
+from manifests import KUSTOMIZE, Object, build, container, flag_files, flags, named, overlay
 
 BIN = os.environ["KVSHIP_BIN"]
 MODEL = os.environ["KVSHIP_DEMO_MODEL"]
@@ -55,7 +55,7 @@ class Pools:
         text = re.sub(r"--pool_bytes=\d+", f"--pool_bytes={256 << 20}", text)
         text = re.sub(r"dns:///kvship-prefill:\d+", f"dns:///localhost:{self.ports['prefill']['grpc']}", text)
         for port in container(named(self.objects, "Deployment", f"kvship-{role}"))["ports"]:
-            text = re.sub(rf"=:{port['containerPort']}\b", f"=127.0.0.1:{self.ports[role][port['name']]}", text)
+            text = re.sub(rf"=:{port['containerPort']}\b", f"=:{self.ports[role][port['name']]}", text)
         return re.sub(r"/etc/kvship-(?:tls|tokens)/([\w.]+)", lambda match: str(self.path_here(match[0], role)), text)
 
     def stop(self) -> None:
@@ -82,6 +82,14 @@ def status_of(port: int, path: str) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     connection.request("GET", path)
     return connection.getresponse().status
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_without_a_component_for_security_a_program_ends_and_names_the_flags(role, tmp_path):
+    pools = Pools(build(KUSTOMIZE / "base"), tmp_path)
+    server = pools.start_pod(role)
+    assert server.process.wait(30) == 1
+    assert re.search(r"--listen is .*wanted --tls_cert.*or --insecure", server.log_tail())
 
 
 @pytest.mark.parametrize("role", ["prefill", "decode"])
