@@ -78,6 +78,26 @@ def test_selectors_choose_the_pods_of_the_pool_alone(name, role):
         assert not selector.items() <= other.items()
 
 
+@each_pool
+def test_policies_open_the_ports_of_the_pods(name, role):
+    def numbers(rules):
+        return {port["port"] for rule in rules for port in rule["ports"]}
+    ports = {each["containerPort"] for each in container(deployment(name, role))["ports"]}
+    policy = named(overlay(name), "NetworkPolicy", f"kvship-{role}")["spec"]
+    assert numbers(policy["ingress"]) == ports
+    [prefill_port] = [each["port"] for each in named(overlay(name), "Service", "kvship-prefill")["spec"]["ports"]]
+    assert numbers(policy["egress"]) == ({prefill_port, 53} if role == "decode" else set())
+
+
+def test_only_decode_pods_reach_prefill_pods():
+    [serving] = [rule for rule in named(overlay("h200"), "NetworkPolicy", "kvship-prefill")["spec"]["ingress"]
+                 if rule["ports"] == [{"port": 50051}]]
+    [peer] = serving["from"]
+    labels = deployment("h200", "decode")["spec"]["template"]["metadata"]["labels"]
+    assert peer["podSelector"]["matchLabels"].items() <= labels.items() and set(peer) == {"podSelector"}
+    assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "decode"
+
+
 def test_metrics_are_scraped_from_the_pods_of_both_pools():
     monitor = named(overlay("h200"), "PodMonitor", "kvship")["spec"]
     [endpoint] = monitor["podMetricsEndpoints"]
