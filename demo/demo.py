@@ -3,8 +3,8 @@
 
 A code drawn at random for this run is written into the document at a random place, and the question asks for
 it: without the document nobody could answer. The same prompt is then sent with the server's default, which
-also quantizes, and with the whole cache kept, and the runs are shown side by side. Exit code 0 means that the answer over
-the compressed cache was right. With more than one process of a kind, the demo also shows which of them served what.
+also quantizes, and with the whole cache kept, and the runs are shown side by side. Exit code 0 means that the answer
+over the compressed cache was right. With more than one process of a kind, it also shows which of them served what.
 """
 
 import argparse
@@ -91,23 +91,23 @@ def table(names, columns):
 
 
 class Served:
-    """Counts what each process has served since this was made."""
+    """Counts the requests that each process has served since this was made."""
 
     def __init__(self, servers):
-        self.processes = ([(f"prefill {i}", server, "kvship_prefill_requests_total")
-                           for i, server in enumerate(servers.prefill_servers, 1)] +
-                          [(f"decode {i}", server, "kvship_decode_requests_total")
-                           for i, server in enumerate(servers.decode_servers, 1)])
-        self.before = [server.count(metric) for _, server, metric in self.processes]
+        self.pools = {"prefill": servers.prefill_servers, "decode": servers.decode_servers}
+        self.before = self.totals()
+
+    def totals(self):
+        return {f"{role} {number}": int(server.count(f"kvship_{role}_requests_total"))
+                for role, pool in self.pools.items() for number, server in enumerate(pool, 1)}
 
     def requests(self, expected):
         """By process, once both pools have counted `expected`: a client has its answer a moment before that."""
         deadline = time.monotonic() + COUNT_TIMEOUT_S
         while True:
-            now = [server.count(metric) for _, server, metric in self.processes]
-            counts = {name: int(after - before) for (name, _, _), before, after in zip(self.processes, self.before, now)}
-            pools = [sum(count for name, count in counts.items() if name.startswith(role)) for role in ("prefill", "decode")]
-            if min(pools) >= expected or time.monotonic() > deadline:
+            counts = {name: total - self.before[name] for name, total in self.totals().items()}
+            least = min(sum(count for name, count in counts.items() if name.startswith(role)) for role in self.pools)
+            if least >= expected or time.monotonic() > deadline:
                 return counts
             time.sleep(0.02)
 
@@ -122,8 +122,8 @@ def show_spread(servers):
     for client in clients:
         servers.wait_for(client)
     requests = served.requests(SPREAD_REQUESTS * len(clients))
-    print(f"\n{SPREAD_REQUESTS} requests of {SPREAD_PROMPT_TOKENS} tokens to each decode process at a time:\n" + table(list(requests), [[("served", f"{count:,}")] for count in requests.values()]),
-          flush=True)
+    print(f"\n{SPREAD_REQUESTS} requests of {SPREAD_PROMPT_TOKENS} tokens to each decode process at a time:")
+    print(table(list(requests), [[("served", str(count))] for count in requests.values()]), flush=True)
 
 
 def write_prompt(args, folder):

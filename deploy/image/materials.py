@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Writes the image's bill of materials, SPDX 2.3 in JSON, to standard output.
 
-What the image holds is Debian's or Ubuntu's packages and the programs, so dpkg knows all of it. Scanners of finished images
-would not see the libraries that are compiled in, headers and static ones: their packages are read from the build stage, where
-this runs.
+What the image holds is Debian's or Ubuntu's packages and the programs, so dpkg knows all of it. Scanners of finished
+images would not see the libraries that are compiled in, headers and static ones: their packages are read from the build
+stage, where this runs.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import datetime
 import json
 import os
 import subprocess
+import time
 import uuid
 
 # Compiled into the programs, as headers or static libraries (CMakeLists.txt).
@@ -39,29 +40,31 @@ def spdx_id(name):
 
 def package_entry(package, vendor):
     name, version, architecture = package["Package"], package["Version"], package["Architecture"]
+    purl = f"pkg:deb/{vendor}/{name}@{version.replace(':', '%3A')}?arch={architecture}"
     return {
         "SPDXID": spdx_id(f"deb-{name}-{architecture}"), "name": name, "versionInfo": version,
         "downloadLocation": "NOASSERTION", "filesAnalyzed": False, "licenseConcluded": "NOASSERTION",
         "licenseDeclared": "NOASSERTION", "copyrightText": "NOASSERTION",
         "sourceInfo": f"built from {package['source:Package']} {package['source:Version']}",
-        "externalRefs": [{"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl",
-                          "referenceLocator": f"pkg:deb/{vendor}/{name}@{version.replace(':', '%3A')}?arch={architecture}"}]}
+        "externalRefs": [{"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": purl}]}
 
 
 def document(version, revision, in_image, compiled_in, vendor, created):
     """The SPDX document: kvship contains the image's packages, and is linked with those compiled in."""
-    kvship = {"SPDXID": "SPDXRef-kvship", "name": "kvship", "versionInfo": version, "downloadLocation": "NOASSERTION",
-              "filesAnalyzed": False, "licenseConcluded": "Apache-2.0", "licenseDeclared": "Apache-2.0",
-              "copyrightText": "NOASSERTION", "sourceInfo": f"built from revision {revision}"}
+    kvship = {"SPDXID": "SPDXRef-kvship", "name": "kvship", "versionInfo": version,
+              "downloadLocation": "NOASSERTION", "filesAnalyzed": False, "licenseConcluded": "Apache-2.0",
+              "licenseDeclared": "Apache-2.0", "copyrightText": "NOASSERTION", "sourceInfo": f"built from revision {revision}"}
     entries = {"CONTAINS": [package_entry(package, vendor) for package in in_image],
                "STATIC_LINK": [package_entry(package, vendor) for package in compiled_in]}
     packages = {entry["SPDXID"]: entry for each in entries.values() for entry in each}
     relationships = [{"spdxElementId": "SPDXRef-DOCUMENT", "relationshipType": "DESCRIBES",
                       "relatedSpdxElement": "SPDXRef-kvship"}]
-    relationships += [{"spdxElementId": "SPDXRef-kvship", "relationshipType": kind, "relatedSpdxElement": entry["SPDXID"]}
-                      for kind, each in entries.items() for entry in each]
-    return {"spdxVersion": "SPDX-2.3", "dataLicense": "CC0-1.0", "SPDXID": "SPDXRef-DOCUMENT", "name": f"kvship-{version}",
-            "documentNamespace": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'kvship {version} {revision} {created}')}",
+    relationships += [
+        {"spdxElementId": "SPDXRef-kvship", "relationshipType": kind, "relatedSpdxElement": entry["SPDXID"]}
+        for kind, each in entries.items() for entry in each]
+    identity = uuid.uuid5(uuid.NAMESPACE_URL, f"kvship {version} {revision} {created}")
+    return {"spdxVersion": "SPDX-2.3", "dataLicense": "CC0-1.0", "SPDXID": "SPDXRef-DOCUMENT",
+            "name": f"kvship-{version}", "documentNamespace": f"urn:uuid:{identity}",
             "creationInfo": {"created": created, "creators": ["Tool: kvship-materials"]},
             "packages": [kvship, *packages.values()], "relationships": relationships}
 
@@ -74,7 +77,7 @@ def main():
     args = parser.parse_args()
     # So that a build can be repeated to the byte: reproducible-builds.org/specs/source-date-epoch.
     at = os.environ.get("SOURCE_DATE_EPOCH")
-    now = datetime.datetime.fromtimestamp(int(at), datetime.timezone.utc) if at else datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.fromtimestamp(int(at) if at else time.time(), datetime.timezone.utc)
     compiled_in = [package for package in installed("/var/lib/dpkg") if package["Package"] in COMPILED_IN]
     print(json.dumps(document(args.version, args.revision, installed(args.admindir), compiled_in, distribution(),
                               now.strftime("%Y-%m-%dT%H:%M:%SZ")), indent=1))

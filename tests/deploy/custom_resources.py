@@ -32,10 +32,10 @@ CERTIFICATE = exactly(
      "usages": list_of(USAGES)})
 ISSUER = {"oneOf": [exactly({"selfSigned": {"const": {}}}), exactly({"ca": exactly({"secretName": NAME})})]}
 
+SCALE_DOWN_POLICY = exactly({"type": {"enum": ["Pods", "Percent"]}, "value": {"type": "integer", "minimum": 1},
+                             "periodSeconds": {"type": "integer", "minimum": 1, "maximum": 1800}})
 SCALE_DOWN = exactly({"stabilizationWindowSeconds": {"type": "integer", "minimum": 0, "maximum": 3600},
-                      "policies": list_of(exactly({"type": {"enum": ["Pods", "Percent"]},
-                                                   "value": {"type": "integer", "minimum": 1},
-                                                   "periodSeconds": {"type": "integer", "minimum": 1, "maximum": 1800}}))})
+                      "policies": list_of(SCALE_DOWN_POLICY)})
 PROMETHEUS_TRIGGER = exactly(
     {"type": {"const": "prometheus"},
      "metadata": exactly({"serverAddress": {"type": "string", "pattern": r"^http://.*:\d+$"}, "query": TEXT,

@@ -46,7 +46,8 @@ def test_the_program_knows_each_flag_and_its_value(name, role, tmp_path):
 
 
 def test_a_value_that_is_none_would_be_seen():
-    told = subprocess.run([program("decode"), "--drain_grace=soon", "--help"], check=False, capture_output=True, text=True)
+    arguments = ["--drain_grace=soon", "--help"]
+    told = subprocess.run([program("decode"), *arguments], check=False, capture_output=True, text=True)
     assert "ERROR" in told.stderr
 
 
@@ -150,7 +151,8 @@ def test_threads_and_memory_are_within_the_limits(name, role):
 
 def test_peers_that_may_call_have_a_certificate_of_that_name():
     objects = overlay("h200")
-    names = {each["metadata"]["name"]: each["spec"].get("dnsNames", []) for each in objects if each["kind"] == "Certificate"}
+    certificates = [each for each in objects if each["kind"] == "Certificate"]
+    names = {each["metadata"]["name"]: each["spec"].get("dnsNames", []) for each in certificates}
     assert flags(objects, "prefill")["allowed_peers"] in names["kvship-decode"]
     assert flags(objects, "decode")["allowed_peers"] in names["kvship-client"]
     # Decode nodes hold the certificate of a prefill node against the host that they were given.

@@ -4,7 +4,6 @@ import math
 import os
 import subprocess
 
-import manifests
 import pytest
 import yaml
 from manifests import KUSTOMIZE, named, overlay
@@ -47,8 +46,8 @@ def evaluate(tmp_path):
 
 def triggers(role: str) -> list[tuple[str, float]]:
     """The queries of a pool's ScaledObject, and what one replica stands for."""
-    metadata = [each["metadata"] for each in named(overlay("h200"), "ScaledObject", f"kvship-{role}")["spec"]["triggers"]]
-    return [(each["query"], float(each["threshold"])) for each in metadata]
+    scaled = named(overlay("h200"), "ScaledObject", f"kvship-{role}")
+    return [(each["metadata"]["query"], float(each["metadata"]["threshold"])) for each in scaled["spec"]["triggers"]]
 
 
 def test_prefill_nodes_follow_the_tokens_in_their_queues(evaluate):
@@ -80,8 +79,8 @@ def test_nobody_refused_scales_nothing(evaluate):
 
 def adapter_query(name: str) -> str:
     """As prometheus-adapter asks for the pods of the namespace kvship."""
-    rules = yaml.safe_load((KUSTOMIZE / "components/autoscaling-hpa/prometheus-adapter.yaml").read_text())["rules"]["custom"]
-    [rule] = [rule for rule in rules if rule["name"]["as"] == name]
+    values = yaml.safe_load((KUSTOMIZE / "components/autoscaling-hpa/prometheus-adapter.yaml").read_text())
+    [rule] = [rule for rule in values["rules"]["custom"] if rule["name"]["as"] == name]
     return (rule["metricsQuery"].replace("<<.Series>>", rule["seriesQuery"].partition("{")[0])
             .replace("<<.LabelMatchers>>", 'namespace="kvship",pod=~"a|b"').replace("<<.GroupBy>>", "pod"))
 
@@ -94,6 +93,6 @@ def adapter_query(name: str) -> str:
      pool([0, 0, 0]) + series("kvship_decode_requests_total", ["0+1x40"] * 3, code="OK"), (0, 0))])
 def test_the_adapter_gives_the_autoscalers_what_they_ask_for(evaluate, name, input_series, wanted):
     evaluate(adapter_query(name), input_series, {f'{{pod="{pod}"}}': value for (_, pod), value in zip(PODS, wanted)})
-    autoscalers = list(yaml.safe_load_all((manifests.KUSTOMIZE / "components/autoscaling-hpa/autoscalers.yaml").read_text()))
+    autoscalers = yaml.safe_load_all((KUSTOMIZE / "components/autoscaling-hpa/autoscalers.yaml").read_text())
     asked = [metric["pods"]["metric"]["name"] for each in autoscalers for metric in each["spec"]["metrics"]]
     assert name in asked

@@ -24,8 +24,8 @@ def servers(tmp_path_factory):
 
 
 def plan(*arguments: str) -> dict:
-    told = subprocess.run([os.path.join(BIN, "kvship"), "plan", "--json", *arguments], check=True, capture_output=True, text=True)
-    return json.loads(told.stdout)
+    command = [os.path.join(BIN, "kvship"), "plan", "--json", *arguments]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def reported(servers: ServerPair, compression: str) -> dict:
@@ -37,7 +37,8 @@ def reported(servers: ServerPair, compression: str) -> dict:
 
 
 @pytest.mark.parametrize("compression", [
-    "", "scorer=keep_all,encoder=f16", "budget_tokens=256,encoder=f16", "allocator=pyramid,budget_tokens=256,encoder=int8",
+    "", "scorer=keep_all,encoder=f16", "budget_tokens=256,encoder=f16",
+    "allocator=pyramid,budget_tokens=256,encoder=int8",
     "budget_ratio=0.1,encoder=int4,window_encoder=f16", "group_reduce=none,budget_tokens=128,encoder=fp8"])
 def test_bytes_are_those_of_a_real_request(servers, compression):
     planned = plan(f"--model={MODEL}", f"--prompt-tokens={PROMPT_TOKENS}", f"--compression={compression}")["compact"]

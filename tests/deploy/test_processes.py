@@ -155,11 +155,14 @@ def secured(tmp_path):
 
 def test_certificates_and_tokens_let_in_whom_they_should(secured):
     folder = secured.folder
+
     def ask(role: str, *arguments: str) -> tuple[int, str]:
         client = secured.generate("--prompt=Hi", "--max-tokens=1", "--timeout=20s", f"--tls-ca={folder}/ca.crt",
-                                  f"--tls-cert={folder}/{role}-tls.crt", f"--tls-key={folder}/{role}-tls.key", *arguments)
+                                  f"--tls-cert={folder}/{role}-tls.crt", f"--tls-key={folder}/{role}-tls.key",
+                                  *arguments)
         _, errors = client.communicate(timeout=60)
         return client.returncode, errors
+
     assert ask("client", f"--api-token-file={folder}/token") == (0, "")
     assert "kvship-client" in ask("prefill", f"--api-token-file={folder}/token")[1]
     assert "token" in ask("client")[1]
