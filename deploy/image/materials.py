@@ -53,7 +53,8 @@ def document(version, revision, in_image, compiled_in, vendor, created):
     """The SPDX document: kvship contains the image's packages, and is linked with those compiled in."""
     kvship = {"SPDXID": "SPDXRef-kvship", "name": "kvship", "versionInfo": version,
               "downloadLocation": "NOASSERTION", "filesAnalyzed": False, "licenseConcluded": "Apache-2.0",
-              "licenseDeclared": "Apache-2.0", "copyrightText": "NOASSERTION", "sourceInfo": f"built from revision {revision}"}
+              "licenseDeclared": "Apache-2.0", "copyrightText": "NOASSERTION",
+              "sourceInfo": f"built from revision {revision}"}
     entries = {"CONTAINS": [package_entry(package, vendor) for package in in_image],
                "STATIC_LINK": [package_entry(package, vendor) for package in compiled_in]}
     packages = {entry["SPDXID"]: entry for each in entries.values() for entry in each}

@@ -6,7 +6,6 @@ import http.client
 import os
 import re
 import subprocess
-import threading
 import time
 
 import pytest
@@ -105,15 +104,13 @@ def test_a_pod_that_is_told_to_go_ends_its_request_first(demo):
     client = demo.generate("--prompt=Count to a thousand: one, two,", "--max-tokens=300", "--ignore-end", "--json")
     decode = demo.servers["decode"]
     while decode.count("kvship_decode_sessions") == 0:
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 60
+        time.sleep(0.02)
     for server in demo.servers.values():
         server.process.terminate()
-    told = threading.Thread(target=decode.process.wait)
-    told.start()
     answer, errors = client.communicate(timeout=60)
     assert client.returncode == 0, errors
     assert '"output_tokens":300' in answer.replace(" ", "")
-    told.join(timeout=30)
     assert [server.process.wait(30) for server in demo.servers.values()] == [0, 0]
 
 
