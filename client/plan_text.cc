@@ -73,13 +73,14 @@ Json CostJson(const RequestCost& cost) {
 }  // namespace
 
 std::string PlanTable(const PlanRecord& record) {
-  const auto& [model, gpu, load, compression, plan] = record;
+  const PlannedLoad& load = record.load;
+  const CapacityPlan& plan = record.plan;
   std::string out = absl::StrFormat(
       "%s on %s: %s of weights; link %s; %.4g requests per second of %d prompt and %d output "
       "tokens\ncompact: %s\n\n",
-      model.name, gpu.name, Bytes(model.weight_bytes), Speed(load.link_bytes_per_second),
-      load.requests_per_second, load.prompt_tokens, load.output_tokens,
-      compression.empty() ? "the default" : compression);
+      record.model.name, record.gpu.name, Bytes(record.model.weight_bytes),
+      Speed(load.link_bytes_per_second), load.requests_per_second, load.prompt_tokens,
+      load.output_tokens, record.compression.empty() ? "the default" : record.compression);
   const auto row = [&](const char* name, auto cell) {
     absl::StrAppendFormat(&out, "%-34s %14s %14s\n", name, cell(plan.whole), cell(plan.compact));
   };
