@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "client/capacity_plan.h"
 #include "client/generation_client.h"
 #include "client/load_report.h"
 #include "client/load_run.h"
@@ -45,6 +46,17 @@ struct BenchCommand {
 
   // The last error if no request succeeded; the errors of others are counted.
   absl::Status Run(GenerationClient& client) const;
+};
+
+// kvship plan: what a load takes of GPUs and links. Asks no server.
+struct PlanCommand {
+  std::string model = {};        // a path, or a shape's name
+  std::string gpu = {};          // a name, or TFLOPS:GB/S:GB
+  std::string compression = {};  // where it differs from the measured default
+  PlannedLoad load = {};
+  bool json = false;
+
+  absl::Status Run() const;
 };
 
 // kvship models: what the server runs.

@@ -11,6 +11,7 @@
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
 #include "base/command_line.h"
@@ -53,27 +54,38 @@ ABSL_FLAG(size_t, requests, 16, "bench: how many requests");
 ABSL_FLAG(
     size_t, concurrency, 0,
     "bench: so many at a time, the next one when one has ended; 1 without --rate and --trace");
-ABSL_FLAG(double, rate, 0, "bench: requests per second on average, whatever became of others");
+ABSL_FLAG(double, rate, 0,
+          "bench, plan: requests per second on average, whatever became of others");
 ABSL_FLAG(std::string, trace, "",
           "bench: JSON lines with timestamp (ms), input_length and output_length");
 ABSL_FLAG(double, trace_speed, 1, "bench: how many times faster than in the trace");
-ABSL_FLAG(std::string, prompt_tokens, "",
-          "bench: random prompts of N, uniform:LEAST:MOST or lognormal:MEDIAN:SIGMA tokens");
+ABSL_FLAG(
+    std::string, prompt_tokens, "",
+    "bench: random prompts of N, uniform:LEAST:MOST or lognormal:MEDIAN:SIGMA tokens; plan: N");
 ABSL_FLAG(std::string, output_tokens, "", "bench: the same for outputs; to the end of each");
 ABSL_FLAG(absl::Duration, slo_first_token, absl::InfiniteDuration(),
           "bench: a good request's time to first token, at most");
 ABSL_FLAG(absl::Duration, slo_between_tokens, absl::InfiniteDuration(),
           "bench: a good request's mean time between tokens, at most");
+ABSL_FLAG(std::string, model, "llama-3.1-8b",
+          "plan: a GGUF file, a model directory, or the name of a shape");
+ABSL_FLAG(std::string, gpu, "h200", "plan: a100, h100, h200 or TFLOPS:GB/S:GB");
+ABSL_FLAG(double, link_gbps, 100, "plan: what a node's link carries, in Gbit/s");
 
 namespace kvship {
 namespace {
+
+// What `plan` takes where the flags say nothing.
+constexpr size_t kPlannedPromptTokens = 16384;
+constexpr size_t kPlannedOutputTokens = 512;
 
 constexpr char kUsage[] =
     "kvship COMMAND [flags]\n"
     "  generate   one answer to --prompt, --prompt-file or --tokens-file\n"
     "  chat       a conversation, line by line\n"
     "  bench      many requests: percentiles of their latencies, goodput, bytes\n"
-    "  models     what the server runs";
+    "  models     what the server runs\n"
+    "  plan       what a load takes of GPUs, memory and links; asks no server";
 
 // Takes --stop flags out of the arguments: Abseil's flags keep only the last of several.
 std::vector<std::string> TakeStopFlags(std::vector<char*>* arguments) {
@@ -197,6 +209,36 @@ absl::Status Bench(GenerationClient& client, v1::GenerateRequest request) {
   return command.Run(client);
 }
 
+absl::StatusOr<size_t> LengthFromFlag(absl::string_view name, const std::string& text,
+                                      size_t otherwise) {
+  size_t length = otherwise;
+  if (text.empty() || (absl::SimpleAtoi(text, &length) && length > 0)) return length;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", name, " is '", text, "'; wanted a number of tokens of at least 1"));
+}
+
+absl::Status Plan() {
+  PlanCommand command = {.model = absl::GetFlag(FLAGS_model),
+                         .gpu = absl::GetFlag(FLAGS_gpu),
+                         .compression = absl::GetFlag(FLAGS_compression),
+                         .json = absl::GetFlag(FLAGS_json)};
+  PlannedLoad& load = command.load;
+  ASSIGN_OR_RETURN(
+      load.prompt_tokens,
+      LengthFromFlag("prompt_tokens", absl::GetFlag(FLAGS_prompt_tokens), kPlannedPromptTokens));
+  ASSIGN_OR_RETURN(
+      load.output_tokens,
+      LengthFromFlag("output_tokens", absl::GetFlag(FLAGS_output_tokens), kPlannedOutputTokens));
+  const double rate = absl::GetFlag(FLAGS_rate);
+  load.requests_per_second = rate == 0 ? 1 : rate;
+  load.link_bytes_per_second = absl::GetFlag(FLAGS_link_gbps) * 1e9 / 8;
+  if (const absl::Duration slo = absl::GetFlag(FLAGS_slo_between_tokens);
+      slo < absl::InfiniteDuration()) {
+    load.most_seconds_per_token = absl::ToDoubleSeconds(slo);
+  }
+  return command.Run();
+}
+
 absl::StatusOr<std::string> ApiToken() {
   const std::string path = absl::GetFlag(FLAGS_api_token_file);
   if (path.empty()) {
@@ -227,6 +269,7 @@ absl::StatusOr<GenerationClient::Options> ClientOptionsFromFlags() {
 }
 
 absl::Status Run(const std::string& command, const std::vector<std::string>& stop) {
+  if (command == "plan") return Plan();
   ASSIGN_OR_RETURN(GenerationClient::Options options, ClientOptionsFromFlags());
   if (command == "bench") options.retries = 0;  // it counts every error
   GenerationClient client(absl::GetFlag(FLAGS_server), std::move(options));
@@ -237,8 +280,8 @@ absl::Status Run(const std::string& command, const std::vector<std::string>& sto
   if (command == "generate") return Generate(client, std::move(request));
   if (command == "chat") return Chat(client, std::move(request));
   if (command == "bench") return Bench(client, std::move(request));
-  return absl::InvalidArgumentError(
-      absl::StrCat("unknown command '", command, "'; wanted generate, chat, bench or models"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "unknown command '", command, "'; wanted generate, chat, bench, models or plan"));
 }
 
 int Main(int argc, char** argv) {

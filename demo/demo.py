@@ -3,7 +3,8 @@
 
 A code drawn at random for this run is written into the document at a random place, and the question asks for
 it: without the document nobody could answer. The same prompt is then sent with the server's default, which
-also quantizes, and with the whole cache kept, and the runs are shown side by side. Exit code 0 means that the answer over the compressed cache was right.
+also quantizes, and with the whole cache kept, and the runs are shown side by side. Exit code 0 means that the answer
+over the compressed cache was right. With more than one process of a kind, it also shows which of them served what.
 """
 
 import argparse
@@ -12,8 +13,10 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 
 from kvship_processes import ProcessError, ServerPair, add_port_flags
 
@@ -22,6 +25,13 @@ QUESTION = "What is the access code of the archive?"
 FACT = "The access code of the archive is {code}."
 CODE_DIGITS = 7
 MAX_ANSWER_TOKENS = 40
+
+# What is sent to each decode process at a time, to show how requests are spread.
+SPREAD_REQUESTS = 8
+SPREAD_PROMPT_TOKENS = 300
+SPREAD_OUTPUT_TOKENS = 16
+
+COUNT_TIMEOUT_S = 2
 
 
 def say(text=""):
@@ -80,6 +90,42 @@ def table(names, columns):
     return "\n".join(rows)
 
 
+class Served:
+    """Counts the requests that each process has served since this was made."""
+
+    def __init__(self, servers):
+        self.pools = {"prefill": servers.prefill_servers, "decode": servers.decode_servers}
+        self.before = self.totals()
+
+    def totals(self):
+        return {f"{role} {number}": int(server.count(f"kvship_{role}_requests_total"))
+                for role, pool in self.pools.items() for number, server in enumerate(pool, 1)}
+
+    def requests(self, expected):
+        """By process, once both pools have counted `expected`: a client has its answer a moment before that."""
+        deadline = time.monotonic() + COUNT_TIMEOUT_S
+        while True:
+            counts = {name: total - self.before[name] for name, total in self.totals().items()}
+            least = min(sum(count for name, count in counts.items() if name.startswith(role)) for role in self.pools)
+            if least >= expected or time.monotonic() > deadline:
+                return counts
+            time.sleep(0.02)
+
+
+def show_spread(servers):
+    """Sends requests to all decode processes at a time, and prints how many each process served."""
+    served = Served(servers)
+    clients = [servers.start_client("bench", index, f"--requests={SPREAD_REQUESTS}", f"--concurrency={SPREAD_REQUESTS}",
+                                    f"--prompt-tokens={SPREAD_PROMPT_TOKENS}", f"--seed={index}",
+                                    f"--output-tokens={SPREAD_OUTPUT_TOKENS}", stdout=subprocess.DEVNULL)
+               for index in range(len(servers.decode_servers))]
+    for client in clients:
+        servers.wait_for(client)
+    requests = served.requests(SPREAD_REQUESTS * len(clients))
+    print(f"\n{SPREAD_REQUESTS} requests of {SPREAD_PROMPT_TOKENS} tokens to each decode process at a time:")
+    print(table(list(requests), [[("served", str(count))] for count in requests.values()]), flush=True)
+
+
 def write_prompt(args, folder):
     """Draws a code, writes the document with it and the question to a file; returns its path and the code."""
     rng = random.Random(args.seed) if args.seed is not None else random.SystemRandom()
@@ -100,15 +146,31 @@ def run(args, folder):
             ("the default", ""),
             ("keep_all", "scorer=keep_all,encoder=f16")]
     reports = []
-    with ServerPair(args, folder) as servers:
+    columns = []
+    is_spread = args.prefill > 1 or args.decode > 1
+    with ServerPair(args, folder, num_prefill=args.prefill, num_decode=args.decode) as servers:
         prompt_path, code = write_prompt(args, folder)
-        for name, compression in runs:
+        for index, (name, compression) in enumerate(runs):
             say(f"\n-- {name}")
-            reports.append(servers.generate(prompt_path, compression, MAX_ANSWER_TOKENS, "--chat", "--progress"))
+            served = Served(servers)
+            reports.append(servers.generate(prompt_path, compression, MAX_ANSWER_TOKENS, "--chat", "--progress",
+                                            decode_index=index % args.decode))
+            columns.append(column(reports[-1], code))
+            if is_spread:
+                names = [name for name, count in served.requests(1).items() if count]
+                columns[-1].append(("served by", ", ".join(names)))
             print(flush=True)
-    print("\n" + table([name for name, _ in runs], [column(report, code) for report in reports]), flush=True)
+        print("\n" + table([name for name, _ in runs], columns), flush=True)
+        if is_spread:
+            show_spread(servers)
     if not holds_code(reports[0]["text"], code):
         raise ProcessError(f"The answer over the compressed cache does not hold the code {code}.")
+
+
+def positive(text):
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}'; wanted a number of at least 1")
+    return int(text)
 
 
 def parse_flags():
@@ -119,6 +181,8 @@ def parse_flags():
     parser.add_argument("--document", default=os.path.join(HERE, "document.txt"),
                         help="a text of up to about 7,000 tokens (default: the one in demo/)")
     parser.add_argument("--budget", type=int, default=512, help="tokens kept per KV head (default 512)")
+    parser.add_argument("--prefill", type=positive, default=1, metavar="N", help="prefill processes (default 1)")
+    parser.add_argument("--decode", type=positive, default=1, metavar="N", help="decode processes (default 1)")
     parser.add_argument("--seed", type=int, help="draw the code and its place from this seed")
     add_port_flags(parser)
     return parser.parse_args()

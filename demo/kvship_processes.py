@@ -1,4 +1,4 @@
-"""The kvship processes of one machine: a prefill and a decode server, and the client that asks them."""
+"""The kvship processes of one machine: prefill and decode servers, and the client that asks them."""
 
 import ctypes
 import json
@@ -65,6 +65,12 @@ class Server:
             how = f"with exit code {status}" if status >= 0 else f"on signal {-status}"
             raise ProcessError(f"{self.name} ended by itself, {how}.{self.log_tail()}")
 
+    def count(self, metric):
+        """The sum of a counter over its labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.partition(" ")[0].partition("{")[0] == metric)
+
     def peak_memory_bytes(self):
         with open(f"/proc/{self.process.pid}/status", encoding="utf-8") as file:
             peak_kb = next(line.split()[1] for line in file if line.startswith("VmHWM:"))
@@ -101,28 +107,46 @@ def add_port_flags(parser):
         parser.add_argument(f"--{name}", type=int, default=port, help=f"default {port}")
 
 
-class ServerPair:
-    """One prefill and one decode server on loopback, running and ready inside a `with` block.
+def ports_of_pool(first_port, count):
+    """`count` ports: the given one, and others that the system says are free."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count - 1)]
+    ports = [first_port] + [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
 
-    `args` holds the port flags, `model`, and `bin`, the folder of the programs; logs and reports go to `folder`.
-    The decode server has no HTTP port unless `decode_flags` name one.
+
+class ServerPair:
+    """A pool of prefill and a pool of decode servers on loopback, one of each unless `num_prefill` and `num_decode` say
+    more, running and ready inside a `with` block. Servers of a pool share the processors.
+
+    `args` holds the port flags, which are those of the first server of each pool, `model`, and `bin`, the folder of the
+    programs; logs and reports go to `folder`. Decode servers have no HTTP port unless `decode_flags` name one.
     """
 
-    def __init__(self, args, folder, decode_flags=()):
+    def __init__(self, args, folder, decode_flags=(), num_prefill=1, num_decode=1):
         self.folder = folder
         self.decode_flags = decode_flags
+        self.num_prefill = num_prefill
+        self.num_decode = num_decode
         self.bin = args.bin
         self.model = args.model
         self.ports = {name: getattr(args, name.replace("-", "_")) for name in DEFAULT_PORTS}
-        self.servers = []
+        self.prefill_servers = []
+        self.decode_servers = []
+        self.decode_addresses = []
 
     def __enter__(self):
         for name, port in self.ports.items():
             check_port_is_free(name, port)
+        prefill_ports = ports_of_pool(self.ports["prefill-port"], self.num_prefill)
+        decode_ports = ports_of_pool(self.ports["decode-port"], self.num_decode)
+        self.decode_addresses = [f"127.0.0.1:{port}" for port in decode_ports]
+        targets = ",".join(f"dns:///127.0.0.1:{port}" for port in prefill_ports)
         try:
-            self.start("prefill")
-            self.start("decode", f"--prefill=dns:///127.0.0.1:{self.ports['prefill-port']}", "--http=",
-                       *self.decode_flags)
+            self.start_pool("prefill", prefill_ports, self.prefill_servers)
+            self.start_pool("decode", decode_ports, self.decode_servers, f"--prefill={targets}", "--http=",
+                            *self.decode_flags)
             for server in self.servers:
                 server.wait_until_ready()
         except BaseException:
@@ -133,12 +157,16 @@ class ServerPair:
     def __exit__(self, *_):
         self.stop()
 
-    def start(self, role, *flags):
-        admin_port = self.ports[f"{role}-admin-port"]
-        command = [os.path.join(self.bin, f"kvship-{role}"), f"--model={self.model}",
-                   f"--listen=127.0.0.1:{self.ports[f'{role}-port']}", f"--admin=127.0.0.1:{admin_port}", *flags]
-        log_path = os.path.join(self.folder, f"{role}.log")
-        self.servers.append(Server(f"kvship-{role}", command, admin_port, log_path))
+    def start_pool(self, role, ports, servers, *flags):
+        admin_ports = ports_of_pool(self.ports[f"{role}-admin-port"], len(ports))
+        if len(ports) > 1:
+            flags += (f"--threads={max(1, (os.cpu_count() or 1) // len(ports))}",)
+        for number, (port, admin_port) in enumerate(zip(ports, admin_ports), 1):
+            command = [os.path.join(self.bin, f"kvship-{role}"), f"--model={self.model}",
+                       f"--listen=127.0.0.1:{port}", f"--admin=127.0.0.1:{admin_port}", *flags]
+            suffix = f"-{number}" if number > 1 else ""
+            log_path = os.path.join(self.folder, f"{role}{suffix}.log")
+            servers.append(Server(f"kvship-{role}{suffix}", command, admin_port, log_path))
 
     def stop(self):
         # A second Ctrl-C must not cut the cleaning short.
@@ -150,23 +178,40 @@ class ServerPair:
             signal.signal(number, handler)
 
     @property
-    def prefill(self):
-        return self.servers[0]
+    def servers(self):
+        return self.prefill_servers + self.decode_servers
 
-    def generate(self, prompt_path, compression, max_tokens, *flags, stdout=None):
-        """Streams one answer to `stdout` (the terminal); returns the client's report of it."""
+    @property
+    def prefill(self):
+        return self.prefill_servers[0]
+
+    def generate(self, prompt_path, compression, max_tokens, *flags, stdout=None, decode_index=0):
+        """Streams one answer of a decode server to `stdout` (the terminal); returns the client's report of it."""
         report_path = os.path.join(self.folder, "report.json")
-        client = subprocess.run(
-            [os.path.join(self.bin, "kvship"), "generate",
-             f"--server=127.0.0.1:{self.ports['decode-port']}", f"--prompt-file={prompt_path}",
-             f"--compression={compression}", f"--max-tokens={max_tokens}",
-             f"--report-file={report_path}", *flags],
-            stdin=subprocess.DEVNULL, stdout=stdout, check=False, preexec_fn=die_with_parent)
-        if client.returncode != 0:
-            time.sleep(0.2)  # a server that took the client down needs a moment to be seen as ended
-            for server in self.servers:
-                server.check_alive()
-            raise ProcessError(
-                f"kvship generate failed with exit code {client.returncode}; its message is above.")
+        client = self.start_client("generate", decode_index, f"--prompt-file={prompt_path}",
+                                   f"--compression={compression}", f"--max-tokens={max_tokens}",
+                                   f"--report-file={report_path}", *flags, stdout=stdout)
+        self.wait_for(client)
         with open(report_path, encoding="utf-8") as file:
             return json.load(file)
+
+    def start_client(self, command, decode_index, *flags, stdout=None):
+        return subprocess.Popen(
+            [os.path.join(self.bin, "kvship"), command, f"--server={self.decode_addresses[decode_index]}", *flags],
+            stdin=subprocess.DEVNULL, stdout=stdout, preexec_fn=die_with_parent)
+
+    def wait_for(self, client):
+        """Until a client of start_client has ended."""
+        try:
+            status = client.wait()
+        except BaseException:
+            client.kill()
+            client.wait()
+            raise
+        if status == 0:
+            return
+        time.sleep(0.2)  # a server that took the client down needs a moment to be seen as ended
+        for server in self.servers:
+            server.check_alive()
+        raise ProcessError(f"{os.path.basename(client.args[0])} {client.args[1]} failed with exit code {status}; "
+                           "its message is above.")

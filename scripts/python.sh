@@ -5,13 +5,14 @@ python_venv=$cache_folder/python/venv
 python_packages=(client/python eval)
 python_test_requirements=(openai==3.57.0 pytest==8.4.2 rouge==1.0.1 mypy==2.4.1 types-grpcio==1.85.0.20261028 types-protobuf==7.35.1.20260906
   'grafana-foundation-sdk==1769699998!10.1.0')
+python_deploy_requirements=tests/deploy/requirements.txt
 export python_venv
 
 # Installs the packages anew when a file of theirs, or of the wire contract they are made from, has changed.
 setup_python() {
   local folder=$cache_folder/python wanted
-  wanted=$(files_matching "${python_packages[@]}" proto | sort -z | xargs -0 sha256sum | cat - scripts/python.sh |
-    sha256sum | cut -d' ' -f1)
+  wanted=$(files_matching "${python_packages[@]}" "$python_deploy_requirements" proto | sort -z | xargs -0 sha256sum |
+    cat - scripts/python.sh | sha256sum | cut -d' ' -f1)
   [[ $(cat "$folder/made-of" 2>/dev/null) == "$wanted" ]] && return 0
   mkdir -p "$folder"
   say "installing the Python packages (${python_packages[*]}) into $folder"
@@ -28,7 +29,8 @@ make_python_venv() {
   # From a copy: building leaves folders beside the sources.
   files_matching "${python_packages[@]}" proto | xargs -0 cp --parents -t "$copy" &&
     (cd "$copy" && "${pip[@]}" install --force-reinstall --no-deps "${python_packages[@]/#/./}" &&
-      "${pip[@]}" install "${python_packages[@]/#/./}" "${python_test_requirements[@]}") || status=1
+      "${pip[@]}" install "${python_packages[@]/#/./}" "${python_test_requirements[@]}") &&
+    "${pip[@]}" install -r "$python_deploy_requirements" || status=1
   rm -rf "$copy"
   return $status
 }

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,18 +21,31 @@ flags = dict(a.lstrip("-").split("=", 1) for a in sys.argv[1:])
 open(os.path.join(os.path.dirname(__file__), "pids"), "a").write(f"{os.getpid()}\\n")
 if "damaged" in flags["model"]:
     sys.exit("model 'damaged': tensor data ends early")
+role = os.path.basename(__file__).removeprefix("kvship-")
+requests = os.path.join(os.path.dirname(__file__), "requests")
+open(os.path.join(os.path.dirname(__file__), role), "a").write(flags["listen"] + "\\n")
 class Ready(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200 if self.path == "/readyz" else 404)
+        self.send_response(200 if self.path in ("/readyz", "/metrics") else 404)
         self.end_headers()
+        served = open(requests).read().split().count(flags["listen"]) if os.path.exists(requests) else 0
+        self.wfile.write(f'kvship_{role}_requests_total{{code="OK"}} {served}\\n'.encode())
     def log_message(self, *_): pass
 host, port = flags["admin"].split(":")
 http.server.HTTPServer((host, int(port)), Ready).serve_forever()
 """
 
 CLIENT = """#!/usr/bin/env python3
-import json, re, sys, time
+import json, os, re, sys, time
 flags = dict(a.lstrip("-").split("=", 1) for a in sys.argv[2:] if "=" in a)
+folder = os.path.dirname(__file__)
+for _ in range(int(flags.get("requests", 1))):
+    with open(os.path.join(folder, "requests"), "a+") as file:
+        file.seek(0)
+        prefill = open(os.path.join(folder, "prefill")).read().split()
+        file.write(prefill[len(file.readlines()) % len(prefill)] + " " + flags["server"] + "\\n")
+if sys.argv[1] == "bench":
+    sys.exit()
 text = open(flags["prompt-file"]).read()
 code = re.search(r"access code of the archive is (\\d+)", text).group(1)
 keep_all = "keep_all" in flags["compression"]
@@ -66,7 +80,7 @@ class DemoTest(unittest.TestCase):
         self.folder = folder.name
         self.ports = free_ports(4)
 
-    def start(self, behaviour="", model="model.gguf", server=SERVER):
+    def start(self, behaviour="", model="model.gguf", server=SERVER, more=()):
         for name, text in (("kvship-prefill", server), ("kvship-decode", SERVER),
                            ("kvship", CLIENT.replace("BEHAVIOUR", behaviour))):
             path = os.path.join(self.folder, name)
@@ -76,7 +90,7 @@ class DemoTest(unittest.TestCase):
         names = ("prefill-port", "prefill-admin-port", "decode-port", "decode-admin-port")
         flags = [f"--{name}={port}" for name, port in zip(names, self.ports)]
         return subprocess.Popen(
-            [sys.executable, DEMO, "--model", model, "--bin", self.folder, *flags],
+            [sys.executable, DEMO, "--model", model, "--bin", self.folder, *flags, *more],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def finish(self, process):
@@ -102,6 +116,20 @@ class DemoTest(unittest.TestCase):
         self.assertRegex(out, r"kept tokens per KV head +512 +512 +4,000\n")
         self.assertRegex(out, r"ratio +8\.0 x +8\.0 x +1\.0 x\n")
         self.assertRegex(out, r"answer +right +right +right\n")
+
+    def test_more_processes_share_the_requests(self):
+        status, out, err = self.finish(self.start(more=["--prefill", "2", "--decode", "3"]))
+        self.assertEqual(0, status, err)
+        self.assertEqual(5, len(self.server_pids()))
+        self.assertRegex(out, r"served by +prefill [12], decode 1 +prefill [12], decode 2 +prefill [12], decode 3\n")
+        self.assertRegex(out, r"prefill 1 +prefill 2 +decode 1 +decode 2 +decode 3\n")
+        served = re.search(r"served +(\d+) +(\d+) +8 +8 +8\n", out)
+        self.assertEqual(24, int(served[1]) + int(served[2]))
+
+    def test_no_number_of_processes_is_named(self):
+        status, _, err = self.finish(self.start(more=["--decode", "0"]))
+        self.assertEqual(2, status)
+        self.assertIn("argument --decode: '0'; wanted a number of at least 1", err)
 
     def test_a_code_written_with_separators_is_right(self):
         status, _, err = self.finish(self.start("code = f'{int(code):,}'"))

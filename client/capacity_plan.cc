@@ -1,0 +1,216 @@
+#include "client/capacity_plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/status_macros.h"
+#include "kv/sequence.h"
+
+namespace kvship {
+namespace {
+
+// Shares of a datasheet's numbers, and times, measured on an H200 (bench/results/gpu-engine.jsonl);
+// docs/plan.md says how each was found, and the tests hold them to every measurement there.
+constexpr double kProductShare = 0.65;       // of the operations per second, in a prompt's products
+constexpr double kAttentionShare = 0.60;     // in its attention
+constexpr double kReadingShare = 0.92;       // of the bytes per second
+constexpr double kStepLayerSeconds = 40e-6;  // of a decode step, beside what it reads
+constexpr double kCompressLayerSeconds = 42e-6;  // short kernels one after the other
+// A window query's vote for one key, as operations at the datasheet's speed.
+constexpr double kVoteOperations = 1090;
+
+// What CUDA, activations and workspaces leave of the memory.
+constexpr double kMemoryShare = 0.9;
+
+// The share of the time that a node works: at 0.8, requests that arrive at random wait for twice
+// their own time on average (M/D/1).
+constexpr double kUtilization = 0.8;
+
+constexpr double kBytesPerFloat16 = 2;
+
+double ReadingSeconds(const Gpu& gpu, double bytes) {
+  return bytes / (kReadingShare * gpu.bytes_per_second);
+}
+
+size_t NodesFor(double nodes) { return static_cast<size_t>(std::ceil(nodes / kUtilization)); }
+
+// Bytes of cache that a step reads of one request, when half of its output is there.
+double StepKvBytes(const PlannedModel& model, const RequestCost& cost, const PlannedLoad& load) {
+  const KvShape& shape = model.shape;
+  const double token_bytes =
+      2 * kBytesPerFloat16 *
+      static_cast<double>(shape.num_layers * shape.num_kv_heads * shape.head_dim);
+  return static_cast<double>(cost.plan.page_bytes()) +
+         token_bytes * static_cast<double>(load.output_tokens) / 2;
+}
+
+// The most sessions whose caches fit, and whose step is as fast as wanted.
+size_t MostSessions(const PlannedModel& model, const Gpu& gpu, const PlannedLoad& load,
+                    double session_bytes, double kv_bytes) {
+  const double room = kMemoryShare * gpu.memory_bytes - model.weight_bytes;
+  if (room < session_bytes) return 0;
+  auto sessions = static_cast<size_t>(room / session_bytes);
+  if (load.most_seconds_per_token <= 0) return sessions;
+  size_t too_many = sessions + 1;
+  size_t enough = 0;
+  while (enough + 1 < too_many) {
+    const size_t middle = (enough + too_many) / 2;
+    const bool fast = StepSeconds(model, gpu, middle, kv_bytes) <= load.most_seconds_per_token;
+    (fast ? enough : too_many) = middle;
+  }
+  return enough;
+}
+
+RequestCost CostOf(const PlannedModel& model, const Gpu& gpu, const PlannedLoad& load,
+                   KvPlan plan) {
+  RequestCost cost;
+  cost.plan = std::move(plan);
+  cost.prefill_seconds = PrefillSeconds(model, gpu, load.prompt_tokens);
+  if (!cost.plan.keeps_whole) {
+    cost.compress_seconds = CompressSeconds(model, gpu, load.prompt_tokens,
+                                            cost.plan.window_end - cost.plan.window_begin);
+  }
+  const auto wire_bytes = static_cast<double>(cost.plan.wire_bytes());
+  cost.transfer_seconds = wire_bytes / load.link_bytes_per_second;
+  const double busy_seconds = cost.prefill_seconds + cost.compress_seconds;
+  cost.exposed_seconds =
+      ExposedSeconds(model.shape.num_layers, busy_seconds, cost.transfer_seconds);
+  for (const KvPool::Demand& pages :
+       SequenceCache::Demands(model.shape, cost.plan, load.output_tokens, PageFormat::kF16)) {
+    cost.session_bytes += static_cast<double>(pages.page_bytes * pages.num_pages);
+  }
+  const double kv_bytes = StepKvBytes(model, cost, load);
+  cost.sessions = MostSessions(model, gpu, load, cost.session_bytes, kv_bytes);
+  cost.step_seconds = StepSeconds(model, gpu, std::max<size_t>(1, cost.sessions), kv_bytes);
+
+  const double rate = load.requests_per_second;
+  const double link_nodes = rate * cost.transfer_seconds;
+  cost.prefill_nodes = NodesFor(std::max(rate * busy_seconds, link_nodes));
+  if (cost.sessions > 0) {
+    const double request_seconds = static_cast<double>(load.output_tokens) * cost.step_seconds;
+    const double decode_nodes = rate * request_seconds / static_cast<double>(cost.sessions);
+    cost.decode_nodes = NodesFor(std::max(decode_nodes, link_nodes));
+  }
+  return cost;
+}
+
+// How much earlier the first token comes with the compact cache than with the whole one.
+double SecondsSaved(const CapacityPlan& plan, size_t num_layers, double link_bytes_per_second) {
+  const auto first_token = [&](const RequestCost& cost) {
+    const double busy = cost.prefill_seconds + cost.compress_seconds;
+    const auto bytes = static_cast<double>(cost.plan.wire_bytes());
+    return busy + ExposedSeconds(num_layers, busy, bytes / link_bytes_per_second);
+  };
+  return first_token(plan.whole) - first_token(plan.compact);
+}
+
+// Saved time falls with the link's speed: found by halving, in the logarithm.
+double BreakEven(const CapacityPlan& plan, size_t num_layers) {
+  double low = 1, high = 1e18;
+  if (SecondsSaved(plan, num_layers, low) <= 0) return 0;
+  if (SecondsSaved(plan, num_layers, high) > 0) return high;
+  for (int i = 0; i < 200; ++i) {
+    const double middle = std::sqrt(low * high);
+    (SecondsSaved(plan, num_layers, middle) > 0 ? low : high) = middle;
+  }
+  return low;
+}
+
+absl::Status Validate(const PlannedLoad& load) {
+  if (load.output_tokens == 0) {
+    return absl::InvalidArgumentError("--output_tokens is 0; wanted at least 1");
+  }
+  if (!(load.requests_per_second > 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--rate is ", load.requests_per_second, "; wanted more than 0"));
+  }
+  if (!(load.link_bytes_per_second > 0)) {
+    return absl::InvalidArgumentError("--link_gbps is not above 0; wanted the links' speed");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Gpu> ParseGpu(const std::string& text) {
+  constexpr double kTera = 1e12, kGiga = 1e9;
+  for (const Gpu& gpu : {Gpu{"a100", 312 * kTera, 2039 * kGiga, 80 * kGiga},
+                         Gpu{"h100", 989 * kTera, 3350 * kGiga, 80 * kGiga},
+                         Gpu{"h200", 989 * kTera, 4800 * kGiga, 141 * kGiga}}) {
+    if (text == gpu.name) return gpu;
+  }
+  std::vector<double> numbers;
+  for (absl::string_view part : absl::StrSplit(text, ':')) {
+    double number = 0;
+    if (absl::SimpleAtod(part, &number) && number > 0 && std::isfinite(number)) {
+      numbers.push_back(number);
+    }
+  }
+  if (numbers.size() != 3 || std::count(text.begin(), text.end(), ':') != 2) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--gpu is '", text, "'; wanted a100, h100, h200 or TFLOPS:GB/S:GB as in 989:4800:141"));
+  }
+  return Gpu{text, numbers[0] * kTera, numbers[1] * kGiga, numbers[2] * kGiga};
+}
+
+double PrefillSeconds(const PlannedModel& model, const Gpu& gpu, size_t prompt_tokens) {
+  const auto t = static_cast<double>(prompt_tokens);
+  const double query_dim = static_cast<double>(model.shape.num_query_heads * model.shape.head_dim);
+  const double products = 2 * t * model.layer_weights;
+  const double attention = 2 * static_cast<double>(model.shape.num_layers) * t * t * query_dim;
+  return (products / kProductShare + attention / kAttentionShare) / gpu.flops;
+}
+
+double CompressSeconds(const PlannedModel& model, const Gpu& gpu, size_t prompt_tokens,
+                       size_t window_tokens) {
+  const auto t = static_cast<double>(prompt_tokens);
+  const double votes =
+      t * static_cast<double>(model.shape.num_query_heads * window_tokens) * kVoteOperations;
+  const double key_bytes =
+      t * kBytesPerFloat16 * static_cast<double>(model.shape.num_kv_heads * model.shape.head_dim);
+  return static_cast<double>(model.shape.num_layers) *
+         (kCompressLayerSeconds + votes / gpu.flops + ReadingSeconds(gpu, key_bytes));
+}
+
+double StepSeconds(const PlannedModel& model, const Gpu& gpu, size_t sessions, double kv_bytes) {
+  const auto batch = static_cast<double>(sessions);
+  const double products = 2 * batch * (model.layer_weights + model.output_weights);
+  return static_cast<double>(model.shape.num_layers) * kStepLayerSeconds +
+         std::max(ReadingSeconds(gpu, model.step_bytes), products / (kProductShare * gpu.flops)) +
+         ReadingSeconds(gpu, batch * kv_bytes);
+}
+
+double ExposedSeconds(size_t num_layers, double prefill_seconds, double transfer_seconds) {
+  const auto layers = static_cast<double>(num_layers);
+  const double behind = (layers - 1) / layers * (transfer_seconds - prefill_seconds);
+  return transfer_seconds / layers + std::max(0.0, behind);
+}
+
+absl::StatusOr<CapacityPlan> PlanCapacity(const PlannedModel& model, const Gpu& gpu,
+                                          const CompressionOptions& options,
+                                          const PlannedLoad& load) {
+  RETURN_IF_ERROR(Validate(load));
+  if (model.weight_bytes > kMemoryShare * gpu.memory_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the weights of ", model.name, " take ", model.weight_bytes * 1e-9, " GB and --gpu has ",
+        gpu.memory_bytes * 1e-9, " GB; wanted ", kMemoryShare, " of it to hold them"));
+  }
+  CompressionOptions whole;
+  whole.scorer = "keep_all";
+  whole.encoder = IsQuantized(options.encoder) ? PageFormat::kF16 : options.encoder;
+  ASSIGN_OR_RETURN(KvPlan whole_plan, MakePlan(whole, model.shape, load.prompt_tokens));
+  ASSIGN_OR_RETURN(KvPlan compact_plan, MakePlan(options, model.shape, load.prompt_tokens));
+  CapacityPlan plan;
+  plan.whole = CostOf(model, gpu, load, std::move(whole_plan));
+  plan.compact = CostOf(model, gpu, load, std::move(compact_plan));
+  plan.hiding_bytes_per_second =
+      static_cast<double>(plan.whole.plan.wire_bytes()) / plan.whole.prefill_seconds;
+  plan.break_even_bytes_per_second = BreakEven(plan, model.shape.num_layers);
+  return plan;
+}
+
+}  // namespace kvship

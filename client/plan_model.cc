@@ -1,0 +1,117 @@
+#include "client/plan_model.h"
+
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "engine/gguf.h"
+#include "engine/gguf_config.h"
+#include "engine/hf_config.h"
+
+namespace kvship {
+namespace {
+
+constexpr double kBytesPerWeight16 = 2;
+
+struct Dimensions {
+  std::string name;
+  size_t layers, query_heads, kv_heads, head_dim, hidden, ffn, vocab;
+  bool tied_embeddings;  // the output product reads the embedding
+};
+
+// As their config.json say.
+const Dimensions kShapes[] = {
+    {"llama-2-7b", 32, 32, 32, 128, 4096, 11008, 32000, false},
+    {"llama-3.1-8b", 32, 32, 8, 128, 4096, 14336, 128256, false},
+    {"llama-3.1-70b", 80, 64, 8, 128, 8192, 28672, 128256, false},
+    {"mistral-7b", 32, 32, 8, 128, 4096, 14336, 32768, false},
+    {"qwen3-8b", 36, 32, 8, 128, 4096, 12288, 151936, false},
+    {"qwen3-32b", 64, 64, 8, 128, 5120, 25600, 151936, false},
+    {"smollm2-135m", 30, 9, 3, 64, 576, 1536, 49152, true},
+};
+
+Dimensions DimensionsOf(const ModelConfig& config, const std::string& name, bool tied_embeddings) {
+  return {.name = name,
+          .layers = config.num_layers,
+          .query_heads = config.num_query_heads,
+          .kv_heads = config.num_kv_heads,
+          .head_dim = config.head_dim,
+          .hidden = config.hidden_dim,
+          .ffn = config.ffn_dim,
+          .vocab = config.vocab_tokens,
+          .tied_embeddings = tied_embeddings};
+}
+
+// Queries and the attention's output have Hq heads, keys and values H; the feed-forward network has
+// three matrices. Norms and biases are too small to count.
+PlannedModel ModelOf(const Dimensions& dimensions) {
+  PlannedModel model;
+  model.name = dimensions.name;
+  model.shape = {.num_layers = dimensions.layers,
+                 .num_kv_heads = dimensions.kv_heads,
+                 .num_query_heads = dimensions.query_heads,
+                 .head_dim = dimensions.head_dim};
+  const size_t heads = dimensions.query_heads + dimensions.kv_heads;
+  const size_t per_layer =
+      2 * heads * dimensions.head_dim * dimensions.hidden + 3 * dimensions.ffn * dimensions.hidden;
+  model.layer_weights = static_cast<double>(dimensions.layers * per_layer);
+  model.output_weights = static_cast<double>(dimensions.vocab * dimensions.hidden);
+  return model;
+}
+
+// A step reads one row of an embedding that is not the output matrix too.
+void SetBytes(double weight_bytes, bool tied_embeddings, PlannedModel* model) {
+  const double read = model->layer_weights + model->output_weights;
+  const double all = read + (tied_embeddings ? 0 : model->output_weights);
+  model->weight_bytes = weight_bytes > 0 ? weight_bytes : all * kBytesPerWeight16;
+  model->step_bytes = model->weight_bytes * read / all;
+}
+
+absl::StatusOr<PlannedModel> ReadGgufModel(const std::string& path) {
+  ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
+  ASSIGN_OR_RETURN(const ModelConfig config, ReadGgufConfig(file));
+  const bool tied = !file.tensors().contains("output.weight");
+  PlannedModel model = ModelOf(DimensionsOf(config, config.name, tied));
+  double bytes = 0;
+  for (const auto& [name, tensor] : file.tensors()) {
+    bytes += static_cast<double>(tensor.bytes.size());
+  }
+  SetBytes(bytes, tied, &model);
+  return model;
+}
+
+absl::StatusOr<PlannedModel> ReadHfModel(const std::string& directory) {
+  ASSIGN_OR_RETURN(const HfConfig config, ReadHfConfig(directory));
+  const std::string name = std::filesystem::path(directory).filename().string();
+  PlannedModel model = ModelOf(DimensionsOf(config.model, name, config.tied_embeddings));
+  double bytes = 0;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
+    if (entry.path().extension() == ".safetensors") {
+      bytes += static_cast<double>(entry.file_size(error));
+    }
+  }
+  SetBytes(bytes, config.tied_embeddings, &model);
+  return model;
+}
+
+}  // namespace
+
+absl::StatusOr<PlannedModel> ReadPlannedModel(const std::string& path_or_name) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path_or_name, error)) return ReadHfModel(path_or_name);
+  if (std::filesystem::exists(path_or_name, error)) return ReadGgufModel(path_or_name);
+  std::string names;
+  for (const Dimensions& shape : kShapes) {
+    if (shape.name == path_or_name) {
+      PlannedModel model = ModelOf(shape);
+      SetBytes(0, shape.tied_embeddings, &model);
+      return model;
+    }
+    absl::StrAppend(&names, names.empty() ? "" : ", ", shape.name);
+  }
+  return absl::NotFoundError(absl::StrCat(
+      "--model is '", path_or_name, "'; wanted a GGUF file, a model directory or one of ", names));
+}
+
+}  // namespace kvship

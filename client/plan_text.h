@@ -1,0 +1,26 @@
+// A capacity plan as people and programs read it: the table of `kvship plan`, and its --json. Pure
+// functions.
+#pragma once
+
+#include <string>
+
+#include "client/capacity_plan.h"
+
+namespace kvship {
+
+struct PlanRecord {
+  PlannedModel model = {};
+  Gpu gpu = {};
+  PlannedLoad load = {};
+  std::string compression = {};  // as it was given; empty: the default
+  CapacityPlan plan = {};
+};
+
+// Whole and compact cache side by side, and the two link speeds in a sentence each.
+std::string PlanTable(const PlanRecord& record);
+
+// One object: "model", "gpu", "load", "whole", "compact", "hiding_gbps", "break_even_gbps". Times
+// in milliseconds, speeds of links in Gbit/s.
+std::string PlanJson(const PlanRecord& record);
+
+}  // namespace kvship

@@ -1,0 +1,127 @@
+"""Every overlay and every set of components gives objects that Kubernetes takes, restricted as far as they can be."""
+
+import importlib.util
+import json
+
+import custom_resources
+import jsonschema
+import kubernetes_validate
+import manifests
+import pytest
+import yaml
+from manifests import COMPONENTS, OVERLAYS, combinations, container, overlay, pod_spec
+
+checked: set[str] = set()
+
+
+def check_schema(object_):
+    """Each different object once: combinations share most of theirs."""
+    text = json.dumps(object_, sort_keys=True)
+    if text in checked:
+        return
+    if custom_resources.is_custom(object_):
+        custom_resources.check(object_)
+    else:
+        kubernetes_validate.validate(object_, kubernetes_validate.latest_version(), strict=True)
+    checked.add(text)
+
+
+def check_restricted(objects, may_add=()):
+    """The Pod Security Standard `restricted`, and a root file system that nobody writes."""
+    for owner in (each for each in objects if each["kind"] in ("Deployment", "Pod")):
+        pod, program = pod_spec(owner), container(owner)
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        allowed = {"configMap", "emptyDir", "image", "persistentVolumeClaim", "projected", "secret"}
+        assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"])
+        security = program["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False and security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"]["drop"] == ["ALL"]
+        assert tuple(security["capabilities"].get("add", ())) == tuple(may_add)
+        assert "privileged" not in security
+
+
+def check_references(objects):
+    """What pods name is there, or is what an operator brings."""
+    from_elsewhere = {"kvship-models", "kvship-api-tokens"}
+    there = {each["metadata"]["name"] for each in objects}
+    there |= {each["spec"]["secretName"] for each in objects if each["kind"] == "Certificate"}
+    for deployment in (each for each in objects if each["kind"] == "Deployment"):
+        pod = pod_spec(deployment)
+        names = {pod["serviceAccountName"]}
+        for volume in pod["volumes"]:
+            names |= {source["configMap"]["name"] for source in volume.get("projected", {}).get("sources", [])}
+            names |= {volume["secret"]["secretName"]} if "secret" in volume else set()
+            names |= {volume["persistentVolumeClaim"]["claimName"]} if "persistentVolumeClaim" in volume else set()
+        assert names <= there | from_elsewhere
+        volumes = [each["name"] for each in pod["volumes"]]
+        mounts = container(deployment)["volumeMounts"]
+        assert sorted(volumes) == sorted(each["name"] for each in mounts)
+        assert len({each["mountPath"] for each in mounts}) == len(mounts)
+
+
+def test_each_component_is_in_some_combination():
+    assert {name for components in combinations() for name in components} == set(COMPONENTS)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_gives_objects_that_kubernetes_takes(name):
+    objects = overlay(name)
+    for each in objects:
+        check_schema(each)
+    check_references(objects)
+    check_restricted(objects)
+    [namespace] = [each for each in objects if each["kind"] == "Namespace"]
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert {each["metadata"].get("namespace") for each in objects if each is not namespace} == {"kvship"}
+
+
+@pytest.mark.parametrize(("name", "version"), [("h200", "1.30"), ("demo", "1.33")])
+def test_the_oldest_kubernetes_of_the_documentation_knows_all_fields(name, version):
+    for each in overlay(name):
+        if not custom_resources.is_custom(each):
+            kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_the_pod_that_fills_the_models_volume_may_run_beside_the_others():
+    objects = list(yaml.safe_load_all((manifests.KUSTOMIZE / "model-volume.yaml").read_text()))
+    for each in objects:
+        check_schema(each)
+    check_restricted(objects)
+    claim, pod = objects
+    decode = manifests.named(overlay("h200"), "Deployment", "kvship-decode")
+    assert pod_spec(pod)["securityContext"]["runAsUser"] == pod_spec(decode)["securityContext"]["runAsUser"]
+    for each in pod, decode:
+        claims = [volume.get("persistentVolumeClaim", {}).get("claimName") for volume in pod_spec(each)["volumes"]]
+        assert claim["metadata"]["name"] in claims
+
+
+@pytest.mark.parametrize("components", combinations(), ids="+".join)
+def test_a_combination_gives_objects_that_kubernetes_takes(components, tmp_path):
+    objects = manifests.combination(components, tmp_path)
+    for each in objects:
+        check_schema(each)
+    check_references(objects)
+    check_restricted(objects, may_add=["IPC_LOCK"] if "nccl" in components else ())
+    scaled = any(name.startswith("autoscaling") for name in components)
+    assert all(("replicas" in each["spec"]) != scaled for each in objects if each["kind"] == "Deployment")
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "ScaledObject", "Certificate", "PodMonitor"])
+def test_the_checks_see_a_field_that_does_not_exist(kind):
+    object_ = next(each for each in overlay("h200") if each["kind"] == kind)
+    wrong = object_ | {"spec": object_["spec"] | {"replica": 2}}
+    with pytest.raises((kubernetes_validate.ValidationError, jsonschema.ValidationError)):
+        check_schema(wrong)
+
+
+def test_rules_and_dashboards_are_those_of_the_monitoring_folder():
+    component = manifests.KUSTOMIZE / "components" / "monitoring"
+    spec = importlib.util.spec_from_file_location("generate", component / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert (component / "prometheus-rule.yaml").read_text() == generate.prometheus_rule()
+    dashboards = manifests.ROOT / "deploy" / "monitoring" / "dashboards"
+    data = manifests.named(overlay("h200"), "ConfigMap", "kvship-dashboards")["data"]
+    assert data == {path.name: path.read_text() for path in dashboards.glob("*.json")}
