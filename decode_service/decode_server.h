@@ -74,6 +74,7 @@ class DecodeServer {
   const ServedModel model_;
   prometheus::Registry registry_;
   DecodeMetrics metrics_;
+  RecentRequests recent_;
   const std::unique_ptr<KvPool> pool_;
   ReservationQueue queue_;
   ClientRequests client_requests_;

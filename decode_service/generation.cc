@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "decode_service/prefill_fault.h"
@@ -166,6 +167,7 @@ void Generation::Decode(PrefillAttempt::Result result) {
   *report_.mutable_kv() = result.kv;
   *report_.mutable_kv()->mutable_compression() = CompressionToProto(request_.compression);
   *report_.mutable_timing() = result.timing;
+  transfer_bytes_per_second_ = result.transfer_bytes_per_second;
   // A node that was lost, too, was waiting.
   report_.mutable_timing()->set_queue_ms(
       result.timing.queue_ms() + absl::ToDoubleMilliseconds(attempt_begin_ - call_.arrival));
@@ -192,7 +194,12 @@ void Generation::OnSessionEnd(const Session::End& end) {
   GiveBack();
   uses_.metrics.CountRequest(absl::OkStatus());
   uses_.metrics.CountReport(report_);
+  uses_.recent.Add({.request_id = call_.id,
+                    .ended = MonotonicNow(),
+                    .report = report_,
+                    .transfer_bytes_per_second = transfer_bytes_per_second_});
   LogEnd(absl::OkStatus());
+  if (!request_.report_heads) report_.mutable_kv()->clear_layers();
   responses_->Finish(report_);
 }
 

@@ -17,6 +17,7 @@
 #include "decode_service/generation_request.h"
 #include "decode_service/prefill_attempt.h"
 #include "decode_service/prefill_nodes.h"
+#include "decode_service/recent_requests.h"
 #include "decode_service/reservation_queue.h"
 #include "decode_service/response_buffer.h"
 #include "decode_service/served_model.h"
@@ -43,6 +44,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     ReservationQueue& queue;
     DecodeLoop& loop;
     DecodeMetrics& metrics;
+    RecentRequests& recent;
     const Options& options;
   };
 
@@ -94,6 +96,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   ClientRequests::Place place_;                       // from Prepare to the end
   std::unique_ptr<ReservationQueue::Ticket> ticket_;  // from Prepare to the end
   v1::GenerateReport report_;
+  double transfer_bytes_per_second_ = 0;
 
   std::mutex mutex_;
   bool in_line_ = false;

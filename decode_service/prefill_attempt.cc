@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "decode_service/kv_report.h"
 #include "rpc/cache_messages.h"
@@ -101,6 +102,7 @@ void PrefillAttempt::OnMessage(std::span<const std::byte> bytes) {
     }
     case v1::PrefillResponse::kLayer: {
       std::lock_guard lock(mutex_);
+      last_arrival_ = MonotonicNow();
       status = receiver_ ? receiver_->BeginLayer(LayerHeaderFromProto(message.layer()))
                          : absl::DataLossError("the prefill node sent a layer before Go");
       break;
@@ -118,6 +120,8 @@ void PrefillAttempt::OnFrame(const FrameHeader& header, BytePieces payload) {
     std::lock_guard lock(mutex_);
     status = receiver_ ? receiver_->AddFrame(header, payload)
                        : absl::DataLossError("the prefill node sent a frame before Go");
+    const absl::Time now = MonotonicNow();
+    receiving_time_ += now - std::exchange(last_arrival_, now);
   }
   if (!status.ok()) Fail(status);
 }
@@ -165,7 +169,7 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
     std::lock_guard lock(mutex_);
     if (!receiver_) return absl::DataLossError("the prefill node sent a manifest before Go");
     RETURN_IF_ERROR(receiver_->Finish(manifest));
-    result.kv = MakeKvReport(*cache_, receiver_->layers(), request_.report_heads);
+    result.kv = MakeKvReport(*cache_, receiver_->layers());
     result.kv.set_shipped_bytes(receiver_->num_bytes());
     result.kv.set_transport(kGrpcTransport);
     result.timing.set_queue_ms(message.queue_ms());
@@ -174,6 +178,8 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
     if (computed_time_ != absl::Time()) {
       result.timing.set_transfer_ms(Milliseconds(absl::Now() - computed_time_));
     }
+    result.transfer_bytes_per_second =
+        static_cast<double>(receiver_->num_bytes()) / absl::ToDoubleSeconds(receiving_time_);
     result.cache = std::move(cache_);
     channel = channel_;
   }

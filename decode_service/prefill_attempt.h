@@ -31,6 +31,8 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
     OutputToken first_token;
     v1::KvReport kv;    // without `compression`
     v1::Timing timing;  // queue (on the node), prefill, compress and transfer
+    // While frames came, each from the one before it, or its layer's header, to its end.
+    double transfer_bytes_per_second = 0;
   };
   using OnProgress = std::function<void(const v1::GenerateProgress&)>;
   using OnEnd = std::function<void(absl::StatusOr<Result>)>;
@@ -83,7 +85,9 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
   std::optional<CacheReceiver> receiver_;  // from Go on
   bool found_no_room_ = false;
   bool cancelled_ = false;
-  absl::Time computed_time_;  // when the node's last layer was done
+  absl::Time computed_time_;       // when the node's last layer was done
+  absl::Time last_arrival_;        // of a layer's header or a frame; monotonic
+  absl::Duration receiving_time_;  // from one to the next within layers
 };
 
 }  // namespace kvship

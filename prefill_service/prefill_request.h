@@ -16,7 +16,7 @@ namespace kvship {
 
 class PrefillScheduler::Request {
  public:
-  enum class State { kQueued, kReady, kRunning };
+  using State = Prompt::State;
 
   Request(PrefillTask wanted, std::shared_ptr<Channel> stream, absl::Time now)
       : task(std::move(wanted)),
