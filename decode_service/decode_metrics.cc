@@ -48,6 +48,10 @@ DecodeMetrics::DecodeMetrics(Registry& r)
                     .Name(FullName("requests_total"))
                     .Help("Requests that ended, by gRPC status code")
                     .Register(r)),
+      http_responses_(BuildCounter()
+                          .Name(FullName("http_responses_total"))
+                          .Help("Answers on the HTTP port, by status")
+                          .Register(r)),
       prompt_tokens_(Counter(r, "prompt_tokens_total", "Prompt tokens of requests that succeeded")),
       output_tokens_(Counter(r, "output_tokens_total", "Output tokens of requests that succeeded")),
       kept_tokens_(Counter(r, "kept_tokens_total",
@@ -87,6 +91,10 @@ DecodeMetrics::DecodeMetrics(Registry& r)
 
 void DecodeMetrics::CountRequest(const absl::Status& status) {
   requests_.Add({{"code", absl::StatusCodeToString(status.code())}}).Increment();
+}
+
+void DecodeMetrics::CountHttpResponse(int status) {
+  http_responses_.Add({{"status", absl::StrCat(status)}}).Increment();
 }
 
 void DecodeMetrics::CountReport(const v1::GenerateReport& report) {

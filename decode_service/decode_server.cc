@@ -92,6 +92,7 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<K
             .loop = loop_,
             .metrics = metrics_,
             .recent = recent_,
+            .tracer = tracer_,
             .options = options_.generation},
       callers_(options_.security.allowed_peers, std::move(tokens)),
       service_(uses_, callers_,
@@ -102,6 +103,7 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<K
 DecodeServer::~DecodeServer() { readiness_.StartDraining(); }
 
 absl::Status DecodeServer::Listen() {
+  RETURN_IF_ERROR(tracer_.Start("kvship-decode", options_.otlp_endpoint, registry_));
   ASSIGN_OR_RETURN(admin_,
                    AdminServer::Start("kvship-decode", options_.admin, registry_, readiness_));
   const v1::ModelInfo model = ModelInfoToProto(model_.config(), model_.identity,

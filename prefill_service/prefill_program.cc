@@ -84,6 +84,8 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
     ASSIGN_OR_RETURN(rpc.credentials, ServerTls(options.security.tls));
   }
   prometheus::Registry registry;
+  Tracer tracer;
+  RETURN_IF_ERROR(tracer.Start("kvship-prefill", options.otlp_endpoint, registry));
   Readiness readiness;
   ASSIGN_OR_RETURN(const auto admin,
                    AdminServer::Start("kvship-prefill", options.admin, registry, readiness));
@@ -109,6 +111,7 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
                              .default_compression = default_compression,
                              .scheduler = scheduler,
                              .metrics = metrics,
+                             .tracer = tracer,
                              .readiness = readiness},
                             GrpcServerChannelOptions());
   rpc.max_message_bytes = PrefillRpcService::MostMessageBytes(config);

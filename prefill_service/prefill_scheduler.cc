@@ -338,7 +338,7 @@ void PrefillScheduler::End(Request& request, absl::Status status) {
   requests_.erase(at);
   admitted_tokens_ -= ended->num_tokens();
   ended->ended = true;
-  ended->LogEnd(status);
+  ended->TellEnd(status);
   if (ended->job != nullptr) ended->job->Forget(*ended->shipment);
   ended->job.reset();
   ended->shipment.reset();

@@ -117,7 +117,6 @@ class PrefillScheduler {
   size_t RunBytes(const Request& request) const;
   void TellPlaces();
   void End(Request& request, absl::Status status);
-  static void LogEnd(const Request& request, const absl::Status& status);
   absl::Duration RetryDelay() const;
   void UpdateGauges();
   bool Blocked(const Request& request) const;
