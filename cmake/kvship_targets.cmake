@@ -17,6 +17,17 @@ function(kvship_library folder)
   endif()
 endfunction()
 
+# kvship_embed(target file name): the text of a file as `extern const char name[]` of the target.
+function(kvship_embed target file name)
+  set(made ${CMAKE_BINARY_DIR}/generated/embedded/${file}.cc)
+  set(script ${CMAKE_SOURCE_DIR}/cmake/embed_file.cmake)
+  add_custom_command(
+    OUTPUT ${made}
+    COMMAND ${CMAKE_COMMAND} -DFROM=${CMAKE_SOURCE_DIR}/${file} -DTO=${made} -DNAME=${name} -P ${script}
+    DEPENDS ${CMAKE_SOURCE_DIR}/${file} ${script} VERBATIM)
+  target_sources(${target} PRIVATE ${made})
+endfunction()
+
 # Warnings of host code, and constant expressions that host and device share as functions of both.
 function(kvship_cuda_options target)
   target_compile_options(${target} PRIVATE

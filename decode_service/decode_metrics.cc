@@ -75,6 +75,10 @@ DecodeMetrics::DecodeMetrics(Registry& r)
                  .Register(r)),
       requests_(Counters(r, "requests_total",
                          "Requests that ended, by gRPC status code (OK, CANCELLED, ...)")),
+      http_responses_(
+          Counters(r, "http_responses_total",
+                   "Answers on the HTTP port, of whatever path, by status; a stream's status is "
+                   "that of its beginning")),
       prompt_tokens_(Counter(r, "prompt_tokens_total", "Prompt tokens of requests that succeeded")),
       output_tokens_(Counter(r, "output_tokens_total", "Output tokens of requests that succeeded")),
       kept_tokens_(Counter(r, "kept_tokens_total",
@@ -150,6 +154,10 @@ void DecodeMetrics::SetModel(const std::string& name) { model_.Add({{"model", na
 
 void DecodeMetrics::CountRequest(const absl::Status& status) {
   requests_.Add({{"code", absl::StatusCodeToString(status.code())}}).Increment();
+}
+
+void DecodeMetrics::CountHttpResponse(int status) {
+  http_responses_.Add({{"status", absl::StrCat(status)}}).Increment();
 }
 
 void DecodeMetrics::CountReport(const v1::GenerateReport& report, absl::Duration receive_time) {

@@ -24,6 +24,8 @@ class DecodeMetrics {
   void SetModel(const std::string& name);
   // A request's end: its outcome is the gRPC status code's name, "OK" or "RESOURCE_EXHAUSTED".
   void CountRequest(const absl::Status& status);
+  // An answer on the HTTP port, by its status.
+  void CountHttpResponse(int status);
   // What a request that succeeded reports of its KV cache and tokens; its layers took
   // `receive_time` to come in.
   void CountReport(const v1::GenerateReport& report, absl::Duration receive_time);
@@ -49,6 +51,7 @@ class DecodeMetrics {
  private:
   prometheus::Family<prometheus::Gauge>& model_;
   prometheus::Family<prometheus::Counter>& requests_;
+  prometheus::Family<prometheus::Counter>& http_responses_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& output_tokens_;
   prometheus::Counter& kept_tokens_;

@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "decode_service/decode_status.h"
 #include "engine/prefill.h"
 #include "rpc/model_info.h"
 #include "service/process.h"
@@ -90,6 +91,8 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<K
             .queue = queue_,
             .loop = loop_,
             .metrics = metrics_,
+            .recent = recent_,
+            .tracer = tracer_,
             .options = options_.generation},
       callers_(options_.security.allowed_peers, std::move(tokens)),
       service_(uses_, callers_,
@@ -102,8 +105,13 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<K
 DecodeServer::~DecodeServer() { readiness_.StartDraining(); }
 
 absl::Status DecodeServer::Listen() {
+  RETURN_IF_ERROR(tracer_.Start("kvship-decode", options_.otlp_endpoint, registry_));
   ASSIGN_OR_RETURN(admin_, AdminServer::Start("kvship-decode", options_.admin, registry_,
                                               readiness_, options_.security.tls.certificate));
+  const v1::ModelInfo model = ModelInfoToProto(model_.config(), model_.identity,
+                                               options_.generation.limits.default_compression);
+  admin_->ShowStatus(
+      [this, model] { return DecodeStatusJson(model, MetricValues(registry_), nodes_, recent_); });
   ASSIGN_OR_RETURN(rpc_,
                    RpcServer::Start(options_.rpc, {&service_},
                                     {v1::GenerationService::service_full_name()}, readiness_));

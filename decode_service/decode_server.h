@@ -43,13 +43,15 @@ class DecodeServer {
     // Of Generate calls that bring none.
     absl::Duration default_deadline = absl::Minutes(10);
     Generation::Options generation;
+    std::string otlp_endpoint;  // of the collector of traces; empty: none
 
     // Whether the ports are as safe as they have to be. Errors: as PortSecurity.
     absl::Status Validate() const;
   };
 
   // Loads the model, listens and serves. Errors: as Options::Validate, ServerTls, ApiTokens::Load,
-  // ServedModel::Load, KvPool::Create, RpcServer::Start, HttpService::Start and AdminServer::Start.
+  // ServedModel::Load, KvPool::Create, Tracer::Start, RpcServer::Start, HttpService::Start and
+  // AdminServer::Start.
   static absl::StatusOr<std::unique_ptr<DecodeServer>> Start(Options options);
   ~DecodeServer();
 
@@ -74,6 +76,8 @@ class DecodeServer {
   const ServedModel model_;
   prometheus::Registry registry_;
   DecodeMetrics metrics_;
+  RecentRequests recent_;
+  Tracer tracer_;
   const std::unique_ptr<KvPool> pool_;
   ReservationQueue queue_;
   ClientRequests client_requests_;

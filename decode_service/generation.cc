@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "decode_service/prefill_fault.h"
@@ -36,6 +37,7 @@ void Generation::GiveBack() {
 }
 
 void Generation::WaitForRoom() {
+  trace_.BeginQueue();
   v1::GenerateProgress progress;
   progress.set_phase(v1::GenerateProgress::PHASE_QUEUED);
   progress.set_prompt_tokens(static_cast<uint32_t>(request_.tokens.size()));
@@ -89,8 +91,9 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     attempt_begin_ = absl::Now();
     tried_.insert(visit.node->address());
   }
+  const TraceContext trace = trace_.BeginAttempt(visit.node->address());
   attempt->Open([&](std::shared_ptr<ChannelEvents> events) {
-    return visit.node->connection().Open(call_.deadline, std::move(events));
+    return visit.node->connection().Open(call_.deadline, std::move(events), trace.Metadata());
   });
   // A cancellation that came before the attempt could be seen.
   if (responses_->cancelled()) attempt->Cancel(responses_->why_cancelled());
@@ -124,6 +127,8 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
     }
   }
   uses_.nodes.Ended(visit, result.status());
+  trace_.EndAttempt(result.status(), result.ok() ? absl::Milliseconds(result->timing.transfer_ms())
+                                                 : absl::ZeroDuration());
   size_t num_tried = 0;
   bool found_no_room = false;
   {
@@ -176,12 +181,14 @@ void Generation::Decode(PrefillAttempt::Result result) {
   auto session = std::make_unique<Session>(
       request_.output, uses_.model.tokenizer.get(), std::move(result.cache), responses_,
       [self = shared_from_this()](const Session::End& end) { self->OnSessionEnd(end); });
+  trace_.BeginDecode();
   session->Take(result.first_token);
   if (!session->ended()) uses_.loop.Join(std::move(session));
 }
 
 void Generation::OnSessionEnd(const Session::End& end) {
   uses_.metrics.RemoveCache(report_.kv());
+  trace_.EndDecode(end);
   report_.mutable_usage()->set_output_tokens(static_cast<uint32_t>(end.output_tokens));
   if (!end.status.ok()) return Fail(end.status);
   report_.set_finish_reason(end.reason);
@@ -196,7 +203,13 @@ void Generation::OnSessionEnd(const Session::End& end) {
   GiveBack();
   uses_.metrics.CountRequest(absl::OkStatus());
   uses_.metrics.CountReport(report_, receive_time_);
+  uses_.recent.Add({.request_id = call_.id,
+                    .ended = MonotonicNow(),
+                    .report = report_,
+                    .receive_time = receive_time_});
   LogEnd(absl::OkStatus());
+  trace_.End(call_.id, absl::OkStatus(), report_);
+  if (!request_.report_heads) report_.mutable_kv()->clear_layers();
   responses_->Finish(report_);
 }
 
@@ -205,6 +218,7 @@ void Generation::Fail(const absl::Status& error) {
   const bool full = absl::IsResourceExhausted(error) && !RetryDelayOf(error).has_value();
   uses_.metrics.CountRequest(error);
   LogEnd(error);
+  trace_.End(call_.id, error, report_);
   responses_->Fail(full ? WithRetryDelay(error, uses_.options.retry_delay) : error);
 }
 
@@ -212,6 +226,7 @@ void Generation::LogEnd(const absl::Status& status) const {
   const v1::KvReport& kv = report_.kv();
   const v1::Timing& timing = report_.timing();
   LogInfo("request ended", {{"request_id", call_.id},
+                            {"trace_id", trace_.context().trace_id},
                             {"client", call_.client},
                             {"code", absl::StatusCodeToString(status.code())},
                             {"error", LoggedMessage(status)},

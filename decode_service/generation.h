@@ -15,8 +15,10 @@
 #include "decode_service/decode_loop.h"
 #include "decode_service/decode_metrics.h"
 #include "decode_service/generation_request.h"
+#include "decode_service/generation_trace.h"
 #include "decode_service/prefill_attempt.h"
 #include "decode_service/prefill_nodes.h"
+#include "decode_service/recent_requests.h"
 #include "decode_service/reservation_queue.h"
 #include "decode_service/response_buffer.h"
 #include "decode_service/served_model.h"
@@ -43,6 +45,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
     ReservationQueue& queue;
     DecodeLoop& loop;
     DecodeMetrics& metrics;
+    RecentRequests& recent;
+    Tracer& tracer;
     const Options& options;
   };
 
@@ -52,11 +56,13 @@ class Generation : public std::enable_shared_from_this<Generation> {
     std::string client;  // whose it is; empty: not known
     absl::Time arrival;
     absl::Time deadline;
+    TraceContext trace = {};  // that its client sent along
   };
 
   Generation(const Uses& uses, Call call)
       : uses_(uses),
         call_(std::move(call)),
+        trace_(uses.tracer, call_.trace),
         responses_(std::make_shared<ResponseBuffer>(uses.options.max_unread_tokens)) {}
 
   // Checks the request and starts it; what is wrong with it comes through responses().
@@ -67,6 +73,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void Cancel(const absl::Status& why);
 
   ResponseBuffer& responses() { return *responses_; }
+  // The request's place in its trace; not set where it has none.
+  const TraceContext& trace() const { return trace_.context(); }
 
  private:
   absl::Status Prepare(const v1::GenerateRequest& message);
@@ -88,6 +96,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
   const Uses uses_;
   const Call call_;
+  GenerationTrace trace_;
   // shared: the session outlives the call that reads, or the other way round
   const std::shared_ptr<ResponseBuffer> responses_;
   GenerationRequest request_;

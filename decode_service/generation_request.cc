@@ -102,6 +102,10 @@ absl::Status CheckForcedTokens(const v1::GenerateRequest& message) {
   return absl::OkStatus();
 }
 
+absl::Status ExceedsContext(std::string message) {
+  return WithReason(absl::FailedPreconditionError(message), kContextLengthExceeded);
+}
+
 // How many tokens may be output, at most, within the context.
 absl::StatusOr<size_t> MaxTokens(const v1::GenerateRequest& message, size_t prompt_tokens,
                                  const ServedModel& model, const RequestLimits& limits) {
@@ -109,18 +113,18 @@ absl::StatusOr<size_t> MaxTokens(const v1::GenerateRequest& message, size_t prom
                              ? model.config().context_tokens
                              : std::min(limits.context_tokens, model.config().context_tokens);
   if (prompt_tokens >= context) {
-    return absl::FailedPreconditionError(absl::StrCat("the prompt has ", prompt_tokens,
-                                                      " tokens; wanted fewer than the ", context,
-                                                      " that prompt and output may have together"));
+    return ExceedsContext(absl::StrCat("the prompt has ", prompt_tokens,
+                                       " tokens; wanted fewer than the ", context,
+                                       " that prompt and output may have together"));
   }
   const size_t room = context - prompt_tokens;
   const bool forced = !message.forced_tokens().empty();
   const size_t wanted = forced ? message.forced_tokens_size() : message.max_tokens();
   if (wanted > room) {
     const absl::string_view field = forced ? "the length of forced_tokens" : "max_tokens";
-    return absl::FailedPreconditionError(
-        absl::StrCat(field, " is ", wanted, "; wanted at most ", room, ", as prompt (",
-                     prompt_tokens, " tokens) and output may have ", context, " together"));
+    return ExceedsContext(absl::StrCat(field, " is ", wanted, "; wanted at most ", room,
+                                       ", as prompt (", prompt_tokens,
+                                       " tokens) and output may have ", context, " together"));
   }
   return wanted > 0 ? wanted : std::min(limits.default_max_tokens, room);
 }

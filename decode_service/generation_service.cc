@@ -41,7 +41,14 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     const absl::Time deadline =
         HasDeadline(context) ? absl::FromChrono(context.deadline()) : now + default_deadline;
     call->generation_ = std::make_shared<Generation>(
-        uses, Generation::Call{.id = id, .client = client, .arrival = now, .deadline = deadline});
+        uses, Generation::Call{.id = id,
+                               .client = client,
+                               .arrival = now,
+                               .deadline = deadline,
+                               .trace = TraceContextOf(context.client_metadata())});
+    if (const TraceContext& trace = call->generation_->trace(); trace.is_set()) {
+      context.AddInitialMetadata(kTraceResponse, trace.TraceParent());
+    }
     // gRPC keeps the deadlines of clients itself.
     if (!HasDeadline(context)) call->CancelAt(deadline);
     // Weak: the buffer may speak up once more while gRPC is already done with the call.

@@ -25,6 +25,9 @@ class HttpGeneration {
   // Cancels what has not ended, and waits for its end.
   ~HttpGeneration();
 
+  // As Generation::trace.
+  const TraceContext& trace() const { return generation_->trace(); }
+
   // The next message or how the request ended; kNothing if neither came by `until`.
   ResponseBuffer::Next Take(absl::Time until, v1::GenerateResponse* message, absl::Status* end);
 

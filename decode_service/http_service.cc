@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "decode_service/event_stream.h"
 #include "decode_service/http_generation.h"
@@ -44,9 +45,25 @@ void Respond(const OpenAiError& error, httplib::Response& response) {
 }
 
 // For requests whose body is not, or only in part, read.
-void Refuse(const OpenAiError& error, httplib::Response& response) {
+void RespondAndClose(const OpenAiError& error, httplib::Response& response) {
   HttpServer::connection().CloseAfterAnswer();
   Respond(error, response);
+}
+
+// The code under which the same refusal is counted on the gRPC port.
+absl::StatusCode CodeOf(const OpenAiError& error) {
+  switch (error.http_status) {
+    case 401: return absl::StatusCode::kUnauthenticated;
+    case 404: return absl::StatusCode::kNotFound;
+    case 413:
+    case 429: return absl::StatusCode::kResourceExhausted;
+    case 503: return absl::StatusCode::kUnavailable;
+    default: return absl::StatusCode::kInvalidArgument;
+  }
+}
+
+std::string NameOf(const ServedModel& model, const std::string& identity) {
+  return model.config().name.empty() ? identity : model.config().name;
 }
 
 // What httplib does not check, and proxies may read in another way than it does.
@@ -116,7 +133,8 @@ HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
       options_(options),
       identity_(absl::BytesToHexString(absl::string_view(
           reinterpret_cast<const char*>(uses.model.identity.data()), uses.model.identity.size()))),
-      model_(uses.model.config().name.empty() ? identity_ : uses.model.config().name),
+      model_(options.served_model_name.empty() ? NameOf(uses.model, identity_)
+                                               : options.served_model_name),
       start_time_(absl::ToUnixSeconds(absl::Now())),
       // Clients keep connections that they do not use; and whoever is refused needs one too.
       server_(2 * options.max_requests + 64, options.max_body_bytes, std::move(tls)) {}
@@ -145,7 +163,11 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation
   // Errors that httplib finds by itself have no body yet.
   self->server_.set_error_handler([](const httplib::Request&, httplib::Response& response) {
     if (!response.body.empty()) return;
-    Refuse(InvalidOpenAiRequest("the HTTP request cannot be read", response.status), response);
+    RespondAndClose(InvalidOpenAiRequest("the HTTP request cannot be read", response.status),
+                    response);
+  });
+  self->server_.set_logger([self](const httplib::Request&, const httplib::Response& response) {
+    self->uses_.metrics.CountHttpResponse(response.status);
   });
   RETURN_IF_ERROR(self->server_.Listen("http", options.listen));
   return service;
@@ -171,7 +193,10 @@ bool HttpService::WaitUntilIdle(absl::Time deadline) {
 
 absl::StatusOr<HttpService::Place> HttpService::TakePlace() {
   std::lock_guard lock(mutex_);
-  if (draining_) return absl::UnavailableError("the server is shutting down");
+  if (draining_) {
+    return absl::UnavailableError(
+        "the server is shutting down; send the request again, to one that takes its place");
+  }
   if (num_requests_ >= options_.max_requests) {
     return absl::ResourceExhaustedError(absl::StrCat(num_requests_, " requests are running; ",
                                                      "wanted fewer than ", options_.max_requests));
@@ -260,31 +285,64 @@ std::optional<OpenAiError> HttpService::ReadBody(const httplib::Request& request
 void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
                          httplib::Response& response, const httplib::ContentReader& reader) {
   const absl::StatusOr<std::string> client = ClientOf(request);
+  // What refuses a request before its body is read, or has been read whole, ends the connection.
+  HttpConnection& connection = HttpServer::connection();
   if (!client.ok()) {
-    uses_.metrics.CountRequest(client.status());
-    return Refuse(OpenAiErrorOf(client.status()), response);
+    connection.CloseAfterAnswer();
+    return Refuse(OpenAiErrorOf(client.status()), "", response);
   }
   absl::StatusOr<Place> place = TakePlace();
-  if (!place.ok()) return Refuse(OpenAiErrorOf(place.status()), response);
+  if (!place.ok()) {
+    connection.CloseAfterAnswer();
+    return Refuse(OpenAiErrorOf(place.status()), *client, response);
+  }
   std::string body;
-  if (const auto error = ReadBody(request, reader, &body)) return Refuse(*error, response);
+  if (const auto error = ReadBody(request, reader, &body)) {
+    connection.CloseAfterAnswer();
+    return Refuse(*error, *client, response);
+  }
   const auto asked = ReadOpenAiRequest(api, body, RandomNumber());
-  if (!asked.ok()) return Respond(OpenAiErrorOf(asked.status()), response);
-  if (!Serves(asked->model)) return Respond(UnknownModel(asked->model, model_), response);
-  Generate(*asked, *client, *std::move(place), response);
+  if (!asked.ok()) return Refuse(OpenAiErrorOf(asked.status()), *client, response);
+  if (!Serves(asked->model)) return Refuse(UnknownModel(asked->model, model_), *client, response);
+  Generate(*asked, *client,
+           ParseTraceContext(request.get_header_value(kTraceParent),
+                             request.get_header_value(kTraceState)),
+           *std::move(place), response);
 }
 
-void HttpService::Generate(const OpenAiRequest& request, const std::string& client, Place place,
-                           httplib::Response& response) {
+void HttpService::Refuse(const OpenAiError& error, const std::string& client,
+                         httplib::Response& response) const {
+  const absl::StatusCode code = CodeOf(error);
+  const std::string id = NewRequestId();
+  uses_.metrics.CountRequest(absl::Status(code, error.message));
+  // What is said of the request itself quotes it.
+  const bool quotes = code == absl::StatusCode::kInvalidArgument || error.http_status == 404;
+  LogInfo("request refused", {{"request_id", id},
+                              {"client", client},
+                              {"code", absl::StatusCodeToString(code)},
+                              {"error", quotes ? "" : error.message}});
+  response.set_header("x-request-id", id);
+  Respond(error, response);
+}
+
+void HttpService::Generate(const OpenAiRequest& request, const std::string& client,
+                           TraceContext trace, Place place, httplib::Response& response) {
   HttpConnection& connection = HttpServer::connection();
   const absl::Time now = absl::Now();
   const absl::Time deadline = now + options_.deadline;
   connection.SetAnswerDeadline(deadline);
   const std::string id = NewRequestId();
   response.set_header("x-request-id", id);
-  auto generation = std::make_unique<HttpGeneration>(
-      uses_, Generation::Call{.id = id, .client = client, .arrival = now, .deadline = deadline},
-      request.generate, connection, stopping_);
+  auto generation = std::make_unique<HttpGeneration>(uses_,
+                                                     Generation::Call{.id = id,
+                                                                      .client = client,
+                                                                      .arrival = now,
+                                                                      .deadline = deadline,
+                                                                      .trace = std::move(trace)},
+                                                     request.generate, connection, stopping_);
+  if (generation->trace().is_set()) {
+    response.set_header(kTraceResponse, generation->trace().TraceParent());
+  }
   OpenAiResponse answer(request,
                         {.id = id,
                          .created = absl::ToUnixSeconds(now),

@@ -27,6 +27,8 @@ class HttpService {
     size_t max_requests = 256;
     // For one request, from its body's last byte to the last byte of the answer.
     absl::Duration deadline = absl::Minutes(10);
+    // What the API calls the model; empty: by its own name.
+    std::string served_model_name = {};
     TlsFiles tls = {};  // without a certificate: plain text. Clients are known by tokens alone
   };
 
@@ -59,12 +61,15 @@ class HttpService {
   void AnswerModels(absl::string_view path, httplib::Response& response) const;
   void Answer(OpenAiApi api, const httplib::Request& request, httplib::Response& response,
               const httplib::ContentReader& reader);
+  // Ends a request to generate that never became one: counted, logged and answered.
+  void Refuse(const OpenAiError& error, const std::string& client,
+              httplib::Response& response) const;
   // The body, or an error of the client's.
   std::optional<OpenAiError> ReadBody(const httplib::Request& request,
                                       const httplib::ContentReader& reader,
                                       std::string* body) const;
-  void Generate(const OpenAiRequest& request, const std::string& client, Place place,
-                httplib::Response& response);
+  void Generate(const OpenAiRequest& request, const std::string& client, TraceContext trace,
+                Place place, httplib::Response& response);
   // The name of who sends it; Unauthenticated if that is not known and has to be.
   absl::StatusOr<std::string> ClientOf(const httplib::Request& request) const;
   bool Serves(absl::string_view model) const;
@@ -73,7 +78,7 @@ class HttpService {
   const Callers& callers_;
   const Options options_;
   const std::string identity_;  // the model's, in hexadecimal
-  const std::string model_;     // its name, or the identity where it has none
+  const std::string model_;     // what it is called here
   const int64_t start_time_;    // seconds since 1970
   std::atomic<bool> stopping_{false};
 

@@ -2,8 +2,7 @@
 
 namespace kvship {
 
-v1::KvReport MakeKvReport(const SequenceCache& cache, std::span<const LayerHeader> layers,
-                          bool heads) {
+v1::KvReport MakeKvReport(const SequenceCache& cache, std::span<const LayerHeader> layers) {
   v1::KvReport report;
   double kept_tokens = 0;
   double retained_mass = 0;
@@ -22,7 +21,6 @@ v1::KvReport MakeKvReport(const SequenceCache& cache, std::span<const LayerHeade
         report.set_retained_mass_min_head(static_cast<uint32_t>(h));
       }
     }
-    if (!heads) continue;
     v1::LayerReport& out = *report.add_layers();
     out.mutable_kept_tokens()->Assign(layer.kept_tokens.begin(), layer.kept_tokens.end());
     out.mutable_retained_mass()->Assign(layer.retained_mass.begin(), layer.retained_mass.end());

@@ -10,8 +10,7 @@
 namespace kvship {
 
 // The report of a cache whose layers have all come, without what only the transfer knows
-// (shipped_bytes, transport) and without `compression`; with `heads`, layer by layer.
-v1::KvReport MakeKvReport(const SequenceCache& cache, std::span<const LayerHeader> layers,
-                          bool heads);
+// (shipped_bytes, transport) and without `compression`.
+v1::KvReport MakeKvReport(const SequenceCache& cache, std::span<const LayerHeader> layers);
 
 }  // namespace kvship

@@ -1,6 +1,7 @@
 // kvship-decode: receives compact KV caches from prefill nodes and streams tokens.
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <thread>
 #include <vector>
@@ -68,14 +69,26 @@ ABSL_FLAG(absl::Duration, stuck_timeout, absl::Seconds(60),
 ABSL_FLAG(absl::Duration, default_deadline, absl::Minutes(10),
           "the longest a request over gRPC may take that brings no deadline");
 ABSL_FLAG(size_t, max_http_requests, 256, "requests over HTTP at a time");
+ABSL_FLAG(std::string, served_model_name, "",
+          "what the API over HTTP calls the model; empty: by the name in its file");
 ABSL_FLAG(absl::Duration, http_deadline, absl::Minutes(10),
           "the longest a request over HTTP may take");
 ABSL_FLAG(absl::Duration, drain_grace, absl::Seconds(30),
           "how long running requests may go on after SIGTERM");
+ABSL_FLAG(std::string, otlp_endpoint, "",
+          "http://HOST:PORT of a collector that takes traces by OTLP over HTTP; empty: what "
+          "OTEL_EXPORTER_OTLP_ENDPOINT in the environment says, or none");
 ABSL_FLAG(std::string, log_format, "text", "text or json");
 
 namespace kvship {
 namespace {
+
+// What OpenTelemetry's own programs read.
+std::string OtlpEndpoint() {
+  const std::string flag = absl::GetFlag(FLAGS_otlp_endpoint);
+  const char* environment = std::getenv("OTEL_EXPORTER_OTLP_ENDPOINT");
+  return flag.empty() && environment != nullptr ? environment : flag;
+}
 
 absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   DecodeServer::Options options;
@@ -90,6 +103,7 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   options.http.listen = absl::GetFlag(FLAGS_http);
   options.http.max_body_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   options.http.max_requests = std::max<size_t>(1, absl::GetFlag(FLAGS_max_http_requests));
+  options.http.served_model_name = absl::GetFlag(FLAGS_served_model_name);
   options.http.deadline = absl::GetFlag(FLAGS_http_deadline);
   options.security.tls = {.certificate = absl::GetFlag(FLAGS_tls_cert),
                           .key = absl::GetFlag(FLAGS_tls_key),
@@ -125,6 +139,7 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   limits.default_max_tokens = std::max<size_t>(1, absl::GetFlag(FLAGS_default_max_tokens));
   limits.context_tokens = absl::GetFlag(FLAGS_max_context_tokens);
   options.default_compression = absl::GetFlag(FLAGS_default_compression);
+  options.otlp_endpoint = OtlpEndpoint();
   limits.max_kept_tokens = absl::GetFlag(FLAGS_max_kept_tokens);
   return options;
 }

@@ -53,15 +53,17 @@ OpenAiError InvalidOpenAiRequest(std::string message, int http_status) {
 
 OpenAiError OpenAiErrorOf(const absl::Status& status) {
   OpenAiError error = {.message = std::string(status.message())};
+  const std::string reason = ReasonOf(status);
   switch (status.code()) {
     case absl::StatusCode::kFailedPrecondition:
-      // With a reason it is about the nodes, which do not fit together.
-      if (!ReasonOf(status).empty()) break;
+      // With another reason it is about the nodes, which do not fit together.
+      if (!reason.empty() && reason != kContextLengthExceeded) break;
       [[fallthrough]];
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kOutOfRange:
       error = InvalidOpenAiRequest(InJsonNames(status.message()));
       error.param = InJsonNames(FieldOf(status));
+      if (reason == kContextLengthExceeded) error.code = "context_length_exceeded";
       break;
     case absl::StatusCode::kResourceExhausted:
       error.http_status = 429;

@@ -169,7 +169,7 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
     std::lock_guard lock(mutex_);
     if (!receiver_) return absl::DataLossError("the prefill node sent a manifest before Go");
     RETURN_IF_ERROR(receiver_->Finish(manifest));
-    result.kv = MakeKvReport(*cache_, receiver_->layers(), request_.report_heads);
+    result.kv = MakeKvReport(*cache_, receiver_->layers());
     result.kv.set_shipped_bytes(receiver_->num_bytes());
     result.kv.set_transport(kGrpcTransport);
     result.timing.set_queue_ms(message.queue_ms());

@@ -37,11 +37,10 @@ absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view field,
 absl::StatusOr<std::vector<int32_t>> TextIds(absl::string_view field, absl::string_view text,
                                              bool parse_special, const ServedModel& model) {
   if (text.size() > model.most_text_bytes) {
-    return WithField(
-        absl::FailedPreconditionError(absl::StrCat(
-            field, " has ", text.size(), " bytes; wanted at most ", model.most_text_bytes,
-            ", as more cannot fit the context of ", model.config().context_tokens, " tokens")),
-        field);
+    const absl::Status error = absl::FailedPreconditionError(absl::StrCat(
+        field, " has ", text.size(), " bytes; wanted at most ", model.most_text_bytes,
+        ", as more cannot fit the context of ", model.config().context_tokens, " tokens"));
+    return WithReason(WithField(error, field), kContextLengthExceeded);
   }
   auto ids = model.tokenizer->Encode(text, parse_special);
   if (!ids.ok()) return WithField(ids.status(), field);

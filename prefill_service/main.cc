@@ -1,5 +1,6 @@
 // kvship-prefill: reads prompts and ships compact KV caches to decode nodes.
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -44,10 +45,20 @@ ABSL_FLAG(absl::Duration, stuck_timeout, absl::Seconds(60),
           "how long one engine step may take before /readyz says no");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
           "how long running requests may take to finish after SIGTERM");
+ABSL_FLAG(std::string, otlp_endpoint, "",
+          "http://HOST:PORT of a collector that takes traces by OTLP over HTTP; empty: what "
+          "OTEL_EXPORTER_OTLP_ENDPOINT in the environment says, or none");
 ABSL_FLAG(std::string, log_format, "text", "text or json");
 
 namespace kvship {
 namespace {
+
+// What OpenTelemetry's own programs read.
+std::string OtlpEndpoint() {
+  const std::string flag = absl::GetFlag(FLAGS_otlp_endpoint);
+  const char* environment = std::getenv("OTEL_EXPORTER_OTLP_ENDPOINT");
+  return flag.empty() && environment != nullptr ? environment : flag;
+}
 
 PrefillProgramOptions OptionsFromFlags() {
   PrefillProgramOptions options;
@@ -71,6 +82,7 @@ PrefillProgramOptions OptionsFromFlags() {
   options.scheduler.go_timeout = absl::GetFlag(FLAGS_go_timeout);
   options.scheduler.stall_timeout = absl::GetFlag(FLAGS_stall_timeout);
   options.scheduler.stuck_timeout = absl::GetFlag(FLAGS_stuck_timeout);
+  options.otlp_endpoint = OtlpEndpoint();
   options.drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
   return options;
 }

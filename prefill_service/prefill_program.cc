@@ -9,6 +9,7 @@
 #include "engine/tokenizer.h"
 #include "engine/transformer.h"
 #include "prefill_service/prefill_rpc_service.h"
+#include "prefill_service/prefill_status.h"
 #include "rpc/model_info.h"
 #include "service/admin_server.h"
 #include "service/process.h"
@@ -84,6 +85,8 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
     ASSIGN_OR_RETURN(rpc.credentials, ServerTls(options.security.tls));
   }
   prometheus::Registry registry;
+  Tracer tracer;
+  RETURN_IF_ERROR(tracer.Start("kvship-prefill", options.otlp_endpoint, registry));
   Readiness readiness;
   ASSIGN_OR_RETURN(const auto admin,
                    AdminServer::Start("kvship-prefill", options.admin, registry, readiness,
@@ -111,18 +114,23 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
                              .default_compression = default_compression,
                              .scheduler = scheduler,
                              .metrics = metrics,
+                             .tracer = tracer,
                              .readiness = readiness},
                             GrpcServerChannelOptions());
   rpc.max_message_bytes = PrefillRpcService::MostMessageBytes(config);
   ASSIGN_OR_RETURN(
       const auto server,
       RpcServer::Start(rpc, {&service}, {v1::PrefillService::service_full_name()}, readiness));
+  const v1::ModelInfo model_info = ModelInfoToProto(config, model.identity, default_compression);
+  admin->ShowStatus(
+      [&] { return PrefillStatusJson(model_info, MetricValues(registry), scheduler); });
   readiness.StartServing([&scheduler] { return scheduler.CheckProgress(); });
   LogInfo(absl::StrCat("serving ", config.name, " on ", options.listen, " with ", num_threads,
                        " threads; admin on http://", options.admin));
 
   stop_signals.Wait();
   Drain(options.drain_timeout, readiness, scheduler, service, *server);
+  admin->ShowStatus(nullptr);  // the scheduler goes before it
   LogInfo("stopped");
   return absl::OkStatus();
 }

@@ -21,6 +21,7 @@ struct PrefillProgramOptions {
   size_t block_tokens = 256;
   std::string default_compression;  // the options' text form
   PrefillScheduler::Options scheduler;
+  std::string otlp_endpoint;  // of the collector of traces; empty: none
   absl::Duration drain_timeout = absl::Seconds(30);
 
   // InvalidArgument naming the flag.

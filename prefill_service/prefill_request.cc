@@ -37,11 +37,13 @@ void PrefillScheduler::Request::WatchReader(size_t max_outbox_bytes, absl::Time 
   }
 }
 
-void PrefillScheduler::Request::LogEnd(const absl::Status& status) const {
+void PrefillScheduler::Request::TellEnd(const absl::Status& status) const {
   const absl::Duration age = MonotonicNow() - arrived;
-  const PrefillShipment::Totals totals =
-      shipment != nullptr ? shipment->totals() : PrefillShipment::Totals{.queue_time = age};
+  const PrefillTotals totals =
+      shipment != nullptr ? shipment->totals() : PrefillTotals{.queue_time = age};
+  task.trace.End(task.request_id, totals, status);
   LogInfo("request ended", {{"request_id", task.request_id},
+                            {"trace_id", task.trace.context().trace_id},
                             {"code", absl::StatusCodeToString(status.code())},
                             {"error", LoggedMessage(status)},
                             {"prompt_tokens", task.tokens.size()},

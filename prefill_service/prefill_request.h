@@ -16,7 +16,7 @@ namespace kvship {
 
 class PrefillScheduler::Request {
  public:
-  enum class State { kQueued, kReady, kRunning };
+  using State = Prompt::State;
 
   Request(PrefillTask wanted, std::shared_ptr<Channel> stream, absl::Time now)
       : task(std::move(wanted)),
@@ -31,7 +31,8 @@ class PrefillScheduler::Request {
   void TellPlace(size_t place);
   // Notes whether the reader takes what was sent.
   void WatchReader(size_t max_outbox_bytes, absl::Time now);
-  void LogEnd(const absl::Status& status) const;
+  // For the log, and for the trace.
+  void TellEnd(const absl::Status& status) const;
 
   const PrefillTask task;
   const std::shared_ptr<Channel> channel;  // shared with the call, which may end first

@@ -17,8 +17,9 @@ namespace kvship {
 // One Prefill call: what its client says, in order.
 class PrefillCall final : public ChannelEvents {
  public:
-  PrefillCall(PrefillRpcService& service, std::shared_ptr<Channel> channel)
-      : service_(service), parts_(service.parts_), channel_(std::move(channel)) {
+  PrefillCall(PrefillRpcService& service, const PrefillTrace& trace,
+              std::shared_ptr<Channel> channel)
+      : service_(service), parts_(service.parts_), trace_(trace), channel_(std::move(channel)) {
     std::lock_guard lock(service_.mutex_);
     ++service_.num_calls_;
   }
@@ -33,7 +34,9 @@ class PrefillCall final : public ChannelEvents {
     // Requests that were submitted are counted and logged by the scheduler.
     if (request_ == nullptr && !refused_) {
       parts_.metrics.CountRequest(status.code());
+      trace_.End(request_id_, {}, status);
       LogInfo("request refused", {{"request_id", request_id_},
+                                  {"trace_id", trace_.context().trace_id},
                                   {"code", absl::StatusCodeToString(status.code())},
                                   {"error", LoggedMessage(status)}});
     }
@@ -72,6 +75,7 @@ class PrefillCall final : public ChannelEvents {
     }
     request_id_ = begin.request_id().substr(0, kMostRequestIdBytes);
     ASSIGN_OR_RETURN(PrefillTask task, ReadBegin(begin, parts_.model, parts_.identity));
+    task.trace = trace_;
     ASSIGN_OR_RETURN(request_, parts_.scheduler.Submit(std::move(task), channel_));
     return absl::OkStatus();
   }
@@ -91,6 +95,7 @@ class PrefillCall final : public ChannelEvents {
 
   PrefillRpcService& service_;
   const PrefillRpcService::Parts& parts_;
+  const PrefillTrace trace_;
   std::shared_ptr<Channel> channel_;  // shared with the scheduler
   std::string request_id_;            // none before Begin
   std::shared_ptr<PrefillScheduler::Request> request_;
@@ -115,8 +120,12 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrefillRpcService::
     parts_.metrics.CountRequest(caller.status().code());
     return new RefusedPrefillCall(caller.status());
   }
-  return ServeChannel(context, options_, [this](const std::shared_ptr<Channel>& channel) {
-    return std::make_shared<PrefillCall>(*this, channel);
+  const PrefillTrace trace(parts_.tracer, TraceContextOf(context->client_metadata()));
+  if (trace.context().is_set()) {
+    context->AddInitialMetadata(kTraceResponse, trace.context().TraceParent());
+  }
+  return ServeChannel(context, options_, [&](const std::shared_ptr<Channel>& channel) {
+    return std::make_shared<PrefillCall>(*this, trace, channel);
   });
 }
 

@@ -13,6 +13,7 @@
 #include "prefill_service/prefill_scheduler.h"
 #include "service/callers.h"
 #include "service/readiness.h"
+#include "service/tracer.h"
 #include "transport/grpc_server.h"
 
 namespace kvship {
@@ -30,6 +31,7 @@ class PrefillRpcService final
     CompressionOptions default_compression;
     PrefillScheduler& scheduler;
     PrefillMetrics& metrics;
+    Tracer& tracer;
     const Readiness& readiness;
   };
 

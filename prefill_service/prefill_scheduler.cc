@@ -154,6 +154,20 @@ size_t PrefillScheduler::admitted_tokens() const {
   return admitted_tokens_;
 }
 
+std::vector<PrefillScheduler::Prompt> PrefillScheduler::Prompts() const {
+  std::vector<Prompt> prompts;
+  std::lock_guard lock(mutex_);
+  for (const auto& request : requests_) {
+    prompts.push_back(
+        {.request_id = request->task.request_id,
+         .prompt_tokens = request->num_tokens(),
+         .state = request->state,
+         .fraction = 1 - request->remaining_tokens / static_cast<double>(request->num_tokens()),
+         .age = MonotonicNow() - request->arrived});
+  }
+  return prompts;
+}
+
 void PrefillScheduler::Run() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
@@ -324,7 +338,7 @@ void PrefillScheduler::End(Request& request, absl::Status status) {
   requests_.erase(at);
   admitted_tokens_ -= ended->num_tokens();
   ended->ended = true;
-  ended->LogEnd(status);
+  ended->TellEnd(status);
   if (ended->job != nullptr) ended->job->Forget(*ended->shipment);
   ended->job.reset();
   ended->shipment.reset();

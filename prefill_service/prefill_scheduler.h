@@ -12,6 +12,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -84,6 +85,18 @@ class PrefillScheduler {
   // Prompt tokens of requests that were admitted and have not ended.
   size_t admitted_tokens() const;
 
+  // A request for people to see.
+  struct Prompt {
+    enum class State { kQueued, kReady, kRunning };  // ready: its client has not said Go yet
+    std::string request_id;
+    size_t prompt_tokens = 0;
+    State state = State::kQueued;
+    double fraction = 0;  // of it that has been read
+    absl::Duration age = {};
+  };
+  // Those admitted that have not ended, in the order of their turns.
+  std::vector<Prompt> Prompts() const;
+
  private:
   using Requests = std::vector<std::shared_ptr<Request>>;
 
@@ -104,7 +117,6 @@ class PrefillScheduler {
   size_t RunBytes(const Request& request) const;
   void TellPlaces();
   void End(Request& request, absl::Status status);
-  static void LogEnd(const Request& request, const absl::Status& status);
   absl::Duration RetryDelay() const;
   void UpdateGauges();
   bool Blocked(const Request& request) const;

@@ -1,5 +1,6 @@
 #include "prefill_service/prefill_shipment.h"
 
+#include <algorithm>
 #include <numeric>
 #include <utility>
 
@@ -61,13 +62,16 @@ absl::Status PrefillShipment::ShipLayer(Backend& backend, const LayerView& view)
   for (Frame& frame : layer.frames) {
     channel_.SendFrame(frame.header, std::move(frame.payload));
   }
-  totals_.compress_time += MonotonicNow() - begun;
+  totals_.compress_begin = std::min(totals_.compress_begin, begun);
+  totals_.compress_end = MonotonicNow();
+  totals_.compress_time += totals_.compress_end - begun;
   return absl::OkStatus();
 }
 
 absl::Status PrefillShipment::SendManifest(std::span<const float> logits,
                                            absl::Duration prefill_time) {
   totals_.prefill_time = prefill_time;
+  totals_.compute_end = MonotonicNow();
   ASSIGN_OR_RETURN(const OutputToken first_token, FirstToken(task_, logits));
   v1::PrefillResponse response;
   v1::PrefillManifest& manifest = *response.mutable_manifest();

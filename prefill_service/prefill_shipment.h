@@ -8,27 +8,20 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "compress/compressor.h"
 #include "kernels/backend.h"
 #include "kv/frames.h"
 #include "kv/layer_view.h"
 #include "prefill_service/prefill_metrics.h"
 #include "prefill_service/prefill_task.h"
+#include "prefill_service/prefill_totals.h"
 #include "transport/channel.h"
 
 namespace kvship {
 
 class PrefillShipment {
  public:
-  // What it has done so far.
-  struct Totals {
-    double kept_tokens = 0;  // per head, the mean over heads and layers
-    size_t shipped_bytes = 0;
-    absl::Duration queue_time = {};
-    absl::Duration prefill_time = {};  // without compress_time; known at the end
-    absl::Duration compress_time = {};
-  };
-
   // Borrows metrics, task and channel. `queue_time` is what the request has waited.
   static absl::StatusOr<std::unique_ptr<PrefillShipment>> Create(const KvShape& shape,
                                                                  PrefillMetrics& metrics,
@@ -37,7 +30,8 @@ class PrefillShipment {
                                                                  absl::Duration queue_time);
 
   const PrefillTask& task() const { return task_; }
-  const Totals& totals() const { return totals_; }
+  // What it has done so far.
+  const PrefillTotals& totals() const { return totals_; }
   // What the engine has to deliver with each layer.
   LayerNeeds needs() const { return compressor_->needs(); }
 
@@ -54,14 +48,14 @@ class PrefillShipment {
         task_(task),
         channel_(channel),
         compressor_(std::move(compressor)),
-        totals_({.queue_time = queue_time}) {}
+        totals_({.queue_time = queue_time, .compute_begin = MonotonicNow()}) {}
 
   PrefillMetrics& metrics_;
   const PrefillTask& task_;
   Channel& channel_;
   const std::unique_ptr<Compressor> compressor_;
   FrameCutter cutter_;
-  Totals totals_;
+  PrefillTotals totals_;
   absl::Time last_progress_ = absl::InfinitePast();
 };
 

@@ -14,11 +14,13 @@
 #include "kv/compression_options.h"
 #include "kv/plan.h"
 #include "kvship/v1/prefill.pb.h"
+#include "prefill_service/prefill_trace.h"
 
 namespace kvship {
 
 struct PrefillTask {
   std::string request_id;  // for the log; may be empty
+  PrefillTrace trace;      // of the call that it came by
   std::vector<int32_t> tokens;
   CompressionOptions compression;
   KvPlan plan;

@@ -26,6 +26,7 @@ absl::Status WithReason(absl::Status status, absl::string_view reason);
 inline constexpr char kWireVersionMismatch[] = "WIRE_VERSION_MISMATCH";
 inline constexpr char kModelMismatch[] = "MODEL_MISMATCH";
 inline constexpr char kPlanMismatch[] = "PLAN_MISMATCH";
+inline constexpr char kContextLengthExceeded[] = "CONTEXT_LENGTH_EXCEEDED";  // of the request
 inline constexpr char kDraining[] = "DRAINING";   // the server is shutting down
 inline constexpr char kNotReady[] = "NOT_READY";  // the server is there and cannot serve now
 

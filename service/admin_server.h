@@ -1,14 +1,17 @@
 // AdminServer is the plaintext HTTP port for people and machines that watch a server:
-//   /metrics   Prometheus text format
-//   /healthz   200 while the process runs
-//   /readyz    200 when Readiness is, else 503 with the reason
-//   /          the program's name and state, for a browser
+//   /metrics      Prometheus text format
+//   /healthz      200 while the process runs
+//   /readyz       200 when Readiness is, else 503 with the reason
+//   /status.json  what the program is doing (docs/status.md)
+//   /             the same for people: a page that reads /status.json every two seconds
 // It is for the cluster's inside: nothing on it is secret, nothing changes anything.
 #pragma once
 
 #include <prometheus/registry.h>
 
+#include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -18,6 +21,9 @@ namespace kvship {
 
 class AdminServer {
  public:
+  // What a program tells of itself in /status.json: an object. Called from any thread.
+  using StatusSource = std::function<nlohmann::ordered_json()>;
+
   // Listens on `address` ("host:port"; the flag's name is for messages) and serves until destroyed.
   // `certificate`: the PEM file of the other ports, which /metrics tells the end of; empty: none.
   // Borrows registry and readiness. Errors: InvalidArgument (no address), Unavailable (port in
@@ -30,6 +36,10 @@ class AdminServer {
   ~AdminServer();
 
   int port() const;
+
+  // What `source` gives is in /status.json from now on; null: nothing is, and the last source has
+  // been called for the last time when this returns.
+  void ShowStatus(StatusSource source);
 
  private:
   struct Server;

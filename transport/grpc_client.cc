@@ -56,7 +56,7 @@ class GrpcClientChannel final : public Channel,
                     std::shared_ptr<ChannelEvents> events)
       : open_calls_(std::move(open_calls)), events_(std::move(events)) {}
 
-  void Start(grpc::GenericStub& stub, absl::Time deadline) {
+  void Start(grpc::GenericStub& stub, absl::Time deadline, const CallMetadata& metadata) {
     {
       // Threads that gRPC hands the call to lock one of these first, and so see all that was made.
       std::scoped_lock lock(mutex_, events_mutex_);
@@ -64,6 +64,7 @@ class GrpcClientChannel final : public Channel,
     }
     open_calls_->Add(this);
     context_->set_deadline(absl::ToChronoTime(deadline));
+    for (const auto& [name, value] : metadata) context_->AddMetadata(name, value);
     stub.PrepareBidiStreamingCall(context_.get(), kPrefillMethod, {}, this);
     AddHold();  // writes start outside of reactions: until OnReadDone says that the stream ended
     StartRead(&incoming_);
@@ -251,9 +252,10 @@ PrefillConnection::PrefillConnection(const std::string& target, const Options& o
 PrefillConnection::~PrefillConnection() { open_calls_->EndAll(); }
 
 std::shared_ptr<Channel> PrefillConnection::Open(absl::Time deadline,
-                                                 std::shared_ptr<ChannelEvents> events) {
+                                                 std::shared_ptr<ChannelEvents> events,
+                                                 const CallMetadata& metadata) {
   auto channel = std::make_shared<GrpcClientChannel>(open_calls_, std::move(events));
-  channel->Start(stub_, deadline);
+  channel->Start(stub_, deadline, metadata);
   return channel;
 }
 

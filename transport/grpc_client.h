@@ -9,11 +9,16 @@
 
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "transport/channel.h"
 
 namespace kvship {
+
+// Names and values that are sent ahead of a call's messages.
+using CallMetadata = std::vector<std::pair<std::string, std::string>>;
 
 class PrefillConnection {
  public:
@@ -44,7 +49,8 @@ class PrefillConnection {
   // PrefillResponse (received; frames come as frames). `events` is kept until OnClosed has
   // returned; the channel stays usable, and does nothing, after that. Until OnClosed the call lives
   // even if the returned pointer goes: Close ends it.
-  std::shared_ptr<Channel> Open(absl::Time deadline, std::shared_ptr<ChannelEvents> events);
+  std::shared_ptr<Channel> Open(absl::Time deadline, std::shared_ptr<ChannelEvents> events,
+                                const CallMetadata& metadata = {});
 
   // For ordinary calls, such as GetModelInfo and health checks.
   const std::shared_ptr<grpc::Channel>& grpc_channel() const { return channel_; }

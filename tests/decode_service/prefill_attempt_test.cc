@@ -149,7 +149,7 @@ TEST_F(PrefillAttemptTest, WholeCacheIsHandedOver) {
   EXPECT_EQ((*end_)->kv.pool_bytes(), request_.plan.page_bytes());
   EXPECT_NEAR((*end_)->kv.retained_mass_min(), 0.5, 1e-6);
   EXPECT_NEAR((*end_)->kv.chosen_mass_mean(), 0.25, 1e-6);
-  EXPECT_EQ((*end_)->kv.layers_size(), 0) << "nobody asked for them";
+  EXPECT_EQ((*end_)->kv.layers_size(), static_cast<int>(node_.shape.num_layers));
   EXPECT_TRUE(channel_->closed.has_value() && channel_->closed->ok());
   attempt_->OnClosed(absl::OkStatus());
   end_.reset();

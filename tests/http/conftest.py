@@ -1,5 +1,6 @@
 """A prefill and a decode process with the demo model and an HTTP port, for all tests of the HTTP API."""
 
+import contextlib
 import os
 import socket
 import ssl
@@ -59,10 +60,14 @@ class Api:
     def complete(self, prompt, **fields):
         return self.client.completions.create(model=self.model, prompt=prompt, **fields)
 
-    def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=5) as answer:
+    def open_admin(self, path: str):
+        return urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=5)
+
+    def metric(self, name: str, default: float | None = None) -> float:
+        with self.open_admin("/metrics") as answer:
             lines = answer.read().decode().splitlines()
-        return float(next(line.split()[1] for line in lines if line.startswith(name + " ")))
+        values = [float(line.split()[-1]) for line in lines if line.startswith(name + " ")]
+        return values[0] if values or default is None else default
 
     def pool_is_in_use(self) -> bool:
         return self.metric("kvship_decode_pool_reserved_bytes") > 0
@@ -71,14 +76,19 @@ class Api:
         return eventually(lambda: not self.pool_is_in_use() and self.metric("kvship_decode_waiting_prompt_tokens") == 0)
 
 
-@pytest.fixture(scope="session")
-def servers(tmp_path_factory):
+@contextlib.contextmanager
+def server_pair(folder, *decode_flags: str):
     *ports, http_port = free_ports(len(DEFAULT_PORTS) + 1)
     arguments = SimpleNamespace(model=os.environ["KVSHIP_DEMO_MODEL"], bin=os.environ["KVSHIP_BIN"],
                                 **{name.replace("-", "_"): port for name, port in zip(DEFAULT_PORTS, ports)})
-    folder = str(tmp_path_factory.mktemp("servers"))
-    with ServerPair(arguments, folder, [f"--http=127.0.0.1:{http_port}"]) as pair:
+    with ServerPair(arguments, str(folder), [f"--http=127.0.0.1:{http_port}", *decode_flags]) as pair:
         pair.http_port = http_port
+        yield pair
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory):
+    with server_pair(tmp_path_factory.mktemp("servers")) as pair:
         yield pair
 
 

@@ -68,6 +68,24 @@ def test_other_paths_and_methods_have_errors_of_the_same_form(api, connection):
     assert ask(connection, None, "/v1/models/" + api.model.replace(" ", "%20"), "GET")[0] == 200
 
 
+@pytest.mark.parametrize("body, headers, code, status", [
+    (b"{", JSON, "INVALID_ARGUMENT", 400),
+    (json.dumps({"model": "gpt-4", "prompt": "Hi"}), JSON, "NOT_FOUND", 404),
+    (b" " * ((16 << 20) + 1), JSON, "RESOURCE_EXHAUSTED", 413),
+    (b"{}", {"Content-Type": "text/plain"}, "INVALID_ARGUMENT", 415),
+], ids=["body", "model", "length", "type"])
+def test_refusals_are_counted_and_logged(api, servers, connection, body, headers, code, status):
+    counted = f'kvship_decode_requests_total{{code="{code}"}}', f'kvship_decode_http_responses_total{{status="{status}"}}'
+    before = [api.metric(name, 0) for name in counted]
+    came, answer_headers, _ = ask(connection, body, headers=headers)
+    assert came == status
+    # The answer's status is counted once it has gone out.
+    assert eventually(lambda: [api.metric(name, 0) for name in counted] == [value + 1 for value in before])
+    with open(servers.servers[1].log_path, encoding="utf-8") as log:
+        line = next(line for line in log if answer_headers["x-request-id"] in line)
+    assert "request refused" in line and f'code="{code}"' in line
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
 def test_another_content_type_is_refused(connection, content_type):
     status, _, answer = ask(connection, "{}", headers={"Content-Type": content_type})

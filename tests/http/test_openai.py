@@ -136,9 +136,23 @@ def test_an_unknown_model_is_not_found(api):
     assert caught.value.code == "model_not_found" and caught.value.param == "model"
 
 
-def test_a_prompt_longer_than_the_context_is_refused(api):
-    with pytest.raises(openai.BadRequestError, match="the prompt has 10000 tokens"):
-        api.complete([7] * 10_000, stream=True)
+@pytest.mark.parametrize("prompt, max_tokens, message", [
+    ([7] * 10_000, 1, "the prompt has 10000 tokens; wanted fewer than the 8192"),
+    ([7] * 8000, 193, "max_tokens is 193; wanted at most 192"),
+    ("x" * 3_000_000, 1, "prompt has 3000000 bytes"),
+])
+def test_what_exceeds_the_context_is_refused_by_openais_code(api, prompt, max_tokens, message):
+    with pytest.raises(openai.BadRequestError, match=message) as caught:
+        api.complete(prompt, max_tokens=max_tokens, stream=True)
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_the_model_is_called_what_the_flag_says(api, start_decode):
+    _, named = start_decode("--served_model_name=my-model")
+    assert named.model == "my-model"
+    assert named.complete("Hi", max_tokens=1).model == "my-model"
+    with pytest.raises(openai.NotFoundError, match="wanted 'my-model'"):
+        named.client.completions.create(model=api.model, prompt="Hi")
 
 
 @pytest.mark.parametrize("compression", ["scorer=snapkv,budget_tokens=128,encoder=int4",
@@ -225,7 +239,8 @@ def test_drain_lets_the_running_stream_end_and_refuses_others(start_decode):
         try:
             api.complete("Hi", max_tokens=1)
         except openai.InternalServerError as error:
-            return error.status_code == 503 and "retry-after" in error.response.headers
+            assert "the server is shutting down; send the request again" in error.message
+            return error.status_code == 503 and int(error.response.headers["retry-after"]) >= 1
         return False
 
     assert eventually(is_refused)

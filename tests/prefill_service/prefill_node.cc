@@ -46,6 +46,7 @@ PrefillNode::PrefillNode(const PrefillScheduler::Options& options, size_t model_
                .default_compression = {},
                .scheduler = scheduler,
                .metrics = metrics,
+               .tracer = tracer,
                .readiness = readiness},
               GrpcServerChannelOptions()) {
   RpcServer::Options rpc;

@@ -54,6 +54,7 @@ struct PrefillNode {
   PrefillScheduler scheduler;
   const Callers callers{{}, nullptr};
   PrefillRpcService service;
+  Tracer tracer;
   Readiness readiness;
   std::unique_ptr<RpcServer> server;
   std::unique_ptr<PrefillConnection> connection;  // to itself

@@ -13,6 +13,7 @@ namespace kvship {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 absl::Status Fine() { return absl::OkStatus(); }
 
@@ -84,9 +85,32 @@ TEST_F(AdminServerTest, MetricsAreInPrometheusForm) {
   EXPECT_THAT(Get("/metrics")->body, HasSubstr("\nkvship_test_total 3"));
 }
 
-TEST_F(AdminServerTest, TheFirstPageNamesTheProgram) {
-  EXPECT_THAT(Get("/")->body, HasSubstr("kvship-test"));
+TEST_F(AdminServerTest, StatusHasWhatTheProgramTells) {
+  EXPECT_THAT(Get("/status.json")->body, HasSubstr(R"("program":"kvship-test","ready":false)"));
+  server_->ShowStatus([] { return nlohmann::ordered_json{{"answer", 42}}; });
+  EXPECT_THAT(Get("/status.json")->body, HasSubstr(R"("answer":42)"));
+  server_->ShowStatus(nullptr);
+  EXPECT_THAT(Get("/status.json")->body, Not(HasSubstr("answer")));
+}
+
+TEST_F(AdminServerTest, TheFirstPageAsksNobodyElse) {
+  const auto page = Get("/");
+  EXPECT_THAT(page->body, HasSubstr("fetch(\"/status.json\""));
+  EXPECT_THAT(page->body, Not(HasSubstr("://")));
+  EXPECT_THAT(page->get_header_value("Content-Security-Policy"), HasSubstr("default-src 'none'"));
   EXPECT_EQ(Get("/other")->status, 404);
+}
+
+TEST_F(AdminServerTest, ConnectionsWithoutARequestHoldUpNoProbe) {
+  std::vector<std::unique_ptr<httplib::Client>> idle;
+  for (int i = 0; i < 8; ++i) {
+    idle.push_back(std::make_unique<httplib::Client>("127.0.0.1", server_->port()));
+    idle.back()->set_keep_alive(true);
+    EXPECT_EQ(idle.back()->Get("/healthz")->status, 200);
+  }
+  const absl::Time begin = absl::Now();
+  EXPECT_EQ(Get("/healthz")->status, 200);
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(1));
 }
 
 TEST_F(AdminServerTest, APortInUseIsASentence) {

@@ -1,0 +1,31 @@
+// MetricValues are the values that a registry's counters and gauges had at one moment, by name. A
+// value.
+#pragma once
+
+#include <prometheus/registry.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace kvship {
+
+class MetricValues {
+ public:
+  explicit MetricValues(const prometheus::Registry& registry) : families_(registry.Collect()) {}
+
+  // The sum over all labels; 0 for a name that nobody has counted under yet.
+  double Sum(const std::string& name) const;
+  // How often something was observed by the histogram `name`.
+  uint64_t Observations(const std::string& name) const;
+  // By the value of `label`.
+  std::map<std::string, double> By(const std::string& name, const std::string& label) const;
+
+ private:
+  const prometheus::MetricFamily* Find(const std::string& name) const;
+
+  const std::vector<prometheus::MetricFamily> families_;
+};
+
+}  // namespace kvship

@@ -1,0 +1,21 @@
+// Parts of /status.json that both programs have; docs/status.md lists the fields. Pure functions.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "service/metric_values.h"
+
+namespace kvship {
+
+// Requests that ended: {"OK": 12, ...} of the counter `name`, by its label `code`.
+nlohmann::ordered_json RequestsByCode(const MetricValues& metrics, const std::string& name);
+
+// {"uncompressed_bytes", "shipped_bytes", "saved_bytes", "ratio"}; the ratio is null where nothing
+// was shipped.
+nlohmann::ordered_json CompressionStatus(double uncompressed_bytes, double shipped_bytes);
+
+// A share as people read it: four decimals.
+double RoundedShare(double share);
+
+}  // namespace kvship

@@ -1,0 +1,16 @@
+// Spans as the body of an OTLP/HTTP request in JSON (opentelemetry-proto 1.3, trace/v1). Pure.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "absl/time/time.h"
+#include "service/trace_span.h"
+
+namespace kvship {
+
+// `to_wall_clock` is what makes the wall clock's time of the spans' times.
+std::string TraceJson(const std::string& service_name, std::span<const TraceSpan> spans,
+                      absl::Duration to_wall_clock);
+
+}  // namespace kvship
