@@ -25,6 +25,8 @@ PROGRAMS = ("kvship-prefill", "kvship-decode", "kvship", "kvship-inspect")
 GLIBC = re.compile(r"(ld-linux.*|lib(c|m|mvec|dl|pthread|rt|resolv|util|anl|nsl))\.so(\.\d+)*$")
 CUDA = re.compile(r"lib(cublas|cublasLt|cudnn|nvrtc|cudart)\.so")
 PROMPT = [i * 37 % 320 for i in range(200)]
+# In a root without /proc the loader cannot ask where a program lies.
+ENVIRONMENT = {"LD_ORIGIN_PATH": "/opt/moved/bin"}
 
 
 def free_ports(count):
@@ -103,7 +105,8 @@ class BundleTest(unittest.TestCase):
                     shutil.copy(path, target)
         os.makedirs(os.path.join(self.root, "tmp"), exist_ok=True)
         for words in (["chroot", self.root], ["unshare", "--user", "--map-root-user", "chroot", self.root]):
-            tried = subprocess.run([*words, "/opt/moved/bin/kvship", "--version"], capture_output=True, check=False)
+            tried = subprocess.run([*words, "/opt/moved/bin/kvship", "--version"], env={**ENVIRONMENT, "PATH": os.environ["PATH"]},
+                                   capture_output=True, check=False)
             if tried.returncode == 0:
                 return words
         return []
@@ -111,6 +114,7 @@ class BundleTest(unittest.TestCase):
     def test_answers_a_prompt(self):
         enter = self.enter_root()
         where = "" if enter else self.root
+        environment = {**ENVIRONMENT, "PATH": os.environ["PATH"]} if enter else {}
         def command(program, *flags):
             return [*enter, f"{where}/opt/moved/bin/{program}", *flags]
         def start(program, port, admin_port, *flags):
@@ -118,7 +122,7 @@ class BundleTest(unittest.TestCase):
                 server = subprocess.Popen(
                     command(program, f"--model={where}/model", f"--listen=127.0.0.1:{port}",
                             f"--admin=127.0.0.1:{admin_port}", *flags),
-                    env={}, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                    env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             self.addCleanup(server.wait)
             self.addCleanup(server.send_signal, signal.SIGKILL)
             deadline = time.monotonic() + 60
@@ -132,7 +136,7 @@ class BundleTest(unittest.TestCase):
         answer = subprocess.run(
             command("kvship", "generate", f"--server=127.0.0.1:{decode}", f"--tokens-file={where}/tokens.json",
                     "--compression=budget_tokens=64,min_tokens=0,window=16,encoder=f16", "--max-tokens=8", "--ignore-end", "--json"),
-            env={}, capture_output=True, text=True, timeout=60, check=False)
+            env=environment, capture_output=True, text=True, timeout=60, check=False)
         self.assertEqual(answer.returncode, 0, answer.stderr)
         record = json.loads(answer.stdout)
         self.assertEqual(record["usage"]["output_tokens"], 8)
