@@ -26,6 +26,7 @@ absl::Status WithReason(absl::Status status, absl::string_view reason);
 inline constexpr char kWireVersionMismatch[] = "WIRE_VERSION_MISMATCH";
 inline constexpr char kModelMismatch[] = "MODEL_MISMATCH";
 inline constexpr char kPlanMismatch[] = "PLAN_MISMATCH";
+inline constexpr char kDeviceMismatch[] = "DEVICE_MISMATCH";
 
 // What a received error says; nothing where it has no such detail or a broken one.
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
