@@ -172,6 +172,13 @@ class Checks:
         return self.report(True, name, f"the same {len(cpu['tokens'])} tokens")
 
 
+def label(case):
+    """A prompt's file and a compression, in short."""
+    length = os.path.basename(case[0]).removesuffix(".json").rpartition("-")[2]
+    kept = "all" if "keep_all" in case[1] else "200"
+    return f"{length} tokens, {kept} kept in {case[1].rpartition('=')[2]}"
+
+
 def check_model(checks, bin_folder, model, name, encoder, vocab, folder):
     prompts = []
     for length in (40, 700, 3000):
@@ -191,7 +198,7 @@ def check_model(checks, bin_folder, model, name, encoder, vocab, folder):
         try:
             with Pair(bin_folder, model, prefill, decode) as pair:
                 for case, wanted in zip(cases, cpu):
-                    what = f"{where}, {os.path.basename(case[0])}, {case[1]}"
+                    what = f"{where}, {label(case)}"
                     try:
                         checks.compare(what, wanted, pair.answer(*case))
                     except (RuntimeError, ValueError, KeyError) as error:
@@ -213,7 +220,7 @@ def check_other_requests(checks, pair, where, cases, cpu, prefill):
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) for prompt, compression in cases]
     for case, wanted, process in zip(cases, cpu, together):
         text, _ = process.communicate(timeout=ANSWER_TIMEOUT_S)
-        name = f"{where}, all at once, {os.path.basename(case[0])}, {case[1]}"
+        name = f"{where}, all at once, {label(case)}"
         if process.returncode == 0:
             checks.compare(name, wanted, json.loads(text))
         else:

@@ -87,7 +87,9 @@ class DeviceDecoderTest : public DeviceTest {
       const std::span<const float> logits = host_.logits(i);
       const float highest = *std::max_element(logits.begin(), logits.end());
       EXPECT_GT(logits[static_cast<size_t>(likeliest)], highest - 0.1f);
-      if (wants_logits) EXPECT_LT(Distance(device_.decoder->logits(i), logits), kF16Distance);
+      if (wants_logits) {
+        EXPECT_LT(Distance(device_.decoder->logits(i), logits), kF16Distance);
+      }
       batch[i]->token = (likeliest + offset) % static_cast<int32_t>(logits.size());
       EXPECT_EQ(batch[i]->device->num_tail_tokens(), batch[i]->host->num_tail_tokens());
     }
