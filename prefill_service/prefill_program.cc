@@ -48,7 +48,10 @@ absl::StatusOr<std::unique_ptr<PromptReader>> OpenReader(const PrefillProgramOpt
                                                          const Transformer& model,
                                                          Backend& backend) {
   ASSIGN_OR_RETURN(const ComputeDevice device, ParseComputeDevice(options.device));
-  if (device.is_gpu) return OpenGpuPromptReader(device, model, options.block_tokens);
+  if (device.is_gpu) {
+    LogInfo(absl::StrCat("moving the model to ", options.device));
+    return OpenGpuPromptReader(device, model, options.block_tokens);
+  }
   PrefillEngine::Options engine;
   if (options.float32) engine.arithmetic = Arithmetic::kFloat32;
   if (options.block_tokens > 0) engine.block_tokens = options.block_tokens;
