@@ -121,7 +121,8 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<B
       loop_(*device_.decoder, metrics_, options_.max_batch_sessions),
       nodes_({.targets = options_.prefill_targets,
               .model_identity = model_.identity,
-              .connection = {.credentials = std::move(prefill_credentials)}}),
+              .connection = {.credentials = std::move(prefill_credentials)}},
+             metrics_),
       uses_{.model = model_,
             .nodes = nodes_,
             .client_requests = client_requests_,
@@ -152,23 +153,27 @@ absl::Status DecodeServer::Listen() {
 
 absl::Status DecodeServer::CheckServing() const {
   RETURN_IF_ERROR(loop_.CheckProgress(options_.stuck_timeout));
-  if (nodes_.num_healthy() > 0) return absl::OkStatus();
+  if (nodes_.any_answers()) return absl::OkStatus();
   return absl::UnavailableError("no prefill node that runs the same model has answered");
 }
 
 void DecodeServer::Drain(absl::Duration grace) {
+  const absl::Time deadline = absl::Now() + grace;
   readiness_.StartDraining();
+  absl::SleepFor(std::min(kDrainNotice, grace));
   service_.StartDraining();
   if (http_ != nullptr) http_->StartDraining();
-  const absl::Time deadline = absl::Now() + grace;
+  rpc_->StartShutdown();
   const bool rpc_idle = service_.WaitUntilIdle(deadline);
   const bool http_idle = http_ == nullptr || http_->WaitUntilIdle(deadline);
   if (!rpc_idle || !http_idle) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(grace),
-                            "; they are cancelled"));
+                            "; they are ended"));
+    service_.EndAll(absl::UnavailableError(
+        "the server shuts down and could not finish the answer; send the request again"));
   }
   http_ = nullptr;
-  rpc_->Shutdown(std::clamp(deadline - absl::Now(), absl::ZeroDuration(), kMostDeliveryTime));
+  rpc_->Shutdown(kMostDeliveryTime);
 }
 
 }  // namespace kvship

@@ -63,6 +63,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void Start(const v1::GenerateRequest& message);
   // The client has gone, or the deadline has passed: frees everything soon.
   void Cancel();
+  // Ends it with `why`, soon.
+  void Cancel(const absl::Status& why);
 
   ResponseBuffer& responses() { return *responses_; }
 
@@ -75,7 +77,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   // Stands in line for memory, and then goes on.
   void WaitForRoom();
   void OnRoom(absl::StatusOr<ReservationQueue::Cache> cache);
-  void OnAttemptEnd(PrefillNode& node, absl::StatusOr<PrefillAttempt::Result> result);
+  void OnAttemptEnd(const PrefillNodes::Visit& visit,
+                    absl::StatusOr<PrefillAttempt::Result> result);
   // DataLoss for a token that cannot be, or is not the forced one.
   absl::Status CheckFirstToken(int32_t token) const;
   void Decode(PrefillAttempt::Result result);

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <condition_variable>
+#include <list>
+#include <memory>
 #include <mutex>
 
 #include "decode_service/generation.h"
@@ -41,9 +43,13 @@ class GenerationService final : public v1::GenerationService::CallbackService {
   void StartDraining();
   // Waits until no Generate call is running; false if the deadline comes first.
   bool WaitUntilIdle(absl::Time deadline);
+  // Ends the Generate calls that are running with `why`, soon.
+  void EndAll(const absl::Status& why);
 
  private:
-  void CallDone();
+  using Generations = std::list<std::weak_ptr<Generation>>;
+
+  void CallDone(Generations::iterator generation);
 
   const Generation::Uses uses_;
   const Callers& callers_;
@@ -51,7 +57,7 @@ class GenerationService final : public v1::GenerationService::CallbackService {
   const absl::Duration default_deadline_;
   std::mutex mutex_;
   std::condition_variable idle_;
-  size_t num_calls_ = 0;
+  Generations running_;  // one for each Generate call
   bool draining_ = false;
 };
 

@@ -48,6 +48,7 @@ void PrefillAttempt::Cancel(const absl::Status& why) {
   std::shared_ptr<Channel> channel;
   {
     std::lock_guard lock(mutex_);
+    cancelled_ = true;
     channel = channel_;
   }
   // The rest happens in OnClosed.
@@ -183,8 +184,14 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
 }
 
 void PrefillAttempt::OnClosed(const absl::Status& status) {
-  End(status.ok() ? absl::UnavailableError("the prefill node ended the stream before the manifest")
-                  : status);
+  bool let_go = status.ok();
+  {
+    // A server whose time to shut down is over cancels what is left.
+    std::lock_guard lock(mutex_);
+    let_go |= absl::IsCancelled(status) && !cancelled_;
+  }
+  End(let_go ? absl::UnavailableError("the prefill node ended the stream before the manifest")
+             : status);
 }
 
 void PrefillAttempt::Fail(const absl::Status& error) {

@@ -82,6 +82,7 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
   ReservationQueue::Cache cache_;
   std::optional<CacheReceiver> receiver_;  // from Go on
   bool found_no_room_ = false;
+  bool cancelled_ = false;
   absl::Time computed_time_;  // when the node's last layer was done
 };
 

@@ -63,9 +63,11 @@ constexpr absl::Duration kOtherCallsGrace = absl::Milliseconds(200);
 
 void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& scheduler,
            PrefillRpcService& service, RpcServer& server) {
+  const absl::Time deadline = absl::Now() + timeout;
   readiness.StartDraining();
+  absl::SleepFor(std::min(kDrainNotice, timeout));
   scheduler.StartDraining();
-  if (!service.WaitUntilIdle(absl::Now() + timeout)) {
+  if (!service.WaitUntilIdle(deadline)) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(timeout),
                             "; they are cancelled"));
   }
@@ -124,7 +126,8 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
                              .identity = model.identity,
                              .default_compression = default_compression,
                              .scheduler = scheduler,
-                             .metrics = metrics},
+                             .metrics = metrics,
+                             .readiness = readiness},
                             GrpcServerChannelOptions());
   rpc.max_message_bytes = PrefillRpcService::MostMessageBytes(config);
   ASSIGN_OR_RETURN(

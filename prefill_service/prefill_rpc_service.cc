@@ -123,14 +123,23 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrefillRpcService::
 grpc::ServerUnaryReactor* PrefillRpcService::GetModelInfo(
     grpc::CallbackServerContext* context, const v1::PrefillServiceGetModelInfoRequest*,
     v1::PrefillServiceGetModelInfoResponse* response) {
-  const absl::Status status = parts_.callers.Check(*context).status();
-  if (status.ok()) {
-    *response->mutable_model() =
-        ModelInfoToProto(parts_.model, parts_.identity, parts_.default_compression);
-  }
+  absl::Status status = parts_.callers.Check(*context).status();
+  if (status.ok()) status = FillModelInfo(response);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpcStatus(status));
   return reactor;
+}
+
+absl::Status PrefillRpcService::FillModelInfo(
+    v1::PrefillServiceGetModelInfoResponse* response) const {
+  const absl::Status ready = parts_.readiness.Check();
+  const bool draining = parts_.readiness.draining();
+  if (!ready.ok() && !draining) return WithReason(ready, kNotReady);
+  *response->mutable_model() =
+      ModelInfoToProto(parts_.model, parts_.identity, parts_.default_compression);
+  response->mutable_load()->set_prompt_tokens(parts_.scheduler.admitted_tokens());
+  response->mutable_load()->set_draining(draining);
+  return absl::OkStatus();
 }
 
 bool PrefillRpcService::WaitUntilIdle(absl::Time deadline) {

@@ -45,7 +45,8 @@ PrefillNode::PrefillNode(const PrefillScheduler::Options& options, size_t model_
                .identity = identity,
                .default_compression = {},
                .scheduler = scheduler,
-               .metrics = metrics},
+               .metrics = metrics,
+               .readiness = readiness},
               GrpcServerChannelOptions()) {
   RpcServer::Options rpc;
   rpc.listen = "127.0.0.1:0";
