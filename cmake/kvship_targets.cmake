@@ -1,10 +1,13 @@
 # One static library per folder, named kvship_<folder>, of all its .cc files (and those of its subfolders but cuda/).
-# A folder that has none yet becomes an interface library.
+# A folder that has none yet becomes an interface library. Files gpu_*missing.cc stand in for those of cuda/.
 function(kvship_library folder)
   cmake_parse_arguments(ARG "" "" "PUBLIC;PRIVATE" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*.cc)
   list(FILTER sources EXCLUDE REGEX
        "/(main|[a-z_]*_main|examples/[a-z_]*|cuda/[a-z_]*|transport/nccl_[a-z_]*)\\.cc$")
+  if(CMAKE_CUDA_COMPILER)
+    list(FILTER sources EXCLUDE REGEX "/gpu_[a-z_]*missing\\.cc$")
+  endif()
   if(sources)
     add_library(kvship_${folder} STATIC ${sources})
     target_include_directories(kvship_${folder} PUBLIC ${CMAKE_SOURCE_DIR})

@@ -8,8 +8,8 @@
 
 namespace kvship {
 
-DecodeLoop::DecodeLoop(DecodeEngine& engine, DecodeMetrics& metrics, size_t max_batch_sessions)
-    : engine_(engine),
+DecodeLoop::DecodeLoop(Decoder& decoder, DecodeMetrics& metrics, size_t max_batch_sessions)
+    : decoder_(decoder),
       metrics_(metrics),
       max_batch_sessions_(max_batch_sessions),
       thread_([this] { Run(); }) {}
@@ -97,10 +97,10 @@ std::vector<Session*> DecodeLoop::NextBatch() {
 }
 
 void DecodeLoop::Step(const std::vector<Session*>& batch) {
-  std::vector<DecodeEngine::Item> items;
+  std::vector<Decoder::Item> items;
   items.reserve(batch.size());
   for (const Session* session : batch) items.push_back(session->item());
-  const absl::Status status = engine_.Step(items);
+  const absl::Status status = decoder_.Step(items);
   metrics_.ObserveBatch(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {
     Session& session = *batch[i];
@@ -109,7 +109,11 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
       continue;
     }
     const absl::Time before = session.last_token_time();
-    session.TakeLogits(engine_.logits(i));
+    if (items[i].wants_logits) {
+      session.TakeLogits(decoder_.logits(i));
+    } else {
+      session.Take({.token = decoder_.likeliest(i), .logprob = 0, .top = {}});
+    }
     metrics_.ObserveBetweenTokens(session.last_token_time() - before);
   }
 }

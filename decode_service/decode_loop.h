@@ -14,17 +14,20 @@
 #include "absl/time/time.h"
 #include "decode_service/decode_metrics.h"
 #include "decode_service/session.h"
-#include "engine/decode.h"
+#include "engine/decoder.h"
 
 namespace kvship {
 
 class DecodeLoop {
  public:
-  // Borrows both. The engine is used by the loop's thread alone. A step takes at most
+  // Borrows both. Steps are computed on the loop's thread alone. A step takes at most
   // `max_batch_sessions`; where there are more, they take turns.
-  DecodeLoop(DecodeEngine& engine, DecodeMetrics& metrics, size_t max_batch_sessions);
+  DecodeLoop(Decoder& decoder, DecodeMetrics& metrics, size_t max_batch_sessions);
   // Ends the sessions still there with Unavailable.
   ~DecodeLoop();
+
+  // Whether sessions with caches of this plan can join: as Decoder::CheckPlan.
+  absl::Status CheckPlan(const KvPlan& plan) const { return decoder_.CheckPlan(plan); }
 
   // Takes over a session that has its first token and has not ended.
   void Join(std::unique_ptr<Session> session);
@@ -44,7 +47,7 @@ class DecodeLoop {
   std::vector<Session*> NextBatch();
   void Step(const std::vector<Session*>& batch);
 
-  DecodeEngine& engine_;
+  Decoder& decoder_;
   DecodeMetrics& metrics_;
   const size_t max_batch_sessions_;
   Sessions sessions_;  // of the loop's thread; who was served longest ago comes first

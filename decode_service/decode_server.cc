@@ -8,6 +8,8 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "decode_service/decode_status.h"
+#include "engine/decode.h"
+#include "engine/gpu.h"
 #include "engine/prefill.h"
 #include "rpc/model_info.h"
 #include "service/process.h"
@@ -23,6 +25,39 @@ absl::StatusOr<ServedModel> LoadModel(const std::string& path) {
   LogInfo(absl::StrCat("loading ", path));
   const ExitOnStop exit_on_stop;
   return ServedModel::Load(path);
+}
+
+absl::StatusOr<DecodeDevice> OpenCpu(const DecodeServer::Options& options, const Transformer& model,
+                                     Backend& backend) {
+  DecodeDevice device;
+  ASSIGN_OR_RETURN(device.pool, KvPool::Create(options.pool_bytes));
+  device.tail_format = options.tail_format.value_or(PageFormat::kF16);
+  device.decoder = std::make_unique<DecodeEngine>(model, backend, options.arithmetic);
+  return device;
+}
+
+absl::StatusOr<DecodeDevice> OpenGpu(const DecodeServer::Options& options,
+                                     const Transformer& model) {
+  LogInfo(absl::StrCat("moving the model to cuda:", options.device.ordinal));
+  ASSIGN_OR_RETURN(DecodeDevice device, OpenGpuForDecode(options.device, model, options.pool_bytes,
+                                                         options.max_batch_sessions));
+  const PageFormat own = device.tail_format;
+  if (options.tail_format.value_or(own) != own) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--kv_tail is '", PageFormatName(*options.tail_format), "'; wanted '",
+                     PageFormatName(own), "', in which a GPU computes this model"));
+  }
+  return device;
+}
+
+// What a request gets that says nothing. Where that is not quantized, a GPU has one format for it.
+CompressionOptions DefaultCompressionOn(const DecodeServer::Options& options,
+                                        const DecodeDevice& device, const ModelConfig& model) {
+  CompressionOptions compression = DefaultCompression(model.head_dim);
+  if (options.device.is_gpu && !IsQuantized(compression.encoder)) {
+    compression.encoder = device.tail_format;
+  }
+  return compression;
 }
 
 }  // namespace
@@ -43,6 +78,7 @@ absl::Status DecodeServer::Options::Validate() const {
 
 absl::StatusOr<std::unique_ptr<DecodeServer>> DecodeServer::Start(Options options) {
   RETURN_IF_ERROR(options.Validate());
+  if (options.device.is_gpu) RETURN_IF_ERROR(FindGpu(options.device));
   const TlsFiles& tls = options.security.tls;
   if (options.security.has_tls()) {
     ASSIGN_OR_RETURN(options.rpc.credentials, ServerTls(tls));
@@ -58,29 +94,32 @@ absl::StatusOr<std::unique_ptr<DecodeServer>> DecodeServer::Start(Options option
         ChannelTls({.certificate = tls.certificate, .key = tls.key, .ca = options.prefill_tls_ca}));
   }
   ASSIGN_OR_RETURN(ServedModel model, LoadModel(options.model_path));
-  ASSIGN_OR_RETURN(
-      options.generation.limits.default_compression,
-      ParseCompression(options.default_compression, DefaultCompression(model.config().head_dim)));
-  ASSIGN_OR_RETURN(std::unique_ptr<KvPool> pool, KvPool::Create(options.pool_bytes));
-  std::unique_ptr<DecodeServer> server(new DecodeServer(std::move(options), std::move(model),
-                                                        std::move(pool), std::move(tokens),
-                                                        std::move(prefill_credentials)));
+  auto backend = std::make_unique<Backend>(options.device.is_gpu ? 1 : options.num_threads);
+  ASSIGN_OR_RETURN(DecodeDevice device, options.device.is_gpu
+                                            ? OpenGpu(options, *model.transformer)
+                                            : OpenCpu(options, *model.transformer, *backend));
+  ASSIGN_OR_RETURN(options.generation.limits.default_compression,
+                   ParseCompression(options.default_compression,
+                                    DefaultCompressionOn(options, device, model.config())));
+  std::unique_ptr<DecodeServer> server(
+      new DecodeServer(std::move(options), std::move(model), std::move(backend), std::move(device),
+                       std::move(tokens), std::move(prefill_credentials)));
   RETURN_IF_ERROR(server->Listen());
   return server;
 }
 
-DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<KvPool> pool,
-                           std::unique_ptr<ApiTokens> tokens,
+DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<Backend> backend,
+                           DecodeDevice device, std::unique_ptr<ApiTokens> tokens,
                            std::shared_ptr<grpc::ChannelCredentials> prefill_credentials)
     : options_(std::move(options)),
       model_(std::move(model)),
       metrics_(registry_),
-      pool_(std::move(pool)),
-      queue_(*pool_, metrics_, ShapeOf(model_.config()), options_.tail_format, options_.queue),
+      backend_(std::move(backend)),
+      device_(std::move(device)),
+      queue_(*device_.pool, metrics_, ShapeOf(model_.config()), device_.tail_format,
+             options_.queue),
       client_requests_(options_.max_client_requests),
-      backend_(options_.num_threads),
-      engine_(*model_.transformer, backend_, options_.arithmetic),
-      loop_(engine_, metrics_, options_.max_batch_sessions),
+      loop_(*device_.decoder, metrics_, options_.max_batch_sessions),
       nodes_({.targets = options_.prefill_targets,
               .model_identity = model_.identity,
               .connection = {.credentials = std::move(prefill_credentials)}},

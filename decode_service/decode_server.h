@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,9 @@
 #include "absl/time/time.h"
 #include "decode_service/generation_service.h"
 #include "decode_service/http_service.h"
+#include "engine/compute_device.h"
+#include "engine/decoder.h"
+#include "kernels/backend.h"
 #include "service/admin_server.h"
 #include "service/callers.h"
 #include "service/port_security.h"
@@ -28,10 +32,12 @@ class DecodeServer {
     std::string api_tokens_file;  // empty: clients need no token
     std::vector<std::string> prefill_targets = {"dns:///127.0.0.1:50051"};
     std::string prefill_tls_ca;  // of prefill nodes' certificates; empty: plain text
-    size_t num_threads = 1;
+    ComputeDevice device;
+    size_t num_threads = 1;  // on the CPU
     // Memory for caches, taken from the system as it is used.
     size_t pool_bytes = size_t{2} << 30;
-    PageFormat tail_format = PageFormat::kF16;
+    // None: f16, on a GPU what it computes in, which is all it takes.
+    std::optional<PageFormat> tail_format;
     // Text form; where it differs from DefaultCompression of the model's head size.
     std::string default_compression;
     Arithmetic arithmetic = Arithmetic::kFast;
@@ -50,8 +56,8 @@ class DecodeServer {
   };
 
   // Loads the model, listens and serves. Errors: as Options::Validate, ServerTls, ApiTokens::Load,
-  // ServedModel::Load, KvPool::Create, Tracer::Start, RpcServer::Start, HttpService::Start and
-  // AdminServer::Start.
+  // ServedModel::Load, KvPool::Create, FindGpu, OpenGpuForDecode, Tracer::Start, RpcServer::Start,
+  // HttpService::Start and AdminServer::Start.
   static absl::StatusOr<std::unique_ptr<DecodeServer>> Start(Options options);
   ~DecodeServer();
 
@@ -65,8 +71,8 @@ class DecodeServer {
   const ServedModel& model() const { return model_; }
 
  private:
-  DecodeServer(Options options, ServedModel model, std::unique_ptr<KvPool> pool,
-               std::unique_ptr<ApiTokens> tokens,
+  DecodeServer(Options options, ServedModel model, std::unique_ptr<Backend> backend,
+               DecodeDevice device, std::unique_ptr<ApiTokens> tokens,
                std::shared_ptr<grpc::ChannelCredentials> prefill_credentials);
   absl::Status Listen();
   absl::Status CheckServing() const;
@@ -78,11 +84,10 @@ class DecodeServer {
   DecodeMetrics metrics_;
   RecentRequests recent_;
   Tracer tracer_;
-  const std::unique_ptr<KvPool> pool_;
+  const std::unique_ptr<Backend> backend_;
+  const DecodeDevice device_;
   ReservationQueue queue_;
   ClientRequests client_requests_;
-  Backend backend_;
-  DecodeEngine engine_;
   DecodeLoop loop_;
   PrefillNodes nodes_;
   const Generation::Uses uses_;

@@ -24,6 +24,7 @@ void Generation::Start(const v1::GenerateRequest& message) {
 absl::Status Generation::Prepare(const v1::GenerateRequest& message) {
   ASSIGN_OR_RETURN(place_, uses_.client_requests.Enter(call_.client));
   ASSIGN_OR_RETURN(request_, ReadRequest(message, uses_.model, uses_.options.limits));
+  RETURN_IF_ERROR(WithField(uses_.loop.CheckPlan(request_.plan), "compression"));
   ASSIGN_OR_RETURN(ticket_, uses_.queue.Enter({.plan = request_.plan,
                                                .max_tail_tokens = request_.max_tail_tokens(),
                                                .client = call_.client}));

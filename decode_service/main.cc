@@ -41,10 +41,14 @@ ABSL_FLAG(std::string, api_tokens_file, "",
 ABSL_FLAG(bool, insecure, false,
           "let other machines reach ports that are plain text or do not know their callers, and "
           "send them prompts in plain text");
+ABSL_FLAG(std::string, device, "cpu", "what computes: cpu, cuda (the first GPU) or cuda:N");
 ABSL_FLAG(size_t, threads, 0, "threads that compute; 0: one per processor");
 ABSL_FLAG(size_t, pool_bytes, size_t{2} << 30,
-          "memory for KV caches, taken from the system as it is used");
-ABSL_FLAG(std::string, kv_tail, "f16", "number format of generated tokens' keys and values");
+          "memory for KV caches, taken from the system as it is used; on a GPU, of its memory, at "
+          "once");
+ABSL_FLAG(std::string, kv_tail, "",
+          "number format of generated tokens' keys and values; empty: f16, on a GPU what it "
+          "computes in");
 ABSL_FLAG(bool, float32, false, "compute on dequantized float32 weights");
 ABSL_FLAG(std::string, default_compression, "",
           "what a request gets that says nothing, where it differs from the measured default: "
@@ -119,14 +123,22 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
     options.num_threads = std::max(1u, std::thread::hardware_concurrency());
   }
   options.pool_bytes = absl::GetFlag(FLAGS_pool_bytes);
-  ASSIGN_OR_RETURN(const CompressionOptions tail,
-                   ParseCompression(absl::StrCat("encoder=", absl::GetFlag(FLAGS_kv_tail))));
-  options.tail_format = tail.encoder;
-  if (IsQuantized(options.tail_format)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--kv_tail is '", absl::GetFlag(FLAGS_kv_tail), "'; wanted f32, f16 or bf16"));
+  ASSIGN_OR_RETURN(options.device, ParseComputeDevice(absl::GetFlag(FLAGS_device)));
+  if (const std::string name = absl::GetFlag(FLAGS_kv_tail); !name.empty()) {
+    ASSIGN_OR_RETURN(const CompressionOptions tail,
+                     ParseCompression(absl::StrCat("encoder=", name)));
+    if (IsQuantized(tail.encoder)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--kv_tail is '", name, "'; wanted f32, f16 or bf16"));
+    }
+    options.tail_format = tail.encoder;
   }
-  if (absl::GetFlag(FLAGS_float32)) options.arithmetic = Arithmetic::kFloat32;
+  if (absl::GetFlag(FLAGS_float32)) {
+    if (options.device.is_gpu) {
+      return absl::InvalidArgumentError("--float32 is set; wanted it with --device=cpu alone");
+    }
+    options.arithmetic = Arithmetic::kFloat32;
+  }
   options.max_batch_sessions = std::max<size_t>(1, absl::GetFlag(FLAGS_max_batch_sessions));
   options.stuck_timeout = absl::GetFlag(FLAGS_stuck_timeout);
   options.queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);

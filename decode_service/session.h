@@ -15,7 +15,7 @@
 #include "decode_service/output_text.h"
 #include "decode_service/reservation_queue.h"
 #include "decode_service/response_buffer.h"
-#include "engine/decode.h"
+#include "engine/decoder.h"
 #include "engine/sampling.h"
 #include "engine/tokenizer.h"
 
@@ -57,7 +57,9 @@ class Session {
   bool cancelled() const { return responses_->cancelled(); }
   // The reader keeps up.
   bool can_run() const { return responses_->has_room(); }
-  DecodeEngine::Item item() const { return {.token = last_token_, .cache = cache_.get()}; }
+  Decoder::Item item() const {
+    return {.token = last_token_, .cache = cache_.get(), .wants_logits = wants_logits()};
+  }
   ResponseBuffer& responses() { return *responses_; }
   absl::Time last_token_time() const { return last_token_time_; }
 
@@ -66,6 +68,11 @@ class Session {
 
  private:
   void Finish();
+  // Else the next token is the likeliest, and nothing else is asked.
+  bool wants_logits() const {
+    return !options_.sampling.is_greedy() || options_.num_logprobs > 0 ||
+           !options_.forced_tokens.empty();
+  }
 
   const OutputOptions options_;
   const Tokenizer* const tokenizer_;

@@ -7,6 +7,7 @@
 #include "engine/activations.h"
 #include "engine/query_key_norm.h"
 #include "engine/rope_table.h"
+#include "engine/sampling.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/product.h"
@@ -39,6 +40,10 @@ absl::Status DecodeEngine::Step(std::span<const Item> items) {
                                 ActivationRows(logits_, batch, config.vocab_tokens)));
   for (const Item& item : items) item.cache->AdvanceTail();
   return absl::OkStatus();
+}
+
+int32_t DecodeEngine::likeliest(size_t item) const {
+  return SampleToken(logits(item), SamplingOptions(), 0, 0).token;
 }
 
 absl::Status DecodeEngine::Attend(size_t layer, std::span<const Item> items, TensorView qkv) {

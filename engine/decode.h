@@ -1,6 +1,5 @@
-// DecodeEngine computes one decode step of a batch: each sequence's next token goes through the
-// network, its K and V are appended to the sequence's cache, and its logits come out. A sequence's
-// logits do not depend on who else is in the batch. Belongs to one thread.
+// DecodeEngine is the CPU's Decoder. A sequence's logits do not depend on who else is in the batch.
+// Belongs to one thread.
 #pragma once
 
 #include <cstdint>
@@ -9,30 +8,28 @@
 
 #include "absl/status/status.h"
 #include "base/buffer.h"
+#include "engine/decoder.h"
 #include "engine/transformer.h"
 #include "kernels/backend.h"
 #include "kv/sequence.h"
 
 namespace kvship {
 
-class DecodeEngine {
+class DecodeEngine final : public Decoder {
  public:
   // Borrows both; they must outlive the engine.
   DecodeEngine(const Transformer& model, Backend& backend, Arithmetic arithmetic)
       : model_(model), backend_(backend), arithmetic_(ArithmeticFor(model, arithmetic)) {}
 
-  struct Item {
-    int32_t token = 0;               // inside the vocabulary
-    SequenceCache* cache = nullptr;  // with room in its tail
-  };
+  // Any plan goes.
+  absl::Status CheckPlan(const KvPlan&) const override { return absl::OkStatus(); }
 
-  // Runs one step. Afterwards each cache has one tail token more, and logits(i) are those of
-  // items[i], valid until the next step. On error no cache has changed.
-  absl::Status Step(std::span<const Item> items);
+  absl::Status Step(std::span<const Item> items) override;
 
-  std::span<const float> logits(size_t item) const {
+  std::span<const float> logits(size_t item) const override {
     return {logits_.as<float>() + item * model_.config.vocab_tokens, model_.config.vocab_tokens};
   }
+  int32_t likeliest(size_t item) const override;
 
  private:
   absl::Status Layer(size_t layer, std::span<const Item> items);

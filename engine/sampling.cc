@@ -122,9 +122,9 @@ absl::Status SamplingOptions::Validate() const {
 
 OutputToken SampleToken(std::span<const float> logits, const SamplingOptions& options,
                         uint64_t index, size_t num_logprobs) {
-  const bool greedy = options.temperature == 0 || options.top_k == 1;
-  const int32_t token =
-      greedy ? MostLikely(logits) : Draw(logits, options, UniformUnit(options.seed, index));
+  const int32_t token = options.is_greedy()
+                            ? MostLikely(logits)
+                            : Draw(logits, options, UniformUnit(options.seed, index));
   if (num_logprobs == 0) return {.token = token, .logprob = 0, .top = {}};
   return ForceToken(logits, token, num_logprobs);
 }

@@ -18,6 +18,9 @@ struct SamplingOptions {
   size_t top_k = 0;  // only the top_k likeliest; 0: all
   uint64_t seed = 0;
 
+  // The likeliest token is always drawn.
+  bool is_greedy() const { return temperature == 0 || top_k == 1; }
+
   // InvalidArgument naming field, value and what was wanted; NaN is always wrong.
   absl::Status Validate() const;
 };

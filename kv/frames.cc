@@ -135,7 +135,8 @@ absl::Status CacheReceiver::AddFrame(const FrameHeader& header, BytePieces paylo
   RETURN_IF_ERROR(Keep(CheckFrame(header, payload)));
   for (std::span<const std::byte> piece : payload) {
     const absl::Status written = cache_.WriteLayerBytes(received_bytes_, piece);
-    if (!written.ok()) return Keep(absl::DataLossError(written.message()));
+    if (absl::IsInvalidArgument(written)) return Keep(absl::DataLossError(written.message()));
+    RETURN_IF_ERROR(Keep(written));
     received_bytes_ += piece.size();
   }
   digest_.Add(header.sequence, header.num_bytes, header.crc32c);

@@ -59,16 +59,18 @@ absl::StatusOr<std::unique_ptr<KvPool>> KvPool::Create(size_t capacity_bytes) {
         absl::StrCat("no address space for a pool of ", capacity_bytes, " bytes"));
   }
   return std::unique_ptr<KvPool>(
-      new KvPool(static_cast<std::byte*>(memory), num_slabs, /*is_mapped=*/true));
+      new KvPool(static_cast<std::byte*>(memory), num_slabs, /*is_mapped=*/true, nullptr));
 }
 
-absl::StatusOr<std::unique_ptr<KvPool>> KvPool::CreateOver(std::span<std::byte> memory) {
+absl::StatusOr<std::unique_ptr<KvPool>> KvPool::CreateOver(std::span<std::byte> memory,
+                                                           Writer writer) {
   ASSIGN_OR_RETURN(const size_t num_slabs, NumSlabs(memory.size()));
-  return std::unique_ptr<KvPool>(new KvPool(memory.data(), num_slabs, /*is_mapped=*/false));
+  return std::unique_ptr<KvPool>(
+      new KvPool(memory.data(), num_slabs, /*is_mapped=*/false, std::move(writer)));
 }
 
-KvPool::KvPool(std::byte* memory, size_t num_slabs, bool is_mapped)
-    : memory_(memory), is_mapped_(is_mapped), slabs_(num_slabs) {
+KvPool::KvPool(std::byte* memory, size_t num_slabs, bool is_mapped, Writer writer)
+    : memory_(memory), is_mapped_(is_mapped), writer_(std::move(writer)), slabs_(num_slabs) {
   for (size_t i = num_slabs; i-- > 0;) free_slabs_.push_back(i);
 }
 

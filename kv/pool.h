@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -50,14 +51,27 @@ class KvPool {
 
   static constexpr size_t kSlabBytes = 256 << 10;
 
+  // Bytes from the host and where in the pool they go.
+  struct PageBytes {
+    std::byte* to = nullptr;
+    std::span<const std::byte> from;
+  };
+  // Writes to memory that the host cannot reach; done when it returns. Called by any thread, by
+  // several at a time.
+  using Writer = std::function<absl::Status(std::span<const PageBytes>)>;
+
   // `capacity_bytes` is rounded down to whole slabs. InvalidArgument below one slab,
   // ResourceExhausted if the system has no such memory. The memory is taken from the system as it
   // is first used.
   static absl::StatusOr<std::unique_ptr<KvPool>> Create(size_t capacity_bytes);
   // The same over memory that outlives the pool, of a device for example: the pool never touches
-  // it.
-  static absl::StatusOr<std::unique_ptr<KvPool>> CreateOver(std::span<std::byte> memory);
+  // it. Without `writer` the host writes to it as to its own.
+  static absl::StatusOr<std::unique_ptr<KvPool>> CreateOver(std::span<std::byte> memory,
+                                                            Writer writer = nullptr);
   ~KvPool();
+
+  // None where the host writes to the pages itself.
+  const Writer& writer() const { return writer_; }
 
   // Pages for all demands, or none. ResourceExhausted: not now. FailedPrecondition: more than the
   // whole pool holds. Pages are not cleared.
@@ -74,7 +88,7 @@ class KvPool {
     std::vector<std::byte*> free_pages;
   };
 
-  KvPool(std::byte* memory, size_t num_slabs, bool is_mapped);
+  KvPool(std::byte* memory, size_t num_slabs, bool is_mapped, Writer writer);
   size_t SlabsMissing(const Demand& demand) const;
   void Take(const Demand& demand, std::vector<std::byte*>* pages);
   // Returns their bytes.
@@ -82,6 +96,7 @@ class KvPool {
 
   std::byte* const memory_;
   const bool is_mapped_;  // by Create, to be unmapped
+  const Writer writer_;
   mutable std::mutex mutex_;
   std::vector<Slab> slabs_;
   std::vector<size_t> free_slabs_;  // the lowest last

@@ -1,6 +1,7 @@
 #include "kv/sequence.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -18,12 +19,18 @@ std::array<KvPool::Demand, 2> SequenceCache::Demands(const KvShape& shape, const
                          shape.num_layers * shape.num_kv_heads * tail_pages}};
 }
 
+SequenceCache::SequenceCache(KvPool& pool)
+    : pool_(pool), id_([] {
+        static std::atomic<uint64_t> num_caches = 0;
+        return ++num_caches;
+      }()) {}
+
 absl::StatusOr<std::unique_ptr<SequenceCache>> SequenceCache::Reserve(KvPool& pool,
                                                                       const KvShape& shape,
                                                                       const KvPlan& plan,
                                                                       size_t max_generated_tokens,
                                                                       PageFormat tail_format) {
-  std::unique_ptr<SequenceCache> cache(new SequenceCache());
+  std::unique_ptr<SequenceCache> cache(new SequenceCache(pool));
   cache->shape_ = shape;
   cache->plan_ = plan;
   cache->tail_format_ = plan.tail_tokens > 0 ? plan.window_format : tail_format;
@@ -79,7 +86,7 @@ absl::Status SequenceCache::BeginLayer(size_t layer, std::span<const uint32_t> k
   return absl::OkStatus();
 }
 
-std::span<std::byte> SequenceCache::Target(size_t offset) {
+SequenceCache::Place SequenceCache::PlaceOf(size_t offset) {
   Layer& layer = layers_.back();
   if (offset >= layout_.tails_offset) {
     const size_t page_bytes = PageBytes(tail_format_, plan_.head_dim);
@@ -87,7 +94,7 @@ std::span<std::byte> SequenceCache::Target(size_t offset) {
     const size_t kv_head = within / layout_.tail_bytes;
     const size_t page = within % layout_.tail_bytes / page_bytes;
     std::byte* const target = tail_page(layers_.size() - 1, kv_head, page * kPageTokens);
-    return std::span(target, page_bytes).subspan(within % page_bytes);
+    return {std::span(target, page_bytes).subspan(within % page_bytes)};
   }
   // The last head that begins at or before the offset and has bytes: others begin where the next
   // one does.
@@ -98,27 +105,49 @@ std::span<std::byte> SequenceCache::Target(size_t offset) {
   const HeadBytes& head = layout_.heads[h];
   if (offset < head.pages_offset) {
     const std::span<std::byte> positions = std::as_writable_bytes(std::span(layer.positions[h]));
-    return positions.subspan(offset - head.positions_offset);
+    return {positions.subspan(offset - head.positions_offset), /*in_pool=*/false};
   }
   const size_t page_bytes = PageBytes(plan_.format, plan_.head_dim);
   const size_t within = offset - head.pages_offset;
   std::byte* const page = pages_.pages(0)[layer.first_page[h] + within / page_bytes];
-  return std::span(page, page_bytes).subspan(within % page_bytes);
+  return {std::span(page, page_bytes).subspan(within % page_bytes)};
 }
+
+namespace {
+
+// Pages mostly are neighbours on both sides, and a large copy costs little more than a small one.
+void AddCopy(std::byte* to, std::span<const std::byte> from,
+             std::vector<KvPool::PageBytes>* copies) {
+  if (!copies->empty()) {
+    KvPool::PageBytes& last = copies->back();
+    if (last.to + last.from.size() == to && last.from.data() + last.from.size() == from.data()) {
+      last.from = {last.from.data(), last.from.size() + from.size()};
+      return;
+    }
+  }
+  copies->push_back({to, from});
+}
+
+}  // namespace
 
 absl::Status SequenceCache::WriteLayerBytes(size_t offset, std::span<const std::byte> bytes) {
   if (layers_.empty() || offset > layout_.num_bytes || bytes.size() > layout_.num_bytes - offset) {
     return absl::InvalidArgumentError(absl::StrCat("bytes ", offset, " to ", offset + bytes.size(),
                                                    " came for a layer of ", layout_.num_bytes));
   }
+  std::vector<KvPool::PageBytes> for_writer;
   while (!bytes.empty()) {
-    const std::span<std::byte> target = Target(offset);
-    const size_t n = std::min(target.size(), bytes.size());
-    std::memcpy(target.data(), bytes.data(), n);
+    const Place place = PlaceOf(offset);
+    const size_t n = std::min(place.bytes.size(), bytes.size());
+    if (!place.in_pool || pool_.writer() == nullptr) {
+      std::memcpy(place.bytes.data(), bytes.data(), n);
+    } else {
+      AddCopy(place.bytes.data(), bytes.first(n), &for_writer);
+    }
     offset += n;
     bytes = bytes.subspan(n);
   }
-  return absl::OkStatus();
+  return for_writer.empty() ? absl::OkStatus() : pool_.writer()(for_writer);
 }
 
 void SequenceCache::AppendPagedHeads(size_t layer, size_t num_tail_tokens,

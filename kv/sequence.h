@@ -38,6 +38,8 @@ class SequenceCache {
   const KvPlan& plan() const { return plan_; }
   const KvShape& shape() const { return shape_; }
   PageFormat tail_format() const { return tail_format_; }
+  // Another one for each cache of the process.
+  uint64_t id() const { return id_; }
   size_t pool_bytes() const { return pages_.num_bytes(); }
   // Of these, what holds the prompt's tokens.
   size_t prompt_bytes() const;
@@ -52,7 +54,7 @@ class SequenceCache {
   absl::Status BeginLayer(size_t layer, std::span<const uint32_t> kept_tokens);
 
   // Writes bytes of the layer that was begun last, at `offset` of its bytes. InvalidArgument if
-  // they reach past its end.
+  // they reach past its end; other errors are the pool's Writer's.
   absl::Status WriteLayerBytes(size_t offset, std::span<const std::byte> bytes);
 
   // Gives back the prefix pages that the layers did not fill, once all have come.
@@ -83,12 +85,18 @@ class SequenceCache {
     std::vector<std::vector<int32_t>> positions;  // per prefix head
   };
 
-  SequenceCache() = default;
+  explicit SequenceCache(KvPool& pool);
 
   absl::Status CheckLayer(size_t layer, std::span<const uint32_t> kept_tokens) const;
   // Where the byte at `offset` of the layer begun last goes, and how many may follow it there.
-  std::span<std::byte> Target(size_t offset);
+  struct Place {
+    std::span<std::byte> bytes;
+    bool in_pool = true;  // else in host memory, with the positions
+  };
+  Place PlaceOf(size_t offset);
 
+  KvPool& pool_;
+  const uint64_t id_;
   KvShape shape_;
   KvPlan plan_;
   PageFormat tail_format_ = PageFormat::kF16;

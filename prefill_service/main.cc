@@ -28,7 +28,9 @@ ABSL_FLAG(bool, insecure, false,
           "let other machines reach ports that are plain text or do not know their callers");
 ABSL_FLAG(size_t, threads, 0, "threads that compute; 0: one per core");
 ABSL_FLAG(bool, float32, false, "compute with float32 weights: exact, slower");
-ABSL_FLAG(size_t, block_tokens, 256, "queries per step of the engine");
+ABSL_FLAG(std::string, device, "cpu", "what computes: cpu, cuda (the first GPU) or cuda:N");
+ABSL_FLAG(size_t, block_tokens, 0,
+          "queries per step of the engine; 0: 256 on the CPU, 8192 on a GPU");
 ABSL_FLAG(std::string, default_compression, "",
           "options that GetModelInfo reports as this server's defaults, where they differ from the "
           "measured default: \"budget_tokens=1024,encoder=f16\"");
@@ -72,6 +74,7 @@ PrefillProgramOptions OptionsFromFlags() {
   options.security.insecure = absl::GetFlag(FLAGS_insecure);
   options.num_threads = absl::GetFlag(FLAGS_threads);
   options.float32 = absl::GetFlag(FLAGS_float32);
+  options.device = absl::GetFlag(FLAGS_device);
   options.block_tokens = absl::GetFlag(FLAGS_block_tokens);
   options.default_compression = absl::GetFlag(FLAGS_default_compression);
   options.scheduler.max_queue_requests = absl::GetFlag(FLAGS_max_queue_requests);

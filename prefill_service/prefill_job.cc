@@ -6,40 +6,26 @@
 #include "base/status_macros.h"
 
 namespace kvship {
-namespace {
 
-std::vector<PrefillPrompt> PromptsOf(const std::vector<PrefillShipment*>& shipments) {
-  std::vector<PrefillPrompt> prompts;
-  prompts.reserve(shipments.size());
-  for (const PrefillShipment* shipment : shipments) {
-    prompts.push_back({shipment->task().tokens, shipment->needs()});
-  }
-  return prompts;
-}
-
-}  // namespace
-
-PrefillJob::PrefillJob(PrefillEngine& engine, PrefillMetrics& metrics,
+PrefillJob::PrefillJob(PrefillMetrics& metrics, std::unique_ptr<PromptReading> reading,
                        std::vector<PrefillShipment*> shipments)
-    : engine_(engine),
-      metrics_(metrics),
-      shipments_(std::move(shipments)),
-      run_(engine, PromptsOf(shipments_)) {
+    : metrics_(metrics), reading_(std::move(reading)), shipments_(std::move(shipments)) {
+  for (const PrefillShipment* shipment : shipments_) num_tokens_ += shipment->task().tokens.size();
   metrics_.run_requests.Observe(static_cast<double>(shipments_.size()));
 }
 
 absl::Status PrefillJob::Step() {
   const absl::Time begun = MonotonicNow();
-  ASSIGN_OR_RETURN(const PrefillRun::Event event, run_.Step());
+  ASSIGN_OR_RETURN(const PromptReading::Event event, reading_->Step());
   compute_time_ += MonotonicNow() - begun;
   for (size_t i = 0; i < shipments_.size(); ++i) {
     if (shipments_[i] == nullptr) continue;
-    shipments_[i]->SendProgress(run_.done() ? 1.0 : run_.fraction());
-    if (event == PrefillRun::Event::kLayerDone) {
-      RETURN_IF_ERROR(shipments_[i]->ShipLayer(engine_.backend(), run_.finished_layer(i)));
+    shipments_[i]->SendProgress(reading_->done() ? 1.0 : reading_->fraction());
+    if (event == PromptReading::Event::kLayerDone) {
+      RETURN_IF_ERROR(shipments_[i]->ShipLayer(*reading_, i));
     }
   }
-  if (run_.done()) {
+  if (reading_->done()) {
     RETURN_IF_ERROR(SendManifests());
     done_ = true;
   }
@@ -50,12 +36,10 @@ absl::Status PrefillJob::Step() {
 }
 
 absl::Status PrefillJob::SendManifests() {
-  Array<float> logits(engine_.model().config.vocab_tokens);
   for (size_t i = 0; i < shipments_.size(); ++i) {
     if (shipments_[i] == nullptr) continue;
     const absl::Time begun = MonotonicNow();
-    RETURN_IF_ERROR(run_.Logits(i, shipments_[i]->task().tokens.size() - 1,
-                                TensorView(logits.data(), {1, logits.size()})));
+    ASSIGN_OR_RETURN(const Array<float> logits, reading_->Logits(i));
     const absl::Duration logits_time = MonotonicNow() - begun;
     RETURN_IF_ERROR(shipments_[i]->SendManifest(logits.span(), compute_time_ + logits_time));
   }

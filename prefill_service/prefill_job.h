@@ -1,20 +1,21 @@
-// PrefillJob carries one prompt through the engine, or several short ones packed into one run, and
-// ships each prompt's cache layer by layer. Belongs to the engine thread.
+// PrefillJob carries one prompt through its reader, or several short ones side by side, and ships
+// each prompt's cache layer by layer. Belongs to the engine thread.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "engine/prefill.h"
 #include "prefill_service/prefill_shipment.h"
+#include "prefill_service/prompt_reader.h"
 
 namespace kvship {
 
 class PrefillJob {
  public:
-  // Borrows all; `shipments` are at least one, for the engine's model.
-  PrefillJob(PrefillEngine& engine, PrefillMetrics& metrics,
+  // Borrows metrics and shipments, at least one, of the tasks that `reading` was begun with.
+  PrefillJob(PrefillMetrics& metrics, std::unique_ptr<PromptReading> reading,
              std::vector<PrefillShipment*> shipments);
 
   // Computes one block of queries of one layer; at a layer's end compresses and sends it; at the
@@ -26,19 +27,19 @@ class PrefillJob {
 
   bool done() const { return done_; }
   // Prompt tokens still to be read, layers not yet computed counted as shares of them.
-  double remaining_tokens() const { return (1 - run_.fraction()) * run_.num_tokens(); }
+  double remaining_tokens() const { return (1 - reading_->fraction()) * num_tokens(); }
   bool is_packed() const { return shipments_.size() > 1; }
-  size_t num_tokens() const { return run_.num_tokens(); }
+  size_t num_tokens() const { return num_tokens_; }
   // Of all steps, compression counted.
   absl::Duration step_time() const { return step_time_; }
 
  private:
   absl::Status SendManifests();
 
-  PrefillEngine& engine_;
   PrefillMetrics& metrics_;
+  const std::unique_ptr<PromptReading> reading_;
   std::vector<PrefillShipment*> shipments_;  // null: forgotten
-  PrefillRun run_;
+  size_t num_tokens_ = 0;                    // of all prompts
   absl::Duration compute_time_;
   absl::Duration step_time_;
   bool done_ = false;

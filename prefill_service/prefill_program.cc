@@ -6,8 +6,12 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "engine/compute_device.h"
+#include "engine/gpu.h"
 #include "engine/tokenizer.h"
 #include "engine/transformer.h"
+#include "prefill_service/gpu_prompt_reader.h"
+#include "prefill_service/host_prompt_reader.h"
 #include "prefill_service/prefill_rpc_service.h"
 #include "prefill_service/prefill_status.h"
 #include "rpc/model_info.h"
@@ -41,6 +45,20 @@ absl::StatusOr<ServedModel> LoadModel(const std::string& path) {
   return model;
 }
 
+absl::StatusOr<std::unique_ptr<PromptReader>> OpenReader(const PrefillProgramOptions& options,
+                                                         const Transformer& model,
+                                                         Backend& backend) {
+  ASSIGN_OR_RETURN(const ComputeDevice device, ParseComputeDevice(options.device));
+  if (device.is_gpu) {
+    LogInfo(absl::StrCat("moving the model to ", options.device));
+    return OpenGpuPromptReader(device, model, options.block_tokens);
+  }
+  PrefillEngine::Options engine;
+  if (options.float32) engine.arithmetic = Arithmetic::kFloat32;
+  if (options.block_tokens > 0) engine.block_tokens = options.block_tokens;
+  return std::make_unique<HostPromptReader>(model, backend, engine);
+}
+
 // Streams that never end by themselves, such as watches of the health service.
 constexpr absl::Duration kOtherCallsGrace = absl::Milliseconds(200);
 
@@ -65,8 +83,9 @@ absl::Status PrefillProgramOptions::Validate() const {
     return absl::InvalidArgumentError(
         "--model is not set; wanted a GGUF file or a model directory");
   }
-  if (block_tokens == 0) {
-    return absl::InvalidArgumentError("--block_tokens is 0; wanted at least 1");
+  ASSIGN_OR_RETURN(const ComputeDevice parsed, ParseComputeDevice(device));
+  if (parsed.is_gpu && float32) {
+    return absl::InvalidArgumentError("--float32 is set; wanted it with --device=cpu alone");
   }
   if (absl::Status status = scheduler.Validate(); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
@@ -77,8 +96,10 @@ absl::Status PrefillProgramOptions::Validate() const {
 
 absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
   RETURN_IF_ERROR(options.Validate());
+  ASSIGN_OR_RETURN(const ComputeDevice device, ParseComputeDevice(options.device));
   StopSignals stop_signals;
   KeepFreedMemory();
+  if (device.is_gpu) RETURN_IF_ERROR(FindGpu(device));
   RpcServer::Options rpc;
   rpc.listen = options.listen;
   if (options.security.has_tls()) {
@@ -101,12 +122,10 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
                                  ? options.num_threads
                                  : std::max(1u, std::thread::hardware_concurrency());
   Backend backend(num_threads);
-  PrefillEngine engine(*model.transformer, backend,
-                       {.arithmetic = options.float32 ? Arithmetic::kFloat32 : Arithmetic::kFast,
-                        .block_tokens = options.block_tokens});
+  ASSIGN_OR_RETURN(const auto reader, OpenReader(options, *model.transformer, backend));
   PrefillMetrics metrics(registry);
   metrics.SetModel(config.name);
-  PrefillScheduler scheduler(engine, metrics, options.scheduler);
+  PrefillScheduler scheduler(*reader, metrics, options.scheduler);
   const Callers callers(options.security.allowed_peers, nullptr);
   PrefillRpcService service({.callers = callers,
                              .model = config,

@@ -18,7 +18,8 @@ struct PrefillProgramOptions {
   PortSecurity security;
   size_t num_threads = 0;  // 0: one per core
   bool float32 = false;
-  size_t block_tokens = 256;
+  std::string device = "cpu";       // as ParseComputeDevice reads it
+  size_t block_tokens = 0;          // queries per step; 0: 256 on the CPU, 8192 on a GPU
   std::string default_compression;  // the options' text form
   PrefillScheduler::Options scheduler;
   std::string otlp_endpoint;  // of the collector of traces; empty: none

@@ -64,9 +64,9 @@ absl::Status PrefillScheduler::Options::Validate() const {
   return absl::OkStatus();
 }
 
-PrefillScheduler::PrefillScheduler(PrefillEngine& engine, PrefillMetrics& metrics,
+PrefillScheduler::PrefillScheduler(PromptReader& reader, PrefillMetrics& metrics,
                                    const Options& options)
-    : engine_(engine), metrics_(metrics), options_(options), alive_(MonotonicNow()) {
+    : reader_(reader), metrics_(metrics), options_(options), alive_(MonotonicNow()) {
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -85,6 +85,7 @@ PrefillScheduler::~PrefillScheduler() {
 
 absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Submit(
     PrefillTask task, std::shared_ptr<Channel> channel) {
+  RETURN_IF_ERROR(reader_.Check(task));
   const size_t num_tokens = task.tokens.size();
   auto request = std::make_shared<Request>(std::move(task), std::move(channel), MonotonicNow());
   std::lock_guard lock(mutex_);
@@ -199,7 +200,7 @@ void PrefillScheduler::RunStep(const std::shared_ptr<Request>& first,
   lock.lock();
   if (!status.ok()) {
     LogError(absl::StrCat("a prefill step failed: ", status.ToString()));
-    status = absl::InternalError(status.message());
+    if (!absl::IsResourceExhausted(status)) status = absl::InternalError(status.message());
   }
   Requests members = pack;
   if (job.ok()) {
@@ -216,7 +217,7 @@ void PrefillScheduler::RunStep(const std::shared_ptr<Request>& first,
 
 PrefillScheduler::Requests PrefillScheduler::PackFrom(const std::shared_ptr<Request>& first) {
   Requests pack = {first};
-  size_t room_tokens = engine_.options().block_tokens;
+  size_t room_tokens = reader_.pack_tokens();
   room_tokens -= std::min(room_tokens, first->num_tokens());
   for (const auto& request : requests_) {
     if (request == first || request->state != Request::State::kRunning || request->job != nullptr ||
@@ -230,15 +231,16 @@ PrefillScheduler::Requests PrefillScheduler::PackFrom(const std::shared_ptr<Requ
 }
 
 absl::StatusOr<std::shared_ptr<PrefillJob>> PrefillScheduler::BeginJob(const Requests& requests) {
-  const KvShape shape = ShapeOf(engine_.model().config);
+  std::vector<const PrefillTask*> tasks;
   std::vector<PrefillShipment*> shipments;
   for (const auto& request : requests) {
-    ASSIGN_OR_RETURN(request->shipment,
-                     PrefillShipment::Create(shape, metrics_, request->task, *request->channel,
-                                             MonotonicNow() - request->arrived));
+    request->shipment = std::make_unique<PrefillShipment>(
+        metrics_, request->task, *request->channel, MonotonicNow() - request->arrived);
+    tasks.push_back(&request->task);
     shipments.push_back(request->shipment.get());
   }
-  return std::make_shared<PrefillJob>(engine_, metrics_, std::move(shipments));
+  ASSIGN_OR_RETURN(std::unique_ptr<PromptReading> reading, reader_.Begin(tasks));
+  return std::make_shared<PrefillJob>(metrics_, std::move(reading), std::move(shipments));
 }
 
 void PrefillScheduler::NoteThroughput(const PrefillJob& job) {
@@ -307,7 +309,7 @@ void PrefillScheduler::SendReady(absl::Time now) {
     if (request->state == Request::State::kQueued) {
       if (draining_ || num_active >= options_.max_active_requests) return;
       if (num_active > 0 && active_bytes + RunBytes(*request) > options_.max_active_bytes) return;
-      if (next_tokens > 0 && next_tokens + request->num_tokens() > engine_.options().block_tokens) {
+      if (next_tokens > 0 && next_tokens + request->num_tokens() > reader_.pack_tokens()) {
         return;
       }
       request->TellReady(now);
@@ -321,7 +323,7 @@ void PrefillScheduler::SendReady(absl::Time now) {
 }
 
 size_t PrefillScheduler::RunBytes(const Request& request) const {
-  return PrefillRun::BytesFor(engine_.model().config, request.num_tokens());
+  return reader_.BytesFor(request.num_tokens());
 }
 
 void PrefillScheduler::TellPlaces() {

@@ -18,10 +18,10 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "engine/prefill.h"
 #include "prefill_service/prefill_job.h"
 #include "prefill_service/prefill_metrics.h"
 #include "prefill_service/prefill_task.h"
+#include "prefill_service/prompt_reader.h"
 #include "transport/channel.h"
 
 namespace kvship {
@@ -56,14 +56,15 @@ class PrefillScheduler {
   // One request in the scheduler's hands; opaque to others.
   class Request;
 
-  // Borrows engine and metrics, which must outlive it. The engine belongs to its thread.
-  PrefillScheduler(PrefillEngine& engine, PrefillMetrics& metrics, const Options& options);
+  // Borrows reader and metrics, which must outlive it. The reader belongs to its thread.
+  PrefillScheduler(PromptReader& reader, PrefillMetrics& metrics, const Options& options);
 
   // Ends what is left with Unavailable.
   ~PrefillScheduler();
 
   // Admits a request; from then on it answers on `channel`, and closes it at the end.
-  // ResourceExhausted with a retry delay if the queue is full, Unavailable while draining.
+  // FailedPrecondition as PromptReader::Check, ResourceExhausted with a retry delay if the queue is
+  // full, Unavailable while draining.
   absl::StatusOr<std::shared_ptr<Request>> Submit(PrefillTask task,
                                                   std::shared_ptr<Channel> channel);
 
@@ -121,7 +122,7 @@ class PrefillScheduler {
   void UpdateGauges();
   bool Blocked(const Request& request) const;
 
-  PrefillEngine& engine_;
+  PromptReader& reader_;
   PrefillMetrics& metrics_;
   const Options options_;
 

@@ -24,15 +24,6 @@ absl::StatusOr<OutputToken> FirstToken(const PrefillTask& task, std::span<const 
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<PrefillShipment>> PrefillShipment::Create(
-    const KvShape& shape, PrefillMetrics& metrics, const PrefillTask& task, Channel& channel,
-    absl::Duration queue_time) {
-  ASSIGN_OR_RETURN(std::unique_ptr<Compressor> compressor,
-                   Compressor::Create(task.compression, shape, task.plan));
-  return std::unique_ptr<PrefillShipment>(
-      new PrefillShipment(metrics, task, channel, queue_time, std::move(compressor)));
-}
-
 void PrefillShipment::SendProgress(double fraction) {
   const absl::Time now = MonotonicNow();
   // Only the end is 1, whatever rounding does to what comes before.
@@ -45,10 +36,10 @@ void PrefillShipment::SendProgress(double fraction) {
   channel_.SendMessage(response.SerializeAsString());
 }
 
-absl::Status PrefillShipment::ShipLayer(Backend& backend, const LayerView& view) {
+absl::Status PrefillShipment::ShipLayer(PromptReading& reading, size_t prompt) {
   const absl::Time begun = MonotonicNow();
-  ASSIGN_OR_RETURN(Compressor::Result result, compressor_->Compress(backend, view));
-  LayerFrames layer = cutter_.Cut(std::move(result.compact));
+  ASSIGN_OR_RETURN(CompactLayer compact, reading.Compress(prompt));
+  LayerFrames layer = cutter_.Cut(std::move(compact));
   const std::vector<float>& mass = layer.header.retained_mass;
   metrics_.ObserveRetainedMass(task_.compression,
                                std::accumulate(mass.begin(), mass.end(), 0.0) / mass.size());

@@ -27,7 +27,8 @@ inline constexpr char kWireVersionMismatch[] = "WIRE_VERSION_MISMATCH";
 inline constexpr char kModelMismatch[] = "MODEL_MISMATCH";
 inline constexpr char kPlanMismatch[] = "PLAN_MISMATCH";
 inline constexpr char kContextLengthExceeded[] = "CONTEXT_LENGTH_EXCEEDED";  // of the request
-inline constexpr char kDraining[] = "DRAINING";   // the server is shutting down
+inline constexpr char kDeviceMismatch[] = "DEVICE_MISMATCH";  // nodes of another kind may serve
+inline constexpr char kDraining[] = "DRAINING";               // the server is shutting down
 inline constexpr char kNotReady[] = "NOT_READY";  // the server is there and cannot serve now
 
 // What a received error says; nothing where it has no such detail or a broken one.

@@ -5,7 +5,9 @@
 #   scripts/gpu.sh [FOLDER]     bench/results unless named
 #
 # Needs .gpu-deps/ (scripts/gpu_deps.sh) where the packages are not installed. For sources outside git KVSHIP_COMMIT
-# names the commit; KVSHIP_GPU_BIN names a folder with programs that are built already.
+# names the commit; KVSHIP_GPU_BIN names a folder with programs that are built already. The services, where there are some in
+# build/bin or the folder that KVSHIP_GPU_SERVICES names (bin/ of an unpacked ./dev bundle --cuda), answer from the GPU as well:
+# gpu-services.txt.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 source scripts/common.sh
@@ -45,6 +47,13 @@ run_tests() {
   done
 }
 
+run_services() {
+  local bin=${KVSHIP_GPU_SERVICES:-build/bin} model=()
+  [[ -x $bin/kvship-prefill ]] || return 0
+  [[ ! -f $model_path ]] || model=("$model_path")
+  timeout 500 scripts/gpu_services.py "$bin" "${model[@]}" | tee "$results/gpu-services.txt" || failed+=(services)
+}
+
 # The engine at the shape of Llama-3.1-8B, and at Llama-2-7B's, without grouped queries, for the figures of
 # SnapKV's paper; PyTorch and transformers at the same shapes.
 run_engine_benches() {
@@ -63,6 +72,7 @@ run_engine_benches() {
 
 [[ -n ${KVSHIP_GPU_BIN:-} ]] || build_programs
 run_tests
+run_services
 table=$(mktemp)
 timeout 200 "$bin/kvship-cuda-bench" "$results/gpu-kernels.json" | tee "$table"
 run_engine_benches 2>"$results/gpu-engine.err" | tee "$results/gpu-engine.jsonl"

@@ -8,6 +8,7 @@ build_packages=(
   libpcre2-dev libssl-dev prometheus-cpp-dev libcpp-httplib-dev
   libgtest-dev libgmock-dev libbenchmark-dev
   python3 python3-venv python3-pip
+  binutils patchelf
 )
 lint_packages=(clang-format clang-tidy shellcheck)
 # A browser for the status page's tests, and letters for it.

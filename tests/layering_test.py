@@ -19,7 +19,7 @@ CORE = {"base", "kernels", "kv", "engine", "compress"}
 
 CUDA_HEADER = re.compile(
     r"(cuda|cub/|cublas|cudnn|cusparse|curand|nvtx|nvml|cooperative_groups|thrust/|cutlass/|cute/|mma\.h|nccl)")
-CUDA_HOMES = re.compile(r"((tests/|bench/)?(kernels|engine|compress)/cuda/|(tests/)?transport/nccl_|bench/nccl_)")
+CUDA_HOMES = re.compile(r"((tests/|bench/)?(kernels|engine|compress|prefill_service)/cuda/|(tests/)?transport/nccl_|bench/nccl_)")
 # Builds on base alone, without what the rest of its folder needs.
 NCCL_FILE = re.compile(r"transport/nccl_")
 RPC_HEADER = re.compile(r"(grpc/|grpcpp/|grpc\+\+/|google/protobuf/|kvship/v\d)")

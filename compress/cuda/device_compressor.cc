@@ -15,40 +15,61 @@
 namespace kvship::cuda {
 namespace {
 
-absl::Status CpuOnly(const char* option, const std::string& value) {
-  return absl::UnimplementedError(
-      absl::StrCat(option, " ", value,
-                   ": only on the CPU so far; on the GPU snapkv with uniform "
-                   "budgets over the last tokens, and keep_all"));
+// What WindowVotes and PoolScores take.
+constexpr size_t kLongestWindow = 64;
+constexpr size_t kWidestKernel = 127;
+
+absl::Status Wanted(absl::string_view option, absl::string_view value, absl::string_view wanted) {
+  return absl::UnimplementedError(absl::StrCat("compression.", option, " is ", value, "; wanted ",
+                                               wanted, ", which is what runs on a GPU so far"));
 }
 
-absl::Status CheckOptions(const CompressionOptions& options, const KvShape& shape,
-                          const KvPlan& plan) {
-  if (plan.keeps_whole) return absl::OkStatus();
-  if (options.scorer != "snapkv") return CpuOnly("scorer", options.scorer);
-  if (options.allocator != "uniform") return CpuOnly("allocator", options.allocator);
-  if (options.selector != "tokens") return CpuOnly("selector", options.selector);
-  if (options.softmax != SoftmaxOver::kAll) return CpuOnly("softmax", "prefix");
-  if (plan.num_heads != shape.num_kv_heads) return CpuOnly("group_reduce", "none");
-  if (plan.tail_tokens > 0) return CpuOnly("window_encoder", PageFormatName(plan.window_format));
-  if (plan.window_end != plan.prompt_tokens) return CpuOnly("observe_end", "before the prompt's");
+absl::Status CheckWindow(const CompressionOptions& options, const KvPlan& plan) {
+  const size_t window = plan.window_end - plan.window_begin;
+  if (plan.window_end != plan.prompt_tokens) {
+    return Wanted("observe_end", absl::StrCat(plan.window_end), "the prompt's end");
+  }
+  if (window > kLongestWindow) {
+    return Wanted("window", absl::StrCat(window), absl::StrCat("at most ", kLongestWindow));
+  }
+  if (options.kernel > kWidestKernel) {
+    return Wanted("kernel", absl::StrCat(options.kernel), absl::StrCat("at most ", kWidestKernel));
+  }
   const HeadBudget& budget = plan.budgets.front();
-  if (budget.sinks > 0) return CpuOnly("sinks", absl::StrCat(budget.sinks));
-  if (budget.recent_tokens != plan.prompt_tokens - plan.window_begin) {
-    return CpuOnly("recent_tokens", absl::StrCat(budget.recent_tokens));
+  if (budget.sinks > 0) return Wanted("sinks", absl::StrCat(budget.sinks), "0");
+  if (budget.recent_tokens != window) {
+    return Wanted("recent_tokens", absl::StrCat(budget.recent_tokens),
+                  absl::StrCat("the window's ", window));
   }
   return absl::OkStatus();
 }
 
 }  // namespace
 
+absl::Status DeviceCompressor::Check(const CompressionOptions& options, const KvShape& shape,
+                                     const KvPlan& plan, DType dtype) {
+  if (plan.format != PageFormatOf(dtype) && !IsQuantized(plan.format)) {
+    return Wanted("encoder", PageFormatName(plan.format),
+                  absl::StrCat(PageFormatName(PageFormatOf(dtype)), ", fp8, int8 or int4"));
+  }
+  if (plan.tail_tokens > 0) {
+    return Wanted("window_encoder", PageFormatName(plan.window_format), "that of all tokens");
+  }
+  if (plan.num_heads != shape.num_kv_heads) {
+    return Wanted("group_reduce", "none", "a choice per KV head");
+  }
+  if (plan.keeps_whole) return absl::OkStatus();
+  if (options.scorer != "snapkv") return Wanted("scorer", options.scorer, "snapkv or keep_all");
+  if (options.allocator != "uniform") return Wanted("allocator", options.allocator, "uniform");
+  if (options.selector != "tokens") return Wanted("selector", options.selector, "tokens");
+  if (options.softmax != SoftmaxOver::kAll) return Wanted("softmax", "prefix", "all");
+  return CheckWindow(options, plan);
+}
+
 absl::StatusOr<std::unique_ptr<DeviceCompressor>> DeviceCompressor::Create(
     const CompressionOptions& options, const KvShape& shape, const KvPlan& plan, DType dtype,
     cudaStream_t stream) {
-  RETURN_IF_ERROR(CheckOptions(options, shape, plan));
-  if (plan.format != PageFormatOf(dtype) && !IsQuantized(plan.format)) {
-    return CpuOnly("encoder", PageFormatName(plan.format));
-  }
+  RETURN_IF_ERROR(Check(options, shape, plan, dtype));
   std::unique_ptr<DeviceCompressor> compressor(
       new DeviceCompressor(options, shape, plan, dtype, stream));
   RETURN_IF_ERROR(compressor->Allocate());

@@ -24,9 +24,12 @@ namespace kvship::cuda {
 
 class DeviceCompressor {
  public:
-  // `plan` is MakePlan's for these options, its format that of `dtype` or a quantized one.
-  // Unimplemented, naming the option, for what only the CPU does; ResourceExhausted if the device
-  // has no room for the scores.
+  // Unimplemented, naming option, value and what is wanted, for what only the CPU does. `plan` is
+  // MakePlan's for these options.
+  static absl::Status Check(const CompressionOptions& options, const KvShape& shape,
+                            const KvPlan& plan, DType dtype);
+
+  // Errors: as Check; ResourceExhausted if the device has no room for the scores.
   static absl::StatusOr<std::unique_ptr<DeviceCompressor>> Create(const CompressionOptions& options,
                                                                   const KvShape& shape,
                                                                   const KvPlan& plan, DType dtype,

@@ -1,6 +1,7 @@
 #include "engine/cuda/device_decode.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/status_macros.h"
 #include "kernels/cuda/decode_step.h"
@@ -24,6 +25,16 @@ absl::Status CheckCache(const SequenceCache& cache, const ModelConfig& config, D
       PageFormatName(prefix_format), ": on the GPU wanted ", config.num_kv_heads,
       " heads, one format in a batch, ", PageFormatName(floats), " or quantized, and tails in ",
       PageFormatName(floats)));
+}
+
+// Captured steps that are kept. Each takes a megabyte or so, and tens of milliseconds to make.
+constexpr size_t kMostGraphs = 64;
+
+// Pages that a step is captured for: four numbers per power of two, so that batches share graphs.
+// The splits beyond a sequence's end have nothing to do.
+size_t StepPages(size_t num_pages) {
+  const size_t step = std::max<size_t>(1, std::bit_floor(num_pages) / 4);
+  return (num_pages + step - 1) / step * step;
 }
 
 template <class T>
@@ -63,8 +74,11 @@ absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> DeviceDecodeEngine::Create(
   return engine;
 }
 
-DeviceDecodeEngine::~DeviceDecodeEngine() {
+DeviceDecodeEngine::~DeviceDecodeEngine() { DropGraphs(); }
+
+void DeviceDecodeEngine::DropGraphs() {
   for (const auto& [shape, graph] : graphs_) cudaGraphExecDestroy(graph);
+  graphs_.clear();
 }
 
 absl::Status DeviceDecodeEngine::SetBatch(std::span<const Item> items) {
@@ -82,10 +96,15 @@ absl::Status DeviceDecodeEngine::SetBatch(std::span<const Item> items) {
   const size_t workspace_bytes = PagedAttentionWorkspaceBytes(Attention(0));
   if (workspace_bytes > workspace_.num_bytes()) {
     ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(workspace_bytes));
-    for (const auto& [shape, graph] : graphs_) cudaGraphExecDestroy(graph);
-    graphs_.clear();
+    DropGraphs();
   }
   return absl::OkStatus();
+}
+
+absl::Status DeviceDecodeEngine::SetTokens(std::span<const int32_t> tokens) {
+  return CudaStatus(cudaMemcpyAsync(tokens_.data(), tokens.data(), tokens.size_bytes(),
+                                    cudaMemcpyHostToDevice, stream_),
+                    "tokens");
 }
 
 absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items) {
@@ -103,6 +122,7 @@ absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items) {
     num_pages += own;
     max_pages_ = std::max(max_pages_, own);
   }
+  max_pages_ = StepPages(max_pages_);
   if (num_pages * sizeof(std::byte*) > page_table_.num_bytes()) {
     ASSIGN_OR_RETURN(page_table_, DeviceBuffer::Create(num_pages * sizeof(std::byte*)));
   }
@@ -135,6 +155,7 @@ absl::Status DeviceDecodeEngine::Step() {
   const Shape shape(batch_, max_pages_, prefix_format_);
   auto graph = graphs_.find(shape);
   if (graph == graphs_.end()) {
+    if (graphs_.size() == kMostGraphs) DropGraphs();
     ASSIGN_OR_RETURN(cudaGraphExec_t captured, Capture());
     graph = graphs_.emplace(shape, captured).first;
   }

@@ -41,6 +41,8 @@ class DeviceDecodeEngine {
 
   // The batch of the steps to come. Copies page tables to the device and waits for that.
   absl::Status SetBatch(std::span<const Item> items);
+  // Enqueues what the batch takes in next, where that is not what the last step drew.
+  absl::Status SetTokens(std::span<const int32_t> tokens);
 
   // Enqueues a step: every sequence takes in its token, and has the likeliest next one. Of a
   // sequence not more steps than its tail has room for; the caller counts them, and calls
@@ -58,6 +60,7 @@ class DeviceDecodeEngine {
 
   absl::Status CopyTables(std::span<const Item> items);
   absl::StatusOr<cudaGraphExec_t> Capture();
+  void DropGraphs();
   absl::Status EnqueueStep();
   absl::Status EnqueueLayer(size_t layer);
   absl::Status Multiply(const std::byte* x, const std::byte* weights, std::byte* out, size_t rows,
@@ -71,7 +74,7 @@ class DeviceDecodeEngine {
   std::unique_ptr<Products> products_;
 
   size_t batch_ = 0;      // B
-  size_t max_pages_ = 0;  // of any head, with a full tail
+  size_t max_pages_ = 0;  // of any head, with a full tail, rounded up by StepPages
   PageFormat prefix_format_ = PageFormat::kBf16;
   // Captured steps, which hold until a buffer moves.
   using Shape = std::tuple<size_t, size_t, PageFormat>;  // batch_, max_pages_, prefix_format_

@@ -58,7 +58,25 @@ class Uploader {
   std::vector<uint16_t> bits_;
 };
 
+absl::Status CheckShape(const ModelConfig& config) {
+  // PagedAttention's most, and what attention's kernels are made for.
+  constexpr size_t kMostQueryHeads = 16;
+  const size_t d = config.head_dim;
+  if ((d == 64 || d == 128) && config.num_query_heads <= kMostQueryHeads * config.num_kv_heads) {
+    return absl::OkStatus();
+  }
+  return absl::UnimplementedError(absl::StrCat(
+      "model ", config.name, " has ", config.num_query_heads, " query heads of ", d, " on ",
+      config.num_kv_heads, " KV heads; wanted heads of 64 or 128, and at most ", kMostQueryHeads,
+      " per KV head on the GPU"));
+}
+
 }  // namespace
+
+DType DeviceDTypeOf(const Transformer& model) {
+  const bool is_bf16 = model.layers.front().query.format == WeightFormat::kBf16;
+  return is_bf16 ? DType::kBf16 : DType::kF16;
+}
 
 absl::Status DeviceTransformer::Lay(bool tied) {
   const size_t c = config_.hidden_dim, f = config_.ffn_dim, d = config_.head_dim;
@@ -66,6 +84,7 @@ absl::Status DeviceTransformer::Lay(bool tied) {
   if (dtype_ != DType::kF16 && dtype_ != DType::kBf16) {
     return absl::InvalidArgumentError("dtype: wanted f16 or bf16");
   }
+  RETURN_IF_ERROR(CheckShape(config_));
   if (config_.has_query_key_norm()) {
     return absl::UnimplementedError(
         absl::StrCat("architecture ", config_.architecture, ": no QK norm on the GPU yet"));

@@ -32,10 +32,15 @@ struct DeviceLayerWeights {
   const std::byte* down = nullptr;            // [C, F]
 };
 
+// What a GPU computes a model in: bf16 where its matrices are bf16, else f16. Two processes with
+// the same model choose the same.
+DType DeviceDTypeOf(const Transformer& model);
+
 class DeviceTransformer {
  public:
   // The weights of a file, dequantized and rounded to `dtype`. Unimplemented for models with
-  // QK norm; ResourceExhausted if the device has no room.
+  // QK norm, or shapes that the kernels are not made for; ResourceExhausted if the device has no
+  // room.
   static absl::StatusOr<std::unique_ptr<const DeviceTransformer>> Upload(const Transformer& model,
                                                                          DType dtype);
   // Random weights of the same shape, of a size that keeps activations near 1: what a model of any

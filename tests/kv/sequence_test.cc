@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 
@@ -148,6 +149,65 @@ TEST_F(SequenceCacheTest, UnusedPagesOfABoundGoBack) {
   EXPECT_EQ(cache->pool_bytes(), pool_->reserved_bytes());
   cache.reset();
   EXPECT_EQ(pool_->reserved_bytes(), 0u);
+}
+
+// A pool in memory that only its writer reaches: a copy far from the addresses that it hands out.
+class FarMemoryTest : public SequenceCacheTest {
+ protected:
+  FarMemoryTest() {
+    pool_ = *KvPool::CreateOver(addresses_, [this](std::span<const KvPool::PageBytes> copies) {
+      for (const KvPool::PageBytes& copy : copies) {
+        std::memcpy(far_.data() + (copy.to - addresses_.data()), copy.from.data(),
+                    copy.from.size());
+      }
+      num_copies_ += copies.size();
+      return written_;
+    });
+  }
+
+  std::vector<std::byte> addresses_ = std::vector<std::byte>(8 * KvPool::kSlabBytes);
+  std::vector<std::byte> far_ = std::vector<std::byte>(8 * KvPool::kSlabBytes);
+  size_t num_copies_ = 0;
+  absl::Status written_;
+};
+
+TEST_F(FarMemoryTest, GetsThePagesByItsWriterAndThePositionsStayHere) {
+  const std::vector<uint32_t> kept = {40, 40};
+  const auto cache = Reserve("budget_tokens=40,window=8", 100);
+  const std::vector<std::byte> bytes = LayerBytes(kept);
+  const LayerLayout layout = LayoutOf(plan_, kept);
+  ASSERT_TRUE(cache->BeginLayer(0, kept).ok());
+  ASSERT_TRUE(cache->WriteLayerBytes(0, bytes).ok());
+  EXPECT_EQ(num_copies_, 2u);  // a head's pages lie side by side, positions between heads
+  std::vector<PagedHead> heads;
+  cache->AppendPagedHeads(0, 0, &heads);
+  for (size_t h = 0; h < 2; ++h) {
+    EXPECT_EQ(0, std::memcmp(cache->positions(0, h).data(),
+                             bytes.data() + layout.heads[h].positions_offset, 160));
+    const size_t page_bytes = PageBytes(PageFormat::kF16, 4);
+    for (size_t p = 0; p < 2; ++p) {
+      const std::byte* page = far_.data() + (heads[h].prefix_pages[p] - addresses_.data());
+      EXPECT_EQ(0, std::memcmp(page, bytes.data() + layout.heads[h].pages_offset + p * page_bytes,
+                               page_bytes));
+    }
+  }
+  EXPECT_TRUE(std::all_of(addresses_.begin(), addresses_.end(),
+                          [](std::byte b) { return b == std::byte{0}; }));
+}
+
+TEST_F(FarMemoryTest, TheWritersErrorIsTheReceivers) {
+  const std::vector<uint32_t> kept = {40, 40};
+  const auto cache = Reserve("budget_tokens=40,window=8", 100);
+  ASSERT_TRUE(cache->BeginLayer(0, kept).ok());
+  written_ = absl::InternalError("copy of pages: lost");
+  EXPECT_EQ(cache->WriteLayerBytes(0, LayerBytes(kept)), written_);
+}
+
+TEST_F(SequenceCacheTest, CachesHaveIdsOfTheirOwn) {
+  auto first = Reserve("budget_tokens=40,window=8", 100);
+  const uint64_t id = first->id();
+  first.reset();
+  EXPECT_NE(Reserve("budget_tokens=40,window=8", 100)->id(), id);
 }
 
 TEST_F(SequenceCacheTest, GivesItsPagesBack) {

@@ -11,6 +11,7 @@
 #include "base/crc32c.h"
 #include "kv/frames.h"
 #include "kvship/v1/prefill.grpc.pb.h"
+#include "prefill_service/host_prompt_reader.h"
 #include "prefill_service/prefill_rpc_service.h"
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
@@ -50,7 +51,7 @@ struct PrefillNode {
   mutable prometheus::Registry registry;
   PrefillMetrics metrics{registry};
   Backend backend{2};
-  PrefillEngine engine;
+  HostPromptReader reader;
   PrefillScheduler scheduler;
   const Callers callers{{}, nullptr};
   PrefillRpcService service;

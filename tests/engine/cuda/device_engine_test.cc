@@ -246,12 +246,20 @@ TEST_F(DeviceEngineTest, ThePlainKernelDoesWithoutCudnn) {
   sides.Prefill();
 }
 
-TEST_F(DeviceEngineTest, WhatOnlyTheCpuDoesIsRefusedByName) {
+// No device is asked.
+TEST(DeviceCompressor, WhatOnlyTheCpuDoesIsRefusedByName) {
   const KvShape shape = {.num_layers = 2, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 64};
   for (const auto& [text, word] :
-       {std::pair{"scorer=h2o,budget_tokens=64,encoder=bf16", "h2o"},
-        std::pair{"scorer=snapkv,allocator=ada,budget_tokens=64,encoder=bf16", "ada"},
-        std::pair{"scorer=snapkv,budget_tokens=64,encoder=f32", "f32"}}) {
+       {std::pair{"scorer=h2o,budget_tokens=64,encoder=bf16", "compression.scorer is h2o"},
+        std::pair{"allocator=ada,budget_tokens=64,encoder=bf16", "compression.allocator is ada"},
+        std::pair{"selector=chunks,budget_tokens=64,encoder=bf16",
+                  "compression.selector is chunks"},
+        std::pair{"budget_tokens=128,window=80,encoder=bf16", "compression.window is 80"},
+        std::pair{"budget_tokens=64,sinks=4,encoder=bf16", "compression.sinks is 4"},
+        std::pair{"budget_tokens=64,window_encoder=f16,encoder=int4",
+                  "compression.window_encoder is f16"},
+        std::pair{"budget_tokens=64,encoder=f32", "compression.encoder is f32; wanted bf16"},
+        std::pair{"scorer=keep_all,encoder=f16", "compression.encoder is f16; wanted bf16"}}) {
     const CompressionOptions options = ParseCompression(text).value();
     const KvPlan plan = MakePlan(options, shape, 500).value();
     const absl::Status status =

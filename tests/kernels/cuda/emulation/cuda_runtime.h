@@ -10,8 +10,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 #include "tests/kernels/cuda/emulation/block.h"
+#include "tests/kernels/cuda/emulation/stream.h"
 
 // NOLINTBEGIN(bugprone-reserved-identifier,google-explicit-constructor): the names and the implicit
 // conversions below are CUDA's.
@@ -112,14 +114,25 @@ T __shfl_up_sync(unsigned, T x, size_t delta) {
 }
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2 };
-enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
+enum cudaMemcpyKind {
+  cudaMemcpyHostToDevice,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice,
+  cudaMemcpyDefault
+};
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrComputeCapabilityMajor };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-using cudaStream_t = struct EmulatedStream*;
+using cudaStream_t = kvship::emulation::Stream*;
 
 inline const char* cudaGetErrorString(cudaError_t) { return "error of the emulated device"; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+inline cudaError_t cudaDeviceSynchronize() {
+  kvship::emulation::Stream::FinishAll();
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int device) {
+  return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
+}
 inline cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
   return cudaSuccess;
@@ -141,19 +154,55 @@ inline cudaError_t cudaMalloc(void** memory, size_t num_bytes) {
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 inline cudaError_t cudaFree(void* memory) {
+  if (memory != nullptr) kvship::emulation::Stream::FinishAll();
   std::free(memory);
   return cudaSuccess;
 }
+inline cudaError_t cudaMallocHost(void** memory, size_t num_bytes) {
+  return cudaMalloc(memory, num_bytes);
+}
+inline cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t num_bytes, cudaMemcpyKind) {
+  kvship::emulation::Stream::FinishAll();
   if (num_bytes > 0) std::memcpy(to, from, num_bytes);
   return cudaSuccess;
 }
-inline cudaError_t cudaMemset(void* memory, int value, size_t num_bytes) {
-  std::memset(memory, value, num_bytes);
+inline cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
+                                     size_t width, size_t height, cudaMemcpyKind,
+                                     cudaStream_t stream) {
+  kvship::emulation::Stream::Do(stream, [=] {
+    for (size_t i = 0; i < height; ++i) {
+      std::memcpy(static_cast<std::byte*>(to) + i * to_pitch,
+                  static_cast<const std::byte*>(from) + i * from_pitch, width);
+    }
+  });
   return cudaSuccess;
 }
-inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t num_bytes, cudaStream_t) {
-  return cudaMemset(memory, value, num_bytes);
+inline cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch,
+                                size_t width, size_t height, cudaMemcpyKind kind) {
+  return cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, height, kind, nullptr);
+}
+// What comes from the host is taken at once: none of it needs to be there later, as it is with CUDA
+// where the memory is not pinned.
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t num_bytes,
+                                   cudaMemcpyKind kind, cudaStream_t stream) {
+  const auto* bytes = static_cast<const std::byte*>(from);
+  if (kind == cudaMemcpyHostToDevice) {
+    kvship::emulation::Stream::Do(
+        stream, [to, kept = std::vector<std::byte>(bytes, bytes + num_bytes)] {
+          std::copy(kept.begin(), kept.end(), static_cast<std::byte*>(to));
+        });
+  } else {
+    kvship::emulation::Stream::Do(stream, [=] { std::memcpy(to, from, num_bytes); });
+  }
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t num_bytes, cudaStream_t stream) {
+  kvship::emulation::Stream::Do(stream, [=] { std::memset(memory, value, num_bytes); });
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemset(void* memory, int value, size_t num_bytes) {
+  return cudaMemsetAsync(memory, value, num_bytes, nullptr);
 }
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int value) {
@@ -175,25 +224,90 @@ struct cudaLaunchConfig_t {
   cudaLaunchAttribute* attrs;
   unsigned numAttrs;
 };
-template <class... Parameters, class... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
-                               const Arguments&... arguments) {
-  gridDim = config->gridDim;
-  blockDim = config->blockDim;
+template <class Kernel>
+void RunEmulatedGrid(const cudaLaunchConfig_t& config, const Kernel& kernel) {
+  gridDim = config.gridDim;
+  blockDim = config.blockDim;
   const size_t num_threads = size_t{blockDim.x} * blockDim.y * blockDim.z;
-  if (num_threads == 0 || num_threads > 1024 || gridDim.x == 0 || gridDim.y > 65535 ||
-      gridDim.z > 65535) {
-    return cudaErrorInvalidValue;
-  }
   for (blockIdx.z = 0; blockIdx.z < gridDim.z; ++blockIdx.z) {
     for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y) {
       for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {
-        kvship::emulation::Block::Current().Run(num_threads, config->dynamicSmemBytes,
-                                                [&] { kernel(arguments...); });
+        kvship::emulation::Block::Current().Run(num_threads, config.dynamicSmemBytes, kernel);
       }
     }
   }
+}
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               const Arguments&... arguments) {
+  const dim3& grid = config->gridDim;
+  const dim3& block = config->blockDim;
+  const size_t num_threads = size_t{block.x} * block.y * block.z;
+  if (num_threads == 0 || num_threads > 1024 || grid.x == 0 || grid.y > 65535 || grid.z > 65535) {
+    return cudaErrorInvalidValue;
+  }
+  kvship::emulation::Stream::Do(config->stream, [config = *config, kernel, ... kept = arguments] {
+    RunEmulatedGrid(config, [&] { kernel(kept...); });
+  });
   return cudaSuccess;
+}
+
+using cudaEvent_t = kvship::emulation::Event*;
+using cudaGraph_t = kvship::emulation::Graph*;
+using cudaGraphExec_t = kvship::emulation::Graph*;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
+inline constexpr unsigned cudaEventDisableTiming = 2;
+
+inline cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  *stream = new kvship::emulation::Stream;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  stream->Finish();
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new kvship::emulation::Event;
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  *event = {stream, stream->num_enqueued()};
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (event->stream != nullptr) event->stream->FinishUpTo(event->num_enqueued);
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  stream->BeginCapture();
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = stream->EndCapture();
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned) {
+  *executable = new kvship::emulation::Graph(*graph);
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  for (const auto& work : executable->work) kvship::emulation::Stream::Do(stream, work);
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  return cudaGraphDestroy(executable);
 }
 
 // NOLINTEND(bugprone-reserved-identifier,google-explicit-constructor)

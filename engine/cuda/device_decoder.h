@@ -1,0 +1,60 @@
+// DeviceDecoder is a GPU's Decoder: DeviceDecodeEngine's captured steps, from and to the host. What
+// greedy sequences take in next stays on the device; logits are copied only where they are wanted.
+// Belongs to one thread, but for CheckPlan.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/cuda/device_decode.h"
+#include "engine/cuda/device_transformer.h"
+#include "engine/decoder.h"
+#include "kernels/cuda/pinned_buffer.h"
+#include "kernels/cuda/stream.h"
+
+namespace kvship::cuda {
+
+class DeviceDecoder final : public Decoder {
+ public:
+  // On the GPU `ordinal`, whose memory takes the weights and activations. Errors: as
+  // DeviceTransformer::Upload and DeviceDecodeEngine::Create.
+  static absl::StatusOr<std::unique_ptr<DeviceDecoder>> Create(const Transformer& model,
+                                                               int ordinal, size_t max_sequences);
+
+  DType dtype() const { return model_->dtype(); }
+
+  absl::Status CheckPlan(const KvPlan& plan) const override;
+
+  // Any number of sequences up to max_sequences. Prefixes of several formats take turns.
+  absl::Status Step(std::span<const Item> items) override;
+
+  std::span<const float> logits(size_t item) const override;
+  int32_t likeliest(size_t item) const override { return likeliest_[item]; }
+
+ private:
+  // A sequence of the engine's batch, as the engine knows it.
+  struct Member {
+    uint64_t cache_id;
+    size_t num_tail_tokens;
+    int32_t next_token;  // which the engine drew
+  };
+
+  explicit DeviceDecoder(int ordinal) : ordinal_(ordinal) {}
+
+  // A step of those items[i], i in `indices`, that have one prefix format.
+  absl::Status StepTogether(std::span<const Item> items, const std::vector<size_t>& indices);
+  absl::Status GiveTokens(std::span<const Item> items, const std::vector<size_t>& indices);
+
+  const int ordinal_;
+  std::unique_ptr<const DeviceTransformer> model_;
+  Stream stream_;
+  std::unique_ptr<DeviceDecodeEngine> engine_;
+  std::vector<Member> batch_;       // that the engine has; none: it has none to go on with
+  PinnedBuffer logits_;             // [max_sequences, vocab] f32
+  std::vector<int32_t> likeliest_;  // of the last step's items
+};
+
+}  // namespace kvship::cuda

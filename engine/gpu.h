@@ -1,0 +1,24 @@
+// What the services ask of a GPU, free of CUDA's headers. engine/cuda/ has it where there is a CUDA
+// compiler, else gpu_missing.cc says that it is not there.
+#pragma once
+
+#include <cstddef>
+
+#include "absl/status/statusor.h"
+#include "engine/compute_device.h"
+#include "engine/decoder.h"
+#include "engine/transformer.h"
+
+namespace kvship {
+
+// Whether `gpu` can be computed on. FailedPrecondition naming --device if the program has no CUDA
+// in it, or the machine has no such GPU or no driver.
+absl::Status FindGpu(const ComputeDevice& gpu);
+
+// Decode on a GPU: weights, caches and activations of up to `max_sequences` in its memory, which
+// are taken at once. Borrows nothing of `model`. Errors: Unimplemented for models that only the CPU
+// runs, ResourceExhausted if the GPU's memory does not hold it all.
+absl::StatusOr<DecodeDevice> OpenGpuForDecode(const ComputeDevice& gpu, const Transformer& model,
+                                              size_t pool_bytes, size_t max_sequences);
+
+}  // namespace kvship

@@ -1,0 +1,61 @@
+#include "prefill_service/cuda/device_prompt_reader.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "compress/cuda/device_compressor.h"
+#include "engine/gpu.h"
+#include "engine/prefill.h"
+#include "prefill_service/cuda/device_prompt_reading.h"
+#include "prefill_service/gpu_prompt_reader.h"
+#include "rpc/errors.h"
+
+namespace kvship {
+
+absl::StatusOr<std::unique_ptr<PromptReader>> OpenGpuPromptReader(const ComputeDevice& gpu,
+                                                                  const Transformer& model,
+                                                                  size_t block_tokens) {
+  RETURN_IF_ERROR(FindGpu(gpu));
+  return cuda::DevicePromptReader::Create(model, gpu.ordinal, block_tokens);
+}
+
+namespace cuda {
+
+absl::StatusOr<std::unique_ptr<DevicePromptReader>> DevicePromptReader::Create(
+    const Transformer& model, int ordinal, size_t block_tokens) {
+  std::unique_ptr<DevicePromptReader> reader(new DevicePromptReader(ordinal));
+  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal), "GPU"));
+  ASSIGN_OR_RETURN(reader->stream_, Stream::Create());
+  ASSIGN_OR_RETURN(reader->model_, DeviceTransformer::Upload(model, DeviceDTypeOf(model)));
+  DevicePrefillEngine::Options options;
+  if (block_tokens > 0) options.block_tokens = block_tokens;
+  ASSIGN_OR_RETURN(reader->engine_,
+                   DevicePrefillEngine::Create(*reader->model_, reader->stream_.get(), options));
+  return reader;
+}
+
+// The residual stream, angles, one layer of keys and values, votes.
+size_t DevicePromptReader::BytesFor(size_t num_tokens) const {
+  const ModelConfig& c = config();
+  return num_tokens *
+         (c.hidden_dim * kElementBytes + c.head_dim * sizeof(float) +
+          2 * c.num_kv_heads * c.head_dim * kElementBytes + c.num_query_heads * sizeof(float));
+}
+
+absl::Status DevicePromptReader::Check(const PrefillTask& task) const {
+  const absl::Status checked =
+      DeviceCompressor::Check(task.compression, ShapeOf(config()), task.plan, model_->dtype());
+  if (checked.ok()) return checked;
+  return WithReason(WithField(absl::FailedPreconditionError(checked.message()), "compression"),
+                    kDeviceMismatch);
+}
+
+absl::StatusOr<std::unique_ptr<PromptReading>> DevicePromptReader::Begin(
+    std::span<const PrefillTask* const> tasks) {
+  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
+  return DevicePromptReading::Create(*engine_, ordinal_, staging_, *tasks.front());
+}
+
+}  // namespace cuda
+}  // namespace kvship

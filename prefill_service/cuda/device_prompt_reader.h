@@ -1,0 +1,41 @@
+// DevicePromptReader reads prompts on one GPU: DevicePrefillEngine and DeviceCompressor. The GPU
+// always has the next block of queries to go on with while the host ships a layer.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "absl/status/statusor.h"
+#include "engine/cuda/device_prefill.h"
+#include "engine/cuda/device_transformer.h"
+#include "kernels/cuda/pinned_buffer.h"
+#include "kernels/cuda/stream.h"
+#include "prefill_service/prompt_reader.h"
+
+namespace kvship::cuda {
+
+class DevicePromptReader final : public PromptReader {
+ public:
+  // Errors: as OpenGpuPromptReader.
+  static absl::StatusOr<std::unique_ptr<DevicePromptReader>> Create(const Transformer& model,
+                                                                    int ordinal,
+                                                                    size_t block_tokens);
+
+  const ModelConfig& config() const override { return model_->config(); }
+  size_t pack_tokens() const override { return 0; }
+  size_t BytesFor(size_t num_tokens) const override;
+  absl::Status Check(const PrefillTask& task) const override;
+  absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
+      std::span<const PrefillTask* const> tasks) override;
+
+ private:
+  explicit DevicePromptReader(int ordinal) : ordinal_(ordinal) {}
+
+  const int ordinal_;
+  std::unique_ptr<const DeviceTransformer> model_;
+  Stream stream_;
+  std::unique_ptr<DevicePrefillEngine> engine_;
+  PinnedBuffer staging_;  // of what a reading copies to the host
+};
+
+}  // namespace kvship::cuda

@@ -1,0 +1,94 @@
+#include "prefill_service/cuda/device_prompt_reading.h"
+
+#include <cstring>
+#include <utility>
+
+#include "base/status_macros.h"
+#include "engine/prefill.h"
+
+namespace kvship::cuda {
+
+absl::StatusOr<std::unique_ptr<DevicePromptReading>> DevicePromptReading::Create(
+    DevicePrefillEngine& engine, int ordinal, PinnedBuffer& staging, const PrefillTask& task) {
+  const ModelConfig& config = engine.model().config();
+  std::unique_ptr<DevicePromptReading> reading(new DevicePromptReading(engine, ordinal, staging));
+  ASSIGN_OR_RETURN(reading->compressor_,
+                   DeviceCompressor::Create(task.compression, ShapeOf(config), task.plan,
+                                            engine.model().dtype(), engine.stream()));
+  ASSIGN_OR_RETURN(reading->run_,
+                   DevicePrefillRun::Create(engine, task.tokens, reading->compressor_->needs()));
+  ASSIGN_OR_RETURN(reading->copied_, cuda::Event::Create());
+  const size_t block_tokens = engine.options().block_tokens;
+  reading->num_heads_ = config.num_kv_heads;
+  reading->num_blocks_ =
+      config.num_layers * ((task.tokens.size() + block_tokens - 1) / block_tokens);
+  RETURN_IF_ERROR(reading->GrowStaging(reading->compressor_->layer_bytes() +
+                                       2 * config.num_kv_heads * sizeof(float)));
+  return reading;
+}
+
+absl::Status DevicePromptReading::GrowStaging(size_t num_bytes) {
+  if (num_bytes <= staging_.num_bytes()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(staging_, PinnedBuffer::Create(num_bytes));
+  return absl::OkStatus();
+}
+
+absl::Status DevicePromptReading::EnqueueAhead() {
+  if (run_->done()) return absl::OkStatus();
+  Block block;
+  ASSIGN_OR_RETURN(block.done, cuda::Event::Create());
+  ASSIGN_OR_RETURN(const DevicePrefillRun::Event event, run_->Step());
+  block.kind = event == DevicePrefillRun::Event::kLayerDone ? Event::kLayerDone : Event::kBlockDone;
+  RETURN_IF_ERROR(block.done.Record(engine_.stream()));
+  ahead_ = std::move(block);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PromptReading::Event> DevicePromptReading::Step() {
+  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
+  if (!ahead_) RETURN_IF_ERROR(EnqueueAhead());
+  const Block block = *std::exchange(ahead_, std::nullopt);
+  if (block.kind == Event::kLayerDone) {
+    // The next block overwrites the layer: it waits until Compress has enqueued what reads it.
+    finished_ = run_->finished_layer();
+  } else {
+    RETURN_IF_ERROR(EnqueueAhead());
+  }
+  RETURN_IF_ERROR(block.done.Wait("prefill step"));
+  ++num_blocks_done_;
+  return block.kind;
+}
+
+absl::StatusOr<CompactLayer> DevicePromptReading::Compress(size_t) {
+  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
+  const size_t num_bytes = compressor_->layer_bytes();
+  // Masses first: what follows has any length.
+  auto* const masses = staging_.as<float>();
+  std::byte* const bytes = staging_.data() + 2 * num_heads_ * sizeof(float);
+  RETURN_IF_ERROR(compressor_->Compress(finished_));
+  RETURN_IF_ERROR(compressor_->CopyToHost(bytes, masses));
+  RETURN_IF_ERROR(copied_.Record(engine_.stream()));
+  RETURN_IF_ERROR(EnqueueAhead());
+  RETURN_IF_ERROR(copied_.Wait("compression"));
+  CompactLayer layer;
+  layer.layer = finished_.layer;
+  layer.kept_tokens.assign(num_heads_, static_cast<uint32_t>(compressor_->kept_tokens()));
+  layer.retained_mass.assign(masses, masses + num_heads_);
+  layer.chosen_mass.assign(masses + num_heads_, masses + 2 * num_heads_);
+  layer.bytes = Buffer(num_bytes);
+  std::memcpy(layer.bytes.data(), bytes, num_bytes);
+  return layer;
+}
+
+absl::StatusOr<Array<float>> DevicePromptReading::Logits(size_t) {
+  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
+  ASSIGN_OR_RETURN(const float* logits, run_->Logits());
+  Array<float> copied(engine_.model().config().vocab_tokens);
+  RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(copied.data(), logits, copied.num_bytes(),
+                                             cudaMemcpyDeviceToHost, engine_.stream()),
+                             "copy of logits"));
+  RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(engine_.stream()), "logits"));
+  return copied;
+}
+
+}  // namespace kvship::cuda

@@ -1,0 +1,62 @@
+// DevicePromptReading carries one prompt through a GPU. It enqueues one block of queries ahead of
+// the one that is waited for, so that the GPU computes while the host ships a layer or serves
+// others.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "compress/cuda/device_compressor.h"
+#include "engine/cuda/device_prefill.h"
+#include "kernels/cuda/pinned_buffer.h"
+#include "kernels/cuda/stream.h"
+#include "prefill_service/prompt_reader.h"
+
+namespace kvship::cuda {
+
+class DevicePromptReading final : public PromptReading {
+ public:
+  // Borrows the engine, and `staging`, which readings of one engine share and make larger. The GPU
+  // `ordinal` is the engine's, and current.
+  static absl::StatusOr<std::unique_ptr<DevicePromptReading>> Create(DevicePrefillEngine& engine,
+                                                                     int ordinal,
+                                                                     PinnedBuffer& staging,
+                                                                     const PrefillTask& task);
+
+  absl::StatusOr<Event> Step() override;
+  absl::StatusOr<CompactLayer> Compress(size_t prompt) override;
+  bool done() const override { return num_blocks_done_ == num_blocks_; }
+  double fraction() const override {
+    return static_cast<double>(num_blocks_done_) / static_cast<double>(num_blocks_);
+  }
+  absl::StatusOr<Array<float>> Logits(size_t prompt) override;
+
+ private:
+  // A block on its way.
+  struct Block {
+    Event kind;
+    cuda::Event done;
+  };
+
+  DevicePromptReading(DevicePrefillEngine& engine, int ordinal, PinnedBuffer& staging)
+      : engine_(engine), ordinal_(ordinal), staging_(staging) {}
+
+  // The next block, if there is one.
+  absl::Status EnqueueAhead();
+  absl::Status GrowStaging(size_t num_bytes);
+
+  DevicePrefillEngine& engine_;
+  const int ordinal_;
+  PinnedBuffer& staging_;
+  size_t num_heads_ = 0;  // H
+  size_t num_blocks_ = 0;
+  size_t num_blocks_done_ = 0;
+  std::unique_ptr<DeviceCompressor> compressor_;
+  std::unique_ptr<DevicePrefillRun> run_;
+  std::optional<Block> ahead_;
+  DeviceLayerView finished_;  // after kLayerDone
+  cuda::Event copied_;
+};
+
+}  // namespace kvship::cuda

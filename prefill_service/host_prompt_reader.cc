@@ -1,0 +1,76 @@
+#include "prefill_service/host_prompt_reader.h"
+
+#include <utility>
+#include <vector>
+
+#include "base/status_macros.h"
+#include "compress/compressor.h"
+
+namespace kvship {
+namespace {
+
+class HostPromptReading final : public PromptReading {
+ public:
+  using Compressors = std::vector<std::unique_ptr<Compressor>>;
+
+  HostPromptReading(PrefillEngine& engine, std::span<const PrefillTask* const> tasks,
+                    Compressors compressors)
+      : engine_(engine),
+        compressors_(std::move(compressors)),
+        run_(engine, PromptsOf(tasks, compressors_)) {
+    for (const PrefillTask* task : tasks) prompt_tokens_.push_back(task->tokens.size());
+  }
+
+  absl::StatusOr<Event> Step() override {
+    ASSIGN_OR_RETURN(const PrefillRun::Event event, run_.Step());
+    return event == PrefillRun::Event::kLayerDone ? Event::kLayerDone : Event::kBlockDone;
+  }
+
+  absl::StatusOr<CompactLayer> Compress(size_t prompt) override {
+    ASSIGN_OR_RETURN(
+        Compressor::Result result,
+        compressors_[prompt]->Compress(engine_.backend(), run_.finished_layer(prompt)));
+    return std::move(result.compact);
+  }
+
+  bool done() const override { return run_.done(); }
+  double fraction() const override { return run_.fraction(); }
+
+  absl::StatusOr<Array<float>> Logits(size_t prompt) override {
+    Array<float> logits(engine_.model().config.vocab_tokens);
+    RETURN_IF_ERROR(run_.Logits(prompt, prompt_tokens_[prompt] - 1,
+                                TensorView(logits.data(), {1, logits.size()})));
+    return logits;
+  }
+
+ private:
+  static std::vector<PrefillPrompt> PromptsOf(std::span<const PrefillTask* const> tasks,
+                                              const Compressors& compressors) {
+    std::vector<PrefillPrompt> prompts;
+    for (size_t i = 0; i < tasks.size(); ++i) {
+      prompts.push_back({tasks[i]->tokens, compressors[i]->needs()});
+    }
+    return prompts;
+  }
+
+  PrefillEngine& engine_;
+  // Of the prompts, in order.
+  const Compressors compressors_;
+  std::vector<size_t> prompt_tokens_;
+  PrefillRun run_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<PromptReading>> HostPromptReader::Begin(
+    std::span<const PrefillTask* const> tasks) {
+  HostPromptReading::Compressors compressors;
+  for (const PrefillTask* task : tasks) {
+    ASSIGN_OR_RETURN(std::unique_ptr<Compressor> compressor,
+                     Compressor::Create(task->compression, ShapeOf(config()), task->plan));
+    compressors.push_back(std::move(compressor));
+  }
+  return std::make_unique<HostPromptReading>(engine_, tasks, std::move(compressors));
+}
+
+}  // namespace kvship

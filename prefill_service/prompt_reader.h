@@ -1,0 +1,59 @@
+// PromptReader is where a prefill node reads prompts: the CPU (HostPromptReader) or one GPU
+// (cuda::DevicePromptReader). A PromptReading carries one prompt through it layer by layer, or
+// several short ones side by side, and gives each finished layer in its compact form. Readings take
+// turns; they and their reader belong to the engine thread, but for the reader's constants and
+// Check.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "absl/status/statusor.h"
+#include "base/buffer.h"
+#include "engine/model_config.h"
+#include "kv/compact_layer.h"
+#include "prefill_service/prefill_task.h"
+
+namespace kvship {
+
+class PromptReading {
+ public:
+  enum class Event { kBlockDone, kLayerDone };
+
+  virtual ~PromptReading() = default;
+
+  // Computes the next block of queries of one layer. Not to be called once done().
+  virtual absl::StatusOr<Event> Step() = 0;
+
+  // After kLayerDone, until the next Step, at most once per prompt: the layer's compact form.
+  virtual absl::StatusOr<CompactLayer> Compress(size_t prompt) = 0;
+
+  virtual bool done() const = 0;
+  // The share of the work that is done, in [0, 1].
+  virtual double fraction() const = 0;
+
+  // Once done: the logits [vocab] after the last token of a prompt.
+  virtual absl::StatusOr<Array<float>> Logits(size_t prompt) = 0;
+};
+
+class PromptReader {
+ public:
+  virtual ~PromptReader() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  // Prompts of so many tokens together may be read side by side; 0: each by itself.
+  virtual size_t pack_tokens() const = 0;
+  // Bytes that a reading of so many tokens holds while it is paused.
+  virtual size_t BytesFor(size_t num_tokens) const = 0;
+
+  // Whether the task can be read here. Any thread may ask. FailedPrecondition naming field, value
+  // and what is wanted, with the reason kDeviceMismatch.
+  virtual absl::Status Check(const PrefillTask& task) const = 0;
+
+  // Begins to read `tasks`, at least one; borrows none of them. InvalidArgument if options do not
+  // go together, ResourceExhausted if the device has no room.
+  virtual absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
+      std::span<const PrefillTask* const> tasks) = 0;
+};
+
+}  // namespace kvship

@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Makes a relocatable archive of the programs and the shared libraries they need, for machines with glibc 2.36 or
+# newer that have no packages of kvship's:
+#
+#   scripts/bundle.sh [FOLDER]                    for the CPU alone; the archive goes to build-bundle/ unless named
+#   scripts/bundle.sh --cuda [FOLDER]             also for GPUs, on machines that have CUDA's libraries
+#   scripts/bundle.sh --cuda-libraries [FOLDER]   with those libraries inside
+#
+# CUDA's libraries (cuBLASLt, cuDNN, NVRTC) take more than a gigabyte, and a machine with a GPU has them as a rule; glibc and
+# the driver's libcuda belong to the machine they run on and never travel. KVSHIP_BUNDLE_BIN names a folder with programs
+# that are built already.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/common.sh
+
+programs=(kvship-prefill kvship-decode kvship kvship-inspect)
+glibc='/(ld-linux[^/]*|lib(c|m|mvec|dl|pthread|rt|resolv|util|anl|nsl|nss_[a-z]+))\.so[^/]*$'
+cuda='/lib(cuda|cudart|cublas|cublasLt|cudnn[a-z_]*|nvrtc[a-z.-]*)\.so[^/]*$'
+
+with_cuda=OFF cuda_libraries=no
+case ${1:-} in
+  --cuda) with_cuda=ON && shift ;;
+  --cuda-libraries) with_cuda=ON cuda_libraries=yes && shift ;;
+  --*) die "scripts/bundle.sh: unknown option '$1'; wanted --cuda or --cuda-libraries" ;;
+esac
+folder=$(realpath -m "${1:-build-bundle}")
+
+build_programs() {
+  mkdir -p build-bundle
+  quietly build-bundle/configure.log cmake -S . -B build-bundle -G Ninja -DKVSHIP_CUDA="$with_cuda" \
+    -DKVSHIP_TESTS=OFF -DKVSHIP_BENCH=OFF || die "CMake could not configure build-bundle"
+  cmake --build build-bundle --target "${programs[@]}" </dev/null || die "the programs do not build"
+}
+
+# The shared libraries of a program, all of them, by path.
+libraries_of() {
+  local found
+  found=$(ldd "$1")
+  if missing=$(grep 'not found' <<<"$found"); then die "$1 needs a library that is not here: $missing"; fi
+  awk '$2 == "=>" && $3 ~ /^\// { print $3 }' <<<"$found"
+}
+
+# Copies a library under the name that programs ask for, stripped, looking for others beside itself.
+add_library() {
+  local to=$root/lib/${1##*/}
+  install -m 644 "$1" "$to"
+  strip --strip-unneeded "$to"
+  # shellcheck disable=SC2016  # for the dynamic loader
+  patchelf --set-rpath '$ORIGIN' "$to"
+}
+
+# cuDNN and NVRTC open more of their own libraries when they are used.
+add_cuda_library() {
+  local name
+  cp -L "$1" "$root/lib/"
+  case ${1##*/} in
+    libcudnn.so.*) for name in "${1%/*}"/libcudnn_*.so."${1##*.so.}"; do cp -L "$name" "$root/lib/"; done ;;
+    libnvrtc.so.*) for name in "${1%/*}"/libnvrtc-builtins.so.*; do cp -L "$name" "$root/lib/"; done ;;
+  esac
+}
+
+# The licences of the packages that the libraries came from, and the texts that those refer to.
+add_licences() {
+  local files owners file package
+  mapfile -t files < <(realpath "$@")
+  # Packages may know a file by its path from before /lib became a link to /usr/lib.
+  owners=$(dpkg-query -S "${files[@]}" "${files[@]#/usr}" 2>/dev/null) || true
+  for file in "${files[@]}"; do
+    package=$(awk -v at="$file" '$2 == at || "/usr" $2 == at { sub(/:.*/, "", $1); print $1; exit }' <<<"$owners")
+    [[ -n $package ]] || die "no package owns $file: its licence is not known"
+    cp -L "/usr/share/doc/$package/copyright" "$root/licences/$package"
+  done
+  grep -ohE '/usr/share/common-licenses/[A-Za-z0-9.-]*[A-Za-z0-9]' "$root"/licences/* | sort -u |
+    while read -r file; do cp -L "$file" "$root/licences/"; done
+}
+
+write_readme() {
+  cat >"$root/README.md" <<README
+# kvship $version
+
+The programs are in bin/, the libraries they need beside them in lib/, whose licences are in licences/. Unpack anywhere on
+an x86-64 machine with glibc 2.36 or newer, then:
+
+    bin/kvship-prefill --model=MODEL &
+    bin/kvship-decode --model=MODEL &
+    bin/kvship generate --prompt="..."
+
+MODEL is a GGUF file, or a directory with config.json and *.safetensors. Every program tells its flags with --help.
+README
+  [[ $needs_cuda == no ]] || cat >>"$root/README.md" <<README
+
+\`--device=cuda\` computes on a GPU. cuBLASLt, cuDNN and NVRTC $([[ $cuda_libraries == yes ]] && echo "are in lib/" ||
+    echo "are the machine's own: the dynamic
+loader has to find libcublasLt.so.13, libcudnn.so.9 and libnvrtc.so.13 (LD_LIBRARY_PATH)").
+README
+}
+
+bin=${KVSHIP_BUNDLE_BIN:-build-bundle/bin}
+[[ -n ${KVSHIP_BUNDLE_BIN:-} ]] || build_programs
+version=$(sed -nE 's/^project\(kvship VERSION ([0-9.]+).*/\1/p' CMakeLists.txt)
+staging=$(mktemp -d)
+trap 'rm -rf "$staging"' EXIT
+name=kvship-$version-linux-$(uname -m)
+root=$staging/$name
+mkdir -p "$root/bin" "$root/lib" "$root/licences" "$folder"
+
+for program in "${programs[@]}"; do
+  install -m 755 "$bin/$program" "$root/bin/$program"
+  strip "$root/bin/$program"
+  # shellcheck disable=SC2016
+  patchelf --set-rpath '$ORIGIN/../lib' "$root/bin/$program"
+done
+libraries=$(for program in "${programs[@]}"; do libraries_of "$bin/$program"; done | sort -u)
+needs_cuda=no carried=()
+while read -r library; do
+  if [[ $library =~ $glibc ]]; then continue; fi
+  if [[ $library =~ $cuda ]]; then
+    needs_cuda=yes
+    if [[ $cuda_libraries == yes && $library != */libcuda.so* ]]; then add_cuda_library "$library"; fi
+    continue
+  fi
+  add_library "$library"
+  carried+=("$library")
+done <<<"$libraries"
+add_licences "${carried[@]}"
+cp LICENSE "$root/"
+write_readme
+tar -C "$staging" --sort=name --owner=0 --group=0 --numeric-owner -czf "$folder/$name.tar.gz" "$name"
+say "$folder/$name.tar.gz: $(du -h "$folder/$name.tar.gz" | cut -f1)"

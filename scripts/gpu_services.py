@@ -1,0 +1,248 @@
+#!/usr/bin/env python3
+"""Runs the two services on a GPU and holds their answers to those of the CPU. Takes a few minutes.
+
+    scripts/gpu_services.py BIN [MODEL]
+
+BIN is the folder of the programs (build/bin, or bin/ of an unpacked bundle made with --cuda), MODEL a model file to
+try besides a tiny random one. Needs Python and nothing else. Prints a line per check, PASS or FAIL; exits with 1 if any failed.
+
+A GPU computes in 16 bits, so that of two tokens about equally likely it may choose the other one. From there on texts part:
+answers are compared up to the first token that differs, and that one has to be within LEEWAY of the CPU's likeliest.
+"""
+
+import array
+import json
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+READY_TIMEOUT_S = 180
+ANSWER_TIMEOUT_S = 300
+LEEWAY = 0.3  # nats
+NUM_TOKENS = 24
+
+
+def bf16(numbers):
+    """Their upper halves, as they lie in a file."""
+    halves = array.array("f", numbers).tobytes()
+    return b"".join(halves[i + 2:i + 4] for i in range(0, len(halves), 4))
+
+
+def write_tiny_model(folder):
+    """A random llama of two layers with heads of 64, in bf16."""
+    hidden, heads, kv_heads, head, ffn, vocab, layers = 256, 4, 2, 64, 384, 320, 2
+    rng = random.Random(7)
+    def matrix(rows, cols):
+        return [rows, cols], bf16(rng.gauss(0, cols ** -0.5) for _ in range(rows * cols))
+    def norm(width):
+        return [width], bf16(rng.gauss(1, 0.1) for _ in range(width))
+    tensors = {"model.embed_tokens.weight": matrix(vocab, hidden), "model.norm.weight": norm(hidden),
+               "lm_head.weight": matrix(vocab, hidden)}
+    for i in range(layers):
+        layer = {"input_layernorm": norm(hidden), "post_attention_layernorm": norm(hidden),
+                 "self_attn.q_proj": matrix(heads * head, hidden), "self_attn.k_proj": matrix(kv_heads * head, hidden),
+                 "self_attn.v_proj": matrix(kv_heads * head, hidden), "self_attn.o_proj": matrix(hidden, heads * head),
+                 "mlp.gate_proj": matrix(ffn, hidden), "mlp.up_proj": matrix(ffn, hidden), "mlp.down_proj": matrix(hidden, ffn)}
+        tensors.update({f"model.layers.{i}.{name}.weight": tensor for name, tensor in layer.items()})
+    header, begin = {}, 0
+    for name, (shape, data) in tensors.items():
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, begin + len(data)]}
+        begin += len(data)
+    text = json.dumps(header).encode()
+    with open(os.path.join(folder, "model.safetensors"), "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + b"".join(data for _, data in tensors.values()))
+    with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
+        json.dump({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": hidden,
+                   "intermediate_size": ffn, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+                   "head_dim": head, "num_hidden_layers": layers, "vocab_size": vocab, "max_position_embeddings": 4096,
+                   "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False, "eos_token_id": 2}, file)
+    return folder
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A server program on a device, ended with the object."""
+
+    def __init__(self, bin_folder, name, model, device, *flags):
+        self.name, self.port, self.admin = f"{name} on {device}", free_port(), free_port()
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [os.path.join(bin_folder, name), f"--model={model}", f"--listen=127.0.0.1:{self.port}",
+             f"--admin=127.0.0.1:{self.admin}", f"--device={device}", *flags],
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+
+    def wait_until_ready(self):
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+        raise RuntimeError(f"{self.name} is not ready: {self.log_text()}")
+
+    def log_text(self):
+        self.log.seek(0)
+        return self.log.read().decode(errors="replace")[-2000:]
+
+    def stop(self):
+        """Its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+class Pair:
+    """A prefill and a decode server inside a `with` block."""
+
+    def __init__(self, bin_folder, model, prefill_device, decode_device):
+        self.bin_folder = bin_folder
+        self.servers = [Server(bin_folder, "kvship-prefill", model, prefill_device)]
+        self.servers.append(Server(bin_folder, "kvship-decode", model, decode_device,
+                                   f"--prefill=127.0.0.1:{self.servers[0].port}", "--http="))
+        self.exit_codes = []
+
+    def __enter__(self):
+        try:
+            for server in self.servers:
+                server.wait_until_ready()
+        except RuntimeError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.exit_codes = [server.stop() for server in reversed(self.servers)]
+
+    def run(self, command, *flags):
+        return subprocess.run(
+            [os.path.join(self.bin_folder, "kvship"), command, f"--server=127.0.0.1:{self.servers[1].port}", "--json", *flags],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S, check=False)
+
+    def answer(self, tokens_file, compression, *flags):
+        """The client's record."""
+        done = self.run("generate", f"--tokens-file={tokens_file}", f"--compression={compression}",
+                        f"--max-tokens={NUM_TOKENS}", "--ignore-end", *flags)
+        if done.returncode != 0:
+            raise RuntimeError(f"{compression}: {done.stderr.strip()} {self.servers[0].log_text()[-300:]} "
+                               f"{self.servers[1].log_text()[-300:]}")
+        return json.loads(done.stdout)
+
+
+class Checks:
+    def __init__(self):
+        self.failed = 0
+
+    def report(self, passed, name, detail=""):
+        self.failed += not passed
+        print(f"{'PASS' if passed else 'FAIL'} {name}{': ' if detail else ''}{detail}", flush=True)
+
+    def compare(self, name, cpu, gpu):
+        """Two records, the CPU's with the likeliest tokens of every place."""
+        if len(gpu["tokens"]) != len(cpu["tokens"]):
+            return self.report(False, name, f"{len(gpu['tokens'])} tokens, the CPU gave {len(cpu['tokens'])}")
+        if gpu["kv"]["kept_tokens"] != cpu["kv"]["kept_tokens"] or gpu["kv"]["shipped_bytes"] != cpu["kv"]["shipped_bytes"]:
+            return self.report(False, name, f"kept or shipped otherwise: {gpu['kv']}; the CPU {cpu['kv']}")
+        mass = abs(gpu["kv"]["retained_mass_mean"] - cpu["kv"]["retained_mass_mean"])
+        if not mass < 0.02:
+            return self.report(False, name, f"the retained mass differs by {mass}")
+        for i, (a, b) in enumerate(zip(cpu["tokens"], gpu["tokens"])):
+            if a == b:
+                continue
+            top = {other["token_id"]: other["logprob"] for other in cpu["logprobs"][i]["top"]}
+            gap = top[a] - top.get(b, float("-inf"))
+            return self.report(gap < LEEWAY, name, f"the same {i} tokens, then one {gap:.3f} nats less likely")
+        return self.report(True, name, f"the same {len(cpu['tokens'])} tokens")
+
+
+def label(case):
+    """A prompt's file and a compression, in short."""
+    length = os.path.basename(case[0]).removesuffix(".json").rpartition("-")[2]
+    kept = "all" if "keep_all" in case[1] else "200"
+    return f"{length} tokens, {kept} kept in {case[1].rpartition('=')[2]}"
+
+
+def check_model(checks, bin_folder, model, name, encoder, vocab, folder):
+    prompts = []
+    for length in (40, 700, 3000):
+        prompts.append(os.path.join(folder, f"{name}-{length}.json"))
+        rng = random.Random(length)
+        with open(prompts[-1], "w", encoding="utf-8") as file:
+            json.dump([rng.randrange(vocab) for _ in range(length)], file)
+    chosen = "budget_tokens=200,min_tokens=0,window=16,kernel=7"
+    cases = [(prompt, compression) for prompt in prompts
+             for compression in (f"scorer=keep_all,encoder={encoder}", f"{chosen},encoder={encoder}", f"{chosen},encoder=int4",
+                                 f"{chosen},encoder=fp8")
+             if not (prompt == prompts[0] and compression.startswith("budget"))]
+    with Pair(bin_folder, model, "cpu", "cpu") as pair:
+        cpu = [pair.answer(*case, "--logprobs=20") for case in cases]
+    for prefill, decode in (("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")):
+        where = f"{name}, prefill on {prefill}, decode on {decode}"
+        try:
+            with Pair(bin_folder, model, prefill, decode) as pair:
+                for case, wanted in zip(cases, cpu):
+                    what = f"{where}, {label(case)}"
+                    try:
+                        checks.compare(what, wanted, pair.answer(*case))
+                    except (RuntimeError, ValueError, KeyError) as error:
+                        checks.report(False, what, str(error))
+                check_other_requests(checks, pair, where, cases, cpu, prefill)
+            checks.report(pair.exit_codes == [0, 0], f"{where}, both end on SIGTERM", str(pair.exit_codes))
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            checks.report(False, where, str(error))
+
+
+def check_other_requests(checks, pair, where, cases, cpu, prefill):
+    """Logits on the host, a batch of several formats, refusals."""
+    checks.compare(f"{where}, with logprobs", cpu[0], pair.answer(*cases[0], "--logprobs=5"))
+    drawn = [pair.answer(*cases[0], "--temperature=1", "--seed=5")["tokens"] for _ in range(2)]
+    checks.report(drawn[0] == drawn[1] and len(drawn[0]) == NUM_TOKENS, f"{where}, draws repeat with their seed")
+    together = [subprocess.Popen(
+        [os.path.join(pair.bin_folder, "kvship"), "generate", f"--server=127.0.0.1:{pair.servers[1].port}", "--json",
+         f"--tokens-file={prompt}", f"--compression={compression}", f"--max-tokens={NUM_TOKENS}", "--ignore-end"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) for prompt, compression in cases]
+    for case, wanted, process in zip(cases, cpu, together):
+        text, _ = process.communicate(timeout=ANSWER_TIMEOUT_S)
+        name = f"{where}, all at once, {label(case)}"
+        if process.returncode == 0:
+            checks.compare(name, wanted, json.loads(text))
+        else:
+            checks.report(False, name, pair.servers[1].log_text()[-300:])
+    if prefill == "cuda":
+        refused = pair.run("generate", f"--tokens-file={cases[-1][0]}", "--compression=scorer=h2o,budget_tokens=200,encoder=int4")
+        checks.report(refused.returncode != 0 and "compression.scorer is h2o; wanted snapkv" in refused.stderr,
+                      f"{where}, what only the CPU does is refused by name", refused.stderr.strip())
+
+
+def main():
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    bin_folder = os.path.abspath(sys.argv[1])
+    checks = Checks()
+    with tempfile.TemporaryDirectory() as folder:
+        check_model(checks, bin_folder, write_tiny_model(folder), "tiny bf16 model", "bf16", 320, folder)
+        if len(sys.argv) == 3:
+            check_model(checks, bin_folder, sys.argv[2], "demo model", "f16", 49000, folder)
+    print(f"{checks.failed} checks failed" if checks.failed else "all checks passed")
+    sys.exit(1 if checks.failed else 0)
+
+
+if __name__ == "__main__":
+    main()

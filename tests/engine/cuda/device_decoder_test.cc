@@ -1,0 +1,155 @@
+// The GPU as a decode node sees it: caches written as they come from the wire, and steps of
+// changing batches, against the CPU's.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "compress/compressor.h"
+#include "engine/decode.h"
+#include "engine/gpu.h"
+#include "engine/prefill.h"
+#include "tests/engine/cuda/random_model.h"
+#include "tests/kernels/cuda/device_test.h"
+
+namespace kvship::cuda {
+namespace {
+
+constexpr size_t kPoolBytes = size_t{32} << 20;
+constexpr size_t kTail = 60;
+// f16 keeps 11 bits; some tens of roundings one after the other.
+constexpr double kF16Distance = 0.01;
+
+double Distance(std::span<const float> a, std::span<const float> b) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < b.size(); ++i) {
+    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    norm += double{b[i]} * b[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+class DeviceDecoderTest : public DeviceTest {
+ protected:
+  // One sequence on both sides.
+  struct Sequence {
+    std::unique_ptr<SequenceCache> host, device;
+    int32_t token = 0;
+  };
+
+  void SetUp() override {
+    DeviceTest::SetUp();
+    if (IsSkipped()) return;
+    auto opened = OpenGpuForDecode({.is_gpu = true}, model_, kPoolBytes, 4);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    device_ = *std::move(opened);
+  }
+
+  // Reads a prompt on the CPU and writes its layers to both caches.
+  Sequence Prefill(size_t num_tokens, const char* compression) {
+    const CompressionOptions options = ParseCompression(compression).value();
+    const KvShape shape = ShapeOf(model_.config);
+    const KvPlan plan = MakePlan(options, shape, num_tokens).value();
+    EXPECT_TRUE(device_.decoder->CheckPlan(plan).ok());
+    Sequence sequence;
+    sequence.host =
+        SequenceCache::Reserve(*host_pool_, shape, plan, kTail, PageFormat::kF16).value();
+    sequence.device =
+        SequenceCache::Reserve(*device_.pool, shape, plan, kTail, device_.tail_format).value();
+    sequence.token = static_cast<int32_t>(num_tokens % model_.config.vocab_tokens);
+    PrefillEngine engine(model_, backend_, {.arithmetic = Arithmetic::kFloat32});
+    const auto compressor = Compressor::Create(options, shape, plan).value();
+    PrefillRun run(engine, {{.tokens = random_.Prompt(num_tokens), .needs = compressor->needs()}});
+    while (!run.done()) {
+      if (*run.Step() != PrefillRun::Event::kLayerDone) continue;
+      const auto layer = compressor->Compress(backend_, run.finished_layer()).value().compact;
+      for (SequenceCache* cache : {sequence.host.get(), sequence.device.get()}) {
+        EXPECT_TRUE(cache->BeginLayer(layer.layer, layer.kept_tokens).ok());
+        const absl::Status written = cache->WriteLayerBytes(0, layer.bytes.bytes());
+        EXPECT_TRUE(written.ok()) << written;
+      }
+    }
+    return sequence;
+  }
+
+  // A step of both sides; the next tokens are the device's likeliest, or those after it.
+  void Step(std::vector<Sequence*> batch, bool wants_logits, int32_t offset = 0) {
+    std::vector<Decoder::Item> host_items, device_items;
+    for (const Sequence* sequence : batch) {
+      host_items.push_back({sequence->token, sequence->host.get()});
+      device_items.push_back({sequence->token, sequence->device.get(), wants_logits});
+    }
+    ASSERT_TRUE(host_.Step(host_items).ok());
+    const absl::Status stepped = device_.decoder->Step(device_items);
+    ASSERT_TRUE(stepped.ok()) << stepped;
+    for (size_t i = 0; i < batch.size(); ++i) {
+      const int32_t likeliest = device_.decoder->likeliest(i);
+      const std::span<const float> logits = host_.logits(i);
+      const float highest = *std::max_element(logits.begin(), logits.end());
+      EXPECT_GT(logits[static_cast<size_t>(likeliest)], highest - 0.1f);
+      if (wants_logits) {
+        EXPECT_LT(Distance(device_.decoder->logits(i), logits), kF16Distance);
+      }
+      batch[i]->token = (likeliest + offset) % static_cast<int32_t>(logits.size());
+      EXPECT_EQ(batch[i]->device->num_tail_tokens(), batch[i]->host->num_tail_tokens());
+    }
+  }
+
+  RandomModel random_{RopePairs::kHalves};
+  const Transformer& model_ = random_.model();
+  Backend backend_{2};
+  DecodeEngine host_{model_, backend_, Arithmetic::kFloat32};
+  std::unique_ptr<KvPool> host_pool_ = KvPool::Create(kPoolBytes).value();
+  DecodeDevice device_;
+};
+
+TEST_F(DeviceDecoderTest, WhatCameFromTheWireIsDecodedLikeOnTheCpu) {
+  for (const char* compression :
+       {"scorer=keep_all,encoder=f16", "budget_tokens=100,window=16,encoder=f16",
+        "budget_tokens=100,window=16,encoder=int4",
+        "budget_tokens=100,window=16,allocator=ada,encoder=int8"}) {
+    SCOPED_TRACE(compression);
+    Sequence sequence = Prefill(300, compression);
+    for (size_t i = 0; i < 40; ++i) Step({&sequence}, i % 2 == 0);
+  }
+}
+
+TEST_F(DeviceDecoderTest, TokensThatTheHostDrewGoIn) {
+  Sequence sequence = Prefill(70, "scorer=keep_all,encoder=f16");
+  for (int32_t i = 0; i < 20; ++i) Step({&sequence}, true, /*offset=*/i % 3);
+}
+
+TEST_F(DeviceDecoderTest, SequencesJoinLeaveAndChangePlaces) {
+  Sequence a = Prefill(90, "scorer=keep_all,encoder=f16");
+  Sequence b = Prefill(300, "budget_tokens=100,window=16,encoder=f16");
+  Sequence c = Prefill(40, "scorer=keep_all,encoder=f16");
+  for (int i = 0; i < 3; ++i) Step({&a}, true);
+  for (int i = 0; i < 3; ++i) Step({&a, &b}, true);
+  for (int i = 0; i < 3; ++i) Step({&c, &b, &a}, true);
+  for (int i = 0; i < 3; ++i) Step({&b, &c, &a}, false);
+  Step({&b}, true);
+  Step({&a, &c}, true);
+}
+
+TEST_F(DeviceDecoderTest, FormatsOfPrefixesTakeTurnsInAStep) {
+  Sequence a = Prefill(300, "budget_tokens=100,window=16,encoder=int4");
+  Sequence b = Prefill(90, "scorer=keep_all,encoder=f16");
+  Sequence c = Prefill(400, "budget_tokens=100,window=16,encoder=int4");
+  for (int i = 0; i < 5; ++i) Step({&a, &b, &c}, i % 2 == 1);
+}
+
+TEST_F(DeviceDecoderTest, RefusesPlansByName) {
+  for (const auto& [text, words] :
+       {std::pair{"scorer=keep_all,encoder=f32", "compression.encoder is f32; wanted f16, fp8"},
+        std::pair{"scorer=keep_all,encoder=bf16",
+                  "compression.encoder is bf16; wanted f16, fp8"}}) {
+    const KvPlan plan =
+        MakePlan(ParseCompression(text).value(), ShapeOf(model_.config), 100).value();
+    const absl::Status status = device_.decoder->CheckPlan(plan);
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_NE(status.message().find(words), absl::string_view::npos) << status;
+  }
+}
+
+}  // namespace
+}  // namespace kvship::cuda

@@ -1,0 +1,160 @@
+// A GPU as a prefill node sees it, against the CPU.
+#include "prefill_service/cuda/device_prompt_reader.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <set>
+
+#include "engine/prefill.h"
+#include "prefill_service/host_prompt_reader.h"
+#include "rpc/errors.h"
+#include "tests/engine/cuda/random_model.h"
+#include "tests/kernels/cuda/device_test.h"
+
+namespace kvship::cuda {
+namespace {
+
+using ::testing::HasSubstr;
+using Event = PromptReading::Event;
+
+class DevicePromptReaderTest : public DeviceTest {
+ protected:
+  void SetUp() override {
+    DeviceTest::SetUp();
+    if (IsSkipped()) return;
+    auto created = DevicePromptReader::Create(random_.model(), 0, /*block_tokens=*/128);
+    ASSERT_TRUE(created.ok()) << created.status();
+    device_ = *std::move(created);
+  }
+
+  PrefillTask Task(size_t num_tokens, const char* compression) {
+    PrefillTask task;
+    task.tokens = random_.Prompt(num_tokens);
+    task.compression = ParseCompression(compression).value();
+    task.plan = MakePlan(task.compression, ShapeOf(random_.model().config), num_tokens).value();
+    return task;
+  }
+
+  static std::unique_ptr<PromptReading> Begin(PromptReader& reader, const PrefillTask& task) {
+    const PrefillTask* const tasks[] = {&task};
+    auto reading = reader.Begin(tasks);
+    EXPECT_TRUE(reading.ok()) << reading.status();
+    return *std::move(reading);
+  }
+
+  // Steps to the end of the next layer.
+  static CompactLayer NextLayer(PromptReading& reading) {
+    for (;;) {
+      const auto event = reading.Step();
+      EXPECT_TRUE(event.ok()) << event.status();
+      if (!event.ok() || *event == Event::kLayerDone) break;
+    }
+    auto layer = reading.Compress(0);
+    EXPECT_TRUE(layer.ok()) << layer.status();
+    return *std::move(layer);
+  }
+
+  // Positions that both keep of every head; elements are compared by tests of the operations.
+  static void Compare(const PrefillTask& task, const CompactLayer& host,
+                      const CompactLayer& device) {
+    EXPECT_EQ(device.layer, host.layer);
+    EXPECT_EQ(device.kept_tokens, host.kept_tokens);
+    ASSERT_EQ(device.bytes.num_bytes(), host.bytes.num_bytes());
+    const LayerLayout layout = LayoutOf(task.plan, host.kept_tokens);
+    for (size_t h = 0; h < host.kept_tokens.size(); ++h) {
+      EXPECT_NEAR(device.retained_mass[h], host.retained_mass[h], 0.01);
+      EXPECT_NEAR(device.chosen_mass[h], host.chosen_mass[h], 0.01);
+      const auto positions = [&](const CompactLayer& layer) {
+        std::vector<int32_t> kept(layout.heads[h].num_positions);
+        std::memcpy(kept.data(), layer.bytes.data() + layout.heads[h].positions_offset,
+                    kept.size() * sizeof(int32_t));
+        return std::set<int32_t>(kept.begin(), kept.end());
+      };
+      const std::set<int32_t> wanted = positions(host);
+      size_t shared = 0;
+      for (int32_t position : positions(device)) shared += wanted.count(position);
+      EXPECT_GE(shared * 20, wanted.size() * 19) << "head " << h;
+    }
+  }
+
+  static void CompareLogits(PromptReading& host, PromptReading& device) {
+    const auto wanted = host.Logits(0);
+    const auto logits = device.Logits(0);
+    ASSERT_TRUE(wanted.ok() && logits.ok());
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < wanted->size(); ++i) {
+      difference += std::pow(double{(*logits)[i]} - (*wanted)[i], 2);
+      norm += std::pow(double{(*wanted)[i]}, 2);
+    }
+    EXPECT_LT(std::sqrt(difference / norm), 0.01);  // f16, some tens of roundings
+  }
+
+  RandomModel random_{RopePairs::kHalves};
+  Backend backend_{2};
+  HostPromptReader host_{random_.model(), backend_, {.arithmetic = Arithmetic::kFloat32}};
+  std::unique_ptr<DevicePromptReader> device_;
+};
+
+TEST_F(DevicePromptReaderTest, GivesTheCpusLayersAndLogits) {
+  for (const auto& [num_tokens, compression] :
+       {std::pair{size_t{40}, "scorer=keep_all,encoder=f16"},
+        std::pair{size_t{150}, "budget_tokens=60,window=16,encoder=f16"},
+        std::pair{size_t{150}, "budget_tokens=60,window=16,encoder=int4"}}) {
+    SCOPED_TRACE(compression);
+    const PrefillTask task = Task(num_tokens, compression);
+    ASSERT_TRUE(device_->Check(task).ok());
+    const auto host = Begin(host_, task);
+    const auto device = Begin(*device_, task);
+    double fraction = 0;
+    while (!host->done()) {
+      Compare(task, NextLayer(*host), NextLayer(*device));
+      EXPECT_GT(device->fraction(), fraction);
+      fraction = device->fraction();
+    }
+    EXPECT_TRUE(device->done());
+    EXPECT_EQ(fraction, 1);
+    CompareLogits(*host, *device);
+  }
+}
+
+TEST_F(DevicePromptReaderTest, ReadingsTakeTurnsBetweenBlocks) {
+  const PrefillTask tasks[] = {Task(140, "budget_tokens=60,window=16,encoder=f16"),
+                               Task(20, "scorer=keep_all,encoder=f16"),
+                               Task(130, "budget_tokens=40,window=16,encoder=f16")};
+  std::vector<std::unique_ptr<PromptReading>> alone, together;
+  for (const PrefillTask& task : tasks) {
+    alone.push_back(Begin(host_, task));
+    together.push_back(Begin(*device_, task));
+  }
+  EXPECT_EQ(*together[0]->Step(), Event::kBlockDone);
+  while (!alone[0]->done()) {
+    for (size_t i = 0; i < 3; ++i) {
+      Compare(tasks[i], NextLayer(*alone[i]), NextLayer(*together[i]));
+    }
+  }
+  for (size_t i = 0; i < 3; ++i) CompareLogits(*alone[i], *together[i]);
+}
+
+TEST_F(DevicePromptReaderTest, AReadingMayEndBeforeItsTime) {
+  const PrefillTask task = Task(140, "budget_tokens=60,window=16,encoder=f16");
+  auto dropped = Begin(*device_, task);
+  ASSERT_TRUE(dropped->Step().ok());  // the next block is on its way
+  dropped.reset();
+  const auto host = Begin(host_, task);
+  const auto device = Begin(*device_, task);
+  while (!host->done()) Compare(task, NextLayer(*host), NextLayer(*device));
+}
+
+TEST_F(DevicePromptReaderTest, WhatOnlyTheCpuDoesIsRefusedWithAReason) {
+  const absl::Status status = device_->Check(Task(300, "scorer=h2o,budget_tokens=64,encoder=f16"));
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("compression.scorer is h2o; wanted snapkv"));
+  EXPECT_EQ(ReasonOf(status), kDeviceMismatch);
+  EXPECT_EQ(FieldOf(status), "compression");
+}
+
+}  // namespace
+}  // namespace kvship::cuda

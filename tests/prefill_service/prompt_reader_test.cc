@@ -1,0 +1,117 @@
+// What a prefill node does with what its reader says.
+#include "prefill_service/prompt_reader.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <mutex>
+
+#include "prefill_service/host_prompt_reader.h"
+#include "prefill_service/prefill_scheduler.h"
+#include "tests/prefill_service/prefill_node.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::Each;
+
+// The CPU's, with prompts that are refused, and a note of what is begun together.
+class ChoosyReader final : public PromptReader {
+ public:
+  explicit ChoosyReader(const Transformer& model) : host_(model, backend_, {}) {}
+
+  const ModelConfig& config() const override { return host_.config(); }
+  size_t pack_tokens() const override { return 0; }
+  size_t BytesFor(size_t num_tokens) const override { return host_.BytesFor(num_tokens); }
+  absl::Status Check(const PrefillTask& task) const override {
+    return task.tokens.size() < 100 ? absl::OkStatus() : absl::FailedPreconditionError("too long");
+  }
+  absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
+      std::span<const PrefillTask* const> tasks) override {
+    begun.push_back(tasks.size());
+    if (tasks.front()->tokens.size() == 66) return absl::ResourceExhaustedError("no room");
+    return host_.Begin(tasks);
+  }
+
+  std::vector<size_t> begun;
+
+ private:
+  Backend backend_{1};
+  HostPromptReader host_;
+};
+
+// Keeps how it was closed.
+class ClosedChannel final : public Channel {
+ public:
+  void SendMessage(std::string) override {}
+  void SendFrame(const FrameHeader&, SharedBytes) override {}
+  size_t unsent_bytes() const override { return 0; }
+  void Close(absl::Status status) override {
+    std::lock_guard lock(mutex_);
+    closed_ = std::move(status);
+    changed_.notify_all();
+  }
+  absl::Status WaitUntilClosed() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return closed_.has_value(); });
+    return *closed_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<absl::Status> closed_;
+};
+
+class PromptReaderTest : public ::testing::Test {
+ protected:
+  PrefillTask Task(size_t num_tokens) {
+    PrefillTask task;
+    task.tokens = RandomTokens(num_tokens, num_tokens);
+    task.compression = *ParseCompression("scorer=keep_all");
+    task.plan = *MakePlan(task.compression, ShapeOf(model_.config()), num_tokens);
+    return task;
+  }
+
+  TinyModel model_;
+  prometheus::Registry registry_;
+  PrefillMetrics metrics_{registry_};
+  ChoosyReader reader_{model_.transformer()};
+};
+
+TEST_F(PromptReaderTest, WhatItRefusesIsNotAdmitted) {
+  PrefillScheduler scheduler(reader_, metrics_, {});
+  const auto channel = std::make_shared<ClosedChannel>();
+  EXPECT_EQ(scheduler.Submit(Task(100), channel).status(),
+            absl::FailedPreconditionError("too long"));
+  EXPECT_EQ(metrics_.queue_tokens.Value(), 0);
+}
+
+TEST_F(PromptReaderTest, ReadsPromptsOneByOneWhereItDoesNotPack) {
+  PrefillScheduler scheduler(reader_, metrics_, {});
+  std::vector<std::shared_ptr<ClosedChannel>> channels;
+  std::vector<std::shared_ptr<PrefillScheduler::Request>> requests;
+  for (size_t num_tokens : {20, 30, 40}) {
+    channels.push_back(std::make_shared<ClosedChannel>());
+    requests.push_back(*scheduler.Submit(Task(num_tokens), channels.back()));
+  }
+  for (size_t i = 0; i < requests.size(); ++i) {
+    // Ready comes when it is a request's turn.
+    while (!scheduler.Go(*requests[i]).ok()) absl::SleepFor(absl::Milliseconds(1));
+    EXPECT_EQ(channels[i]->WaitUntilClosed(), absl::OkStatus());
+  }
+  EXPECT_EQ(reader_.begun.size(), 3u);
+  EXPECT_THAT(reader_.begun, Each(1u));
+}
+
+TEST_F(PromptReaderTest, ADeviceWithoutRoomIsNoFaultOfTheNode) {
+  PrefillScheduler scheduler(reader_, metrics_, {});
+  const auto channel = std::make_shared<ClosedChannel>();
+  const auto request = *scheduler.Submit(Task(66), channel);
+  while (!scheduler.Go(*request).ok()) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(channel->WaitUntilClosed(), absl::ResourceExhaustedError("no room"));
+}
+
+}  // namespace
+}  // namespace kvship
