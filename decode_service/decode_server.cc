@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "engine/prefill.h"
@@ -121,15 +121,15 @@ void DecodeServer::Drain(absl::Duration grace) {
   readiness_.StartDraining();
   service_.StartDraining();
   if (http_ != nullptr) http_->StartDraining();
-  const absl::Time deadline = absl::Now() + grace;
-  const bool rpc_idle = service_.WaitUntilIdle(deadline);
-  const bool http_idle = http_ == nullptr || http_->WaitUntilIdle(deadline);
+  const absl::Time deadline = MonotonicNow() + grace;
+  const bool rpc_idle = service_.WaitUntilIdle(grace);
+  const bool http_idle = http_ == nullptr || http_->WaitUntilIdle(deadline - MonotonicNow());
   if (!rpc_idle || !http_idle) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(grace),
                             "; they are cancelled"));
   }
   http_ = nullptr;
-  rpc_->Shutdown(std::clamp(deadline - absl::Now(), absl::ZeroDuration(), kMostDeliveryTime));
+  rpc_->Shutdown(std::clamp(deadline - MonotonicNow(), absl::ZeroDuration(), kMostDeliveryTime));
 }
 
 }  // namespace kvship

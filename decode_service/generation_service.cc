@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "decode_service/tokenize.h"
 #include "rpc/request_id.h"
@@ -33,9 +33,10 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     call->self_ = call;
     const std::string id = NewRequestId();
     context.AddInitialMetadata(kRequestIdMetadata, id);
-    const absl::Time now = absl::Now();
-    const absl::Time deadline =
-        HasDeadline(context) ? absl::FromChrono(context.deadline()) : now + default_deadline;
+    const absl::Time now = MonotonicNow();
+    const absl::Time deadline = HasDeadline(context)
+                                    ? FromWallTime(absl::FromChrono(context.deadline()))
+                                    : now + default_deadline;
     call->generation_ = std::make_shared<Generation>(
         uses, Generation::Call{.id = id, .client = client, .arrival = now, .deadline = deadline});
     // gRPC keeps the deadlines of clients itself.
@@ -71,7 +72,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
 
  private:
   void CancelAt(absl::Time deadline) {
-    alarm_.Set(absl::ToChronoTime(deadline), [weak = weak_from_this()](bool due) {
+    alarm_.Set(absl::ToChronoTime(ToWallTime(deadline)), [weak = weak_from_this()](bool due) {
       const auto live = weak.lock();
       if (due && live != nullptr) live->generation().Cancel();
     });
@@ -160,9 +161,10 @@ void GenerationService::StartDraining() {
   draining_ = true;
 }
 
-bool GenerationService::WaitUntilIdle(absl::Time deadline) {
+bool GenerationService::WaitUntilIdle(absl::Duration timeout) {
   std::unique_lock lock(mutex_);
-  return idle_.wait_until(lock, absl::ToChronoTime(deadline), [this] { return num_calls_ == 0; });
+  return idle_.wait_until(lock, ToSteadyTime(MonotonicNow() + timeout),
+                          [this] { return num_calls_ == 0; });
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetModelInfo(

@@ -39,8 +39,8 @@ class GenerationService final : public v1::GenerationService::CallbackService {
 
   // Refuses new Generate calls with Unavailable.
   void StartDraining();
-  // Waits until no Generate call is running; false if the deadline comes first.
-  bool WaitUntilIdle(absl::Time deadline);
+  // Waits until no Generate call is running; false if that takes longer.
+  bool WaitUntilIdle(absl::Duration timeout);
 
  private:
   void CallDone();

@@ -25,7 +25,8 @@ class HttpGeneration {
   // Cancels what has not ended, and waits for its end.
   ~HttpGeneration();
 
-  // The next message or how the request ended; kNothing if neither came by `until`.
+  // The next message or how the request ended; kNothing if neither came by `until`,
+  // which is monotonic.
   ResponseBuffer::Next Take(absl::Time until, v1::GenerateResponse* message, absl::Status* end);
 
  private:

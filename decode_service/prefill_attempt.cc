@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "decode_service/kv_report.h"
 #include "rpc/cache_messages.h"
@@ -93,7 +93,7 @@ void PrefillAttempt::OnMessage(std::span<const std::byte> bytes) {
       const float fraction = std::clamp(message.progress().fraction(), 0.0f, 1.0f);
       if (fraction == 1) {
         std::lock_guard lock(mutex_);
-        computed_time_ = absl::Now();
+        computed_time_ = MonotonicNow();
       }
       Progress(v1::GenerateProgress::PHASE_PREFILL, fraction);
       break;
@@ -171,7 +171,7 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
     result.timing.set_prefill_ms(message.prefill_ms());
     result.timing.set_compress_ms(message.compress_ms());
     if (computed_time_ != absl::Time()) {
-      result.timing.set_transfer_ms(Milliseconds(absl::Now() - computed_time_));
+      result.timing.set_transfer_ms(Milliseconds(MonotonicNow() - computed_time_));
     }
     result.cache = std::move(cache_);
     channel = channel_;

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/elementwise.h"
+#include "kv/shape.h"
 
 namespace kvship {
 
@@ -38,5 +39,8 @@ struct ModelConfig {
   // wanted.
   absl::Status Validate() const;
 };
+
+// The shape of its KV cache.
+KvShape ShapeOf(const ModelConfig& config);
 
 }  // namespace kvship

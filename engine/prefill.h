@@ -19,11 +19,8 @@
 #include "kernels/backend.h"
 #include "kernels/product.h"
 #include "kv/layer_view.h"
-#include "kv/shape.h"
 
 namespace kvship {
-
-KvShape ShapeOf(const ModelConfig& config);
 
 class PrefillEngine {
  public:

@@ -47,7 +47,7 @@ void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& sched
            PrefillRpcService& service, RpcServer& server) {
   readiness.StartDraining();
   scheduler.StartDraining();
-  if (!service.WaitUntilIdle(absl::Now() + timeout)) {
+  if (!service.WaitUntilIdle(timeout)) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(timeout),
                             "; they are cancelled"));
   }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "rpc/errors.h"
@@ -115,9 +116,12 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrefillRpcService::
     parts_.metrics.CountRequest(caller.status().code());
     return new RefusedPrefillCall(caller.status());
   }
-  return ServeChannel(context, options_, [this](const std::shared_ptr<Channel>& channel) {
-    return std::make_shared<PrefillCall>(*this, channel);
-  });
+  return ServeChannel(context, options_,
+                      [this](const std::shared_ptr<Channel>& channel) { return Accept(channel); });
+}
+
+std::shared_ptr<ChannelEvents> PrefillRpcService::Accept(const std::shared_ptr<Channel>& channel) {
+  return std::make_shared<PrefillCall>(*this, channel);
 }
 
 grpc::ServerUnaryReactor* PrefillRpcService::GetModelInfo(
@@ -133,9 +137,10 @@ grpc::ServerUnaryReactor* PrefillRpcService::GetModelInfo(
   return reactor;
 }
 
-bool PrefillRpcService::WaitUntilIdle(absl::Time deadline) {
+bool PrefillRpcService::WaitUntilIdle(absl::Duration timeout) {
   std::unique_lock lock(mutex_);
-  return idle_.wait_until(lock, absl::ToChronoTime(deadline), [this] { return num_calls_ == 0; });
+  return idle_.wait_until(lock, ToSteadyTime(MonotonicNow() + timeout),
+                          [this] { return num_calls_ == 0; });
 }
 
 size_t PrefillRpcService::MostMessageBytes(const ModelConfig& model) {

