@@ -56,8 +56,17 @@ DecodeMetrics::DecodeMetrics(Registry& r)
                                   "KV bytes that keeping whole prompts would have shipped")),
       shipped_bytes_(Counter(r, "kv_shipped_bytes_total", "KV bytes that crossed the wire")),
       saved_bytes_(Counter(r, "kv_saved_bytes_total", "KV bytes that did not have to be shipped")),
-      prefill_retries_(Counter(r, "prefill_retries_total",
-                               "Prompts sent to another prefill node after one was lost")),
+      prefill_retries_(
+          BuildCounter()
+              .Name(FullName("prefill_retries_total"))
+              .Help("Prompts sent to another prefill node, by what was wrong with the one before")
+              .Register(r)),
+      prefill_ejections_(Counter(r, "prefill_ejections_total",
+                                 "Times that a prefill node got no prompts after a failure")),
+      prefill_nodes_(BuildGauge()
+                         .Name(FullName("prefill_nodes"))
+                         .Help("Prefill nodes that are known, by standing")
+                         .Register(r)),
       pool_capacity_bytes_(Gauge(r, "pool_capacity_bytes", "Bytes of the KV pool")),
       pool_reserved_bytes_(Gauge(r, "pool_reserved_bytes", "Bytes of the KV pool handed out")),
       sessions_(Gauge(r, "sessions", "Requests whose output is being made")),
@@ -125,6 +134,14 @@ void DecodeMetrics::SetWaitingTokens(size_t prompt_tokens) {
   waiting_tokens_.Set(static_cast<double>(prompt_tokens));
 }
 
-void DecodeMetrics::CountPrefillRetry() { prefill_retries_.Increment(); }
+void DecodeMetrics::CountPrefillRetry(absl::string_view reason) {
+  prefill_retries_.Add({{"reason", std::string(reason)}}).Increment();
+}
+
+void DecodeMetrics::CountPrefillEjection() { prefill_ejections_.Increment(); }
+
+void DecodeMetrics::SetPrefillNodes(absl::string_view standing, size_t num_nodes) {
+  prefill_nodes_.Add({{"standing", std::string(standing)}}).Set(static_cast<double>(num_nodes));
+}
 
 }  // namespace kvship

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "kvship/v1/generation.pb.h"
 #include "prometheus/registry.h"
@@ -29,7 +30,11 @@ class DecodeMetrics {
   void SetSessions(size_t num_sessions);
   void SetPool(size_t capacity_bytes, size_t reserved_bytes);
   void SetWaitingTokens(size_t prompt_tokens);
-  void CountPrefillRetry();
+  // `reason` as NameOf(PrefillFault).
+  void CountPrefillRetry(absl::string_view reason);
+  void CountPrefillEjection();
+  // `standing` as PrefillNode::NameOf.
+  void SetPrefillNodes(absl::string_view standing, size_t num_nodes);
 
  private:
   prometheus::Family<prometheus::Counter>& requests_;
@@ -39,7 +44,9 @@ class DecodeMetrics {
   prometheus::Counter& uncompressed_bytes_;
   prometheus::Counter& shipped_bytes_;
   prometheus::Counter& saved_bytes_;
-  prometheus::Counter& prefill_retries_;
+  prometheus::Family<prometheus::Counter>& prefill_retries_;
+  prometheus::Counter& prefill_ejections_;
+  prometheus::Family<prometheus::Gauge>& prefill_nodes_;
   prometheus::Gauge& pool_capacity_bytes_;
   prometheus::Gauge& pool_reserved_bytes_;
   prometheus::Gauge& sessions_;

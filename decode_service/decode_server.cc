@@ -82,7 +82,8 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<K
       loop_(engine_, metrics_, options_.max_batch_sessions),
       nodes_({.targets = options_.prefill_targets,
               .model_identity = model_.identity,
-              .connection = {.credentials = std::move(prefill_credentials)}}),
+              .connection = {.credentials = std::move(prefill_credentials)}},
+             metrics_),
       uses_{.model = model_,
             .nodes = nodes_,
             .client_requests = client_requests_,
@@ -113,7 +114,7 @@ absl::Status DecodeServer::Listen() {
 
 absl::Status DecodeServer::CheckServing() const {
   RETURN_IF_ERROR(loop_.CheckProgress(options_.stuck_timeout));
-  if (nodes_.num_healthy() > 0) return absl::OkStatus();
+  if (nodes_.any_answers()) return absl::OkStatus();
   return absl::UnavailableError("no prefill node that runs the same model has answered");
 }
 

@@ -7,32 +7,11 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "decode_service/prefill_fault.h"
 #include "rpc/compression.h"
 #include "rpc/errors.h"
 
 namespace kvship {
-namespace {
-
-// Whether another node may do what this one did not: it was lost, has no room, sent broken data or
-// runs something else.
-bool AnotherNodeMayServe(const absl::Status& error) {
-  return absl::IsUnavailable(error) || absl::IsResourceExhausted(error) ||
-         absl::IsDataLoss(error) || !ReasonOf(error).empty();
-}
-
-// To the caller, a node that was lost or sent broken data is no node at all.
-absl::Status ForCaller(const absl::Status& error) {
-  if (absl::IsUnavailable(error)) {
-    return absl::UnavailableError(absl::StrCat("the prefill node was lost: ", error.message()));
-  }
-  if (absl::IsDataLoss(error)) {
-    return absl::UnavailableError(
-        absl::StrCat("the prefill node sent a broken cache: ", error.message()));
-  }
-  return error;
-}
-
-}  // namespace
 
 void Generation::Start(const v1::GenerateRequest& message) {
   absl::Status status = Prepare(message);
@@ -92,7 +71,8 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     std::lock_guard lock(mutex_);
     tried = tried_;
   }
-  ASSIGN_OR_RETURN(const std::shared_ptr<PrefillNode> node, uses_.nodes.Choose(tried));
+  ASSIGN_OR_RETURN(const PrefillNodes::Visit visit,
+                   uses_.nodes.Choose(request_.tokens.size(), tried));
   // The callbacks keep this request alive for as long as the attempt needs it.
   auto attempt = std::make_shared<PrefillAttempt>(
       request_, uses_.model.identity,
@@ -100,18 +80,17 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
       [self = shared_from_this()](const v1::GenerateProgress& progress) {
         self->responses_->SetProgress(progress);
       },
-      [self = shared_from_this(), node](absl::StatusOr<PrefillAttempt::Result> result) {
-        self->OnAttemptEnd(*node, std::move(result));
+      [self = shared_from_this(), visit](absl::StatusOr<PrefillAttempt::Result> result) {
+        self->OnAttemptEnd(visit, std::move(result));
       });
   {
     std::lock_guard lock(mutex_);
     attempt_ = attempt;
     attempt_begin_ = MonotonicNow();
-    tried_.insert(node->address());
+    tried_.insert(visit.node->address());
   }
-  node->AddOutstanding(request_.tokens.size());
   attempt->Open([&](std::shared_ptr<ChannelEvents> events) {
-    return node->connection().Open(ToWallTime(call_.deadline), std::move(events));
+    return visit.node->connection().Open(ToWallTime(call_.deadline), std::move(events));
   });
   // A cancellation that came before the attempt could be seen.
   if (responses_->cancelled()) attempt->Cancel(responses_->why_cancelled());
@@ -135,31 +114,32 @@ void Generation::Cancel() {
   if (was_in_line) Fail(why);
 }
 
-void Generation::OnAttemptEnd(PrefillNode& node, absl::StatusOr<PrefillAttempt::Result> result) {
-  node.RemoveOutstanding(request_.tokens.size());
+void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
+                              absl::StatusOr<PrefillAttempt::Result> result) {
+  if (result.ok()) {
+    if (absl::Status status = CheckFirstToken(result->first_token.token); !status.ok()) {
+      result = status;
+    }
+  }
+  uses_.nodes.Ended(visit, result.status());
   size_t num_tried = 0;
   bool found_no_room = false;
   {
     std::lock_guard lock(mutex_);
     const std::shared_ptr<PrefillAttempt> attempt = std::exchange(attempt_, nullptr);
     found_no_room = attempt != nullptr && attempt->found_no_room();
-    if (found_no_room) tried_.erase(node.address());
+    if (found_no_room) tried_.erase(visit.node->address());
     num_tried = tried_.size();
   }
   if (responses_->cancelled()) return Fail(responses_->why_cancelled());
   if (found_no_room) return WaitForRoom();
-  if (result.ok()) {
-    if (absl::Status status = CheckFirstToken(result->first_token.token); !status.ok()) {
-      result = status;
-    }
-  }
   if (result.ok()) return Decode(*std::move(result));
 
   const absl::Status& error = result.status();
-  if (absl::IsUnavailable(error)) uses_.nodes.Lost(node, error);
-  if (AnotherNodeMayServe(error) && num_tried < uses_.options.most_attempts) {
-    LogWarning(absl::StrCat("prefill node ", node.address(), ": ", error.ToString()));
-    if (Attempt(nullptr).ok()) return uses_.metrics.CountPrefillRetry();
+  const PrefillFault fault = FaultOf(error);
+  if (fault != PrefillFault::kNone && num_tried < uses_.options.most_attempts) {
+    LogWarning(absl::StrCat("prefill node ", visit.node->address(), ": ", error.ToString()));
+    if (Attempt(nullptr).ok()) return uses_.metrics.CountPrefillRetry(NameOf(fault));
   }
   Fail(ForCaller(error));
 }

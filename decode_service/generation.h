@@ -75,7 +75,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   // Stands in line for memory, and then goes on.
   void WaitForRoom();
   void OnRoom(absl::StatusOr<ReservationQueue::Cache> cache);
-  void OnAttemptEnd(PrefillNode& node, absl::StatusOr<PrefillAttempt::Result> result);
+  void OnAttemptEnd(const PrefillNodes::Visit& visit,
+                    absl::StatusOr<PrefillAttempt::Result> result);
   // DataLoss for a token that cannot be, or is not the forced one.
   absl::Status CheckFirstToken(int32_t token) const;
   void Decode(PrefillAttempt::Result result);

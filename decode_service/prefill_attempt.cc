@@ -10,6 +10,7 @@
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
 #include "rpc/sampling.h"
+#include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
 
 namespace kvship {
@@ -41,13 +42,14 @@ void PrefillAttempt::Open(const Connect& connect) {
     std::lock_guard lock(mutex_);
     channel_ = channel;
   }
-  channel->SendMessage(BeginMessage().SerializeAsString());
+  channel->SendMessage(Sealed(BeginMessage()));
 }
 
 void PrefillAttempt::Cancel(const absl::Status& why) {
   std::shared_ptr<Channel> channel;
   {
     std::lock_guard lock(mutex_);
+    cancelled_ = true;
     channel = channel_;
   }
   // The rest happens in OnClosed.
@@ -85,7 +87,9 @@ void PrefillAttempt::OnMessage(std::span<const std::byte> bytes) {
   if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
     return Fail(absl::DataLossError("the prefill node sent a message that cannot be read"));
   }
-  absl::Status status;
+  if (message.has_ready()) node_version_ = message.ready().wire_version();
+  absl::Status status = CheckSeal(SealOf(bytes), node_version_);
+  if (!status.ok()) return Fail(status);
   switch (message.message_case()) {
     case v1::PrefillResponse::kQueued: Progress(v1::GenerateProgress::PHASE_QUEUED, 0); break;
     case v1::PrefillResponse::kReady: status = OnReady(message.ready()); break;
@@ -140,7 +144,7 @@ absl::Status PrefillAttempt::OnReady(const v1::PrefillReady& ready) {
   }
   v1::PrefillRequest go;
   go.mutable_go()->set_transport(kGrpcTransport);
-  channel->SendMessage(go.SerializeAsString());
+  channel->SendMessage(Sealed(go));
   return absl::OkStatus();
 }
 
@@ -183,8 +187,14 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
 }
 
 void PrefillAttempt::OnClosed(const absl::Status& status) {
-  End(status.ok() ? absl::UnavailableError("the prefill node ended the stream before the manifest")
-                  : status);
+  bool let_go = status.ok();
+  {
+    // A server whose time to shut down is over cancels what is left.
+    std::lock_guard lock(mutex_);
+    let_go |= absl::IsCancelled(status) && !cancelled_;
+  }
+  End(let_go ? absl::UnavailableError("the prefill node ended the stream before the manifest")
+             : status);
 }
 
 void PrefillAttempt::Fail(const absl::Status& error) {

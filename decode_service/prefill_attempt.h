@@ -75,6 +75,7 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
   ReservationQueue& queue_;
   ReservationQueue::Ticket& ticket_;
   const OnProgress on_progress_;
+  v1::WireVersion node_version_;  // none before Ready; used by events alone, one at a time
 
   mutable std::mutex mutex_;
   OnEnd on_end_;  // none once it has been called
@@ -82,6 +83,7 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
   ReservationQueue::Cache cache_;
   std::optional<CacheReceiver> receiver_;  // from Go on
   bool found_no_room_ = false;
+  bool cancelled_ = false;
   absl::Time computed_time_;  // when the node's last layer was done
 };
 

@@ -1,64 +1,28 @@
 #include "decode_service/prefill_nodes.h"
 
-#include <netdb.h>
-#include <sys/socket.h>
+#include <grpcpp/client_context.h>
 
+#include <algorithm>
 #include <random>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/log.h"
-#include "base/status_macros.h"
+#include "decode_service/prefill_fault.h"
 #include "kvship/v1/prefill.grpc.pb.h"
 #include "rpc/model_info.h"
-#include "service/listen_address.h"
 #include "transport/grpc_status.h"
 
 namespace kvship {
 namespace {
 
-constexpr absl::Duration kCheckTimeout = absl::Seconds(2);
+using Standing = PrefillNode::Standing;
 
-struct HostAndPort {
-  std::string host;
-  std::string port;  // empty: none
-};
-
-HostAndPort ReadTarget(absl::string_view target) {
-  target = absl::StripPrefix(target, "dns:///");
-  const size_t colon = target.rfind(':');
-  if (colon == absl::string_view::npos) return {.host = std::string(target), .port = ""};
-  const absl::string_view host =
-      absl::StripSuffix(absl::StripPrefix(target.substr(0, colon), "["), "]");
-  return {.host = std::string(host), .port = std::string(target.substr(colon + 1))};
-}
-
-// The numeric addresses "host:port" that a target stands for; none if the name is not known now.
-std::set<std::string> AddressesOf(const std::string& target) {
-  const auto [host, port] = ReadTarget(target);
-  if (!absl::StartsWith(target, "dns:///") || port.empty()) return {target};
-  addrinfo hints = {};
-  hints.ai_family = AF_UNSPEC;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (getaddrinfo(host.c_str(), port.c_str(), &hints, &found) != 0) return {};
-  std::set<std::string> addresses;
-  for (const addrinfo* a = found; a != nullptr; a = a->ai_next) {
-    char name[NI_MAXHOST];
-    if (getnameinfo(a->ai_addr, a->ai_addrlen, name, sizeof(name), nullptr, 0, NI_NUMERICHOST) !=
-        0) {
-      continue;
-    }
-    const bool v6 = a->ai_family == AF_INET6;
-    addresses.insert(absl::StrCat(v6 ? "ipv6:[" : "ipv4:", name, v6 ? "]:" : ":", port));
-  }
-  freeaddrinfo(found);
-  return addresses;
-}
+constexpr Standing kStandings[] = {Standing::kServing, Standing::kDraining, Standing::kEjected,
+                                   Standing::kSilent, Standing::kUnfit};
 
 size_t RandomBelow(size_t bound) {
   thread_local std::minstd_rand random(std::random_device{}());
@@ -67,139 +31,233 @@ size_t RandomBelow(size_t bound) {
 
 }  // namespace
 
-absl::Status CheckTargetsInPlainText(const std::vector<std::string>& targets) {
-  for (const std::string& target : targets) {
-    if (IsLoopback(ReadTarget(target).host)) continue;
-    return absl::FailedPreconditionError(
-        absl::StrCat("--prefill is '", target,
-                     "', to which prompts would go in plain text; wanted --prefill_tls_ca, a "
-                     "loopback address such as 127.0.0.1, or --insecure, which allows it"));
-  }
-  return absl::OkStatus();
-}
+// One question to a node.
+struct PrefillNodes::Check {
+  explicit Check(std::shared_ptr<PrefillNode> asked)
+      : node(std::move(asked)),
+        stub(v1::PrefillService::NewStub(node->connection().grpc_channel())),
+        own_tokens(node->outstanding_tokens()) {}
 
-PrefillNodes::PrefillNodes(Options options)
-    : options_(std::move(options)), checker_([this] { CheckAgainAndAgain(); }) {}
+  const std::shared_ptr<PrefillNode> node;  // shared: it may leave the list
+  const std::unique_ptr<v1::PrefillService::Stub> stub;
+  const uint64_t own_tokens;
+  grpc::ClientContext context;
+  const v1::PrefillServiceGetModelInfoRequest request;
+  v1::PrefillServiceGetModelInfoResponse response;
+  grpc::Status status;
+  bool answered = false;  // guarded by PrefillNodes::mutex_
+};
+
+PrefillNodes::PrefillNodes(Options options, DecodeMetrics& metrics)
+    : options_(std::move(options)),
+      metrics_(metrics),
+      look_up_thread_([this] { LookUpAgainAndAgain(); }),
+      check_thread_([this] { CheckAgainAndAgain(); }) {}
 
 PrefillNodes::~PrefillNodes() {
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
   }
-  stopping_.notify_all();
-  checker_.join();
+  wake_.notify_all();
+  look_up_thread_.join();
+  check_thread_.join();
 }
 
-absl::StatusOr<std::shared_ptr<PrefillNode>> PrefillNodes::Choose(
-    const std::set<std::string>& tried) {
-  std::vector<std::shared_ptr<PrefillNode>> healthy;
+absl::StatusOr<PrefillNodes::Visit> PrefillNodes::Choose(size_t prompt_tokens,
+                                                         const std::set<std::string>& tried) {
+  const absl::Time now = MonotonicNow();
+  const Nodes known = nodes();
+  Nodes best;
+  Standing best_standing = Standing::kUnfit;
   std::vector<std::string> faults;
   bool others_fit = false;
-  std::lock_guard lock(mutex_);
-  for (const auto& [address, entry] : entries_) {
-    if (entry.health.ok() && !tried.contains(address)) {
-      healthy.push_back(entry.node);
-      continue;
-    }
-    others_fit |= !absl::IsFailedPrecondition(entry.health);
-    const absl::string_view fault = entry.health.ok() ? "it was tried" : entry.health.message();
-    faults.push_back(absl::StrCat(address, ": ", fault));
+  for (const auto& node : known) {
+    const absl::Status health = node->health(now);
+    const bool was_tried = tried.contains(node->address());
+    others_fit |= !absl::IsFailedPrecondition(health);
+    faults.push_back(
+        absl::StrCat(node->address(), ": ", was_tried ? "it was tried" : health.message()));
+    const Standing standing = node->standing(now);
+    if (was_tried || standing == Standing::kUnfit || standing > best_standing) continue;
+    if (standing < best_standing) best.clear();
+    best_standing = standing;
+    best.push_back(node);
   }
-  if (healthy.empty()) {
+  if (best.empty()) {
     const std::string message = absl::StrCat(
         "no prefill node can be reached: ",
-        entries_.empty()
-            ? absl::StrCat("no address found for ", absl::StrJoin(options_.targets, ","))
-            : absl::StrJoin(faults, "; "));
-    if (!entries_.empty() && !others_fit) return absl::FailedPreconditionError(message);
+        known.empty() ? absl::StrCat("no address found for ", absl::StrJoin(options_.targets, ","))
+                      : absl::StrJoin(faults, "; "));
+    if (!known.empty() && !others_fit) return absl::FailedPreconditionError(message);
     return absl::UnavailableError(message);
   }
-  const size_t first = RandomBelow(healthy.size());
-  if (healthy.size() == 1) return healthy[first];
-  const size_t second = (first + 1 + RandomBelow(healthy.size() - 1)) % healthy.size();
-  const bool first_is_freer =
-      healthy[first]->outstanding_tokens() <= healthy[second]->outstanding_tokens();
-  return healthy[first_is_freer ? first : second];
+  const size_t first = RandomBelow(best.size());
+  // Where there is one only, it is compared with itself.
+  const size_t second =
+      (first + 1 + RandomBelow(std::max<size_t>(1, best.size() - 1))) % best.size();
+  const bool first_is_freer = best[first]->load_tokens() <= best[second]->load_tokens();
+  const Visit visit = {
+      .node = best[first_is_freer ? first : second], .prompt_tokens = prompt_tokens, .begun = now};
+  visit.node->NoteBegin(prompt_tokens);
+  return visit;
 }
 
-void PrefillNodes::Lost(const PrefillNode& node, const absl::Status& why) {
-  std::lock_guard lock(mutex_);
-  const auto at = entries_.find(node.address());
-  if (at != entries_.end()) at->second.health = why;
+void PrefillNodes::Ended(const Visit& visit, const absl::Status& outcome) {
+  const bool ejected =
+      visit.node->NoteEnd(visit.prompt_tokens, visit.begun, outcome, MonotonicNow());
+  if (!ejected) return;
+  LogWarning(
+      absl::StrCat("prefill node ", visit.node->address(), " is ejected: ", outcome.ToString()));
+  metrics_.CountPrefillEjection();
+  UpdateGauges();
 }
 
-size_t PrefillNodes::num_healthy() const {
+bool PrefillNodes::any_answers() const {
+  const absl::Time now = MonotonicNow();
+  const Nodes known = nodes();
+  return std::any_of(known.begin(), known.end(),
+                     [now](const auto& node) { return node->standing(now) <= Standing::kEjected; });
+}
+
+std::vector<PrefillNodeState> PrefillNodes::Snapshot() const {
+  const absl::Time now = MonotonicNow();
+  std::vector<PrefillNodeState> states;
+  for (const auto& node : nodes()) states.push_back(node->state(now));
+  return states;
+}
+
+PrefillNodes::Nodes PrefillNodes::nodes() const {
   std::lock_guard lock(mutex_);
-  size_t healthy = 0;
-  for (const auto& [address, entry] : entries_) healthy += entry.health.ok();
-  return healthy;
+  Nodes all;
+  for (const auto& [address, node] : nodes_) all.push_back(node);
+  return all;
+}
+
+void PrefillNodes::UpdateGauges() {
+  const absl::Time now = MonotonicNow();
+  std::map<Standing, size_t> counts;
+  for (const auto& node : nodes()) ++counts[node->standing(now)];
+  for (const Standing standing : kStandings) {
+    metrics_.SetPrefillNodes(PrefillNode::NameOf(standing), counts[standing]);
+  }
+}
+
+void PrefillNodes::LookUpAgainAndAgain() {
+  std::map<std::string, std::set<std::string>> last_found;  // by target
+  std::unique_lock lock(mutex_);
+  while (!stop_) {
+    lock.unlock();
+    std::map<std::string, std::string> names;  // of servers, by address
+    for (const std::string& target : options_.targets) {
+      std::set<std::string> found = options_.look_up(target);
+      // A name server that does not answer says nothing about the nodes.
+      if (!found.empty()) last_found[target] = std::move(found);
+      for (const std::string& address : last_found[target]) {
+        names[address] = ServerNameOf(target);
+      }
+    }
+    SetAddresses(names);
+    lock.lock();
+    wake_.wait_for(lock, absl::ToChronoNanoseconds(options_.look_up_interval),
+                   [this] { return stop_; });
+  }
+}
+
+void PrefillNodes::SetAddresses(const std::map<std::string, std::string>& names) {
+  Nodes gone;  // destroyed without the lock: that ends connections
+  std::lock_guard lock(mutex_);
+  for (auto at = nodes_.begin(); at != nodes_.end();) {
+    const bool stays = names.contains(at->first);
+    if (!stays) {
+      LogInfo(absl::StrCat("prefill node ", at->first, " is gone"));
+      gone.push_back(std::move(at->second));
+    }
+    at = stays ? std::next(at) : nodes_.erase(at);
+  }
+  for (const auto& [address, name] : names) {
+    if (nodes_.contains(address)) continue;
+    PrefillConnection::Options connection = options_.connection;
+    connection.server_name = name;
+    nodes_[address] = std::make_shared<PrefillNode>(address, connection);
+    next_round_ = absl::InfinitePast();
+  }
+  wake_.notify_all();
 }
 
 void PrefillNodes::CheckAgainAndAgain() {
   std::unique_lock lock(mutex_);
   while (!stop_) {
-    lock.unlock();
-    LookUp();
-    CheckAll();
-    lock.lock();
-    bool any_healthy = false;
-    for (const auto& [address, entry] : entries_) any_healthy |= entry.health.ok();
-    const absl::Duration wait =
-        any_healthy ? options_.check_interval : options_.check_interval_while_none;
-    stopping_.wait_for(lock, absl::ToChronoNanoseconds(wait), [this] { return stop_; });
-  }
-}
-
-void PrefillNodes::LookUp() {
-  std::map<std::string, std::string> addresses;  // and what the node is called there
-  for (const std::string& target : options_.targets) {
-    for (const std::string& address : AddressesOf(target)) {
-      addresses[address] = std::string(absl::StripPrefix(target, "dns:///"));
+    if (MonotonicNow() >= next_round_) {
+      next_round_ = MonotonicNow() + options_.check_interval;
+      lock.unlock();
+      StartChecks();
+      lock.lock();
     }
+    wake_.wait_for(lock, absl::ToChronoNanoseconds(next_round_ - MonotonicNow()), [this] {
+      return stop_ || any_answered_ || next_round_ == absl::InfinitePast();
+    });
+    FinishAnswered(lock);
   }
-  // A name server that does not answer says nothing about the nodes.
-  if (addresses.empty()) return;
-  std::lock_guard lock(mutex_);
-  std::erase_if(entries_, [&](const auto& entry) { return !addresses.contains(entry.first); });
-  for (const auto& [address, name] : addresses) {
-    if (entries_.contains(address)) continue;
-    PrefillConnection::Options connection = options_.connection;
-    connection.server_name = name;
-    entries_[address] = {std::make_shared<PrefillNode>(address, connection),
-                         absl::UnavailableError("it has not answered yet")};
+  for (Check& check : checks_) check.context.TryCancel();
+  while (!checks_.empty()) {
+    wake_.wait(lock, [this] { return any_answered_; });
+    FinishAnswered(lock);
   }
 }
 
-void PrefillNodes::CheckAll() {
-  std::vector<std::shared_ptr<PrefillNode>> nodes;
-  {
-    std::lock_guard lock(mutex_);
-    for (const auto& [address, entry] : entries_) nodes.push_back(entry.node);
-  }
-  for (const auto& node : nodes) {
-    const absl::Status health = Check(*node);
-    std::lock_guard lock(mutex_);
-    if (stop_) return;
-    const auto at = entries_.find(node->address());
-    if (at == entries_.end()) continue;
-    if (health.ok() != at->second.health.ok()) {
-      if (health.ok()) {
-        LogInfo(absl::StrCat("prefill node ", node->address(), " is healthy"));
-      } else {
-        LogWarning(absl::StrCat("prefill node ", node->address(), ": ", health.message()));
-      }
+void PrefillNodes::StartChecks() {
+  for (const auto& node : nodes()) {
+    if (std::any_of(checks_.begin(), checks_.end(),
+                    [&node](const Check& check) { return check.node == node; })) {
+      continue;
     }
-    at->second.health = health;
+    const auto& channel = node->connection().grpc_channel();
+    // gRPC's own pauses between attempts to connect would hide a node that has just come back.
+    grpc::experimental::ChannelResetConnectionBackoff(channel.get());
+    Check& check = checks_.emplace_back(node);
+    check.context.set_deadline(absl::ToChronoTime(absl::Now() + options_.check_timeout));
+    check.context.set_wait_for_ready(true);
+    check.stub->async()->GetModelInfo(&check.context, &check.request, &check.response,
+                                      [this, &check](const grpc::Status& status) {
+                                        std::lock_guard lock(mutex_);
+                                        check.status = status;
+                                        check.answered = any_answered_ = true;
+                                        wake_.notify_all();
+                                      });
   }
 }
 
-absl::Status PrefillNodes::Check(PrefillNode& node) const {
-  const auto stub = v1::PrefillService::NewStub(node.connection().grpc_channel());
-  grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(absl::Now() + kCheckTimeout));
-  v1::PrefillServiceGetModelInfoResponse response;
-  RETURN_IF_ERROR(FromGrpcStatus(stub->GetModelInfo(&context, {}, &response)));
-  return CheckModelIdentity(response.model().identity(), options_.model_identity);
+void PrefillNodes::FinishAnswered(std::unique_lock<std::mutex>& lock) {
+  std::list<Check> answered;
+  any_answered_ = false;
+  for (auto at = checks_.begin(); at != checks_.end();) {
+    const auto next = std::next(at);
+    if (at->answered) answered.splice(answered.end(), checks_, at);
+    at = next;
+  }
+  if (answered.empty()) return;
+  lock.unlock();
+  for (const Check& check : answered) NoteAnswer(check);
+  UpdateGauges();
+  // Here, not on one of gRPC's threads: the last reference to a node may go, and its connection.
+  answered.clear();
+  lock.lock();
+}
+
+void PrefillNodes::NoteAnswer(const Check& check) {
+  absl::Status status = FromGrpcStatus(check.status);
+  if (status.ok()) {
+    status = CheckModelIdentity(check.response.model().identity(), options_.model_identity);
+  }
+  PrefillNode& node = *check.node;
+  const absl::Time now = MonotonicNow();
+  const bool was_serving = node.standing(now) == Standing::kServing;
+  node.NoteCheck(status, check.response.load(), check.own_tokens, now);
+  const PrefillNodeState state = node.state(now);
+  if (state.serving == was_serving) return;
+  const std::string line = absl::StrCat("prefill node ", state.address, ": ", state.health);
+  state.serving ? LogInfo(line) : LogWarning(line);
 }
 
 }  // namespace kvship

@@ -1,10 +1,11 @@
-// PrefillNodes are the prefill nodes a decode node may send prompts to. Each is asked for its model
-// now and then; healthy is one that answers and runs the same model. Names of the form
-// dns:///host:port stand for all addresses the host has, looked up again each time. Thread safe.
+// PrefillNodes are the prefill nodes a decode node may send prompts to. Each is asked again and
+// again for its model and its load. Names of the form dns:///host:port stand for all addresses the
+// host has, looked up again and again too. Thread safe.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
+#include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -16,75 +17,79 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/sha256.h"
+#include "decode_service/decode_metrics.h"
+#include "decode_service/prefill_node.h"
+#include "decode_service/prefill_targets.h"
 #include "transport/grpc_client.h"
 
 namespace kvship {
-
-// One prefill node. Thread safe.
-class PrefillNode {
- public:
-  PrefillNode(const std::string& address, const PrefillConnection::Options& options)
-      : address_(address), connection_(address, options) {}
-
-  const std::string& address() const { return address_; }
-  PrefillConnection& connection() { return connection_; }
-
-  // Prompt tokens that this decode node waits for from it.
-  size_t outstanding_tokens() const { return outstanding_tokens_; }
-  void AddOutstanding(size_t tokens) { outstanding_tokens_ += tokens; }
-  void RemoveOutstanding(size_t tokens) { outstanding_tokens_ -= tokens; }
-
- private:
-  const std::string address_;
-  PrefillConnection connection_;
-  std::atomic<size_t> outstanding_tokens_{0};
-};
-
-// FailedPrecondition naming the first target that is not on this machine.
-absl::Status CheckTargetsInPlainText(const std::vector<std::string>& targets);
 
 class PrefillNodes {
  public:
   struct Options {
     std::vector<std::string> targets;
     Sha256Digest model_identity = {};
-    absl::Duration check_interval = absl::Seconds(2);
-    // While no node is healthy, such as when all start together.
-    absl::Duration check_interval_while_none = absl::Milliseconds(200);
+    // How old a node's word may be, about. A node that shuts down takes prompts for longer.
+    absl::Duration check_interval = absl::Milliseconds(500);
+    // A node that takes longer to answer counts as silent.
+    absl::Duration check_timeout = absl::Seconds(2);
+    absl::Duration look_up_interval = absl::Seconds(2);
     PrefillConnection::Options connection = {};
+    // The addresses that a target stands for; none: not known now.
+    std::function<std::set<std::string>(const std::string& target)> look_up = AddressesOf;
   };
 
-  explicit PrefillNodes(Options options);
+  // A prompt at a node.
+  struct Visit {
+    std::shared_ptr<PrefillNode> node;  // shared: it may have left the list
+    size_t prompt_tokens = 0;
+    absl::Time begun;  // monotonic
+  };
+
+  // Borrows the metrics.
+  PrefillNodes(Options options, DecodeMetrics& metrics);
   ~PrefillNodes();
 
-  // A node for a prompt: of two random healthy ones the one with fewer tokens outstanding. Nodes
-  // whose addresses are in `tried` are left out. Errors: Unavailable if none is left, or
+  // A node for a prompt: of two random ones of the best standing that there is, the less loaded.
+  // Nodes whose addresses are in `tried` are left out. Errors: Unavailable if none is left, or
   // FailedPrecondition if all that answer run another model; both say what is wrong with each.
-  absl::StatusOr<std::shared_ptr<PrefillNode>> Choose(const std::set<std::string>& tried);
+  absl::StatusOr<Visit> Choose(size_t prompt_tokens, const std::set<std::string>& tried);
 
-  // Notes that a node was lost: it is healthy again when it next answers.
-  void Lost(const PrefillNode& node, const absl::Status& why);
+  // What the visit came to; once for each that Choose gave.
+  void Ended(const Visit& visit, const absl::Status& outcome);
 
-  size_t num_healthy() const;
+  // Whether prompts that come now have a chance: a node that fits answered its last check.
+  bool any_answers() const;
+
+  // What is known of each node now, by address.
+  std::vector<PrefillNodeState> Snapshot() const;
 
  private:
-  struct Entry {
-    // shared: a request may still use a node that has left the list
-    std::shared_ptr<PrefillNode> node;
-    absl::Status health;
-  };
+  struct Check;
+  using Nodes = std::vector<std::shared_ptr<PrefillNode>>;
 
+  void LookUpAgainAndAgain();
+  // `names` of the servers by address: from now on these are the nodes.
+  void SetAddresses(const std::map<std::string, std::string>& names);
   void CheckAgainAndAgain();
-  void LookUp();
-  void CheckAll();
-  absl::Status Check(PrefillNode& node) const;
+  // Asks all nodes that are not being asked.
+  void StartChecks();
+  void FinishAnswered(std::unique_lock<std::mutex>& lock);
+  void NoteAnswer(const Check& check);
+  Nodes nodes() const;
+  void UpdateGauges();
 
   const Options options_;
+  DecodeMetrics& metrics_;
   mutable std::mutex mutex_;
-  std::map<std::string, Entry> entries_;  // by address
-  std::condition_variable stopping_;
+  std::map<std::string, std::shared_ptr<PrefillNode>> nodes_;  // by address
+  std::condition_variable wake_;
   bool stop_ = false;
-  std::thread checker_;
+  bool any_answered_ = false;
+  absl::Time next_round_ = absl::InfinitePast();  // of checks
+  std::list<Check> checks_;                       // under way; of the check thread
+  std::thread look_up_thread_;
+  std::thread check_thread_;
 };
 
 }  // namespace kvship

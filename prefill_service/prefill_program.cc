@@ -105,7 +105,8 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
                              .identity = model.identity,
                              .default_compression = default_compression,
                              .scheduler = scheduler,
-                             .metrics = metrics},
+                             .metrics = metrics,
+                             .readiness = readiness},
                             GrpcServerChannelOptions());
   rpc.max_message_bytes = PrefillRpcService::MostMessageBytes(config);
   ASSIGN_OR_RETURN(

@@ -10,6 +10,7 @@
 #include "rpc/errors.h"
 #include "rpc/model_info.h"
 #include "rpc/request_id.h"
+#include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
 #include "transport/grpc_status.h"
 
@@ -60,6 +61,8 @@ class PrefillCall final : public ChannelEvents {
     if (!request.ParseFromArray(message.data(), static_cast<int>(message.size()))) {
       return absl::InvalidArgumentError("a message is no PrefillRequest");
     }
+    if (request.has_begin()) client_version_ = request.begin().wire_version();
+    RETURN_IF_ERROR(CheckSeal(SealOf(message), client_version_));
     switch (request.message_case()) {
       case v1::PrefillRequest::kBegin: return Begin(request.begin());
       case v1::PrefillRequest::kGo: return Go(request.go());
@@ -93,7 +96,8 @@ class PrefillCall final : public ChannelEvents {
   PrefillRpcService& service_;
   const PrefillRpcService::Parts& parts_;
   std::shared_ptr<Channel> channel_;  // shared with the scheduler
-  std::string request_id_;            // none before Begin
+  v1::WireVersion client_version_;    // none before Begin, as the next
+  std::string request_id_;
   std::shared_ptr<PrefillScheduler::Request> request_;
   bool refused_ = false;
 };
@@ -127,14 +131,23 @@ std::shared_ptr<ChannelEvents> PrefillRpcService::Accept(const std::shared_ptr<C
 grpc::ServerUnaryReactor* PrefillRpcService::GetModelInfo(
     grpc::CallbackServerContext* context, const v1::PrefillServiceGetModelInfoRequest*,
     v1::PrefillServiceGetModelInfoResponse* response) {
-  const absl::Status status = parts_.callers.Check(*context).status();
-  if (status.ok()) {
-    *response->mutable_model() =
-        ModelInfoToProto(parts_.model, parts_.identity, parts_.default_compression);
-  }
+  absl::Status status = parts_.callers.Check(*context).status();
+  if (status.ok()) status = FillModelInfo(response);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpcStatus(status));
   return reactor;
+}
+
+absl::Status PrefillRpcService::FillModelInfo(
+    v1::PrefillServiceGetModelInfoResponse* response) const {
+  const absl::Status ready = parts_.readiness.Check();
+  const bool draining = parts_.readiness.draining();
+  if (!ready.ok() && !draining) return WithReason(ready, kNotReady);
+  *response->mutable_model() =
+      ModelInfoToProto(parts_.model, parts_.identity, parts_.default_compression);
+  response->mutable_load()->set_prompt_tokens(parts_.scheduler.admitted_tokens());
+  response->mutable_load()->set_draining(draining);
+  return absl::OkStatus();
 }
 
 bool PrefillRpcService::WaitUntilIdle(absl::Duration timeout) {

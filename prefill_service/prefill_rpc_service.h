@@ -12,6 +12,7 @@
 #include "prefill_service/prefill_metrics.h"
 #include "prefill_service/prefill_scheduler.h"
 #include "service/callers.h"
+#include "service/readiness.h"
 #include "transport/grpc_server.h"
 
 namespace kvship {
@@ -29,6 +30,7 @@ class PrefillRpcService final
     CompressionOptions default_compression;
     PrefillScheduler& scheduler;
     PrefillMetrics& metrics;
+    const Readiness& readiness;
   };
 
   PrefillRpcService(const Parts& parts, const GrpcServerChannelOptions& options)
@@ -52,6 +54,7 @@ class PrefillRpcService final
 
  private:
   friend class PrefillCall;
+  absl::Status FillModelInfo(v1::PrefillServiceGetModelInfoResponse* response) const;
 
   const Parts parts_;
   const GrpcServerChannelOptions options_;

@@ -44,6 +44,10 @@ absl::Status CheckPositive(absl::string_view field, absl::Duration value) {
       absl::StrCat(field, " is ", absl::FormatDuration(value), "; wanted more than 0"));
 }
 
+absl::Status ShuttingDown() {
+  return WithReason(absl::UnavailableError("the prefill node is shutting down"), kDraining);
+}
+
 }  // namespace
 
 absl::Status PrefillScheduler::Options::Validate() const {
@@ -75,7 +79,7 @@ PrefillScheduler::~PrefillScheduler() {
   wake_.notify_all();
   thread_.join();
   for (const auto& request : requests_) {
-    request->channel->Close(absl::UnavailableError("the prefill node has shut down"));
+    request->channel->Close(ShuttingDown());
   }
 }
 
@@ -84,7 +88,7 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
   const size_t num_tokens = task.tokens.size();
   auto request = std::make_shared<Request>(std::move(task), std::move(channel), MonotonicNow());
   std::lock_guard lock(mutex_);
-  if (draining_) return absl::UnavailableError("the prefill node is shutting down");
+  if (draining_) return ShuttingDown();
   if (requests_.size() >= options_.max_queue_requests ||
       (!requests_.empty() && admitted_tokens_ + num_tokens > options_.max_queue_tokens)) {
     return WithRetryDelay(
@@ -143,6 +147,11 @@ absl::Status PrefillScheduler::CheckProgress() const {
   if (silent < options_.stuck_timeout) return absl::OkStatus();
   return absl::UnavailableError(
       absl::StrFormat("the engine has been in one step for %.0f s", absl::ToDoubleSeconds(silent)));
+}
+
+size_t PrefillScheduler::admitted_tokens() const {
+  std::lock_guard lock(mutex_);
+  return admitted_tokens_;
 }
 
 void PrefillScheduler::Run() {
@@ -256,7 +265,7 @@ void PrefillScheduler::EndOverdue(absl::Time now) {
     if (request->cancelled) {
       End(*request, absl::CancelledError("the peer is gone"));
     } else if (draining_ && request->state == Request::State::kQueued) {
-      End(*request, absl::UnavailableError("the prefill node is shutting down"));
+      End(*request, ShuttingDown());
     } else if (request->state == Request::State::kReady &&
                now - request->became_ready > options_.go_timeout) {
       End(*request,

@@ -81,6 +81,9 @@ class PrefillScheduler {
   // OK, or Unavailable if the engine thread is stuck.
   absl::Status CheckProgress() const;
 
+  // Prompt tokens of requests that were admitted and have not ended.
+  size_t admitted_tokens() const;
+
  private:
   using Requests = std::vector<std::shared_ptr<Request>>;
 

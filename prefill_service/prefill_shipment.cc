@@ -7,6 +7,7 @@
 #include "base/status_macros.h"
 #include "rpc/cache_messages.h"
 #include "rpc/sampling.h"
+#include "rpc/sealed_message.h"
 
 namespace kvship {
 namespace {
@@ -41,7 +42,7 @@ void PrefillShipment::SendProgress(double fraction) {
   last_progress_ = now;
   v1::PrefillResponse response;
   response.mutable_progress()->set_fraction(rounded);
-  channel_.SendMessage(response.SerializeAsString());
+  channel_.SendMessage(Sealed(response));
 }
 
 absl::Status PrefillShipment::ShipLayer(Backend& backend, const LayerView& view) {
@@ -57,7 +58,7 @@ absl::Status PrefillShipment::ShipLayer(Backend& backend, const LayerView& view)
   totals_.kept_tokens += (layer_mean - totals_.kept_tokens) / (layer.header.layer + 1);
   v1::PrefillResponse response;
   *response.mutable_layer() = LayerHeaderToProto(layer.header);
-  channel_.SendMessage(response.SerializeAsString());
+  channel_.SendMessage(Sealed(response));
   for (Frame& frame : layer.frames) {
     channel_.SendFrame(frame.header, std::move(frame.payload));
   }
@@ -76,7 +77,7 @@ absl::Status PrefillShipment::SendManifest(std::span<const float> logits,
   manifest.set_queue_ms(absl::ToDoubleMilliseconds(totals_.queue_time));
   manifest.set_prefill_ms(absl::ToDoubleMilliseconds(totals_.prefill_time));
   manifest.set_compress_ms(absl::ToDoubleMilliseconds(totals_.compress_time));
-  channel_.SendMessage(response.SerializeAsString());
+  channel_.SendMessage(Sealed(response));
 
   metrics_.prompt_tokens.Increment(static_cast<double>(task_.plan.prompt_tokens));
   metrics_.uncompressed_bytes.Increment(static_cast<double>(task_.plan.uncompressed_bytes()));

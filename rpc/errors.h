@@ -26,6 +26,8 @@ absl::Status WithReason(absl::Status status, absl::string_view reason);
 inline constexpr char kWireVersionMismatch[] = "WIRE_VERSION_MISMATCH";
 inline constexpr char kModelMismatch[] = "MODEL_MISMATCH";
 inline constexpr char kPlanMismatch[] = "PLAN_MISMATCH";
+inline constexpr char kDraining[] = "DRAINING";   // the server is shutting down
+inline constexpr char kNotReady[] = "NOT_READY";  // the server is there and cannot serve now
 
 // What a received error says; nothing where it has no such detail or a broken one.
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);

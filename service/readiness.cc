@@ -27,4 +27,9 @@ absl::Status Readiness::Check() const {
   return absl::OkStatus();
 }
 
+bool Readiness::draining() const {
+  std::lock_guard lock(mutex_);
+  return state_ == State::kDraining;
+}
+
 }  // namespace kvship

@@ -21,6 +21,7 @@ class Readiness {
 
   // OK, or Unavailable with the reason.
   absl::Status Check() const;
+  bool draining() const;
 
  private:
   enum class State { kStarting, kServing, kDraining };

@@ -41,12 +41,14 @@ struct PrefillSide {
   PrefillEngine engine{*model, backend, {.arithmetic = Arithmetic::kFloat32}};
   PrefillScheduler scheduler{engine, metrics, {}};
   const Callers callers{{}, nullptr};
+  const Readiness readiness;
   PrefillRpcService service{{.callers = callers,
                              .model = model->config,
                              .identity = CombinedIdentity(model->identity, {}),
                              .default_compression = {},
                              .scheduler = scheduler,
-                             .metrics = metrics},
+                             .metrics = metrics,
+                             .readiness = readiness},
                             GrpcServerChannelOptions()};
 };
 

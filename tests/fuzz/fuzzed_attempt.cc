@@ -8,6 +8,7 @@
 #include "base/crc32c.h"
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
+#include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
 #include "tests/fuzz/require.h"
 #include "transport/prefill_wire.h"
@@ -122,12 +123,13 @@ void FuzzedAttempt::ReceiveFrame(FrameHeader header, BytePieces payload) {
 void FuzzedAttempt::ReceiveOther(const std::string& bytes) {
   v1::PrefillResponse message;
   std::string sent = bytes;
-  if (message.ParseFromString(bytes) && message.has_manifest() &&
-      message.manifest().digest().empty()) {
-    FrameDigest copy = digest_;
-    const Sha256Digest digest = copy.Finish();
-    message.mutable_manifest()->set_digest(digest.data(), digest.size());
-    sent = message.SerializeAsString();
+  if (message.ParseFromString(bytes) && SealOf(std::as_bytes(std::span(bytes))) == Seal::kNone) {
+    if (message.has_manifest() && message.manifest().digest().empty()) {
+      FrameDigest copy = digest_;
+      const Sha256Digest digest = copy.Finish();
+      message.mutable_manifest()->set_digest(digest.data(), digest.size());
+    }
+    sent = Sealed(message);
   }
   attempt_->OnMessage(std::as_bytes(std::span(sent)));
 }

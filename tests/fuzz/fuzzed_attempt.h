@@ -1,6 +1,6 @@
 // The decode side of one Prefill stream, fed with the bytes that a prefill node might send. What
-// fuzzers cannot guess is filled in for them: a frame's checksum of 0 and a manifest without a
-// digest stand for the right ones.
+// fuzzers cannot guess is filled in for them: a frame's checksum of 0, a manifest without a
+// digest and a message without a seal stand for the right ones.
 #pragma once
 
 #include <cstdint>

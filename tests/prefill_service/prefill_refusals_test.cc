@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "rpc/errors.h"
+#include "rpc/sealed_message.h"
 #include "tests/prefill_service/prefill_node.h"
 
 namespace kvship {
@@ -109,7 +110,7 @@ TEST_F(PrefillRefusalsTest, MessagesOutOfOrderAreRefused) {
   ASSERT_TRUE(call->WaitFor(Kind::kReady));
   v1::PrefillRequest again;
   *again.mutable_begin() = node_.Begin(RandomTokens(50, 2), "scorer=keep_all");
-  call->channel().SendMessage(again.SerializeAsString());
+  call->channel().SendMessage(Sealed(again));
   const absl::Status status = call->WaitUntilClosed();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("begin came a second time"));

@@ -1,0 +1,46 @@
+#include "decode_service/prefill_fault.h"
+
+#include "absl/strings/str_cat.h"
+#include "rpc/errors.h"
+
+namespace kvship {
+
+PrefillFault FaultOf(const absl::Status& error) {
+  if (ReasonOf(error) == kDraining) return PrefillFault::kDraining;
+  if (!ReasonOf(error).empty()) return PrefillFault::kMismatch;
+  switch (error.code()) {
+    case absl::StatusCode::kUnavailable: return PrefillFault::kLost;
+    case absl::StatusCode::kDataLoss: return PrefillFault::kBroken;
+    case absl::StatusCode::kResourceExhausted: return PrefillFault::kFull;
+    default: return PrefillFault::kNone;
+  }
+}
+
+absl::string_view NameOf(PrefillFault fault) {
+  switch (fault) {
+    case PrefillFault::kLost: return "lost";
+    case PrefillFault::kBroken: return "broken";
+    case PrefillFault::kFull: return "full";
+    case PrefillFault::kDraining: return "draining";
+    case PrefillFault::kMismatch: return "mismatch";
+    case PrefillFault::kNone: break;
+  }
+  return "none";
+}
+
+bool CountsAgainstNode(PrefillFault fault) {
+  return fault == PrefillFault::kLost || fault == PrefillFault::kBroken;
+}
+
+absl::Status ForCaller(const absl::Status& error) {
+  switch (FaultOf(error)) {
+    case PrefillFault::kLost:
+      return absl::UnavailableError(absl::StrCat("the prefill node was lost: ", error.message()));
+    case PrefillFault::kBroken:
+      return absl::UnavailableError(
+          absl::StrCat("the prefill node sent a broken cache: ", error.message()));
+    default: return error;
+  }
+}
+
+}  // namespace kvship

@@ -1,0 +1,31 @@
+// What the error of an attempt at a prefill node says of the node, and so what is to be done. Pure
+// functions.
+#pragma once
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace kvship {
+
+enum class PrefillFault {
+  kNone,      // of the node; the request, the caller or this server ended the attempt
+  kLost,      // the node is gone, or let the request go
+  kBroken,    // it sent what cannot be
+  kFull,      // it has no room now
+  kDraining,  // it shuts down
+  kMismatch,  // it runs another model, wire version or plan
+};
+
+// `error` is not OK.
+PrefillFault FaultOf(const absl::Status& error);
+
+// "lost", "broken", "full", "draining" or "mismatch"; "none".
+absl::string_view NameOf(PrefillFault fault);
+
+// Whether the fault lets fear that the node fails the next prompt too.
+bool CountsAgainstNode(PrefillFault fault);
+
+// What the caller is told: to it, a node that was lost or sent broken data is no node at all.
+absl::Status ForCaller(const absl::Status& error);
+
+}  // namespace kvship

@@ -1,0 +1,133 @@
+#include "decode_service/prefill_node.h"
+
+#include <algorithm>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "decode_service/prefill_fault.h"
+#include "rpc/errors.h"
+
+namespace kvship {
+namespace {
+
+// A node that was lost is back within a second or is not back at all soon; checks tell which.
+constexpr absl::Duration kFirstEjection = absl::Seconds(1);
+// What a node that fails every prompt costs: one prompt's retry per so long.
+constexpr absl::Duration kLongestEjection = absl::Seconds(30);
+
+// Random, so that decode nodes that lost the same node do not try it again at once.
+absl::Duration EjectionAfter(size_t failures) {
+  thread_local std::minstd_rand random(std::random_device{}());
+  const absl::Duration longest = std::min(
+      kLongestEjection, kFirstEjection * (int64_t{1} << std::min<size_t>(failures - 1, 6)));
+  return longest * std::uniform_real_distribution<>(0.5, 1.0)(random);
+}
+
+// Whether the node itself says that it cannot serve, and not the connection that it is not there.
+bool IsOwnWord(const absl::Status& check) {
+  const bool is_silence = absl::IsUnavailable(check) || absl::IsDeadlineExceeded(check);
+  return !check.ok() && !(is_silence && ReasonOf(check).empty());
+}
+
+}  // namespace
+
+absl::string_view PrefillNode::NameOf(Standing standing) {
+  switch (standing) {
+    case Standing::kServing: return "serving";
+    case Standing::kDraining: return "draining";
+    case Standing::kEjected: return "ejected";
+    case Standing::kSilent: return "silent";
+    case Standing::kUnfit: break;
+  }
+  return "unfit";
+}
+
+void PrefillNode::NoteCheck(const absl::Status& status, const v1::PrefillLoad& load,
+                            uint64_t own_tokens, absl::Time now) {
+  std::lock_guard lock(mutex_);
+  // Who comes back after a silence has started anew, or its network has: it need not wait.
+  if (status.ok() && !check_.ok()) ejected_until_ = std::min(ejected_until_, now);
+  check_ = status;
+  draining_ = load.draining();
+  others_tokens_ = load.prompt_tokens() - std::min<uint64_t>(load.prompt_tokens(), own_tokens);
+}
+
+void PrefillNode::NoteBegin(size_t prompt_tokens) {
+  std::lock_guard lock(mutex_);
+  outstanding_tokens_ += prompt_tokens;
+  ++outstanding_prompts_;
+}
+
+bool PrefillNode::NoteEnd(size_t prompt_tokens, absl::Time begun, const absl::Status& outcome,
+                          absl::Time now) {
+  std::lock_guard lock(mutex_);
+  outstanding_tokens_ -= prompt_tokens;
+  --outstanding_prompts_;
+  if (outcome.ok()) {
+    failures_ = 0;
+    ejected_until_ = std::min(ejected_until_, now);
+    return false;
+  }
+  const PrefillFault fault = FaultOf(outcome);
+  draining_ |= fault == PrefillFault::kDraining;
+  if (!CountsAgainstNode(fault) || begun < ejected_at_) return false;
+  ++failures_;
+  last_failure_ = outcome;
+  ejected_at_ = now;
+  ejected_until_ = now + EjectionAfter(failures_);
+  return true;
+}
+
+PrefillNode::Standing PrefillNode::StandingLocked(absl::Time now) const {
+  if (IsOwnWord(check_)) return Standing::kUnfit;
+  if (!check_.ok()) return Standing::kSilent;
+  if (draining_) return Standing::kDraining;
+  // After the time one prompt finds out whether it is well again.
+  const bool awaits_probe = failures_ > 0 && outstanding_prompts_ > 0;
+  return now < ejected_until_ || awaits_probe ? Standing::kEjected : Standing::kServing;
+}
+
+absl::Status PrefillNode::HealthLocked(absl::Time now) const {
+  switch (StandingLocked(now)) {
+    case Standing::kServing: return absl::OkStatus();
+    case Standing::kDraining: return absl::UnavailableError("it is shutting down");
+    case Standing::kEjected:
+      return absl::UnavailableError(
+          absl::StrCat("it failed ", failures_, " times, last with: ", last_failure_.message()));
+    case Standing::kSilent:
+    case Standing::kUnfit: break;
+  }
+  return check_;
+}
+
+PrefillNode::Standing PrefillNode::standing(absl::Time now) const {
+  std::lock_guard lock(mutex_);
+  return StandingLocked(now);
+}
+
+absl::Status PrefillNode::health(absl::Time now) const {
+  std::lock_guard lock(mutex_);
+  return HealthLocked(now);
+}
+
+uint64_t PrefillNode::load_tokens() const {
+  std::lock_guard lock(mutex_);
+  return others_tokens_ + outstanding_tokens_;
+}
+
+uint64_t PrefillNode::outstanding_tokens() const {
+  std::lock_guard lock(mutex_);
+  return outstanding_tokens_;
+}
+
+PrefillNodeState PrefillNode::state(absl::Time now) const {
+  std::lock_guard lock(mutex_);
+  const absl::Status health = HealthLocked(now);
+  return {.address = address_,
+          .serving = health.ok(),
+          .health = health.ok() ? "serving" : std::string(health.message()),
+          .load_tokens = others_tokens_ + outstanding_tokens_,
+          .ejected_for = std::max(absl::ZeroDuration(), ejected_until_ - now)};
+}
+
+}  // namespace kvship

@@ -1,0 +1,69 @@
+#include "decode_service/prefill_targets.h"
+
+#include <netdb.h>
+#include <sys/socket.h>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "service/listen_address.h"
+
+namespace kvship {
+namespace {
+
+constexpr char kDns[] = "dns:///";
+
+struct HostAndPort {
+  std::string host;
+  std::string port;  // empty: none
+};
+
+HostAndPort ReadTarget(absl::string_view target) {
+  target = absl::StripPrefix(target, kDns);
+  const size_t colon = target.rfind(':');
+  if (colon == absl::string_view::npos) return {.host = std::string(target), .port = ""};
+  const absl::string_view host =
+      absl::StripSuffix(absl::StripPrefix(target.substr(0, colon), "["), "]");
+  return {.host = std::string(host), .port = std::string(target.substr(colon + 1))};
+}
+
+}  // namespace
+
+absl::Status CheckTargetsInPlainText(const std::vector<std::string>& targets) {
+  for (const std::string& target : targets) {
+    if (IsLoopback(ReadTarget(target).host)) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("--prefill is '", target,
+                     "', to which prompts would go in plain text; wanted --prefill_tls_ca, a "
+                     "loopback address such as 127.0.0.1, or --insecure, which allows it"));
+  }
+  return absl::OkStatus();
+}
+
+std::set<std::string> AddressesOf(const std::string& target) {
+  const auto [host, port] = ReadTarget(target);
+  if (!absl::StartsWith(target, kDns) || port.empty()) return {target};
+  addrinfo hints = {};
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(host.c_str(), port.c_str(), &hints, &found) != 0) return {};
+  std::set<std::string> addresses;
+  for (const addrinfo* a = found; a != nullptr; a = a->ai_next) {
+    char name[NI_MAXHOST];
+    if (getnameinfo(a->ai_addr, a->ai_addrlen, name, sizeof(name), nullptr, 0, NI_NUMERICHOST) !=
+        0) {
+      continue;
+    }
+    const bool v6 = a->ai_family == AF_INET6;
+    addresses.insert(absl::StrCat(v6 ? "ipv6:[" : "ipv4:", name, v6 ? "]:" : ":", port));
+  }
+  freeaddrinfo(found);
+  return addresses;
+}
+
+std::string ServerNameOf(absl::string_view target) {
+  return std::string(absl::StripPrefix(target, kDns));
+}
+
+}  // namespace kvship

@@ -1,0 +1,24 @@
+// Where prefill nodes are, as --prefill names them: "dns:///host:port" stands for all addresses
+// that the host has, anything else for itself. Pure but for AddressesOf, which asks name servers.
+#pragma once
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace kvship {
+
+// FailedPrecondition naming the first target that is not on this machine.
+absl::Status CheckTargetsInPlainText(const std::vector<std::string>& targets);
+
+// The numeric addresses "ipv4:host:port", "ipv6:[host]:port" that a target stands for, or itself;
+// none if the name is not known now. Blocks.
+std::set<std::string> AddressesOf(const std::string& target);
+
+// What the server of a target is called: "host:port".
+std::string ServerNameOf(absl::string_view target);
+
+}  // namespace kvship
