@@ -9,7 +9,6 @@
 
 #include "absl/status/status.h"
 #include "kernels/elementwise.h"
-#include "kv/shape.h"
 
 namespace kvship {
 
@@ -39,8 +38,5 @@ struct ModelConfig {
   // wanted.
   absl::Status Validate() const;
 };
-
-// The shape of its KV cache.
-KvShape ShapeOf(const ModelConfig& config);
 
 }  // namespace kvship

@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/buffer.h"
+#include "engine/kv_shape.h"
 #include "engine/layer_observation.h"
 #include "engine/transformer.h"
 #include "kernels/backend.h"

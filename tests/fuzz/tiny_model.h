@@ -7,7 +7,7 @@
 #include "decode_service/served_model.h"
 #include "engine/gguf.h"
 #include "engine/gguf_config.h"
-#include "engine/prefill.h"
+#include "engine/kv_shape.h"
 #include "tests/engine/model_files.h"
 #include "tests/fuzz/memory_file.h"
 
