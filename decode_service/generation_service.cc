@@ -1,7 +1,5 @@
 #include "decode_service/generation_service.h"
 
-#include <grpcpp/alarm.h>
-
 #include <functional>
 #include <string>
 #include <utility>
@@ -24,12 +22,14 @@ bool HasDeadline(const grpc::CallbackServerContext& context) {
 class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  explicit GenerateCall(std::function<void()> on_done) : on_done_(std::move(on_done)) {}
+  GenerateCall(DeadlineWatch& deadlines, std::function<void()> on_done)
+      : deadlines_(deadlines), on_done_(std::move(on_done)) {}
 
-  static GenerateCall* Start(const Generation::Uses& uses, grpc::CallbackServerContext& context,
-                             const std::string& client, absl::Duration default_deadline,
-                             const v1::GenerateRequest& request, std::function<void()> on_done) {
-    auto call = std::make_shared<GenerateCall>(std::move(on_done));
+  static GenerateCall* Start(const Generation::Uses& uses, DeadlineWatch& deadlines,
+                             grpc::CallbackServerContext& context, const std::string& client,
+                             absl::Duration default_deadline, const v1::GenerateRequest& request,
+                             std::function<void()> on_done) {
+    auto call = std::make_shared<GenerateCall>(deadlines, std::move(on_done));
     call->self_ = call;
     const std::string id = NewRequestId();
     context.AddInitialMetadata(kRequestIdMetadata, id);
@@ -39,8 +39,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
                                     : now + default_deadline;
     call->generation_ = std::make_shared<Generation>(
         uses, Generation::Call{.id = id, .client = client, .arrival = now, .deadline = deadline});
-    // gRPC keeps the deadlines of clients itself.
-    if (!HasDeadline(context)) call->CancelAt(deadline);
+    call->deadline_ = deadlines.Add(deadline, [weak = std::weak_ptr(call)] {
+      if (const auto live = weak.lock()) live->generation().Cancel();
+    });
     // Weak: the buffer may speak up once more while gRPC is already done with the call.
     call->generation_->responses().OnResponse([weak = std::weak_ptr(call)] {
       if (const auto live = weak.lock()) live->WriteNext();
@@ -66,18 +67,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
       std::lock_guard lock(mutex_);
       last = std::move(self_);
     }
-    alarm_.Cancel();
+    deadlines_.Remove(deadline_);
     on_done_();
   }
 
  private:
-  void CancelAt(absl::Time deadline) {
-    alarm_.Set(absl::ToChronoTime(ToWallTime(deadline)), [weak = weak_from_this()](bool due) {
-      const auto live = weak.lock();
-      if (due && live != nullptr) live->generation().Cancel();
-    });
-  }
-
   // Locks, so that gRPC's threads see all that Start has made.
   Generation& generation() {
     std::lock_guard lock(mutex_);
@@ -95,12 +89,13 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     }
   }
 
+  DeadlineWatch& deadlines_;
   const std::function<void()> on_done_;
   std::shared_ptr<GenerateCall> self_;  // shared: until OnDone, and while WriteNext runs
   // shared: the decode batch may still hold it when the call is over
   std::shared_ptr<Generation> generation_;
   std::mutex mutex_;
-  grpc::Alarm alarm_;
+  DeadlineWatch::Key deadline_;
   v1::GenerateResponse message_;
   bool writing_ = false;
   bool finished_ = false;
@@ -146,7 +141,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
     }
     ++num_calls_;
   }
-  return GenerateCall::Start(uses_, *context, *client, default_deadline_, *request,
+  return GenerateCall::Start(uses_, deadlines_, *context, *client, default_deadline_, *request,
                              [this] { CallDone(); });
 }
 

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "decode_service/deadline_watch.h"
 #include "decode_service/generation.h"
 #include "kvship/v1/generation.grpc.pb.h"
 #include "service/callers.h"
@@ -49,6 +50,7 @@ class GenerationService final : public v1::GenerationService::CallbackService {
   const Callers& callers_;
   const v1::ModelInfo model_info_;
   const absl::Duration default_deadline_;
+  DeadlineWatch deadlines_;  // of Generate calls
   std::mutex mutex_;
   std::condition_variable idle_;
   size_t num_calls_ = 0;
