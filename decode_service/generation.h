@@ -28,7 +28,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   struct Options {
     RequestLimits limits;
     // Output tokens that wait for a slow reader before its request leaves the batch.
-    size_t most_waiting_tokens = 256;
+    size_t max_unread_tokens = 256;
     // Prefill nodes tried for one prompt.
     size_t most_attempts = 3;
     // What a request refused for lack of room is told to wait.
@@ -57,7 +57,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   Generation(const Uses& uses, Call call)
       : uses_(uses),
         call_(std::move(call)),
-        responses_(std::make_shared<ResponseBuffer>(uses.options.most_waiting_tokens)) {}
+        responses_(std::make_shared<ResponseBuffer>(uses.options.max_unread_tokens)) {}
 
   // Checks the request and starts it; what is wrong with it comes through responses().
   void Start(const v1::GenerateRequest& message);

@@ -56,6 +56,8 @@ ABSL_FLAG(size_t, max_context_tokens, 0,
 ABSL_FLAG(size_t, max_batch_sessions, 32, "requests in one decode step, at most");
 ABSL_FLAG(size_t, max_waiting_tokens, 1 << 20,
           "prompt tokens of requests that wait for memory or a prefill node, at most");
+ABSL_FLAG(size_t, max_unread_tokens, 256,
+          "output tokens that wait for a slow reader before its request sits out decode steps");
 ABSL_FLAG(size_t, max_client_bytes, 0,
           "bytes of the pool that one client's requests may wait for and hold; 0: any number");
 ABSL_FLAG(size_t, max_client_requests, 0, "requests of one client at a time; 0: any number");
@@ -114,6 +116,8 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   options.max_batch_sessions = std::max<size_t>(1, absl::GetFlag(FLAGS_max_batch_sessions));
   options.stuck_timeout = absl::GetFlag(FLAGS_stuck_timeout);
   options.queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
+  options.generation.max_unread_tokens =
+      std::max<size_t>(1, absl::GetFlag(FLAGS_max_unread_tokens));
   options.max_client_requests = absl::GetFlag(FLAGS_max_client_requests);
   options.default_deadline = absl::GetFlag(FLAGS_default_deadline);
   options.queue.max_client_bytes = absl::GetFlag(FLAGS_max_client_bytes);

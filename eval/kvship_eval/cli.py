@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--inspect", type=Path, required=True, help="the program kvship-inspect")
     study.add_argument("--model", type=Path, required=True)
     study.add_argument("--length", type=_positive, default=3500, help="prompt tokens (3500)")
+    study.add_argument("--documents", type=_positive, default=5, help="documents (5)")
     study = add("sweep", sweep.__doc__ or "", service=False)
     study.add_argument("--inspect", type=Path, required=True, help="the program kvship-inspect")
     study.add_argument("--model", type=Path, required=True)
@@ -192,7 +193,7 @@ def _run(args: argparse.Namespace) -> None:
         return _write_report(args.out)
     if args.study == "observe":
         runs.note(args.out, "observe", sys.argv[1:], args.model.stem)
-        observe.run(args.inspect, args.model, args.out, args.length)
+        observe.run(args.inspect, args.model, args.out, args.length, args.documents)
     elif args.study == "sweep":
         runs.note(args.out, f"sweep-{args.half}", sys.argv[1:], args.model.stem)
         sweep.run_sweep(args.inspect, args.model, args.half, sweep.settings(_chosen(args), args.factors), args.lengths,

@@ -72,52 +72,59 @@ def _overlaps(inspect: Inspect, document: str, first: bool) -> list[float]:
     return [float(np.mean([_share(ours, theirs) for ours, theirs in zip(a, b)])) for a, b in zip(*votes)]
 
 
-def run(program: Path, model: Path, folder: Path, length: int) -> Records:
-    """Hit rates of each window, and overlaps, on one document of about `length` tokens."""
+def run(program: Path, model: Path, folder: Path, length: int, num_documents: int) -> Records:
+    """Hit rates of each window, and overlaps, on documents of about `length` tokens."""
     records = Records(folder, "observe")
     inspect = Inspect(program, model)
-    num_chars = int(length * CHARS_PER_TOKEN)
-    document = "\n\n".join(Haystack(REPORT_TEXTS).paragraphs(num_chars, random.Random("observe")))
-    with tqdm(total=3, desc="observe") as bar:
-        if "hit_rate" not in records:
-            tokens = inspect.tokens(document)
-            if len(tokens) <= NUM_PROMPT_WINDOWS * WINDOW:
-                raise ValueError(f"--length {length} gives {len(tokens)} tokens; wanted more than the "
-                                 f"{NUM_PROMPT_WINDOWS * WINDOW} of the windows")
-            records.add("hit_rate", {"rates": _hit_rates(inspect, tokens)})
-        bar.update()
-        for name, first in (("question_last", False), ("question_first", True)):
-            if name not in records:
-                records.add(name, {"overlaps": _overlaps(inspect, document, first)})
+    haystack = Haystack(REPORT_TEXTS)
+    with tqdm(total=3 * num_documents, desc="observe") as bar:
+        for i in range(num_documents):
+            document = "\n\n".join(haystack.paragraphs(int(length * CHARS_PER_TOKEN), random.Random(f"observe/{i}")))
+            if f"hit_rate/{i}" not in records:
+                tokens = inspect.tokens(document)
+                if len(tokens) <= NUM_PROMPT_WINDOWS * WINDOW:
+                    raise ValueError(f"--length {length} gives {len(tokens)} tokens; wanted more than the "
+                                     f"{NUM_PROMPT_WINDOWS * WINDOW} of the windows")
+                records.add(f"hit_rate/{i}", {"study": "hit_rate", "rates": _hit_rates(inspect, tokens)})
             bar.update()
+            for name, first in (("question_last", False), ("question_first", True)):
+                if f"{name}/{i}" not in records:
+                    records.add(f"{name}/{i}", {"study": name, "overlaps": _overlaps(inspect, document, first)})
+                bar.update()
     return records
 
 
 def plot(folder: Path) -> list[Path]:
-    """Hit rate by window and layer; overlap by layer."""
-    records = {record["key"]: record for record in Records(folder, "observe")}
-    if not {"hit_rate", "question_last", "question_first"} <= records.keys():
+    """Hit rate by window and layer, and overlap by layer: means over the documents."""
+    records = Records(folder, "observe")
+    measured = {study: np.array([record[values] for record in records.of(study=study)])
+                for study, values in (("hit_rate", "rates"), ("question_last", "overlaps"), ("question_first", "overlaps"))}
+    if not all(map(len, measured.values())):
         return []
+    # A layer that gave no token enough attention on any document stays blank.
+    rates = np.ma.masked_invalid(measured["hit_rate"]).mean(axis=0).filled(np.nan)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
-    rates = np.array(records["hit_rate"]["rates"])
     image = left.imshow(rates, cmap="viridis", vmin=0, vmax=1, aspect="auto")
     figure.colorbar(image, ax=left)
     left.set_title(f"hit rate of a window's votes, last window {np.nanmean(rates[-1]):.2f}")
     left.set_xlabel("layer")
     left.set_ylabel("window of the prompt, the last at the bottom")
     for name, label in (("question_last", "question last"), ("question_first", "question first")):
-        right.plot(records[name]["overlaps"], marker="o", label=label)
+        overlaps = measured[name]
+        right.fill_between(range(overlaps.shape[1]), overlaps.min(axis=0), overlaps.max(axis=0), alpha=0.2)
+        right.plot(overlaps.mean(axis=0), marker="o", label=label)
     right.set_title("overlap of the votes of two questions on one document")
     right.set_xlabel("layer")
     right.set_ylim(0, 1)
     right.grid(alpha=0.3)
     right.legend()
-    last = np.array(records["question_last"]["overlaps"])
-    first = np.array(records["question_first"]["overlaps"])
+    num_documents = len(measured["hit_rate"])
     return [save(figure, folder, "observe", "What windows vote for (the paper's Fig. 2 to 5)",
-                 f"One document, its last {NUM_PROMPT_WINDOWS} windows of {WINDOW} tokens, each voting for 5 % of the text before "
-                 f"all of them, and {NUM_GENERATED_WINDOWS * WINDOW} tokens generated after it. Left, by layer (across) and window "
+                 f"Means over {num_documents} documents: the last {NUM_PROMPT_WINDOWS} windows of {WINDOW} tokens of each, each "
+                 "window voting for 5 % of the text before all of them, and up to "
+                 f"{NUM_GENERATED_WINDOWS * WINDOW} tokens generated after it. Left, by layer (across) and window "
                  "(down): of the tokens to which generation gives more than 0.05 of its attention, the share that the window had "
                  f"voted for; {np.nanmean(rates[-1]):.2f} for the last window, {np.nanmean(rates[0]):.2f} for the first. In blank "
-                 "layers no token got that much. Right: how far the votes for two questions on the document agree, "
-                 f"{last.mean():.2f} with the question after the document and {first.mean():.2f} with it before.")]
+                 "layers no token got that much. Right: how far the votes for two questions on a document agree (bands: from the "
+                 f"least document to the most), {measured['question_last'].mean():.2f} with the question after the document and "
+                 f"{measured['question_first'].mean():.2f} with it before.")]

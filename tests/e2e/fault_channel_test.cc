@@ -194,9 +194,9 @@ void FaultChannelTest::RunThroughFaults(size_t num_faults) {
 
 TEST_F(FaultChannelTest, AThousandFaultsGiveNoWrongTokenAndLeaveNothing) { RunThroughFaults(1000); }
 
-using FaultChannelLongTest = FaultChannelTest;
+using LongFaultChannelTest = FaultChannelTest;
 
-TEST_F(FaultChannelLongTest, TenThousandFaultsGiveNoWrongTokenAndLeaveNothing) {
+TEST_F(LongFaultChannelTest, TenThousandFaultsGiveNoWrongTokenAndLeaveNothing) {
   RunThroughFaults(10000);
 }
 

@@ -116,9 +116,9 @@ TEST_F(FaultProxyTest, BrokenBytesGiveNoWrongTokenAndLeaveNothing) {
   EXPECT_TRUE(Eventually([&] { return requests_.Learn(decode_->address()).ok(); }));
 }
 
-using FaultProxyLongTest = FaultProxyTest;
+using LongFaultProxyTest = FaultProxyTest;
 
-TEST_F(FaultProxyLongTest, BrokenBytesGiveNoWrongTokenAndLeaveNothing) {
+TEST_F(LongFaultProxyTest, BrokenBytesGiveNoWrongTokenAndLeaveNothing) {
   RunThroughFaults(/*num_faults=*/2000, /*num_clients=*/4);
   ExpectNothingIsLeft();
 }

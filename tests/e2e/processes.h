@@ -19,6 +19,7 @@ class Process {
 
   // After SIGSTOP the program stands still when this returns.
   void Signal(int number) const;
+  int pid() const { return pid_; }
   // The exit code, or minus the signal's number; -1000 if it still runs after `timeout`.
   int Wait(absl::Duration timeout = absl::Seconds(30));
   // Standard output and standard error so far.

@@ -1,0 +1,104 @@
+// How many sessions one decode pool holds, with real processes: what compression saves becomes
+// requests served at a time.
+#include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/random.h"
+#include "kvship/v1/generation.grpc.pb.h"
+#include "rpc/compression.h"
+#include "tests/e2e/processes.h"
+
+namespace kvship {
+namespace {
+
+constexpr size_t kPoolBytes = size_t{96} << 20;
+constexpr size_t kPromptTokens = 1000;
+constexpr size_t kOutputTokens = 64;
+// SmolLM2-135M: keys and values of 30 layers with 3 KV heads of 64 channels, in f16.
+constexpr double kTokenBytes = 2 * 30 * 3 * 64 * 2;
+
+// A stream of which nothing is read past the first output: its session stands still with all its
+// pages. What lies unread in the transport is kept small, and each token brings much to be read.
+class HeldSession {
+ public:
+  explicit HeldSession(const std::string& address, uint64_t seed, const std::string& compression) {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1024);
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    stub_ = v1::GenerationService::NewStub(
+        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+    v1::GenerateRequest request;
+    for (size_t i = 0; i < kPromptTokens; ++i) {
+      request.mutable_tokens()->add_ids(RandomBits(seed, i) % 40000);
+    }
+    *request.mutable_compression() = *CompressionFromText(compression);
+    request.set_max_tokens(kOutputTokens);
+    request.set_ignore_end_tokens(true);
+    request.set_logprobs(20);
+    reader_ = stub_->Generate(&context_, request);
+  }
+  ~HeldSession() {
+    context_.TryCancel();
+    v1::GenerateResponse response;
+    while (reader_->Read(&response)) continue;
+    reader_->Finish().IgnoreError();
+  }
+
+ private:
+  std::unique_ptr<v1::GenerationService::Stub> stub_;
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader_;
+};
+
+class DemoModelCapacityTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(DemoModelCapacityTest, PoolHoldsNineTenthsOfTheSessionsThatItsBytesAllow) {
+  if (!std::filesystem::exists(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
+  Server prefill("kvship-prefill", KVSHIP_DEMO_MODEL, {"--threads=2"});
+  Server decode("kvship-decode", KVSHIP_DEMO_MODEL,
+                {absl::StrCat("--prefill=", prefill.address()), "--threads=2",
+                 absl::StrCat("--pool_bytes=", kPoolBytes), "--max_unread_tokens=4"});
+  ASSERT_TRUE(prefill.WaitUntilReady() && decode.WaitUntilReady());
+
+  const int factor = GetParam();
+  const double token_bytes = 64 + 64 / 4 + 4;  // of a head in int4: K, V, scales, position
+  const std::string compression =
+      absl::StrCat("encoder=int4,budget_ratio=", 2 * 64 * 2 / token_bytes / factor);
+  std::vector<std::unique_ptr<HeldSession>> held;
+  const auto num_running = [&] {
+    return static_cast<size_t>(decode.metric("kvship_decode_sessions"));
+  };
+  const auto somebody_waits = [&] {
+    return decode.metric("kvship_decode_waiting_prompt_tokens") > 0 && num_running() < held.size();
+  };
+  // One after the other, until one gets no room.
+  bool full = false;
+  while (!full) {
+    held.push_back(std::make_unique<HeldSession>(decode.address(), held.size(), compression));
+    ASSERT_TRUE(Eventually([&] { return num_running() == held.size() || somebody_waits(); }));
+    full = !Eventually([&] { return num_running() == held.size(); }, absl::Seconds(3));
+  }
+  const double session_bytes = kTokenBytes * (1.0 * kPromptTokens / factor + kOutputTokens);
+  const double allowed = kPoolBytes / session_bytes;
+  std::cout << absl::StrFormat("%dx fewer bytes: %d sessions at a time, %.1f by their bytes\n",
+                               factor, num_running(), allowed);
+  EXPECT_GE(num_running(), 0.9 * static_cast<size_t>(allowed));
+
+  held.clear();
+  EXPECT_TRUE(Eventually([&] { return decode.metric("kvship_decode_pool_reserved_bytes") == 0; }));
+}
+
+INSTANTIATE_TEST_SUITE_P(TimesFewerBytes, DemoModelCapacityTest, ::testing::Values(4, 8, 16),
+                         [](const auto& info) { return absl::StrCat(info.param); });
+
+}  // namespace
+}  // namespace kvship
