@@ -27,13 +27,6 @@ constexpr absl::Duration kHangs = absl::Seconds(60);
 
 // A prefill node without ports.
 struct PrefillSide {
-  double QueuedTokens() const {
-    for (const prometheus::MetricFamily& family : registry.Collect()) {
-      if (family.name == "kvship_prefill_queue_tokens") return family.metric[0].gauge.value;
-    }
-    return -1;
-  }
-
   std::unique_ptr<const Transformer> model = *LoadTransformer(KVSHIP_GOLDENS "/models/llama");
   prometheus::Registry registry;
   PrefillMetrics metrics{registry};
@@ -124,7 +117,8 @@ class FaultChannelTest : public ::testing::Test {
   // Both sides have given everything back, the prefill side soon.
   bool NothingIsLeft() {
     const absl::Time give_up = MonotonicNow() + kHangs;
-    while (!prefill_.service.WaitUntilIdle(absl::Seconds(1)) || prefill_.QueuedTokens() != 0) {
+    while (!prefill_.service.WaitUntilIdle(absl::Seconds(1)) ||
+           prefill_.scheduler.admitted_tokens() != 0) {
       if (MonotonicNow() > give_up) return false;
     }
     return decode_.pool->reserved_bytes() == 0 && decode_.queue.waiting_tokens() == 0;
