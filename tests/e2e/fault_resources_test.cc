@@ -37,6 +37,9 @@ TEST(FaultResourcesTest, AFullDiskStopsTheLogAndNothingElse) {
 // A model of one layer whose residual stream takes 8 KiB a token, and whose weights are nothing.
 std::string WideModel(size_t context_tokens) {
   constexpr uint64_t kHidden = 2048, kHeadDim = 128, kFfn = 32, kVocab = 32;
+  std::vector<std::string> tokens;
+  for (uint64_t i = 0; i < kVocab; ++i)
+    tokens.push_back(std::string(1, static_cast<char>('A' + i)));
   GgufWriter gguf;
   gguf.Name("general.architecture", "llama")
       .Name("general.name", "wide")
@@ -48,6 +51,11 @@ std::string WideModel(size_t context_tokens) {
       .Count("llama.attention.head_count_kv", 1)
       .Number("llama.rope.freq_base", 10000)
       .Number("llama.attention.layer_norm_rms_epsilon", 1e-5f)
+      .Name("tokenizer.ggml.model", "gpt2")
+      .Name("tokenizer.ggml.pre", "smollm")
+      .Names("tokenizer.ggml.tokens", tokens)
+      .Integers("tokenizer.ggml.token_type", std::vector<int32_t>(kVocab, 1))
+      .Names("tokenizer.ggml.merges", {})
       .Count("tokenizer.ggml.eos_token_id", 2);
   const auto add = [&](const std::string& name, const std::vector<uint64_t>& dims) {
     const uint64_t num_floats = dims.size() == 2 ? dims[0] * dims[1] : dims[0];

@@ -96,7 +96,9 @@ void FuzzedAttempt::OnEnd(absl::StatusOr<PrefillAttempt::Result> result) {
               "positions lie in the prompt");
     }
   }
-  Require(result->kv.shipped_bytes() == digest_.total_bytes(), "all bytes were counted");
+  size_t num_bytes = 0;
+  for (const FrameHeader& frame : frames_) num_bytes += frame.num_bytes;
+  Require(result->kv.shipped_bytes() == num_bytes, "all bytes were counted");
 }
 
 void FuzzedAttempt::Receive(std::span<const std::byte> message) {
@@ -116,8 +118,16 @@ void FuzzedAttempt::ReceiveFrame(FrameHeader header, BytePieces payload) {
   if (header.crc32c == 0) {
     for (std::span<const std::byte> piece : payload) header.crc32c = Crc32c(piece, header.crc32c);
   }
-  if (!ended_) digest_.Add(header.sequence, header.num_bytes, header.crc32c);
+  if (!ended_) frames_.push_back(header);
   attempt_->OnFrame(header, payload);
+}
+
+Sha256Digest FuzzedAttempt::DigestOfFrames() const {
+  FrameDigest digest;
+  for (const FrameHeader& frame : frames_) {
+    digest.Add(frame.sequence, frame.num_bytes, frame.crc32c);
+  }
+  return digest.Finish();
 }
 
 void FuzzedAttempt::ReceiveOther(const std::string& bytes) {
@@ -125,8 +135,7 @@ void FuzzedAttempt::ReceiveOther(const std::string& bytes) {
   std::string sent = bytes;
   if (message.ParseFromString(bytes) && SealOf(std::as_bytes(std::span(bytes))) == Seal::kNone) {
     if (message.has_manifest() && message.manifest().digest().empty()) {
-      FrameDigest copy = digest_;
-      const Sha256Digest digest = copy.Finish();
+      const Sha256Digest digest = DigestOfFrames();
       message.mutable_manifest()->set_digest(digest.data(), digest.size());
     }
     sent = Sealed(message);

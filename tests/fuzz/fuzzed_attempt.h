@@ -37,11 +37,12 @@ class FuzzedAttempt {
   void ReceiveFrame(FrameHeader header, BytePieces payload);
   void ReceiveOther(const std::string& bytes);
   CompactLayer RightLayer(size_t layer) const;
+  Sha256Digest DigestOfFrames() const;
 
   const GenerationRequest request_;
   std::unique_ptr<ReservationQueue::Ticket> ticket_;
   std::shared_ptr<PrefillAttempt> attempt_;  // shared with its channel
-  FrameDigest digest_;                       // of the frames that came
+  std::vector<FrameHeader> frames_;          // that came
   bool ended_ = false;
 };
 
