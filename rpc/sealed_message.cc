@@ -10,8 +10,9 @@ namespace kvship {
 namespace {
 
 constexpr uint32_t kFixed32 = 5;  // protobuf's wire type
-constexpr uint32_t kTag = v1::PrefillRequest::kSealFieldNumber << 3 | kFixed32;
-static_assert(v1::PrefillRequest::kSealFieldNumber == v1::PrefillResponse::kSealFieldNumber);
+constexpr uint32_t kField = v1::PrefillRequest::kSealFieldNumber;
+static_assert(kField == uint32_t{v1::PrefillResponse::kSealFieldNumber});
+constexpr uint32_t kTag = kField << 3 | kFixed32;
 static_assert(kTag < 0x80, "the tag is one byte");
 constexpr size_t kSealBytes = 5;
 
