@@ -50,14 +50,16 @@ fuzz_one() {
   fi
 }
 
-# Replaces the committed inputs by the fewest and shortest that reach all that these and the found ones reach.
+# Replaces the committed inputs by the fewest and shortest that reach all code that these and the found ones reach. Those
+# that once broke something, named bug-..., stay.
 fuzz_minimize() {
   local target=$1 committed=tests/fuzz/corpus/$1 fresh=$fuzz_folder/minimized/$1
   rm -rf "$fresh"
   mkdir -p "$fresh" "$committed" "$fuzz_folder/corpus/$target"
-  quietly "$fuzz_folder/$target.log" "$fuzz_folder/bin/kvship-fuzz-$target" -merge=1 "${fuzz_bounds[@]}" "$fresh" \
+  quietly "$fuzz_folder/$target.log" "$fuzz_folder/bin/kvship-fuzz-$target" -merge=1 -use_counters=0 -use_cmp=0 \
+    "${fuzz_bounds[@]}" "$fresh" \
     "$committed" "$fuzz_folder/seeds/$target" "$fuzz_folder/corpus/$target" ||
     die "The inputs of $target could not be merged; the whole log is in $fuzz_folder/$target.log"
-  rm -f "$committed"/*
+  find "$committed" -type f ! -name 'bug-*' -delete
   cp "$fresh"/* "$committed"
 }

@@ -1,5 +1,6 @@
 // Writes real messages of every kind into FOLDER/TARGET, from which fuzzing starts:
 //   kvship-fuzz-seeds FOLDER
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -33,16 +34,16 @@ constexpr const char* kCompressions[] = {
     "",
     "scorer=keep_all",
     "budget_tokens=8,window=4",
-    "scorer=h2o,budget_ratio=0.5,recent_tokens=4,normalised=true",
-    "scorer=streaming,budget_tokens=8,sinks=2",
-    "scorer=expected_attention,budget_tokens=8,future_tokens=16,sinks=1",
-    "scorer=random,seed=3,budget_tokens=8",
+    "scorer=h2o,budget_ratio=0.5,recent_tokens=4,normalised=true,window=4",
+    "scorer=streaming_llm,budget_tokens=8,sinks=2,window=4",
+    "scorer=expected_attention,budget_tokens=8,future_tokens=16,sinks=1,window=4",
+    "scorer=random,seed=3,budget_tokens=8,window=4",
     "allocator=pyramid,budget_tokens=8,window=2,beta=4",
     "allocator=ada,budget_tokens=8,window=2,alpha=0.5",
     "allocator=mass,mass_target=0.9,mass_min_tokens=2,budget_tokens=8,window=2",
     "selector=chunks,chunk_tokens=4,budget_tokens=8,window=2",
     "encoder=fp8,window_encoder=f16,budget_tokens=8,window=4",
-    "budget_tokens=8,observe_begin=2,observe_end=-3,kernel=3,pool=max,group_reduce=max",
+    "budget_tokens=8,window=4,observe_begin=2,observe_end=-3,kernel=3,pool=max,group_reduce=max",
 };
 
 void AddFrames(const std::string& root) {
@@ -66,6 +67,7 @@ void AddRequests(const std::string& root) {
   for (const char* text : kCompressions) {
     v1::PrefillRequest prefill;
     v1::PrefillBegin& begin = *prefill.mutable_begin();
+    Require(ParseCompression(text).ok(), text);
     const CompressionOptions options = *ParseCompression(text);
     *begin.mutable_wire_version() = WireVersionProto();
     *begin.mutable_compression() = CompressionToProto(options);
@@ -126,10 +128,18 @@ void AddHttp(const std::string& root) {
   connections.Add("GET /%7e?a=b&c HTTP/1.0\r\nRange: bytes=0-1\r\nConnection: close\r\n\r\n");
 }
 
+// A model's metadata without its tensors, which would make inputs long.
+std::string WithoutTensors(std::string gguf) {
+  constexpr size_t kNumTensorsAt = 8, kNameLengthBytes = 8;
+  std::fill_n(gguf.begin() + kNumTensorsAt, sizeof(uint64_t), '\0');
+  gguf.resize(gguf.find("token_embd.weight") - kNameLengthBytes);
+  return gguf;
+}
+
 void AddModelFiles(const std::string& root) {
   Folder gguf(root, "gguf"), safetensors(root, "safetensors");
-  gguf.Add(TinyGguf(/*factors=*/true).Bytes());
-  gguf.Add(TinyGguf(/*factors=*/false, "qwen3").Bytes());
+  gguf.Add(WithoutTensors(TinyGguf().Bytes()));
+  gguf.Add(WithoutTensors(TinyGguf(/*factors=*/false, "qwen3").Bytes()));
   GgufWriter small;
   small.Count("general.alignment", 64).Value("flag", kGgufBool, "\1").Integers("list", {-1, 2});
   small.Names("names", {"a", ""}).Tensor("t", {32, 2}, kGgufQ8_0, std::string(68, '\1'));
