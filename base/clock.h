@@ -20,11 +20,13 @@ inline std::chrono::steady_clock::time_point ToSteadyTime(absl::Time monotonic) 
       absl::ToChronoNanoseconds(monotonic - absl::UnixEpoch()));
 }
 
-// To and from the wall clock as it goes now: for gRPC, whose deadlines are of that clock where they
-// are set or read, and of its own monotonic one in between.
+// The wall clock as gRPC reads it; absl::Now() notices a jump up to two seconds later. For gRPC,
+// whose deadlines are of this clock where they are set or read, and of its own monotonic one in
+// between.
+inline absl::Time WallNow() { return absl::FromChrono(std::chrono::system_clock::now()); }
 inline absl::Time ToWallTime(absl::Time monotonic) {
-  return absl::Now() + (monotonic - MonotonicNow());
+  return WallNow() + (monotonic - MonotonicNow());
 }
-inline absl::Time FromWallTime(absl::Time wall) { return MonotonicNow() + (wall - absl::Now()); }
+inline absl::Time FromWallTime(absl::Time wall) { return MonotonicNow() + (wall - WallNow()); }
 
 }  // namespace kvship

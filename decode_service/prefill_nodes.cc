@@ -216,7 +216,7 @@ void PrefillNodes::StartChecks() {
     // gRPC's own pauses between attempts to connect would hide a node that has just come back.
     grpc::experimental::ChannelResetConnectionBackoff(channel.get());
     Check& check = checks_.emplace_back(node);
-    check.context.set_deadline(absl::ToChronoTime(absl::Now() + options_.check_timeout));
+    check.context.set_deadline(absl::ToChronoTime(WallNow() + options_.check_timeout));
     check.context.set_wait_for_ready(true);
     check.stub->async()->GetModelInfo(&check.context, &check.request, &check.response,
                                       [this, &check](const grpc::Status& status) {

@@ -58,11 +58,14 @@ class PrefillCall final : public ChannelEvents {
  private:
   absl::Status Read(std::span<const std::byte> message) {
     v1::PrefillRequest request;
+    const Seal seal = SealOf(message);
     if (!request.ParseFromArray(message.data(), static_cast<int>(message.size()))) {
-      return absl::InvalidArgumentError("a message is no PrefillRequest");
+      return seal == Seal::kIntact
+                 ? absl::InvalidArgumentError("a message is no PrefillRequest")
+                 : absl::DataLossError("a message is no PrefillRequest, and has no intact seal");
     }
     if (request.has_begin()) client_version_ = request.begin().wire_version();
-    RETURN_IF_ERROR(CheckSeal(SealOf(message), client_version_));
+    RETURN_IF_ERROR(CheckSeal(seal, client_version_));
     switch (request.message_case()) {
       case v1::PrefillRequest::kBegin: return Begin(request.begin());
       case v1::PrefillRequest::kGo: return Go(request.go());

@@ -113,7 +113,7 @@ void RpcServer::FollowReadiness() {
 }
 
 void RpcServer::Shutdown(absl::Duration grace) {
-  server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+  server_->Shutdown(absl::ToChronoTime(WallNow() + grace));
 }
 
 }  // namespace kvship

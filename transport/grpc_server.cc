@@ -146,7 +146,7 @@ class GrpcServerChannel final : public Channel,
   // Runs `act` under the lock after `delay`, unless the call is done by then.
   void SetAlarm(grpc::Alarm& alarm, absl::Duration delay, void (*act)(GrpcServerChannel&)) {
     const AlarmAction set = {weak_from_this(), act};
-    alarm.Set(absl::ToChronoTime(absl::Now() + delay), [set](bool due) {
+    alarm.Set(absl::ToChronoTime(WallNow() + delay), [set](bool due) {
       const AlarmAction action = set;  // the thread sanitizer sees no other hand-over
       const std::shared_ptr<GrpcServerChannel> self = action.channel.lock();
       if (!due || self == nullptr) return;

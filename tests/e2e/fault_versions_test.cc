@@ -76,8 +76,8 @@ class FaultVersionsTest : public ::testing::TestWithParam<bool> {
  protected:
   FaultVersionsTest() {
     EXPECT_TRUE(prefill_.WaitUntilReady()) << prefill_.process.Errors();
-    const Server decode("kvship-decode", kModel,
-                        {"--threads=1", absl::StrCat("--prefill=", prefill_.address())});
+    Server decode("kvship-decode", kModel,
+                  {"--threads=1", absl::StrCat("--prefill=", prefill_.address())});
     EXPECT_TRUE(decode.WaitUntilReady()) << decode.process.Errors();
     EXPECT_EQ(requests_.Learn(decode.address()), absl::OkStatus());
     identity_ = GenerationClient(decode.address())

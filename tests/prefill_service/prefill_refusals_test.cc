@@ -121,7 +121,7 @@ TEST_F(PrefillRefusalsTest, BytesThatAreNoMessageAreRefused) {
                                          {.says_go = false});
   ASSERT_TRUE(call->WaitFor(Kind::kReady));
   call->channel().SendMessage("\x0a\xff\xff\xff\xff\x0f nonsense");
-  EXPECT_EQ(call->WaitUntilClosed().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(call->WaitUntilClosed().code(), absl::StatusCode::kDataLoss);
 }
 
 TEST(PrefillQueue, RefusesPastItsBoundsWithADelay) {
