@@ -100,7 +100,7 @@ absl::StatusOr<v1::GenerateReport> GenerationClient::GenerateOnce(
       on_response(response);
     }
   }
-  RETURN_IF_ERROR(Explain(reader->Finish()));
+  RETURN_IF_ERROR(Explain(reader->Finish(), stop.stop_requested()));
   if (!complete) return absl::DataLossError("the server ended the answer without a report");
   return report;
 }
@@ -111,7 +111,8 @@ absl::StatusOr<v1::ModelInfo> GenerationClient::GetModelInfo(absl::Time deadline
     grpc::ClientContext context;
     SetContext(deadline, &context);
     v1::GenerationServiceGetModelInfoResponse response;
-    const absl::Status status = Explain(stub_->GetModelInfo(&context, {}, &response));
+    const absl::Status status =
+        Explain(stub_->GetModelInfo(&context, {}, &response), /*stopped=*/false);
     if (status.ok()) return response.model();
     const auto delay = attempts.DelayAfter(status);
     if (!delay.has_value()) return status;
@@ -119,8 +120,12 @@ absl::StatusOr<v1::ModelInfo> GenerationClient::GetModelInfo(absl::Time deadline
   }
 }
 
-absl::Status GenerationClient::Explain(const grpc::Status& status) const {
+absl::Status GenerationClient::Explain(const grpc::Status& status, bool stopped) const {
   absl::Status error = FromGrpcStatus(status);
+  if (absl::IsCancelled(error) && !stopped) {
+    // What gRPC's servers do with calls that arrive as the port is closed.
+    return absl::UnavailableError(absl::StrCat("the server ", server_, " let the call go"));
+  }
   if (!absl::IsUnavailable(error) || channel_->GetState(false) == GRPC_CHANNEL_READY) return error;
   absl::Status named(error.code(),
                      absl::StrCat("the server ", server_, " cannot be reached: ", error.message()));

@@ -53,7 +53,8 @@ class GenerationClient {
       const v1::GenerateRequest& request, absl::Time deadline,
       const std::function<void(const v1::GenerateResponse&)>& on_response,
       const std::stop_token& stop);
-  absl::Status Explain(const grpc::Status& status) const;
+  // `stopped`: whether this side has ended the call.
+  absl::Status Explain(const grpc::Status& status, bool stopped) const;
 
   const std::string server_;
   const Options options_;

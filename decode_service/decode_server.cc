@@ -119,18 +119,22 @@ absl::Status DecodeServer::CheckServing() const {
 }
 
 void DecodeServer::Drain(absl::Duration grace) {
+  const absl::Time deadline = MonotonicNow() + grace;
   readiness_.StartDraining();
+  absl::SleepFor(std::min(kDrainNotice, grace));
   service_.StartDraining();
   if (http_ != nullptr) http_->StartDraining();
-  const absl::Time deadline = MonotonicNow() + grace;
-  const bool rpc_idle = service_.WaitUntilIdle(grace);
+  rpc_->StartShutdown();
+  const bool rpc_idle = service_.WaitUntilIdle(deadline - MonotonicNow());
   const bool http_idle = http_ == nullptr || http_->WaitUntilIdle(deadline - MonotonicNow());
   if (!rpc_idle || !http_idle) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(grace),
-                            "; they are cancelled"));
+                            "; they are ended"));
+    service_.EndAll(absl::UnavailableError(
+        "the server shuts down and could not finish the answer; send the request again"));
   }
   http_ = nullptr;
-  rpc_->Shutdown(std::clamp(deadline - MonotonicNow(), absl::ZeroDuration(), kMostDeliveryTime));
+  rpc_->Shutdown(kMostDeliveryTime);
 }
 
 }  // namespace kvship

@@ -98,10 +98,12 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
 }
 
 void Generation::Cancel() {
-  const absl::Status why =
-      MonotonicNow() >= call_.deadline
-          ? absl::DeadlineExceededError("the request's deadline has passed")
-          : absl::CancelledError("the client has gone, or the server shuts down");
+  Cancel(MonotonicNow() >= call_.deadline
+             ? absl::DeadlineExceededError("the request's deadline has passed")
+             : absl::CancelledError("the client has gone, or the server shuts down"));
+}
+
+void Generation::Cancel(const absl::Status& why) {
   responses_->Cancel(why);
   std::shared_ptr<PrefillAttempt> attempt;
   bool was_in_line;

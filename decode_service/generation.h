@@ -63,6 +63,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void Start(const v1::GenerateRequest& message);
   // The client has gone, or the deadline has passed: frees everything soon.
   void Cancel();
+  // Ends it with `why`, soon.
+  void Cancel(const absl::Status& why);
 
   ResponseBuffer& responses() { return *responses_; }
 

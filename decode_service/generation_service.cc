@@ -3,6 +3,7 @@
 #include <functional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/status_macros.h"
@@ -25,9 +26,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   GenerateCall(DeadlineWatch& deadlines, std::function<void()> on_done)
       : deadlines_(deadlines), on_done_(std::move(on_done)) {}
 
+  // `on_made` is told of the generation before it starts.
   static GenerateCall* Start(const Generation::Uses& uses, DeadlineWatch& deadlines,
                              grpc::CallbackServerContext& context, const std::string& client,
                              absl::Duration default_deadline, const v1::GenerateRequest& request,
+                             const std::function<void(const std::shared_ptr<Generation>&)>& on_made,
                              std::function<void()> on_done) {
     auto call = std::make_shared<GenerateCall>(deadlines, std::move(on_done));
     call->self_ = call;
@@ -46,6 +49,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     call->generation_->responses().OnResponse([weak = std::weak_ptr(call)] {
       if (const auto live = weak.lock()) live->WriteNext();
     });
+    on_made(call->generation_);
     call->generation_->Start(request);
     return call.get();
   }
@@ -134,21 +138,38 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
     uses_.metrics.CountRequest(client.status());
     return new RefusedCall(client.status());
   }
+  Generations::iterator at;
   {
     std::lock_guard lock(mutex_);
     if (draining_) {
       return new RefusedCall(absl::UnavailableError("the server is shutting down"));
     }
-    ++num_calls_;
+    at = running_.emplace(running_.end());
   }
-  return GenerateCall::Start(uses_, deadlines_, *context, *client, default_deadline_, *request,
-                             [this] { CallDone(); });
+  return GenerateCall::Start(
+      uses_, deadlines_, *context, *client, default_deadline_, *request,
+      [this, at](const std::shared_ptr<Generation>& generation) {
+        std::lock_guard lock(mutex_);
+        *at = generation;
+      },
+      [this, at] { CallDone(at); });
 }
 
-void GenerationService::CallDone() {
+void GenerationService::CallDone(Generations::iterator generation) {
   std::lock_guard lock(mutex_);
-  --num_calls_;
+  running_.erase(generation);
   idle_.notify_all();
+}
+
+void GenerationService::EndAll(const absl::Status& why) {
+  std::vector<std::shared_ptr<Generation>> running;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& generation : running_) running.push_back(generation.lock());
+  }
+  for (const auto& generation : running) {
+    if (generation != nullptr) generation->Cancel(why);
+  }
 }
 
 void GenerationService::StartDraining() {
@@ -159,7 +180,7 @@ void GenerationService::StartDraining() {
 bool GenerationService::WaitUntilIdle(absl::Duration timeout) {
   std::unique_lock lock(mutex_);
   return idle_.wait_until(lock, ToSteadyTime(MonotonicNow() + timeout),
-                          [this] { return num_calls_ == 0; });
+                          [this] { return running_.empty(); });
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetModelInfo(

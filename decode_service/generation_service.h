@@ -3,6 +3,8 @@
 #pragma once
 
 #include <condition_variable>
+#include <list>
+#include <memory>
 #include <mutex>
 
 #include "decode_service/deadline_watch.h"
@@ -42,9 +44,13 @@ class GenerationService final : public v1::GenerationService::CallbackService {
   void StartDraining();
   // Waits until no Generate call is running; false if that takes longer.
   bool WaitUntilIdle(absl::Duration timeout);
+  // Ends the Generate calls that are running with `why`, soon.
+  void EndAll(const absl::Status& why);
 
  private:
-  void CallDone();
+  using Generations = std::list<std::weak_ptr<Generation>>;
+
+  void CallDone(Generations::iterator generation);
 
   const Generation::Uses uses_;
   const Callers& callers_;
@@ -53,7 +59,7 @@ class GenerationService final : public v1::GenerationService::CallbackService {
   DeadlineWatch deadlines_;  // of Generate calls
   std::mutex mutex_;
   std::condition_variable idle_;
-  size_t num_calls_ = 0;
+  Generations running_;  // one for each Generate call
   bool draining_ = false;
 };
 

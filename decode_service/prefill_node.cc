@@ -25,8 +25,7 @@ absl::Duration EjectionAfter(size_t failures) {
 
 // Whether the node itself says that it cannot serve, and not the connection that it is not there.
 bool IsOwnWord(const absl::Status& check) {
-  const bool is_silence = absl::IsUnavailable(check) || absl::IsDeadlineExceeded(check);
-  return !check.ok() && !(is_silence && ReasonOf(check).empty());
+  return !check.ok() && !(absl::IsUnavailable(check) && ReasonOf(check).empty());
 }
 
 }  // namespace

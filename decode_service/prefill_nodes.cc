@@ -111,6 +111,9 @@ void PrefillNodes::Ended(const Visit& visit, const absl::Status& outcome) {
       absl::StrCat("prefill node ", visit.node->address(), " is ejected: ", outcome.ToString()));
   metrics_.CountPrefillEjection();
   UpdateGauges();
+  std::lock_guard lock(mutex_);
+  next_round_ = absl::InfinitePast();  // to know soon whether it is still there
+  wake_.notify_all();
 }
 
 bool PrefillNodes::any_answers() const {
@@ -217,7 +220,8 @@ void PrefillNodes::StartChecks() {
     grpc::experimental::ChannelResetConnectionBackoff(channel.get());
     Check& check = checks_.emplace_back(node);
     check.context.set_deadline(absl::ToChronoTime(WallNow() + options_.check_timeout));
-    check.context.set_wait_for_ready(true);
+    // Who serves and whose connection is refused is gone; who was gone may come at any moment.
+    check.context.set_wait_for_ready(node->standing(MonotonicNow()) == Standing::kSilent);
     check.stub->async()->GetModelInfo(&check.context, &check.request, &check.response,
                                       [this, &check](const grpc::Status& status) {
                                         std::lock_guard lock(mutex_);
@@ -237,9 +241,12 @@ void PrefillNodes::FinishAnswered(std::unique_lock<std::mutex>& lock) {
     at = next;
   }
   if (answered.empty()) return;
+  const bool cancelled = stop_;
   lock.unlock();
-  for (const Check& check : answered) NoteAnswer(check);
-  UpdateGauges();
+  if (!cancelled) {
+    for (const Check& check : answered) NoteAnswer(check);
+    UpdateGauges();
+  }
   // Here, not on one of gRPC's threads: the last reference to a node may go, and its connection.
   answered.clear();
   lock.lock();
@@ -249,6 +256,9 @@ void PrefillNodes::NoteAnswer(const Check& check) {
   absl::Status status = FromGrpcStatus(check.status);
   if (status.ok()) {
     status = CheckModelIdentity(check.response.model().identity(), options_.model_identity);
+  } else if (absl::IsDeadlineExceeded(status)) {
+    status = absl::UnavailableError(
+        absl::StrCat("it did not answer within ", absl::FormatDuration(options_.check_timeout)));
   }
   PrefillNode& node = *check.node;
   const absl::Time now = MonotonicNow();
@@ -257,7 +267,11 @@ void PrefillNodes::NoteAnswer(const Check& check) {
   const PrefillNodeState state = node.state(now);
   if (state.serving == was_serving) return;
   const std::string line = absl::StrCat("prefill node ", state.address, ": ", state.health);
-  state.serving ? LogInfo(line) : LogWarning(line);
+  if (state.serving) {
+    LogInfo(line);
+  } else {
+    LogWarning(line);
+  }
 }
 
 }  // namespace kvship

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "engine/tokenizer.h"
@@ -45,9 +46,11 @@ constexpr absl::Duration kOtherCallsGrace = absl::Milliseconds(200);
 
 void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& scheduler,
            PrefillRpcService& service, RpcServer& server) {
+  const absl::Time deadline = MonotonicNow() + timeout;
   readiness.StartDraining();
+  absl::SleepFor(std::min(kDrainNotice, timeout));
   scheduler.StartDraining();
-  if (!service.WaitUntilIdle(timeout)) {
+  if (!service.WaitUntilIdle(deadline - MonotonicNow())) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(timeout),
                             "; they are cancelled"));
   }

@@ -7,8 +7,13 @@
 #include <mutex>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 
 namespace kvship {
+
+// How long a server that shuts down, and says so, still takes new requests: until those who ask
+// for its readiness, twice a second or so, have seen it and send none.
+inline constexpr absl::Duration kDrainNotice = absl::Seconds(1);
 
 class Readiness {
  public:

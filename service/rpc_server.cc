@@ -1,5 +1,6 @@
 #include "service/rpc_server.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/resource_quota.h>
@@ -10,7 +11,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/clock.h"
 #include "base/status_macros.h"
 #include "service/listen_address.h"
 
@@ -100,6 +100,7 @@ RpcServer::~RpcServer() {
   }
   wake_.notify_all();
   health_thread_.join();
+  shutdown_thread_.join();
 }
 
 void RpcServer::FollowReadiness() {
@@ -113,8 +114,24 @@ void RpcServer::FollowReadiness() {
   }
 }
 
+void RpcServer::StartShutdown() {
+  if (shutdown_thread_.joinable()) return;
+  shutdown_thread_ = std::thread([this] {
+    server_->Shutdown();  // returns when all calls have ended
+    std::lock_guard lock(mutex_);
+    has_shut_down_ = true;
+    wake_.notify_all();
+  });
+}
+
 void RpcServer::Shutdown(absl::Duration grace) {
-  server_->Shutdown(absl::ToChronoTime(WallNow() + grace));
+  StartShutdown();
+  const auto has_shut_down = [this] { return has_shut_down_; };
+  std::unique_lock lock(mutex_);
+  if (!wake_.wait_for(lock, absl::ToChronoNanoseconds(grace), has_shut_down)) {
+    grpc_server_cancel_all_calls(server_->c_server());
+  }
+  wake_.wait(lock, has_shut_down);
 }
 
 }  // namespace kvship

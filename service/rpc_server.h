@@ -45,8 +45,10 @@ class RpcServer {
   // Cancels what is still running, at once.
   ~RpcServer();
 
-  // Takes no new calls and gives the running ones `grace` to end; then cancels them. Returns when
-  // all have ended.
+  // Takes no new calls from now on, and asks clients to connect elsewhere. Running calls go on.
+  void StartShutdown();
+  // StartShutdown, and gives the running calls `grace` to end; then cancels them. Returns when all
+  // have ended.
   void Shutdown(absl::Duration grace);
 
   int port() const { return port_; }
@@ -63,7 +65,9 @@ class RpcServer {
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stopping_ = false;
+  bool has_shut_down_ = false;
   std::thread health_thread_;
+  std::thread shutdown_thread_;  // from StartShutdown on
 };
 
 }  // namespace kvship

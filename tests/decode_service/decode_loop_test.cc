@@ -4,14 +4,18 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 #include <optional>
+#include <thread>
 
+#include "absl/time/clock.h"
 #include "tests/decode_service/tiny_node.h"
 
 namespace kvship {
 namespace {
 
 using ::testing::ElementsAreArray;
+using ::testing::HasSubstr;
 
 constexpr char kKeepAll[] = "scorer=keep_all";
 constexpr char kBudget[] = "budget_tokens=40,window=8,kernel=7";
@@ -164,6 +168,31 @@ TEST_F(DecodeLoopTest, EndOfTheLoopEndsItsSessions) {
   EXPECT_TRUE(request.ended);
   EXPECT_EQ(request.end.status.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+}
+
+TEST_F(DecodeLoopTest, StepThatDoesNotEndIsToldAndForgottenWhenItEnds) {
+  StartLoop();
+  constexpr absl::Duration kMost = absl::Milliseconds(100);
+  absl::SleepFor(2 * kMost);
+  EXPECT_EQ(loop_->CheckProgress(kMost), absl::OkStatus()) << "who has nothing to do is not stuck";
+
+  Request request;
+  std::promise<void> release;
+  const auto released = release.get_future().share();
+  // The loop hands out tokens in the middle of a step; the first one comes from this thread.
+  request.reader.responses->OnResponse([released, here = std::this_thread::get_id()] {
+    if (std::this_thread::get_id() != here) released.wait();
+  });
+  Start(request, node_.Prompt(40, 5), kKeepAll, {.max_tokens = 5});
+  absl::SleepFor(2 * kMost);
+  const absl::Status stuck = loop_->CheckProgress(kMost);
+  EXPECT_TRUE(absl::IsUnavailable(stuck)) << stuck;
+  EXPECT_THAT(std::string(stuck.message()), HasSubstr("in one step for"));
+  EXPECT_EQ(loop_->CheckProgress(absl::Hours(1)), absl::OkStatus());
+
+  release.set_value();
+  ASSERT_TRUE(Finish(request));
+  EXPECT_TRUE(request.reader.ReadUntil([&] { return loop_->CheckProgress(kMost).ok(); }));
 }
 
 TEST_F(DecodeLoopTest, ForcedTokensAreOutputWithTheirLogprobs) {

@@ -1,14 +1,16 @@
 // What happens when processes are ended, killed or started wrongly.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <httplib.h>
 #include <signal.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
-#include <functional>
-#include <future>
 #include <memory>
+#include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/generation_client.h"
@@ -44,30 +46,6 @@ bool PoolIsEmpty(const Server& decode) {
                     absl::Seconds(5));
 }
 
-// A request whose answer is far longer than what connections buffer, so that a reader who pauses
-// holds it open.
-v1::GenerateRequest LongRequest() {
-  v1::GenerateRequest request = RequestOf(20, 2000);
-  request.set_logprobs(20);
-  return request;
-}
-
-// Asks for that, and pauses after the first output.
-absl::Status AskAndPause(const Server& decode, absl::Duration timeout, absl::Duration pause,
-                         const std::function<void()>& on_first_output) {
-  GenerationClient client(decode.address());
-  bool first = true;
-  return client
-      .Generate(LongRequest(), absl::Now() + timeout,
-                [&](const v1::GenerateResponse& response) {
-                  if (!first || !response.has_output()) return;
-                  first = false;
-                  on_first_output();
-                  absl::SleepFor(pause);
-                })
-      .status();
-}
-
 std::unique_ptr<Server> Prefill() {
   auto server =
       std::make_unique<Server>("kvship-prefill", kModel, std::vector<std::string>{"--threads=1"});
@@ -81,26 +59,6 @@ std::unique_ptr<Server> Decode(const std::string& prefill) {
       std::vector<std::string>{"--threads=1", absl::StrCat("--prefill=", prefill)});
   EXPECT_TRUE(server->WaitUntilReady()) << server->process.Errors();
   return server;
-}
-
-TEST(FailuresTest, DrainLetsTheRunningStreamEnd) {
-  const auto prefill = Prefill();
-  const auto decode = Decode(prefill->address());
-  std::promise<void> began;
-  absl::Status status;
-  std::thread reader([&] {
-    status = AskAndPause(*decode, absl::Seconds(60), absl::Milliseconds(800),
-                         [&began] { began.set_value(); });
-  });
-  began.get_future().wait();
-  decode->process.Signal(SIGTERM);
-  EXPECT_TRUE(
-      Eventually([&] { return HttpGet(decode->admin_port, "/readyz").empty(); }, absl::Seconds(1)));
-  reader.join();
-  EXPECT_TRUE(status.ok()) << status;
-  EXPECT_EQ(decode->process.Wait(), 0) << decode->process.Errors();
-  prefill->process.Signal(SIGTERM);
-  EXPECT_EQ(prefill->process.Wait(), 0) << prefill->process.Errors();
 }
 
 TEST(FailuresTest, StopWhileLoadingEndsTheServerAtOnce) {
@@ -157,6 +115,50 @@ TEST(FailuresTest, LostPrefillNodeIsReplacedByAnother) {
   for (std::thread& reader : readers) reader.join();
   for (const absl::Status& status : statuses) EXPECT_TRUE(status.ok()) << status;
   EXPECT_TRUE(PoolIsEmpty(*decode));
+}
+
+TEST(FailuresTest, FullPrefillNodeIsReplacedByAnother) {
+  Server small("kvship-prefill", kModel, {"--threads=1", "--max_queue_requests=1"});
+  ASSERT_TRUE(small.WaitUntilReady()) << small.process.Errors();
+  const auto large = Prefill();
+  const auto decode = Decode(absl::StrCat(small.address(), ",", large->address()));
+  std::vector<std::thread> readers;
+  std::atomic<bool> stop{false};
+  for (int i = 0; i < 6; ++i) {
+    readers.emplace_back([&] {
+      GenerationClient client(decode->address(), {.retries = 0});
+      while (!stop) {
+        const auto report = client.Generate(RequestOf(1500, 2), absl::Now() + absl::Seconds(60),
+                                            [](const auto&) {});
+        EXPECT_TRUE(report.ok()) << report.status();
+      }
+    });
+  }
+  EXPECT_TRUE(Eventually([&decode] {
+    return decode->metric("kvship_decode_prefill_retries_total{reason=\"full\"}") > 0;
+  }));
+  stop = true;
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(decode->metric("kvship_decode_prefill_ejections_total"), 0);
+}
+
+TEST(FailuresTest, StepThatTakesTooLongIsNotReadyAndSaysWhy) {
+  const auto prefill = Prefill();
+  Server decode("kvship-decode", kModel,
+                {"--threads=1", absl::StrCat("--prefill=", prefill->address()),
+                 "--stuck_timeout=1us"});  // so that every step is too long
+  ASSERT_TRUE(decode.WaitUntilReady()) << decode.process.Errors();
+  std::thread reader([&] { EXPECT_TRUE(Ask(decode, RequestOf(20, 1500)).ok()); });
+  httplib::Client admin("127.0.0.1", decode.admin_port);
+  std::string said;
+  EXPECT_TRUE(Eventually([&] {
+    const httplib::Result result = admin.Get("/readyz");
+    if (result && result->status == 503) said = result->body;
+    return !said.empty();
+  }));
+  EXPECT_THAT(said, HasSubstr("the decode batch has been in one step"));
+  reader.join();
+  EXPECT_TRUE(decode.WaitUntilReady()) << "the step has ended";
 }
 
 TEST(FailuresTest, ClientThatGoesFreesItsPages) {

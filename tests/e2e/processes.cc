@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <random>
 #include <sstream>
 
@@ -50,11 +51,16 @@ std::vector<std::string> WithPorts(const std::string& program, const std::string
 }  // namespace
 
 Process::Process(const std::string& program, const std::vector<std::string>& arguments)
-    : out_path_(TemporaryPath()), err_path_(TemporaryPath()) {
-  std::string path = absl::StrCat(KVSHIP_BIN "/", program);
-  std::vector<std::string> owned = arguments;
-  std::vector<char*> argv = {path.data()};
-  for (std::string& argument : owned) argv.push_back(argument.data());
+    : path_(absl::StrCat(KVSHIP_BIN "/", program)),
+      arguments_(arguments),
+      out_path_(TemporaryPath()),
+      err_path_(TemporaryPath()) {
+  Start();
+}
+
+void Process::Start() {
+  std::vector<char*> argv = {path_.data()};
+  for (std::string& argument : arguments_) argv.push_back(argument.data());
   argv.push_back(nullptr);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
@@ -62,11 +68,14 @@ Process::Process(const std::string& program, const std::vector<std::string>& arg
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
   posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out_path_.c_str(), flags, 0600);
   posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err_path_.c_str(), flags, 0600);
-  if (posix_spawn(&pid_, path.c_str(), &actions, nullptr, argv.data(), environ) != 0) {
-    ended_ = true;
-    exit_ = -1000;
-  }
+  ended_ = posix_spawn(&pid_, path_.c_str(), &actions, nullptr, argv.data(), environ) != 0;
+  exit_ = -1000;
   posix_spawn_file_actions_destroy(&actions);
+}
+
+void Process::Restart() {
+  Wait();
+  Start();
 }
 
 Process::~Process() {
@@ -95,6 +104,11 @@ int Process::Wait(absl::Duration timeout) {
     return true;
   };
   return Eventually(has_ended, timeout) ? exit_ : -1000;
+}
+
+size_t Process::NumEntries(const std::string& folder) const {
+  const std::filesystem::directory_iterator entries(absl::StrCat("/proc/", pid_, "/", folder));
+  return static_cast<size_t>(std::distance(begin(entries), end(entries)));
 }
 
 std::string Process::Output() const { return ReadAll(out_path_); }

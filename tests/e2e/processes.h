@@ -17,6 +17,9 @@ class Process {
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
 
+  // Starts the program anew, with the same arguments, after it has ended.
+  void Restart();
+
   // After SIGSTOP the program stands still when this returns.
   void Signal(int number) const;
   int pid() const { return pid_; }
@@ -25,8 +28,17 @@ class Process {
   // Standard output and standard error so far.
   std::string Output() const;
   std::string Errors() const;
+  // Of the running program.
+  size_t num_descriptors() const { return NumEntries("fd"); }
+  size_t num_threads() const { return NumEntries("task"); }
 
  private:
+  void Start();
+  // Of a folder of /proc/PID.
+  size_t NumEntries(const std::string& folder) const;
+
+  std::string path_;
+  std::vector<std::string> arguments_;
   std::string out_path_;
   std::string err_path_;
   int pid_ = 0;

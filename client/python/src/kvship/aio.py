@@ -53,7 +53,7 @@ class AsyncStream:
                 self._done = True
                 return
             except grpc.aio.AioRpcError as rpc_error:
-                error = errors.from_rpc(rpc_error)
+                error = errors.from_rpc(rpc_error, self._cancelled)
                 delay = None if has_output or self._cancelled else self._attempts.delay_after(error)
                 if delay is None:
                     raise error from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -37,8 +38,9 @@ class Stream:
     Leaving the `with` block, or cancel(), ends the request and frees all that it holds on the servers.
     """
 
-    def __init__(self, stub: Any, request: generation_pb2.GenerateRequest, attempts: Attempts,
-                 metadata: Metadata) -> None:
+    def __init__(self, stub: Any, request: generation_pb2.GenerateRequest, attempts: Attempts, metadata: Metadata,
+                 closed: threading.Event) -> None:
+        self._closed = closed
         self._stub = stub
         self._request = request
         self._metadata = metadata
@@ -70,8 +72,9 @@ class Stream:
                 self._done = True
                 return
             except grpc.RpcError as rpc_error:
-                error = errors.from_rpc(rpc_error)
-                delay = None if has_output or self._cancelled else self._attempts.delay_after(error)
+                ended = self._cancelled or self._closed.is_set()
+                error = errors.from_rpc(rpc_error, ended)
+                delay = None if has_output or ended else self._attempts.delay_after(error)
                 if delay is None:
                     raise error from None
             time.sleep(delay)
@@ -117,6 +120,7 @@ class Client:
                  channel_options: Sequence[tuple[str, Any]] = ()) -> None:
         self._timeout = timeout
         self._retries = retries
+        self._closed = threading.Event()
         self._metadata = call_metadata(api_token)
         options = [*CHANNEL_OPTIONS, *channel_options]
         self._channel = (grpc.insecure_channel(address, options) if credentials is None
@@ -126,7 +130,7 @@ class Client:
     def stream(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> Stream:
         """Starts a request; `options` are those of kvship.request.generate_request. Errors come while it is read."""
         attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
-        return Stream(self._stub, generate_request(prompt, **options), attempts, self._metadata)
+        return Stream(self._stub, generate_request(prompt, **options), attempts, self._metadata, self._closed)
 
     def generate(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> Generation:
         """A whole answer. Raises kvship.Error."""
@@ -159,8 +163,8 @@ class Client:
             try:
                 return method(request, timeout=attempts.timeout(), metadata=self._metadata)
             except grpc.RpcError as rpc_error:
-                error = errors.from_rpc(rpc_error)
-                delay = attempts.delay_after(error)
+                error = errors.from_rpc(rpc_error, self._closed.is_set())
+                delay = None if self._closed.is_set() else attempts.delay_after(error)
                 if delay is None:
                     raise error from None
             time.sleep(delay)
@@ -175,6 +179,7 @@ class Client:
 
     def close(self) -> None:
         """Ends all calls."""
+        self._closed.set()
         self._channel.close()
 
     def __enter__(self) -> Self:

@@ -74,9 +74,12 @@ _KINDS: dict[grpc.StatusCode, type[Error]] = {
 }
 
 
-def from_rpc(error: Any) -> Error:
-    """The Error that a grpc.RpcError (or grpc.aio.AioRpcError) stands for."""
+def from_rpc(error: Any, cancelled: bool = False) -> Error:
+    """The Error that a grpc.RpcError (or grpc.aio.AioRpcError) stands for; `cancelled` is whether this side ended the call."""
     code = error.code()
+    if code is grpc.StatusCode.CANCELLED and not cancelled:
+        # What gRPC's servers do with calls that arrive as the port is closed.
+        return Unavailable(grpc.StatusCode.UNAVAILABLE, "the server let the call go")
     made = _KINDS.get(code, Error)(code, error.details() or code.name)
     metadata = dict(error.trailing_metadata() or ())
     details = metadata.get("grpc-status-details-bin", b"")

@@ -1,0 +1,74 @@
+"""What becomes of calls when one side closes."""
+
+import threading
+from concurrent import futures
+
+import grpc
+import kvship
+import pytest
+from kvship.v1 import generation_pb2, generation_pb2_grpc
+
+
+class Service(generation_pb2_grpc.GenerationServiceServicer):
+    """Lets the first calls go, as a server does that closes its port, and answers the next one when it may."""
+
+    def __init__(self, num_let_go: int) -> None:
+        self.num_calls = 0
+        self.called = threading.Event()
+        self.may_answer = threading.Event()
+        self._num_let_go = num_let_go
+
+    def Generate(self, request, context):
+        self.num_calls += 1
+        self.called.set()
+        if self.num_calls <= self._num_let_go:
+            context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+        self.may_answer.wait(timeout=20)
+        yield generation_pb2.GenerateResponse(output=generation_pb2.GenerateOutput(text="answer"))
+        yield generation_pb2.GenerateResponse(report=generation_pb2.GenerateReport())
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(service):
+        server = grpc.server(futures.ThreadPoolExecutor(2))
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(service, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append(server)
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        server.stop(0)
+
+
+def test_a_call_that_the_server_lets_go_is_made_again(serve):
+    service = Service(num_let_go=2)
+    service.may_answer.set()
+    with kvship.Client(serve(service), timeout=20) as client:
+        assert client.generate("text").text == "answer"
+    assert service.num_calls == 3
+
+
+def test_closing_the_client_ends_its_calls_for_good(serve):
+    service = Service(num_let_go=0)
+    client = kvship.Client(serve(service), timeout=20)
+    errors = []
+
+    def ask():
+        try:
+            client.generate("text")
+        except kvship.Error as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert service.called.wait(timeout=20)
+    client.close()
+    thread.join(timeout=20)
+    service.may_answer.set()
+    assert [type(error) for error in errors] == [kvship.Cancelled]
+    assert service.num_calls == 1

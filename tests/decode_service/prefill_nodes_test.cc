@@ -1,0 +1,347 @@
+// Which prefill node a prompt goes to, among servers that come, go and tell of themselves.
+#include "decode_service/prefill_nodes.h"
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <grpcpp/server_builder.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "kvship/v1/prefill.grpc.pb.h"
+#include "rpc/errors.h"
+#include "transport/grpc_status.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr absl::Duration kCheckInterval = absl::Milliseconds(20);
+
+// Answers what it is told to.
+class FakeNode final : public v1::PrefillService::Service {
+ public:
+  explicit FakeNode(int port = 0) {
+    model.fill(std::byte{1});
+    grpc::ServerBuilder builder;
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddListeningPort(absl::StrCat("127.0.0.1:", port), grpc::InsecureServerCredentials(),
+                             &port_);
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+  }
+
+  int port() const { return port_; }
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+  void Stop() { server_->Shutdown(std::chrono::system_clock::now()); }
+
+  void SetStatus(const absl::Status& status) {
+    std::lock_guard lock(mutex_);
+    status_ = status;
+  }
+  void SetLoad(uint64_t prompt_tokens, bool draining = false) {
+    std::lock_guard lock(mutex_);
+    load_.set_prompt_tokens(prompt_tokens);
+    load_.set_draining(draining);
+  }
+
+  grpc::Status GetModelInfo(grpc::ServerContext*, const v1::PrefillServiceGetModelInfoRequest*,
+                            v1::PrefillServiceGetModelInfoResponse* response) override {
+    std::lock_guard lock(mutex_);
+    response->mutable_model()->set_identity(model.data(), model.size());
+    *response->mutable_load() = load_;
+    ++num_checks_;
+    return ToGrpcStatus(status_);
+  }
+
+  // Waits until what was set has been told.
+  void WaitUntilTold() const {
+    const size_t before = num_checks_;
+    // The check that is under way may have been answered before.
+    while (num_checks_ < before + 2) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+
+  Sha256Digest model;
+
+ private:
+  std::mutex mutex_;
+  absl::Status status_;
+  v1::PrefillLoad load_;
+  std::atomic<size_t> num_checks_{0};
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+class PrefillNodesTest : public ::testing::Test {
+ protected:
+  void Start(const std::vector<std::string>& targets,
+             absl::Duration check_interval = kCheckInterval) {
+    PrefillNodes::Options options;
+    options.targets = targets;
+    options.model_identity.fill(std::byte{1});
+    options.check_interval = check_interval;
+    options.look_up_interval = kCheckInterval;
+    options.look_up = [this](const std::string& target) {
+      std::lock_guard lock(mutex_);
+      return names_.contains(target) ? names_[target] : std::set<std::string>{target};
+    };
+    nodes_ = std::make_unique<PrefillNodes>(options, metrics_);
+  }
+  void SetName(const std::string& name, const std::set<std::string>& addresses) {
+    std::lock_guard lock(mutex_);
+    names_[name] = addresses;
+  }
+
+  bool Eventually(const std::function<bool()>& condition) {
+    const absl::Time deadline = MonotonicNow() + absl::Seconds(20);
+    while (!condition()) {
+      if (MonotonicNow() > deadline) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return true;
+  }
+  bool HasServing(size_t count) {
+    return Eventually([&] {
+      size_t serving = 0;
+      for (const auto& state : nodes_->Snapshot()) serving += state.serving;
+      return serving == count;
+    });
+  }
+
+  // Where a prompt of 10 tokens goes; it ends at once, well.
+  std::string Chosen(const std::set<std::string>& tried = {}) {
+    const auto visit = nodes_->Choose(10, tried);
+    if (!visit.ok()) return visit.status().ToString();
+    nodes_->Ended(*visit, absl::OkStatus());
+    return visit->node->address();
+  }
+  // How often the first is chosen of `rounds`.
+  int TimesChosen(const FakeNode& node, int rounds) {
+    int times = 0;
+    for (int i = 0; i < rounds; ++i) times += Chosen() == node.address();
+    return times;
+  }
+  PrefillNodeState StateOf(const FakeNode& node) {
+    for (const auto& state : nodes_->Snapshot()) {
+      if (state.address == node.address()) return state;
+    }
+    return {};
+  }
+
+  prometheus::Registry registry_;
+  DecodeMetrics metrics_{registry_};
+  std::mutex mutex_;
+  std::map<std::string, std::set<std::string>> names_;
+  std::unique_ptr<PrefillNodes> nodes_;
+};
+
+TEST_F(PrefillNodesTest, TheLessLoadedOfTwoByTheirOwnWord) {
+  FakeNode busy;
+  FakeNode free;
+  busy.SetLoad(1000);
+  Start({busy.address(), free.address()});
+  ASSERT_TRUE(HasServing(2));
+  EXPECT_EQ(StateOf(busy).load_tokens, 1000u);
+  EXPECT_EQ(TimesChosen(free, 20), 20);
+  busy.SetLoad(0);
+  free.SetLoad(1);
+  ASSERT_TRUE(
+      Eventually([&] { return StateOf(busy).load_tokens == 0 && StateOf(free).load_tokens == 1; }));
+  EXPECT_EQ(TimesChosen(busy, 20), 20);
+}
+
+TEST_F(PrefillNodesTest, WhatWasSentSinceCounts) {
+  FakeNode a;
+  FakeNode b;
+  a.SetLoad(100);
+  Start({a.address(), b.address()}, /*check_interval=*/absl::Hours(1));
+  ASSERT_TRUE(HasServing(2));
+  std::vector<PrefillNodes::Visit> visits;
+  std::map<std::string, int> times;
+  // b takes 100 tokens; then they share.
+  for (int i = 0; i < 30; ++i) {
+    visits.push_back(*nodes_->Choose(10, {}));
+    ++times[visits.back().node->address()];
+  }
+  EXPECT_NEAR(times[a.address()], 10, 1);
+  EXPECT_NEAR(times[b.address()], 20, 1);
+  for (const auto& visit : visits) nodes_->Ended(visit, absl::OkStatus());
+}
+
+TEST_F(PrefillNodesTest, OfManyTheMostLoadedGetsNothing) {
+  std::vector<std::unique_ptr<FakeNode>> fakes;
+  std::vector<std::string> targets;
+  for (uint64_t i = 0; i < 4; ++i) {
+    fakes.push_back(std::make_unique<FakeNode>());
+    fakes.back()->SetLoad(100 * i);
+    targets.push_back(fakes.back()->address());
+  }
+  Start(targets);
+  ASSERT_TRUE(HasServing(4));
+  EXPECT_EQ(TimesChosen(*fakes[3], 200), 0);
+  EXPECT_GT(TimesChosen(*fakes[0], 200), 50) << "chosen whenever it is drawn: half of the time";
+  EXPECT_GT(TimesChosen(*fakes[2], 200), 5) << "with one draw of two, not always the emptiest";
+}
+
+TEST_F(PrefillNodesTest, WhoDrainsLeavesTheChoiceBeforeItRefuses) {
+  FakeNode draining;
+  FakeNode other;
+  Start({draining.address(), other.address()});
+  ASSERT_TRUE(HasServing(2));
+  draining.SetLoad(0, /*draining=*/true);
+  ASSERT_TRUE(HasServing(1));
+  EXPECT_EQ(TimesChosen(other, 20), 20);
+  EXPECT_THAT(StateOf(draining).health, HasSubstr("shutting down"));
+  EXPECT_EQ(Chosen({other.address()}), draining.address()) << "it may still take one";
+}
+
+TEST_F(PrefillNodesTest, WhoSaysThatItIsStuckGetsNothing) {
+  FakeNode stuck;
+  FakeNode other;
+  Start({stuck.address(), other.address()});
+  ASSERT_TRUE(HasServing(2));
+  stuck.SetStatus(
+      WithReason(absl::UnavailableError("the engine has been in one step for 61 s"), kNotReady));
+  ASSERT_TRUE(HasServing(1));
+  EXPECT_EQ(TimesChosen(other, 20), 20);
+  EXPECT_THAT(StateOf(stuck).health, HasSubstr("one step for 61 s"));
+  EXPECT_THAT(Chosen({other.address()}), HasSubstr("one step for 61 s"));
+}
+
+TEST_F(PrefillNodesTest, WhoFailedIsUsedWhereNoOtherIsLeft) {
+  FakeNode only;
+  Start({only.address()});
+  ASSERT_TRUE(HasServing(1));
+  nodes_->Ended(*nodes_->Choose(10, {}), absl::DataLossError("broken cache"));
+  EXPECT_THAT(StateOf(only).health, HasSubstr("broken cache"));
+  EXPECT_GT(StateOf(only).ejected_for, absl::ZeroDuration());
+  EXPECT_TRUE(nodes_->any_answers());
+  EXPECT_EQ(Chosen(), only.address());
+  EXPECT_TRUE(StateOf(only).serving) << "the prompt succeeded";
+}
+
+TEST_F(PrefillNodesTest, WhoFailedIsLeftOutWhileOthersServe) {
+  FakeNode failing;
+  FakeNode other;
+  other.SetLoad(1000);
+  Start({failing.address(), other.address()});
+  ASSERT_TRUE(HasServing(2));
+  const auto visit = nodes_->Choose(10, {other.address()});
+  nodes_->Ended(*visit, absl::UnavailableError("connection reset"));
+  EXPECT_EQ(TimesChosen(other, 20), 20);
+  EXPECT_TRUE(Eventually([&] { return Chosen() == failing.address(); })) << "it was probed";
+  EXPECT_EQ(Chosen(), failing.address());
+}
+
+TEST_F(PrefillNodesTest, WhoIsGoneIsMissedAndWhoReturnsIsFound) {
+  auto node = std::make_unique<FakeNode>();
+  const int port = node->port();
+  Start({node->address()});
+  ASSERT_TRUE(HasServing(1));
+  node->Stop();
+  ASSERT_TRUE(HasServing(0));
+  EXPECT_FALSE(nodes_->any_answers());
+  EXPECT_EQ(Chosen(), node->address()) << "it may yet answer, and there is no other";
+  node = std::make_unique<FakeNode>(port);
+  EXPECT_TRUE(HasServing(1));
+}
+
+TEST_F(PrefillNodesTest, AnotherModelIsRefusedForGood) {
+  FakeNode node;
+  node.model.fill(std::byte{2});
+  Start({node.address()});
+  absl::Status status;
+  EXPECT_TRUE(Eventually([&] {
+    const auto visit = nodes_->Choose(10, {});
+    status = visit.status();
+    if (visit.ok()) nodes_->Ended(*visit, absl::CancelledError(""));
+    return absl::IsFailedPrecondition(status);
+  })) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("same model"));
+}
+
+TEST_F(PrefillNodesTest, NewAddressesOfANameAreFoundAndOldOnesDropped) {
+  FakeNode first;
+  FakeNode second;
+  SetName("dns:///prefill:1", {first.address()});
+  Start({"dns:///prefill:1"});
+  ASSERT_TRUE(HasServing(1));
+  const auto visit = nodes_->Choose(10, {});
+
+  SetName("dns:///prefill:1", {first.address(), second.address()});
+  ASSERT_TRUE(HasServing(2));
+  SetName("dns:///prefill:1", {second.address()});
+  ASSERT_TRUE(HasServing(1));
+  EXPECT_EQ(Chosen(), second.address());
+  nodes_->Ended(*visit, absl::OkStatus());  // on a node that is no longer there
+
+  // A name server that does not answer says nothing.
+  SetName("dns:///prefill:1", {});
+  second.WaitUntilTold();
+  EXPECT_EQ(Chosen(), second.address());
+}
+
+TEST_F(PrefillNodesTest, NoAddressIsSaid) {
+  SetName("dns:///prefill:1", {});
+  Start({"dns:///prefill:1"});
+  EXPECT_THAT(Chosen(), HasSubstr("no address found for dns:///prefill:1"));
+}
+
+TEST_F(PrefillNodesTest, MetricsCountNodesByStandingAndEjections) {
+  FakeNode serving;
+  FakeNode draining;
+  draining.SetLoad(0, true);
+  Start({serving.address(), draining.address()});
+  ASSERT_TRUE(HasServing(1));
+  const auto value = [this](const std::string& name, const std::string& label) {
+    for (const auto& family : registry_.Collect()) {
+      if (family.name != name) continue;
+      for (const auto& metric : family.metric) {
+        if (label.empty() || metric.label[0].value == label) {
+          return metric.gauge.value + metric.counter.value;
+        }
+      }
+    }
+    return -1.0;
+  };
+  const char kNodes[] = "kvship_decode_prefill_nodes";
+  EXPECT_TRUE(Eventually([&] { return value(kNodes, "draining") == 1; }));
+  EXPECT_TRUE(Eventually([&] { return value(kNodes, "serving") == 1; }));
+  EXPECT_EQ(value(kNodes, "ejected"), 0);
+  nodes_->Ended(*nodes_->Choose(10, {}), absl::UnavailableError("lost"));
+  EXPECT_EQ(value(kNodes, "ejected"), 1);
+  EXPECT_EQ(value("kvship_decode_prefill_ejections_total", ""), 1);
+}
+
+TEST_F(PrefillNodesTest, ASilentNodeDoesNotHoldUpWordOfTheOthers) {
+  FakeNode other;
+  // Accepts connections and says nothing.
+  const int silent = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t address_bytes = sizeof(address);
+  ASSERT_EQ(bind(silent, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(listen(silent, 8), 0);
+  getsockname(silent, reinterpret_cast<sockaddr*>(&address), &address_bytes);
+  Start({absl::StrCat("127.0.0.1:", ntohs(address.sin_port)), other.address()});
+  ASSERT_TRUE(HasServing(1));
+  const absl::Time begun = MonotonicNow();
+  for (uint64_t i = 1; i < 6; ++i) {
+    other.SetLoad(i);
+    ASSERT_TRUE(Eventually([&] { return StateOf(other).load_tokens == i; }));
+  }
+  EXPECT_LT(MonotonicNow() - begun, absl::Seconds(2));
+  nodes_.reset();
+  close(silent);
+}
+
+}  // namespace
+}  // namespace kvship

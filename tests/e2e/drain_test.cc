@@ -1,0 +1,145 @@
+// SIGTERM: what it means for running requests, for new ones, and for a pool that is restarted node
+// by node.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <atomic>
+#include <iostream>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/clock.h"
+#include "rpc/compression.h"
+#include "tests/e2e/checked_load.h"
+#include "tests/e2e/pools.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+// The longest answer that there is.
+v1::GenerateRequest LongRequest() {
+  v1::GenerateRequest request;
+  for (uint32_t i = 0; i < 20; ++i) request.mutable_tokens()->add_ids(i * 37 % 320);
+  *request.mutable_compression() = *CompressionFromText("scorer=keep_all");
+  request.set_max_tokens(2000);
+  request.set_ignore_end_tokens(true);
+  return request;
+}
+
+// Clients that ask for that, each once, all at the same time.
+class Readers {
+ public:
+  // Returns when all answers have begun.
+  Readers(const std::string& server, size_t count) : statuses_(count) {
+    for (absl::Status& status : statuses_) {
+      threads_.emplace_back([this, &status, server] {
+        GenerationClient client(server, {.retries = 0});
+        bool has_begun = false;
+        const auto on_response = [&](const v1::GenerateResponse& response) {
+          if (response.has_output() && !std::exchange(has_begun, true)) ++begun_;
+        };
+        status =
+            client.Generate(LongRequest(), absl::Now() + absl::Seconds(60), on_response).status();
+      });
+    }
+    EXPECT_TRUE(Eventually([this, count] { return begun_ == count; }));
+  }
+
+  std::vector<absl::Status> WaitForEnd() {
+    for (std::thread& thread : threads_) thread.join();
+    return statuses_;
+  }
+
+ private:
+  std::atomic<size_t> begun_{0};
+  std::vector<absl::Status> statuses_;
+  std::vector<std::thread> threads_;
+};
+
+bool BecomesUnready(const Server& server) {
+  return Eventually([&server] { return HttpGet(server.admin_port, "/readyz").empty(); },
+                    absl::Seconds(1));
+}
+
+// Restarts nodes one after the other, each when the one before is ready.
+void RollingRestart(Pools& pools, Server& (Pools::*node)(size_t)) {
+  for (size_t i = 0; i < Pools::kNodes; ++i) {
+    Server& server = (pools.*node)(i);
+    server.process.Signal(SIGTERM);
+    EXPECT_TRUE(BecomesUnready(server));
+    EXPECT_EQ(server.process.Wait(), 0) << server.process.Errors();
+    EXPECT_THAT(server.process.Errors(), HasSubstr("stopped"));
+    server.process.Restart();
+    ASSERT_TRUE(server.WaitUntilReady()) << server.process.Errors();
+  }
+}
+
+// Twice, under load; every request must be answered.
+void RestartUnderLoad(Server& (Pools::*node)(size_t), size_t retries) {
+  Pools pools;
+  ASSERT_TRUE(pools.WaitUntilReady());
+  CheckedLoad load({.servers = pools.decode_addresses(), .retries = retries});
+  load.Start();
+  const absl::Time begun = MonotonicNow();
+  for (int round = 0; round < 2; ++round) RollingRestart(pools, node);
+  const absl::Duration taken = MonotonicNow() - begun;
+  load.Stop();
+  EXPECT_THAT(load.faults(), IsEmpty());
+  const auto outcomes = load.outcomes();
+  std::cout << "2 rolling restarts in " << taken
+            << ", requests: " << absl::StrJoin(outcomes, ", ", absl::PairFormatter(" "))
+            << std::endl;
+  EXPECT_EQ(outcomes.size(), 1u);
+  EXPECT_GT(outcomes.at("OK"), 50u);
+}
+
+TEST(DrainTest, RollingRestartOfThePrefillPoolNeedsNoRetryOfClients) {
+  RestartUnderLoad(&Pools::prefill, /*retries=*/0);
+}
+
+TEST(DrainTest, RollingRestartOfTheDecodePoolLosesNoRequest) {
+  RestartUnderLoad(&Pools::decode, /*retries=*/3);
+}
+
+TEST(DrainTest, RunningStreamsEndAndNewRequestsAreRefused) {
+  Pools pools;
+  ASSERT_TRUE(pools.WaitUntilReady());
+  Server& decode = pools.decode(0);
+  Readers readers(decode.address(), 16);  // together they take longer than the notice
+  decode.process.Signal(SIGTERM);
+  EXPECT_TRUE(BecomesUnready(decode));
+  GenerationClient client(decode.address(), {.retries = 0});
+  EXPECT_TRUE(Eventually(
+      [&client] {
+        return absl::IsUnavailable(client.GetModelInfo(absl::Now() + absl::Seconds(1)).status());
+      },
+      absl::Seconds(3)));
+  for (const absl::Status& status : readers.WaitForEnd()) EXPECT_EQ(status, absl::OkStatus());
+  EXPECT_EQ(decode.process.Wait(), 0) << decode.process.Errors();
+}
+
+TEST(DrainTest, WaitIsBoundedAndWhatIsLeftIsToldToComeAgain) {
+  Pools pools({"--drain_grace=20ms"});
+  ASSERT_TRUE(pools.WaitUntilReady());
+  Server& decode = pools.decode(0);
+  Readers readers(decode.address(), 16);
+  const absl::Time begun = MonotonicNow();
+  decode.process.Signal(SIGTERM);
+  EXPECT_EQ(decode.process.Wait(), 0) << decode.process.Errors();
+  EXPECT_LT(MonotonicNow() - begun, absl::Seconds(8));
+  EXPECT_THAT(decode.process.Errors(), HasSubstr("did not end within 20ms"));
+  for (const absl::Status& status : readers.WaitForEnd()) {
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("send the request again"));
+  }
+}
+
+}  // namespace
+}  // namespace kvship
