@@ -17,7 +17,7 @@ fuzz() {
   case $target in
     all | minimize) ;;
     *)
-      grep -qx "$target" <<<"$targets" || die "./dev fuzz: unknown target '$target'; there are:" $targets
+      grep -qx "$target" <<<"$targets" || die "./dev fuzz: unknown target '$target'; there are:" "${targets//$'\n'/ }"
       targets=$target
       ;;
   esac
