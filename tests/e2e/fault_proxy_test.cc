@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <iterator>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/random.h"
 #include "tests/e2e/fault_requests.h"
 #include "tests/e2e/processes.h"
@@ -36,9 +38,9 @@ class FaultProxyTest : public ::testing::Test {
     EXPECT_EQ(requests_.Learn(decode_->address()), absl::OkStatus());
   }
 
-  // Sends requests, `num_clients` at a time, until `num_faults` have happened; every kind but
-  // stalls, which end nothing by themselves.
-  void RunThroughFaults(size_t num_faults, size_t num_clients);
+  // Sends requests, four at a time, until `num_faults` have happened or `most_time` has passed;
+  // every kind but stalls, which end nothing by themselves.
+  void RunThroughFaults(size_t num_faults, absl::Duration most_time);
   void ExpectNothingIsLeft();
 
   size_t num_faults() const {
@@ -66,20 +68,26 @@ FaultProxy::Fault RandomFault(uint64_t index) {
                              Kind::kDelay, Kind::kCorrupt, Kind::kCorrupt, Kind::kCorrupt,
                              Kind::kLose,  Kind::kRepeat};
   return {.kind = kKinds[next(std::size(kKinds))],
-          // Somewhere in the next request or two, be it in frames or in what stands around them.
-          .after_bytes = next(2) == 0 ? next(500) : next(60'000),
+          // At once, or in one of the next few requests: nodes that fail again and again are left
+          // alone for longer and longer.
+          .after_bytes = next(4) == 0 ? next(500) : next(500'000),
           .from_target = next(4) != 0,
           .num_bytes = 1 + next(40),
           .time = absl::Milliseconds(next(50))};
 }
 
-void FaultProxyTest::RunThroughFaults(size_t num_faults, size_t num_clients) {
+void FaultProxyTest::RunThroughFaults(size_t num_faults, absl::Duration most_time) {
+  constexpr size_t kClients = 4;
+  const absl::Time end_time = MonotonicNow() + most_time;
   std::atomic<size_t> next{0};
   std::atomic<bool> failed{false};
   std::vector<std::thread> clients;
-  for (size_t c = 0; c < num_clients; ++c) {
+  const auto goes_on = [&] {
+    return this->num_faults() < num_faults && MonotonicNow() < end_time && !failed;
+  };
+  for (size_t c = 0; c < kClients; ++c) {
     clients.emplace_back([&] {
-      while (this->num_faults() < num_faults && !failed) {
+      while (goes_on()) {
         const absl::Status end = requests_.Send(decode_->address(), next++, absl::Seconds(4));
         if (absl::IsInternal(end)) failed = true;
         EXPECT_FALSE(absl::IsInternal(end)) << end;
@@ -89,7 +97,7 @@ void FaultProxyTest::RunThroughFaults(size_t num_faults, size_t num_clients) {
     });
   }
   uint64_t index = 0;
-  while (this->num_faults() < num_faults && !failed) {
+  while (goes_on()) {
     for (const auto& proxy : proxies_) {
       if (!proxy->armed()) proxy->Arm(RandomFault(index++));
     }
@@ -115,7 +123,8 @@ void FaultProxyTest::ExpectNothingIsLeft() {
 }
 
 TEST_F(FaultProxyTest, BrokenBytesGiveNoWrongTokenAndLeaveNothing) {
-  RunThroughFaults(/*num_faults=*/40, /*num_clients=*/4);
+  RunThroughFaults(/*num_faults=*/100, /*most_time=*/absl::Seconds(20));
+  EXPECT_GT(num_faults(), 5u);
   EXPECT_GT(requests_.num_ended(absl::StatusCode::kOk), 0u);
   ExpectNothingIsLeft();
   // Connections that wait for bytes that never come end by their keepalive.
@@ -126,7 +135,7 @@ TEST_F(FaultProxyTest, BrokenBytesGiveNoWrongTokenAndLeaveNothing) {
 using LongFaultProxyTest = FaultProxyTest;
 
 TEST_F(LongFaultProxyTest, BrokenBytesGiveNoWrongTokenAndLeaveNothing) {
-  RunThroughFaults(/*num_faults=*/2000, /*num_clients=*/4);
+  RunThroughFaults(/*num_faults=*/2000, /*most_time=*/absl::Minutes(20));
   ExpectNothingIsLeft();
 }
 
