@@ -7,8 +7,8 @@
 
 namespace kvship {
 
-// The status that `work` gives, or ResourceExhausted if it could not allocate; what it holds is then
-// freed.
+// The status that `work` gives, or ResourceExhausted if it could not allocate; what it holds is
+// then freed.
 template <class Work>
 absl::Status UnlessOutOfMemory(const Work& work) {
   try {

@@ -81,7 +81,8 @@ TEST_F(FaultClockTest, RequestsDoNotNoticeThatItJumps) {
     EXPECT_EQ(AskOverHttp().status, 200);
   }
   // What was measured meanwhile is what it took.
-  const double seconds = Metric(decode_.admin_port, "kvship_decode_time_to_first_token_seconds_sum");
+  const double seconds =
+      Metric(decode_.admin_port, "kvship_decode_time_to_first_token_seconds_sum");
   EXPECT_GT(seconds, 0);
   EXPECT_LT(seconds, kHour);
 }
