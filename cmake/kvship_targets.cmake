@@ -127,7 +127,7 @@ function(kvship_program name main)
   target_link_libraries(${name} PRIVATE ${ARGN})
 endfunction()
 
-# kvship_proto: the generated messages and gRPC stubs of every .proto in the folders.
+# kvship_proto: the generated messages and gRPC stubs of every .proto in the folders; kvship_messages: without the stubs.
 function(kvship_protos)
   set(protos)
   foreach(folder ${ARGN})
@@ -144,17 +144,21 @@ function(kvship_protos)
   foreach(proto ${protos})
     file(RELATIVE_PATH relative ${CMAKE_SOURCE_DIR}/proto ${proto})
     string(REGEX REPLACE "\\.proto$" "" stem ${relative})
-    set(made ${out}/${stem}.pb.cc ${out}/${stem}.pb.h ${out}/${stem}.grpc.pb.cc ${out}/${stem}.grpc.pb.h)
+    set(messages ${out}/${stem}.pb.cc ${out}/${stem}.pb.h)
+    set(stubs ${out}/${stem}.grpc.pb.cc ${out}/${stem}.grpc.pb.h)
     add_custom_command(
-      OUTPUT ${made}
+      OUTPUT ${messages} ${stubs}
       COMMAND protobuf::protoc -I ${CMAKE_SOURCE_DIR}/proto --cpp_out=${out} --grpc_out=${out}
               --plugin=protoc-gen-grpc=${GRPC_CPP_PLUGIN} ${proto}
       DEPENDS ${protos} VERBATIM)
-    list(APPEND generated ${made})
+    list(APPEND all_messages ${messages})
+    list(APPEND all_stubs ${stubs})
   endforeach()
-  add_library(kvship_proto STATIC ${generated})
-  target_include_directories(kvship_proto SYSTEM PUBLIC ${out})
-  target_link_libraries(kvship_proto PUBLIC protobuf::libprotobuf gRPC::grpc++)
+  add_library(kvship_messages STATIC ${all_messages})
+  target_include_directories(kvship_messages SYSTEM PUBLIC ${out})
+  target_link_libraries(kvship_messages PUBLIC protobuf::libprotobuf)
+  add_library(kvship_proto STATIC ${all_stubs})
+  target_link_libraries(kvship_proto PUBLIC kvship_messages gRPC::grpc++)
 endfunction()
 
 # The programs whose main files are there.

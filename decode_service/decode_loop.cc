@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/clock.h"
+#include "base/out_of_memory.h"
 
 namespace kvship {
 
@@ -100,7 +101,7 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
   std::vector<Decoder::Item> items;
   items.reserve(batch.size());
   for (const Session* session : batch) items.push_back(session->item());
-  const absl::Status status = decoder_.Step(items);
+  const absl::Status status = UnlessOutOfMemory([&] { return decoder_.Step(items); });
   metrics_.ObserveBatch(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {
     Session& session = *batch[i];

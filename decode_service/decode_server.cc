@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "decode_service/decode_status.h"
@@ -168,15 +168,15 @@ absl::Status DecodeServer::CheckServing() const {
 }
 
 void DecodeServer::Drain(absl::Duration grace) {
-  const absl::Time deadline = absl::Now() + grace;
+  const absl::Time deadline = MonotonicNow() + grace;
   readiness_.StartDraining();
   LogDraining(grace);
   absl::SleepFor(std::min(kDrainNotice, grace));
   service_.StartDraining();
   if (http_ != nullptr) http_->StartDraining();
   rpc_->StartShutdown();
-  const bool rpc_idle = service_.WaitUntilIdle(deadline);
-  const bool http_idle = http_ == nullptr || http_->WaitUntilIdle(deadline);
+  const bool rpc_idle = service_.WaitUntilIdle(deadline - MonotonicNow());
+  const bool http_idle = http_ == nullptr || http_->WaitUntilIdle(deadline - MonotonicNow());
   if (!rpc_idle || !http_idle) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(grace),
                             "; they are ended"));

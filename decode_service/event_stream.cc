@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace kvship {
 namespace {
@@ -15,7 +15,7 @@ constexpr absl::Duration kCommentInterval = absl::Seconds(1);
 }  // namespace
 
 absl::Status EventStream::Begin() {
-  const absl::Time until = absl::Now() + kWaitForErrors;
+  const absl::Time until = MonotonicNow() + kWaitForErrors;
   v1::GenerateResponse message;
   absl::Status end;
   while (true) {
@@ -36,7 +36,7 @@ std::string EventStream::Event(const v1::GenerateResponse& message) {
   if (message.has_output()) return response_.Event(message.output());
   if (message.has_report()) return response_.LastEvents(message.report());
   progress_ = message.progress();
-  const bool due = absl::Now() - last_write_ >= kCommentInterval;
+  const bool due = MonotonicNow() - last_write_ >= kCommentInterval;
   return due ? CommentEvent(progress_) : "";
 }
 
@@ -47,7 +47,7 @@ bool EventStream::WriteNext(httplib::DataSink& sink) {
   if (first_) {
     message = *std::exchange(first_, std::nullopt);
   } else {
-    next = generation_->Take(absl::Now() + kCommentInterval, &message, &end);
+    next = generation_->Take(MonotonicNow() + kCommentInterval, &message, &end);
   }
   std::string event;
   switch (next) {
@@ -60,7 +60,7 @@ bool EventStream::WriteNext(httplib::DataSink& sink) {
   bool written = true;
   if (!event.empty()) {
     written = sink.write(event.data(), event.size());
-    last_write_ = absl::Now();
+    last_write_ = MonotonicNow();
   }
   if (written && next == Next::kEnd) sink.done();
   return written;

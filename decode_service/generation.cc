@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -89,12 +88,13 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
   {
     std::lock_guard lock(mutex_);
     attempt_ = attempt;
-    attempt_begin_ = absl::Now();
+    attempt_begin_ = MonotonicNow();
     tried_.insert(visit.node->address());
   }
   const TraceContext trace = trace_.BeginAttempt(visit.node->address());
   attempt->Open([&](std::shared_ptr<ChannelEvents> events) {
-    return visit.node->connection().Open(call_.deadline, std::move(events), trace.Metadata());
+    return visit.node->connection().Open(ToWallTime(call_.deadline), std::move(events),
+                                         trace.Metadata());
   });
   // A cancellation that came before the attempt could be seen.
   if (responses_->cancelled()) attempt->Cancel(responses_->why_cancelled());
@@ -102,7 +102,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
 }
 
 void Generation::Cancel() {
-  Cancel(absl::Now() >= call_.deadline
+  Cancel(MonotonicNow() >= call_.deadline
              ? absl::DeadlineExceededError("the request's deadline has passed")
              : absl::CancelledError("the client has gone, or the server shuts down"));
 }
@@ -168,7 +168,7 @@ absl::Status Generation::CheckFirstToken(int32_t token) const {
 }
 
 void Generation::Decode(PrefillAttempt::Result result) {
-  const absl::Duration first_token = absl::Now() - call_.arrival;
+  const absl::Duration first_token = MonotonicNow() - call_.arrival;
   uses_.metrics.ObserveFirstToken(first_token);
   *report_.mutable_kv() = result.kv;
   *report_.mutable_kv()->mutable_compression() = CompressionToProto(request_.compression);
@@ -196,7 +196,7 @@ void Generation::OnSessionEnd(const Session::End& end) {
   report_.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(request_.tokens.size()));
   v1::Timing& timing = *report_.mutable_timing();
   timing.set_first_decode_ms(absl::ToDoubleMilliseconds(end.first_decode));
-  timing.set_total_ms(absl::ToDoubleMilliseconds(absl::Now() - call_.arrival));
+  timing.set_total_ms(absl::ToDoubleMilliseconds(MonotonicNow() - call_.arrival));
   if (end.decode > absl::ZeroDuration()) {
     timing.set_tokens_per_second(static_cast<double>(end.output_tokens - 1) /
                                  absl::ToDoubleSeconds(end.decode));
@@ -226,22 +226,23 @@ void Generation::Fail(const absl::Status& error) {
 void Generation::LogEnd(const absl::Status& status) const {
   const v1::KvReport& kv = report_.kv();
   const v1::Timing& timing = report_.timing();
-  LogInfo("request ended", {{"request_id", call_.id},
-                            {"trace_id", trace_.context().trace_id},
-                            {"client", call_.client},
-                            {"code", absl::StatusCodeToString(status.code())},
-                            {"error", LoggedMessage(status)},
-                            {"prompt_tokens", request_.tokens.size()},
-                            {"output_tokens", uint64_t{report_.usage().output_tokens()}},
-                            {"kept_tokens", kv.kept_tokens()},
-                            {"uncompressed_bytes", kv.uncompressed_bytes()},
-                            {"shipped_bytes", kv.shipped_bytes()},
-                            {"queue_ms", timing.queue_ms()},
-                            {"prefill_ms", timing.prefill_ms()},
-                            {"compress_ms", timing.compress_ms()},
-                            {"transfer_ms", timing.transfer_ms()},
-                            {"first_token_ms", timing.first_token_ms()},
-                            {"total_ms", absl::ToDoubleMilliseconds(absl::Now() - call_.arrival)}});
+  LogInfo("request ended",
+          {{"request_id", call_.id},
+           {"trace_id", trace_.context().trace_id},
+           {"client", call_.client},
+           {"code", absl::StatusCodeToString(status.code())},
+           {"error", LoggedMessage(status)},
+           {"prompt_tokens", request_.tokens.size()},
+           {"output_tokens", uint64_t{report_.usage().output_tokens()}},
+           {"kept_tokens", kv.kept_tokens()},
+           {"uncompressed_bytes", kv.uncompressed_bytes()},
+           {"shipped_bytes", kv.shipped_bytes()},
+           {"queue_ms", timing.queue_ms()},
+           {"prefill_ms", timing.prefill_ms()},
+           {"compress_ms", timing.compress_ms()},
+           {"transfer_ms", timing.transfer_ms()},
+           {"first_token_ms", timing.first_token_ms()},
+           {"total_ms", absl::ToDoubleMilliseconds(MonotonicNow() - call_.arrival)}});
 }
 
 }  // namespace kvship

@@ -54,7 +54,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   struct Call {
     std::string id;      // stands in the logs of both nodes
     std::string client;  // whose it is; empty: not known
-    absl::Time arrival;
+    absl::Time arrival;  // monotonic, as the deadline
     absl::Time deadline;
     TraceContext trace = {};  // that its client sent along
   };

@@ -1,13 +1,11 @@
 #include "decode_service/generation_service.h"
 
-#include <grpcpp/alarm.h>
-
 #include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "decode_service/tokenize.h"
 #include "rpc/request_id.h"
@@ -25,21 +23,23 @@ bool HasDeadline(const grpc::CallbackServerContext& context) {
 class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  explicit GenerateCall(std::function<void()> on_done) : on_done_(std::move(on_done)) {}
+  GenerateCall(DeadlineWatch& deadlines, std::function<void()> on_done)
+      : deadlines_(deadlines), on_done_(std::move(on_done)) {}
 
   // `on_made` is told of the generation before it starts.
-  static GenerateCall* Start(const Generation::Uses& uses, grpc::CallbackServerContext& context,
-                             const std::string& client, absl::Duration default_deadline,
-                             const v1::GenerateRequest& request,
+  static GenerateCall* Start(const Generation::Uses& uses, DeadlineWatch& deadlines,
+                             grpc::CallbackServerContext& context, const std::string& client,
+                             absl::Duration default_deadline, const v1::GenerateRequest& request,
                              const std::function<void(const std::shared_ptr<Generation>&)>& on_made,
                              std::function<void()> on_done) {
-    auto call = std::make_shared<GenerateCall>(std::move(on_done));
+    auto call = std::make_shared<GenerateCall>(deadlines, std::move(on_done));
     call->self_ = call;
     const std::string id = NewRequestId();
     context.AddInitialMetadata(kRequestIdMetadata, id);
-    const absl::Time now = absl::Now();
-    const absl::Time deadline =
-        HasDeadline(context) ? absl::FromChrono(context.deadline()) : now + default_deadline;
+    const absl::Time now = MonotonicNow();
+    const absl::Time deadline = HasDeadline(context)
+                                    ? FromWallTime(absl::FromChrono(context.deadline()))
+                                    : now + default_deadline;
     call->generation_ = std::make_shared<Generation>(
         uses, Generation::Call{.id = id,
                                .client = client,
@@ -49,8 +49,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     if (const TraceContext& trace = call->generation_->trace(); trace.is_set()) {
       context.AddInitialMetadata(kTraceResponse, trace.TraceParent());
     }
-    // gRPC keeps the deadlines of clients itself.
-    if (!HasDeadline(context)) call->CancelAt(deadline);
+    call->deadline_ = deadlines.Add(deadline, [weak = std::weak_ptr(call)] {
+      if (const auto live = weak.lock()) live->generation().Cancel();
+    });
     // Weak: the buffer may speak up once more while gRPC is already done with the call.
     call->generation_->responses().OnResponse([weak = std::weak_ptr(call)] {
       if (const auto live = weak.lock()) live->WriteNext();
@@ -77,18 +78,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
       std::lock_guard lock(mutex_);
       last = std::move(self_);
     }
-    alarm_.Cancel();
+    deadlines_.Remove(deadline_);
     on_done_();
   }
 
  private:
-  void CancelAt(absl::Time deadline) {
-    alarm_.Set(absl::ToChronoTime(deadline), [weak = weak_from_this()](bool due) {
-      const auto live = weak.lock();
-      if (due && live != nullptr) live->generation().Cancel();
-    });
-  }
-
   // Locks, so that gRPC's threads see all that Start has made.
   Generation& generation() {
     std::lock_guard lock(mutex_);
@@ -106,12 +100,13 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     }
   }
 
+  DeadlineWatch& deadlines_;
   const std::function<void()> on_done_;
   std::shared_ptr<GenerateCall> self_;  // shared: until OnDone, and while WriteNext runs
   // shared: the decode batch may still hold it when the call is over
   std::shared_ptr<Generation> generation_;
   std::mutex mutex_;
-  grpc::Alarm alarm_;
+  DeadlineWatch::Key deadline_;
   v1::GenerateResponse message_;
   bool writing_ = false;
   bool finished_ = false;
@@ -159,7 +154,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
     at = running_.emplace(running_.end());
   }
   return GenerateCall::Start(
-      uses_, *context, *client, default_deadline_, *request,
+      uses_, deadlines_, *context, *client, default_deadline_, *request,
       [this, at](const std::shared_ptr<Generation>& generation) {
         std::lock_guard lock(mutex_);
         *at = generation;
@@ -189,9 +184,10 @@ void GenerationService::StartDraining() {
   draining_ = true;
 }
 
-bool GenerationService::WaitUntilIdle(absl::Time deadline) {
+bool GenerationService::WaitUntilIdle(absl::Duration timeout) {
   std::unique_lock lock(mutex_);
-  return idle_.wait_until(lock, absl::ToChronoTime(deadline), [this] { return running_.empty(); });
+  return idle_.wait_until(lock, ToSteadyTime(MonotonicNow() + timeout),
+                          [this] { return running_.empty(); });
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetModelInfo(

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "decode_service/deadline_watch.h"
 #include "decode_service/generation.h"
 #include "kvship/v1/generation.grpc.pb.h"
 #include "service/callers.h"
@@ -41,8 +42,8 @@ class GenerationService final : public v1::GenerationService::CallbackService {
 
   // Refuses new Generate calls with Unavailable.
   void StartDraining();
-  // Waits until no Generate call is running; false if the deadline comes first.
-  bool WaitUntilIdle(absl::Time deadline);
+  // Waits until no Generate call is running; false if that takes longer.
+  bool WaitUntilIdle(absl::Duration timeout);
   // Ends the Generate calls that are running with `why`, soon.
   void EndAll(const absl::Status& why);
 
@@ -55,6 +56,7 @@ class GenerationService final : public v1::GenerationService::CallbackService {
   const Callers& callers_;
   const v1::ModelInfo model_info_;
   const absl::Duration default_deadline_;
+  DeadlineWatch deadlines_;  // of Generate calls
   std::mutex mutex_;
   std::condition_variable idle_;
   Generations running_;  // one for each Generate call

@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace kvship {
 namespace {
@@ -30,7 +30,7 @@ HttpConnection::HttpConnection(int socket, const std::shared_ptr<SSL_CTX>& tls)
 HttpConnection::~HttpConnection() {
   tls_.reset();
   shutdown(socket_, SHUT_WR);
-  const absl::Time end = absl::Now() + kLinger;
+  const absl::Time end = MonotonicNow() + kLinger;
   while (closes_ && WaitFor(POLLIN, end) &&
          recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT) > 0) {
   }
@@ -40,7 +40,7 @@ HttpConnection::~HttpConnection() {
 bool HttpConnection::WaitFor(short events, absl::Time deadline) const {
   pollfd waited = {.fd = socket_, .events = events, .revents = 0};
   while (true) {
-    const absl::Duration left = std::max(deadline - absl::Now(), absl::ZeroDuration());
+    const absl::Duration left = std::max(deadline - MonotonicNow(), absl::ZeroDuration());
     const int64_t left_ms = std::min<int64_t>(absl::ToInt64Milliseconds(left), INT32_MAX);
     const int ready = poll(&waited, 1, static_cast<int>(left_ms));
     if (ready > 0) return true;
@@ -58,7 +58,7 @@ bool HttpConnection::Handshake(absl::Time deadline) {
 }
 
 bool HttpConnection::WaitForRequest(absl::Duration timeout) {
-  return has_bytes() || WaitFor(POLLIN, absl::Now() + timeout);
+  return has_bytes() || WaitFor(POLLIN, MonotonicNow() + timeout);
 }
 
 void HttpConnection::BeginRequest(size_t max_bytes, absl::Time deadline) {
@@ -78,7 +78,7 @@ bool HttpConnection::is_readable() const {
 }
 
 bool HttpConnection::is_writable() const {
-  return WaitFor(POLLOUT, std::min(absl::Now() + kWriteTimeout, answer_deadline_));
+  return WaitFor(POLLOUT, std::min(MonotonicNow() + kWriteTimeout, answer_deadline_));
 }
 
 ssize_t HttpConnection::read(char* to, size_t num_bytes) {

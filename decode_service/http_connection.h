@@ -1,6 +1,7 @@
 // HttpConnection is one client's TCP connection as cpp-httplib reads and writes it, with what the
 // library's own stream lacks: bounds on the bytes and the time that a request may take to arrive,
-// and a look at whether the client is still there. Used by the connection's thread alone.
+// and a look at whether the client is still there. Deadlines are monotonic. Used by the
+// connection's thread alone.
 #pragma once
 
 #include <httplib.h>

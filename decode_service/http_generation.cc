@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace kvship {
 namespace {
@@ -43,7 +43,7 @@ ResponseBuffer::Next HttpGeneration::Take(absl::Time until, v1::GenerateResponse
   while (true) {
     const ResponseBuffer::Next next = generation_->responses().Take(message, end);
     ended_ |= next == ResponseBuffer::Next::kEnd;
-    if (next != ResponseBuffer::Next::kNothing || absl::Now() >= until) return next;
+    if (next != ResponseBuffer::Next::kNothing || MonotonicNow() >= until) return next;
     CancelIfPointless();
     Wait(until);
   }
@@ -51,15 +51,15 @@ ResponseBuffer::Next HttpGeneration::Take(absl::Time until, v1::GenerateResponse
 
 void HttpGeneration::CancelIfPointless() {
   if (cancelled_) return;
-  cancelled_ = stopping_ || absl::Now() >= deadline_ || connection_.client_has_gone();
+  cancelled_ = stopping_ || MonotonicNow() >= deadline_ || connection_.client_has_gone();
   if (cancelled_) generation_->Cancel();
 }
 
 void HttpGeneration::Wait(absl::Time until) {
-  until = std::min(until, absl::Now() + kClientCheck);
+  until = std::min(until, MonotonicNow() + kClientCheck);
   if (!cancelled_) until = std::min(until, deadline_);
   std::unique_lock lock(signal_->mutex);
-  signal_->changed.wait_until(lock, absl::ToChronoTime(until), [this] { return signal_->given; });
+  signal_->changed.wait_until(lock, ToSteadyTime(until), [this] { return signal_->given; });
   signal_->given = false;
 }
 

@@ -28,7 +28,8 @@ class HttpGeneration {
   // As Generation::trace.
   const TraceContext& trace() const { return generation_->trace(); }
 
-  // The next message or how the request ended; kNothing if neither came by `until`.
+  // The next message or how the request ended; kNothing if neither came by `until`,
+  // which is monotonic.
   ResponseBuffer::Next Take(absl::Time until, v1::GenerateResponse* message, absl::Status* end);
 
  private:

@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "service/listen_address.h"
 
@@ -86,9 +86,9 @@ void HttpServer::Accept() {
 }
 
 bool HttpServer::WaitForRequest(HttpConnection& connection) const {
-  const absl::Time end = absl::Now() + kKeepAlive;
+  const absl::Time end = MonotonicNow() + kKeepAlive;
   while (!connection.WaitForRequest(kIdleCheck)) {
-    if (stopping_ || draining_ || threads_.crowded() || absl::Now() > end) return false;
+    if (stopping_ || draining_ || threads_.crowded() || MonotonicNow() > end) return false;
   }
   return !stopping_;
 }
@@ -96,10 +96,10 @@ bool HttpServer::WaitForRequest(HttpConnection& connection) const {
 void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
   HttpConnection connection(socket, tls);
   current_connection = &connection;
-  if (!connection.Handshake(absl::Now() + kHandshakeTime)) return;
+  if (!connection.Handshake(MonotonicNow() + kHandshakeTime)) return;
   while (!connection.closes() && WaitForRequest(connection)) {
     if (draining_) connection.CloseAfterAnswer();
-    connection.BeginRequest(kMostHeaderBytes, absl::Now() + kUploadTime);
+    connection.BeginRequest(kMostHeaderBytes, MonotonicNow() + kUploadTime);
     const auto after_headers = [&](httplib::Request& request) {
       request.ranges.clear();  // nothing here can be asked for in parts
       // What marks chunks takes an eighth of the body at most, and a little.

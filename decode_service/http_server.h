@@ -31,6 +31,10 @@ class HttpServer : public httplib::Server {
   absl::Status Listen(const std::string& flag, const std::string& address);
   int port() const { return port_; }
 
+  // Serves a connection that was accepted, to its end, on the calling thread. Owns the socket.
+  // `tls` may be null: plain text.
+  void Serve(int socket, const std::shared_ptr<SSL_CTX>& tls);
+
   // Every connection ends after its present answer; new ones are still accepted.
   void StartDraining() { draining_ = true; }
   // Accepts no more and waits for the answers that are being given.
@@ -41,7 +45,6 @@ class HttpServer : public httplib::Server {
 
  private:
   void Accept();
-  void Serve(int socket, const std::shared_ptr<SSL_CTX>& tls);
   bool WaitForRequest(HttpConnection& connection) const;
 
   const size_t max_body_bytes_;

@@ -4,16 +4,16 @@
 #include <random>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "decode_service/event_stream.h"
+#include "decode_service/http_body.h"
 #include "decode_service/http_generation.h"
 #include "decode_service/openai_response.h"
 #include "rpc/request_id.h"
@@ -64,29 +64,6 @@ absl::StatusCode CodeOf(const OpenAiError& error) {
 
 std::string NameOf(const ServedModel& model, const std::string& identity) {
   return model.config().name.empty() ? identity : model.config().name;
-}
-
-// What httplib does not check, and proxies may read in another way than it does.
-bool BodyIsDelimited(const httplib::Request& request) {
-  const size_t num_lengths = request.get_header_value_count("Content-Length");
-  const size_t num_encodings = request.get_header_value_count("Transfer-Encoding");
-  uint64_t length = 0;
-  if (num_encodings > 0) {
-    return num_lengths == 0 && num_encodings == 1 &&
-           absl::EqualsIgnoreCase(request.get_header_value("Transfer-Encoding"), "chunked");
-  }
-  return num_lengths == 0 ||
-         (num_lengths == 1 &&
-          absl::SimpleAtoi(request.get_header_value("Content-Length"), &length));
-}
-
-bool HasBody(const httplib::Request& request) {
-  return request.has_header("Transfer-Encoding") || request.has_header("Content-Length");
-}
-
-bool IsJson(absl::string_view content_type) {
-  const absl::string_view type = content_type.substr(0, content_type.find(';'));
-  return absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(type), kJson);
 }
 
 OpenAiError WrongMethod(const httplib::Request& request, const char* allowed,
@@ -185,9 +162,9 @@ void HttpService::StartDraining() {
   server_.StartDraining();
 }
 
-bool HttpService::WaitUntilIdle(absl::Time deadline) {
+bool HttpService::WaitUntilIdle(absl::Duration timeout) {
   std::unique_lock lock(mutex_);
-  return idle_.wait_until(lock, absl::ToChronoTime(deadline),
+  return idle_.wait_until(lock, ToSteadyTime(MonotonicNow() + timeout),
                           [this] { return num_requests_ == 0; });
 }
 
@@ -225,7 +202,7 @@ HandlerResponse HttpService::Route(const httplib::Request& request,
   const bool generates = path == kCompletions || path == kChat;
   const bool reads_only = request.method == "GET" || request.method == "HEAD";
   if (generates && request.method == "POST") return HandlerResponse::Unhandled;
-  if (HasBody(request)) HttpServer::connection().CloseAfterAnswer();
+  if (HasHttpBody(request)) HttpServer::connection().CloseAfterAnswer();
   if (const auto client = ClientOf(request); !client.ok()) {
     Respond(OpenAiErrorOf(client.status()), response);
   } else if (generates) {
@@ -252,36 +229,6 @@ void HttpService::AnswerModels(absl::string_view path, httplib::Response& respon
   }
 }
 
-std::optional<OpenAiError> HttpService::ReadBody(const httplib::Request& request,
-                                                 const httplib::ContentReader& reader,
-                                                 std::string* body) const {
-  const std::string type = request.get_header_value("Content-Type");
-  if (!IsJson(type)) {
-    return InvalidOpenAiRequest(absl::StrCat("Content-Type is '", type, "'; wanted ", kJson), 415);
-  }
-  if (!BodyIsDelimited(request)) {
-    return InvalidOpenAiRequest(
-        "the headers do not say where the body ends; wanted one Content-Length, or "
-        "Transfer-Encoding: chunked");
-  }
-  if (!HasBody(request)) return std::nullopt;
-  // httplib is lenient with chunks: what follows them is not to be taken for a request.
-  if (request.has_header("Transfer-Encoding")) HttpServer::connection().CloseAfterAnswer();
-  bool too_long = request.get_header_value<uint64_t>("Content-Length") > options_.max_body_bytes;
-  const bool read = !too_long && reader([&](const char* bytes, size_t num_bytes) {
-    too_long = body->size() + num_bytes > options_.max_body_bytes;
-    if (!too_long) body->append(bytes, num_bytes);
-    return !too_long;
-  });
-  if (too_long) {
-    return InvalidOpenAiRequest(
-        absl::StrCat("the body is too long; wanted at most ", options_.max_body_bytes, " bytes"),
-        413);
-  }
-  if (!read) return InvalidOpenAiRequest("the body did not arrive whole");
-  return std::nullopt;
-}
-
 void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
                          httplib::Response& response, const httplib::ContentReader& reader) {
   const absl::StatusOr<std::string> client = ClientOf(request);
@@ -297,7 +244,7 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
     return Refuse(OpenAiErrorOf(place.status()), *client, response);
   }
   std::string body;
-  if (const auto error = ReadBody(request, reader, &body)) {
+  if (const auto error = ReadHttpBody(request, reader, options_.max_body_bytes, &body)) {
     connection.CloseAfterAnswer();
     return Refuse(*error, *client, response);
   }
@@ -328,15 +275,15 @@ void HttpService::Refuse(const OpenAiError& error, const std::string& client,
 void HttpService::Generate(const OpenAiRequest& request, const std::string& client,
                            TraceContext trace, Place place, httplib::Response& response) {
   HttpConnection& connection = HttpServer::connection();
-  const absl::Time now = absl::Now();
-  const absl::Time deadline = now + options_.deadline;
+  const absl::Time arrival = MonotonicNow();
+  const absl::Time deadline = arrival + options_.deadline;
   connection.SetAnswerDeadline(deadline);
   const std::string id = NewRequestId();
   response.set_header("x-request-id", id);
   auto generation = std::make_unique<HttpGeneration>(uses_,
                                                      Generation::Call{.id = id,
                                                                       .client = client,
-                                                                      .arrival = now,
+                                                                      .arrival = arrival,
                                                                       .deadline = deadline,
                                                                       .trace = std::move(trace)},
                                                      request.generate, connection, stopping_);
@@ -345,7 +292,7 @@ void HttpService::Generate(const OpenAiRequest& request, const std::string& clie
   }
   OpenAiResponse answer(request,
                         {.id = id,
-                         .created = absl::ToUnixSeconds(now),
+                         .created = absl::ToUnixSeconds(absl::Now()),
                          .model = model_,
                          .fingerprint = absl::StrCat("fp_", identity_.substr(0, 12))},
                         uses_.model.tokenizer.get());

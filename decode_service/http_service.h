@@ -43,8 +43,8 @@ class HttpService {
 
   // Refuses new requests.
   void StartDraining();
-  // Waits until no request is running; false if the deadline comes first.
-  bool WaitUntilIdle(absl::Time deadline);
+  // Waits until no request is running; false if that takes longer.
+  bool WaitUntilIdle(absl::Duration timeout);
 
  private:
   // A place among the requests that run at a time; given back when the last copy goes.
@@ -64,10 +64,6 @@ class HttpService {
   // Ends a request to generate that never became one: counted, logged and answered.
   void Refuse(const OpenAiError& error, const std::string& client,
               httplib::Response& response) const;
-  // The body, or an error of the client's.
-  std::optional<OpenAiError> ReadBody(const httplib::Request& request,
-                                      const httplib::ContentReader& reader,
-                                      std::string* body) const;
   void Generate(const OpenAiRequest& request, const std::string& client, TraceContext trace,
                 Place place, httplib::Response& response);
   // The name of who sends it; Unauthenticated if that is not known and has to be.

@@ -4,13 +4,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
 #include "decode_service/kv_report.h"
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
 #include "rpc/sampling.h"
+#include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
 
 namespace kvship {
@@ -42,7 +42,7 @@ void PrefillAttempt::Open(const Connect& connect) {
     std::lock_guard lock(mutex_);
     channel_ = channel;
   }
-  channel->SendMessage(BeginMessage().SerializeAsString());
+  channel->SendMessage(Sealed(BeginMessage()));
 }
 
 void PrefillAttempt::Cancel(const absl::Status& why) {
@@ -87,7 +87,9 @@ void PrefillAttempt::OnMessage(std::span<const std::byte> bytes) {
   if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
     return Fail(absl::DataLossError("the prefill node sent a message that cannot be read"));
   }
-  absl::Status status;
+  if (message.has_ready()) node_version_ = message.ready().wire_version();
+  absl::Status status = CheckSeal(SealOf(bytes), node_version_);
+  if (!status.ok()) return Fail(status);
   switch (message.message_case()) {
     case v1::PrefillResponse::kQueued: Progress(v1::GenerateProgress::PHASE_QUEUED, 0); break;
     case v1::PrefillResponse::kReady: status = OnReady(message.ready()); break;
@@ -95,7 +97,7 @@ void PrefillAttempt::OnMessage(std::span<const std::byte> bytes) {
       const float fraction = std::clamp(message.progress().fraction(), 0.0f, 1.0f);
       if (fraction == 1) {
         std::lock_guard lock(mutex_);
-        computed_time_ = absl::Now();
+        computed_time_ = MonotonicNow();
       }
       Progress(v1::GenerateProgress::PHASE_PREFILL, fraction);
       break;
@@ -145,7 +147,7 @@ absl::Status PrefillAttempt::OnReady(const v1::PrefillReady& ready) {
   }
   v1::PrefillRequest go;
   go.mutable_go()->set_transport(kGrpcTransport);
-  channel->SendMessage(go.SerializeAsString());
+  channel->SendMessage(Sealed(go));
   return absl::OkStatus();
 }
 
@@ -176,7 +178,7 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
     result.timing.set_prefill_ms(message.prefill_ms());
     result.timing.set_compress_ms(message.compress_ms());
     if (computed_time_ != absl::Time()) {
-      result.timing.set_transfer_ms(Milliseconds(absl::Now() - computed_time_));
+      result.timing.set_transfer_ms(Milliseconds(MonotonicNow() - computed_time_));
     }
     result.receive_time = receive_time_;
     result.cache = std::move(cache_);

@@ -77,6 +77,7 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
   ReservationQueue& queue_;
   ReservationQueue::Ticket& ticket_;
   const OnProgress on_progress_;
+  v1::WireVersion node_version_;  // none before Ready; used by events alone, one at a time
 
   mutable std::mutex mutex_;
   OnEnd on_end_;  // none once it has been called

@@ -10,6 +10,11 @@ PrefillFault FaultOf(const absl::Status& error) {
   if (!ReasonOf(error).empty()) return PrefillFault::kMismatch;
   switch (error.code()) {
     case absl::StatusCode::kUnavailable: return PrefillFault::kLost;
+    // What gRPC makes of a connection that breaks in the wrong moment, or carries nonsense; and
+    // what a node says of itself that is out of order.
+    case absl::StatusCode::kUnknown:
+    case absl::StatusCode::kInternal:
+    case absl::StatusCode::kUnimplemented: return PrefillFault::kLost;
     case absl::StatusCode::kDataLoss: return PrefillFault::kBroken;
     case absl::StatusCode::kResourceExhausted: return PrefillFault::kFull;
     default: return PrefillFault::kNone;

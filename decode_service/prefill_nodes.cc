@@ -219,7 +219,7 @@ void PrefillNodes::StartChecks() {
     // gRPC's own pauses between attempts to connect would hide a node that has just come back.
     grpc::experimental::ChannelResetConnectionBackoff(channel.get());
     Check& check = checks_.emplace_back(node);
-    check.context.set_deadline(absl::ToChronoTime(absl::Now() + options_.check_timeout));
+    check.context.set_deadline(absl::ToChronoTime(WallNow() + options_.check_timeout));
     // Who serves and whose connection is refused is gone; who was gone may come at any moment.
     check.context.set_wait_for_ready(node->standing(MonotonicNow()) == Standing::kSilent);
     check.stub->async()->GetModelInfo(&check.context, &check.request, &check.response,

@@ -4,7 +4,7 @@
 #include <cassert>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace kvship {
 
@@ -21,7 +21,7 @@ Session::~Session() { assert(ended_); }
 
 void Session::Take(const OutputToken& token) {
   assert(!ended_);
-  const absl::Time now = absl::Now();
+  const absl::Time now = MonotonicNow();
   if (end_.output_tokens == 0) first_token_time_ = now;
   if (end_.output_tokens == 1) end_.first_decode = now - first_token_time_;
   end_.decode = now - first_token_time_;

@@ -21,13 +21,6 @@ Arithmetic ArithmeticFor(const Transformer& model, Arithmetic wanted) {
   return floats ? Arithmetic::kFloat32 : wanted;
 }
 
-KvShape ShapeOf(const ModelConfig& config) {
-  return {.num_layers = config.num_layers,
-          .num_kv_heads = config.num_kv_heads,
-          .num_query_heads = config.num_query_heads,
-          .head_dim = config.head_dim};
-}
-
 absl::Status PrefillEngine::UnpackLayer(size_t layer) {
   if (unpacked_layer_ == layer) return absl::OkStatus();
   unpacked_layer_ = SIZE_MAX;

@@ -14,16 +14,14 @@
 
 #include "absl/status/statusor.h"
 #include "base/buffer.h"
+#include "engine/kv_shape.h"
 #include "engine/layer_observation.h"
 #include "engine/transformer.h"
 #include "kernels/backend.h"
 #include "kernels/product.h"
 #include "kv/layer_view.h"
-#include "kv/shape.h"
 
 namespace kvship {
-
-KvShape ShapeOf(const ModelConfig& config);
 
 class PrefillEngine {
  public:

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "engine/compute_device.h"
@@ -64,12 +65,12 @@ constexpr absl::Duration kOtherCallsGrace = absl::Milliseconds(200);
 
 void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& scheduler,
            PrefillRpcService& service, RpcServer& server) {
-  const absl::Time deadline = absl::Now() + timeout;
+  const absl::Time deadline = MonotonicNow() + timeout;
   readiness.StartDraining();
   LogDraining(timeout);
   absl::SleepFor(std::min(kDrainNotice, timeout));
   scheduler.StartDraining();
-  if (!service.WaitUntilIdle(deadline)) {
+  if (!service.WaitUntilIdle(deadline - MonotonicNow())) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(timeout),
                             "; they are cancelled"));
   }

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "rpc/cache_messages.h"
 #include "rpc/errors.h"
+#include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
 
 namespace kvship {
@@ -16,7 +17,7 @@ void PrefillScheduler::Request::TellReady(absl::Time now) {
   *ready.mutable_wire_version() = WireVersionProto();
   ready.add_transports(kGrpcTransport);
   *ready.mutable_plan() = PlanToProto(task.plan);
-  channel->SendMessage(response.SerializeAsString());
+  channel->SendMessage(Sealed(response));
 }
 
 void PrefillScheduler::Request::TellPlace(size_t place) {
@@ -24,7 +25,7 @@ void PrefillScheduler::Request::TellPlace(size_t place) {
   told_place_ = place;
   v1::PrefillResponse response;
   response.mutable_queued()->set_place(static_cast<uint32_t>(place));
-  channel->SendMessage(response.SerializeAsString());
+  channel->SendMessage(Sealed(response));
 }
 
 void PrefillScheduler::Request::WatchReader(size_t max_outbox_bytes, absl::Time now) {

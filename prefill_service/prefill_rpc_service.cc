@@ -4,11 +4,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "rpc/errors.h"
 #include "rpc/model_info.h"
 #include "rpc/request_id.h"
+#include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
 #include "transport/grpc_status.h"
 
@@ -59,9 +61,14 @@ class PrefillCall final : public ChannelEvents {
  private:
   absl::Status Read(std::span<const std::byte> message) {
     v1::PrefillRequest request;
+    const Seal seal = SealOf(message);
     if (!request.ParseFromArray(message.data(), static_cast<int>(message.size()))) {
-      return absl::InvalidArgumentError("a message is no PrefillRequest");
+      return seal == Seal::kIntact
+                 ? absl::InvalidArgumentError("a message is no PrefillRequest")
+                 : absl::DataLossError("a message is no PrefillRequest, and has no intact seal");
     }
+    if (request.has_begin()) client_version_ = request.begin().wire_version();
+    RETURN_IF_ERROR(CheckSeal(seal, client_version_));
     switch (request.message_case()) {
       case v1::PrefillRequest::kBegin: return Begin(request.begin());
       case v1::PrefillRequest::kGo: return Go(request.go());
@@ -97,7 +104,8 @@ class PrefillCall final : public ChannelEvents {
   const PrefillRpcService::Parts& parts_;
   const PrefillTrace trace_;
   std::shared_ptr<Channel> channel_;  // shared with the scheduler
-  std::string request_id_;            // none before Begin
+  v1::WireVersion client_version_;    // none before Begin, as the next
+  std::string request_id_;
   std::shared_ptr<PrefillScheduler::Request> request_;
   bool refused_ = false;
 };
@@ -125,8 +133,13 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrefillRpcService::
     context->AddInitialMetadata(kTraceResponse, trace.context().TraceParent());
   }
   return ServeChannel(context, options_, [&](const std::shared_ptr<Channel>& channel) {
-    return std::make_shared<PrefillCall>(*this, trace, channel);
+    return Accept(channel, trace);
   });
+}
+
+std::shared_ptr<ChannelEvents> PrefillRpcService::Accept(const std::shared_ptr<Channel>& channel,
+                                                         const PrefillTrace& trace) {
+  return std::make_shared<PrefillCall>(*this, trace, channel);
 }
 
 grpc::ServerUnaryReactor* PrefillRpcService::GetModelInfo(
@@ -151,9 +164,10 @@ absl::Status PrefillRpcService::FillModelInfo(
   return absl::OkStatus();
 }
 
-bool PrefillRpcService::WaitUntilIdle(absl::Time deadline) {
+bool PrefillRpcService::WaitUntilIdle(absl::Duration timeout) {
   std::unique_lock lock(mutex_);
-  return idle_.wait_until(lock, absl::ToChronoTime(deadline), [this] { return num_calls_ == 0; });
+  return idle_.wait_until(lock, ToSteadyTime(MonotonicNow() + timeout),
+                          [this] { return num_calls_ == 0; });
 }
 
 size_t PrefillRpcService::MostMessageBytes(const ModelConfig& model) {

@@ -11,6 +11,7 @@
 #include "kvship/v1/prefill.grpc.pb.h"
 #include "prefill_service/prefill_metrics.h"
 #include "prefill_service/prefill_scheduler.h"
+#include "prefill_service/prefill_trace.h"
 #include "service/callers.h"
 #include "service/readiness.h"
 #include "service/tracer.h"
@@ -45,8 +46,12 @@ class PrefillRpcService final
                                          const v1::PrefillServiceGetModelInfoRequest* request,
                                          v1::PrefillServiceGetModelInfoResponse* response) override;
 
-  // Whether all calls have ended, with all they had to send, by `deadline`.
-  bool WaitUntilIdle(absl::Time deadline);
+  // What serves one Prefill stream, over whatever channel it came.
+  std::shared_ptr<ChannelEvents> Accept(const std::shared_ptr<Channel>& channel,
+                                        const PrefillTrace& trace = {});
+
+  // Whether all calls have ended, with all they had to send, within `timeout`.
+  bool WaitUntilIdle(absl::Duration timeout);
 
   // The longest Begin that can be right: ids of a whole context take up to 5 bytes each.
   static size_t MostMessageBytes(const ModelConfig& model);

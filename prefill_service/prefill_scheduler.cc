@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/out_of_memory.h"
 #include "base/status_macros.h"
 #include "prefill_service/prefill_request.h"
 #include "rpc/errors.h"
@@ -194,23 +195,27 @@ void PrefillScheduler::RunStep(const std::shared_ptr<Request>& first,
   const Requests pack = first->job == nullptr ? PackFrom(first) : Requests();
   // No request can go while the lock is open: only this thread removes them.
   lock.unlock();
-  absl::StatusOr<std::shared_ptr<PrefillJob>> job = first->job;
-  if (!pack.empty()) job = BeginJob(pack);
-  absl::Status status = job.ok() ? (*job)->Step() : job.status();
+  std::shared_ptr<PrefillJob> job = first->job;
+  absl::Status status = UnlessOutOfMemory([&]() -> absl::Status {
+    if (!pack.empty()) {
+      ASSIGN_OR_RETURN(job, BeginJob(pack));
+    }
+    return job->Step();
+  });
   lock.lock();
   if (!status.ok()) {
     LogError(absl::StrCat("a prefill step failed: ", status.ToString()));
     if (!absl::IsResourceExhausted(status)) status = absl::InternalError(status.message());
   }
   Requests members = pack;
-  if (job.ok()) {
-    for (const auto& request : pack) request->job = *job;
+  if (job != nullptr) {
+    for (const auto& request : pack) request->job = job;
     members.clear();
     std::copy_if(requests_.begin(), requests_.end(), std::back_inserter(members),
-                 [&](const auto& request) { return request->job == *job; });
-    for (const auto& request : members) request->remaining_tokens = (*job)->remaining_tokens();
-    if (status.ok() && !(*job)->done()) return;
-    if (status.ok()) NoteThroughput(**job);
+                 [&](const auto& request) { return request->job == job; });
+    for (const auto& request : members) request->remaining_tokens = job->remaining_tokens();
+    if (status.ok() && !job->done()) return;
+    if (status.ok()) NoteThroughput(*job);
   }
   for (const auto& request : members) End(*request, status);
 }

@@ -8,6 +8,7 @@
 #include "base/status_macros.h"
 #include "rpc/cache_messages.h"
 #include "rpc/sampling.h"
+#include "rpc/sealed_message.h"
 
 namespace kvship {
 namespace {
@@ -33,7 +34,7 @@ void PrefillShipment::SendProgress(double fraction) {
   last_progress_ = now;
   v1::PrefillResponse response;
   response.mutable_progress()->set_fraction(rounded);
-  channel_.SendMessage(response.SerializeAsString());
+  channel_.SendMessage(Sealed(response));
 }
 
 absl::Status PrefillShipment::ShipLayer(PromptReading& reading, size_t prompt) {
@@ -49,7 +50,7 @@ absl::Status PrefillShipment::ShipLayer(PromptReading& reading, size_t prompt) {
   totals_.kept_tokens += (layer_mean - totals_.kept_tokens) / (layer.header.layer + 1);
   v1::PrefillResponse response;
   *response.mutable_layer() = LayerHeaderToProto(layer.header);
-  channel_.SendMessage(response.SerializeAsString());
+  channel_.SendMessage(Sealed(response));
   for (Frame& frame : layer.frames) {
     channel_.SendFrame(frame.header, std::move(frame.payload));
   }
@@ -71,7 +72,7 @@ absl::Status PrefillShipment::SendManifest(std::span<const float> logits,
   manifest.set_queue_ms(absl::ToDoubleMilliseconds(totals_.queue_time));
   manifest.set_prefill_ms(absl::ToDoubleMilliseconds(totals_.prefill_time));
   manifest.set_compress_ms(absl::ToDoubleMilliseconds(totals_.compress_time));
-  channel_.SendMessage(response.SerializeAsString());
+  channel_.SendMessage(Sealed(response));
 
   metrics_.prompt_tokens.Increment(static_cast<double>(task_.plan.prompt_tokens));
   metrics_.uncompressed_bytes.Increment(static_cast<double>(task_.plan.uncompressed_bytes()));

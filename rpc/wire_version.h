@@ -9,7 +9,7 @@
 namespace kvship {
 
 inline constexpr uint32_t kWireMajor = 1;
-inline constexpr uint32_t kWireMinor = 1;
+inline constexpr uint32_t kWireMinor = 2;
 
 // The only way frames travel so far, as Begin, Ready and Go name it.
 inline constexpr char kGrpcTransport[] = "grpc";

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Configure, build, run the tests. Each takes a preset of CMakePresets.json: release, asan or tsan.
+# Configure, build, run the tests. Each takes a preset of CMakePresets.json: release, asan, tsan or (to
+# build) fuzz.
 
 build() {
   local preset=$1 folder
@@ -7,7 +8,7 @@ build() {
   mkdir -p "$folder"
   quietly "$folder/configure.log" cmake --preset "$preset" -DKVSHIP_DEMO_MODEL="$model_path" ||
     die "CMake could not configure $folder; the whole log is in $folder/configure.log"
-  cmake --build "$folder" </dev/null || die "The build in $folder failed; the first error above says why."
+  cmake --build --preset "$preset" </dev/null || die "The build in $folder failed; the first error above says why."
 }
 
 build_folder() {

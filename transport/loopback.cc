@@ -105,6 +105,11 @@ std::shared_ptr<Channel> LoopbackNetwork::Open(std::shared_ptr<ChannelEvents> cl
   return near;
 }
 
+LoopbackNetwork::FaultCounts LoopbackNetwork::fault_counts() const {
+  std::lock_guard lock(mutex_);
+  return fault_counts_;
+}
+
 void LoopbackNetwork::Pause(bool paused) {
   {
     std::lock_guard lock(mutex_);
@@ -139,6 +144,7 @@ bool LoopbackNetwork::MeetFaults(Delivery& frame) {
   };
   frame.is_fault_exempt = true;
   if (index == faults_.cut_before_frame) {
+    ++fault_counts_.cut;
     CutLocked(frame.to);
     return false;
   }
@@ -147,17 +153,28 @@ bool LoopbackNetwork::MeetFaults(Delivery& frame) {
   const bool truncates = happens(faults_.truncate);
   const bool duplicates = happens(faults_.duplicate);
   const bool reorders = happens(faults_.reorder);
-  if (drops) return false;
+  if (drops) {
+    ++fault_counts_.dropped;
+    return false;
+  }
   std::span<const std::byte>& bytes = frame.payload.bytes;
   const uint64_t where = RandomBits(faults_.seed, ~draw);
   if (corrupts && !bytes.empty()) {
     auto copy = std::make_shared<std::vector<std::byte>>(bytes.begin(), bytes.end());
     (*copy)[where % copy->size()] ^= std::byte{1} << (where >> 32) % 8;
     frame.payload = {*copy, copy};
+    ++fault_counts_.corrupted;
   }
-  if (truncates && !bytes.empty()) bytes = bytes.first(where % bytes.size());
-  if (duplicates) queue_.push_front(frame);
+  if (truncates && !bytes.empty()) {
+    bytes = bytes.first(where % bytes.size());
+    ++fault_counts_.truncated;
+  }
+  if (duplicates) {
+    queue_.push_front(frame);
+    ++fault_counts_.duplicated;
+  }
   if (reorders && !queue_.empty()) {
+    ++fault_counts_.reordered;
     queue_.insert(queue_.begin() + 1, std::move(frame));
     return false;
   }

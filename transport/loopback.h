@@ -32,6 +32,18 @@ class LoopbackNetwork {
     size_t cut_before_frame = SIZE_MAX;
   };
 
+  // How many there were so far, of each kind.
+  struct FaultCounts {
+    size_t dropped = 0;
+    size_t corrupted = 0;
+    size_t truncated = 0;
+    size_t duplicated = 0;
+    size_t reordered = 0;
+    size_t cut = 0;
+
+    size_t total() const { return dropped + corrupted + truncated + duplicated + reordered + cut; }
+  };
+
   using Accept =
       std::function<std::shared_ptr<ChannelEvents>(const std::shared_ptr<Channel>& server)>;
 
@@ -42,6 +54,8 @@ class LoopbackNetwork {
   // Connects two new channels: `client` gets the events of the returned one, what `accept` returns
   // those of the other. Events are kept until OnClosed has returned.
   std::shared_ptr<Channel> Open(std::shared_ptr<ChannelEvents> client, const Accept& accept);
+
+  FaultCounts fault_counts() const;
 
   // While paused nothing is delivered, and what is sent stays unsent.
   void Pause(bool paused);
@@ -72,6 +86,7 @@ class LoopbackNetwork {
   std::deque<Delivery> queue_;
   std::vector<std::shared_ptr<End>> open_;  // shared: with whoever sends
   size_t num_frames_ = 0;
+  FaultCounts fault_counts_;
   bool paused_ = false;
   bool stopping_ = false;
   std::thread thread_;

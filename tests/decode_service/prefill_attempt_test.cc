@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
+#include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
 #include "tests/decode_service/tiny_node.h"
 
@@ -67,7 +68,7 @@ class PrefillAttemptTest : public ::testing::Test {
   }
 
   void Send(const v1::PrefillResponse& message) {
-    const std::string bytes = message.SerializeAsString();
+    const std::string bytes = Sealed(message);
     attempt_->OnMessage(std::as_bytes(std::span(bytes)));
   }
 
@@ -232,6 +233,27 @@ TEST_F(PrefillAttemptTest, MessageThatCannotBeReadEndsIt) {
   const std::string bytes = "\xff\xff\xff";
   attempt_->OnMessage(std::as_bytes(std::span(bytes)));
   EXPECT_EQ(end_->status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_F(PrefillAttemptTest, ADamagedMessageEndsItWithDataLoss) {
+  std::string bytes = Sealed(Ready());
+  bytes[bytes.size() / 2] ^= 1;
+  attempt_->OnMessage(std::as_bytes(std::span(bytes)));
+  EXPECT_EQ(end_->status().code(), absl::StatusCode::kDataLoss) << end_->status();
+}
+
+TEST_F(PrefillAttemptTest, AMessageWithoutASealIsOfAnOlderNodeOrDamaged) {
+  v1::PrefillResponse ready = Ready();
+  const std::string damaged = ready.SerializeAsString();
+  attempt_->OnMessage(std::as_bytes(std::span(damaged)));
+  EXPECT_EQ(end_->status().code(), absl::StatusCode::kDataLoss) << end_->status();
+  end_.reset();
+  Start();
+  ready.mutable_ready()->mutable_wire_version()->set_minor(1);
+  const std::string older = ready.SerializeAsString();
+  attempt_->OnMessage(std::as_bytes(std::span(older)));
+  EXPECT_FALSE(end_.has_value()) << end_->status();
+  EXPECT_TRUE(channel_->sent.back().has_go());
 }
 
 TEST_F(PrefillAttemptTest, NodeLostHalfwayFreesEverything) {

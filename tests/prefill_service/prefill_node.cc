@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/random.h"
+#include "rpc/sealed_message.h"
 
 namespace kvship {
 namespace {
@@ -101,7 +102,7 @@ std::shared_ptr<CollectedCall> CollectedCall::Start(PrefillNode& node,
   lock.unlock();
   v1::PrefillRequest request;
   *request.mutable_begin() = begin;
-  call->channel_->SendMessage(request.SerializeAsString());
+  call->channel_->SendMessage(Sealed(request));
   return call;
 }
 
@@ -115,7 +116,7 @@ void CollectedCall::OnMessage(std::span<const std::byte> message) {
   if (response.has_ready() && options_.says_go) {
     v1::PrefillRequest request;
     request.mutable_go()->set_transport("grpc");
-    channel_->SendMessage(request.SerializeAsString());
+    channel_->SendMessage(Sealed(request));
   }
   if (receiver_.has_value() && response.has_layer()) {
     cache_status_.Update(receiver_->BeginLayer(LayerHeaderFromProto(response.layer())));
@@ -158,7 +159,7 @@ bool CollectedCall::WaitFor(v1::PrefillResponse::MessageCase kind, absl::Duratio
 void CollectedCall::SayGo() {
   v1::PrefillRequest request;
   request.mutable_go()->set_transport("grpc");
-  channel_->SendMessage(request.SerializeAsString());
+  channel_->SendMessage(Sealed(request));
 }
 
 v1::PrefillResponse CollectedCall::First(v1::PrefillResponse::MessageCase kind) const {

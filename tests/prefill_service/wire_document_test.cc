@@ -13,6 +13,7 @@
 #include "kernels/attention.h"
 #include "kv/frames.h"
 #include "rpc/cache_messages.h"
+#include "rpc/sealed_message.h"
 #include "transport/prefill_wire.h"
 
 namespace kvship {
@@ -120,6 +121,12 @@ TEST_F(WireDocument, ShowsTheLayersHeader) {
   v1::PrefillResponse response;
   *response.mutable_layer() = LayerHeaderToProto(frames_.header);
   ExpectDocumented("layer-header", BytesOf(response.SerializeAsString()));
+}
+
+TEST_F(WireDocument, ShowsASealedMessage) {
+  v1::PrefillResponse response;
+  *response.mutable_layer() = LayerHeaderToProto(frames_.header);
+  ExpectDocumented("sealed-layer-header", BytesOf(Sealed(response)));
 }
 
 TEST_F(WireDocument, ShowsTheFrame) {

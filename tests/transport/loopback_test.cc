@@ -90,6 +90,17 @@ TEST(Loopback, EachFaultDoesWhatItsNameSays) {
   EXPECT_GT(num_backwards, 0u);  // how many depends on who runs when
 }
 
+TEST(Loopback, FaultsAreCounted) {
+  const Way dropped({.drop = 0.5});
+  EXPECT_EQ(dropped.network.fault_counts().dropped, kFrames - dropped.client->frames().size());
+  const Way corrupted({.corrupt = 0.5});
+  EXPECT_EQ(corrupted.network.fault_counts().corrupted, NumBroken(corrupted.client->frames()));
+  const Way duplicated({.duplicate = 0.5});
+  EXPECT_EQ(duplicated.network.fault_counts().total(),
+            duplicated.client->frames().size() - kFrames);
+  EXPECT_EQ(Way({.cut_before_frame = 17}).network.fault_counts().cut, 1u);
+}
+
 TEST(Loopback, ACutEndsBothSides) {
   Way way({.cut_before_frame = 17});
   EXPECT_EQ(way.end.code(), absl::StatusCode::kUnavailable);

@@ -1,0 +1,127 @@
+// Servers whose wall clock jumps by hours, forth and back, while they serve.
+#include <gtest/gtest.h>
+#include <httplib.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "tests/e2e/fault_requests.h"
+#include "tests/e2e/fault_shell.h"
+#include "tests/engine/model_files.h"
+
+namespace kvship {
+namespace {
+
+constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
+constexpr int64_t kHour = 3600;
+
+class FaultClockTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "sanitizers want to be loaded first";
+#endif
+    ASSERT_TRUE(prefill_.WaitUntilReady());
+    ASSERT_TRUE(decode_.WaitUntilReady());
+    ASSERT_EQ(requests_.Learn(decode_.address()), absl::OkStatus());
+    served_ = nlohmann::json::parse(HttpGet(http_port_, "/v1/models"))["data"][0]["id"];
+  }
+
+  // All later times of the servers' wall clocks are that far from the true ones.
+  void JumpTo(int64_t seconds) const {
+    std::fstream file(jump_file_, std::ios::in | std::ios::out | std::ios::binary);
+    file.write(reinterpret_cast<const char*>(&seconds), sizeof(seconds));
+  }
+
+  struct HttpAnswer {
+    int status = 0;
+    absl::Duration taken;
+  };
+  HttpAnswer AskOverHttp() const {
+    httplib::Client client("127.0.0.1", http_port_);
+    client.set_read_timeout(60);
+    const absl::Time begin = MonotonicNow();
+    const auto answer = client.Post(
+        "/v1/completions",
+        absl::StrCat(R"({"prompt":[1,2,3,4,5],"max_tokens":8,"ignore_eos":true,"model":")", served_,
+                     "\"}"),
+        "application/json");
+    return {.status = answer ? answer->status : -1, .taken = MonotonicNow() - begin};
+  }
+
+  const TempFolder folder_;
+  const std::string jump_file_ = folder_.Write("jump", std::string(8, '\0'));
+  const std::string preload_ = absl::StrCat(
+      "LD_PRELOAD=" KVSHIP_BIN "/libkvship_fault_clock.so KVSHIP_CLOCK_JUMP=", jump_file_,
+      "; export LD_PRELOAD KVSHIP_CLOCK_JUMP;");
+  const int http_port_ = FreePort();
+  std::string served_;  // the model's name
+  ShellServer prefill_{preload_, "kvship-prefill", kModel, {"--threads=1"}};
+  ShellServer decode_{preload_,
+                      "kvship-decode",
+                      kModel,
+                      {"--threads=1", absl::StrCat("--http=127.0.0.1:", http_port_),
+                       "--http_deadline=4s", absl::StrCat("--prefill=", prefill_.address())}};
+  FaultRequests requests_;
+};
+
+TEST_F(FaultClockTest, RequestsDoNotNoticeThatItJumps) {
+  for (const int64_t jump : {kHour, -kHour, 48 * kHour, int64_t{0}}) {
+    std::thread client([this] {
+      for (size_t i = 0; i < 16; ++i) {
+        EXPECT_EQ(requests_.Send(decode_.address(), i, absl::Seconds(20)), absl::OkStatus());
+      }
+    });
+    absl::SleepFor(absl::Milliseconds(10));
+    JumpTo(jump);
+    client.join();
+    EXPECT_EQ(AskOverHttp().status, 200);
+  }
+  // What was measured meanwhile is what it took.
+  const double seconds =
+      Metric(decode_.admin_port, "kvship_decode_time_to_first_token_seconds_sum");
+  EXPECT_GT(seconds, 0);
+  EXPECT_LT(seconds, kHour);
+}
+
+TEST_F(FaultClockTest, DeadlinesPassNeitherEarlierNorLater) {
+  for (const int64_t jump : {kHour, -kHour}) {
+    JumpTo(0);
+    // Longer than nothing, shorter than the deadline.
+    prefill_.Signal(SIGSTOP);
+    HttpAnswer answer;
+    std::thread client([&] { answer = AskOverHttp(); });
+    absl::SleepFor(absl::Milliseconds(300));
+    JumpTo(jump);
+    absl::SleepFor(absl::Milliseconds(700));
+    prefill_.Signal(SIGCONT);
+    client.join();
+    EXPECT_EQ(answer.status, 200);
+
+    JumpTo(0);
+    prefill_.Signal(SIGSTOP);
+    client = std::thread([&] { answer = AskOverHttp(); });
+    absl::SleepFor(absl::Milliseconds(300));
+    JumpTo(jump);
+    client.join();
+    prefill_.Signal(SIGCONT);
+    EXPECT_EQ(answer.status, 504);
+    EXPECT_GE(answer.taken, absl::Seconds(3.9));
+    EXPECT_LT(answer.taken, absl::Seconds(20));
+    EXPECT_TRUE(Eventually([&] { return AskOverHttp().status == 200; }));
+  }
+}
+
+TEST_F(FaultClockTest, DrainingTakesNoLonger) {
+  JumpTo(-kHour);
+  for (ShellServer* server : {&decode_, &prefill_}) {
+    server->Signal(SIGTERM);
+    EXPECT_EQ(server->Wait(), 0);
+  }
+}
+
+}  // namespace
+}  // namespace kvship

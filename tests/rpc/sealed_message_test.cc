@@ -1,0 +1,53 @@
+#include "rpc/sealed_message.h"
+
+#include <gtest/gtest.h>
+
+#include "kvship/v1/prefill.pb.h"
+#include "rpc/wire_version.h"
+
+namespace kvship {
+namespace {
+
+v1::PrefillRequest Begin() {
+  v1::PrefillRequest request;
+  *request.mutable_begin()->mutable_wire_version() = WireVersionProto();
+  for (uint32_t token = 0; token < 20; ++token) request.mutable_begin()->add_tokens(token);
+  return request;
+}
+
+absl::Status Check(const std::string& bytes, const v1::WireVersion& sender) {
+  return CheckSeal(SealOf(std::as_bytes(std::span(bytes))), sender);
+}
+
+TEST(SealedMessage, IsAnOrdinaryMessageWhoseSealIsAField) {
+  v1::PrefillRequest read;
+  ASSERT_TRUE(read.ParseFromString(Sealed(Begin())));
+  EXPECT_NE(read.seal(), 0u);
+  EXPECT_TRUE(Check(Sealed(Begin()), WireVersionProto()).ok());
+  read.clear_seal();
+  EXPECT_EQ(read.SerializeAsString(), Begin().SerializeAsString());
+}
+
+TEST(SealedMessage, EveryTurnedBitAndEveryCutIsNoticed) {
+  const std::string right = Sealed(Begin());
+  for (size_t bit = 0; bit < 8 * right.size(); ++bit) {
+    std::string damaged = right;
+    damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ 1 << bit % 8);
+    EXPECT_TRUE(absl::IsDataLoss(Check(damaged, WireVersionProto()))) << "bit " << bit;
+  }
+  for (size_t length = 0; length < right.size(); ++length) {
+    EXPECT_TRUE(absl::IsDataLoss(Check(right.substr(0, length), WireVersionProto())));
+  }
+}
+
+TEST(SealedMessage, AnOlderSenderNeedsNoSealButABrokenOneIsNoticed) {
+  v1::WireVersion older = WireVersionProto();
+  older.set_minor(1);
+  EXPECT_TRUE(Check(Begin().SerializeAsString(), older).ok());
+  std::string damaged = Sealed(Begin());
+  damaged[3] ^= 1;
+  EXPECT_TRUE(absl::IsDataLoss(Check(damaged, older)));
+}
+
+}  // namespace
+}  // namespace kvship
