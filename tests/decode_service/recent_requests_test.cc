@@ -11,7 +11,10 @@ TEST(RecentRequests, KeepsTheLastSixteenTheNewestFirst) {
   RecentRequests recent;
   EXPECT_TRUE(recent.Newest().empty());
   for (int i = 0; i < 20; ++i) {
-    recent.Add({.request_id = std::to_string(i), .ended = MonotonicNow(), .report = {}});
+    recent.Add({.request_id = std::to_string(i),
+                .ended = MonotonicNow(),
+                .report = {},
+                .receive_time = {}});
   }
   const auto newest = recent.Newest();
   ASSERT_EQ(newest.size(), 16u);

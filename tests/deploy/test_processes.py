@@ -36,7 +36,8 @@ class Pools:
 
     def start_pod(self, role: str) -> Server:
         program = container(named(self.objects, "Deployment", f"kvship-{role}"))
-        [argument] = program["args"]
+        # This machine has no GPU.
+        [argument] = [each for each in program["args"] if each != "--device=cuda"]
         for path, text in flag_files(self.objects, role).items():
             self.path_here(path, role).write_text(self.text_here(text, role))
             argument = argument.replace(path, str(self.path_here(path, role)))

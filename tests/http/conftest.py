@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import ssl
 import sys
@@ -64,10 +65,13 @@ class Api:
         return urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=5)
 
     def metric(self, name: str, default: float | None = None) -> float:
+        """The sum over labels."""
         with self.open_admin("/metrics") as answer:
             lines = answer.read().decode().splitlines()
-        values = [float(line.split()[-1]) for line in lines if line.startswith(name + " ")]
-        return values[0] if values or default is None else default
+        values = [float(line.split()[-1]) for line in lines if re.match(re.escape(name) + "[ {]", line)]
+        if not values and default is None:
+            raise KeyError(name)
+        return sum(values) if values else default
 
     def pool_is_in_use(self) -> bool:
         return self.metric("kvship_decode_pool_reserved_bytes") > 0

@@ -37,6 +37,7 @@ class StalledClient {
         stream_(stub_->Prefill(&context_)) {
     v1::PrefillRequest request;
     *request.mutable_begin() = begin;
+    request.mutable_begin()->mutable_wire_version()->set_minor(1);  // it seals nothing
     stream_->Write(request);
     v1::PrefillResponse response;
     while (!response.has_ready() && stream_->Read(&response)) {
