@@ -144,6 +144,7 @@ DecodeMetrics::DecodeMetrics(Registry& r)
                           absl::StatusCode::kResourceExhausted, absl::StatusCode::kUnavailable,
                           absl::StatusCode::kInternal});
   BeginAtZero(prefill_failures_, {absl::StatusCode::kUnavailable, absl::StatusCode::kDataLoss});
+  http_responses_.Add({{"status", "200"}});
   for (const PrefillFault fault : {PrefillFault::kLost, PrefillFault::kBroken, PrefillFault::kFull,
                                    PrefillFault::kDraining, PrefillFault::kMismatch}) {
     prefill_retries_.Add({{"reason", std::string(NameOf(fault))}});
