@@ -139,10 +139,11 @@ def plot(folder: Path) -> list[Path]:
         measured = [record for records in groups.values() for record in records]
         num_cases = len({(record["kind"], record["length"], record["depth"]) for record in measured})
         lengths = listed(map(tokens_label, sorted({record["length"] for record in measured})))
+        told = ("Settings chosen here are measured on other texts, seeds and kinds by the other studies." if half == "choose"
+                else "No choice of settings has seen these texts, seeds and kinds.")
         made.append(save(figure, folder, f"sweep-{half}", f"Search over settings, the half {half}",
                          f"{num_cases} needle questions in documents of {lengths} tokens to each of {len(groups) - 1} settings, "
                          "each prompt read once in one process. Curves show what a setting finds, as a share of what the full "
                          "cache finds, against how many times fewer bytes it took; above 1 it finds more, as dropped tokens no "
-                         "longer distract a small model. Settings chosen here are measured on other texts, seeds and kinds by "
-                         "the other studies."))
+                         f"longer distract a small model. {told}"))
     return made
