@@ -31,6 +31,20 @@ def check_port_is_free(flag, port):
                             f"choose another with --{flag}.") from error
 
 
+def free_ports(count):
+    """Ports of this machine that nobody listens on now, each another one."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def free_port_arguments():
+    """A free port for each of DEFAULT_PORTS, by the name that ServerPair's `args` have for it."""
+    return dict(zip((name.replace("-", "_") for name in DEFAULT_PORTS), free_ports(len(DEFAULT_PORTS))))
+
+
 class Server:
     """A kvship process with its log in a file. Ends with this process, however that ends."""
 

@@ -2,7 +2,6 @@
 """Runs kvship-eval against a prefill and a decode process of its own: eval/local.py --bin DIR --model FILE STUDY [flags]."""
 
 import argparse
-import socket
 import subprocess
 import sys
 import tempfile
@@ -10,15 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
-from kvship_processes import DEFAULT_PORTS, ProcessError, ServerPair  # noqa: E402
+from kvship_processes import ProcessError, ServerPair, free_port_arguments  # noqa: E402
 
 # Studies that read files alone, or run the model in process.
 WITHOUT_SERVERS = ("report", "observe", "sweep", "-h", "--help")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def main() -> int:
@@ -31,7 +25,7 @@ def main() -> int:
         if rest and rest[0] in ("observe", "sweep"):
             command += [f"--inspect={args.bin}/kvship-inspect", f"--model={args.model}"]
         return subprocess.run(command, check=False).returncode
-    ports = {name.replace("-", "_"): free_port() for name in DEFAULT_PORTS}
+    ports = free_port_arguments()
     with tempfile.TemporaryDirectory(prefix="kvship-eval-") as folder:
         try:
             with ServerPair(SimpleNamespace(bin=args.bin, model=args.model, **ports), folder) as servers:

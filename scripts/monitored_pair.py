@@ -1,11 +1,9 @@
 """A prefill and a decode process with certificates on free ports, a load for them, and a Prometheus to watch them."""
 
-import contextlib
 import json
 import math
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,16 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "demo"))
-from kvship_processes import ProcessError, Server, die_with_parent  # noqa: E402
+from kvship_processes import ProcessError, Server, die_with_parent, free_ports  # noqa: E402
 
 TINY_MODEL = ROOT / "tests/goldens/models/llama"
 READY_TIMEOUT_S = 60
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
 
 
 def get(url: str, timeout_s: float = 30) -> str:

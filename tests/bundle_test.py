@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,9 @@ import urllib.error
 import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "demo"))
+from kvship_processes import free_ports  # noqa: E402
+
 MODEL = os.path.join(ROOT, "tests", "goldens", "models", "llama")
 PROGRAMS = ("kvship-prefill", "kvship-decode", "kvship", "kvship-inspect")
 GLIBC = re.compile(r"(ld-linux.*|lib(c|m|mvec|dl|pthread|rt|resolv|util|anl|nsl))\.so(\.\d+)*$")
@@ -27,16 +29,6 @@ CUDA = re.compile(r"lib(cublas|cublasLt|cudnn|nvrtc|cudart)\.so")
 PROMPT = [i * 37 % 320 for i in range(200)]
 # In a root without /proc the loader cannot ask where a program lies.
 ENVIRONMENT = {"LD_ORIGIN_PATH": "/opt/moved/bin"}
-
-
-def free_ports(count):
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def is_ready(admin_port):

@@ -14,6 +14,8 @@ import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEMO = os.path.join(ROOT, "demo", "demo.py")
+sys.path.insert(0, os.path.dirname(DEMO))
+from kvship_processes import free_ports  # noqa: E402
 
 SERVER = """#!/usr/bin/env python3
 import http.server, os, sys
@@ -61,16 +63,6 @@ json.dump({"text": answer, "finish_reason": "stop",
                       "first_token_ms": 7050, "total_ms": 8000, "tokens_per_second": 41.5}},
           open(flags["report-file"], "w"))
 """
-
-
-def free_ports(count):
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 class DemoTest(unittest.TestCase):
@@ -199,7 +191,6 @@ class DemoTest(unittest.TestCase):
 
 class TableTest(unittest.TestCase):
     def test_columns_stand_right_aligned_under_their_names(self):
-        sys.path.insert(0, os.path.dirname(DEMO))
         import demo  # pylint: disable=import-outside-toplevel
         lines = demo.table(["one", "other"], [[("rows", "1,000,000")], [("rows", "2")]]).splitlines()
         self.assertEqual(["            one  other", "----  ---------  -----", "rows  1,000,000      2"], lines)

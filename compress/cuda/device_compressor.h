@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/buffer.h"
 #include "kv/compact_layer.h"
 #include "kv/compression_options.h"
 #include "kv/device_layer.h"

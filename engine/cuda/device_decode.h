@@ -15,7 +15,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/cuda/device_transformer.h"
-#include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/buffer.h"
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/cuda/product.h"
 #include "kv/sequence.h"

@@ -12,7 +12,7 @@
 #include "engine/cuda/device_decode.h"
 #include "engine/cuda/device_transformer.h"
 #include "engine/decoder.h"
-#include "kernels/cuda/pinned_buffer.h"
+#include "kernels/cuda/buffer.h"
 #include "kernels/cuda/stream.h"
 
 namespace kvship::cuda {

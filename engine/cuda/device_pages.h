@@ -9,7 +9,7 @@
 #include <span>
 
 #include "absl/status/statusor.h"
-#include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/buffer.h"
 #include "kernels/cuda/stream.h"
 #include "kv/pool.h"
 #include "kv/sequence.h"

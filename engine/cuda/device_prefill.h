@@ -14,8 +14,8 @@
 
 #include "absl/status/statusor.h"
 #include "engine/cuda/device_transformer.h"
+#include "kernels/cuda/buffer.h"
 #include "kernels/cuda/cudnn_attention.h"
-#include "kernels/cuda/device_buffer.h"
 #include "kernels/cuda/product.h"
 #include "kv/device_layer.h"
 #include "kv/layer_view.h"

@@ -13,7 +13,7 @@ from kvship_eval.records import Records
 
 LOCAL = Path(__file__).resolve().parents[1] / "local.py"
 sys.path.insert(0, str(LOCAL.parent))
-from local import DEFAULT_PORTS, ServerPair, free_port  # noqa: E402
+from local import ServerPair, free_port_arguments  # noqa: E402
 
 FULL = ("--policy", "full: scorer=keep_all,encoder=f16")
 HALF = ("--policy", "half: scorer=snapkv,encoder=int4,budget_ratio=0.5")
@@ -58,7 +58,7 @@ def test_overhead_times_steps_and_watches_memory(tmp_path):
 
 
 def test_a_service_that_leaves_is_one_sentence_and_what_was_measured_is_kept(tmp_path):
-    ports = {name.replace("-", "_"): free_port() for name in DEFAULT_PORTS}
+    ports = free_port_arguments()
     arguments = SimpleNamespace(bin=os.environ["KVSHIP_BIN"], model=os.environ["KVSHIP_DEMO_MODEL"], **ports)
     results = tmp_path / "needle.jsonl"
     command = [sys.executable, "-m", "kvship_eval.cli", "needle", f"--server=127.0.0.1:{ports['decode_port']}", "--out", tmp_path,

@@ -11,7 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/tensor_view.h"
-#include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/buffer.h"
 
 namespace kvship::cuda {
 

@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "engine/cuda/device_prefill.h"
 #include "engine/cuda/device_transformer.h"
-#include "kernels/cuda/pinned_buffer.h"
+#include "kernels/cuda/buffer.h"
 #include "kernels/cuda/stream.h"
 #include "prefill_service/prompt_reader.h"
 

@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "compress/cuda/device_compressor.h"
 #include "engine/cuda/device_prefill.h"
-#include "kernels/cuda/pinned_buffer.h"
+#include "kernels/cuda/buffer.h"
 #include "kernels/cuda/stream.h"
 #include "prefill_service/prompt_reader.h"
 

@@ -12,7 +12,7 @@ import threading
 import manifests
 import pytest
 import yaml
-from conftest import free_ports
+from kvship_processes import free_ports
 from manifests import ROOT, container, named, overlay, pod_spec
 
 IMAGE = ROOT / "deploy" / "image"

@@ -6,8 +6,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
-from conftest import free_ports
-from kvship_processes import DEFAULT_PORTS, ServerPair
+from kvship_processes import ServerPair, free_port_arguments
 
 MODEL = os.environ["KVSHIP_DEMO_MODEL"]
 BIN = os.environ["KVSHIP_BIN"]
@@ -16,10 +15,9 @@ PROMPT_TOKENS = 700
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory):
-    ports = {name.replace("-", "_"): port for name, port in zip(DEFAULT_PORTS, free_ports(len(DEFAULT_PORTS)))}
     folder = tmp_path_factory.mktemp("servers")
     (folder / "tokens").write_text(json.dumps([100 + i % 7000 for i in range(PROMPT_TOKENS)]))
-    with ServerPair(SimpleNamespace(bin=BIN, model=MODEL, **ports), str(folder)) as pair:
+    with ServerPair(SimpleNamespace(bin=BIN, model=MODEL, **free_port_arguments()), str(folder)) as pair:
         yield pair
 
 

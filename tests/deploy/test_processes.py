@@ -9,8 +9,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import free_ports
-from kvship_processes import Server
+from kvship_processes import Server, free_ports
 from manifests import KUSTOMIZE, Object, build, container, flag_files, flags, named, overlay
 
 BIN = os.environ["KVSHIP_BIN"]

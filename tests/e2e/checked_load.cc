@@ -56,12 +56,9 @@ CheckedLoad::CheckedLoad(const Options& options) : options_(options) {
 }
 
 void CheckedLoad::MakeCases() {
-  const std::string kKept[] = {"scorer=keep_all,encoder=f16",
-                               "budget_tokens=48,window=16,kernel=7,encoder=f16",
-                               "budget_ratio=0.2,allocator=ada,window=8,kernel=5,encoder=bf16"};
   const size_t kPromptTokens[] = {24, 300, 1500};
   for (const size_t prompt_tokens : kPromptTokens) {
-    for (const std::string& kept : kKept) {
+    for (const std::string& kept : options_.compressions) {
       for (const bool sampled : {false, true}) {
         const uint64_t seed = cases_.size();
         Case wanted;

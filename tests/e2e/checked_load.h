@@ -25,6 +25,10 @@ class CheckedLoad {
     size_t num_clients = 6;
     size_t retries = 0;  // of each client, as GenerationClient makes them
     uint64_t seed = 1;
+    // Compression of the requests, each with short and long prompts, greedy and sampled.
+    std::vector<std::string> compressions = {
+        "scorer=keep_all,encoder=f16", "budget_tokens=48,window=16,kernel=7,encoder=f16",
+        "budget_ratio=0.2,allocator=ada,window=8,kernel=5,encoder=bf16"};
   };
 
   // Asks for every answer once, undisturbed; failures are in Faults().

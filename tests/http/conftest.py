@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import socket
 import ssl
 import sys
 import time
@@ -16,17 +15,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "demo"))
-from kvship_processes import DEFAULT_PORTS, Server, ServerPair  # noqa: E402
+from kvship_processes import Server, ServerPair, free_port_arguments, free_ports  # noqa: E402
 
 LONG = "The lighthouse keeper counted the ships that passed. " * 300  # 3,000 tokens
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def eventually(condition, timeout_s: float = 10) -> bool:
@@ -82,9 +73,9 @@ class Api:
 
 @contextlib.contextmanager
 def server_pair(folder, *decode_flags: str):
-    *ports, http_port = free_ports(len(DEFAULT_PORTS) + 1)
+    [http_port] = free_ports(1)
     arguments = SimpleNamespace(model=os.environ["KVSHIP_DEMO_MODEL"], bin=os.environ["KVSHIP_BIN"],
-                                **{name.replace("-", "_"): port for name, port in zip(DEFAULT_PORTS, ports)})
+                                **free_port_arguments())
     with ServerPair(arguments, str(folder), [f"--http=127.0.0.1:{http_port}", *decode_flags]) as pair:
         pair.http_port = http_port
         yield pair

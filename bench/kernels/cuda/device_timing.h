@@ -20,7 +20,7 @@
 #include "absl/status/status.h"
 #include "base/float16.h"
 #include "bench/kernels/cuda/read_memory.h"
-#include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/buffer.h"
 
 namespace kvship::cuda {
 

@@ -20,15 +20,6 @@ constexpr size_t kTail = 60;
 // f16 keeps 11 bits; some tens of roundings one after the other.
 constexpr double kF16Distance = 0.01;
 
-double Distance(std::span<const float> a, std::span<const float> b) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < b.size(); ++i) {
-    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-    norm += double{b[i]} * b[i];
-  }
-  return std::sqrt(difference / norm);
-}
-
 class DeviceDecoderTest : public DeviceTest {
  protected:
   // One sequence on both sides.

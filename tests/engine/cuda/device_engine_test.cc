@@ -18,16 +18,6 @@
 namespace kvship::cuda {
 namespace {
 
-// |a - b| / |b|.
-double Distance(std::span<const float> a, std::span<const float> b) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < b.size(); ++i) {
-    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-    norm += double{b[i]} * b[i];
-  }
-  return std::sqrt(difference / norm);
-}
-
 // A captured step needs a stream of its own.
 cudaStream_t Stream() {
   static const cudaStream_t stream = [] {

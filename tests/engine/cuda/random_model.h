@@ -5,12 +5,23 @@
 #include <cmath>
 #include <memory>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "base/float16.h"
 #include "engine/transformer.h"
 
 namespace kvship::cuda {
+
+// |a - b| / |b|.
+inline double Distance(std::span<const float> a, std::span<const float> b) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < b.size(); ++i) {
+    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    norm += double{b[i]} * b[i];
+  }
+  return std::sqrt(difference / norm);
+}
 
 class RandomModel {
  public:
