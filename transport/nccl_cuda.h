@@ -21,7 +21,8 @@ struct NcclCudaOptions {
 // without a unique id of somebody else's. Called first in main, before there are threads.
 void PrepareNcclEnvironment();
 
-// Errors: Unavailable if there is no such device, or if this build is without NCCL.
+// Errors: FailedPrecondition, naming it, if libnccl is not there; Unavailable if there is no such
+// device, or if this build is without NCCL.
 absl::StatusOr<std::shared_ptr<NcclLibrary>> CreateNcclLibrary(const NcclCudaOptions& options);
 
 }  // namespace kvship
