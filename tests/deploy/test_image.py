@@ -96,7 +96,7 @@ def test_images_have_one_version_everywhere():
     [model] = [volume["image"]["reference"] for volume in pod_spec(decode)["volumes"] if "image" in volume]
     assert model == f"kvship-model:{VERSION}"
     for gpu in pod_spec(named(overlay("h200"), "Deployment", "kvship-decode"))["containers"]:
-        assert gpu["image"] == f"kvship-cuda:{VERSION}"
+        assert gpu["image"] == f"kvship:{VERSION}-cuda"
     fill = list(yaml.safe_load_all((manifests.KUSTOMIZE / "model-volume.yaml").read_text()))[1]
     assert container(fill)["image"] == f"kvship:{VERSION}"
     assert re.findall(r"^ARG VERSION=(.*)$", CONTAINERFILE, re.MULTILINE) == [VERSION] * 2

@@ -125,3 +125,29 @@ def test_rules_and_dashboards_are_those_of_the_monitoring_folder():
     dashboards = manifests.ROOT / "deploy" / "monitoring" / "dashboards"
     data = manifests.named(overlay("h200"), "ConfigMap", "kvship-dashboards")["data"]
     assert data == {path.name: path.read_text() for path in dashboards.glob("*.json")}
+
+
+def images(objects) -> dict[str, str]:
+    return {each["metadata"]["name"]: container(each)["image"] for each in objects if each["kind"] == "Deployment"}
+
+
+@pytest.mark.parametrize("wrapped", ["demo", "h200", "model-pvc cuda plaintext"])
+def test_an_overlay_over_another_names_registry_and_tag_of_the_image(wrapped, tmp_path):
+    if wrapped in OVERLAYS:
+        below = manifests.KUSTOMIZE / "overlays" / wrapped
+    else:
+        below = tmp_path / "below"
+        below.mkdir()
+        manifests.combination(tuple(wrapped.split()), below)
+    for change, image in [({"newTag": "9"}, "kvship:9"),
+                          ({"newName": "registry/kvship", "newTag": "9"}, "registry/kvship:9")]:
+        objects = manifests.kustomization(tmp_path / "above", [below], images=[{"name": "kvship", **change}])
+        assert images(objects) == {"kvship-prefill": image, "kvship-decode": image}
+
+
+def test_an_overlay_over_the_demo_names_registry_and_tag_of_the_model(tmp_path):
+    change = {"name": "kvship-model", "newName": "registry/model", "newTag": "9"}
+    objects = manifests.kustomization(tmp_path / "above", [manifests.KUSTOMIZE / "overlays" / "demo"], images=[change])
+    for role in ("prefill", "decode"):
+        volumes = pod_spec(manifests.named(objects, "Deployment", f"kvship-{role}"))["volumes"]
+        assert [each["image"]["reference"] for each in volumes if "image" in each] == ["registry/model:9"]
