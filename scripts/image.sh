@@ -42,7 +42,11 @@ build_target() {
   "$builder" build --file deploy/image/Containerfile --target "$target" --tag "$image" "$@" "$context"
 }
 
-# As a pod runs: nobody's account, nothing writable, no capabilities.
+inspect_image() {
+  if [[ $builder == buildah ]]; then buildah inspect --type image "$1"; else "$builder" image inspect "$1"; fi
+}
+
+# As a pod runs: nobody's account, no capabilities and, but for buildah, which knows no such thing, a root that is read-only.
 run_in_image() {
   local mounts=(-v "$context/models:/models:ro" -v "$PWD/demo:/demo:ro")
   if [[ $builder == buildah ]]; then
@@ -79,6 +83,7 @@ make_context "$context"
 arguments+=(--build-arg "VERSION=$version" --build-arg "REVISION=$(git describe --always --dirty)")
 build_target runtime "kvship:$tag" "${arguments[@]}"
 build_target model "kvship-model:$version" "${arguments[@]}"
+inspect_image "kvship:$tag" | python3 deploy/image/check_config.py "$version"
 say "running the demo model in kvship:$tag"
 run_in_image "kvship:$tag" <deploy/image/smoke.sh
 say "built and tried: kvship:$tag, kvship-model:$version"
