@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import re
+import textwrap
 
 import custom_resources
 import jsonschema
@@ -151,3 +154,42 @@ def test_an_overlay_over_the_demo_names_registry_and_tag_of_the_model(tmp_path):
     for role in ("prefill", "decode"):
         volumes = pod_spec(manifests.named(objects, "Deployment", f"kvship-{role}"))["volumes"]
         assert [each["image"]["reference"] for each in volumes if "image" in each] == ["registry/model:9"]
+
+
+def documented_overlays() -> list[dict]:
+    """The kustomizations, or parts of such, that docs/kubernetes.md shows."""
+    text = (manifests.ROOT / "docs" / "kubernetes.md").read_text()
+    fields = {"namespace", "resources", "components", "images", "labels", "patches", "replicas", "configMapGenerator"}
+    found = []
+    for block in re.split(r"\n\s*\n", text):
+        lines = block.splitlines()
+        if all(line.startswith("    ") for line in lines) and (match := re.match(r"\s*(\w+):", block)):
+            if match[1] in fields:
+                found.append(yaml.safe_load(textwrap.dedent(block)))
+    return found
+
+
+@pytest.mark.parametrize("shown", documented_overlays(), ids=lambda shown: "+".join(shown))
+def test_what_the_documentation_shows_of_overlays_can_be_built(shown, tmp_path):
+    demo = manifests.KUSTOMIZE / "overlays" / "demo"
+    folder = tmp_path / "overlay"
+    folder.mkdir()
+    (folder / "namespace.yaml").write_text((demo / "namespace.yaml").read_text())
+    for name in ("model", "decode"):
+        (folder / f"{name}.flags").write_text("--changed\n")
+    below = [path for path in shown.get("resources", ["../h200"]) if path != "namespace.yaml"]
+    own = {"namespace.yaml"} & set(shown.get("resources", []))
+    paths = [(demo / path).resolve() for path in below] + [folder / name for name in own]
+    fields = {name: value for name, value in shown.items() if name != "resources"}
+    components = {"components": [os.path.relpath((demo / path).resolve(), folder) for path in shown["components"]]
+                  } if "components" in shown else {}
+    objects = manifests.kustomization(folder, paths, **fields | components)
+    for each in objects:
+        check_schema(each)
+    check_references(objects)
+    check_restricted(objects)
+    assert {each["metadata"].get("namespace") for each in objects if each["kind"] != "Namespace"} == {"kvship"}
+
+
+def test_the_documentation_shows_overlays():
+    assert {tuple(sorted(shown)) for shown in documented_overlays()} >= {("images",), ("labels",), ("patches",)}
