@@ -3,6 +3,7 @@ and end as the pods' grace periods expect."""
 
 import hashlib
 import http.client
+import json
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ import time
 
 import pytest
 from kvship_processes import Server, free_ports
-from manifests import KUSTOMIZE, Object, build, container, flag_files, flags, named, overlay
+from manifests import KUSTOMIZE, ROOT, Object, build, container, flag_files, flags, named, overlay
 
 BIN = os.environ["KVSHIP_BIN"]
 MODEL = os.environ["KVSHIP_DEMO_MODEL"]
@@ -148,6 +149,23 @@ def secured(tmp_path):
         yield pools
     finally:
         pools.stop()
+
+
+def documented_request() -> str:
+    """The command line of the first request in docs/kubernetes.md."""
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    return re.search(r"^ +(curl --cacert .*?)\n\n", text, re.MULTILINE | re.DOTALL)[1]
+
+
+def test_the_first_request_of_the_documentation_is_answered(secured):
+    port = secured.ports["decode"]["http"]
+    [served] = re.findall(r'kvship_decode_model_info{model="(.*)"}', secured.servers["decode"].metrics())
+    command = documented_request().replace(":8000", f":{port}").replace("Llama-3.1-8B-Instruct", served)
+    command = command.replace("curl ", "curl --no-progress-meter --fail-with-body ")
+    told = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True, cwd=secured.folder,
+                          env=os.environ | {"token": TOKEN, "no_proxy": "*"})
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert json.loads(told.stdout)["usage"]["completion_tokens"] == 8
 
 
 def test_certificates_and_tokens_let_in_whom_they_should(secured):
