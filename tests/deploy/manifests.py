@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Iterator
@@ -38,7 +39,11 @@ def build(folder: Path) -> list[Object]:
 
 @lru_cache
 def overlay(name: str) -> list[Object]:
-    return build(KUSTOMIZE / "overlays" / name)
+    """Of an overlay, or of components with `+` between them."""
+    if name in OVERLAYS:
+        return build(KUSTOMIZE / "overlays" / name)
+    with tempfile.TemporaryDirectory() as folder:
+        return combination(tuple(name.split("+")), Path(folder).resolve())
 
 
 def kustomization(folder: Path, resources: list[Path], **fields: Any) -> list[Object]:

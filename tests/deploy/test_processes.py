@@ -9,6 +9,7 @@ import re
 import subprocess
 import time
 
+import grpc
 import pytest
 from kvship_processes import Server, free_ports
 from manifests import KUSTOMIZE, ROOT, Object, build, container, flag_files, flags, named, overlay
@@ -109,10 +110,53 @@ def test_a_pod_that_is_told_to_go_ends_its_request_first(demo):
         time.sleep(0.02)
     for server in demo.servers.values():
         server.process.terminate()
+    while decode.count("kvship_decode_draining") == 0:
+        assert time.monotonic() - started < 60
+    assert status_of(decode.admin_port, "/readyz") == 503 and status_of(decode.admin_port, "/healthz") == 200
     answer, errors = client.communicate(timeout=60)
     assert client.returncode == 0, errors
     assert '"output_tokens":300' in answer.replace(" ", "")
     assert [server.process.wait(30) for server in demo.servers.values()] == [0, 0]
+
+
+class Health:
+    """gRPC's health service of a node, asked for one service: in bytes, as its messages have one field each."""
+
+    STATUS = {b"\x08\x01": "SERVING", b"\x08\x02": "NOT_SERVING"}
+
+    def __init__(self, port: int, service: str):
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+        self.request = b"\x0a" + bytes([len(service)]) + service.encode()
+
+    def check(self) -> str:
+        return self.STATUS[self.channel.unary_unary("/grpc.health.v1.Health/Check")(self.request, timeout=10)]
+
+    def watch_from_serving_on(self):
+        """Each new status after the first SERVING, which comes a moment after /readyz."""
+        answers = self.channel.unary_stream("/grpc.health.v1.Health/Watch")(self.request, timeout=60)
+        statuses = (self.STATUS[answer] for answer in answers)
+        assert "SERVING" in statuses
+        return statuses
+
+
+SERVICES = {"prefill": "kvship.v1.PrefillService", "decode": "kvship.v1.GenerationService"}
+
+
+@pytest.mark.parametrize("role", SERVICES)
+def test_grpc_health_tells_of_the_service_what_the_probe_is_told(demo, role):
+    port = demo.ports[role]["grpc"]
+    Health(port, SERVICES[role]).watch_from_serving_on()
+    assert Health(port, SERVICES[role]).check() == "SERVING"
+    with pytest.raises(grpc.RpcError) as raised:
+        Health(port, "kvship.v1.NoSuchService").check()
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("role", SERVICES)
+def test_a_pod_that_is_told_to_go_says_so(demo, role):
+    watched = Health(demo.ports[role]["grpc"], SERVICES[role]).watch_from_serving_on()
+    demo.servers[role].process.terminate()
+    assert next(watched) == "NOT_SERVING"
 
 
 def make_authority(folder) -> None:
