@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <iterator>
 #include <memory>
@@ -62,7 +63,8 @@ class FaultProxyTest : public ::testing::Test {
 FaultProxy::Fault RandomFault(uint64_t index) {
   uint64_t draw = 0;
   const auto next = [&](uint64_t bound) { return RandomBits(index, draw++) % bound; };
-  // After bytes that are lost or repeated both ends wait until a deadline or a keepalive passes.
+  // After bytes that are lost or repeated both ends may wait until the connection's keepalive
+  // passes.
   using Kind = FaultProxy::Kind;
   constexpr Kind kKinds[] = {Kind::kCut,   Kind::kCut,     Kind::kCut,     Kind::kDelay,
                              Kind::kDelay, Kind::kCorrupt, Kind::kCorrupt, Kind::kCorrupt,
@@ -127,8 +129,7 @@ TEST_F(FaultProxyTest, BrokenBytesGiveNoWrongTokenAndLeaveNothing) {
   EXPECT_GT(num_faults(), 5u);
   EXPECT_GT(requests_.num_ended(absl::StatusCode::kOk), 0u);
   ExpectNothingIsLeft();
-  // Connections that wait for bytes that never come end by their keepalive, and nodes that failed
-  // again and again are left alone for a minute.
+  // Nodes that failed again and again are left alone for half a minute.
   EXPECT_TRUE(
       Eventually([&] { return requests_.Send(decode_->address(), 0, absl::Seconds(4)).ok(); },
                  absl::Seconds(90)))
@@ -160,6 +161,27 @@ TEST_F(FaultProxyTest, ANodeThatFallsSilentIsPassedBy) {
     return true;
   }));
   proxies_[0]->SetStalled(false);
+  ExpectNothingIsLeft();
+}
+
+TEST_F(FaultProxyTest, AConnectionThatSwallowsBytesIsReplacedWithinSeconds) {
+  for (const bool from_target : {false, true}) {
+    for (const auto& proxy : proxies_) {
+      proxy->Arm({.kind = FaultProxy::Kind::kSwallow, .from_target = from_target});
+    }
+    const auto is_armed = [](const auto& proxy) { return proxy->armed(); };
+    ASSERT_TRUE(
+        Eventually([&] { return std::none_of(proxies_.begin(), proxies_.end(), is_armed); }));
+    const absl::Time begin = MonotonicNow();
+    std::vector<std::thread> clients;
+    for (size_t c = 0; c < 4; ++c) {
+      clients.emplace_back([&, c] {
+        EXPECT_EQ(requests_.Send(decode_->address(), c, absl::Minutes(1)), absl::OkStatus());
+      });
+    }
+    for (std::thread& client : clients) client.join();
+    EXPECT_LT(MonotonicNow() - begin, absl::Seconds(15));
+  }
   ExpectNothingIsLeft();
 }
 
