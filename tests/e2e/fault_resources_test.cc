@@ -6,7 +6,7 @@
 
 #include "client/generation_client.h"
 #include "rpc/compression.h"
-#include "tests/e2e/fault_requests.h"
+#include "tests/e2e/checked_requests.h"
 #include "tests/e2e/fault_shell.h"
 #include "tests/engine/model_files.h"
 
@@ -26,8 +26,8 @@ TEST(FaultResourcesTest, AFullDiskStopsTheLogAndNothingElse) {
                      full);
   ASSERT_TRUE(prefill.WaitUntilReady());
   ASSERT_TRUE(decode.WaitUntilReady());
-  FaultRequests requests;
-  EXPECT_EQ(requests.Learn(decode.address()), absl::OkStatus());
+  GenerationClient client(decode.address());
+  EXPECT_EQ(CheckedRequests().Learn(client), absl::OkStatus());
   for (ShellServer* server : {&decode, &prefill}) {
     server->Signal(SIGTERM);
     EXPECT_EQ(server->Wait(), 0);
