@@ -32,7 +32,7 @@ bool TellsWhatToDo(const absl::Status& end, bool is_late) {
 absl::Status Ask(GenerationClient& client, const v1::GenerateRequest& request,
                  absl::Duration timeout, std::vector<uint32_t>* tokens) {
   return client
-      .Generate(request, absl::Now() + timeout,
+      .Generate(request, timeout,
                 [&](const v1::GenerateResponse& response) {
                   for (const v1::OutputToken& token : response.output().tokens()) {
                     tokens->push_back(token.token_id());

@@ -82,7 +82,7 @@ absl::Status Ask(const std::string& server, size_t prompt_tokens) {
   request.set_max_tokens(2);
   request.set_ignore_end_tokens(true);
   return GenerationClient(server, {.retries = 0})
-      .Generate(request, absl::Now() + absl::Seconds(60), [](const v1::GenerateResponse&) {})
+      .Generate(request, absl::Seconds(60), [](const v1::GenerateResponse&) {})
       .status();
 }
 

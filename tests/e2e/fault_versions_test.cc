@@ -81,7 +81,7 @@ class FaultVersionsTest : public ::testing::TestWithParam<bool> {
     EXPECT_TRUE(decode.WaitUntilReady()) << decode.process.Errors();
     GenerationClient client(decode.address());
     EXPECT_EQ(requests_.Learn(client), absl::OkStatus());
-    identity_ = client.GetModelInfo(absl::Now() + absl::Seconds(10))->identity();
+    identity_ = client.GetModelInfo(absl::Seconds(10))->identity();
   }
 
   Server prefill_{"kvship-prefill", kModel, {"--threads=1"}};
@@ -116,7 +116,7 @@ TEST_P(FaultVersionsTest, NodesOfAnotherVersionAloneAreAnErrorThatNamesBoth) {
   request.mutable_tokens()->mutable_ids()->Resize(50, 1);
   const absl::Status end =
       GenerationClient(decode.address(), {.retries = 0})
-          .Generate(request, absl::Now() + absl::Seconds(20), [](const v1::GenerateResponse&) {})
+          .Generate(request, absl::Seconds(20), [](const v1::GenerateResponse&) {})
           .status();
   EXPECT_EQ(end.code(), absl::StatusCode::kFailedPrecondition) << end;
   EXPECT_THAT(

@@ -74,14 +74,15 @@ struct Server {
 }  // namespace kvship
 
 #include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace kvship {
 
 template <class Condition>
 bool Eventually(const Condition& condition, absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
+  const absl::Time deadline = MonotonicNow() + timeout;
   while (!condition()) {
-    if (absl::Now() > deadline) return false;
+    if (MonotonicNow() > deadline) return false;
     absl::SleepFor(absl::Milliseconds(20));
   }
   return true;
