@@ -150,7 +150,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
     std::lock_guard lock(mutex_);
     if (!draining_) place = running_.emplace(running_.end());
   }
-  if (!place.has_value()) return Refuse(ShuttingDown(), *client, *context);
+  if (!place.has_value()) return Refuse(RefusedWhileDraining(), *client, *context);
   const Generations::iterator at = *place;
   return GenerateCall::Start(
       uses_, deadlines_, *context, *client, default_deadline_, *request,

@@ -171,7 +171,7 @@ bool HttpService::WaitUntilIdle(absl::Duration timeout) {
 
 absl::StatusOr<HttpService::Place> HttpService::TakePlace() {
   std::lock_guard lock(mutex_);
-  if (draining_) return ShuttingDown();
+  if (draining_) return RefusedWhileDraining();
   if (num_requests_ >= options_.max_requests) {
     return absl::ResourceExhaustedError(absl::StrCat(num_requests_, " requests are running; ",
                                                      "wanted fewer than ", options_.max_requests));

@@ -49,7 +49,7 @@ absl::Status WithReason(absl::Status status, absl::string_view reason) {
   return WithDetail(std::move(status), detail);
 }
 
-absl::Status ShuttingDown() {
+absl::Status RefusedWhileDraining() {
   return WithReason(
       absl::UnavailableError(
           "the server is shutting down; send the request again, to one that takes its place"),
