@@ -38,7 +38,7 @@ v1::GenerateRequest RequestOf(size_t prompt_tokens, uint32_t max_tokens) {
 absl::Status Ask(const Server& decode, const v1::GenerateRequest& request,
                  absl::Duration timeout = absl::Seconds(60)) {
   GenerationClient client(decode.address());
-  return client.Generate(request, absl::Now() + timeout, [](const auto&) {}).status();
+  return client.Generate(request, timeout, [](const auto&) {}).status();
 }
 
 bool PoolIsEmpty(const Server& decode) {
@@ -128,8 +128,8 @@ TEST(FailuresTest, FullPrefillNodeIsReplacedByAnother) {
     readers.emplace_back([&] {
       GenerationClient client(decode->address(), {.retries = 0});
       while (!stop) {
-        const auto report = client.Generate(RequestOf(1500, 2), absl::Now() + absl::Seconds(60),
-                                            [](const auto&) {});
+        const auto report =
+            client.Generate(RequestOf(1500, 2), absl::Seconds(60), [](const auto&) {});
         EXPECT_TRUE(report.ok()) << report.status();
       }
     });
