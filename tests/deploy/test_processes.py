@@ -27,6 +27,7 @@ class Pools:
         self.objects = objects
         self.folder = folder
         self.ports = {role: dict(zip(("grpc", "admin", "http"), free_ports(3))) for role in ("prefill", "decode")}
+        self.prefill = f"dns:///localhost:{self.ports['prefill']['grpc']}"
         self.servers: dict[str, Server] = {}
 
     def start(self) -> None:
@@ -54,7 +55,7 @@ class Pools:
         # This machine has neither the processors nor the memory of an overlay's nodes.
         text = re.sub(r"--threads=\d+", "--threads=2", text)
         text = re.sub(r"--pool_bytes=\d+", f"--pool_bytes={256 << 20}", text)
-        text = re.sub(r"dns:///kvship-prefill:\d+", f"dns:///localhost:{self.ports['prefill']['grpc']}", text)
+        text = re.sub(r"dns:///kvship-prefill:\d+", self.prefill, text)
         for port in container(named(self.objects, "Deployment", f"kvship-{role}"))["ports"]:
             text = re.sub(rf"=:{port['containerPort']}\b", f"=:{self.ports[role][port['name']]}", text)
         return re.sub(r"/etc/kvship-(?:tls|tokens)/([\w.]+)", lambda match: str(self.path_here(match[0], role)), text)
