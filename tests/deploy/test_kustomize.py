@@ -188,7 +188,16 @@ def test_what_the_documentation_shows_of_overlays_can_be_built(shown, tmp_path):
         check_schema(each)
     check_references(objects)
     check_restricted(objects)
-    assert {each["metadata"].get("namespace") for each in objects if each["kind"] != "Namespace"} == {"kvship"}
+    namespace = shown.get("namespace", "kvship")
+    assert {each["metadata"].get("namespace") for each in objects if each["kind"] != "Namespace"} == {namespace}
+    assert [each["metadata"]["name"] for each in objects if each["kind"] == "Namespace"] == [namespace]
+    if namespace != "kvship":
+        for each in overlay("h200"):
+            if each["kind"] in ("Certificate", "ScaledObject"):
+                wanted = json.dumps(each["spec"]).replace('\\"kvship\\"', f'\\"{namespace}\\"')
+                wanted = wanted.replace(".kvship.svc", f".{namespace}.svc")
+                there = manifests.named(objects, each["kind"], each["metadata"]["name"])
+                assert there["spec"] == json.loads(wanted)
 
 
 def test_the_documentation_shows_overlays():
