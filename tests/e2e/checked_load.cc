@@ -12,6 +12,7 @@ namespace {
 constexpr absl::Duration kLongTimeout = absl::Seconds(30);
 constexpr absl::Duration kShortTimeout = absl::Milliseconds(15);
 constexpr uint64_t kShortOneOf = 12;
+constexpr uint64_t kUndatedOneOf = 5;
 
 // A name of gRPC's that stands for all servers, tried in this order.
 std::string TargetOf(std::vector<std::string> servers, size_t first) {
@@ -28,8 +29,12 @@ CheckedLoad::CheckedLoad(const Options& options)
                  .prompt_tokens = {24, 300, 1500},
                  .most_output_tokens = 200}) {
   for (size_t i = 0; i < options_.num_clients; ++i) {
+    const std::string target = TargetOf(options_.servers, i);
     clients_.push_back(std::make_unique<GenerationClient>(
-        TargetOf(options_.servers, i), GenerationClient::Options{.retries = options_.retries}));
+        target, GenerationClient::Options{.retries = options_.retries,
+                                          .credentials = options_.credentials}));
+    clients_without_retries_.push_back(std::make_unique<GenerationClient>(
+        target, GenerationClient::Options{.retries = 0, .credentials = options_.credentials}));
   }
   if (const absl::Status learnt = requests_.Learn(*clients_[0]); !learnt.ok()) NoteFault(learnt);
 }
@@ -47,12 +52,21 @@ void CheckedLoad::Stop() {
 
 void CheckedLoad::Run(size_t client) {
   while (!stop_) {
-    const uint64_t random = RandomBits(options_.seed, num_asked_++);
-    const bool is_short = (random >> 32) % kShortOneOf == 0;
-    const absl::Status end = requests_.Send(*clients_[client], random % requests_.num_requests(),
-                                            is_short ? kShortTimeout : kLongTimeout);
+    const absl::Status end = Ask(client, RandomBits(options_.seed, num_asked_++));
     if (absl::IsInternal(end)) NoteFault(end);
   }
+}
+
+absl::Status CheckedLoad::Ask(size_t client, uint64_t random) {
+  const size_t request = random % requests_.num_requests();
+  const bool is_short = (random >> 32) % kShortOneOf == 0;
+  const bool is_undated =
+      options_.server_deadline != absl::InfiniteDuration() && (random >> 48) % kUndatedOneOf == 0;
+  if (is_undated) {
+    return requests_.SendWithoutDeadline(*clients_without_retries_[client], request,
+                                         options_.server_deadline);
+  }
+  return requests_.Send(*clients_[client], request, is_short ? kShortTimeout : kLongTimeout);
 }
 
 void CheckedLoad::NoteFault(const absl::Status& end) {

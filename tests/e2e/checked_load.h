@@ -1,5 +1,6 @@
 // CheckedLoad sends CheckedRequests to decode servers from several clients at a time, over and
-// over. Prompts are short and long, and a few deadlines are too short.
+// over. Prompts are short and long, a few deadlines are too short, and where the servers have one
+// of their own, some requests have none.
 #pragma once
 
 #include <atomic>
@@ -23,7 +24,9 @@ class CheckedLoad {
     std::vector<std::string> servers;
     size_t num_clients = 6;
     size_t retries = 0;  // of each client, as GenerationClient makes them
+    std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;  // as GenerationClient's
     uint64_t seed = 1;
+    absl::Duration server_deadline = absl::InfiniteDuration();  // the servers' --default_deadline
     std::vector<std::string> compressions = CheckedRequests::Mix().compressions;
   };
 
@@ -37,17 +40,20 @@ class CheckedLoad {
 
   // As CheckedRequests'.
   std::map<std::string, size_t> outcomes() const { return requests_.outcomes(); }
+  std::map<std::string, size_t> undated_outcomes() const { return requests_.undated_outcomes(); }
   // What must not be, each one described: a wrong token, an end after the deadline, or a status
   // that tells nobody what to do.
   std::vector<std::string> faults() const;
 
  private:
   void Run(size_t client);
+  absl::Status Ask(size_t client, uint64_t random);
   void NoteFault(const absl::Status& end);
 
   const Options options_;
   CheckedRequests requests_;
   std::vector<std::unique_ptr<GenerationClient>> clients_;
+  std::vector<std::unique_ptr<GenerationClient>> clients_without_retries_;
   std::atomic<uint64_t> num_asked_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> threads_;

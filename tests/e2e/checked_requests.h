@@ -39,9 +39,16 @@ class CheckedRequests {
   // to do. Thread safe.
   absl::Status Send(GenerationClient& client, size_t index, absl::Duration timeout);
 
+  // The same without a deadline of the client's: the server's, after `server_deadline`, must end
+  // it. The client must not retry.
+  absl::Status SendWithoutDeadline(GenerationClient& client, size_t index,
+                                   absl::Duration server_deadline);
+
   // How many ended with each status code ("OK", "UNAVAILABLE", or "UNAVAILABLE in the middle",
   // after some output), of those that had a second or more.
   std::map<std::string, size_t> outcomes() const;
+  // The same of those without a deadline.
+  std::map<std::string, size_t> undated_outcomes() const;
 
  private:
   struct Request {
@@ -49,10 +56,23 @@ class CheckedRequests {
     v1::GenerateRequest message;
     std::vector<uint32_t> answer;
   };
+  // How a request ended.
+  struct End {
+    absl::Status status;
+    std::vector<uint32_t> tokens;
+    absl::Duration taken;
+  };
+
+  // The request's end, or what is wrong with it: late, if it comes after `latest`, and early, if
+  // its deadline is said to have passed before `deadline`.
+  static absl::Status Check(const Request& request, const End& end, absl::Duration deadline,
+                            absl::Duration latest);
+  void Count(const End& end, std::map<std::string, size_t>& outcomes);
 
   std::vector<Request> requests_;
   mutable std::mutex mutex_;
   std::map<std::string, size_t> outcomes_;
+  std::map<std::string, size_t> undated_outcomes_;
 };
 
 }  // namespace kvship
