@@ -67,14 +67,21 @@ void Generation::OnRoom(absl::StatusOr<ReservationQueue::Cache> cache) {
   if (!status.ok()) Fail(status);
 }
 
-absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
-  std::set<std::string> tried;
+absl::StatusOr<PrefillNodes::Visit> Generation::ChooseNode() {
+  std::set<std::string> tried, lost;
   {
     std::lock_guard lock(mutex_);
     tried = tried_;
+    lost = lost_;
   }
-  ASSIGN_OR_RETURN(const PrefillNodes::Visit visit,
-                   uses_.nodes.Choose(request_.tokens.size(), tried));
+  absl::StatusOr<PrefillNodes::Visit> visit = uses_.nodes.Choose(request_.tokens.size(), tried);
+  if (visit.ok() || lost.empty()) return visit;
+  for (const std::string& address : lost) tried.erase(address);
+  return uses_.nodes.Choose(request_.tokens.size(), tried);
+}
+
+absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
+  ASSIGN_OR_RETURN(const PrefillNodes::Visit visit, ChooseNode());
   // The callbacks keep this request alive for as long as the attempt needs it.
   auto attempt = std::make_shared<PrefillAttempt>(
       request_, uses_.model.identity,
@@ -90,6 +97,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     attempt_ = attempt;
     attempt_begin_ = MonotonicNow();
     tried_.insert(visit.node->address());
+    ++num_attempts_;
   }
   const TraceContext trace = trace_.BeginAttempt(visit.node->address());
   attempt->Open([&](std::shared_ptr<ChannelEvents> events) {
@@ -103,7 +111,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
 
 void Generation::Cancel() {
   Cancel(MonotonicNow() >= call_.deadline
-             ? absl::DeadlineExceededError("the request's deadline has passed")
+             ? absl::DeadlineExceededError("the request's deadline has passed; allow it more time")
              : absl::CancelledError("the client has gone, or the server shuts down"));
 }
 
@@ -130,14 +138,17 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
   uses_.nodes.Ended(visit, result.status());
   trace_.EndAttempt(result.status(), result.ok() ? absl::Milliseconds(result->timing.transfer_ms())
                                                  : absl::ZeroDuration());
-  size_t num_tried = 0;
+  const PrefillFault fault = result.ok() ? PrefillFault::kNone : FaultOf(result.status());
+  size_t num_attempts = 0;
   bool found_no_room = false;
   {
     std::lock_guard lock(mutex_);
     const std::shared_ptr<PrefillAttempt> attempt = std::exchange(attempt_, nullptr);
     found_no_room = attempt != nullptr && attempt->found_no_room();
+    if (found_no_room) --num_attempts_;
     if (found_no_room) tried_.erase(visit.node->address());
-    num_tried = tried_.size();
+    if (fault == PrefillFault::kLost) lost_.insert(visit.node->address());
+    num_attempts = num_attempts_;
   }
   if (responses_->cancelled()) return Fail(responses_->why_cancelled());
   if (found_no_room) return WaitForRoom();
@@ -145,8 +156,7 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
 
   const absl::Status& error = result.status();
   uses_.metrics.CountPrefillFailure(error);
-  const PrefillFault fault = FaultOf(error);
-  if (fault != PrefillFault::kNone && num_tried < uses_.options.most_attempts) {
+  if (fault != PrefillFault::kNone && num_attempts < uses_.options.most_attempts) {
     LogWarning(absl::StrCat("prefill node ", visit.node->address(), ": ", error.ToString()));
     if (Attempt(nullptr).ok()) return uses_.metrics.CountPrefillRetry(NameOf(fault));
   }
@@ -158,11 +168,10 @@ absl::Status Generation::CheckFirstToken(int32_t token) const {
   const std::vector<int32_t>& forced = request_.output.forced_tokens;
   if (token < 0 || static_cast<size_t>(token) >= vocab_tokens) {
     return absl::DataLossError(
-        absl::StrCat("first_token is ", token, "; wanted an id below ", vocab_tokens));
+        absl::StrCat("first_token is not of the vocabulary; wanted an id below ", vocab_tokens));
   }
   if (!forced.empty() && token != forced[0]) {
-    return absl::DataLossError(
-        absl::StrCat("first_token is ", token, "; wanted the forced token ", forced[0]));
+    return absl::DataLossError("first_token is not the forced token of the request");
   }
   return absl::OkStatus();
 }

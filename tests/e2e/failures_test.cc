@@ -142,6 +142,18 @@ TEST(FailuresTest, FullPrefillNodeIsReplacedByAnother) {
   EXPECT_EQ(decode->metric("kvship_decode_prefill_ejections_total"), 0);
 }
 
+TEST(FailuresTest, NodeThatGivesARequestUpIsReplacedByAnother) {
+  Server hasty("kvship-prefill", kModel, {"--threads=1", "--go_timeout=1us"});
+  ASSERT_TRUE(hasty.WaitUntilReady()) << hasty.process.Errors();
+  const auto patient = Prefill();
+  const auto decode = Decode(absl::StrCat(hasty.address(), ",", patient->address()));
+  EXPECT_TRUE(Eventually([&decode] {
+    EXPECT_TRUE(Ask(*decode, RequestOf(50, 2)).ok());
+    return decode->metric("kvship_decode_prefill_retries_total{reason=\"gave_up\"}") > 0;
+  }));
+  EXPECT_EQ(decode->metric("kvship_decode_prefill_ejections_total"), 0);
+}
+
 TEST(FailuresTest, StepThatTakesTooLongIsNotReadyAndSaysWhy) {
   const auto prefill = Prefill();
   Server decode("kvship-decode", kModel,

@@ -169,6 +169,9 @@ TEST_F(FaultProxyTest, ANodeThatFallsSilentIsPassedBy) {
 
 TEST_F(FaultProxyTest, AConnectionThatSwallowsBytesIsReplacedWithinSeconds) {
   for (const bool from_target : {false, true}) {
+    ASSERT_TRUE(Eventually([&] {  // both connections are there
+      return decode_->metric("kvship_decode_prefill_nodes{standing=\"serving\"}") == 2;
+    }));
     for (const auto& proxy : proxies_) {
       proxy->Arm({.kind = FaultProxy::Kind::kSwallow, .from_target = from_target});
     }
