@@ -21,7 +21,7 @@ const char* const kHeld[] = {
 // cuts of a test, so that it shows if each of them leaves one.
 constexpr size_t kThreadSlack = 5;
 // Connections that are being made or closed.
-constexpr size_t kDescriptorSlack = 2;
+constexpr size_t kDescriptorSlack = 4;
 // gRPC's idle threads go, and connections that nobody uses are closed, within that time.
 constexpr absl::Duration kTimeToShrink = absl::Minutes(1);
 
