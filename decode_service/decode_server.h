@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "decode_service/generation_service.h"
-#include "decode_service/http_service.h"
+#include "decode_service/http/http_service.h"
 #include "engine/compute_device.h"
 #include "engine/decoder.h"
 #include "kernels/backend.h"

@@ -113,9 +113,9 @@ absl::Status PrefillScheduler::Go(Request& request) {
   std::lock_guard lock(mutex_);
   if (request.ended) return absl::OkStatus();  // its status is on the way
   if (request.state != Request::State::kReady) {
-    return absl::FailedPreconditionError(request.state == Request::State::kQueued
-                                             ? "Go came before Ready; wanted it after"
-                                             : "Go came a second time; wanted it once");
+    return absl::DataLossError(request.state == Request::State::kQueued
+                                   ? "go came before ready; wanted it after"
+                                   : "go came a second time; wanted it once");
   }
   request.state = Request::State::kRunning;
   woken_ = true;

@@ -112,8 +112,19 @@ TEST_F(PrefillRefusalsTest, MessagesOutOfOrderAreRefused) {
   *again.mutable_begin() = node_.Begin(RandomTokens(50, 2), "scorer=keep_all");
   call->channel().SendMessage(Sealed(again));
   const absl::Status status = call->WaitUntilClosed();
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(status.message()), HasSubstr("begin came a second time"));
+}
+
+TEST_F(PrefillRefusalsTest, AMessageThatANetworkRepeatsIsRefused) {
+  const auto call = CollectedCall::Start(
+      node_, node_.Begin(RandomTokens(2000, 2), "scorer=keep_all"), {.says_go = false});
+  ASSERT_TRUE(call->WaitFor(Kind::kReady));
+  call->SayGo();
+  call->SayGo();
+  const absl::Status status = call->WaitUntilClosed();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("go came a second time"));
 }
 
 TEST_F(PrefillRefusalsTest, BytesThatAreNoMessageAreRefused) {

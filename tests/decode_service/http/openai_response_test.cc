@@ -1,11 +1,11 @@
-#include "decode_service/openai_response.h"
+#include "decode_service/http/openai_response.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "decode_service/openai_error.h"
+#include "decode_service/http/openai_error.h"
 #include "rpc/errors.h"
 
 namespace kvship {

@@ -12,8 +12,8 @@
 #include <thread>
 
 #include "absl/status/status.h"
-#include "decode_service/connection_threads.h"
-#include "decode_service/http_connection.h"
+#include "decode_service/http/connection_threads.h"
+#include "decode_service/http/http_connection.h"
 #include "service/watched_tls_context.h"
 
 namespace kvship {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 
-#include "decode_service/openai_request.h"
+#include "decode_service/http/openai_request.h"
 #include "engine/tokenizer.h"
 
 namespace kvship {

@@ -1,10 +1,10 @@
-#include "decode_service/openai_response.h"
+#include "decode_service/http/openai_response.h"
 
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "decode_service/openai_error.h"
+#include "decode_service/http/openai_error.h"
 #include "rpc/message_json.h"
 
 namespace kvship {

@@ -1,4 +1,4 @@
-#include "decode_service/http_server.h"
+#include "decode_service/http/http_server.h"
 
 #include <sys/socket.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-#include "decode_service/http_server.h"
+#include "decode_service/http/http_server.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "decode_service/openai_logprobs.h"
+#include "decode_service/http/openai_logprobs.h"
 
 #include <algorithm>
 

@@ -11,9 +11,9 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "decode_service/generation.h"
-#include "decode_service/http_server.h"
-#include "decode_service/openai_error.h"
-#include "decode_service/openai_request.h"
+#include "decode_service/http/http_server.h"
+#include "decode_service/http/openai_error.h"
+#include "decode_service/http/openai_request.h"
 #include "service/callers.h"
 
 namespace kvship {

@@ -1,10 +1,10 @@
-#include "decode_service/http_body.h"
+#include "decode_service/http/http_body.h"
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "decode_service/http_server.h"
+#include "decode_service/http/http_server.h"
 
 namespace kvship {
 namespace {

@@ -11,7 +11,7 @@
 
 #include "absl/time/time.h"
 #include "decode_service/generation.h"
-#include "decode_service/http_connection.h"
+#include "decode_service/http/http_connection.h"
 
 namespace kvship {
 

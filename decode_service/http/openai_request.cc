@@ -1,11 +1,11 @@
-#include "decode_service/openai_request.h"
+#include "decode_service/http/openai_request.h"
 
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "decode_service/openai_json.h"
+#include "decode_service/http/openai_json.h"
 #include "engine/sampling.h"
 #include "rpc/compression.h"
 #include "rpc/errors.h"

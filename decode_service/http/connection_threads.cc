@@ -1,4 +1,4 @@
-#include "decode_service/connection_threads.h"
+#include "decode_service/http/connection_threads.h"
 
 #include <utility>
 

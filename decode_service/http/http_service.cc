@@ -1,4 +1,4 @@
-#include "decode_service/http_service.h"
+#include "decode_service/http/http_service.h"
 
 #include <algorithm>
 #include <random>
@@ -12,10 +12,10 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "decode_service/event_stream.h"
-#include "decode_service/http_body.h"
-#include "decode_service/http_generation.h"
-#include "decode_service/openai_response.h"
+#include "decode_service/http/event_stream.h"
+#include "decode_service/http/http_body.h"
+#include "decode_service/http/http_generation.h"
+#include "decode_service/http/openai_response.h"
 #include "rpc/errors.h"
 #include "rpc/request_id.h"
 

@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "decode_service/openai_error.h"
+#include "decode_service/http/openai_error.h"
 
 namespace kvship {
 

@@ -1,4 +1,4 @@
-#include "decode_service/openai_request.h"
+#include "decode_service/http/openai_request.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

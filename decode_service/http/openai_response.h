@@ -8,8 +8,8 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
-#include "decode_service/openai_logprobs.h"
-#include "decode_service/openai_request.h"
+#include "decode_service/http/openai_logprobs.h"
+#include "decode_service/http/openai_request.h"
 
 namespace kvship {
 

@@ -1,4 +1,4 @@
-#include "decode_service/openai_error.h"
+#include "decode_service/http/openai_error.h"
 
 #include <nlohmann/json.hpp>
 

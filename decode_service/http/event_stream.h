@@ -9,8 +9,8 @@
 #include <optional>
 
 #include "absl/status/status.h"
-#include "decode_service/http_generation.h"
-#include "decode_service/openai_response.h"
+#include "decode_service/http/http_generation.h"
+#include "decode_service/http/openai_response.h"
 
 namespace kvship {
 

@@ -1,4 +1,4 @@
-#include "decode_service/http_generation.h"
+#include "decode_service/http/http_generation.h"
 
 #include <algorithm>
 #include <utility>

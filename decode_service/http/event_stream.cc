@@ -1,4 +1,4 @@
-#include "decode_service/event_stream.h"
+#include "decode_service/http/event_stream.h"
 
 #include <utility>
 

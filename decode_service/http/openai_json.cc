@@ -1,4 +1,4 @@
-#include "decode_service/openai_json.h"
+#include "decode_service/http/openai_json.h"
 
 #include <utility>
 #include <vector>
