@@ -41,7 +41,8 @@ std::string TemporaryPath() {
 
 std::vector<std::string> WithPorts(const std::string& program, const std::string& model, int port,
                                    int admin_port, std::vector<std::string> flags) {
-  if (program == "kvship-decode") flags.push_back("--http=");  // tests/http has its tests
+  // Most have no use for it; tests/http has its tests.
+  if (program == "kvship-decode") flags.insert(flags.begin(), "--http=");
   flags.push_back(absl::StrCat("--model=", model));
   flags.push_back(absl::StrCat("--listen=127.0.0.1:", port));
   flags.push_back(absl::StrCat("--admin=127.0.0.1:", admin_port));
