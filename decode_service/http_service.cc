@@ -17,6 +17,7 @@
 #include "decode_service/http_body.h"
 #include "decode_service/http_generation.h"
 #include "decode_service/openai_response.h"
+#include "rpc/errors.h"
 #include "rpc/request_id.h"
 
 namespace kvship {
@@ -183,10 +184,7 @@ void HttpService::EndAll(const absl::Status& why) {
 
 absl::StatusOr<HttpService::Place> HttpService::TakePlace() {
   std::lock_guard lock(mutex_);
-  if (draining_) {
-    return absl::UnavailableError(
-        "the server is shutting down; send the request again, to one that takes its place");
-  }
+  if (draining_) return RefusedWhileDraining();
   if (running_.size() >= options_.max_requests) {
     return absl::ResourceExhaustedError(absl::StrCat(running_.size(), " requests are running; ",
                                                      "wanted fewer than ", options_.max_requests));
