@@ -51,7 +51,8 @@ class DecodeServer {
     Generation::Options generation;
     std::string otlp_endpoint;  // of the collector of traces; empty: none
 
-    // Whether the ports are as safe as they have to be. Errors: as PortSecurity.
+    // Whether the ports are as safe as they have to be. Errors: as PortSecurity and
+    // CheckStuckTimeout.
     absl::Status Validate() const;
   };
 

@@ -68,6 +68,8 @@ void HttpConnection::BeginRequest(size_t max_bytes, absl::Time deadline) {
 }
 
 bool HttpConnection::client_has_gone() {
+  pollfd looked_at = {.fd = socket_, .events = POLLRDHUP, .revents = 0};
+  if (poll(&looked_at, 1, 0) > 0) return true;
   char byte = 0;
   const ssize_t n = tls_ ? tls_->Peek(&byte, 1) : recv(socket_, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
   return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);

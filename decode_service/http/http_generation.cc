@@ -1,6 +1,11 @@
 #include "decode_service/http/http_generation.h"
 
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/clock.h"
@@ -8,25 +13,39 @@
 namespace kvship {
 namespace {
 
-// How soon a client that has gone is noticed.
+// How soon what ends no wait is noticed: a goodbye over TLS from a client that keeps its socket.
 constexpr absl::Duration kClientCheck = absl::Milliseconds(200);
 
 }  // namespace
 
-HttpGeneration::HttpGeneration(const Generation::Uses& uses, Generation::Call call,
-                               const v1::GenerateRequest& request, HttpConnection& connection,
-                               const std::atomic<bool>& stopping)
-    : deadline_(call.deadline),
+// A signal that is waited for together with a socket. Where no descriptor is left, nobody hears it,
+// and waits end by kClientCheck.
+class HttpGeneration::Signal {
+ public:
+  Signal() : descriptor_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+  ~Signal() { close(descriptor_); }
+  Signal(const Signal&) = delete;
+  Signal& operator=(const Signal&) = delete;
+
+  void Give() { eventfd_write(descriptor_, 1); }
+  void Clear() {
+    eventfd_t num_given = 0;
+    eventfd_read(descriptor_, &num_given);
+  }
+  int descriptor() const { return descriptor_; }
+
+ private:
+  const int descriptor_;
+};
+
+HttpGeneration::HttpGeneration(std::shared_ptr<Generation> generation,
+                               const v1::GenerateRequest& request, absl::Time deadline,
+                               HttpConnection& connection)
+    : deadline_(deadline),
       connection_(connection),
-      stopping_(stopping),
-      generation_(std::make_shared<Generation>(uses, std::move(call))) {
-  generation_->responses().OnResponse([signal = signal_] {
-    {
-      std::lock_guard lock(signal->mutex);
-      signal->given = true;
-    }
-    signal->changed.notify_one();
-  });
+      signal_(std::make_shared<Signal>()),
+      generation_(std::move(generation)) {
+  generation_->responses().OnResponse([signal = signal_] { signal->Give(); });
   generation_->Start(request);
 }
 
@@ -51,16 +70,22 @@ ResponseBuffer::Next HttpGeneration::Take(absl::Time until, v1::GenerateResponse
 
 void HttpGeneration::CancelIfPointless() {
   if (cancelled_) return;
-  cancelled_ = stopping_ || MonotonicNow() >= deadline_ || connection_.client_has_gone();
+  cancelled_ = MonotonicNow() >= deadline_ || connection_.client_has_gone();
   if (cancelled_) generation_->Cancel();
 }
 
 void HttpGeneration::Wait(absl::Time until) {
-  until = std::min(until, MonotonicNow() + kClientCheck);
+  const absl::Time now = MonotonicNow();
+  until = std::min(until, now + kClientCheck);
   if (!cancelled_) until = std::min(until, deadline_);
-  std::unique_lock lock(signal_->mutex);
-  signal_->changed.wait_until(lock, ToSteadyTime(until), [this] { return signal_->given; });
-  signal_->given = false;
+  // Not for bytes on the socket: those of a next request would end every wait at once. Nor for the
+  // client once it has gone.
+  pollfd waited[] = {
+      {.fd = cancelled_ ? -1 : connection_.socket(), .events = POLLRDHUP, .revents = 0},
+      {.fd = signal_->descriptor(), .events = POLLIN, .revents = 0}};
+  const timespec left = absl::ToTimespec(std::max(until - now, absl::ZeroDuration()));
+  ppoll(waited, std::size(waited), &left, nullptr);
+  signal_->Clear();
 }
 
 }  // namespace kvship

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <random>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
@@ -153,7 +154,7 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation
 
 HttpService::~HttpService() {
   StartDraining();
-  stopping_ = true;
+  EndAll(absl::UnavailableError("the server is shutting down; send the request again"));
   server_.Stop();
 }
 
@@ -166,24 +167,46 @@ void HttpService::StartDraining() {
 bool HttpService::WaitUntilIdle(absl::Duration timeout) {
   std::unique_lock lock(mutex_);
   return idle_.wait_until(lock, ToSteadyTime(MonotonicNow() + timeout),
-                          [this] { return num_requests_ == 0; });
+                          [this] { return running_.empty(); });
+}
+
+void HttpService::EndAll(const absl::Status& why) {
+  std::vector<std::shared_ptr<Generation>> running;
+  {
+    std::lock_guard lock(mutex_);
+    why_ended_.Update(why);
+    for (const auto& generation : running_) running.push_back(generation.lock());
+  }
+  for (const auto& generation : running) {
+    if (generation != nullptr) generation->Cancel(why);
+  }
 }
 
 absl::StatusOr<HttpService::Place> HttpService::TakePlace() {
   std::lock_guard lock(mutex_);
   if (draining_) return RefusedWhileDraining();
-  if (num_requests_ >= options_.max_requests) {
-    return absl::ResourceExhaustedError(absl::StrCat(num_requests_, " requests are running; ",
+  if (running_.size() >= options_.max_requests) {
+    return absl::ResourceExhaustedError(absl::StrCat(running_.size(), " requests are running; ",
                                                      "wanted fewer than ", options_.max_requests));
   }
-  ++num_requests_;
-  return Place(nullptr, [this](void*) { GiveBackPlace(); });
+  const auto place = running_.emplace(running_.end());
+  return Place(&*place, [this, place](std::weak_ptr<Generation>*) { GiveBackPlace(place); });
 }
 
-void HttpService::GiveBackPlace() {
+void HttpService::GiveBackPlace(Generations::iterator place) {
   std::lock_guard lock(mutex_);
-  --num_requests_;
+  running_.erase(place);
   idle_.notify_all();
+}
+
+void HttpService::Enter(const Place& place, const std::shared_ptr<Generation>& generation) {
+  absl::Status ended;
+  {
+    std::lock_guard lock(mutex_);
+    *place = generation;
+    ended = why_ended_;
+  }
+  if (!ended.ok()) generation->Cancel(ended);
 }
 
 absl::StatusOr<std::string> HttpService::ClientOf(const httplib::Request& request) const {
@@ -274,20 +297,21 @@ void HttpService::Generate(const OpenAiRequest& request, const std::string& clie
                            TraceContext trace, Place place, httplib::Response& response) {
   HttpConnection& connection = HttpServer::connection();
   const absl::Time arrival = MonotonicNow();
-  const absl::Time deadline = arrival + options_.deadline;
+  const absl::Time deadline = arrival + std::min(request.timeout, options_.deadline);
   connection.SetAnswerDeadline(deadline);
   const std::string id = NewRequestId();
   response.set_header("x-request-id", id);
-  auto generation = std::make_unique<HttpGeneration>(uses_,
-                                                     Generation::Call{.id = id,
-                                                                      .client = client,
-                                                                      .arrival = arrival,
-                                                                      .deadline = deadline,
-                                                                      .trace = std::move(trace)},
-                                                     request.generate, connection, stopping_);
-  if (generation->trace().is_set()) {
-    response.set_header(kTraceResponse, generation->trace().TraceParent());
+  const auto asked =
+      std::make_shared<Generation>(uses_, Generation::Call{.id = id,
+                                                           .client = client,
+                                                           .arrival = arrival,
+                                                           .deadline = deadline,
+                                                           .trace = std::move(trace)});
+  if (asked->trace().is_set()) {
+    response.set_header(kTraceResponse, asked->trace().TraceParent());
   }
+  Enter(place, asked);
+  auto generation = std::make_unique<HttpGeneration>(asked, request.generate, deadline, connection);
   OpenAiResponse answer(request,
                         {.id = id,
                          .created = absl::ToUnixSeconds(absl::Now()),

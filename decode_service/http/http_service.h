@@ -2,8 +2,8 @@
 // request is a Generation like those of GenerationService. docs/openai.md says what it takes.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -36,7 +36,7 @@ class HttpService {
   static absl::StatusOr<std::unique_ptr<HttpService>> Start(const Generation::Uses& uses,
                                                             const Callers& callers,
                                                             const Options& options);
-  // Cancels what is still running and waits for its end.
+  // Ends what is still running and waits for its end.
   ~HttpService();
 
   int port() const { return server_.port(); }
@@ -45,15 +45,21 @@ class HttpService {
   void StartDraining();
   // Waits until no request is running; false if that takes longer.
   bool WaitUntilIdle(absl::Duration timeout);
+  // Ends the requests that are running, and those still to come, with `why`, soon.
+  void EndAll(const absl::Status& why);
 
  private:
-  // A place among the requests that run at a time; given back when the last copy goes.
-  using Place = std::shared_ptr<void>;
+  using Generations = std::list<std::weak_ptr<Generation>>;
+  // A place among the requests that run at a time, which points to the request's generation once
+  // there is one; given back when the last copy goes.
+  using Place = std::shared_ptr<std::weak_ptr<Generation>>;
 
   HttpService(const Generation::Uses& uses, const Callers& callers, const Options& options,
               std::unique_ptr<WatchedTlsContext> tls);
   absl::StatusOr<Place> TakePlace();
-  void GiveBackPlace();
+  void GiveBackPlace(Generations::iterator place);
+  // Makes a generation known to EndAll.
+  void Enter(const Place& place, const std::shared_ptr<Generation>& generation);
 
   // Answers all but the generating endpoints' own requests.
   httplib::Server::HandlerResponse Route(const httplib::Request& request,
@@ -76,12 +82,12 @@ class HttpService {
   const std::string identity_;  // the model's, in hexadecimal
   const std::string model_;     // what it is called here
   const int64_t start_time_;    // seconds since 1970
-  std::atomic<bool> stopping_{false};
 
   std::mutex mutex_;
   std::condition_variable idle_;
-  size_t num_requests_ = 0;
+  Generations running_;  // one for each request, from before its body is read
   bool draining_ = false;
+  absl::Status why_ended_;  // of EndAll
 
   HttpServer server_;
 };

@@ -18,6 +18,7 @@ using nlohmann::json;
 // OpenAI's default, where kvship.v1's is 0.
 constexpr double kDefaultTemperature = 1;
 constexpr int64_t kMostTokens = INT32_MAX;
+constexpr int64_t kMostTimeoutMs = INT32_MAX;  // 24 days
 
 void ReadSampling(JsonFields& fields, uint64_t drawn_seed, v1::SamplingOptions* sampling) {
   const double temperature = fields.Number("temperature").value_or(kDefaultTemperature);
@@ -103,6 +104,9 @@ void ReadExtension(JsonFields& fields, OpenAiRequest* request) {
   if (value == nullptr) return;
   JsonFields extension(*value, "kvship.");
   request->report = extension.Bool("report").value_or(false);
+  if (const auto ms = extension.Integer("timeout_ms", 1, kMostTimeoutMs)) {
+    request->timeout = absl::Milliseconds(*ms);
+  }
   if (const json* compression = extension.Value("compression"); compression != nullptr) {
     extension.Note(ReadCompression(*compression, request->generate.mutable_compression()));
   }

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "kvship/v1/generation.pb.h"
 
 namespace kvship {
@@ -25,6 +26,8 @@ struct OpenAiRequest {
   // Set if logprobs are wanted: how many of the likeliest tokens to show at each place.
   std::optional<uint32_t> num_top_logprobs;
   bool report = false;  // what became of the KV cache
+  // How long it may take, from its arrival.
+  absl::Duration timeout = absl::InfiniteDuration();
 };
 
 // A request without a seed gets `drawn_seed`. Errors: InvalidArgument with a BadRequest detail

@@ -94,7 +94,8 @@ TEST(FaultResourcesTest, APromptThatMemoryDoesNotHoldIsRefusedAndOthersGoOn) {
   const TempFolder folder;
   const std::string model = folder.Write("wide.gguf", WideModel(kContextTokens));
   // Room for threads and small prompts; the long one's residual stream takes 4.9 GB.
-  ShellServer prefill("ulimit -v 4000000;", "kvship-prefill", model, {"--threads=1"});
+  ShellServer prefill("ulimit -v 4000000;", "kvship-prefill", model,
+                      {"--threads=1", "--max_active_bytes=8000000000"});
   ShellServer decode("", "kvship-decode", model,
                      {"--threads=1", "--http=", absl::StrCat("--prefill=", prefill.address())});
   ASSERT_TRUE(prefill.WaitUntilReady());

@@ -47,6 +47,7 @@ TEST(OpenAiRequestTest, WhatIsLeftOutHasOpenAisDefaults) {
   EXPECT_EQ(request->generate.max_tokens(), 0u);  // the server's default
   EXPECT_EQ(request->generate.logprobs(), 0u);
   EXPECT_FALSE(request->stream || request->include_usage || request->report);
+  EXPECT_EQ(request->timeout, absl::InfiniteDuration());
 }
 
 TEST(OpenAiRequestTest, EveryFieldArrives) {
@@ -54,7 +55,7 @@ TEST(OpenAiRequestTest, EveryFieldArrives) {
       Chat(R"(,"temperature":0.5,"top_p":0.9,"top_k":40,"seed":-1,"max_completion_tokens":7,
                "stop":["a","b"],"stream":true,"stream_options":{"include_usage":true},
                "logprobs":true,"top_logprobs":3,"user":"u","ignore_eos":true,
-               "kvship":{"report":true,"compression":"scorer=snapkv,budget_tokens=512"})"));
+               "kvship":{"report":true,"timeout_ms":250,"compression":"scorer=snapkv,budget_tokens=512"})"));
   ASSERT_TRUE(request.ok()) << request.status();
   const v1::GenerateRequest& generate = request->generate;
   EXPECT_EQ(generate.sampling().temperature(), 0.5);
@@ -67,6 +68,7 @@ TEST(OpenAiRequestTest, EveryFieldArrives) {
   EXPECT_TRUE(generate.ignore_end_tokens());
   EXPECT_EQ(generate.compression().budget_tokens(), 512u);
   EXPECT_TRUE(request->stream && request->include_usage && request->report);
+  EXPECT_EQ(request->timeout, absl::Milliseconds(250));
 }
 
 TEST(OpenAiRequestTest, NullIsAFieldLeftOut) {
@@ -184,6 +186,10 @@ TEST(OpenAiRequestTest, CompressionIsTextOrAnObject) {
   ExpectRefused(read(R"({"window":[1]})"), "kvship.compression.window", "[1]");
   ExpectRefused(read("7"), "kvship.compression", "7");
   ExpectRefused(ReadChat(Chat(R"(,"kvship":{"reports":true})")), "kvship.reports", "reports");
+  for (const char* ms : {"0", "-1", "1.5", "\"1\"", "1e12"}) {
+    ExpectRefused(ReadChat(Chat(absl::StrCat(R"(,"kvship":{"timeout_ms":)", ms, "}"))),
+                  "kvship.timeout_ms", "wanted an integer from 1");
+  }
 }
 
 TEST(OpenAiRequestTest, WhatIsNotJsonIsNamedByItsByte) {
