@@ -222,6 +222,13 @@ TEST_F(DeviceEngineTest, CompressesAndDecodesLikeTheCpu) {
   }
 }
 
+TEST_F(DeviceEngineTest, NormsQueriesAndKeysWhereTheModelDoes) {
+  RandomModel random(RopePairs::kHalves, "qwen3");
+  Sides sides(random, 300, "budget_tokens=64,window=16,encoder=bf16", /*use_cudnn=*/true);
+  sides.Prefill();
+  sides.Decode(40);
+}
+
 TEST_F(DeviceEngineTest, TheWindowMayBeginInTheBlockBefore) {
   RandomModel random(RopePairs::kHalves);
   Sides sides(random, 260, "scorer=snapkv,budget_tokens=64,window=16,encoder=bf16",
