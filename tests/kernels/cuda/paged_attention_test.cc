@@ -73,13 +73,16 @@ class PagedCase {
              .num_query_heads = kv_heads * group,
              .num_kv_heads = kv_heads,
              .head_dim = head_dim,
-             .q_row_stride = kv_heads * group * head_dim,
-             .max_pages = max_pages};
-    workspace_.emplace(std::max<size_t>(1, PagedAttentionWorkspaceBytes(args_)));
-    args_.workspace = workspace_->data();
+             .q_row_stride = kv_heads * group * head_dim};
+    SetMaxPages(max_pages);
   }
 
   PagedAttentionArgs& args() { return args_; }
+  void SetMaxPages(size_t max_pages) {
+    args_.max_pages = max_pages;
+    workspace_.emplace(std::max<size_t>(1, PagedAttentionWorkspaceBytes(args_)));
+    args_.workspace = workspace_->data();
+  }
   std::vector<uint16_t> Run() {
     EXPECT_EQ(PagedAttention(nullptr, args_), absl::OkStatus());
     return out_.ToHost();
@@ -205,6 +208,17 @@ TEST_F(PagedAttentionTest, DoesNotDependOnTheCompany) {
   PagedCase company(DType::kBf16, 4, 1, 128, {{300, 7}, {900, 60}});
   const std::vector<uint16_t> a = alone.Run(), b = company.Run();
   EXPECT_EQ(a, std::vector<uint16_t>(b.begin(), b.begin() + static_cast<int64_t>(a.size())));
+}
+
+// max_pages says how many splits there may be, and with that how they are merged.
+TEST_F(PagedAttentionTest, ManySplitsAreMergedAsFewAre) {
+  PagedCase few(DType::kF16, 3, 1, 64, {{2500, 7}, {40, 0}, {0, 0}});
+  PagedCase many(DType::kF16, 3, 1, 64, {{2500, 7}, {40, 0}, {0, 0}});
+  many.SetMaxPages(64 * kSplitPages);
+  many.ExpectAsDefined();
+  EXPECT_EQ(few.Run(), many.Run());
+  PagedCase longest(DType::kBf16, 1, 1, 128, {{65 * kSplitPages * kPageTokens + 3, 9}});
+  longest.ExpectAsDefined();
 }
 
 TEST_F(PagedAttentionTest, RejectsAPrefixOfAnotherDtype) {
