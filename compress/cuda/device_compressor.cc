@@ -10,6 +10,7 @@
 #include "kernels/cuda/kept_mass.h"
 #include "kernels/cuda/pool_scores.h"
 #include "kernels/cuda/top_positions.h"
+#include "kernels/cuda/window_sums.h"
 #include "kernels/cuda/window_votes.h"
 
 namespace kvship::cuda {
@@ -62,7 +63,6 @@ absl::Status DeviceCompressor::Check(const CompressionOptions& options, const Kv
   if (options.scorer != "snapkv") return Wanted("scorer", options.scorer, "snapkv or keep_all");
   if (options.allocator != "uniform") return Wanted("allocator", options.allocator, "uniform");
   if (options.selector != "tokens") return Wanted("selector", options.selector, "tokens");
-  if (options.softmax != SoftmaxOver::kAll) return Wanted("softmax", "prefix", "all");
   return CheckWindow(options, plan);
 }
 
@@ -95,6 +95,13 @@ absl::Status DeviceCompressor::Allocate() {
     ASSIGN_OR_RETURN(scores_, DeviceBuffer::Create(heads * plan_.window_begin * sizeof(float)));
     ASSIGN_OR_RETURN(workspace_,
                      DeviceBuffer::Create(TopPositionsWorkspaceBytes(heads, plan_.window_begin)));
+    if (options_.softmax == SoftmaxOver::kPrefix) {
+      const size_t window = plan_.window_end - plan_.window_begin;
+      ASSIGN_OR_RETURN(prefix_lse_,
+                       DeviceBuffer::Create(shape_.num_query_heads * window * sizeof(float)));
+      ASSIGN_OR_RETURN(sums_, DeviceBuffer::Create(WindowLogSumExpWorkspaceBytes(
+                                  shape_.num_query_heads, window, plan_.window_begin)));
+    }
     return CudaStatus(cudaMemsetAsync(workspace_.data(), 0, workspace_.num_bytes(), stream_),
                       "workspace of the choice");
   }
@@ -116,23 +123,45 @@ absl::Status DeviceCompressor::Compress(const DeviceLayerView& layer) {
   return Gather(layer);
 }
 
+absl::Status DeviceCompressor::Vote(const DeviceLayerView& layer, const float* lse,
+                                    size_t num_keys) {
+  return WindowVotes(stream_, {.q = layer.window_queries,
+                               .keys = layer.keys,
+                               .lse = lse,
+                               .votes = votes_.as<float>(),
+                               .dtype = dtype_,
+                               .num_query_heads = shape_.num_query_heads,
+                               .num_kv_heads = shape_.num_kv_heads,
+                               .window = plan_.window_end - plan_.window_begin,
+                               .num_keys = num_keys,
+                               .head_dim = shape_.head_dim,
+                               .key_head_stride = layer.head_stride,
+                               .votes_row_stride = plan_.prompt_tokens,
+                               .first_position = plan_.window_begin});
+}
+
+absl::Status DeviceCompressor::VoteOverPrefix(const DeviceLayerView& layer) {
+  RETURN_IF_ERROR(WindowLogSumExp(stream_, {.q = layer.window_queries,
+                                            .keys = layer.keys,
+                                            .lse = prefix_lse_.as<float>(),
+                                            .workspace = sums_.data(),
+                                            .dtype = dtype_,
+                                            .num_query_heads = shape_.num_query_heads,
+                                            .num_kv_heads = shape_.num_kv_heads,
+                                            .window = plan_.window_end - plan_.window_begin,
+                                            .num_keys = plan_.window_begin,
+                                            .head_dim = shape_.head_dim,
+                                            .key_head_stride = layer.head_stride,
+                                            .first_position = plan_.window_begin}));
+  return Vote(layer, prefix_lse_.as<float>(), plan_.window_begin);
+}
+
 absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
   const size_t window = plan_.window_end - plan_.window_begin;
   const size_t tokens = plan_.prompt_tokens, num_scored = plan_.window_begin;
   const size_t recent = tokens - num_scored;
-  RETURN_IF_ERROR(WindowVotes(stream_, {.q = layer.window_queries,
-                                        .keys = layer.keys,
-                                        .lse = layer.window_lse,
-                                        .votes = votes_.as<float>(),
-                                        .dtype = dtype_,
-                                        .num_query_heads = shape_.num_query_heads,
-                                        .num_kv_heads = shape_.num_kv_heads,
-                                        .window = window,
-                                        .num_keys = tokens,
-                                        .head_dim = shape_.head_dim,
-                                        .key_head_stride = layer.head_stride,
-                                        .votes_row_stride = tokens,
-                                        .first_position = plan_.window_begin}));
+  const bool over_prefix = options_.softmax == SoftmaxOver::kPrefix;
+  RETURN_IF_ERROR(over_prefix ? VoteOverPrefix(layer) : Vote(layer, layer.window_lse, tokens));
   const bool mean = options_.window_reduce == WindowReduce::kMean;
   RETURN_IF_ERROR(PoolScores(
       stream_, {.votes = votes_.as<float>(),
@@ -156,6 +185,8 @@ absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
                                          .k = kept_tokens_ - recent,
                                          .num_appended = recent,
                                          .positions_row_stride = kept_tokens_}));
+  // Masses are shares of the whole softmax.
+  if (over_prefix) RETURN_IF_ERROR(Vote(layer, layer.window_lse, tokens));
   const Middle middle = MiddleOf(plan_, plan_.budgets[layer.layer]);
   return KeptMass(stream_, {.votes = votes_.as<float>(),
                             .positions = positions_.as<int32_t>(),

@@ -59,6 +59,9 @@ class DeviceCompressor {
 
   absl::Status Allocate();
   absl::Status Choose(const DeviceLayerView& layer);
+  // Fill votes_: of the softmax that `lse` belongs to, and of one over the keys before the window.
+  absl::Status Vote(const DeviceLayerView& layer, const float* lse, size_t num_keys);
+  absl::Status VoteOverPrefix(const DeviceLayerView& layer);
   absl::Status Gather(const DeviceLayerView& layer);
 
   const CompressionOptions options_;
@@ -68,12 +71,14 @@ class DeviceCompressor {
   const cudaStream_t stream_;
   size_t kept_tokens_ = 0;
   LayerLayout layout_;
-  DeviceBuffer votes_;      // [Hq, T] f32
-  DeviceBuffer scores_;     // [H, window_begin] f32
-  DeviceBuffer workspace_;  // of the choice
-  DeviceBuffer positions_;  // [H, kept]
-  DeviceBuffer pages_;      // [H, pages per head, PageBytes]
-  DeviceBuffer masses_;     // [2, H] f32
+  DeviceBuffer votes_;       // [Hq, T] f32
+  DeviceBuffer scores_;      // [H, window_begin] f32
+  DeviceBuffer workspace_;   // of the choice
+  DeviceBuffer prefix_lse_;  // [Hq, W] f32, where the softmax runs over the prefix
+  DeviceBuffer sums_;        // workspace of prefix_lse_
+  DeviceBuffer positions_;   // [H, kept]
+  DeviceBuffer pages_;       // [H, pages per head, PageBytes]
+  DeviceBuffer masses_;      // [2, H] f32
 };
 
 }  // namespace kvship::cuda

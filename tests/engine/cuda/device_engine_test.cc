@@ -213,6 +213,7 @@ TEST_F(DeviceEngineTest, CompressesAndDecodesLikeTheCpu) {
       "budget_tokens=64,window=32,group_reduce=max,pool=max,kernel=5,encoder=bf16";
   for (const char* options :
        {"budget_tokens=100,window=16,kernel=7,encoder=bf16", kMaxima,
+        "budget_tokens=100,window=16,softmax=prefix,encoder=bf16",
         "budget_tokens=100,window=16,encoder=fp8", "budget_tokens=100,window=16,encoder=int8",
         "budget_tokens=100,window=16,encoder=int4"}) {
     SCOPED_TRACE(options);

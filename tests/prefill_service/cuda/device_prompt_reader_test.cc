@@ -105,6 +105,7 @@ TEST_F(DevicePromptReaderTest, GivesTheCpusLayersAndLogits) {
   for (const auto& [num_tokens, compression] :
        {std::pair{size_t{40}, "scorer=keep_all,encoder=f16"},
         std::pair{size_t{150}, "budget_tokens=60,window=16,encoder=f16"},
+        std::pair{size_t{150}, "budget_tokens=60,window=16,softmax=prefix,encoder=f16"},
         std::pair{size_t{150}, "budget_tokens=60,window=16,encoder=int4"}}) {
     SCOPED_TRACE(compression);
     const PrefillTask task = Task(num_tokens, compression);
