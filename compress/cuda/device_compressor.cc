@@ -2,13 +2,17 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <string>
+#include <utility>
 
+#include "base/random.h"
 #include "base/status_macros.h"
 #include "compress/middle.h"
 #include "kernels/cuda/gather_pages.h"
 #include "kernels/cuda/kept_mass.h"
 #include "kernels/cuda/pool_scores.h"
+#include "kernels/cuda/token_scores.h"
 #include "kernels/cuda/top_positions.h"
 #include "kernels/cuda/window_sums.h"
 #include "kernels/cuda/window_votes.h"
@@ -25,6 +29,19 @@ absl::Status Wanted(absl::string_view option, absl::string_view value, absl::str
                                                wanted, ", which is what runs on a GPU so far"));
 }
 
+// The scorers that ask no query.
+constexpr std::pair<absl::string_view, TokenScore> kTokenScorers[] = {
+    {"knorm", TokenScore::kSmallNorm},
+    {"streaming_llm", TokenScore::kLate},
+    {"random", TokenScore::kRandom}};
+
+std::optional<TokenScore> TokenScorerOf(absl::string_view name) {
+  for (const auto& [own, score] : kTokenScorers) {
+    if (own == name) return score;
+  }
+  return std::nullopt;
+}
+
 absl::Status CheckWindow(const CompressionOptions& options, const KvPlan& plan) {
   const size_t window = plan.window_end - plan.window_begin;
   if (plan.window_end != plan.prompt_tokens) {
@@ -36,11 +53,13 @@ absl::Status CheckWindow(const CompressionOptions& options, const KvPlan& plan) 
   if (options.kernel > kWidestKernel) {
     return Wanted("kernel", absl::StrCat(options.kernel), absl::StrCat("at most ", kWidestKernel));
   }
-  const HeadBudget& budget = plan.budgets.front();
-  if (budget.sinks > 0) return Wanted("sinks", absl::StrCat(budget.sinks), "0");
-  if (budget.recent_tokens != window) {
-    return Wanted("recent_tokens", absl::StrCat(budget.recent_tokens),
-                  absl::StrCat("the window's ", window));
+  // Within its own window snapkv has no scores.
+  const size_t least = options.scorer == "snapkv" ? window : 0;
+  for (const HeadBudget& budget : plan.budgets) {
+    if (budget.recent_tokens < least || budget.recent_tokens >= plan.prompt_tokens) {
+      return Wanted("recent_tokens", absl::StrCat(budget.recent_tokens),
+                    absl::StrCat("at least ", least, ", and less than the prompt"));
+    }
   }
   return absl::OkStatus();
 }
@@ -60,8 +79,12 @@ absl::Status DeviceCompressor::Check(const CompressionOptions& options, const Kv
     return Wanted("group_reduce", "none", "a choice per KV head");
   }
   if (plan.keeps_whole) return absl::OkStatus();
-  if (options.scorer != "snapkv") return Wanted("scorer", options.scorer, "snapkv or keep_all");
-  if (options.allocator != "uniform") return Wanted("allocator", options.allocator, "uniform");
+  if (options.scorer != "snapkv" && !TokenScorerOf(options.scorer)) {
+    return Wanted("scorer", options.scorer, "snapkv, knorm, streaming_llm, random or keep_all");
+  }
+  if (options.allocator != "uniform" && options.allocator != "pyramid") {
+    return Wanted("allocator", options.allocator, "uniform or pyramid");
+  }
   if (options.selector != "tokens") return Wanted("selector", options.selector, "tokens");
   return CheckWindow(options, plan);
 }
@@ -83,18 +106,17 @@ LayerNeeds DeviceCompressor::needs() const {
 
 absl::Status DeviceCompressor::Allocate() {
   const size_t heads = shape_.num_kv_heads, tokens = plan_.prompt_tokens;
-  kept_tokens_ = plan_.keeps_whole ? tokens : plan_.budgets.front().tokens;
-  const std::vector<uint32_t> kept(heads, static_cast<uint32_t>(kept_tokens_));
-  layout_ = LayoutOf(plan_, kept);
+  size_t most_kept = plan_.keeps_whole ? tokens : 0;
+  for (const HeadBudget& budget : plan_.budgets) most_kept = std::max(most_kept, budget.tokens);
+  SetKeptTokens(most_kept);
   ASSIGN_OR_RETURN(positions_, DeviceBuffer::Create(heads * kept_tokens_ * sizeof(int32_t)));
   ASSIGN_OR_RETURN(pages_, DeviceBuffer::Create(heads * PagesFor(kept_tokens_) *
                                                 PageBytes(plan_.format, plan_.head_dim)));
   ASSIGN_OR_RETURN(masses_, DeviceBuffer::Create(2 * heads * sizeof(float)));
   if (!plan_.keeps_whole) {
     ASSIGN_OR_RETURN(votes_, DeviceBuffer::Create(shape_.num_query_heads * tokens * sizeof(float)));
-    ASSIGN_OR_RETURN(scores_, DeviceBuffer::Create(heads * plan_.window_begin * sizeof(float)));
-    ASSIGN_OR_RETURN(workspace_,
-                     DeviceBuffer::Create(TopPositionsWorkspaceBytes(heads, plan_.window_begin)));
+    ASSIGN_OR_RETURN(scores_, DeviceBuffer::Create(heads * tokens * sizeof(float)));
+    ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(TopPositionsWorkspaceBytes(heads, tokens)));
     if (options_.softmax == SoftmaxOver::kPrefix) {
       const size_t window = plan_.window_end - plan_.window_begin;
       ASSIGN_OR_RETURN(prefix_lse_,
@@ -118,8 +140,17 @@ absl::Status DeviceCompressor::Allocate() {
                     "masses");
 }
 
+void DeviceCompressor::SetKeptTokens(size_t kept_tokens) {
+  kept_tokens_ = kept_tokens;
+  const std::vector<uint32_t> kept(shape_.num_kv_heads, static_cast<uint32_t>(kept_tokens));
+  layout_ = LayoutOf(plan_, kept);
+}
+
 absl::Status DeviceCompressor::Compress(const DeviceLayerView& layer) {
-  if (!plan_.keeps_whole) RETURN_IF_ERROR(Choose(layer));
+  if (!plan_.keeps_whole) {
+    SetKeptTokens(plan_.budgets[layer.layer].tokens);
+    RETURN_IF_ERROR(Choose(layer));
+  }
   return Gather(layer);
 }
 
@@ -156,45 +187,76 @@ absl::Status DeviceCompressor::VoteOverPrefix(const DeviceLayerView& layer) {
   return Vote(layer, prefix_lse_.as<float>(), plan_.window_begin);
 }
 
-absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
+absl::Status DeviceCompressor::PoolVotes() {
   const size_t window = plan_.window_end - plan_.window_begin;
-  const size_t tokens = plan_.prompt_tokens, num_scored = plan_.window_begin;
-  const size_t recent = tokens - num_scored;
-  const bool over_prefix = options_.softmax == SoftmaxOver::kPrefix;
-  RETURN_IF_ERROR(over_prefix ? VoteOverPrefix(layer) : Vote(layer, layer.window_lse, tokens));
   const bool mean = options_.window_reduce == WindowReduce::kMean;
-  RETURN_IF_ERROR(PoolScores(
-      stream_, {.votes = votes_.as<float>(),
-                .scores = scores_.as<float>(),
-                .num_query_heads = shape_.num_query_heads,
-                .num_kv_heads = shape_.num_kv_heads,
-                .num_tokens = num_scored,
-                .votes_row_stride = tokens,
-                .scores_row_stride = num_scored,
-                .pooling = options_.pool,
-                .kernel = options_.kernel,
-                .reduce = options_.group_reduce,
-                .reduce_before_pooling = options_.group_order == GroupOrder::kBeforePooling,
-                .vote_scale = mean ? 1.0f / static_cast<float>(window) : 1.0f}));
+  return PoolScores(stream_,
+                    {.votes = votes_.as<float>(),
+                     .scores = scores_.as<float>(),
+                     .num_query_heads = shape_.num_query_heads,
+                     .num_kv_heads = shape_.num_kv_heads,
+                     .num_tokens = plan_.window_begin,
+                     .votes_row_stride = plan_.prompt_tokens,
+                     .scores_row_stride = plan_.prompt_tokens,
+                     .pooling = options_.pool,
+                     .kernel = options_.kernel,
+                     .reduce = options_.group_reduce,
+                     .reduce_before_pooling = options_.group_order == GroupOrder::kBeforePooling,
+                     .vote_scale = mean ? 1.0f / static_cast<float>(window) : 1.0f});
+}
+
+absl::Status DeviceCompressor::Score(const DeviceLayerView& layer) {
+  if (const auto score = TokenScorerOf(options_.scorer)) {
+    return ScoreTokens(stream_, {.keys = layer.keys,
+                                 .scores = scores_.as<float>(),
+                                 .score = *score,
+                                 .dtype = dtype_,
+                                 .num_kv_heads = shape_.num_kv_heads,
+                                 .num_tokens = plan_.prompt_tokens,
+                                 .head_dim = shape_.head_dim,
+                                 .key_head_stride = layer.head_stride,
+                                 .scores_row_stride = plan_.prompt_tokens,
+                                 .seed = RandomBits(options_.seed, layer.layer)});
+  }
+  if (options_.softmax == SoftmaxOver::kPrefix) {
+    RETURN_IF_ERROR(VoteOverPrefix(layer));
+  } else {
+    RETURN_IF_ERROR(Vote(layer, layer.window_lse, plan_.prompt_tokens));
+  }
+  return PoolVotes();
+}
+
+absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
+  const size_t tokens = plan_.prompt_tokens;
+  const HeadBudget& budget = plan_.budgets[layer.layer];
+  RETURN_IF_ERROR(Score(layer));
+  if (budget.sinks > 0) {
+    RETURN_IF_ERROR(MarkSinks(stream_, {.scores = scores_.as<float>(),
+                                        .num_kv_heads = shape_.num_kv_heads,
+                                        .num_sinks = budget.sinks,
+                                        .scores_row_stride = tokens}));
+  }
   RETURN_IF_ERROR(TopPositions(stream_, {.scores = scores_.as<float>(),
                                          .positions = positions_.as<int32_t>(),
                                          .workspace = workspace_.data(),
                                          .num_rows = shape_.num_kv_heads,
-                                         .num_scores = num_scored,
-                                         .scores_row_stride = num_scored,
-                                         .k = kept_tokens_ - recent,
-                                         .num_appended = recent,
+                                         .num_scores = tokens - budget.recent_tokens,
+                                         .scores_row_stride = tokens,
+                                         .k = kept_tokens_ - budget.recent_tokens,
+                                         .num_appended = budget.recent_tokens,
                                          .positions_row_stride = kept_tokens_}));
-  // Masses are shares of the whole softmax.
-  if (over_prefix) RETURN_IF_ERROR(Vote(layer, layer.window_lse, tokens));
-  const Middle middle = MiddleOf(plan_, plan_.budgets[layer.layer]);
+  // Masses are shares of the window's attention, which is what voted or not.
+  if (options_.scorer != "snapkv" || options_.softmax == SoftmaxOver::kPrefix) {
+    RETURN_IF_ERROR(Vote(layer, layer.window_lse, tokens));
+  }
+  const Middle middle = MiddleOf(plan_, budget);
   return KeptMass(stream_, {.votes = votes_.as<float>(),
                             .positions = positions_.as<int32_t>(),
                             .retained_mass = masses_.as<float>(),
                             .chosen_mass = masses_.as<float>() + shape_.num_kv_heads,
                             .num_kv_heads = shape_.num_kv_heads,
                             .group = shape_.num_query_heads / shape_.num_kv_heads,
-                            .window = window,
+                            .window = plan_.window_end - plan_.window_begin,
                             .num_tokens = tokens,
                             .num_kept = kept_tokens_,
                             .middle_begin = middle.begin,

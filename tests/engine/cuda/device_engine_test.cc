@@ -214,6 +214,10 @@ TEST_F(DeviceEngineTest, CompressesAndDecodesLikeTheCpu) {
   for (const char* options :
        {"budget_tokens=100,window=16,kernel=7,encoder=bf16", kMaxima,
         "budget_tokens=100,window=16,softmax=prefix,encoder=bf16",
+        "budget_tokens=100,window=16,sinks=4,allocator=pyramid,encoder=bf16",
+        "scorer=knorm,budget_tokens=100,window=16,encoder=bf16",
+        "scorer=streaming_llm,budget_tokens=100,window=16,encoder=bf16",
+        "scorer=random,budget_tokens=100,window=16,encoder=bf16",
         "budget_tokens=100,window=16,encoder=fp8", "budget_tokens=100,window=16,encoder=int8",
         "budget_tokens=100,window=16,encoder=int4"}) {
     SCOPED_TRACE(options);
@@ -253,7 +257,8 @@ TEST(DeviceCompressor, WhatOnlyTheCpuDoesIsRefusedByName) {
         std::pair{"selector=chunks,budget_tokens=64,encoder=bf16",
                   "compression.selector is chunks"},
         std::pair{"budget_tokens=128,window=80,encoder=bf16", "compression.window is 80"},
-        std::pair{"budget_tokens=64,sinks=4,encoder=bf16", "compression.sinks is 4"},
+        std::pair{"budget_tokens=64,window=16,recent_tokens=8,encoder=bf16",
+                  "compression.recent_tokens is 8"},
         std::pair{"budget_tokens=64,window_encoder=f16,encoder=int4",
                   "compression.window_encoder is f16"},
         std::pair{"budget_tokens=64,encoder=f32", "compression.encoder is f32; wanted bf16"},

@@ -106,6 +106,11 @@ TEST_F(DevicePromptReaderTest, GivesTheCpusLayersAndLogits) {
        {std::pair{size_t{40}, "scorer=keep_all,encoder=f16"},
         std::pair{size_t{150}, "budget_tokens=60,window=16,encoder=f16"},
         std::pair{size_t{150}, "budget_tokens=60,window=16,softmax=prefix,encoder=f16"},
+        std::pair{size_t{150}, "budget_tokens=60,window=16,sinks=4,allocator=pyramid,encoder=f16"},
+        std::pair{size_t{150}, "budget_tokens=60,window=16,recent_tokens=20,encoder=f16"},
+        std::pair{size_t{150}, "scorer=knorm,budget_tokens=60,window=16,encoder=f16"},
+        std::pair{size_t{150}, "scorer=streaming_llm,budget_tokens=60,window=16,encoder=f16"},
+        std::pair{size_t{150}, "scorer=random,budget_tokens=60,window=16,encoder=f16"},
         std::pair{size_t{150}, "budget_tokens=60,window=16,encoder=int4"}}) {
     SCOPED_TRACE(compression);
     const PrefillTask task = Task(num_tokens, compression);
