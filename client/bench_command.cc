@@ -1,7 +1,7 @@
 #include <cstdio>
 #include <string>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "client/commands.h"
 
@@ -18,16 +18,16 @@ void TellProgress(const LoadRun::Progress& progress) {
 
 absl::Status BenchCommand::Run(GenerationClient& client) const {
   ASSIGN_OR_RETURN(const v1::ModelInfo model,
-                   client.GetModelInfo(absl::Now() + std::min(run.timeout, absl::Seconds(10))));
+                   client.GetModelInfo(std::min(run.timeout, absl::Seconds(10))));
   LoadRun::Options options = run;
   options.vocab_tokens = model.vocab_tokens();
   LoadRun load(client, std::move(options));
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = MonotonicNow();
   const std::vector<LoadRequestResult> results =
       load.Run(plan, [this](const LoadRun::Progress& now) {
         if (progress) TellProgress(now);
       });
-  const LoadReport report = MakeLoadReport(results, targets, absl::Now() - begin);
+  const LoadReport report = MakeLoadReport(results, targets, MonotonicNow() - begin);
   if (json) {
     std::printf("%s\n", LoadReportJson(report).dump().c_str());
   } else {

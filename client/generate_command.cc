@@ -2,7 +2,6 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "client/commands.h"
 #include "client/progress_line.h"
@@ -21,15 +20,14 @@ absl::StatusOr<Answer> Ask(GenerationClient& client, const v1::GenerateRequest& 
                            absl::Duration timeout, bool show_progress, bool print) {
   Answer answer;
   ProgressLine line(show_progress);
-  auto report =
-      client.Generate(request, absl::Now() + timeout, [&](const v1::GenerateResponse& response) {
-        if (response.has_progress()) return line.Show(response.progress());
-        line.Clear();
-        answer.text += response.output().text();
-        const auto& tokens = response.output().tokens();
-        answer.tokens.insert(answer.tokens.end(), tokens.begin(), tokens.end());
-        if (print) Print(response.output().text());
-      });
+  auto report = client.Generate(request, timeout, [&](const v1::GenerateResponse& response) {
+    if (response.has_progress()) return line.Show(response.progress());
+    line.Clear();
+    answer.text += response.output().text();
+    const auto& tokens = response.output().tokens();
+    answer.tokens.insert(answer.tokens.end(), tokens.begin(), tokens.end());
+    if (print) Print(response.output().text());
+  });
   line.Clear();
   RETURN_IF_ERROR(report.status());
   answer.report = *std::move(report);
@@ -81,7 +79,7 @@ absl::Status ChatCommand::Run(GenerationClient& client) const {
 }
 
 absl::Status RunModels(GenerationClient& client, absl::Duration timeout, bool json) {
-  ASSIGN_OR_RETURN(const v1::ModelInfo model, client.GetModelInfo(absl::Now() + timeout));
+  ASSIGN_OR_RETURN(const v1::ModelInfo model, client.GetModelInfo(timeout));
   Print(json ? ModelJson(model) + "\n" : ModelTable(model));
   return absl::OkStatus();
 }

@@ -10,6 +10,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "client/retry.h"
 #include "transport/grpc_status.h"
@@ -56,14 +57,16 @@ GenerationClient::GenerationClient(const std::string& server, Options options)
       channel_(Connect(server, options_.credentials)),
       stub_(v1::GenerationService::NewStub(channel_)) {}
 
-void GenerationClient::SetContext(absl::Time deadline, grpc::ClientContext* context) const {
-  if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
+void GenerationClient::SetContext(absl::Duration timeout, grpc::ClientContext* context) const {
+  if (timeout != absl::InfiniteDuration()) {
+    context->set_deadline(absl::ToChronoTime(WallNow() + timeout));
+  }
   if (options_.api_token.empty()) return;
   context->AddMetadata("authorization", absl::StrCat("Bearer ", options_.api_token));
 }
 
 absl::StatusOr<v1::GenerateReport> GenerationClient::Generate(
-    const v1::GenerateRequest& request, absl::Time deadline,
+    const v1::GenerateRequest& request, absl::Duration timeout,
     const std::function<void(const v1::GenerateResponse&)>& on_response,
     const std::stop_token& stop) {
   bool has_output = false;
@@ -71,9 +74,10 @@ absl::StatusOr<v1::GenerateReport> GenerationClient::Generate(
     has_output |= response.has_output();
     on_response(response);
   };
+  const absl::Time deadline = MonotonicNow() + timeout;
   Attempts attempts(options_.retries, deadline);
   while (true) {
-    auto report = GenerateOnce(request, deadline, watch, stop);
+    auto report = GenerateOnce(request, deadline - MonotonicNow(), watch, stop);
     if (report.ok() || has_output) return report;
     const auto delay = attempts.DelayAfter(report.status());
     if (!delay.has_value()) return report;
@@ -82,11 +86,11 @@ absl::StatusOr<v1::GenerateReport> GenerationClient::Generate(
 }
 
 absl::StatusOr<v1::GenerateReport> GenerationClient::GenerateOnce(
-    const v1::GenerateRequest& request, absl::Time deadline,
+    const v1::GenerateRequest& request, absl::Duration timeout,
     const std::function<void(const v1::GenerateResponse&)>& on_response,
     const std::stop_token& stop) {
   grpc::ClientContext context;
-  SetContext(deadline, &context);
+  SetContext(timeout, &context);
   const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
   const auto reader = stub_->Generate(&context, request);
   v1::GenerateReport report;
@@ -100,19 +104,20 @@ absl::StatusOr<v1::GenerateReport> GenerationClient::GenerateOnce(
       on_response(response);
     }
   }
-  RETURN_IF_ERROR(Explain(reader->Finish(), stop.stop_requested()));
+  RETURN_IF_ERROR(EndOf(reader->Finish(), stop.stop_requested()));
   if (!complete) return absl::DataLossError("the server ended the answer without a report");
   return report;
 }
 
-absl::StatusOr<v1::ModelInfo> GenerationClient::GetModelInfo(absl::Time deadline) {
+absl::StatusOr<v1::ModelInfo> GenerationClient::GetModelInfo(absl::Duration timeout) {
+  const absl::Time deadline = MonotonicNow() + timeout;
   Attempts attempts(options_.retries, deadline);
   while (true) {
     grpc::ClientContext context;
-    SetContext(deadline, &context);
+    SetContext(deadline - MonotonicNow(), &context);
     v1::GenerationServiceGetModelInfoResponse response;
     const absl::Status status =
-        Explain(stub_->GetModelInfo(&context, {}, &response), /*stopped=*/false);
+        EndOf(stub_->GetModelInfo(&context, {}, &response), /*stopped=*/false);
     if (status.ok()) return response.model();
     const auto delay = attempts.DelayAfter(status);
     if (!delay.has_value()) return status;
@@ -120,7 +125,7 @@ absl::StatusOr<v1::ModelInfo> GenerationClient::GetModelInfo(absl::Time deadline
   }
 }
 
-absl::Status GenerationClient::Explain(const grpc::Status& status, bool stopped) const {
+absl::Status GenerationClient::EndOf(const grpc::Status& status, bool stopped) const {
   absl::Status error = FromGrpcStatus(status);
   if (absl::IsCancelled(error) && !stopped) {
     // What gRPC's servers do with calls that arrive as the port is closed.

@@ -1,8 +1,8 @@
 // GenerationClient talks to a decode server: one blocking call per request. Thread safe.
 //
 // Errors are the server's, with its details: FieldOf, RetryDelayOf and ReasonOf (rpc/errors.h) read
-// them. A call that finds no server, or no room, is made again inside its deadline, and only before
-// any output.
+// them. A call that finds no server, or no room, is made again inside its timeout, and only before
+// any output. A timeout of InfiniteDuration is none.
 #pragma once
 
 #include <grpcpp/security/credentials.h>
@@ -37,24 +37,23 @@ class GenerationClient {
   // the servers. Errors: as the server's; Unavailable, naming the server, if it cannot be reached;
   // DeadlineExceeded; Cancelled.
   absl::StatusOr<v1::GenerateReport> Generate(
-      const v1::GenerateRequest& request, absl::Time deadline,
+      const v1::GenerateRequest& request, absl::Duration timeout,
       const std::function<void(const v1::GenerateResponse&)>& on_response,
       const std::stop_token& stop = {});
 
-  absl::StatusOr<v1::ModelInfo> GetModelInfo(absl::Time deadline);
+  absl::StatusOr<v1::ModelInfo> GetModelInfo(absl::Duration timeout);
 
-  // For who runs many calls at a time: the stub, and what each call's context needs. A deadline of
-  // InfiniteFuture is none.
+  // For who runs many calls at a time: the stub, what each call's context needs, and what its end
+  // comes to; `stopped`: whether this side has cancelled it.
   v1::GenerationService::Stub& stub() { return *stub_; }
-  void SetContext(absl::Time deadline, grpc::ClientContext* context) const;
+  void SetContext(absl::Duration timeout, grpc::ClientContext* context) const;
+  absl::Status EndOf(const grpc::Status& status, bool stopped) const;
 
  private:
   absl::StatusOr<v1::GenerateReport> GenerateOnce(
-      const v1::GenerateRequest& request, absl::Time deadline,
+      const v1::GenerateRequest& request, absl::Duration timeout,
       const std::function<void(const v1::GenerateResponse&)>& on_response,
       const std::stop_token& stop);
-  // `stopped`: whether this side has ended the call.
-  absl::Status Explain(const grpc::Status& status, bool stopped) const;
 
   const std::string server_;
   const Options options_;

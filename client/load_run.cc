@@ -6,9 +6,8 @@
 #include <memory>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/random.h"
-#include "transport/grpc_status.h"
 
 namespace kvship {
 namespace {
@@ -22,7 +21,7 @@ class LoadRun::Call final : public grpc::ClientReadReactor<v1::GenerateResponse>
  public:
   Call(LoadRun& run, size_t index, absl::Time planned, v1::GenerateRequest request)
       : run_(run), index_(index), planned_(planned), request_(std::move(request)) {
-    run.client_.SetContext(absl::Now() + run.options_.timeout, &context_);
+    run.client_.SetContext(run.options_.timeout, &context_);
     run.client_.stub().async()->Generate(&context_, &request_, this);
     StartRead(&response_);
     {
@@ -35,7 +34,7 @@ class LoadRun::Call final : public grpc::ClientReadReactor<v1::GenerateResponse>
   void OnReadDone(bool ok) override {
     std::lock_guard lock(mutex_);
     if (!ok) return;
-    const absl::Time now = absl::Now();
+    const absl::Time now = MonotonicNow();
     if (response_.has_output()) Note(now, response_.output().tokens_size());
     if (response_.has_report()) {
       result_.prompt_tokens = response_.report().usage().prompt_tokens();
@@ -54,8 +53,8 @@ class LoadRun::Call final : public grpc::ClientReadReactor<v1::GenerateResponse>
       std::lock_guard lock(mutex_);
       result = std::move(result_);
     }
-    result.status = FromGrpcStatus(status);
-    result.total = absl::Now() - planned_;
+    result.status = run.client_.EndOf(status, /*stopped=*/false);
+    result.total = MonotonicNow() - planned_;
     // First, as the context holds the channel: whoever drops that last waits for gRPC's threads,
     // and this is one of them.
     delete this;
@@ -89,12 +88,12 @@ std::vector<LoadRequestResult> LoadRun::Run(
     const std::vector<PlannedRequest>& plan,
     const std::function<void(const Progress&)>& on_progress) {
   results_.assign(plan.size(), {});
-  begin_ = told_ = absl::Now();
+  begin_ = told_ = MonotonicNow();
   for (size_t i = 0; i < plan.size(); ++i) {
     if (options_.closed_loop) {
       WaitUntil([this](absl::Time) { return progress_.num_running < options_.max_in_flight; },
                 absl::InfiniteFuture(), on_progress);
-      Send(plan[i], i, absl::Now());
+      Send(plan[i], i, MonotonicNow());
       continue;
     }
     const absl::Time at = begin_ + plan[i].at;
@@ -109,7 +108,7 @@ std::vector<LoadRequestResult> LoadRun::Run(
 void LoadRun::WaitUntil(const std::function<bool(absl::Time)>& done, absl::Time wake,
                         const std::function<void(const Progress&)>& on_progress) {
   std::unique_lock lock(mutex_);
-  for (absl::Time now = absl::Now(); !done(now); now = absl::Now()) {
+  for (absl::Time now = MonotonicNow(); !done(now); now = MonotonicNow()) {
     if (now >= told_ + kProgressPeriod) {
       told_ = now;
       Progress progress = progress_;

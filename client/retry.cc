@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "rpc/errors.h"
 
 namespace kvship {
@@ -23,7 +23,7 @@ std::optional<absl::Duration> Attempts::DelayAfter(const absl::Status& error) {
   const absl::Duration delay =
       no_room ? RetryDelayOf(error).value_or(kRoomDelay) : delay_ * part(random_);
   delay_ = std::min(2 * delay_, kLongestDelay);
-  if (absl::Now() + delay >= deadline_) return std::nullopt;
+  if (MonotonicNow() + delay >= deadline_) return std::nullopt;
   return delay;
 }
 

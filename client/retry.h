@@ -14,6 +14,7 @@ namespace kvship {
 
 class Attempts {
  public:
+  // `deadline` is of the monotonic clock.
   Attempts(size_t retries, absl::Time deadline) : retries_left_(retries), deadline_(deadline) {}
 
   // How long to wait before the next attempt; none where there must not be one. After

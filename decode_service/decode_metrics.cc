@@ -96,8 +96,9 @@ DecodeMetrics::DecodeMetrics(Registry& r)
       prefill_retries_(
           Counters(r, "prefill_retries_total",
                    "Prompts sent to another prefill node, by what was wrong with the one before: "
-                   "lost (its stream broke), broken (it sent what cannot be), full, draining, "
-                   "mismatch (another model, wire version or plan)")),
+                   "lost (its stream broke), broken (it sent what cannot be), full, gave_up (it "
+                   "waited too long for this side), draining, mismatch (another model, wire "
+                   "version or plan)")),
       prefill_ejections_(Counter(r, "prefill_ejections_total",
                                  "Times that a prefill node got no prompts for a while because one "
                                  "had failed there")),

@@ -103,7 +103,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
 
 void Generation::Cancel() {
   Cancel(MonotonicNow() >= call_.deadline
-             ? absl::DeadlineExceededError("the request's deadline has passed")
+             ? absl::DeadlineExceededError("the request's deadline has passed; allow it more time")
              : absl::CancelledError("the client has gone, or the server shuts down"));
 }
 
@@ -158,11 +158,10 @@ absl::Status Generation::CheckFirstToken(int32_t token) const {
   const std::vector<int32_t>& forced = request_.output.forced_tokens;
   if (token < 0 || static_cast<size_t>(token) >= vocab_tokens) {
     return absl::DataLossError(
-        absl::StrCat("first_token is ", token, "; wanted an id below ", vocab_tokens));
+        absl::StrCat("first_token is not of the vocabulary; wanted an id below ", vocab_tokens));
   }
   if (!forced.empty() && token != forced[0]) {
-    return absl::DataLossError(
-        absl::StrCat("first_token is ", token, "; wanted the forced token ", forced[0]));
+    return absl::DataLossError("first_token is not the forced token of the request");
   }
   return absl::OkStatus();
 }

@@ -1,13 +1,16 @@
 #include "decode_service/generation_service.h"
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "decode_service/tokenize.h"
+#include "rpc/errors.h"
 #include "rpc/request_id.h"
 #include "transport/grpc_status.h"
 
@@ -141,18 +144,14 @@ grpc::ServerUnaryReactor* Answer(const Callers& callers, grpc::CallbackServerCon
 grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const absl::StatusOr<std::string> client = callers_.Check(*context);
-  if (!client.ok()) {
-    uses_.metrics.CountRequest(client.status());
-    return new RefusedCall(client.status());
-  }
-  Generations::iterator at;
+  if (!client.ok()) return Refuse(client.status(), "", *context);
+  std::optional<Generations::iterator> place;
   {
     std::lock_guard lock(mutex_);
-    if (draining_) {
-      return new RefusedCall(absl::UnavailableError("the server is shutting down"));
-    }
-    at = running_.emplace(running_.end());
+    if (!draining_) place = running_.emplace(running_.end());
   }
+  if (!place.has_value()) return Refuse(RefusedWhileDraining(), *client, *context);
+  const Generations::iterator at = *place;
   return GenerateCall::Start(
       uses_, deadlines_, *context, *client, default_deadline_, *request,
       [this, at](const std::shared_ptr<Generation>& generation) {
@@ -160,6 +159,18 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
         *at = generation;
       },
       [this, at] { CallDone(at); });
+}
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Refuse(
+    const absl::Status& error, const std::string& client, grpc::CallbackServerContext& context) {
+  const std::string id = NewRequestId();
+  context.AddInitialMetadata(kRequestIdMetadata, id);
+  uses_.metrics.CountRequest(error);
+  LogInfo("request refused", {{"request_id", id},
+                              {"client", client},
+                              {"code", absl::StatusCodeToString(error.code())},
+                              {"error", LoggedMessage(error)}});
+  return new RefusedCall(error);
 }
 
 void GenerationService::CallDone(Generations::iterator generation) {

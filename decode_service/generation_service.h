@@ -50,6 +50,10 @@ class GenerationService final : public v1::GenerationService::CallbackService {
  private:
   using Generations = std::list<std::weak_ptr<Generation>>;
 
+  // Counts and logs a Generate call that gets no Generation, and ends it.
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Refuse(const absl::Status& error,
+                                                         const std::string& client,
+                                                         grpc::CallbackServerContext& context);
   void CallDone(Generations::iterator generation);
 
   const Generation::Uses uses_;

@@ -16,6 +16,7 @@
 #include "decode_service/http_body.h"
 #include "decode_service/http_generation.h"
 #include "decode_service/openai_response.h"
+#include "rpc/errors.h"
 #include "rpc/request_id.h"
 
 namespace kvship {
@@ -170,10 +171,7 @@ bool HttpService::WaitUntilIdle(absl::Duration timeout) {
 
 absl::StatusOr<HttpService::Place> HttpService::TakePlace() {
   std::lock_guard lock(mutex_);
-  if (draining_) {
-    return absl::UnavailableError(
-        "the server is shutting down; send the request again, to one that takes its place");
-  }
+  if (draining_) return RefusedWhileDraining();
   if (num_requests_ >= options_.max_requests) {
     return absl::ResourceExhaustedError(absl::StrCat(num_requests_, " requests are running; ",
                                                      "wanted fewer than ", options_.max_requests));

@@ -17,6 +17,7 @@ PrefillFault FaultOf(const absl::Status& error) {
     case absl::StatusCode::kUnimplemented: return PrefillFault::kLost;
     case absl::StatusCode::kDataLoss: return PrefillFault::kBroken;
     case absl::StatusCode::kResourceExhausted: return PrefillFault::kFull;
+    case absl::StatusCode::kAborted: return PrefillFault::kGaveUp;
     default: return PrefillFault::kNone;
   }
 }
@@ -26,6 +27,7 @@ absl::string_view NameOf(PrefillFault fault) {
     case PrefillFault::kLost: return "lost";
     case PrefillFault::kBroken: return "broken";
     case PrefillFault::kFull: return "full";
+    case PrefillFault::kGaveUp: return "gave_up";
     case PrefillFault::kDraining: return "draining";
     case PrefillFault::kMismatch: return "mismatch";
     case PrefillFault::kNone: break;
@@ -44,6 +46,9 @@ absl::Status ForCaller(const absl::Status& error) {
     case PrefillFault::kBroken:
       return absl::UnavailableError(
           absl::StrCat("the prefill node sent a broken cache: ", error.message()));
+    case PrefillFault::kGaveUp:
+      return absl::UnavailableError(
+          absl::StrCat("the prefill node gave the request up: ", error.message()));
     default: return error;
   }
 }

@@ -12,6 +12,7 @@ enum class PrefillFault {
   kLost,      // the node is gone, or let the request go
   kBroken,    // it sent what cannot be
   kFull,      // it has no room now
+  kGaveUp,    // it ended the request because this side, or the way here, was too slow for it
   kDraining,  // it shuts down
   kMismatch,  // it runs another model, wire version or plan
 };
@@ -19,13 +20,14 @@ enum class PrefillFault {
 // `error` is not OK.
 PrefillFault FaultOf(const absl::Status& error);
 
-// "lost", "broken", "full", "draining" or "mismatch"; "none".
+// "lost", "broken", "full", "gave_up", "draining" or "mismatch"; "none".
 absl::string_view NameOf(PrefillFault fault);
 
 // Whether the fault lets fear that the node fails the next prompt too.
 bool CountsAgainstNode(PrefillFault fault);
 
-// What the caller is told: to it, a node that was lost or sent broken data is no node at all.
+// What the caller is told: to it, a node that was lost, gave up or sent broken data is no node at
+// all.
 absl::Status ForCaller(const absl::Status& error);
 
 }  // namespace kvship

@@ -90,7 +90,7 @@ absl::StatusOr<PrefillNodes::Visit> PrefillNodes::Choose(size_t prompt_tokens,
         known.empty() ? absl::StrCat("no address found for ", absl::StrJoin(options_.targets, ","))
                       : absl::StrJoin(faults, "; "));
     if (!known.empty() && !others_fit) return absl::FailedPreconditionError(message);
-    return absl::UnavailableError(message);
+    return absl::UnavailableError(absl::StrCat(message, "; send the request again"));
   }
   const size_t first = RandomBelow(best.size());
   // Where there is one only, it is compared with itself.

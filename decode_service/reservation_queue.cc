@@ -105,6 +105,10 @@ absl::StatusOr<ReservationQueue::Cache> ReservationQueue::TryReserve(Ticket& tic
 
 void ReservationQueue::StandInLine(Ticket& ticket, OnReserved on_reserved) {
   std::lock_guard lock(mutex_);
+  // Anew, if it was served and the node that it was served for is lost.
+  waiting_tokens_ += ticket.demand_.plan.prompt_tokens - ticket.waiting_tokens_;
+  ticket.waiting_tokens_ = ticket.demand_.plan.prompt_tokens;
+  UpdateMetrics();
   line_[ticket.place_] = {&ticket, std::move(on_reserved)};
 }
 

@@ -290,8 +290,8 @@ void PrefillScheduler::EndOverdue(absl::Time now) {
     } else if (request->state == Request::State::kReady &&
                now - request->became_ready > options_.go_timeout) {
       End(*request,
-          absl::DeadlineExceededError(absl::StrCat(
-              "Go did not come within ", absl::FormatDuration(options_.go_timeout), " of Ready")));
+          absl::AbortedError(absl::StrCat("Go did not come within ",
+                                          absl::FormatDuration(options_.go_timeout), " of Ready")));
     } else if (now - request->stalled_since > options_.stall_timeout) {
       End(*request, absl::AbortedError(absl::StrCat("the reader took none of ",
                                                     request->stalled_bytes, " unsent bytes for ",

@@ -49,6 +49,13 @@ absl::Status WithReason(absl::Status status, absl::string_view reason) {
   return WithDetail(std::move(status), detail);
 }
 
+absl::Status RefusedWhileDraining() {
+  return WithReason(
+      absl::UnavailableError(
+          "the server is shutting down; send the request again, to one that takes its place"),
+      kDraining);
+}
+
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {
   const auto detail = DetailOf<google::rpc::RetryInfo>(status);
   if (!detail.has_value()) return std::nullopt;

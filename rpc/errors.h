@@ -31,6 +31,9 @@ inline constexpr char kDeviceMismatch[] = "DEVICE_MISMATCH";  // nodes of anothe
 inline constexpr char kDraining[] = "DRAINING";               // the server is shutting down
 inline constexpr char kNotReady[] = "NOT_READY";  // the server is there and cannot serve now
 
+// What a decode node answers to requests that it takes no more: Unavailable with kDraining.
+absl::Status RefusedWhileDraining();
+
 // What a received error says; nothing where it has no such detail or a broken one.
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
 std::string ReasonOf(const absl::Status& status);

@@ -4,7 +4,9 @@
 python_venv=$cache_folder/python/venv
 python_packages=(client/python eval)
 python_test_requirements=(openai==3.57.0 pytest==8.4.2 rouge==1.0.1 playwright==1.65.2 mypy==2.4.1 types-grpcio==1.85.0.20261028 types-protobuf==7.35.1.20260906
-  'grafana-foundation-sdk==1769699998!10.1.0')
+  'grafana-foundation-sdk==1769699998!10.1.0'
+  # A load generator for the HTTP API, and what it asks for without saying which (60 MB): pip would try versions for minutes.
+  llmeter==0.2.0 httpx==0.28.1 boto3==1.43.116 botocore==1.43.116 aiobotocore==3.10.0 s3fs==2026.9.0 fsspec==2026.9.0)
 python_deploy_requirements=tests/deploy/requirements.txt
 export python_venv
 

@@ -100,7 +100,9 @@ absl::StatusOr<std::string> ApiTokens::ClientOf(absl::string_view token) {
   for (const ApiToken& known : tokens_) {
     if (CRYPTO_memcmp(known.digest.data(), digest.data(), digest.size()) == 0) found = &known;
   }
-  if (found == nullptr) return absl::UnauthenticatedError("the API token is not known here");
+  if (found == nullptr)
+    return absl::UnauthenticatedError(
+        "the API token is not known here; wanted one of those that the server's operator gave out");
   return found->client;
 }
 

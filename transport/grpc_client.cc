@@ -227,6 +227,8 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& target,
   args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, absl::ToInt64Milliseconds(options.keepalive_timeout));
   // A prompt may compute for minutes without a byte on the wire.
   args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // Between two checks, neither of which is answered, there may be no call.
+  args.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   // A node that comes back is found within seconds; gRPC's own pauses grow to two minutes.
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   // Despite its name the time that an attempt to connect may take, handshake included.

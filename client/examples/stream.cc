@@ -1,7 +1,6 @@
 // Streams the answer to a question: stream [SERVER] QUESTION
 #include <iostream>
 
-#include "absl/time/clock.h"
 #include "client/generation_client.h"
 
 int main(int argc, char** argv) {
@@ -16,10 +15,10 @@ int main(int argc, char** argv) {
   message->set_content(argv[argc - 1]);
   request.mutable_compression()->set_budget_ratio(0.25);
 
-  const auto report = client.Generate(request, absl::Now() + absl::Minutes(1),
-                                      [](const kvship::v1::GenerateResponse& response) {
-                                        std::cout << response.output().text() << std::flush;
-                                      });
+  const auto report =
+      client.Generate(request, absl::Minutes(1), [](const kvship::v1::GenerateResponse& response) {
+        std::cout << response.output().text() << std::flush;
+      });
   if (!report.ok()) {
     std::cerr << report.status().message() << "\n";
     return 1;

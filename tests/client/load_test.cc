@@ -83,6 +83,8 @@ class SlowService final : public v1::GenerationService::Service {
   grpc::Status Generate(grpc::ServerContext*, const v1::GenerateRequest* request,
                         grpc::ServerWriter<v1::GenerateResponse>* writer) override {
     if (request->tokens().ids_size() == 13) return {grpc::StatusCode::RESOURCE_EXHAUSTED, "full"};
+    // As a server does that closes its port.
+    if (request->tokens().ids_size() == 14) return {grpc::StatusCode::CANCELLED, ""};
     most_running = std::max<int>(most_running, ++running);
     absl::SleepFor(absl::Milliseconds(30));
     for (uint32_t i = 0; i < request->max_tokens(); ++i) {
@@ -148,11 +150,13 @@ TEST_F(LoadRunTest, RequestsPastTheBoundAreNotSent) {
 }
 
 TEST_F(LoadRunTest, ErrorsAreCountedByCode) {
-  std::vector<PlannedRequest> plan = AllAtOnce(3);
+  std::vector<PlannedRequest> plan = AllAtOnce(4);
   plan[1].prompt_tokens = 13;
+  plan[2].prompt_tokens = 14;
   const LoadReport report = MakeLoadReport(Run({}, plan), {}, absl::Seconds(1));
   EXPECT_EQ(report.total_ms.size(), 2u);
   EXPECT_EQ(report.errors.at("RESOURCE_EXHAUSTED"), 1u);
+  EXPECT_EQ(report.errors.at("UNAVAILABLE"), 1u);
   EXPECT_EQ(report.output_tokens, 6u);
 }
 

@@ -157,7 +157,8 @@ TEST_F(PrefillNodeTest, WhatIsNotItsFaultDoesNotEjectIt) {
   Answer();
   for (const absl::Status& outcome :
        {absl::ResourceExhaustedError("queue full"), absl::CancelledError("the client has gone"),
-        absl::DeadlineExceededError("too late"), absl::InvalidArgumentError("a wrong field")}) {
+        absl::DeadlineExceededError("too late"), absl::AbortedError("Go did not come"),
+        absl::InvalidArgumentError("a wrong field")}) {
     EXPECT_FALSE(Serve(outcome));
     EXPECT_EQ(standing(), Standing::kServing) << outcome;
   }

@@ -68,6 +68,19 @@ TEST_F(ReservationQueueTest, SmallRequestDoesNotOvertakeALargeOne) {
   EXPECT_EQ(queue_.waiting_tokens(), 0u);
 }
 
+TEST_F(ReservationQueueTest, WhoWasServedInVainIsCountedAgainInLine) {
+  Request other(queue_, DemandOf(3));
+  Request request(queue_, DemandOf(1));
+  request.cache.reset();  // its prefill node was lost
+  Request third(queue_, DemandOf(1));
+  request.StandInLine(queue_);
+  EXPECT_EQ(request.cache, nullptr);
+  EXPECT_EQ(queue_.waiting_tokens(), 256u);
+  third.cache.reset();
+  EXPECT_NE(request.cache, nullptr);
+  EXPECT_EQ(queue_.waiting_tokens(), 0u);
+}
+
 TEST_F(ReservationQueueTest, WhoLeavesTheLineMakesWayForThoseBehind) {
   Request first(queue_, DemandOf(3));
   Request large(queue_, DemandOf(2));

@@ -1,7 +1,6 @@
-// CheckedLoad sends requests to decode servers from several clients at a time, over and over, and
-// holds everything that comes back to what the same requests gave when nothing disturbed them.
-// Prompts are short and long, kept whole and compressed, answers greedy and sampled, and a few
-// deadlines are too short.
+// CheckedLoad sends CheckedRequests to decode servers from several clients at a time, over and
+// over. Prompts are short and long, a few deadlines are too short, and where the servers have one
+// of their own, some requests have none.
 #pragma once
 
 #include <atomic>
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "client/generation_client.h"
+#include "tests/e2e/checked_requests.h"
 
 namespace kvship {
 
@@ -24,14 +24,13 @@ class CheckedLoad {
     std::vector<std::string> servers;
     size_t num_clients = 6;
     size_t retries = 0;  // of each client, as GenerationClient makes them
+    std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;  // as GenerationClient's
     uint64_t seed = 1;
-    // Compression of the requests, each with short and long prompts, greedy and sampled.
-    std::vector<std::string> compressions = {
-        "scorer=keep_all,encoder=f16", "budget_tokens=48,window=16,kernel=7,encoder=f16",
-        "budget_ratio=0.2,allocator=ada,window=8,kernel=5,encoder=bf16"};
+    absl::Duration server_deadline = absl::InfiniteDuration();  // the servers' --default_deadline
+    std::vector<std::string> compressions = CheckedRequests::Mix().compressions;
   };
 
-  // Asks for every answer once, undisturbed; failures are in Faults().
+  // Asks for every answer once, undisturbed; a failure is in faults().
   explicit CheckedLoad(const Options& options);
   ~CheckedLoad() { Stop(); }
 
@@ -39,33 +38,26 @@ class CheckedLoad {
   void Start();
   void Stop();
 
-  // How many requests ended with each status code ("OK", "UNAVAILABLE", or "UNAVAILABLE in the
-  // middle", after some output), deadlines that were too short left out.
-  std::map<std::string, size_t> outcomes() const;
+  // As CheckedRequests'.
+  std::map<std::string, size_t> outcomes() const { return requests_.outcomes(); }
+  std::map<std::string, size_t> undated_outcomes() const { return requests_.undated_outcomes(); }
   // What must not be, each one described: a wrong token, an end after the deadline, or a status
   // that tells nobody what to do.
   std::vector<std::string> faults() const;
 
  private:
-  struct Case {
-    std::string name;
-    v1::GenerateRequest request;
-    std::vector<uint32_t> answer;
-  };
-
-  void MakeCases();
-  void Ask(GenerationClient& client, const Case& wanted, absl::Duration timeout);
   void Run(size_t client);
-  void AddFault(const std::string& fault);
+  absl::Status Ask(size_t client, uint64_t random);
+  void NoteFault(const absl::Status& end);
 
   const Options options_;
-  std::vector<Case> cases_;
+  CheckedRequests requests_;
   std::vector<std::unique_ptr<GenerationClient>> clients_;
+  std::vector<std::unique_ptr<GenerationClient>> clients_without_retries_;
   std::atomic<uint64_t> num_asked_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> threads_;
   mutable std::mutex mutex_;
-  std::map<std::string, size_t> outcomes_;
   std::vector<std::string> faults_;
 };
 

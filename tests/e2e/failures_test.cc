@@ -38,7 +38,7 @@ v1::GenerateRequest RequestOf(size_t prompt_tokens, uint32_t max_tokens) {
 absl::Status Ask(const Server& decode, const v1::GenerateRequest& request,
                  absl::Duration timeout = absl::Seconds(60)) {
   GenerationClient client(decode.address());
-  return client.Generate(request, absl::Now() + timeout, [](const auto&) {}).status();
+  return client.Generate(request, timeout, [](const auto&) {}).status();
 }
 
 bool PoolIsEmpty(const Server& decode) {
@@ -128,8 +128,8 @@ TEST(FailuresTest, FullPrefillNodeIsReplacedByAnother) {
     readers.emplace_back([&] {
       GenerationClient client(decode->address(), {.retries = 0});
       while (!stop) {
-        const auto report = client.Generate(RequestOf(1500, 2), absl::Now() + absl::Seconds(60),
-                                            [](const auto&) {});
+        const auto report =
+            client.Generate(RequestOf(1500, 2), absl::Seconds(60), [](const auto&) {});
         EXPECT_TRUE(report.ok()) << report.status();
       }
     });
@@ -139,6 +139,18 @@ TEST(FailuresTest, FullPrefillNodeIsReplacedByAnother) {
   }));
   stop = true;
   for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(decode->metric("kvship_decode_prefill_ejections_total"), 0);
+}
+
+TEST(FailuresTest, NodeThatGivesARequestUpIsReplacedByAnother) {
+  Server hasty("kvship-prefill", kModel, {"--threads=1", "--go_timeout=1us"});
+  ASSERT_TRUE(hasty.WaitUntilReady()) << hasty.process.Errors();
+  const auto patient = Prefill();
+  const auto decode = Decode(absl::StrCat(hasty.address(), ",", patient->address()));
+  EXPECT_TRUE(Eventually([&decode] {
+    EXPECT_TRUE(Ask(*decode, RequestOf(50, 2)).ok());
+    return decode->metric("kvship_decode_prefill_retries_total{reason=\"gave_up\"}") > 0;
+  }));
   EXPECT_EQ(decode->metric("kvship_decode_prefill_ejections_total"), 0);
 }
 

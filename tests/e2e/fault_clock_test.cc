@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
-#include "tests/e2e/fault_requests.h"
+#include "tests/e2e/checked_requests.h"
 #include "tests/e2e/fault_shell.h"
 #include "tests/engine/model_files.h"
 
@@ -26,7 +26,7 @@ class FaultClockTest : public ::testing::Test {
 #endif
     ASSERT_TRUE(prefill_.WaitUntilReady());
     ASSERT_TRUE(decode_.WaitUntilReady());
-    ASSERT_EQ(requests_.Learn(decode_.address()), absl::OkStatus());
+    ASSERT_EQ(requests_.Learn(client_), absl::OkStatus());
     served_ = nlohmann::json::parse(HttpGet(http_port_, "/v1/models"))["data"][0]["id"];
   }
 
@@ -65,14 +65,15 @@ class FaultClockTest : public ::testing::Test {
                       kModel,
                       {"--threads=1", absl::StrCat("--http=127.0.0.1:", http_port_),
                        "--http_deadline=4s", absl::StrCat("--prefill=", prefill_.address())}};
-  FaultRequests requests_;
+  GenerationClient client_{decode_.address(), {.retries = 0}};
+  CheckedRequests requests_;
 };
 
 TEST_F(FaultClockTest, RequestsDoNotNoticeThatItJumps) {
   for (const int64_t jump : {kHour, -kHour, 48 * kHour, int64_t{0}}) {
     std::thread client([this] {
       for (size_t i = 0; i < 16; ++i) {
-        EXPECT_EQ(requests_.Send(decode_.address(), i, absl::Seconds(20)), absl::OkStatus());
+        EXPECT_EQ(requests_.Send(client_, i, absl::Seconds(20)), absl::OkStatus());
       }
     });
     absl::SleepFor(absl::Milliseconds(10));

@@ -43,6 +43,7 @@ const char* FaultProxy::NameOf(Kind kind) {
     case Kind::kCorrupt: return "corrupted";
     case Kind::kLose: return "lost";
     case Kind::kRepeat: return "repeated";
+    case Kind::kSwallow: return "swallowed";
     case Kind::kStall: return "stalled";
   }
   return "";
@@ -144,6 +145,7 @@ void FaultProxy::Read(Connection& connection, size_t from) {
     shutdown(connection.ends[1 - from], SHUT_WR);
     return;
   }
+  if (connection.ways[from].swallows) return;
   std::string bytes(buffer, static_cast<size_t>(received));
   MeetFault(connection, from, bytes);
   connection.ways[from].waiting = std::move(bytes);
@@ -185,6 +187,10 @@ void FaultProxy::Apply(const Fault& fault, size_t at, Connection& connection, si
     case Kind::kCorrupt: bytes[at] = static_cast<char>(bytes[at] ^ 1 << num_bytes % 8); break;
     case Kind::kLose: bytes.erase(at, num_bytes); break;
     case Kind::kRepeat: bytes.insert(at, bytes.substr(at, num_bytes)); break;
+    case Kind::kSwallow:
+      connection.ways[from].swallows = true;
+      bytes.resize(at);
+      break;
     case Kind::kStall: stalled_ = true; break;
   }
 }

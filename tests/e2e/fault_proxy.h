@@ -18,11 +18,12 @@ namespace kvship {
 
 class FaultProxy {
  public:
-  enum class Kind { kCut, kDelay, kCorrupt, kLose, kRepeat, kStall };
-  static constexpr size_t kKinds = 6;
+  enum class Kind { kCut, kDelay, kCorrupt, kLose, kRepeat, kSwallow, kStall };
+  static constexpr size_t kKinds = 7;
   static const char* NameOf(Kind kind);
 
   // Happens once, to the connection whose byte comes next after `after_bytes` of either direction.
+  // kSwallow takes all bytes that follow in that direction, and keeps the connection open.
   struct Fault {
     Kind kind = Kind::kCut;
     size_t after_bytes = 0;
@@ -51,6 +52,7 @@ class FaultProxy {
   struct Way {
     std::string waiting;  // bytes that were read and not written yet
     absl::Time held_until = absl::InfinitePast();
+    bool swallows = false;
     bool has_ended = false;
   };
   // Ends and ways: 0 from the client, 1 from the target.

@@ -3,15 +3,17 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <iterator>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/random.h"
-#include "tests/e2e/fault_requests.h"
+#include "tests/e2e/checked_requests.h"
 #include "tests/e2e/processes.h"
 
 namespace kvship {
@@ -35,7 +37,9 @@ class FaultProxyTest : public ::testing::Test {
       EXPECT_TRUE(prefill->WaitUntilReady()) << prefill->process.Errors();
     }
     EXPECT_TRUE(decode_->WaitUntilReady()) << decode_->process.Errors();
-    EXPECT_EQ(requests_.Learn(decode_->address()), absl::OkStatus());
+    client_ = std::make_unique<GenerationClient>(decode_->address(),
+                                                 GenerationClient::Options{.retries = 0});
+    EXPECT_EQ(requests_.Learn(*client_), absl::OkStatus());
   }
 
   // Sends requests, four at a time, until `num_faults` have happened or `most_time` has passed;
@@ -56,13 +60,15 @@ class FaultProxyTest : public ::testing::Test {
   std::vector<std::unique_ptr<Server>> prefills_;
   std::vector<std::unique_ptr<FaultProxy>> proxies_;
   std::unique_ptr<Server> decode_;
-  FaultRequests requests_;
+  std::unique_ptr<GenerationClient> client_;
+  CheckedRequests requests_;
 };
 
 FaultProxy::Fault RandomFault(uint64_t index) {
   uint64_t draw = 0;
   const auto next = [&](uint64_t bound) { return RandomBits(index, draw++) % bound; };
-  // After bytes that are lost or repeated both ends wait until a deadline or a keepalive passes.
+  // After bytes that are lost or repeated both ends may wait until the connection's keepalive
+  // passes.
   using Kind = FaultProxy::Kind;
   constexpr Kind kKinds[] = {Kind::kCut,   Kind::kCut,     Kind::kCut,     Kind::kDelay,
                              Kind::kDelay, Kind::kCorrupt, Kind::kCorrupt, Kind::kCorrupt,
@@ -88,7 +94,7 @@ void FaultProxyTest::RunThroughFaults(size_t num_faults, absl::Duration most_tim
   for (size_t c = 0; c < kClients; ++c) {
     clients.emplace_back([&] {
       while (goes_on()) {
-        const absl::Status end = requests_.Send(decode_->address(), next++, absl::Seconds(4));
+        const absl::Status end = requests_.Send(*client_, next++, absl::Seconds(4));
         if (absl::IsInternal(end)) failed = true;
         EXPECT_FALSE(absl::IsInternal(end)) << end;
         // As clients that are told to come again do.
@@ -109,7 +115,8 @@ void FaultProxyTest::RunThroughFaults(size_t num_faults, absl::Duration most_tim
     const auto k = static_cast<FaultProxy::Kind>(kind);
     std::printf(" %s %zu", FaultProxy::NameOf(k), proxies_[0]->count(k) + proxies_[1]->count(k));
   }
-  std::printf("; requests: %s\n", requests_.Ends().c_str());
+  std::printf("; requests: %s\n",
+              absl::StrJoin(requests_.outcomes(), ", ", absl::PairFormatter(" ")).c_str());
 }
 
 void FaultProxyTest::ExpectNothingIsLeft() {
@@ -125,13 +132,11 @@ void FaultProxyTest::ExpectNothingIsLeft() {
 TEST_F(FaultProxyTest, BrokenBytesGiveNoWrongTokenAndLeaveNothing) {
   RunThroughFaults(/*num_faults=*/100, /*most_time=*/absl::Seconds(20));
   EXPECT_GT(num_faults(), 5u);
-  EXPECT_GT(requests_.num_ended(absl::StatusCode::kOk), 0u);
+  EXPECT_GT(requests_.outcomes()["OK"], 0u);
   ExpectNothingIsLeft();
-  // Connections that wait for bytes that never come end by their keepalive, and nodes that failed
-  // again and again are left alone for a minute.
-  EXPECT_TRUE(
-      Eventually([&] { return requests_.Send(decode_->address(), 0, absl::Seconds(4)).ok(); },
-                 absl::Seconds(90)))
+  // Nodes that failed again and again are left alone for half a minute.
+  EXPECT_TRUE(Eventually([&] { return requests_.Send(*client_, 0, absl::Seconds(4)).ok(); },
+                         absl::Seconds(90)))
       << decode_->process.Errors();
 }
 
@@ -147,19 +152,38 @@ TEST_F(FaultProxyTest, ANodeThatFallsSilentIsPassedBy) {
   // Until it is known to be silent, requests may end at their deadline.
   std::vector<std::thread> clients;
   for (size_t c = 0; c < 8; ++c) {
-    clients.emplace_back([&, c] {
-      EXPECT_FALSE(absl::IsInternal(requests_.Send(decode_->address(), c, absl::Seconds(3))));
-    });
+    clients.emplace_back(
+        [&, c] { EXPECT_FALSE(absl::IsInternal(requests_.Send(*client_, c, absl::Seconds(3)))); });
   }
   for (std::thread& client : clients) client.join();
-  EXPECT_GT(requests_.num_ended(absl::StatusCode::kOk), 0u);
+  EXPECT_GT(requests_.outcomes()["OK"], 0u);
   EXPECT_TRUE(Eventually([&] {
     for (size_t i = 0; i < 8; ++i) {
-      if (!requests_.Send(decode_->address(), i, absl::Seconds(2)).ok()) return false;
+      if (!requests_.Send(*client_, i, absl::Seconds(2)).ok()) return false;
     }
     return true;
   }));
   proxies_[0]->SetStalled(false);
+  ExpectNothingIsLeft();
+}
+
+TEST_F(FaultProxyTest, AConnectionThatSwallowsBytesIsReplacedWithinSeconds) {
+  for (const bool from_target : {false, true}) {
+    for (const auto& proxy : proxies_) {
+      proxy->Arm({.kind = FaultProxy::Kind::kSwallow, .from_target = from_target});
+    }
+    const auto is_armed = [](const auto& proxy) { return proxy->armed(); };
+    ASSERT_TRUE(
+        Eventually([&] { return std::none_of(proxies_.begin(), proxies_.end(), is_armed); }));
+    const absl::Time begin = MonotonicNow();
+    std::vector<std::thread> clients;
+    for (size_t c = 0; c < 4; ++c) {
+      clients.emplace_back(
+          [&, c] { EXPECT_EQ(requests_.Send(*client_, c, absl::Minutes(1)), absl::OkStatus()); });
+    }
+    for (std::thread& client : clients) client.join();
+    EXPECT_LT(MonotonicNow() - begin, absl::Seconds(15));
+  }
   ExpectNothingIsLeft();
 }
 

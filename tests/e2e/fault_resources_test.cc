@@ -6,7 +6,7 @@
 
 #include "client/generation_client.h"
 #include "rpc/compression.h"
-#include "tests/e2e/fault_requests.h"
+#include "tests/e2e/checked_requests.h"
 #include "tests/e2e/fault_shell.h"
 #include "tests/engine/model_files.h"
 
@@ -26,8 +26,8 @@ TEST(FaultResourcesTest, AFullDiskStopsTheLogAndNothingElse) {
                      full);
   ASSERT_TRUE(prefill.WaitUntilReady());
   ASSERT_TRUE(decode.WaitUntilReady());
-  FaultRequests requests;
-  EXPECT_EQ(requests.Learn(decode.address()), absl::OkStatus());
+  GenerationClient client(decode.address());
+  EXPECT_EQ(CheckedRequests().Learn(client), absl::OkStatus());
   for (ShellServer* server : {&decode, &prefill}) {
     server->Signal(SIGTERM);
     EXPECT_EQ(server->Wait(), 0);
@@ -82,7 +82,7 @@ absl::Status Ask(const std::string& server, size_t prompt_tokens) {
   request.set_max_tokens(2);
   request.set_ignore_end_tokens(true);
   return GenerationClient(server, {.retries = 0})
-      .Generate(request, absl::Now() + absl::Seconds(60), [](const v1::GenerateResponse&) {})
+      .Generate(request, absl::Seconds(60), [](const v1::GenerateResponse&) {})
       .status();
 }
 

@@ -10,7 +10,7 @@
 #include "kvship/v1/prefill.grpc.pb.h"
 #include "rpc/errors.h"
 #include "rpc/wire_version.h"
-#include "tests/e2e/fault_requests.h"
+#include "tests/e2e/checked_requests.h"
 #include "tests/e2e/processes.h"
 #include "transport/grpc_status.h"
 
@@ -79,14 +79,13 @@ class FaultVersionsTest : public ::testing::TestWithParam<bool> {
     Server decode("kvship-decode", kModel,
                   {"--threads=1", absl::StrCat("--prefill=", prefill_.address())});
     EXPECT_TRUE(decode.WaitUntilReady()) << decode.process.Errors();
-    EXPECT_EQ(requests_.Learn(decode.address()), absl::OkStatus());
-    identity_ = GenerationClient(decode.address())
-                    .GetModelInfo(absl::Now() + absl::Seconds(10))
-                    ->identity();
+    GenerationClient client(decode.address());
+    EXPECT_EQ(requests_.Learn(client), absl::OkStatus());
+    identity_ = client.GetModelInfo(absl::Seconds(10))->identity();
   }
 
   Server prefill_{"kvship-prefill", kModel, {"--threads=1"}};
-  FaultRequests requests_;
+  CheckedRequests requests_;
   std::string identity_;
 };
 
@@ -96,14 +95,15 @@ TEST_P(FaultVersionsTest, ANodeOfAnotherVersionIsPassedByForOneOfOurs) {
       "kvship-decode", kModel,
       {"--threads=1", absl::StrCat("--prefill=", other.address(), ",", prefill_.address())});
   ASSERT_TRUE(decode.WaitUntilReady()) << decode.process.Errors();
+  GenerationClient client(decode.address(), {.retries = 0});
   // Until both are known to be healthy, and the other one has been tried.
   size_t index = 0;
   ASSERT_TRUE(Eventually([&] {
-    EXPECT_EQ(requests_.Send(decode.address(), index++, absl::Seconds(20)), absl::OkStatus());
+    EXPECT_EQ(requests_.Send(client, index++, absl::Seconds(20)), absl::OkStatus());
     return other.num_calls() > 0 || testing::Test::HasFailure();
   }));
   for (size_t i = 0; i < 8; ++i) {
-    EXPECT_EQ(requests_.Send(decode.address(), i, absl::Seconds(20)), absl::OkStatus());
+    EXPECT_EQ(requests_.Send(client, i, absl::Seconds(20)), absl::OkStatus());
   }
 }
 
@@ -116,7 +116,7 @@ TEST_P(FaultVersionsTest, NodesOfAnotherVersionAloneAreAnErrorThatNamesBoth) {
   request.mutable_tokens()->mutable_ids()->Resize(50, 1);
   const absl::Status end =
       GenerationClient(decode.address(), {.retries = 0})
-          .Generate(request, absl::Now() + absl::Seconds(20), [](const v1::GenerateResponse&) {})
+          .Generate(request, absl::Seconds(20), [](const v1::GenerateResponse&) {})
           .status();
   EXPECT_EQ(end.code(), absl::StatusCode::kFailedPrecondition) << end;
   EXPECT_THAT(

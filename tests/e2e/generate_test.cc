@@ -59,8 +59,8 @@ Answer Ask(const std::string& address, const v1::GenerateRequest& request,
            absl::Duration timeout = absl::Seconds(60)) {
   GenerationClient client(address);
   Answer answer;
-  const auto report = client.Generate(
-      request, absl::Now() + timeout, [&answer](const v1::GenerateResponse& response) {
+  const auto report =
+      client.Generate(request, timeout, [&answer](const v1::GenerateResponse& response) {
         answer.text += response.output().text();
         for (const auto& token : response.output().tokens()) {
           answer.tokens.push_back(static_cast<int32_t>(token.token_id()));

@@ -1,8 +1,5 @@
 #include "tests/e2e/pools.h"
 
-#include <algorithm>
-
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
@@ -10,13 +7,6 @@ namespace kvship {
 namespace {
 
 constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
-
-const char* const kHeld[] = {
-    "kvship_decode_pool_reserved_bytes",   "kvship_decode_sessions",
-    "kvship_decode_waiting_prompt_tokens", "kvship_prefill_queue_requests",
-    "kvship_prefill_queue_tokens",         "kvship_prefill_active_requests",
-    "kvship_prefill_outbox_bytes",
-};
 
 }  // namespace
 
@@ -35,6 +25,13 @@ Pools::Pools(const std::vector<std::string>& decode_flags) {
   }
 }
 
+std::vector<const Server*> Pools::nodes() const {
+  std::vector<const Server*> all;
+  for (const auto& node : prefill_) all.push_back(node.get());
+  for (const auto& node : decode_) all.push_back(node.get());
+  return all;
+}
+
 std::vector<std::string> Pools::decode_addresses() const {
   std::vector<std::string> addresses;
   for (const auto& node : decode_) addresses.push_back(node->address());
@@ -50,19 +47,6 @@ bool Pools::WaitUntilReady() {
              });
   }
   return ready;
-}
-
-std::string Pools::LeftOver(const Server& node) const {
-  const auto look = [&node] {
-    std::string found;
-    for (const char* name : kHeld) {
-      const double value = node.metric(name);  // -1: another program's
-      if (value > 0) absl::StrAppend(&found, name, " is ", value, "; ");
-    }
-    return found;
-  };
-  Eventually([&look] { return look().empty(); }, absl::Seconds(5));
-  return look();
 }
 
 }  // namespace kvship

@@ -20,12 +20,11 @@ class Pools {
 
   Server& prefill(size_t i) { return *prefill_[i]; }
   Server& decode(size_t i) { return *decode_[i]; }
+  std::vector<const Server*> nodes() const;  // all
   std::vector<std::string> decode_addresses() const;
 
   // All processes are ready, and every decode node knows that all prefill nodes serve.
   bool WaitUntilReady();
-  // What a node holds though nobody asks for anything: metrics that are not 0 after 5 s, in words.
-  std::string LeftOver(const Server& node) const;
 
  private:
   std::vector<std::unique_ptr<Server>> prefill_;

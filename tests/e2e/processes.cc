@@ -13,7 +13,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <random>
 #include <sstream>
 
@@ -39,13 +38,15 @@ std::string TemporaryPath() {
          absl::StrCat("kvship_e2e_", getpid(), "_", count++);
 }
 
+// `flags` behind those that every server gets: of two the last one counts.
 std::vector<std::string> WithPorts(const std::string& program, const std::string& model, int port,
-                                   int admin_port, std::vector<std::string> flags) {
-  if (program == "kvship-decode") flags.push_back("--http=");  // tests/http has its tests
-  flags.push_back(absl::StrCat("--model=", model));
-  flags.push_back(absl::StrCat("--listen=127.0.0.1:", port));
-  flags.push_back(absl::StrCat("--admin=127.0.0.1:", admin_port));
-  return flags;
+                                   int admin_port, const std::vector<std::string>& flags) {
+  std::vector<std::string> all = {absl::StrCat("--model=", model),
+                                  absl::StrCat("--listen=127.0.0.1:", port),
+                                  absl::StrCat("--admin=127.0.0.1:", admin_port)};
+  if (program == "kvship-decode") all.push_back("--http=");  // tests/http has its tests
+  all.insert(all.end(), flags.begin(), flags.end());
+  return all;
 }
 
 }  // namespace
@@ -106,11 +107,6 @@ int Process::Wait(absl::Duration timeout) {
   return Eventually(has_ended, timeout) ? exit_ : -1000;
 }
 
-size_t Process::NumEntries(const std::string& folder) const {
-  const std::filesystem::directory_iterator entries(absl::StrCat("/proc/", pid_, "/", folder));
-  return static_cast<size_t>(std::distance(begin(entries), end(entries)));
-}
-
 std::string Process::Output() const { return ReadAll(out_path_); }
 std::string Process::Errors() const { return ReadAll(err_path_); }
 
@@ -138,8 +134,8 @@ std::string HttpGet(int port, const std::string& path) {
   return result && result->status == 200 ? result->body : "";
 }
 
-double Metric(int admin_port, const std::string& name) {
-  for (absl::string_view line : absl::StrSplit(HttpGet(admin_port, "/metrics"), '\n')) {
+double MetricIn(const std::string& metrics, const std::string& name) {
+  for (absl::string_view line : absl::StrSplit(metrics, '\n')) {
     const std::pair<std::string, std::string> parts = absl::StrSplit(line, absl::MaxSplits(' ', 1));
     double value = 0;
     if (parts.first == name && absl::SimpleAtod(parts.second, &value)) return value;
@@ -147,8 +143,13 @@ double Metric(int admin_port, const std::string& name) {
   return -1;
 }
 
-Server::Server(const std::string& program, const std::string& model, std::vector<std::string> flags)
-    : process(program, WithPorts(program, model, port, admin_port, std::move(flags))) {}
+double Metric(int admin_port, const std::string& name) {
+  return MetricIn(HttpGet(admin_port, "/metrics"), name);
+}
+
+Server::Server(const std::string& program, const std::string& model,
+               const std::vector<std::string>& flags)
+    : process(program, WithPorts(program, model, port, admin_port, flags)) {}
 
 bool Server::WaitUntilReady() {
   return Eventually([this] { return !HttpGet(admin_port, "/readyz").empty(); });

@@ -28,14 +28,9 @@ class Process {
   // Standard output and standard error so far.
   std::string Output() const;
   std::string Errors() const;
-  // Of the running program.
-  size_t num_descriptors() const { return NumEntries("fd"); }
-  size_t num_threads() const { return NumEntries("task"); }
 
  private:
   void Start();
-  // Of a folder of /proc/PID.
-  size_t NumEntries(const std::string& folder) const;
 
   std::string path_;
   std::vector<std::string> arguments_;
@@ -51,18 +46,22 @@ int FreePort();
 // The body of http://127.0.0.1:port/path; empty unless the answer is 200.
 std::string HttpGet(int port, const std::string& path);
 
-// The value of a metric without labels; -1 if there is none.
+// The value of a metric without labels in what /metrics gives; -1 if there is none.
+double MetricIn(const std::string& metrics, const std::string& name);
+// Of the program with that admin port.
 double Metric(int admin_port, const std::string& name);
 
 // Asks again and again; false after `timeout`.
 template <class Condition>
 bool Eventually(const Condition& condition, absl::Duration timeout = absl::Seconds(20));
 
-// A server program with its two ports.
+// A server program with its two ports, gRPC's and the admin port; no HTTP but where `flags` say so.
 struct Server {
-  Server(const std::string& program, const std::string& model, std::vector<std::string> flags = {});
+  Server(const std::string& program, const std::string& model,
+         const std::vector<std::string>& flags = {});
 
   std::string address() const { return "127.0.0.1:" + std::to_string(port); }
+  int pid() const { return process.pid(); }
   bool WaitUntilReady();
   double metric(const std::string& name) const { return Metric(admin_port, name); }
 
@@ -74,14 +73,15 @@ struct Server {
 }  // namespace kvship
 
 #include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace kvship {
 
 template <class Condition>
 bool Eventually(const Condition& condition, absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
+  const absl::Time deadline = MonotonicNow() + timeout;
   while (!condition()) {
-    if (absl::Now() > deadline) return false;
+    if (MonotonicNow() > deadline) return false;
     absl::SleepFor(absl::Milliseconds(20));
   }
   return true;

@@ -40,8 +40,7 @@ GenerationClient::Options Over(const TlsFiles& files) {
 
 absl::Status Ask(const Server& decode, const GenerationClient::Options& options) {
   GenerationClient client(decode.address(), options);
-  return client
-      .Generate(RequestOf(5), absl::Now() + absl::Seconds(30), [](const v1::GenerateResponse&) {})
+  return client.Generate(RequestOf(5), absl::Seconds(30), [](const v1::GenerateResponse&) {})
       .status();
 }
 
@@ -214,7 +213,7 @@ TEST(SecurityTest, ACompressedMessageIsRefusedBeforeItGrows) {
   Server decode("kvship-decode", kModel);
   GenerationClient client(decode.address());
   grpc::ClientContext context;
-  client.SetContext(absl::Now() + absl::Seconds(30), &context);
+  client.SetContext(absl::Seconds(30), &context);
   context.set_wait_for_ready(true);
   context.set_compression_algorithm(GRPC_COMPRESS_GZIP);
   v1::TokenizeRequest request;
@@ -271,7 +270,7 @@ TEST_F(ApiTokensTest, OnlyAKnownTokenIsServed) {
     const absl::Status status = Ask(*decode, options);
     EXPECT_EQ(status.code(), absl::StatusCode::kUnauthenticated) << status;
     GenerationClient client(decode->address(), options);
-    EXPECT_EQ(client.GetModelInfo(absl::Now() + absl::Seconds(10)).status().code(),
+    EXPECT_EQ(client.GetModelInfo(absl::Seconds(10)).status().code(),
               absl::StatusCode::kUnauthenticated);
   }
   EXPECT_THAT(decode->process.Errors(), ::testing::Not(HasSubstr("token\"")));
@@ -312,8 +311,8 @@ TEST_F(ApiTokensTest, AClientHasNoMoreRequestsAtATimeThanItMay) {
   v1::GenerateRequest request = RequestOf(2000);
   request.set_logprobs(20);  // far more than connections buffer: reading slowly holds it open
   bool first = true;
-  const auto report = alice.Generate(
-      request, absl::Now() + absl::Seconds(60), [&](const v1::GenerateResponse& response) {
+  const auto report =
+      alice.Generate(request, absl::Seconds(60), [&](const v1::GenerateResponse& response) {
         if (!first || !response.has_output()) return;
         first = false;
         const absl::Status second = Ask(*decode, WithTokenOf("alice"));
@@ -329,7 +328,7 @@ TEST_F(ApiTokensTest, ARequestWithoutADeadlineGetsTheServers) {
   const auto decode = Decode({"--default_deadline=60ms"});
   GenerationClient alice(decode->address(), WithTokenOf("alice"));
   const auto report =
-      alice.Generate(RequestOf(2000), absl::InfiniteFuture(), [](const v1::GenerateResponse&) {});
+      alice.Generate(RequestOf(2000), absl::InfiniteDuration(), [](const v1::GenerateResponse&) {});
   EXPECT_EQ(report.status().code(), absl::StatusCode::kDeadlineExceeded) << report.status();
 }
 
