@@ -72,8 +72,9 @@ absl::Status DeviceCompressor::Check(const CompressionOptions& options, const Kv
     return Wanted("encoder", PageFormatName(plan.format),
                   absl::StrCat(PageFormatName(PageFormatOf(dtype)), ", fp8, int8 or int4"));
   }
-  if (plan.tail_tokens > 0) {
-    return Wanted("window_encoder", PageFormatName(plan.window_format), "that of all tokens");
+  if (plan.tail_tokens > 0 && plan.window_format != PageFormatOf(dtype)) {
+    return Wanted("window_encoder", PageFormatName(plan.window_format),
+                  PageFormatName(PageFormatOf(dtype)));
   }
   if (plan.num_heads != shape.num_kv_heads) {
     return Wanted("group_reduce", "none", "a choice per KV head");
@@ -112,6 +113,7 @@ absl::Status DeviceCompressor::Allocate() {
   ASSIGN_OR_RETURN(positions_, DeviceBuffer::Create(heads * kept_tokens_ * sizeof(int32_t)));
   ASSIGN_OR_RETURN(pages_, DeviceBuffer::Create(heads * PagesFor(kept_tokens_) *
                                                 PageBytes(plan_.format, plan_.head_dim)));
+  ASSIGN_OR_RETURN(tails_, DeviceBuffer::Create(heads * layout_.tail_bytes));
   ASSIGN_OR_RETURN(masses_, DeviceBuffer::Create(2 * heads * sizeof(float)));
   if (!plan_.keeps_whole) {
     ASSIGN_OR_RETURN(votes_, DeviceBuffer::Create(shape_.num_query_heads * tokens * sizeof(float)));
@@ -266,37 +268,48 @@ absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
 }
 
 absl::Status DeviceCompressor::Gather(const DeviceLayerView& layer) {
-  return GatherPages(stream_, {.keys = layer.keys,
-                               .values = layer.values,
-                               .positions = positions_.as<int32_t>(),
-                               .pages = pages_.data(),
-                               .dtype = dtype_,
-                               .format = plan_.format,
-                               .num_kv_heads = shape_.num_kv_heads,
-                               .head_dim = shape_.head_dim,
-                               .head_stride = layer.head_stride,
-                               .num_tokens = kept_tokens_,
-                               .positions_row_stride = kept_tokens_,
-                               .pages_per_head = PagesFor(kept_tokens_)});
+  const size_t prefix_tokens = kept_tokens_ - plan_.tail_tokens;
+  GatherPagesArgs args = {.keys = layer.keys,
+                          .values = layer.values,
+                          .positions = positions_.as<int32_t>(),
+                          .pages = pages_.data(),
+                          .dtype = dtype_,
+                          .format = plan_.format,
+                          .num_kv_heads = shape_.num_kv_heads,
+                          .head_dim = shape_.head_dim,
+                          .head_stride = layer.head_stride,
+                          .num_tokens = prefix_tokens,
+                          .positions_row_stride = kept_tokens_,
+                          .pages_per_head = PagesFor(prefix_tokens)};
+  if (prefix_tokens > 0) RETURN_IF_ERROR(GatherPages(stream_, args));
+  if (plan_.tail_tokens == 0) return absl::OkStatus();
+  // Every head keeps the prompt's last tokens.
+  args.positions += prefix_tokens;
+  args.pages = tails_.data();
+  args.format = plan_.window_format;
+  args.num_tokens = plan_.tail_tokens;
+  args.pages_per_head = PagesFor(plan_.tail_tokens);
+  return GatherPages(stream_, args);
 }
 
 absl::Status DeviceCompressor::CopyToHost(std::byte* bytes, float* masses) const {
-  const size_t heads = shape_.num_kv_heads;
-  const size_t head_bytes = layout_.num_bytes / heads;  // every head has as many
+  const auto copy_rows = [this](std::byte* to, size_t to_stride, const DeviceBuffer& from,
+                                size_t from_stride, size_t row_bytes, const char* what) {
+    if (row_bytes == 0) return absl::OkStatus();
+    return CudaStatus(cudaMemcpy2DAsync(to, to_stride, from.data(), from_stride, row_bytes,
+                                        shape_.num_kv_heads, cudaMemcpyDeviceToHost, stream_),
+                      what);
+  };
+  const size_t head_bytes = layout_.tails_offset / shape_.num_kv_heads;  // every head has as many
   const HeadBytes& first = layout_.heads.front();
-  const size_t position_bytes = first.num_positions * sizeof(int32_t);
-  const size_t page_bytes = head_bytes - position_bytes;
-  if (position_bytes > 0) {
-    RETURN_IF_ERROR(
-        CudaStatus(cudaMemcpy2DAsync(bytes, head_bytes, positions_.data(), position_bytes,
-                                     position_bytes, heads, cudaMemcpyDeviceToHost, stream_),
-                   "copy of positions"));
-  }
-  RETURN_IF_ERROR(
-      CudaStatus(cudaMemcpy2DAsync(bytes + first.pages_offset, head_bytes, pages_.data(),
-                                   page_bytes, page_bytes, heads, cudaMemcpyDeviceToHost, stream_),
-                 "copy of pages"));
-  return CudaStatus(cudaMemcpyAsync(masses, masses_.data(), 2 * heads * sizeof(float),
+  const size_t page_bytes = head_bytes - first.pages_offset;
+  RETURN_IF_ERROR(copy_rows(bytes, head_bytes, positions_, kept_tokens_ * sizeof(int32_t),
+                            first.num_positions * sizeof(int32_t), "copy of positions"));
+  RETURN_IF_ERROR(copy_rows(bytes + first.pages_offset, head_bytes, pages_, page_bytes, page_bytes,
+                            "copy of pages"));
+  RETURN_IF_ERROR(copy_rows(bytes + layout_.tails_offset, layout_.tail_bytes, tails_,
+                            layout_.tail_bytes, layout_.tail_bytes, "copy of tails"));
+  return CudaStatus(cudaMemcpyAsync(masses, masses_.data(), 2 * shape_.num_kv_heads * sizeof(float),
                                     cudaMemcpyDeviceToHost, stream_),
                     "copy of masses");
 }

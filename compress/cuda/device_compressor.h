@@ -44,8 +44,9 @@ class DeviceCompressor {
 
   // Of the layer compressed last, in device memory.
   const int32_t* positions() const { return positions_.as<int32_t>(); }  // [H, kept_tokens()]
-  const std::byte* pages() const { return pages_.data(); }  // [H, PagesFor(kept), PageBytes]
-  size_t kept_tokens() const { return kept_tokens_; }       // per head
+  // [H, PagesFor(kept), PageBytes], of the kept tokens but those of the tails
+  const std::byte* pages() const { return pages_.data(); }
+  size_t kept_tokens() const { return kept_tokens_; }  // per head
   // What crosses the wire of it; before the first, the most that does of any layer.
   size_t layer_bytes() const { return layout_.num_bytes; }
 
@@ -83,6 +84,7 @@ class DeviceCompressor {
   DeviceBuffer sums_;        // workspace of prefix_lse_
   DeviceBuffer positions_;   // [H, kept]
   DeviceBuffer pages_;       // [H, pages per head, PageBytes]
+  DeviceBuffer tails_;       // [H, pages per tail, PageBytes]
   DeviceBuffer masses_;      // [2, H] f32
 };
 

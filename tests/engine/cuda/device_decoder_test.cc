@@ -120,6 +120,7 @@ TEST_F(DeviceDecoderTest, WhatCameFromTheWireIsDecodedLikeOnTheCpu) {
   for (const char* compression :
        {"scorer=keep_all,encoder=f16", "budget_tokens=100,window=16,encoder=f16",
         "budget_tokens=100,window=16,encoder=int4",
+        "budget_tokens=100,window=16,encoder=int4,window_encoder=f16",
         "budget_tokens=100,window=16,allocator=ada,encoder=int8"}) {
     SCOPED_TRACE(compression);
     Sequence sequence = Prefill(300, compression);

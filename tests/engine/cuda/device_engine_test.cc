@@ -248,29 +248,5 @@ TEST_F(DeviceEngineTest, ThePlainKernelDoesWithoutCudnn) {
   sides.Prefill();
 }
 
-// No device is asked.
-TEST(DeviceCompressor, WhatOnlyTheCpuDoesIsRefusedByName) {
-  const KvShape shape = {.num_layers = 2, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 64};
-  for (const auto& [text, word] :
-       {std::pair{"scorer=h2o,budget_tokens=64,encoder=bf16", "compression.scorer is h2o"},
-        std::pair{"allocator=ada,budget_tokens=64,encoder=bf16", "compression.allocator is ada"},
-        std::pair{"selector=chunks,budget_tokens=64,encoder=bf16",
-                  "compression.selector is chunks"},
-        std::pair{"budget_tokens=128,window=80,encoder=bf16", "compression.window is 80"},
-        std::pair{"budget_tokens=64,window=16,recent_tokens=8,encoder=bf16",
-                  "compression.recent_tokens is 8"},
-        std::pair{"budget_tokens=64,window_encoder=f16,encoder=int4",
-                  "compression.window_encoder is f16"},
-        std::pair{"budget_tokens=64,encoder=f32", "compression.encoder is f32; wanted bf16"},
-        std::pair{"scorer=keep_all,encoder=f16", "compression.encoder is f16; wanted bf16"}}) {
-    const CompressionOptions options = ParseCompression(text).value();
-    const KvPlan plan = MakePlan(options, shape, 500).value();
-    const absl::Status status =
-        DeviceCompressor::Create(options, shape, plan, DType::kBf16, nullptr).status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-    EXPECT_NE(status.message().find(word), absl::string_view::npos) << status;
-  }
-}
-
 }  // namespace
 }  // namespace kvship::cuda
