@@ -117,7 +117,7 @@ absl::Status DeviceCompressor::Allocate() {
   ASSIGN_OR_RETURN(masses_, DeviceBuffer::Create(2 * heads * sizeof(float)));
   if (!plan_.keeps_whole) {
     ASSIGN_OR_RETURN(votes_, DeviceBuffer::Create(shape_.num_query_heads * tokens * sizeof(float)));
-    ASSIGN_OR_RETURN(scores_, DeviceBuffer::Create(heads * tokens * sizeof(float)));
+    ASSIGN_OR_RETURN(scores_, DeviceBuffer::Create(heads * scores_stride_ * sizeof(float)));
     ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(TopPositionsWorkspaceBytes(heads, tokens)));
     if (options_.softmax == SoftmaxOver::kPrefix) {
       const size_t window = plan_.window_end - plan_.window_begin;
@@ -199,7 +199,7 @@ absl::Status DeviceCompressor::PoolVotes() {
                      .num_kv_heads = shape_.num_kv_heads,
                      .num_tokens = plan_.window_begin,
                      .votes_row_stride = plan_.prompt_tokens,
-                     .scores_row_stride = plan_.prompt_tokens,
+                     .scores_row_stride = scores_stride_,
                      .pooling = options_.pool,
                      .kernel = options_.kernel,
                      .reduce = options_.group_reduce,
@@ -217,7 +217,7 @@ absl::Status DeviceCompressor::Score(const DeviceLayerView& layer) {
                                  .num_tokens = plan_.prompt_tokens,
                                  .head_dim = shape_.head_dim,
                                  .key_head_stride = layer.head_stride,
-                                 .scores_row_stride = plan_.prompt_tokens,
+                                 .scores_row_stride = scores_stride_,
                                  .seed = RandomBits(options_.seed, layer.layer)});
   }
   if (options_.softmax == SoftmaxOver::kPrefix) {
@@ -236,14 +236,14 @@ absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
     RETURN_IF_ERROR(MarkSinks(stream_, {.scores = scores_.as<float>(),
                                         .num_kv_heads = shape_.num_kv_heads,
                                         .num_sinks = budget.sinks,
-                                        .scores_row_stride = tokens}));
+                                        .scores_row_stride = scores_stride_}));
   }
   RETURN_IF_ERROR(TopPositions(stream_, {.scores = scores_.as<float>(),
                                          .positions = positions_.as<int32_t>(),
                                          .workspace = workspace_.data(),
                                          .num_rows = shape_.num_kv_heads,
                                          .num_scores = tokens - budget.recent_tokens,
-                                         .scores_row_stride = tokens,
+                                         .scores_row_stride = scores_stride_,
                                          .k = kept_tokens_ - budget.recent_tokens,
                                          .num_appended = budget.recent_tokens,
                                          .positions_row_stride = kept_tokens_}));

@@ -57,7 +57,12 @@ class DeviceCompressor {
  private:
   DeviceCompressor(const CompressionOptions& options, const KvShape& shape, const KvPlan& plan,
                    DType dtype, cudaStream_t stream)
-      : options_(options), shape_(shape), plan_(plan), dtype_(dtype), stream_(stream) {}
+      : options_(options),
+        shape_(shape),
+        plan_(plan),
+        dtype_(dtype),
+        stream_(stream),
+        scores_stride_((plan.prompt_tokens + 3) / 4 * 4) {}
 
   absl::Status Allocate();
   void SetKeptTokens(size_t kept_tokens);
@@ -75,10 +80,11 @@ class DeviceCompressor {
   const KvPlan plan_;
   const DType dtype_;
   const cudaStream_t stream_;
+  const size_t scores_stride_;  // of a row: all begin at 16 bytes, and are read four at a time
   size_t kept_tokens_ = 0;
   LayerLayout layout_;
   DeviceBuffer votes_;       // [Hq, T] f32
-  DeviceBuffer scores_;      // [H, T] f32
+  DeviceBuffer scores_;      // [H, scores_stride_] f32, of T tokens
   DeviceBuffer workspace_;   // of the choice
   DeviceBuffer prefix_lse_;  // [Hq, W] f32, where the softmax runs over the prefix
   DeviceBuffer sums_;        // workspace of prefix_lse_

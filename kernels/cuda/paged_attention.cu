@@ -173,11 +173,11 @@ __global__ void __launch_bounds__(kSplitThreads, 2) SplitKernel(const PagedSplit
 }
 
 // The splits of one row are merged in eight parts, and those then, whatever their number: by one
-// group of kHeadDim threads, part after part, or by eight at once. Both do the same operations, so
-// that a sequence's result does not depend on the longest one of its batch, which decides.
+// group of kHeadDim threads, part after part, or by eight at once, where the rows are too few to
+// fill the device. Both do the same operations, so that a sequence's result does not depend on its
+// company, which decides.
 constexpr int kMergeParts = 8;
-// From here on a part has eight splits or more, and latency counts.
-constexpr int kManySplits = 64;
+constexpr size_t kThreadsOfMultiprocessor = 2048;
 
 template <class T, int kHeadDim, int kGroups>
 __global__ void __launch_bounds__(kHeadDim* kGroups) MergeKernel(const PagedSplits p) {
@@ -188,21 +188,28 @@ __global__ void __launch_bounds__(kHeadDim* kGroups) MergeKernel(const PagedSpli
   const int column = threadIdx.x % kHeadDim, group = threadIdx.x / kHeadDim;
   const int num_splits =
       max(1, (static_cast<int>(NumPages(p.args.heads[request])) + kSplitPages - 1) / kSplitPages);
+  T* out = static_cast<T*>(p.args.out) + (request * p.group + row) * kHeadDim + column;
+  const auto merge = [&](int first, int count) {
+    const size_t first_row = (request * p.max_splits + first) * p.group + row;
+    return Merge(p.partials + first_row * kHeadDim + column, p.group * kHeadDim,
+                 p.stats + first_row, p.group, count);
+  };
+  if (num_splits <= kMergeParts) {
+    // Each is a part of its own, and merging one changes no bit of it.
+    if (group == 0) StoreElement(out, Normalised(merge(0, num_splits)));
+    return;
+  }
   const int most = (num_splits + kMergeParts - 1) / kMergeParts;
 #pragma unroll 1
   for (int part = group; part < kMergeParts; part += kGroups) {
-    const int first = part * most, count = max(0, min(most, num_splits - first));
-    const size_t first_row = (request * p.max_splits + first) * p.group + row;
-    const Merged merged = Merge(p.partials + first_row * kHeadDim + column, p.group * kHeadDim,
-                                p.stats + first_row, p.group, count);
+    const int first = part * most;
+    const Merged merged = merge(first, max(0, min(most, num_splits - first)));
     part_out[part * kHeadDim + column] = merged.out;
     if (column == 0) part_stats[part] = make_float2(merged.maximum, merged.sum);
   }
   __syncthreads();
   if (group > 0) return;
-  const Merged merged = Merge(part_out + column, kHeadDim, part_stats, 1, kMergeParts);
-  StoreElement(static_cast<T*>(p.args.out) + (request * p.group + row) * kHeadDim + column,
-               Normalised(merged));
+  StoreElement(out, Normalised(Merge(part_out + column, kHeadDim, part_stats, 1, kMergeParts)));
 }
 
 int MaxSplits(const PagedAttentionArgs& args) {
@@ -254,11 +261,13 @@ absl::Status LaunchAttention(cudaStream_t stream, const PagedSplits& p) {
                                                      : LaunchSplits<T, kHeadDim>(stream, p)));
   if (p.max_splits == 1) return absl::OkStatus();
   const dim3 grid(p.args.num_sequences * p.args.num_kv_heads, p.group);
-  if (p.max_splits < kManySplits) {
-    return Launch(stream, grid, dim3(kHeadDim), 0, MergeKernel<T, kHeadDim, 1>, p);
+  ASSIGN_OR_RETURN(const size_t processors, NumMultiprocessors());
+  const size_t num_threads = size_t{grid.x} * grid.y * kHeadDim * kMergeParts;
+  if (p.max_splits > kMergeParts && num_threads <= processors * kThreadsOfMultiprocessor) {
+    return Launch(stream, grid, dim3(kHeadDim * kMergeParts), 0,
+                  MergeKernel<T, kHeadDim, kMergeParts>, p);
   }
-  return Launch(stream, grid, dim3(kHeadDim * kMergeParts), 0,
-                MergeKernel<T, kHeadDim, kMergeParts>, p);
+  return Launch(stream, grid, dim3(kHeadDim), 0, MergeKernel<T, kHeadDim, 1>, p);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace kvship::cuda {
 namespace {
 
 // One block draws one token: a row of 128K logits is read from the cache once per pass, and there
-// are at most ten passes, in each of which every thread has 128 of them.
+// are a dozen passes at most, in each of which every thread has 128 of them.
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / kWarpThreads;
 

@@ -73,16 +73,13 @@ class PagedCase {
              .num_query_heads = kv_heads * group,
              .num_kv_heads = kv_heads,
              .head_dim = head_dim,
-             .q_row_stride = kv_heads * group * head_dim};
-    SetMaxPages(max_pages);
-  }
-
-  PagedAttentionArgs& args() { return args_; }
-  void SetMaxPages(size_t max_pages) {
-    args_.max_pages = max_pages;
+             .q_row_stride = kv_heads * group * head_dim,
+             .max_pages = max_pages};
     workspace_.emplace(std::max<size_t>(1, PagedAttentionWorkspaceBytes(args_)));
     args_.workspace = workspace_->data();
   }
+
+  PagedAttentionArgs& args() { return args_; }
   std::vector<uint16_t> Run() {
     EXPECT_EQ(PagedAttention(nullptr, args_), absl::OkStatus());
     return out_.ToHost();
@@ -210,15 +207,21 @@ TEST_F(PagedAttentionTest, DoesNotDependOnTheCompany) {
   EXPECT_EQ(a, std::vector<uint16_t>(b.begin(), b.begin() + static_cast<int64_t>(a.size())));
 }
 
-// max_pages says how many splits there may be, and with that how they are merged.
-TEST_F(PagedAttentionTest, ManySplitsAreMergedAsFewAre) {
-  PagedCase few(DType::kF16, 3, 1, 64, {{2500, 7}, {40, 0}, {0, 0}});
-  PagedCase many(DType::kF16, 3, 1, 64, {{2500, 7}, {40, 0}, {0, 0}});
-  many.SetMaxPages(64 * kSplitPages);
-  many.ExpectAsDefined();
-  EXPECT_EQ(few.Run(), many.Run());
-  PagedCase longest(DType::kBf16, 1, 1, 128, {{65 * kSplitPages * kPageTokens + 3, 9}});
-  longest.ExpectAsDefined();
+// Alone eight groups of threads merge its splits; in company enough to fill any device one does.
+TEST_F(PagedAttentionTest, ManySplitsAreMergedToTheSameBitsByOneGroupAndByEight) {
+  const Lengths lengths = {2500, 7};
+  PagedCase alone(DType::kF16, 3, 1, 64, {lengths});
+  std::vector<Lengths> company(250, Lengths{0, 0});
+  company.front() = lengths;
+  PagedCase together(DType::kF16, 3, 1, 64, company);
+  alone.ExpectAsDefined();
+  together.ExpectAsDefined();
+  const std::vector<uint16_t> a = alone.Run(), b = together.Run();
+  EXPECT_EQ(a, std::vector<uint16_t>(b.begin(), b.begin() + static_cast<int64_t>(a.size())));
+}
+
+TEST_F(PagedAttentionTest, OfManySplitsIsExact) {
+  PagedCase(DType::kBf16, 1, 1, 128, {{65 * kSplitPages * kPageTokens + 3, 9}}).ExpectAsDefined();
 }
 
 TEST_F(PagedAttentionTest, RejectsAPrefixOfAnotherDtype) {
