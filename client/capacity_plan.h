@@ -17,6 +17,7 @@ namespace kvship {
 struct PlannedModel {
   std::string name;
   KvShape shape;
+  size_t context_tokens = 0;  // the longest prompt plus output it was made for
   double layer_weights = 0;   // in all layers together
   double output_weights = 0;  // of the product that gives the logits
   double weight_bytes = 0;    // of all weights, embedding included

@@ -55,18 +55,22 @@ ABSL_FLAG(
     size_t, concurrency, 0,
     "bench: so many at a time, the next one when one has ended; 1 without --rate and --trace");
 ABSL_FLAG(double, rate, 0,
-          "bench, plan: requests per second on average, whatever became of others");
+          "bench: requests per second on average, whatever became of others; plan: of all nodes "
+          "together, 1 where it is 0");
 ABSL_FLAG(std::string, trace, "",
           "bench: JSON lines with timestamp (ms), input_length and output_length");
 ABSL_FLAG(double, trace_speed, 1, "bench: how many times faster than in the trace");
 ABSL_FLAG(
     std::string, prompt_tokens, "",
-    "bench: random prompts of N, uniform:LEAST:MOST or lognormal:MEDIAN:SIGMA tokens; plan: N");
-ABSL_FLAG(std::string, output_tokens, "", "bench: the same for outputs; to the end of each");
+    "bench: random prompts of N, uniform:LEAST:MOST or lognormal:MEDIAN:SIGMA tokens; plan: N, "
+    "16384 where it is empty");
+ABSL_FLAG(std::string, output_tokens, "",
+          "bench: the same for outputs; to the end of each; plan: N, 512 where it is empty");
 ABSL_FLAG(absl::Duration, slo_first_token, absl::InfiniteDuration(),
           "bench: a good request's time to first token, at most");
 ABSL_FLAG(absl::Duration, slo_between_tokens, absl::InfiniteDuration(),
-          "bench: a good request's mean time between tokens, at most");
+          "bench: a good request's mean time between tokens, at most; plan: the longest a decode "
+          "step may take");
 ABSL_FLAG(std::string, model, "llama-3.1-8b",
           "plan: a GGUF file, a model directory, or the name of a shape");
 ABSL_FLAG(std::string, gpu, "h200", "plan: a100, h100, h200 or TFLOPS:GB/S:GB");

@@ -15,19 +15,19 @@ constexpr double kBytesPerWeight16 = 2;
 
 struct Dimensions {
   std::string name;
-  size_t layers, query_heads, kv_heads, head_dim, hidden, ffn, vocab;
+  size_t layers, query_heads, kv_heads, head_dim, hidden, ffn, vocab, context;
   bool tied_embeddings;  // the output product reads the embedding
 };
 
 // As their config.json say.
 const Dimensions kShapes[] = {
-    {"llama-2-7b", 32, 32, 32, 128, 4096, 11008, 32000, false},
-    {"llama-3.1-8b", 32, 32, 8, 128, 4096, 14336, 128256, false},
-    {"llama-3.1-70b", 80, 64, 8, 128, 8192, 28672, 128256, false},
-    {"mistral-7b", 32, 32, 8, 128, 4096, 14336, 32768, false},
-    {"qwen3-8b", 36, 32, 8, 128, 4096, 12288, 151936, false},
-    {"qwen3-32b", 64, 64, 8, 128, 5120, 25600, 151936, false},
-    {"smollm2-135m", 30, 9, 3, 64, 576, 1536, 49152, true},
+    {"llama-2-7b", 32, 32, 32, 128, 4096, 11008, 32000, 4096, false},
+    {"llama-3.1-8b", 32, 32, 8, 128, 4096, 14336, 128256, 131072, false},
+    {"llama-3.1-70b", 80, 64, 8, 128, 8192, 28672, 128256, 131072, false},
+    {"mistral-7b", 32, 32, 8, 128, 4096, 14336, 32768, 32768, false},
+    {"qwen3-8b", 36, 32, 8, 128, 4096, 12288, 151936, 40960, false},
+    {"qwen3-32b", 64, 64, 8, 128, 5120, 25600, 151936, 40960, false},
+    {"smollm2-135m", 30, 9, 3, 64, 576, 1536, 49152, 8192, true},
 };
 
 Dimensions DimensionsOf(const ModelConfig& config, const std::string& name, bool tied_embeddings) {
@@ -39,6 +39,7 @@ Dimensions DimensionsOf(const ModelConfig& config, const std::string& name, bool
           .hidden = config.hidden_dim,
           .ffn = config.ffn_dim,
           .vocab = config.vocab_tokens,
+          .context = config.context_tokens,
           .tied_embeddings = tied_embeddings};
 }
 
@@ -47,6 +48,7 @@ Dimensions DimensionsOf(const ModelConfig& config, const std::string& name, bool
 PlannedModel ModelOf(const Dimensions& dimensions) {
   PlannedModel model;
   model.name = dimensions.name;
+  model.context_tokens = dimensions.context;
   model.shape = {.num_layers = dimensions.layers,
                  .num_kv_heads = dimensions.kv_heads,
                  .num_query_heads = dimensions.query_heads,

@@ -52,6 +52,15 @@ std::string BreakEvenText(const CapacityPlan& plan) {
                       " the compact cache brings the first token earlier.\n");
 }
 
+// Formulas do not know where a model's answers stop making sense.
+std::string ContextText(const PlannedModel& model, const PlannedLoad& load) {
+  const size_t tokens = load.prompt_tokens + load.output_tokens;
+  if (tokens <= model.context_tokens) return "";
+  return absl::StrCat("The context of ", model.name, " is ", model.context_tokens,
+                      " tokens: a node refuses prompt and output of ", tokens,
+                      ", unless its --max_context_tokens says otherwise.\n");
+}
+
 Json CostJson(const RequestCost& cost) {
   return {{"kept_tokens", KeptTokens(cost)},
           {"uncompressed_bytes", cost.plan.uncompressed_bytes()},
@@ -104,34 +113,38 @@ std::string PlanTable(const PlanRecord& record) {
   row("decode nodes", [](Cost c) { return Nodes(c.decode_nodes); });
   absl::StrAppend(&out, "\nFrom a link of ", Speed(plan.hiding_bytes_per_second),
                   " on the whole cache hides behind prefill, but for its last layer.\n",
-                  BreakEvenText(plan));
+                  BreakEvenText(plan), ContextText(record.model, load));
   return out;
 }
 
 std::string PlanJson(const PlanRecord& record) {
   const auto& [model, gpu, load, compression, plan] = record;
-  const Json json = {{"model",
-                      {{"name", model.name},
-                       {"layers", model.shape.num_layers},
-                       {"query_heads", model.shape.num_query_heads},
-                       {"kv_heads", model.shape.num_kv_heads},
-                       {"head_dim", model.shape.head_dim},
-                       {"weight_bytes", model.weight_bytes}}},
-                     {"gpu",
-                      {{"name", gpu.name},
-                       {"flops", gpu.flops},
-                       {"bytes_per_second", gpu.bytes_per_second},
-                       {"memory_bytes", gpu.memory_bytes}}},
-                     {"load",
-                      {{"prompt_tokens", load.prompt_tokens},
-                       {"output_tokens", load.output_tokens},
-                       {"requests_per_second", load.requests_per_second},
-                       {"link_gbps", load.link_bytes_per_second / kGbps},
-                       {"compression", compression}}},
-                     {"whole", CostJson(plan.whole)},
-                     {"compact", CostJson(plan.compact)},
-                     {"hiding_gbps", plan.hiding_bytes_per_second / kGbps},
-                     {"break_even_gbps", plan.break_even_bytes_per_second / kGbps}};
+  const double slo_seconds = load.most_seconds_per_token;
+  const Json json = {
+      {"model",
+       {{"name", model.name},
+        {"layers", model.shape.num_layers},
+        {"query_heads", model.shape.num_query_heads},
+        {"kv_heads", model.shape.num_kv_heads},
+        {"head_dim", model.shape.head_dim},
+        {"context_tokens", model.context_tokens},
+        {"weight_bytes", model.weight_bytes}}},
+      {"gpu",
+       {{"name", gpu.name},
+        {"flops", gpu.flops},
+        {"bytes_per_second", gpu.bytes_per_second},
+        {"memory_bytes", gpu.memory_bytes}}},
+      {"load",
+       {{"prompt_tokens", load.prompt_tokens},
+        {"output_tokens", load.output_tokens},
+        {"requests_per_second", load.requests_per_second},
+        {"link_gbps", load.link_bytes_per_second / kGbps},
+        {"slo_between_tokens_ms", slo_seconds > 0 ? Json(slo_seconds * kMs) : Json()},
+        {"compression", compression}}},
+      {"whole", CostJson(plan.whole)},
+      {"compact", CostJson(plan.compact)},
+      {"hiding_gbps", plan.hiding_bytes_per_second / kGbps},
+      {"break_even_gbps", plan.break_even_bytes_per_second / kGbps}};
   return json.dump(2) + "\n";
 }
 

@@ -79,10 +79,14 @@ class Server:
             how = f"with exit code {status}" if status >= 0 else f"on signal {-status}"
             raise ProcessError(f"{self.name} ended by itself, {how}.{self.log_tail()}")
 
+    def metrics(self):
+        """What it tells Prometheus."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=5) as answer:
+            return answer.read().decode()
+
     def count(self, metric):
         """The sum of a counter over its labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
+        lines = self.metrics().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.partition(" ")[0].partition("{")[0] == metric)
 
     def peak_memory_bytes(self):

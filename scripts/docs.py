@@ -2,6 +2,7 @@
 """Brings what is generated up to date: tables of flags and metrics in docs/, and the dashboards. `./dev docs` runs it."""
 
 import argparse
+import hashlib
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,8 @@ import doc_tables
 from monitored_pair import ROOT, MonitoredPair, Prometheus
 
 DASHBOARDS = ROOT / "deploy/monitoring/dashboards"
+# Which dashboards the pictures in docs/ show, in sha256sum's form.
+DRAWN = ROOT / "docs/dashboards.sha256"
 
 # The load behind the pictures: what differs between its parts is the policy.
 POLICIES = ("scorer=keep_all,encoder=f16", "scorer=snapkv,budget_ratio=0.25,encoder=f16",
@@ -23,6 +26,11 @@ def write_tables(binaries: str) -> None:
         path.write_text(doc_tables.with_tables(path.read_text(), by_name))
 
 
+def sums_of_dashboards() -> str:
+    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(ROOT)}\n"
+                   for path in sorted(DASHBOARDS.glob("*.json")))
+
+
 def draw_pictures(binaries: str, model: str) -> None:
     """Pictures of the dashboards in docs/, from a Prometheus that watched a load on a real model for some minutes."""
     with tempfile.TemporaryDirectory() as name:
@@ -32,6 +40,7 @@ def draw_pictures(binaries: str, model: str) -> None:
             for seed, policy in enumerate(POLICIES):
                 pair.bench(*LOAD, f"--seed={seed}", f"--compression={policy}")
             subprocess.run([sys.executable, DASHBOARDS / "draw.py", prometheus.url, ROOT / "docs"], check=True)
+    DRAWN.write_text(sums_of_dashboards())
 
 
 def main() -> None:

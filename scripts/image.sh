@@ -3,7 +3,7 @@
 #
 #   --build-image IMAGE     what the programs are compiled on (Debian 12)
 #   --runtime-image IMAGE   what they run on (Debian 12, slim)
-#   --name NAME             of the first image (kvship)
+#   --tag TAG               of the first image (the version)
 #
 # docker, podman or buildah, whichever is there and works. Where this account may not start containers but may chroot:
 #   BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs ./dev image
@@ -42,7 +42,11 @@ build_target() {
   "$builder" build --file deploy/image/Containerfile --target "$target" --tag "$image" "$@" "$context"
 }
 
-# As a pod runs: nobody's account, nothing writable, no capabilities.
+inspect_image() {
+  if [[ $builder == buildah ]]; then buildah inspect --type image "$1"; else "$builder" image inspect "$1"; fi
+}
+
+# As a pod runs: nobody's account, no capabilities and, but for buildah, which knows no such thing, a root that is read-only.
 run_in_image() {
   local mounts=(-v "$context/models:/models:ro" -v "$PWD/demo:/demo:ro")
   if [[ $builder == buildah ]]; then
@@ -57,14 +61,14 @@ run_in_image() {
 }
 
 version=$(sed -n 's/^project(kvship VERSION \([0-9.]*\).*/\1/p' CMakeLists.txt)
-name=kvship
+tag=$version
 arguments=()
 while [[ $# -gt 0 ]]; do
   [[ $# -gt 1 ]] || die "./dev image: $1 needs a value, or is unknown; scripts/image.sh lists what there is"
   case $1 in
     --build-image) arguments+=(--build-arg "BUILD_IMAGE=$2") ;;
     --runtime-image) arguments+=(--build-arg "RUNTIME_IMAGE=$2") ;;
-    --name) name=$2 ;;
+    --tag) tag=$2 ;;
     *) die "./dev image: unknown argument '$1'; scripts/image.sh lists what there is" ;;
   esac
   shift 2
@@ -77,8 +81,9 @@ context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 make_context "$context"
 arguments+=(--build-arg "VERSION=$version" --build-arg "REVISION=$(git describe --always --dirty)")
-build_target runtime "$name:$version" "${arguments[@]}"
+build_target runtime "kvship:$tag" "${arguments[@]}"
 build_target model "kvship-model:$version" "${arguments[@]}"
-say "running the demo model in $name:$version"
-run_in_image "$name:$version" <deploy/image/smoke.sh
-say "built and tried: $name:$version, kvship-model:$version"
+inspect_image "kvship:$tag" | python3 deploy/image/check_config.py "$version"
+say "running the demo model in kvship:$tag"
+run_in_image "kvship:$tag" <deploy/image/smoke.sh
+say "built and tried: kvship:$tag, kvship-model:$version"

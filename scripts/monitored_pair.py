@@ -81,14 +81,17 @@ class MonitoredPair:
 
 
 class Prometheus:
-    """A Prometheus that scrapes a pair every second and evaluates the rules, inside a `with` block."""
+    """A Prometheus that scrapes a pair every second, as the PodMonitor of deploy/kustomize has it do (job and labels), and
+    evaluates the rules, inside a `with` block."""
 
     def __init__(self, pair: MonitoredPair, folder: Path):
         self.folder = folder
         own_port, = free_ports(1)
         self.url = f"http://127.0.0.1:{own_port}"
-        scraped = [{"job_name": f"kvship-{role}", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+        targets = [{"targets": [f"127.0.0.1:{port}"],
+                    "labels": {"namespace": "kvship", "pod": f"kvship-{role}-0", "container": role, "endpoint": "admin"}}
                    for role, port in pair.admin_ports.items()]
+        scraped = [{"job_name": "kvship/kvship", "static_configs": targets}]
         # JSON is YAML too.
         (folder / "prometheus.yml").write_text(json.dumps({
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},

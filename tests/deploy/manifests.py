@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Iterator
@@ -38,19 +39,27 @@ def build(folder: Path) -> list[Object]:
 
 @lru_cache
 def overlay(name: str) -> list[Object]:
-    return build(KUSTOMIZE / "overlays" / name)
+    """Of an overlay, or of components with `+` between them."""
+    if name in OVERLAYS:
+        return build(KUSTOMIZE / "overlays" / name)
+    with tempfile.TemporaryDirectory() as folder:
+        return combination(tuple(name.split("+")), Path(folder).resolve())
+
+
+def kustomization(folder: Path, resources: list[Path], **fields: Any) -> list[Object]:
+    """What an overlay in `folder` of these resources gives; `fields` are others of its file."""
+    text = yaml.safe_dump({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
+        "resources": [os.path.relpath(path, folder) for path in resources], **fields})
+    folder.mkdir(exist_ok=True)
+    (folder / "kustomization.yaml").write_text(text)
+    return build(folder)
 
 
 def combination(components: tuple[str, ...], folder: Path) -> list[Object]:
     """What an overlay in `folder` of the base and these components gives."""
-    def relative(path: Path) -> str:
-        return os.path.relpath(path, folder)
-    text = yaml.safe_dump({
-        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "kvship",
-        "resources": [relative(KUSTOMIZE / "base")],
-        "components": [relative(KUSTOMIZE / "components" / name) for name in components]})
-    (folder / "kustomization.yaml").write_text(text)
-    return build(folder)
+    return kustomization(folder, [KUSTOMIZE / "base"], namespace="kvship",
+                         components=[os.path.relpath(KUSTOMIZE / "components" / name, folder) for name in components])
 
 
 def named(objects: list[Object], kind: str, name: str) -> Object:

@@ -1,5 +1,6 @@
 """What the objects say of the programs, and of each other, is so: flags, ports, probes, names, times and sizes."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,10 +10,14 @@ import pytest
 from manifests import OVERLAYS, container, flag_files, flags, named, overlay, pod_spec, seconds
 
 ROLES = ["prefill", "decode"]
+# Beside the overlays, what neither has: the other scaler, RDMA, a model in an image with GPUs; plain text with a volume.
+SETS = [*OVERLAYS, "mtls+model-image+autoscaling-hpa+cuda+nccl+monitoring+network-policy",
+        "plaintext+model-pvc+autoscaling+network-policy"]
+ON_GPUS = [name for name in SETS if name == "h200" or "cuda" in name]
 # What a program needs beside the memory that its flags bound: messages, activations, its code.
 PROGRAM_BYTES = 256 << 20
 
-each_pool = pytest.mark.parametrize(("name", "role"), [(name, role) for name in OVERLAYS for role in ROLES])
+each_pool = pytest.mark.parametrize(("name", "role"), [(name, role) for name in SETS for role in ROLES])
 
 
 def program(role: str) -> str:
@@ -108,7 +113,7 @@ def test_metrics_are_scraped_from_the_pods_of_both_pools():
         assert endpoint["port"] in {each["name"] for each in container(deployment("h200", role))["ports"]}
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", SETS)
 def test_decode_asks_the_prefill_service(name):
     service = named(overlay(name), "Service", "kvship-prefill")
     assert service["spec"]["clusterIP"] == "None"
@@ -116,7 +121,7 @@ def test_decode_asks_the_prefill_service(name):
     assert flags(overlay(name), "decode")["prefill"] == f"dns:///{service['metadata']['name']}:{port['port']}"
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", SETS)
 def test_both_pools_run_the_model_that_is_mounted(name):
     models = {flags(overlay(name), role)["model"] for role in ROLES}
     assert len(models) == 1
@@ -146,7 +151,51 @@ def test_threads_and_memory_are_within_the_limits(name, role):
     given, limits = flags(overlay(name), role), container(deployment(name, role))["resources"]["limits"]
     assert given["threads"] == limits["cpu"]
     bounded = int(given["max_active_bytes" if role == "prefill" else "pool_bytes"])
-    assert bounded + PROGRAM_BYTES <= manifests.num_bytes(limits["memory"])
+    if given.get("device") == "cuda":
+        told = subprocess.run([os.path.join(os.environ["KVSHIP_BIN"], "kvship"), "plan", "--json", "--gpu=h200",
+                               "--model=llama-3.1-8b"], check=True, capture_output=True, text=True).stdout
+        planned = json.loads(told)
+        # As kvship plan leaves it to CUDA and activations.
+        assert bounded + planned["model"]["weight_bytes"] <= 0.9 * planned["gpu"]["memory_bytes"]
+    else:
+        assert bounded + PROGRAM_BYTES <= manifests.num_bytes(limits["memory"])
+
+
+@pytest.mark.parametrize(("name", "role"), [(name, role) for name in ON_GPUS for role in ROLES])
+def test_a_pod_gets_the_gpu_that_its_program_computes_on(name, role):
+    pod, program = pod_spec(deployment(name, role)), container(deployment(name, role))
+    assert flags(overlay(name), role)["device"] == "cuda"
+    assert program["image"].endswith("-cuda")
+    assert program["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+    [shared] = [each["name"] for each in program["volumeMounts"] if each["mountPath"] == "/dev/shm"]
+    [volume] = [each["emptyDir"] for each in pod["volumes"] if each["name"] == shared]
+    assert volume["medium"] == "Memory" and manifests.num_bytes(volume["sizeLimit"]) >= 1 << 30
+    # The other GPUs may be taken: a new pod waits for the old one's.
+    assert deployment(name, role)["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+@each_pool
+def test_only_with_nccl_a_pod_has_rdma(name, role):
+    program = container(deployment(name, role))
+    limits, env = program["resources"]["limits"], {each["name"]: each["value"] for each in program.get("env", [])}
+    if "nccl" not in name:
+        assert not [key for key in limits if key.startswith("rdma/")]
+        assert not [key for key in env if key.startswith("NCCL_")]
+        return
+    assert limits["rdma/hca"] == "1" and program["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
+    assert env["NCCL_IB_HCA"] and env["NCCL_SOCKET_IFNAME"] and env["NCCL_RAS_ENABLE"] == "0"
+
+
+@pytest.mark.parametrize("name", [name for name in SETS if name == "h200" or "autoscaling" in name])
+def test_scalers_scale_the_deployments_and_nobody_else_does(name):
+    scalers = [each for each in overlay(name) if each["kind"] in ("ScaledObject", "HorizontalPodAutoscaler")]
+    deployments = {each["metadata"]["name"]: each for each in overlay(name) if each["kind"] == "Deployment"}
+    assert sorted(each["spec"]["scaleTargetRef"]["name"] for each in scalers) == sorted(deployments)
+    for each in scalers:
+        assert each["spec"]["scaleTargetRef"].get("kind", "Deployment") == "Deployment"
+        assert each["metadata"]["namespace"] == "kvship"
+    assert not [each for each in deployments.values() if "replicas" in each["spec"]]
 
 
 def test_peers_that_may_call_have_a_certificate_of_that_name():

@@ -50,9 +50,7 @@ def test_the_program_knows_the_command_line(services, name):
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_the_health_check_asks_the_admin_port(services, name):
-    told = subprocess.run([os.path.join(os.environ["KVSHIP_BIN"], f"kvship-{name}"), "--help=admin"],
-                          check=False, capture_output=True, text=True).stdout
-    port = re.search(r'--admin \(.*?default: "127\.0\.0\.1:(\d+)"', told, re.DOTALL)[1]
+    port = flags(services[name])["admin"].removeprefix(":")
     assert services[name]["healthcheck"]["test"] == ["CMD", "kvship-ready", port]
 
 
@@ -73,3 +71,8 @@ def test_ports_are_open_to_this_machine_alone(services):
     assert {container for _, _, container in published} == listened
     assert {address for address, _, _ in published} == {"127.0.0.1"}
     assert "ports" not in services["prefill"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_process_takes_all_processors(services, name):
+    assert flags(services[name])["threads"] == "2"

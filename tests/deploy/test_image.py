@@ -9,9 +9,7 @@ import shutil
 import subprocess
 import threading
 
-import manifests
 import pytest
-import yaml
 from kvship_processes import free_ports
 from manifests import ROOT, container, named, overlay, pod_spec
 
@@ -22,7 +20,8 @@ VERSION = re.search(r"project\(kvship VERSION ([\d.]+)", (ROOT / "CMakeLists.txt
 
 def test_the_bill_of_materials_names_every_package():
     told = subprocess.run(
-        ["/usr/bin/python3", IMAGE / "materials.py", "--version=1.2.3", "--revision=abc", "--admindir=/var/lib/dpkg"],
+        ["/usr/bin/python3", IMAGE / "materials.py", "--version=1.2.3", "--revision=abc", "--admindir=/var/lib/dpkg",
+         "nvidia-cudnn-frontend==1.32.0"],
         check=True, capture_output=True, text=True, env=os.environ | {"SOURCE_DATE_EPOCH": "86400"}).stdout
     document = json.loads(told)
     assert document["spdxVersion"] == "SPDX-2.3" and document["creationInfo"]["created"] == "1970-01-02T00:00:00Z"
@@ -32,13 +31,15 @@ def test_the_bill_of_materials_names_every_package():
     installed = subprocess.run(["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n"],
                                check=True, capture_output=True, text=True).stdout.splitlines()
     wanted = {line.removeprefix("installed ") for line in installed if line.startswith("installed ")}
-    assert {f"{each['name']} {each['versionInfo']}" for each in document["packages"]} == wanted | {"kvship 1.2.3"}
+    assert {f"{each['name']} {each['versionInfo']}" for each in document["packages"]} == wanted | {
+        "kvship 1.2.3", "nvidia-cudnn-frontend 1.32.0"}
     for relationship in document["relationships"]:
         assert relationship["relatedSpdxElement"] in packages
     linked = {packages[each["relatedSpdxElement"]]["name"] for each in document["relationships"]
               if each["relationshipType"] == "STATIC_LINK"}
-    assert {"nlohmann-json3-dev", "libcpp-httplib-dev"} <= linked
+    assert {"nlohmann-json3-dev", "libcpp-httplib-dev", "nvidia-cudnn-frontend"} <= linked
     locators = [ref["referenceLocator"] for package in document["packages"] for ref in package.get("externalRefs", [])]
+    locators.remove("pkg:pypi/nvidia-cudnn-frontend@1.32.0")
     assert all(re.fullmatch(r"pkg:deb/\w+/[\w.+-]+@[^@\s:]+\?arch=\w+", locator) for locator in locators)
 
 
@@ -96,10 +97,46 @@ def test_images_have_one_version_everywhere():
     [model] = [volume["image"]["reference"] for volume in pod_spec(decode)["volumes"] if "image" in volume]
     assert model == f"kvship-model:{VERSION}"
     for gpu in pod_spec(named(overlay("h200"), "Deployment", "kvship-decode"))["containers"]:
-        assert gpu["image"] == f"kvship-cuda:{VERSION}"
-    fill = list(yaml.safe_load_all((manifests.KUSTOMIZE / "model-volume.yaml").read_text()))[1]
-    assert container(fill)["image"] == f"kvship:{VERSION}"
+        assert gpu["image"] == f"kvship:{VERSION}-cuda"
     assert re.findall(r"^ARG VERSION=(.*)$", CONTAINERFILE, re.MULTILINE) == [VERSION] * 2
+
+
+LABELS = {f"org.opencontainers.image.{name}": "x" for name in ("title", "description", "revision", "licenses")} | {
+    "org.opencontainers.image.version": "1.2.3"}
+HEALTH = {"Test": ["CMD", "kvship-ready", "9051", "9090"]}
+CONFIG = {"User": "65532:65532", "Cmd": ["kvship"], "Labels": LABELS}
+TOLD = {"docker": [{"Config": CONFIG | {"Healthcheck": HEALTH}}],
+        "podman": [{"Config": CONFIG, "HealthCheck": HEALTH}],
+        "buildah": {"OCIv1": {"config": {}}, "Docker": {"config": CONFIG | {"Healthcheck": HEALTH}}}}
+
+
+def check_config(told) -> str:
+    """What the script says against it; '' where it finds nothing."""
+    done = subprocess.run(["/usr/bin/python3", IMAGE / "check_config.py", "1.2.3"], input=json.dumps(told), check=False,
+                          capture_output=True, text=True)
+    assert (done.returncode == 0) == (done.stderr == "")
+    return done.stderr
+
+
+@pytest.mark.parametrize("builder", TOLD)
+def test_an_image_is_looked_at_in_the_words_of_each_builder(builder):
+    assert check_config(TOLD[builder]) == ""
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"User": "0"}, "the image's user is 0; wanted 65532:65532"),
+    ({"Healthcheck": None}, "the image's health check is None"),
+    ({"Labels": LABELS | {"org.opencontainers.image.version": "1.2.2"}}, "the image's version is 1.2.2; wanted 1.2.3"),
+    ({"Labels": {}}, "the image has no label org.opencontainers.image.revision")])
+def test_what_is_missing_in_an_image_is_named(change, said):
+    assert said in check_config([{"Config": CONFIG | {"Healthcheck": HEALTH} | change}])
+
+
+def test_the_pinned_headers_of_cudnn_frontend_are_in_the_bill_of_materials():
+    setup = (ROOT / "scripts" / "setup.sh").read_text()
+    assert re.search(r"^cudnn_frontend_package=nvidia-cudnn-frontend==[\d.]+$", setup, re.MULTILINE)
+    build, _, materials = CONTAINERFILE.partition("FROM build AS materials")
+    assert "fetch_cudnn_frontend" in build and '"$cudnn_frontend_package"' in materials
 
 
 def test_without_a_builder_it_is_said_what_is_missing(tmp_path):

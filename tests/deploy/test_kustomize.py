@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import re
+import textwrap
 
 import custom_resources
 import jsonschema
@@ -125,3 +128,77 @@ def test_rules_and_dashboards_are_those_of_the_monitoring_folder():
     dashboards = manifests.ROOT / "deploy" / "monitoring" / "dashboards"
     data = manifests.named(overlay("h200"), "ConfigMap", "kvship-dashboards")["data"]
     assert data == {path.name: path.read_text() for path in dashboards.glob("*.json")}
+
+
+def images(objects) -> dict[str, str]:
+    return {each["metadata"]["name"]: container(each)["image"] for each in objects if each["kind"] == "Deployment"}
+
+
+@pytest.mark.parametrize("wrapped", ["demo", "h200", "model-pvc cuda plaintext"])
+def test_an_overlay_over_another_names_registry_and_tag_of_the_image(wrapped, tmp_path):
+    if wrapped in OVERLAYS:
+        below = manifests.KUSTOMIZE / "overlays" / wrapped
+    else:
+        below = tmp_path / "below"
+        below.mkdir()
+        manifests.combination(tuple(wrapped.split()), below)
+    for change, image in [({"newTag": "9"}, "kvship:9"),
+                          ({"newName": "registry/kvship", "newTag": "9"}, "registry/kvship:9")]:
+        objects = manifests.kustomization(tmp_path / "above", [below], images=[{"name": "kvship", **change}])
+        assert images(objects) == {"kvship-prefill": image, "kvship-decode": image}
+
+
+def test_an_overlay_over_the_demo_names_registry_and_tag_of_the_model(tmp_path):
+    change = {"name": "kvship-model", "newName": "registry/model", "newTag": "9"}
+    objects = manifests.kustomization(tmp_path / "above", [manifests.KUSTOMIZE / "overlays" / "demo"], images=[change])
+    for role in ("prefill", "decode"):
+        volumes = pod_spec(manifests.named(objects, "Deployment", f"kvship-{role}"))["volumes"]
+        assert [each["image"]["reference"] for each in volumes if "image" in each] == ["registry/model:9"]
+
+
+def documented_overlays() -> list[dict]:
+    """The kustomizations, or parts of such, that docs/kubernetes.md shows."""
+    text = (manifests.ROOT / "docs" / "kubernetes.md").read_text()
+    fields = {"namespace", "resources", "components", "images", "labels", "patches", "replicas", "configMapGenerator"}
+    found = []
+    for block in re.split(r"\n\s*\n", text):
+        lines = block.splitlines()
+        if all(line.startswith("    ") for line in lines) and (match := re.match(r"\s*(\w+):", block)):
+            if match[1] in fields:
+                found.append(yaml.safe_load(textwrap.dedent(block)))
+    return found
+
+
+@pytest.mark.parametrize("shown", documented_overlays(), ids=lambda shown: "+".join(shown))
+def test_what_the_documentation_shows_of_overlays_can_be_built(shown, tmp_path):
+    demo = manifests.KUSTOMIZE / "overlays" / "demo"
+    folder = tmp_path / "overlay"
+    folder.mkdir()
+    (folder / "namespace.yaml").write_text((demo / "namespace.yaml").read_text())
+    for name in ("model", "decode"):
+        (folder / f"{name}.flags").write_text("--changed\n")
+    below = [path for path in shown.get("resources", ["../h200"]) if path != "namespace.yaml"]
+    own = {"namespace.yaml"} & set(shown.get("resources", []))
+    paths = [(demo / path).resolve() for path in below] + [folder / name for name in own]
+    fields = {name: value for name, value in shown.items() if name != "resources"}
+    components = {"components": [os.path.relpath((demo / path).resolve(), folder) for path in shown["components"]]
+                  } if "components" in shown else {}
+    objects = manifests.kustomization(folder, paths, **fields | components)
+    for each in objects:
+        check_schema(each)
+    check_references(objects)
+    check_restricted(objects)
+    namespace = shown.get("namespace", "kvship")
+    assert {each["metadata"].get("namespace") for each in objects if each["kind"] != "Namespace"} == {namespace}
+    assert [each["metadata"]["name"] for each in objects if each["kind"] == "Namespace"] == [namespace]
+    if namespace != "kvship":
+        for each in overlay("h200"):
+            if each["kind"] in ("Certificate", "ScaledObject"):
+                wanted = json.dumps(each["spec"]).replace('\\"kvship\\"', f'\\"{namespace}\\"')
+                wanted = wanted.replace(".kvship.svc", f".{namespace}.svc")
+                there = manifests.named(objects, each["kind"], each["metadata"]["name"])
+                assert there["spec"] == json.loads(wanted)
+
+
+def test_the_documentation_shows_overlays():
+    assert {tuple(sorted(shown)) for shown in documented_overlays()} >= {("images",), ("labels",), ("patches",)}

@@ -5,17 +5,21 @@ import re
 import time
 
 import pytest
-from conftest import DASHBOARDS
+import yaml
+from conftest import DASHBOARDS, ROOT
 from monitored_pair import MonitoredPair
 
 QUERIES = [pytest.param(target["expr"], id=f"{path.stem}: {panel['title']} {target['refId']}")
            for path in sorted(DASHBOARDS.glob("*.json")) for panel in json.loads(path.read_text())["panels"]
            for target in panel["targets"]]
 
+ALERTS = [rule for group in yaml.safe_load((ROOT / "deploy/monitoring/rules/alerts.yaml").read_text())["groups"]
+          for rule in group["rules"]]
+
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_every_panel_has_data(prometheus, query):
-    asked = query.replace("$__rate_interval", "1m").replace("$__range", "1m").replace("$namespace", ".*")
+    asked = query.replace("$__rate_interval", "1m").replace("$__range", "1m").replace("$namespace", "kvship")
     assert "$" not in asked
     assert prometheus.values(asked), asked
 
@@ -48,6 +52,35 @@ def test_every_alert_asks_for_metrics_that_exist_and_none_is_set_off(prometheus)
         assert rule["health"] == "ok" and rule["state"] == "inactive", rule
         for metric in re.findall(r"kvship_\w+|\bup\b", rule["query"]):
             assert prometheus.values(f"count({metric})"), f"{rule['name']} asks for {metric}"
+
+
+def unfiltered(expression: str) -> list[str]:
+    """An alert's alternatives, each with its comparisons saying 0 or 1 instead of dropping series, and with those that an
+    `unless` drops kept: they have data where there is data to alert on, and where the labels on both sides are the same."""
+    alternatives = re.split(r"\s+or\s+", expression)
+    return [re.sub(r"(?<=\s)([<>]=?|[=!]=) (?!bool)", r"\1 bool ", alternative.strip()).replace("unless", "and")
+            for alternative in alternatives]
+
+
+def test_an_alerts_comparisons_are_taken_out():
+    assert unfiltered("a / b > 0.9 unless c == 0\nor d < 2") == ["a / b > bool 0.9 and c == bool 0", "d < bool 2"]
+
+
+@pytest.mark.parametrize(("alert", "expression"), [(rule["alert"], rule["expr"]) for rule in ALERTS])
+def test_every_alert_has_data_to_alert_on(prometheus, alert, expression):
+    for asked in unfiltered(expression):
+        assert prometheus.values(asked), asked
+
+
+def test_scalers_have_data_to_scale_by(prometheus):
+    texts = [ROOT / "deploy/kustomize/components/autoscaling/scaled-objects.yaml"]
+    triggers = [trigger for path in texts for each in yaml.safe_load_all(path.read_text())
+                for trigger in each["spec"]["triggers"]]
+    assert len(triggers) == 3
+    for trigger in triggers:
+        # Where nobody is refused, that part has no result, which counts as 0.
+        asked = re.sub(r"> 0\b", ">= 0", trigger["metadata"]["query"])
+        assert prometheus.values(asked), asked
 
 
 def test_what_is_saved_is_what_was_not_shipped(prometheus):

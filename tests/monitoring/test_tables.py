@@ -1,7 +1,19 @@
-"""That the tables of flags and metrics in docs/ say what the programs say."""
+"""That the tables of flags and metrics in docs/ say what the programs say, and that docs/ names no others."""
+
+import re
+import subprocess
 
 import doc_tables
 import pytest
+from conftest import ROOT
+
+# What the documents of users name of other programs' flags. docs/development.md, which is about the scripts, is left out.
+FLAGS_OF_OTHERS = {
+    "kubectl": {"all", "for", "from-file", "replicas"}, "curl": {"cacert", "resolve"}, "systemctl": {"now"},
+    "debootstrap": {"variant"}, "docker": {"read-only"}, "scripts/image.sh": {"build-image", "runtime-image", "tag"},
+    "./dev": {"decode", "pictures"}, "guidellm": {"target", "data", "rate-type", "max-requests"},
+    "every program": {"helpfull"}}
+DOCUMENTS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 
 
 def test_the_tables_in_docs_are_what_the_programs_tell(binaries, pair):
@@ -32,3 +44,27 @@ def test_metrics_are_listed_with_the_labels_of_all_their_series():
 def test_a_table_without_a_place_is_an_error():
     with pytest.raises(KeyError, match="flags of kvship"):
         doc_tables.with_tables("text", {"flags of kvship": "table"})
+
+
+def test_the_documents_name_flags_that_exist(binaries):
+    known = set()
+    for program in doc_tables.PROGRAMS:
+        told = subprocess.run([f"{binaries}/{program}", "--helpfull"], capture_output=True, text=True, check=False).stdout
+        known |= set(re.findall(r"^ +--(\w+) \(", told, re.MULTILINE))
+    named = {(document, flag) for document, text in DOCUMENTS.items() if document != "development.md"
+             for flag in re.findall(r"(?<![\w-])--([a-z][\w-]*)", text)}
+    assert len(named) > 50
+    others = set().union(*FLAGS_OF_OTHERS.values())
+    assert not {(document, flag) for document, flag in named
+                if flag not in others and flag.replace("-", "_") not in known}
+
+
+def test_the_documents_name_metrics_that_exist():
+    # The tables of docs/metrics.md are held to the programs above; what is written with dots stands for several.
+    known = set(re.findall(r"^\| `(kvship_\w+)", DOCUMENTS["metrics.md"], re.MULTILINE))
+    known |= {name.replace("decode", "prefill", 1) for name in known if "_trace_" in name}
+    named = {(document, name) for document, text in DOCUMENTS.items()
+             for name in re.findall(r"\bkvship_(?:decode|prefill)_\w+\b(?!\.\.\.)", text)}
+    assert len(named) > 50
+    assert not {(document, name) for document, name in named
+                if re.sub(r"_(bucket|sum|count)$", "", name) not in known}

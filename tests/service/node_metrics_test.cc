@@ -44,10 +44,28 @@ TEST(NodeMetrics, ReadyFollowsReadiness) {
   EXPECT_EQ(Values(metrics)["kvship_test_ready"], 0);
 }
 
+TEST(NodeMetrics, ANodeThatDrainsIsToldFromOneThatIsStuck) {
+  Readiness readiness;
+  const NodeMetrics metrics("kvship-test", readiness, "");
+  readiness.StartServing([] { return absl::UnavailableError("stuck"); });
+  EXPECT_EQ(Values(metrics)["kvship_test_ready"], 0);
+  EXPECT_EQ(Values(metrics).at("kvship_test_draining"), 0);
+  readiness.StartDraining();
+  EXPECT_EQ(Values(metrics)["kvship_test_draining"], 1);
+}
+
 TEST(NodeMetrics, WithoutACertificateNothingIsToldOfOne) {
   const Readiness readiness;
-  EXPECT_EQ(Values(NodeMetrics("kvship-test", readiness, "")).size(), 1u);
-  EXPECT_EQ(Values(NodeMetrics("kvship-test", readiness, "/no/such/file.pem")).size(), 1u);
+  for (const auto& [name, value] : Values(NodeMetrics("kvship-test", readiness, ""))) {
+    EXPECT_EQ(name.find("certificate"), std::string::npos) << name;
+  }
+}
+
+TEST(NodeMetrics, ACertificateThatCannotBeReadIsSeen) {
+  const Readiness readiness;
+  const auto values = Values(NodeMetrics("kvship-test", readiness, "/no/such/file.pem"));
+  EXPECT_EQ(values.at("kvship_test_certificate_readable"), 0);
+  EXPECT_EQ(values.count("kvship_test_certificate_not_after_timestamp_seconds"), 0u);
 }
 
 TEST(NodeMetrics, TheCertificateIsReadAnewEachTime) {
@@ -58,8 +76,9 @@ TEST(NodeMetrics, TheCertificateIsReadAnewEachTime) {
   std::ofstream(path) << kCertificate;
   EXPECT_EQ(Values(metrics)["kvship_test_certificate_not_before_timestamp_seconds"], kBegin);
   EXPECT_EQ(Values(metrics)["kvship_test_certificate_not_after_timestamp_seconds"], kEnd);
+  EXPECT_EQ(Values(metrics)["kvship_test_certificate_readable"], 1);
   std::filesystem::remove(path);
-  EXPECT_EQ(Values(metrics).size(), 1u);
+  EXPECT_EQ(Values(metrics)["kvship_test_certificate_readable"], 0);
 }
 
 }  // namespace
