@@ -117,7 +117,7 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
     if (items[i].wants_logits) {
       session.TakeLogits(decoder_.logits(i));
     } else {
-      session.Take({.token = decoder_.likeliest(i), .logprob = 0, .top = {}});
+      session.Take({.token = decoder_.drawn(i), .logprob = 0, .top = {}});
     }
     metrics_.ObserveBetweenTokens(session.last_token_time() - before);
   }
