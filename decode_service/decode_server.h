@@ -16,6 +16,7 @@
 #include "kernels/backend.h"
 #include "service/admin_server.h"
 #include "service/callers.h"
+#include "service/nccl_service.h"
 #include "service/port_security.h"
 #include "service/rpc_server.h"
 
@@ -33,6 +34,7 @@ class DecodeServer {
     std::vector<std::string> prefill_targets = {"dns:///127.0.0.1:50051"};
     std::string prefill_tls_ca;  // of prefill nodes' certificates; empty: plain text
     ComputeDevice device;
+    bool uses_nccl = false;  // with a GPU
     size_t num_threads = 1;  // on the CPU
     // Memory for caches, taken from the system as it is used.
     size_t pool_bytes = size_t{2} << 30;
@@ -57,8 +59,8 @@ class DecodeServer {
   };
 
   // Loads the model, listens and serves. Errors: as Options::Validate, ServerTls, ApiTokens::Load,
-  // ServedModel::Load, KvPool::Create, FindGpu, OpenGpuForDecode, Tracer::Start, RpcServer::Start,
-  // HttpService::Start and AdminServer::Start.
+  // ServedModel::Load, KvPool::Create, FindGpu, OpenGpuForDecode, NcclService::Open, Tracer::Start,
+  // RpcServer::Start, HttpService::Start and AdminServer::Start.
   static absl::StatusOr<std::unique_ptr<DecodeServer>> Start(Options options);
   ~DecodeServer();
 
@@ -74,7 +76,8 @@ class DecodeServer {
  private:
   DecodeServer(Options options, ServedModel model, std::unique_ptr<Backend> backend,
                DecodeDevice device, std::unique_ptr<ApiTokens> tokens,
-               std::shared_ptr<grpc::ChannelCredentials> prefill_credentials);
+               std::shared_ptr<grpc::ChannelCredentials> prefill_credentials,
+               std::unique_ptr<NcclMetrics> nccl_metrics, std::unique_ptr<NcclService> nccl);
   absl::Status Listen();
   absl::Status CheckServing() const;
 
@@ -90,7 +93,9 @@ class DecodeServer {
   ReservationQueue queue_;
   ClientRequests client_requests_;
   DecodeLoop loop_;
+  const std::unique_ptr<const NcclMetrics> nccl_metrics_;
   PrefillNodes nodes_;
+  const std::unique_ptr<NcclService> nccl_;  // may be null; its last answers find all others there
   const Generation::Uses uses_;
   const Callers callers_;
   GenerationService service_;

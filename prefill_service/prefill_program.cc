@@ -17,12 +17,15 @@
 #include "prefill_service/prefill_status.h"
 #include "rpc/model_info.h"
 #include "service/admin_server.h"
+#include "service/nccl_service.h"
 #include "service/process.h"
 #include "service/readiness.h"
 #include "service/rpc_server.h"
 
 namespace kvship {
 namespace {
+
+constexpr char kProgram[] = "kvship-prefill";
 
 struct ServedModel {
   std::unique_ptr<const Transformer> transformer;
@@ -92,6 +95,7 @@ absl::Status PrefillProgramOptions::Validate() const {
   if (parsed.is_gpu && float32) {
     return absl::InvalidArgumentError("--float32 is set; wanted it with --device=cpu alone");
   }
+  RETURN_IF_ERROR(WantsNccl(transport, parsed.is_gpu).status());
   if (absl::Status status = scheduler.Validate(); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
   }
@@ -111,12 +115,14 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
     ASSIGN_OR_RETURN(rpc.credentials, ServerTls(options.security.tls));
   }
   prometheus::Registry registry;
+  NcclMetrics nccl_metrics(kProgram);
   Tracer tracer;
-  RETURN_IF_ERROR(tracer.Start("kvship-prefill", options.otlp_endpoint, registry));
+  RETURN_IF_ERROR(tracer.Start(kProgram, options.otlp_endpoint, registry));
   Readiness readiness;
   ASSIGN_OR_RETURN(const auto admin,
-                   AdminServer::Start("kvship-prefill", options.admin, registry, readiness,
+                   AdminServer::Start(kProgram, options.admin, registry, readiness,
                                       options.security.tls.certificate));
+  admin->AddMetrics(nccl_metrics);
 
   ASSIGN_OR_RETURN(const ServedModel model, LoadModel(options.model));
   const ModelConfig& config = model.transformer->config;
@@ -131,6 +137,11 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
   PrefillMetrics metrics(registry);
   metrics.SetModel(config.name);
   PrefillScheduler scheduler(*reader, metrics, options.scheduler);
+  std::unique_ptr<NcclService> nccl;
+  ASSIGN_OR_RETURN(const bool wants_nccl, WantsNccl(options.transport, device.is_gpu));
+  if (wants_nccl) {
+    ASSIGN_OR_RETURN(nccl, NcclService::Open(device.ordinal, nccl_metrics));
+  }
   const Callers callers(options.security.allowed_peers, nullptr);
   PrefillRpcService service({.callers = callers,
                              .model = config,
@@ -139,7 +150,8 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
                              .scheduler = scheduler,
                              .metrics = metrics,
                              .tracer = tracer,
-                             .readiness = readiness},
+                             .readiness = readiness,
+                             .nccl = nccl.get()},
                             GrpcServerChannelOptions());
   rpc.max_message_bytes = PrefillRpcService::MostMessageBytes(config);
   ASSIGN_OR_RETURN(
