@@ -67,21 +67,14 @@ void Generation::OnRoom(absl::StatusOr<ReservationQueue::Cache> cache) {
   if (!status.ok()) Fail(status);
 }
 
-absl::StatusOr<PrefillNodes::Visit> Generation::ChooseNode() {
-  std::set<std::string> tried, lost;
+absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
+  std::set<std::string> tried;
   {
     std::lock_guard lock(mutex_);
     tried = tried_;
-    lost = lost_;
   }
-  absl::StatusOr<PrefillNodes::Visit> visit = uses_.nodes.Choose(request_.tokens.size(), tried);
-  if (visit.ok() || lost.empty()) return visit;
-  for (const std::string& address : lost) tried.erase(address);
-  return uses_.nodes.Choose(request_.tokens.size(), tried);
-}
-
-absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
-  ASSIGN_OR_RETURN(const PrefillNodes::Visit visit, ChooseNode());
+  ASSIGN_OR_RETURN(const PrefillNodes::Visit visit,
+                   uses_.nodes.Choose(request_.tokens.size(), tried));
   // The callbacks keep this request alive for as long as the attempt needs it.
   auto attempt = std::make_shared<PrefillAttempt>(
       request_, uses_.model.identity,
@@ -97,13 +90,16 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     attempt_ = attempt;
     attempt_begin_ = MonotonicNow();
     tried_.insert(visit.node->address());
-    ++num_attempts_;
   }
   const TraceContext trace = trace_.BeginAttempt(visit.node->address());
-  attempt->Open([&](std::shared_ptr<ChannelEvents> events) {
+  const auto connect = [&](std::shared_ptr<ChannelEvents> events) {
     return visit.node->connection().Open(ToWallTime(call_.deadline), std::move(events),
                                          trace.Metadata());
-  });
+  };
+  attempt->Open(connect, uses_.nccl == nullptr
+                             ? nullptr
+                             : std::make_shared<NcclReceiver>(*uses_.nccl, visit.node->address(),
+                                                              request_.plan.wire_bytes()));
   // A cancellation that came before the attempt could be seen.
   if (responses_->cancelled()) attempt->Cancel(responses_->why_cancelled());
   return absl::OkStatus();
@@ -112,7 +108,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
 void Generation::Cancel() {
   Cancel(MonotonicNow() >= call_.deadline
              ? absl::DeadlineExceededError("the request's deadline has passed; allow it more time")
-             : absl::CancelledError("the client has gone, or the server shuts down"));
+             : absl::CancelledError("the client has gone"));
 }
 
 void Generation::Cancel(const absl::Status& why) {
@@ -138,17 +134,14 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
   uses_.nodes.Ended(visit, result.status());
   trace_.EndAttempt(result.status(), result.ok() ? absl::Milliseconds(result->timing.transfer_ms())
                                                  : absl::ZeroDuration());
-  const PrefillFault fault = result.ok() ? PrefillFault::kNone : FaultOf(result.status());
-  size_t num_attempts = 0;
+  size_t num_tried = 0;
   bool found_no_room = false;
   {
     std::lock_guard lock(mutex_);
     const std::shared_ptr<PrefillAttempt> attempt = std::exchange(attempt_, nullptr);
     found_no_room = attempt != nullptr && attempt->found_no_room();
-    if (found_no_room) --num_attempts_;
     if (found_no_room) tried_.erase(visit.node->address());
-    if (fault == PrefillFault::kLost) lost_.insert(visit.node->address());
-    num_attempts = num_attempts_;
+    num_tried = tried_.size();
   }
   if (responses_->cancelled()) return Fail(responses_->why_cancelled());
   if (found_no_room) return WaitForRoom();
@@ -156,7 +149,8 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
 
   const absl::Status& error = result.status();
   uses_.metrics.CountPrefillFailure(error);
-  if (fault != PrefillFault::kNone && num_attempts < uses_.options.most_attempts) {
+  const PrefillFault fault = FaultOf(error);
+  if (fault != PrefillFault::kNone && num_tried < uses_.options.most_attempts) {
     LogWarning(absl::StrCat("prefill node ", visit.node->address(), ": ", error.ToString()));
     if (Attempt(nullptr).ok()) return uses_.metrics.CountPrefillRetry(NameOf(fault));
   }

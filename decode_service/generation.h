@@ -31,7 +31,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     RequestLimits limits;
     // Output tokens that wait for a slow reader before its request leaves the batch.
     size_t max_unread_tokens = 256;
-    // At prefill nodes, for one prompt.
+    // Prefill nodes tried for one prompt.
     size_t most_attempts = 3;
     // What a request refused for lack of room is told to wait.
     absl::Duration retry_delay = absl::Seconds(1);
@@ -45,6 +45,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     ReservationQueue& queue;
     DecodeLoop& loop;
     DecodeMetrics& metrics;
+    NcclService* nccl;  // null: caches come over gRPC alone
     RecentRequests& recent;
     Tracer& tracer;
     const Options& options;
@@ -77,12 +78,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
   const TraceContext& trace() const { return trace_.context(); }
 
  private:
-  // A node for the prompt that was not tried yet, or else one that was lost.
-  absl::StatusOr<PrefillNodes::Visit> ChooseNode();
   absl::Status Prepare(const v1::GenerateRequest& message);
   // Gives back what it holds: who sees the end of a request finds it free.
   void GiveBack();
-  // Sends the prompt to a node. Without a cache the node comes first, then memory.
+  // Sends the prompt to a node not tried yet. Without a cache the node comes first, then memory.
   absl::Status Attempt(ReservationQueue::Cache cache);
   // Stands in line for memory, and then goes on.
   void WaitForRoom();
@@ -112,9 +111,6 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::shared_ptr<PrefillAttempt> attempt_;  // shared: the channel calls it to its end
   absl::Time attempt_begin_;
   std::set<std::string> tried_;  // addresses of nodes
-  // Those of them that were lost, which may have been the connection alone.
-  std::set<std::string> lost_;
-  size_t num_attempts_ = 0;
 };
 
 }  // namespace kvship

@@ -101,8 +101,9 @@ class FaultMemoryTest : public ::testing::Test {
   void Start(const WideModel& model, const std::string& before_prefill,
              const std::vector<std::string>& decode_flags) {
     const std::string path = folder_.Write("wide.gguf", model.Bytes());
+    // Its own bound is out of the way: what the system has not got is refused too.
     prefill_.emplace(before_prefill, "kvship-prefill", path,
-                     std::vector<std::string>{"--threads=1"});
+                     std::vector<std::string>{"--threads=1", "--max_active_bytes=8000000000"});
     std::vector<std::string> flags = decode_flags;
     flags.insert(flags.end(),
                  {"--threads=1", "--http=", absl::StrCat("--prefill=", prefill_->address())});
