@@ -160,7 +160,7 @@ TEST_F(FaultMemoryTest, AStepThatMemoryDoesNotHoldEndsItsRequestsAndOthersGoOn) 
   std::vector<std::thread> clients;
   for (size_t i = 0; i < 48; ++i) {
     clients.emplace_back([&] {
-      const absl::Status end = Ask(*client_, 8, /*max_tokens=*/10);
+      const absl::Status end = Ask(*client_, 8, /*max_tokens=*/4);
       std::lock_guard lock(mutex);
       ++ends[absl::StatusCodeToString(end.code())];
       if (end.ok()) return;
