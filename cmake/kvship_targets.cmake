@@ -67,40 +67,37 @@ function(kvship_cuda_library folder)
   kvship_cuda_options(kvship_${folder}_cuda)
 endfunction()
 
-# kvship_cudnn(): the target kvship::cudnn of cuDNN and the headers of cudnn-frontend, where both are there.
-# ./dev setup puts the headers into the cache folder.
+# kvship_cudnn(): the target kvship::cudnn of the headers of cuDNN and cudnn-frontend, where both are there; the libraries
+# are opened when they are used. ./dev setup puts the frontend's headers into the cache folder.
 function(kvship_cudnn)
   find_path(KVSHIP_CUDNN_INCLUDE_DIR cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
-  find_library(KVSHIP_CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${CUDAToolkit_LIBRARY_DIR})
   find_path(KVSHIP_CUDNN_FRONTEND_INCLUDE_DIR cudnn_frontend.h
             HINTS $ENV{XDG_CACHE_HOME}/kvship/cudnn-frontend/include $ENV{HOME}/.cache/kvship/cudnn-frontend/include)
-  if(KVSHIP_CUDNN_INCLUDE_DIR AND KVSHIP_CUDNN_LIBRARY AND KVSHIP_CUDNN_FRONTEND_INCLUDE_DIR)
-    add_library(kvship::cudnn UNKNOWN IMPORTED GLOBAL)
-    set_target_properties(kvship::cudnn PROPERTIES IMPORTED_LOCATION ${KVSHIP_CUDNN_LIBRARY}
-      INTERFACE_INCLUDE_DIRECTORIES "${KVSHIP_CUDNN_INCLUDE_DIR};${KVSHIP_CUDNN_FRONTEND_INCLUDE_DIR}"
-      INTERFACE_LINK_LIBRARIES CUDA::nvrtc)
+  if(KVSHIP_CUDNN_INCLUDE_DIR AND KVSHIP_CUDNN_FRONTEND_INCLUDE_DIR)
+    add_library(kvship::cudnn INTERFACE IMPORTED GLOBAL)
+    set_target_properties(kvship::cudnn PROPERTIES
+      INTERFACE_INCLUDE_DIRECTORIES "${KVSHIP_CUDNN_INCLUDE_DIR};${KVSHIP_CUDNN_FRONTEND_INCLUDE_DIR}")
   else()
-    message(STATUS "Without cuDNN's attention: no cudnn.h, libcudnn or cudnn_frontend.h")
+    message(STATUS "Without cuDNN's attention: no cudnn.h or cudnn_frontend.h")
   endif()
 endfunction()
 
-# kvship_transport_nccl: transport/nccl_*.cc, on base alone. Where NCCL or CUDA's runtime is missing its executor is
+# kvship_transport_nccl: transport/nccl_*.cc, on base alone. Where NCCL's header or CUDA's runtime is missing its executor is
 # built all the same, and says that there is no NCCL; KVSHIP_NCCL tells which.
 function(kvship_nccl_library)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/transport/nccl_*.cc)
   if(KVSHIP_CUDA)
     find_package(CUDAToolkit QUIET)
     find_path(KVSHIP_NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
-    find_library(KVSHIP_NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${CUDAToolkit_LIBRARY_DIR})
   endif()
-  if(TARGET CUDA::cudart_static AND KVSHIP_NCCL_INCLUDE_DIR AND KVSHIP_NCCL_LIBRARY)
+  if(TARGET CUDA::cudart_static AND KVSHIP_NCCL_INCLUDE_DIR)
     set(KVSHIP_NCCL ON PARENT_SCOPE)
     list(FILTER sources EXCLUDE REGEX nccl_cuda_missing)
-    set(nccl ${KVSHIP_NCCL_LIBRARY} CUDA::cudart_static)
+    set(nccl CUDA::cudart_static)
   else()
     set(KVSHIP_NCCL OFF PARENT_SCOPE)
     list(FILTER sources EXCLUDE REGEX nccl_cuda\\.cc)
-    message(STATUS "Without NCCL: no nccl.h, libnccl or CUDA runtime")
+    message(STATUS "Without NCCL: no nccl.h or CUDA runtime")
   endif()
   add_library(kvship_transport_nccl STATIC ${sources})
   target_include_directories(kvship_transport_nccl PUBLIC ${CMAKE_SOURCE_DIR})

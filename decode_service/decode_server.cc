@@ -17,6 +17,8 @@
 namespace kvship {
 namespace {
 
+constexpr char kProgram[] = "kvship-decode";
+
 // An answer that has ended here may still be on its way to a slow client, and gRPC does not tell.
 // Streams that never end by themselves, such as watches of the health service, take all of it.
 constexpr absl::Duration kMostDeliveryTime = absl::Seconds(5);
@@ -63,6 +65,7 @@ CompressionOptions DefaultCompressionOn(const DecodeServer::Options& options,
 }  // namespace
 
 absl::Status DecodeServer::Options::Validate() const {
+  RETURN_IF_ERROR(CheckStuckTimeout("--stuck_timeout", stuck_timeout));
   RETURN_IF_ERROR(security.Validate());
   const bool has_tokens = !api_tokens_file.empty();
   RETURN_IF_ERROR(security.CheckListen("listen", rpc.listen, "--tls_client_ca or --api_tokens_file",
@@ -101,16 +104,23 @@ absl::StatusOr<std::unique_ptr<DecodeServer>> DecodeServer::Start(Options option
   ASSIGN_OR_RETURN(options.generation.limits.default_compression,
                    ParseCompression(options.default_compression,
                                     DefaultCompressionOn(options, device, model.config())));
-  std::unique_ptr<DecodeServer> server(
-      new DecodeServer(std::move(options), std::move(model), std::move(backend), std::move(device),
-                       std::move(tokens), std::move(prefill_credentials)));
+  auto nccl_metrics = std::make_unique<NcclMetrics>(kProgram);
+  std::unique_ptr<NcclService> nccl;
+  if (options.uses_nccl) {
+    ASSIGN_OR_RETURN(nccl, NcclService::Open(options.device.ordinal, *nccl_metrics));
+  }
+  std::unique_ptr<DecodeServer> server(new DecodeServer(
+      std::move(options), std::move(model), std::move(backend), std::move(device),
+      std::move(tokens), std::move(prefill_credentials), std::move(nccl_metrics), std::move(nccl)));
   RETURN_IF_ERROR(server->Listen());
   return server;
 }
 
 DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<Backend> backend,
                            DecodeDevice device, std::unique_ptr<ApiTokens> tokens,
-                           std::shared_ptr<grpc::ChannelCredentials> prefill_credentials)
+                           std::shared_ptr<grpc::ChannelCredentials> prefill_credentials,
+                           std::unique_ptr<NcclMetrics> nccl_metrics,
+                           std::unique_ptr<NcclService> nccl)
     : options_(std::move(options)),
       model_(std::move(model)),
       metrics_(registry_),
@@ -120,16 +130,19 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<B
              options_.queue),
       client_requests_(options_.max_client_requests),
       loop_(*device_.decoder, metrics_, options_.max_batch_sessions),
+      nccl_metrics_(std::move(nccl_metrics)),
       nodes_({.targets = options_.prefill_targets,
               .model_identity = model_.identity,
               .connection = {.credentials = std::move(prefill_credentials)}},
              metrics_),
+      nccl_(std::move(nccl)),
       uses_{.model = model_,
             .nodes = nodes_,
             .client_requests = client_requests_,
             .queue = queue_,
             .loop = loop_,
             .metrics = metrics_,
+            .nccl = nccl_.get(),
             .recent = recent_,
             .tracer = tracer_,
             .options = options_.generation},
@@ -144,9 +157,10 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<B
 DecodeServer::~DecodeServer() { readiness_.StartDraining(); }
 
 absl::Status DecodeServer::Listen() {
-  RETURN_IF_ERROR(tracer_.Start("kvship-decode", options_.otlp_endpoint, registry_));
-  ASSIGN_OR_RETURN(admin_, AdminServer::Start("kvship-decode", options_.admin, registry_,
-                                              readiness_, options_.security.tls.certificate));
+  RETURN_IF_ERROR(tracer_.Start(kProgram, options_.otlp_endpoint, registry_));
+  ASSIGN_OR_RETURN(admin_, AdminServer::Start(kProgram, options_.admin, registry_, readiness_,
+                                              options_.security.tls.certificate));
+  admin_->AddMetrics(*nccl_metrics_);
   const v1::ModelInfo model = ModelInfoToProto(model_.config(), model_.identity,
                                                options_.generation.limits.default_compression);
   admin_->ShowStatus(
@@ -180,8 +194,10 @@ void DecodeServer::Drain(absl::Duration grace) {
   if (!rpc_idle || !http_idle) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(grace),
                             "; they are ended"));
-    service_.EndAll(absl::UnavailableError(
-        "the server shuts down and could not finish the answer; send the request again"));
+    const absl::Status unfinished = absl::UnavailableError(
+        "the server shuts down and could not finish the answer; send the request again");
+    service_.EndAll(unfinished);
+    if (http_ != nullptr) http_->EndAll(unfinished);
   }
   http_ = nullptr;
   rpc_->Shutdown(kMostDeliveryTime);

@@ -10,12 +10,13 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "decode_service/generation_service.h"
-#include "decode_service/http_service.h"
+#include "decode_service/http/http_service.h"
 #include "engine/compute_device.h"
 #include "engine/decoder.h"
 #include "kernels/backend.h"
 #include "service/admin_server.h"
 #include "service/callers.h"
+#include "service/nccl_service.h"
 #include "service/port_security.h"
 #include "service/rpc_server.h"
 
@@ -33,6 +34,7 @@ class DecodeServer {
     std::vector<std::string> prefill_targets = {"dns:///127.0.0.1:50051"};
     std::string prefill_tls_ca;  // of prefill nodes' certificates; empty: plain text
     ComputeDevice device;
+    bool uses_nccl = false;  // with a GPU
     size_t num_threads = 1;  // on the CPU
     // Memory for caches, taken from the system as it is used.
     size_t pool_bytes = size_t{2} << 30;
@@ -51,13 +53,14 @@ class DecodeServer {
     Generation::Options generation;
     std::string otlp_endpoint;  // of the collector of traces; empty: none
 
-    // Whether the ports are as safe as they have to be. Errors: as PortSecurity.
+    // Whether the ports are as safe as they have to be. Errors: as PortSecurity and
+    // CheckStuckTimeout.
     absl::Status Validate() const;
   };
 
   // Loads the model, listens and serves. Errors: as Options::Validate, ServerTls, ApiTokens::Load,
-  // ServedModel::Load, KvPool::Create, FindGpu, OpenGpuForDecode, Tracer::Start, RpcServer::Start,
-  // HttpService::Start and AdminServer::Start.
+  // ServedModel::Load, KvPool::Create, FindGpu, OpenGpuForDecode, NcclService::Open, Tracer::Start,
+  // RpcServer::Start, HttpService::Start and AdminServer::Start.
   static absl::StatusOr<std::unique_ptr<DecodeServer>> Start(Options options);
   ~DecodeServer();
 
@@ -73,7 +76,8 @@ class DecodeServer {
  private:
   DecodeServer(Options options, ServedModel model, std::unique_ptr<Backend> backend,
                DecodeDevice device, std::unique_ptr<ApiTokens> tokens,
-               std::shared_ptr<grpc::ChannelCredentials> prefill_credentials);
+               std::shared_ptr<grpc::ChannelCredentials> prefill_credentials,
+               std::unique_ptr<NcclMetrics> nccl_metrics, std::unique_ptr<NcclService> nccl);
   absl::Status Listen();
   absl::Status CheckServing() const;
 
@@ -89,7 +93,9 @@ class DecodeServer {
   ReservationQueue queue_;
   ClientRequests client_requests_;
   DecodeLoop loop_;
+  const std::unique_ptr<const NcclMetrics> nccl_metrics_;
   PrefillNodes nodes_;
+  const std::unique_ptr<NcclService> nccl_;  // may be null; its last answers find all others there
   const Generation::Uses uses_;
   const Callers callers_;
   GenerationService service_;

@@ -92,10 +92,14 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     tried_.insert(visit.node->address());
   }
   const TraceContext trace = trace_.BeginAttempt(visit.node->address());
-  attempt->Open([&](std::shared_ptr<ChannelEvents> events) {
+  const auto connect = [&](std::shared_ptr<ChannelEvents> events) {
     return visit.node->connection().Open(ToWallTime(call_.deadline), std::move(events),
                                          trace.Metadata());
-  });
+  };
+  attempt->Open(connect, uses_.nccl == nullptr
+                             ? nullptr
+                             : std::make_shared<NcclReceiver>(*uses_.nccl, visit.node->address(),
+                                                              request_.plan.wire_bytes()));
   // A cancellation that came before the attempt could be seen.
   if (responses_->cancelled()) attempt->Cancel(responses_->why_cancelled());
   return absl::OkStatus();
@@ -104,7 +108,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
 void Generation::Cancel() {
   Cancel(MonotonicNow() >= call_.deadline
              ? absl::DeadlineExceededError("the request's deadline has passed; allow it more time")
-             : absl::CancelledError("the client has gone, or the server shuts down"));
+             : absl::CancelledError("the client has gone"));
 }
 
 void Generation::Cancel(const absl::Status& why) {

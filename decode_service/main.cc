@@ -15,6 +15,7 @@
 #include "base/status_macros.h"
 #include "decode_service/decode_server.h"
 #include "service/process.h"
+#include "transport/nccl_cuda.h"
 
 ABSL_FLAG(std::string, model, "", "model: a GGUF file, or a directory with config.json");
 ABSL_FLAG(std::string, listen, "127.0.0.1:50050", "address of the gRPC port");
@@ -42,6 +43,9 @@ ABSL_FLAG(bool, insecure, false,
           "let other machines reach ports that are plain text or do not know their callers, and "
           "send them prompts in plain text");
 ABSL_FLAG(std::string, device, "cpu", "what computes: cpu, cuda (the first GPU) or cuda:N");
+ABSL_FLAG(std::string, transport, "grpc",
+          "how caches come: grpc, or nccl, from GPU to GPU wherever the prefill node has it too, "
+          "unencrypted, and over gRPC where it fails");
 ABSL_FLAG(size_t, threads, 0, "threads that compute; 0: one per processor");
 ABSL_FLAG(size_t, pool_bytes, size_t{2} << 30,
           "memory for KV caches, taken from the system as it is used; on a GPU, of its memory, at "
@@ -124,6 +128,8 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   }
   options.pool_bytes = absl::GetFlag(FLAGS_pool_bytes);
   ASSIGN_OR_RETURN(options.device, ParseComputeDevice(absl::GetFlag(FLAGS_device)));
+  ASSIGN_OR_RETURN(options.uses_nccl,
+                   WantsNccl(absl::GetFlag(FLAGS_transport), options.device.is_gpu));
   if (const std::string name = absl::GetFlag(FLAGS_kv_tail); !name.empty()) {
     ASSIGN_OR_RETURN(const CompressionOptions tail,
                      ParseCompression(absl::StrCat("encoder=", name)));
@@ -168,6 +174,7 @@ absl::Status Serve(StopSignals& signals) {
 
 int Main(int argc, char** argv) {
   absl::SetProgramUsageMessage("kvship-decode --model=PATH [--prefill=dns:///HOST:PORT] [flags]");
+  PrepareNcclEnvironment();
   AcceptDashesInFlags(argc, argv);
   absl::ParseCommandLine(argc, argv);
   KeepFreedMemory();

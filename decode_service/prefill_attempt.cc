@@ -35,9 +35,11 @@ bool PrefillAttempt::found_no_room() const {
   return found_no_room_;
 }
 
-void PrefillAttempt::Open(const Connect& connect) {
+void PrefillAttempt::Open(const Connect& connect, std::shared_ptr<NcclReceiver> nccl) {
   Progress(v1::GenerateProgress::PHASE_QUEUED, 0);
-  std::shared_ptr<Channel> channel = connect(shared_from_this());
+  nccl_ = std::move(nccl);
+  std::shared_ptr<Channel> channel =
+      nccl_ == nullptr ? connect(shared_from_this()) : nccl_->Open(connect, shared_from_this());
   {
     std::lock_guard lock(mutex_);
     channel_ = channel;
@@ -69,6 +71,7 @@ v1::PrefillRequest PrefillAttempt::BeginMessage() const {
   if (!request_.output.forced_tokens.empty()) {
     begin.set_forced_token(static_cast<uint32_t>(request_.output.forced_tokens[0]));
   }
+  if (nccl_ != nullptr) nccl_->AddTo(&begin);
   begin.add_transports(kGrpcTransport);
   begin.set_request_id(request_.request_id);
   return message;
@@ -131,7 +134,10 @@ void PrefillAttempt::OnFrame(const FrameHeader& header, BytePieces payload) {
 absl::Status PrefillAttempt::OnReady(const v1::PrefillReady& ready) {
   RETURN_IF_ERROR(CheckWireVersion(ready.wire_version()));
   const auto& transports = ready.transports();
-  if (std::find(transports.begin(), transports.end(), kGrpcTransport) == transports.end()) {
+  const auto offers = [&transports](const char* transport) {
+    return std::find(transports.begin(), transports.end(), transport) != transports.end();
+  };
+  if (!offers(kGrpcTransport)) {
     return absl::FailedPreconditionError(
         absl::StrCat("the prefill node does not offer the transport '", kGrpcTransport, "'"));
   }
@@ -146,7 +152,8 @@ absl::Status PrefillAttempt::OnReady(const v1::PrefillReady& ready) {
     channel = channel_;
   }
   v1::PrefillRequest go;
-  go.mutable_go()->set_transport(kGrpcTransport);
+  const bool by_nccl = nccl_ != nullptr && offers(kNcclTransport);
+  go.mutable_go()->set_transport(by_nccl ? kNcclTransport : kGrpcTransport);
   channel->SendMessage(Sealed(go));
   return absl::OkStatus();
 }
@@ -173,7 +180,7 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
     RETURN_IF_ERROR(receiver_->Finish(manifest));
     result.kv = MakeKvReport(*cache_, receiver_->layers());
     result.kv.set_shipped_bytes(receiver_->num_bytes());
-    result.kv.set_transport(kGrpcTransport);
+    result.kv.set_transport(nccl_ == nullptr ? kGrpcTransport : nccl_->transport());
     result.timing.set_queue_ms(message.queue_ms());
     result.timing.set_prefill_ms(message.prefill_ms());
     result.timing.set_compress_ms(message.compress_ms());

@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "base/sha256.h"
 #include "decode_service/generation_request.h"
+#include "decode_service/nccl_receiver.h"
 #include "decode_service/reservation_queue.h"
 #include "kv/frames.h"
 #include "kvship/v1/generation.pb.h"
@@ -49,9 +50,10 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
   PrefillAttempt(const GenerationRequest& request, const Sha256Digest& model_identity,
                  Memory memory, OnProgress on_progress, OnEnd on_end);
 
-  // Opens the stream by `connect` and begins; once.
+  // Opens the stream by `connect` and begins; once. With `nccl` frames may come by NCCL too.
+  // shared: with transfers under way
   using Connect = std::function<std::shared_ptr<Channel>(std::shared_ptr<ChannelEvents>)>;
-  void Open(const Connect& connect);
+  void Open(const Connect& connect, std::shared_ptr<NcclReceiver> nccl = nullptr);
   // Ends it with `why`, soon.
   void Cancel(const absl::Status& why);
   // After the end: whether it ended because the node was ready and our pool had no room.
@@ -82,6 +84,7 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
   mutable std::mutex mutex_;
   OnEnd on_end_;  // none once it has been called
   std::shared_ptr<Channel> channel_;
+  std::shared_ptr<NcclReceiver> nccl_;  // set once, by Open; may be null
   ReservationQueue::Cache cache_;
   std::optional<CacheReceiver> receiver_;  // from Go on
   bool found_no_room_ = false;

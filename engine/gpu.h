@@ -12,7 +12,7 @@
 namespace kvship {
 
 // Whether `gpu` can be computed on. FailedPrecondition naming --device if the program has no CUDA
-// in it, or the machine has no such GPU or no driver.
+// in it, or the machine has no such GPU or no driver; naming the library if it has no cuBLASLt.
 absl::Status FindGpu(const ComputeDevice& gpu);
 
 // Decode on a GPU: weights, caches and activations of up to `max_sequences` in its memory, which

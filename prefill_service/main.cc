@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "prefill_service/prefill_program.h"
+#include "transport/nccl_cuda.h"
 
 ABSL_FLAG(std::string, model, "", "GGUF file or model directory (config.json, *.safetensors)");
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "address of the gRPC port");
@@ -29,16 +30,22 @@ ABSL_FLAG(bool, insecure, false,
 ABSL_FLAG(size_t, threads, 0, "threads that compute; 0: one per core");
 ABSL_FLAG(bool, float32, false, "compute with float32 weights: exact, slower");
 ABSL_FLAG(std::string, device, "cpu", "what computes: cpu, cuda (the first GPU) or cuda:N");
+ABSL_FLAG(std::string, transport, "grpc",
+          "how caches go: grpc, or nccl, from GPU to GPU wherever the decode node has it too, "
+          "unencrypted, and over gRPC where it fails");
 ABSL_FLAG(size_t, block_tokens, 0,
           "queries per step of the engine; 0: 256 on the CPU, 8192 on a GPU");
 ABSL_FLAG(std::string, default_compression, "",
           "options that GetModelInfo reports as this server's defaults, where they differ from the "
           "measured default: \"budget_tokens=1024,encoder=f16\"");
 ABSL_FLAG(size_t, max_queue_requests, 256, "requests admitted at a time");
-ABSL_FLAG(size_t, max_queue_tokens, 1 << 20, "prompt tokens admitted at a time");
+ABSL_FLAG(size_t, max_queue_tokens, 1 << 20,
+          "prompt tokens admitted at a time; those that wait hold 4 bytes each");
 ABSL_FLAG(size_t, max_active_requests, 16, "requests that may hold memory at a time");
-ABSL_FLAG(size_t, max_active_bytes, size_t{4} << 30,
-          "memory that requests being read may hold, beside the model");
+ABSL_FLAG(
+    size_t, max_active_bytes, size_t{4} << 30,
+    "memory that prompts being read may hold, beside the model; one that takes more by itself is "
+    "refused");
 ABSL_FLAG(size_t, max_outbox_bytes, 32 << 20, "unsent bytes at which a request stops computing");
 ABSL_FLAG(absl::Duration, go_timeout, absl::Seconds(30), "how long a client may take to say Go");
 ABSL_FLAG(absl::Duration, stall_timeout, absl::Seconds(30),
@@ -75,6 +82,7 @@ PrefillProgramOptions OptionsFromFlags() {
   options.num_threads = absl::GetFlag(FLAGS_threads);
   options.float32 = absl::GetFlag(FLAGS_float32);
   options.device = absl::GetFlag(FLAGS_device);
+  options.transport = absl::GetFlag(FLAGS_transport);
   options.block_tokens = absl::GetFlag(FLAGS_block_tokens);
   options.default_compression = absl::GetFlag(FLAGS_default_compression);
   options.scheduler.max_queue_requests = absl::GetFlag(FLAGS_max_queue_requests);
@@ -96,6 +104,7 @@ PrefillProgramOptions OptionsFromFlags() {
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage("reads prompts and ships compact KV caches to decode nodes");
   absl::ParseCommandLine(argc, argv);
+  kvship::PrepareNcclEnvironment();
   const auto log_format = kvship::ParseLogFormat(absl::GetFlag(FLAGS_log_format));
   if (!log_format.ok()) {
     std::fprintf(stderr, "%s\n", std::string(log_format.status().message()).c_str());

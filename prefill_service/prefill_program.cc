@@ -17,12 +17,15 @@
 #include "prefill_service/prefill_status.h"
 #include "rpc/model_info.h"
 #include "service/admin_server.h"
+#include "service/nccl_service.h"
 #include "service/process.h"
 #include "service/readiness.h"
 #include "service/rpc_server.h"
 
 namespace kvship {
 namespace {
+
+constexpr char kProgram[] = "kvship-prefill";
 
 struct ServedModel {
   std::unique_ptr<const Transformer> transformer;
@@ -62,6 +65,8 @@ absl::StatusOr<std::unique_ptr<PromptReader>> OpenReader(const PrefillProgramOpt
 
 // Streams that never end by themselves, such as watches of the health service.
 constexpr absl::Duration kOtherCallsGrace = absl::Milliseconds(200);
+// For the engine's present step, and for the word that a request has ended.
+constexpr absl::Duration kMostEndTime = absl::Seconds(2);
 
 void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& scheduler,
            PrefillRpcService& service, RpcServer& server) {
@@ -72,7 +77,9 @@ void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& sched
   scheduler.StartDraining();
   if (!service.WaitUntilIdle(deadline - MonotonicNow())) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(timeout),
-                            "; they are cancelled"));
+                            "; they are ended"));
+    scheduler.EndAll();
+    service.WaitUntilIdle(kMostEndTime);
   }
   server.Shutdown(kOtherCallsGrace);
 }
@@ -88,6 +95,7 @@ absl::Status PrefillProgramOptions::Validate() const {
   if (parsed.is_gpu && float32) {
     return absl::InvalidArgumentError("--float32 is set; wanted it with --device=cpu alone");
   }
+  RETURN_IF_ERROR(WantsNccl(transport, parsed.is_gpu).status());
   if (absl::Status status = scheduler.Validate(); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
   }
@@ -107,12 +115,14 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
     ASSIGN_OR_RETURN(rpc.credentials, ServerTls(options.security.tls));
   }
   prometheus::Registry registry;
+  NcclMetrics nccl_metrics(kProgram);
   Tracer tracer;
-  RETURN_IF_ERROR(tracer.Start("kvship-prefill", options.otlp_endpoint, registry));
+  RETURN_IF_ERROR(tracer.Start(kProgram, options.otlp_endpoint, registry));
   Readiness readiness;
   ASSIGN_OR_RETURN(const auto admin,
-                   AdminServer::Start("kvship-prefill", options.admin, registry, readiness,
+                   AdminServer::Start(kProgram, options.admin, registry, readiness,
                                       options.security.tls.certificate));
+  admin->AddMetrics(nccl_metrics);
 
   ASSIGN_OR_RETURN(const ServedModel model, LoadModel(options.model));
   const ModelConfig& config = model.transformer->config;
@@ -127,6 +137,11 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
   PrefillMetrics metrics(registry);
   metrics.SetModel(config.name);
   PrefillScheduler scheduler(*reader, metrics, options.scheduler);
+  std::unique_ptr<NcclService> nccl;
+  ASSIGN_OR_RETURN(const bool wants_nccl, WantsNccl(options.transport, device.is_gpu));
+  if (wants_nccl) {
+    ASSIGN_OR_RETURN(nccl, NcclService::Open(device.ordinal, nccl_metrics));
+  }
   const Callers callers(options.security.allowed_peers, nullptr);
   PrefillRpcService service({.callers = callers,
                              .model = config,
@@ -135,7 +150,8 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
                              .scheduler = scheduler,
                              .metrics = metrics,
                              .tracer = tracer,
-                             .readiness = readiness},
+                             .readiness = readiness,
+                             .nccl = nccl.get()},
                             GrpcServerChannelOptions());
   rpc.max_message_bytes = PrefillRpcService::MostMessageBytes(config);
   ASSIGN_OR_RETURN(

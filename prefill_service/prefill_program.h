@@ -19,6 +19,7 @@ struct PrefillProgramOptions {
   size_t num_threads = 0;  // 0: one per core
   bool float32 = false;
   std::string device = "cpu";       // as ParseComputeDevice reads it
+  std::string transport = "grpc";   // or "nccl"
   size_t block_tokens = 0;          // queries per step; 0: 256 on the CPU, 8192 on a GPU
   std::string default_compression;  // the options' text form
   PrefillScheduler::Options scheduler;

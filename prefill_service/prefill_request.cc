@@ -15,6 +15,7 @@ void PrefillScheduler::Request::TellReady(absl::Time now) {
   v1::PrefillResponse response;
   v1::PrefillReady& ready = *response.mutable_ready();
   *ready.mutable_wire_version() = WireVersionProto();
+  if (task.offers_nccl) ready.add_transports(kNcclTransport);
   ready.add_transports(kGrpcTransport);
   *ready.mutable_plan() = PlanToProto(task.plan);
   channel->SendMessage(Sealed(response));

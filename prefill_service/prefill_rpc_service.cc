@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "prefill_service/nccl_sender.h"
 #include "rpc/errors.h"
 #include "rpc/model_info.h"
 #include "rpc/request_id.h"
@@ -19,9 +20,13 @@ namespace kvship {
 // One Prefill call: what its client says, in order.
 class PrefillCall final : public ChannelEvents {
  public:
-  PrefillCall(PrefillRpcService& service, const PrefillTrace& trace,
+  PrefillCall(PrefillRpcService& service, const PrefillTrace& trace, std::string caller,
               std::shared_ptr<Channel> channel)
-      : service_(service), parts_(service.parts_), trace_(trace), channel_(std::move(channel)) {
+      : service_(service),
+        parts_(service.parts_),
+        trace_(trace),
+        caller_(std::move(caller)),
+        channel_(std::move(channel)) {
     std::lock_guard lock(service_.mutex_);
     ++service_.num_calls_;
   }
@@ -50,10 +55,12 @@ class PrefillCall final : public ChannelEvents {
   void OnFrame(const FrameHeader&, BytePieces) override {}  // clients send none
 
   void OnSent() override {
+    if (nccl_ != nullptr) nccl_->OnSent();
     if (request_ != nullptr) parts_.scheduler.NoticeSent();
   }
 
   void OnClosed(const absl::Status&) override {
+    if (nccl_ != nullptr) nccl_->OnClosed();
     if (request_ != nullptr) parts_.scheduler.Cancel(*request_);
     channel_.reset();
   }
@@ -72,29 +79,41 @@ class PrefillCall final : public ChannelEvents {
     switch (request.message_case()) {
       case v1::PrefillRequest::kBegin: return Begin(request.begin());
       case v1::PrefillRequest::kGo: return Go(request.go());
+      case v1::PrefillRequest::kNccl:
+        if (nccl_ != nullptr) return nccl_->OnAnswer(request.nccl());
+        return absl::InvalidArgumentError("nccl came, and Ready did not offer it; wanted none");
       default: return absl::InvalidArgumentError("a message is empty; wanted begin or go");
     }
   }
 
   absl::Status Begin(const v1::PrefillBegin& begin) {
     if (request_ != nullptr) {
-      return absl::InvalidArgumentError("begin came a second time; wanted it once");
+      return absl::DataLossError("begin came a second time; wanted it once");
     }
     request_id_ = begin.request_id().substr(0, kMostRequestIdBytes);
     ASSIGN_OR_RETURN(PrefillTask task, ReadBegin(begin, parts_.model, parts_.identity));
     task.trace = trace_;
-    ASSIGN_OR_RETURN(request_, parts_.scheduler.Submit(std::move(task), channel_));
+    std::shared_ptr<Channel> channel = channel_;
+    if (parts_.nccl != nullptr && begin.has_nccl()) {
+      task.offers_nccl = true;
+      channel = nccl_ =
+          NcclSender::Create(*parts_.nccl, caller_, begin.nccl(), channel_,
+                             [&scheduler = parts_.scheduler] { scheduler.NoticeSent(); });
+    }
+    ASSIGN_OR_RETURN(request_, parts_.scheduler.Submit(std::move(task), std::move(channel)));
     return absl::OkStatus();
   }
 
   absl::Status Go(const v1::PrefillGo& go) {
     if (request_ == nullptr) {
-      return absl::InvalidArgumentError("go came before begin; wanted begin first");
+      return absl::DataLossError("go came before begin; wanted begin first");
     }
-    if (go.transport() != kGrpcTransport) {
-      return WithField(absl::InvalidArgumentError(
-                           absl::StrCat("go.transport is '", go.transport().substr(0, 64),
-                                        "'; wanted '", kGrpcTransport, "', which Ready offered")),
+    if (nccl_ != nullptr && go.transport() == kNcclTransport) {
+      nccl_->Begin();
+    } else if (go.transport() != kGrpcTransport) {
+      return WithField(absl::InvalidArgumentError(absl::StrCat(
+                           "go.transport is '", go.transport().substr(0, 64),
+                           "'; wanted one that Ready offered, as '", kGrpcTransport, "'")),
                        "go.transport");
     }
     return parts_.scheduler.Go(*request_);
@@ -103,8 +122,11 @@ class PrefillCall final : public ChannelEvents {
   PrefillRpcService& service_;
   const PrefillRpcService::Parts& parts_;
   const PrefillTrace trace_;
+  const std::string caller_;          // empty: not known
   std::shared_ptr<Channel> channel_;  // shared with the scheduler
-  v1::WireVersion client_version_;    // none before Begin, as the next
+  // Null where client or node has no NCCL. shared: as the channel
+  std::shared_ptr<NcclSender> nccl_;
+  v1::WireVersion client_version_;  // none before Begin, as the next
   std::string request_id_;
   std::shared_ptr<PrefillScheduler::Request> request_;
   bool refused_ = false;
@@ -124,7 +146,8 @@ class RefusedPrefillCall final
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrefillRpcService::Prefill(
     grpc::CallbackServerContext* context) {
-  if (const auto caller = parts_.callers.Check(*context); !caller.ok()) {
+  const auto caller = parts_.callers.Check(*context);
+  if (!caller.ok()) {
     parts_.metrics.CountRequest(caller.status().code());
     return new RefusedPrefillCall(caller.status());
   }
@@ -133,13 +156,14 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrefillRpcService::
     context->AddInitialMetadata(kTraceResponse, trace.context().TraceParent());
   }
   return ServeChannel(context, options_, [&](const std::shared_ptr<Channel>& channel) {
-    return Accept(channel, trace);
+    return Accept(channel, trace, *caller);
   });
 }
 
 std::shared_ptr<ChannelEvents> PrefillRpcService::Accept(const std::shared_ptr<Channel>& channel,
-                                                         const PrefillTrace& trace) {
-  return std::make_shared<PrefillCall>(*this, trace, channel);
+                                                         const PrefillTrace& trace,
+                                                         const std::string& caller) {
+  return std::make_shared<PrefillCall>(*this, trace, caller, channel);
 }
 
 grpc::ServerUnaryReactor* PrefillRpcService::GetModelInfo(

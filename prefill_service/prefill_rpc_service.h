@@ -13,6 +13,7 @@
 #include "prefill_service/prefill_scheduler.h"
 #include "prefill_service/prefill_trace.h"
 #include "service/callers.h"
+#include "service/nccl_service.h"
 #include "service/readiness.h"
 #include "service/tracer.h"
 #include "transport/grpc_server.h"
@@ -34,6 +35,7 @@ class PrefillRpcService final
     PrefillMetrics& metrics;
     Tracer& tracer;
     const Readiness& readiness;
+    NcclService* nccl = nullptr;  // none: frames go over gRPC alone
   };
 
   PrefillRpcService(const Parts& parts, const GrpcServerChannelOptions& options)
@@ -46,9 +48,10 @@ class PrefillRpcService final
                                          const v1::PrefillServiceGetModelInfoRequest* request,
                                          v1::PrefillServiceGetModelInfoResponse* response) override;
 
-  // What serves one Prefill stream, over whatever channel it came.
+  // What serves one Prefill stream, over whatever channel it came, of the caller with this name.
   std::shared_ptr<ChannelEvents> Accept(const std::shared_ptr<Channel>& channel,
-                                        const PrefillTrace& trace = {});
+                                        const PrefillTrace& trace = {},
+                                        const std::string& caller = "");
 
   // Whether all calls have ended, with all they had to send, within `timeout`.
   bool WaitUntilIdle(absl::Duration timeout);

@@ -13,14 +13,14 @@ v1::WireVersion WireVersionProto() {
 }
 
 absl::Status CheckWireVersion(const v1::WireVersion& version) {
-  if (version.major() == kWireMajor && uint64_t{version.minor()} + 1 >= kWireMinor) {
+  if (version.major() == kWireMajor && version.minor() >= kOldestWireMinor) {
     return absl::OkStatus();
   }
-  return WithReason(absl::FailedPreconditionError(absl::StrCat(
-                        "the peer's wire_version is ", version.major(), ".", version.minor(),
-                        "; wanted ", kWireMajor, ".", kWireMinor == 0 ? 0 : kWireMinor - 1,
-                        " or a later minor version of ", kWireMajor)),
-                    kWireVersionMismatch);
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat(
+          "the peer's wire_version is ", version.major(), ".", version.minor(), "; wanted ",
+          kWireMajor, ".", kOldestWireMinor, " or a later minor version of ", kWireMajor)),
+      kWireVersionMismatch);
 }
 
 }  // namespace kvship

@@ -1,6 +1,6 @@
 // The version of the wire between prefill and decode nodes. The major changes when an old peer
-// would misread a new one; the minor when something is added. One minor version back is understood,
-// so that nodes can be upgraded one by one.
+// would misread a new one; the minor when something is added. At least one minor version back is
+// understood, so that nodes can be upgraded one by one.
 #pragma once
 
 #include "absl/status/status.h"
@@ -9,16 +9,18 @@
 namespace kvship {
 
 inline constexpr uint32_t kWireMajor = 1;
-inline constexpr uint32_t kWireMinor = 2;
+inline constexpr uint32_t kWireMinor = 3;
+inline constexpr uint32_t kOldestWireMinor = 1;  // that is understood
 
-// The only way frames travel so far, as Begin, Ready and Go name it.
+// How frames travel, as Begin, Ready and Go name it.
 inline constexpr char kGrpcTransport[] = "grpc";
+inline constexpr char kNcclTransport[] = "nccl";  // those that NCCL takes, the rest over gRPC
 
 v1::WireVersion WireVersionProto();
 
-// Whether a peer that speaks `version` is understood: an equal major, and a minor at least one
-// back. (A newer peer decides for itself.) FailedPrecondition with reason WIRE_VERSION_MISMATCH if
-// not.
+// Whether a peer that speaks `version` is understood: an equal major, and a minor that is
+// not older than the oldest. (A newer peer decides for itself.) FailedPrecondition with reason
+// WIRE_VERSION_MISMATCH if not.
 absl::Status CheckWireVersion(const v1::WireVersion& version);
 
 }  // namespace kvship

@@ -6,8 +6,9 @@
 #   scripts/bundle.sh --cuda [FOLDER]             also for GPUs, on machines that have CUDA's libraries
 #   scripts/bundle.sh --cuda-libraries [FOLDER]   with those libraries inside
 #
-# CUDA's libraries (cuBLASLt, cuDNN, NVRTC) take more than a gigabyte, and a machine with a GPU has them as a rule; glibc and
-# the driver's libcuda belong to the machine they run on and never travel. KVSHIP_BUNDLE_BIN names a folder with programs
+# CUDA's libraries (cuBLASLt, cuDNN, NVRTC, NCCL) take more than a gigabyte, and a machine with a GPU has them as a rule;
+# programs open them when a GPU is used, and start without. glibc and the driver's libcuda belong to the machine they run
+# on and never travel. KVSHIP_BUNDLE_BIN names a folder with programs
 # that are built already.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,7 +16,6 @@ source scripts/common.sh
 
 programs=(kvship-prefill kvship-decode kvship kvship-inspect)
 glibc='/(ld-linux[^/]*|lib(c|m|mvec|dl|pthread|rt|resolv|util|anl|nsl|nss_[a-z]+))\.so[^/]*$'
-cuda='/lib(cuda|cudart|cublas|cublasLt|cudnn[a-z_]*|nvrtc[a-z.-]*)\.so[^/]*$'
 
 with_cuda=OFF cuda_libraries=no
 case ${1:-} in
@@ -49,14 +49,27 @@ add_library() {
   patchelf --set-rpath '$ORIGIN' "$to"
 }
 
-# cuDNN and NVRTC open more of their own libraries when they are used.
-add_cuda_library() {
-  local name
-  cp -L "$1" "$root/lib/"
-  case ${1##*/} in
-    libcudnn.so.*) for name in "${1%/*}"/libcudnn_*.so."${1##*.so.}"; do cp -L "$name" "$root/lib/"; done ;;
-    libnvrtc.so.*) for name in "${1%/*}"/libnvrtc-builtins.so.*; do cp -L "$name" "$root/lib/"; done ;;
-  esac
+# Where the loader finds a library of CUDA's.
+find_cuda_library() {
+  local folder folders=()
+  IFS=: read -ra folders <<<"${LD_LIBRARY_PATH:-}:$cuda_folder/lib64"
+  for folder in "${folders[@]}"; do
+    if [[ -e $folder/$1 ]]; then echo "$folder/$1" && return; fi
+  done
+  ldconfig -p | awk -v name="$1" '$1 == name { print $NF; found = 1; exit } END { exit !found }'
+}
+
+# What programs open by name when they use a GPU. cuDNN and NVRTC open more of their own libraries.
+add_cuda_libraries() {
+  local name path more
+  for name in "${cuda_names[@]}"; do
+    path=$(find_cuda_library "$name") || die "--cuda-libraries: $name is not here"
+    cp -L "$path" "$root/lib/"
+    case $name in
+      libcudnn.so.*) for more in "${path%/*}"/libcudnn_*.so."${name##*.so.}"; do cp -L "$more" "$root/lib/"; done ;;
+      libnvrtc.so.*) for more in "${path%/*}"/libnvrtc-builtins.so."${name##*.so.}".*; do cp -L "$more" "$root/lib/"; done ;;
+    esac
+  done
 }
 
 # The licences of the packages that the libraries came from, and the texts that those refer to.
@@ -87,14 +100,21 @@ an x86-64 machine with glibc 2.36 or newer, then:
 
 MODEL is a GGUF file, or a directory with config.json and *.safetensors. Every program tells its flags with --help.
 README
-  [[ $needs_cuda == no ]] || cat >>"$root/README.md" <<README
+  [[ $with_cuda == ON ]] || return 0
+  cat >>"$root/README.md" <<README
 
-\`--device=cuda\` computes on a GPU. cuBLASLt, cuDNN and NVRTC $([[ $cuda_libraries == yes ]] && echo "are in lib/" ||
-    echo "are the machine's own: the dynamic
-loader has to find libcublasLt.so.13, libcudnn.so.9 and libnvrtc.so.13 (LD_LIBRARY_PATH)").
+\`--device=cuda\` computes on a GPU. NVIDIA's libraries $([[ $cuda_libraries == yes ]] && echo "are in lib/: ${cuda_names[*]}." ||
+    echo "are the machine's own, and opened when a GPU is
+used: the dynamic loader has to find ${cuda_names[*]} (LD_LIBRARY_PATH).")
 README
 }
 
+if [[ $with_cuda == ON ]]; then
+  nvcc=$(command -v nvcc) || die "scripts/bundle.sh: no nvcc; wanted it with --cuda and --cuda-libraries"
+  cuda_folder=${nvcc%/bin/nvcc}
+  cuda_major=$(nvcc --version | sed -nE 's/.*release ([0-9]+)\..*/\1/p')
+  cuda_names=("libcublasLt.so.$cuda_major" libcudnn.so.9 "libnvrtc.so.$cuda_major" libnccl.so.2)
+fi
 bin=${KVSHIP_BUNDLE_BIN:-build-bundle/bin}
 [[ -n ${KVSHIP_BUNDLE_BIN:-} ]] || build_programs
 version=$(sed -nE 's/^project\(kvship VERSION ([0-9.]+).*/\1/p' CMakeLists.txt)
@@ -111,17 +131,13 @@ for program in "${programs[@]}"; do
   patchelf --set-rpath '$ORIGIN/../lib' "$root/bin/$program"
 done
 libraries=$(for program in "${programs[@]}"; do libraries_of "$bin/$program"; done | sort -u)
-needs_cuda=no carried=()
+carried=()
 while read -r library; do
   if [[ $library =~ $glibc ]]; then continue; fi
-  if [[ $library =~ $cuda ]]; then
-    needs_cuda=yes
-    if [[ $cuda_libraries == yes && $library != */libcuda.so* ]]; then add_cuda_library "$library"; fi
-    continue
-  fi
   add_library "$library"
   carried+=("$library")
 done <<<"$libraries"
+[[ $cuda_libraries == no ]] || add_cuda_libraries
 add_licences "${carried[@]}"
 cp LICENSE "$root/"
 write_readme

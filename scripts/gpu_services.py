@@ -28,6 +28,7 @@ READY_TIMEOUT_S = 180
 ANSWER_TIMEOUT_S = 300
 LEEWAY = 0.3  # nats
 NUM_TOKENS = 24
+NCCL_TIMEOUT_S = 60
 
 
 def bf16(numbers):
@@ -78,13 +79,13 @@ def free_port():
 class Server:
     """A server program on a device, ended with the object."""
 
-    def __init__(self, bin_folder, name, model, device, *flags):
+    def __init__(self, bin_folder, name, model, device, *flags, environment=None):
         self.name, self.port, self.admin = f"{name} on {device}", free_port(), free_port()
         self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [os.path.join(bin_folder, name), f"--model={model}", f"--listen=127.0.0.1:{self.port}",
              f"--admin=127.0.0.1:{self.admin}", f"--device={device}", *flags],
-            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env={**os.environ, **(environment or {})})
 
     def wait_until_ready(self):
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -111,14 +112,20 @@ class Server:
             return self.process.wait()
 
 
+def on_one_gpu(role):
+    """With this NCCL connects two processes that share a GPU: as if they were on two machines."""
+    return {"NCCL_HOSTID": role, "NCCL_NET": "Socket", "NCCL_SOCKET_IFNAME": "lo", "NCCL_MAX_CTAS": "2"}
+
+
 class Pair:
     """A prefill and a decode server inside a `with` block."""
 
-    def __init__(self, bin_folder, model, prefill_device, decode_device):
+    def __init__(self, bin_folder, model, prefill_device, decode_device, transport="grpc"):
         self.bin_folder = bin_folder
-        self.servers = [Server(bin_folder, "kvship-prefill", model, prefill_device)]
-        self.servers.append(Server(bin_folder, "kvship-decode", model, decode_device,
-                                   f"--prefill=127.0.0.1:{self.servers[0].port}", "--http="))
+        flag = f"--transport={transport}"
+        self.servers = [Server(bin_folder, "kvship-prefill", model, prefill_device, flag, environment=on_one_gpu("prefill"))]
+        self.servers.append(Server(bin_folder, "kvship-decode", model, decode_device, flag,
+                                   f"--prefill=127.0.0.1:{self.servers[0].port}", "--http=", environment=on_one_gpu("decode")))
         self.exit_codes = []
 
     def __enter__(self):
@@ -209,6 +216,24 @@ def check_model(checks, bin_folder, model, name, encoder, vocab, folder):
             checks.report(pair.exit_codes == [0, 0], f"{where}, both end on SIGTERM", str(pair.exit_codes))
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             checks.report(False, where, str(error))
+    check_nccl(checks, bin_folder, model, name, cases, cpu)
+
+
+def check_nccl(checks, bin_folder, model, name, cases, cpu):
+    """Caches that come by NCCL give the same answers."""
+    where = f"{name}, both on cuda, by NCCL"
+    try:
+        with Pair(bin_folder, model, "cuda", "cuda", "nccl") as pair:
+            came, deadline = "", time.monotonic() + NCCL_TIMEOUT_S
+            while came != "nccl" and time.monotonic() < deadline:
+                came = pair.answer(*cases[0])["kv"]["transport"]
+            checks.report(came == "nccl", f"{where}, is ready after the first requests", came)
+            for case, wanted in zip(cases, cpu):
+                answer = pair.answer(*case)
+                checks.compare(f"{where}, {label(case)}, came over {answer['kv']['transport']}", wanted, answer)
+        checks.report(pair.exit_codes == [0, 0], f"{where}, both end on SIGTERM", str(pair.exit_codes))
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        checks.report(False, where, str(error))
 
 
 def check_other_requests(checks, pair, where, cases, cpu, prefill):

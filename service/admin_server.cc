@@ -55,6 +55,7 @@ struct AdminServer::Server {
   std::thread thread;
   std::mutex mutex;
   StatusSource source;
+  std::vector<const prometheus::Collectable*> metrics;
 };
 
 nlohmann::ordered_json AdminServer::Server::Status(const Readiness& readiness) {
@@ -74,10 +75,16 @@ void AdminServer::Server::AddHandlers(prometheus::Registry& registry, const Read
                                       const std::string& certificate) {
   using httplib::Request;
   using httplib::Response;
-  http.Get("/metrics", [&registry, node = NodeMetrics(program, readiness, certificate)](
+  http.Get("/metrics", [this, &registry, node = NodeMetrics(program, readiness, certificate)](
                            const Request&, Response& response) {
     std::vector<prometheus::MetricFamily> families = registry.Collect();
     std::ranges::move(node.Collect(), std::back_inserter(families));
+    {
+      std::lock_guard lock(mutex);
+      for (const prometheus::Collectable* more : metrics) {
+        std::ranges::move(more->Collect(), std::back_inserter(families));
+      }
+    }
     response.set_content(prometheus::TextSerializer().Serialize(families), kMetricsText);
   });
   http.Get("/healthz",
@@ -136,6 +143,11 @@ AdminServer::~AdminServer() {
 }
 
 int AdminServer::port() const { return server_->port; }
+
+void AdminServer::AddMetrics(const prometheus::Collectable& metrics) {
+  std::lock_guard lock(server_->mutex);
+  server_->metrics.push_back(&metrics);
+}
 
 void AdminServer::ShowStatus(StatusSource source) {
   std::lock_guard lock(server_->mutex);

@@ -37,6 +37,8 @@ class AdminServer {
 
   int port() const;
 
+  // Serves these under /metrics too. Borrows them.
+  void AddMetrics(const prometheus::Collectable& metrics);
   // What `source` gives is in /status.json from now on; null: nothing is, and the last source has
   // been called for the last time when this returns.
   void ShowStatus(StatusSource source);

@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/frame_header.h"
+#include "base/shared_library.h"
 #include "base/status_macros.h"
 
 namespace kvship {
@@ -19,6 +21,24 @@ static_assert(sizeof(ncclUniqueId) == sizeof(NcclUniqueId));
 // Enough to make NCCL connect all channels of the pair, whatever the length.
 constexpr size_t kWarmUpBytes = 64;
 
+// Opened when it is first used: programs without a GPU start without it.
+struct Nccl {
+  SharedLibrary library{absl::StrCat("libnccl.so.", NCCL_MAJOR), absl::StrCat("NCCL ", NCCL_MAJOR)};
+  decltype(&ncclGetUniqueId) get_unique_id = library.Find("ncclGetUniqueId");
+  decltype(&ncclCommInitRankConfig) init_rank = library.Find("ncclCommInitRankConfig");
+  decltype(&ncclCommGetAsyncError) get_async_error = library.Find("ncclCommGetAsyncError");
+  decltype(&ncclCommAbort) abort = library.Find("ncclCommAbort");
+  decltype(&ncclSend) send = library.Find("ncclSend");
+  decltype(&ncclRecv) recv = library.Find("ncclRecv");
+  decltype(&ncclGetErrorString) get_error_string = library.Find("ncclGetErrorString");
+  decltype(&ncclGetLastError) get_last_error = library.Find("ncclGetLastError");
+};
+// Of which no function may be called before CreateNcclLibrary has found it.
+const Nccl& Lib() {
+  static const Nccl library;
+  return library;
+}
+
 absl::Status CudaStatus(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat(what, ": ", cudaGetErrorString(error)));
@@ -27,8 +47,8 @@ absl::Status CudaStatus(cudaError_t error, const char* what) {
 // A call that is still being carried out is no error: Poll tells how it ends.
 absl::Status NcclStatus(ncclResult_t result, ncclComm_t communicator, const char* what) {
   if (result == ncclSuccess || result == ncclInProgress) return absl::OkStatus();
-  return absl::UnavailableError(
-      absl::StrCat(what, ": ", ncclGetErrorString(result), "; ", ncclGetLastError(communicator)));
+  return absl::UnavailableError(absl::StrCat(what, ": ", Lib().get_error_string(result), "; ",
+                                             Lib().get_last_error(communicator)));
 }
 
 class CudaNcclCommunicator : public NcclCommunicator {
@@ -55,13 +75,13 @@ class CudaNcclCommunicator : public NcclCommunicator {
     config.maxCTAs = max_ctas;
     ncclUniqueId unique_id;
     std::memcpy(&unique_id, id.data(), sizeof unique_id);
-    return NcclStatus(ncclCommInitRankConfig(&communicator_, 2, unique_id, rank_, &config),
-                      communicator_, "ncclCommInitRankConfig");
+    return NcclStatus(Lib().init_rank(&communicator_, 2, unique_id, rank_, &config), communicator_,
+                      "ncclCommInitRankConfig");
   }
 
   absl::StatusOr<bool> Poll() override {
     ncclResult_t state = ncclSuccess;
-    RETURN_IF_ERROR(NcclStatus(ncclCommGetAsyncError(communicator_, &state), communicator_,
+    RETURN_IF_ERROR(NcclStatus(Lib().get_async_error(communicator_, &state), communicator_,
                                "ncclCommGetAsyncError"));
     RETURN_IF_ERROR(NcclStatus(state, communicator_, "NCCL"));
     return state == ncclSuccess;
@@ -73,11 +93,11 @@ class CudaNcclCommunicator : public NcclCommunicator {
     constexpr int kReceiver = 1, kSender = 0;
     if (rank_ == kSender) {
       return NcclStatus(
-          ncclSend(bytes.data(), bytes.size(), ncclUint8, kReceiver, communicator_, stream_),
+          Lib().send(bytes.data(), bytes.size(), ncclUint8, kReceiver, communicator_, stream_),
           communicator_, "ncclSend");
     }
     return NcclStatus(
-        ncclRecv(bytes.data(), bytes.size(), ncclUint8, kSender, communicator_, stream_),
+        Lib().recv(bytes.data(), bytes.size(), ncclUint8, kSender, communicator_, stream_),
         communicator_, "ncclRecv");
   }
 
@@ -92,7 +112,7 @@ class CudaNcclCommunicator : public NcclCommunicator {
     return true;
   }
 
-  void Abort() override { ncclCommAbort(communicator_); }
+  void Abort() override { Lib().abort(communicator_); }
 
   absl::Status Drain() override {
     return CudaStatus(cudaStreamSynchronize(stream_), "draining NCCL's stream");
@@ -117,7 +137,7 @@ class CudaNcclLibrary : public NcclLibrary {
 
   absl::StatusOr<NcclUniqueId> NewUniqueId() override {
     ncclUniqueId made;
-    RETURN_IF_ERROR(NcclStatus(ncclGetUniqueId(&made), nullptr, "ncclGetUniqueId"));
+    RETURN_IF_ERROR(NcclStatus(Lib().get_unique_id(&made), nullptr, "ncclGetUniqueId"));
     NcclUniqueId id;
     std::memcpy(id.data(), &made, sizeof made);
     return id;
@@ -143,12 +163,33 @@ void PrepareNcclEnvironment() {
 }
 
 absl::StatusOr<std::shared_ptr<NcclLibrary>> CreateNcclLibrary(const NcclCudaOptions& options) {
+  RETURN_IF_ERROR(Lib().library.status());
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options.device), "device of NCCL"));
   // Shared by all communicators, as what is in it is nobody's concern, and never freed, as that
   // would wait for the device.
   void* warm_up = nullptr;
   RETURN_IF_ERROR(CudaStatus(cudaMalloc(&warm_up, kWarmUpBytes), "warm-up bytes of NCCL"));
   return std::make_shared<CudaNcclLibrary>(options, warm_up);
+}
+
+absl::StatusOr<std::shared_ptr<NcclStaging>> CreateNcclStaging(const NcclCudaOptions& options,
+                                                               size_t num_frames) {
+  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options.device), "device of NCCL"));
+  const size_t num_bytes = num_frames * kMostFrameBytes;
+  void *device = nullptr, *host = nullptr;
+  cudaStream_t stream = nullptr;
+  RETURN_IF_ERROR(CudaStatus(cudaMalloc(&device, num_bytes), "frames of NCCL"));
+  RETURN_IF_ERROR(CudaStatus(cudaMallocHost(&host, num_bytes), "frames of NCCL in host memory"));
+  RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
+                             "stream of NCCL's frames"));
+  return NcclStaging::Create(
+      {static_cast<std::byte*>(device), num_bytes}, {static_cast<std::byte*>(host), num_bytes},
+      [stream, gpu = options.device](std::byte* to, const std::byte* from, size_t copied_bytes) {
+        RETURN_IF_ERROR(CudaStatus(cudaSetDevice(gpu), "device of NCCL"));  // of this thread
+        RETURN_IF_ERROR(CudaStatus(
+            cudaMemcpyAsync(to, from, copied_bytes, cudaMemcpyDefault, stream), "frame of NCCL"));
+        return CudaStatus(cudaStreamSynchronize(stream), "frame of NCCL");
+      });
 }
 
 }  // namespace kvship

@@ -139,6 +139,13 @@ absl::StatusOr<NcclExecutor::LinkPtr> NcclExecutor::Admit(const std::string& pee
   return entry.link;
 }
 
+uint64_t NcclExecutor::CommunicatorOf(const std::string& peer) const {
+  const Lock lock(mutex_);
+  const auto found = peers_.find(peer);
+  if (found == peers_.end() || found->second.link == nullptr) return 0;
+  return found->second.link->number;
+}
+
 absl::StatusOr<uint64_t> NcclExecutor::ReadyCommunicator(const std::string& peer) {
   Lock lock(mutex_);
   ASSIGN_OR_RETURN(const LinkPtr link, Admit(peer));
@@ -160,8 +167,8 @@ absl::StatusOr<NcclOffer> NcclExecutor::Offer(const std::string& peer, uint64_t 
                                               absl::Time deadline) {
   Lock lock(mutex_);
   RETURN_IF_ERROR(Admit(peer).status());
-  ASSIGN_OR_RETURN(const LinkPtr link, Find(peer, communicator));
-  const absl::StatusOr<uint64_t> sequence = link->Offer(deadline);
+  const absl::StatusOr<LinkPtr> link = Find(peer, communicator);
+  const absl::StatusOr<uint64_t> sequence = link.ok() ? (*link)->Offer(deadline) : link.status();
   if (!sequence.ok()) {
     ++counters_.refused_not_ready;
     return sequence.status();

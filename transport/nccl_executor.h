@@ -80,6 +80,9 @@ class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
   // Begins to connect as rank 1. After an error tell the peer, which calls Break for the id's
   // NcclCommunicatorNumber.
   absl::Status Accept(const std::string& peer, const NcclUniqueId& id);
+  // The communicator that the peer has here, ready or not; 0: none. Ends that name different ones
+  // have to connect anew.
+  uint64_t CommunicatorOf(const std::string& peer) const;
   // The communicator for a request's transfers; both ends must name the same.
   absl::StatusOr<uint64_t> ReadyCommunicator(const std::string& peer);
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The Debian packages that own the shared libraries of programs, one a line: library_packages.sh PROGRAM...
-# CUDA's libraries are left out: they come with the image that the programs run on.
+# Programs are not linked with CUDA's libraries, which they open by name: those come with the image that they run on.
 set -euo pipefail
 
-libraries=$(ldd "$@" | awk '$2 == "=>" { print $3 }' | grep -v /cuda | sed 's|^/usr||' | sort -u)
+libraries=$(ldd "$@" | awk '$2 == "=>" { print $3 }' | sed 's|^/usr||' | sort -u)
 # /lib is a link to /usr/lib: dpkg knows some files under one, and the loader finds them under the other. It fails for the
 # names that it does not know.
 owners=$(sed 'p; s|^|/usr|' <<<"$libraries" | { xargs dpkg-query -S 2>/dev/null || true; } |

@@ -7,6 +7,7 @@
 #include "base/status_macros.h"
 #include "engine/cuda/device_decoder.h"
 #include "engine/cuda/device_pages.h"
+#include "kernels/cuda/product.h"
 
 namespace kvship {
 
@@ -24,7 +25,7 @@ absl::Status FindGpu(const ComputeDevice& gpu) {
         absl::StrCat("--device is 'cuda:", gpu.ordinal, "', and this machine has ", num_gpus,
                      " GPUs; wanted cuda:0 to cuda:", num_gpus - 1));
   }
-  return absl::OkStatus();
+  return cuda::FindCublasLt();
 }
 
 absl::StatusOr<DecodeDevice> OpenGpuForDecode(const ComputeDevice& gpu, const Transformer& model,

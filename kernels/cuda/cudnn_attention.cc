@@ -6,6 +6,7 @@
 
 #include "base/status_macros.h"
 #include "cudnn_frontend.h"
+#include "kernels/cuda/cudnn_library.h"
 #include "kernels/cuda/fill.h"
 
 namespace kvship::cuda {
@@ -106,6 +107,7 @@ struct CudnnAttention::Plan {
 };
 
 absl::StatusOr<std::unique_ptr<CudnnAttention>> CudnnAttention::Create() {
+  RETURN_IF_ERROR(FindCudnn());
   std::unique_ptr<CudnnAttention> attention(new CudnnAttention);
   cudnnHandle_t handle = nullptr;
   RETURN_IF_ERROR(CudnnStatus(cudnnCreate(&handle), "cuDNN"));

@@ -29,6 +29,7 @@ constexpr size_t AttentionBucket(size_t num_tokens) {
 // plans share a workspace.
 class CudnnAttention {
  public:
+  // Unimplemented if this program was built without cuDNN, FailedPrecondition if it is not there.
   static absl::StatusOr<std::unique_ptr<CudnnAttention>> Create();
   ~CudnnAttention();
   CudnnAttention(const CudnnAttention&) = delete;

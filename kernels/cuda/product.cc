@@ -1,6 +1,7 @@
 #include "kernels/cuda/product.h"
 
 #include "base/status_macros.h"
+#include "kernels/cuda/cublas_lt.h"
 
 namespace kvship::cuda {
 namespace {
@@ -10,7 +11,7 @@ constexpr size_t kWorkspaceBytes = 32 << 20;
 
 absl::Status CublasStatus(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat(what, ": ", cublasLtGetStatusString(status)));
+  return absl::InternalError(absl::StrCat(what, ": ", Lt().get_status_string(status)));
 }
 
 absl::StatusOr<cudaDataType_t> DataType(DType dtype) {
@@ -35,9 +36,9 @@ struct Products::Plan {
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
   ~Plan() {
-    if (operation != nullptr) cublasLtMatmulDescDestroy(operation);
+    if (operation != nullptr) Lt().desc_destroy(operation);
     for (cublasLtMatrixLayout_t layout : {weights, x, out}) {
-      if (layout != nullptr) cublasLtMatrixLayoutDestroy(layout);
+      if (layout != nullptr) Lt().layout_destroy(layout);
     }
   }
 
@@ -45,12 +46,11 @@ struct Products::Plan {
     ASSIGN_OR_RETURN(const cudaDataType_t type, DataType(args.dtype));
     ASSIGN_OR_RETURN(const cudaDataType_t out_type, DataType(args.out_dtype));
     const cublasOperation_t transpose = CUBLAS_OP_T;
-    RETURN_IF_ERROR(CublasStatus(
-        cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "product"));
     RETURN_IF_ERROR(
-        CublasStatus(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA,
-                                                    &transpose, sizeof transpose),
-                     "product"));
+        CublasStatus(Lt().desc_create(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "product"));
+    RETURN_IF_ERROR(CublasStatus(Lt().desc_set_attribute(operation, CUBLASLT_MATMUL_DESC_TRANSA,
+                                                         &transpose, sizeof transpose),
+                                 "product"));
     RETURN_IF_ERROR(Layout(&weights, type, args.cols, args.rows));
     RETURN_IF_ERROR(Layout(&x, type, args.cols, args.num_tokens));
     return Layout(&out, out_type, args.rows, args.num_tokens);
@@ -58,25 +58,24 @@ struct Products::Plan {
 
   static absl::Status Layout(cublasLtMatrixLayout_t* layout, cudaDataType_t type, size_t rows,
                              size_t cols) {
-    return CublasStatus(
-        cublasLtMatrixLayoutCreate(layout, type, rows, cols, static_cast<int64_t>(rows)),
-        "layout of a matrix");
+    return CublasStatus(Lt().layout_create(layout, type, rows, cols, static_cast<int64_t>(rows)),
+                        "layout of a matrix");
   }
 
   absl::Status Choose(cublasLtHandle_t handle) {
     cublasLtMatmulPreference_t preference;
-    RETURN_IF_ERROR(CublasStatus(cublasLtMatmulPreferenceCreate(&preference), "preference"));
-    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                         &kWorkspaceBytes, sizeof kWorkspaceBytes);
+    RETURN_IF_ERROR(CublasStatus(Lt().preference_create(&preference), "preference"));
+    Lt().preference_set_attribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                  &kWorkspaceBytes, sizeof kWorkspaceBytes);
     // Sums that were cut in parts are added in float32, in a fixed order.
     constexpr uint32_t kReductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                                         &kReductions, sizeof kReductions);
+    Lt().preference_set_attribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                  &kReductions, sizeof kReductions);
     cublasLtMatmulHeuristicResult_t best = {};
     int found = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, operation, weights, x, out,
-                                                                 out, preference, 1, &best, &found);
-    cublasLtMatmulPreferenceDestroy(preference);
+    const cublasStatus_t status = Lt().algo_get_heuristic(handle, operation, weights, x, out, out,
+                                                          preference, 1, &best, &found);
+    Lt().preference_destroy(preference);
     RETURN_IF_ERROR(CublasStatus(status, "choice of an algorithm"));
     if (found == 0) return absl::UnimplementedError("cuBLASLt has no algorithm");
     algorithm = best.algo;
@@ -84,15 +83,18 @@ struct Products::Plan {
   }
 };
 
+absl::Status FindCublasLt() { return Lt().library.status(); }
+
 absl::StatusOr<std::unique_ptr<Products>> Products::Create() {
+  RETURN_IF_ERROR(FindCublasLt());
   std::unique_ptr<Products> products(new Products);
-  RETURN_IF_ERROR(CublasStatus(cublasLtCreate(&products->handle_), "cuBLASLt"));
+  RETURN_IF_ERROR(CublasStatus(Lt().create(&products->handle_), "cuBLASLt"));
   ASSIGN_OR_RETURN(products->workspace_, DeviceBuffer::Create(kWorkspaceBytes));
   return products;
 }
 
 Products::~Products() {
-  if (handle_ != nullptr) cublasLtDestroy(handle_);
+  if (handle_ != nullptr) Lt().destroy(handle_);
 }
 
 absl::StatusOr<const Products::Plan*> Products::PlanFor(const ProductArgs& args) {
@@ -114,9 +116,9 @@ absl::Status Products::Run(cudaStream_t stream, const ProductArgs& args) {
   ASSIGN_OR_RETURN(const Plan* plan, PlanFor(args));
   const float alpha = 1.0f, beta = args.accumulate ? 1.0f : 0.0f;
   return CublasStatus(
-      cublasLtMatmul(handle_, plan->operation, &alpha, args.weights, plan->weights, args.x, plan->x,
-                     &beta, args.out, plan->out, args.out, plan->out, &plan->algorithm,
-                     workspace_.data(), workspace_.num_bytes(), stream),
+      Lt().matmul(handle_, plan->operation, &alpha, args.weights, plan->weights, args.x, plan->x,
+                  &beta, args.out, plan->out, args.out, plan->out, &plan->algorithm,
+                  workspace_.data(), workspace_.num_bytes(), stream),
       "product");
 }
 

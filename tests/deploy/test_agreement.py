@@ -180,9 +180,11 @@ def test_only_with_nccl_a_pod_has_rdma(name, role):
     program = container(deployment(name, role))
     limits, env = program["resources"]["limits"], {each["name"]: each["value"] for each in program.get("env", [])}
     if "nccl" not in name:
+        assert "transport" not in flags(overlay(name), role)
         assert not [key for key in limits if key.startswith("rdma/")]
         assert not [key for key in env if key.startswith("NCCL_")]
         return
+    assert flags(overlay(name), role)["transport"] == "nccl"
     assert limits["rdma/hca"] == "1" and program["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
     assert env["NCCL_IB_HCA"] and env["NCCL_SOCKET_IFNAME"] and env["NCCL_RAS_ENABLE"] == "0"
 

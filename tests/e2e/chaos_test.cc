@@ -77,7 +77,7 @@ class Chaos {
 void Chaos::Kill(size_t times) {
   ASSERT_THAT(load_.faults(), IsEmpty());
   load_.Start();  // so that each process has all the threads and connections it needs
-  absl::SleepFor(absl::Milliseconds(500));
+  absl::SleepFor(absl::Seconds(2));
   load_.Stop();
   const absl::Time begun = MonotonicNow();
   for (size_t kill = 0; kill < times; ++kill) {

@@ -208,11 +208,13 @@ TEST(RequestId, IsHexadecimalAndAnotherEachTime) {
   EXPECT_NE(NewRequestId(), id);
 }
 
-TEST(WireVersion, TheOwnVersionTheOneBeforeAndLaterMinorsAreUnderstood) {
+TEST(WireVersion, MinorsFromTheOldestOnAreUnderstood) {
   v1::WireVersion version = WireVersionProto();
   EXPECT_TRUE(CheckWireVersion(version).ok());
-  version.set_minor(kWireMinor - 1);
+  version.set_minor(kOldestWireMinor);
   EXPECT_TRUE(CheckWireVersion(version).ok());
+  version.set_minor(kOldestWireMinor - 1);
+  EXPECT_EQ(ReasonOf(CheckWireVersion(version)), kWireVersionMismatch);
   version.set_minor(UINT32_MAX);
   EXPECT_TRUE(CheckWireVersion(version).ok());
 }

@@ -27,6 +27,18 @@ TEST_F(NcclTest, IsReadyOnlyWhenBothEndsAreWarm) {
   EXPECT_EQ(prefill.counters().refused_not_ready, 2);
 }
 
+TEST_F(NcclTest, BothEndsNameTheSameCommunicatorFromTheInvitationOn) {
+  NcclNode& prefill = NewNode("prefill");
+  NcclNode& decode = NewNode("decode");
+  EXPECT_EQ(prefill.executor->CommunicatorOf("decode"), 0);
+  const NcclUniqueId id = prefill.executor->Invite("decode").value();
+  ASSERT_TRUE(decode.executor->Accept("prefill", id).ok());
+  EXPECT_EQ(prefill.executor->CommunicatorOf("decode"), NcclCommunicatorNumber(id));
+  EXPECT_EQ(decode.executor->CommunicatorOf("prefill"), NcclCommunicatorNumber(id));
+  decode.executor->Break("prefill", NcclCommunicatorNumber(id), absl::UnavailableError("lost"));
+  EXPECT_EQ(decode.executor->CommunicatorOf("prefill"), 0);
+}
+
 TEST_F(NcclTest, MovesBytes) {
   const auto [prefill, decode] = NewPair();
   TestTransfer* transfer = Begin(prefill, decode, 1000, 7);

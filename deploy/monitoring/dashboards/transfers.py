@@ -9,6 +9,11 @@ FAILURES = "rate(kvship_decode_prefill_failures_total{SELECT}WINDOW)"
 
 def seconds_left(program: str) -> str:
     return f"kvship_{program}_certificate_not_after_timestamp_seconds{{SELECT}} - time()"
+NCCL_BYTES = "rate(kvship_decode_nccl_transferred_bytes_total{SELECT}WINDOW)"
+
+
+def nccl_of_both(what: str) -> str:
+    return " or ".join(f"{what.replace('PROGRAM', program)}" for program in ("prefill", "decode"))
 
 
 def dashboard():
@@ -38,4 +43,13 @@ def dashboard():
                    {"{{code}}": f"sum by (code) ({FAILURES})",
                     "sent to another node": "sum(rate(kvship_decode_prefill_retries_total{SELECT}WINDOW))"},
                    "Per second: UNAVAILABLE is a lost node, DATA_LOSS a broken cache"),
+            curves("By NCCL", "Bps", {"{{instance}}": NCCL_BYTES},
+                   "Bytes of caches per second that came from GPU to GPU, by decode node; the rest came over gRPC"),
+            curves("Over gRPC though there is NCCL, by reason", "short",
+                   {"{{reason}}": "sum by (reason) (" + nccl_of_both(
+                       "rate(kvship_PROGRAM_nccl_fallbacks_total{SELECT}WINDOW)") + ")"},
+                   "Frames per second, as both ends count them: not_ready while a communicator is made"),
+            curves("Communicators by state", "short",
+                   {"{{state}}": "sum by (state) (" + nccl_of_both("kvship_PROGRAM_nccl_communicators{SELECT}") + ")"},
+                   "Of both ends, each counts its own; closing ones that stay are aborts that hang"),
         ])

@@ -1,0 +1,228 @@
+#include "prefill_service/nccl_sender.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "rpc/sealed_message.h"
+
+namespace kvship {
+namespace {
+
+using v1::NcclAnswer;
+
+// Shorter bursts measure buffers, not the network.
+constexpr size_t kLeastMeasuredBytes = 4 << 20;
+
+}  // namespace
+
+std::shared_ptr<NcclSender> NcclSender::Create(NcclService& nccl, const std::string& caller,
+                                               const v1::NcclClient& client,
+                                               std::shared_ptr<Channel> channel,
+                                               std::function<void()> on_unsent) {
+  // A number that somebody else has drawn is of no use under another name.
+  std::string peer = absl::StrCat(caller, caller.empty() ? "" : "/", absl::Hex(client.gpu()));
+  std::shared_ptr<NcclSender> sender(
+      new NcclSender(nccl, std::move(peer), std::move(channel), std::move(on_unsent)));
+  sender->communicator_ = nccl.endpoint().executor->CommunicatorOf(sender->peer_);
+  if (sender->communicator_ == 0 || sender->communicator_ != client.communicator()) {
+    sender->Invite();
+  }
+  return sender;
+}
+
+NcclSender::NcclSender(NcclService& nccl, std::string peer, std::shared_ptr<Channel> channel,
+                       std::function<void()> on_unsent)
+    : nccl_(nccl.endpoint()),
+      metrics_(nccl.metrics()),
+      peer_(std::move(peer)),
+      channel_(std::move(channel)),
+      on_unsent_(std::move(on_unsent)) {}
+
+void NcclSender::Invite() {
+  const absl::StatusOr<NcclUniqueId> id = nccl_.executor->Invite(peer_);
+  communicator_ = id.ok() ? NcclCommunicatorNumber(*id) : 0;
+  if (!id.ok()) return;
+  v1::NcclNotice notice;
+  notice.set_invitation(id->data(), id->size());
+  Tell(notice);
+}
+
+void NcclSender::Begin() {
+  const std::lock_guard lock(mutex_);
+  begun_ = true;
+}
+
+std::optional<NcclSender::Frame> NcclSender::Offer(const FrameHeader& header,
+                                                   const SharedBytes& payload) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!begun_ || closing_.has_value() || closed_) return std::nullopt;
+  }
+  Frame frame{.header = header, .payload = payload, .block = nccl_.staging->Take()};
+  if (frame.block == nullptr) {
+    metrics_.CountNoMemory();
+    return std::nullopt;
+  }
+  const absl::StatusOr<NcclOffer> offer =
+      nccl_.executor->Offer(peer_, communicator_, MonotonicNow() + nccl_.transfer_timeout);
+  if (!offer.ok()) return std::nullopt;
+  frame.offer = *offer;
+  const absl::Status uploaded = nccl_.staging->Upload(*frame.block, payload.bytes);
+  if (uploaded.ok()) return frame;
+  nccl_.executor->Break(peer_, communicator_, uploaded);
+  return std::nullopt;
+}
+
+void NcclSender::SendFrame(const FrameHeader& header, SharedBytes payload) {
+  std::optional<Frame> frame = Offer(header, payload);
+  if (!frame.has_value()) return SendOverChannel(header, std::move(payload));
+  v1::NcclNotice notice;
+  v1::NcclFrame& announced = *notice.mutable_frame();
+  announced.mutable_frame()->set_sequence(header.sequence);
+  announced.mutable_frame()->set_layer(header.layer);
+  announced.mutable_frame()->set_offset(header.offset);
+  announced.mutable_frame()->set_checksum_kind(v1::CHECKSUM_CRC32C);
+  announced.mutable_frame()->set_checksum(header.crc32c);
+  announced.set_payload_bytes(header.num_bytes);
+  announced.set_communicator(frame->offer.communicator);
+  announced.set_place(frame->offer.sequence);
+  const std::lock_guard lock(mutex_);
+  unconfirmed_bytes_ += header.num_bytes;
+  frames_.emplace(header.sequence, *std::move(frame));
+  Tell(notice);
+}
+
+void NcclSender::SendOverChannel(const FrameHeader& header, SharedBytes payload) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (channel_->unsent_bytes() == 0) {
+      busy_since_ = MonotonicNow();
+      busy_bytes_ = 0;
+    }
+    busy_bytes_ += header.num_bytes;
+  }
+  channel_->SendFrame(header, std::move(payload));
+}
+
+void NcclSender::OnSent() {
+  const std::lock_guard lock(mutex_);
+  if (busy_bytes_ < kLeastMeasuredBytes || channel_->unsent_bytes() > 0) return;
+  const absl::Duration took = MonotonicNow() - busy_since_;
+  nccl_.executor->ReportOther(peer_,
+                              static_cast<double>(busy_bytes_) / absl::ToDoubleSeconds(took));
+  busy_bytes_ = 0;
+}
+
+absl::Status NcclSender::OnAnswer(const v1::NcclAnswer& answer) {
+  if (answer.broken() != 0) Break(answer.broken(), "the client has given it up");
+  const uint32_t sequence = answer.sequence();
+  bool lost = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = frames_.find(sequence);
+    // What has failed here already has gone over the channel.
+    if (found == frames_.end()) return absl::OkStatus();
+    Frame& frame = found->second;
+    switch (answer.outcome()) {
+      case NcclAnswer::OUTCOME_ACCEPTED:
+        if (!frame.accepted) Send(frame);
+        return absl::OkStatus();
+      case NcclAnswer::OUTCOME_REFUSED:
+        if (!frame.accepted) nccl_.executor->Skip(peer_, frame.offer).IgnoreError();
+        lost = true;
+        break;
+      case NcclAnswer::OUTCOME_LOST: lost = true; break;
+      case NcclAnswer::OUTCOME_RECEIVED:
+        if (!frame.accepted) {
+          return absl::InvalidArgumentError(absl::StrCat("nccl: RECEIVED came for frame ", sequence,
+                                                         "; wanted ACCEPTED before it"));
+        }
+        break;
+      default: return absl::OkStatus();
+    }
+  }
+  Take(sequence, lost);
+  return absl::OkStatus();
+}
+
+// With the mutex: no answer of the executor's comes before this returns.
+void NcclSender::Send(Frame& frame) {
+  frame.accepted = true;
+  const uint32_t sequence = frame.header.sequence;
+  const absl::Status sent = nccl_.executor->Send(
+      peer_, frame.offer,
+      {.bytes = {frame.block->device, frame.header.num_bytes},
+       .owner = frame.block,
+       .deadline = MonotonicNow() + nccl_.transfer_timeout,
+       .on_done = [self = shared_from_this(), sequence](const absl::Status& status) {
+         self->OnLeft(sequence, status);
+       }});
+  if (sent.ok()) return;
+  // The client waits for bytes that will not come; it says LOST when it has given up.
+  v1::NcclNotice notice;
+  notice.set_broken(frame.offer.communicator);
+  Tell(notice);
+}
+
+void NcclSender::OnLeft(uint32_t sequence, const absl::Status& status) {
+  if (!status.ok()) Take(sequence, /*over_channel=*/true);
+}
+
+void NcclSender::Take(uint32_t sequence, bool over_channel) {
+  std::optional<absl::Status> close;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = frames_.find(sequence);
+    if (found == frames_.end()) return;
+    const Frame frame = std::move(found->second);
+    frames_.erase(found);
+    unconfirmed_bytes_ -= frame.header.num_bytes;
+    const bool wanted = !closing_.has_value() || closing_->ok();
+    if (over_channel && wanted) channel_->SendFrame(frame.header, frame.payload);
+    if (frames_.empty()) close = closing_;
+  }
+  if (close.has_value()) channel_->Close(*close);
+  on_unsent_();
+}
+
+size_t NcclSender::unsent_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return channel_->unsent_bytes() + unconfirmed_bytes_;
+}
+
+void NcclSender::Close(absl::Status status) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!frames_.empty() && !closed_) {
+      if (!closing_.has_value()) closing_ = std::move(status);
+      return;
+    }
+  }
+  channel_->Close(std::move(status));
+}
+
+void NcclSender::OnClosed() {
+  bool is_open = false;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    for (const auto& [sequence, frame] : frames_) is_open |= !frame.accepted;
+    frames_.clear();
+    unconfirmed_bytes_ = 0;
+  }
+  if (is_open) Break(communicator_, "the stream of an offer broke");
+}
+
+void NcclSender::Tell(const v1::NcclNotice& notice) {
+  v1::PrefillResponse response;
+  *response.mutable_nccl() = notice;
+  channel_->SendMessage(Sealed(response));
+}
+
+void NcclSender::Break(uint64_t communicator, const char* why) {
+  nccl_.executor->Break(peer_, communicator, absl::UnavailableError(why));
+}
+
+}  // namespace kvship

@@ -1,0 +1,91 @@
+// NcclSender is a prefill node's end of one request's stream whose client has a GPU that NCCL
+// reaches: a Channel over the request's own. Each frame is announced and its bytes moved by NCCL
+// where that is ready; where it is not, or when anything goes wrong, the frame goes over the
+// channel as any other. A frame is kept until the client has confirmed its bytes. Everything else
+// goes over the channel as it is. Thread safe; shared by whoever sends, by the call that reads what
+// the client says, and by transfers under way.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "kvship/v1/prefill.pb.h"
+#include "service/nccl_service.h"
+#include "transport/channel.h"
+
+namespace kvship {
+
+class NcclSender final : public Channel, public std::enable_shared_from_this<NcclSender> {
+ public:
+  // `caller` is the client by its certificate, if it has one. Invites the client where it has no
+  // communicator, or another one than this node. Borrows the service. `on_unsent` is called when
+  // unsent_bytes() has become less by a confirmation.
+  static std::shared_ptr<NcclSender> Create(NcclService& nccl, const std::string& caller,
+                                            const v1::NcclClient& client,
+                                            std::shared_ptr<Channel> channel,
+                                            std::function<void()> on_unsent);
+
+  // The client has chosen NCCL: before that all frames go over the channel.
+  void Begin();
+  // InvalidArgument if the client confirms what it has not accepted.
+  absl::Status OnAnswer(const v1::NcclAnswer& answer);
+  // The channel has sent something, or has ended.
+  void OnSent();
+  void OnClosed();
+
+  void SendMessage(std::string message) override { channel_->SendMessage(std::move(message)); }
+  void SendFrame(const FrameHeader& header, SharedBytes payload) override;
+  // Bytes that are not confirmed among them.
+  size_t unsent_bytes() const override;
+  // After the transfers that the client has accepted, which otherwise would cost the communicator;
+  // with OK, after all frames are confirmed.
+  void Close(absl::Status status) override;
+
+ private:
+  struct Frame {
+    FrameHeader header;
+    SharedBytes payload;
+    NcclOffer offer = {};
+    std::shared_ptr<const NcclStaging::Block> block = nullptr;  // shared: with NCCL, that reads it
+    bool accepted = false;
+  };
+
+  NcclSender(NcclService& nccl, std::string peer, std::shared_ptr<Channel> channel,
+             std::function<void()> on_unsent);
+  void Invite();
+  // What is announced of the frame, if it may go by NCCL and its bytes are on the device.
+  std::optional<Frame> Offer(const FrameHeader& header, const SharedBytes& payload);
+  void SendOverChannel(const FrameHeader& header, SharedBytes payload);
+  void Send(Frame& frame);
+  void OnLeft(uint32_t sequence, const absl::Status& status);
+  // The frame is no more NCCL's; `over_channel` if its bytes have not arrived.
+  void Take(uint32_t sequence, bool over_channel);
+  void Tell(const v1::NcclNotice& notice);
+  void Break(uint64_t communicator, const char* why);
+
+  const NcclEndpoint nccl_;
+  NcclMetrics& metrics_;
+  const std::string peer_;
+  const std::shared_ptr<Channel> channel_;
+  const std::function<void()> on_unsent_;
+
+  mutable std::mutex mutex_;
+  uint64_t communicator_ = 0;  // that both ends name; 0: none
+  bool begun_ = false;
+  bool closed_ = false;
+  std::map<uint32_t, Frame> frames_;  // announced and not confirmed, by sequence
+  size_t unconfirmed_bytes_ = 0;
+  std::optional<absl::Status> closing_;
+  // What has gone over the channel since it last had nothing to send.
+  absl::Time busy_since_;
+  size_t busy_bytes_ = 0;
+};
+
+}  // namespace kvship

@@ -1,0 +1,154 @@
+// A prefill node's end of a stream over which frames go by NCCL, and what its client may say.
+#include "prefill_service/nccl_sender.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/crc32c.h"
+#include "tests/e2e/nccl_side.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+using v1::NcclAnswer;
+
+class NcclSenderTest : public ::testing::Test {
+ protected:
+  static constexpr uint64_t kGpu = 0xabc;
+
+  NcclSenderTest() {
+    v1::NcclClient client;
+    client.set_gpu(kGpu);
+    sender_ = NcclSender::Create(*prefill_.service, "decode.example", client, channel_,
+                                 [this] { ++num_told_; });
+    const std::string invitation = channel_->said().at(0).invitation();
+    NcclUniqueId id;
+    EXPECT_EQ(invitation.size(), id.size());
+    std::memcpy(id.data(), invitation.data(), id.size());
+    EXPECT_TRUE(decode().Accept("prefill", id).ok());
+    EXPECT_TRUE(Becomes([this] { return prefill_.IsReady() && decode_.IsReady(); }));
+    sender_->Begin();
+  }
+  ~NcclSenderTest() override { sender_->OnClosed(); }
+
+  NcclExecutor& decode() { return *decode_.service->endpoint().executor; }
+
+  void SendFrame(uint32_t sequence, size_t num_bytes = kMostFrameBytes) {
+    sender_->SendFrame(
+        {.sequence = sequence, .num_bytes = static_cast<uint32_t>(num_bytes)},
+        {.bytes = std::span<const std::byte>(payload_).first(num_bytes), .owner = nullptr});
+  }
+  absl::Status Answer(uint32_t sequence, NcclAnswer::Outcome outcome) {
+    NcclAnswer answer;
+    answer.set_sequence(sequence);
+    answer.set_outcome(outcome);
+    return sender_->OnAnswer(answer);
+  }
+  // What a client does that takes the frame that was announced last.
+  void Receive() {
+    const v1::NcclFrame frame = channel_->said().back().frame();
+    std::atomic<bool> done = false;
+    ASSERT_TRUE(decode()
+                    .Receive("prefill", {frame.communicator(), frame.place()},
+                             {.bytes = std::span(received_).first(frame.payload_bytes()),
+                              .deadline = MonotonicNow() + kHangs,
+                              .on_done = [&done](const absl::Status&) { done = true; }})
+                    .ok());
+    EXPECT_TRUE(Answer(frame.frame().sequence(), NcclAnswer::OUTCOME_ACCEPTED).ok());
+    ASSERT_TRUE(Becomes([&done] { return done.load(); }));
+    EXPECT_TRUE(Answer(frame.frame().sequence(), NcclAnswer::OUTCOME_RECEIVED).ok());
+  }
+
+  FakeNccl network_{MonotonicNow};
+  NcclSide prefill_{network_, "prefill"};
+  NcclSide decode_{network_, "decode"};
+  const std::vector<std::byte> payload_ = std::vector<std::byte>(kMostFrameBytes, std::byte{5});
+  std::vector<std::byte> received_ = std::vector<std::byte>(kMostFrameBytes);
+  const std::shared_ptr<NcclTestChannel<v1::NcclNotice>> channel_ =
+      std::make_shared<NcclTestChannel<v1::NcclNotice>>();
+  std::atomic<int> num_told_ = 0;
+  std::shared_ptr<NcclSender> sender_;
+};
+
+TEST_F(NcclSenderTest, AFrameIsUnsentUntilItIsConfirmed) {
+  SendFrame(0, 100);
+  EXPECT_EQ(sender_->unsent_bytes(), 100);
+  EXPECT_EQ(num_told_, 0);
+  sender_->Close(absl::OkStatus());
+  EXPECT_FALSE(channel_->closed().has_value());
+  Receive();
+  EXPECT_EQ(received_[99], std::byte{5});
+  EXPECT_EQ(sender_->unsent_bytes(), 0);
+  EXPECT_EQ(num_told_, 1);
+  EXPECT_TRUE(channel_->closed().has_value());
+  EXPECT_THAT(channel_->frames(), IsEmpty());
+}
+
+TEST_F(NcclSenderTest, WhatTheClientRefusesOrLosesGoesOverTheChannel) {
+  SendFrame(0);
+  EXPECT_TRUE(Answer(0, NcclAnswer::OUTCOME_REFUSED).ok());
+  SendFrame(1);
+  EXPECT_TRUE(Answer(1, NcclAnswer::OUTCOME_ACCEPTED).ok());
+  EXPECT_TRUE(Answer(1, NcclAnswer::OUTCOME_LOST).ok());
+  EXPECT_THAT(channel_->frames(), SizeIs(2));
+  EXPECT_TRUE(Answer(1, NcclAnswer::OUTCOME_LOST).ok());
+  EXPECT_THAT(channel_->frames(), SizeIs(2));
+}
+
+TEST_F(NcclSenderTest, AClientCannotConfirmWhatItHasNotAccepted) {
+  SendFrame(0);
+  const absl::Status status = Answer(0, NcclAnswer::OUTCOME_RECEIVED);
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_THAT(status.message(), HasSubstr("RECEIVED came for frame 0; wanted ACCEPTED before it"));
+}
+
+TEST_F(NcclSenderTest, AfterAnErrorNothingIsSentAnew) {
+  SendFrame(0);
+  sender_->Close(absl::CancelledError("the peer is gone"));
+  SendFrame(1);
+  EXPECT_TRUE(Answer(0, NcclAnswer::OUTCOME_REFUSED).ok());
+  ASSERT_TRUE(channel_->closed().has_value());
+  EXPECT_THAT(channel_->frames(), SizeIs(1));  // the second, of a closed channel
+}
+
+TEST_F(NcclSenderTest, FramesGoOverGrpcWhereThatIsFaster) {
+  // NCCL moves 1 MiB in 50 ms or more.
+  network_.SetTransferTime(absl::Milliseconds(50));
+  SendFrame(0);
+  Receive();
+  // gRPC takes 8 MiB at once, while no staging is free.
+  std::vector<std::shared_ptr<const NcclStaging::Block>> taken;
+  while (const auto block = prefill_.staging->Take()) taken.push_back(block);
+  for (uint32_t i = 1; i <= 8; ++i) SendFrame(i);
+  channel_->TakeAll();
+  sender_->OnSent();
+  taken.clear();
+  SendFrame(9);
+  EXPECT_THAT(channel_->frames(), SizeIs(9));
+  EXPECT_EQ(prefill_.Metric("_fallbacks_total", "slower"), 1);
+}
+
+TEST_F(NcclSenderTest, AClientThatKnowsTheCommunicatorIsNotInvited) {
+  v1::NcclClient client;
+  client.set_gpu(kGpu);
+  client.set_communicator(decode().CommunicatorOf("prefill"));
+  const auto channel = std::make_shared<NcclTestChannel<v1::NcclNotice>>();
+  const auto next = NcclSender::Create(*prefill_.service, "decode.example", client, channel, [] {});
+  EXPECT_THAT(channel->said(), IsEmpty());
+}
+
+TEST_F(NcclSenderTest, AnotherCallerCannotTakeAGpusPlace) {
+  v1::NcclClient client;
+  client.set_gpu(kGpu);
+  const auto channel = std::make_shared<NcclTestChannel<v1::NcclNotice>>();
+  const auto other = NcclSender::Create(*prefill_.service, "other.example", client, channel, [] {});
+  EXPECT_THAT(channel->said(), SizeIs(1));
+  EXPECT_EQ(prefill_.Snapshot().peers.size(), 2);
+  EXPECT_EQ(prefill_.Metric("_rebuilds_total"), 0);
+}
+
+}  // namespace
+}  // namespace kvship

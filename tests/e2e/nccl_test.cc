@@ -1,0 +1,290 @@
+// Requests whose caches come by NCCL: both services in one process, GPUs and NCCL faked. Whatever
+// becomes of NCCL, a request gives the tokens that it gives over gRPC alone, and leaves nothing
+// behind.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <spdlog/spdlog.h>
+
+#include <future>
+
+#include "absl/strings/str_join.h"
+#include "base/clock.h"
+#include "decode_service/decode_loop.h"
+#include "decode_service/prefill_attempt.h"
+#include "prefill_service/host_prompt_reader.h"
+#include "prefill_service/prefill_rpc_service.h"
+#include "rpc/model_info.h"
+#include "tests/decode_service/tiny_node.h"
+#include "tests/e2e/nccl_side.h"
+#include "transport/loopback.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::IsEmpty;
+
+// A prefill node without ports.
+struct PrefillSide {
+  explicit PrefillSide(NcclService* nccl) : nccl(nccl) {}
+
+  NcclService* const nccl;
+  std::unique_ptr<const Transformer> model = *LoadTransformer(KVSHIP_GOLDENS "/models/llama");
+  prometheus::Registry registry;
+  PrefillMetrics metrics{registry};
+  Backend backend{1};
+  HostPromptReader reader{*model, backend, {.arithmetic = Arithmetic::kFloat32}};
+  PrefillScheduler scheduler{reader, metrics, {}};
+  const Callers callers{{}, nullptr};
+  const Readiness readiness;
+  Tracer tracer;
+  PrefillRpcService service{{.callers = callers,
+                             .model = model->config,
+                             .identity = CombinedIdentity(model->identity, {}),
+                             .default_compression = {},
+                             .scheduler = scheduler,
+                             .metrics = metrics,
+                             .tracer = tracer,
+                             .readiness = readiness,
+                             .nccl = nccl},
+                            GrpcServerChannelOptions()};
+};
+
+struct Answer {
+  std::vector<int32_t> tokens;
+  std::string transport;
+
+  bool operator==(const Answer&) const = default;
+};
+void PrintTo(const Answer& answer, std::ostream* out) {
+  *out << absl::StrJoin(answer.tokens, " ") << " over " << answer.transport;
+}
+
+class NcclServicesTest : public ::testing::Test {
+ protected:
+  NcclServicesTest() {
+    spdlog::set_level(spdlog::level::err);
+    request_.tokens = decode_.Prompt(/*num_tokens=*/60, /*seed=*/1);
+    request_.compression = *ParseCompression("budget_tokens=24,window=8");
+    request_.plan = *MakePlan(request_.compression, decode_.shape, request_.tokens.size());
+    request_.output.max_tokens = 4;
+    const absl::StatusOr<Answer> undisturbed = Run(/*with_nccl=*/false);
+    EXPECT_TRUE(undisturbed.ok()) << undisturbed.status();
+    tokens_ = undisturbed->tokens;
+  }
+  ~NcclServicesTest() override {
+    EXPECT_TRUE(NothingIsLeft());
+    prefill_nccl_.service = nullptr;
+    decode_nccl_.service = nullptr;
+    EXPECT_THAT(network_.violations(), IsEmpty());
+    spdlog::set_level(spdlog::level::info);
+  }
+
+  // An attempt at the request, and what it will come to.
+  struct Attempt {
+    std::shared_ptr<PrefillAttempt> attempt;
+    std::unique_ptr<ReservationQueue::Ticket> ticket;
+    std::promise<absl::StatusOr<PrefillAttempt::Result>> end;
+  };
+  std::unique_ptr<Attempt> Begin(bool with_nccl) {
+    auto one = std::make_unique<Attempt>();
+    one->ticket = *decode_.queue.Enter(
+        {.plan = request_.plan, .max_tail_tokens = request_.max_tail_tokens()});
+    one->attempt = std::make_shared<PrefillAttempt>(
+        request_, decode_.model.identity,
+        PrefillAttempt::Memory{decode_.queue, *one->ticket, /*cache=*/nullptr},
+        [](const v1::GenerateProgress&) {},
+        [end = &one->end](absl::StatusOr<PrefillAttempt::Result> result) {
+          end->set_value(std::move(result));
+        });
+    one->attempt->Open(
+        [this](const std::shared_ptr<ChannelEvents>& events) {
+          return channels_->Open(events, [this](const std::shared_ptr<Channel>& channel) {
+            return prefill_.service.Accept(channel);
+          });
+        },
+        with_nccl ? std::make_shared<NcclReceiver>(*decode_nccl_.service, "prefill",
+                                                   request_.plan.wire_bytes())
+                  : nullptr);
+    return one;
+  }
+
+  absl::StatusOr<Answer> Finish(Attempt& one) {
+    auto future = one.end.get_future();
+    if (future.wait_for(absl::ToChronoSeconds(kHangs)) != std::future_status::ready) {
+      return absl::InternalError("the request hangs");
+    }
+    absl::StatusOr<PrefillAttempt::Result> result = future.get();
+    if (!result.ok()) return result.status();
+    Answer answer{.tokens = {}, .transport = result->kv.transport()};
+    Reader reader;
+    std::promise<absl::Status> end;
+    auto session = std::make_unique<Session>(
+        request_.output, /*tokenizer=*/nullptr, std::move(result->cache), reader.responses,
+        [&end](const Session::End& ended) { end.set_value(ended.status); });
+    session->Take(result->first_token);
+    loop_.Join(std::move(session));
+    if (absl::Status status = end.get_future().get(); !status.ok()) return status;
+    while (reader.Take()) {
+    }
+    answer.tokens = reader.tokens;
+    return answer;
+  }
+  absl::StatusOr<Answer> Run(bool with_nccl = true) { return Finish(*Begin(with_nccl)); }
+
+  // A request that has the communicator made, and may be served before it is ready.
+  void Connect() {
+    ASSERT_EQ(Run()->tokens, tokens_);
+    ASSERT_TRUE(Becomes([this] { return prefill_nccl_.IsReady() && decode_nccl_.IsReady(); }));
+  }
+
+  bool NothingIsLeft() {
+    return Becomes([this] {
+      return prefill_.service.WaitUntilIdle(absl::ZeroDuration()) &&
+             prefill_.scheduler.admitted_tokens() == 0 && decode_.pool->reserved_bytes() == 0 &&
+             decode_.queue.waiting_tokens() == 0 &&
+             prefill_nccl_.staging->num_free() == NcclSide::kFrames &&
+             decode_nccl_.staging->num_free() == NcclSide::kFrames;
+    });
+  }
+
+  FakeNccl network_{MonotonicNow};
+  NcclSide prefill_nccl_{network_, "kvship-prefill"};
+  NcclSide decode_nccl_{network_, "kvship-decode"};
+  PrefillSide prefill_{prefill_nccl_.service.get()};
+  TinyNode decode_;
+  Backend backend_{1};
+  DecodeEngine engine_{*decode_.model.transformer, backend_, Arithmetic::kFloat32};
+  DecodeLoop loop_{engine_, decode_.metrics, /*max_batch_sessions=*/8};
+  std::unique_ptr<LoopbackNetwork> channels_ =
+      std::make_unique<LoopbackNetwork>(LoopbackNetwork::Faults());
+  GenerationRequest request_;
+  std::vector<int32_t> tokens_;  // over gRPC
+};
+
+TEST_F(NcclServicesTest, CachesComeByNcclOnceItIsReady) {
+  Connect();
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(*Run(), Answer(tokens_, "nccl"));
+  EXPECT_EQ(decode_nccl_.Metric("_connects_total"), 1);
+  EXPECT_GT(decode_nccl_.Metric("_transfers_total"), 0);
+  EXPECT_TRUE(Becomes([this] {
+    return decode_nccl_.Metric("_transfers_total") == prefill_nccl_.Metric("_transfers_total");
+  }));
+  EXPECT_EQ(decode_nccl_.Metric("_fallbacks_total"), 0);
+}
+
+TEST_F(NcclServicesTest, ClientsWithoutNcclGetTheirFramesOverGrpc) {
+  Connect();
+  EXPECT_EQ(*Run(/*with_nccl=*/false), Answer(tokens_, "grpc"));
+}
+
+TEST_F(NcclServicesTest, ManyRequestsAtATimeShareTheCommunicator) {
+  Connect();
+  std::vector<std::unique_ptr<Attempt>> attempts;
+  for (int i = 0; i < 8; ++i) attempts.push_back(Begin(/*with_nccl=*/true));
+  for (const auto& attempt : attempts) EXPECT_EQ(Finish(*attempt)->tokens, tokens_);
+  EXPECT_EQ(decode_nccl_.Metric("_connects_total"), 1);
+}
+
+TEST_F(NcclServicesTest, APeerGoneBeforeATransferCostsItsTimeout) {
+  Connect();
+  decode_nccl_.gpu->Die(/*peers_see_it=*/false);
+  EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  for (NcclSide* side : {&prefill_nccl_, &decode_nccl_}) {
+    EXPECT_TRUE(Becomes([side] { return side->Metric("_aborts_total") == 1; }));
+    EXPECT_GT(side->Metric("_fallbacks_total", "failed"), 0);
+  }
+}
+
+TEST_F(NcclServicesTest, APeerGoneInATransferIsNoticed) {
+  Connect();
+  network_.SetTransferTime(absl::Hours(1));
+  const auto attempt = Begin(/*with_nccl=*/true);
+  ASSERT_TRUE(Becomes([this] { return decode_nccl_.staging->num_free() < NcclSide::kFrames; }));
+  prefill_nccl_.gpu->Die(/*peers_see_it=*/true);
+  EXPECT_EQ(*Finish(*attempt), Answer(tokens_, "grpc"));
+}
+
+TEST_F(NcclServicesTest, APeerGoneAfterATransferIsFoundByTheNextRequest) {
+  Connect();
+  EXPECT_EQ(*Run(), Answer(tokens_, "nccl"));
+  prefill_nccl_.gpu->Die(/*peers_see_it=*/false);
+  EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+}
+
+TEST_F(NcclServicesTest, SlowTransfersAreGivenUpAndTheCommunicatorMadeAgain) {
+  Connect();
+  network_.SetTransferTime(absl::Hours(1));
+  EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  network_.SetTransferTime(absl::ZeroDuration());
+  ASSERT_TRUE(Becomes([this] { return Run()->transport == "nccl"; }));
+  EXPECT_GT(prefill_nccl_.Metric("_rebuilds_total"), 0);
+  EXPECT_GT(decode_nccl_.Metric("_rebuilds_total"), 0);
+}
+
+TEST_F(NcclServicesTest, AnAbortThatHangsTurnsNcclOffAndHoldsUpNothing) {
+  Connect();
+  for (NcclSide* side : {&prefill_nccl_, &decode_nccl_}) side->gpu->SetAbortsHang(true);
+  network_.SetTransferTime(absl::Hours(1));
+  EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  EXPECT_TRUE(Becomes([this] { return decode_nccl_.Snapshot().quarantined_bytes > 0; }));
+  EXPECT_LT(decode_nccl_.staging->num_free(), NcclSide::kFrames);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  for (NcclSide* side : {&prefill_nccl_, &decode_nccl_}) side->gpu->SetAbortsHang(false);
+}
+
+TEST_F(NcclServicesTest, ACancelledRequestLeavesTheCommunicatorToOthers) {
+  Connect();
+  network_.SetTransferTime(absl::Hours(1));
+  const auto attempt = Begin(/*with_nccl=*/true);
+  ASSERT_TRUE(Becomes([this] { return decode_nccl_.staging->num_free() < NcclSide::kFrames; }));
+  attempt->attempt->Cancel(absl::CancelledError("the client has gone"));
+  network_.SetTransferTime(absl::ZeroDuration());
+  EXPECT_TRUE(absl::IsCancelled(Finish(*attempt).status()));
+  ASSERT_TRUE(NothingIsLeft());
+  EXPECT_EQ(*Run(), Answer(tokens_, "nccl"));
+  EXPECT_EQ(decode_nccl_.Metric("_aborts_total"), 0);
+}
+
+TEST_F(NcclServicesTest, ABrokenStreamCostsTheCommunicatorAndNoMore) {
+  Connect();
+  network_.SetTransferTime(absl::Hours(1));
+  const auto attempt = Begin(/*with_nccl=*/true);
+  ASSERT_TRUE(Becomes([this] { return decode_nccl_.staging->num_free() < NcclSide::kFrames; }));
+  channels_ = nullptr;
+  EXPECT_TRUE(absl::IsUnavailable(Finish(*attempt).status()));
+  ASSERT_TRUE(NothingIsLeft());
+  channels_ = std::make_unique<LoopbackNetwork>(LoopbackNetwork::Faults());
+  network_.SetTransferTime(absl::ZeroDuration());
+  ASSERT_TRUE(Becomes([this] { return Run()->transport == "nccl"; }));
+  EXPECT_EQ(*Run(), Answer(tokens_, "nccl"));
+}
+
+TEST_F(NcclServicesTest, DamagedBytesComeAgainOverGrpc) {
+  Connect();
+  decode_nccl_.damages = true;
+  EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  EXPECT_GT(decode_nccl_.Metric("_fallbacks_total", "damaged"), 0);
+  decode_nccl_.damages = false;
+  EXPECT_EQ(*Run(), Answer(tokens_, "nccl"));
+}
+
+TEST_F(NcclServicesTest, WithoutStagingFramesGoOverGrpc) {
+  Connect();
+  {
+    std::vector<std::shared_ptr<const NcclStaging::Block>> taken;
+    while (const auto block = decode_nccl_.staging->Take()) taken.push_back(block);
+    EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+    EXPECT_GT(decode_nccl_.Metric("_fallbacks_total", "no_memory"), 0);
+  }
+  EXPECT_EQ(*Run(), Answer(tokens_, "nccl"));
+}
+
+TEST_F(NcclServicesTest, AConnectThatFailsLeavesGrpc) {
+  decode_nccl_.gpu->SetConnectFault(absl::UnavailableError("no network"));
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  EXPECT_TRUE(Becomes([this] { return decode_nccl_.Metric("_connect_failures_total") > 0; }));
+}
+
+}  // namespace
+}  // namespace kvship
