@@ -136,7 +136,8 @@ TEST_F(CancelTest, AnHttpClientThatGoesLeavesTheLineAtOnce) {
       "HTTP clients gone from the line: out of it after %.1f ms (median), "
       "%.1f ms (most)\n",
       absl::ToDoubleMilliseconds(median), absl::ToDoubleMilliseconds(taken.back()));
-  EXPECT_LT(median, absl::Milliseconds(60));
+  // The faster ones, as the machine may be busy. Looking once in 200 ms would rarely be so lucky.
+  EXPECT_LT(taken[2], absl::Milliseconds(30));
 }
 
 }  // namespace

@@ -42,16 +42,16 @@ struct HttpNode {
 
 // Clients as behind a load balancer: who is refused by one node, or finds nobody there, asks
 // another at once.
-class HttpLoad {
+class BalancedClients {
  public:
-  explicit HttpLoad(std::vector<const HttpNode*> nodes) : nodes_(std::move(nodes)) {
+  explicit BalancedClients(std::vector<const HttpNode*> nodes) : nodes_(std::move(nodes)) {
     for (size_t i = 0; i < 4; ++i) {
       clients_.emplace_back([this, i] {
         for (size_t asked = i; !stop_; ++asked) Ask(asked);
       });
     }
   }
-  ~HttpLoad() { Stop(); }
+  ~BalancedClients() { Stop(); }
   void Stop() {
     stop_ = true;
     for (std::thread& client : clients_) client.join();
@@ -98,7 +98,7 @@ TEST(HttpDrainTest, RollingRestartOfTheDecodePoolLosesNoRequest) {
   HttpNode first(prefill, "30s"), second(prefill, "30s");
   ASSERT_TRUE(prefill.WaitUntilReady() && first.decode.WaitUntilReady() &&
               second.decode.WaitUntilReady());
-  HttpLoad load({&first, &second});
+  BalancedClients load({&first, &second});
   for (HttpNode* node : {&first, &second}) {
     node->decode.process.Signal(SIGTERM);
     EXPECT_EQ(node->decode.process.Wait(), 0) << node->decode.process.Errors();

@@ -84,6 +84,7 @@ class NcclServicesTest : public ::testing::Test {
     std::shared_ptr<PrefillAttempt> attempt;
     std::unique_ptr<ReservationQueue::Ticket> ticket;
     std::promise<absl::StatusOr<PrefillAttempt::Result>> end;
+    std::shared_ptr<Channel> stream;  // the prefill node's end, under NCCL
   };
   std::unique_ptr<Attempt> Begin(bool with_nccl) {
     auto one = std::make_unique<Attempt>();
@@ -97,8 +98,9 @@ class NcclServicesTest : public ::testing::Test {
           end->set_value(std::move(result));
         });
     one->attempt->Open(
-        [this](const std::shared_ptr<ChannelEvents>& events) {
-          return channels_->Open(events, [this](const std::shared_ptr<Channel>& channel) {
+        [this, &one](const std::shared_ptr<ChannelEvents>& events) {
+          return channels_.Open(events, [this, &one](const std::shared_ptr<Channel>& channel) {
+            one->stream = channel;
             return prefill_.service.Accept(channel);
           });
         },
@@ -155,8 +157,7 @@ class NcclServicesTest : public ::testing::Test {
   Backend backend_{1};
   DecodeEngine engine_{*decode_.model.transformer, backend_, Arithmetic::kFloat32};
   DecodeLoop loop_{engine_, decode_.metrics, /*max_batch_sessions=*/8};
-  std::unique_ptr<LoopbackNetwork> channels_ =
-      std::make_unique<LoopbackNetwork>(LoopbackNetwork::Faults());
+  LoopbackNetwork channels_{LoopbackNetwork::Faults()};
   GenerationRequest request_;
   std::vector<int32_t> tokens_;  // over gRPC
 };
@@ -251,10 +252,9 @@ TEST_F(NcclServicesTest, ABrokenStreamCostsTheCommunicatorAndNoMore) {
   network_.SetTransferTime(absl::Hours(1));
   const auto attempt = Begin(/*with_nccl=*/true);
   ASSERT_TRUE(Becomes([this] { return decode_nccl_.staging->num_free() < NcclSide::kFrames; }));
-  channels_ = nullptr;
+  attempt->stream->Close(absl::UnavailableError("the network broke"));
   EXPECT_TRUE(absl::IsUnavailable(Finish(*attempt).status()));
   ASSERT_TRUE(NothingIsLeft());
-  channels_ = std::make_unique<LoopbackNetwork>(LoopbackNetwork::Faults());
   network_.SetTransferTime(absl::ZeroDuration());
   ASSERT_TRUE(Becomes([this] { return Run()->transport == "nccl"; }));
   EXPECT_EQ(*Run(), Answer(tokens_, "nccl"));

@@ -39,7 +39,6 @@ class EditedModel {
     EXPECT_THAT(std::string(model.status().message()), HasSubstr(words));
   }
   const TempFolder& folder() const { return folder_; }
-
   json config;
 
  private:
