@@ -1,5 +1,7 @@
 #include "decode_service/decode_loop.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -42,14 +44,14 @@ void DecodeLoop::Wake() {
 }
 
 absl::Status DecodeLoop::CheckProgress(absl::Duration most) const {
-  std::lock_guard lock(mutex_);
-  const absl::Duration silent = MonotonicNow() - step_begin_;
-  if (silent < most) return absl::OkStatus();
+  const absl::Duration silence = heartbeat_.silence();
+  if (silence < most) return absl::OkStatus();
   return absl::UnavailableError(absl::StrFormat("the decode batch has been in one step for %.0f s",
-                                                absl::ToDoubleSeconds(silent)));
+                                                absl::ToDoubleSeconds(silence)));
 }
 
 void DecodeLoop::Run() {
+  pthread_setname_np(pthread_self(), "decode_loop");
   while (TakeJoined()) {
     SweepEnded();
     const std::vector<Session*> batch = NextBatch();
@@ -64,12 +66,14 @@ void DecodeLoop::Run() {
 
 bool DecodeLoop::TakeJoined() {
   std::unique_lock lock(mutex_);
-  step_begin_ = absl::InfiniteFuture();
-  if (idle_) wake_.wait(lock, [this] { return stop_ || woken_ || !joined_.empty(); });
+  if (idle_) {
+    wake_.wait_for(lock, absl::ToChronoMilliseconds(Heartbeat::kPeriod),
+                   [this] { return stop_ || woken_ || !joined_.empty(); });
+  }
   woken_ = false;
   for (auto& session : joined_) sessions_.push_back(std::move(session));
   joined_.clear();
-  step_begin_ = MonotonicNow();
+  heartbeat_.Beat();
   return !stop_;
 }
 
@@ -113,7 +117,7 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
     if (items[i].wants_logits) {
       session.TakeLogits(decoder_.logits(i));
     } else {
-      session.Take({.token = decoder_.likeliest(i), .logprob = 0, .top = {}});
+      session.Take({.token = decoder_.drawn(i), .logprob = 0, .top = {}});
     }
     metrics_.ObserveBetweenTokens(session.last_token_time() - before);
   }

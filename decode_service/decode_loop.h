@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "base/heartbeat.h"
 #include "decode_service/decode_metrics.h"
 #include "decode_service/session.h"
 #include "engine/decoder.h"
@@ -32,7 +33,7 @@ class DecodeLoop {
   // Takes over a session that has its first token and has not ended.
   void Join(std::unique_ptr<Session> session);
 
-  // OK, or Unavailable if the loop has been in one step for longer than `most`.
+  // OK, or Unavailable if the loop's thread has ended no step for longer than `most`. Never waits.
   absl::Status CheckProgress(absl::Duration most) const;
 
  private:
@@ -53,9 +54,9 @@ class DecodeLoop {
   Sessions sessions_;  // of the loop's thread; who was served longest ago comes first
   bool idle_ = true;   // none of them can run; of the loop's thread
 
-  mutable std::mutex mutex_;
+  Heartbeat heartbeat_;
+  std::mutex mutex_;
   std::condition_variable wake_;
-  absl::Time step_begin_ = absl::InfiniteFuture();  // of the step the loop is in
   Sessions joined_;
   bool woken_ = false;
   bool stop_ = false;

@@ -65,6 +65,7 @@ CompressionOptions DefaultCompressionOn(const DecodeServer::Options& options,
 }  // namespace
 
 absl::Status DecodeServer::Options::Validate() const {
+  RETURN_IF_ERROR(CheckStuckTimeout("--stuck_timeout", stuck_timeout));
   RETURN_IF_ERROR(security.Validate());
   const bool has_tokens = !api_tokens_file.empty();
   RETURN_IF_ERROR(security.CheckListen("listen", rpc.listen, "--tls_client_ca or --api_tokens_file",
@@ -193,8 +194,10 @@ void DecodeServer::Drain(absl::Duration grace) {
   if (!rpc_idle || !http_idle) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(grace),
                             "; they are ended"));
-    service_.EndAll(absl::UnavailableError(
-        "the server shuts down and could not finish the answer; send the request again"));
+    const absl::Status unfinished = absl::UnavailableError(
+        "the server shuts down and could not finish the answer; send the request again");
+    service_.EndAll(unfinished);
+    if (http_ != nullptr) http_->EndAll(unfinished);
   }
   http_ = nullptr;
   rpc_->Shutdown(kMostDeliveryTime);

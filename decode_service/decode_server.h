@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "decode_service/generation_service.h"
-#include "decode_service/http_service.h"
+#include "decode_service/http/http_service.h"
 #include "engine/compute_device.h"
 #include "engine/decoder.h"
 #include "kernels/backend.h"
@@ -53,7 +53,8 @@ class DecodeServer {
     Generation::Options generation;
     std::string otlp_endpoint;  // of the collector of traces; empty: none
 
-    // Whether the ports are as safe as they have to be. Errors: as PortSecurity.
+    // Whether the ports are as safe as they have to be. Errors: as PortSecurity and
+    // CheckStuckTimeout.
     absl::Status Validate() const;
   };
 

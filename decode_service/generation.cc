@@ -108,7 +108,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
 void Generation::Cancel() {
   Cancel(MonotonicNow() >= call_.deadline
              ? absl::DeadlineExceededError("the request's deadline has passed; allow it more time")
-             : absl::CancelledError("the client has gone, or the server shuts down"));
+             : absl::CancelledError("the client has gone"));
 }
 
 void Generation::Cancel(const absl::Status& why) {

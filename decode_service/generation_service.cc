@@ -73,7 +73,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     WriteNext();
   }
 
-  void OnCancel() override { generation().Cancel(); }
+  void OnCancel() override {
+    generation().Cancel();
+    // OnDone, which comes after this and may be the end of the generation, sees what it has done.
+    std::lock_guard lock(mutex_);
+  }
 
   void OnDone() override {
     std::shared_ptr<GenerateCall> last;

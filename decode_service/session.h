@@ -58,7 +58,11 @@ class Session {
   // The reader keeps up.
   bool can_run() const { return responses_->has_room(); }
   Decoder::Item item() const {
-    return {.token = last_token_, .cache = cache_.get(), .wants_logits = wants_logits()};
+    return {.token = last_token_,
+            .cache = cache_.get(),
+            .wants_logits = wants_logits(),
+            .sampling = options_.sampling,
+            .index = end_.output_tokens};
   }
   ResponseBuffer& responses() { return *responses_; }
   absl::Time last_token_time() const { return last_token_time_; }
@@ -68,11 +72,8 @@ class Session {
 
  private:
   void Finish();
-  // Else the next token is the likeliest, and nothing else is asked.
-  bool wants_logits() const {
-    return !options_.sampling.is_greedy() || options_.num_logprobs > 0 ||
-           !options_.forced_tokens.empty();
-  }
+  // Else the next token is the one that the decoder draws, and nothing else is asked.
+  bool wants_logits() const { return options_.num_logprobs > 0 || !options_.forced_tokens.empty(); }
 
   const OutputOptions options_;
   const Tokenizer* const tokenizer_;

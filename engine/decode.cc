@@ -7,7 +7,6 @@
 #include "engine/activations.h"
 #include "engine/query_key_norm.h"
 #include "engine/rope_table.h"
-#include "engine/sampling.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/product.h"
@@ -38,12 +37,12 @@ absl::Status DecodeEngine::Step(std::span<const Item> items) {
                           model_.output_norm, config.norm_epsilon, normed));
   RETURN_IF_ERROR(ProductPacked(backend_, normed, {&model_.output, 1}, arithmetic_,
                                 ActivationRows(logits_, batch, config.vocab_tokens)));
-  for (const Item& item : items) item.cache->AdvanceTail();
+  draws_.clear();
+  for (const Item& item : items) {
+    item.cache->AdvanceTail();
+    draws_.push_back(item.sampling.DrawOf(item.index));
+  }
   return absl::OkStatus();
-}
-
-int32_t DecodeEngine::likeliest(size_t item) const {
-  return SampleToken(logits(item), SamplingOptions(), 0, 0).token;
 }
 
 absl::Status DecodeEngine::Attend(size_t layer, std::span<const Item> items, TensorView qkv) {

@@ -29,7 +29,7 @@ class DecodeEngine final : public Decoder {
   std::span<const float> logits(size_t item) const override {
     return {logits_.as<float>() + item * model_.config.vocab_tokens, model_.config.vocab_tokens};
   }
-  int32_t likeliest(size_t item) const override;
+  int32_t drawn(size_t item) const override { return DrawToken(logits(item), draws_[item]); }
 
  private:
   absl::Status Layer(size_t layer, std::span<const Item> items);
@@ -48,6 +48,7 @@ class DecodeEngine final : public Decoder {
   Buffer gates_;
   Buffer gated_;
   Buffer logits_;
+  std::vector<TokenDraw> draws_;  // of the last step's items
   std::vector<PagedHead> heads_;
   std::vector<size_t> num_heads_;
   std::vector<PageFormat> prefix_formats_;

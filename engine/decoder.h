@@ -8,6 +8,7 @@
 #include <span>
 
 #include "absl/status/status.h"
+#include "engine/sampling.h"
 #include "kv/plan.h"
 #include "kv/pool.h"
 #include "kv/sequence.h"
@@ -19,7 +20,9 @@ class Decoder {
   struct Item {
     int32_t token = 0;               // inside the vocabulary
     SequenceCache* cache = nullptr;  // with room in its tail
-    bool wants_logits = true;        // else only likeliest() is asked for
+    bool wants_logits = true;        // else only drawn() is asked for
+    SamplingOptions sampling = {};   // of the token that comes out, the output's `index`-th
+    uint64_t index = 0;
   };
 
   virtual ~Decoder() = default;
@@ -32,9 +35,9 @@ class Decoder {
   virtual absl::Status Step(std::span<const Item> items) = 0;
 
   // Of items[item] of the last step, valid until the next one: its logits [vocab], and the token
-  // with the largest, ties to the smallest id.
+  // that SampleToken() draws from them.
   virtual std::span<const float> logits(size_t item) const = 0;
-  virtual int32_t likeliest(size_t item) const = 0;
+  virtual int32_t drawn(size_t item) const = 0;
 };
 
 // Where a decode node computes and keeps its caches: the CPU, or one GPU.

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "kernels/token_draw.h"
 
 namespace kvship {
 namespace {
@@ -49,7 +50,7 @@ absl::Status ModelConfig::Validate() const {
   RETURN_IF_ERROR(CheckRange("num_kv_heads", num_kv_heads, kMaxDim));
   RETURN_IF_ERROR(CheckRange("head_dim", head_dim, kMaxDim));
   RETURN_IF_ERROR(CheckRange("ffn_dim", ffn_dim, kMaxDim));
-  RETURN_IF_ERROR(CheckRange("vocab_tokens", vocab_tokens, kMaxTokens));
+  RETURN_IF_ERROR(CheckRange("vocab_tokens", vocab_tokens, kMostDrawnFrom));
   RETURN_IF_ERROR(CheckRange("context_tokens", context_tokens, kMaxTokens));
   if (num_query_heads % num_kv_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat("num_query_heads is ", num_query_heads,

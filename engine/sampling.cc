@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
-#include "base/random.h"
 
 namespace kvship {
 namespace {
@@ -26,14 +26,6 @@ struct MoreLikely {
   }
 };
 
-int32_t MostLikely(std::span<const float> logits) {
-  int32_t best = 0;
-  for (size_t i = 1; i < logits.size(); ++i) {
-    if (MoreLikely{logits}(static_cast<int32_t>(i), best)) best = static_cast<int32_t>(i);
-  }
-  return best;
-}
-
 // The `count` likeliest tokens in order.
 std::vector<int32_t> LikeliestTokens(std::span<const float> logits, size_t count) {
   std::vector<int32_t> tokens(logits.size());
@@ -43,63 +35,6 @@ std::vector<int32_t> LikeliestTokens(std::span<const float> logits, size_t count
                     MoreLikely{logits});
   tokens.resize(count);
   return tokens;
-}
-
-double Weight(std::span<const float> logits, int32_t token, double highest, double temperature) {
-  const double weight = std::exp((logits[token] - highest) / temperature);
-  return std::isnan(weight) ? 0 : weight;
-}
-
-// The tokens that take part: top_k cuts first, then top_p of what is left. In order of likelihood,
-// or by id where nothing is cut.
-std::vector<int32_t> Candidates(std::span<const float> logits, const SamplingOptions& options,
-                                double highest) {
-  const size_t limit = options.top_k == 0 ? logits.size() : options.top_k;
-  if (options.top_p == 1) {
-    if (limit < logits.size()) return LikeliestTokens(logits, limit);
-    std::vector<int32_t> all(logits.size());
-    std::iota(all.begin(), all.end(), 0);
-    return all;
-  }
-  double sum = 0;
-  std::vector<int32_t> tokens;
-  if (limit < logits.size()) {
-    tokens = LikeliestTokens(logits, limit);
-    for (int32_t token : tokens) sum += Weight(logits, token, highest, options.temperature);
-  } else {
-    for (size_t i = 0; i < logits.size(); ++i) {
-      sum += Weight(logits, static_cast<int32_t>(i), highest, options.temperature);
-    }
-  }
-  // Sorting a whole vocabulary takes milliseconds, and the likeliest few hundred usually hold
-  // top_p.
-  for (size_t count = std::min<size_t>(limit, 256);; count = std::min(limit, count * 16)) {
-    if (limit == logits.size()) tokens = LikeliestTokens(logits, count);
-    double kept = 0;
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      kept += Weight(logits, tokens[i], highest, options.temperature);
-      if (kept < options.top_p * sum) continue;
-      tokens.resize(i + 1);
-      return tokens;
-    }
-    if (tokens.size() >= std::min(limit, logits.size())) return tokens;
-  }
-}
-
-int32_t Draw(std::span<const float> logits, const SamplingOptions& options, double uniform) {
-  const double highest = logits[MostLikely(logits)];
-  const std::vector<int32_t> tokens = Candidates(logits, options, highest);
-  double sum = 0;
-  for (int32_t token : tokens) sum += Weight(logits, token, highest, options.temperature);
-  double target = uniform * sum;
-  int32_t drawn = tokens.front();
-  for (int32_t token : tokens) {
-    const double weight = Weight(logits, token, highest, options.temperature);
-    if (weight > 0) drawn = token;
-    target -= weight;
-    if (target < 0) break;
-  }
-  return drawn;
 }
 
 // log(sum(exp(logits))).
@@ -120,11 +55,21 @@ absl::Status SamplingOptions::Validate() const {
   return absl::OkStatus();
 }
 
+TokenDraw SamplingOptions::DrawOf(uint64_t index) const {
+  if (is_greedy()) return {.index = index};
+  // So cold that what is not the highest logit has no chance; more would be infinite.
+  constexpr double kColdestScale = 1e30;
+  const double scale = std::numbers::log2e * (1 << kHalvingBits) / temperature;
+  return {.scale = static_cast<float>(std::min(scale, kColdestScale)),
+          .top_k = static_cast<uint32_t>(std::min<size_t>(top_k, UINT32_MAX)),
+          .top_p = top_p == 1 ? 0 : std::max<uint64_t>(1, static_cast<uint64_t>(top_p * 0x1p64)),
+          .seed = seed,
+          .index = index};
+}
+
 OutputToken SampleToken(std::span<const float> logits, const SamplingOptions& options,
                         uint64_t index, size_t num_logprobs) {
-  const int32_t token = options.is_greedy()
-                            ? MostLikely(logits)
-                            : Draw(logits, options, UniformUnit(options.seed, index));
+  const int32_t token = DrawToken(logits, options.DrawOf(index));
   if (num_logprobs == 0) return {.token = token, .logprob = 0, .top = {}};
   return ForceToken(logits, token, num_logprobs);
 }

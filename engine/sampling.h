@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/token_draw.h"
 
 namespace kvship {
 
@@ -23,6 +24,9 @@ struct SamplingOptions {
 
   // InvalidArgument naming field, value and what was wanted; NaN is always wrong.
   absl::Status Validate() const;
+
+  // How a device draws the `index`-th output token (from 0). The options are valid.
+  TokenDraw DrawOf(uint64_t index) const;
 };
 
 inline constexpr double kMostTemperature = 100;

@@ -39,10 +39,13 @@ ABSL_FLAG(std::string, default_compression, "",
           "options that GetModelInfo reports as this server's defaults, where they differ from the "
           "measured default: \"budget_tokens=1024,encoder=f16\"");
 ABSL_FLAG(size_t, max_queue_requests, 256, "requests admitted at a time");
-ABSL_FLAG(size_t, max_queue_tokens, 1 << 20, "prompt tokens admitted at a time");
+ABSL_FLAG(size_t, max_queue_tokens, 1 << 20,
+          "prompt tokens admitted at a time; those that wait hold 4 bytes each");
 ABSL_FLAG(size_t, max_active_requests, 16, "requests that may hold memory at a time");
-ABSL_FLAG(size_t, max_active_bytes, size_t{4} << 30,
-          "memory that requests being read may hold, beside the model");
+ABSL_FLAG(
+    size_t, max_active_bytes, size_t{4} << 30,
+    "memory that prompts being read may hold, beside the model; one that takes more by itself is "
+    "refused");
 ABSL_FLAG(size_t, max_outbox_bytes, 32 << 20, "unsent bytes at which a request stops computing");
 ABSL_FLAG(absl::Duration, go_timeout, absl::Seconds(30), "how long a client may take to say Go");
 ABSL_FLAG(absl::Duration, stall_timeout, absl::Seconds(30),

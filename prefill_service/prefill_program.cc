@@ -65,6 +65,8 @@ absl::StatusOr<std::unique_ptr<PromptReader>> OpenReader(const PrefillProgramOpt
 
 // Streams that never end by themselves, such as watches of the health service.
 constexpr absl::Duration kOtherCallsGrace = absl::Milliseconds(200);
+// For the engine's present step, and for the word that a request has ended.
+constexpr absl::Duration kMostEndTime = absl::Seconds(2);
 
 void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& scheduler,
            PrefillRpcService& service, RpcServer& server) {
@@ -75,7 +77,9 @@ void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& sched
   scheduler.StartDraining();
   if (!service.WaitUntilIdle(deadline - MonotonicNow())) {
     LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(timeout),
-                            "; they are cancelled"));
+                            "; they are ended"));
+    scheduler.EndAll();
+    service.WaitUntilIdle(kMostEndTime);
   }
   server.Shutdown(kOtherCallsGrace);
 }

@@ -88,7 +88,7 @@ class PrefillCall final : public ChannelEvents {
 
   absl::Status Begin(const v1::PrefillBegin& begin) {
     if (request_ != nullptr) {
-      return absl::InvalidArgumentError("begin came a second time; wanted it once");
+      return absl::DataLossError("begin came a second time; wanted it once");
     }
     request_id_ = begin.request_id().substr(0, kMostRequestIdBytes);
     ASSIGN_OR_RETURN(PrefillTask task, ReadBegin(begin, parts_.model, parts_.identity));
@@ -106,7 +106,7 @@ class PrefillCall final : public ChannelEvents {
 
   absl::Status Go(const v1::PrefillGo& go) {
     if (request_ == nullptr) {
-      return absl::InvalidArgumentError("go came before begin; wanted begin first");
+      return absl::DataLossError("go came before begin; wanted begin first");
     }
     if (nccl_ != nullptr && go.transport() == kNcclTransport) {
       nccl_->Begin();

@@ -1,5 +1,7 @@
 #include "prefill_service/prefill_scheduler.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <iterator>
 #include <utility>
@@ -15,10 +17,6 @@
 
 namespace kvship {
 namespace {
-
-// How long the engine thread sleeps at most: it looks for overdue requests, and shows that it
-// lives.
-constexpr absl::Duration kLongestSleep = absl::Milliseconds(200);
 
 // For an answer to Ready; a client that is silent for longer holds up nobody behind it.
 constexpr absl::Duration kPatience = absl::Milliseconds(500);
@@ -46,7 +44,9 @@ absl::Status CheckPositive(absl::string_view field, absl::Duration value) {
 }
 
 absl::Status ShuttingDown() {
-  return WithReason(absl::UnavailableError("the prefill node is shutting down"), kDraining);
+  return WithReason(
+      absl::UnavailableError("the prefill node is shutting down; send the request again"),
+      kDraining);
 }
 
 }  // namespace
@@ -59,7 +59,7 @@ absl::Status PrefillScheduler::Options::Validate() const {
         CheckPositive("max_active_bytes", max_active_bytes),
         CheckPositive("max_outbox_bytes", max_outbox_bytes),
         CheckPositive("go_timeout", go_timeout), CheckPositive("stall_timeout", stall_timeout),
-        CheckPositive("stuck_timeout", stuck_timeout)}) {
+        CheckStuckTimeout("stuck_timeout", stuck_timeout)}) {
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
@@ -67,7 +67,7 @@ absl::Status PrefillScheduler::Options::Validate() const {
 
 PrefillScheduler::PrefillScheduler(PromptReader& reader, PrefillMetrics& metrics,
                                    const Options& options)
-    : reader_(reader), metrics_(metrics), options_(options), alive_(MonotonicNow()) {
+    : reader_(reader), metrics_(metrics), options_(options) {
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -88,6 +88,7 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
     PrefillTask task, std::shared_ptr<Channel> channel) {
   RETURN_IF_ERROR(reader_.Check(task));
   const size_t num_tokens = task.tokens.size();
+  RETURN_IF_ERROR(CheckRunBytes(num_tokens));
   auto request = std::make_shared<Request>(std::move(task), std::move(channel), MonotonicNow());
   std::lock_guard lock(mutex_);
   if (draining_) return ShuttingDown();
@@ -109,13 +110,24 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
   return request;
 }
 
+absl::Status PrefillScheduler::CheckRunBytes(size_t num_tokens) const {
+  const size_t run_bytes = reader_.BytesFor(num_tokens);
+  if (run_bytes <= options_.max_active_bytes) return absl::OkStatus();
+  // With a reason, as another node may have more memory.
+  return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                        "a prompt of ", num_tokens, " tokens takes ", run_bytes,
+                        " bytes while it is read; wanted at most the ", options_.max_active_bytes,
+                        " of the prefill node's --max_active_bytes")),
+                    kContextLengthExceeded);
+}
+
 absl::Status PrefillScheduler::Go(Request& request) {
   std::lock_guard lock(mutex_);
   if (request.ended) return absl::OkStatus();  // its status is on the way
   if (request.state != Request::State::kReady) {
-    return absl::FailedPreconditionError(request.state == Request::State::kQueued
-                                             ? "Go came before Ready; wanted it after"
-                                             : "Go came a second time; wanted it once");
+    return absl::DataLossError(request.state == Request::State::kQueued
+                                   ? "go came before ready; wanted it after"
+                                   : "go came a second time; wanted it once");
   }
   request.state = Request::State::kRunning;
   woken_ = true;
@@ -143,12 +155,18 @@ void PrefillScheduler::StartDraining() {
   wake_.notify_one();
 }
 
-absl::Status PrefillScheduler::CheckProgress() const {
+void PrefillScheduler::EndAll() {
   std::lock_guard lock(mutex_);
-  const absl::Duration silent = MonotonicNow() - alive_;
-  if (silent < options_.stuck_timeout) return absl::OkStatus();
-  return absl::UnavailableError(
-      absl::StrFormat("the engine has been in one step for %.0f s", absl::ToDoubleSeconds(silent)));
+  ends_all_ = true;
+  woken_ = true;
+  wake_.notify_one();
+}
+
+absl::Status PrefillScheduler::CheckProgress() const {
+  const absl::Duration silence = heartbeat_.silence();
+  if (silence < options_.stuck_timeout) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrFormat("the engine has been in one step for %.0f s",
+                                                absl::ToDoubleSeconds(silence)));
 }
 
 size_t PrefillScheduler::admitted_tokens() const {
@@ -171,10 +189,11 @@ std::vector<PrefillScheduler::Prompt> PrefillScheduler::Prompts() const {
 }
 
 void PrefillScheduler::Run() {
+  pthread_setname_np(pthread_self(), "prefill_engine");
   std::unique_lock lock(mutex_);
   while (!stopping_) {
     const absl::Time now = MonotonicNow();
-    alive_ = now;
+    heartbeat_.Beat();
     for (const auto& request : requests_) request->WatchReader(options_.max_outbox_bytes, now);
     EndOverdue(now);
     Sort();
@@ -185,7 +204,8 @@ void PrefillScheduler::Run() {
       RunStep(next, lock);
       continue;
     }
-    wake_.wait_for(lock, absl::ToChronoMilliseconds(kLongestSleep), [this] { return woken_; });
+    // It looks for overdue requests, too.
+    wake_.wait_for(lock, absl::ToChronoMilliseconds(Heartbeat::kPeriod), [this] { return woken_; });
     woken_ = false;
   }
 }
@@ -285,7 +305,7 @@ void PrefillScheduler::EndOverdue(absl::Time now) {
     const std::shared_ptr<Request> request = requests_[i];
     if (request->cancelled) {
       End(*request, absl::CancelledError("the peer is gone"));
-    } else if (draining_ && request->state == Request::State::kQueued) {
+    } else if (ends_all_ || (draining_ && request->state == Request::State::kQueued)) {
       End(*request, ShuttingDown());
     } else if (request->state == Request::State::kReady &&
                now - request->became_ready > options_.go_timeout) {
@@ -313,7 +333,7 @@ void PrefillScheduler::SendReady(absl::Time now) {
   for (const auto& request : requests_) {
     if (request->state == Request::State::kQueued) {
       if (draining_ || num_active >= options_.max_active_requests) return;
-      if (num_active > 0 && active_bytes + RunBytes(*request) > options_.max_active_bytes) return;
+      if (active_bytes + RunBytes(*request) > options_.max_active_bytes) return;
       if (next_tokens > 0 && next_tokens + request->num_tokens() > reader_.pack_tokens()) {
         return;
       }

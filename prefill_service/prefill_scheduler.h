@@ -18,6 +18,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "base/heartbeat.h"
 #include "prefill_service/prefill_job.h"
 #include "prefill_service/prefill_metrics.h"
 #include "prefill_service/prefill_task.h"
@@ -30,14 +31,15 @@ class PrefillScheduler {
  public:
   struct Options {
     // Bounds of what is admitted and has not ended; a request that finds nothing else is admitted
-    // whatever its length. Past them: ResourceExhausted.
+    // whatever its length. Past them: ResourceExhausted. A request that waits holds 4 bytes a
+    // token, so that the bound in tokens is one in bytes too.
     size_t max_queue_requests = 256;
     size_t max_queue_tokens = 1 << 20;
     // How many requests may be ready at once: each may hold its whole reservation on the decode
     // node.
     size_t max_active_requests = 16;
     // What their runs may hold here in all: residual streams, and one layer of KV each. A request
-    // that finds none active runs whatever its length.
+    // that takes more by itself is refused for good.
     size_t max_active_bytes = size_t{4} << 30;
     // A request with more unsent bytes than this does not run. A layer is sent whole, so that up to
     // one compact layer more may be unsent; of packed prompts, their whole caches.
@@ -63,8 +65,8 @@ class PrefillScheduler {
   ~PrefillScheduler();
 
   // Admits a request; from then on it answers on `channel`, and closes it at the end.
-  // FailedPrecondition as PromptReader::Check, ResourceExhausted with a retry delay if the queue is
-  // full, Unavailable while draining.
+  // FailedPrecondition as PromptReader::Check, or if its run takes more than max_active_bytes;
+  // ResourceExhausted with a retry delay if the queue is full, Unavailable while draining.
   absl::StatusOr<std::shared_ptr<Request>> Submit(PrefillTask task,
                                                   std::shared_ptr<Channel> channel);
 
@@ -79,8 +81,10 @@ class PrefillScheduler {
 
   // Refuses new requests and those still queued. Those that were told Ready go on.
   void StartDraining();
+  // Ends all requests with Unavailable, after the engine's present step.
+  void EndAll();
 
-  // OK, or Unavailable if the engine thread is stuck.
+  // OK, or Unavailable if the engine thread is stuck. Never waits.
   absl::Status CheckProgress() const;
 
   // Prompt tokens of requests that were admitted and have not ended.
@@ -113,6 +117,7 @@ class PrefillScheduler {
   // What orders requests, the smallest first, in seconds.
   double KeyOf(const Request& request) const;
   void Sort();
+  absl::Status CheckRunBytes(size_t num_tokens) const;
   void EndOverdue(absl::Time now);
   void SendReady(absl::Time now);
   size_t RunBytes(const Request& request) const;
@@ -132,10 +137,11 @@ class PrefillScheduler {
   Requests requests_;
   bool woken_ = false;
   bool draining_ = false;
+  bool ends_all_ = false;
   bool stopping_ = false;
   size_t admitted_tokens_ = 0;
   double tokens_per_second_ = 0;  // of the last requests; 0: none yet
-  absl::Time alive_;              // when the engine thread was last seen here
+  Heartbeat heartbeat_;           // of the engine thread
   std::thread thread_;
 };
 

@@ -4,7 +4,7 @@
     scripts/gpu_services.py BIN [MODEL]
 
 BIN is the folder of the programs (build/bin, or bin/ of an unpacked bundle made with --cuda), MODEL a model file to
-try besides a tiny random one. Needs Python and nothing else. Prints a line per check, PASS or FAIL; exits with 1 if any failed.
+try besides tiny random ones. Needs Python and nothing else. Prints a line per check, PASS or FAIL; exits with 1 if any failed.
 
 A GPU computes in 16 bits, so that of two tokens about equally likely it may choose the other one. From there on texts part:
 answers are compared up to the first token that differs, and that one has to be within LEEWAY of the CPU's likeliest.
@@ -37,8 +37,8 @@ def bf16(numbers):
     return b"".join(halves[i + 2:i + 4] for i in range(0, len(halves), 4))
 
 
-def write_tiny_model(folder):
-    """A random llama of two layers with heads of 64, in bf16."""
+def write_tiny_model(folder, architecture):
+    """A random model of two layers with heads of 64, in bf16."""
     hidden, heads, kv_heads, head, ffn, vocab, layers = 256, 4, 2, 64, 384, 320, 2
     rng = random.Random(7)
     def matrix(rows, cols):
@@ -52,6 +52,8 @@ def write_tiny_model(folder):
                  "self_attn.q_proj": matrix(heads * head, hidden), "self_attn.k_proj": matrix(kv_heads * head, hidden),
                  "self_attn.v_proj": matrix(kv_heads * head, hidden), "self_attn.o_proj": matrix(hidden, heads * head),
                  "mlp.gate_proj": matrix(ffn, hidden), "mlp.up_proj": matrix(ffn, hidden), "mlp.down_proj": matrix(hidden, ffn)}
+        if architecture == "Qwen3ForCausalLM":
+            layer.update({"self_attn.q_norm": norm(head), "self_attn.k_norm": norm(head)})
         tensors.update({f"model.layers.{i}.{name}.weight": tensor for name, tensor in layer.items()})
     header, begin = {}, 0
     for name, (shape, data) in tensors.items():
@@ -61,7 +63,7 @@ def write_tiny_model(folder):
     with open(os.path.join(folder, "model.safetensors"), "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text + b"".join(data for _, data in tensors.values()))
     with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
-        json.dump({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": hidden,
+        json.dump({"architectures": [architecture], "hidden_act": "silu", "hidden_size": hidden,
                    "intermediate_size": ffn, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
                    "head_dim": head, "num_hidden_layers": layers, "vocab_size": vocab, "max_position_embeddings": 4096,
                    "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False, "eos_token_id": 2}, file)
@@ -235,10 +237,12 @@ def check_nccl(checks, bin_folder, model, name, cases, cpu):
 
 
 def check_other_requests(checks, pair, where, cases, cpu, prefill):
-    """Logits on the host, a batch of several formats, refusals."""
+    """Logits on the host, draws, a batch of several formats, refusals."""
     checks.compare(f"{where}, with logprobs", cpu[0], pair.answer(*cases[0], "--logprobs=5"))
-    drawn = [pair.answer(*cases[0], "--temperature=1", "--seed=5")["tokens"] for _ in range(2)]
-    checks.report(drawn[0] == drawn[1] and len(drawn[0]) == NUM_TOKENS, f"{where}, draws repeat with their seed")
+    for sampling in (["--temperature=1"], ["--temperature=1", "--top-p=0.9"], ["--temperature=1.5", "--top-k=40", "--top-p=0.9"]):
+        device, host = (pair.answer(*cases[0], "--seed=5", *sampling, *more)["tokens"] for more in ([], ["--logprobs=1"]))
+        checks.report(device == host and len(device) == NUM_TOKENS,
+                      f"{where}, {' '.join(sampling)}: the decode node's device draws what the host draws")
     together = [subprocess.Popen(
         [os.path.join(pair.bin_folder, "kvship"), "generate", f"--server=127.0.0.1:{pair.servers[1].port}", "--json",
          f"--tokens-file={prompt}", f"--compression={compression}", f"--max-tokens={NUM_TOKENS}", "--ignore-end"],
@@ -262,7 +266,10 @@ def main():
     bin_folder = os.path.abspath(sys.argv[1])
     checks = Checks()
     with tempfile.TemporaryDirectory() as folder:
-        check_model(checks, bin_folder, write_tiny_model(folder), "tiny bf16 model", "bf16", 320, folder)
+        for architecture in ("LlamaForCausalLM", "Qwen3ForCausalLM"):
+            model = os.path.join(folder, architecture)
+            os.mkdir(model)
+            check_model(checks, bin_folder, write_tiny_model(model, architecture), f"tiny {architecture}", "bf16", 320, folder)
         if len(sys.argv) == 3:
             check_model(checks, bin_folder, sys.argv[2], "demo model", "f16", 49000, folder)
     print(f"{checks.failed} checks failed" if checks.failed else "all checks passed")

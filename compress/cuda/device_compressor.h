@@ -1,6 +1,7 @@
 // DeviceCompressor turns each finished layer of a prompt on a GPU into its compact form, in device
-// memory: Compressor for what runs there, which is the scorer snapkv with uniform budgets, and
-// keep_all. Scores are the CPU's, of queries and keys in 16 bits.
+// memory: Compressor for what runs there, which is the scorers snapkv, knorm, streaming_llm and
+// random with as many tokens for each head of a layer, and keep_all. Scores are the CPU's, of
+// queries and keys in 16 bits.
 //
 // One per request; belongs to one thread and one stream. Its operations enqueue and return at once.
 #pragma once
@@ -43,9 +44,10 @@ class DeviceCompressor {
 
   // Of the layer compressed last, in device memory.
   const int32_t* positions() const { return positions_.as<int32_t>(); }  // [H, kept_tokens()]
-  const std::byte* pages() const { return pages_.data(); }  // [H, PagesFor(kept), PageBytes]
-  size_t kept_tokens() const { return kept_tokens_; }       // per head
-  // What crosses the wire per layer.
+  // [H, PagesFor(kept), PageBytes], of the kept tokens but those of the tails
+  const std::byte* pages() const { return pages_.data(); }
+  size_t kept_tokens() const { return kept_tokens_; }  // per head
+  // What crosses the wire of it; before the first, the most that does of any layer.
   size_t layer_bytes() const { return layout_.num_bytes; }
 
   // Enqueues copies of the layer's bytes, as they cross the wire, and of its masses [2, H]
@@ -55,10 +57,22 @@ class DeviceCompressor {
  private:
   DeviceCompressor(const CompressionOptions& options, const KvShape& shape, const KvPlan& plan,
                    DType dtype, cudaStream_t stream)
-      : options_(options), shape_(shape), plan_(plan), dtype_(dtype), stream_(stream) {}
+      : options_(options),
+        shape_(shape),
+        plan_(plan),
+        dtype_(dtype),
+        stream_(stream),
+        scores_stride_((plan.prompt_tokens + 3) / 4 * 4) {}
 
   absl::Status Allocate();
+  void SetKeptTokens(size_t kept_tokens);
   absl::Status Choose(const DeviceLayerView& layer);
+  // Fill scores_.
+  absl::Status Score(const DeviceLayerView& layer);
+  absl::Status PoolVotes();
+  // Fill votes_: of the softmax that `lse` belongs to, and of one over the keys before the window.
+  absl::Status Vote(const DeviceLayerView& layer, const float* lse, size_t num_keys);
+  absl::Status VoteOverPrefix(const DeviceLayerView& layer);
   absl::Status Gather(const DeviceLayerView& layer);
 
   const CompressionOptions options_;
@@ -66,14 +80,18 @@ class DeviceCompressor {
   const KvPlan plan_;
   const DType dtype_;
   const cudaStream_t stream_;
+  const size_t scores_stride_;  // of a row: all begin at 16 bytes, and are read four at a time
   size_t kept_tokens_ = 0;
   LayerLayout layout_;
-  DeviceBuffer votes_;      // [Hq, T] f32
-  DeviceBuffer scores_;     // [H, window_begin] f32
-  DeviceBuffer workspace_;  // of the choice
-  DeviceBuffer positions_;  // [H, kept]
-  DeviceBuffer pages_;      // [H, pages per head, PageBytes]
-  DeviceBuffer masses_;     // [2, H] f32
+  DeviceBuffer votes_;       // [Hq, T] f32
+  DeviceBuffer scores_;      // [H, scores_stride_] f32, of T tokens
+  DeviceBuffer workspace_;   // of the choice
+  DeviceBuffer prefix_lse_;  // [Hq, W] f32, where the softmax runs over the prefix
+  DeviceBuffer sums_;        // workspace of prefix_lse_
+  DeviceBuffer positions_;   // [H, kept]
+  DeviceBuffer pages_;       // [H, pages per head, PageBytes]
+  DeviceBuffer tails_;       // [H, pages per tail, PageBytes]
+  DeviceBuffer masses_;      // [2, H] f32
 };
 
 }  // namespace kvship::cuda

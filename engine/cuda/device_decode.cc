@@ -7,6 +7,7 @@
 #include "kernels/cuda/decode_step.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/rope_table.h"
+#include "kernels/cuda/token_draw.h"
 
 namespace kvship::cuda {
 namespace {
@@ -60,6 +61,7 @@ absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> DeviceDecodeEngine::Create(
       {&engine->slots_, b * sizeof(int32_t)},
       {&engine->positions_, b * sizeof(int32_t)},
       {&engine->tokens_, b * sizeof(int32_t)},
+      {&engine->draws_, b * sizeof(TokenDraw)},
       {&engine->cos_sin_, b * config.head_dim * sizeof(float)},
       {&engine->residual_, row * config.hidden_dim},
       {&engine->normed_, row * config.hidden_dim},
@@ -140,13 +142,16 @@ absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items) {
     head.num_tail_tokens = static_cast<uint32_t>(cache.num_tail_tokens());
   }
   std::vector<int32_t> tokens, positions;
+  std::vector<TokenDraw> draws;
   for (const Item& item : items) {
     tokens.push_back(item.token);
+    draws.push_back(item.draw);
     positions.push_back(static_cast<int32_t>(item.cache->next_position()) - 1);
   }
   RETURN_IF_ERROR(CopyTo(page_table_, pages, stream_));
   RETURN_IF_ERROR(CopyTo(heads_, heads, stream_));
   RETURN_IF_ERROR(CopyTo(tokens_, tokens, stream_));
+  RETURN_IF_ERROR(CopyTo(draws_, draws, stream_));
   RETURN_IF_ERROR(CopyTo(positions_, positions, stream_));
   return CudaStatus(cudaStreamSynchronize(stream_), "copy of page tables");
 }
@@ -250,10 +255,11 @@ absl::Status DeviceDecodeEngine::EnqueueStep() {
                                            .num_tokens = batch_,
                                            .rows = config.vocab_tokens,
                                            .cols = config.hidden_dim}));
-  return LikeliestTokens(stream_, {.logits = logits_.as<float>(),
-                                   .tokens = tokens_.as<int32_t>(),
-                                   .num_sequences = batch_,
-                                   .vocab_tokens = config.vocab_tokens});
+  return DrawTokens(stream_, {.logits = logits_.as<float>(),
+                              .draws = draws_.as<TokenDraw>(),
+                              .tokens = tokens_.as<int32_t>(),
+                              .num_sequences = batch_,
+                              .vocab_tokens = config.vocab_tokens});
 }
 
 absl::Status DeviceDecodeEngine::EnqueueLayer(size_t layer) {
@@ -265,6 +271,8 @@ absl::Status DeviceDecodeEngine::EnqueueLayer(size_t layer) {
                            /*accumulate=*/false));
   RETURN_IF_ERROR(RopeAndStore(
       stream_, {.qkv = qkv_.data(),
+                .query_norm = w.query_norm,
+                .key_norm = w.key_norm,
                 .cos_sin = cos_sin_.as<float>(),
                 .pages = new_pages_.as<std::byte*>() + layer * batch_ * config.num_kv_heads,
                 .slots = slots_.as<int32_t>(),
@@ -273,7 +281,8 @@ absl::Status DeviceDecodeEngine::EnqueueLayer(size_t layer) {
                 .num_tokens = batch_,
                 .num_query_heads = config.num_query_heads,
                 .num_kv_heads = config.num_kv_heads,
-                .head_dim = d}));
+                .head_dim = d,
+                .norm_epsilon = config.norm_epsilon}));
   RETURN_IF_ERROR(PagedAttention(stream_, Attention(layer)));
   RETURN_IF_ERROR(Multiply(attended_.data(), w.output, residual_.data(), c,
                            config.num_query_heads * d, /*accumulate=*/true));

@@ -1,6 +1,6 @@
 // Decode on the GPU: one step of a batch is one captured graph, which appends each sequence's new
-// token to its cache, attends, and draws the likeliest next token, all without the host. Belongs to
-// one thread; so does its stream.
+// token to its cache, attends, and draws the next token, all without the host. Belongs to one
+// thread; so does its stream.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,6 +18,7 @@
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/cuda/product.h"
+#include "kernels/token_draw.h"
 #include "kv/sequence.h"
 
 namespace kvship::cuda {
@@ -37,6 +38,7 @@ class DeviceDecodeEngine {
     // quantized, as all others of the batch, the tail in the model's dtype. Unimplemented
     // otherwise.
     const SequenceCache* cache = nullptr;
+    TokenDraw draw = {};  // of the first token that comes out; those after it follow by index
   };
 
   // The batch of the steps to come. Copies page tables to the device and waits for that.
@@ -44,7 +46,7 @@ class DeviceDecodeEngine {
   // Enqueues what the batch takes in next, where that is not what the last step drew.
   absl::Status SetTokens(std::span<const int32_t> tokens);
 
-  // Enqueues a step: every sequence takes in its token, and has the likeliest next one. Of a
+  // Enqueues a step: every sequence takes in its token, and has the next one drawn. Of a
   // sequence not more steps than its tail has room for; the caller counts them, and calls
   // AdvanceTail of each cache.
   absl::Status Step();
@@ -86,6 +88,7 @@ class DeviceDecodeEngine {
   DeviceBuffer slots_;       // [B] int32
   DeviceBuffer positions_;   // [B] int32
   DeviceBuffer tokens_;      // [B] int32
+  DeviceBuffer draws_;       // [B] TokenDraw
   DeviceBuffer cos_sin_;     // [B, D] f32
   DeviceBuffer residual_;    // [B, C]
   DeviceBuffer normed_;      // [B, C]

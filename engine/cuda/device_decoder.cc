@@ -54,7 +54,7 @@ absl::Status DeviceDecoder::Step(std::span<const Item> items) {
     }
     by_format[cache.plan().format].push_back(i);
   }
-  likeliest_.resize(items.size());
+  drawn_.resize(items.size());
   for (const auto& [format, indices] : by_format) {
     const absl::Status stepped = StepTogether(items, indices);
     if (!stepped.ok()) {
@@ -82,9 +82,10 @@ absl::Status DeviceDecoder::StepTogether(std::span<const Item> items,
   ASSIGN_OR_RETURN(const std::vector<int32_t> drawn, engine_->Tokens());
   batch_.clear();
   for (size_t b = 0; b < indices.size(); ++b) {
-    const SequenceCache& cache = *items[indices[b]].cache;
-    likeliest_[indices[b]] = drawn[b];
-    batch_.push_back({cache.id(), cache.num_tail_tokens() + 1, drawn[b]});
+    const Item& item = items[indices[b]];
+    drawn_[indices[b]] = drawn[b];
+    batch_.push_back(
+        {item.cache->id(), item.cache->num_tail_tokens() + 1, item.index + 1, drawn[b]});
   }
   return absl::OkStatus();
 }
@@ -99,9 +100,10 @@ absl::Status DeviceDecoder::GiveTokens(std::span<const Item> items,
   for (size_t b = 0; b < indices.size(); ++b) {
     const Item& item = items[indices[b]];
     tokens.push_back(item.token);
-    members.push_back({item.token, item.cache});
+    members.push_back({item.token, item.cache, item.sampling.DrawOf(item.index)});
     same_batch = same_batch && batch_[b].cache_id == item.cache->id() &&
-                 batch_[b].num_tail_tokens == item.cache->num_tail_tokens();
+                 batch_[b].num_tail_tokens == item.cache->num_tail_tokens() &&
+                 batch_[b].index == item.index;
     same_tokens = same_tokens && same_batch && batch_[b].next_token == item.token;
   }
   if (!same_batch) return engine_->SetBatch(members);

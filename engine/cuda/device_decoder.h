@@ -1,5 +1,5 @@
 // DeviceDecoder is a GPU's Decoder: DeviceDecodeEngine's captured steps, from and to the host. What
-// greedy sequences take in next stays on the device; logits are copied only where they are wanted.
+// sequences take in next stays on the device; logits are copied only where they are wanted.
 // Belongs to one thread, but for CheckPlan.
 #pragma once
 
@@ -32,14 +32,15 @@ class DeviceDecoder final : public Decoder {
   absl::Status Step(std::span<const Item> items) override;
 
   std::span<const float> logits(size_t item) const override;
-  int32_t likeliest(size_t item) const override { return likeliest_[item]; }
+  int32_t drawn(size_t item) const override { return drawn_[item]; }
 
  private:
   // A sequence of the engine's batch, as the engine knows it.
   struct Member {
     uint64_t cache_id;
     size_t num_tail_tokens;
-    int32_t next_token;  // which the engine drew
+    uint64_t index;      // of the token that it draws next
+    int32_t next_token;  // which it drew
   };
 
   explicit DeviceDecoder(int ordinal) : ordinal_(ordinal) {}
@@ -52,9 +53,9 @@ class DeviceDecoder final : public Decoder {
   std::unique_ptr<const DeviceTransformer> model_;
   Stream stream_;
   std::unique_ptr<DeviceDecodeEngine> engine_;
-  std::vector<Member> batch_;       // that the engine has; none: it has none to go on with
-  PinnedBuffer logits_;             // [max_sequences, vocab] f32
-  std::vector<int32_t> likeliest_;  // of the last step's items
+  std::vector<Member> batch_;   // that the engine has; none: it has none to go on with
+  PinnedBuffer logits_;         // [max_sequences, vocab] f32
+  std::vector<int32_t> drawn_;  // of the last step's items
 };
 
 }  // namespace kvship::cuda

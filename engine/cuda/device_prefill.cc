@@ -157,6 +157,8 @@ absl::Status DevicePrefillRun::QueryKeyValue(size_t begin, size_t num_rows) {
                                                   .rows = NumHeads(config) * config.head_dim,
                                                   .cols = config.hidden_dim}));
   return RopeAndStore(stream, {.qkv = engine_.qkv_.data(),
+                               .query_norm = model.layer(layer_).query_norm,
+                               .key_norm = model.layer(layer_).key_norm,
                                .cos_sin = cos_sin_.as<float>() + begin * config.head_dim,
                                .keys = keys_.data(),
                                .values = values_.data(),
@@ -167,7 +169,8 @@ absl::Status DevicePrefillRun::QueryKeyValue(size_t begin, size_t num_rows) {
                                .num_kv_heads = config.num_kv_heads,
                                .head_dim = config.head_dim,
                                .head_stride = head_stride_,
-                               .first_row = begin});
+                               .first_row = begin,
+                               .norm_epsilon = config.norm_epsilon});
 }
 
 absl::Status DevicePrefillRun::Attend(size_t begin, size_t num_rows) {

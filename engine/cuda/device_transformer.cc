@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "base/status_macros.h"
+#include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/fill.h"
-#include "kernels/product.h"
 
 namespace kvship::cuda {
 namespace {
@@ -25,37 +25,49 @@ class Layout {
   size_t used_ = 0;
 };
 
-// Copies weights to the device, a few rows at a time.
+// Brings weights to the device as the file has them, block by block through a piece of its memory,
+// and unpacks them there.
 class Uploader {
  public:
-  explicit Uploader(DType dtype) : dtype_(dtype) {}
+  static absl::StatusOr<Uploader> Create(DType dtype) {
+    Uploader uploader(dtype);
+    ASSIGN_OR_RETURN(uploader.packed_, DeviceBuffer::Create(kPackedBytes));
+    return uploader;
+  }
 
   absl::Status Copy(const WeightView& from, const std::byte* to) {
-    const size_t chunk = std::max<size_t>(1, (size_t{1} << 22) / from.cols);
-    auto* target = const_cast<std::byte*>(to);
-    for (size_t row = 0; row < from.rows; row += chunk) {
-      const size_t rows = std::min(chunk, from.rows - row);
-      floats_.resize(rows * from.cols);
-      Dequantize(from, row, TensorView(floats_.data(), {rows, from.cols}));
-      RETURN_IF_ERROR(Copy(floats_, target));
-      target += rows * from.cols * kElementBytes;
+    const WeightBlock block = BlockOf(from.format);
+    const size_t most_weights = kPackedBytes / block.num_bytes * block.num_weights;
+    const size_t num_weights = from.rows * from.cols;
+    for (size_t first = 0; first < num_weights; first += most_weights) {
+      const size_t count = std::min(most_weights, num_weights - first);
+      // Copies that name no stream wait for the kernel before them, which reads the same memory.
+      RETURN_IF_ERROR(CudaStatus(
+          cudaMemcpy(packed_.data(), from.data + first / block.num_weights * block.num_bytes,
+                     count / block.num_weights * block.num_bytes, cudaMemcpyHostToDevice),
+          "copy of weights"));
+      RETURN_IF_ERROR(
+          Dequantize(nullptr, {.packed = packed_.data(),
+                               .out = const_cast<std::byte*>(to) + first * kElementBytes,
+                               .format = from.format,
+                               .dtype = dtype_,
+                               .num_weights = count}));
     }
     return absl::OkStatus();
   }
-  absl::Status Copy(std::span<const float> from, const std::byte* to) {
-    bits_.clear();
-    for (float x : from) {
-      bits_.push_back(dtype_ == DType::kF16 ? ToF16(x).bits : ToBf16(x).bits);
-    }
-    return CudaStatus(cudaMemcpy(const_cast<std::byte*>(to), bits_.data(),
-                                 bits_.size() * kElementBytes, cudaMemcpyHostToDevice),
-                      "copy of weights");
+  absl::Status Copy(const std::vector<float>& from, const std::byte* to) {
+    return Copy(WeightView{reinterpret_cast<const std::byte*>(from.data()), WeightFormat::kF32, 1,
+                           from.size()},
+                to);
   }
 
  private:
-  const DType dtype_;
-  std::vector<float> floats_;
-  std::vector<uint16_t> bits_;
+  static constexpr size_t kPackedBytes = size_t{32} << 20;  // copies at the full rate of the bus
+
+  explicit Uploader(DType dtype) : dtype_(dtype) {}
+
+  DType dtype_;
+  DeviceBuffer packed_;
 };
 
 absl::Status CheckShape(const ModelConfig& config) {
@@ -81,23 +93,22 @@ DType DeviceDTypeOf(const Transformer& model) {
 absl::Status DeviceTransformer::Lay(bool tied) {
   const size_t c = config_.hidden_dim, f = config_.ffn_dim, d = config_.head_dim;
   const size_t q = config_.num_query_heads * d, kv = config_.num_kv_heads * d;
+  const size_t norm = config_.has_query_key_norm() ? d : 0;
   if (dtype_ != DType::kF16 && dtype_ != DType::kBf16) {
     return absl::InvalidArgumentError("dtype: wanted f16 or bf16");
   }
   RETURN_IF_ERROR(CheckShape(config_));
-  if (config_.has_query_key_norm()) {
-    return absl::UnimplementedError(
-        absl::StrCat("architecture ", config_.architecture, ": no QK norm on the GPU yet"));
-  }
   Layout layout;
   struct Offsets {
-    size_t attention_norm, qkv, output, ffn_norm, gate_up, down;
+    size_t attention_norm, qkv, query_norm, key_norm, output, ffn_norm, gate_up, down;
   };
   const size_t embedding = layout.Take(config_.vocab_tokens * c);
   std::vector<Offsets> offsets;
   for (size_t i = 0; i < config_.num_layers; ++i) {
     offsets.push_back({.attention_norm = layout.Take(c),
                        .qkv = layout.Take((q + 2 * kv) * c),
+                       .query_norm = layout.Take(norm),
+                       .key_norm = layout.Take(norm),
                        .output = layout.Take(c * q),
                        .ffn_norm = layout.Take(c),
                        .gate_up = layout.Take(2 * f * c),
@@ -113,6 +124,8 @@ absl::Status DeviceTransformer::Lay(bool tied) {
   for (const Offsets& at : offsets) {
     layers_.push_back({.attention_norm = base + at.attention_norm,
                        .qkv = base + at.qkv,
+                       .query_norm = norm > 0 ? base + at.query_norm : nullptr,
+                       .key_norm = norm > 0 ? base + at.key_norm : nullptr,
                        .output = base + at.output,
                        .ffn_norm = base + at.ffn_norm,
                        .gate_up = base + at.gate_up,
@@ -130,7 +143,7 @@ absl::StatusOr<std::unique_ptr<const DeviceTransformer>> DeviceTransformer::Uplo
   std::unique_ptr<DeviceTransformer> device(new DeviceTransformer(model.config, dtype));
   const bool tied = model.output.data == model.embedding.data;
   RETURN_IF_ERROR(device->Lay(tied));
-  Uploader uploader(dtype);
+  ASSIGN_OR_RETURN(Uploader uploader, Uploader::Create(dtype));
   RETURN_IF_ERROR(uploader.Copy(model.embedding, device->embedding_));
   for (size_t i = 0; i < model.layers.size(); ++i) {
     const LayerWeights& from = model.layers[i];
@@ -140,6 +153,10 @@ absl::StatusOr<std::unique_ptr<const DeviceTransformer>> DeviceTransformer::Uplo
     RETURN_IF_ERROR(uploader.Copy(from.query, to.qkv));
     RETURN_IF_ERROR(uploader.Copy(from.key, to.qkv + bytes(from.query)));
     RETURN_IF_ERROR(uploader.Copy(from.value, to.qkv + bytes(from.query) + bytes(from.key)));
+    if (to.query_norm != nullptr) {
+      RETURN_IF_ERROR(uploader.Copy(from.query_norm, to.query_norm));
+      RETURN_IF_ERROR(uploader.Copy(from.key_norm, to.key_norm));
+    }
     RETURN_IF_ERROR(uploader.Copy(from.output, to.output));
     RETURN_IF_ERROR(uploader.Copy(from.ffn_norm, to.ffn_norm));
     RETURN_IF_ERROR(uploader.Copy(from.gate, to.gate_up));
@@ -148,6 +165,7 @@ absl::StatusOr<std::unique_ptr<const DeviceTransformer>> DeviceTransformer::Uplo
   }
   RETURN_IF_ERROR(uploader.Copy(model.output_norm, device->output_norm_));
   if (!tied) RETURN_IF_ERROR(uploader.Copy(model.output, device->output_));
+  RETURN_IF_ERROR(CudaStatus(cudaDeviceSynchronize(), "unpacking of weights"));
   return device;
 }
 
@@ -160,20 +178,24 @@ absl::StatusOr<std::unique_ptr<const DeviceTransformer>> DeviceTransformer::Rand
     return FillRandom(nullptr, dtype, const_cast<std::byte*>(to), rows * cols, 0.0f,
                       1.0f / std::sqrt(static_cast<float>(cols)), seed++);
   };
-  const auto ones = [&](const std::byte* to) {
-    return FillRandom(nullptr, dtype, const_cast<std::byte*>(to), config.hidden_dim, 1.0f, 0.0f, 0);
+  const auto ones = [&](const std::byte* to, size_t width) {
+    return FillRandom(nullptr, dtype, const_cast<std::byte*>(to), width, 1.0f, 0.0f, 0);
   };
   const size_t c = config.hidden_dim, f = config.ffn_dim, d = config.head_dim;
   RETURN_IF_ERROR(fill(device->embedding_, config.vocab_tokens, c));
   for (const DeviceLayerWeights& layer : device->layers_) {
-    RETURN_IF_ERROR(ones(layer.attention_norm));
+    RETURN_IF_ERROR(ones(layer.attention_norm, c));
     RETURN_IF_ERROR(fill(layer.qkv, NumHeads(config) * d, c));
+    if (layer.query_norm != nullptr) {
+      RETURN_IF_ERROR(ones(layer.query_norm, d));
+      RETURN_IF_ERROR(ones(layer.key_norm, d));
+    }
     RETURN_IF_ERROR(fill(layer.output, c, config.num_query_heads * d));
-    RETURN_IF_ERROR(ones(layer.ffn_norm));
+    RETURN_IF_ERROR(ones(layer.ffn_norm, c));
     RETURN_IF_ERROR(fill(layer.gate_up, 2 * f, c));
     RETURN_IF_ERROR(fill(layer.down, c, f));
   }
-  RETURN_IF_ERROR(ones(device->output_norm_));
+  RETURN_IF_ERROR(ones(device->output_norm_, c));
   RETURN_IF_ERROR(fill(device->output_, config.vocab_tokens, c));
   RETURN_IF_ERROR(CudaStatus(cudaDeviceSynchronize(), "random weights"));
   return device;

@@ -26,6 +26,8 @@ inline size_t NumHeads(const ModelConfig& config) {
 struct DeviceLayerWeights {
   const std::byte* attention_norm = nullptr;  // [C]
   const std::byte* qkv = nullptr;             // [(Hq + 2 H) D, C]
+  const std::byte* query_norm = nullptr;      // [D]; null where the model has no QK norm
+  const std::byte* key_norm = nullptr;        // [D]; likewise
   const std::byte* output = nullptr;          // [C, Hq D]
   const std::byte* ffn_norm = nullptr;        // [C]
   const std::byte* gate_up = nullptr;         // [2 F, C], the gates first
@@ -38,9 +40,9 @@ DType DeviceDTypeOf(const Transformer& model);
 
 class DeviceTransformer {
  public:
-  // The weights of a file, dequantized and rounded to `dtype`. Unimplemented for models with
-  // QK norm, or shapes that the kernels are not made for; ResourceExhausted if the device has no
-  // room.
+  // The weights of a file, unpacked on the device and rounded to `dtype`. Unimplemented for shapes
+  // that the kernels are not made for; ResourceExhausted if the device has no room for them and,
+  // for the time, 32 MiB.
   static absl::StatusOr<std::unique_ptr<const DeviceTransformer>> Upload(const Transformer& model,
                                                                          DType dtype);
   // Random weights of the same shape, of a size that keeps activations near 1: what a model of any

@@ -83,9 +83,10 @@ inline void LoadRunQ8_0(const std::byte* block, ByteRun* run) {
 
 // Q4_K and Q5_K: 12 bytes hold eight 6-bit scales and eight 6-bit minimums. Runs 0-3 have theirs in
 // the low six bits of bytes 0-3 and 4-7; runs 4-7 have the low four bits in bytes 8-11 (scale low
-// nibble, minimum high nibble) and the high two in the top bits of bytes 0-3 and 4-7.
-inline void LoadSixBitPair(const std::byte* packed, size_t run, uint32_t* scale,
-                           uint32_t* minimum) {
+// nibble, minimum high nibble) and the high two in the top bits of bytes 0-3 and 4-7. A
+// constant expression, which CUDA's code shares.
+constexpr void LoadSixBitPair(const std::byte* packed, size_t run, uint32_t* scale,
+                              uint32_t* minimum) {
   const auto at = [packed](size_t i) { return static_cast<uint32_t>(packed[i]); };
   if (run < 4) {
     *scale = at(run) & 63;

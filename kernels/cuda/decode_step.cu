@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "kernels/cuda/decode_step.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/tile_layout.h"
@@ -8,7 +6,6 @@ namespace kvship::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kRowThreads = 1024;
 
 __global__ void __launch_bounds__(kThreads) AdvanceKernel(const AdvanceTailsArgs args) {
   const size_t i = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -24,40 +21,6 @@ __global__ void __launch_bounds__(kThreads) AdvanceKernel(const AdvanceTailsArgs
   ++args.positions[sequence];
 }
 
-// A logit and its token: the larger logit comes first, then the smaller token.
-struct Candidate {
-  float logit;
-  int32_t token;
-};
-__device__ Candidate Better(Candidate a, Candidate b) {
-  const bool b_first = b.logit > a.logit || (b.logit == a.logit && b.token < a.token);
-  return b_first ? b : a;
-}
-__device__ Candidate BestOfWarp(Candidate best) {
-#pragma unroll
-  for (int step = kWarpThreads / 2; step > 0; step /= 2) {
-    const Candidate other = {__shfl_xor_sync(0xffffffffu, best.logit, step),
-                             __shfl_xor_sync(0xffffffffu, best.token, step)};
-    best = Better(best, other);
-  }
-  return best;
-}
-
-__global__ void __launch_bounds__(kRowThreads) LikeliestKernel(const LikeliestTokensArgs args) {
-  __shared__ Candidate warps[kRowThreads / kWarpThreads];
-  const float* logits = args.logits + static_cast<size_t>(blockIdx.x) * args.vocab_tokens;
-  Candidate best = {-INFINITY, INT32_MAX};
-  for (size_t i = threadIdx.x; i < args.vocab_tokens; i += kRowThreads) {
-    best = Better(best, {logits[i], static_cast<int32_t>(i)});
-  }
-  best = BestOfWarp(best);
-  if (threadIdx.x % kWarpThreads == 0) warps[threadIdx.x / kWarpThreads] = best;
-  __syncthreads();
-  if (threadIdx.x >= kWarpThreads) return;
-  best = BestOfWarp(warps[threadIdx.x]);
-  if (threadIdx.x == 0) args.tokens[blockIdx.x] = best.token == INT32_MAX ? 0 : best.token;
-}
-
 }  // namespace
 
 absl::Status AdvanceTails(cudaStream_t stream, const AdvanceTailsArgs& args) {
@@ -69,15 +32,6 @@ absl::Status AdvanceTails(cudaStream_t stream, const AdvanceTailsArgs& args) {
   }
   return Launch(stream, dim3((num_heads + kThreads - 1) / kThreads), dim3(kThreads), 0,
                 AdvanceKernel, args);
-}
-
-absl::Status LikeliestTokens(cudaStream_t stream, const LikeliestTokensArgs& args) {
-  if (args.num_sequences < 1 || args.vocab_tokens < 1 || args.vocab_tokens > INT32_MAX) {
-    return absl::InvalidArgumentError(absl::StrCat("num_sequences ", args.num_sequences,
-                                                   ", vocab_tokens ", args.vocab_tokens,
-                                                   ": wanted at least 1 of each"));
-  }
-  return Launch(stream, dim3(args.num_sequences), dim3(kRowThreads), 0, LikeliestKernel, args);
 }
 
 }  // namespace kvship::cuda

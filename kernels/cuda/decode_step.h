@@ -1,6 +1,5 @@
-// What a decode step does beside the network, on the GPU: it finds where the new token of each
-// sequence goes, and draws the likeliest next one. With these a step needs nothing from the host,
-// so that a captured graph can be replayed.
+// What a decode step does before the network, on the GPU: it finds where the new token of each
+// sequence goes, so that a captured graph can be replayed without the host.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -25,15 +24,5 @@ struct AdvanceTailsArgs {
   size_t num_kv_heads = 0;       // H
 };
 absl::Status AdvanceTails(cudaStream_t stream, const AdvanceTailsArgs& args);
-
-// tokens[b] = the index of the largest of logits[b], ties to the smallest. NaN is never chosen
-// unless all are NaN: then the token is 0. Memory: device memory.
-struct LikeliestTokensArgs {
-  const float* logits = nullptr;  // [B, V]
-  int32_t* tokens = nullptr;      // [B]
-  size_t num_sequences = 0;       // B
-  size_t vocab_tokens = 0;        // V
-};
-absl::Status LikeliestTokens(cudaStream_t stream, const LikeliestTokensArgs& args);
 
 }  // namespace kvship::cuda

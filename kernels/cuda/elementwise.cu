@@ -117,49 +117,105 @@ __device__ Destination<T> DestinationOf(const RopeArgs& args, size_t token, size
   return {static_cast<T*>(args.keys) + offset, static_cast<T*>(args.values) + offset};
 }
 
-// Four pairs of one head, turned: adjacent ones lie in one chunk, halves in the same place of two.
+// Four pairs of one head, a[i] and b[i] of each turning together. Adjacent ones lie in one chunk,
+// halves in the same place of two.
+struct Pairs {
+  float a[4];
+  float b[4];
+};
+__device__ int FirstOf(const RopeArgs& args, int pair) {
+  return args.pairs == RopePairs::kAdjacent ? 2 * pair : pair;
+}
+__device__ int SecondOf(const RopeArgs& args, int pair) {
+  return args.pairs == RopePairs::kAdjacent ? 2 * pair + 2
+                                            : pair + static_cast<int>(args.head_dim) / 2;
+}
+
 template <class T>
-__device__ void Turn(const RopeArgs& args, const T* from, const float* cos_sin, int pair, T* to) {
+__device__ Pairs LoadPairs(const RopeArgs& args, const T* head, int pair) {
   const bool adjacent = args.pairs == RopePairs::kAdjacent;
-  const int half = static_cast<int>(args.head_dim) / 2;
+  Pairs x;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    // a and b of two pairs: (a0, b0), (a1, b1) where adjacent, (a0, a1), (b0, b1) where in halves.
+    const FloatPair low =
+        UnpackPair<T>(*reinterpret_cast<const uint32_t*>(head + FirstOf(args, pair + i)));
+    const FloatPair high =
+        UnpackPair<T>(*reinterpret_cast<const uint32_t*>(head + SecondOf(args, pair + i)));
+    x.a[i] = low.low;
+    x.b[i] = adjacent ? low.high : high.low;
+    x.a[i + 1] = adjacent ? high.low : low.high;
+    x.b[i + 1] = high.high;
+  }
+  return x;
+}
+
+template <class T>
+__device__ void StoreTurned(const RopeArgs& args, const Pairs& x, const float* cos_sin, int pair,
+                            T* head) {
+  const bool adjacent = args.pairs == RopePairs::kAdjacent;
 #pragma unroll
   for (int i = 0; i < 4; i += 2) {
     const float4 angle = *reinterpret_cast<const float4*>(cos_sin + 2 * (pair + i));
-    const int first = adjacent ? 2 * (pair + i) : pair + i;
-    const int second = adjacent ? first + 2 : first + half;
-    // a and b of two pairs: (x0, x1), (x2, x3) where adjacent, (x0, y0), (x1, y1) where in halves.
-    const FloatPair low = UnpackPair<T>(*reinterpret_cast<const uint32_t*>(from + first));
-    const FloatPair high = UnpackPair<T>(*reinterpret_cast<const uint32_t*>(from + second));
-    const float a0 = low.low, b0 = adjacent ? low.high : high.low;
-    const float a1 = adjacent ? high.low : low.high, b1 = high.high;
-    const float c0 = a0 * angle.x - b0 * angle.y, d0 = a0 * angle.y + b0 * angle.x;
-    const float c1 = a1 * angle.z - b1 * angle.w, d1 = a1 * angle.w + b1 * angle.z;
-    *reinterpret_cast<uint32_t*>(to + first) = adjacent ? PackPair<T>(c0, d0) : PackPair<T>(c0, c1);
-    *reinterpret_cast<uint32_t*>(to + second) =
+    const float c0 = x.a[i] * angle.x - x.b[i] * angle.y;
+    const float d0 = x.a[i] * angle.y + x.b[i] * angle.x;
+    const float c1 = x.a[i + 1] * angle.z - x.b[i + 1] * angle.w;
+    const float d1 = x.a[i + 1] * angle.w + x.b[i + 1] * angle.z;
+    *reinterpret_cast<uint32_t*>(head + FirstOf(args, pair + i)) =
+        adjacent ? PackPair<T>(c0, d0) : PackPair<T>(c0, c1);
+    *reinterpret_cast<uint32_t*>(head + SecondOf(args, pair + i)) =
         adjacent ? PackPair<T>(c1, d1) : PackPair<T>(d0, d1);
   }
 }
 
+// RMS norm of a head, whose pairs lie four by four in `num_threads` neighbouring threads. Every
+// thread of a warp calls it.
+__device__ void NormHead(const Pairs& weight, float epsilon, int num_threads, Pairs& x) {
+  float squares = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) squares += x.a[i] * x.a[i] + x.b[i] * x.b[i];
+  for (int step = num_threads / 2; step > 0; step /= 2) {
+    squares += __shfl_xor_sync(0xffffffffu, squares, step);
+  }
+  const float factor = rsqrtf(squares / (num_threads * kChunkElements) + epsilon);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    x.a[i] *= factor * weight.a[i];
+    x.b[i] *= factor * weight.b[i];
+  }
+}
+
 // A thread per eight elements of a head: four pairs to turn, or eight elements of a value to copy.
-template <class T>
+// With a norm, threads past the last head go along: whole warps add up squares.
+template <class T, bool kNorm>
 __global__ void __launch_bounds__(kThreads) RopeKernel(const RopeArgs args) {
   const size_t num_heads = args.num_query_heads + 2 * args.num_kv_heads;
   const size_t chunks = args.head_dim / kChunkElements;
   const size_t i = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= args.num_tokens * num_heads * chunks) return;
+  const bool stores = i < args.num_tokens * num_heads * chunks;
+  if (!kNorm && !stores) return;
   const int chunk = static_cast<int>(i % chunks);
-  const size_t head = i / chunks % num_heads, token = i / chunks / num_heads;
+  const size_t head = stores ? i / chunks % num_heads : 0;
+  const size_t token = stores ? i / chunks / num_heads : 0;
   T* from = static_cast<T*>(args.qkv) + (token * num_heads + head) * args.head_dim;
   const float* cos_sin = args.cos_sin + token * args.head_dim;
-  if (head < args.num_query_heads) {
-    Turn(args, from, cos_sin, chunk * 4, from);
+  const bool is_query = head < args.num_query_heads;
+  const bool is_key = !is_query && head < args.num_query_heads + args.num_kv_heads;
+  Pairs x = {};
+  if (stores && (is_query || is_key)) x = LoadPairs(args, from, chunk * 4);
+  if constexpr (kNorm) {
+    const T* weight = static_cast<const T*>(is_query ? args.query_norm : args.key_norm);
+    NormHead(LoadPairs(args, weight, chunk * 4), args.norm_epsilon, static_cast<int>(chunks), x);
+    if (!stores) return;
+  }
+  if (is_query) {
+    StoreTurned(args, x, cos_sin, chunk * 4, from);
     return;
   }
-  const bool is_key = head < args.num_query_heads + args.num_kv_heads;
   const size_t kv_head = head - args.num_query_heads - (is_key ? 0 : args.num_kv_heads);
   const Destination<T> to = DestinationOf<T>(args, token, kv_head);
   if (is_key) {
-    Turn(args, from, cos_sin, chunk * 4, to.key);
+    StoreTurned(args, x, cos_sin, chunk * 4, to.key);
   } else {
     reinterpret_cast<uint4*>(to.value)[chunk] = reinterpret_cast<const uint4*>(from)[chunk];
   }
@@ -216,10 +272,19 @@ absl::Status RopeAndStore(cudaStream_t stream, const RopeArgs& args) {
         absl::StrCat("head_stride ", args.head_stride, ": wanted at least ",
                      (args.first_row + args.num_tokens) * args.head_dim));
   }
+  const bool norm = args.query_norm != nullptr;
+  if (norm != (args.key_norm != nullptr)) {
+    return absl::InvalidArgumentError("query_norm without key_norm: wanted both or neither");
+  }
+  if (norm && args.head_dim != 64 && args.head_dim != 128 && args.head_dim != 256) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("head_dim ", args.head_dim, ": wanted 64, 128 or 256 with a norm"));
+  }
   const size_t num_heads = args.num_query_heads + 2 * args.num_kv_heads;
   return WithElementType(args.dtype, [&](auto element) {
+    using T = decltype(element);
     return Launch(stream, GridFor(args.num_tokens * num_heads * args.head_dim / kChunkElements),
-                  dim3(kThreads), 0, RopeKernel<decltype(element)>, args);
+                  dim3(kThreads), 0, norm ? RopeKernel<T, true> : RopeKernel<T, false>, args);
   });
 }
 

@@ -53,9 +53,13 @@ absl::Status SiluMul(cudaStream_t stream, const SiluMulArgs& args);
 
 // Turns the queries of qkv in place, writes the turned keys and the values to where attention reads
 // them: row first_row + m of keys and values for a prompt; where `pages` is given, slot slots[m] of
-// page pages[m, h] instead, for a step of decode with one token per sequence.
+// page pages[m, h] instead, for a step of decode with one token per sequence. Where query_norm and
+// key_norm are given, each head of queries and keys first becomes x / sqrt(mean(x^2) + epsilon)
+// times them (Qwen3), which is not rounded in between; D is 64, 128 or 256 then.
 struct RopeArgs {
   void* qkv = nullptr;                // [M, Hq + 2H, D] of dtype: queries, keys, values
+  const void* query_norm = nullptr;   // [D] of dtype; both or neither
+  const void* key_norm = nullptr;     // [D]
   const float* cos_sin = nullptr;     // [M, D]: cosine and sine of pair i at 2i and 2i + 1
   void* keys = nullptr;               // [H, T, D] of dtype
   void* values = nullptr;             // [H, T, D]
@@ -69,6 +73,7 @@ struct RopeArgs {
   size_t head_dim = 0;         // D
   size_t head_stride = 0;      // elements from one head's keys (values) to the next's
   size_t first_row = 0;
+  float norm_epsilon = 1e-5f;
 };
 absl::Status RopeAndStore(cudaStream_t stream, const RopeArgs& args);
 

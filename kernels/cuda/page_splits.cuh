@@ -70,7 +70,8 @@ __device__ void StartUnit(const Unit<T>& unit, int lane, T* stage) {
 }
 
 // One element of the outputs of `count` parts, part after part, merged by their maxima and sums;
-// the parts' outputs and stats lie `out_stride` and `stats_stride` apart.
+// the parts' outputs and stats lie `out_stride` and `stats_stride` apart. What is fused is said, so
+// that all who merge get the same bits.
 struct Merged {
   float out;
   float maximum;
@@ -83,8 +84,8 @@ __device__ inline Merged Merge(const float* out, size_t out_stride, const float2
   for (int i = 0; i < count; ++i) {
     const float2 part = stats[i * stats_stride];
     const float weight = part.y > 0.0f ? Exp2(part.x - merged.maximum) : 0.0f;
-    merged.sum += part.y * weight;
-    if (weight > 0.0f) merged.out += out[i * out_stride] * weight;
+    merged.sum = fmaf(part.y, weight, merged.sum);
+    if (weight > 0.0f) merged.out = fmaf(out[i * out_stride], weight, merged.out);
   }
   return merged;
 }

@@ -172,17 +172,44 @@ __global__ void __launch_bounds__(kSplitThreads, 2) SplitKernel(const PagedSplit
   StoreSplit<T, kHeadDim, kMaxGroup>(p, request, split, warp_out, warp_stats);
 }
 
-template <class T, int kHeadDim>
-__global__ void __launch_bounds__(kHeadDim) MergeKernel(const PagedSplits p) {
+// The splits of one row are merged in eight parts, and those then, whatever their number: by one
+// group of kHeadDim threads, part after part, or by eight at once, where the rows are too few to
+// fill the device. Both do the same operations, so that a sequence's result does not depend on its
+// company, which decides.
+constexpr int kMergeParts = 8;
+constexpr size_t kThreadsOfMultiprocessor = 2048;
+
+template <class T, int kHeadDim, int kGroups>
+__global__ void __launch_bounds__(kHeadDim* kGroups) MergeKernel(const PagedSplits p) {
+  __shared__ float part_out[kMergeParts * kHeadDim];
+  __shared__ float2 part_stats[kMergeParts];
   const size_t request = blockIdx.x;
   const int row = blockIdx.y;
+  const int column = threadIdx.x % kHeadDim, group = threadIdx.x / kHeadDim;
   const int num_splits =
       max(1, (static_cast<int>(NumPages(p.args.heads[request])) + kSplitPages - 1) / kSplitPages);
-  const size_t first_row = request * p.max_splits * p.group + row;
-  const Merged merged = Merge(p.partials + first_row * kHeadDim + threadIdx.x, p.group * kHeadDim,
-                              p.stats + first_row, p.group, num_splits);
-  StoreElement(static_cast<T*>(p.args.out) + (request * p.group + row) * kHeadDim + threadIdx.x,
-               Normalised(merged));
+  T* out = static_cast<T*>(p.args.out) + (request * p.group + row) * kHeadDim + column;
+  const auto merge = [&](int first, int count) {
+    const size_t first_row = (request * p.max_splits + first) * p.group + row;
+    return Merge(p.partials + first_row * kHeadDim + column, p.group * kHeadDim,
+                 p.stats + first_row, p.group, count);
+  };
+  if (num_splits <= kMergeParts) {
+    // Each is a part of its own, and merging one changes no bit of it.
+    if (group == 0) StoreElement(out, Normalised(merge(0, num_splits)));
+    return;
+  }
+  const int most = (num_splits + kMergeParts - 1) / kMergeParts;
+#pragma unroll 1
+  for (int part = group; part < kMergeParts; part += kGroups) {
+    const int first = part * most;
+    const Merged merged = merge(first, max(0, min(most, num_splits - first)));
+    part_out[part * kHeadDim + column] = merged.out;
+    if (column == 0) part_stats[part] = make_float2(merged.maximum, merged.sum);
+  }
+  __syncthreads();
+  if (group > 0) return;
+  StoreElement(out, Normalised(Merge(part_out + column, kHeadDim, part_stats, 1, kMergeParts)));
 }
 
 int MaxSplits(const PagedAttentionArgs& args) {
@@ -233,8 +260,14 @@ absl::Status LaunchAttention(cudaStream_t stream, const PagedSplits& p) {
   RETURN_IF_ERROR((IsQuantized(p.args.prefix_format) ? LaunchQuantizedSplits(stream, p)
                                                      : LaunchSplits<T, kHeadDim>(stream, p)));
   if (p.max_splits == 1) return absl::OkStatus();
-  return Launch(stream, dim3(p.args.num_sequences * p.args.num_kv_heads, p.group), dim3(kHeadDim),
-                0, MergeKernel<T, kHeadDim>, p);
+  const dim3 grid(p.args.num_sequences * p.args.num_kv_heads, p.group);
+  ASSIGN_OR_RETURN(const size_t processors, NumMultiprocessors());
+  const size_t num_threads = size_t{grid.x} * grid.y * kHeadDim * kMergeParts;
+  if (p.max_splits > kMergeParts && num_threads <= processors * kThreadsOfMultiprocessor) {
+    return Launch(stream, grid, dim3(kHeadDim * kMergeParts), 0,
+                  MergeKernel<T, kHeadDim, kMergeParts>, p);
+  }
+  return Launch(stream, grid, dim3(kHeadDim), 0, MergeKernel<T, kHeadDim, 1>, p);
 }
 
 }  // namespace

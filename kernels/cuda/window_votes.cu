@@ -5,17 +5,13 @@
 #include "base/status_macros.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/tile_layout.h"
+#include "kernels/cuda/window_tiles.cuh"
 #include "kernels/cuda/window_votes.h"
 
 namespace kvship::cuda {
 namespace {
 
 constexpr float kLog2E = 1.4426950408889634f;
-constexpr int kTileTokens = 64;
-constexpr int kStages = 4;  // two blocks on a multiprocessor then keep 96 KiB of keys under way
-constexpr int kMaxHeadsPerBlock = 8;
-constexpr int kRowTiles = kTileTokens / 16;
 
 struct Params {
   WindowVotesArgs args;
@@ -25,39 +21,20 @@ struct Params {
   float scale;          // log2(e) / sqrt(D)
 };
 
-// One KV head's tile: keys [kTileTokens, kHeadDim], rows past the last key as zeros.
-template <class T, int kHeadDim>
-__device__ void StartTile(const Params& p, const T* keys, int tile, T* shared) {
-  constexpr int kChunks = kHeadDim / kChunkElements;
-  const size_t first = static_cast<size_t>(tile) * kTileTokens;
-  for (int i = threadIdx.x; i < kTileTokens * kChunks; i += blockDim.x) {
-    const int row = i / kChunks, chunk = i % kChunks;
-    const bool valid = first + row < p.args.num_keys;
-    const T* from = valid ? keys + (first + row) * kHeadDim + chunk * kChunkElements : keys;
-    CopyChunkAsync(shared + TileOffset(kHeadDim, row, chunk), from, valid);
-  }
-}
-
-// One query head's queries as the operand B, and its log-sum-exps, in registers. Columns past the
-// window have a log-sum-exp of infinity, so that their share is zero.
+// One query head's queries and their log-sum-exps, in registers. Columns past the window have a
+// log-sum-exp of infinity, so that their share is zero.
 template <class T, int kHeadDim, int kColumnTiles>
 struct Queries {
-  uint32_t b[kHeadDim / 16][kColumnTiles][2];
+  WindowQueries<T, kHeadDim, kColumnTiles> q;
   float minus_lse[kColumnTiles][2];  // in units of log2
 
   __device__ void Load(const WindowVotesArgs& args, int head, int lane) {
-    const T* q = static_cast<const T*>(args.q) + static_cast<size_t>(head) * args.window * kHeadDim;
-    const float* lse = args.lse + static_cast<size_t>(head) * args.window;
     const int window = static_cast<int>(args.window);
+    q.Load(static_cast<const T*>(args.q) + static_cast<size_t>(head) * window * kHeadDim, window,
+           lane);
+    const float* lse = args.lse + static_cast<size_t>(head) * window;
 #pragma unroll
     for (int j = 0; j < kColumnTiles; ++j) {
-      const int row = j * 8 + AccumulatorRow(lane);
-      const uint32_t* pairs = reinterpret_cast<const uint32_t*>(q + row * kHeadDim);
-#pragma unroll
-      for (int s = 0; s < kHeadDim / 16; ++s) {
-        b[s][j][0] = row < window ? pairs[s * 8 + (lane & 3)] : 0;
-        b[s][j][1] = row < window ? pairs[s * 8 + 4 + (lane & 3)] : 0;
-      }
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int column = j * 8 + AccumulatorColumn(lane) + e;
@@ -72,16 +49,7 @@ template <class T, int kHeadDim, int kColumnTiles>
 __device__ void VoteOnRows(const Params& p, const Queries<T, kHeadDim, kColumnTiles>& queries,
                            const T* rows, int lane, size_t first_key, float* votes) {
   float c[kColumnTiles][4] = {};
-  const MatrixRow from = DownThenRight(lane);
-#pragma unroll
-  for (int s = 0; s < kHeadDim / 16; ++s) {
-    uint32_t a[4];
-    LoadMatrices(a, rows + TileOffset(kHeadDim, from.row, s * 2 + from.chunk));
-#pragma unroll
-    for (int j = 0; j < kColumnTiles; ++j) {
-      MultiplyAdd<T>(c[j], a, queries.b[s][j][0], queries.b[s][j][1]);
-    }
-  }
+  queries.q.Multiply(rows, lane, c);
   const size_t key = first_key + AccumulatorRow(lane);
   const bool masked = first_key + 15 > p.args.first_position;
   float sums[2] = {0.0f, 0.0f};
@@ -122,9 +90,9 @@ __global__ void __launch_bounds__(256, kColumnTiles <= 4 ? 2 : 1) VotesKernel(co
   const int begin = static_cast<int64_t>(p.tiles) * blockIdx.x / gridDim.x;
   const int end = static_cast<int64_t>(p.tiles) * (blockIdx.x + 1) / gridDim.x;
 #pragma unroll
-  for (int stage = 0; stage < kStages - 1; ++stage) {
+  for (int stage = 0; stage < kTileStages - 1; ++stage) {
     if (begin + stage < end) {
-      StartTile<T, kHeadDim>(p, keys, begin + stage, ring + stage * kTileElements);
+      StartTile<T, kHeadDim>(keys, p.args.num_keys, begin + stage, ring + stage * kTileElements);
     }
     CommitCopies();
   }
@@ -132,15 +100,16 @@ __global__ void __launch_bounds__(256, kColumnTiles <= 4 ? 2 : 1) VotesKernel(co
   if (has_head) queries.Load(p.args, head, lane);
 
   for (int tile = begin; tile < end; ++tile) {
-    WaitForCopies<kStages - 2>();
+    WaitForCopies<kTileStages - 2>();
     __syncthreads();  // the tile has arrived, and everyone has left the one before it
-    const int next = tile + kStages - 1;
+    const int next = tile + kTileStages - 1;
     if (next < end) {
-      StartTile<T, kHeadDim>(p, keys, next, ring + (next - begin) % kStages * kTileElements);
+      StartTile<T, kHeadDim>(keys, p.args.num_keys, next,
+                             ring + (next - begin) % kTileStages * kTileElements);
     }
     CommitCopies();
     if (!has_head) continue;
-    const T* rows = ring + (tile - begin) % kStages * kTileElements;
+    const T* rows = ring + (tile - begin) % kTileStages * kTileElements;
     for (int r = row_group; r < kRowTiles; r += row_groups) {
       VoteOnRows<T, kHeadDim, kColumnTiles>(p, queries, rows + r * 16 * kHeadDim, lane,
                                             static_cast<size_t>(tile) * kTileTokens + r * 16,
@@ -195,14 +164,14 @@ template <class T, int kHeadDim, int kColumnTiles>
 absl::Status LaunchVotes(cudaStream_t stream, Params p) {
   ASSIGN_OR_RETURN(const size_t processors, NumMultiprocessors());
   p.heads_per_block = std::min(p.group, kMaxHeadsPerBlock);
-  const int row_groups = p.group <= 2 ? 4 : p.group <= 4 ? 2 : 1;  // up to 8 warps
+  const int row_groups = RowGroups(p.group);
   const unsigned head_blocks = (p.group + p.heads_per_block - 1) / p.heads_per_block;
   // As many blocks as are resident at once, so that every one keeps its queries and its pipeline.
   const size_t resident = processors * (kColumnTiles <= 4 ? 2 : 1);
   const size_t runs = std::max<size_t>(1, resident / (p.args.num_kv_heads * head_blocks));
   const dim3 grid(std::min<size_t>(runs, p.tiles), p.args.num_kv_heads, head_blocks);
   return LaunchEarly(stream, grid, dim3(kWarpThreads * row_groups * p.heads_per_block),
-                     size_t{kStages} * kTileTokens * kHeadDim * sizeof(T),
+                     size_t{kTileStages} * kTileTokens * kHeadDim * sizeof(T),
                      VotesKernel<T, kHeadDim, kColumnTiles>, p);
 }
 

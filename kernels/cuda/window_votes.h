@@ -1,5 +1,5 @@
 // How much the prompt's last queries attend to each key, on the GPU: kernels/scores.h on tensor
-// cores, in one pass over the keys.
+// cores, in one pass over the keys, with the log-sum-exp of attention or of window_sums.h.
 #pragma once
 
 #include <cuda_runtime.h>

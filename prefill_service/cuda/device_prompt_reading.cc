@@ -61,11 +61,11 @@ absl::StatusOr<PromptReading::Event> DevicePromptReading::Step() {
 
 absl::StatusOr<CompactLayer> DevicePromptReading::Compress(size_t) {
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
-  const size_t num_bytes = compressor_->layer_bytes();
   // Masses first: what follows has any length.
   auto* const masses = staging_.as<float>();
   std::byte* const bytes = staging_.data() + 2 * num_heads_ * sizeof(float);
   RETURN_IF_ERROR(compressor_->Compress(finished_));
+  const size_t num_bytes = compressor_->layer_bytes();
   RETURN_IF_ERROR(compressor_->CopyToHost(bytes, masses));
   RETURN_IF_ERROR(copied_.Record(engine_.stream()));
   RETURN_IF_ERROR(EnqueueAhead());

@@ -25,7 +25,7 @@ class NotedDecoder final : public Decoder {
     return engine_.Step(items);
   }
   std::span<const float> logits(size_t item) const override { return engine_.logits(item); }
-  int32_t likeliest(size_t item) const override { return engine_.likeliest(item); }
+  int32_t drawn(size_t item) const override { return engine_.drawn(item); }
 
   std::vector<bool> wanted_logits;
 
@@ -61,16 +61,20 @@ class DecoderTest : public ::testing::Test {
   NotedDecoder decoder_{*node_.model.transformer};
 };
 
-TEST_F(DecoderTest, GreedyOutputNeedsNoLogits) {
+TEST_F(DecoderTest, OutputNeedsNoLogits) {
   EXPECT_THAT(Answer({.max_tokens = 12}),
               ElementsAreArray(node_.Reference(prompt_, kCompression, 12)));
   EXPECT_THAT(decoder_.wanted_logits, Each(false));
   EXPECT_EQ(decoder_.wanted_logits.size(), 11u);
+  const SamplingOptions sampling = {.temperature = 1, .seed = 3};
+  const std::vector<int32_t> drawn = Answer({.sampling = sampling, .max_tokens = 12});
+  EXPECT_THAT(decoder_.wanted_logits, Each(false));
+  EXPECT_THAT(Answer({.sampling = sampling, .max_tokens = 12, .num_logprobs = 1}),
+              ElementsAreArray(drawn))
+      << "drawn from logits by the session";
 }
 
-TEST_F(DecoderTest, DrawsAndLogprobsNeedThem) {
-  Answer({.sampling = {.temperature = 1, .seed = 3}, .max_tokens = 4});
-  EXPECT_THAT(decoder_.wanted_logits, Each(true));
+TEST_F(DecoderTest, LogprobsNeedThem) {
   EXPECT_THAT(Answer({.max_tokens = 4, .num_logprobs = 1}),
               ElementsAreArray(node_.Reference(prompt_, kCompression, 4)));
   EXPECT_THAT(decoder_.wanted_logits, Each(true));

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <chrono>
 #include <map>
+#include <random>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
@@ -78,6 +79,16 @@ class FakeNode final : public v1::PrefillService::Service {
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };
+
+// On a port that the system gives to no connection, so that it is still free when the node returns.
+std::unique_ptr<FakeNode> NodeThatCanReturn() {
+  std::mt19937 random(std::random_device{}());
+  for (;;) {
+    const int port = std::uniform_int_distribution<int>(10'000, 32'767)(random);
+    auto node = std::make_unique<FakeNode>(port);
+    if (node->port() == port) return node;
+  }
+}
 
 class PrefillNodesTest : public ::testing::Test {
  protected:
@@ -241,7 +252,7 @@ TEST_F(PrefillNodesTest, WhoFailedIsLeftOutWhileOthersServe) {
 }
 
 TEST_F(PrefillNodesTest, WhoIsGoneIsMissedAndWhoReturnsIsFound) {
-  auto node = std::make_unique<FakeNode>();
+  auto node = NodeThatCanReturn();
   const int port = node->port();
   Start({node->address()});
   ASSERT_TRUE(HasServing(1));

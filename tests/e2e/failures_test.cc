@@ -1,7 +1,6 @@
 // What happens when processes are ended, killed or started wrongly.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <httplib.h>
 #include <signal.h>
 #include <sys/stat.h>
 
@@ -152,25 +151,6 @@ TEST(FailuresTest, NodeThatGivesARequestUpIsReplacedByAnother) {
     return decode->metric("kvship_decode_prefill_retries_total{reason=\"gave_up\"}") > 0;
   }));
   EXPECT_EQ(decode->metric("kvship_decode_prefill_ejections_total"), 0);
-}
-
-TEST(FailuresTest, StepThatTakesTooLongIsNotReadyAndSaysWhy) {
-  const auto prefill = Prefill();
-  Server decode("kvship-decode", kModel,
-                {"--threads=1", absl::StrCat("--prefill=", prefill->address()),
-                 "--stuck_timeout=1us"});  // so that every step is too long
-  ASSERT_TRUE(decode.WaitUntilReady()) << decode.process.Errors();
-  std::thread reader([&] { EXPECT_TRUE(Ask(decode, RequestOf(20, 1500)).ok()); });
-  httplib::Client admin("127.0.0.1", decode.admin_port);
-  std::string said;
-  EXPECT_TRUE(Eventually([&] {
-    const httplib::Result result = admin.Get("/readyz");
-    if (result && result->status == 503) said = result->body;
-    return !said.empty();
-  }));
-  EXPECT_THAT(said, HasSubstr("the decode batch has been in one step"));
-  reader.join();
-  EXPECT_TRUE(decode.WaitUntilReady()) << "the step has ended";
 }
 
 TEST(FailuresTest, ClientThatGoesFreesItsPages) {

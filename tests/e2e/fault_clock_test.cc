@@ -5,9 +5,11 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "tests/e2e/at_rest.h"
 #include "tests/e2e/checked_requests.h"
 #include "tests/e2e/fault_shell.h"
 #include "tests/engine/model_files.h"
@@ -27,7 +29,12 @@ class FaultClockTest : public ::testing::Test {
     ASSERT_TRUE(prefill_.WaitUntilReady());
     ASSERT_TRUE(decode_.WaitUntilReady());
     ASSERT_EQ(requests_.Learn(client_), absl::OkStatus());
+    rests_ = {AtRest(prefill_), AtRest(decode_)};
     served_ = nlohmann::json::parse(HttpGet(http_port_, "/v1/models"))["data"][0]["id"];
+  }
+
+  void ExpectNothingIsLeft() const {
+    for (const AtRest& rest : rests_) EXPECT_EQ(rest.LeftOver(), "");
   }
 
   // All later times of the servers' wall clocks are that far from the true ones.
@@ -67,6 +74,7 @@ class FaultClockTest : public ::testing::Test {
                        "--http_deadline=4s", absl::StrCat("--prefill=", prefill_.address())}};
   GenerationClient client_{decode_.address(), {.retries = 0}};
   CheckedRequests requests_;
+  std::vector<AtRest> rests_;
 };
 
 TEST_F(FaultClockTest, RequestsDoNotNoticeThatItJumps) {
@@ -86,6 +94,7 @@ TEST_F(FaultClockTest, RequestsDoNotNoticeThatItJumps) {
       Metric(decode_.admin_port, "kvship_decode_time_to_first_token_seconds_sum");
   EXPECT_GT(seconds, 0);
   EXPECT_LT(seconds, kHour);
+  ExpectNothingIsLeft();
 }
 
 TEST_F(FaultClockTest, DeadlinesPassNeitherEarlierNorLater) {
@@ -114,6 +123,7 @@ TEST_F(FaultClockTest, DeadlinesPassNeitherEarlierNorLater) {
     EXPECT_LT(answer.taken, absl::Seconds(20));
     EXPECT_TRUE(Eventually([&] { return AskOverHttp().status == 200; }));
   }
+  ExpectNothingIsLeft();
 }
 
 TEST_F(FaultClockTest, DrainingTakesNoLonger) {

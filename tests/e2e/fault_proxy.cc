@@ -39,10 +39,12 @@ void Prepare(int socket) {
 const char* FaultProxy::NameOf(Kind kind) {
   switch (kind) {
     case Kind::kCut: return "cut";
+    case Kind::kTruncate: return "truncated";
     case Kind::kDelay: return "delayed";
     case Kind::kCorrupt: return "corrupted";
     case Kind::kLose: return "lost";
     case Kind::kRepeat: return "repeated";
+    case Kind::kSwap: return "swapped";
     case Kind::kSwallow: return "swallowed";
     case Kind::kStall: return "stalled";
   }
@@ -111,8 +113,10 @@ void FaultProxy::Run() {
       }
     }
     std::erase_if(connections_, [](Connection& connection) {
-      const bool done =
-          connection.broken || (connection.ways[0].has_ended && connection.ways[1].has_ended);
+      const auto closes = [](const Way& way) { return way.closes && way.waiting.empty(); };
+      const auto& ways = connection.ways;
+      const bool done = connection.broken || closes(ways[0]) || closes(ways[1]) ||
+                        (ways[0].has_ended && ways[1].has_ended);
       if (done) Close(connection);
       return done;
     });
@@ -167,8 +171,10 @@ void FaultProxy::MeetFault(Connection& connection, size_t from, std::string& byt
   {
     std::lock_guard lock(mutex_);
     if (!armed_ || armed_->from_target != (from == 1)) return;
-    if (armed_->after_bytes >= bytes.size()) {
-      armed_->after_bytes -= bytes.size();
+    // What is swapped must be here.
+    const size_t least_bytes = armed_->kind == Kind::kSwap ? 2 * armed_->num_bytes : 1;
+    if (armed_->after_bytes + least_bytes > bytes.size()) {
+      armed_->after_bytes -= std::min(armed_->after_bytes, bytes.size());
       return;
     }
     fault = *armed_;
@@ -183,10 +189,18 @@ void FaultProxy::Apply(const Fault& fault, size_t at, Connection& connection, si
   const size_t num_bytes = std::min(fault.num_bytes, bytes.size() - at);
   switch (fault.kind) {
     case Kind::kCut: connection.broken = true; break;
+    case Kind::kTruncate:
+      connection.ways[from].closes = true;
+      bytes.resize(at);
+      break;
     case Kind::kDelay: connection.ways[from].held_until = MonotonicNow() + fault.time; break;
     case Kind::kCorrupt: bytes[at] = static_cast<char>(bytes[at] ^ 1 << num_bytes % 8); break;
     case Kind::kLose: bytes.erase(at, num_bytes); break;
     case Kind::kRepeat: bytes.insert(at, bytes.substr(at, num_bytes)); break;
+    case Kind::kSwap:
+      std::swap_ranges(bytes.begin() + at, bytes.begin() + at + num_bytes,
+                       bytes.begin() + at + num_bytes);
+      break;
     case Kind::kSwallow:
       connection.ways[from].swallows = true;
       bytes.resize(at);

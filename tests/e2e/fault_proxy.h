@@ -1,6 +1,6 @@
 // FaultProxy stands between two processes and does to the bytes of their TCP connections what
-// broken networks, and boxes in between, do: it cuts, delays, corrupts, loses or repeats some. One
-// thread moves the bytes of all connections; the methods are thread safe.
+// broken networks, and boxes in between, do: it cuts, delays, corrupts, loses, repeats or reorders
+// some. One thread moves the bytes of all connections; the methods are thread safe.
 #pragma once
 
 #include <array>
@@ -18,17 +18,18 @@ namespace kvship {
 
 class FaultProxy {
  public:
-  enum class Kind { kCut, kDelay, kCorrupt, kLose, kRepeat, kSwallow, kStall };
-  static constexpr size_t kKinds = 7;
+  enum class Kind { kCut, kTruncate, kDelay, kCorrupt, kLose, kRepeat, kSwap, kSwallow, kStall };
+  static constexpr size_t kKinds = 9;
   static const char* NameOf(Kind kind);
 
   // Happens once, to the connection whose byte comes next after `after_bytes` of either direction.
-  // kSwallow takes all bytes that follow in that direction, and keeps the connection open.
+  // kCut ends the connection as who pulls a cable; kTruncate passes on what came before, and then
+  // closes it. kSwallow takes all bytes that follow in that direction, and keeps it open.
   struct Fault {
     Kind kind = Kind::kCut;
     size_t after_bytes = 0;
     bool from_target = true;                       // which direction's bytes count and suffer
-    size_t num_bytes = 1;                          // that are lost or repeated
+    size_t num_bytes = 1;                          // lost, repeated, or put behind the next as many
     absl::Duration time = absl::Milliseconds(20);  // of a delay
   };
 
@@ -53,6 +54,7 @@ class FaultProxy {
     std::string waiting;  // bytes that were read and not written yet
     absl::Time held_until = absl::InfinitePast();
     bool swallows = false;
+    bool closes = false;  // once nothing waits
     bool has_ended = false;
   };
   // Ends and ways: 0 from the client, 1 from the target.

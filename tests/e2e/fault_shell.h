@@ -24,11 +24,10 @@ class ShellServer {
   ShellServer(const std::string& before, const std::string& program, const std::string& model,
               const std::vector<std::string>& flags,
               const std::string& redirections = ">/dev/null 2>&1") {
-    const std::string command = absl::StrCat(
-        before, " exec " KVSHIP_BIN "/", program, " --model=", model, " --listen=", address(),
-        " --admin=127.0.0.1:", admin_port, " ", absl::StrJoin(flags, " "), " ", redirections);
-    const char* const argv[] = {"sh", "-c", command.c_str(), nullptr};
-    posix_spawn(&pid_, "/bin/sh", nullptr, nullptr, const_cast<char* const*>(argv), environ);
+    command_ = absl::StrCat(before, " exec " KVSHIP_BIN "/", program, " --model=", model,
+                            " --listen=", address(), " --admin=127.0.0.1:", admin_port, " ",
+                            absl::StrJoin(flags, " "), " ", redirections);
+    Start();
   }
   ~ShellServer() {
     kill(pid_, SIGKILL);
@@ -37,10 +36,17 @@ class ShellServer {
   ShellServer(const ShellServer&) = delete;
   ShellServer& operator=(const ShellServer&) = delete;
 
+  // Once it has ended: the same anew.
+  void Restart() {
+    ended_ = false;
+    Start();
+  }
+
   std::string address() const { return absl::StrCat("127.0.0.1:", port); }
   bool WaitUntilReady() const {
     return Eventually([this] { return !HttpGet(admin_port, "/readyz").empty(); });
   }
+  int pid() const { return pid_; }  // the shell's, which becomes the program
   bool runs() { return !ended_ && waitpid(pid_, nullptr, WNOHANG) == 0; }
   void Signal(int number) const { kill(pid_, number); }
   // The exit code, or -1000 if it still runs after `timeout`.
@@ -54,6 +60,12 @@ class ShellServer {
   const int admin_port = FreePort();
 
  private:
+  void Start() {
+    const char* const argv[] = {"sh", "-c", command_.c_str(), nullptr};
+    posix_spawn(&pid_, "/bin/sh", nullptr, nullptr, const_cast<char* const*>(argv), environ);
+  }
+
+  std::string command_;
   pid_t pid_ = 0;
   bool ended_ = false;
 };

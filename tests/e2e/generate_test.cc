@@ -17,6 +17,7 @@
 #include "rpc/compression.h"
 #include "rpc/request_id.h"
 #include "tests/e2e/processes.h"
+#include "tests/needed.h"
 #include "tools/local_run.h"
 
 namespace kvship {
@@ -151,7 +152,7 @@ INSTANTIATE_TEST_SUITE_P(TinyModels, GoldenModelTest,
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(DemoModelTest, TwoProcessesGiveTheTokensOfOne) {
-  if (!std::filesystem::exists(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
+  if (IsMissing(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
   TwoProcesses processes(KVSHIP_DEMO_MODEL);
   const auto prompt = RandomPrompt(400, 6, 40000);
   const std::string budget = absl::StrCat("budget_tokens=128,window=16,kernel=31", kRest);
@@ -167,7 +168,7 @@ TEST(DemoModelTest, TwoProcessesGiveTheTokensOfOne) {
 }
 
 TEST(DemoModelTest, CommandLineStreamsTextAndWritesTheRecord) {
-  if (!std::filesystem::exists(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
+  if (IsMissing(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
   TwoProcesses processes(KVSHIP_DEMO_MODEL);
   const std::string record_path =
       std::filesystem::temp_directory_path() / absl::StrCat("kvship_record_", getpid());

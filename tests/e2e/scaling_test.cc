@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <thread>
@@ -16,6 +15,7 @@
 #include "client/generation_client.h"
 #include "rpc/compression.h"
 #include "tests/e2e/processes.h"
+#include "tests/needed.h"
 
 namespace kvship {
 namespace {
@@ -104,7 +104,7 @@ double OutputTokensPerSecond(size_t num_nodes) {
 }
 
 TEST(LongScalingTest, TwoNodesOfEachPoolServeTheDemoModelAlmostTwiceAsFast) {
-  if (!std::filesystem::exists(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " KVSHIP_DEMO_MODEL;
+  if (IsMissing(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " KVSHIP_DEMO_MODEL;
   const unsigned threads = std::thread::hardware_concurrency();
   const bool has_threads = threads >= kLeastThreads;
   if (!has_threads && std::getenv("KVSHIP_SCALE_ANYWHERE") == nullptr) {

@@ -3,9 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
-
 #include "tests/engine/model_files.h"
+#include "tests/needed.h"
 
 namespace kvship {
 namespace {
@@ -158,7 +157,7 @@ TEST(ChatTemplate, IsReadFromAGgufFile) {
 }
 
 TEST(ChatTemplate, IsThatOfTheDemoModel) {
-  if (!std::filesystem::exists(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
+  if (IsMissing(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
   const auto chat = ChatTemplate::Load(KVSHIP_DEMO_MODEL);
   ASSERT_TRUE(chat.ok()) << chat.status();
   EXPECT_EQ(*chat->Render(Messages{{"user", "Hi"}}),

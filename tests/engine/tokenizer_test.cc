@@ -3,13 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "engine/byte_alphabet.h"
 #include "tests/engine/model_files.h"
+#include "tests/needed.h"
 
 namespace kvship {
 namespace {
@@ -194,7 +194,7 @@ TEST(GgufTokenizer, NamesWhatItDoesNotHave) {
 }
 
 TEST(GgufTokenizer, GivesTheReferenceIdsOfTheDemoModel) {
-  if (!std::filesystem::exists(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
+  if (IsMissing(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
   const auto tokenizer = Tokenizer::Load(KVSHIP_DEMO_MODEL);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   ExpectReferenceIds(**tokenizer, KVSHIP_GOLDENS "/smollm2/tokenizer.json");

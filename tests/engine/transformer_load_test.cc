@@ -8,6 +8,7 @@
 #include "base/float16.h"
 #include "engine/transformer.h"
 #include "tests/engine/model_files.h"
+#include "tests/needed.h"
 
 namespace kvship {
 namespace {
@@ -38,7 +39,6 @@ class EditedModel {
     EXPECT_THAT(std::string(model.status().message()), HasSubstr(words));
   }
   const TempFolder& folder() const { return folder_; }
-
   json config;
 
  private:
@@ -380,7 +380,7 @@ TEST(LoadTransformer, GivesAnIdentityThatFollowsTheContent) {
 }
 
 TEST(LoadTransformer, ReadsTheDemoModel) {
-  if (!std::filesystem::exists(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
+  if (IsMissing(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
   const auto model = LoadTransformer(KVSHIP_DEMO_MODEL);
   ASSERT_TRUE(model.ok()) << model.status();
   const ModelConfig& config = (*model)->config;

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "absl/strings/match.h"
-#include "decode_service/http_body.h"
-#include "decode_service/http_server.h"
+#include "decode_service/http/http_body.h"
+#include "decode_service/http/http_server.h"
 #include "tests/fuzz/require.h"
 
 namespace kvship {

@@ -1,8 +1,8 @@
 // The body of a request of OpenAI's API: a byte for the endpoint, then JSON.
 #include <nlohmann/json.hpp>
 
-#include "decode_service/openai_error.h"
-#include "decode_service/openai_request.h"
+#include "decode_service/http/openai_error.h"
+#include "decode_service/http/openai_request.h"
 #include "tests/fuzz/checked_request.h"
 #include "tests/fuzz/require.h"
 

@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -121,6 +122,8 @@ def test_characters_stay_whole_across_chunks(api):
     ({"stop": [""]}, "stop[0]", "empty"),
     ({"extra_body": {"temprature": 1}}, "temprature", "temprature"),
     ({"extra_body": {"kvship": {"compression": {"kernel": 4}}}}, "kvship.compression", "kernel is '4'"),
+    ({"extra_body": {"kvship": {"timeout_ms": 0}}}, "kvship.timeout_ms", "kvship.timeout_ms is 0; wanted an integer from 1"),
+    ({"extra_body": {"kvship": {"timeout_ms": -5}}}, "kvship.timeout_ms", "kvship.timeout_ms is -5"),
 ])
 def test_bad_requests_are_named(api, fields, param, message):
     with pytest.raises(openai.BadRequestError) as caught:
@@ -227,6 +230,23 @@ def test_a_deadline_passes(start_decode):
     with pytest.raises(openai.APIError, match="deadline"):
         list(api.complete("Once", stream=True, **fields))
     assert api.becomes_idle()
+
+
+def test_a_request_brings_its_own_deadline(api):
+    begin = time.monotonic()
+    with pytest.raises(openai.InternalServerError, match="deadline") as caught:
+        api.complete("Once", max_tokens=8000, extra_body={"ignore_eos": True, "kvship": {"timeout_ms": 300}})
+    taken_s = time.monotonic() - begin
+    assert caught.value.status_code == 504
+    assert 0.3 <= taken_s < 10
+    print(f"a deadline of 300 ms over HTTP ended the request after {1000 * taken_s:.0f} ms")
+    assert api.becomes_idle()
+
+
+def test_a_deadline_of_the_request_lengthens_none_of_the_server(start_decode):
+    _, api = start_decode("--http-deadline=500ms")
+    with pytest.raises(openai.InternalServerError, match="deadline"):
+        api.complete("Once", max_tokens=8000, extra_body={"ignore_eos": True, "kvship": {"timeout_ms": 60_000}})
 
 
 def test_drain_lets_the_running_stream_end_and_refuses_others(start_decode):

@@ -6,6 +6,8 @@
 #include <functional>
 #include <limits>
 
+#include "absl/strings/str_cat.h"
+#include "engine/prefill.h"
 #include "rpc/errors.h"
 #include "rpc/sealed_message.h"
 #include "tests/prefill_service/prefill_node.h"
@@ -112,8 +114,19 @@ TEST_F(PrefillRefusalsTest, MessagesOutOfOrderAreRefused) {
   *again.mutable_begin() = node_.Begin(RandomTokens(50, 2), "scorer=keep_all");
   call->channel().SendMessage(Sealed(again));
   const absl::Status status = call->WaitUntilClosed();
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(status.message()), HasSubstr("begin came a second time"));
+}
+
+TEST_F(PrefillRefusalsTest, AMessageThatANetworkRepeatsIsRefused) {
+  const auto call = CollectedCall::Start(
+      node_, node_.Begin(RandomTokens(2000, 2), "scorer=keep_all"), {.says_go = false});
+  ASSERT_TRUE(call->WaitFor(Kind::kReady));
+  call->SayGo();
+  call->SayGo();
+  const absl::Status status = call->WaitUntilClosed();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("go came a second time"));
 }
 
 TEST_F(PrefillRefusalsTest, BytesThatAreNoMessageAreRefused) {
@@ -136,6 +149,34 @@ TEST(PrefillQueue, RefusesPastItsBoundsWithADelay) {
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), HasSubstr("200 tokens of 250"));
   EXPECT_GE(RetryDelayOf(status).value_or(absl::ZeroDuration()), absl::Seconds(1));
+}
+
+TEST(PrefillQueue, RefusesForGoodWhatAloneExceedsTheMemoryForRuns) {
+  const size_t room = PrefillRun::BytesFor(TinyModel().config(), 500);
+  PrefillNode node({.max_active_bytes = room});
+  const auto ask = [&node](size_t num_tokens) {
+    return CollectedCall::Start(node, node.Begin(RandomTokens(num_tokens, 3), "scorer=keep_all"),
+                                {})
+        ->WaitUntilClosed();
+  };
+  const absl::Status status = ask(501);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReasonOf(status), kContextLengthExceeded);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr(absl::StrCat("wanted at most the ", room, " of")));
+  EXPECT_EQ(ask(500), absl::OkStatus());
+}
+
+TEST(PrefillQueue, EndsAllThatRunsWhereItsTimeIsUp) {
+  PrefillNode node({}, 64);
+  const auto begin = node.Begin(RandomTokens(400, 7), "scorer=keep_all");
+  const auto running = CollectedCall::Start(node, begin, {});
+  ASSERT_TRUE(running->WaitFor(Kind::kLayer));
+  node.scheduler.StartDraining();
+  node.scheduler.EndAll();
+  const absl::Status status = running->WaitUntilClosed();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ReasonOf(status), kDraining);
 }
 
 TEST(PrefillQueue, TellsPlacesAndServesInOrderOfArrival) {

@@ -6,9 +6,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+
+#include "tests/needed.h"
 
 namespace kvship {
 namespace {
@@ -126,9 +127,7 @@ TEST(LocalRun, RefusesIdsOutsideTheVocabulary) {
 class DemoModel : public ::testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
-    if (!std::filesystem::exists(KVSHIP_DEMO_MODEL)) {
-      GTEST_SKIP() << "no demo model at " KVSHIP_DEMO_MODEL "; ./dev setup fetches it";
-    }
+    if (IsMissing(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
     model_ = Load(KVSHIP_DEMO_MODEL);
   }
   std::unique_ptr<const Transformer> model_;

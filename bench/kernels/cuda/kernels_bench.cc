@@ -17,11 +17,13 @@
 #include <vector>
 
 #include "bench/kernels/cuda/device_timing.h"
+#include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/gather_pages.h"
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/cuda/pool_scores.h"
 #include "kernels/cuda/prompt_attention.h"
+#include "kernels/cuda/token_draw.h"
 #include "kernels/cuda/top_positions.h"
 #include "kernels/cuda/window_votes.h"
 #include "kernels/page_layout.h"
@@ -302,6 +304,47 @@ void BenchElementwise(Bench& bench, size_t tokens) {
              });
 }
 
+// The next tokens of a batch from Llama-3.1's vocabulary: greedy, from all tokens, and from the
+// least that hold 0.95 of the 50 likeliest. Bytes are those of one pass.
+void BenchDraw(Bench& bench, size_t batch) {
+  constexpr size_t kVocab = 128256;
+  const float scale = std::log2(std::exp(1.0f)) * (1 << kHalvingBits);
+  const DeviceBytes logits(batch * kVocab * sizeof(float)), tokens(batch * sizeof(int32_t));
+  FillFloats(logits, [](double normal) { return 2.5 * normal; });
+  const TokenDraw kinds[] = {
+      {}, {.scale = scale}, {.scale = scale, .top_k = 50, .top_p = uint64_t{243} << 56}};
+  const char* const names[] = {"draw greedy", "draw", "draw top_k top_p"};
+  for (size_t kind = 0; kind < 3; ++kind) {
+    const std::vector<TokenDraw> draws(batch, kinds[kind]);
+    const DeviceBytes device_draws(std::as_bytes(std::span(draws)));
+    bench.Time(names[kind], Label("batch %zu V 128256", batch),
+               static_cast<double>(logits.num_bytes()), 0, 1, [&](size_t, cudaStream_t stream) {
+                 return DrawTokens(stream, {.logits = logits.as<float>(),
+                                            .draws = device_draws.as<TokenDraw>(),
+                                            .tokens = tokens.as<int32_t>(),
+                                            .num_sequences = batch,
+                                            .vocab_tokens = kVocab});
+               });
+  }
+}
+
+// A matrix of Llama-3.1-8B's feed-forward layer. Random bytes serve: time does not depend on them.
+void BenchDequantize(Bench& bench, WeightFormat format) {
+  constexpr size_t kWeights = size_t{14336} * 4096;
+  const WeightBlock block = BlockOf(format);
+  const DeviceBytes packed(kWeights / block.num_weights * block.num_bytes);
+  const DeviceBytes out(kWeights * kElementBytes);
+  FillNormalBf16(packed);
+  bench.Time(std::string("dequantize ") + WeightFormatName(format), Label("%zu weights", kWeights),
+             static_cast<double>(packed.num_bytes() + out.num_bytes()), 0, 1,
+             [&](size_t, cudaStream_t stream) {
+               return Dequantize(stream, {.packed = packed.data(),
+                                          .out = out.data(),
+                                          .format = format,
+                                          .num_weights = kWeights});
+             });
+}
+
 void RunAll(Bench& bench) {
   for (size_t tokens : {size_t{16} << 10, size_t{128} << 10, size_t{1} << 20}) {
     BenchVotes(bench, kGrouped, tokens, 32);
@@ -322,6 +365,10 @@ void RunAll(Bench& bench) {
   }
   for (size_t tokens : {4096, 16384, 32768}) BenchPrompt(bench, tokens);
   for (size_t tokens : {32, 8192}) BenchElementwise(bench, tokens);
+  for (size_t batch : {1, 32}) BenchDraw(bench, batch);
+  for (WeightFormat format : {WeightFormat::kQ4_1, WeightFormat::kQ6_K, WeightFormat::kQ8_0}) {
+    BenchDequantize(bench, format);
+  }
 }
 
 }  // namespace

@@ -22,10 +22,15 @@ constexpr double kF16Distance = 0.01;
 
 class DeviceDecoderTest : public DeviceTest {
  protected:
+  explicit DeviceDecoderTest(const char* architecture = "llama")
+      : random_(RopePairs::kHalves, architecture) {}
+
   // One sequence on both sides.
   struct Sequence {
     std::unique_ptr<SequenceCache> host, device;
     int32_t token = 0;
+    SamplingOptions sampling = {};
+    uint64_t num_drawn = 0;
   };
 
   void SetUp() override {
@@ -63,30 +68,37 @@ class DeviceDecoderTest : public DeviceTest {
     return sequence;
   }
 
-  // A step of both sides; the next tokens are the device's likeliest, or those after it.
+  // A step of both sides; the next tokens are those that the device draws, or `offset` after them.
   void Step(std::vector<Sequence*> batch, bool wants_logits, int32_t offset = 0) {
     std::vector<Decoder::Item> host_items, device_items;
     for (const Sequence* sequence : batch) {
       host_items.push_back({sequence->token, sequence->host.get()});
-      device_items.push_back({sequence->token, sequence->device.get(), wants_logits});
+      device_items.push_back({sequence->token, sequence->device.get(), wants_logits,
+                              sequence->sampling, sequence->num_drawn});
     }
     ASSERT_TRUE(host_.Step(host_items).ok());
     const absl::Status stepped = device_.decoder->Step(device_items);
     ASSERT_TRUE(stepped.ok()) << stepped;
     for (size_t i = 0; i < batch.size(); ++i) {
-      const int32_t likeliest = device_.decoder->likeliest(i);
+      const int32_t drawn = device_.decoder->drawn(i);
       const std::span<const float> logits = host_.logits(i);
-      const float highest = *std::max_element(logits.begin(), logits.end());
-      EXPECT_GT(logits[static_cast<size_t>(likeliest)], highest - 0.1f);
+      if (batch[i]->sampling.is_greedy()) {
+        const float highest = *std::max_element(logits.begin(), logits.end());
+        EXPECT_GT(logits[static_cast<size_t>(drawn)], highest - 0.1f);
+      }
       if (wants_logits) {
         EXPECT_LT(Distance(device_.decoder->logits(i), logits), kF16Distance);
+        EXPECT_EQ(drawn, SampleToken(device_.decoder->logits(i), batch[i]->sampling,
+                                     batch[i]->num_drawn, 0)
+                             .token);
       }
-      batch[i]->token = (likeliest + offset) % static_cast<int32_t>(logits.size());
+      ++batch[i]->num_drawn;
+      batch[i]->token = (drawn + offset) % static_cast<int32_t>(logits.size());
       EXPECT_EQ(batch[i]->device->num_tail_tokens(), batch[i]->host->num_tail_tokens());
     }
   }
 
-  RandomModel random_{RopePairs::kHalves};
+  RandomModel random_;
   const Transformer& model_ = random_.model();
   Backend backend_{2};
   DecodeEngine host_{model_, backend_, Arithmetic::kFloat32};
@@ -94,10 +106,21 @@ class DeviceDecoderTest : public DeviceTest {
   DecodeDevice device_;
 };
 
+class NormedDecoderTest : public DeviceDecoderTest {
+ protected:
+  NormedDecoderTest() : DeviceDecoderTest("qwen3") {}
+};
+
+TEST_F(NormedDecoderTest, QueriesAndKeysAreNormedLikeOnTheCpu) {
+  Sequence sequence = Prefill(70, "scorer=keep_all,encoder=f16");
+  for (int i = 0; i < 10; ++i) Step({&sequence}, true);
+}
+
 TEST_F(DeviceDecoderTest, WhatCameFromTheWireIsDecodedLikeOnTheCpu) {
   for (const char* compression :
        {"scorer=keep_all,encoder=f16", "budget_tokens=100,window=16,encoder=f16",
         "budget_tokens=100,window=16,encoder=int4",
+        "budget_tokens=100,window=16,encoder=int4,window_encoder=f16",
         "budget_tokens=100,window=16,allocator=ada,encoder=int8"}) {
     SCOPED_TRACE(compression);
     Sequence sequence = Prefill(300, compression);
@@ -108,6 +131,19 @@ TEST_F(DeviceDecoderTest, WhatCameFromTheWireIsDecodedLikeOnTheCpu) {
 TEST_F(DeviceDecoderTest, TokensThatTheHostDrewGoIn) {
   Sequence sequence = Prefill(70, "scorer=keep_all,encoder=f16");
   for (int32_t i = 0; i < 20; ++i) Step({&sequence}, true, /*offset=*/i % 3);
+}
+
+TEST_F(DeviceDecoderTest, DrawsBySeedAndIndex) {
+  Sequence a = Prefill(90, "scorer=keep_all,encoder=f16");
+  Sequence b = Prefill(40, "scorer=keep_all,encoder=f16");
+  Sequence c = Prefill(60, "scorer=keep_all,encoder=f16");
+  a.sampling = {.temperature = 1.5, .top_p = 0.9, .seed = 5};
+  b.sampling = {.temperature = 0.8, .top_k = 40, .seed = 6};
+  c.num_drawn = 7;  // greedy
+  for (int i = 0; i < 4; ++i) Step({&a, &b, &c}, true);
+  for (int i = 0; i < 4; ++i) Step({&a, &b}, i % 2 == 0);
+  b.num_drawn = 2;  // as if some had been taken back
+  for (int i = 0; i < 3; ++i) Step({&a, &b, &c}, i > 0);
 }
 
 TEST_F(DeviceDecoderTest, SequencesJoinLeaveAndChangePlaces) {

@@ -25,9 +25,9 @@ inline double Distance(std::span<const float> a, std::span<const float> b) {
 
 class RandomModel {
  public:
-  explicit RandomModel(RopePairs pairs) {
+  explicit RandomModel(RopePairs pairs, const char* architecture = "llama") {
     ModelConfig& config = model_.config;
-    config.architecture = "llama";
+    config.architecture = architecture;
     config.num_layers = 2;
     config.hidden_dim = 256;
     config.num_query_heads = 4;
@@ -49,6 +49,10 @@ class RandomModel {
       w.query = Matrix(config.num_query_heads * d, c);
       w.key = Matrix(config.num_kv_heads * d, c);
       w.value = Matrix(config.num_kv_heads * d, c);
+      if (config.has_query_key_norm()) {
+        w.query_norm = Norm(d);
+        w.key_norm = Norm(d);
+      }
       w.output = Matrix(c, config.num_query_heads * d);
       w.ffn_norm = Norm(c);
       w.gate = Matrix(f, c);
@@ -60,6 +64,7 @@ class RandomModel {
   }
 
   const Transformer& model() const { return model_; }
+  Transformer& mutable_model() { return model_; }
 
   std::vector<int32_t> Prompt(size_t num_tokens) {
     std::vector<int32_t> tokens(num_tokens);

@@ -1,8 +1,5 @@
 #include "kernels/cuda/decode_step.h"
 
-#include <cmath>
-#include <limits>
-
 #include "tests/kernels/cuda/device_test.h"
 
 namespace kvship::cuda {
@@ -44,32 +41,6 @@ TEST_F(DecodeStepTest, EveryTailGetsRoomForOneTokenMore) {
     EXPECT_EQ(advanced[i].num_tail_tokens, before + 1) << i;
     EXPECT_EQ(got[i], memory.data() + i * kTailPages + before / kPageTokens) << i;
   }
-}
-
-std::vector<int32_t> LikeliestOf(const std::vector<float>& logits, size_t rows) {
-  const DeviceArray<float> device(logits);
-  const DeviceArray<int32_t> tokens(rows);
-  EXPECT_TRUE(LikeliestTokens(nullptr, {.logits = device.data(),
-                                        .tokens = tokens.data(),
-                                        .num_sequences = rows,
-                                        .vocab_tokens = logits.size() / rows})
-                  .ok());
-  return tokens.ToHost();
-}
-
-TEST_F(DecodeStepTest, TheLikeliestTokenIsTheFirstOfTheLargest) {
-  constexpr size_t kVocab = 5000;
-  std::vector<float> logits(3 * kVocab, -1.0f);
-  logits[4321] = 2.0f;
-  logits[kVocab + 17] = logits[kVocab + 16] = logits[kVocab + 4999] = 3.0f;
-  logits[2 * kVocab + 4999] = -0.5f;
-  EXPECT_EQ(LikeliestOf(logits, 3), (std::vector<int32_t>{4321, 16, 4999}));
-}
-
-TEST_F(DecodeStepTest, NanIsNeverTheLikeliest) {
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_EQ(LikeliestOf({nan, -5.0f, nan, -4.0f}, 1), (std::vector<int32_t>{3}));
-  EXPECT_EQ(LikeliestOf({nan, nan}, 1), (std::vector<int32_t>{0}));
 }
 
 }  // namespace

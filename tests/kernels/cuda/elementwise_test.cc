@@ -91,15 +91,27 @@ TEST_F(ElementwiseTest, SiluMulGatesTheSecondHalf) {
   }
 }
 
-// Queries, keys and values of a few tokens, their angles, and what turning gives.
+// RMS norm of one head in place.
+void NormOf(float* x, const std::vector<float>& weight, double epsilon) {
+  double squares = 0;
+  for (size_t d = 0; d < weight.size(); ++d) squares += double{x[d]} * x[d];
+  const double factor = 1 / std::sqrt(squares / static_cast<double>(weight.size()) + epsilon);
+  for (size_t d = 0; d < weight.size(); ++d) x[d] = static_cast<float>(x[d] * factor * weight[d]);
+}
+
+// Queries, keys and values of a few tokens, their angles, and what turning gives, after a norm
+// where one is wanted.
 struct RopeCase {
   static constexpr size_t kTokens = 5, kQueryHeads = 4, kKvHeads = 2,
                           kHeads = kQueryHeads + 2 * kKvHeads;
 
-  RopeCase(DType type, RopePairs pairing, size_t dim)
+  RopeCase(DType type, RopePairs pairing, size_t dim, bool with_norm = false)
       : dtype(type),
+        norm(with_norm),
         head_dim(dim),
         qkv(RandomTensor(type, kTokens * kHeads * dim, 1)),
+        query_norm(RandomTensor(type, dim, 3)),
+        key_norm(RandomTensor(type, dim, 4)),
         pairs(pairing) {
     std::vector<float> angles(kTokens * dim);
     std::mt19937 random(2);
@@ -114,6 +126,9 @@ struct RopeCase {
         const size_t a = pairing == RopePairs::kAdjacent ? 2 * i : i;
         const size_t b = pairing == RopePairs::kAdjacent ? 2 * i + 1 : i + dim / 2;
         float* x = &qkv.values[(token * kHeads + head) * dim];
+        if (norm && i == 0) {
+          NormOf(x, head < kQueryHeads ? query_norm.values : key_norm.values, kEpsilon);
+        }
         const float c = angles[token * dim + 2 * i], s = angles[token * dim + 2 * i + 1];
         const float turned_a = x[a] * c - x[b] * s, turned_b = x[a] * s + x[b] * c;
         x[a] = turned_a;
@@ -122,17 +137,22 @@ struct RopeCase {
     }
     device_qkv.emplace(qkv.bits);
     cos_sin.emplace(angles);
+    device_query_norm.emplace(query_norm.bits);
+    device_key_norm.emplace(key_norm.bits);
   }
 
   RopeArgs Args() {
     return {.qkv = device_qkv->data(),
+            .query_norm = norm ? device_query_norm->data() : nullptr,
+            .key_norm = norm ? device_key_norm->data() : nullptr,
             .cos_sin = cos_sin->data(),
             .dtype = dtype,
             .pairs = pairs,
             .num_tokens = kTokens,
             .num_query_heads = kQueryHeads,
             .num_kv_heads = kKvHeads,
-            .head_dim = head_dim};
+            .head_dim = head_dim,
+            .norm_epsilon = kEpsilon};
   }
   float Expected(size_t token, size_t head, size_t d) const {
     return qkv.values[(token * kHeads + head) * head_dim + d];
@@ -140,21 +160,24 @@ struct RopeCase {
   // A difference of two products may cancel: the error is relative to their size.
   void ExpectTurned(uint16_t got, size_t token, size_t head, size_t d) const {
     ASSERT_NEAR(ValueOf(dtype, got), Expected(token, head, d),
-                UnitRoundoff(dtype) * std::abs(Expected(token, head, d)) + 2e-6);
+                UnitRoundoff(dtype) * std::abs(Expected(token, head, d)) + (norm ? 8e-6 : 2e-6));
   }
 
+  static constexpr float kEpsilon = 1e-3f;
   DType dtype;
+  bool norm;
   size_t head_dim;
   Tensor16 qkv;  // its values: after turning
+  Tensor16 query_norm, key_norm;
   RopePairs pairs;
-  std::optional<DeviceArray<uint16_t>> device_qkv;
+  std::optional<DeviceArray<uint16_t>> device_qkv, device_query_norm, device_key_norm;
   std::optional<DeviceArray<float>> cos_sin;
 };
 
-TEST_F(ElementwiseTest, RopeTurnsAndStoresAPromptsKeysAndValues) {
+void TurnAPrompt(bool with_norm) {
   for (RopePairs pairs : {RopePairs::kHalves, RopePairs::kAdjacent}) {
     for (DType dtype : kTypes) {
-      RopeCase c(dtype, pairs, 64);
+      RopeCase c(dtype, pairs, 64, with_norm);
       constexpr size_t kRows = 9, kFirst = 3;
       const DeviceArray<uint16_t> keys(c.kKvHeads * kRows * 64), values(c.kKvHeads * kRows * 64);
       RopeArgs args = c.Args();
@@ -181,8 +204,12 @@ TEST_F(ElementwiseTest, RopeTurnsAndStoresAPromptsKeysAndValues) {
   }
 }
 
-TEST_F(ElementwiseTest, RopeStoresADecodeStepsTokensInTheirPages) {
-  RopeCase c(DType::kBf16, RopePairs::kHalves, 128);
+TEST_F(ElementwiseTest, RopeTurnsAndStoresAPromptsKeysAndValues) { TurnAPrompt(false); }
+
+TEST_F(ElementwiseTest, RopeTurnsWhatTheNormOfQueriesAndKeysGives) { TurnAPrompt(true); }
+
+void TurnADecodeStep(bool with_norm) {
+  RopeCase c(DType::kBf16, RopePairs::kHalves, 128, with_norm);
   const size_t page_elements = 2 * kPageTokens * 128;
   const size_t num_pages = c.kTokens * c.kKvHeads;
   const DeviceArray<uint16_t> memory(num_pages * page_elements);
@@ -210,6 +237,22 @@ TEST_F(ElementwiseTest, RopeStoresADecodeStepsTokensInTheirPages) {
       }
     }
   }
+}
+
+TEST_F(ElementwiseTest, RopeStoresADecodeStepsTokensInTheirPages) { TurnADecodeStep(false); }
+
+TEST_F(ElementwiseTest, RopeStoresADecodeStepsNormedTokensInTheirPages) { TurnADecodeStep(true); }
+
+TEST_F(ElementwiseTest, RopeWantsBothNormsAndHeadsThatWarpsHoldWhole) {
+  RopeCase c(DType::kBf16, RopePairs::kHalves, 128, /*with_norm=*/true);
+  RopeArgs args = c.Args();
+  args.head_stride = 128 * c.kTokens;
+  args.key_norm = nullptr;
+  EXPECT_FALSE(RopeAndStore(nullptr, args).ok());
+  args = c.Args();
+  args.head_stride = 128 * c.kTokens;
+  args.head_dim = 80;
+  EXPECT_FALSE(RopeAndStore(nullptr, args).ok());
 }
 
 }  // namespace

@@ -207,6 +207,23 @@ TEST_F(PagedAttentionTest, DoesNotDependOnTheCompany) {
   EXPECT_EQ(a, std::vector<uint16_t>(b.begin(), b.begin() + static_cast<int64_t>(a.size())));
 }
 
+// Alone eight groups of threads merge its splits; in company enough to fill any device one does.
+TEST_F(PagedAttentionTest, ManySplitsAreMergedToTheSameBitsByOneGroupAndByEight) {
+  const Lengths lengths = {2500, 7};
+  PagedCase alone(DType::kF16, 3, 1, 64, {lengths});
+  std::vector<Lengths> company(250, Lengths{0, 0});
+  company.front() = lengths;
+  PagedCase together(DType::kF16, 3, 1, 64, company);
+  alone.ExpectAsDefined();
+  together.ExpectAsDefined();
+  const std::vector<uint16_t> a = alone.Run(), b = together.Run();
+  EXPECT_EQ(a, std::vector<uint16_t>(b.begin(), b.begin() + static_cast<int64_t>(a.size())));
+}
+
+TEST_F(PagedAttentionTest, OfManySplitsIsExact) {
+  PagedCase(DType::kBf16, 1, 1, 128, {{65 * kSplitPages * kPageTokens + 3, 9}}).ExpectAsDefined();
+}
+
 TEST_F(PagedAttentionTest, RejectsAPrefixOfAnotherDtype) {
   PagedCase c(DType::kBf16, 1, 1, 64, {{5, 1}});
   c.args().dtype = DType::kF16;

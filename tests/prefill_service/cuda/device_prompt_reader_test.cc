@@ -22,6 +22,9 @@ using Event = PromptReading::Event;
 
 class DevicePromptReaderTest : public DeviceTest {
  protected:
+  explicit DevicePromptReaderTest(const char* architecture = "llama")
+      : random_(RopePairs::kHalves, architecture) {}
+
   void SetUp() override {
     DeviceTest::SetUp();
     if (IsSkipped()) return;
@@ -92,7 +95,7 @@ class DevicePromptReaderTest : public DeviceTest {
     EXPECT_LT(std::sqrt(difference / norm), 0.01);  // f16, some tens of roundings
   }
 
-  RandomModel random_{RopePairs::kHalves};
+  RandomModel random_;
   Backend backend_{2};
   HostPromptReader host_{random_.model(), backend_, {.arithmetic = Arithmetic::kFloat32}};
   std::unique_ptr<DevicePromptReader> device_;
@@ -102,6 +105,12 @@ TEST_F(DevicePromptReaderTest, GivesTheCpusLayersAndLogits) {
   for (const auto& [num_tokens, compression] :
        {std::pair{size_t{40}, "scorer=keep_all,encoder=f16"},
         std::pair{size_t{150}, "budget_tokens=60,window=16,encoder=f16"},
+        std::pair{size_t{150}, "budget_tokens=60,window=16,softmax=prefix,encoder=f16"},
+        std::pair{size_t{150}, "budget_tokens=60,window=16,sinks=4,allocator=pyramid,encoder=f16"},
+        std::pair{size_t{150}, "budget_tokens=60,window=16,recent_tokens=20,encoder=f16"},
+        std::pair{size_t{150}, "scorer=knorm,budget_tokens=60,window=16,encoder=f16"},
+        std::pair{size_t{150}, "scorer=streaming_llm,budget_tokens=60,window=16,encoder=f16"},
+        std::pair{size_t{150}, "scorer=random,budget_tokens=60,window=16,encoder=f16"},
         std::pair{size_t{150}, "budget_tokens=60,window=16,encoder=int4"}}) {
     SCOPED_TRACE(compression);
     const PrefillTask task = Task(num_tokens, compression);
@@ -118,6 +127,19 @@ TEST_F(DevicePromptReaderTest, GivesTheCpusLayersAndLogits) {
     EXPECT_EQ(fraction, 1);
     CompareLogits(*host, *device);
   }
+}
+
+class NormedPromptReaderTest : public DevicePromptReaderTest {
+ protected:
+  NormedPromptReaderTest() : DevicePromptReaderTest("qwen3") {}
+};
+
+TEST_F(NormedPromptReaderTest, QueriesAndKeysAreNormedLikeOnTheCpu) {
+  const PrefillTask task = Task(150, "budget_tokens=60,window=16,encoder=f16");
+  const auto host = Begin(host_, task);
+  const auto device = Begin(*device_, task);
+  while (!host->done()) Compare(task, NextLayer(*host), NextLayer(*device));
+  CompareLogits(*host, *device);
 }
 
 TEST_F(DevicePromptReaderTest, ReadingsTakeTurnsBetweenBlocks) {

@@ -1,0 +1,113 @@
+#include "decode_service/http/http_connection.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/clock.h"
+
+namespace kvship {
+namespace {
+
+constexpr size_t kBufferBytes = 16 << 10;
+// A client that takes nothing for so long is given up.
+constexpr absl::Duration kWriteTimeout = absl::Seconds(30);
+// How long a client may go on sending a request that was refused; closing at once would reset the
+// connection and could take the answer from it.
+constexpr absl::Duration kLinger = absl::Seconds(2);
+
+}  // namespace
+
+HttpConnection::HttpConnection(int socket, const std::shared_ptr<SSL_CTX>& tls)
+    : socket_(socket), buffer_(kBufferBytes) {
+  if (tls != nullptr) tls_ = std::make_unique<TlsSession>(tls, socket);
+}
+
+HttpConnection::~HttpConnection() {
+  tls_.reset();
+  shutdown(socket_, SHUT_WR);
+  const absl::Time end = MonotonicNow() + kLinger;
+  while (closes_ && WaitFor(POLLIN, end) &&
+         recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT) > 0) {
+  }
+  close(socket_);
+}
+
+bool HttpConnection::WaitFor(short events, absl::Time deadline) const {
+  pollfd waited = {.fd = socket_, .events = events, .revents = 0};
+  while (true) {
+    const absl::Duration left = std::max(deadline - MonotonicNow(), absl::ZeroDuration());
+    const int64_t left_ms = std::min<int64_t>(absl::ToInt64Milliseconds(left), INT32_MAX);
+    const int ready = poll(&waited, 1, static_cast<int>(left_ms));
+    if (ready > 0) return true;
+    if (ready == 0 || errno != EINTR) return false;
+  }
+}
+
+bool HttpConnection::Handshake(absl::Time deadline) {
+  while (tls_ != nullptr) {
+    const int done = tls_->Handshake();
+    if (done == 1) return true;
+    if (done == 0 || errno != EAGAIN || !WaitFor(POLLIN, deadline)) return false;
+  }
+  return true;
+}
+
+bool HttpConnection::WaitForRequest(absl::Duration timeout) {
+  return has_bytes() || WaitFor(POLLIN, MonotonicNow() + timeout);
+}
+
+void HttpConnection::BeginRequest(size_t max_bytes, absl::Time deadline) {
+  allowed_bytes_ = max_bytes;
+  request_deadline_ = deadline;
+  answer_deadline_ = absl::InfiniteFuture();
+}
+
+bool HttpConnection::client_has_gone() {
+  pollfd looked_at = {.fd = socket_, .events = POLLRDHUP, .revents = 0};
+  if (poll(&looked_at, 1, 0) > 0) return true;
+  char byte = 0;
+  const ssize_t n = tls_ ? tls_->Peek(&byte, 1) : recv(socket_, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
+bool HttpConnection::is_readable() const {
+  return has_bytes() || WaitFor(POLLIN, request_deadline_);
+}
+
+bool HttpConnection::is_writable() const {
+  return WaitFor(POLLOUT, std::min(MonotonicNow() + kWriteTimeout, answer_deadline_));
+}
+
+ssize_t HttpConnection::read(char* to, size_t num_bytes) {
+  num_bytes = std::min(num_bytes, allowed_bytes_);
+  if (num_bytes == 0) return -1;
+  while (begin_ == end_) {
+    if (!is_readable()) return -1;
+    // httplib reads lines byte by byte.
+    const ssize_t received = tls_ ? tls_->Receive(buffer_.data(), buffer_.size())
+                                  : recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
+    if (received < 0 && (errno == EAGAIN || errno == EINTR)) continue;
+    if (received <= 0) return received;
+    begin_ = 0;
+    end_ = static_cast<size_t>(received);
+  }
+  num_bytes = std::min(num_bytes, end_ - begin_);
+  std::memcpy(to, buffer_.data() + begin_, num_bytes);
+  begin_ += num_bytes;
+  allowed_bytes_ -= num_bytes;
+  return static_cast<ssize_t>(num_bytes);
+}
+
+ssize_t HttpConnection::write(const char* from, size_t num_bytes) {
+  if (!is_writable()) return -1;
+  const ssize_t sent = tls_ ? tls_->Send(from, num_bytes)
+                            : send(socket_, from, num_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+  return sent < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : sent;
+}
+
+}  // namespace kvship

@@ -1,0 +1,115 @@
+#include "decode_service/http/http_server.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/status_macros.h"
+#include "service/listen_address.h"
+
+namespace kvship {
+namespace {
+
+constexpr absl::Duration kKeepAlive = absl::Seconds(30);
+// How soon a connection without a request notices that the server stops or needs its thread.
+constexpr absl::Duration kIdleCheck = absl::Milliseconds(250);
+constexpr absl::Duration kHandshakeTime = absl::Seconds(10);
+// For a request to arrive whole, from its first byte on.
+constexpr absl::Duration kUploadTime = absl::Minutes(1);
+constexpr size_t kMostHeaderBytes = 64 << 10;
+// httplib's own queue has 5 places.
+constexpr int kConnectionsToAccept = 512;
+// Until there are file descriptors again.
+constexpr absl::Duration kAcceptPause = absl::Milliseconds(10);
+
+thread_local HttpConnection* current_connection = nullptr;
+
+}  // namespace
+
+HttpServer::HttpServer(size_t max_connections, size_t max_body_bytes,
+                       std::unique_ptr<WatchedTlsContext> tls)
+    : max_body_bytes_(max_body_bytes), tls_(std::move(tls)), threads_(max_connections) {
+  set_tcp_nodelay(true);
+  // By default two processes could share one port.
+  set_socket_options([](int socket) {
+    const int yes = 1;
+    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+  });
+  set_post_routing_handler([](const httplib::Request&, httplib::Response& response) {
+    response.headers.erase("Keep-Alive");  // says what httplib's own loop would do
+    if (!connection().closes()) return;
+    response.headers.erase("Connection");
+    response.set_header("Connection", "close");
+  });
+}
+
+HttpServer::~HttpServer() { Stop(); }
+
+absl::Status HttpServer::Listen(const std::string& flag, const std::string& address) {
+  ASSIGN_OR_RETURN(const ListenAddress wanted, ParseListenAddress(flag, address));
+  port_ = wanted.port;
+  if (wanted.port == 0) {
+    port_ = bind_to_any_port(wanted.host);
+  } else if (!bind_to_port(wanted.host, wanted.port)) {
+    port_ = -1;
+  }
+  if (port_ <= 0 || ::listen(svr_sock_, kConnectionsToAccept) != 0) {
+    return CannotListen(flag, address);
+  }
+  acceptor_ = std::thread([this] { Accept(); });
+  return absl::OkStatus();
+}
+
+void HttpServer::Stop() {
+  if (stopping_.exchange(true) || svr_sock_ == INVALID_SOCKET) return;
+  shutdown(svr_sock_, SHUT_RDWR);  // wakes who accepts
+  threads_.Stop();
+  if (acceptor_.joinable()) acceptor_.join();
+  close(svr_sock_.exchange(INVALID_SOCKET));
+}
+
+HttpConnection& HttpServer::connection() { return *current_connection; }
+
+void HttpServer::Accept() {
+  while (!stopping_) {
+    const int socket = accept4(svr_sock_, nullptr, nullptr, SOCK_CLOEXEC);
+    if (socket >= 0) {
+      const std::shared_ptr<SSL_CTX> tls = tls_ ? tls_->Get() : nullptr;
+      if (!threads_.Run([this, socket, tls] { Serve(socket, tls); })) close(socket);
+    } else if (errno != EINTR && errno != ECONNABORTED) {
+      absl::SleepFor(kAcceptPause);
+    }
+  }
+}
+
+bool HttpServer::WaitForRequest(HttpConnection& connection) const {
+  const absl::Time end = MonotonicNow() + kKeepAlive;
+  while (!connection.WaitForRequest(kIdleCheck)) {
+    if (stopping_ || draining_ || threads_.crowded() || MonotonicNow() > end) return false;
+  }
+  return !stopping_;
+}
+
+void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
+  HttpConnection connection(socket, tls);
+  current_connection = &connection;
+  if (!connection.Handshake(MonotonicNow() + kHandshakeTime)) return;
+  while (!connection.closes() && WaitForRequest(connection)) {
+    if (draining_) connection.CloseAfterAnswer();
+    connection.BeginRequest(kMostHeaderBytes, MonotonicNow() + kUploadTime);
+    const auto after_headers = [&](httplib::Request& request) {
+      request.ranges.clear();  // nothing here can be asked for in parts
+      // What marks chunks takes an eighth of the body at most, and a little.
+      connection.AllowBytes(max_body_bytes_ / 8 * 9 + kMostHeaderBytes);
+    };
+    bool client_closes = false;
+    const bool ok =
+        process_request(connection, /*close_connection=*/false, client_closes, after_headers);
+    if (!ok || client_closes) break;
+  }
+}
+
+}  // namespace kvship

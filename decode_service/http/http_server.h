@@ -1,0 +1,59 @@
+// HttpServer is an HTTP/1.1 server with a thread per connection. cpp-httplib parses, routes and
+// writes; accepting, waiting and reading are done here, because the library's connections take up
+// processor time while they wait, read without bounds, and go on after an answer that left a part
+// of the request unread. Handlers, set before Listen, run on the connection's thread.
+#pragma once
+
+#include <httplib.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/status/status.h"
+#include "decode_service/http/connection_threads.h"
+#include "decode_service/http/http_connection.h"
+#include "service/watched_tls_context.h"
+
+namespace kvship {
+
+class HttpServer : public httplib::Server {
+ public:
+  // More than `max_connections` wait to be accepted, in the system's bounded queue. `tls` may be
+  // null: plain text.
+  HttpServer(size_t max_connections, size_t max_body_bytes,
+             std::unique_ptr<WatchedTlsContext> tls = nullptr);
+  ~HttpServer() override;
+
+  // Listens on "host:port" (`flag` is for messages) and serves. Errors: InvalidArgument (no
+  // address), Unavailable (port in use).
+  absl::Status Listen(const std::string& flag, const std::string& address);
+  int port() const { return port_; }
+
+  // Serves a connection that was accepted, to its end, on the calling thread. Owns the socket.
+  // `tls` may be null: plain text.
+  void Serve(int socket, const std::shared_ptr<SSL_CTX>& tls);
+
+  // Every connection ends after its present answer; new ones are still accepted.
+  void StartDraining() { draining_ = true; }
+  // Accepts no more and waits for the answers that are being given.
+  void Stop();
+
+  // The connection that the calling handler serves.
+  static HttpConnection& connection();
+
+ private:
+  void Accept();
+  bool WaitForRequest(HttpConnection& connection) const;
+
+  const size_t max_body_bytes_;
+  const std::unique_ptr<WatchedTlsContext> tls_;  // may be null; used by the acceptor
+  int port_ = 0;
+  std::atomic<bool> draining_{false};
+  std::atomic<bool> stopping_{false};
+  ConnectionThreads threads_;
+  std::thread acceptor_;
+};
+
+}  // namespace kvship

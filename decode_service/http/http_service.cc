@@ -1,0 +1,341 @@
+#include "decode_service/http/http_service.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "decode_service/http/event_stream.h"
+#include "decode_service/http/http_body.h"
+#include "decode_service/http/http_generation.h"
+#include "decode_service/http/openai_response.h"
+#include "rpc/errors.h"
+#include "rpc/request_id.h"
+
+namespace kvship {
+namespace {
+
+using HandlerResponse = httplib::Server::HandlerResponse;
+
+constexpr char kJson[] = "application/json";
+constexpr char kModels[] = "/v1/models";
+constexpr char kOneModel[] = "/v1/models/";
+constexpr char kCompletions[] = "/v1/completions";
+constexpr char kChat[] = "/v1/chat/completions";
+
+uint64_t RandomNumber() {
+  thread_local std::mt19937_64 random(std::random_device{}());
+  return random();
+}
+
+void Respond(const OpenAiError& error, httplib::Response& response) {
+  response.status = error.http_status;
+  response.set_content(error.Json(), kJson);
+  if (error.retry_after) {
+    const int64_t seconds = absl::ToInt64Seconds(absl::Ceil(*error.retry_after, absl::Seconds(1)));
+    response.set_header("Retry-After", absl::StrCat(std::max<int64_t>(1, seconds)));
+  }
+  if (error.http_status == 401) response.set_header("WWW-Authenticate", "Bearer");
+}
+
+// For requests whose body is not, or only in part, read.
+void RespondAndClose(const OpenAiError& error, httplib::Response& response) {
+  HttpServer::connection().CloseAfterAnswer();
+  Respond(error, response);
+}
+
+// The code under which the same refusal is counted on the gRPC port.
+absl::StatusCode CodeOf(const OpenAiError& error) {
+  switch (error.http_status) {
+    case 401: return absl::StatusCode::kUnauthenticated;
+    case 404: return absl::StatusCode::kNotFound;
+    case 413:
+    case 429: return absl::StatusCode::kResourceExhausted;
+    case 503: return absl::StatusCode::kUnavailable;
+    default: return absl::StatusCode::kInvalidArgument;
+  }
+}
+
+std::string NameOf(const ServedModel& model, const std::string& identity) {
+  return model.config().name.empty() ? identity : model.config().name;
+}
+
+OpenAiError WrongMethod(const httplib::Request& request, const char* allowed,
+                        httplib::Response& response) {
+  response.set_header("Allow", allowed);
+  return InvalidOpenAiRequest(
+      absl::StrCat("the method for ", request.path, " is ", request.method, "; wanted ", allowed),
+      405);
+}
+
+// Tokens of prompt and output together.
+size_t ContextTokens(const Generation::Uses& uses) {
+  const size_t limit = uses.options.limits.context_tokens;
+  const size_t context = uses.model.config().context_tokens;
+  return limit == 0 ? context : std::min(limit, context);
+}
+
+absl::StatusOr<std::string> WholeAnswer(HttpGeneration& generation, OpenAiResponse& answer) {
+  std::string whole;
+  v1::GenerateResponse message;
+  absl::Status end;
+  while (generation.Take(absl::InfiniteFuture(), &message, &end) != ResponseBuffer::Next::kEnd) {
+    if (message.has_output()) answer.Add(message.output());
+    if (message.has_report()) whole = answer.Whole(message.report());
+  }
+  if (!end.ok()) return end;
+  return whole;
+}
+
+OpenAiError UnknownModel(absl::string_view model, absl::string_view served) {
+  OpenAiError error = InvalidOpenAiRequest(
+      absl::StrCat("the model '", model, "' is not served here; wanted '", served, "'"), 404);
+  error.param = "model";
+  error.code = "model_not_found";
+  return error;
+}
+
+}  // namespace
+
+HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
+                         const Options& options, std::unique_ptr<WatchedTlsContext> tls)
+    : uses_(uses),
+      callers_(callers),
+      options_(options),
+      identity_(absl::BytesToHexString(absl::string_view(
+          reinterpret_cast<const char*>(uses.model.identity.data()), uses.model.identity.size()))),
+      model_(options.served_model_name.empty() ? NameOf(uses.model, identity_)
+                                               : options.served_model_name),
+      start_time_(absl::ToUnixSeconds(absl::Now())),
+      // Clients keep connections that they do not use; and whoever is refused needs one too.
+      server_(2 * options.max_requests + 64, options.max_body_bytes, std::move(tls)) {}
+
+absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation::Uses& uses,
+                                                                const Callers& callers,
+                                                                const Options& options) {
+  std::unique_ptr<WatchedTlsContext> tls;
+  if (!options.tls.certificate.empty()) {
+    ASSIGN_OR_RETURN(tls, WatchedTlsContext::Load(options.tls));
+  }
+  std::unique_ptr<HttpService> service(new HttpService(uses, callers, options, std::move(tls)));
+  HttpService* self = service.get();
+  self->server_.set_pre_routing_handler(
+      [self](const httplib::Request& request, httplib::Response& response) {
+        return self->Route(request, response);
+      });
+  for (const auto& [path, api] :
+       {std::pair(kCompletions, OpenAiApi::kCompletions), std::pair(kChat, OpenAiApi::kChat)}) {
+    self->server_.Post(
+        path, [self, api = api](const httplib::Request& request, httplib::Response& response,
+                                const httplib::ContentReader& reader) {
+          self->Answer(api, request, response, reader);
+        });
+  }
+  // Errors that httplib finds by itself have no body yet.
+  self->server_.set_error_handler([](const httplib::Request&, httplib::Response& response) {
+    if (!response.body.empty()) return;
+    RespondAndClose(InvalidOpenAiRequest("the HTTP request cannot be read", response.status),
+                    response);
+  });
+  self->server_.set_logger([self](const httplib::Request&, const httplib::Response& response) {
+    self->uses_.metrics.CountHttpResponse(response.status);
+  });
+  RETURN_IF_ERROR(self->server_.Listen("http", options.listen));
+  return service;
+}
+
+HttpService::~HttpService() {
+  StartDraining();
+  EndAll(absl::UnavailableError("the server is shutting down; send the request again"));
+  server_.Stop();
+}
+
+void HttpService::StartDraining() {
+  std::lock_guard lock(mutex_);
+  draining_ = true;
+  server_.StartDraining();
+}
+
+bool HttpService::WaitUntilIdle(absl::Duration timeout) {
+  std::unique_lock lock(mutex_);
+  return idle_.wait_until(lock, ToSteadyTime(MonotonicNow() + timeout),
+                          [this] { return running_.empty(); });
+}
+
+void HttpService::EndAll(const absl::Status& why) {
+  std::vector<std::shared_ptr<Generation>> running;
+  {
+    std::lock_guard lock(mutex_);
+    why_ended_.Update(why);
+    for (const auto& generation : running_) running.push_back(generation.lock());
+  }
+  for (const auto& generation : running) {
+    if (generation != nullptr) generation->Cancel(why);
+  }
+}
+
+absl::StatusOr<HttpService::Place> HttpService::TakePlace() {
+  std::lock_guard lock(mutex_);
+  if (draining_) return RefusedWhileDraining();
+  if (running_.size() >= options_.max_requests) {
+    return absl::ResourceExhaustedError(absl::StrCat(running_.size(), " requests are running; ",
+                                                     "wanted fewer than ", options_.max_requests));
+  }
+  const auto place = running_.emplace(running_.end());
+  return Place(&*place, [this, place](std::weak_ptr<Generation>*) { GiveBackPlace(place); });
+}
+
+void HttpService::GiveBackPlace(Generations::iterator place) {
+  std::lock_guard lock(mutex_);
+  running_.erase(place);
+  idle_.notify_all();
+}
+
+void HttpService::Enter(const Place& place, const std::shared_ptr<Generation>& generation) {
+  absl::Status ended;
+  {
+    std::lock_guard lock(mutex_);
+    *place = generation;
+    ended = why_ended_;
+  }
+  if (!ended.ok()) generation->Cancel(ended);
+}
+
+absl::StatusOr<std::string> HttpService::ClientOf(const httplib::Request& request) const {
+  return callers_.CheckToken(request.get_header_value("Authorization"));
+}
+
+bool HttpService::Serves(absl::string_view model) const {
+  return model == model_ || model == identity_;
+}
+
+HandlerResponse HttpService::Route(const httplib::Request& request,
+                                   httplib::Response& response) const {
+  const std::string& path = request.path;
+  const bool generates = path == kCompletions || path == kChat;
+  const bool reads_only = request.method == "GET" || request.method == "HEAD";
+  if (generates && request.method == "POST") return HandlerResponse::Unhandled;
+  if (HasHttpBody(request)) HttpServer::connection().CloseAfterAnswer();
+  if (const auto client = ClientOf(request); !client.ok()) {
+    Respond(OpenAiErrorOf(client.status()), response);
+  } else if (generates) {
+    Respond(WrongMethod(request, "POST", response), response);
+  } else if (path != kModels && !absl::StartsWith(path, kOneModel)) {
+    Respond(InvalidOpenAiRequest(absl::StrCat("there is no ", path, " here"), 404), response);
+  } else if (!reads_only) {
+    Respond(WrongMethod(request, "GET", response), response);
+  } else {
+    AnswerModels(path, response);
+  }
+  return HandlerResponse::Handled;
+}
+
+void HttpService::AnswerModels(absl::string_view path, httplib::Response& response) const {
+  const size_t context = ContextTokens(uses_);
+  response.status = 200;
+  if (!absl::ConsumePrefix(&path, kOneModel)) {
+    response.set_content(ModelListJson(model_, start_time_, context), kJson);
+  } else if (Serves(path)) {
+    response.set_content(ModelJson(model_, start_time_, context), kJson);
+  } else {
+    Respond(UnknownModel(path, model_), response);
+  }
+}
+
+void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
+                         httplib::Response& response, const httplib::ContentReader& reader) {
+  const absl::StatusOr<std::string> client = ClientOf(request);
+  // What refuses a request before its body is read, or has been read whole, ends the connection.
+  HttpConnection& connection = HttpServer::connection();
+  if (!client.ok()) {
+    connection.CloseAfterAnswer();
+    return Refuse(OpenAiErrorOf(client.status()), "", response);
+  }
+  absl::StatusOr<Place> place = TakePlace();
+  if (!place.ok()) {
+    connection.CloseAfterAnswer();
+    return Refuse(OpenAiErrorOf(place.status()), *client, response);
+  }
+  std::string body;
+  if (const auto error = ReadHttpBody(request, reader, options_.max_body_bytes, &body)) {
+    connection.CloseAfterAnswer();
+    return Refuse(*error, *client, response);
+  }
+  const auto asked = ReadOpenAiRequest(api, body, RandomNumber());
+  if (!asked.ok()) return Refuse(OpenAiErrorOf(asked.status()), *client, response);
+  if (!Serves(asked->model)) return Refuse(UnknownModel(asked->model, model_), *client, response);
+  Generate(*asked, *client,
+           ParseTraceContext(request.get_header_value(kTraceParent),
+                             request.get_header_value(kTraceState)),
+           *std::move(place), response);
+}
+
+void HttpService::Refuse(const OpenAiError& error, const std::string& client,
+                         httplib::Response& response) const {
+  const absl::StatusCode code = CodeOf(error);
+  const std::string id = NewRequestId();
+  uses_.metrics.CountRequest(absl::Status(code, error.message));
+  // What is said of the request itself quotes it.
+  const bool quotes = code == absl::StatusCode::kInvalidArgument || error.http_status == 404;
+  LogInfo("request refused", {{"request_id", id},
+                              {"client", client},
+                              {"code", absl::StatusCodeToString(code)},
+                              {"error", quotes ? "" : error.message}});
+  response.set_header("x-request-id", id);
+  Respond(error, response);
+}
+
+void HttpService::Generate(const OpenAiRequest& request, const std::string& client,
+                           TraceContext trace, Place place, httplib::Response& response) {
+  HttpConnection& connection = HttpServer::connection();
+  const absl::Time arrival = MonotonicNow();
+  const absl::Time deadline = arrival + std::min(request.timeout, options_.deadline);
+  connection.SetAnswerDeadline(deadline);
+  const std::string id = NewRequestId();
+  response.set_header("x-request-id", id);
+  const auto asked =
+      std::make_shared<Generation>(uses_, Generation::Call{.id = id,
+                                                           .client = client,
+                                                           .arrival = arrival,
+                                                           .deadline = deadline,
+                                                           .trace = std::move(trace)});
+  if (asked->trace().is_set()) {
+    response.set_header(kTraceResponse, asked->trace().TraceParent());
+  }
+  Enter(place, asked);
+  auto generation = std::make_unique<HttpGeneration>(asked, request.generate, deadline, connection);
+  OpenAiResponse answer(request,
+                        {.id = id,
+                         .created = absl::ToUnixSeconds(absl::Now()),
+                         .model = model_,
+                         .fingerprint = absl::StrCat("fp_", identity_.substr(0, 12))},
+                        uses_.model.tokenizer.get());
+  response.status = 200;
+  if (!request.stream) {
+    const absl::StatusOr<std::string> whole = WholeAnswer(*generation, answer);
+    if (!whole.ok()) return Respond(OpenAiErrorOf(whole.status()), response);
+    return response.set_content(*whole, kJson);
+  }
+  const auto stream = std::make_shared<EventStream>(std::move(generation), std::move(answer));
+  if (absl::Status begin = stream->Begin(); !begin.ok()) {
+    return Respond(OpenAiErrorOf(begin), response);
+  }
+  response.set_header("Cache-Control", "no-cache");
+  response.set_header("X-Accel-Buffering", "no");  // nginx would gather the events
+  response.set_chunked_content_provider(
+      "text/event-stream",
+      // Both live as long as the response.
+      [stream, place = std::move(place)](size_t, httplib::DataSink& sink) {
+        return stream->WriteNext(sink);
+      });
+}
+
+}  // namespace kvship

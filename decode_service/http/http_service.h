@@ -1,0 +1,95 @@
+// HttpService is the public API in the form of OpenAI's, for clients that speak it already. Each
+// request is a Generation like those of GenerationService. docs/openai.md says what it takes.
+#pragma once
+
+#include <condition_variable>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "decode_service/generation.h"
+#include "decode_service/http/http_server.h"
+#include "decode_service/http/openai_error.h"
+#include "decode_service/http/openai_request.h"
+#include "service/callers.h"
+
+namespace kvship {
+
+class HttpService {
+ public:
+  struct Options {
+    std::string listen = "127.0.0.1:8000";  // empty: none
+    size_t max_body_bytes = 16 << 20;
+    // Requests at a time; more are refused.
+    size_t max_requests = 256;
+    // For one request, from its body's last byte to the last byte of the answer.
+    absl::Duration deadline = absl::Minutes(10);
+    // What the API calls the model; empty: by its own name.
+    std::string served_model_name = {};
+    TlsFiles tls = {};  // without a certificate: plain text. Clients are known by tokens alone
+  };
+
+  // Listens and serves. Errors: as HttpServer::Listen and ServerTlsContext.
+  static absl::StatusOr<std::unique_ptr<HttpService>> Start(const Generation::Uses& uses,
+                                                            const Callers& callers,
+                                                            const Options& options);
+  // Ends what is still running and waits for its end.
+  ~HttpService();
+
+  int port() const { return server_.port(); }
+
+  // Refuses new requests.
+  void StartDraining();
+  // Waits until no request is running; false if that takes longer.
+  bool WaitUntilIdle(absl::Duration timeout);
+  // Ends the requests that are running, and those still to come, with `why`, soon.
+  void EndAll(const absl::Status& why);
+
+ private:
+  using Generations = std::list<std::weak_ptr<Generation>>;
+  // A place among the requests that run at a time, which points to the request's generation once
+  // there is one; given back when the last copy goes.
+  using Place = std::shared_ptr<std::weak_ptr<Generation>>;
+
+  HttpService(const Generation::Uses& uses, const Callers& callers, const Options& options,
+              std::unique_ptr<WatchedTlsContext> tls);
+  absl::StatusOr<Place> TakePlace();
+  void GiveBackPlace(Generations::iterator place);
+  // Makes a generation known to EndAll.
+  void Enter(const Place& place, const std::shared_ptr<Generation>& generation);
+
+  // Answers all but the generating endpoints' own requests.
+  httplib::Server::HandlerResponse Route(const httplib::Request& request,
+                                         httplib::Response& response) const;
+  void AnswerModels(absl::string_view path, httplib::Response& response) const;
+  void Answer(OpenAiApi api, const httplib::Request& request, httplib::Response& response,
+              const httplib::ContentReader& reader);
+  // Ends a request to generate that never became one: counted, logged and answered.
+  void Refuse(const OpenAiError& error, const std::string& client,
+              httplib::Response& response) const;
+  void Generate(const OpenAiRequest& request, const std::string& client, TraceContext trace,
+                Place place, httplib::Response& response);
+  // The name of who sends it; Unauthenticated if that is not known and has to be.
+  absl::StatusOr<std::string> ClientOf(const httplib::Request& request) const;
+  bool Serves(absl::string_view model) const;
+
+  const Generation::Uses uses_;
+  const Callers& callers_;
+  const Options options_;
+  const std::string identity_;  // the model's, in hexadecimal
+  const std::string model_;     // what it is called here
+  const int64_t start_time_;    // seconds since 1970
+
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  Generations running_;  // one for each request, from before its body is read
+  bool draining_ = false;
+  absl::Status why_ended_;  // of EndAll
+
+  HttpServer server_;
+};
+
+}  // namespace kvship

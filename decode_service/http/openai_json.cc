@@ -1,0 +1,191 @@
+#include "decode_service/http/openai_json.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "rpc/errors.h"
+
+namespace kvship {
+namespace {
+
+using nlohmann::json;
+
+// Enough for a tool's JSON schema, so that a request with one is refused for the tool's sake;
+// little enough for the stack of whoever walks the tree.
+constexpr size_t kMostDepth = 64;
+constexpr size_t kMostShownBytes = 80;
+
+// Builds the tree. nlohmann's own builder keeps no position of an error and takes any depth.
+class TreeBuilder final : public nlohmann::json_sax<json> {
+ public:
+  bool null() override { return Add(nullptr) != nullptr; }
+  bool boolean(bool value) override { return Add(value) != nullptr; }
+  bool number_integer(int64_t value) override { return Add(value) != nullptr; }
+  bool number_unsigned(uint64_t value) override { return Add(value) != nullptr; }
+  bool number_float(double value, const std::string&) override { return Add(value) != nullptr; }
+  bool string(std::string& value) override { return Add(std::move(value)) != nullptr; }
+  bool binary(json::binary_t&) override { return Fail("binary data"); }
+  bool start_object(size_t) override { return Open(json::object()); }
+  bool start_array(size_t) override { return Open(json::array()); }
+  bool end_object() override { return Close(); }
+  bool end_array() override { return Close(); }
+
+  bool key(std::string& name) override {
+    if (open_.back()->contains(name)) {
+      return Fail(absl::StrCat("names the field ", ShortJson(name), " twice; wanted it once"));
+    }
+    key_ = std::move(name);
+    return true;
+  }
+
+  bool parse_error(size_t position, const std::string&, const json::exception& error) override {
+    // Without the library's "[json.exception.parse_error.101] ".
+    const absl::string_view what = error.what();
+    const size_t begin = what.find("] ");
+    return Fail(absl::StrCat("is not valid JSON at byte ", position, ": ",
+                             begin == absl::string_view::npos ? what : what.substr(begin + 2)));
+  }
+
+  absl::StatusOr<json> Take() {
+    if (!error_.ok()) return error_;
+    return std::move(root_);
+  }
+
+ private:
+  bool Fail(absl::string_view what) {
+    error_ = absl::InvalidArgumentError(absl::StrCat("the body ", what));
+    return false;
+  }
+
+  json* Add(json value) {
+    if (open_.empty()) return &(root_ = std::move(value));
+    json& parent = *open_.back();
+    if (parent.is_object()) return &(parent[key_] = std::move(value));
+    parent.push_back(std::move(value));
+    return &parent.back();
+  }
+
+  bool Open(json empty) {
+    if (open_.size() == kMostDepth) {
+      return Fail(absl::StrCat("is nested deeper than ", kMostDepth, " levels"));
+    }
+    // Stays where it is: nothing is added to a parent while a child of it is open.
+    open_.push_back(Add(std::move(empty)));
+    return true;
+  }
+
+  bool Close() {
+    open_.pop_back();
+    return true;
+  }
+
+  json root_;
+  std::vector<json*> open_;
+  std::string key_;
+  absl::Status error_;
+};
+
+}  // namespace
+
+std::string ShortJson(const json& value) {
+  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
+  if (text.size() <= kMostShownBytes) return text;
+  size_t end = kMostShownBytes;
+  while ((text[end] & 0xC0) == 0x80) --end;  // not inside a character
+  return text.substr(0, end) + "...";
+}
+
+absl::StatusOr<json> ParseBody(absl::string_view body) {
+  TreeBuilder builder;
+  json::sax_parse(body.begin(), body.end(), &builder);
+  return builder.Take();
+}
+
+absl::Status WrongField(absl::string_view field, absl::string_view value,
+                        absl::string_view wanted) {
+  return WithField(
+      absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; wanted ", wanted)), field);
+}
+
+JsonFields::JsonFields(const json& object, std::string path)
+    : object_(object), path_(std::move(path)) {
+  if (object_.is_object()) return;
+  const absl::string_view name = absl::string_view(path_).substr(0, path_.size() - !path_.empty());
+  error_ = WrongField(name.empty() ? "the body" : name, ShortJson(object_), "an object");
+}
+
+const json* JsonFields::Value(const std::string& name) {
+  asked_.insert(name);
+  if (!object_.is_object()) return nullptr;
+  const auto found = object_.find(name);
+  return found == object_.end() || found->is_null() ? nullptr : &*found;
+}
+
+std::optional<bool> JsonFields::Bool(const std::string& name) {
+  const json* value = Value(name);
+  if (value == nullptr) return std::nullopt;
+  Check(value->is_boolean(), name, "true or false");
+  return value->is_boolean() ? value->get<bool>() : false;
+}
+
+std::optional<std::string> JsonFields::Text(const std::string& name) {
+  const json* value = Value(name);
+  if (value == nullptr) return std::nullopt;
+  Check(value->is_string(), name, "a string");
+  return value->is_string() ? value->get<std::string>() : "";
+}
+
+std::optional<double> JsonFields::Number(const std::string& name) {
+  const json* value = Value(name);
+  if (value == nullptr) return std::nullopt;
+  Check(value->is_number(), name, "a number");
+  return value->is_number() ? value->get<double>() : 0;
+}
+
+std::optional<int64_t> JsonFields::Integer(const std::string& name, int64_t least, int64_t most) {
+  const json* value = Value(name);
+  if (value == nullptr) return std::nullopt;
+  const bool too_large = value->is_number_unsigned() && value->get<uint64_t>() > INT64_MAX;
+  const int64_t integer = value->is_number_integer() && !too_large ? value->get<int64_t>() : 0;
+  Check(value->is_number_integer() && !too_large && integer >= least && integer <= most, name,
+        absl::StrCat("an integer from ", least, " to ", most));
+  return integer;
+}
+
+void JsonFields::Only(const std::string& name, const json& supported) {
+  const json* value = Value(name);
+  if (value == nullptr || *value == supported) return;
+  Note(WrongField(PathOf(name), ShortJson(*value),
+                  absl::StrCat("it left out or ", supported.dump(), ": this server supports ",
+                               "nothing else")));
+}
+
+void JsonFields::Require(const std::string& name) {
+  if (Value(name) == nullptr) Note(WrongField(PathOf(name), "missing", "it to be given"));
+}
+
+void JsonFields::Check(bool ok, const std::string& name, absl::string_view wanted) {
+  if (ok) return;
+  const json* value = Value(name);
+  Note(WrongField(PathOf(name), value == nullptr ? "missing" : ShortJson(*value), wanted));
+}
+
+void JsonFields::Note(const absl::Status& error) {
+  if (error_.ok()) error_ = error;
+}
+
+absl::Status JsonFields::Finish() const {
+  if (!error_.ok()) return error_;
+  for (const auto& [name, value] : object_.items()) {
+    if (value.is_null() || asked_.contains(name)) continue;
+    // The name is the client's: shown as JSON, it cannot pass for something else.
+    return WithField(absl::InvalidArgumentError(absl::StrCat(
+                         path_.empty() ? "the body" : path_, " has the field ", ShortJson(name),
+                         ", which this server does not know; wanted ", "it left out")),
+                     PathOf(name));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kvship

@@ -1,0 +1,39 @@
+// The log probabilities of output tokens in the two forms of OpenAI's API. One per request, fed
+// with its tokens in order: the text offsets of completions count on. Not thread safe.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+
+#include "decode_service/http/openai_request.h"
+#include "engine/tokenizer.h"
+
+namespace kvship {
+
+class OpenAiLogprobs {
+ public:
+  using Tokens = google::protobuf::RepeatedPtrField<v1::OutputToken>;
+
+  // Shows the `num_top` likeliest tokens at each place. `tokenizer` may be null: tokens then show
+  // as "token_id:17".
+  OpenAiLogprobs(OpenAiApi api, uint32_t num_top, const Tokenizer* tokenizer)
+      : api_(api), num_top_(num_top), tokenizer_(tokenizer) {}
+
+  // Chat: {"content": [{"token", "logprob", "bytes", "top_logprobs"}, ...], "refusal": null}.
+  // Completions: {"tokens", "token_logprobs", "top_logprobs", "text_offset"}, where bytes that are
+  // not whole UTF-8 show as "bytes:\xe2\x80". Special tokens give no text and have no entry.
+  nlohmann::ordered_json Add(const Tokens& tokens);
+
+ private:
+  bool IsShown(uint32_t id) const;
+  std::string BytesOf(uint32_t id) const;
+  nlohmann::ordered_json ChatEntry(uint32_t id, float logprob) const;
+  std::string CompletionToken(uint32_t id) const;
+
+  const OpenAiApi api_;
+  const uint32_t num_top_;
+  const Tokenizer* const tokenizer_;
+  size_t num_characters_ = 0;  // of the tokens so far; one that is not finished counts
+};
+
+}  // namespace kvship

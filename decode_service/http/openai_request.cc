@@ -1,0 +1,238 @@
+#include "decode_service/http/openai_request.h"
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "decode_service/http/openai_json.h"
+#include "engine/sampling.h"
+#include "rpc/compression.h"
+#include "rpc/errors.h"
+
+namespace kvship {
+namespace {
+
+using nlohmann::json;
+
+// OpenAI's default, where kvship.v1's is 0.
+constexpr double kDefaultTemperature = 1;
+constexpr int64_t kMostTokens = INT32_MAX;
+constexpr int64_t kMostTimeoutMs = INT32_MAX;  // 24 days
+
+void ReadSampling(JsonFields& fields, uint64_t drawn_seed, v1::SamplingOptions* sampling) {
+  const double temperature = fields.Number("temperature").value_or(kDefaultTemperature);
+  fields.Check(temperature >= 0 && temperature <= kMostTemperature, "temperature",
+               absl::StrCat("a number from 0 to ", kMostTemperature));
+  sampling->set_temperature(temperature);
+  const double top_p = fields.Number("top_p").value_or(1);
+  fields.Check(top_p > 0 && top_p <= 1, "top_p", "a number above 0, at most 1");
+  sampling->set_top_p(top_p);
+  sampling->set_top_k(static_cast<uint32_t>(fields.Integer("top_k", 0, kMostTokens).value_or(0)));
+  const auto seed = fields.Integer("seed", INT64_MIN, INT64_MAX);
+  sampling->set_seed(seed.has_value() ? static_cast<uint64_t>(*seed) : drawn_seed);
+}
+
+void ReadMaxTokens(JsonFields& fields, v1::GenerateRequest* generate) {
+  const auto newer = fields.Integer("max_completion_tokens", 1, kMostTokens);
+  const auto older = fields.Integer("max_tokens", 1, kMostTokens);
+  fields.Check(!newer || !older || *newer == *older, "max_tokens",
+               "it left out beside max_completion_tokens");
+  generate->set_max_tokens(static_cast<uint32_t>(newer.value_or(older.value_or(0))));
+}
+
+void ReadStop(JsonFields& fields, v1::GenerateRequest* generate) {
+  const json* stop = fields.Value("stop");
+  if (stop == nullptr) return;
+  const json texts = stop->is_array() ? *stop : json::array({*stop});
+  for (const json& text : texts) {
+    if (!text.is_string()) return fields.Check(false, "stop", "a string or a list of strings");
+    generate->add_stop(text.get<std::string>());
+  }
+}
+
+void ReadStreaming(JsonFields& fields, OpenAiRequest* request) {
+  request->stream = fields.Bool("stream").value_or(false);
+  const json* value = fields.Value("stream_options");
+  if (value == nullptr) return;
+  fields.Check(request->stream, "stream_options", "it left out where stream is not true");
+  JsonFields options(*value, "stream_options.");
+  request->include_usage = options.Bool("include_usage").value_or(false);
+  options.Only("include_obfuscation", false);
+  fields.Note(options.Finish());
+}
+
+void ReadLogprobs(JsonFields& fields, OpenAiRequest* request) {
+  if (request->api == OpenAiApi::kChat) {
+    const bool wanted = fields.Bool("logprobs").value_or(false);
+    const auto top = fields.Integer("top_logprobs", 0, kMostLogprobs);
+    fields.Check(wanted || top.value_or(0) == 0, "top_logprobs",
+                 "it left out where logprobs is not true");
+    if (wanted) request->num_top_logprobs = top.value_or(0);
+  } else {
+    request->num_top_logprobs = fields.Integer("logprobs", 0, kMostLogprobs);
+  }
+  // The drawn token's own logprob comes with the likeliest ones only.
+  if (request->num_top_logprobs) {
+    request->generate.set_logprobs(std::max(1u, *request->num_top_logprobs));
+  }
+}
+
+absl::Status ReadCompression(const json& value, v1::CompressionOptions* compression) {
+  if (value.is_string()) {
+    ASSIGN_OR_RETURN(*compression, CompressionFromText(value.get_ref<const std::string&>()));
+    return absl::OkStatus();
+  }
+  if (!value.is_object()) {
+    return WrongField("kvship.compression", ShortJson(value),
+                      "text such as \"scorer=snapkv,budget_tokens=512\" or an object");
+  }
+  for (const auto& [name, option] : value.items()) {
+    if (option.is_null()) continue;
+    if (option.is_structured()) {
+      return WrongField(absl::StrCat("kvship.compression.", name), ShortJson(option),
+                        "a string, a number, true or false");
+    }
+    RETURN_IF_ERROR(AddCompressionOption(
+        name, option.is_string() ? option.get<std::string>() : option.dump(), compression));
+  }
+  return absl::OkStatus();
+}
+
+void ReadExtension(JsonFields& fields, OpenAiRequest* request) {
+  const json* value = fields.Value("kvship");
+  if (value == nullptr) return;
+  JsonFields extension(*value, "kvship.");
+  request->report = extension.Bool("report").value_or(false);
+  if (const auto ms = extension.Integer("timeout_ms", 1, kMostTimeoutMs)) {
+    request->timeout = absl::Milliseconds(*ms);
+  }
+  if (const json* compression = extension.Value("compression"); compression != nullptr) {
+    extension.Note(ReadCompression(*compression, request->generate.mutable_compression()));
+  }
+  fields.Note(extension.Finish());
+}
+
+void ReadTokenIds(JsonFields& fields, const json& ids, v1::TokenIds* tokens) {
+  for (const json& id : ids) {
+    if (!id.is_number_unsigned() || id.get<uint64_t>() > UINT32_MAX) {
+      return fields.Note(WrongField(absl::StrCat("prompt[", tokens->ids_size(), "]"), ShortJson(id),
+                                    "a token id, in a list of token ids"));
+    }
+    tokens->add_ids(id.get<uint32_t>());
+  }
+}
+
+// A string or a list of token ids; or a list with one of these.
+void ReadPrompt(JsonFields& fields, v1::GenerateRequest* generate) {
+  fields.Require("prompt");
+  const json* prompt = fields.Value("prompt");
+  if (prompt == nullptr) return;
+  const bool is_list_of_prompts = prompt->is_array() && !prompt->empty() &&
+                                  (prompt->front().is_string() || prompt->front().is_array());
+  if (is_list_of_prompts) {
+    fields.Check(prompt->size() == 1, "prompt",
+                 "one prompt: this server takes no more in a request");
+    prompt = &prompt->front();
+  }
+  if (prompt->is_string()) {
+    generate->set_prompt(prompt->get<std::string>());
+  } else if (prompt->is_array()) {
+    ReadTokenIds(fields, *prompt, generate->mutable_tokens());
+  } else {
+    fields.Check(false, "prompt", "a string or a list of token ids");
+  }
+}
+
+// Text, or a list of parts that are text.
+std::string ReadContent(JsonFields& message) {
+  message.Require("content");
+  const json* content = message.Value("content");
+  if (content == nullptr) return "";
+  if (content->is_string()) return content->get<std::string>();
+  message.Check(content->is_array(), "content", "a string or a list of text parts");
+  if (!content->is_array()) return "";
+  std::string text;
+  for (size_t i = 0; i < content->size(); ++i) {
+    JsonFields part((*content)[i], absl::StrCat(message.PathOf("content"), "[", i, "]."));
+    const std::string type = part.Text("type").value_or("");
+    part.Check(type == "text", "type", "\"text\": this server reads nothing else");
+    part.Require("text");
+    // As separate lines: words of two parts must not run into each other.
+    absl::StrAppend(&text, i == 0 ? "" : "\n", part.Text("text").value_or(""));
+    message.Note(part.Finish());
+  }
+  return text;
+}
+
+void ReadMessages(JsonFields& fields, v1::ChatMessages* chat) {
+  fields.Require("messages");
+  const json* messages = fields.Value("messages");
+  if (messages == nullptr) return;
+  fields.Check(messages->is_array() && !messages->empty(), "messages",
+               "a list of at least one message");
+  if (!messages->is_array()) return;
+  for (size_t i = 0; i < messages->size(); ++i) {
+    JsonFields message((*messages)[i], absl::StrCat("messages[", i, "]."));
+    message.Require("role");
+    std::string role = message.Text("role").value_or("");
+    // Newer clients' name for the same.
+    if (role == "developer") role = "system";
+    message.Check(role == "system" || role == "user" || role == "assistant", "role",
+                  "\"system\", \"developer\", \"user\" or \"assistant\"");
+    v1::ChatMessage& added = *chat->add_messages();
+    added.set_role(role);
+    added.set_content(ReadContent(message));
+    fields.Note(message.Finish());
+  }
+}
+
+// What clients may send as long as it changes nothing.
+void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
+  fields.Only("n", 1);
+  fields.Only("presence_penalty", 0);
+  fields.Only("frequency_penalty", 0);
+  fields.Only("logit_bias", json::object());
+  if (api == OpenAiApi::kCompletions) {
+    fields.Only("best_of", 1);
+    fields.Only("echo", false);
+    fields.Only("suffix", "");
+    return;
+  }
+  fields.Only("tools", json::array());
+  fields.Only("tool_choice", "none");
+  fields.Only("functions", json::array());
+  fields.Only("function_call", "none");
+  fields.Only("response_format", {{"type", "text"}});
+  fields.Only("modalities", json::array({"text"}));
+}
+
+}  // namespace
+
+absl::StatusOr<OpenAiRequest> ReadOpenAiRequest(OpenAiApi api, absl::string_view body,
+                                                uint64_t drawn_seed) {
+  ASSIGN_OR_RETURN(const json object, ParseBody(body));
+  OpenAiRequest request;
+  request.api = api;
+  JsonFields fields(object);
+  fields.Require("model");
+  request.model = fields.Text("model").value_or("");
+  if (api == OpenAiApi::kChat) {
+    ReadMessages(fields, request.generate.mutable_chat());
+  } else {
+    ReadPrompt(fields, &request.generate);
+  }
+  RefuseUnsupported(api, fields);
+  ReadSampling(fields, drawn_seed, request.generate.mutable_sampling());
+  ReadMaxTokens(fields, &request.generate);
+  ReadStop(fields, &request.generate);
+  ReadStreaming(fields, &request);
+  ReadLogprobs(fields, &request);
+  ReadExtension(fields, &request);
+  request.generate.set_ignore_end_tokens(fields.Bool("ignore_eos").value_or(false));
+  fields.Text("user");  // an identifier for whoever looks into abuse; no one does here
+  RETURN_IF_ERROR(fields.Finish());
+  return request;
+}
+
+}  // namespace kvship

@@ -1,0 +1,26 @@
+// Drawing the next tokens of a batch on the GPU: DrawToken() of kernels/token_draw.h, which gives
+// the same tokens.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "kernels/token_draw.h"
+
+namespace kvship::cuda {
+
+// tokens[b] = the token drawn from logits[b] as draws[b] says, whose index becomes one more: the
+// next call draws the next output token. Memory: device memory.
+struct DrawTokensArgs {
+  const float* logits = nullptr;  // [B, V]
+  TokenDraw* draws = nullptr;     // [B]
+  int32_t* tokens = nullptr;      // [B]
+  size_t num_sequences = 0;       // B
+  size_t vocab_tokens = 0;        // V, at most kMostDrawnFrom
+};
+absl::Status DrawTokens(cudaStream_t stream, const DrawTokensArgs& args);
+
+}  // namespace kvship::cuda

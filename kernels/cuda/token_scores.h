@@ -1,0 +1,46 @@
+// Scores of tokens that ask no query, on the GPU: what the scorers knorm, streaming_llm and random
+// of compress/ give. And the mark of tokens that are kept whatever they score.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "base/tensor_view.h"
+
+namespace kvship::cuda {
+
+enum class TokenScore : uint8_t {
+  kSmallNorm,  // -norm2(k_i); arXiv 2406.11430
+  kLate,       // i: of tokens without a mark the last ones are chosen; arXiv 2309.17453
+  kRandom,     // uniform in [0, 1): the top 24 of RandomBits(RandomBits(seed, h), i)
+};
+
+// scores[h, i] as above, larger is better. Memory: device memory, keys aligned to 16 bytes and
+// needed for kSmallNorm alone; D is 64 or 128.
+struct ScoreTokensArgs {
+  const void* keys = nullptr;  // [H, T, D] of dtype
+  float* scores = nullptr;     // [H, scores_row_stride]
+  TokenScore score = TokenScore::kLate;
+  DType dtype = DType::kBf16;
+  size_t num_kv_heads = 0;       // H
+  size_t num_tokens = 0;         // that get a score, at most 2^24
+  size_t head_dim = 0;           // D
+  size_t key_head_stride = 0;    // elements from one head's keys to the next's
+  size_t scores_row_stride = 0;  // elements, at least num_tokens
+  uint64_t seed = 0;             // of the layer, for kRandom
+};
+absl::Status ScoreTokens(cudaStream_t stream, const ScoreTokensArgs& args);
+
+// scores[h, i] = infinity for i < num_sinks, at least one, so that these are chosen first.
+struct MarkSinksArgs {
+  float* scores = nullptr;  // [H, scores_row_stride]
+  size_t num_kv_heads = 0;  // H
+  size_t num_sinks = 0;
+  size_t scores_row_stride = 0;  // elements, at least num_sinks
+};
+absl::Status MarkSinks(cudaStream_t stream, const MarkSinksArgs& args);
+
+}  // namespace kvship::cuda

@@ -1,0 +1,150 @@
+#include "decode_service/http/http_server.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <future>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace kvship {
+namespace {
+
+TEST(ConnectionThreadsTest, NoMoreRunAtOnceThanAllowedAndAllAreRun) {
+  ConnectionThreads threads(3);
+  std::atomic<int> running{0}, most{0}, done{0};
+  for (int i = 0; i < 50; ++i) {
+    EXPECT_TRUE(threads.Run([&] {
+      const int now = ++running;
+      for (int seen = most; seen < now && !most.compare_exchange_weak(seen, now);) {
+      }
+      absl::SleepFor(absl::Milliseconds(1));
+      --running;
+      ++done;
+    }));
+  }
+  threads.Stop();
+  EXPECT_EQ(done, 50);
+  EXPECT_LE(most, 3);
+  EXPECT_FALSE(threads.Run([] {}));
+}
+
+TEST(ConnectionThreadsTest, WhoWaitsIsSeenAndLetGoByStop) {
+  ConnectionThreads threads(1);
+  std::promise<void> finish;
+  threads.Run([&] { finish.get_future().wait(); });
+  std::promise<bool> ran;
+  std::thread waiting([&] { ran.set_value(threads.Run([] {})); });
+  while (!threads.crowded()) std::this_thread::yield();
+  std::thread stopping([&] { threads.Stop(); });
+  EXPECT_FALSE(ran.get_future().get());
+  finish.set_value();
+  waiting.join();
+  stopping.join();
+}
+
+class HttpServerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    server_.Get("/hello", [](const httplib::Request&, httplib::Response& response) {
+      response.set_content("hi", "text/plain");
+    });
+    // Answers without reading the body.
+    server_.Post("/refuse", [](const httplib::Request&, httplib::Response& response,
+                               const httplib::ContentReader&) {
+      HttpServer::connection().CloseAfterAnswer();
+      response.status = 413;
+    });
+    server_.Get("/wait", [this](const httplib::Request&, httplib::Response& response) {
+      waiting_ = true;
+      while (!HttpServer::connection().client_has_gone() && !finish_) {
+        absl::SleepFor(absl::Milliseconds(5));
+      }
+      gone_ = HttpServer::connection().client_has_gone();
+      response.set_content("done", "text/plain");
+    });
+    ASSERT_TRUE(server_.Listen("http", "127.0.0.1:0").ok());
+  }
+
+  httplib::Client Client() const {
+    httplib::Client client("127.0.0.1", server_.port());
+    client.set_keep_alive(true);
+    return client;
+  }
+
+  static bool Eventually(const std::atomic<bool>& condition) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    while (!condition && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(5));
+    return condition;
+  }
+
+  std::atomic<bool> waiting_{false}, finish_{false}, gone_{false};
+  HttpServer server_{/*max_connections=*/8, /*max_body_bytes=*/1 << 20};
+};
+
+TEST_F(HttpServerTest, ManyClientsShareFewConnections) {
+  std::atomic<int> answered{0};
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 20; ++i) {
+    clients.emplace_back([&] {
+      httplib::Client client = Client();
+      for (int j = 0; j < 5; ++j) {
+        if (const auto answer = client.Get("/hello"); answer && answer->body == "hi") ++answered;
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(answered, 100);
+}
+
+TEST_F(HttpServerTest, AnAnswerArrivesThoughTheBodyIsNotRead) {
+  const auto answer = Client().Post("/refuse", std::string(8 << 20, 'x'), "text/plain");
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->status, 413);
+  EXPECT_EQ(answer->get_header_value("Connection"), "close");
+}
+
+TEST_F(HttpServerTest, AClientThatGoesIsSeen) {
+  std::thread client([this] {
+    httplib::Client impatient = Client();
+    impatient.set_read_timeout(0, 50'000);
+    EXPECT_FALSE(impatient.Get("/wait"));
+  });
+  client.join();
+  EXPECT_TRUE(Eventually(gone_));
+}
+
+TEST_F(HttpServerTest, StopWaitsForTheAnswerThatIsBeingGiven) {
+  std::string body;
+  std::thread client([&] {
+    if (const auto answer = Client().Get("/wait")) body = answer->body;
+  });
+  ASSERT_TRUE(Eventually(waiting_));
+  std::thread stopping([this] { server_.Stop(); });
+  finish_ = true;
+  stopping.join();
+  client.join();
+  EXPECT_EQ(body, "done");
+}
+
+TEST_F(HttpServerTest, DrainingClosesConnectionsButStillAnswers) {
+  httplib::Client client = Client();
+  ASSERT_TRUE(client.Get("/hello"));
+  server_.StartDraining();
+  const auto answer = client.Get("/hello");
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->get_header_value("Connection"), "close");
+}
+
+TEST(HttpServerListenTest, APortInUseIsNamedWithItsFlag) {
+  HttpServer first(1, 1), second(1, 1);
+  ASSERT_TRUE(first.Listen("http", "127.0.0.1:0").ok());
+  const absl::Status status = second.Listen("http", absl::StrCat("127.0.0.1:", first.port()));
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("--http"));
+}
+
+}  // namespace
+}  // namespace kvship

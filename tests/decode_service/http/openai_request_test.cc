@@ -1,0 +1,230 @@
+#include "decode_service/http/openai_request.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "base/random.h"
+#include "rpc/errors.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr uint64_t kDrawnSeed = 77;
+
+// A body that is right but for `fields`, which begin with a comma.
+std::string Chat(const std::string& fields) {
+  return absl::StrCat(R"({"model":"m","messages":[{"role":"user","content":"Hi"}])", fields, "}");
+}
+std::string Completion(const std::string& fields) {
+  return absl::StrCat(R"({"model":"m","prompt":"Hi")", fields, "}");
+}
+
+absl::StatusOr<OpenAiRequest> ReadChat(const std::string& body) {
+  return ReadOpenAiRequest(OpenAiApi::kChat, body, kDrawnSeed);
+}
+absl::StatusOr<OpenAiRequest> ReadCompletion(const std::string& body) {
+  return ReadOpenAiRequest(OpenAiApi::kCompletions, body, kDrawnSeed);
+}
+
+void ExpectRefused(const absl::StatusOr<OpenAiRequest>& read, const std::string& field,
+                   const std::string& message) {
+  EXPECT_EQ(read.status().code(), absl::StatusCode::kInvalidArgument) << read.status();
+  EXPECT_EQ(FieldOf(read.status()), field);
+  EXPECT_THAT(std::string(read.status().message()), HasSubstr(message));
+}
+
+TEST(OpenAiRequestTest, WhatIsLeftOutHasOpenAisDefaults) {
+  const auto request = ReadChat(Chat(""));
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->model, "m");
+  EXPECT_EQ(request->generate.sampling().temperature(), 1);
+  EXPECT_EQ(request->generate.sampling().top_p(), 1);
+  EXPECT_EQ(request->generate.sampling().seed(), kDrawnSeed);
+  EXPECT_EQ(request->generate.max_tokens(), 0u);  // the server's default
+  EXPECT_EQ(request->generate.logprobs(), 0u);
+  EXPECT_FALSE(request->stream || request->include_usage || request->report);
+  EXPECT_EQ(request->timeout, absl::InfiniteDuration());
+}
+
+TEST(OpenAiRequestTest, EveryFieldArrives) {
+  const auto request = ReadChat(
+      Chat(R"(,"temperature":0.5,"top_p":0.9,"top_k":40,"seed":-1,"max_completion_tokens":7,
+               "stop":["a","b"],"stream":true,"stream_options":{"include_usage":true},
+               "logprobs":true,"top_logprobs":3,"user":"u","ignore_eos":true,
+               "kvship":{"report":true,"timeout_ms":250,"compression":"scorer=snapkv,budget_tokens=512"})"));
+  ASSERT_TRUE(request.ok()) << request.status();
+  const v1::GenerateRequest& generate = request->generate;
+  EXPECT_EQ(generate.sampling().temperature(), 0.5);
+  EXPECT_EQ(generate.sampling().top_p(), 0.9);
+  EXPECT_EQ(generate.sampling().top_k(), 40u);
+  EXPECT_EQ(generate.sampling().seed(), UINT64_MAX);
+  EXPECT_EQ(generate.max_tokens(), 7u);
+  EXPECT_THAT(generate.stop(), ElementsAre("a", "b"));
+  EXPECT_EQ(generate.logprobs(), 3u);
+  EXPECT_TRUE(generate.ignore_end_tokens());
+  EXPECT_EQ(generate.compression().budget_tokens(), 512u);
+  EXPECT_TRUE(request->stream && request->include_usage && request->report);
+  EXPECT_EQ(request->timeout, absl::Milliseconds(250));
+}
+
+TEST(OpenAiRequestTest, NullIsAFieldLeftOut) {
+  EXPECT_TRUE(ReadChat(Chat(R"(,"stop":null,"tools":null,"n":null,"never_heard_of":null)")).ok());
+}
+
+TEST(OpenAiRequestTest, MessagesMayBeListsOfTextParts) {
+  const auto request = ReadChat(
+      R"({"model":"m","messages":[{"role":"developer","content":"Be kind."},
+          {"role":"user","content":[{"type":"text","text":"One"},{"type":"text","text":"two"}]}]})");
+  ASSERT_TRUE(request.ok()) << request.status();
+  const auto& messages = request->generate.chat().messages();
+  EXPECT_EQ(messages[0].role(), "system");
+  EXPECT_EQ(messages[1].content(), "One\ntwo");
+}
+
+TEST(OpenAiRequestTest, WrongMessagesAreNamed) {
+  const auto read = [](const std::string& messages) {
+    return ReadChat(absl::StrCat(R"({"model":"m","messages":)", messages, "}"));
+  };
+  ExpectRefused(read("[]"), "messages", "at least one message");
+  ExpectRefused(read("[7]"), "messages[0]", "messages[0] is 7; wanted an object");
+  ExpectRefused(read(R"([{"role":"tool","content":""}])"), "messages[0].role", R"("tool")");
+  ExpectRefused(read(R"([{"role":"user"}])"), "messages[0].content", "missing");
+  ExpectRefused(read(R"([{"role":"user","content":"x","name":"Bo"}])"), "messages[0].name", "name");
+  ExpectRefused(read(R"([{"role":"user","content":[{"type":"image_url","image_url":{}}]}])"),
+                "messages[0].content[0].type", "image_url");
+}
+
+TEST(OpenAiRequestTest, APromptIsTextOrTokenIdsOrAListWithOneOfThem) {
+  const auto read = [](const std::string& prompt) {
+    return ReadCompletion(absl::StrCat(R"({"model":"m","prompt":)", prompt, "}"));
+  };
+  EXPECT_EQ(read(R"("Hi")")->generate.prompt(), "Hi");
+  EXPECT_EQ(read(R"(["Hi"])")->generate.prompt(), "Hi");
+  EXPECT_THAT(read("[1,2]")->generate.tokens().ids(), ElementsAre(1, 2));
+  EXPECT_THAT(read("[[1,2]]")->generate.tokens().ids(), ElementsAre(1, 2));
+  ExpectRefused(read(R"(["a","b"])"), "prompt", "one prompt");
+  ExpectRefused(read("[[1],[2]]"), "prompt", "one prompt");
+  ExpectRefused(read("[1,-2]"), "prompt[1]", "-2");
+  ExpectRefused(read("[1.5]"), "prompt[0]", "1.5");
+  ExpectRefused(read("[4294967296]"), "prompt[0]", "4294967296");
+  ExpectRefused(read("7"), "prompt", "a string or a list of token ids");
+  ExpectRefused(ReadCompletion(R"({"model":"m"})"), "prompt", "missing");
+}
+
+TEST(OpenAiRequestTest, LogprobsOfNoOtherTokensStillAskForTheDrawnOnes) {
+  EXPECT_EQ(ReadChat(Chat(R"(,"logprobs":true)"))->num_top_logprobs, 0u);
+  EXPECT_EQ(ReadChat(Chat(R"(,"logprobs":true)"))->generate.logprobs(), 1u);
+  EXPECT_EQ(ReadCompletion(Completion(R"(,"logprobs":0)"))->generate.logprobs(), 1u);
+  EXPECT_EQ(ReadCompletion(Completion(R"(,"logprobs":5)"))->generate.logprobs(), 5u);
+  EXPECT_FALSE(ReadChat(Chat(R"(,"logprobs":false)"))->num_top_logprobs.has_value());
+}
+
+TEST(OpenAiRequestTest, WrongValuesAreNamedWithFieldValueAndWhatWasWanted) {
+  ExpectRefused(ReadChat(Chat(R"(,"temperature":"warm")")), "temperature",
+                R"(temperature is "warm"; wanted a number)");
+  ExpectRefused(ReadChat(Chat(R"(,"temperature":-1)")), "temperature",
+                "-1; wanted a number from 0");
+  ExpectRefused(ReadChat(Chat(R"(,"top_p":0)")), "top_p", "above 0");
+  ExpectRefused(ReadChat(Chat(R"(,"max_tokens":0)")), "max_tokens", "an integer from 1");
+  ExpectRefused(ReadChat(Chat(R"(,"max_tokens":1.5)")), "max_tokens", "1.5");
+  ExpectRefused(ReadChat(Chat(R"(,"seed":18446744073709551615)")), "seed", "18446744073709551615");
+  ExpectRefused(ReadChat(Chat(R"(,"max_tokens":1,"max_completion_tokens":2)")), "max_tokens",
+                "max_completion_tokens");
+  ExpectRefused(ReadChat(Chat(R"(,"stop":[1])")), "stop", "[1]; wanted a string");
+  ExpectRefused(ReadChat(Chat(R"(,"stream":1)")), "stream", "true or false");
+  ExpectRefused(ReadChat(Chat(R"(,"top_logprobs":2)")), "top_logprobs", "logprobs is not true");
+  ExpectRefused(ReadChat(Chat(R"(,"logprobs":true,"top_logprobs":21)")), "top_logprobs", "to 20");
+  ExpectRefused(ReadChat(Chat(R"(,"stream_options":{"include_usage":true})")), "stream_options",
+                "stream is not true");
+  ExpectRefused(ReadChat(R"({"messages":[{"role":"user","content":""}]})"), "model", "missing");
+  ExpectRefused(ReadChat("[]"), "the body", "an object");
+}
+
+TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing) {
+  for (const auto& [field, value] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"n", "2"},
+           {"presence_penalty", "0.5"},
+           {"frequency_penalty", "-1"},
+           {"logit_bias", R"({"5":1})"},
+           {"tools", R"([{"type":"function"}])"},
+           {"tool_choice", R"("auto")"},
+           {"functions", "[{}]"},
+           {"audio", "{}"},
+           {"response_format", R"({"type":"json_object"})"},
+           {"modalities", R"(["audio"])"},
+           {"reasoning_effort", R"("low")"},
+           {"temprature", "1"}}) {
+    ExpectRefused(ReadChat(Chat(absl::StrCat(R"(,")", field, R"(":)", value))), field, field);
+  }
+  for (const auto& [field, value] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"best_of", "2"}, {"echo", "true"}, {"suffix", R"("s")"}, {"messages", "[]"}}) {
+    ExpectRefused(ReadCompletion(Completion(absl::StrCat(R"(,")", field, R"(":)", value))), field,
+                  field);
+  }
+  EXPECT_TRUE(ReadChat(Chat(R"(,"n":1,"presence_penalty":0.0,"frequency_penalty":0,"logit_bias":{},
+                               "tools":[],"response_format":{"type":"text"},"modalities":["text"])"))
+                  .ok());
+  EXPECT_TRUE(ReadCompletion(Completion(R"(,"best_of":1,"echo":false,"suffix":"")")).ok());
+}
+
+TEST(OpenAiRequestTest, CompressionIsTextOrAnObject) {
+  const auto read = [](const std::string& compression) {
+    return ReadChat(Chat(absl::StrCat(R"(,"kvship":{"compression":)", compression, "}")));
+  };
+  const auto object =
+      read(R"({"scorer":"snapkv","budget_ratio":0.25,"normalised":true,"window":8})");
+  ASSERT_TRUE(object.ok()) << object.status();
+  const auto text = read(R"("scorer=snapkv,budget_ratio=0.25,normalised=true,window=8")");
+  EXPECT_EQ(object->generate.compression().SerializeAsString(),
+            text->generate.compression().SerializeAsString());
+  ExpectRefused(read(R"({"colour":"red"})"), "compression.colour", "colour");
+  ExpectRefused(read(R"({"window":"x"})"), "compression.window", "'x'");
+  ExpectRefused(read(R"({"window":[1]})"), "kvship.compression.window", "[1]");
+  ExpectRefused(read("7"), "kvship.compression", "7");
+  ExpectRefused(ReadChat(Chat(R"(,"kvship":{"reports":true})")), "kvship.reports", "reports");
+  for (const char* ms : {"0", "-1", "1.5", "\"1\"", "1e12"}) {
+    ExpectRefused(ReadChat(Chat(absl::StrCat(R"(,"kvship":{"timeout_ms":)", ms, "}"))),
+                  "kvship.timeout_ms", "wanted an integer from 1");
+  }
+}
+
+TEST(OpenAiRequestTest, WhatIsNotJsonIsNamedByItsByte) {
+  ExpectRefused(ReadChat(R"({"model": nul})"), "", "not valid JSON at byte 14");
+  ExpectRefused(ReadChat(""), "", "at byte 1");
+  ExpectRefused(ReadChat("{} x"), "", "at byte 4");
+  ExpectRefused(ReadChat("{\"model\":\"\xff\"}"), "", "ill-formed UTF-8");
+  ExpectRefused(ReadChat(Chat(R"(,"temperature":NaN)")), "", "not valid JSON");
+  ExpectRefused(ReadChat(Chat(R"(,"temperature":1e999)")), "", "1e999");
+  ExpectRefused(ReadChat(Chat(R"(,"seed":1,"seed":2)")), "", R"(the field "seed" twice)");
+}
+
+TEST(OpenAiRequestTest, DeepNestingIsRefused) {
+  for (const size_t depth : {size_t{65}, size_t{10'000'000}}) {
+    ExpectRefused(ReadChat(std::string(depth, '[')), "", "nested deeper than 64");
+  }
+  std::string objects;
+  for (int i = 0; i < 100'000; ++i) objects += R"({"a":)";
+  ExpectRefused(ReadChat(objects), "", "nested deeper than 64");
+}
+
+TEST(OpenAiRequestTest, DamagedBodiesNeverCrash) {
+  const std::string whole =
+      Chat(R"(,"stop":["a"],"logprobs":true,"kvship":{"compression":{"window":8},"report":true})");
+  for (uint64_t i = 0; i < 20'000; ++i) {
+    std::string damaged = whole.substr(0, RandomBits(1, i) % (whole.size() + 1));
+    for (uint64_t j = 0; j < 3 && !damaged.empty(); ++j) {
+      damaged[RandomBits(2, 3 * i + j) % damaged.size()] =
+          "{}[]\",:0x-.e\xff\\"[RandomBits(3, 3 * i + j) % 15];
+    }
+    const auto read =
+        ReadOpenAiRequest(i % 2 ? OpenAiApi::kChat : OpenAiApi::kCompletions, damaged, kDrawnSeed);
+    EXPECT_TRUE(read.ok() || absl::IsInvalidArgument(read.status())) << damaged;
+  }
+}
+
+}  // namespace
+}  // namespace kvship

@@ -1,0 +1,245 @@
+#include "decode_service/http/openai_response.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "decode_service/http/openai_error.h"
+#include "rpc/errors.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+using Json = nlohmann::json;
+
+// Tokens 0 and 1 are the halves of "é", 2 is "a", 3 is special.
+class HalvesTokenizer final : public Tokenizer {
+ public:
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view, bool) const override {
+    return absl::UnimplementedError("not needed");
+  }
+  absl::string_view TokenBytes(int32_t id) const override {
+    constexpr absl::string_view kBytes[] = {"\xc3", "\xa9", "a", "<end>"};
+    return kBytes[id];
+  }
+  bool IsSpecial(int32_t id) const override { return id == 3; }
+  std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
+  size_t vocab_tokens() const override { return 4; }
+  bool adds_begin_token() const override { return false; }
+  Sha256Digest identity() const override { return {}; }
+};
+
+const HalvesTokenizer kTokenizer;
+
+OpenAiRequest Request(OpenAiApi api) {
+  OpenAiRequest request;
+  request.api = api;
+  return request;
+}
+
+OpenAiResponse ResponseTo(const OpenAiRequest& request) {
+  return OpenAiResponse(request, {.id = "1", .created = 5, .model = "m", .fingerprint = "fp"},
+                        &kTokenizer);
+}
+
+v1::GenerateOutput Output(const std::string& text, const std::vector<uint32_t>& ids) {
+  v1::GenerateOutput output;
+  output.set_text(text);
+  for (const uint32_t id : ids) {
+    v1::OutputToken& token = *output.add_tokens();
+    token.set_token_id(id);
+    token.set_logprob(-0.5f);
+    v1::TokenLogprob& top = *token.add_top();
+    top.set_token_id(2);
+    top.set_logprob(-INFINITY);
+  }
+  return output;
+}
+
+v1::GenerateReport Report(v1::GenerateReport::FinishReason reason) {
+  v1::GenerateReport report;
+  report.set_finish_reason(reason);
+  report.mutable_usage()->set_prompt_tokens(3);
+  report.mutable_usage()->set_output_tokens(4);
+  report.mutable_kv()->set_kept_tokens(2);
+  report.mutable_kv()->set_uncompressed_bytes(900);
+  report.mutable_kv()->set_shipped_bytes(300);
+  report.mutable_timing()->set_total_ms(8);
+  return report;
+}
+
+// The objects of a stream's events, the end's mark as the string "[DONE]".
+std::vector<Json> Objects(const std::string& events) {
+  std::vector<Json> objects;
+  for (absl::string_view event : absl::StrSplit(events, "\n\n", absl::SkipEmpty())) {
+    EXPECT_TRUE(absl::ConsumePrefix(&event, "data: ")) << event;
+    objects.push_back(event == "[DONE]" ? Json("[DONE]") : Json::parse(event));
+  }
+  return objects;
+}
+
+constexpr auto kEnd = v1::GenerateReport::FINISH_REASON_END;
+constexpr auto kLength = v1::GenerateReport::FINISH_REASON_LENGTH;
+
+TEST(OpenAiResponseTest, AWholeChatAnswerHasMessageUsageAndFinishReason) {
+  OpenAiResponse response = ResponseTo(Request(OpenAiApi::kChat));
+  response.Add(Output("Hel", {2}));
+  response.Add(Output("lo", {2}));
+  EXPECT_EQ(Json::parse(response.Whole(Report(kEnd))), Json::parse(R"({
+    "id": "chatcmpl-1", "object": "chat.completion", "created": 5, "model": "m",
+    "system_fingerprint": "fp",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello", "refusal": null},
+                 "logprobs": null, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}})"));
+}
+
+TEST(OpenAiResponseTest, AWholeCompletionHasItsText) {
+  OpenAiResponse response = ResponseTo(Request(OpenAiApi::kCompletions));
+  response.Add(Output("Hello", {2}));
+  const Json whole = Json::parse(response.Whole(Report(kLength)));
+  EXPECT_EQ(whole["object"], "text_completion");
+  EXPECT_EQ(whole["choices"],
+            Json::parse(
+                R"([{"index": 0, "text": "Hello", "logprobs": null, "finish_reason": "length"}])"));
+}
+
+TEST(OpenAiResponseTest, AChatStreamNamesTheRoleOnceAndEndsWithTheReason) {
+  OpenAiResponse response = ResponseTo(Request(OpenAiApi::kChat));
+  std::string events = response.Event(Output("Hel", {2}));
+  events += response.Event(Output("lo", {2})) + response.LastEvents(Report(kEnd));
+  const std::vector<Json> objects = Objects(events);
+  ASSERT_EQ(objects.size(), 4u);
+  EXPECT_EQ(objects[0]["object"], "chat.completion.chunk");
+  EXPECT_EQ(objects[0]["choices"][0]["delta"],
+            Json::parse(R"({"role": "assistant", "content": "Hel"})"));
+  EXPECT_EQ(objects[1]["choices"][0]["delta"], Json::parse(R"({"content": "lo"})"));
+  EXPECT_EQ(objects[1]["choices"][0]["finish_reason"], nullptr);
+  EXPECT_EQ(objects[2]["choices"][0]["delta"], Json::object());
+  EXPECT_EQ(objects[2]["choices"][0]["finish_reason"], "stop");
+  EXPECT_FALSE(objects[2].contains("usage"));
+  EXPECT_EQ(objects[3], "[DONE]");
+}
+
+TEST(OpenAiResponseTest, UsageComesInAChunkOfItsOwnAndIsNullBefore) {
+  OpenAiRequest request = Request(OpenAiApi::kCompletions);
+  request.include_usage = true;
+  OpenAiResponse response = ResponseTo(request);
+  const std::vector<Json> objects =
+      Objects(response.Event(Output("a", {2})) + response.LastEvents(Report(kEnd)));
+  ASSERT_EQ(objects.size(), 4u);
+  EXPECT_EQ(objects[0]["usage"], nullptr);
+  EXPECT_EQ(objects[1]["usage"], nullptr);
+  EXPECT_THAT(objects[2]["choices"], IsEmpty());
+  EXPECT_EQ(objects[2]["usage"]["total_tokens"], 7);
+}
+
+TEST(OpenAiResponseTest, TheReportIsInTheLastObject) {
+  for (const bool include_usage : {false, true}) {
+    OpenAiRequest request = Request(OpenAiApi::kChat);
+    request.report = true;
+    request.include_usage = include_usage;
+    OpenAiResponse response = ResponseTo(request);
+    const std::vector<Json> objects = Objects(response.LastEvents(Report(kEnd)));
+    const Json& last = objects[objects.size() - 2];
+    EXPECT_EQ(last["kvship"]["kv"]["ratio"], 3.0);
+    EXPECT_EQ(last["kvship"]["kv"]["kept_tokens"], 2.0);
+    EXPECT_EQ(last["kvship"]["timing"]["total_ms"], 8.0);
+    EXPECT_EQ(Json::parse(response.Whole(Report(kEnd)))["kvship"], last["kvship"]);
+    EXPECT_EQ(objects[0].contains("kvship"), !include_usage);
+  }
+}
+
+TEST(OpenAiResponseTest, OutputWithoutTextIsNoEventUnlessItHasLogprobs) {
+  OpenAiRequest request = Request(OpenAiApi::kChat);
+  EXPECT_EQ(ResponseTo(request).Event(Output("", {0})), "");
+  request.num_top_logprobs = 0;
+  EXPECT_NE(ResponseTo(request).Event(Output("", {0})), "");
+}
+
+TEST(OpenAiResponseTest, ChatLogprobsHaveTheBytesOfHalfCharacters) {
+  OpenAiRequest request = Request(OpenAiApi::kChat);
+  request.num_top_logprobs = 1;
+  OpenAiResponse response = ResponseTo(request);
+  const Json content =
+      Objects(response.Event(Output("", {0})))[0]["choices"][0]["logprobs"]["content"];
+  EXPECT_EQ(content, Json::parse(R"([{"token": "\ufffd", "logprob": -0.5, "bytes": [195],
+      "top_logprobs": [{"token": "a", "logprob": -9999.0, "bytes": [97]}]}])"));
+}
+
+TEST(OpenAiResponseTest, CompletionLogprobsCountCharactersAndLeaveOutSpecialTokens) {
+  OpenAiRequest request = Request(OpenAiApi::kCompletions);
+  request.num_top_logprobs = 0;
+  OpenAiResponse response = ResponseTo(request);
+  response.Add(Output("aéa", {2, 0, 1, 2, 3}));
+  const Json logprobs = Json::parse(response.Whole(Report(kEnd)))["choices"][0]["logprobs"];
+  EXPECT_EQ(logprobs["tokens"], Json::parse(R"(["a", "bytes:\\xc3", "bytes:\\xa9", "a"])"));
+  EXPECT_EQ(logprobs["text_offset"], Json::parse("[0, 1, 1, 2]"));
+  EXPECT_EQ(logprobs["token_logprobs"], Json::parse("[-0.5, -0.5, -0.5, -0.5]"));
+  EXPECT_EQ(logprobs["top_logprobs"], Json::parse("[{}, {}, {}, {}]"));
+}
+
+TEST(OpenAiResponseTest, TextOffsetsGoOnThroughAStream) {
+  OpenAiRequest request = Request(OpenAiApi::kCompletions);
+  request.num_top_logprobs = 1;
+  OpenAiResponse response = ResponseTo(request);
+  response.Event(Output("aa", {2, 2}));
+  const Json logprobs = Objects(response.Event(Output("a", {2})))[0]["choices"][0]["logprobs"];
+  EXPECT_EQ(logprobs["text_offset"], Json::parse("[2]"));
+  EXPECT_EQ(logprobs["top_logprobs"], Json::parse(R"([{"a": -9999.0}])"));
+}
+
+TEST(OpenAiResponseTest, CommentsSayHowFarPrefillIs) {
+  v1::GenerateProgress progress;
+  EXPECT_EQ(CommentEvent(progress), ": queued\n\n");
+  progress.set_phase(v1::GenerateProgress::PHASE_PREFILL);
+  progress.set_fraction(0.4f);
+  EXPECT_EQ(CommentEvent(progress), ": prefill 40%\n\n");
+}
+
+TEST(OpenAiErrorTest, EveryStatusHasItsHttpStatus) {
+  const std::vector<std::pair<absl::Status, int>> expected = {
+      {absl::InvalidArgumentError("x"), 400},   {absl::FailedPreconditionError("x"), 400},
+      {absl::ResourceExhaustedError("x"), 429}, {absl::UnavailableError("x"), 503},
+      {absl::AbortedError("x"), 503},           {absl::DeadlineExceededError("x"), 504},
+      {absl::InternalError("x"), 500},          {absl::DataLossError("x"), 500}};
+  for (const auto& [status, http_status] : expected) {
+    const OpenAiError error = OpenAiErrorOf(status);
+    EXPECT_EQ(error.http_status, http_status) << status;
+    EXPECT_EQ(error.retry_after.has_value(), http_status == 429 || http_status == 503) << status;
+    EXPECT_EQ(Json::parse(error.Json())["error"]["message"], "x");
+  }
+  // Nodes that do not fit together are nothing the client can mend.
+  EXPECT_EQ(
+      OpenAiErrorOf(WithReason(absl::FailedPreconditionError("x"), kModelMismatch)).http_status,
+      500);
+}
+
+TEST(OpenAiErrorTest, FieldsHaveTheBodysNames) {
+  const auto error = [](const char* field, const char* message) {
+    return OpenAiErrorOf(WithField(absl::InvalidArgumentError(message), field));
+  };
+  EXPECT_EQ(error("tokens.ids[3]", "tokens.ids[3] is 9").param, "prompt[3]");
+  EXPECT_EQ(error("tokens.ids[3]", "tokens.ids[3] is 9").message, "prompt[3] is 9");
+  EXPECT_EQ(error("compression.window", "x").param, "kvship.compression.window");
+  EXPECT_EQ(error("chat.messages", "chat.messages is empty").message, "messages is empty");
+  EXPECT_EQ(error("chatter", "x").param, "chatter");
+  EXPECT_EQ(Json::parse(OpenAiErrorOf(absl::InvalidArgumentError("x")).Json()), Json::parse(R"(
+      {"error": {"message": "x", "type": "invalid_request_error", "param": null, "code": null}})"));
+}
+
+TEST(OpenAiErrorTest, TheServersRetryDelayIsKept) {
+  const absl::Status status = WithRetryDelay(absl::ResourceExhaustedError("x"), absl::Seconds(7));
+  EXPECT_EQ(OpenAiErrorOf(status).retry_after, absl::Seconds(7));
+}
+
+TEST(OpenAiErrorTest, TextThatIsNotUtf8DoesNotThrow) {
+  EXPECT_THAT(OpenAiErrorOf(absl::InvalidArgumentError("\xff")).Json(), HasSubstr("\xEF\xBF\xBD"));
+  EXPECT_THAT(ErrorEvent(absl::UnavailableError("gone")), StartsWith("data: {\"error\":"));
+}
+
+}  // namespace
+}  // namespace kvship

@@ -1,0 +1,137 @@
+// Processes whose working thread stands still: they say so, others do their work, and when it goes
+// on they serve again.
+#include <gmock/gmock.h>
+#include <grpcpp/completion_queue.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <gtest/gtest.h>
+#include <httplib.h>
+
+#include <iostream>
+#include <optional>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/clock.h"
+#include "tests/e2e/stopped_thread.h"
+#include "tests/e2e/stream.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
+constexpr char kStuck[] = "--stuck_timeout=1s";
+// On a busy machine; a second is what the flag says.
+constexpr absl::Duration kMostNotice = absl::Seconds(10);
+
+// The answer of gRPC's health service; empty if there is none. Of a message with one field, its
+// value: 1 is SERVING, 2 NOT_SERVING.
+std::optional<int> Health(const Server& server) {
+  grpc::GenericStub stub(grpc::CreateChannel(server.address(), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(WallNow() + absl::Seconds(10)));
+  grpc::CompletionQueue queue;
+  const grpc::Slice nothing("");
+  const auto call = stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check",
+                                          grpc::ByteBuffer(&nothing, 1), &queue);
+  grpc::ByteBuffer response;
+  grpc::Status status;
+  void* tag = nullptr;
+  bool ok = false;
+  call->StartCall();
+  call->Finish(&response, &status, nullptr);
+  grpc::Slice bytes;
+  if (!queue.Next(&tag, &ok) || !status.ok() || !response.DumpToSingleSlice(&bytes).ok() ||
+      bytes.size() != 2) {
+    return std::nullopt;
+  }
+  return bytes.begin()[1];
+}
+
+// Why the server is not ready; empty if it is, or does not answer at once.
+std::string WhyNotReady(const Server& server) {
+  httplib::Client admin("127.0.0.1", server.admin_port);
+  admin.set_read_timeout(5);
+  const httplib::Result result = admin.Get("/readyz");
+  return result && result->status == 503 ? result->body : "";
+}
+
+// Waits until the server says for that reason that it is not ready, on both ports. How long it
+// took.
+absl::Duration BecomesUnready(const Server& server, const std::string& reason) {
+  const absl::Time begin = MonotonicNow();
+  std::string said;
+  EXPECT_TRUE(Eventually(
+      [&] {
+        said = WhyNotReady(server);
+        return !said.empty();
+      },
+      kMostNotice));
+  const absl::Duration taken = MonotonicNow() - begin;
+  EXPECT_THAT(said, HasSubstr(reason));
+  EXPECT_TRUE(Eventually([&] { return Health(server) == 2; }, kMostNotice));
+  return taken;
+}
+
+// Likewise, ready.
+absl::Duration BecomesReady(const Server& server) {
+  const absl::Time begin = MonotonicNow();
+  EXPECT_TRUE(
+      Eventually([&] { return !HttpGet(server.admin_port, "/readyz").empty(); }, kMostNotice));
+  const absl::Duration taken = MonotonicNow() - begin;
+  EXPECT_TRUE(Eventually([&] { return Health(server) == 1; }, kMostNotice));
+  return taken;
+}
+
+TEST(WedgedTest, ADecodeLoopThatStandsStillMakesItsNodeUnreadyUntilItGoesOn) {
+  Server prefill("kvship-prefill", kModel, {"--threads=1"});
+  Server decode("kvship-decode", kModel,
+                {"--threads=1", absl::StrCat("--prefill=", prefill.address()), kStuck});
+  ASSERT_TRUE(prefill.WaitUntilReady() && decode.WaitUntilReady());
+  std::optional<StoppedThread> wedged(std::in_place, decode.process.pid(), "decode_loop");
+  if (wedged->is_forbidden()) GTEST_SKIP() << "no thread of another process may be stopped here";
+  ASSERT_TRUE(wedged->is_stopped());
+  Stream stream(decode, TinyRequest(20, 100));
+  const absl::Duration noticed =
+      BecomesUnready(decode, "the decode batch has been in one step for");
+  wedged.reset();
+  const absl::Duration ready = BecomesReady(decode);
+  EXPECT_EQ(stream.WaitForEnd(), absl::OkStatus());
+  std::cout << absl::StrFormat(
+      "decode loop stopped: unready after %.1f s of 1 s allowed; ready %.0f ms after it went on\n",
+      absl::ToDoubleSeconds(noticed), absl::ToDoubleMilliseconds(ready));
+}
+
+TEST(WedgedTest, APromptGoesToAnotherNodeThanOneWhoseEngineStandsStill) {
+  Server wedge("kvship-prefill", kModel, {"--threads=1", kStuck});
+  Server other("kvship-prefill", kModel, {"--threads=1", kStuck});
+  Server decode("kvship-decode", kModel,
+                {"--threads=1", absl::StrCat("--prefill=", wedge.address(), ",", other.address())});
+  ASSERT_TRUE(wedge.WaitUntilReady() && other.WaitUntilReady() && decode.WaitUntilReady());
+  const auto num_serving = [&decode] {
+    return decode.metric("kvship_decode_prefill_nodes{standing=\"serving\"}");
+  };
+  ASSERT_TRUE(Eventually([&] { return num_serving() == 2; }));
+  std::optional<StoppedThread> wedged(std::in_place, wedge.process.pid(), "prefill_engine");
+  if (wedged->is_forbidden()) GTEST_SKIP() << "no thread of another process may be stopped here";
+  ASSERT_TRUE(wedged->is_stopped());
+  const absl::Duration noticed = BecomesUnready(wedge, "the engine has been in one step for");
+  ASSERT_TRUE(Eventually([&] { return num_serving() == 1; }));
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_EQ(Stream(decode, TinyRequest(50, 5)).WaitForEnd(), absl::OkStatus());
+  }
+  EXPECT_EQ(decode.metric("kvship_decode_prefill_ejections_total"), 0) << "none was sent there";
+  wedged.reset();
+  const absl::Duration ready = BecomesReady(wedge);
+  EXPECT_TRUE(Eventually([&] { return num_serving() == 2; }));
+  std::cout << absl::StrFormat(
+      "prefill engine stopped: unready after %.1f s of 1 s allowed, 10 of 10 prompts to the other "
+      "node; ready %.0f ms after it went on\n",
+      absl::ToDoubleSeconds(noticed), absl::ToDoubleMilliseconds(ready));
+}
+
+}  // namespace
+}  // namespace kvship

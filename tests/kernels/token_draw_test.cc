@@ -1,0 +1,112 @@
+#include "kernels/token_draw.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "base/random.h"
+
+namespace kvship {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+// Temperature 1.
+constexpr float kScale = 1.44269504f * (1 << kHalvingBits);
+
+TEST(TokenWeight, IsTheExponentialOfTheDistance) {
+  for (uint64_t i = 0; i < 100000; ++i) {
+    const auto distance = static_cast<uint32_t>(RandomBits(1, i) >> 32);
+    const double exact = std::exp2(43 - distance * 0x1p-27);
+    ASSERT_NEAR(static_cast<double>(TokenWeight(distance)), exact, 3e-9 * exact + 1) << distance;
+  }
+  EXPECT_EQ(TokenWeight(0), uint64_t{1} << 43);
+  EXPECT_EQ(TokenWeight(31u << kHalvingBits), uint64_t{1} << 12);
+  EXPECT_EQ(TokenWeight(kNoChance), 0u);
+}
+
+TEST(TokenDistance, WhatIsFarOffOrNoNumberHasNoChance) {
+  EXPECT_EQ(TokenDistance(5, 5, 1e30f), 0u);
+  EXPECT_EQ(TokenDistance(4.9999995f, 5, 1e30f), kNoChance);
+  EXPECT_NE(TokenDistance(0, 22.1f, kScale), kNoChance);
+  EXPECT_EQ(TokenDistance(0, 22.3f, kScale), kNoChance) << "exp(-22.3) is less than 2^-32";
+  EXPECT_EQ(TokenDistance(kNan, 0, kScale), kNoChance);
+  EXPECT_EQ(TokenDistance(-INFINITY, 0, kScale), kNoChance);
+  EXPECT_EQ(TokenDistance(INFINITY, INFINITY, kScale), kNoChance);
+}
+
+// How often each token is drawn, of `num_draws`.
+std::vector<double> Shares(const std::vector<float>& logits, TokenDraw draw, int num_draws) {
+  std::vector<double> shares(logits.size());
+  for (; draw.index < static_cast<uint64_t>(num_draws); ++draw.index) {
+    shares[static_cast<size_t>(DrawToken(logits, draw))] += 1.0 / num_draws;
+  }
+  return shares;
+}
+
+TEST(DrawToken, TakesTheLikeliestWithoutTemperatureAndOfEqualsTheFirst) {
+  const std::vector<float> logits = {1, 3, kNan, 3, 2};
+  for (uint64_t index = 0; index < 10; ++index) {
+    EXPECT_EQ(DrawToken(logits, {.seed = 1, .index = index}), 1);
+  }
+  EXPECT_EQ(DrawToken(std::vector<float>{kNan, kNan}, {}), 0);
+  EXPECT_EQ(DrawToken(std::vector<float>{kNan, -1}, {}), 1);
+}
+
+TEST(DrawToken, WhereNobodyHasAChanceTheLikeliestIsTaken) {
+  const TokenDraw draw = {.scale = kScale, .top_k = 2, .top_p = uint64_t{1} << 63};
+  EXPECT_EQ(DrawToken(std::vector<float>{1, INFINITY, INFINITY}, draw), 1);
+  EXPECT_EQ(DrawToken(std::vector<float>{-INFINITY, -INFINITY}, draw), 0);
+  EXPECT_EQ(DrawToken(std::vector<float>{kNan, -INFINITY, 4}, draw), 2);
+}
+
+TEST(DrawToken, DrawsInProportionToTheProbabilities) {
+  const std::vector<float> logits = {std::log(0.2f), kNan, std::log(0.5f), std::log(0.3f)};
+  // Four standard deviations of a share of 0.5 over 20000 draws are 0.014.
+  const std::vector<double> all = Shares(logits, {.scale = kScale, .seed = 11}, 20000);
+  EXPECT_NEAR(all[0], 0.2, 0.015);
+  EXPECT_EQ(all[1], 0);
+  EXPECT_NEAR(all[2], 0.5, 0.015);
+  // At temperature 1/2 probabilities are squared.
+  const std::vector<double> cold = Shares(logits, {.scale = 2 * kScale, .seed = 11}, 20000);
+  EXPECT_NEAR(cold[2], 0.25 / 0.38, 0.015);
+  const std::vector<double> two = Shares(logits, {.scale = kScale, .top_k = 2}, 20000);
+  EXPECT_EQ(two[0], 0);
+  EXPECT_NEAR(two[2], 0.5 / 0.8, 0.015);
+}
+
+TEST(DrawToken, TopPTakesTheFewestThatHoldIt) {
+  const std::vector<float> logits = {std::log(0.2f), std::log(0.5f), std::log(0.3f)};
+  const auto num_drawn = [&](double top_p, uint32_t top_k) {
+    const std::vector<double> shares = Shares(
+        logits, {.scale = kScale, .top_k = top_k, .top_p = static_cast<uint64_t>(top_p * 0x1p64)},
+        2000);
+    return shares.size() - static_cast<size_t>(std::count(shares.begin(), shares.end(), 0.0));
+  };
+  EXPECT_EQ(num_drawn(1e-9, 0), 1u);
+  EXPECT_EQ(num_drawn(0.49, 0), 1u);
+  EXPECT_EQ(num_drawn(0.51, 0), 2u);
+  EXPECT_EQ(num_drawn(0.79, 0), 2u);
+  EXPECT_EQ(num_drawn(0.81, 0), 3u);
+  EXPECT_EQ(num_drawn(0.61, 2), 1u) << "of 0.8, half a token more than 0.5";
+  EXPECT_EQ(num_drawn(0.64, 2), 2u);
+}
+
+TEST(DrawToken, OfEqualsTheFirstTakePart) {
+  const std::vector<float> logits(10000, -3.0f);
+  for (uint64_t index = 0; index < 50; ++index) {
+    const TokenDraw draw = {.scale = kScale, .seed = 2, .index = index};
+    TokenDraw some = draw;
+    some.top_k = 7;
+    EXPECT_LT(DrawToken(logits, some), 7);
+    some = draw;
+    some.top_p = uint64_t{1} << 63;
+    EXPECT_LT(DrawToken(logits, some), 5000);
+  }
+  EXPECT_GT(Shares(logits, {.scale = kScale, .top_k = 7}, 1000)[6], 0.1);
+}
+
+}  // namespace
+}  // namespace kvship
