@@ -45,7 +45,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     ReservationQueue& queue;
     DecodeLoop& loop;
     DecodeMetrics& metrics;
-    NcclService* nccl;  // null: caches come over gRPC alone
+    NcclService* nccl = nullptr;  // caches come over gRPC alone
     RecentRequests& recent;
     Tracer& tracer;
     const Options& options;
