@@ -150,7 +150,10 @@ void CapAddressSpace(int pid, size_t more_bytes) {
   ASSERT_EQ(prlimit(pid, RLIMIT_AS, &limit, nullptr), 0);
 }
 
-TEST_F(FaultMemoryTest, AStepThatMemoryDoesNotHoldEndsItsRequestsAndOthersGoOn) {
+// Long, as what it can show is not sure: where the limit meets gRPC's own allocations, gRPC aborts.
+using LongFaultMemoryTest = FaultMemoryTest;
+
+TEST_F(LongFaultMemoryTest, AStepThatMemoryDoesNotHoldEndsItsRequestsAndOthersGoOn) {
   // A session takes 6 MiB of each step.
   Start({.hidden_dim = 32, .head_dim = 16, .ffn_dim = 1 << 19, .context_tokens = 1 << 12}, "",
         {"--max_batch_sessions=64"});
@@ -160,7 +163,7 @@ TEST_F(FaultMemoryTest, AStepThatMemoryDoesNotHoldEndsItsRequestsAndOthersGoOn) 
   std::vector<std::thread> clients;
   for (size_t i = 0; i < 48; ++i) {
     clients.emplace_back([&] {
-      const absl::Status end = Ask(*client_, 8, /*max_tokens=*/4);
+      const absl::Status end = Ask(*client_, 8, /*max_tokens=*/16);
       std::lock_guard lock(mutex);
       ++ends[absl::StatusCodeToString(end.code())];
       if (end.ok()) return;

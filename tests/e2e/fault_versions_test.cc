@@ -229,14 +229,14 @@ TEST_F(FaultClientVersionsTest, OneOfTheNextMajorVersionIsRefusedWithBothVersion
   EXPECT_EQ(ReasonOf(refused.status), kWireVersionMismatch);
   EXPECT_THAT(std::string(refused.status.message()),
               HasSubstr(absl::StrCat("wire_version is ", kWireMajor + 1, ".", kWireMinor,
-                                     "; wanted ", kWireMajor, ".", kWireMinor - 1)));
+                                     "; wanted ", kWireMajor, ".", kOldestWireMinor)));
   EXPECT_FALSE(refused.manifest.has_value());
   ExpectRightCache(Ask(kWireMinor, /*seals=*/true));
   EXPECT_EQ(rest_->LeftOver(), "");
 }
 
-TEST_F(FaultClientVersionsTest, OneOfTheMinorVersionBeforeThatHasNoSealsIsServed) {
-  ExpectRightCache(Ask(kWireMinor - 1, /*seals=*/false));
+TEST_F(FaultClientVersionsTest, OneOfAMinorVersionBeforeSealsIsServed) {
+  ExpectRightCache(Ask(/*minor=*/1, /*seals=*/false));
   EXPECT_EQ(rest_->LeftOver(), "");
 }
 
