@@ -45,6 +45,28 @@ uint64_t LastKey(std::vector<uint64_t> keys, const TokenDraw& draw) {
   return draw.top_p > 0 ? LastOfTopP(keys, draw.top_p) : last;
 }
 
+// The token on which `random`, in units of 2^-64 of all weights, falls. Weights take most of the
+// time of a draw: sums of blocks are kept, so that one block's alone are computed twice.
+int32_t TokenAt(uint64_t random, const std::vector<uint64_t>& keys) {
+  constexpr size_t kBlock = 256;
+  std::vector<uint64_t> sums;  // of all keys up to the end of each block
+  uint64_t total = 0;
+  for (size_t begin = 0; begin < keys.size(); begin += kBlock) {
+    const size_t end = std::min(begin + kBlock, keys.size());
+    for (size_t i = begin; i < end; ++i) total += WeightOf(keys[i]);
+    sums.push_back(total);
+  }
+  const uint64_t target = PartOf(random, total);
+  const auto block = std::upper_bound(sums.begin(), sums.end(), target) - sums.begin();
+  uint64_t left = target - (block == 0 ? 0 : sums[block - 1]);
+  auto drawn = keys.begin() + block * kBlock;
+  for (uint64_t weight = WeightOf(*drawn); left >= weight; weight = WeightOf(*drawn)) {
+    left -= weight;
+    ++drawn;
+  }
+  return static_cast<int32_t>(*drawn & 0xffffffffu);
+}
+
 }  // namespace
 
 int32_t LikeliestToken(std::span<const float> logits) {
@@ -64,6 +86,7 @@ int32_t DrawToken(std::span<const float> logits, const TokenDraw& draw) {
   const float highest = logits[likeliest];
   if (draw.scale == 0 || !std::isfinite(highest)) return likeliest;
   std::vector<uint64_t> keys;  // of the tokens with a chance, by id
+  keys.reserve(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) {
     const uint32_t distance = TokenDistance(logits[i], highest, draw.scale);
     if (distance != kNoChance) keys.push_back(KeyOf(distance, i));
@@ -72,15 +95,7 @@ int32_t DrawToken(std::span<const float> logits, const TokenDraw& draw) {
     const uint64_t last = LastKey(keys, draw);
     std::erase_if(keys, [last](uint64_t key) { return key > last; });
   }
-  uint64_t total = 0;
-  for (uint64_t key : keys) total += WeightOf(key);
-  uint64_t target = PartOf(RandomBits(draw.seed, draw.index), total);
-  auto drawn = keys.begin();
-  for (uint64_t weight = WeightOf(*drawn); target >= weight; weight = WeightOf(*drawn)) {
-    target -= weight;
-    ++drawn;
-  }
-  return static_cast<int32_t>(*drawn & 0xffffffffu);
+  return TokenAt(RandomBits(draw.seed, draw.index), keys);
 }
 
 }  // namespace kvship
