@@ -1,10 +1,7 @@
 #include "decode_service/generation_service.h"
 
-#include <functional>
-#include <optional>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -26,16 +23,14 @@ bool HasDeadline(const grpc::CallbackServerContext& context) {
 class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  GenerateCall(DeadlineWatch& deadlines, std::function<void()> on_done)
-      : deadlines_(deadlines), on_done_(std::move(on_done)) {}
+  GenerateCall(DeadlineWatch& deadlines, RunningGenerations::Place place)
+      : deadlines_(deadlines), place_(std::move(place)) {}
 
-  // `on_made` is told of the generation before it starts.
   static GenerateCall* Start(const Generation::Uses& uses, DeadlineWatch& deadlines,
+                             RunningGenerations& running, RunningGenerations::Place place,
                              grpc::CallbackServerContext& context, const std::string& client,
-                             absl::Duration default_deadline, const v1::GenerateRequest& request,
-                             const std::function<void(const std::shared_ptr<Generation>&)>& on_made,
-                             std::function<void()> on_done) {
-    auto call = std::make_shared<GenerateCall>(deadlines, std::move(on_done));
+                             absl::Duration default_deadline, const v1::GenerateRequest& request) {
+    auto call = std::make_shared<GenerateCall>(deadlines, std::move(place));
     call->self_ = call;
     const std::string id = NewRequestId();
     context.AddInitialMetadata(kRequestIdMetadata, id);
@@ -59,7 +54,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     call->generation_->responses().OnResponse([weak = std::weak_ptr(call)] {
       if (const auto live = weak.lock()) live->WriteNext();
     });
-    on_made(call->generation_);
+    running.Enter(call->place_, call->generation_);
     call->generation_->Start(request);
     return call.get();
   }
@@ -86,7 +81,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
       last = std::move(self_);
     }
     deadlines_.Remove(deadline_);
-    on_done_();
+    place_ = nullptr;  // the service may go now
   }
 
  private:
@@ -108,7 +103,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   }
 
   DeadlineWatch& deadlines_;
-  const std::function<void()> on_done_;
+  RunningGenerations::Place place_;
   std::shared_ptr<GenerateCall> self_;  // shared: until OnDone, and while WriteNext runs
   // shared: the decode batch may still hold it when the call is over
   std::shared_ptr<Generation> generation_;
@@ -149,20 +144,10 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const absl::StatusOr<std::string> client = callers_.Check(*context);
   if (!client.ok()) return Refuse(client.status(), "", *context);
-  std::optional<Generations::iterator> place;
-  {
-    std::lock_guard lock(mutex_);
-    if (!draining_) place = running_.emplace(running_.end());
-  }
-  if (!place.has_value()) return Refuse(RefusedWhileDraining(), *client, *context);
-  const Generations::iterator at = *place;
-  return GenerateCall::Start(
-      uses_, deadlines_, *context, *client, default_deadline_, *request,
-      [this, at](const std::shared_ptr<Generation>& generation) {
-        std::lock_guard lock(mutex_);
-        *at = generation;
-      },
-      [this, at] { CallDone(at); });
+  absl::StatusOr<RunningGenerations::Place> place = running_.Take();
+  if (!place.ok()) return Refuse(place.status(), *client, *context);
+  return GenerateCall::Start(uses_, deadlines_, running_, *std::move(place), *context, *client,
+                             default_deadline_, *request);
 }
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Refuse(
@@ -175,34 +160,6 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Refuse(
                               {"code", absl::StatusCodeToString(error.code())},
                               {"error", LoggedMessage(error)}});
   return new RefusedCall(error);
-}
-
-void GenerationService::CallDone(Generations::iterator generation) {
-  std::lock_guard lock(mutex_);
-  running_.erase(generation);
-  idle_.notify_all();
-}
-
-void GenerationService::EndAll(const absl::Status& why) {
-  std::vector<std::shared_ptr<Generation>> running;
-  {
-    std::lock_guard lock(mutex_);
-    for (const auto& generation : running_) running.push_back(generation.lock());
-  }
-  for (const auto& generation : running) {
-    if (generation != nullptr) generation->Cancel(why);
-  }
-}
-
-void GenerationService::StartDraining() {
-  std::lock_guard lock(mutex_);
-  draining_ = true;
-}
-
-bool GenerationService::WaitUntilIdle(absl::Duration timeout) {
-  std::unique_lock lock(mutex_);
-  return idle_.wait_until(lock, ToSteadyTime(MonotonicNow() + timeout),
-                          [this] { return running_.empty(); });
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetModelInfo(

@@ -2,13 +2,11 @@
 // responses, one at a time, as fast as the client reads.
 #pragma once
 
-#include <condition_variable>
-#include <list>
-#include <memory>
-#include <mutex>
+#include <string>
 
 #include "decode_service/deadline_watch.h"
 #include "decode_service/generation.h"
+#include "decode_service/running_generations.h"
 #include "kvship/v1/generation.grpc.pb.h"
 #include "service/callers.h"
 
@@ -40,31 +38,23 @@ class GenerationService final : public v1::GenerationService::CallbackService {
                                        const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override;
 
-  // Refuses new Generate calls with Unavailable.
-  void StartDraining();
-  // Waits until no Generate call is running; false if that takes longer.
-  bool WaitUntilIdle(absl::Duration timeout);
-  // Ends the Generate calls that are running with `why`, soon.
-  void EndAll(const absl::Status& why);
+  // Of Generate calls: as RunningGenerations.
+  void StartDraining() { running_.StartDraining(); }
+  bool WaitUntilIdle(absl::Duration timeout) { return running_.WaitUntilIdle(timeout); }
+  void EndAll(const absl::Status& why) { running_.EndAll(why); }
 
  private:
-  using Generations = std::list<std::weak_ptr<Generation>>;
-
   // Counts and logs a Generate call that gets no Generation, and ends it.
   grpc::ServerWriteReactor<v1::GenerateResponse>* Refuse(const absl::Status& error,
                                                          const std::string& client,
                                                          grpc::CallbackServerContext& context);
-  void CallDone(Generations::iterator generation);
 
   const Generation::Uses uses_;
   const Callers& callers_;
   const v1::ModelInfo model_info_;
   const absl::Duration default_deadline_;
   DeadlineWatch deadlines_;  // of Generate calls
-  std::mutex mutex_;
-  std::condition_variable idle_;
-  Generations running_;  // one for each Generate call
-  bool draining_ = false;
+  RunningGenerations running_;
 };
 
 }  // namespace kvship

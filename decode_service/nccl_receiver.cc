@@ -23,6 +23,12 @@ NcclAnswer AnswerTo(uint32_t sequence, NcclAnswer::Outcome outcome) {
   return answer;
 }
 
+std::string MessageOf(const NcclAnswer& answer) {
+  v1::PrefillRequest request;
+  *request.mutable_nccl() = answer;
+  return Sealed(request);
+}
+
 }  // namespace
 
 NcclReceiver::NcclReceiver(NcclService& nccl, std::string node, size_t most_bytes)
@@ -124,10 +130,9 @@ absl::Status NcclReceiver::OnAnnounced(const v1::NcclFrame& announced) {
   }
   announced_.insert(header.sequence);
   items_.push_back({.kind = Item::Kind::kFrame, .is_there = false, .header = header});
-  const NcclAnswer answer = AcceptLocked(header, {announced.communicator(), announced.place()});
-  v1::PrefillRequest request;
-  *request.mutable_nccl() = answer;
-  channel_->SendMessage(Sealed(request));
+  // Before the lock goes: what has arrived is told after it.
+  channel_->SendMessage(
+      MessageOf(AcceptLocked(header, {announced.communicator(), announced.place()})));
   return absl::OkStatus();
 }
 
@@ -289,8 +294,7 @@ void NcclReceiver::OnClosed(const absl::Status& status) {
     const auto first =
         std::find_if(items_.begin(), items_.end(), [](const Item& item) { return !item.is_there; });
     items_.erase(first, items_.end());
-    items_.push_back(
-        {.kind = Item::Kind::kEnd, .bytes = {}, .header = {}, .block = nullptr, .status = status});
+    items_.push_back({.kind = Item::Kind::kEnd, .status = status});
   }
   if (lost) {
     nccl_.executor->Break(node_, communicator_,
@@ -312,10 +316,6 @@ void NcclReceiver::Close(absl::Status status) {
   open->Close(std::move(status));
 }
 
-void NcclReceiver::Answer(const NcclAnswer& answer) {
-  v1::PrefillRequest request;
-  *request.mutable_nccl() = answer;
-  channel()->SendMessage(Sealed(request));
-}
+void NcclReceiver::Answer(const NcclAnswer& answer) { channel()->SendMessage(MessageOf(answer)); }
 
 }  // namespace kvship

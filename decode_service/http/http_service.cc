@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <random>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
@@ -17,7 +16,6 @@
 #include "decode_service/http/http_body.h"
 #include "decode_service/http/http_generation.h"
 #include "decode_service/http/openai_response.h"
-#include "rpc/errors.h"
 #include "rpc/request_id.h"
 
 namespace kvship {
@@ -115,6 +113,7 @@ HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
       model_(options.served_model_name.empty() ? NameOf(uses.model, identity_)
                                                : options.served_model_name),
       start_time_(absl::ToUnixSeconds(absl::Now())),
+      running_(options.max_requests),
       // Clients keep connections that they do not use; and whoever is refused needs one too.
       server_(2 * options.max_requests + 64, options.max_body_bytes, std::move(tls)) {}
 
@@ -159,54 +158,8 @@ HttpService::~HttpService() {
 }
 
 void HttpService::StartDraining() {
-  std::lock_guard lock(mutex_);
-  draining_ = true;
+  running_.StartDraining();
   server_.StartDraining();
-}
-
-bool HttpService::WaitUntilIdle(absl::Duration timeout) {
-  std::unique_lock lock(mutex_);
-  return idle_.wait_until(lock, ToSteadyTime(MonotonicNow() + timeout),
-                          [this] { return running_.empty(); });
-}
-
-void HttpService::EndAll(const absl::Status& why) {
-  std::vector<std::shared_ptr<Generation>> running;
-  {
-    std::lock_guard lock(mutex_);
-    why_ended_.Update(why);
-    for (const auto& generation : running_) running.push_back(generation.lock());
-  }
-  for (const auto& generation : running) {
-    if (generation != nullptr) generation->Cancel(why);
-  }
-}
-
-absl::StatusOr<HttpService::Place> HttpService::TakePlace() {
-  std::lock_guard lock(mutex_);
-  if (draining_) return RefusedWhileDraining();
-  if (running_.size() >= options_.max_requests) {
-    return absl::ResourceExhaustedError(absl::StrCat(running_.size(), " requests are running; ",
-                                                     "wanted fewer than ", options_.max_requests));
-  }
-  const auto place = running_.emplace(running_.end());
-  return Place(&*place, [this, place](std::weak_ptr<Generation>*) { GiveBackPlace(place); });
-}
-
-void HttpService::GiveBackPlace(Generations::iterator place) {
-  std::lock_guard lock(mutex_);
-  running_.erase(place);
-  idle_.notify_all();
-}
-
-void HttpService::Enter(const Place& place, const std::shared_ptr<Generation>& generation) {
-  absl::Status ended;
-  {
-    std::lock_guard lock(mutex_);
-    *place = generation;
-    ended = why_ended_;
-  }
-  if (!ended.ok()) generation->Cancel(ended);
 }
 
 absl::StatusOr<std::string> HttpService::ClientOf(const httplib::Request& request) const {
@@ -259,7 +212,7 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
     connection.CloseAfterAnswer();
     return Refuse(OpenAiErrorOf(client.status()), "", response);
   }
-  absl::StatusOr<Place> place = TakePlace();
+  absl::StatusOr<RunningGenerations::Place> place = running_.Take();
   if (!place.ok()) {
     connection.CloseAfterAnswer();
     return Refuse(OpenAiErrorOf(place.status()), *client, response);
@@ -294,7 +247,8 @@ void HttpService::Refuse(const OpenAiError& error, const std::string& client,
 }
 
 void HttpService::Generate(const OpenAiRequest& request, const std::string& client,
-                           TraceContext trace, Place place, httplib::Response& response) {
+                           TraceContext trace, RunningGenerations::Place place,
+                           httplib::Response& response) {
   HttpConnection& connection = HttpServer::connection();
   const absl::Time arrival = MonotonicNow();
   const absl::Time deadline = arrival + std::min(request.timeout, options_.deadline);
@@ -310,7 +264,7 @@ void HttpService::Generate(const OpenAiRequest& request, const std::string& clie
   if (asked->trace().is_set()) {
     response.set_header(kTraceResponse, asked->trace().TraceParent());
   }
-  Enter(place, asked);
+  running_.Enter(place, asked);
   auto generation = std::make_unique<HttpGeneration>(asked, request.generate, deadline, connection);
   OpenAiResponse answer(request,
                         {.id = id,

@@ -2,10 +2,7 @@
 // request is a Generation like those of GenerationService. docs/openai.md says what it takes.
 #pragma once
 
-#include <condition_variable>
-#include <list>
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -14,6 +11,7 @@
 #include "decode_service/http/http_server.h"
 #include "decode_service/http/openai_error.h"
 #include "decode_service/http/openai_request.h"
+#include "decode_service/running_generations.h"
 #include "service/callers.h"
 
 namespace kvship {
@@ -41,25 +39,14 @@ class HttpService {
 
   int port() const { return server_.port(); }
 
-  // Refuses new requests.
+  // As RunningGenerations; connections end with their present request.
   void StartDraining();
-  // Waits until no request is running; false if that takes longer.
-  bool WaitUntilIdle(absl::Duration timeout);
-  // Ends the requests that are running, and those still to come, with `why`, soon.
-  void EndAll(const absl::Status& why);
+  bool WaitUntilIdle(absl::Duration timeout) { return running_.WaitUntilIdle(timeout); }
+  void EndAll(const absl::Status& why) { running_.EndAll(why); }
 
  private:
-  using Generations = std::list<std::weak_ptr<Generation>>;
-  // A place among the requests that run at a time, which points to the request's generation once
-  // there is one; given back when the last copy goes.
-  using Place = std::shared_ptr<std::weak_ptr<Generation>>;
-
   HttpService(const Generation::Uses& uses, const Callers& callers, const Options& options,
               std::unique_ptr<WatchedTlsContext> tls);
-  absl::StatusOr<Place> TakePlace();
-  void GiveBackPlace(Generations::iterator place);
-  // Makes a generation known to EndAll.
-  void Enter(const Place& place, const std::shared_ptr<Generation>& generation);
 
   // Answers all but the generating endpoints' own requests.
   httplib::Server::HandlerResponse Route(const httplib::Request& request,
@@ -71,7 +58,7 @@ class HttpService {
   void Refuse(const OpenAiError& error, const std::string& client,
               httplib::Response& response) const;
   void Generate(const OpenAiRequest& request, const std::string& client, TraceContext trace,
-                Place place, httplib::Response& response);
+                RunningGenerations::Place place, httplib::Response& response);
   // The name of who sends it; Unauthenticated if that is not known and has to be.
   absl::StatusOr<std::string> ClientOf(const httplib::Request& request) const;
   bool Serves(absl::string_view model) const;
@@ -83,11 +70,7 @@ class HttpService {
   const std::string model_;     // what it is called here
   const int64_t start_time_;    // seconds since 1970
 
-  std::mutex mutex_;
-  std::condition_variable idle_;
-  Generations running_;  // one for each request, from before its body is read
-  bool draining_ = false;
-  absl::Status why_ended_;  // of EndAll
+  RunningGenerations running_;  // from before their bodies are read
 
   HttpServer server_;
 };

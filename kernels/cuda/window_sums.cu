@@ -99,7 +99,6 @@ template <class T, int kHeadDim, int kColumnTiles>
 __global__ void __launch_bounds__(256, kColumnTiles <= 4 ? 2 : 1) SumsKernel(const Params p) {
   WaitForTheKernelBefore();
   T* ring = reinterpret_cast<T*>(DynamicSharedMemory());
-  constexpr int kTileElements = kTileTokens * kHeadDim;
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
   const int row_groups = blockDim.x / kWarpThreads / p.heads_per_block;
   const int row_group = warp / p.heads_per_block;
@@ -109,38 +108,24 @@ __global__ void __launch_bounds__(256, kColumnTiles <= 4 ? 2 : 1) SumsKernel(con
   const T* keys = static_cast<const T*>(p.args.keys) + blockIdx.y * p.args.key_head_stride;
 
   const int begin = blockIdx.x * kPartTiles, end = min(begin + kPartTiles, p.tiles);
-#pragma unroll
-  for (int stage = 0; stage < kTileStages - 1; ++stage) {
-    if (begin + stage < end) {
-      StartTile<T, kHeadDim>(keys, p.args.num_keys, begin + stage, ring + stage * kTileElements);
-    }
-    CommitCopies();
-  }
   WindowQueries<T, kHeadDim, kColumnTiles> queries;
-  if (has_head) {
-    const size_t head = blockIdx.y * p.group + head_in_group;
-    queries.Load(static_cast<const T*>(p.args.q) + head * window * kHeadDim, window, lane);
-  }
   ColumnSums<kColumnTiles> sums;
   sums.Clear();
-  for (int tile = begin; tile < end; ++tile) {
-    WaitForCopies<kTileStages - 2>();
-    __syncthreads();  // the tile has arrived, and everyone has left the one before it
-    const int next = tile + kTileStages - 1;
-    if (next < end) {
-      StartTile<T, kHeadDim>(keys, p.args.num_keys, next,
-                             ring + (next - begin) % kTileStages * kTileElements);
+  const auto load = [&] {
+    const size_t head = blockIdx.y * p.group + head_in_group;
+    if (has_head) {
+      queries.Load(static_cast<const T*>(p.args.q) + head * window * kHeadDim, window, lane);
     }
-    CommitCopies();
-    if (!has_head) continue;
-    const T* rows = ring + (tile - begin) % kTileStages * kTileElements;
+  };
+  const auto use = [&](int tile, const T* rows) {
+    if (!has_head) return;
     for (int r = row_group; r < kRowTiles; r += row_groups) {
       float c[kColumnTiles][4] = {};
       queries.Multiply(rows + r * 16 * kHeadDim, lane, c);
       sums.Add(p, c, static_cast<size_t>(tile) * kTileTokens + r * 16, lane);
     }
-  }
-  WaitForCopies<0>();
+  };
+  StreamTiles<T, kHeadDim>(keys, p.args.num_keys, begin, end, ring, load, use);
   __syncthreads();  // the ring is free, and holds the warps' sums now
   RunningSum* warp_sums = reinterpret_cast<RunningSum*>(DynamicSharedMemory());
   constexpr int kColumns = kColumnTiles * 8;
@@ -184,24 +169,6 @@ size_t NumParts(size_t num_keys) {
   return (num_keys + kPartKeys - 1) / kPartKeys;
 }
 
-absl::Status Check(const WindowLogSumExpArgs& args) {
-  RETURN_IF_ERROR(CheckHeads(args.num_query_heads, args.num_kv_heads));
-  if (args.window < 1 || args.window > 64) {
-    return absl::InvalidArgumentError(absl::StrCat("window ", args.window, ": wanted 1 to 64"));
-  }
-  if (args.num_keys < 1 || args.num_keys > (size_t{1} << 30)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("num_keys ", args.num_keys, ": wanted 1 to 2^30"));
-  }
-  if (args.key_head_stride < args.num_keys * args.head_dim ||
-      args.key_head_stride % kChunkElements != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("key_head_stride ", args.key_head_stride,
-                                                   ": wanted a multiple of 8, at least ",
-                                                   args.num_keys * args.head_dim));
-  }
-  return absl::OkStatus();
-}
-
 template <class T, int kHeadDim, int kColumnTiles>
 absl::Status LaunchSums(cudaStream_t stream, const Params& p) {
   const unsigned head_blocks = (p.group + p.heads_per_block - 1) / p.heads_per_block;
@@ -223,7 +190,7 @@ size_t WindowLogSumExpWorkspaceBytes(size_t num_query_heads, size_t window, size
 }
 
 absl::Status WindowLogSumExp(cudaStream_t stream, const WindowLogSumExpArgs& args) {
-  RETURN_IF_ERROR(Check(args));
+  RETURN_IF_ERROR(CheckWindowPass(args));
   Params p = {};
   p.args = args;
   p.parts = static_cast<RunningSum*>(args.workspace);
@@ -231,13 +198,8 @@ absl::Status WindowLogSumExp(cudaStream_t stream, const WindowLogSumExpArgs& arg
   p.heads_per_block = std::min(p.group, kMaxHeadsPerBlock);
   p.tiles = static_cast<int>((args.num_keys + kTileTokens - 1) / kTileTokens);
   p.scale = kLog2E / std::sqrt(static_cast<float>(args.head_dim));
-  return WithElementType(args.dtype, [&](auto element) {
-    using T = decltype(element);
-    return WithHeadDim(args.head_dim, [&](auto head_dim) {
-      if (args.window <= 16) return LaunchSums<T, head_dim(), 2>(stream, p);
-      if (args.window <= 32) return LaunchSums<T, head_dim(), 4>(stream, p);
-      return LaunchSums<T, head_dim(), 8>(stream, p);
-    });
+  return WithWindowPass(args, [&](auto element, auto head_dim, auto column_tiles) {
+    return LaunchSums<decltype(element), head_dim(), column_tiles()>(stream, p);
   });
 }
 

@@ -1,11 +1,15 @@
 // What the passes of the window's queries over the keys share: tiles of keys in shared memory, a
-// query head's queries in registers, and the products of the two. Device code, for window_votes.cu
-// and window_sums.cu.
+// query head's queries in registers, the products of the two, and what may be asked. For
+// window_votes.cu and window_sums.cu.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tile_layout.h"
 
@@ -31,6 +35,35 @@ __device__ void StartTile(const T* keys, size_t num_keys, int tile, T* shared) {
     const T* from = valid ? keys + (first + row) * kHeadDim + chunk * kChunkElements : keys;
     CopyChunkAsync(shared + TileOffset(kHeadDim, row, chunk), from, valid);
   }
+}
+
+// Takes one KV head's tiles `begin` to `end` through `ring`, of kTileStages tiles: calls load()
+// while the first are on their way, and use(tile, rows) with each that has arrived. Every thread of
+// the block calls it, and none has left the last tile when it returns.
+template <class T, int kHeadDim, class Load, class Use>
+__device__ void StreamTiles(const T* keys, size_t num_keys, int begin, int end, T* ring, Load load,
+                            Use use) {
+  constexpr int kTileElements = kTileTokens * kHeadDim;
+#pragma unroll
+  for (int stage = 0; stage < kTileStages - 1; ++stage) {
+    if (begin + stage < end) {
+      StartTile<T, kHeadDim>(keys, num_keys, begin + stage, ring + stage * kTileElements);
+    }
+    CommitCopies();
+  }
+  load();
+  for (int tile = begin; tile < end; ++tile) {
+    WaitForCopies<kTileStages - 2>();
+    __syncthreads();  // the tile has arrived, and everyone has left the one before it
+    const int next = tile + kTileStages - 1;
+    if (next < end) {
+      StartTile<T, kHeadDim>(keys, num_keys, next,
+                             ring + (next - begin) % kTileStages * kTileElements);
+    }
+    CommitCopies();
+    use(tile, ring + (tile - begin) % kTileStages * kTileElements);
+  }
+  WaitForCopies<0>();
 }
 
 // One query head's queries [window, D] as the operand B, columns past the window as zeros.
@@ -63,5 +96,36 @@ struct WindowQueries {
     }
   }
 };
+
+// Of a pass' heads, window and keys. InvalidArgument naming what is wrong.
+template <class Args>
+absl::Status CheckWindowPass(const Args& args) {
+  RETURN_IF_ERROR(CheckHeads(args.num_query_heads, args.num_kv_heads));
+  const size_t window = args.window, num_keys = args.num_keys, stride = args.key_head_stride;
+  if (window < 1 || window > 64) {
+    return absl::InvalidArgumentError(absl::StrCat("window ", window, ": wanted 1 to 64"));
+  }
+  if (num_keys < 1 || num_keys > (size_t{1} << 30)) {
+    return absl::InvalidArgumentError(absl::StrCat("num_keys ", num_keys, ": wanted 1 to 2^30"));
+  }
+  const size_t least_stride = num_keys * args.head_dim;
+  if (stride < least_stride || stride % kChunkElements != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "key_head_stride ", stride, ": wanted a multiple of 8, at least ", least_stride));
+  }
+  return absl::OkStatus();
+}
+
+// launch(element, head_dim, column_tiles) with a pass' types: an element, and two constants.
+template <class Args, class LaunchPass>
+absl::Status WithWindowPass(const Args& args, LaunchPass launch) {
+  return WithElementType(args.dtype, [&](auto element) {
+    return WithHeadDim(args.head_dim, [&](auto head_dim) {
+      if (args.window <= 16) return launch(element, head_dim, std::integral_constant<int, 2>());
+      if (args.window <= 32) return launch(element, head_dim, std::integral_constant<int, 4>());
+      return launch(element, head_dim, std::integral_constant<int, 8>());
+    });
+  });
+}
 
 }  // namespace kvship::cuda

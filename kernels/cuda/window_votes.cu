@@ -77,7 +77,6 @@ template <class T, int kHeadDim, int kColumnTiles>
 __global__ void __launch_bounds__(256, kColumnTiles <= 4 ? 2 : 1) VotesKernel(const Params p) {
   WaitForTheKernelBefore();
   T* ring = reinterpret_cast<T*>(DynamicSharedMemory());
-  constexpr int kTileElements = kTileTokens * kHeadDim;
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
   const int row_groups = blockDim.x / kWarpThreads / p.heads_per_block;
   const int row_group = warp / p.heads_per_block;
@@ -89,34 +88,19 @@ __global__ void __launch_bounds__(256, kColumnTiles <= 4 ? 2 : 1) VotesKernel(co
 
   const int begin = static_cast<int64_t>(p.tiles) * blockIdx.x / gridDim.x;
   const int end = static_cast<int64_t>(p.tiles) * (blockIdx.x + 1) / gridDim.x;
-#pragma unroll
-  for (int stage = 0; stage < kTileStages - 1; ++stage) {
-    if (begin + stage < end) {
-      StartTile<T, kHeadDim>(keys, p.args.num_keys, begin + stage, ring + stage * kTileElements);
-    }
-    CommitCopies();
-  }
   Queries<T, kHeadDim, kColumnTiles> queries;
-  if (has_head) queries.Load(p.args, head, lane);
-
-  for (int tile = begin; tile < end; ++tile) {
-    WaitForCopies<kTileStages - 2>();
-    __syncthreads();  // the tile has arrived, and everyone has left the one before it
-    const int next = tile + kTileStages - 1;
-    if (next < end) {
-      StartTile<T, kHeadDim>(keys, p.args.num_keys, next,
-                             ring + (next - begin) % kTileStages * kTileElements);
-    }
-    CommitCopies();
-    if (!has_head) continue;
-    const T* rows = ring + (tile - begin) % kTileStages * kTileElements;
+  const auto load = [&] {
+    if (has_head) queries.Load(p.args, head, lane);
+  };
+  const auto use = [&](int tile, const T* rows) {
+    if (!has_head) return;
     for (int r = row_group; r < kRowTiles; r += row_groups) {
       VoteOnRows<T, kHeadDim, kColumnTiles>(p, queries, rows + r * 16 * kHeadDim, lane,
                                             static_cast<size_t>(tile) * kTileTokens + r * 16,
                                             votes);
     }
-  }
-  WaitForCopies<0>();
+  };
+  StreamTiles<T, kHeadDim>(keys, p.args.num_keys, begin, end, ring, load, use);
 }
 
 template <class T>
@@ -139,20 +123,7 @@ __global__ void NaiveKernel(const Params p) {
 }
 
 absl::Status Check(const WindowVotesArgs& args) {
-  RETURN_IF_ERROR(CheckHeads(args.num_query_heads, args.num_kv_heads));
-  if (args.window < 1 || args.window > 64) {
-    return absl::InvalidArgumentError(absl::StrCat("window ", args.window, ": wanted 1 to 64"));
-  }
-  if (args.num_keys < 1 || args.num_keys > (size_t{1} << 30)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("num_keys ", args.num_keys, ": wanted 1 to 2^30"));
-  }
-  if (args.key_head_stride < args.num_keys * args.head_dim ||
-      args.key_head_stride % kChunkElements != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("key_head_stride ", args.key_head_stride,
-                                                   ": wanted a multiple of 8, at least ",
-                                                   args.num_keys * args.head_dim));
-  }
+  RETURN_IF_ERROR(CheckWindowPass(args));
   if (args.votes_row_stride < args.num_keys) {
     return absl::InvalidArgumentError(absl::StrCat("votes_row_stride ", args.votes_row_stride,
                                                    ": wanted at least ", args.num_keys));
@@ -195,13 +166,8 @@ absl::Status WindowVotes(cudaStream_t stream, const WindowVotesArgs& args) {
 absl::Status WindowVotesSm80(cudaStream_t stream, const WindowVotesArgs& args) {
   RETURN_IF_ERROR(Check(args));
   const Params p = MakeParams(args);
-  return WithElementType(args.dtype, [&](auto element) {
-    using T = decltype(element);
-    return WithHeadDim(args.head_dim, [&](auto head_dim) {
-      if (args.window <= 16) return LaunchVotes<T, head_dim(), 2>(stream, p);
-      if (args.window <= 32) return LaunchVotes<T, head_dim(), 4>(stream, p);
-      return LaunchVotes<T, head_dim(), 8>(stream, p);
-    });
+  return WithWindowPass(args, [&](auto element, auto head_dim, auto column_tiles) {
+    return LaunchVotes<decltype(element), head_dim(), column_tiles()>(stream, p);
   });
 }
 

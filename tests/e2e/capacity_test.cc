@@ -1,7 +1,6 @@
 // How many sessions one decode pool holds, with real processes: what compression saves becomes
 // requests served at a time.
 #include <gmock/gmock.h>
-#include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 
 #include <iostream>
@@ -11,9 +10,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/random.h"
-#include "kvship/v1/generation.grpc.pb.h"
 #include "rpc/compression.h"
 #include "tests/e2e/processes.h"
+#include "tests/e2e/stream.h"
 #include "tests/needed.h"
 
 namespace kvship {
@@ -25,39 +24,19 @@ constexpr size_t kOutputTokens = 64;
 // SmolLM2-135M: keys and values of 30 layers with 3 KV heads of 64 channels, in f16.
 constexpr double kTokenBytes = 2 * 30 * 3 * 64 * 2;
 
-// A stream of which nothing is read past the first output: its session stands still with all its
-// pages. What lies unread in the transport is kept small, and each token brings much to be read.
-class HeldSession {
- public:
-  explicit HeldSession(const std::string& address, uint64_t seed, const std::string& compression) {
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1024);
-    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    stub_ = v1::GenerationService::NewStub(
-        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
-    v1::GenerateRequest request;
-    for (size_t i = 0; i < kPromptTokens; ++i) {
-      request.mutable_tokens()->add_ids(RandomBits(seed, i) % 40000);
-    }
-    *request.mutable_compression() = *CompressionFromText(compression);
-    request.set_max_tokens(kOutputTokens);
-    request.set_ignore_end_tokens(true);
-    request.set_logprobs(20);
-    reader_ = stub_->Generate(&context_, request);
+// Of a stream of which nothing is read: its session stands still with all its pages, as each token
+// brings much to be read.
+v1::GenerateRequest HeldRequest(uint64_t seed, const std::string& compression) {
+  v1::GenerateRequest request;
+  for (size_t i = 0; i < kPromptTokens; ++i) {
+    request.mutable_tokens()->add_ids(RandomBits(seed, i) % 40000);
   }
-  ~HeldSession() {
-    context_.TryCancel();
-    v1::GenerateResponse response;
-    while (reader_->Read(&response)) continue;
-    reader_->Finish().IgnoreError();
-  }
-
- private:
-  std::unique_ptr<v1::GenerationService::Stub> stub_;
-  grpc::ClientContext context_;
-  std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader_;
-};
+  *request.mutable_compression() = *CompressionFromText(compression);
+  request.set_max_tokens(kOutputTokens);
+  request.set_ignore_end_tokens(true);
+  request.set_logprobs(20);
+  return request;
+}
 
 class DemoModelCapacityTest : public ::testing::TestWithParam<int> {};
 
@@ -73,7 +52,7 @@ TEST_P(DemoModelCapacityTest, PoolHoldsNineTenthsOfTheSessionsThatItsBytesAllow)
   const double token_bytes = 64 + 64 / 4 + 4;  // of a head in int4: K, V, scales, position
   const std::string compression =
       absl::StrCat("encoder=int4,budget_ratio=", 2 * 64 * 2 / token_bytes / factor);
-  std::vector<std::unique_ptr<HeldSession>> held;
+  std::vector<std::unique_ptr<Stream>> held;
   const auto num_running = [&] {
     return static_cast<size_t>(decode.metric("kvship_decode_sessions"));
   };
@@ -85,7 +64,9 @@ TEST_P(DemoModelCapacityTest, PoolHoldsNineTenthsOfTheSessionsThatItsBytesAllow)
   const auto runs = [&] { return num_running() == held.size(); };
   bool full = false;
   while (!full) {
-    held.push_back(std::make_unique<HeldSession>(decode.address(), held.size(), compression));
+    held.push_back(std::make_unique<Stream>(
+        decode, HeldRequest(held.size(), compression),
+        Stream::Options{.timeout = absl::InfiniteDuration(), .reads = false}));
     while (!runs() && !full) {
       ASSERT_TRUE(Eventually([&] { return runs() || waits_for_room(); }, absl::Minutes(1)));
       if (runs()) break;

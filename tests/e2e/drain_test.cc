@@ -13,9 +13,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
-#include "rpc/compression.h"
 #include "tests/e2e/checked_load.h"
 #include "tests/e2e/pools.h"
+#include "tests/e2e/tiny_request.h"
 
 namespace kvship {
 namespace {
@@ -25,14 +25,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 // The longest answer that there is.
-v1::GenerateRequest LongRequest() {
-  v1::GenerateRequest request;
-  for (uint32_t i = 0; i < 20; ++i) request.mutable_tokens()->add_ids(i * 37 % 320);
-  *request.mutable_compression() = *CompressionFromText("scorer=keep_all");
-  request.set_max_tokens(2000);
-  request.set_ignore_end_tokens(true);
-  return request;
-}
+v1::GenerateRequest LongRequest() { return TinyRequest(20, 2000); }
 
 // Clients that ask for that, each once, all at the same time.
 class Readers {

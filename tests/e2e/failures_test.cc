@@ -13,8 +13,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/generation_client.h"
-#include "rpc/compression.h"
 #include "tests/e2e/processes.h"
+#include "tests/e2e/tiny_request.h"
 
 namespace kvship {
 namespace {
@@ -22,17 +22,6 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
-
-v1::GenerateRequest RequestOf(size_t prompt_tokens, uint32_t max_tokens) {
-  v1::GenerateRequest request;
-  for (size_t i = 0; i < prompt_tokens; ++i) {
-    request.mutable_tokens()->add_ids(static_cast<uint32_t>(i * 37 % 320));
-  }
-  *request.mutable_compression() = *CompressionFromText("scorer=keep_all");
-  request.set_max_tokens(max_tokens);
-  request.set_ignore_end_tokens(true);
-  return request;
-}
 
 absl::Status Ask(const Server& decode, const v1::GenerateRequest& request,
                  absl::Duration timeout = absl::Seconds(60)) {
@@ -79,22 +68,22 @@ TEST(FailuresTest, StopWhileLoadingEndsTheServerAtOnce) {
 TEST(FailuresTest, KilledPrefillNodeMeansUnavailableAndItsReturnIsNoticed) {
   auto prefill = Prefill();
   const auto decode = Decode(absl::StrCat("dns:///", prefill->address()));
-  ASSERT_TRUE(Ask(*decode, RequestOf(50, 5)).ok());
+  ASSERT_TRUE(Ask(*decode, TinyRequest(50, 5)).ok());
   prefill->process.Signal(SIGSTOP);
   absl::Status status;
-  std::thread reader([&] { status = Ask(*decode, RequestOf(50, 5)); });
+  std::thread reader([&] { status = Ask(*decode, TinyRequest(50, 5)); });
   absl::SleepFor(absl::Milliseconds(300));
   prefill->process.Signal(SIGKILL);
   reader.join();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("prefill node"));
   EXPECT_TRUE(PoolIsEmpty(*decode));
-  EXPECT_EQ(Ask(*decode, RequestOf(50, 5)).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Ask(*decode, TinyRequest(50, 5)).code(), absl::StatusCode::kUnavailable);
 
   const Process again("kvship-prefill", {absl::StrCat("--model=", kModel), "--threads=1",
                                          absl::StrCat("--listen=", prefill->address()),
                                          absl::StrCat("--admin=127.0.0.1:", FreePort())});
-  EXPECT_TRUE(Eventually([&] { return Ask(*decode, RequestOf(50, 5)).ok(); })) << again.Errors();
+  EXPECT_TRUE(Eventually([&] { return Ask(*decode, TinyRequest(50, 5)).ok(); })) << again.Errors();
 }
 
 TEST(FailuresTest, LostPrefillNodeIsReplacedByAnother) {
@@ -107,7 +96,7 @@ TEST(FailuresTest, LostPrefillNodeIsReplacedByAnother) {
   std::vector<std::thread> readers;
   std::vector<absl::Status> statuses(6);
   for (absl::Status& status : statuses) {
-    readers.emplace_back([&] { status = Ask(*decode, RequestOf(50, 5)); });
+    readers.emplace_back([&] { status = Ask(*decode, TinyRequest(50, 5)); });
   }
   absl::SleepFor(absl::Milliseconds(300));
   stopped->process.Signal(SIGKILL);
@@ -128,7 +117,7 @@ TEST(FailuresTest, FullPrefillNodeIsReplacedByAnother) {
       GenerationClient client(decode->address(), {.retries = 0});
       while (!stop) {
         const auto report =
-            client.Generate(RequestOf(1500, 2), absl::Seconds(60), [](const auto&) {});
+            client.Generate(TinyRequest(1500, 2), absl::Seconds(60), [](const auto&) {});
         EXPECT_TRUE(report.ok()) << report.status();
       }
     });
@@ -147,7 +136,7 @@ TEST(FailuresTest, NodeThatGivesARequestUpIsReplacedByAnother) {
   const auto patient = Prefill();
   const auto decode = Decode(absl::StrCat(hasty.address(), ",", patient->address()));
   EXPECT_TRUE(Eventually([&decode] {
-    EXPECT_TRUE(Ask(*decode, RequestOf(50, 2)).ok());
+    EXPECT_TRUE(Ask(*decode, TinyRequest(50, 2)).ok());
     return decode->metric("kvship_decode_prefill_retries_total{reason=\"gave_up\"}") > 0;
   }));
   EXPECT_EQ(decode->metric("kvship_decode_prefill_ejections_total"), 0);
@@ -156,7 +145,8 @@ TEST(FailuresTest, NodeThatGivesARequestUpIsReplacedByAnother) {
 TEST(FailuresTest, ClientThatGoesFreesItsPages) {
   const auto prefill = Prefill();
   const auto decode = Decode(prefill->address());
-  const absl::Status status = Ask(*decode, RequestOf(20, 2000), /*timeout=*/absl::Milliseconds(60));
+  const absl::Status status =
+      Ask(*decode, TinyRequest(20, 2000), /*timeout=*/absl::Milliseconds(60));
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
   EXPECT_TRUE(
       Eventually([&] { return decode->metric("kvship_decode_waiting_prompt_tokens") == 0; }));
@@ -169,7 +159,7 @@ TEST(FailuresTest, AnotherModelOnThePrefillNodeIsRefusedForGood) {
                 {absl::StrCat("--prefill=", prefill->address())});
   absl::Status status;
   EXPECT_TRUE(Eventually([&] {
-    status = Ask(decode, RequestOf(50, 5));
+    status = Ask(decode, TinyRequest(50, 5));
     return status.code() == absl::StatusCode::kFailedPrecondition;
   })) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("same model"));

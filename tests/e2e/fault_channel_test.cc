@@ -16,10 +16,8 @@
 #include "decode_service/decode_loop.h"
 #include "decode_service/prefill_attempt.h"
 #include "decode_service/prefill_fault.h"
-#include "prefill_service/host_prompt_reader.h"
-#include "prefill_service/prefill_rpc_service.h"
-#include "rpc/model_info.h"
 #include "tests/decode_service/tiny_node.h"
+#include "tests/e2e/prefill_side.h"
 #include "transport/loopback.h"
 
 namespace kvship {
@@ -27,28 +25,6 @@ namespace {
 
 // Only what hangs takes as long.
 constexpr absl::Duration kHangs = absl::Seconds(60);
-
-// A prefill node without ports.
-struct PrefillSide {
-  std::unique_ptr<const Transformer> model = *LoadTransformer(KVSHIP_GOLDENS "/models/llama");
-  prometheus::Registry registry;
-  PrefillMetrics metrics{registry};
-  Backend backend{1};
-  HostPromptReader reader{*model, backend, {.arithmetic = Arithmetic::kFloat32}};
-  PrefillScheduler scheduler{reader, metrics, {}};
-  const Callers callers{{}, nullptr};
-  const Readiness readiness;
-  Tracer tracer;
-  PrefillRpcService service{{.callers = callers,
-                             .model = model->config,
-                             .identity = CombinedIdentity(model->identity, {}),
-                             .default_compression = {},
-                             .scheduler = scheduler,
-                             .metrics = metrics,
-                             .tracer = tracer,
-                             .readiness = readiness},
-                            GrpcServerChannelOptions()};
-};
 
 class FaultChannelTest : public ::testing::Test {
  protected:

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "base/clock.h"
 #include "tests/e2e/stream.h"
+#include "tests/e2e/tiny_request.h"
 #include "transport/grpc_status.h"
 
 namespace kvship {

@@ -11,43 +11,15 @@
 #include "base/clock.h"
 #include "decode_service/decode_loop.h"
 #include "decode_service/prefill_attempt.h"
-#include "prefill_service/host_prompt_reader.h"
-#include "prefill_service/prefill_rpc_service.h"
-#include "rpc/model_info.h"
 #include "tests/decode_service/tiny_node.h"
 #include "tests/e2e/nccl_side.h"
+#include "tests/e2e/prefill_side.h"
 #include "transport/loopback.h"
 
 namespace kvship {
 namespace {
 
 using ::testing::IsEmpty;
-
-// A prefill node without ports.
-struct PrefillSide {
-  explicit PrefillSide(NcclService* nccl) : nccl(nccl) {}
-
-  NcclService* const nccl;
-  std::unique_ptr<const Transformer> model = *LoadTransformer(KVSHIP_GOLDENS "/models/llama");
-  prometheus::Registry registry;
-  PrefillMetrics metrics{registry};
-  Backend backend{1};
-  HostPromptReader reader{*model, backend, {.arithmetic = Arithmetic::kFloat32}};
-  PrefillScheduler scheduler{reader, metrics, {}};
-  const Callers callers{{}, nullptr};
-  const Readiness readiness;
-  Tracer tracer;
-  PrefillRpcService service{{.callers = callers,
-                             .model = model->config,
-                             .identity = CombinedIdentity(model->identity, {}),
-                             .default_compression = {},
-                             .scheduler = scheduler,
-                             .metrics = metrics,
-                             .tracer = tracer,
-                             .readiness = readiness,
-                             .nccl = nccl},
-                            GrpcServerChannelOptions()};
-};
 
 struct Answer {
   std::vector<int32_t> tokens;

@@ -15,6 +15,7 @@
 #include "rpc/errors.h"
 #include "tests/e2e/api_tokens_file.h"
 #include "tests/e2e/stream.h"
+#include "tests/e2e/tiny_request.h"
 
 namespace kvship {
 namespace {

@@ -3,19 +3,17 @@
 #include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
 #include <memory>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "base/sha256.h"
 #include "client/generation_client.h"
 #include "kvship/v1/prefill.grpc.pb.h"
-#include "rpc/compression.h"
 #include "rpc/errors.h"
+#include "tests/e2e/api_tokens_file.h"
 #include "tests/e2e/certificates.h"
 #include "tests/e2e/processes.h"
+#include "tests/e2e/tiny_request.h"
 
 namespace kvship {
 namespace {
@@ -25,22 +23,13 @@ using ::testing::HasSubstr;
 constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
 constexpr char kServerNames[] = "DNS:server.test,IP:127.0.0.1";
 
-v1::GenerateRequest RequestOf(uint32_t max_tokens) {
-  v1::GenerateRequest request;
-  for (uint32_t i = 0; i < 20; ++i) request.mutable_tokens()->add_ids(i * 37 % 320);
-  *request.mutable_compression() = *CompressionFromText("scorer=keep_all");
-  request.set_max_tokens(max_tokens);
-  request.set_ignore_end_tokens(true);
-  return request;
-}
-
 GenerationClient::Options Over(const TlsFiles& files) {
   return {.retries = 0, .credentials = *ChannelTls(files)};
 }
 
 absl::Status Ask(const Server& decode, const GenerationClient::Options& options) {
   GenerationClient client(decode.address(), options);
-  return client.Generate(RequestOf(5), absl::Seconds(30), [](const v1::GenerateResponse&) {})
+  return client.Generate(TinyRequest(20, 5), absl::Seconds(30), [](const v1::GenerateResponse&) {})
       .status();
 }
 
@@ -223,42 +212,21 @@ TEST(SecurityTest, ACompressedMessageIsRefusedBeforeItGrows) {
             grpc::StatusCode::UNIMPLEMENTED);
 }
 
-std::string HexSha256(const std::string& text) {
-  Sha256 hash;
-  hash.Update(std::as_bytes(std::span(text)));
-  return HexString(hash.Finish());
-}
-
-// The file's line of a client whose token is "NAME's token".
-std::string TokenLine(const std::string& name) {
-  return absl::StrCat(name, ":", HexSha256(name + "'s token"), "\n");
-}
-
 GenerationClient::Options WithTokenOf(const std::string& name) {
-  return {.retries = 0, .api_token = name + "'s token"};
+  return {.retries = 0, .api_token = ApiTokensFile::TokenOf(name)};
 }
 
 class ApiTokensTest : public ::testing::Test {
  protected:
-  ApiTokensTest() { WriteTokens(TokenLine("alice") + TokenLine("bob")); }
-  ~ApiTokensTest() override { std::filesystem::remove(path_); }
-
-  void WriteTokens(const std::string& lines) const {
-    std::ofstream(path_ + ".new") << lines;
-    std::filesystem::rename(path_ + ".new", path_);
-  }
-
   std::unique_ptr<Server> Decode(const std::vector<std::string>& flags) {
     auto decode = std::make_unique<Server>(
         "kvship-decode", kModel,
-        Joined({"--threads=1", "--prefill=" + prefill_.address(), "--api_tokens_file=" + path_},
-               flags));
+        Joined({"--threads=1", "--prefill=" + prefill_.address(), tokens_.flag()}, flags));
     EXPECT_TRUE(decode->WaitUntilReady()) << decode->process.Errors();
     return decode;
   }
 
-  const std::string path_ =
-      std::filesystem::temp_directory_path() / absl::StrCat("kvship_tokens_", getpid());
+  const ApiTokensFile tokens_{{"alice", "bob"}};
   Server prefill_{"kvship-prefill", kModel, {"--threads=1"}};
 };
 
@@ -278,10 +246,10 @@ TEST_F(ApiTokensTest, OnlyAKnownTokenIsServed) {
 
 TEST_F(ApiTokensTest, AChangedFileCountsFromTheNextRequest) {
   const auto decode = Decode({});
-  WriteTokens(TokenLine("carol"));
+  tokens_.WriteTokensOf({"carol"});
   EXPECT_TRUE(Ask(*decode, WithTokenOf("carol")).ok());
   EXPECT_EQ(Ask(*decode, WithTokenOf("alice")).code(), absl::StatusCode::kUnauthenticated);
-  WriteTokens("not a line\n");
+  tokens_.Write("not a line\n");
   EXPECT_TRUE(Ask(*decode, WithTokenOf("carol")).ok());
   EXPECT_THAT(decode->process.Errors(), HasSubstr("line 1 is no token"));
 }
@@ -291,9 +259,9 @@ TEST_F(ApiTokensTest, TheCommandLineTakesATokenAndCertificatesFromFiles) {
   const TlsFiles server = authority.Issue(kServerNames);
   const TlsFiles client = authority.Issue("DNS:client.test");
   const auto decode = Decode(TlsFlags(server));
-  const std::string token_path = path_ + ".alice";
-  std::ofstream(token_path) << "alice's\n";
-  WriteTokens(absl::StrCat("alice:", HexSha256("alice's"), "\n"));
+  const TempFolder folder;
+  const std::string token_path = folder.Write("alice", "alice's\n");
+  tokens_.Write(ApiTokensFile::LineOf("alice", "alice's"));
   const std::vector<std::string> flags = {
       "models", "--server=" + decode->address(), "--tls-ca=" + client.ca,
       "--tls-cert=" + client.certificate, "--tls-key=" + client.key};
@@ -302,13 +270,12 @@ TEST_F(ApiTokensTest, TheCommandLineTakesATokenAndCertificatesFromFiles) {
   Process unknown("kvship", flags);
   EXPECT_EQ(unknown.Wait(), 1);
   EXPECT_THAT(unknown.Errors(), HasSubstr("wanted the header"));
-  std::filesystem::remove(token_path);
 }
 
 TEST_F(ApiTokensTest, AClientHasNoMoreRequestsAtATimeThanItMay) {
   const auto decode = Decode({"--max_client_requests=1"});
   GenerationClient alice(decode->address(), WithTokenOf("alice"));
-  v1::GenerateRequest request = RequestOf(2000);
+  v1::GenerateRequest request = TinyRequest(20, 2000);
   request.set_logprobs(20);  // far more than connections buffer: reading slowly holds it open
   bool first = true;
   const auto report =
@@ -327,8 +294,8 @@ TEST_F(ApiTokensTest, AClientHasNoMoreRequestsAtATimeThanItMay) {
 TEST_F(ApiTokensTest, ARequestWithoutADeadlineGetsTheServers) {
   const auto decode = Decode({"--default_deadline=60ms"});
   GenerationClient alice(decode->address(), WithTokenOf("alice"));
-  const auto report =
-      alice.Generate(RequestOf(2000), absl::InfiniteDuration(), [](const v1::GenerateResponse&) {});
+  const auto report = alice.Generate(TinyRequest(20, 2000), absl::InfiniteDuration(),
+                                     [](const v1::GenerateResponse&) {});
   EXPECT_EQ(report.status().code(), absl::StatusCode::kDeadlineExceeded) << report.status();
 }
 

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "tests/e2e/stopped_thread.h"
 #include "tests/e2e/stream.h"
+#include "tests/e2e/tiny_request.h"
 
 namespace kvship {
 namespace {

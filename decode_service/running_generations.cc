@@ -1,0 +1,59 @@
+#include "decode_service/running_generations.h"
+
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "rpc/errors.h"
+
+namespace kvship {
+
+absl::StatusOr<RunningGenerations::Place> RunningGenerations::Take() {
+  std::lock_guard lock(mutex_);
+  if (draining_) return RefusedWhileDraining();
+  if (running_.size() >= most_requests_) {
+    return absl::ResourceExhaustedError(absl::StrCat(running_.size(), " requests are running; ",
+                                                     "wanted fewer than ", most_requests_));
+  }
+  const auto at = running_.emplace(running_.end());
+  return Place(&*at, [this, at](std::weak_ptr<Generation>*) {
+    std::lock_guard lock(mutex_);
+    running_.erase(at);
+    idle_.notify_all();
+  });
+}
+
+void RunningGenerations::Enter(const Place& place, const std::shared_ptr<Generation>& generation) {
+  absl::Status ended;
+  {
+    std::lock_guard lock(mutex_);
+    *place = generation;
+    ended = why_ended_;
+  }
+  if (!ended.ok()) generation->Cancel(ended);
+}
+
+void RunningGenerations::StartDraining() {
+  std::lock_guard lock(mutex_);
+  draining_ = true;
+}
+
+bool RunningGenerations::WaitUntilIdle(absl::Duration timeout) {
+  std::unique_lock lock(mutex_);
+  return idle_.wait_until(lock, ToSteadyTime(MonotonicNow() + timeout),
+                          [this] { return running_.empty(); });
+}
+
+void RunningGenerations::EndAll(const absl::Status& why) {
+  std::vector<std::shared_ptr<Generation>> running;
+  {
+    std::lock_guard lock(mutex_);
+    why_ended_.Update(why);
+    for (const auto& generation : running_) running.push_back(generation.lock());
+  }
+  for (const auto& generation : running) {
+    if (generation != nullptr) generation->Cancel(why);
+  }
+}
+
+}  // namespace kvship

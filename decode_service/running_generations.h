@@ -1,0 +1,48 @@
+// RunningGenerations are one port's requests that are under way: it bounds them, waits for their
+// end when the port drains, and ends those that take too long. Thread safe; outlives its places.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <list>
+#include <memory>
+#include <mutex>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "decode_service/generation.h"
+
+namespace kvship {
+
+class RunningGenerations {
+ public:
+  // A request's place, which points to its generation once there is one; given back when the last
+  // copy goes.
+  using Place = std::shared_ptr<std::weak_ptr<Generation>>;
+
+  static constexpr size_t kAnyNumber = ~size_t{0};
+  explicit RunningGenerations(size_t most_requests = kAnyNumber) : most_requests_(most_requests) {}
+
+  // A request's, from before it is read. Errors: RefusedWhileDraining; ResourceExhausted if there
+  // are as many as may be.
+  absl::StatusOr<Place> Take();
+  // Makes the place's generation known to EndAll, before it starts.
+  void Enter(const Place& place, const std::shared_ptr<Generation>& generation);
+
+  // No new ones from now on.
+  void StartDraining();
+  // Waits until none is left; false if that takes longer.
+  bool WaitUntilIdle(absl::Duration timeout);
+  // Ends those that are there, and those whose generation is still to come, with `why`, soon.
+  void EndAll(const absl::Status& why);
+
+ private:
+  const size_t most_requests_;
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  std::list<std::weak_ptr<Generation>> running_;
+  bool draining_ = false;
+  absl::Status why_ended_;  // of EndAll
+};
+
+}  // namespace kvship
