@@ -98,7 +98,7 @@ DecodeMetrics::DecodeMetrics(Registry& r)
                    "Prompts sent to another prefill node, by what was wrong with the one before: "
                    "lost (its stream broke), broken (it sent what cannot be), full, gave_up (it "
                    "waited too long for this side), draining, mismatch (another model, wire "
-                   "version or plan)")),
+                   "version or plan, or too little memory)")),
       prefill_ejections_(Counter(r, "prefill_ejections_total",
                                  "Times that a prefill node got no prompts for a while because one "
                                  "had failed there")),

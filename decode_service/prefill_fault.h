@@ -14,7 +14,7 @@ enum class PrefillFault {
   kFull,      // it has no room now
   kGaveUp,    // it ended the request because this side, or the way here, was too slow for it
   kDraining,  // it shuts down
-  kMismatch,  // it runs another model, wire version or plan
+  kMismatch,  // it runs another model, wire version or plan, or has too little memory
 };
 
 // `error` is not OK.

@@ -3,11 +3,9 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
-#include <set>
-
 #include "compress/compressor.h"
 #include "kernels/scores.h"
+#include "tests/engine/cuda/same_layer.h"
 #include "tests/kernels/cuda/device_test.h"
 
 namespace kvship::cuda {
@@ -64,35 +62,6 @@ class Layer {
   DeviceLayerView device_;
 };
 
-// Scores are float32 on both sides, added up in another order: at the boundary one token may
-// differ.
-void ExpectTheSame(const KvPlan& plan, const Compressor::Result& host,
-                   const std::vector<std::byte>& bytes, const std::vector<float>& masses) {
-  const LayerLayout layout = LayoutOf(plan, host.compact.kept_tokens);
-  ASSERT_EQ(bytes.size(), host.compact.bytes.num_bytes());
-  const size_t heads = kShape.num_kv_heads, head_bytes = layout.tails_offset / heads;
-  for (size_t h = 0; h < heads; ++h) {
-    SCOPED_TRACE(h);
-    EXPECT_NEAR(masses[h], host.compact.retained_mass[h], 1e-3);
-    EXPECT_NEAR(masses[heads + h], host.compact.chosen_mass[h], 1e-3);
-    std::vector<int32_t> positions(layout.heads[h].num_positions);
-    std::memcpy(positions.data(), &bytes[layout.heads[h].positions_offset],
-                positions.size() * sizeof(int32_t));
-    EXPECT_TRUE(std::is_sorted(positions.begin(), positions.end()));
-    const std::set<int32_t> kept(host.positions[h].begin(), host.positions[h].end());
-    size_t shared = 0;
-    for (int32_t position : positions) shared += kept.count(position);
-    EXPECT_GE(shared + 1, positions.size());
-    if (shared < positions.size()) continue;
-    EXPECT_EQ(
-        std::memcmp(&bytes[h * head_bytes], host.compact.bytes.data() + h * head_bytes, head_bytes),
-        0);
-  }
-  EXPECT_EQ(std::memcmp(bytes.data() + layout.tails_offset,
-                        host.compact.bytes.data() + layout.tails_offset, heads * layout.tail_bytes),
-            0);
-}
-
 TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
   for (const char* text :
        {"scorer=keep_all,encoder=f16", "scorer=keep_all,window=16,encoder=int4,window_encoder=f16",
@@ -127,7 +96,7 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
       std::vector<float> masses(2 * kShape.num_kv_heads);
       ASSERT_TRUE((*device)->CopyToHost(bytes.data(), masses.data()).ok());
       ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-      ExpectTheSame(*plan, *wanted, bytes, masses);
+      ExpectTheSameLayer(*plan, *wanted, bytes, masses);
     }
   }
 }

@@ -2,8 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
-#include <set>
 
 #include "compress/compressor.h"
 #include "compress/cuda/device_compressor.h"
@@ -13,6 +11,7 @@
 #include "engine/decode.h"
 #include "engine/prefill.h"
 #include "tests/engine/cuda/random_model.h"
+#include "tests/engine/cuda/same_layer.h"
 #include "tests/kernels/cuda/device_test.h"
 
 namespace kvship::cuda {
@@ -160,25 +159,7 @@ class Sides {
     std::vector<float> masses(2 * heads);
     ASSERT_TRUE(device.CopyToHost(bytes.data(), masses.data()).ok());
     ASSERT_EQ(cudaStreamSynchronize(Stream()), cudaSuccess);
-    ASSERT_EQ(bytes.size(), host.compact.bytes.num_bytes());
-    const LayerLayout layout = LayoutOf(plan_, host.compact.kept_tokens);
-    for (size_t h = 0; h < heads; ++h) {
-      SCOPED_TRACE(h);
-      EXPECT_NEAR(masses[h], host.compact.retained_mass[h], 1e-3);
-      EXPECT_NEAR(masses[heads + h], host.compact.chosen_mass[h], 1e-3);
-      std::vector<int32_t> positions(layout.heads[h].num_positions);
-      std::memcpy(positions.data(), &bytes[layout.heads[h].positions_offset],
-                  positions.size() * sizeof(int32_t));
-      const std::set<int32_t> kept(host.positions[h].begin(), host.positions[h].end());
-      size_t shared = 0;
-      for (int32_t position : positions) shared += kept.count(position);
-      EXPECT_GE(shared + 1, positions.size());
-      if (shared < positions.size()) continue;
-      const size_t head_bytes = layout.num_bytes / heads;
-      EXPECT_EQ(std::memcmp(&bytes[h * head_bytes], host.compact.bytes.data() + h * head_bytes,
-                            head_bytes),
-                0);
-    }
+    ExpectTheSameLayer(plan_, host, bytes, masses);
   }
 
   const Transformer& host_;
