@@ -2,63 +2,26 @@
 
 #include <algorithm>
 #include <numeric>
-#include <optional>
 #include <string>
 #include <utility>
 
-#include "base/random.h"
 #include "base/status_macros.h"
 #include "compress/middle.h"
 #include "kernels/cuda/gather_pages.h"
 #include "kernels/cuda/kept_mass.h"
-#include "kernels/cuda/pool_scores.h"
 #include "kernels/cuda/token_scores.h"
 #include "kernels/cuda/top_positions.h"
-#include "kernels/cuda/window_sums.h"
-#include "kernels/cuda/window_votes.h"
 
 namespace kvship::cuda {
 namespace {
 
-// What WindowVotes and PoolScores take.
-constexpr size_t kLongestWindow = 64;
-constexpr size_t kWidestKernel = 127;
-
-absl::Status Wanted(absl::string_view option, absl::string_view value, absl::string_view wanted) {
-  return absl::UnimplementedError(absl::StrCat("compression.", option, " is ", value, "; wanted ",
-                                               wanted, ", which is what runs on a GPU so far"));
-}
-
-// The scorers that ask no query.
-constexpr std::pair<absl::string_view, TokenScore> kTokenScorers[] = {
-    {"knorm", TokenScore::kSmallNorm},
-    {"streaming_llm", TokenScore::kLate},
-    {"random", TokenScore::kRandom}};
-
-std::optional<TokenScore> TokenScorerOf(absl::string_view name) {
-  for (const auto& [own, score] : kTokenScorers) {
-    if (own == name) return score;
-  }
-  return std::nullopt;
-}
-
-absl::Status CheckWindow(const CompressionOptions& options, const KvPlan& plan) {
-  const size_t window = plan.window_end - plan.window_begin;
-  if (plan.window_end != plan.prompt_tokens) {
-    return Wanted("observe_end", absl::StrCat(plan.window_end), "the prompt's end");
-  }
-  if (window > kLongestWindow) {
-    return Wanted("window", absl::StrCat(window), absl::StrCat("at most ", kLongestWindow));
-  }
-  if (options.kernel > kWidestKernel) {
-    return Wanted("kernel", absl::StrCat(options.kernel), absl::StrCat("at most ", kWidestKernel));
-  }
+absl::Status CheckRecentTokens(const CompressionOptions& options, const KvPlan& plan) {
   // Within its own window snapkv has no scores.
-  const size_t least = options.scorer == "snapkv" ? window : 0;
+  const size_t least = options.scorer == "snapkv" ? plan.window_end - plan.window_begin : 0;
   for (const HeadBudget& budget : plan.budgets) {
     if (budget.recent_tokens < least || budget.recent_tokens >= plan.prompt_tokens) {
-      return Wanted("recent_tokens", absl::StrCat(budget.recent_tokens),
-                    absl::StrCat("at least ", least, ", and less than the prompt"));
+      return OnlyOnTheCpu("recent_tokens", absl::StrCat(budget.recent_tokens),
+                          absl::StrCat("at least ", least, ", and less than the prompt"));
     }
   }
   return absl::OkStatus();
@@ -69,25 +32,23 @@ absl::Status CheckWindow(const CompressionOptions& options, const KvPlan& plan) 
 absl::Status DeviceCompressor::Check(const CompressionOptions& options, const KvShape& shape,
                                      const KvPlan& plan, DType dtype) {
   if (plan.format != PageFormatOf(dtype) && !IsQuantized(plan.format)) {
-    return Wanted("encoder", PageFormatName(plan.format),
-                  absl::StrCat(PageFormatName(PageFormatOf(dtype)), ", fp8, int8 or int4"));
+    return OnlyOnTheCpu("encoder", PageFormatName(plan.format),
+                        absl::StrCat(PageFormatName(PageFormatOf(dtype)), ", fp8, int8 or int4"));
   }
   if (plan.tail_tokens > 0 && plan.window_format != PageFormatOf(dtype)) {
-    return Wanted("window_encoder", PageFormatName(plan.window_format),
-                  PageFormatName(PageFormatOf(dtype)));
+    return OnlyOnTheCpu("window_encoder", PageFormatName(plan.window_format),
+                        PageFormatName(PageFormatOf(dtype)));
   }
   if (plan.num_heads != shape.num_kv_heads) {
-    return Wanted("group_reduce", "none", "a choice per KV head");
+    return OnlyOnTheCpu("group_reduce", "none", "a choice per KV head");
   }
   if (plan.keeps_whole) return absl::OkStatus();
-  if (options.scorer != "snapkv" && !TokenScorerOf(options.scorer)) {
-    return Wanted("scorer", options.scorer, "snapkv, knorm, streaming_llm, random or keep_all");
-  }
+  RETURN_IF_ERROR(DeviceScorer::Check(options, plan));
   if (options.allocator != "uniform" && options.allocator != "pyramid") {
-    return Wanted("allocator", options.allocator, "uniform or pyramid");
+    return OnlyOnTheCpu("allocator", options.allocator, "uniform or pyramid");
   }
-  if (options.selector != "tokens") return Wanted("selector", options.selector, "tokens");
-  return CheckWindow(options, plan);
+  if (options.selector != "tokens") return OnlyOnTheCpu("selector", options.selector, "tokens");
+  return CheckRecentTokens(options, plan);
 }
 
 absl::StatusOr<std::unique_ptr<DeviceCompressor>> DeviceCompressor::Create(
@@ -101,8 +62,7 @@ absl::StatusOr<std::unique_ptr<DeviceCompressor>> DeviceCompressor::Create(
 }
 
 LayerNeeds DeviceCompressor::needs() const {
-  if (plan_.keeps_whole) return {};
-  return {.window_begin = plan_.window_begin, .window_end = plan_.window_end};
+  return scorer_ != nullptr ? scorer_->needs() : LayerNeeds{};
 }
 
 absl::Status DeviceCompressor::Allocate() {
@@ -116,16 +76,9 @@ absl::Status DeviceCompressor::Allocate() {
   ASSIGN_OR_RETURN(tails_, DeviceBuffer::Create(heads * layout_.tail_bytes));
   ASSIGN_OR_RETURN(masses_, DeviceBuffer::Create(2 * heads * sizeof(float)));
   if (!plan_.keeps_whole) {
-    ASSIGN_OR_RETURN(votes_, DeviceBuffer::Create(shape_.num_query_heads * tokens * sizeof(float)));
+    ASSIGN_OR_RETURN(scorer_, DeviceScorer::Create(options_, shape_, plan_, dtype_, stream_));
     ASSIGN_OR_RETURN(scores_, DeviceBuffer::Create(heads * scores_stride_ * sizeof(float)));
     ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(TopPositionsWorkspaceBytes(heads, tokens)));
-    if (options_.softmax == SoftmaxOver::kPrefix) {
-      const size_t window = plan_.window_end - plan_.window_begin;
-      ASSIGN_OR_RETURN(prefix_lse_,
-                       DeviceBuffer::Create(shape_.num_query_heads * window * sizeof(float)));
-      ASSIGN_OR_RETURN(sums_, DeviceBuffer::Create(WindowLogSumExpWorkspaceBytes(
-                                  shape_.num_query_heads, window, plan_.window_begin)));
-    }
     return CudaStatus(cudaMemsetAsync(workspace_.data(), 0, workspace_.num_bytes(), stream_),
                       "workspace of the choice");
   }
@@ -156,82 +109,10 @@ absl::Status DeviceCompressor::Compress(const DeviceLayerView& layer) {
   return Gather(layer);
 }
 
-absl::Status DeviceCompressor::Vote(const DeviceLayerView& layer, const float* lse,
-                                    size_t num_keys) {
-  return WindowVotes(stream_, {.q = layer.window_queries,
-                               .keys = layer.keys,
-                               .lse = lse,
-                               .votes = votes_.as<float>(),
-                               .dtype = dtype_,
-                               .num_query_heads = shape_.num_query_heads,
-                               .num_kv_heads = shape_.num_kv_heads,
-                               .window = plan_.window_end - plan_.window_begin,
-                               .num_keys = num_keys,
-                               .head_dim = shape_.head_dim,
-                               .key_head_stride = layer.head_stride,
-                               .votes_row_stride = plan_.prompt_tokens,
-                               .first_position = plan_.window_begin});
-}
-
-absl::Status DeviceCompressor::VoteOverPrefix(const DeviceLayerView& layer) {
-  RETURN_IF_ERROR(WindowLogSumExp(stream_, {.q = layer.window_queries,
-                                            .keys = layer.keys,
-                                            .lse = prefix_lse_.as<float>(),
-                                            .workspace = sums_.data(),
-                                            .dtype = dtype_,
-                                            .num_query_heads = shape_.num_query_heads,
-                                            .num_kv_heads = shape_.num_kv_heads,
-                                            .window = plan_.window_end - plan_.window_begin,
-                                            .num_keys = plan_.window_begin,
-                                            .head_dim = shape_.head_dim,
-                                            .key_head_stride = layer.head_stride,
-                                            .first_position = plan_.window_begin}));
-  return Vote(layer, prefix_lse_.as<float>(), plan_.window_begin);
-}
-
-absl::Status DeviceCompressor::PoolVotes() {
-  const size_t window = plan_.window_end - plan_.window_begin;
-  const bool mean = options_.window_reduce == WindowReduce::kMean;
-  return PoolScores(stream_,
-                    {.votes = votes_.as<float>(),
-                     .scores = scores_.as<float>(),
-                     .num_query_heads = shape_.num_query_heads,
-                     .num_kv_heads = shape_.num_kv_heads,
-                     .num_tokens = plan_.window_begin,
-                     .votes_row_stride = plan_.prompt_tokens,
-                     .scores_row_stride = scores_stride_,
-                     .pooling = options_.pool,
-                     .kernel = options_.kernel,
-                     .reduce = options_.group_reduce,
-                     .reduce_before_pooling = options_.group_order == GroupOrder::kBeforePooling,
-                     .vote_scale = mean ? 1.0f / static_cast<float>(window) : 1.0f});
-}
-
-absl::Status DeviceCompressor::Score(const DeviceLayerView& layer) {
-  if (const auto score = TokenScorerOf(options_.scorer)) {
-    return ScoreTokens(stream_, {.keys = layer.keys,
-                                 .scores = scores_.as<float>(),
-                                 .score = *score,
-                                 .dtype = dtype_,
-                                 .num_kv_heads = shape_.num_kv_heads,
-                                 .num_tokens = plan_.prompt_tokens,
-                                 .head_dim = shape_.head_dim,
-                                 .key_head_stride = layer.head_stride,
-                                 .scores_row_stride = scores_stride_,
-                                 .seed = RandomBits(options_.seed, layer.layer)});
-  }
-  if (options_.softmax == SoftmaxOver::kPrefix) {
-    RETURN_IF_ERROR(VoteOverPrefix(layer));
-  } else {
-    RETURN_IF_ERROR(Vote(layer, layer.window_lse, plan_.prompt_tokens));
-  }
-  return PoolVotes();
-}
-
 absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
   const size_t tokens = plan_.prompt_tokens;
   const HeadBudget& budget = plan_.budgets[layer.layer];
-  RETURN_IF_ERROR(Score(layer));
+  RETURN_IF_ERROR(scorer_->Score(layer, scores_.as<float>(), scores_stride_));
   if (budget.sinks > 0) {
     RETURN_IF_ERROR(MarkSinks(stream_, {.scores = scores_.as<float>(),
                                         .num_kv_heads = shape_.num_kv_heads,
@@ -247,12 +128,9 @@ absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
                                          .k = kept_tokens_ - budget.recent_tokens,
                                          .num_appended = budget.recent_tokens,
                                          .positions_row_stride = kept_tokens_}));
-  // Masses are shares of the window's attention, which is what voted or not.
-  if (options_.scorer != "snapkv" || options_.softmax == SoftmaxOver::kPrefix) {
-    RETURN_IF_ERROR(Vote(layer, layer.window_lse, tokens));
-  }
+  ASSIGN_OR_RETURN(const float* attention, scorer_->WindowAttention(layer));
   const Middle middle = MiddleOf(plan_, budget);
-  return KeptMass(stream_, {.votes = votes_.as<float>(),
+  return KeptMass(stream_, {.votes = attention,
                             .positions = positions_.as<int32_t>(),
                             .retained_mass = masses_.as<float>(),
                             .chosen_mass = masses_.as<float>() + shape_.num_kv_heads,

@@ -1,7 +1,6 @@
 // DeviceCompressor turns each finished layer of a prompt on a GPU into its compact form, in device
-// memory: Compressor for what runs there, which is the scorers snapkv, knorm, streaming_llm and
-// random with as many tokens for each head of a layer, and keep_all. Scores are the CPU's, of
-// queries and keys in 16 bits.
+// memory: Compressor for what runs there, which is DeviceScorer's scorers with as many tokens for
+// each head of a layer, and keep_all.
 //
 // One per request; belongs to one thread and one stream. Its operations enqueue and return at once.
 #pragma once
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "compress/cuda/device_scorer.h"
 #include "kernels/cuda/buffer.h"
 #include "kv/compact_layer.h"
 #include "kv/compression_options.h"
@@ -67,12 +67,6 @@ class DeviceCompressor {
   absl::Status Allocate();
   void SetKeptTokens(size_t kept_tokens);
   absl::Status Choose(const DeviceLayerView& layer);
-  // Fill scores_.
-  absl::Status Score(const DeviceLayerView& layer);
-  absl::Status PoolVotes();
-  // Fill votes_: of the softmax that `lse` belongs to, and of one over the keys before the window.
-  absl::Status Vote(const DeviceLayerView& layer, const float* lse, size_t num_keys);
-  absl::Status VoteOverPrefix(const DeviceLayerView& layer);
   absl::Status Gather(const DeviceLayerView& layer);
 
   const CompressionOptions options_;
@@ -83,15 +77,13 @@ class DeviceCompressor {
   const size_t scores_stride_;  // of a row: all begin at 16 bytes, and are read four at a time
   size_t kept_tokens_ = 0;
   LayerLayout layout_;
-  DeviceBuffer votes_;       // [Hq, T] f32
-  DeviceBuffer scores_;      // [H, scores_stride_] f32, of T tokens
-  DeviceBuffer workspace_;   // of the choice
-  DeviceBuffer prefix_lse_;  // [Hq, W] f32, where the softmax runs over the prefix
-  DeviceBuffer sums_;        // workspace of prefix_lse_
-  DeviceBuffer positions_;   // [H, kept]
-  DeviceBuffer pages_;       // [H, pages per head, PageBytes]
-  DeviceBuffer tails_;       // [H, pages per tail, PageBytes]
-  DeviceBuffer masses_;      // [2, H] f32
+  std::unique_ptr<DeviceScorer> scorer_;  // none where the whole prompt is kept
+  DeviceBuffer scores_;                   // [H, scores_stride_] f32, of T tokens
+  DeviceBuffer workspace_;                // of the choice
+  DeviceBuffer positions_;                // [H, kept]
+  DeviceBuffer pages_;                    // [H, pages per head, PageBytes]
+  DeviceBuffer tails_;                    // [H, pages per tail, PageBytes]
+  DeviceBuffer masses_;                   // [2, H] f32
 };
 
 }  // namespace kvship::cuda
