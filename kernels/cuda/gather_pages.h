@@ -13,29 +13,27 @@
 
 namespace kvship::cuda {
 
-// Pages of head h start at page h * pages_per_head of `pages`; the last page of a head is padded
-// with zeros. A head with fewer tokens than the others leaves its later pages unwritten. Memory:
-// device memory, keys, values and pages aligned to 16 bytes. Errors: InvalidArgument if D is not a
-// multiple of 8, of 32 with int8 or int4, or `format` is a float format other than that of `dtype`.
+// Head after head, the pages of its tokens, the last one of each head padded with zeros: of
+// positions[offsets[h] .. offsets[h + 1]), none where a head has no tokens. Memory: device memory,
+// keys, values and pages aligned to 16 bytes. Errors: InvalidArgument if D is not a multiple of 8,
+// of 32 with int8 or int4, or `format` is a float format other than that of `dtype`.
 //
 // Bytes are those of the CPU, but for what it leaves to the order in which it compares and to the
 // sign of a NaN: here NaN makes NaN of all that shares its scale, a minimum of zero is -0 if one of
 // its zeros is, and on a fp8 page without magnitudes above 1e-36, whose factor is infinite, zeros
 // keep their sign.
 struct GatherPagesArgs {
-  const void* keys = nullptr;             // [H, T, D] of dtype
-  const void* values = nullptr;           // [H, T, D]
-  const int32_t* positions = nullptr;     // [H, positions_row_stride], each below T
-  const int32_t* num_per_head = nullptr;  // [H], at most num_tokens; or null: num_tokens everywhere
-  std::byte* pages = nullptr;             // [H, pages_per_head, PageBytes]
-  DType dtype = DType::kBf16;             // of keys and values, f16 or bf16
+  const void* keys = nullptr;          // [H, T, D] of dtype
+  const void* values = nullptr;        // [H, T, D]
+  const int32_t* positions = nullptr;  // [offsets[H]], each below T
+  const int32_t* offsets = nullptr;    // [H + 1], offsets[0] = 0
+  std::byte* pages = nullptr;          // [pages of all heads, PageBytes]
+  DType dtype = DType::kBf16;          // of keys and values, f16 or bf16
   PageFormat format = PageFormat::kBf16;
   size_t num_kv_heads = 0;  // H
   size_t head_dim = 0;      // D
   size_t head_stride = 0;   // elements from one head's keys (values) to the next's
-  size_t num_tokens = 0;    // kept per head
-  size_t positions_row_stride = 0;
-  size_t pages_per_head = 0;  // at least PagesFor(num_tokens)
+  size_t most_pages = 0;    // of all heads together, at most
 };
 absl::Status GatherPages(cudaStream_t stream, const GatherPagesArgs& args);
 

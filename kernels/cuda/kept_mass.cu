@@ -21,10 +21,13 @@ __global__ void __launch_bounds__(kThreads) KeptMassKernel(const KeptMassArgs ar
   WaitForTheKernelBefore();
   const size_t head = blockIdx.x;
   const float* votes = args.votes + head * args.group * args.votes_row_stride;
-  const int32_t* positions = args.positions + head * args.positions_row_stride;
+  const int32_t begin = args.offsets[head];
+  const auto num_chosen = static_cast<size_t>(args.offsets[head + 1] - begin);
+  const size_t first_last = args.num_tokens - args.num_last;
   float kept = 0.0f, kept_middle = 0.0f, outside = 0.0f;
-  for (size_t i = threadIdx.x; i < args.num_kept; i += kThreads) {
-    const auto token = static_cast<size_t>(positions[i]);
+  for (size_t i = threadIdx.x; i < num_chosen + args.num_last; i += kThreads) {
+    const size_t token = i < num_chosen ? static_cast<size_t>(args.positions[begin + i])
+                                        : first_last + (i - num_chosen);
     const float share = GroupVotes(args, votes, token);
     kept += share;
     if (token >= args.middle_begin && token < args.middle_end) kept_middle += share;
@@ -51,11 +54,12 @@ __global__ void __launch_bounds__(kThreads) KeptMassKernel(const KeptMassArgs ar
 
 absl::Status KeptMass(cudaStream_t stream, const KeptMassArgs& args) {
   if (args.num_kv_heads < 1 || args.group < 1 || args.window < 1 ||
-      args.middle_begin > args.middle_end || args.middle_end > args.num_tokens) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("num_kv_heads ", args.num_kv_heads, ", group ", args.group, ", window ",
-                     args.window, ", middle ", args.middle_begin, " to ", args.middle_end,
-                     " of num_tokens ", args.num_tokens, ": wanted heads, and a middle inside"));
+      args.middle_begin > args.middle_end || args.middle_end > args.num_tokens ||
+      args.num_last > args.num_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "num_kv_heads ", args.num_kv_heads, ", group ", args.group, ", window ", args.window,
+        ", num_last ", args.num_last, ", middle ", args.middle_begin, " to ", args.middle_end,
+        " of num_tokens ", args.num_tokens, ": wanted heads, and last tokens and a middle inside"));
   }
   return LaunchEarly(stream, dim3(args.num_kv_heads), dim3(kThreads), 0, KeptMassKernel, args);
 }

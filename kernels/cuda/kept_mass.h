@@ -16,18 +16,18 @@ namespace kvship::cuda {
 // few tokens outside the middle say what the middle has. Memory: device memory.
 struct KeptMassArgs {
   const float* votes = nullptr;        // [H * G, votes_row_stride], of W queries: WindowVotes()
-  const int32_t* positions = nullptr;  // [H, positions_row_stride] ascending, of kept tokens
+  const int32_t* positions = nullptr;  // [offsets[H]], of kept tokens, head after head
+  const int32_t* offsets = nullptr;    // [H + 1]
   float* retained_mass = nullptr;      // [H]
   float* chosen_mass = nullptr;        // [H]
   size_t num_kv_heads = 0;             // H
   size_t group = 0;                    // G
   size_t window = 0;                   // W
   size_t num_tokens = 0;               // T
-  size_t num_kept = 0;                 // per head
+  size_t num_last = 0;                 // kept at the end of the prompt, beside the positions
   size_t middle_begin = 0;
   size_t middle_end = 0;
   size_t votes_row_stride = 0;  // elements
-  size_t positions_row_stride = 0;
 };
 absl::Status KeptMass(cudaStream_t stream, const KeptMassArgs& args);
 

@@ -6,6 +6,7 @@
 #include "base/float16.h"
 #include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/gather_pages.h"
+#include "kernels/cuda/page_tokens.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tile_layout.h"
 #include "kernels/page_layout.h"
@@ -240,22 +241,20 @@ inline size_t QuantizeSharedBytes(size_t head_dim) {
   return head_dim * sizeof(float2) + kPageTokens * (head_dim / 2 + 8) * sizeof(uint32_t);
 }
 
-// A block makes the keys (blockIdx.z 0) or the values (1) of page blockIdx.x of head blockIdx.y.
+// A block makes the keys (blockIdx.y 0) or the values (1) of page blockIdx.x.
 template <class T, PageFormat kFormat>
 __global__ void __launch_bounds__(kQuantizeThreads) QuantizeKernel(const GatherPagesArgs args) {
   WaitForTheKernelBefore();
-  const size_t head = blockIdx.y;
-  const bool is_value = blockIdx.z == 1;
-  const size_t count = args.num_per_head != nullptr ? args.num_per_head[head] : args.num_tokens;
-  const size_t first = static_cast<size_t>(blockIdx.x) * kPageTokens;
-  if (first >= count) return;
-  std::byte* page =
-      args.pages + (head * args.pages_per_head + blockIdx.x) * PageBytes(kFormat, args.head_dim);
+  const PageTokens own = TokensOfPage(args, blockIdx.x);
+  if (own.num_tokens == 0) return;
+  const bool is_value = blockIdx.y == 1;
+  std::byte* page = args.pages + blockIdx.x * PageBytes(kFormat, args.head_dim);
   std::byte* scales = page + PageScalesOffset(kFormat, args.head_dim);
   PageHalf<T> half;
-  half.rows = static_cast<const T*>(is_value ? args.values : args.keys) + head * args.head_stride;
-  half.positions = args.positions + head * args.positions_row_stride + first;
-  half.num_tokens = static_cast<int>(min(count - first, kPageTokens));
+  half.rows =
+      static_cast<const T*>(is_value ? args.values : args.keys) + own.head * args.head_stride;
+  half.positions = own.positions;
+  half.num_tokens = own.num_tokens;
   half.head_dim = static_cast<int>(args.head_dim);
   half.codes = is_value ? page + PageValuesOffset(kFormat, args.head_dim) : page;
   if constexpr (kFormat == PageFormat::kFp8) {

@@ -33,23 +33,21 @@ constexpr uint32_t RadixPrefix(uint32_t key, int pass) {
   return pass == 0 ? 0 : key & ~0u << RadixShift(pass - 1);
 }
 
-// positions[r, 0 .. k) = the positions of row r's k largest scores, ascending, where ties at the
-// boundary go to the smallest position and NaN is the smallest score; then, as positions[r, k ..
-// k + num_appended), the positions n, n + 1, ... that are always kept. Bit for bit the CPU's
-// result. Memory: device memory; `workspace` of TopPositionsWorkspaceBytes(), filled with zeros
-// before the first of the calls with one number of rows that share it: each leaves its counters at
-// zero for the next.
+// positions[offsets[r] .. offsets[r + 1]) = the positions of row r's k largest scores, ascending,
+// where ties at the boundary go to the smallest position and NaN is the smallest score; then the
+// num_appended positions n, n + 1, ... that are always kept. k is what offsets leave beside these,
+// and at most n. Bit for bit the CPU's result. Memory: device memory; `workspace` of
+// TopPositionsWorkspaceBytes(), filled with zeros before the first of the calls with one number of
+// rows that share it: each leaves its counters at zero for the next.
 struct TopPositionsArgs {
-  const float* scores = nullptr;       // [R, n]
-  const int32_t* k_per_row = nullptr;  // [R], at most k each; or null: k everywhere
-  int32_t* positions = nullptr;        // [R, positions_row_stride]
+  const float* scores = nullptr;     // [R, n]
+  const int32_t* offsets = nullptr;  // [R + 1]
+  int32_t* positions = nullptr;      // [offsets[R]]
   void* workspace = nullptr;
   size_t num_rows = 0;           // R
   size_t num_scores = 0;         // n
   size_t scores_row_stride = 0;  // elements
-  size_t k = 0;                  // at most n
   size_t num_appended = 0;
-  size_t positions_row_stride = 0;  // at least k + num_appended
 };
 size_t TopPositionsWorkspaceBytes(size_t num_rows, size_t num_scores);
 absl::Status TopPositions(cudaStream_t stream, const TopPositionsArgs& args);

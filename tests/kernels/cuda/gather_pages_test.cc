@@ -11,19 +11,22 @@
 namespace kvship::cuda {
 namespace {
 
-constexpr size_t kHeads = 2, kTokens = 500, kMostKept = 70, kPagesPerHead = 3;
+constexpr size_t kHeads = 4, kTokens = 500, kFirstKept = 70;
+// Pages of 32 tokens: 3, none, 2 and 1; and room for one more, which stays unwritten.
+constexpr size_t kPages = 6, kMostPages = 7;
 
-// Keys and values of two heads, of which 70 and 33 tokens are kept.
+// Keys and values of four heads, of which 70, no, 33 and 32 tokens are kept.
 struct GatherCase {
   GatherCase(DType dtype, size_t head_dim, float deviation = 1.0f)
       : dtype(dtype),
         head_dim(head_dim),
         keys(RandomTensor(dtype, kHeads * kTokens * head_dim, 1, deviation)),
         values(RandomTensor(dtype, kHeads * kTokens * head_dim, 2, deviation)),
-        counts({70, 33}),
-        positions(kHeads * kMostKept) {
-    for (size_t i = 0; i < positions.size(); ++i)
-      positions[i] = static_cast<int32_t>(i % kMostKept * 7 + i / kMostKept);
+        offsets({0, 70, 70, 103, 135}),
+        positions(135) {
+    for (size_t i = 0; i < positions.size(); ++i) {
+      positions[i] = static_cast<int32_t>(i % kFirstKept * 7 + i / kFirstKept);
+    }
   }
 
   void SetKey(size_t kept, size_t channel, float x) {
@@ -34,43 +37,44 @@ struct GatherCase {
 
   std::vector<std::byte> OnTheDevice(PageFormat format) const {
     const DeviceArray<uint16_t> device_keys(keys.bits), device_values(values.bits);
-    const DeviceArray<int32_t> device_positions(positions), device_counts(counts);
-    const DeviceArray<std::byte> pages(kHeads * kPagesPerHead * PageBytes(format, head_dim));
+    const DeviceArray<int32_t> device_positions(positions), device_offsets(offsets);
+    const DeviceArray<std::byte> pages(kMostPages * PageBytes(format, head_dim));
     const GatherPagesArgs args = {.keys = device_keys.data(),
                                   .values = device_values.data(),
                                   .positions = device_positions.data(),
-                                  .num_per_head = device_counts.data(),
+                                  .offsets = device_offsets.data(),
                                   .pages = pages.data(),
                                   .dtype = dtype,
                                   .format = format,
                                   .num_kv_heads = kHeads,
                                   .head_dim = head_dim,
                                   .head_stride = kTokens * head_dim,
-                                  .num_tokens = kMostKept,
-                                  .positions_row_stride = kMostKept,
-                                  .pages_per_head = kPagesPerHead};
+                                  .most_pages = kMostPages};
     EXPECT_EQ(GatherPages(nullptr, args), absl::OkStatus());
     return pages.ToHost();
   }
 
-  // What the last head leaves unwritten is as the device's memory was before.
+  // What is left unwritten is as the device's memory was before.
   std::vector<std::byte> OnTheCpu(PageFormat format) {
-    const size_t head_bytes = kPagesPerHead * PageBytes(format, head_dim);
-    std::vector<std::byte> pages(kHeads * head_bytes, std::byte{0xff});
+    const size_t page_bytes = PageBytes(format, head_dim);
+    std::vector<std::byte> pages(kMostPages * page_bytes, std::byte{0xff});
+    size_t page = 0;
     for (size_t h = 0; h < kHeads; ++h) {
-      const std::span own(&positions[h * kMostKept], static_cast<size_t>(counts[h]));
+      const std::span own(positions.begin() + offsets[h], positions.begin() + offsets[h + 1]);
       kvship::GatherPages(format,
                           TensorView(&keys.values[h * kTokens * head_dim], {kTokens, head_dim}),
                           TensorView(&values.values[h * kTokens * head_dim], {kTokens, head_dim}),
-                          own, pages.data() + h * head_bytes);
+                          own, pages.data() + page * page_bytes);
+      page += PagesFor(own.size());
     }
+    EXPECT_EQ(page, kPages);
     return pages;
   }
 
   DType dtype;
   size_t head_dim;
   Tensor16 keys, values;
-  std::vector<int32_t> counts, positions;
+  std::vector<int32_t> offsets, positions;
 };
 
 using GatherPagesTest = DeviceTest;
@@ -117,7 +121,7 @@ TEST_F(GatherPagesTest, OfAnyMagnitudeAreTheCpusBitForBit) {
 TEST_F(GatherPagesTest, OfEqualNumbersAndOutliersAreTheCpusBitForBit) {
   for (PageFormat format : {PageFormat::kFp8, PageFormat::kInt8, PageFormat::kInt4}) {
     GatherCase c(DType::kBf16, 64);
-    for (size_t token = 0; token < kMostKept; ++token) {
+    for (size_t token = 0; token < kFirstKept; ++token) {
       c.SetKey(token, 3, 0.0f);
       c.SetKey(token, 4, -1.25f);
     }
@@ -148,9 +152,7 @@ TEST_F(GatherPagesTest, RejectsAFormatThatDoesNotFit) {
                           .num_kv_heads = 1,
                           .head_dim = 80,
                           .head_stride = 80,
-                          .num_tokens = 1,
-                          .positions_row_stride = 1,
-                          .pages_per_head = 1};
+                          .most_pages = 1};
   EXPECT_EQ(GatherPages(nullptr, args).message(), "format bf16: wanted f16, fp8, int8 or int4");
   args.format = PageFormat::kInt4;
   EXPECT_EQ(GatherPages(nullptr, args).message(), "head_dim 80: wanted a multiple of 32");

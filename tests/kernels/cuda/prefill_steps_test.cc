@@ -87,22 +87,24 @@ TEST_F(PrefillStepsTest, KeptMassIsTheShareOfTheWindowsAttention) {
     }
     for (size_t i = 0; i < kTokens; ++i) votes[row * kStride + i] *= kWindow / sum;
   }
-  const std::vector<int32_t> positions = {0, 9, 20, 37, 38, 39, -1, 5, 6, 7, 37, 38, 39, -1};
+  const std::vector<std::vector<size_t>> kept_tokens = {{0, 9, 20, 37, 38, 39},
+                                                        {5, 6, 7, 11, 37, 38, 39}};
+  const std::vector<int32_t> positions = {0, 9, 20, 37, 5, 6, 7, 11, 37}, offsets = {0, 4, 9};
   const DeviceArray<float> device_votes(votes), retained(kHeads), chosen(kHeads);
-  const DeviceArray<int32_t> device_positions(positions);
+  const DeviceArray<int32_t> device_positions(positions), device_offsets(offsets);
   ASSERT_TRUE(KeptMass(nullptr, {.votes = device_votes.data(),
                                  .positions = device_positions.data(),
+                                 .offsets = device_offsets.data(),
                                  .retained_mass = retained.data(),
                                  .chosen_mass = chosen.data(),
                                  .num_kv_heads = kHeads,
                                  .group = kGroup,
                                  .window = kWindow,
                                  .num_tokens = kTokens,
-                                 .num_kept = 6,
+                                 .num_last = 2,
                                  .middle_begin = 4,
                                  .middle_end = 37,
-                                 .votes_row_stride = kStride,
-                                 .positions_row_stride = 7})
+                                 .votes_row_stride = kStride})
                   .ok());
   for (size_t h = 0; h < kHeads; ++h) {
     const auto vote = [&](size_t i) {
@@ -111,8 +113,7 @@ TEST_F(PrefillStepsTest, KeptMassIsTheShareOfTheWindowsAttention) {
     double all = 0, middle = 0, kept = 0, kept_middle = 0;
     for (size_t i = 0; i < kTokens; ++i) all += vote(i);
     for (size_t i = 4; i < 37; ++i) middle += vote(i);
-    for (size_t i = 0; i < 6; ++i) {
-      const auto token = static_cast<size_t>(positions[h * 7 + i]);
+    for (size_t token : kept_tokens[h]) {
       kept += vote(token);
       if (token >= 4 && token < 37) kept_middle += vote(token);
     }

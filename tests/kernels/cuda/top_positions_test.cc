@@ -18,19 +18,21 @@ void ExpectExact(const std::vector<float>& scores, size_t rows, size_t n, size_t
                  size_t appended = 0) {
   SCOPED_TRACE(testing::Message() << rows << " rows of " << n << ", k " << k);
   const DeviceArray<float> device_scores(scores);
-  const size_t stride = k + appended + 1;  // one more, which stays unwritten
-  const DeviceArray<int32_t> positions(rows * stride);
+  const size_t stride = k + appended;
+  std::vector<int32_t> offsets(rows + 1);
+  for (size_t r = 0; r <= rows; ++r) offsets[r] = static_cast<int32_t>(r * stride);
+  const DeviceArray<int32_t> device_offsets(offsets);
+  const DeviceArray<int32_t> positions(rows * stride + 1);  // one more, which stays unwritten
   const DeviceArray<std::byte> workspace(
       std::vector<std::byte>(TopPositionsWorkspaceBytes(rows, n)));
   const TopPositionsArgs args = {.scores = device_scores.data(),
+                                 .offsets = device_offsets.data(),
                                  .positions = positions.data(),
                                  .workspace = workspace.data(),
                                  .num_rows = rows,
                                  .num_scores = n,
                                  .scores_row_stride = n,
-                                 .k = k,
-                                 .num_appended = appended,
-                                 .positions_row_stride = stride};
+                                 .num_appended = appended};
   ASSERT_TRUE(TopPositions(nullptr, args).ok());
   const std::vector<int32_t> got = positions.ToHost();
   ASSERT_TRUE(TopPositions(nullptr, args).ok());
@@ -38,9 +40,9 @@ void ExpectExact(const std::vector<float>& scores, size_t rows, size_t n, size_t
   for (size_t r = 0; r < rows; ++r) {
     std::vector<int32_t> expected = Expected(&scores[r * n], n, k);
     for (size_t i = 0; i < appended; ++i) expected.push_back(static_cast<int32_t>(n + i));
-    expected.push_back(-1);
     ASSERT_EQ(std::vector<int32_t>(&got[r * stride], &got[r * stride] + stride), expected);
   }
+  ASSERT_EQ(got.back(), -1) << "written past the last row";
 }
 
 std::vector<float> RandomScores(size_t size, unsigned seed) {
@@ -85,29 +87,31 @@ TEST_F(TopPositionsTest, AreFollowedByTheTokensAlwaysKept) {
 }
 
 TEST_F(TopPositionsTest, HaveTheirOwnNumberPerRow) {
-  const std::vector<float> scores = RandomScores(3 * 10000, 8);
-  const std::vector<int32_t> ks = {10, 0, 700};
-  const DeviceArray<float> device_scores(scores);
-  const DeviceArray<int32_t> device_ks(ks);
-  const DeviceArray<int32_t> positions(3 * 700);
-  const DeviceArray<std::byte> workspace(
-      std::vector<std::byte>(TopPositionsWorkspaceBytes(3, 10000)));
-  const TopPositionsArgs args = {.scores = device_scores.data(),
-                                 .k_per_row = device_ks.data(),
-                                 .positions = positions.data(),
-                                 .workspace = workspace.data(),
-                                 .num_rows = 3,
-                                 .num_scores = 10000,
-                                 .scores_row_stride = 10000,
-                                 .k = 700,
-                                 .positions_row_stride = 700};
-  ASSERT_TRUE(TopPositions(nullptr, args).ok());
-  const std::vector<int32_t> got = positions.ToHost();
-  for (size_t r = 0; r < 3; ++r) {
-    const std::vector<int32_t> row(&got[r * 700], &got[r * 700] + ks[r]);
-    EXPECT_EQ(row, Expected(&scores[r * 10000], 10000, ks[r]));
-    if (ks[r] < 700) {
-      EXPECT_EQ(got[r * 700 + ks[r]], -1) << "written past the row's number";
+  constexpr size_t kRows = 4, kAppended = 2;
+  for (size_t n : {10000, 40000}) {
+    const std::vector<float> scores = RandomScores(kRows * n, 8);
+    const std::vector<int32_t> offsets = {0, 12, 14, 716, 716 + static_cast<int32_t>(n) + 2};
+    const DeviceArray<float> device_scores(scores);
+    const DeviceArray<int32_t> device_offsets(offsets);
+    const DeviceArray<int32_t> positions(static_cast<size_t>(offsets.back()));
+    const DeviceArray<std::byte> workspace(
+        std::vector<std::byte>(TopPositionsWorkspaceBytes(kRows, n)));
+    ASSERT_TRUE(TopPositions(nullptr, {.scores = device_scores.data(),
+                                       .offsets = device_offsets.data(),
+                                       .positions = positions.data(),
+                                       .workspace = workspace.data(),
+                                       .num_rows = kRows,
+                                       .num_scores = n,
+                                       .scores_row_stride = n,
+                                       .num_appended = kAppended})
+                    .ok());
+    const std::vector<int32_t> got = positions.ToHost();
+    for (size_t r = 0; r < kRows; ++r) {
+      const size_t count = static_cast<size_t>(offsets[r + 1] - offsets[r]);
+      std::vector<int32_t> expected = Expected(&scores[r * n], n, count - kAppended);
+      for (size_t i = 0; i < kAppended; ++i) expected.push_back(static_cast<int32_t>(n + i));
+      EXPECT_EQ(std::vector<int32_t>(&got[offsets[r]], &got[offsets[r]] + count), expected)
+          << "row " << r << " of " << n;
     }
   }
 }

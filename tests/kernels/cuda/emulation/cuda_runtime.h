@@ -84,6 +84,8 @@ T atomicAdd(T* to, T x) {
 }
 
 inline void __syncthreads() { kvship::emulation::Block::Current().Meet(); }
+// Blocks run one after the other: what one has written the next one sees.
+inline void __threadfence() {}
 inline void __syncwarp() {
   kvship::emulation::Block::Current().MeetWarp(nullptr, [](void* const*) {});
 }
@@ -103,6 +105,10 @@ T EmulatedShuffle(T x, size_t from_lane) {
     }
   });
   return lane.result;
+}
+template <class T>
+T __shfl_sync(unsigned, T x, size_t from_lane) {
+  return EmulatedShuffle(x, from_lane);
 }
 template <class T>
 T __shfl_xor_sync(unsigned, T x, size_t mask) {

@@ -1,0 +1,31 @@
+// Which tokens go onto a page of GatherPages(). Device code.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/gather_pages.h"
+#include "kernels/page_layout.h"
+
+namespace kvship::cuda {
+
+struct PageTokens {
+  size_t head = 0;
+  const int32_t* positions = nullptr;  // [num_tokens]
+  int num_tokens = 0;                  // 0: there is no such page
+};
+__device__ inline PageTokens TokensOfPage(const GatherPagesArgs& args, unsigned page) {
+  int32_t begin = args.offsets[0];
+  for (size_t head = 0; head < args.num_kv_heads; ++head) {
+    const int32_t end = args.offsets[head + 1];
+    const auto num_pages = static_cast<unsigned>(PagesFor(static_cast<size_t>(end - begin)));
+    if (page < num_pages) {
+      begin += static_cast<int32_t>(page * kPageTokens);
+      return {head, args.positions + begin, min(end - begin, static_cast<int>(kPageTokens))};
+    }
+    page -= num_pages;
+    begin = end;
+  }
+  return {};
+}
+
+}  // namespace kvship::cuda
