@@ -1,7 +1,6 @@
 #include "compress/cuda/device_compressor.h"
 
 #include <algorithm>
-#include <numeric>
 #include <string>
 #include <utility>
 
@@ -9,6 +8,8 @@
 #include "compress/middle.h"
 #include "kernels/cuda/gather_pages.h"
 #include "kernels/cuda/kept_mass.h"
+#include "kernels/cuda/mass_tokens.h"
+#include "kernels/cuda/share_tokens.h"
 #include "kernels/cuda/token_scores.h"
 #include "kernels/cuda/top_positions.h"
 
@@ -25,6 +26,10 @@ absl::Status CheckRecentTokens(const CompressionOptions& options, const KvPlan& 
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status Clear(const DeviceBuffer& buffer, cudaStream_t stream) {
+  return CudaStatus(cudaMemsetAsync(buffer.data(), 0, buffer.num_bytes(), stream), "workspace");
 }
 
 }  // namespace
@@ -44,9 +49,6 @@ absl::Status DeviceCompressor::Check(const CompressionOptions& options, const Kv
   }
   if (plan.keeps_whole) return absl::OkStatus();
   RETURN_IF_ERROR(DeviceScorer::Check(options, plan));
-  if (options.allocator != "uniform" && options.allocator != "pyramid") {
-    return OnlyOnTheCpu("allocator", options.allocator, "uniform or pyramid");
-  }
   if (options.selector != "tokens") return OnlyOnTheCpu("selector", options.selector, "tokens");
   return CheckRecentTokens(options, plan);
 }
@@ -57,7 +59,7 @@ absl::StatusOr<std::unique_ptr<DeviceCompressor>> DeviceCompressor::Create(
   RETURN_IF_ERROR(Check(options, shape, plan, dtype));
   std::unique_ptr<DeviceCompressor> compressor(
       new DeviceCompressor(options, shape, plan, dtype, stream));
-  RETURN_IF_ERROR(compressor->Allocate());
+  RETURN_IF_ERROR(compressor->TakeMemory());
   return compressor;
 }
 
@@ -65,131 +67,122 @@ LayerNeeds DeviceCompressor::needs() const {
   return scorer_ != nullptr ? scorer_->needs() : LayerNeeds{};
 }
 
-absl::Status DeviceCompressor::Allocate() {
-  const size_t heads = shape_.num_kv_heads, tokens = plan_.prompt_tokens;
-  size_t most_kept = plan_.keeps_whole ? tokens : 0;
-  for (const HeadBudget& budget : plan_.budgets) most_kept = std::max(most_kept, budget.tokens);
-  SetKeptTokens(most_kept);
-  ASSIGN_OR_RETURN(positions_, DeviceBuffer::Create(heads * kept_tokens_ * sizeof(int32_t)));
-  ASSIGN_OR_RETURN(pages_, DeviceBuffer::Create(heads * PagesFor(kept_tokens_) *
-                                                PageBytes(plan_.format, plan_.head_dim)));
-  ASSIGN_OR_RETURN(tails_, DeviceBuffer::Create(heads * layout_.tail_bytes));
-  ASSIGN_OR_RETURN(masses_, DeviceBuffer::Create(2 * heads * sizeof(float)));
-  if (!plan_.keeps_whole) {
-    ASSIGN_OR_RETURN(scorer_, DeviceScorer::Create(options_, shape_, plan_, dtype_, stream_));
-    ASSIGN_OR_RETURN(scores_, DeviceBuffer::Create(heads * scores_stride_ * sizeof(float)));
-    ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(TopPositionsWorkspaceBytes(heads, tokens)));
-    return CudaStatus(cudaMemsetAsync(workspace_.data(), 0, workspace_.num_bytes(), stream_),
-                      "workspace of the choice");
-  }
-  std::vector<int32_t> all(tokens);
-  std::iota(all.begin(), all.end(), 0);
-  for (size_t h = 0; h < heads; ++h) {
-    RETURN_IF_ERROR(CudaStatus(cudaMemcpy(positions_.as<int32_t>() + h * tokens, all.data(),
-                                          tokens * sizeof(int32_t), cudaMemcpyHostToDevice),
-                               "positions"));
-  }
-  const std::vector<float> whole(2 * heads, 1.0f);
-  return CudaStatus(cudaMemcpy(masses_.data(), whole.data(), whole.size() * sizeof(float),
-                               cudaMemcpyHostToDevice),
-                    "masses");
-}
-
-void DeviceCompressor::SetKeptTokens(size_t kept_tokens) {
-  kept_tokens_ = kept_tokens;
-  const std::vector<uint32_t> kept(shape_.num_kv_heads, static_cast<uint32_t>(kept_tokens));
-  layout_ = LayoutOf(plan_, kept);
+absl::Status DeviceCompressor::TakeMemory() {
+  ASSIGN_OR_RETURN(compact_, CompactDeviceLayer::Create(plan_));
+  if (plan_.keeps_whole) return absl::OkStatus();
+  const size_t heads = shape_.num_kv_heads;
+  ASSIGN_OR_RETURN(scorer_, DeviceScorer::Create(options_, shape_, plan_, dtype_, stream_));
+  ASSIGN_OR_RETURN(scores_, DeviceBuffer::Create(heads * scores_stride_ * sizeof(float)));
+  ASSIGN_OR_RETURN(positions_workspace_,
+                   DeviceBuffer::Create(TopPositionsWorkspaceBytes(heads, plan_.prompt_tokens)));
+  RETURN_IF_ERROR(Clear(positions_workspace_, stream_));
+  if (!plan_.bounded) return absl::OkStatus();
+  ASSIGN_OR_RETURN(offsets_workspace_, DeviceBuffer::Create(options_.allocator == "ada"
+                                                                ? ShareTokensWorkspaceBytes(heads)
+                                                                : MassTokensWorkspaceBytes(heads)));
+  return Clear(offsets_workspace_, stream_);
 }
 
 absl::Status DeviceCompressor::Compress(const DeviceLayerView& layer) {
-  if (!plan_.keeps_whole) {
-    SetKeptTokens(plan_.budgets[layer.layer].tokens);
-    RETURN_IF_ERROR(Choose(layer));
-  }
+  compact_->Begin(layer.layer);
+  if (!plan_.keeps_whole) RETURN_IF_ERROR(Choose(layer));
   return Gather(layer);
 }
 
+absl::Status DeviceCompressor::AllocateTokens(const HeadBudget& budget, const float* attention) {
+  if (!plan_.bounded) return absl::OkStatus();
+  const size_t heads = shape_.num_kv_heads, tokens = plan_.prompt_tokens;
+  const size_t num_scores = tokens - budget.recent_tokens;
+  const size_t num_appended = budget.recent_tokens - plan_.tail_tokens;
+  if (options_.allocator == "ada") {
+    const size_t chosen = budget.tokens - budget.sinks - budget.recent_tokens;
+    const auto sure = static_cast<size_t>(options_.alpha * static_cast<double>(chosen));
+    return ShareTokens(stream_, {.scores = scores_.as<float>(),
+                                 .offsets = compact_->offsets(),
+                                 .workspace = offsets_workspace_.data(),
+                                 .num_rows = heads,
+                                 .num_scores = num_scores,
+                                 .scores_row_stride = scores_stride_,
+                                 .num_sure = budget.sinks + sure,
+                                 .num_shared = heads * (chosen - sure),
+                                 .num_appended = num_appended});
+  }
+  const size_t most = budget.tokens - budget.recent_tokens;
+  const size_t least = std::max(options_.mass_min_tokens, budget.recent_tokens);
+  return MassTokens(stream_, {.scores = scores_.as<float>(),
+                              .votes = attention,
+                              .offsets = compact_->offsets(),
+                              .workspace = offsets_workspace_.data(),
+                              .num_kv_heads = heads,
+                              .group = shape_.num_query_heads / heads,
+                              .window = plan_.window_end - plan_.window_begin,
+                              .num_tokens = tokens,
+                              .num_scores = num_scores,
+                              .scores_row_stride = scores_stride_,
+                              .votes_row_stride = tokens,
+                              .least = std::clamp(least - budget.recent_tokens, budget.sinks, most),
+                              .most = most,
+                              .num_appended = num_appended,
+                              .target_share = options_.mass_target});
+}
+
 absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
-  const size_t tokens = plan_.prompt_tokens;
+  const size_t heads = shape_.num_kv_heads, tokens = plan_.prompt_tokens;
   const HeadBudget& budget = plan_.budgets[layer.layer];
   RETURN_IF_ERROR(scorer_->Score(layer, scores_.as<float>(), scores_stride_));
   if (budget.sinks > 0) {
     RETURN_IF_ERROR(MarkSinks(stream_, {.scores = scores_.as<float>(),
-                                        .num_kv_heads = shape_.num_kv_heads,
+                                        .num_kv_heads = heads,
                                         .num_sinks = budget.sinks,
                                         .scores_row_stride = scores_stride_}));
   }
-  RETURN_IF_ERROR(TopPositions(stream_, {.scores = scores_.as<float>(),
-                                         .positions = positions_.as<int32_t>(),
-                                         .workspace = workspace_.data(),
-                                         .num_rows = shape_.num_kv_heads,
-                                         .num_scores = tokens - budget.recent_tokens,
-                                         .scores_row_stride = scores_stride_,
-                                         .k = kept_tokens_ - budget.recent_tokens,
-                                         .num_appended = budget.recent_tokens,
-                                         .positions_row_stride = kept_tokens_}));
   ASSIGN_OR_RETURN(const float* attention, scorer_->WindowAttention(layer));
+  RETURN_IF_ERROR(AllocateTokens(budget, attention));
+  RETURN_IF_ERROR(
+      TopPositions(stream_, {.scores = scores_.as<float>(),
+                             .offsets = compact_->offsets(),
+                             .positions = compact_->positions(),
+                             .workspace = positions_workspace_.data(),
+                             .num_rows = heads,
+                             .num_scores = tokens - budget.recent_tokens,
+                             .scores_row_stride = scores_stride_,
+                             .num_appended = budget.recent_tokens - plan_.tail_tokens}));
   const Middle middle = MiddleOf(plan_, budget);
   return KeptMass(stream_, {.votes = attention,
-                            .positions = positions_.as<int32_t>(),
-                            .retained_mass = masses_.as<float>(),
-                            .chosen_mass = masses_.as<float>() + shape_.num_kv_heads,
-                            .num_kv_heads = shape_.num_kv_heads,
-                            .group = shape_.num_query_heads / shape_.num_kv_heads,
+                            .positions = compact_->positions(),
+                            .offsets = compact_->offsets(),
+                            .retained_mass = compact_->masses(),
+                            .chosen_mass = compact_->masses() + heads,
+                            .num_kv_heads = heads,
+                            .group = shape_.num_query_heads / heads,
                             .window = plan_.window_end - plan_.window_begin,
                             .num_tokens = tokens,
-                            .num_kept = kept_tokens_,
+                            .num_last = plan_.tail_tokens,
                             .middle_begin = middle.begin,
                             .middle_end = middle.end,
-                            .votes_row_stride = tokens,
-                            .positions_row_stride = kept_tokens_});
+                            .votes_row_stride = tokens});
 }
 
 absl::Status DeviceCompressor::Gather(const DeviceLayerView& layer) {
-  const size_t prefix_tokens = kept_tokens_ - plan_.tail_tokens;
   GatherPagesArgs args = {.keys = layer.keys,
                           .values = layer.values,
-                          .positions = positions_.as<int32_t>(),
-                          .pages = pages_.data(),
+                          .positions = compact_->positions(),
+                          .offsets = compact_->offsets(),
+                          .pages = compact_->pages(),
                           .dtype = dtype_,
                           .format = plan_.format,
                           .num_kv_heads = shape_.num_kv_heads,
                           .head_dim = shape_.head_dim,
                           .head_stride = layer.head_stride,
-                          .num_tokens = prefix_tokens,
-                          .positions_row_stride = kept_tokens_,
-                          .pages_per_head = PagesFor(prefix_tokens)};
-  if (prefix_tokens > 0) RETURN_IF_ERROR(GatherPages(stream_, args));
+                          .most_pages = compact_->most_pages()};
+  if (args.most_pages > 0) RETURN_IF_ERROR(GatherPages(stream_, args));
   if (plan_.tail_tokens == 0) return absl::OkStatus();
-  // Every head keeps the prompt's last tokens.
-  args.positions += prefix_tokens;
-  args.pages = tails_.data();
+  args.positions = compact_->tail_positions();
+  args.offsets = compact_->tail_offsets();
+  args.pages = compact_->tails();
   args.format = plan_.window_format;
-  args.num_tokens = plan_.tail_tokens;
-  args.pages_per_head = PagesFor(plan_.tail_tokens);
+  args.most_pages = plan_.layer_tail_pages();
   return GatherPages(stream_, args);
-}
-
-absl::Status DeviceCompressor::CopyToHost(std::byte* bytes, float* masses) const {
-  const auto copy_rows = [this](std::byte* to, size_t to_stride, const DeviceBuffer& from,
-                                size_t from_stride, size_t row_bytes, const char* what) {
-    if (row_bytes == 0) return absl::OkStatus();
-    return CudaStatus(cudaMemcpy2DAsync(to, to_stride, from.data(), from_stride, row_bytes,
-                                        shape_.num_kv_heads, cudaMemcpyDeviceToHost, stream_),
-                      what);
-  };
-  const size_t head_bytes = layout_.tails_offset / shape_.num_kv_heads;  // every head has as many
-  const HeadBytes& first = layout_.heads.front();
-  const size_t page_bytes = head_bytes - first.pages_offset;
-  RETURN_IF_ERROR(copy_rows(bytes, head_bytes, positions_, kept_tokens_ * sizeof(int32_t),
-                            first.num_positions * sizeof(int32_t), "copy of positions"));
-  RETURN_IF_ERROR(copy_rows(bytes + first.pages_offset, head_bytes, pages_, page_bytes, page_bytes,
-                            "copy of pages"));
-  RETURN_IF_ERROR(copy_rows(bytes + layout_.tails_offset, layout_.tail_bytes, tails_,
-                            layout_.tail_bytes, layout_.tail_bytes, "copy of tails"));
-  return CudaStatus(cudaMemcpyAsync(masses, masses_.data(), 2 * shape_.num_kv_heads * sizeof(float),
-                                    cudaMemcpyDeviceToHost, stream_),
-                    "copy of masses");
 }
 
 }  // namespace kvship::cuda

@@ -1,20 +1,19 @@
 // DeviceCompressor turns each finished layer of a prompt on a GPU into its compact form, in device
-// memory: Compressor for what runs there, which is DeviceScorer's scorers with as many tokens for
-// each head of a layer, and keep_all.
+// memory: Compressor for what runs there, which is DeviceScorer's scorers, all allocators with the
+// selector tokens, and keep_all.
 //
 // One per request; belongs to one thread and one stream. Its operations enqueue and return at once.
 #pragma once
 
 #include <cuda_runtime.h>
 
-#include <cstdint>
 #include <memory>
-#include <vector>
+#include <optional>
 
 #include "absl/status/statusor.h"
+#include "compress/cuda/compact_device_layer.h"
 #include "compress/cuda/device_scorer.h"
 #include "kernels/cuda/buffer.h"
-#include "kv/compact_layer.h"
 #include "kv/compression_options.h"
 #include "kv/device_layer.h"
 #include "kv/layer_view.h"
@@ -42,17 +41,8 @@ class DeviceCompressor {
   // Enqueues the compression of a layer, into memory that the next one reuses.
   absl::Status Compress(const DeviceLayerView& layer);
 
-  // Of the layer compressed last, in device memory.
-  const int32_t* positions() const { return positions_.as<int32_t>(); }  // [H, kept_tokens()]
-  // [H, PagesFor(kept), PageBytes], of the kept tokens but those of the tails
-  const std::byte* pages() const { return pages_.data(); }
-  size_t kept_tokens() const { return kept_tokens_; }  // per head
-  // What crosses the wire of it; before the first, the most that does of any layer.
-  size_t layer_bytes() const { return layout_.num_bytes; }
-
-  // Enqueues copies of the layer's bytes, as they cross the wire, and of its masses [2, H]
-  // (retained, then chosen) to the host; from pinned memory they overlap with what follows.
-  absl::Status CopyToHost(std::byte* bytes, float* masses) const;
+  // The layer compressed last.
+  const CompactDeviceLayer& compact() const { return *compact_; }
 
  private:
   DeviceCompressor(const CompressionOptions& options, const KvShape& shape, const KvPlan& plan,
@@ -64,8 +54,9 @@ class DeviceCompressor {
         stream_(stream),
         scores_stride_((plan.prompt_tokens + 3) / 4 * 4) {}
 
-  absl::Status Allocate();
-  void SetKeptTokens(size_t kept_tokens);
+  absl::Status TakeMemory();
+  // Writes the heads' offsets, where they are known only as the prompt is read.
+  absl::Status AllocateTokens(const HeadBudget& budget, const float* attention);
   absl::Status Choose(const DeviceLayerView& layer);
   absl::Status Gather(const DeviceLayerView& layer);
 
@@ -75,15 +66,11 @@ class DeviceCompressor {
   const DType dtype_;
   const cudaStream_t stream_;
   const size_t scores_stride_;  // of a row: all begin at 16 bytes, and are read four at a time
-  size_t kept_tokens_ = 0;
-  LayerLayout layout_;
+  std::optional<CompactDeviceLayer> compact_;
   std::unique_ptr<DeviceScorer> scorer_;  // none where the whole prompt is kept
   DeviceBuffer scores_;                   // [H, scores_stride_] f32, of T tokens
-  DeviceBuffer workspace_;                // of the choice
-  DeviceBuffer positions_;                // [H, kept]
-  DeviceBuffer pages_;                    // [H, pages per head, PageBytes]
-  DeviceBuffer tails_;                    // [H, pages per tail, PageBytes]
-  DeviceBuffer masses_;                   // [2, H] f32
+  DeviceBuffer positions_workspace_;      // of TopPositions
+  DeviceBuffer offsets_workspace_;        // of ShareTokens or MassTokens
 };
 
 }  // namespace kvship::cuda

@@ -139,7 +139,9 @@ __device__ void QuantizeKeys(const PageHalf<T>& keys, std::byte* shared) {
     odd = QuadRange(odd);
     if (turn >= 2) continue;
     const int channel = 2 * pair + turn;
-    const CodeScale coding = MakeCodeScale<kFormat>(turn == 0 ? even : odd);
+    // Number by number: a choice between two structs takes them to memory.
+    const Range own = {turn == 0 ? even.low : odd.low, turn == 0 ? even.high : odd.high};
+    const CodeScale coding = MakeCodeScale<kFormat>(own);
     bf16* scales = reinterpret_cast<bf16*>(keys.scales);
     scales[channel] = coding.scale;
     scales[head_dim + channel] = coding.minimum;

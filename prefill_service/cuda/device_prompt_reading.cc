@@ -1,6 +1,5 @@
 #include "prefill_service/cuda/device_prompt_reading.h"
 
-#include <cstring>
 #include <utility>
 
 #include "base/status_macros.h"
@@ -19,11 +18,9 @@ absl::StatusOr<std::unique_ptr<DevicePromptReading>> DevicePromptReading::Create
                    DevicePrefillRun::Create(engine, task.tokens, reading->compressor_->needs()));
   ASSIGN_OR_RETURN(reading->copied_, cuda::Event::Create());
   const size_t block_tokens = engine.options().block_tokens;
-  reading->num_heads_ = config.num_kv_heads;
   reading->num_blocks_ =
       config.num_layers * ((task.tokens.size() + block_tokens - 1) / block_tokens);
-  RETURN_IF_ERROR(reading->GrowStaging(reading->compressor_->layer_bytes() +
-                                       2 * config.num_kv_heads * sizeof(float)));
+  RETURN_IF_ERROR(reading->GrowStaging(reading->compressor_->compact().most_copied_bytes()));
   return reading;
 }
 
@@ -61,23 +58,12 @@ absl::StatusOr<PromptReading::Event> DevicePromptReading::Step() {
 
 absl::StatusOr<CompactLayer> DevicePromptReading::Compress(size_t) {
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
-  // Masses first: what follows has any length.
-  auto* const masses = staging_.as<float>();
-  std::byte* const bytes = staging_.data() + 2 * num_heads_ * sizeof(float);
   RETURN_IF_ERROR(compressor_->Compress(finished_));
-  const size_t num_bytes = compressor_->layer_bytes();
-  RETURN_IF_ERROR(compressor_->CopyToHost(bytes, masses));
+  RETURN_IF_ERROR(compressor_->compact().CopyToHost(engine_.stream(), staging_.data()));
   RETURN_IF_ERROR(copied_.Record(engine_.stream()));
   RETURN_IF_ERROR(EnqueueAhead());
   RETURN_IF_ERROR(copied_.Wait("compression"));
-  CompactLayer layer;
-  layer.layer = finished_.layer;
-  layer.kept_tokens.assign(num_heads_, static_cast<uint32_t>(compressor_->kept_tokens()));
-  layer.retained_mass.assign(masses, masses + num_heads_);
-  layer.chosen_mass.assign(masses + num_heads_, masses + 2 * num_heads_);
-  layer.bytes = Buffer(num_bytes);
-  std::memcpy(layer.bytes.data(), bytes, num_bytes);
-  return layer;
+  return compressor_->compact().FromCopy(staging_.data());
 }
 
 absl::StatusOr<Array<float>> DevicePromptReading::Logits(size_t) {

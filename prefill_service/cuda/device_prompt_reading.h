@@ -49,7 +49,6 @@ class DevicePromptReading final : public PromptReading {
   DevicePrefillEngine& engine_;
   const int ordinal_;
   PinnedBuffer& staging_;
-  size_t num_heads_ = 0;  // H
   size_t num_blocks_ = 0;
   size_t num_blocks_done_ = 0;
   std::unique_ptr<DeviceCompressor> compressor_;

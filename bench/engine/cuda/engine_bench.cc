@@ -38,6 +38,7 @@ ABSL_FLAG(std::string, tokens, "16384,32768", "prompt lengths, separated by comm
 ABSL_FLAG(std::string, batch, "1,32", "sequences per decode step");
 ABSL_FLAG(bool, full, true, "decode: measure the full cache too");
 ABSL_FLAG(uint32_t, budget, 2048, "tokens that compression keeps per KV head");
+ABSL_FLAG(std::string, allocator, "uniform", "how heads and layers share that budget");
 ABSL_FLAG(uint32_t, rounds, 3, "runs of each prefill; the median counts");
 ABSL_FLAG(bool, cudnn, true, "attend with cuDNN, where there is one");
 
@@ -79,7 +80,8 @@ std::vector<int32_t> Tokens(const ModelConfig& config, size_t num_tokens) {
 // SnapKV as its paper sets it.
 absl::StatusOr<CompressionOptions> Compression() {
   return ParseCompression(absl::StrCat("scorer=snapkv,window=32,kernel=7,encoder=bf16,",
-                                       "budget_tokens=", absl::GetFlag(FLAGS_budget)));
+                                       "budget_tokens=", absl::GetFlag(FLAGS_budget),
+                                       ",allocator=", absl::GetFlag(FLAGS_allocator)));
 }
 
 // Makes the plans that a prompt of this length needs: one layer of it.
@@ -134,7 +136,6 @@ absl::Status BenchPrefill(const DeviceTransformer& model, cudaStream_t stream) {
     RETURN_IF_ERROR(WarmUp(*engine, tokens));
     std::vector<double> plain, compressed, compress;
     double plain_gb = 0, compressed_gb = 0;
-    size_t shipped = 0;
     // Interleaved, so that both meet the device in the same state.
     for (size_t round = 0; round < absl::GetFlag(FLAGS_rounds); ++round) {
       ASSIGN_OR_RETURN(const PrefillTimes without, RunPrompt(*engine, tokens, nullptr));
@@ -146,7 +147,6 @@ absl::Status BenchPrefill(const DeviceTransformer& model, cudaStream_t stream) {
       compress.push_back(with.compress_seconds);
       plain_gb = without.used_gb;
       compressed_gb = with.used_gb;
-      shipped = compressor->layer_bytes() * config.num_layers;
     }
     const PrefillOperations operations = OperationsOf(config, num_tokens);
     const double seconds = Median(compressed);
@@ -160,7 +160,7 @@ absl::Status BenchPrefill(const DeviceTransformer& model, cudaStream_t stream) {
         engine->has_cudnn() ? "true" : "false", num_tokens, Median(plain), seconds,
         Median(compress), Median(compress) / seconds, operations.products / 1e15,
         operations.attention / 1e15, (operations.products + operations.attention) / seconds / 1e12,
-        plain_gb, compressed_gb, plan.uncompressed_bytes(), shipped);
+        plain_gb, compressed_gb, plan.uncompressed_bytes(), plan.wire_bytes());
     std::fflush(stdout);
   }
   return absl::OkStatus();
@@ -203,7 +203,7 @@ absl::Status BenchLong(const DeviceTransformer& model, cudaStream_t stream) {
         "\"shipped_bytes\": %zu}\n",
         absl::GetFlag(FLAGS_shape).c_str(), config.num_layers, num_tokens, seconds,
         (operations.products + operations.attention) / seconds / 1e12, UsedGigabytes(),
-        plan.uncompressed_bytes(), compressor->layer_bytes() * config.num_layers);
+        plan.uncompressed_bytes(), plan.wire_bytes());
   }
   return absl::OkStatus();
 }

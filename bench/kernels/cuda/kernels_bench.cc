@@ -20,9 +20,11 @@
 #include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/gather_pages.h"
+#include "kernels/cuda/mass_tokens.h"
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/cuda/pool_scores.h"
 #include "kernels/cuda/prompt_attention.h"
+#include "kernels/cuda/share_tokens.h"
 #include "kernels/cuda/token_draw.h"
 #include "kernels/cuda/top_positions.h"
 #include "kernels/cuda/window_votes.h"
@@ -60,8 +62,18 @@ struct Layer {
         scores(h.kv * num_tokens * sizeof(float)),
         positions(h.kv * (k + w) * sizeof(int32_t)),
         workspace(TopPositionsWorkspaceBytes(h.kv, num_tokens)),
+        share_workspace(ShareTokensWorkspaceBytes(h.kv)),
+        mass_workspace(MassTokensWorkspaceBytes(h.kv)),
+        offsets((h.kv + 1) * sizeof(int32_t)),
+        shared_offsets(offsets.num_bytes()),
         pages(h.kv * PagesFor(k + w) * PageBytes(PageFormat::kBf16, kHeadDim)) {
-    OrDie(cudaMemset(workspace.data(), 0, workspace.num_bytes()), "workspace");
+    for (const DeviceBytes* zeros : {&workspace, &share_workspace, &mass_workspace}) {
+      OrDie(cudaMemset(zeros->data(), 0, zeros->num_bytes()), "workspace");
+    }
+    std::vector<int32_t> ends(h.kv + 1);
+    for (size_t i = 0; i <= h.kv; ++i) ends[i] = static_cast<int32_t>(i * (k + w));
+    OrDie(cudaMemcpy(offsets.data(), ends.data(), offsets.num_bytes(), cudaMemcpyHostToDevice),
+          "offsets");
     FillNormalBf16(q);
     FillNormalBf16(keys);
     FillNormalBf16(values);
@@ -98,32 +110,59 @@ struct Layer {
   }
   absl::Status Select(cudaStream_t stream) const {
     return TopPositions(stream, {.scores = scores.as<float>(),
+                                 .offsets = offsets.as<int32_t>(),
                                  .positions = positions.as<int32_t>(),
                                  .workspace = workspace.data(),
                                  .num_rows = heads.kv,
                                  .num_scores = prefix(),
                                  .scores_row_stride = tokens,
-                                 .k = kept,
-                                 .num_appended = window,
-                                 .positions_row_stride = kept + window});
+                                 .num_appended = window});
+  }
+  // What heads get of places that they share, of which each is sure of a fifth.
+  absl::Status Share(cudaStream_t stream) const {
+    return ShareTokens(stream, {.scores = scores.as<float>(),
+                                .offsets = shared_offsets.as<int32_t>(),
+                                .workspace = share_workspace.data(),
+                                .num_rows = heads.kv,
+                                .num_scores = prefix(),
+                                .scores_row_stride = tokens,
+                                .num_sure = kept / 5,
+                                .num_shared = heads.kv * (kept - kept / 5),
+                                .num_appended = window});
+  }
+  absl::Status CountForMass(cudaStream_t stream) const {
+    return MassTokens(stream, {.scores = scores.as<float>(),
+                               .votes = votes.as<float>(),
+                               .offsets = shared_offsets.as<int32_t>(),
+                               .workspace = mass_workspace.data(),
+                               .num_kv_heads = heads.kv,
+                               .group = heads.query / heads.kv,
+                               .window = window,
+                               .num_tokens = tokens,
+                               .num_scores = prefix(),
+                               .scores_row_stride = tokens,
+                               .votes_row_stride = tokens,
+                               .most = kept,
+                               .num_appended = window,
+                               .target_share = 0.5});
   }
   absl::Status Gather(cudaStream_t stream, PageFormat format = PageFormat::kBf16) const {
     return GatherPages(stream, {.keys = keys.data(),
                                 .values = values.data(),
                                 .positions = positions.as<int32_t>(),
+                                .offsets = offsets.as<int32_t>(),
                                 .pages = pages.data(),
                                 .format = format,
                                 .num_kv_heads = heads.kv,
                                 .head_dim = kHeadDim,
                                 .head_stride = tokens * kHeadDim,
-                                .num_tokens = kept + window,
-                                .positions_row_stride = kept + window,
-                                .pages_per_head = PagesFor(kept + window)});
+                                .most_pages = heads.kv * PagesFor(kept + window)});
   }
 
   Heads heads;
   size_t tokens, window, kept;
-  DeviceBytes q, keys, values, lse, votes, scores, positions, workspace, pages;
+  DeviceBytes q, keys, values, lse, votes, scores, positions;
+  DeviceBytes workspace, share_workspace, mass_workspace, offsets, shared_offsets, pages;
 };
 
 // As many sets of a layer as exceed the cache.
@@ -154,6 +193,8 @@ void BenchCompression(Bench& bench, size_t tokens, size_t kept) {
   // Before anything has written over the scores.
   bench.Time("top_positions", label, score_bytes, 0, sets.size(),
              [&](size_t set, cudaStream_t stream) { return sets[set].Select(stream); });
+  bench.Time("share_tokens", label, score_bytes, 0, sets.size(),
+             [&](size_t set, cudaStream_t stream) { return sets[set].Share(stream); });
   bench.Time("gather_pages", label, 2.0 * static_cast<double>(l.pages.num_bytes()), 0, sets.size(),
              [&](size_t set, cudaStream_t stream) { return sets[set].Gather(stream); });
   for (PageFormat format : {PageFormat::kFp8, PageFormat::kInt8, PageFormat::kInt4}) {
@@ -172,6 +213,10 @@ void BenchCompression(Bench& bench, size_t tokens, size_t kept) {
         if (status.ok()) status = sets[set].Select(stream);
         return status.ok() ? sets[set].Gather(stream) : status;
       });
+  // Of the votes and scores that this has left.
+  bench.Time("mass_tokens", label, static_cast<double>(l.votes.num_bytes()) + score_bytes, 0,
+             sets.size(),
+             [&](size_t set, cudaStream_t stream) { return sets[set].CountForMass(stream); });
   for (Pooling pooling : {Pooling::kAverage, Pooling::kMax}) {
     bench.Time(pooling == Pooling::kMax ? "pool_scores max 31" : "pool_scores average 31", label,
                static_cast<double>(l.votes.num_bytes()) + score_bytes, 0, sets.size(),

@@ -1,10 +1,16 @@
 // A layer's compact form from a GPU against the CPU's, from the same queries, keys and values.
 #include "compress/cuda/device_compressor.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
+
 #include "compress/compressor.h"
+#include "engine/cuda/device_pages.h"
 #include "kernels/scores.h"
+#include "kv/pool.h"
+#include "kv/sequence.h"
 #include "tests/engine/cuda/same_layer.h"
 #include "tests/kernels/cuda/device_test.h"
 
@@ -17,17 +23,32 @@ constexpr size_t kTokens = 150;
 constexpr KvShape kShape = {
     .num_layers = 4, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 64};
 
-// One layer on both sides.
+// Adds to channel 0 of rows of D elements.
+void AddToFirstChannel(Tensor16& tensor, size_t first_row, size_t num_rows, float x) {
+  for (size_t row = first_row; row < first_row + num_rows; ++row) {
+    const size_t i = row * kShape.head_dim;
+    tensor.bits[i] = BitsOf(tensor.dtype, tensor.values[i] + x);
+    tensor.values[i] = ValueOf(tensor.dtype, tensor.bits[i]);
+  }
+}
+
+// One layer on both sides. The window's queries of the last KV head may see the window's keys and
+// hardly another.
 class Layer {
  public:
-  Layer(DType dtype, size_t index, size_t window)
+  Layer(DType dtype, size_t index, size_t window, bool last_head_sees_its_window = false)
       : queries_(RandomTensor(dtype, kShape.num_query_heads * window * kShape.head_dim, 1)),
         keys_(RandomTensor(dtype, kShape.num_kv_heads * kTokens * kShape.head_dim, 2)),
         values_(RandomTensor(dtype, keys_.bits.size(), 3)),
-        lse_(kShape.num_query_heads * window),
-        device_queries_(queries_.bits),
-        device_keys_(keys_.bits),
-        device_values_(values_.bits) {
+        lse_(kShape.num_query_heads * window) {
+    if (last_head_sees_its_window) {
+      const size_t group = kShape.num_query_heads / kShape.num_kv_heads;
+      AddToFirstChannel(queries_, (kShape.num_query_heads - group) * window, group * window, 10);
+      AddToFirstChannel(keys_, kShape.num_kv_heads * kTokens - window, window, 10);
+    }
+    device_queries_.emplace(queries_.bits);
+    device_keys_.emplace(keys_.bits);
+    device_values_.emplace(values_.bits);
     const std::initializer_list<size_t> all = {kShape.num_kv_heads, kTokens, kShape.head_dim};
     host_.layer = index;
     host_.keys = TensorView(keys_.values.data(), all);
@@ -43,10 +64,10 @@ class Layer {
     device_lse_.emplace(lse_);
     device_ = {.layer = index,
                .dtype = dtype,
-               .keys = reinterpret_cast<const std::byte*>(device_keys_.data()),
-               .values = reinterpret_cast<const std::byte*>(device_values_.data()),
+               .keys = reinterpret_cast<const std::byte*>(device_keys_->data()),
+               .values = reinterpret_cast<const std::byte*>(device_values_->data()),
                .head_stride = kTokens * kShape.head_dim,
-               .window_queries = reinterpret_cast<const std::byte*>(device_queries_.data()),
+               .window_queries = reinterpret_cast<const std::byte*>(device_queries_->data()),
                .window_lse = device_lse_->data()};
   }
 
@@ -56,10 +77,42 @@ class Layer {
  private:
   Tensor16 queries_, keys_, values_;
   std::vector<float> lse_;
-  DeviceArray<uint16_t> device_queries_, device_keys_, device_values_;
+  std::optional<DeviceArray<uint16_t>> device_queries_, device_keys_, device_values_;
   std::optional<DeviceArray<float>> device_lse_;
   LayerView host_;
   DeviceLayerView device_;
+};
+
+// The compressors of both sides for a prompt of kTokens.
+struct Sides {
+  explicit Sides(const char* text)
+      : options(ParseCompression(text).value()), plan(MakePlan(options, kShape, kTokens).value()) {
+    host = Compressor::Create(options, kShape, plan).value();
+    auto created = DeviceCompressor::Create(options, kShape, plan, DType::kF16, nullptr);
+    EXPECT_TRUE(created.ok()) << created.status();
+    device = *std::move(created);
+  }
+
+  // Of both, which are the same; the host's.
+  CompactLayer Compress(size_t index, bool last_head_sees_its_window = false) {
+    const size_t window = std::max<size_t>(1, plan.window_end - plan.window_begin);
+    const Layer layer(DType::kF16, index, window, last_head_sees_its_window);
+    auto wanted = host->Compress(backend, layer.host());
+    EXPECT_TRUE(wanted.ok()) << wanted.status();
+    EXPECT_EQ(device->Compress(layer.device()), absl::OkStatus());
+    const CompactLayer got = ToHost(device->compact(), nullptr);
+    ExpectTheSameLayer(plan, wanted->compact, got);
+    if (options.allocator == "ada") {
+      EXPECT_EQ(TokensOf(got), plan.layer_tokens[index]);
+    }
+    return std::move(wanted->compact);
+  }
+
+  CompressionOptions options;
+  KvPlan plan;
+  Backend backend{1};
+  std::unique_ptr<Compressor> host;
+  std::unique_ptr<DeviceCompressor> device;
 };
 
 TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
@@ -71,33 +124,96 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
         "budget_tokens=60,window=16,allocator=pyramid,encoder=f16",
         "budget_tokens=60,window=16,encoder=int4,window_encoder=f16",
         "budget_tokens=60,window=40,encoder=int8,window_encoder=f16",
+        "budget_tokens=17,window=16,encoder=int8,window_encoder=f16",
         "scorer=knorm,budget_tokens=60,window=16,encoder=f16",
         "scorer=knorm,budget_tokens=60,window=16,recent_tokens=0,sinks=1,encoder=f16",
         "scorer=streaming_llm,budget_tokens=60,window=16,encoder=f16",
         "scorer=streaming_llm,budget_tokens=60,window=16,recent_tokens=5,encoder=f16",
         "scorer=random,budget_tokens=60,window=16,allocator=pyramid,seed=9,encoder=f16"}) {
     SCOPED_TRACE(text);
-    const CompressionOptions options = ParseCompression(text).value();
-    const auto plan = MakePlan(options, kShape, kTokens);
-    ASSERT_TRUE(plan.ok()) << plan.status();
-    auto host = Compressor::Create(options, kShape, *plan).value();
-    auto device = DeviceCompressor::Create(options, kShape, *plan, DType::kF16, nullptr);
-    ASSERT_TRUE(device.ok()) << device.status();
-    const size_t most_bytes = (*device)->layer_bytes();
-    Backend backend(1);
-    for (size_t index : {0, 3}) {
-      const Layer layer(DType::kF16, index,
-                        std::max<size_t>(1, plan->window_end - plan->window_begin));
-      const auto wanted = host->Compress(backend, layer.host());
-      ASSERT_TRUE(wanted.ok()) << wanted.status();
-      ASSERT_TRUE((*device)->Compress(layer.device()).ok());
-      ASSERT_LE((*device)->layer_bytes(), most_bytes);
-      std::vector<std::byte> bytes((*device)->layer_bytes());
-      std::vector<float> masses(2 * kShape.num_kv_heads);
-      ASSERT_TRUE((*device)->CopyToHost(bytes.data(), masses.data()).ok());
-      ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-      ExpectTheSameLayer(*plan, *wanted, bytes, masses);
+    Sides sides(text);
+    for (size_t index : {0, 3}) sides.Compress(index);
+  }
+}
+
+TEST_F(DeviceCompressorTest, GivesTheCpusLayersWhoseHeadsDiffer) {
+  for (const char* text :
+       {"allocator=ada,budget_tokens=60,window=16,kernel=7,encoder=f16",
+        "allocator=ada,budget_tokens=60,window=16,kernel=7,pool=max,alpha=0.5,encoder=f16",
+        "allocator=ada,budget_tokens=60,window=16,alpha=1,encoder=f16",
+        "allocator=ada,budget_tokens=60,window=16,recent_tokens=20,sinks=4,encoder=f16",
+        "allocator=ada,budget_tokens=60,window=16,softmax=prefix,encoder=f16",
+        "allocator=ada,budget_tokens=60,window=16,encoder=int4,window_encoder=f16",
+        "allocator=ada,budget_tokens=17,window=16,encoder=int8,window_encoder=f16",
+        "allocator=ada,budget_tokens=60,window=16,alpha=0,kernel=1,encoder=int4,window_encoder=f16",
+        "allocator=ada,budget_tokens=60,window=16,encoder=int8",
+        "allocator=ada,budget_tokens=149,window=16,encoder=fp8",
+        "allocator=mass,budget_tokens=100,window=16,mass_target=0.5,encoder=f16",
+        "allocator=mass,budget_tokens=100,window=16,mass_target=0.01,encoder=f16",
+        "allocator=mass,budget_tokens=100,window=16,mass_target=1,encoder=f16",
+        "allocator=mass,budget_tokens=100,window=16,mass_target=0.3,mass_min_tokens=50,encoder=f16",
+        "allocator=mass,budget_tokens=100,window=16,mass_target=0.6,sinks=4,softmax=prefix,"
+        "encoder=int4,window_encoder=f16",
+        "scorer=knorm,allocator=mass,budget_tokens=100,window=16,mass_target=0.4,sinks=1,"
+        "recent_tokens=0,encoder=f16",
+        "scorer=random,allocator=mass,budget_tokens=100,window=16,mass_target=0.4,encoder=f16"}) {
+    for (bool last_head_sees_its_window : {false, true}) {
+      SCOPED_TRACE(testing::Message() << text << ", window alone " << last_head_sees_its_window);
+      Sides sides(text);
+      for (size_t index : {0, 3}) sides.Compress(index, last_head_sees_its_window);
     }
+  }
+}
+
+TEST_F(DeviceCompressorTest, OneHeadMayTakeAllPlacesButThoseThatAreAlwaysKept) {
+  Sides ada("allocator=ada,budget_tokens=60,window=16,alpha=0,kernel=1,encoder=f16");
+  EXPECT_THAT(ada.Compress(0, /*last_head_sees_its_window=*/true).kept_tokens,
+              testing::ElementsAre(104, 16));
+  Sides mass("allocator=mass,budget_tokens=60,window=16,mass_target=0.9,encoder=f16");
+  EXPECT_THAT(mass.Compress(0, /*last_head_sees_its_window=*/true).kept_tokens,
+              testing::ElementsAre(60, 16));
+}
+
+TEST_F(DeviceCompressorTest, PagesGoToThePoolAsFromTheWire) {
+  for (const char* text : {"budget_tokens=60,window=16,encoder=f16",
+                           "allocator=ada,budget_tokens=60,window=16,alpha=0,encoder=int8"}) {
+    SCOPED_TRACE(text);
+    Sides sides(text);
+    sides.Compress(0, /*last_head_sees_its_window=*/true);
+    const CompactLayer layer = ToHost(sides.device->compact(), nullptr);
+    const size_t page_bytes = PageBytes(sides.plan.format, kShape.head_dim);
+    std::vector<std::byte> prefixes[2];
+    for (const bool from_the_wire : {true, false}) {
+      const DeviceArray<std::byte> memory(8 * KvPool::kSlabBytes);
+      auto pool = KvPool::CreateOver({memory.data(), 8 * KvPool::kSlabBytes},
+                                     [](std::span<const KvPool::PageBytes> copies) {
+                                       for (const auto& copy : copies) {
+                                         cudaMemcpy(copy.to, copy.from.data(), copy.from.size(),
+                                                    cudaMemcpyHostToDevice);
+                                       }
+                                       return absl::OkStatus();
+                                     })
+                      .value();
+      auto cache = SequenceCache::Reserve(*pool, kShape, sides.plan, 1, PageFormat::kF16).value();
+      ASSERT_EQ(cache->BeginLayer(0, layer.kept_tokens), absl::OkStatus());
+      const absl::Status written =
+          from_the_wire ? cache->WriteLayerBytes(0, layer.bytes.bytes())
+                        : WritePrefix(nullptr, *cache, 0, sides.device->compact().pages());
+      ASSERT_EQ(written, absl::OkStatus());
+      std::vector<kvship::PagedHead> heads;
+      cache->AppendPagedHeads(0, 0, &heads);
+      for (const kvship::PagedHead& head : heads) {
+        for (const std::byte* page : head.prefix_pages) {
+          std::vector<std::byte>& bytes = prefixes[from_the_wire ? 1 : 0];
+          bytes.resize(bytes.size() + page_bytes);
+          ASSERT_EQ(cudaMemcpy(&bytes[bytes.size() - page_bytes], page, page_bytes,
+                               cudaMemcpyDeviceToHost),
+                    cudaSuccess);
+        }
+      }
+    }
+    EXPECT_FALSE(prefixes[0].empty());
+    EXPECT_EQ(prefixes[0], prefixes[1]);
   }
 }
 
@@ -106,7 +222,6 @@ TEST(DeviceCompressor, WhatOnlyTheCpuDoesIsRefusedByName) {
   const KvShape shape = {.num_layers = 2, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 64};
   for (const auto& [text, word] :
        {std::pair{"scorer=h2o,budget_tokens=64,encoder=bf16", "compression.scorer is h2o"},
-        std::pair{"allocator=ada,budget_tokens=64,encoder=bf16", "compression.allocator is ada"},
         std::pair{"selector=chunks,budget_tokens=64,encoder=bf16",
                   "compression.selector is chunks"},
         std::pair{"budget_tokens=128,window=80,encoder=bf16", "compression.window is 80"},

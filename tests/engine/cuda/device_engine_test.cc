@@ -90,12 +90,11 @@ class Sides {
       ASSERT_TRUE(device_compressor->Compress(device_run->finished_layer()).ok());
       // Both caches get what the device kept, so that decode starts from the same.
       Compare(*compressor, device_run->finished_layer(), *device_compressor);
-      const std::vector<uint32_t> counts(host_.config.num_kv_heads,
-                                         static_cast<uint32_t>(device_compressor->kept_tokens()));
-      ASSERT_TRUE(host_cache_->BeginLayer(layer, counts).ok());
-      ASSERT_TRUE(host_cache_->WriteLayerBytes(0, layer_bytes_).ok());
-      ASSERT_TRUE(device_cache_->BeginLayer(layer, counts).ok());
-      ASSERT_TRUE(WritePrefix(Stream(), *device_cache_, layer, device_compressor->pages()).ok());
+      ASSERT_TRUE(host_cache_->BeginLayer(layer, compact_.kept_tokens).ok());
+      ASSERT_TRUE(host_cache_->WriteLayerBytes(0, compact_.bytes.bytes()).ok());
+      ASSERT_TRUE(device_cache_->BeginLayer(layer, compact_.kept_tokens).ok());
+      ASSERT_TRUE(
+          WritePrefix(Stream(), *device_cache_, layer, device_compressor->compact().pages()).ok());
     }
     logits_.resize(host_.config.vocab_tokens);
     ASSERT_TRUE(
@@ -133,8 +132,7 @@ class Sides {
         .value();
   }
 
-  // The device's choice against the CPU's from the very same queries, keys and values. Scores are
-  // float32 on both sides, added up in another order: at the boundary one token may differ.
+  // The device's choice against the CPU's from the very same queries, keys and values.
   void Compare(Compressor& compressor, const DeviceLayerView& layer,
                const DeviceCompressor& device) {
     const ModelConfig& config = host_.config;
@@ -154,12 +152,8 @@ class Sides {
     view.window_lse = TensorView(lse.data(), {config.num_query_heads, window});
     view.window_begin = plan_.window_begin;
     const Compressor::Result host = *compressor.Compress(backend_, view);
-    std::vector<std::byte>& bytes = layer_bytes_;
-    bytes.resize(device.layer_bytes());
-    std::vector<float> masses(2 * heads);
-    ASSERT_TRUE(device.CopyToHost(bytes.data(), masses.data()).ok());
-    ASSERT_EQ(cudaStreamSynchronize(Stream()), cudaSuccess);
-    ExpectTheSameLayer(plan_, host, bytes, masses);
+    compact_ = ToHost(device.compact(), Stream());
+    ExpectTheSameLayer(plan_, host.compact, compact_);
   }
 
   const Transformer& host_;
@@ -173,7 +167,7 @@ class Sides {
   std::unique_ptr<KvPool> device_pool_, host_pool_;
   std::unique_ptr<SequenceCache> device_cache_, host_cache_;
   std::vector<float> logits_;
-  std::vector<std::byte> layer_bytes_;  // of the layer that the device compressed last
+  CompactLayer compact_;  // that the device made last
 };
 
 using DeviceEngineTest = DeviceTest;
@@ -196,6 +190,8 @@ TEST_F(DeviceEngineTest, CompressesAndDecodesLikeTheCpu) {
        {"budget_tokens=100,window=16,kernel=7,encoder=bf16", kMaxima,
         "budget_tokens=100,window=16,softmax=prefix,encoder=bf16",
         "budget_tokens=100,window=16,sinks=4,allocator=pyramid,encoder=bf16",
+        "budget_tokens=100,window=16,allocator=ada,encoder=bf16",
+        "budget_tokens=100,window=16,allocator=mass,mass_target=0.5,encoder=int8",
         "scorer=knorm,budget_tokens=100,window=16,encoder=bf16",
         "scorer=streaming_llm,budget_tokens=100,window=16,encoder=bf16",
         "scorer=random,budget_tokens=100,window=16,encoder=bf16",

@@ -1,0 +1,82 @@
+// CompactDeviceLayer is one layer of a compact cache in a GPU's memory, and on its way to the host:
+// CompactLayer before its heads' counts are known there. It takes the room of the plan's largest
+// layer, and what of it crosses to the host is as much as the plan bounds a layer to, counts
+// included, so that the host waits for one copy and for nothing before it.
+//
+// One per request; belongs to one thread and one stream.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "kernels/cuda/buffer.h"
+#include "kv/compact_layer.h"
+#include "kv/plan.h"
+
+namespace kvship::cuda {
+
+class CompactDeviceLayer {
+ public:
+  // Where the plan keeps the whole prompt, positions and masses are there already.
+  // ResourceExhausted if the device has no more memory.
+  static absl::StatusOr<CompactDeviceLayer> Create(const KvPlan& plan);
+
+  // What follows is of this layer; memory is that of the one before.
+  void Begin(size_t layer);
+
+  // In device memory, of the kept tokens but those of the tails, head after head:
+  // [H + 1], head h's tokens being [offsets[h], offsets[h + 1]); there already unless plan.bounded.
+  int32_t* offsets() const;
+  int32_t* positions() const { return At<int32_t>(0); }  // [offsets[H]], ascending per head
+  std::byte* pages() const { return At<std::byte>(parts_.pages); }  // as GatherPages() lays them
+  size_t most_pages() const { return parts_.num_pages; }
+  float* masses() const { return At<float>(parts_.masses); }  // [2, H]: retained, then chosen
+
+  // Tokens, per head, that lie in the tails: offsets [H + 1] and positions [H, tail_tokens], which
+  // are always the prompt's last; and their pages, the same for every head.
+  const int32_t* tail_offsets() const { return tail_tokens_.as<int32_t>(); }
+  const int32_t* tail_positions() const { return tail_offsets() + plan_.num_heads + 1; }
+  std::byte* tails() const { return At<std::byte>(parts_.tails); }
+
+  // What CopyToHost writes of any layer, at most.
+  size_t most_copied_bytes() const { return most_copied_bytes_; }
+  // Enqueues the layer's copy to the host; from pinned memory it overlaps with what follows.
+  absl::Status CopyToHost(cudaStream_t stream, std::byte* copied) const;
+  // The layer out of that copy, once it has arrived, and before the next one begins.
+  CompactLayer FromCopy(const std::byte* copied) const;
+
+ private:
+  // Byte offsets of a layer's parts in memory_, behind its positions.
+  struct Parts {
+    size_t masses = 0;
+    size_t tails = 0;
+    size_t pages = 0;
+    size_t end = 0;
+    size_t num_pages = 0;
+  };
+
+  explicit CompactDeviceLayer(const KvPlan& plan) : plan_(plan) {}
+
+  Parts PartsOf(size_t layer) const;
+  // Positions of a whole prompt need not be sent.
+  size_t first_copied(const Parts& parts) const { return plan_.keeps_whole ? parts.masses : 0; }
+  absl::Status FillOffsets();
+  absl::Status FillTailTokens();
+  absl::Status FillWhole();
+  template <class T>
+  T* At(size_t offset) const {
+    return reinterpret_cast<T*>(memory_.data() + offset);
+  }
+
+  KvPlan plan_;
+  size_t layer_ = 0;
+  Parts parts_;
+  size_t most_copied_bytes_ = 0;
+  DeviceBuffer memory_;
+  DeviceBuffer offsets_;      // [L, H + 1], or one row where plan.bounded
+  DeviceBuffer tail_tokens_;  // offsets, then positions
+};
+
+}  // namespace kvship::cuda
