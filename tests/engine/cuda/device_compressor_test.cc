@@ -75,7 +75,11 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
         "scorer=knorm,budget_tokens=60,window=16,recent_tokens=0,sinks=1,encoder=f16",
         "scorer=streaming_llm,budget_tokens=60,window=16,encoder=f16",
         "scorer=streaming_llm,budget_tokens=60,window=16,recent_tokens=5,encoder=f16",
-        "scorer=random,budget_tokens=60,window=16,allocator=pyramid,seed=9,encoder=f16"}) {
+        "scorer=random,budget_tokens=60,window=16,allocator=pyramid,seed=9,encoder=f16",
+        "scorer=tova,budget_tokens=60,window=16,encoder=f16",
+        "scorer=tova,budget_tokens=60,window=1,sinks=2,allocator=pyramid,encoder=f16",
+        "scorer=keydiff,budget_tokens=60,window=16,encoder=f16",
+        "scorer=keydiff,budget_tokens=60,window=16,recent_tokens=0,sinks=4,encoder=f16"}) {
     SCOPED_TRACE(text);
     const CompressionOptions options = ParseCompression(text).value();
     const auto plan = MakePlan(options, kShape, kTokens);
