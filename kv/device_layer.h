@@ -16,6 +16,7 @@ struct DeviceLayerView {
   size_t head_stride = 0;                     // elements from one KV head to the next
   const std::byte* window_queries = nullptr;  // [Hq, W, D] of dtype, after RoPE
   const float* window_lse = nullptr;          // [Hq, W]
+  const float* column_sums = nullptr;         // [Hq, T], where they are asked for
 };
 
 }  // namespace kvship

@@ -26,6 +26,7 @@ absl::Status OnlyOnTheCpu(absl::string_view option, absl::string_view value,
 std::span<const DeviceScorer::NamedScore> DeviceScorer::Scores() {
   static constexpr NamedScore kScores[] = {
       {"snapkv", &DeviceScorer::ScoreByWindow},
+      {"h2o", &DeviceScorer::ScoreByColumnSums},
       {"tova", &DeviceScorer::ScoreByLastQuery},
       {"streaming_llm", &DeviceScorer::ScoreByTokens<TokenScore::kLate>},
       {"knorm", &DeviceScorer::ScoreByTokens<TokenScore::kSmallNorm>},
@@ -84,7 +85,9 @@ absl::Status DeviceScorer::Allocate() {
 }
 
 LayerNeeds DeviceScorer::needs() const {
-  return {.window_begin = plan_.window_begin, .window_end = plan_.window_end};
+  return {.window_begin = plan_.window_begin,
+          .window_end = plan_.window_end,
+          .column_sums = score_ == &DeviceScorer::ScoreByColumnSums};
 }
 
 WindowVotesArgs DeviceScorer::VotesOf(const DeviceLayerView& layer) const {
@@ -167,6 +170,24 @@ absl::Status DeviceScorer::ScoreByLastQuery(const DeviceLayerView& layer, float*
                               .votes_row_stride = plan_.prompt_tokens,
                               .scores_row_stride = row_stride,
                               .copies = shape_.num_kv_heads});
+}
+
+absl::Status DeviceScorer::ScoreByColumnSums(const DeviceLayerView& layer, float* scores,
+                                             size_t row_stride) {
+  const size_t tokens = plan_.prompt_tokens, heads = shape_.num_kv_heads;
+  RETURN_IF_ERROR(PoolScores(stream_, {.votes = layer.column_sums,
+                                       .scores = scores,
+                                       .num_query_heads = shape_.num_query_heads,
+                                       .num_kv_heads = heads,
+                                       .num_tokens = tokens,
+                                       .votes_row_stride = tokens,
+                                       .scores_row_stride = row_stride,
+                                       .reduce = options_.group_reduce}));
+  if (!options_.normalised) return absl::OkStatus();
+  return MeanOverQueries(stream_, {.scores = scores,
+                                   .num_kv_heads = heads,
+                                   .num_tokens = tokens,
+                                   .scores_row_stride = row_stride});
 }
 
 absl::Status DeviceScorer::ScoreByKeyDirections(const DeviceLayerView& layer, float* scores,

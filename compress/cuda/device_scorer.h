@@ -66,6 +66,7 @@ class DeviceScorer {
   // Score() of each scorer.
   absl::Status ScoreByWindow(const DeviceLayerView& layer, float* scores, size_t row_stride);
   absl::Status ScoreByLastQuery(const DeviceLayerView& layer, float* scores, size_t row_stride);
+  absl::Status ScoreByColumnSums(const DeviceLayerView& layer, float* scores, size_t row_stride);
   absl::Status ScoreByKeyDirections(const DeviceLayerView& layer, float* scores, size_t row_stride);
   template <TokenScore kScore>
   absl::Status ScoreByTokens(const DeviceLayerView& layer, float* scores, size_t row_stride);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/random.h"
 #include "compress/compressor.h"
 #include "kernels/scores.h"
 #include "tests/engine/cuda/same_layer.h"
@@ -25,6 +26,7 @@ class Layer {
         keys_(RandomTensor(dtype, kShape.num_kv_heads * kTokens * kShape.head_dim, 2)),
         values_(RandomTensor(dtype, keys_.bits.size(), 3)),
         lse_(kShape.num_query_heads * window),
+        column_sums_(kShape.num_query_heads * kTokens),
         device_queries_(queries_.bits),
         device_keys_(keys_.bits),
         device_values_(values_.bits) {
@@ -41,13 +43,19 @@ class Layer {
                                 host_.window_begin, host_.window_lse)
                     .ok());
     device_lse_.emplace(lse_);
+    for (size_t i = 0; i < column_sums_.size(); ++i) {
+      column_sums_[i] = static_cast<float>(UniformUnit(4, i));
+    }
+    host_.column_sums = TensorView(column_sums_.data(), {kShape.num_query_heads, kTokens});
+    device_column_sums_.emplace(column_sums_);
     device_ = {.layer = index,
                .dtype = dtype,
                .keys = reinterpret_cast<const std::byte*>(device_keys_.data()),
                .values = reinterpret_cast<const std::byte*>(device_values_.data()),
                .head_stride = kTokens * kShape.head_dim,
                .window_queries = reinterpret_cast<const std::byte*>(device_queries_.data()),
-               .window_lse = device_lse_->data()};
+               .window_lse = device_lse_->data(),
+               .column_sums = device_column_sums_->data()};
   }
 
   const LayerView& host() const { return host_; }
@@ -55,16 +63,17 @@ class Layer {
 
  private:
   Tensor16 queries_, keys_, values_;
-  std::vector<float> lse_;
+  std::vector<float> lse_, column_sums_;
   DeviceArray<uint16_t> device_queries_, device_keys_, device_values_;
-  std::optional<DeviceArray<float>> device_lse_;
+  std::optional<DeviceArray<float>> device_lse_, device_column_sums_;
   LayerView host_;
   DeviceLayerView device_;
 };
 
 TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
   for (const char* text :
-       {"scorer=keep_all,encoder=f16", "scorer=keep_all,window=16,encoder=int4,window_encoder=f16",
+       {"scorer=keep_all,encoder=f16",
+        "scorer=keep_all,window=16,encoder=int4,window_encoder=f16",
         "budget_tokens=60,window=16,kernel=7,encoder=f16",
         "budget_tokens=60,window=16,softmax=prefix,window_reduce=sum,encoder=f16",
         "budget_tokens=60,window=16,recent_tokens=20,sinks=4,encoder=f16",
@@ -78,6 +87,9 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
         "scorer=random,budget_tokens=60,window=16,allocator=pyramid,seed=9,encoder=f16",
         "scorer=tova,budget_tokens=60,window=16,encoder=f16",
         "scorer=tova,budget_tokens=60,window=1,sinks=2,allocator=pyramid,encoder=f16",
+        "scorer=h2o,budget_tokens=60,window=16,encoder=f16",
+        "scorer=h2o,budget_tokens=60,window=16,group_reduce=max,sinks=2,encoder=f16",
+        "scorer=h2o,normalised=true,budget_tokens=60,window=16,recent_tokens=1,encoder=f16",
         "scorer=keydiff,budget_tokens=60,window=16,encoder=f16",
         "scorer=keydiff,budget_tokens=60,window=16,recent_tokens=0,sinks=4,encoder=f16"}) {
     SCOPED_TRACE(text);
@@ -109,7 +121,8 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
 TEST(DeviceCompressor, WhatOnlyTheCpuDoesIsRefusedByName) {
   const KvShape shape = {.num_layers = 2, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 64};
   for (const auto& [text, word] :
-       {std::pair{"scorer=h2o,budget_tokens=64,encoder=bf16", "compression.scorer is h2o"},
+       {std::pair{"scorer=expected_attention,budget_tokens=64,encoder=bf16",
+                  "compression.scorer is expected_attention"},
         std::pair{"allocator=ada,budget_tokens=64,encoder=bf16", "compression.allocator is ada"},
         std::pair{"selector=chunks,budget_tokens=64,encoder=bf16",
                   "compression.selector is chunks"},
