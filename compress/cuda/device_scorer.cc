@@ -4,6 +4,7 @@
 
 #include "base/random.h"
 #include "base/status_macros.h"
+#include "kernels/cuda/expected_scores.h"
 #include "kernels/cuda/key_directions.h"
 #include "kernels/cuda/pool_scores.h"
 #include "kernels/cuda/window_sums.h"
@@ -23,26 +24,29 @@ absl::Status OnlyOnTheCpu(absl::string_view option, absl::string_view value,
                                                wanted, ", which is what runs on a GPU so far"));
 }
 
-std::span<const DeviceScorer::NamedScore> DeviceScorer::Scores() {
-  static constexpr NamedScore kScores[] = {
-      {"snapkv", &DeviceScorer::ScoreByWindow},
-      {"h2o", &DeviceScorer::ScoreByColumnSums},
-      {"tova", &DeviceScorer::ScoreByLastQuery},
-      {"streaming_llm", &DeviceScorer::ScoreByTokens<TokenScore::kLate>},
-      {"knorm", &DeviceScorer::ScoreByTokens<TokenScore::kSmallNorm>},
-      {"keydiff", &DeviceScorer::ScoreByKeyDirections},
-      {"random", &DeviceScorer::ScoreByTokens<TokenScore::kRandom>}};
-  return kScores;
+constexpr DeviceScorer::NamedScore DeviceScorer::kScores[] = {
+    {"snapkv", &DeviceScorer::ScoreByWindow},
+    {"h2o", &DeviceScorer::ScoreByColumnSums},
+    {"tova", &DeviceScorer::ScoreByLastQuery},
+    {"streaming_llm", &DeviceScorer::ScoreByTokens<TokenScore::kLate>},
+    {"knorm", &DeviceScorer::ScoreByTokens<TokenScore::kSmallNorm>},
+    {"keydiff", &DeviceScorer::ScoreByKeyDirections},
+    {"expected_attention", &DeviceScorer::ScoreByExpectation},
+    {"random", &DeviceScorer::ScoreByTokens<TokenScore::kRandom>}};
+
+DeviceScorer::ScoreFunction DeviceScorer::ScoreOf(absl::string_view scorer) {
+  for (const auto& [name, score] : kScores) {
+    if (name == scorer) return score;
+  }
+  return nullptr;
 }
 
 absl::Status DeviceScorer::Check(const CompressionOptions& options, const KvPlan& plan) {
-  std::string names;
-  bool found = false;
-  for (const auto& [name, score] : Scores()) {
-    found = found || name == options.scorer;
-    absl::StrAppend(&names, name, ", ");
+  if (ScoreOf(options.scorer) == nullptr) {
+    std::string names;
+    for (const auto& [name, score] : kScores) absl::StrAppend(&names, name, ", ");
+    return OnlyOnTheCpu("scorer", options.scorer, absl::StrCat(names, "or keep_all"));
   }
-  if (!found) return OnlyOnTheCpu("scorer", options.scorer, absl::StrCat(names, "or keep_all"));
   const size_t window = plan.window_end - plan.window_begin;
   if (plan.window_end != plan.prompt_tokens) {
     return OnlyOnTheCpu("observe_end", absl::StrCat(plan.window_end), "the prompt's end");
@@ -67,27 +71,31 @@ absl::StatusOr<std::unique_ptr<DeviceScorer>> DeviceScorer::Create(
 }
 
 absl::Status DeviceScorer::Allocate() {
-  for (const auto& [name, score] : Scores()) {
-    if (name == options_.scorer) score_ = score;
-  }
   const size_t query_heads = shape_.num_query_heads;
   ASSIGN_OR_RETURN(votes_, DeviceBuffer::Create(query_heads * plan_.prompt_tokens * sizeof(float)));
+  size_t workspace_bytes = 0;
   if (score_ == &DeviceScorer::ScoreByKeyDirections) {
-    ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(KeyDirectionsWorkspaceBytes(
-                                     shape_.num_kv_heads, plan_.prompt_tokens, shape_.head_dim)));
+    workspace_bytes =
+        KeyDirectionsWorkspaceBytes(shape_.num_kv_heads, plan_.prompt_tokens, shape_.head_dim);
+  } else if (score_ == &DeviceScorer::ScoreByExpectation) {
+    workspace_bytes = ExpectedScoresWorkspaceBytes(query_heads);
+  } else if (VotesOverPrefix()) {
+    const size_t window = plan_.window_end - plan_.window_begin;
+    ASSIGN_OR_RETURN(prefix_lse_, DeviceBuffer::Create(query_heads * window * sizeof(float)));
+    workspace_bytes = WindowLogSumExpWorkspaceBytes(query_heads, window, plan_.window_begin);
   }
-  if (!VotesOverPrefix()) return absl::OkStatus();
-  const size_t window = plan_.window_end - plan_.window_begin;
-  ASSIGN_OR_RETURN(prefix_lse_, DeviceBuffer::Create(query_heads * window * sizeof(float)));
-  ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(WindowLogSumExpWorkspaceBytes(
-                                   query_heads, window, plan_.window_begin)));
+  ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(workspace_bytes));
   return absl::OkStatus();
 }
 
 LayerNeeds DeviceScorer::needs() const {
-  return {.window_begin = plan_.window_begin,
-          .window_end = plan_.window_end,
-          .column_sums = score_ == &DeviceScorer::ScoreByColumnSums};
+  LayerNeeds needs = {.window_begin = plan_.window_begin, .window_end = plan_.window_end};
+  needs.column_sums = score_ == &DeviceScorer::ScoreByColumnSums;
+  if (score_ == &DeviceScorer::ScoreByExpectation) {
+    needs.future_tokens = options_.future_tokens;
+    needs.moments_begin = Sinks();
+  }
+  return needs;
 }
 
 WindowVotesArgs DeviceScorer::VotesOf(const DeviceLayerView& layer) const {
@@ -201,6 +209,25 @@ absl::Status DeviceScorer::ScoreByKeyDirections(const DeviceLayerView& layer, fl
                                       .head_dim = shape_.head_dim,
                                       .key_head_stride = layer.head_stride,
                                       .scores_row_stride = row_stride});
+}
+
+absl::Status DeviceScorer::ScoreByExpectation(const DeviceLayerView& layer, float* scores,
+                                              size_t row_stride) {
+  return ExpectedScores(stream_, {.keys = layer.keys,
+                                  .values = layer.values,
+                                  .mean = layer.query_mean,
+                                  .covariance = layer.query_covariance,
+                                  .logits = votes_.as<float>(),
+                                  .scores = scores,
+                                  .workspace = workspace_.data(),
+                                  .dtype = dtype_,
+                                  .num_query_heads = shape_.num_query_heads,
+                                  .num_kv_heads = shape_.num_kv_heads,
+                                  .num_tokens = plan_.prompt_tokens,
+                                  .head_dim = shape_.head_dim,
+                                  .head_stride = layer.head_stride,
+                                  .scores_row_stride = row_stride,
+                                  .first_token = Sinks()});
 }
 
 template <TokenScore kScore>

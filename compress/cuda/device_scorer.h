@@ -7,7 +7,6 @@
 #include <cuda_runtime.h>
 
 #include <memory>
-#include <span>
 
 #include "absl/status/statusor.h"
 #include "kernels/cuda/buffer.h"
@@ -55,11 +54,17 @@ class DeviceScorer {
     absl::string_view name;
     ScoreFunction score;
   };
-  static std::span<const NamedScore> Scores();
+  static const NamedScore kScores[];
+  static ScoreFunction ScoreOf(absl::string_view scorer);  // null if only the CPU has it
 
   DeviceScorer(const CompressionOptions& options, const KvShape& shape, const KvPlan& plan,
                DType dtype, cudaStream_t stream)
-      : options_(options), shape_(shape), plan_(plan), dtype_(dtype), stream_(stream) {}
+      : options_(options),
+        shape_(shape),
+        plan_(plan),
+        dtype_(dtype),
+        stream_(stream),
+        score_(ScoreOf(options.scorer)) {}
 
   absl::Status Allocate();
 
@@ -68,9 +73,12 @@ class DeviceScorer {
   absl::Status ScoreByLastQuery(const DeviceLayerView& layer, float* scores, size_t row_stride);
   absl::Status ScoreByColumnSums(const DeviceLayerView& layer, float* scores, size_t row_stride);
   absl::Status ScoreByKeyDirections(const DeviceLayerView& layer, float* scores, size_t row_stride);
+  absl::Status ScoreByExpectation(const DeviceLayerView& layer, float* scores, size_t row_stride);
   template <TokenScore kScore>
   absl::Status ScoreByTokens(const DeviceLayerView& layer, float* scores, size_t row_stride);
 
+  // Kept for certain at the start: as many in every layer.
+  size_t Sinks() const { return plan_.budgets.front().sinks; }
   bool VotesOverPrefix() const {
     return score_ == &DeviceScorer::ScoreByWindow && options_.softmax == SoftmaxOver::kPrefix;
   }
@@ -84,7 +92,7 @@ class DeviceScorer {
   const KvPlan plan_;
   const DType dtype_;
   const cudaStream_t stream_;
-  ScoreFunction score_ = nullptr;
+  const ScoreFunction score_;
   DeviceBuffer votes_;       // [Hq, T] f32
   DeviceBuffer prefix_lse_;  // [Hq, W] f32, where the softmax runs over the prefix
   DeviceBuffer workspace_;   // of the operations that want one

@@ -1,9 +1,12 @@
 #include "engine/cuda/device_observation.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "base/status_macros.h"
 #include "engine/cuda/device_transformer.h"
+#include "engine/query_moments.h"
+#include "kernels/cuda/query_moments.h"
 #include "kernels/cuda/window_rows.h"
 #include "kernels/cuda/window_votes.h"
 
@@ -26,13 +29,52 @@ absl::Status DeviceObservation::Allocate() {
   if (needs_.column_sums) {
     ASSIGN_OR_RETURN(column_sums_, DeviceBuffer::Create(query_heads * num_tokens_ * sizeof(float)));
   }
-  return absl::OkStatus();
+  return needs_.future_tokens > 0 ? AllocateMoments() : absl::OkStatus();
+}
+
+absl::Status DeviceObservation::AllocateMoments() {
+  const size_t numbers = config_.num_query_heads * config_.head_dim;
+  ASSIGN_OR_RETURN(query_sums_, DeviceBuffer::Create(numbers * sizeof(double)));
+  ASSIGN_OR_RETURN(query_products_,
+                   DeviceBuffer::Create(numbers * config_.head_dim * sizeof(double)));
+  ASSIGN_OR_RETURN(query_mean_, DeviceBuffer::Create(numbers * sizeof(float)));
+  ASSIGN_OR_RETURN(query_covariance_,
+                   DeviceBuffer::Create(numbers * config_.head_dim * sizeof(float)));
+  std::vector<double> turns;
+  for (const MeanTurn& turn : MeanTurns(config_, num_tokens_, needs_.future_tokens)) {
+    turns.insert(turns.end(), {turn.cosine, turn.sine});
+  }
+  ASSIGN_OR_RETURN(mean_turns_, DeviceBuffer::Create(turns.size() * sizeof(double)));
+  return CudaStatus(
+      cudaMemcpy(mean_turns_.data(), turns.data(), mean_turns_.num_bytes(), cudaMemcpyHostToDevice),
+      "mean turns");
 }
 
 absl::Status DeviceObservation::Clear() {
-  if (!needs_.column_sums) return absl::OkStatus();
-  return CudaStatus(cudaMemsetAsync(column_sums_.data(), 0, column_sums_.num_bytes(), stream_),
-                    "column sums");
+  for (const DeviceBuffer* sums : {&column_sums_, &query_sums_, &query_products_}) {
+    if (sums->num_bytes() == 0) continue;
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemsetAsync(sums->data(), 0, sums->num_bytes(), stream_), "sums"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DeviceObservation::AddBeforeRope(const RopeArgs& block) {
+  const size_t end = block.first_row + block.num_tokens;
+  if (needs_.future_tokens == 0 || end <= needs_.moments_begin) return absl::OkStatus();
+  const size_t first = std::max(block.first_row, needs_.moments_begin);
+  const size_t row_elements = (block.num_query_heads + 2 * block.num_kv_heads) * block.head_dim;
+  return AddQueryMoments(stream_, {.q = static_cast<const std::byte*>(block.qkv) +
+                                        (first - block.first_row) * row_elements * kElementBytes,
+                                   .norm = block.query_norm,
+                                   .sums = query_sums_.as<double>(),
+                                   .products = query_products_.as<double>(),
+                                   .dtype = block.dtype,
+                                   .num_rows = end - first,
+                                   .num_query_heads = block.num_query_heads,
+                                   .head_dim = block.head_dim,
+                                   .q_row_stride = row_elements,
+                                   .norm_epsilon = block.norm_epsilon});
 }
 
 absl::Status DeviceObservation::AddAttention(const PromptAttentionArgs& block) {
@@ -88,10 +130,25 @@ absl::Status DeviceObservation::AddColumnSums(const PromptAttentionArgs& block) 
   return absl::OkStatus();
 }
 
+absl::Status DeviceObservation::Finish() {
+  if (needs_.future_tokens == 0) return absl::OkStatus();
+  return TurnMoments(stream_, {.sums = query_sums_.as<double>(),
+                               .products = query_products_.as<double>(),
+                               .turns = mean_turns_.as<double>(),
+                               .mean = query_mean_.as<float>(),
+                               .covariance = query_covariance_.as<float>(),
+                               .pairs = config_.rope_pairs,
+                               .num_queries = num_tokens_ - needs_.moments_begin,
+                               .num_query_heads = config_.num_query_heads,
+                               .head_dim = config_.head_dim});
+}
+
 void DeviceObservation::ShowIn(DeviceLayerView* view) const {
   view->window_queries = window_queries_.data();
   view->window_lse = window_lse_.as<float>();
   view->column_sums = column_sums_.as<float>();
+  view->query_mean = query_mean_.as<float>();
+  view->query_covariance = query_covariance_.as<float>();
 }
 
 }  // namespace kvship::cuda

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "engine/model_config.h"
 #include "kernels/cuda/buffer.h"
+#include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/prompt_attention.h"
 #include "kv/device_layer.h"
 #include "kv/layer_view.h"
@@ -27,6 +28,9 @@ class DeviceObservation {
   // The next layer begins.
   absl::Status Clear();
 
+  // Takes in a block of queries that are not turned yet, nor normed.
+  absl::Status AddBeforeRope(const RopeArgs& block);
+
   // Whether the attention of some of the queries [begin, end) is asked for.
   bool WantsAttention(size_t begin, size_t end) const {
     return needs_.column_sums || (begin < needs_.window_end && end > needs_.window_begin);
@@ -34,6 +38,8 @@ class DeviceObservation {
   // Takes in a block of queries, whose attention, with its log-sum-exp, is computed.
   absl::Status AddAttention(const PromptAttentionArgs& block);
 
+  // The layer has ended.
+  absl::Status Finish();
   // Fills in all of `view` but layer, dtype, keys and values; valid until the next Clear.
   void ShowIn(DeviceLayerView* view) const;
 
@@ -43,6 +49,7 @@ class DeviceObservation {
       : config_(config), num_tokens_(num_tokens), needs_(needs), stream_(stream) {}
 
   absl::Status Allocate();
+  absl::Status AllocateMoments();
   absl::Status KeepWindow(const PromptAttentionArgs& block);
   absl::Status AddColumnSums(const PromptAttentionArgs& block);
 
@@ -53,7 +60,12 @@ class DeviceObservation {
   DeviceBuffer window_queries_;  // [Hq, W, D]
   DeviceBuffer window_lse_;      // [Hq, W]
   // Where they are asked for:
-  DeviceBuffer column_sums_;  // [Hq, T] f32
+  DeviceBuffer column_sums_;       // [Hq, T] f32
+  DeviceBuffer query_sums_;        // [Hq, D] f64 of the current layer
+  DeviceBuffer query_products_;    // [Hq, D, D] f64
+  DeviceBuffer mean_turns_;        // [D / 2, 2] f64
+  DeviceBuffer query_mean_;        // [Hq, D] f32 of the finished layer
+  DeviceBuffer query_covariance_;  // [Hq, D, D] f32
 };
 
 }  // namespace kvship::cuda

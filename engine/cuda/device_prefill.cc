@@ -54,9 +54,6 @@ absl::StatusOr<std::unique_ptr<DevicePrefillEngine>> DevicePrefillEngine::Create
 
 absl::StatusOr<std::unique_ptr<DevicePrefillRun>> DevicePrefillRun::Create(
     DevicePrefillEngine& engine, std::span<const int32_t> tokens, const LayerNeeds& needs) {
-  if (needs.future_tokens > 0) {
-    return absl::UnimplementedError("query moments: not on the GPU yet");
-  }
   std::unique_ptr<DevicePrefillRun> run(new DevicePrefillRun(engine, tokens.size(), needs));
   RETURN_IF_ERROR(run->Begin(tokens));
   return run;
@@ -127,6 +124,7 @@ absl::StatusOr<DevicePrefillRun::Event> DevicePrefillRun::Step() {
   }
   begin_ = end;
   if (end < num_tokens_) return Event::kBlockDone;
+  RETURN_IF_ERROR(observation_->Finish());
   begin_ = 0;
   ++layer_;
   return Event::kLayerDone;
@@ -151,21 +149,23 @@ absl::Status DevicePrefillRun::QueryKeyValue(size_t begin, size_t num_rows) {
                                                   .num_tokens = num_rows,
                                                   .rows = NumHeads(config) * config.head_dim,
                                                   .cols = config.hidden_dim}));
-  return RopeAndStore(stream, {.qkv = engine_.qkv_.data(),
-                               .query_norm = model.layer(layer_).query_norm,
-                               .key_norm = model.layer(layer_).key_norm,
-                               .cos_sin = cos_sin_.as<float>() + begin * config.head_dim,
-                               .keys = keys_.data(),
-                               .values = values_.data(),
-                               .dtype = model.dtype(),
-                               .pairs = config.rope_pairs,
-                               .num_tokens = num_rows,
-                               .num_query_heads = config.num_query_heads,
-                               .num_kv_heads = config.num_kv_heads,
-                               .head_dim = config.head_dim,
-                               .head_stride = head_stride_,
-                               .first_row = begin,
-                               .norm_epsilon = config.norm_epsilon});
+  const RopeArgs rope = {.qkv = engine_.qkv_.data(),
+                         .query_norm = model.layer(layer_).query_norm,
+                         .key_norm = model.layer(layer_).key_norm,
+                         .cos_sin = cos_sin_.as<float>() + begin * config.head_dim,
+                         .keys = keys_.data(),
+                         .values = values_.data(),
+                         .dtype = model.dtype(),
+                         .pairs = config.rope_pairs,
+                         .num_tokens = num_rows,
+                         .num_query_heads = config.num_query_heads,
+                         .num_kv_heads = config.num_kv_heads,
+                         .head_dim = config.head_dim,
+                         .head_stride = head_stride_,
+                         .first_row = begin,
+                         .norm_epsilon = config.norm_epsilon};
+  RETURN_IF_ERROR(observation_->AddBeforeRope(rope));
+  return RopeAndStore(stream, rope);
 }
 
 absl::Status DevicePrefillRun::Attend(size_t begin, size_t num_rows) {

@@ -65,8 +65,8 @@ class DevicePrefillEngine {
 
 class DevicePrefillRun {
  public:
-  // Takes the memory of one prompt: at least one token, ids inside the vocabulary. Of `needs` only
-  // a window can be had: Unimplemented for others. ResourceExhausted if the device has no room.
+  // Takes the memory of one prompt: at least one token, ids inside the vocabulary.
+  // ResourceExhausted if the device has no room.
   static absl::StatusOr<std::unique_ptr<DevicePrefillRun>> Create(DevicePrefillEngine& engine,
                                                                   std::span<const int32_t> tokens,
                                                                   const LayerNeeds& needs);

@@ -114,6 +114,7 @@ TEST_F(DevicePromptReaderTest, GivesTheCpusLayersAndLogits) {
         std::pair{size_t{150}, "scorer=tova,budget_tokens=60,window=16,encoder=f16"},
         std::pair{size_t{150}, "scorer=keydiff,budget_tokens=60,window=16,encoder=f16"},
         std::pair{size_t{270}, "scorer=h2o,budget_tokens=60,window=16,encoder=f16"},
+        std::pair{size_t{270}, "scorer=expected_attention,budget_tokens=60,window=16,encoder=f16"},
         std::pair{size_t{150}, "budget_tokens=60,window=16,encoder=int4"}}) {
     SCOPED_TRACE(compression);
     const PrefillTask task = Task(num_tokens, compression);
@@ -138,11 +139,16 @@ class NormedPromptReaderTest : public DevicePromptReaderTest {
 };
 
 TEST_F(NormedPromptReaderTest, QueriesAndKeysAreNormedLikeOnTheCpu) {
-  const PrefillTask task = Task(150, "budget_tokens=60,window=16,encoder=f16");
-  const auto host = Begin(host_, task);
-  const auto device = Begin(*device_, task);
-  while (!host->done()) Compare(task, NextLayer(*host), NextLayer(*device));
-  CompareLogits(*host, *device);
+  for (const char* compression :
+       {"budget_tokens=60,window=16,encoder=f16",
+        "scorer=expected_attention,budget_tokens=60,window=16,encoder=f16"}) {
+    SCOPED_TRACE(compression);
+    const PrefillTask task = Task(150, compression);
+    const auto host = Begin(host_, task);
+    const auto device = Begin(*device_, task);
+    while (!host->done()) Compare(task, NextLayer(*host), NextLayer(*device));
+    CompareLogits(*host, *device);
+  }
 }
 
 TEST_F(DevicePromptReaderTest, ReadingsTakeTurnsBetweenBlocks) {
