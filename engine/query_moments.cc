@@ -7,22 +7,26 @@
 
 namespace kvship {
 
-QueryMoments::QueryMoments(const ModelConfig& config, size_t future_begin, size_t future_tokens)
-    : turns_(config.head_dim / 2),
-      sums_(config.num_query_heads * config.head_dim),
-      products_(sums_.size() * config.head_dim) {
+std::vector<MeanTurn> MeanTurns(const ModelConfig& config, size_t begin, size_t count) {
+  std::vector<MeanTurn> turns(config.head_dim / 2);
   const bool halves = config.rope_pairs == RopePairs::kHalves;
-  for (size_t p = 0; p < turns_.size(); ++p) {
-    MeanTurn& turn = turns_[p];
+  for (size_t p = 0; p < turns.size(); ++p) {
+    MeanTurn& turn = turns[p];
     turn.first = halves ? p : 2 * p;
-    turn.second = halves ? p + turns_.size() : 2 * p + 1;
-    for (size_t i = future_begin; i < future_begin + future_tokens; ++i) {
+    turn.second = halves ? p + turns.size() : 2 * p + 1;
+    for (size_t i = begin; i < begin + count; ++i) {
       const double angle = static_cast<double>(i) * config.rope_frequencies[p];
-      turn.cosine += std::cos(angle) / static_cast<double>(future_tokens);
-      turn.sine += std::sin(angle) / static_cast<double>(future_tokens);
+      turn.cosine += std::cos(angle) / static_cast<double>(count);
+      turn.sine += std::sin(angle) / static_cast<double>(count);
     }
   }
+  return turns;
 }
+
+QueryMoments::QueryMoments(const ModelConfig& config, size_t future_begin, size_t future_tokens)
+    : turns_(MeanTurns(config, future_begin, future_tokens)),
+      sums_(config.num_query_heads * config.head_dim),
+      products_(sums_.size() * config.head_dim) {}
 
 void QueryMoments::Turn(size_t stride, double* x) const {
   for (const MeanTurn& turn : turns_) {

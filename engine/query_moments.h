@@ -11,6 +11,17 @@
 
 namespace kvship {
 
+// The mean of the rotations of one pair of elements: no rotation itself, it is shorter.
+struct MeanTurn {
+  size_t first = 0;  // elements of the pair
+  size_t second = 0;
+  double cosine = 0;
+  double sine = 0;
+};
+
+// Of each pair, over the positions [begin, begin + count): the mean of the RoPE matrices, [D / 2].
+std::vector<MeanTurn> MeanTurns(const ModelConfig& config, size_t begin, size_t count);
+
 class QueryMoments {
  public:
   QueryMoments() = default;
@@ -32,14 +43,6 @@ class QueryMoments {
   size_t num_bytes() const { return (sums_.size() + products_.size()) * sizeof(double); }
 
  private:
-  // The mean of the rotations of one pair of elements: no rotation itself, it is shorter.
-  struct MeanTurn {
-    size_t first = 0;  // elements of the pair
-    size_t second = 0;
-    double cosine = 0;
-    double sine = 0;
-  };
-
   // Turns the vector of the elements x[0], x[stride], ...
   void Turn(size_t stride, double* x) const;
 

@@ -16,6 +16,10 @@ struct DeviceLayerView {
   size_t head_stride = 0;                     // elements from one KV head to the next
   const std::byte* window_queries = nullptr;  // [Hq, W, D] of dtype, after RoPE
   const float* window_lse = nullptr;          // [Hq, W]
+  // Where they are asked for:
+  const float* column_sums = nullptr;       // [Hq, T]
+  const float* query_mean = nullptr;        // [Hq, D], turned
+  const float* query_covariance = nullptr;  // [Hq, D, D], turned
 };
 
 }  // namespace kvship

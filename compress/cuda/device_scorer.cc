@@ -1,14 +1,13 @@
 #include "compress/cuda/device_scorer.h"
 
-#include <optional>
-#include <utility>
+#include <string>
 
 #include "base/random.h"
 #include "base/status_macros.h"
+#include "kernels/cuda/expected_scores.h"
+#include "kernels/cuda/key_directions.h"
 #include "kernels/cuda/pool_scores.h"
-#include "kernels/cuda/token_scores.h"
 #include "kernels/cuda/window_sums.h"
-#include "kernels/cuda/window_votes.h"
 
 namespace kvship::cuda {
 namespace {
@@ -16,19 +15,6 @@ namespace {
 // What WindowVotes and PoolScores take.
 constexpr size_t kLongestWindow = 64;
 constexpr size_t kWidestKernel = 127;
-
-// The scorers that ask no query.
-constexpr std::pair<absl::string_view, TokenScore> kTokenScorers[] = {
-    {"knorm", TokenScore::kSmallNorm},
-    {"streaming_llm", TokenScore::kLate},
-    {"random", TokenScore::kRandom}};
-
-std::optional<TokenScore> TokenScorerOf(absl::string_view name) {
-  for (const auto& [own, score] : kTokenScorers) {
-    if (own == name) return score;
-  }
-  return std::nullopt;
-}
 
 }  // namespace
 
@@ -38,10 +24,28 @@ absl::Status OnlyOnTheCpu(absl::string_view option, absl::string_view value,
                                                wanted, ", which is what runs on a GPU so far"));
 }
 
+constexpr DeviceScorer::NamedScore DeviceScorer::kScores[] = {
+    {"snapkv", &DeviceScorer::ScoreByWindow},
+    {"h2o", &DeviceScorer::ScoreByColumnSums},
+    {"tova", &DeviceScorer::ScoreByLastQuery},
+    {"streaming_llm", &DeviceScorer::ScoreByTokens<TokenScore::kLate>},
+    {"knorm", &DeviceScorer::ScoreByTokens<TokenScore::kSmallNorm>},
+    {"keydiff", &DeviceScorer::ScoreByKeyDirections},
+    {"expected_attention", &DeviceScorer::ScoreByExpectation},
+    {"random", &DeviceScorer::ScoreByTokens<TokenScore::kRandom>}};
+
+DeviceScorer::ScoreFunction DeviceScorer::ScoreOf(absl::string_view scorer) {
+  for (const auto& [name, score] : kScores) {
+    if (name == scorer) return score;
+  }
+  return nullptr;
+}
+
 absl::Status DeviceScorer::Check(const CompressionOptions& options, const KvPlan& plan) {
-  if (options.scorer != "snapkv" && !TokenScorerOf(options.scorer)) {
-    return OnlyOnTheCpu("scorer", options.scorer,
-                        "snapkv, knorm, streaming_llm, random or keep_all");
+  if (ScoreOf(options.scorer) == nullptr) {
+    std::string names;
+    for (const auto& [name, score] : kScores) absl::StrAppend(&names, name, ", ");
+    return OnlyOnTheCpu("scorer", options.scorer, absl::StrCat(names, "or keep_all"));
   }
   const size_t window = plan.window_end - plan.window_begin;
   if (plan.window_end != plan.prompt_tokens) {
@@ -69,39 +73,56 @@ absl::StatusOr<std::unique_ptr<DeviceScorer>> DeviceScorer::Create(
 absl::Status DeviceScorer::Allocate() {
   const size_t query_heads = shape_.num_query_heads;
   ASSIGN_OR_RETURN(votes_, DeviceBuffer::Create(query_heads * plan_.prompt_tokens * sizeof(float)));
-  if (options_.softmax != SoftmaxOver::kPrefix) return absl::OkStatus();
-  const size_t window = plan_.window_end - plan_.window_begin;
-  ASSIGN_OR_RETURN(prefix_lse_, DeviceBuffer::Create(query_heads * window * sizeof(float)));
-  ASSIGN_OR_RETURN(sums_, DeviceBuffer::Create(WindowLogSumExpWorkspaceBytes(query_heads, window,
-                                                                             plan_.window_begin)));
+  size_t workspace_bytes = 0;
+  if (score_ == &DeviceScorer::ScoreByKeyDirections) {
+    workspace_bytes =
+        KeyDirectionsWorkspaceBytes(shape_.num_kv_heads, plan_.prompt_tokens, shape_.head_dim);
+  } else if (score_ == &DeviceScorer::ScoreByExpectation) {
+    workspace_bytes = ExpectedScoresWorkspaceBytes(query_heads);
+  } else if (VotesOverPrefix()) {
+    const size_t window = plan_.window_end - plan_.window_begin;
+    ASSIGN_OR_RETURN(prefix_lse_, DeviceBuffer::Create(query_heads * window * sizeof(float)));
+    workspace_bytes = WindowLogSumExpWorkspaceBytes(query_heads, window, plan_.window_begin);
+  }
+  ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(workspace_bytes));
   return absl::OkStatus();
 }
 
 LayerNeeds DeviceScorer::needs() const {
-  return {.window_begin = plan_.window_begin, .window_end = plan_.window_end};
+  LayerNeeds needs = {.window_begin = plan_.window_begin, .window_end = plan_.window_end};
+  needs.column_sums = score_ == &DeviceScorer::ScoreByColumnSums;
+  if (score_ == &DeviceScorer::ScoreByExpectation) {
+    needs.future_tokens = options_.future_tokens;
+    needs.moments_begin = Sinks();
+  }
+  return needs;
 }
 
-absl::Status DeviceScorer::Vote(const DeviceLayerView& layer, const float* lse, size_t num_keys) {
-  return WindowVotes(stream_, {.q = layer.window_queries,
-                               .keys = layer.keys,
-                               .lse = lse,
-                               .votes = votes_.as<float>(),
-                               .dtype = dtype_,
-                               .num_query_heads = shape_.num_query_heads,
-                               .num_kv_heads = shape_.num_kv_heads,
-                               .window = plan_.window_end - plan_.window_begin,
-                               .num_keys = num_keys,
-                               .head_dim = shape_.head_dim,
-                               .key_head_stride = layer.head_stride,
-                               .votes_row_stride = plan_.prompt_tokens,
-                               .first_position = plan_.window_begin});
+WindowVotesArgs DeviceScorer::VotesOf(const DeviceLayerView& layer) const {
+  const size_t window = plan_.window_end - plan_.window_begin;
+  return {.q = layer.window_queries,
+          .keys = layer.keys,
+          .lse = layer.window_lse,
+          .votes = votes_.as<float>(),
+          .dtype = dtype_,
+          .num_query_heads = shape_.num_query_heads,
+          .num_kv_heads = shape_.num_kv_heads,
+          .window = window,
+          .num_keys = plan_.prompt_tokens,
+          .head_dim = shape_.head_dim,
+          .q_head_stride = window * shape_.head_dim,
+          .q_row_stride = shape_.head_dim,
+          .lse_head_stride = window,
+          .key_head_stride = layer.head_stride,
+          .votes_row_stride = plan_.prompt_tokens,
+          .first_position = plan_.window_begin};
 }
 
 absl::Status DeviceScorer::VoteOverPrefix(const DeviceLayerView& layer) {
   RETURN_IF_ERROR(WindowLogSumExp(stream_, {.q = layer.window_queries,
                                             .keys = layer.keys,
                                             .lse = prefix_lse_.as<float>(),
-                                            .workspace = sums_.data(),
+                                            .workspace = workspace_.data(),
                                             .dtype = dtype_,
                                             .num_query_heads = shape_.num_query_heads,
                                             .num_kv_heads = shape_.num_kv_heads,
@@ -110,10 +131,19 @@ absl::Status DeviceScorer::VoteOverPrefix(const DeviceLayerView& layer) {
                                             .head_dim = shape_.head_dim,
                                             .key_head_stride = layer.head_stride,
                                             .first_position = plan_.window_begin}));
-  return Vote(layer, prefix_lse_.as<float>(), plan_.window_begin);
+  WindowVotesArgs votes = VotesOf(layer);
+  votes.lse = prefix_lse_.as<float>();
+  votes.num_keys = plan_.window_begin;
+  return WindowVotes(stream_, votes);
 }
 
-absl::Status DeviceScorer::PoolVotes(float* scores, size_t row_stride) {
+absl::Status DeviceScorer::ScoreByWindow(const DeviceLayerView& layer, float* scores,
+                                         size_t row_stride) {
+  if (VotesOverPrefix()) {
+    RETURN_IF_ERROR(VoteOverPrefix(layer));
+  } else {
+    RETURN_IF_ERROR(WindowVotes(stream_, VotesOf(layer)));
+  }
   const size_t window = plan_.window_end - plan_.window_begin;
   const bool mean = options_.window_reduce == WindowReduce::kMean;
   return PoolScores(stream_,
@@ -131,30 +161,98 @@ absl::Status DeviceScorer::PoolVotes(float* scores, size_t row_stride) {
                      .vote_scale = mean ? 1.0f / static_cast<float>(window) : 1.0f});
 }
 
+absl::Status DeviceScorer::ScoreByLastQuery(const DeviceLayerView& layer, float* scores,
+                                            size_t row_stride) {
+  WindowVotesArgs votes = VotesOf(layer);
+  const size_t before = votes.window - 1;
+  votes.q = layer.window_queries + before * shape_.head_dim * DTypeBytes(dtype_);
+  votes.lse = layer.window_lse + before;
+  votes.window = 1;
+  votes.first_position += before;
+  RETURN_IF_ERROR(WindowVotes(stream_, votes));
+  return PoolScores(stream_, {.votes = votes_.as<float>(),
+                              .scores = scores,
+                              .num_query_heads = shape_.num_query_heads,
+                              .num_kv_heads = 1,
+                              .num_tokens = plan_.prompt_tokens,
+                              .votes_row_stride = plan_.prompt_tokens,
+                              .scores_row_stride = row_stride,
+                              .copies = shape_.num_kv_heads});
+}
+
+absl::Status DeviceScorer::ScoreByColumnSums(const DeviceLayerView& layer, float* scores,
+                                             size_t row_stride) {
+  const size_t tokens = plan_.prompt_tokens, heads = shape_.num_kv_heads;
+  RETURN_IF_ERROR(PoolScores(stream_, {.votes = layer.column_sums,
+                                       .scores = scores,
+                                       .num_query_heads = shape_.num_query_heads,
+                                       .num_kv_heads = heads,
+                                       .num_tokens = tokens,
+                                       .votes_row_stride = tokens,
+                                       .scores_row_stride = row_stride,
+                                       .reduce = options_.group_reduce}));
+  if (!options_.normalised) return absl::OkStatus();
+  return MeanOverQueries(stream_, {.scores = scores,
+                                   .num_kv_heads = heads,
+                                   .num_tokens = tokens,
+                                   .scores_row_stride = row_stride});
+}
+
+absl::Status DeviceScorer::ScoreByKeyDirections(const DeviceLayerView& layer, float* scores,
+                                                size_t row_stride) {
+  return ScoreKeyDirections(stream_, {.keys = layer.keys,
+                                      .scores = scores,
+                                      .workspace = workspace_.data(),
+                                      .dtype = dtype_,
+                                      .num_kv_heads = shape_.num_kv_heads,
+                                      .num_tokens = plan_.prompt_tokens,
+                                      .head_dim = shape_.head_dim,
+                                      .key_head_stride = layer.head_stride,
+                                      .scores_row_stride = row_stride});
+}
+
+absl::Status DeviceScorer::ScoreByExpectation(const DeviceLayerView& layer, float* scores,
+                                              size_t row_stride) {
+  return ExpectedScores(stream_, {.keys = layer.keys,
+                                  .values = layer.values,
+                                  .mean = layer.query_mean,
+                                  .covariance = layer.query_covariance,
+                                  .logits = votes_.as<float>(),
+                                  .scores = scores,
+                                  .workspace = workspace_.data(),
+                                  .dtype = dtype_,
+                                  .num_query_heads = shape_.num_query_heads,
+                                  .num_kv_heads = shape_.num_kv_heads,
+                                  .num_tokens = plan_.prompt_tokens,
+                                  .head_dim = shape_.head_dim,
+                                  .head_stride = layer.head_stride,
+                                  .scores_row_stride = row_stride,
+                                  .first_token = Sinks()});
+}
+
+template <TokenScore kScore>
+absl::Status DeviceScorer::ScoreByTokens(const DeviceLayerView& layer, float* scores,
+                                         size_t row_stride) {
+  return ScoreTokens(stream_, {.keys = layer.keys,
+                               .scores = scores,
+                               .score = kScore,
+                               .dtype = dtype_,
+                               .num_kv_heads = shape_.num_kv_heads,
+                               .num_tokens = plan_.prompt_tokens,
+                               .head_dim = shape_.head_dim,
+                               .key_head_stride = layer.head_stride,
+                               .scores_row_stride = row_stride,
+                               .seed = RandomBits(options_.seed, layer.layer)});
+}
+
 absl::Status DeviceScorer::Score(const DeviceLayerView& layer, float* scores, size_t row_stride) {
-  if (const auto score = TokenScorerOf(options_.scorer)) {
-    return ScoreTokens(stream_, {.keys = layer.keys,
-                                 .scores = scores,
-                                 .score = *score,
-                                 .dtype = dtype_,
-                                 .num_kv_heads = shape_.num_kv_heads,
-                                 .num_tokens = plan_.prompt_tokens,
-                                 .head_dim = shape_.head_dim,
-                                 .key_head_stride = layer.head_stride,
-                                 .scores_row_stride = row_stride,
-                                 .seed = RandomBits(options_.seed, layer.layer)});
-  }
-  if (VotesByAttention()) {
-    RETURN_IF_ERROR(Vote(layer, layer.window_lse, plan_.prompt_tokens));
-  } else {
-    RETURN_IF_ERROR(VoteOverPrefix(layer));
-  }
-  return PoolVotes(scores, row_stride);
+  return (this->*score_)(layer, scores, row_stride);
 }
 
 absl::StatusOr<const float*> DeviceScorer::WindowAttention(const DeviceLayerView& layer) {
   // Where it has voted it is there.
-  if (!VotesByAttention()) RETURN_IF_ERROR(Vote(layer, layer.window_lse, plan_.prompt_tokens));
+  const bool voted = score_ == &DeviceScorer::ScoreByWindow && !VotesOverPrefix();
+  if (!voted) RETURN_IF_ERROR(WindowVotes(stream_, VotesOf(layer)));
   return votes_.as<float>();
 }
 

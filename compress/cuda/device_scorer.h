@@ -1,5 +1,5 @@
-// DeviceScorer votes for the tokens of a layer on a GPU: Scorer for what runs there, which is
-// snapkv, knorm, streaming_llm and random. Scores are the CPU's, of queries and keys in 16 bits.
+// DeviceScorer votes for the tokens of a layer on a GPU: Scorer for what runs there. Scores are the
+// CPU's (each formula stands in the scorer's file in compress/), of queries and keys in 16 bits.
 //
 // One per request; belongs to one thread and one stream. Its operations enqueue and return at once.
 #pragma once
@@ -10,6 +10,8 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/cuda/buffer.h"
+#include "kernels/cuda/token_scores.h"
+#include "kernels/cuda/window_votes.h"
 #include "kv/compression_options.h"
 #include "kv/device_layer.h"
 #include "kv/layer_view.h"
@@ -46,27 +48,54 @@ class DeviceScorer {
   absl::StatusOr<const float*> WindowAttention(const DeviceLayerView& layer);
 
  private:
+  using ScoreFunction = absl::Status (DeviceScorer::*)(const DeviceLayerView& layer, float* scores,
+                                                       size_t row_stride);
+  struct NamedScore {
+    absl::string_view name;
+    ScoreFunction score;
+  };
+  static const NamedScore kScores[];
+  static ScoreFunction ScoreOf(absl::string_view scorer);  // null if only the CPU has it
+
   DeviceScorer(const CompressionOptions& options, const KvShape& shape, const KvPlan& plan,
                DType dtype, cudaStream_t stream)
-      : options_(options), shape_(shape), plan_(plan), dtype_(dtype), stream_(stream) {}
+      : options_(options),
+        shape_(shape),
+        plan_(plan),
+        dtype_(dtype),
+        stream_(stream),
+        score_(ScoreOf(options.scorer)) {}
 
   absl::Status Allocate();
-  // Fill votes_: of the softmax that `lse` belongs to, and of one over the keys before the window.
-  absl::Status Vote(const DeviceLayerView& layer, const float* lse, size_t num_keys);
-  absl::Status VoteOverPrefix(const DeviceLayerView& layer);
-  absl::Status PoolVotes(float* scores, size_t row_stride);
-  bool VotesByAttention() const {
-    return options_.scorer == "snapkv" && options_.softmax == SoftmaxOver::kAll;
+
+  // Score() of each scorer.
+  absl::Status ScoreByWindow(const DeviceLayerView& layer, float* scores, size_t row_stride);
+  absl::Status ScoreByLastQuery(const DeviceLayerView& layer, float* scores, size_t row_stride);
+  absl::Status ScoreByColumnSums(const DeviceLayerView& layer, float* scores, size_t row_stride);
+  absl::Status ScoreByKeyDirections(const DeviceLayerView& layer, float* scores, size_t row_stride);
+  absl::Status ScoreByExpectation(const DeviceLayerView& layer, float* scores, size_t row_stride);
+  template <TokenScore kScore>
+  absl::Status ScoreByTokens(const DeviceLayerView& layer, float* scores, size_t row_stride);
+
+  // Kept for certain at the start: as many in every layer.
+  size_t Sinks() const { return plan_.budgets.front().sinks; }
+  bool VotesOverPrefix() const {
+    return score_ == &DeviceScorer::ScoreByWindow && options_.softmax == SoftmaxOver::kPrefix;
   }
+  // Of the window's queries over all keys, into votes_.
+  WindowVotesArgs VotesOf(const DeviceLayerView& layer) const;
+  // Fills votes_ with those over the keys before the window.
+  absl::Status VoteOverPrefix(const DeviceLayerView& layer);
 
   const CompressionOptions options_;
   const KvShape shape_;
   const KvPlan plan_;
   const DType dtype_;
   const cudaStream_t stream_;
+  const ScoreFunction score_;
   DeviceBuffer votes_;       // [Hq, T] f32
   DeviceBuffer prefix_lse_;  // [Hq, W] f32, where the softmax runs over the prefix
-  DeviceBuffer sums_;        // workspace of prefix_lse_
+  DeviceBuffer workspace_;   // of the operations that want one
 };
 
 }  // namespace kvship::cuda

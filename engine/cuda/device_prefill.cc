@@ -5,7 +5,6 @@
 #include "base/status_macros.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/rope_table.h"
-#include "kernels/cuda/window_rows.h"
 
 namespace kvship::cuda {
 namespace {
@@ -55,9 +54,6 @@ absl::StatusOr<std::unique_ptr<DevicePrefillEngine>> DevicePrefillEngine::Create
 
 absl::StatusOr<std::unique_ptr<DevicePrefillRun>> DevicePrefillRun::Create(
     DevicePrefillEngine& engine, std::span<const int32_t> tokens, const LayerNeeds& needs) {
-  if (needs.column_sums || needs.future_tokens > 0) {
-    return absl::UnimplementedError("column sums and query moments: not on the GPU yet");
-  }
   std::unique_ptr<DevicePrefillRun> run(new DevicePrefillRun(engine, tokens.size(), needs));
   RETURN_IF_ERROR(run->Begin(tokens));
   return run;
@@ -66,7 +62,6 @@ absl::StatusOr<std::unique_ptr<DevicePrefillRun>> DevicePrefillRun::Create(
 absl::Status DevicePrefillRun::Begin(std::span<const int32_t> tokens) {
   const ModelConfig& config = engine_.model().config();
   const cudaStream_t stream = engine_.stream();
-  const size_t window = needs_.num_window_queries();
   head_stride_ = KeyRows(num_tokens_) * config.head_dim;
   const size_t kv_bytes = config.num_kv_heads * head_stride_ * kElementBytes;
   ASSIGN_OR_RETURN(tokens_, DeviceBuffer::Create(tokens.size_bytes()));
@@ -75,10 +70,7 @@ absl::Status DevicePrefillRun::Begin(std::span<const int32_t> tokens) {
   ASSIGN_OR_RETURN(cos_sin_, DeviceBuffer::Create(num_tokens_ * config.head_dim * sizeof(float)));
   ASSIGN_OR_RETURN(keys_, DeviceBuffer::Create(kv_bytes));
   ASSIGN_OR_RETURN(values_, DeviceBuffer::Create(kv_bytes));
-  ASSIGN_OR_RETURN(window_queries_, DeviceBuffer::Create(config.num_query_heads * window *
-                                                         config.head_dim * kElementBytes));
-  ASSIGN_OR_RETURN(window_lse_,
-                   DeviceBuffer::Create(config.num_query_heads * window * sizeof(float)));
+  ASSIGN_OR_RETURN(observation_, DeviceObservation::Create(config, num_tokens_, needs_, stream));
   // As above: rows that are not there yet are read by whole tiles, and masked.
   RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(keys_.data(), 0, kv_bytes, stream), "keys"));
   RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(values_.data(), 0, kv_bytes, stream), "values"));
@@ -102,26 +94,26 @@ std::byte* DevicePrefillRun::Residual(size_t row) const {
 }
 
 DeviceLayerView DevicePrefillRun::finished_layer() const {
-  return {.layer = layer_ - 1,
-          .dtype = engine_.model().dtype(),
-          .keys = keys_.data(),
-          .values = values_.data(),
-          .head_stride = head_stride_,
-          .window_queries = window_queries_.data(),
-          .window_lse = window_lse_.as<float>()};
+  DeviceLayerView view = {.layer = layer_ - 1,
+                          .dtype = engine_.model().dtype(),
+                          .keys = keys_.data(),
+                          .values = values_.data(),
+                          .head_stride = head_stride_};
+  observation_->ShowIn(&view);
+  return view;
 }
 
 absl::StatusOr<DevicePrefillRun::Event> DevicePrefillRun::Step() {
   const ModelConfig& config = engine_.model().config();
   const size_t begin = begin_;
   const size_t end = std::min(begin + engine_.options().block_tokens, num_tokens_);
+  if (begin == 0) RETURN_IF_ERROR(observation_->Clear());
   RETURN_IF_ERROR(QueryKeyValue(begin, end - begin));
   // Of the last layer nobody reads the residual stream but at the last position; its queries matter
   // where they vote.
   const bool all_are_read = layer_ + 1 < config.num_layers;
-  if (all_are_read || end == num_tokens_ || IsInWindow(begin, end)) {
+  if (all_are_read || end == num_tokens_ || observation_->WantsAttention(begin, end)) {
     RETURN_IF_ERROR(Attend(begin, end - begin));
-    RETURN_IF_ERROR(KeepWindow(begin, end - begin));
   }
   if (all_are_read) {
     RETURN_IF_ERROR(FeedForward(Residual(begin), engine_.attended_.data(), end - begin));
@@ -132,6 +124,7 @@ absl::StatusOr<DevicePrefillRun::Event> DevicePrefillRun::Step() {
   }
   begin_ = end;
   if (end < num_tokens_) return Event::kBlockDone;
+  RETURN_IF_ERROR(observation_->Finish());
   begin_ = 0;
   ++layer_;
   return Event::kLayerDone;
@@ -156,21 +149,23 @@ absl::Status DevicePrefillRun::QueryKeyValue(size_t begin, size_t num_rows) {
                                                   .num_tokens = num_rows,
                                                   .rows = NumHeads(config) * config.head_dim,
                                                   .cols = config.hidden_dim}));
-  return RopeAndStore(stream, {.qkv = engine_.qkv_.data(),
-                               .query_norm = model.layer(layer_).query_norm,
-                               .key_norm = model.layer(layer_).key_norm,
-                               .cos_sin = cos_sin_.as<float>() + begin * config.head_dim,
-                               .keys = keys_.data(),
-                               .values = values_.data(),
-                               .dtype = model.dtype(),
-                               .pairs = config.rope_pairs,
-                               .num_tokens = num_rows,
-                               .num_query_heads = config.num_query_heads,
-                               .num_kv_heads = config.num_kv_heads,
-                               .head_dim = config.head_dim,
-                               .head_stride = head_stride_,
-                               .first_row = begin,
-                               .norm_epsilon = config.norm_epsilon});
+  const RopeArgs rope = {.qkv = engine_.qkv_.data(),
+                         .query_norm = model.layer(layer_).query_norm,
+                         .key_norm = model.layer(layer_).key_norm,
+                         .cos_sin = cos_sin_.as<float>() + begin * config.head_dim,
+                         .keys = keys_.data(),
+                         .values = values_.data(),
+                         .dtype = model.dtype(),
+                         .pairs = config.rope_pairs,
+                         .num_tokens = num_rows,
+                         .num_query_heads = config.num_query_heads,
+                         .num_kv_heads = config.num_kv_heads,
+                         .head_dim = config.head_dim,
+                         .head_stride = head_stride_,
+                         .first_row = begin,
+                         .norm_epsilon = config.norm_epsilon};
+  RETURN_IF_ERROR(observation_->AddBeforeRope(rope));
+  return RopeAndStore(stream, rope);
 }
 
 absl::Status DevicePrefillRun::Attend(size_t begin, size_t num_rows) {
@@ -189,27 +184,9 @@ absl::Status DevicePrefillRun::Attend(size_t begin, size_t num_rows) {
                                     .q_row_stride = NumHeads(config) * config.head_dim,
                                     .lse_row_stride = AttentionBucket(num_rows),
                                     .first_position = begin};
-  return engine_.cudnn_ != nullptr ? engine_.cudnn_->Run(engine_.stream(), args)
-                                   : PromptAttention(engine_.stream(), args);
-}
-
-absl::Status DevicePrefillRun::KeepWindow(size_t begin, size_t num_rows) {
-  const size_t first = std::max(begin, needs_.window_begin);
-  const size_t last = std::min(begin + num_rows, needs_.window_end);
-  if (first >= last) return absl::OkStatus();
-  const ModelConfig& config = engine_.model().config();
-  return KeepWindowRows(engine_.stream(), {.q = engine_.qkv_.data(),
-                                           .lse = engine_.lse_.as<float>(),
-                                           .window_q = window_queries_.data(),
-                                           .window_lse = window_lse_.as<float>(),
-                                           .num_query_heads = config.num_query_heads,
-                                           .head_dim = config.head_dim,
-                                           .window = needs_.num_window_queries(),
-                                           .from_row = first - begin,
-                                           .to_row = first - needs_.window_begin,
-                                           .num_rows = last - first,
-                                           .q_row_stride = NumHeads(config) * config.head_dim,
-                                           .lse_row_stride = AttentionBucket(num_rows)});
+  RETURN_IF_ERROR(engine_.cudnn_ != nullptr ? engine_.cudnn_->Run(engine_.stream(), args)
+                                            : PromptAttention(engine_.stream(), args));
+  return observation_->AddAttention(args);
 }
 
 absl::Status DevicePrefillRun::FeedForward(std::byte* residual, const std::byte* attended,

@@ -13,6 +13,7 @@
 #include <span>
 
 #include "absl/status/statusor.h"
+#include "engine/cuda/device_observation.h"
 #include "engine/cuda/device_transformer.h"
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/cudnn_attention.h"
@@ -64,8 +65,8 @@ class DevicePrefillEngine {
 
 class DevicePrefillRun {
  public:
-  // Takes the memory of one prompt: at least one token, ids inside the vocabulary. Of `needs` only
-  // a window can be had: Unimplemented for others. ResourceExhausted if the device has no room.
+  // Takes the memory of one prompt: at least one token, ids inside the vocabulary.
+  // ResourceExhausted if the device has no room.
   static absl::StatusOr<std::unique_ptr<DevicePrefillRun>> Create(DevicePrefillEngine& engine,
                                                                   std::span<const int32_t> tokens,
                                                                   const LayerNeeds& needs);
@@ -90,11 +91,7 @@ class DevicePrefillRun {
   absl::Status Begin(std::span<const int32_t> tokens);
   absl::Status QueryKeyValue(size_t begin, size_t num_rows);
   absl::Status Attend(size_t begin, size_t num_rows);
-  absl::Status KeepWindow(size_t begin, size_t num_rows);
   absl::Status FeedForward(std::byte* residual, const std::byte* attended, size_t num_rows);
-  bool IsInWindow(size_t begin, size_t end) const {
-    return begin < needs_.window_end && end > needs_.window_begin;
-  }
   std::byte* Residual(size_t row) const;
 
   DevicePrefillEngine& engine_;
@@ -108,8 +105,7 @@ class DevicePrefillRun {
   DeviceBuffer cos_sin_;   // [T, D] f32
   DeviceBuffer keys_;      // [H, T, D] of the current layer, with room to head_stride_
   DeviceBuffer values_;
-  DeviceBuffer window_queries_;  // [Hq, W, D]
-  DeviceBuffer window_lse_;      // [Hq, W]
+  std::unique_ptr<DeviceObservation> observation_;
 };
 
 }  // namespace kvship::cuda

@@ -103,11 +103,13 @@ __global__ void __launch_bounds__(kThreads) PoolKernel(const Params p) {
   }
   const size_t first =
       static_cast<size_t>(blockIdx.x) * kTileTokens + threadIdx.x * kOutputsPerThread;
-  float* scores = args.scores + blockIdx.y * args.scores_row_stride;
+  float* scores = args.scores + blockIdx.y * args.copies * args.scores_row_stride;
 #pragma unroll
   for (int i = 0; i < kOutputsPerThread; ++i) {
-    if (first + i < args.num_tokens) {
-      scores[first + i] = passes > 1 ? Finish(args.reduce, total[i], p.group) : total[i];
+    if (first + i >= args.num_tokens) continue;
+    const float score = passes > 1 ? Finish(args.reduce, total[i], p.group) : total[i];
+    for (size_t copy = 0; copy < args.copies; ++copy) {
+      scores[copy * args.scores_row_stride + first + i] = score;
     }
   }
 }

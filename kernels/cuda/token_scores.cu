@@ -53,6 +53,13 @@ __global__ void __launch_bounds__(kThreads) MarkKernel(const MarkSinksArgs args)
   args.scores[blockIdx.y * args.scores_row_stride + token] = INFINITY;
 }
 
+__global__ void __launch_bounds__(kThreads) MeanKernel(const MeanOverQueriesArgs args) {
+  const size_t token = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (token >= args.num_tokens) return;
+  args.scores[blockIdx.y * args.scores_row_stride + token] /=
+      static_cast<float>(args.num_tokens - token);
+}
+
 dim3 GridFor(size_t num_threads, size_t num_heads) {
   return dim3((num_threads + kThreads - 1) / kThreads, num_heads);
 }
@@ -89,6 +96,17 @@ absl::Status MarkSinks(cudaStream_t stream, const MarkSinksArgs& args) {
         args.scores_row_stride, ": wanted at least 1 of each, and rows that hold the sinks"));
   }
   return Launch(stream, GridFor(args.num_sinks, args.num_kv_heads), dim3(kThreads), 0, MarkKernel,
+                args);
+}
+
+absl::Status MeanOverQueries(cudaStream_t stream, const MeanOverQueriesArgs& args) {
+  if (args.num_kv_heads < 1 || args.num_tokens < 1 || args.scores_row_stride < args.num_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_kv_heads ", args.num_kv_heads, ", num_tokens ", args.num_tokens,
+                     ", scores_row_stride ", args.scores_row_stride,
+                     ": wanted at least 1 of each, and rows that hold them"));
+  }
+  return Launch(stream, GridFor(args.num_tokens, args.num_kv_heads), dim3(kThreads), 0, MeanKernel,
                 args);
 }
 

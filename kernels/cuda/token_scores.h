@@ -1,5 +1,6 @@
 // Scores of tokens that ask no query, on the GPU: what the scorers knorm, streaming_llm and random
-// of compress/ give. And the mark of tokens that are kept whatever they score.
+// of compress/ give. And what is done to scores whoever gave them: the mark of tokens that are kept
+// whatever they score, and h2o's mean over queries.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -42,5 +43,15 @@ struct MarkSinksArgs {
   size_t scores_row_stride = 0;  // elements, at least num_sinks
 };
 absl::Status MarkSinks(cudaStream_t stream, const MarkSinksArgs& args);
+
+// scores[h, i] /= num_tokens - i, the number of queries that see key i: sums over a prompt's
+// queries become means.
+struct MeanOverQueriesArgs {
+  float* scores = nullptr;  // [H, scores_row_stride]
+  size_t num_kv_heads = 0;  // H
+  size_t num_tokens = 0;
+  size_t scores_row_stride = 0;  // elements, at least num_tokens
+};
+absl::Status MeanOverQueries(cudaStream_t stream, const MeanOverQueriesArgs& args);
 
 }  // namespace kvship::cuda

@@ -114,7 +114,8 @@ __global__ void __launch_bounds__(256, kColumnTiles <= 4 ? 2 : 1) SumsKernel(con
   const auto load = [&] {
     const size_t head = blockIdx.y * p.group + head_in_group;
     if (has_head) {
-      queries.Load(static_cast<const T*>(p.args.q) + head * window * kHeadDim, window, lane);
+      queries.Load(static_cast<const T*>(p.args.q) + head * window * kHeadDim, kHeadDim, window,
+                   lane);
     }
   };
   const auto use = [&](int tile, const T* rows) {

@@ -66,16 +66,17 @@ __device__ void StreamTiles(const T* keys, size_t num_keys, int begin, int end, 
   WaitForCopies<0>();
 }
 
-// One query head's queries [window, D] as the operand B, columns past the window as zeros.
+// One query head's queries [window, D], rows `row_stride` elements apart, as the operand B; columns
+// past the window as zeros.
 template <class T, int kHeadDim, int kColumnTiles>
 struct WindowQueries {
   uint32_t b[kHeadDim / 16][kColumnTiles][2];
 
-  __device__ void Load(const T* q, int window, int lane) {
+  __device__ void Load(const T* q, size_t row_stride, int window, int lane) {
 #pragma unroll
     for (int j = 0; j < kColumnTiles; ++j) {
       const int row = j * 8 + AccumulatorRow(lane);
-      const uint32_t* pairs = reinterpret_cast<const uint32_t*>(q + row * kHeadDim);
+      const uint32_t* pairs = reinterpret_cast<const uint32_t*>(q + row * row_stride);
 #pragma unroll
       for (int s = 0; s < kHeadDim / 16; ++s) {
         b[s][j][0] = row < window ? pairs[s * 8 + (lane & 3)] : 0;

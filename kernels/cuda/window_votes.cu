@@ -30,9 +30,9 @@ struct Queries {
 
   __device__ void Load(const WindowVotesArgs& args, int head, int lane) {
     const int window = static_cast<int>(args.window);
-    q.Load(static_cast<const T*>(args.q) + static_cast<size_t>(head) * window * kHeadDim, window,
+    q.Load(static_cast<const T*>(args.q) + head * args.q_head_stride, args.q_row_stride, window,
            lane);
-    const float* lse = args.lse + static_cast<size_t>(head) * window;
+    const float* lse = args.lse + head * args.lse_head_stride;
 #pragma unroll
     for (int j = 0; j < kColumnTiles; ++j) {
 #pragma unroll
@@ -68,7 +68,9 @@ __device__ void VoteOnRows(const Params& p, const Queries<T, kHeadDim, kColumnTi
   sums[0] = QuadSum(sums[0]);
   sums[1] = QuadSum(sums[1]);
   const size_t own_key = key + (lane & 1) * 8;  // lanes 0 and 1 of the quad write a row each
-  if ((lane & 3) < 2 && own_key < p.args.num_keys) votes[own_key] = lane & 1 ? sums[1] : sums[0];
+  if ((lane & 3) > 1 || own_key >= p.args.num_keys) return;
+  const float vote = lane & 1 ? sums[1] : sums[0];
+  votes[own_key] = p.args.accumulate ? votes[own_key] + vote : vote;
 }
 
 // A block takes a run of tiles of one KV head. Its warps are (row group, query head): each keeps
@@ -114,12 +116,14 @@ __global__ void NaiveKernel(const Params p) {
   float vote = 0.0f;
   for (size_t w = 0; w < args.window; ++w) {
     if (key > args.first_position + w) continue;
-    const T* q = static_cast<const T*>(args.q) + (head * args.window + w) * args.head_dim;
+    const T* q = static_cast<const T*>(args.q) + head * args.q_head_stride + w * args.q_row_stride;
     float dot = 0.0f;
     for (size_t d = 0; d < args.head_dim; ++d) dot += ToFloat(q[d]) * ToFloat(k[d]);
-    vote += expf(dot / sqrtf(static_cast<float>(args.head_dim)) - args.lse[head * args.window + w]);
+    vote += expf(dot / sqrtf(static_cast<float>(args.head_dim)) -
+                 args.lse[head * args.lse_head_stride + w]);
   }
-  args.votes[head * args.votes_row_stride + key] = vote;
+  float& out = args.votes[head * args.votes_row_stride + key];
+  out = args.accumulate ? out + vote : vote;
 }
 
 absl::Status Check(const WindowVotesArgs& args) {
@@ -127,6 +131,16 @@ absl::Status Check(const WindowVotesArgs& args) {
   if (args.votes_row_stride < args.num_keys) {
     return absl::InvalidArgumentError(absl::StrCat("votes_row_stride ", args.votes_row_stride,
                                                    ": wanted at least ", args.num_keys));
+  }
+  if (args.q_row_stride < args.head_dim || args.q_row_stride % kChunkElements != 0 ||
+      args.q_head_stride < args.head_dim || args.q_head_stride % kChunkElements != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("q_row_stride ", args.q_row_stride, ", q_head_stride ", args.q_head_stride,
+                     ": wanted multiples of 8, at least ", args.head_dim));
+  }
+  if (args.lse_head_stride < args.window) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lse_head_stride ", args.lse_head_stride, ": wanted at least ", args.window));
   }
   return absl::OkStatus();
 }

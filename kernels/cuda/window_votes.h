@@ -1,5 +1,6 @@
-// How much the prompt's last queries attend to each key, on the GPU: kernels/scores.h on tensor
-// cores, in one pass over the keys, with the log-sum-exp of attention or of window_sums.h.
+// How much consecutive queries of a prompt, as a rule its last, attend to each key, on the GPU:
+// kernels/scores.h on tensor cores, in one pass over the keys, with the log-sum-exp of attention or
+// of window_sums.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,11 +16,12 @@ namespace kvship::cuda {
 // + w
 //
 // Every vote is computed by the same sequence of operations whatever the number of keys and the
-// device's size. Memory: device memory, q and keys aligned to 16 bytes. W is 1 to 64, D 64 or 128.
+// device's size. With `accumulate` that sum is added to the vote that is there. Memory: device
+// memory, q and keys aligned to 16 bytes. W is 1 to 64, D 64 or 128.
 struct WindowVotesArgs {
   const void* q = nullptr;     // [Hq, W, D] of dtype, after RoPE
   const void* keys = nullptr;  // [H, T, D] of dtype, after RoPE
-  const float* lse = nullptr;  // [Hq, W] natural logarithm
+  const float* lse = nullptr;  // [Hq, W] natural logarithm, queries side by side
   float* votes = nullptr;      // [Hq, num_keys]
   DType dtype = DType::kBf16;
   size_t num_query_heads = 0;   // Hq
@@ -27,9 +29,13 @@ struct WindowVotesArgs {
   size_t window = 0;            // W
   size_t num_keys = 0;          // the keys that count: 0 .. num_keys - 1
   size_t head_dim = 0;          // D
+  size_t q_head_stride = 0;     // elements from one head's queries to the next's, and from one
+  size_t q_row_stride = 0;      // query to the next: multiples of 8
+  size_t lse_head_stride = 0;   // elements, at least W
   size_t key_head_stride = 0;   // elements from one KV head's keys to the next's: T * D
   size_t votes_row_stride = 0;  // elements, at least num_keys
   size_t first_position = 0;    // of the window's first query
+  bool accumulate = false;
 };
 absl::Status WindowVotes(cudaStream_t stream, const WindowVotesArgs& args);
 

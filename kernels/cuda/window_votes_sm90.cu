@@ -69,16 +69,15 @@ __device__ void StartQueries(const Params& p, int first_head, int num_heads, T* 
     const int row = i / kChunks, chunk = i % kChunks;
     const int head = row / kWindow, w = row % kWindow;
     const bool valid = head < num_heads && w < window;
-    const size_t query = static_cast<size_t>(first_head + head) * window + w;
-    const T* from = valid ? q + query * kHeadDim + chunk * kChunkElements : q;
+    const size_t query = (first_head + head) * p.args.q_head_stride + w * p.args.q_row_stride;
+    const T* from = valid ? q + query + chunk * kChunkElements : q;
     CopyChunkAsync(shared + PanelOffset(S::kQueryRows, row, chunk), from, valid);
   }
   for (int row = threadIdx.x; row < S::kQueryRows; row += kThreads) {
     const int head = row / kWindow, w = row % kWindow;
     const bool valid = head < num_heads && w < window;
-    minus_lse[row] = valid
-                         ? -p.args.lse[static_cast<size_t>(first_head + head) * window + w] * kLog2E
-                         : -INFINITY;
+    minus_lse[row] =
+        valid ? -p.args.lse[(first_head + head) * p.args.lse_head_stride + w] * kLog2E : -INFINITY;
   }
 }
 
@@ -190,7 +189,9 @@ struct Block {
     float* to = p.args.votes + static_cast<size_t>(first_head) * p.args.votes_row_stride + key;
 #pragma unroll
     for (int head = 0; head < kHeads; ++head) {
-      if (head < num_heads) to[head * p.args.votes_row_stride] = votes[head];
+      if (head >= num_heads) continue;
+      float& vote = to[head * p.args.votes_row_stride];
+      vote = p.args.accumulate ? vote + votes[head] : votes[head];
     }
   }
 };

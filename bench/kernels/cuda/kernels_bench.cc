@@ -93,6 +93,9 @@ struct Layer {
                                 .window = window,
                                 .num_keys = tokens,
                                 .head_dim = kHeadDim,
+                                .q_head_stride = window * kHeadDim,
+                                .q_row_stride = kHeadDim,
+                                .lse_head_stride = window,
                                 .key_head_stride = tokens * kHeadDim,
                                 .votes_row_stride = tokens,
                                 .first_position = prefix()});

@@ -6,9 +6,11 @@
 
 #include <optional>
 
+#include "base/random.h"
 #include "compress/compressor.h"
 #include "engine/cuda/device_pages.h"
 #include "kernels/scores.h"
+#include "kv/policies.h"
 #include "kv/pool.h"
 #include "kv/sequence.h"
 #include "tests/engine/cuda/same_layer.h"
@@ -22,6 +24,33 @@ using DeviceCompressorTest = DeviceTest;
 constexpr size_t kTokens = 150;
 constexpr KvShape kShape = {
     .num_layers = 4, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 64};
+
+// Numbers that both sides read.
+struct Numbers {
+  explicit Numbers(const std::vector<float>& numbers) : host(numbers), device(numbers) {}
+  TensorView View(std::initializer_list<size_t> sizes) { return TensorView(host.data(), sizes); }
+
+  std::vector<float> host;
+  DeviceArray<float> device;
+};
+
+std::vector<float> Uniform(size_t count, uint64_t seed) {
+  std::vector<float> numbers(count);
+  for (size_t i = 0; i < count; ++i) numbers[i] = static_cast<float>(UniformUnit(seed, i));
+  return numbers;
+}
+
+// Of each query head [D, D]: what all elements have in common, and as much of their own.
+std::vector<float> Covariances() {
+  constexpr size_t d = kShape.head_dim;
+  const std::vector<float> common = Uniform(kShape.num_query_heads * d, 6);
+  std::vector<float> covariances(common.size() * d);
+  for (size_t i = 0; i < covariances.size(); ++i) {
+    const size_t row = i / d, other = row / d * d + i % d;
+    covariances[i] = common[row] * common[other] + (row == other ? 1.0f : 0.0f);
+  }
+  return covariances;
+}
 
 // Adds to channel 0 of rows of D elements.
 void AddToFirstChannel(Tensor16& tensor, size_t first_row, size_t num_rows, float x) {
@@ -40,7 +69,10 @@ class Layer {
       : queries_(RandomTensor(dtype, kShape.num_query_heads * window * kShape.head_dim, 1)),
         keys_(RandomTensor(dtype, kShape.num_kv_heads * kTokens * kShape.head_dim, 2)),
         values_(RandomTensor(dtype, keys_.bits.size(), 3)),
-        lse_(kShape.num_query_heads * window) {
+        lse_(kShape.num_query_heads * window),
+        column_sums_(Uniform(kShape.num_query_heads * kTokens, 4)),
+        query_mean_(Uniform(kShape.num_query_heads * kShape.head_dim, 5)),
+        query_covariance_(Covariances()) {
     if (last_head_sees_its_window) {
       const size_t group = kShape.num_query_heads / kShape.num_kv_heads;
       AddToFirstChannel(queries_, (kShape.num_query_heads - group) * window, group * window, 10);
@@ -62,13 +94,20 @@ class Layer {
                                 host_.window_begin, host_.window_lse)
                     .ok());
     device_lse_.emplace(lse_);
+    const size_t query_heads = kShape.num_query_heads, d = kShape.head_dim;
+    host_.column_sums = column_sums_.View({query_heads, kTokens});
+    host_.query_mean = query_mean_.View({query_heads, d});
+    host_.query_covariance = query_covariance_.View({query_heads, d, d});
     device_ = {.layer = index,
                .dtype = dtype,
                .keys = reinterpret_cast<const std::byte*>(device_keys_->data()),
                .values = reinterpret_cast<const std::byte*>(device_values_->data()),
                .head_stride = kTokens * kShape.head_dim,
                .window_queries = reinterpret_cast<const std::byte*>(device_queries_->data()),
-               .window_lse = device_lse_->data()};
+               .window_lse = device_lse_->data(),
+               .column_sums = column_sums_.device.data(),
+               .query_mean = query_mean_.device.data(),
+               .query_covariance = query_covariance_.device.data()};
   }
 
   const LayerView& host() const { return host_; }
@@ -78,6 +117,7 @@ class Layer {
   Tensor16 queries_, keys_, values_;
   std::vector<float> lse_;
   std::optional<DeviceArray<uint16_t>> device_queries_, device_keys_, device_values_;
+  Numbers column_sums_, query_mean_, query_covariance_;
   std::optional<DeviceArray<float>> device_lse_;
   LayerView host_;
   DeviceLayerView device_;
@@ -117,7 +157,8 @@ struct Sides {
 
 TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
   for (const char* text :
-       {"scorer=keep_all,encoder=f16", "scorer=keep_all,window=16,encoder=int4,window_encoder=f16",
+       {"scorer=keep_all,encoder=f16",
+        "scorer=keep_all,window=16,encoder=int4,window_encoder=f16",
         "budget_tokens=60,window=16,kernel=7,encoder=f16",
         "budget_tokens=60,window=16,softmax=prefix,window_reduce=sum,encoder=f16",
         "budget_tokens=60,window=16,recent_tokens=20,sinks=4,encoder=f16",
@@ -129,7 +170,16 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
         "scorer=knorm,budget_tokens=60,window=16,recent_tokens=0,sinks=1,encoder=f16",
         "scorer=streaming_llm,budget_tokens=60,window=16,encoder=f16",
         "scorer=streaming_llm,budget_tokens=60,window=16,recent_tokens=5,encoder=f16",
-        "scorer=random,budget_tokens=60,window=16,allocator=pyramid,seed=9,encoder=f16"}) {
+        "scorer=random,budget_tokens=60,window=16,allocator=pyramid,seed=9,encoder=f16",
+        "scorer=tova,budget_tokens=60,window=16,encoder=f16",
+        "scorer=tova,budget_tokens=60,window=1,sinks=2,allocator=pyramid,encoder=f16",
+        "scorer=h2o,budget_tokens=60,window=16,encoder=f16",
+        "scorer=h2o,budget_tokens=60,window=16,group_reduce=max,sinks=2,encoder=f16",
+        "scorer=h2o,normalised=true,budget_tokens=60,window=16,recent_tokens=1,encoder=f16",
+        "scorer=expected_attention,budget_tokens=60,window=16,encoder=f16",
+        "scorer=expected_attention,budget_tokens=60,window=16,sinks=0,recent_tokens=0,encoder=f16",
+        "scorer=keydiff,budget_tokens=60,window=16,encoder=f16",
+        "scorer=keydiff,budget_tokens=60,window=16,recent_tokens=0,sinks=4,encoder=f16"}) {
     SCOPED_TRACE(text);
     Sides sides(text);
     for (size_t index : {0, 3}) sides.Compress(index);
@@ -154,6 +204,9 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayersWhoseHeadsDiffer) {
         "allocator=mass,budget_tokens=100,window=16,mass_target=0.3,mass_min_tokens=50,encoder=f16",
         "allocator=mass,budget_tokens=100,window=16,mass_target=0.6,sinks=4,softmax=prefix,"
         "encoder=int4,window_encoder=f16",
+        "scorer=h2o,allocator=ada,budget_tokens=60,window=16,encoder=f16",
+        "scorer=expected_attention,allocator=ada,budget_tokens=60,window=16,encoder=f16",
+        "scorer=keydiff,allocator=mass,budget_tokens=100,window=16,mass_target=0.4,encoder=f16",
         "scorer=knorm,allocator=mass,budget_tokens=100,window=16,mass_target=0.4,sinks=1,"
         "recent_tokens=0,encoder=f16",
         "scorer=random,allocator=mass,budget_tokens=100,window=16,mass_target=0.4,encoder=f16"}) {
@@ -221,8 +274,7 @@ TEST_F(DeviceCompressorTest, PagesGoToThePoolAsFromTheWire) {
 TEST(DeviceCompressor, WhatOnlyTheCpuDoesIsRefusedByName) {
   const KvShape shape = {.num_layers = 2, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 64};
   for (const auto& [text, word] :
-       {std::pair{"scorer=h2o,budget_tokens=64,encoder=bf16", "compression.scorer is h2o"},
-        std::pair{"selector=chunks,budget_tokens=64,encoder=bf16",
+       {std::pair{"selector=chunks,budget_tokens=64,encoder=bf16",
                   "compression.selector is chunks"},
         std::pair{"budget_tokens=128,window=80,encoder=bf16", "compression.window is 80"},
         std::pair{"budget_tokens=64,window=16,recent_tokens=8,encoder=bf16",
@@ -237,6 +289,26 @@ TEST(DeviceCompressor, WhatOnlyTheCpuDoesIsRefusedByName) {
         DeviceCompressor::Create(options, shape, plan, DType::kBf16, nullptr).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
     EXPECT_NE(status.message().find(word), absl::string_view::npos) << status;
+  }
+}
+
+TEST(DeviceCompressor, AScorerThatOnlyTheCpuHasIsRefusedByName) {
+  CompressionOptions options = ParseCompression("budget_tokens=64,encoder=bf16").value();
+  const KvPlan plan = MakePlan(options, kShape, 500).value();
+  options.scorer = "vnorm";
+  const absl::Status status = DeviceCompressor::Check(options, kShape, plan, DType::kBf16);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_NE(status.message().find("compression.scorer is vnorm; wanted snapkv, h2o, tova"),
+            absl::string_view::npos)
+      << status;
+}
+
+TEST(DeviceCompressor, EveryScorerOfTheRegistryRunsOnAGpu) {
+  for (const ScorerTraits& scorer : Scorers()) {
+    CompressionOptions options = ParseCompression("budget_tokens=80,encoder=bf16").value();
+    options.scorer = std::string(scorer.name);
+    const KvPlan plan = MakePlan(options, kShape, 500).value();
+    EXPECT_EQ(DeviceCompressor::Check(options, kShape, plan, DType::kBf16), absl::OkStatus());
   }
 }
 

@@ -87,6 +87,7 @@ class Sides {
         step = *stepped;
       }
       const size_t layer = run.finished_layer().layer;
+      CompareObservations(run.finished_layer(), device_run->finished_layer());
       ASSERT_TRUE(device_compressor->Compress(device_run->finished_layer()).ok());
       // Both caches get what the device kept, so that decode starts from the same.
       Compare(*compressor, device_run->finished_layer(), *device_compressor);
@@ -132,6 +133,18 @@ class Sides {
         .value();
   }
 
+  // What each side gathered of the prompt's queries, from activations of its own.
+  static void CompareObservations(const LayerView& host, const DeviceLayerView& device) {
+    const auto expect_near = [](const float* got, const TensorView& wanted) {
+      const size_t count = wanted.num_elements();
+      EXPECT_LT(Distance(FromDevice(got, count), {wanted.f32(), count}), kBf16Distance);
+    };
+    if (device.column_sums != nullptr) expect_near(device.column_sums, host.column_sums);
+    if (device.query_mean == nullptr) return;
+    expect_near(device.query_mean, host.query_mean);
+    expect_near(device.query_covariance, host.query_covariance);
+  }
+
   // The device's choice against the CPU's from the very same queries, keys and values.
   void Compare(Compressor& compressor, const DeviceLayerView& layer,
                const DeviceCompressor& device) {
@@ -151,6 +164,17 @@ class Sides {
     view.window_queries = TensorView(queries.data(), {config.num_query_heads, window, d});
     view.window_lse = TensorView(lse.data(), {config.num_query_heads, window});
     view.window_begin = plan_.window_begin;
+    std::vector<float> column_sums, mean, covariance;
+    if (layer.column_sums != nullptr) {
+      column_sums = FromDevice(layer.column_sums, config.num_query_heads * tokens);
+      view.column_sums = TensorView(column_sums.data(), {config.num_query_heads, tokens});
+    }
+    if (layer.query_mean != nullptr) {
+      mean = FromDevice(layer.query_mean, config.num_query_heads * d);
+      view.query_mean = TensorView(mean.data(), {config.num_query_heads, d});
+      covariance = FromDevice(layer.query_covariance, config.num_query_heads * d * d);
+      view.query_covariance = TensorView(covariance.data(), {config.num_query_heads, d, d});
+    }
     const Compressor::Result host = *compressor.Compress(backend_, view);
     compact_ = ToHost(device.compact(), Stream());
     ExpectTheSameLayer(plan_, host.compact, compact_);
@@ -195,6 +219,10 @@ TEST_F(DeviceEngineTest, CompressesAndDecodesLikeTheCpu) {
         "scorer=knorm,budget_tokens=100,window=16,encoder=bf16",
         "scorer=streaming_llm,budget_tokens=100,window=16,encoder=bf16",
         "scorer=random,budget_tokens=100,window=16,encoder=bf16",
+        "scorer=tova,budget_tokens=100,window=16,encoder=bf16",
+        "scorer=keydiff,budget_tokens=100,window=16,encoder=bf16",
+        "scorer=h2o,budget_tokens=100,window=16,encoder=bf16",
+        "scorer=expected_attention,budget_tokens=100,window=16,encoder=bf16",
         "budget_tokens=100,window=16,encoder=fp8", "budget_tokens=100,window=16,encoder=int8",
         "budget_tokens=100,window=16,encoder=int4"}) {
     SCOPED_TRACE(options);
@@ -206,9 +234,14 @@ TEST_F(DeviceEngineTest, CompressesAndDecodesLikeTheCpu) {
 
 TEST_F(DeviceEngineTest, NormsQueriesAndKeysWhereTheModelDoes) {
   RandomModel random(RopePairs::kHalves, "qwen3");
-  Sides sides(random, 300, "budget_tokens=64,window=16,encoder=bf16", /*use_cudnn=*/true);
-  sides.Prefill();
-  sides.Decode(40);
+  for (const char* options :
+       {"budget_tokens=64,window=16,encoder=bf16",
+        "scorer=expected_attention,budget_tokens=64,window=16,encoder=bf16"}) {
+    SCOPED_TRACE(options);
+    Sides sides(random, 300, options, /*use_cudnn=*/true);
+    sides.Prefill();
+    sides.Decode(40);
+  }
 }
 
 TEST_F(DeviceEngineTest, TheWindowMayBeginInTheBlockBefore) {
@@ -220,9 +253,12 @@ TEST_F(DeviceEngineTest, TheWindowMayBeginInTheBlockBefore) {
 
 TEST_F(DeviceEngineTest, ThePlainKernelDoesWithoutCudnn) {
   RandomModel random(RopePairs::kHalves);
-  Sides sides(random, 300, "scorer=snapkv,budget_tokens=64,window=16,encoder=bf16",
-              /*use_cudnn=*/false);
-  sides.Prefill();
+  for (const char* options : {"scorer=snapkv,budget_tokens=64,window=16,encoder=bf16",
+                              "scorer=h2o,budget_tokens=64,window=16,encoder=bf16"}) {
+    SCOPED_TRACE(options);
+    Sides sides(random, 300, options, /*use_cudnn=*/false);
+    sides.Prefill();
+  }
 }
 
 }  // namespace

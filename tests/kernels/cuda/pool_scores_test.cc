@@ -1,5 +1,7 @@
 #include "kernels/cuda/pool_scores.h"
 
+#include <cmath>
+
 #include "tests/kernels/cuda/device_test.h"
 
 namespace kvship::cuda {
@@ -68,6 +70,26 @@ TEST_F(PoolScoresTest, AreTheCpusInEveryCombination) {
         }
       }
     }
+  }
+}
+
+TEST_F(PoolScoresTest, MayServeAllHeadsOfALayer) {
+  constexpr size_t kTokens = 600, kStride = 604;
+  const DeviceArray<float> votes(std::vector<float>(4 * kTokens, 3.0f));
+  const DeviceArray<float> scores(3 * kStride);
+  ASSERT_TRUE(PoolScores(nullptr, {.votes = votes.data(),
+                                   .scores = scores.data(),
+                                   .num_query_heads = 4,
+                                   .num_kv_heads = 1,
+                                   .num_tokens = kTokens,
+                                   .votes_row_stride = kTokens,
+                                   .scores_row_stride = kStride,
+                                   .reduce = GroupReduce::kSum,
+                                   .copies = 3})
+                  .ok());
+  const std::vector<float> got = scores.ToHost();
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_TRUE(i % kStride < kTokens ? got[i] == 12.0f : std::isnan(got[i])) << i;
   }
 }
 

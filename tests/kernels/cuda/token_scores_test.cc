@@ -74,5 +74,19 @@ TEST_F(TokenScoresTest, SinksAreAboveAll) {
   }
 }
 
+TEST_F(TokenScoresTest, SumsOverQueriesBecomeMeansOverThoseThatSeeTheKey) {
+  const DeviceArray<float> scores(std::vector<float>(kHeads * kStride, 7.0f));
+  ASSERT_TRUE(MeanOverQueries(nullptr, {.scores = scores.data(),
+                                        .num_kv_heads = kHeads,
+                                        .num_tokens = kTokens,
+                                        .scores_row_stride = kStride})
+                  .ok());
+  const std::vector<float> got = scores.ToHost();
+  for (size_t i = 0; i < got.size(); ++i) {
+    const size_t token = i % kStride;
+    EXPECT_EQ(got[i], token < kTokens ? 7.0f / static_cast<float>(kTokens - token) : 7.0f) << i;
+  }
+}
+
 }  // namespace
 }  // namespace kvship::cuda

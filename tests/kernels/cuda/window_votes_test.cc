@@ -55,6 +55,9 @@ struct Votes {
             .window = c.window,
             .num_keys = num_keys,
             .head_dim = c.head_dim,
+            .q_head_stride = c.window * c.head_dim,
+            .q_row_stride = c.head_dim,
+            .lse_head_stride = c.window,
             .key_head_stride = c.tokens * c.head_dim,
             .votes_row_stride = c.tokens,
             .first_position = first};
@@ -146,6 +149,46 @@ TEST_F(WindowVotesTest, ComeInTwoPassesWhereThereIsNoLogSumExp) {
   }
 }
 
+// Queries as they come from the product, row after row, with what else is in a row.
+TEST_F(WindowVotesTest, AccumulatedOverWindowsAreTheColumnSumsOfTheWholePrompt) {
+  constexpr size_t kRow = 5 * 64, kLseRow = 160;
+  const Case c = {DType::kF16, 4, 2, 150, 150, 64};
+  Votes votes(c);  // as if one window held all queries
+  std::vector<uint16_t> rows(c.tokens * kRow, BitsOf(c.dtype, NAN));
+  std::vector<float> lse(c.query_heads * kLseRow, NAN);
+  for (size_t head = 0; head < c.query_heads; ++head) {
+    for (size_t i = 0; i < c.tokens; ++i) {
+      std::copy_n(&votes.q.bits[(head * c.tokens + i) * 64], 64, &rows[i * kRow + head * 64]);
+      lse[head * kLseRow + i] = votes.lse[head * c.tokens + i];
+    }
+  }
+  const DeviceArray<uint16_t> device_rows(rows);
+  const DeviceArray<float> device_lse(lse);
+  for (auto* operation : {WindowVotes, WindowVotesSm80, WindowVotesNaive}) {
+    const DeviceArray<float> sums(std::vector<float>(c.query_heads * c.tokens, 0.0f));
+    WindowVotesArgs args = votes.args;
+    args.votes = sums.data();
+    args.q_head_stride = 64;
+    args.q_row_stride = kRow;
+    args.lse_head_stride = kLseRow;
+    args.accumulate = true;
+    for (size_t begin = 0; begin < c.tokens; begin += args.window) {
+      args.window = begin == 0 ? 20 : std::min<size_t>(64, c.tokens - begin);
+      args.q = device_rows.data() + begin * kRow;
+      args.lse = device_lse.data() + begin;
+      args.first_position = begin;
+      args.num_keys = begin + args.window;
+      ASSERT_EQ(operation(nullptr, args), absl::OkStatus());
+    }
+    const std::vector<float> got = sums.ToHost();
+    // As ExpectVotes(), and a rounding per window.
+    const double tolerance = 4 * 64 * 0x1p-24 * 0.64 * 8 + 4 * 0x1p-24;
+    for (size_t i = 0; i < got.size(); ++i) {
+      ASSERT_NEAR(got[i], votes.expected[i], tolerance * votes.expected[i]) << "at " << i;
+    }
+  }
+}
+
 TEST_F(WindowVotesTest, OfAKeyDoNotDependOnTheNumberOfKeys) {
   Votes votes({DType::kBf16, 4, 1, 32, 500, 128});
   DeviceArray<float> all(4 * 500), some(4 * 500);
@@ -178,6 +221,9 @@ TEST_F(WindowVotesTest, OfALongPromptAgreeWithTheNaiveKernelAndRepeatBitForBit) 
                           .window = 32,
                           .num_keys = kTokens,
                           .head_dim = 128,
+                          .q_head_stride = 32 * 128,
+                          .q_row_stride = 128,
+                          .lse_head_stride = 32,
                           .key_head_stride = kTokens * 128,
                           .votes_row_stride = kTokens,
                           .first_position = kTokens - 32};
@@ -205,6 +251,12 @@ TEST_F(WindowVotesTest, RefuseWhatTheyCannotCompute) {
   EXPECT_EQ(WindowVotes(nullptr, args).code(), absl::StatusCode::kInvalidArgument);
   args = votes.args;
   args.num_query_heads = 5;
+  EXPECT_EQ(WindowVotes(nullptr, args).code(), absl::StatusCode::kInvalidArgument);
+  args = votes.args;
+  args.q_row_stride = 68;
+  EXPECT_EQ(WindowVotes(nullptr, args).code(), absl::StatusCode::kInvalidArgument);
+  args = votes.args;
+  args.lse_head_stride = 31;
   EXPECT_EQ(WindowVotes(nullptr, args).code(), absl::StatusCode::kInvalidArgument);
 }
 

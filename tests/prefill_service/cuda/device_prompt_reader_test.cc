@@ -121,6 +121,10 @@ TEST_F(DevicePromptReaderTest, GivesTheCpusLayersAndLogits) {
         std::pair{size_t{150}, "scorer=knorm,budget_tokens=60,window=16,encoder=f16"},
         std::pair{size_t{150}, "scorer=streaming_llm,budget_tokens=60,window=16,encoder=f16"},
         std::pair{size_t{150}, "scorer=random,budget_tokens=60,window=16,encoder=f16"},
+        std::pair{size_t{150}, "scorer=tova,budget_tokens=60,window=16,encoder=f16"},
+        std::pair{size_t{150}, "scorer=keydiff,budget_tokens=60,window=16,encoder=f16"},
+        std::pair{size_t{270}, "scorer=h2o,budget_tokens=60,window=16,encoder=f16"},
+        std::pair{size_t{270}, "scorer=expected_attention,budget_tokens=60,window=16,encoder=f16"},
         std::pair{size_t{150}, "budget_tokens=60,window=16,encoder=int4"}}) {
     SCOPED_TRACE(compression);
     const PrefillTask task = Task(num_tokens, compression);
@@ -170,11 +174,16 @@ class NormedPromptReaderTest : public DevicePromptReaderTest {
 };
 
 TEST_F(NormedPromptReaderTest, QueriesAndKeysAreNormedLikeOnTheCpu) {
-  const PrefillTask task = Task(150, "budget_tokens=60,window=16,encoder=f16");
-  const auto host = Begin(host_, task);
-  const auto device = Begin(*device_, task);
-  while (!host->done()) Compare(task, NextLayer(*host), NextLayer(*device));
-  CompareLogits(*host, *device);
+  for (const char* compression :
+       {"budget_tokens=60,window=16,encoder=f16",
+        "scorer=expected_attention,budget_tokens=60,window=16,encoder=f16"}) {
+    SCOPED_TRACE(compression);
+    const PrefillTask task = Task(150, compression);
+    const auto host = Begin(host_, task);
+    const auto device = Begin(*device_, task);
+    while (!host->done()) Compare(task, NextLayer(*host), NextLayer(*device));
+    CompareLogits(*host, *device);
+  }
 }
 
 TEST_F(DevicePromptReaderTest, ReadingsTakeTurnsBetweenBlocks) {
@@ -206,9 +215,10 @@ TEST_F(DevicePromptReaderTest, AReadingMayEndBeforeItsTime) {
 }
 
 TEST_F(DevicePromptReaderTest, WhatOnlyTheCpuDoesIsRefusedWithAReason) {
-  const absl::Status status = device_->Check(Task(300, "scorer=h2o,budget_tokens=64,encoder=f16"));
+  const absl::Status status = device_->Check(Task(300, "budget_tokens=100,window=80,encoder=f16"));
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("compression.scorer is h2o; wanted snapkv"));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("compression.window is 80; wanted at most 64"));
   EXPECT_EQ(ReasonOf(status), kDeviceMismatch);
   EXPECT_EQ(FieldOf(status), "compression");
 }

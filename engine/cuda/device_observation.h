@@ -1,0 +1,71 @@
+// DeviceObservation gathers in device memory, while a layer of one prompt is computed on a GPU,
+// what the prompt's scorer needs of it beside keys and values: LayerObservation there. Its
+// operations enqueue and return at once; it belongs to the thread and the stream of its run.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/model_config.h"
+#include "kernels/cuda/buffer.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/prompt_attention.h"
+#include "kv/device_layer.h"
+#include "kv/layer_view.h"
+
+namespace kvship::cuda {
+
+class DeviceObservation {
+ public:
+  // Of a prompt of `num_tokens`. ResourceExhausted if the device has no room.
+  static absl::StatusOr<std::unique_ptr<DeviceObservation>> Create(const ModelConfig& config,
+                                                                   size_t num_tokens,
+                                                                   const LayerNeeds& needs,
+                                                                   cudaStream_t stream);
+
+  // The next layer begins.
+  absl::Status Clear();
+
+  // Takes in a block of queries that are not turned yet, nor normed.
+  absl::Status AddBeforeRope(const RopeArgs& block);
+
+  // Whether the attention of some of the queries [begin, end) is asked for.
+  bool WantsAttention(size_t begin, size_t end) const {
+    return needs_.column_sums || (begin < needs_.window_end && end > needs_.window_begin);
+  }
+  // Takes in a block of queries, whose attention, with its log-sum-exp, is computed.
+  absl::Status AddAttention(const PromptAttentionArgs& block);
+
+  // The layer has ended.
+  absl::Status Finish();
+  // Fills in all of `view` but layer, dtype, keys and values; valid until the next Clear.
+  void ShowIn(DeviceLayerView* view) const;
+
+ private:
+  DeviceObservation(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs,
+                    cudaStream_t stream)
+      : config_(config), num_tokens_(num_tokens), needs_(needs), stream_(stream) {}
+
+  absl::Status Allocate();
+  absl::Status AllocateMoments();
+  absl::Status KeepWindow(const PromptAttentionArgs& block);
+  absl::Status AddColumnSums(const PromptAttentionArgs& block);
+
+  const ModelConfig& config_;
+  const size_t num_tokens_;  // T
+  const LayerNeeds needs_;
+  const cudaStream_t stream_;
+  DeviceBuffer window_queries_;  // [Hq, W, D]
+  DeviceBuffer window_lse_;      // [Hq, W]
+  // Where they are asked for:
+  DeviceBuffer column_sums_;       // [Hq, T] f32
+  DeviceBuffer query_sums_;        // [Hq, D] f64 of the current layer
+  DeviceBuffer query_products_;    // [Hq, D, D] f64
+  DeviceBuffer mean_turns_;        // [D / 2, 2] f64
+  DeviceBuffer query_mean_;        // [Hq, D] f32 of the finished layer
+  DeviceBuffer query_covariance_;  // [Hq, D, D] f32
+};
+
+}  // namespace kvship::cuda
