@@ -8,17 +8,18 @@
 #include "compress/middle.h"
 #include "kernels/cuda/gather_pages.h"
 #include "kernels/cuda/kept_mass.h"
-#include "kernels/cuda/mass_tokens.h"
-#include "kernels/cuda/share_tokens.h"
-#include "kernels/cuda/token_scores.h"
-#include "kernels/cuda/top_positions.h"
 
 namespace kvship::cuda {
 namespace {
 
+// Within its own window snapkv has no scores.
+size_t NumScored(const CompressionOptions& options, const KvPlan& plan) {
+  return options.scorer == "snapkv" ? plan.window_begin : plan.prompt_tokens;
+}
+
 absl::Status CheckRecentTokens(const CompressionOptions& options, const KvPlan& plan) {
-  // Within its own window snapkv has no scores.
-  const size_t least = options.scorer == "snapkv" ? plan.window_end - plan.window_begin : 0;
+  // Others have a score.
+  const size_t least = plan.prompt_tokens - NumScored(options, plan);
   for (const HeadBudget& budget : plan.budgets) {
     if (budget.recent_tokens < least || budget.recent_tokens >= plan.prompt_tokens) {
       return OnlyOnTheCpu("recent_tokens", absl::StrCat(budget.recent_tokens),
@@ -26,10 +27,6 @@ absl::Status CheckRecentTokens(const CompressionOptions& options, const KvPlan& 
     }
   }
   return absl::OkStatus();
-}
-
-absl::Status Clear(const DeviceBuffer& buffer, cudaStream_t stream) {
-  return CudaStatus(cudaMemsetAsync(buffer.data(), 0, buffer.num_bytes(), stream), "workspace");
 }
 
 }  // namespace
@@ -49,7 +46,6 @@ absl::Status DeviceCompressor::Check(const CompressionOptions& options, const Kv
   }
   if (plan.keeps_whole) return absl::OkStatus();
   RETURN_IF_ERROR(DeviceScorer::Check(options, plan));
-  if (options.selector != "tokens") return OnlyOnTheCpu("selector", options.selector, "tokens");
   return CheckRecentTokens(options, plan);
 }
 
@@ -73,14 +69,12 @@ absl::Status DeviceCompressor::TakeMemory() {
   const size_t heads = shape_.num_kv_heads;
   ASSIGN_OR_RETURN(scorer_, DeviceScorer::Create(options_, shape_, plan_, dtype_, stream_));
   ASSIGN_OR_RETURN(scores_, DeviceBuffer::Create(heads * scores_stride_ * sizeof(float)));
-  ASSIGN_OR_RETURN(positions_workspace_,
-                   DeviceBuffer::Create(TopPositionsWorkspaceBytes(heads, plan_.prompt_tokens)));
-  RETURN_IF_ERROR(Clear(positions_workspace_, stream_));
-  if (!plan_.bounded) return absl::OkStatus();
-  ASSIGN_OR_RETURN(offsets_workspace_, DeviceBuffer::Create(options_.allocator == "ada"
-                                                                ? ShareTokensWorkspaceBytes(heads)
-                                                                : MassTokensWorkspaceBytes(heads)));
-  return Clear(offsets_workspace_, stream_);
+  if (options_.selector == "chunks") {
+    ASSIGN_OR_RETURN(chunks_, DeviceChunks::Create(options_, plan_, stream_));
+  } else {
+    ASSIGN_OR_RETURN(tokens_, DeviceTokens::Create(options_, shape_, plan_, stream_));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status DeviceCompressor::Compress(const DeviceLayerView& layer) {
@@ -89,64 +83,18 @@ absl::Status DeviceCompressor::Compress(const DeviceLayerView& layer) {
   return Gather(layer);
 }
 
-absl::Status DeviceCompressor::AllocateTokens(const HeadBudget& budget, const float* attention) {
-  if (!plan_.bounded) return absl::OkStatus();
-  const size_t heads = shape_.num_kv_heads, tokens = plan_.prompt_tokens;
-  const size_t num_scores = tokens - budget.recent_tokens;
-  const size_t num_appended = budget.recent_tokens - plan_.tail_tokens;
-  if (options_.allocator == "ada") {
-    const size_t chosen = budget.tokens - budget.sinks - budget.recent_tokens;
-    const auto sure = static_cast<size_t>(options_.alpha * static_cast<double>(chosen));
-    return ShareTokens(stream_, {.scores = scores_.as<float>(),
-                                 .offsets = compact_->offsets(),
-                                 .workspace = offsets_workspace_.data(),
-                                 .num_rows = heads,
-                                 .num_scores = num_scores,
-                                 .scores_row_stride = scores_stride_,
-                                 .num_sure = budget.sinks + sure,
-                                 .num_shared = heads * (chosen - sure),
-                                 .num_appended = num_appended});
-  }
-  const size_t most = budget.tokens - budget.recent_tokens;
-  const size_t least = std::max(options_.mass_min_tokens, budget.recent_tokens);
-  return MassTokens(stream_, {.scores = scores_.as<float>(),
-                              .votes = attention,
-                              .offsets = compact_->offsets(),
-                              .workspace = offsets_workspace_.data(),
-                              .num_kv_heads = heads,
-                              .group = shape_.num_query_heads / heads,
-                              .window = plan_.window_end - plan_.window_begin,
-                              .num_tokens = tokens,
-                              .num_scores = num_scores,
-                              .scores_row_stride = scores_stride_,
-                              .votes_row_stride = tokens,
-                              .least = std::clamp(least - budget.recent_tokens, budget.sinks, most),
-                              .most = most,
-                              .num_appended = num_appended,
-                              .target_share = options_.mass_target});
-}
-
 absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
   const size_t heads = shape_.num_kv_heads, tokens = plan_.prompt_tokens;
   const HeadBudget& budget = plan_.budgets[layer.layer];
-  RETURN_IF_ERROR(scorer_->Score(layer, scores_.as<float>(), scores_stride_));
-  if (budget.sinks > 0) {
-    RETURN_IF_ERROR(MarkSinks(stream_, {.scores = scores_.as<float>(),
-                                        .num_kv_heads = heads,
-                                        .num_sinks = budget.sinks,
-                                        .scores_row_stride = scores_stride_}));
-  }
+  auto* const scores = scores_.as<float>();
+  RETURN_IF_ERROR(scorer_->Score(layer, scores, scores_stride_));
   ASSIGN_OR_RETURN(const float* attention, scorer_->WindowAttention(layer));
-  RETURN_IF_ERROR(AllocateTokens(budget, attention));
-  RETURN_IF_ERROR(
-      TopPositions(stream_, {.scores = scores_.as<float>(),
-                             .offsets = compact_->offsets(),
-                             .positions = compact_->positions(),
-                             .workspace = positions_workspace_.data(),
-                             .num_rows = heads,
-                             .num_scores = tokens - budget.recent_tokens,
-                             .scores_row_stride = scores_stride_,
-                             .num_appended = budget.recent_tokens - plan_.tail_tokens}));
+  if (chunks_) {
+    RETURN_IF_ERROR(chunks_->Select(layer.layer, scores, NumScored(options_, plan_), scores_stride_,
+                                    *compact_));
+  } else {
+    RETURN_IF_ERROR(tokens_->Select(layer.layer, scores, scores_stride_, attention, *compact_));
+  }
   const Middle middle = MiddleOf(plan_, budget);
   return KeptMass(stream_, {.votes = attention,
                             .positions = compact_->positions(),

@@ -1,6 +1,6 @@
 // DeviceCompressor turns each finished layer of a prompt on a GPU into its compact form, in device
-// memory: Compressor for what runs there, which is DeviceScorer's scorers, all allocators with the
-// selector tokens, and keep_all.
+// memory: Compressor for what runs there, which is DeviceScorer's scorers with all allocators and
+// selectors, and keep_all.
 //
 // One per request; belongs to one thread and one stream. Its operations enqueue and return at once.
 #pragma once
@@ -12,7 +12,9 @@
 
 #include "absl/status/statusor.h"
 #include "compress/cuda/compact_device_layer.h"
+#include "compress/cuda/device_chunks.h"
 #include "compress/cuda/device_scorer.h"
+#include "compress/cuda/device_tokens.h"
 #include "kernels/cuda/buffer.h"
 #include "kv/compression_options.h"
 #include "kv/device_layer.h"
@@ -55,8 +57,6 @@ class DeviceCompressor {
         scores_stride_((plan.prompt_tokens + 3) / 4 * 4) {}
 
   absl::Status TakeMemory();
-  // Writes the heads' offsets, where they are known only as the prompt is read.
-  absl::Status AllocateTokens(const HeadBudget& budget, const float* attention);
   absl::Status Choose(const DeviceLayerView& layer);
   absl::Status Gather(const DeviceLayerView& layer);
 
@@ -69,8 +69,8 @@ class DeviceCompressor {
   std::optional<CompactDeviceLayer> compact_;
   std::unique_ptr<DeviceScorer> scorer_;  // none where the whole prompt is kept
   DeviceBuffer scores_;                   // [H, scores_stride_] f32, of T tokens
-  DeviceBuffer positions_workspace_;      // of TopPositions
-  DeviceBuffer offsets_workspace_;        // of ShareTokens or MassTokens
+  std::optional<DeviceTokens> tokens_;    // the selector: one or the other, or none
+  std::optional<DeviceChunks> chunks_;
 };
 
 }  // namespace kvship::cuda

@@ -218,6 +218,21 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayersWhoseHeadsDiffer) {
   }
 }
 
+TEST_F(DeviceCompressorTest, GivesTheCpusLayersOfWholeChunks) {
+  for (const char* text :
+       {"selector=chunks,budget_tokens=60,window=16,encoder=f16",
+        "selector=chunks,budget_tokens=60,window=16,chunk_tokens=7,recent_tokens=20,encoder=int8",
+        "selector=chunks,allocator=pyramid,budget_tokens=60,window=16,sinks=4,encoder=f16",
+        "selector=chunks,budget_ratio=0.4,window=16,softmax=prefix,encoder=int4,window_encoder=f16",
+        "selector=chunks,scorer=knorm,budget_tokens=60,window=16,recent_tokens=0,encoder=f16",
+        "selector=chunks,scorer=tova,budget_tokens=60,window=16,encoder=f16",
+        "selector=chunks,scorer=random,budget_tokens=140,window=16,sinks=1,encoder=f16"}) {
+    SCOPED_TRACE(text);
+    Sides sides(text);
+    for (size_t index : {0, 3}) sides.Compress(index);
+  }
+}
+
 TEST_F(DeviceCompressorTest, OneHeadMayTakeAllPlacesButThoseThatAreAlwaysKept) {
   Sides ada("allocator=ada,budget_tokens=60,window=16,alpha=0,kernel=1,encoder=f16");
   EXPECT_THAT(ada.Compress(0, /*last_head_sees_its_window=*/true).kept_tokens,
@@ -274,9 +289,7 @@ TEST_F(DeviceCompressorTest, PagesGoToThePoolAsFromTheWire) {
 TEST(DeviceCompressor, WhatOnlyTheCpuDoesIsRefusedByName) {
   const KvShape shape = {.num_layers = 2, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 64};
   for (const auto& [text, word] :
-       {std::pair{"selector=chunks,budget_tokens=64,encoder=bf16",
-                  "compression.selector is chunks"},
-        std::pair{"budget_tokens=128,window=80,encoder=bf16", "compression.window is 80"},
+       {std::pair{"budget_tokens=128,window=80,encoder=bf16", "compression.window is 80"},
         std::pair{"budget_tokens=64,window=16,recent_tokens=8,encoder=bf16",
                   "compression.recent_tokens is 8"},
         std::pair{"budget_tokens=64,window_encoder=f16,encoder=int4",

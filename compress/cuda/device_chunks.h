@@ -1,0 +1,45 @@
+// DeviceChunks takes whole chunks of a layer's tokens on a GPU, one set for all heads: the selector
+// chunks, SelectChunks() of compress/selector.h. One per request; belongs to one thread and one
+// stream.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "absl/status/statusor.h"
+#include "compress/cuda/compact_device_layer.h"
+#include "kernels/cuda/buffer.h"
+#include "kv/compression_options.h"
+#include "kv/plan.h"
+
+namespace kvship::cuda {
+
+class DeviceChunks {
+ public:
+  // ResourceExhausted if the device has no more memory.
+  static absl::StatusOr<DeviceChunks> Create(const CompressionOptions& options, const KvPlan& plan,
+                                             cudaStream_t stream);
+
+  // Enqueues the choice of a layer: offsets and positions of `compact`, from scores [H, num_scored]
+  // f32 in device memory, rows `row_stride` elements apart. All but recent tokens have a score.
+  absl::Status Select(size_t layer, const float* scores, size_t num_scored, size_t row_stride,
+                      const CompactDeviceLayer& compact);
+
+ private:
+  DeviceChunks(const CompressionOptions& options, const KvPlan& plan, cudaStream_t stream)
+      : options_(options), plan_(plan), stream_(stream) {}
+
+  size_t num_chosen(size_t layer) const {
+    return NumChunks(options_, plan_.prompt_tokens, plan_.budgets[layer].tokens);
+  }
+
+  CompressionOptions options_;
+  KvPlan plan_;
+  cudaStream_t stream_;
+  DeviceBuffer offsets_;    // [L, 2]: one row of chosen chunks
+  DeviceBuffer scores_;     // [chunks of the prompt] f32
+  DeviceBuffer chosen_;     // [chunks that a layer keeps] int32
+  DeviceBuffer largest_;    // workspace of ChunkScores
+  DeviceBuffer workspace_;  // of TopPositions
+};
+
+}  // namespace kvship::cuda

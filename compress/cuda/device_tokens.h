@@ -1,0 +1,58 @@
+// DeviceTokens takes each head's own best tokens of a layer on a GPU, as many as the allocator
+// gives it: AllocateTokens() of compress/allocator.h and the selector tokens. One per request;
+// belongs to one thread and one stream.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "absl/status/statusor.h"
+#include "compress/cuda/compact_device_layer.h"
+#include "kernels/cuda/buffer.h"
+#include "kv/compression_options.h"
+#include "kv/plan.h"
+#include "kv/shape.h"
+
+namespace kvship::cuda {
+
+class DeviceTokens {
+ public:
+  // ResourceExhausted if the device has no more memory.
+  static absl::StatusOr<DeviceTokens> Create(const CompressionOptions& options,
+                                             const KvShape& shape, const KvPlan& plan,
+                                             cudaStream_t stream);
+
+  // Enqueues the choice of a layer: positions of `compact`, and offsets where they are not known
+  // yet. Device memory: scores [H, T] f32, rows `row_stride` elements apart, which become those of
+  // the choice; attention [Hq, T], DeviceScorer's WindowAttention(). All but recent tokens have a
+  // score.
+  absl::Status Select(size_t layer, float* scores, size_t row_stride, const float* attention,
+                      const CompactDeviceLayer& compact);
+
+ private:
+  DeviceTokens(const CompressionOptions& options, const KvShape& shape, const KvPlan& plan,
+               cudaStream_t stream)
+      : options_(options), shape_(shape), plan_(plan), stream_(stream) {}
+
+  // Fill the offsets of `compact`.
+  absl::Status ShareByScores(const HeadBudget& budget, const float* scores, size_t row_stride,
+                             const CompactDeviceLayer& compact);
+  absl::Status CountForMass(const HeadBudget& budget, const float* scores, size_t row_stride,
+                            const float* attention, const CompactDeviceLayer& compact);
+
+  // What is chosen by score, and what is always kept behind it and has positions.
+  size_t num_scores(const HeadBudget& budget) const {
+    return plan_.prompt_tokens - budget.recent_tokens;
+  }
+  size_t num_appended(const HeadBudget& budget) const {
+    return budget.recent_tokens - plan_.tail_tokens;
+  }
+
+  CompressionOptions options_;
+  KvShape shape_;
+  KvPlan plan_;
+  cudaStream_t stream_;
+  DeviceBuffer positions_workspace_;  // of TopPositions
+  DeviceBuffer offsets_workspace_;    // of ShareTokens or MassTokens
+};
+
+}  // namespace kvship::cuda
