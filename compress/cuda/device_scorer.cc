@@ -1,5 +1,6 @@
 #include "compress/cuda/device_scorer.h"
 
+#include <algorithm>
 #include <string>
 
 #include "base/random.h"
@@ -12,9 +13,18 @@
 namespace kvship::cuda {
 namespace {
 
-// What WindowVotes and PoolScores take.
-constexpr size_t kLongestWindow = 64;
+// What WindowVotes and WindowLogSumExp take at a time, and PoolScores.
+constexpr size_t kMostQueries = 64;
 constexpr size_t kWidestKernel = 127;
+
+// pass(begin, count) for the queries of a window, in its order.
+template <class Pass>
+absl::Status InPasses(size_t window, Pass pass) {
+  for (size_t begin = 0; begin < window; begin += kMostQueries) {
+    RETURN_IF_ERROR(pass(begin, std::min(window - begin, kMostQueries)));
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -47,12 +57,8 @@ absl::Status DeviceScorer::Check(const CompressionOptions& options, const KvPlan
     for (const auto& [name, score] : kScores) absl::StrAppend(&names, name, ", ");
     return OnlyOnTheCpu("scorer", options.scorer, absl::StrCat(names, "or keep_all"));
   }
-  const size_t window = plan.window_end - plan.window_begin;
   if (plan.window_end != plan.prompt_tokens) {
     return OnlyOnTheCpu("observe_end", absl::StrCat(plan.window_end), "the prompt's end");
-  }
-  if (window > kLongestWindow) {
-    return OnlyOnTheCpu("window", absl::StrCat(window), absl::StrCat("at most ", kLongestWindow));
   }
   if (options.kernel > kWidestKernel) {
     return OnlyOnTheCpu("kernel", absl::StrCat(options.kernel),
@@ -82,7 +88,8 @@ absl::Status DeviceScorer::Allocate() {
   } else if (VotesOverPrefix()) {
     const size_t window = plan_.window_end - plan_.window_begin;
     ASSIGN_OR_RETURN(prefix_lse_, DeviceBuffer::Create(query_heads * window * sizeof(float)));
-    workspace_bytes = WindowLogSumExpWorkspaceBytes(query_heads, window, plan_.window_begin);
+    workspace_bytes = WindowLogSumExpWorkspaceBytes(query_heads, std::min(window, kMostQueries),
+                                                    plan_.window_begin);
   }
   ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(workspace_bytes));
   return absl::OkStatus();
@@ -96,6 +103,10 @@ LayerNeeds DeviceScorer::needs() const {
     needs.moments_begin = Sinks();
   }
   return needs;
+}
+
+const void* DeviceScorer::QueriesFrom(const void* queries, size_t begin) const {
+  return static_cast<const std::byte*>(queries) + begin * shape_.head_dim * DTypeBytes(dtype_);
 }
 
 WindowVotesArgs DeviceScorer::VotesOf(const DeviceLayerView& layer) const {
@@ -118,23 +129,39 @@ WindowVotesArgs DeviceScorer::VotesOf(const DeviceLayerView& layer) const {
           .first_position = plan_.window_begin};
 }
 
+absl::Status DeviceScorer::Vote(WindowVotesArgs votes) {
+  const WindowVotesArgs all = votes;
+  return InPasses(all.window, [&](size_t begin, size_t count) {
+    votes.q = QueriesFrom(all.q, begin);
+    votes.lse = all.lse + begin;
+    votes.window = count;
+    votes.first_position = all.first_position + begin;
+    votes.accumulate = begin > 0;
+    return WindowVotes(stream_, votes);
+  });
+}
+
 absl::Status DeviceScorer::VoteOverPrefix(const DeviceLayerView& layer) {
-  RETURN_IF_ERROR(WindowLogSumExp(stream_, {.q = layer.window_queries,
-                                            .keys = layer.keys,
-                                            .lse = prefix_lse_.as<float>(),
-                                            .workspace = workspace_.data(),
-                                            .dtype = dtype_,
-                                            .num_query_heads = shape_.num_query_heads,
-                                            .num_kv_heads = shape_.num_kv_heads,
-                                            .window = plan_.window_end - plan_.window_begin,
-                                            .num_keys = plan_.window_begin,
-                                            .head_dim = shape_.head_dim,
-                                            .key_head_stride = layer.head_stride,
-                                            .first_position = plan_.window_begin}));
   WindowVotesArgs votes = VotesOf(layer);
   votes.lse = prefix_lse_.as<float>();
   votes.num_keys = plan_.window_begin;
-  return WindowVotes(stream_, votes);
+  RETURN_IF_ERROR(InPasses(votes.window, [&](size_t begin, size_t count) {
+    return WindowLogSumExp(stream_, {.q = QueriesFrom(votes.q, begin),
+                                     .keys = votes.keys,
+                                     .lse = prefix_lse_.as<float>() + begin,
+                                     .workspace = workspace_.data(),
+                                     .dtype = dtype_,
+                                     .num_query_heads = votes.num_query_heads,
+                                     .num_kv_heads = votes.num_kv_heads,
+                                     .window = count,
+                                     .num_keys = votes.num_keys,
+                                     .head_dim = votes.head_dim,
+                                     .q_head_stride = votes.q_head_stride,
+                                     .lse_head_stride = votes.lse_head_stride,
+                                     .key_head_stride = votes.key_head_stride,
+                                     .first_position = votes.first_position + begin});
+  }));
+  return Vote(votes);
 }
 
 absl::Status DeviceScorer::ScoreByWindow(const DeviceLayerView& layer, float* scores,
@@ -142,7 +169,7 @@ absl::Status DeviceScorer::ScoreByWindow(const DeviceLayerView& layer, float* sc
   if (VotesOverPrefix()) {
     RETURN_IF_ERROR(VoteOverPrefix(layer));
   } else {
-    RETURN_IF_ERROR(WindowVotes(stream_, VotesOf(layer)));
+    RETURN_IF_ERROR(Vote(VotesOf(layer)));
   }
   const size_t window = plan_.window_end - plan_.window_begin;
   const bool mean = options_.window_reduce == WindowReduce::kMean;
@@ -165,7 +192,7 @@ absl::Status DeviceScorer::ScoreByLastQuery(const DeviceLayerView& layer, float*
                                             size_t row_stride) {
   WindowVotesArgs votes = VotesOf(layer);
   const size_t before = votes.window - 1;
-  votes.q = layer.window_queries + before * shape_.head_dim * DTypeBytes(dtype_);
+  votes.q = QueriesFrom(votes.q, before);
   votes.lse = layer.window_lse + before;
   votes.window = 1;
   votes.first_position += before;
@@ -252,7 +279,7 @@ absl::Status DeviceScorer::Score(const DeviceLayerView& layer, float* scores, si
 absl::StatusOr<const float*> DeviceScorer::WindowAttention(const DeviceLayerView& layer) {
   // Where it has voted it is there.
   const bool voted = score_ == &DeviceScorer::ScoreByWindow && !VotesOverPrefix();
-  if (!voted) RETURN_IF_ERROR(WindowVotes(stream_, VotesOf(layer)));
+  if (!voted) RETURN_IF_ERROR(Vote(VotesOf(layer)));
   return votes_.as<float>();
 }
 

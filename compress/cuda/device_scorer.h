@@ -84,6 +84,10 @@ class DeviceScorer {
   }
   // Of the window's queries over all keys, into votes_.
   WindowVotesArgs VotesOf(const DeviceLayerView& layer) const;
+  // Of a head's queries of the window, those from `begin` on.
+  const void* QueriesFrom(const void* queries, size_t begin) const;
+  // Enqueues the votes of a window of any length.
+  absl::Status Vote(WindowVotesArgs votes);
   // Fills votes_ with those over the keys before the window.
   absl::Status VoteOverPrefix(const DeviceLayerView& layer);
 

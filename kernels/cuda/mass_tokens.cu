@@ -14,8 +14,8 @@ constexpr int kThreads = kRadixThreads;
 
 using Mass = unsigned long long;  // in units of 2^-40; the 64 bits that atomicAdd knows
 constexpr float kMassUnits = 0x1p40f;
-// More than a token gets of 64 queries of 1024 heads: sums of 2^24 queries' attention fit.
-constexpr float kMostMass = 0x1p16f;
+// What all queries of a KV head have at most: their sum fits into 63 bits.
+constexpr float kMostMass = 0x1p22f;
 
 struct Params {
   MassTokensArgs args;
@@ -138,7 +138,7 @@ absl::Status Check(const MassTokensArgs& args) {
       args.window < 1 || args.group * args.window > static_cast<size_t>(kMostMass)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "num_kv_heads ", args.num_kv_heads, ", group ", args.group, ", window ", args.window,
-        ": wanted 1 to ", kMostCountedRows, " heads, and 1 to 2^16 queries of each"));
+        ": wanted 1 to ", kMostCountedRows, " heads, and 1 to 2^22 queries of each"));
   }
   if (args.least > args.most || args.most > args.num_scores || args.num_scores > args.num_tokens ||
       args.scores_row_stride < args.num_scores || args.votes_row_stride < args.num_tokens) {

@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(256, kColumnTiles <= 4 ? 2 : 1) SumsKernel(con
   const auto load = [&] {
     const size_t head = blockIdx.y * p.group + head_in_group;
     if (has_head) {
-      queries.Load(static_cast<const T*>(p.args.q) + head * window * kHeadDim, kHeadDim, window,
+      queries.Load(static_cast<const T*>(p.args.q) + head * p.args.q_head_stride, kHeadDim, window,
                    lane);
     }
   };
@@ -162,7 +162,9 @@ __global__ void __launch_bounds__(kMergeWarps* kWarpThreads)
                               __shfl_xor_sync(0xffffffffu, sum.sum, lanes)};
     sum = Merge(sum, other);
   }
-  if (lane == 0) p.args.lse[row] = (sum.maximum + log2f(sum.sum)) * kLn2;
+  if (lane != 0) return;
+  const size_t head = row / p.args.window, query = row % p.args.window;
+  p.args.lse[head * p.args.lse_head_stride + query] = (sum.maximum + log2f(sum.sum)) * kLn2;
 }
 
 size_t NumParts(size_t num_keys) {

@@ -17,9 +17,9 @@ namespace kvship::cuda {
 // result does not depend on the device's size, and repeats bit for bit. Memory: device memory, q
 // and keys aligned to 16 bytes; W is 1 to 64, D 64 or 128.
 struct WindowLogSumExpArgs {
-  const void* q = nullptr;     // [Hq, W, D] of dtype, after RoPE
+  const void* q = nullptr;     // [Hq, W, D] of dtype, after RoPE, queries side by side
   const void* keys = nullptr;  // [H, T, D] of dtype, after RoPE
-  float* lse = nullptr;        // [Hq, W] natural logarithm
+  float* lse = nullptr;        // [Hq, W] natural logarithm, queries side by side
   void* workspace = nullptr;   // of WindowLogSumExpWorkspaceBytes()
   DType dtype = DType::kBf16;
   size_t num_query_heads = 0;  // Hq
@@ -27,6 +27,8 @@ struct WindowLogSumExpArgs {
   size_t window = 0;           // W
   size_t num_keys = 0;
   size_t head_dim = 0;         // D
+  size_t q_head_stride = 0;    // elements from one head's queries to the next's, a multiple of 8
+  size_t lse_head_stride = 0;  // elements, at least W
   size_t key_head_stride = 0;  // elements from one KV head's keys to the next's
   size_t first_position = 0;   // of the window's first query
 };

@@ -162,6 +162,9 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
         "budget_tokens=60,window=16,kernel=7,encoder=f16",
         "budget_tokens=60,window=16,softmax=prefix,window_reduce=sum,encoder=f16",
         "budget_tokens=60,window=16,recent_tokens=20,sinks=4,encoder=f16",
+        "budget_tokens=120,window=80,encoder=f16",
+        "budget_tokens=140,window=129,softmax=prefix,encoder=f16",
+        "scorer=tova,budget_tokens=60,window=80,encoder=f16",
         "budget_tokens=60,window=16,allocator=pyramid,encoder=f16",
         "budget_tokens=60,window=16,encoder=int4,window_encoder=f16",
         "budget_tokens=60,window=40,encoder=int8,window_encoder=f16",
@@ -289,7 +292,8 @@ TEST_F(DeviceCompressorTest, PagesGoToThePoolAsFromTheWire) {
 TEST(DeviceCompressor, WhatOnlyTheCpuDoesIsRefusedByName) {
   const KvShape shape = {.num_layers = 2, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 64};
   for (const auto& [text, word] :
-       {std::pair{"budget_tokens=128,window=80,encoder=bf16", "compression.window is 80"},
+       {std::pair{"budget_tokens=64,kernel=129,encoder=bf16",
+                  "compression.kernel is 129; wanted at most 127"},
         std::pair{"budget_tokens=64,window=16,recent_tokens=8,encoder=bf16",
                   "compression.recent_tokens is 8"},
         std::pair{"budget_tokens=64,window_encoder=f16,encoder=int4",

@@ -78,6 +78,8 @@ struct Votes {
                                         .window = args.window,
                                         .num_keys = args.num_keys,
                                         .head_dim = args.head_dim,
+                                        .q_head_stride = args.window * args.head_dim,
+                                        .lse_head_stride = args.window,
                                         .key_head_stride = args.key_head_stride,
                                         .first_position = args.first_position}),
               absl::OkStatus());

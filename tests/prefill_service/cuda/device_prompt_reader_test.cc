@@ -118,6 +118,8 @@ TEST_F(DevicePromptReaderTest, GivesTheCpusLayersAndLogits) {
                   "budget_tokens=90,window=16,allocator=mass,mass_target=0.5,"
                   "encoder=f16"},
         std::pair{size_t{150}, "budget_tokens=60,window=16,recent_tokens=20,encoder=f16"},
+        std::pair{size_t{150}, "budget_tokens=100,window=80,encoder=f16"},
+        std::pair{size_t{150}, "budget_tokens=60,window=16,selector=chunks,encoder=f16"},
         std::pair{size_t{150}, "scorer=knorm,budget_tokens=60,window=16,encoder=f16"},
         std::pair{size_t{150}, "scorer=streaming_llm,budget_tokens=60,window=16,encoder=f16"},
         std::pair{size_t{150}, "scorer=random,budget_tokens=60,window=16,encoder=f16"},
@@ -215,10 +217,10 @@ TEST_F(DevicePromptReaderTest, AReadingMayEndBeforeItsTime) {
 }
 
 TEST_F(DevicePromptReaderTest, WhatOnlyTheCpuDoesIsRefusedWithAReason) {
-  const absl::Status status = device_->Check(Task(300, "budget_tokens=100,window=80,encoder=f16"));
+  const absl::Status status = device_->Check(Task(300, "kernel=129,budget_tokens=64,encoder=f16"));
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()),
-              HasSubstr("compression.window is 80; wanted at most 64"));
+              HasSubstr("compression.kernel is 129; wanted at most 127"));
   EXPECT_EQ(ReasonOf(status), kDeviceMismatch);
   EXPECT_EQ(FieldOf(status), "compression");
 }
