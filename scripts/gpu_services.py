@@ -255,8 +255,8 @@ def check_other_requests(checks, pair, where, cases, cpu, prefill):
         else:
             checks.report(False, name, pair.servers[1].log_text()[-300:])
     if prefill == "cuda":
-        refused = pair.run("generate", f"--tokens-file={cases[-1][0]}", "--compression=budget_tokens=200,window=80,encoder=int4")
-        checks.report(refused.returncode != 0 and "compression.window is 80; wanted at most 64" in refused.stderr,
+        refused = pair.run("generate", f"--tokens-file={cases[-1][0]}", "--compression=budget_tokens=200,kernel=129,encoder=int4")
+        checks.report(refused.returncode != 0 and "compression.kernel is 129; wanted at most 127" in refused.stderr,
                       f"{where}, what only the CPU does is refused by name", refused.stderr.strip())
 
 

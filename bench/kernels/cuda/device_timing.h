@@ -83,6 +83,13 @@ inline void FillFloats(const DeviceBytes& memory, const std::function<double(dou
   FillWith(memory, block);
 }
 
+// A result's shape in words.
+inline std::string Label(const char* format, size_t a, size_t b = 0, size_t c = 0) {
+  char text[96];
+  std::snprintf(text, sizeof text, format, a, b, c);
+  return text;
+}
+
 class Bench {
  public:
   // Runs one operation on one of several sets of inputs.
