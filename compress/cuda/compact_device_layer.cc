@@ -17,12 +17,6 @@ size_t Aligned(size_t num_bytes) { return (num_bytes + 15) / 16 * 16; }
 
 size_t OffsetBytes(const KvPlan& plan) { return Aligned((plan.num_heads + 1) * sizeof(int32_t)); }
 
-template <class T>
-absl::Status Fill(T* to, const std::vector<T>& from, const char* what) {
-  return CudaStatus(cudaMemcpy(to, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice),
-                    what);
-}
-
 }  // namespace
 
 CompactDeviceLayer::Parts CompactDeviceLayer::PartsOf(size_t layer) const {
@@ -38,8 +32,9 @@ CompactDeviceLayer::Parts CompactDeviceLayer::PartsOf(size_t layer) const {
   return parts;
 }
 
-absl::StatusOr<CompactDeviceLayer> CompactDeviceLayer::Create(const KvPlan& plan) {
-  CompactDeviceLayer layer(plan);
+absl::StatusOr<CompactDeviceLayer> CompactDeviceLayer::Create(const KvPlan& plan,
+                                                              cudaStream_t stream) {
+  CompactDeviceLayer layer(plan, stream);
   size_t most_bytes = 0;
   for (size_t l = 0; l < plan.layer_tokens.size(); ++l) {
     const Parts parts = layer.PartsOf(l);
@@ -60,6 +55,12 @@ void CompactDeviceLayer::Begin(size_t layer) {
   parts_ = PartsOf(layer);
 }
 
+absl::Status CompactDeviceLayer::Fill(int32_t* to, const std::vector<int32_t>& numbers) {
+  return CudaStatus(cudaMemcpyAsync(to, numbers.data(), numbers.size() * sizeof(int32_t),
+                                    cudaMemcpyHostToDevice, stream_),
+                    "copy of a plan's numbers");
+}
+
 absl::Status CompactDeviceLayer::FillOffsets() {
   const size_t row = plan_.num_heads + 1;
   const size_t num_rows = plan_.bounded ? 1 : plan_.layer_tokens.size();
@@ -70,7 +71,7 @@ absl::Status CompactDeviceLayer::FillOffsets() {
     const size_t per_head = tokens / plan_.num_heads - plan_.tail_tokens;
     for (size_t h = 0; h < row; ++h) offsets.push_back(static_cast<int32_t>(h * per_head));
   }
-  return Fill(offsets_.as<int32_t>(), offsets, "offsets of heads");
+  return Fill(offsets_.as<int32_t>(), offsets);
 }
 
 absl::Status CompactDeviceLayer::FillTailTokens() {
@@ -84,30 +85,33 @@ absl::Status CompactDeviceLayer::FillTailTokens() {
     }
   }
   ASSIGN_OR_RETURN(tail_tokens_, DeviceBuffer::Create(tokens.size() * sizeof(int32_t)));
-  return Fill(tail_tokens_.as<int32_t>(), tokens, "tokens of the tails");
+  return Fill(tail_tokens_.as<int32_t>(), tokens);
 }
 
 absl::Status CompactDeviceLayer::FillWhole() {
   std::vector<int32_t> head(plan_.prompt_tokens - plan_.tail_tokens);
   std::iota(head.begin(), head.end(), 0);
   for (size_t h = 0; h < plan_.num_heads; ++h) {
-    RETURN_IF_ERROR(Fill(positions() + h * head.size(), head, "positions"));
+    RETURN_IF_ERROR(Fill(positions() + h * head.size(), head));
   }
-  return Fill(masses(), std::vector<float>(2 * plan_.num_heads, 1.0f), "masses");
+  const std::vector<float> all(2 * plan_.num_heads, 1.0f);
+  return CudaStatus(cudaMemcpyAsync(masses(), all.data(), all.size() * sizeof(float),
+                                    cudaMemcpyHostToDevice, stream_),
+                    "copy of masses");
 }
 
 int32_t* CompactDeviceLayer::offsets() const {
   return offsets_.as<int32_t>() + (plan_.bounded ? 0 : layer_ * (plan_.num_heads + 1));
 }
 
-absl::Status CompactDeviceLayer::CopyToHost(cudaStream_t stream, std::byte* copied) const {
+absl::Status CompactDeviceLayer::CopyToHost(std::byte* copied) const {
   const size_t first = first_copied(parts_);
   RETURN_IF_ERROR(
       CudaStatus(cudaMemcpyAsync(copied, offsets(), (plan_.num_heads + 1) * sizeof(int32_t),
-                                 cudaMemcpyDeviceToHost, stream),
+                                 cudaMemcpyDeviceToHost, stream_),
                  "copy of a layer's offsets"));
   return CudaStatus(cudaMemcpyAsync(copied + OffsetBytes(plan_), memory_.data() + first,
-                                    parts_.end - first, cudaMemcpyDeviceToHost, stream),
+                                    parts_.end - first, cudaMemcpyDeviceToHost, stream_),
                     "copy of a layer");
 }
 

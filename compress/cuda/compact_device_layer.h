@@ -3,12 +3,13 @@
 // layer, and what of it crosses to the host is as much as the plan bounds a layer to, counts
 // included, so that the host waits for one copy and for nothing before it.
 //
-// One per request; belongs to one thread and one stream.
+// One per request; belongs to one thread and one stream. Its operations enqueue and return at once.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/cuda/buffer.h"
@@ -21,7 +22,7 @@ class CompactDeviceLayer {
  public:
   // Where the plan keeps the whole prompt, positions and masses are there already.
   // ResourceExhausted if the device has no more memory.
-  static absl::StatusOr<CompactDeviceLayer> Create(const KvPlan& plan);
+  static absl::StatusOr<CompactDeviceLayer> Create(const KvPlan& plan, cudaStream_t stream);
 
   // What follows is of this layer; memory is that of the one before.
   void Begin(size_t layer);
@@ -43,7 +44,7 @@ class CompactDeviceLayer {
   // What CopyToHost writes of any layer, at most.
   size_t most_copied_bytes() const { return most_copied_bytes_; }
   // Enqueues the layer's copy to the host; from pinned memory it overlaps with what follows.
-  absl::Status CopyToHost(cudaStream_t stream, std::byte* copied) const;
+  absl::Status CopyToHost(std::byte* copied) const;
   // The layer out of that copy, once it has arrived, and before the next one begins.
   CompactLayer FromCopy(const std::byte* copied) const;
 
@@ -57,11 +58,12 @@ class CompactDeviceLayer {
     size_t num_pages = 0;
   };
 
-  explicit CompactDeviceLayer(const KvPlan& plan) : plan_(plan) {}
+  CompactDeviceLayer(const KvPlan& plan, cudaStream_t stream) : plan_(plan), stream_(stream) {}
 
   Parts PartsOf(size_t layer) const;
   // Positions of a whole prompt need not be sent.
   size_t first_copied(const Parts& parts) const { return plan_.keeps_whole ? parts.masses : 0; }
+  absl::Status Fill(int32_t* to, const std::vector<int32_t>& numbers);
   absl::Status FillOffsets();
   absl::Status FillTailTokens();
   absl::Status FillWhole();
@@ -71,6 +73,7 @@ class CompactDeviceLayer {
   }
 
   KvPlan plan_;
+  cudaStream_t stream_;
   size_t layer_ = 0;
   Parts parts_;
   size_t most_copied_bytes_ = 0;

@@ -33,9 +33,10 @@ absl::StatusOr<DeviceChunks> DeviceChunks::Create(const CompressionOptions& opti
   ASSIGN_OR_RETURN(chunks.largest_, DeviceBuffer::Create(ChunkScoresWorkspaceBytes()));
   ASSIGN_OR_RETURN(chunks.workspace_,
                    DeviceBuffer::Create(TopPositionsWorkspaceBytes(1, num_chunks)));
-  RETURN_IF_ERROR(CudaStatus(cudaMemcpy(chunks.offsets_.data(), offsets.data(),
-                                        chunks.offsets_.num_bytes(), cudaMemcpyHostToDevice),
-                             "offsets of chunks"));
+  RETURN_IF_ERROR(
+      CudaStatus(cudaMemcpyAsync(chunks.offsets_.data(), offsets.data(),
+                                 chunks.offsets_.num_bytes(), cudaMemcpyHostToDevice, stream),
+                 "offsets of chunks"));
   RETURN_IF_ERROR(CudaStatus(
       cudaMemsetAsync(chunks.workspace_.data(), 0, chunks.workspace_.num_bytes(), stream),
       "workspace"));

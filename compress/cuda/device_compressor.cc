@@ -1,8 +1,6 @@
 #include "compress/cuda/device_compressor.h"
 
-#include <algorithm>
 #include <string>
-#include <utility>
 
 #include "base/status_macros.h"
 #include "compress/middle.h"
@@ -64,7 +62,7 @@ LayerNeeds DeviceCompressor::needs() const {
 }
 
 absl::Status DeviceCompressor::TakeMemory() {
-  ASSIGN_OR_RETURN(compact_, CompactDeviceLayer::Create(plan_));
+  ASSIGN_OR_RETURN(compact_, CompactDeviceLayer::Create(plan_, stream_));
   if (plan_.keeps_whole) return absl::OkStatus();
   const size_t heads = shape_.num_kv_heads;
   ASSIGN_OR_RETURN(scorer_, DeviceScorer::Create(options_, shape_, plan_, dtype_, stream_));

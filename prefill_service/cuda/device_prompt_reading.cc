@@ -59,7 +59,7 @@ absl::StatusOr<PromptReading::Event> DevicePromptReading::Step() {
 absl::StatusOr<CompactLayer> DevicePromptReading::Compress(size_t) {
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
   RETURN_IF_ERROR(compressor_->Compress(finished_));
-  RETURN_IF_ERROR(compressor_->compact().CopyToHost(engine_.stream(), staging_.data()));
+  RETURN_IF_ERROR(compressor_->compact().CopyToHost(staging_.data()));
   RETURN_IF_ERROR(copied_.Record(engine_.stream()));
   RETURN_IF_ERROR(EnqueueAhead());
   RETURN_IF_ERROR(copied_.Wait("compression"));

@@ -140,7 +140,7 @@ struct Sides {
     auto wanted = host->Compress(backend, layer.host());
     EXPECT_TRUE(wanted.ok()) << wanted.status();
     EXPECT_EQ(device->Compress(layer.device()), absl::OkStatus());
-    const CompactLayer got = ToHost(device->compact(), nullptr);
+    const CompactLayer got = ToHost(device->compact());
     ExpectTheSameLayer(plan, wanted->compact, got);
     if (options.allocator == "ada") {
       EXPECT_EQ(TokensOf(got), plan.layer_tokens[index]);
@@ -251,7 +251,7 @@ TEST_F(DeviceCompressorTest, PagesGoToThePoolAsFromTheWire) {
     SCOPED_TRACE(text);
     Sides sides(text);
     sides.Compress(0, /*last_head_sees_its_window=*/true);
-    const CompactLayer layer = ToHost(sides.device->compact(), nullptr);
+    const CompactLayer layer = ToHost(sides.device->compact());
     const size_t page_bytes = PageBytes(sides.plan.format, kShape.head_dim);
     std::vector<std::byte> prefixes[2];
     for (const bool from_the_wire : {true, false}) {

@@ -176,7 +176,7 @@ class Sides {
       view.query_covariance = TensorView(covariance.data(), {config.num_query_heads, d, d});
     }
     const Compressor::Result host = *compressor.Compress(backend_, view);
-    compact_ = ToHost(device.compact(), Stream());
+    compact_ = ToHost(device.compact());
     ExpectTheSameLayer(plan_, host.compact, compact_);
   }
 

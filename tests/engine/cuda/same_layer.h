@@ -15,9 +15,9 @@
 namespace kvship::cuda {
 
 // Waits for the device.
-inline CompactLayer ToHost(const CompactDeviceLayer& compact, cudaStream_t stream) {
+inline CompactLayer ToHost(const CompactDeviceLayer& compact) {
   std::vector<std::byte> copied(compact.most_copied_bytes());
-  EXPECT_EQ(compact.CopyToHost(stream, copied.data()), absl::OkStatus());
+  EXPECT_EQ(compact.CopyToHost(copied.data()), absl::OkStatus());
   EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   return compact.FromCopy(copied.data());
 }
