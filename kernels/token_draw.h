@@ -48,17 +48,18 @@ constexpr uint32_t TokenDistance(float logit, float highest, float scale) {
   return distance < 0x1p32f ? static_cast<uint32_t>(distance) : kNoChance;
 }
 
-// 2^(43 - distance), to 3e-9 of itself: a Taylor series around half a halving, whose terms are
-// sqrt(1/2) ln(2)^k / k! in units of 2^-30.
+// sqrt(1/2) ln(2)^k / k! in units of 2^-30: the terms of 2^-(x + 1/2).
+inline constexpr int32_t kWeightTerms[] = {759250125, 526272083, 182392005, 42141501, 7302566,
+                                           1012351,   116951,    11581,     1003};
+
+// 2^(43 - distance), to 3e-9 of itself: a Taylor series around half a halving.
 constexpr uint64_t TokenWeight(uint32_t distance) {
   if (distance == kNoChance) return 0;
-  constexpr int32_t kTerms[] = {759250125, 526272083, 182392005, 42141501, 7302566,
-                                1012351,   116951,    11581,     1003};
   // From -1/2 to 1/2, in units of 2^-32: what is above the point is shifted out.
   const auto x = static_cast<int32_t>((distance << (32 - kHalvingBits)) - 0x80000000u);
-  int32_t sum = kTerms[8];
+  int32_t sum = kWeightTerms[8];
   for (int k = 7; k >= 0; --k) {
-    sum = kTerms[k] - static_cast<int32_t>(static_cast<int64_t>(sum) * x >> 32);
+    sum = kWeightTerms[k] - static_cast<int32_t>(static_cast<int64_t>(sum) * x >> 32);
   }
   return static_cast<uint64_t>(sum) << 13 >> (distance >> kHalvingBits);
 }

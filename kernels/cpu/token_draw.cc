@@ -3,68 +3,147 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "base/random.h"
 
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/token_draw.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
 namespace kvship {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// TokenDistance of each of the logits.
+void Distances(std::span<const float> logits, float highest, float scale,
+               uint32_t* HWY_RESTRICT distances) {
+  const hn::ScalableTag<float> d;
+  const hn::RebindToUnsigned<decltype(d)> du;
+  const hn::RebindToSigned<decltype(d)> di;
+  const size_t lanes = hn::Lanes(d);
+  // Processors convert to signed integers only.
+  const auto half = hn::Set(d, 0x1p31f);
+  size_t i = 0;
+  for (; i + lanes <= logits.size(); i += lanes) {
+    const auto logit = hn::LoadU(d, logits.data() + i);
+    const auto distance = hn::Mul(hn::Sub(hn::Set(d, highest), logit), hn::Set(d, scale));
+    const auto is_upper = hn::Ge(distance, half);
+    const auto lower = hn::ConvertTo(di, hn::Sub(distance, hn::IfThenElseZero(is_upper, half)));
+    const auto upper = hn::IfThenElseZero(hn::RebindMask(du, is_upper), hn::Set(du, 1u << 31));
+    const auto has_chance = hn::RebindMask(du, hn::Lt(distance, hn::Set(d, 0x1p32f)));
+    hn::StoreU(
+        hn::IfThenElse(has_chance, hn::Xor(hn::BitCast(du, lower), upper), hn::Set(du, kNoChance)),
+        du, distances + i);
+  }
+  for (; i < logits.size(); ++i) distances[i] = TokenDistance(logits[i], highest, scale);
+}
+
+// TokenWeight of each of the distances, of which there are whole vectors.
+void Weights(std::span<const uint32_t> distances, uint64_t* HWY_RESTRICT weights) {
+#if HWY_TARGET == HWY_SCALAR  // has no even lanes
+  for (size_t i = 0; i < distances.size(); ++i) weights[i] = TokenWeight(distances[i]);
+#else
+  const hn::ScalableTag<uint64_t> d;
+  const hn::Repartition<int32_t, decltype(d)> di;
+  const hn::Rebind<uint32_t, decltype(d)> narrow;
+  assert(distances.size() % hn::Lanes(d) == 0);
+  for (size_t i = 0; i < distances.size(); i += hn::Lanes(d)) {
+    const auto distance = hn::PromoteTo(d, hn::LoadU(narrow, distances.data() + i));
+    // Numbers of 32 bits in the even lanes; what is in the others is never looked at.
+    const auto x = hn::Sub(hn::BitCast(di, hn::ShiftLeft<32 - kHalvingBits>(distance)),
+                           hn::Set(di, INT32_MIN));
+    auto sum = hn::Set(di, kWeightTerms[8]);
+    for (int k = 7; k >= 0; --k) {
+      const auto product = hn::BitCast(d, hn::MulEven(sum, x));
+      sum = hn::Sub(hn::Set(di, kWeightTerms[k]), hn::BitCast(di, hn::ShiftRight<32>(product)));
+    }
+    const auto mantissa = hn::And(hn::BitCast(d, sum), hn::Set(d, 0xffffffffu));
+    const auto weight =
+        hn::Shr(hn::ShiftLeft<13>(mantissa), hn::ShiftRight<kHalvingBits>(distance));
+    const auto has_chance = hn::Ne(distance, hn::Set(d, uint64_t{kNoChance}));
+    hn::StoreU(hn::IfThenElseZero(has_chance, weight), d, weights + i);
+  }
+#endif
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvship
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace kvship {
+HWY_EXPORT(Distances);
+HWY_EXPORT(Weights);
 namespace {
+
+// Weights are computed and added up a block at a time.
+constexpr size_t kBlock = 256;
+
+// Tokens by id, and beyond the last such as have no chance, to a whole block.
+struct Chances {
+  std::vector<uint32_t> distances;
+  std::vector<uint64_t> weights;  // 0 of those that have none, or none any more
+};
+
+Chances ChancesOf(std::span<const float> logits, float highest, float scale) {
+  const size_t size = (logits.size() + kBlock - 1) / kBlock * kBlock;
+  Chances chances = {std::vector(size, kNoChance), std::vector<uint64_t>(size)};
+  HWY_DYNAMIC_DISPATCH(Distances)(logits, highest, scale, chances.distances.data());
+  HWY_DYNAMIC_DISPATCH(Weights)(chances.distances, chances.weights.data());
+  return chances;
+}
 
 // Orders tokens by their distances, then by their ids.
 uint64_t KeyOf(uint32_t distance, size_t token) { return uint64_t{distance} << 32 | token; }
-uint64_t WeightOf(uint64_t key) { return TokenWeight(static_cast<uint32_t>(key >> 32)); }
 
-// The last of the keys that take part, which are at least one. Their order is lost.
-uint64_t LastOfTopP(std::vector<uint64_t>& keys, uint64_t top_p) {
-  uint64_t total = 0;
-  for (uint64_t key : keys) total += WeightOf(key);
-  const uint64_t needed = NeededWeight(top_p, total);
-  // Sorting a whole vocabulary takes milliseconds, and the likeliest few hundred usually hold
-  // top_p.
-  for (size_t count = std::min<size_t>(keys.size(), 256);;
-       count = std::min(keys.size(), count * 16)) {
-    const auto end = keys.begin() + static_cast<ptrdiff_t>(count);
-    std::partial_sort(keys.begin(), end, keys.end());
-    uint64_t kept = 0;
-    for (auto key = keys.begin(); key != end; ++key) {
-      kept += WeightOf(*key);
-      if (kept >= needed) return *key;
-    }
-    assert(count < keys.size());
+// Leaves the likeliest tokens that have `needed` of something together, of which each that has a
+// chance has measure(token); all, where they have less.
+template <class Measure>
+void LeaveTheLikeliest(uint64_t needed, const Measure& measure, Chances& chances) {
+  // By the upper bits of their distances: the last that is left is in the bucket where their sum
+  // reaches what is needed, and only that one's tokens have to be sorted.
+  constexpr int kShift = 20;
+  std::vector<uint64_t> sums(size_t{1} << (32 - kShift));
+  const auto& [distances, weights] = chances;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] > 0) sums[distances[i] >> kShift] += measure(i);
   }
-}
-
-uint64_t LastKey(std::vector<uint64_t> keys, const TokenDraw& draw) {
+  uint64_t sum = 0;
+  size_t bucket = 0;
+  for (; bucket < sums.size() && sum + sums[bucket] < needed; ++bucket) sum += sums[bucket];
+  std::vector<uint64_t> keys;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] > 0 && distances[i] >> kShift == bucket) keys.push_back(KeyOf(distances[i], i));
+  }
+  std::sort(keys.begin(), keys.end());
   uint64_t last = ~uint64_t{0};
-  if (draw.top_k > 0 && draw.top_k < keys.size()) {
-    const auto end = keys.begin() + draw.top_k;
-    std::nth_element(keys.begin(), end - 1, keys.end());
-    last = *(end - 1);
-    keys.erase(end, keys.end());
+  for (auto key = keys.begin(); key != keys.end() && sum < needed; ++key) {
+    sum += measure(*key & 0xffffffffu);
+    last = *key;
   }
-  return draw.top_p > 0 ? LastOfTopP(keys, draw.top_p) : last;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (KeyOf(distances[i], i) > last) chances.weights[i] = 0;
+  }
 }
 
-// The token on which `random`, in units of 2^-64 of all weights, falls. Weights take most of the
-// time of a draw: sums of blocks are kept, so that one block's alone are computed twice.
-int32_t TokenAt(uint64_t random, const std::vector<uint64_t>& keys) {
-  constexpr size_t kBlock = 256;
-  std::vector<uint64_t> sums;  // of all keys up to the end of each block
-  uint64_t total = 0;
-  for (size_t begin = 0; begin < keys.size(); begin += kBlock) {
-    const size_t end = std::min(begin + kBlock, keys.size());
-    for (size_t i = begin; i < end; ++i) total += WeightOf(keys[i]);
-    sums.push_back(total);
+uint64_t SumOf(std::span<const uint64_t> weights) {
+  return std::accumulate(weights.begin(), weights.end(), uint64_t{0});
+}
+
+// The token on which `random`, in units of 2^-64 of all weights, falls; weights in whole blocks.
+int32_t TokenAt(uint64_t random, std::span<const uint64_t> weights) {
+  uint64_t left = PartOf(random, SumOf(weights));
+  size_t token = 0;
+  for (uint64_t sum; left >= (sum = SumOf(weights.subspan(token, kBlock))); token += kBlock) {
+    left -= sum;
   }
-  const uint64_t target = PartOf(random, total);
-  const auto block = std::upper_bound(sums.begin(), sums.end(), target) - sums.begin();
-  uint64_t left = target - (block == 0 ? 0 : sums[block - 1]);
-  auto drawn = keys.begin() + block * kBlock;
-  for (uint64_t weight = WeightOf(*drawn); left >= weight; weight = WeightOf(*drawn)) {
-    left -= weight;
-    ++drawn;
-  }
-  return static_cast<int32_t>(*drawn & 0xffffffffu);
+  for (; left >= weights[token]; ++token) left -= weights[token];
+  return static_cast<int32_t>(token);
 }
 
 }  // namespace
@@ -85,17 +164,19 @@ int32_t DrawToken(std::span<const float> logits, const TokenDraw& draw) {
   const int32_t likeliest = LikeliestToken(logits);
   const float highest = logits[likeliest];
   if (draw.scale == 0 || !std::isfinite(highest)) return likeliest;
-  std::vector<uint64_t> keys;  // of the tokens with a chance, by id
-  keys.reserve(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const uint32_t distance = TokenDistance(logits[i], highest, draw.scale);
-    if (distance != kNoChance) keys.push_back(KeyOf(distance, i));
+  Chances chances = ChancesOf(logits, highest, draw.scale);
+  const std::vector<uint64_t>& weights = chances.weights;
+  if (draw.top_k > 0) {
+    LeaveTheLikeliest(
+        draw.top_k, [](size_t) { return 1; }, chances);
   }
-  if (draw.top_k > 0 || draw.top_p > 0) {
-    const uint64_t last = LastKey(keys, draw);
-    std::erase_if(keys, [last](uint64_t key) { return key > last; });
+  if (draw.top_p > 0) {
+    const uint64_t needed = NeededWeight(draw.top_p, SumOf(weights));
+    LeaveTheLikeliest(
+        needed, [&weights](size_t token) { return weights[token]; }, chances);
   }
-  return TokenAt(RandomBits(draw.seed, draw.index), keys);
+  return TokenAt(RandomBits(draw.seed, draw.index), weights);
 }
 
 }  // namespace kvship
+#endif  // HWY_ONCE

@@ -4,11 +4,9 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -20,6 +18,7 @@
 #include "client/generation_client.h"
 #include "rpc/compression.h"
 #include "tests/e2e/at_rest.h"
+#include "tests/e2e/control_group.h"
 #include "tests/e2e/fault_shell.h"
 #include "tests/engine/model_files.h"
 
@@ -150,20 +149,14 @@ void CapAddressSpace(int pid, size_t more_bytes) {
   ASSERT_EQ(prlimit(pid, RLIMIT_AS, &limit, nullptr), 0);
 }
 
-// Long, as what it can show is not sure: where the limit meets gRPC's own allocations, gRPC aborts.
-using LongFaultMemoryTest = FaultMemoryTest;
-
-TEST_F(LongFaultMemoryTest, AStepThatMemoryDoesNotHoldEndsItsRequestsAndOthersGoOn) {
-  // A session takes 6 MiB of each step.
-  Start({.hidden_dim = 32, .head_dim = 16, .ffn_dim = 1 << 19, .context_tokens = 1 << 12}, "",
-        {"--max_batch_sessions=64"});
-  CapAddressSpace(decode_->pid(), size_t{128} << 20);
+// How 48 clients' requests ended, all asked at once; those that fail are told of memory.
+std::map<std::string, size_t> AskAtOnce(GenerationClient& client) {
   std::mutex mutex;
   std::map<std::string, size_t> ends;
   std::vector<std::thread> clients;
   for (size_t i = 0; i < 48; ++i) {
     clients.emplace_back([&] {
-      const absl::Status end = Ask(*client_, 8, /*max_tokens=*/16);
+      const absl::Status end = Ask(client, 8, /*max_tokens=*/16);
       std::lock_guard lock(mutex);
       ++ends[absl::StatusCodeToString(end.code())];
       if (end.ok()) return;
@@ -171,7 +164,21 @@ TEST_F(LongFaultMemoryTest, AStepThatMemoryDoesNotHoldEndsItsRequestsAndOthersGo
       EXPECT_THAT(std::string(end.message()), HasSubstr("no memory"));
     });
   }
-  for (std::thread& client : clients) client.join();
+  for (std::thread& thread : clients) thread.join();
+  return ends;
+}
+
+// Long, as what it can show is not sure: where the limit meets gRPC's own allocations, gRPC aborts.
+using LongFaultMemoryTest = FaultMemoryTest;
+
+TEST_F(LongFaultMemoryTest, AStepThatMemoryDoesNotHoldEndsItsRequestsAndOthersGoOn) {
+  // A session takes 6 MiB of each step.
+  Start({.hidden_dim = 32, .head_dim = 16, .ffn_dim = 1 << 19, .context_tokens = 1 << 12}, "",
+        {"--max_batch_sessions=64"});
+  // gRPC makes its threads while there is room for them.
+  EXPECT_EQ(AskAtOnce(*client_)["OK"], 48u);
+  CapAddressSpace(decode_->pid(), size_t{48} << 20);
+  std::map<std::string, size_t> ends = AskAtOnce(*client_);
   std::cout << "requests: " << absl::StrJoin(ends, ", ", absl::PairFormatter(" ")) << std::endl;
   EXPECT_GT(ends["RESOURCE_EXHAUSTED"], 0u);
   EXPECT_TRUE(decode_->runs());
@@ -187,40 +194,8 @@ TEST_F(FaultMemoryTest, APoolThatAddressesDoNotHoldIsOneSentenceAndExitCodeOne) 
   EXPECT_THAT(ReadBytes(errors), HasSubstr("no address space for a pool of 8589934592 bytes"));
 }
 
-// A control group with a limit on memory; it goes with this.
-class MemoryGroup {
- public:
-  // Nothing where this account may make none, or this kernel has none.
-  static std::unique_ptr<MemoryGroup> Make(size_t most_bytes) {
-    // Version 2, and version 1.
-    for (const auto& [root, limit] :
-         {std::pair("/sys/fs/cgroup", "memory.max"),
-          std::pair("/sys/fs/cgroup/memory", "memory.limit_in_bytes")}) {
-      std::unique_ptr<MemoryGroup> group(
-          new MemoryGroup(absl::StrCat(root, "/kvship_test_", getpid())));
-      std::error_code failed;
-      std::filesystem::create_directory(group->folder_, failed);
-      if (failed || !std::filesystem::exists(absl::StrCat(group->folder_, "/", limit))) continue;
-      std::ofstream file(absl::StrCat(group->folder_, "/", limit));
-      if (file << most_bytes << std::flush) return group;
-    }
-    return nullptr;
-  }
-  ~MemoryGroup() {
-    std::error_code ignored;
-    std::filesystem::remove(folder_, ignored);
-  }
-
-  // A shell command that puts the shell into it.
-  std::string Enter() const { return absl::StrCat("echo $$ >", folder_, "/cgroup.procs;"); }
-
- private:
-  explicit MemoryGroup(std::string folder) : folder_(std::move(folder)) {}
-  const std::string folder_;
-};
-
 TEST_F(FaultMemoryTest, AServerThatTheKernelKillsIsAnErrorToRetryAndServesAgainOnceRestarted) {
-  const auto group = MemoryGroup::Make(size_t{256} << 20);
+  const auto group = ControlGroup::OfMemory(size_t{256} << 20);
   if (group == nullptr) GTEST_SKIP() << "this account may make no control group for memory here";
   Start(kWideResidual, group->Enter(), {});
   // Its residual stream takes 820 MB.

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <compare>
 #include <limits>
 #include <vector>
 
 #include "base/random.h"
+#include "tests/kernels/targets.h"
 
 namespace kvship {
 namespace {
@@ -92,6 +94,58 @@ TEST(DrawToken, TopPTakesTheFewestThatHoldIt) {
   EXPECT_EQ(num_drawn(0.81, 0), 3u);
   EXPECT_EQ(num_drawn(0.61, 2), 1u) << "of 0.8, half a token more than 0.5";
   EXPECT_EQ(num_drawn(0.64, 2), 2u);
+}
+
+// By the definition, one token after the other.
+int32_t TokenByToken(const std::vector<float>& logits, const TokenDraw& draw) {
+  const float highest = logits[static_cast<size_t>(LikeliestToken(logits))];
+  struct Chance {
+    uint32_t distance;
+    size_t token;
+    auto operator<=>(const Chance&) const = default;
+  };
+  const auto sum_of = [](const std::vector<Chance>& chances) {
+    uint64_t sum = 0;
+    for (const Chance& chance : chances) sum += TokenWeight(chance.distance);
+    return sum;
+  };
+  std::vector<Chance> chances;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    chances.push_back({TokenDistance(logits[i], highest, draw.scale), i});
+  }
+  std::sort(chances.begin(), chances.end());
+  if (draw.top_k > 0) chances.resize(std::min<size_t>(draw.top_k, chances.size()));
+  if (draw.top_p > 0) {
+    const uint64_t needed = NeededWeight(draw.top_p, sum_of(chances));
+    std::vector<Chance> left;
+    while (sum_of(left) < needed) left.push_back(chances[left.size()]);
+    chances = left;
+  }
+  std::sort(chances.begin(), chances.end(),
+            [](const Chance& a, const Chance& b) { return a.token < b.token; });
+  uint64_t left = PartOf(RandomBits(draw.seed, draw.index), sum_of(chances));
+  auto drawn = chances.begin();
+  for (; left >= TokenWeight(drawn->distance); ++drawn) left -= TokenWeight(drawn->distance);
+  return static_cast<int32_t>(drawn->token);
+}
+
+TEST(DrawToken, DrawsTheSameOnEveryProcessor) {
+  std::vector<float> logits(1000);
+  // Distances of all sizes, also where they have no chance, are infinite or no number.
+  for (size_t i = 0; i < logits.size(); ++i) {
+    logits[i] = static_cast<float>(RandomBits(5, i) % 3000) / -100;
+  }
+  logits[3] = kNan;
+  logits[700] = -INFINITY;
+  for (const int64_t target : Targets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    const OnTarget on(target);
+    for (TokenDraw draw = {.scale = kScale / 8, .seed = 4}; draw.index < 200; ++draw.index) {
+      draw.top_k = draw.index % 2 == 0 ? 0 : 1 << draw.index % 11;  // some more than there are
+      draw.top_p = draw.index % 3 == 0 ? 0 : RandomBits(6, draw.index);
+      ASSERT_EQ(DrawToken(logits, draw), TokenByToken(logits, draw)) << draw.index;
+    }
+  }
 }
 
 TEST(DrawToken, OfEqualsTheFirstTakePart) {
