@@ -243,9 +243,13 @@ inline size_t QuantizeSharedBytes(size_t head_dim) {
   return head_dim * sizeof(float2) + kPageTokens * (head_dim / 2 + 8) * sizeof(uint32_t);
 }
 
+// As many as fill a multiprocessor, with 32 registers a thread.
+inline constexpr int kQuantizeBlocks = 2048 / kQuantizeThreads;
+
 // A block makes the keys (blockIdx.y 0) or the values (1) of page blockIdx.x.
 template <class T, PageFormat kFormat>
-__global__ void __launch_bounds__(kQuantizeThreads) QuantizeKernel(const GatherPagesArgs args) {
+__global__ void __launch_bounds__(kQuantizeThreads, kQuantizeBlocks)
+    QuantizeKernel(const GatherPagesArgs args) {
   WaitForTheKernelBefore();
   const PageTokens own = TokensOfPage(args, blockIdx.x);
   if (own.num_tokens == 0) return;
