@@ -48,18 +48,23 @@ constexpr uint32_t TokenDistance(float logit, float highest, float scale) {
   return distance < 0x1p32f ? static_cast<uint32_t>(distance) : kNoChance;
 }
 
-// sqrt(1/2) ln(2)^k / k! in units of 2^-30: the terms of 2^-(x + 1/2).
-inline constexpr int32_t kWeightTerms[] = {759250125, 526272083, 182392005, 42141501, 7302566,
-                                           1012351,   116951,    11581,     1003};
+// The terms of 2^-(x + 1/2): sqrt(1/2) ln(2)^k / k! in units of 2^-30, k to kLastWeightTerm. Local
+// to a function, as device code has no others (nvcc compiles reading them into a trap).
+inline constexpr int kLastWeightTerm = 8;
+constexpr int32_t WeightTerm(int k) {
+  constexpr int32_t kTerms[] = {759250125, 526272083, 182392005, 42141501, 7302566,
+                                1012351,   116951,    11581,     1003};
+  return kTerms[k];
+}
 
 // 2^(43 - distance), to 3e-9 of itself: a Taylor series around half a halving.
 constexpr uint64_t TokenWeight(uint32_t distance) {
   if (distance == kNoChance) return 0;
   // From -1/2 to 1/2, in units of 2^-32: what is above the point is shifted out.
   const auto x = static_cast<int32_t>((distance << (32 - kHalvingBits)) - 0x80000000u);
-  int32_t sum = kWeightTerms[8];
-  for (int k = 7; k >= 0; --k) {
-    sum = kWeightTerms[k] - static_cast<int32_t>(static_cast<int64_t>(sum) * x >> 32);
+  int32_t sum = WeightTerm(kLastWeightTerm);
+  for (int k = kLastWeightTerm - 1; k >= 0; --k) {
+    sum = WeightTerm(k) - static_cast<int32_t>(static_cast<int64_t>(sum) * x >> 32);
   }
   return static_cast<uint64_t>(sum) << 13 >> (distance >> kHalvingBits);
 }

@@ -25,6 +25,8 @@ NCCL_FILE = re.compile(r"transport/nccl_")
 RPC_HEADER = re.compile(r"(grpc/|grpcpp/|grpc\+\+/|google/protobuf/|kvship/v\d)")
 
 INCLUDE = re.compile(r'\s*#\s*include\s*([<"])([^>"]+)[>"]')
+# A table beside functions, of C++ code: what stands in a namespace is not indented.
+NAMESPACE_TABLE = re.compile(r"(?:inline |static )*constexpr (?:std::array<.*|[^()=;]*)\b(\w+)(?:\[[^]]*\])*\s*(?:=|\{)")
 MAX_LINES = 400
 SOURCES = (".h", ".cc", ".cu", ".cuh")
 COUNTED = SOURCES + (".py", ".sh", ".proto", ".cmake")
@@ -109,8 +111,21 @@ def cycles(graph):
             yield from visit(path, [path])
 
 
+def tables_of_device_code(graph, tables):
+    """Tables in namespaces that a .cu file sees: nvcc compiles reading one on a device into a trap, without a word."""
+    seen, todo = set(), [path for path in graph if path.endswith(".cu")]
+    while todo:
+        path = todo.pop()
+        if path not in seen:
+            seen.add(path)
+            todo.extend(header for header, _ in graph.get(path, ()))
+    for path, line, name in tables:
+        if path in seen:
+            yield f"{path}:{line}: {name} is in a namespace: device code reads tables of functions alone"
+
+
 def violations(root):
-    found, graph = [], {}
+    found, graph, tables = [], {}, []
     for path in source_files(root):
         with open(os.path.join(root, path), encoding="utf-8") as file:
             lines = file.read().splitlines()
@@ -121,7 +136,12 @@ def violations(root):
         if path.split("/")[0] not in MAY_INCLUDE:
             found.append(f"{path}:1: the folder is not in the design's table")
             continue
+        if path.endswith(".cu"):
+            graph[path] = []
         for number, text in enumerate(lines, start=1):
+            table = NAMESPACE_TABLE.match(text)
+            if table and ("[" in text or "std::array" in text):
+                tables.append((path, number, table.group(1)))
             match = INCLUDE.match(text)
             if not match:
                 continue
@@ -129,7 +149,7 @@ def violations(root):
             found.extend(include_violations(root, path, number, quoted, header))
             if home_of(header) and header != path:  # Highway's foreach_target includes the file itself
                 graph.setdefault(path, []).append((header, number))
-    return found + list(cycles(graph))
+    return found + list(cycles(graph)) + list(tables_of_device_code(graph, tables))
 
 
 class EachRuleIsEnforced(unittest.TestCase):
@@ -190,6 +210,16 @@ class EachRuleIsEnforced(unittest.TestCase):
     def test_an_include_cycle_is_shown_whole(self):
         found = self.found_in({"base/a.h": '#include "base/b.h"\n', "base/b.h": '#include "base/a.h"\n'})
         self.assertEqual(["base/b.h:1: include cycle: base/a.h -> base/b.h -> base/a.h"], found)
+
+    def test_device_code_has_no_tables_in_namespaces(self):
+        table, local = "inline constexpr int kTerms[] = {1};\n", "int f() {\n  constexpr int kTerms[] = {1};\n}\n"
+        cuda = {"kernels/cuda/b.cu": '#include "kernels/a.h"\n'}
+        self.assertEqual(["kernels/a.h:1: kTerms is in a namespace: device code reads tables of functions alone"],
+                         self.found_in({"kernels/a.h": table, **cuda}))
+        self.assertTrue(self.found_in({"kernels/cuda/b.cu": "constexpr std::array<int, 2> kTerms = {1, 2};\n"}))
+        self.assertEqual([], self.found_in({"kernels/a.h": local, **cuda}))
+        self.assertEqual([], self.found_in({"kernels/a.h": "inline constexpr int kTerms = 1;\n", **cuda}))
+        self.assertEqual([], self.found_in({"kernels/a.h": table}))
 
     def test_a_long_file_is_named(self):
         self.assertEqual(["base/a.cc:401: longer than 400 lines"], self.found_in({"base/a.cc": "\n" * 401}))

@@ -57,10 +57,10 @@ void Weights(std::span<const uint32_t> distances, uint64_t* HWY_RESTRICT weights
     // Numbers of 32 bits in the even lanes; what is in the others is never looked at.
     const auto x = hn::Sub(hn::BitCast(di, hn::ShiftLeft<32 - kHalvingBits>(distance)),
                            hn::Set(di, INT32_MIN));
-    auto sum = hn::Set(di, kWeightTerms[8]);
-    for (int k = 7; k >= 0; --k) {
+    auto sum = hn::Set(di, WeightTerm(kLastWeightTerm));
+    for (int k = kLastWeightTerm - 1; k >= 0; --k) {
       const auto product = hn::BitCast(d, hn::MulEven(sum, x));
-      sum = hn::Sub(hn::Set(di, kWeightTerms[k]), hn::BitCast(di, hn::ShiftRight<32>(product)));
+      sum = hn::Sub(hn::Set(di, WeightTerm(k)), hn::BitCast(di, hn::ShiftRight<32>(product)));
     }
     const auto mantissa = hn::And(hn::BitCast(d, sum), hn::Set(d, 0xffffffffu));
     const auto weight =

@@ -2,6 +2,7 @@
 
 #include "base/random.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/radix.cuh"
 #include "kernels/cuda/tile_layout.h"
 #include "kernels/cuda/token_draw.h"
 #include "kernels/cuda/top_positions.h"
@@ -11,7 +12,7 @@ namespace {
 
 // One block draws one token: a row of 128K logits is read from the cache once per pass, and there
 // are a dozen passes at most, in each of which every thread has 128 of them.
-constexpr int kThreads = 1024;
+constexpr int kThreads = kRadixThreads;
 constexpr int kWarps = kThreads / kWarpThreads;
 
 using Sum = unsigned long long;  // the 64 bits that atomicAdd knows
@@ -70,32 +71,6 @@ __device__ Sum WarpSum(Sum x) {
   return x;
 }
 
-// Of the block's threads' numbers, those of the threads before this one, and all. Every thread of
-// the block calls it.
-struct Scan {
-  Sum before;
-  Sum total;
-};
-__device__ Scan BlockScan(Sum x) {
-  __shared__ Sum warp_sums[kWarps];
-  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
-  Sum inclusive = x;
-#pragma unroll
-  for (int step = 1; step < kWarpThreads; step *= 2) {
-    const Sum below = __shfl_up_sync(0xffffffffu, inclusive, step);
-    if (lane >= step) inclusive += below;
-  }
-  if (lane == kWarpThreads - 1) warp_sums[warp] = inclusive;
-  __syncthreads();
-  Scan scan = {inclusive - x, 0};
-  for (int i = 0; i < kWarps; ++i) {
-    if (i < warp) scan.before += warp_sums[i];
-    scan.total += warp_sums[i];
-  }
-  __syncthreads();  // the next call writes warp_sums
-  return scan;
-}
-
 // Where the tokens that take part end, in the order of their distances.
 struct Cutoff {
   uint32_t distance = kNoChance;
@@ -110,7 +85,7 @@ struct Bin {
   Sum before;
   Sum share;
 };
-__device__ Bin FindBin(const Bins& bins, Scan scan, Sum needed) {
+__device__ Bin FindBin(const Bins& bins, BlockSums<Sum> scan, Sum needed) {
   __shared__ Bin found;
   Sum before = scan.before;
   for (uint32_t digit = 2 * threadIdx.x; digit < 2 * threadIdx.x + 2; ++digit) {
@@ -142,7 +117,7 @@ __device__ Cutoff FindCutoff(const Row& row, Sum needed, Share share, Bins& bins
       }
     }
     __syncthreads();
-    const Scan scan = BlockScan(bins[2 * threadIdx.x] + bins[2 * threadIdx.x + 1]);
+    const BlockSums<Sum> scan = BlockScan(bins[2 * threadIdx.x] + bins[2 * threadIdx.x + 1]);
     needed = min(needed, scan.total);
     const Bin bin = FindBin(bins, scan, needed);
     prefix |= bin.digit << RadixShift(pass);
