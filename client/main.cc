@@ -8,8 +8,6 @@
 #include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/flags/parse.h"
-#include "absl/flags/usage.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -289,12 +287,10 @@ absl::Status Run(const std::string& command, const std::vector<std::string>& sto
 }
 
 int Main(int argc, char** argv) {
-  absl::SetProgramUsageMessage(kUsage);
-  AcceptDashesInFlags(argc, argv);
   std::vector<char*> arguments(argv, argv + argc);
   const std::vector<std::string> stop = TakeStopFlags(&arguments);
   const std::vector<char*> words =
-      absl::ParseCommandLine(static_cast<int>(arguments.size()), arguments.data());
+      ParseCommandLine(kUsage, static_cast<int>(arguments.size()), arguments.data());
   if (words.size() != 2) {
     std::fprintf(stderr, "%s\n", kUsage);
     return 2;

@@ -7,8 +7,6 @@
 #include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/flags/parse.h"
-#include "absl/flags/usage.h"
 #include "absl/strings/str_cat.h"
 #include "base/command_line.h"
 #include "base/log.h"
@@ -173,10 +171,8 @@ absl::Status Serve(StopSignals& signals) {
 }
 
 int Main(int argc, char** argv) {
-  absl::SetProgramUsageMessage("kvship-decode --model=PATH [--prefill=dns:///HOST:PORT] [flags]");
+  ParseCommandLine("kvship-decode --model=PATH [--prefill=dns:///HOST:PORT] [flags]", argc, argv);
   PrepareNcclEnvironment();
-  AcceptDashesInFlags(argc, argv);
-  absl::ParseCommandLine(argc, argv);
   KeepFreedMemory();
   StopSignals signals;
   const auto log_format = ParseLogFormat(absl::GetFlag(FLAGS_log_format));

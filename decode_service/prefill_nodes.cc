@@ -218,7 +218,10 @@ void PrefillNodes::StartChecks() {
     const auto& channel = node->connection().grpc_channel();
     // gRPC's own pauses between attempts to connect would hide a node that has just come back.
     grpc::experimental::ChannelResetConnectionBackoff(channel.get());
+    // The answer comes after this by gRPC's order too, which the thread sanitizer does not see.
+    std::unique_lock lock(mutex_);
     Check& check = checks_.emplace_back(node);
+    lock.unlock();
     check.context.set_deadline(absl::ToChronoTime(WallNow() + options_.check_timeout));
     // Who serves and whose connection is refused is gone; who was gone may come at any moment.
     check.context.set_wait_for_ready(node->standing(MonotonicNow()) == Standing::kSilent);

@@ -5,9 +5,8 @@
 #include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/flags/parse.h"
-#include "absl/flags/usage.h"
 #include "absl/strings/str_cat.h"
+#include "base/command_line.h"
 #include "base/log.h"
 #include "prefill_service/prefill_program.h"
 #include "transport/nccl_cuda.h"
@@ -102,8 +101,7 @@ PrefillProgramOptions OptionsFromFlags() {
 }  // namespace kvship
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage("reads prompts and ships compact KV caches to decode nodes");
-  absl::ParseCommandLine(argc, argv);
+  kvship::ParseCommandLine("kvship-prefill --model=PATH [flags]", argc, argv);
   kvship::PrepareNcclEnvironment();
   const auto log_format = kvship::ParseLogFormat(absl::GetFlag(FLAGS_log_format));
   if (!log_format.ok()) {

@@ -13,8 +13,6 @@
 #include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/flags/parse.h"
-#include "absl/flags/usage.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -303,9 +301,7 @@ absl::Status Sweep(const std::string& path) {
 }
 
 int Main(int argc, char** argv) {
-  absl::SetProgramUsageMessage(kUsage);
-  AcceptDashesInFlags(argc, argv);
-  const std::vector<char*> arguments = absl::ParseCommandLine(argc, argv);
+  const std::vector<char*> arguments = ParseCommandLine(kUsage, argc, argv);
   if (arguments.size() != 3) {
     std::cerr << kUsage << "\n";
     return 2;

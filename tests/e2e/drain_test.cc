@@ -92,7 +92,7 @@ void RestartUnderLoad(Server& (Pools::*node)(size_t), size_t retries) {
             << ", requests: " << absl::StrJoin(outcomes, ", ", absl::PairFormatter(" "))
             << std::endl;
   EXPECT_EQ(outcomes.size(), 1u);
-  EXPECT_GT(outcomes.at("OK"), 50u);
+  EXPECT_GT(outcomes.at("OK"), 20u);
 }
 
 TEST(DrainTest, RollingRestartOfThePrefillPoolNeedsNoRetryOfClients) {
@@ -104,7 +104,7 @@ TEST(DrainTest, RollingRestartOfTheDecodePoolLosesNoRequest) {
 }
 
 TEST(DrainTest, RunningStreamsEndAndNewRequestsAreRefused) {
-  Pools pools;
+  Pools pools({"--drain_grace=1m"});  // as long as a client waits
   ASSERT_TRUE(pools.WaitUntilReady());
   Server& decode = pools.decode(0);
   Readers readers(decode.address(), 16);  // together they take longer than the notice
