@@ -168,7 +168,7 @@ std::map<std::string, size_t> AskAtOnce(GenerationClient& client, uint32_t max_t
   return ends;
 }
 
-// Long, as what it can show is not sure: where the limit meets gRPC's own allocations, gRPC aborts.
+// Long, as it needs a machine that does little else: a slow one's batches never get large enough.
 using LongFaultMemoryTest = FaultMemoryTest;
 
 TEST_F(LongFaultMemoryTest, AStepThatMemoryDoesNotHoldEndsItsRequestsAndOthersGoOn) {
