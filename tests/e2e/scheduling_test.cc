@@ -264,6 +264,8 @@ TEST(SchedulingTest, APromptTooLongForANodesMemoryGoesToAnotherOrIsRefusedForGoo
       "kvship-decode", kModel,
       {"--threads=1", absl::StrCat("--prefill=", nodes.prefill.address(), ",", large.address())});
   ASSERT_TRUE(large.WaitUntilReady() && decode.WaitUntilReady());
+  ASSERT_TRUE(Eventually(
+      [&] { return decode.metric("kvship_decode_prefill_nodes{standing=\"serving\"}") == 2; }));
   for (int i = 0; i < 5; ++i) {
     EXPECT_EQ(Stream(decode, TinyRequest(1000, 2)).WaitForEnd(), absl::OkStatus());
   }
