@@ -51,8 +51,9 @@ PrefillRun::PrefillRun(PrefillEngine& engine, std::vector<PrefillPrompt> prompts
 }
 
 size_t PrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens) {
+  const size_t column_sums = config.num_query_heads;
   const size_t row =
-      config.hidden_dim + config.head_dim + 2 * config.num_kv_heads * config.head_dim;
+      config.hidden_dim + config.head_dim + 2 * config.num_kv_heads * config.head_dim + column_sums;
   return num_tokens * row * sizeof(float);
 }
 

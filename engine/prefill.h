@@ -97,7 +97,8 @@ class PrefillRun {
   // all_logits only the last token's can be asked for. logits [n, vocab] f32.
   absl::Status Logits(size_t prompt, size_t position, TensorView logits);
 
-  // Bytes that a run of so many tokens holds while it is paused, but for what scorers ask for.
+  // Bytes that a run of so many tokens holds at most while it is paused, column sums included; but
+  // for what does not grow with the prompt.
   static size_t BytesFor(const ModelConfig& config, size_t num_tokens);
 
  private:

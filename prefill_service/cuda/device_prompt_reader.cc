@@ -35,12 +35,12 @@ absl::StatusOr<std::unique_ptr<DevicePromptReader>> DevicePromptReader::Create(
   return reader;
 }
 
-// The residual stream, angles, one layer of keys and values, votes.
+// The residual stream, angles, one layer of keys and values, votes and column sums, scores.
 size_t DevicePromptReader::BytesFor(size_t num_tokens) const {
   const ModelConfig& c = config();
-  return num_tokens *
-         (c.hidden_dim * kElementBytes + c.head_dim * sizeof(float) +
-          2 * c.num_kv_heads * c.head_dim * kElementBytes + c.num_query_heads * sizeof(float));
+  return num_tokens * (c.hidden_dim * kElementBytes + c.head_dim * sizeof(float) +
+                       2 * c.num_kv_heads * c.head_dim * kElementBytes +
+                       (2 * c.num_query_heads + c.num_kv_heads) * sizeof(float));
 }
 
 absl::Status DevicePromptReader::Check(const PrefillTask& task) const {
