@@ -96,30 +96,44 @@ std::string OtlpEndpoint() {
   return flag.empty() && environment != nullptr ? environment : flag;
 }
 
-absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
-  DecodeServer::Options options;
-  options.model_path = absl::GetFlag(FLAGS_model);
-  if (options.model_path.empty()) {
-    return absl::InvalidArgumentError("--model is not set; wanted a GGUF file or a directory");
-  }
+// Ports, and who may call.
+void SetPorts(DecodeServer::Options& options) {
   options.admin = absl::GetFlag(FLAGS_admin);
   options.rpc.listen = absl::GetFlag(FLAGS_listen);
   options.rpc.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   options.rpc.max_streams = absl::GetFlag(FLAGS_max_streams);
+  options.security.tls = {.certificate = absl::GetFlag(FLAGS_tls_cert),
+                          .key = absl::GetFlag(FLAGS_tls_key),
+                          .ca = absl::GetFlag(FLAGS_tls_client_ca)};
+  options.security.allowed_peers = absl::GetFlag(FLAGS_allowed_peers);
+  options.security.insecure = absl::GetFlag(FLAGS_insecure);
+  options.api_tokens_file = absl::GetFlag(FLAGS_api_tokens_file);
   options.http.listen = absl::GetFlag(FLAGS_http);
+  options.http.tls = options.security.tls;
   options.http.max_body_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   options.http.max_requests = std::max<size_t>(1, absl::GetFlag(FLAGS_max_http_requests));
   options.http.served_model_name = absl::GetFlag(FLAGS_served_model_name);
   options.http.deadline = absl::GetFlag(FLAGS_http_deadline);
-  options.security.tls = {.certificate = absl::GetFlag(FLAGS_tls_cert),
-                          .key = absl::GetFlag(FLAGS_tls_key),
-                          .ca = absl::GetFlag(FLAGS_tls_client_ca)};
-  options.http.tls = options.security.tls;
-  options.security.allowed_peers = absl::GetFlag(FLAGS_allowed_peers);
-  options.security.insecure = absl::GetFlag(FLAGS_insecure);
-  options.api_tokens_file = absl::GetFlag(FLAGS_api_tokens_file);
-  options.prefill_tls_ca = absl::GetFlag(FLAGS_prefill_tls_ca);
-  options.prefill_targets = absl::GetFlag(FLAGS_prefill);
+}
+
+// What requests may ask for, and get where they say nothing.
+void SetLimits(DecodeServer::Options& options) {
+  options.max_batch_sessions = std::max<size_t>(1, absl::GetFlag(FLAGS_max_batch_sessions));
+  options.max_client_requests = absl::GetFlag(FLAGS_max_client_requests);
+  options.default_deadline = absl::GetFlag(FLAGS_default_deadline);
+  options.default_compression = absl::GetFlag(FLAGS_default_compression);
+  options.queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
+  options.queue.max_client_bytes = absl::GetFlag(FLAGS_max_client_bytes);
+  options.generation.max_unread_tokens =
+      std::max<size_t>(1, absl::GetFlag(FLAGS_max_unread_tokens));
+  RequestLimits& limits = options.generation.limits;
+  limits.default_max_tokens = std::max<size_t>(1, absl::GetFlag(FLAGS_default_max_tokens));
+  limits.context_tokens = absl::GetFlag(FLAGS_max_context_tokens);
+  limits.max_kept_tokens = absl::GetFlag(FLAGS_max_kept_tokens);
+}
+
+// What computes, and the form of what it computes.
+absl::Status SetDevice(DecodeServer::Options& options) {
   options.num_threads = absl::GetFlag(FLAGS_threads);
   if (options.num_threads == 0) {
     options.num_threads = std::max(1u, std::thread::hardware_concurrency());
@@ -143,20 +157,22 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
     }
     options.arithmetic = Arithmetic::kFloat32;
   }
-  options.max_batch_sessions = std::max<size_t>(1, absl::GetFlag(FLAGS_max_batch_sessions));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
+  DecodeServer::Options options;
+  options.model_path = absl::GetFlag(FLAGS_model);
+  if (options.model_path.empty()) {
+    return absl::InvalidArgumentError("--model is not set; wanted a GGUF file or a directory");
+  }
+  options.prefill_targets = absl::GetFlag(FLAGS_prefill);
+  options.prefill_tls_ca = absl::GetFlag(FLAGS_prefill_tls_ca);
   options.stuck_timeout = absl::GetFlag(FLAGS_stuck_timeout);
-  options.queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
-  options.generation.max_unread_tokens =
-      std::max<size_t>(1, absl::GetFlag(FLAGS_max_unread_tokens));
-  options.max_client_requests = absl::GetFlag(FLAGS_max_client_requests);
-  options.default_deadline = absl::GetFlag(FLAGS_default_deadline);
-  options.queue.max_client_bytes = absl::GetFlag(FLAGS_max_client_bytes);
-  RequestLimits& limits = options.generation.limits;
-  limits.default_max_tokens = std::max<size_t>(1, absl::GetFlag(FLAGS_default_max_tokens));
-  limits.context_tokens = absl::GetFlag(FLAGS_max_context_tokens);
-  options.default_compression = absl::GetFlag(FLAGS_default_compression);
   options.otlp_endpoint = OtlpEndpoint();
-  limits.max_kept_tokens = absl::GetFlag(FLAGS_max_kept_tokens);
+  SetPorts(options);
+  SetLimits(options);
+  RETURN_IF_ERROR(SetDevice(options));
   return options;
 }
 
