@@ -102,7 +102,7 @@ absl::Status CheckForcedTokens(const v1::GenerateRequest& message) {
   return absl::OkStatus();
 }
 
-absl::Status ExceedsContext(std::string message) {
+absl::Status ExceedsContext(absl::string_view message) {
   return WithReason(absl::FailedPreconditionError(message), kContextLengthExceeded);
 }
 

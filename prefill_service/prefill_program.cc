@@ -84,6 +84,20 @@ void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& sched
   server.Shutdown(kOtherCallsGrace);
 }
 
+size_t NumThreads(const PrefillProgramOptions& options) {
+  if (options.num_threads > 0) return options.num_threads;
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+// Nothing where caches go by gRPC alone.
+absl::StatusOr<std::unique_ptr<NcclService>> OpenNccl(const PrefillProgramOptions& options,
+                                                      const ComputeDevice& device,
+                                                      NcclMetrics& metrics) {
+  ASSIGN_OR_RETURN(const bool is_wanted, WantsNccl(options.transport, device.is_gpu));
+  if (!is_wanted) return nullptr;
+  return NcclService::Open(device.ordinal, metrics);
+}
+
 }  // namespace
 
 absl::Status PrefillProgramOptions::Validate() const {
@@ -129,19 +143,13 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
   ASSIGN_OR_RETURN(
       const CompressionOptions default_compression,
       ParseCompression(options.default_compression, DefaultCompression(config.head_dim)));
-  const size_t num_threads = options.num_threads > 0
-                                 ? options.num_threads
-                                 : std::max(1u, std::thread::hardware_concurrency());
+  const size_t num_threads = NumThreads(options);
   Backend backend(num_threads);
   ASSIGN_OR_RETURN(const auto reader, OpenReader(options, *model.transformer, backend));
   PrefillMetrics metrics(registry);
   metrics.SetModel(config.name);
   PrefillScheduler scheduler(*reader, metrics, options.scheduler);
-  std::unique_ptr<NcclService> nccl;
-  ASSIGN_OR_RETURN(const bool wants_nccl, WantsNccl(options.transport, device.is_gpu));
-  if (wants_nccl) {
-    ASSIGN_OR_RETURN(nccl, NcclService::Open(device.ordinal, nccl_metrics));
-  }
+  ASSIGN_OR_RETURN(const auto nccl, OpenNccl(options, device, nccl_metrics));
   const Callers callers(options.security.allowed_peers, nullptr);
   PrefillRpcService service({.callers = callers,
                              .model = config,
