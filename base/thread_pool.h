@@ -5,6 +5,7 @@
 // ParallelFor may be called by one thread at a time; a loop body may not call it again.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
@@ -15,6 +16,11 @@
 #include <vector>
 
 namespace kvship {
+
+// `asked`, or one per processor where that is 0.
+inline size_t NumThreads(size_t asked) {
+  return asked > 0 ? asked : std::max(1u, std::thread::hardware_concurrency());
+}
 
 class ThreadPool {
  public:

@@ -3,7 +3,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/flags/flag.h"
@@ -11,6 +10,7 @@
 #include "base/command_line.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "base/thread_pool.h"
 #include "decode_service/decode_server.h"
 #include "service/process.h"
 #include "transport/nccl_cuda.h"
@@ -134,10 +134,7 @@ void SetLimits(DecodeServer::Options& options) {
 
 // What computes, and the form of what it computes.
 absl::Status SetDevice(DecodeServer::Options& options) {
-  options.num_threads = absl::GetFlag(FLAGS_threads);
-  if (options.num_threads == 0) {
-    options.num_threads = std::max(1u, std::thread::hardware_concurrency());
-  }
+  options.num_threads = NumThreads(absl::GetFlag(FLAGS_threads));
   options.pool_bytes = absl::GetFlag(FLAGS_pool_bytes);
   ASSIGN_OR_RETURN(options.device, ParseComputeDevice(absl::GetFlag(FLAGS_device)));
   ASSIGN_OR_RETURN(options.uses_nccl,

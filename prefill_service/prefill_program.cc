@@ -1,12 +1,12 @@
 #include "prefill_service/prefill_program.h"
 
 #include <algorithm>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "base/thread_pool.h"
 #include "engine/compute_device.h"
 #include "engine/gpu.h"
 #include "engine/tokenizer.h"
@@ -84,11 +84,6 @@ void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& sched
   server.Shutdown(kOtherCallsGrace);
 }
 
-size_t NumThreads(const PrefillProgramOptions& options) {
-  if (options.num_threads > 0) return options.num_threads;
-  return std::max(1u, std::thread::hardware_concurrency());
-}
-
 // Nothing where caches go by gRPC alone.
 absl::StatusOr<std::unique_ptr<NcclService>> OpenNccl(const PrefillProgramOptions& options,
                                                       const ComputeDevice& device,
@@ -143,7 +138,7 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
   ASSIGN_OR_RETURN(
       const CompressionOptions default_compression,
       ParseCompression(options.default_compression, DefaultCompression(config.head_dim)));
-  const size_t num_threads = NumThreads(options);
+  const size_t num_threads = NumThreads(options.num_threads);
   Backend backend(num_threads);
   ASSIGN_OR_RETURN(const auto reader, OpenReader(options, *model.transformer, backend));
   PrefillMetrics metrics(registry);

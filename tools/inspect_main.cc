@@ -9,7 +9,6 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/flags/flag.h"
@@ -18,6 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "base/command_line.h"
 #include "base/status_macros.h"
+#include "base/thread_pool.h"
 #include "engine/tokenizer.h"
 #include "engine/transformer.h"
 #include "tools/local_run.h"
@@ -86,10 +86,8 @@ absl::StatusOr<std::vector<int32_t>> ReadTokens() {
 }
 
 LocalRun::Options RunOptions(bool float32) {
-  size_t threads = absl::GetFlag(FLAGS_threads);
-  if (threads == 0) threads = std::max(1u, std::thread::hardware_concurrency());
   return {.arithmetic = float32 ? Arithmetic::kFloat32 : Arithmetic::kFast,
-          .num_threads = threads,
+          .num_threads = NumThreads(absl::GetFlag(FLAGS_threads)),
           .tail_format = float32 ? PageFormat::kF32 : PageFormat::kF16};
 }
 

@@ -13,15 +13,14 @@
 namespace kvship::cuda {
 namespace {
 
-// What WindowVotes and WindowLogSumExp take at a time, and PoolScores.
-constexpr size_t kMostQueries = 64;
+// What PoolScores takes.
 constexpr size_t kWidestKernel = 127;
 
 // pass(begin, count) for the queries of a window, in its order.
 template <class Pass>
 absl::Status InPasses(size_t window, Pass pass) {
-  for (size_t begin = 0; begin < window; begin += kMostQueries) {
-    RETURN_IF_ERROR(pass(begin, std::min(window - begin, kMostQueries)));
+  for (size_t begin = 0; begin < window; begin += kMostWindowQueries) {
+    RETURN_IF_ERROR(pass(begin, std::min(window - begin, kMostWindowQueries)));
   }
   return absl::OkStatus();
 }
@@ -88,8 +87,8 @@ absl::Status DeviceScorer::Allocate() {
   } else if (VotesOverPrefix()) {
     const size_t window = plan_.window_end - plan_.window_begin;
     ASSIGN_OR_RETURN(prefix_lse_, DeviceBuffer::Create(query_heads * window * sizeof(float)));
-    workspace_bytes = WindowLogSumExpWorkspaceBytes(query_heads, std::min(window, kMostQueries),
-                                                    plan_.window_begin);
+    workspace_bytes = WindowLogSumExpWorkspaceBytes(
+        query_heads, std::min(window, kMostWindowQueries), plan_.window_begin);
   }
   ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(workspace_bytes));
   return absl::OkStatus();

@@ -104,9 +104,8 @@ absl::Status DeviceObservation::KeepWindow(const PromptAttentionArgs& block) {
 // By as many queries as a pass over the keys takes. Blocks begin at multiples of that, so that the
 // sums do not depend on their size.
 absl::Status DeviceObservation::AddColumnSums(const PromptAttentionArgs& block) {
-  constexpr size_t kPassQueries = 64;
-  for (size_t row = 0; row < block.num_queries; row += kPassQueries) {
-    const size_t queries = std::min(kPassQueries, block.num_queries - row);
+  for (size_t row = 0; row < block.num_queries; row += kMostWindowQueries) {
+    const size_t queries = std::min(kMostWindowQueries, block.num_queries - row);
     const size_t first = block.first_position + row;
     RETURN_IF_ERROR(WindowVotes(stream_, {.q = static_cast<const std::byte*>(block.q) +
                                                row * block.q_row_stride * kElementBytes,

@@ -145,21 +145,6 @@ __global__ void __launch_bounds__(kThreads, 2) LogitsKernel(const Params p) {
   }
 }
 
-__device__ float BlockMax(float x) {
-  __shared__ float warp_maxima[kRowThreads / kWarpThreads];
-#pragma unroll
-  for (int step = kWarpThreads / 2; step > 0; step /= 2) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
-  }
-  if (threadIdx.x % kWarpThreads == 0) warp_maxima[threadIdx.x / kWarpThreads] = x;
-  __syncthreads();
-  float maximum = warp_maxima[0];
-  for (int warp = 1; warp < kRowThreads / kWarpThreads; ++warp) {
-    maximum = fmaxf(maximum, warp_maxima[warp]);
-  }
-  return maximum;
-}
-
 // A block takes a query head.
 __global__ void __launch_bounds__(kRowThreads) SharesKernel(const Params p) {
   WaitForTheKernelBefore();

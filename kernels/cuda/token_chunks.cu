@@ -1,4 +1,5 @@
 #include "base/status_macros.h"
+#include "kernels/cuda/block_sum.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tile_layout.h"
@@ -11,20 +12,6 @@ namespace {
 constexpr int kThreads = 256;
 // Each has a largest score of its own, and each block of the next kernel reads all of these.
 constexpr unsigned kLargestBlocks = kThreads;
-
-// The largest key of the block's threads, for every one of them.
-__device__ uint32_t BlockMax(uint32_t x) {
-  __shared__ uint32_t warps[kThreads / kWarpThreads];
-#pragma unroll
-  for (int step = kWarpThreads / 2; step > 0; step /= 2) {
-    x = max(x, __shfl_xor_sync(0xffffffffu, x, step));
-  }
-  if (threadIdx.x % kWarpThreads == 0) warps[threadIdx.x / kWarpThreads] = x;
-  __syncthreads();
-#pragma unroll
-  for (int warp = 0; warp < kThreads / kWarpThreads; ++warp) x = max(x, warps[warp]);
-  return x;
-}
 
 // The number of a key; minus infinity where none of the scores is a number.
 __device__ float ScoreOf(uint32_t key) {

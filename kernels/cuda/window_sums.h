@@ -15,7 +15,7 @@ namespace kvship::cuda {
 // lse[h, w] = log(sum over the keys i < num_keys, i <= first_position + w, of exp(q[h,w].k[i] /
 // sqrt(D))). Keys are taken in parts of a fixed number, and those merged in a fixed order: the
 // result does not depend on the device's size, and repeats bit for bit. Memory: device memory, q
-// and keys aligned to 16 bytes; W is 1 to 64, D 64 or 128.
+// and keys aligned to 16 bytes; W is 1 to WindowVotes' kMostWindowQueries, D 64 or 128.
 struct WindowLogSumExpArgs {
   const void* q = nullptr;     // [Hq, W, D] of dtype, after RoPE, queries side by side
   const void* keys = nullptr;  // [H, T, D] of dtype, after RoPE

@@ -12,6 +12,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tile_layout.h"
+#include "kernels/cuda/window_votes.h"
 
 namespace kvship::cuda {
 
@@ -103,8 +104,9 @@ template <class Args>
 absl::Status CheckWindowPass(const Args& args) {
   RETURN_IF_ERROR(CheckHeads(args.num_query_heads, args.num_kv_heads));
   const size_t window = args.window, num_keys = args.num_keys, stride = args.key_head_stride;
-  if (window < 1 || window > 64) {
-    return absl::InvalidArgumentError(absl::StrCat("window ", window, ": wanted 1 to 64"));
+  if (window < 1 || window > kMostWindowQueries) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("window ", window, ": wanted 1 to ", kMostWindowQueries));
   }
   if (num_keys < 1 || num_keys > (size_t{1} << 30)) {
     return absl::InvalidArgumentError(absl::StrCat("num_keys ", num_keys, ": wanted 1 to 2^30"));

@@ -58,9 +58,7 @@ class FaultProxyTest : public ::testing::Test {
 
   // On a busy machine one may be known long before the other.
   void WaitUntilBothServe() const {
-    EXPECT_TRUE(Eventually([this] {
-      return decode_->metric("kvship_decode_prefill_nodes{standing=\"serving\"}") == 2;
-    }));
+    EXPECT_TRUE(Eventually([this] { return decode_->num_serving_nodes() == 2; }));
   }
 
   // Sends eight requests at the same time; no wrong token, but any end that tells what to do.

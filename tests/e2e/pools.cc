@@ -42,9 +42,8 @@ bool Pools::WaitUntilReady() {
   bool ready = true;
   for (const auto& node : prefill_) ready &= node->WaitUntilReady();
   for (const auto& node : decode_) {
-    ready &= node->WaitUntilReady() && Eventually([&node] {
-               return node->metric("kvship_decode_prefill_nodes{standing=\"serving\"}") == kNodes;
-             });
+    ready &= node->WaitUntilReady() &&
+             Eventually([&node] { return node->num_serving_nodes() == kNodes; });
   }
   return ready;
 }

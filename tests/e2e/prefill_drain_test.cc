@@ -51,8 +51,7 @@ TEST(PrefillDrainTest, APromptThatOutlivesTheWaitGoesToAnotherNode) {
       "kvship-decode", kModel,
       {"--threads=1", absl::StrCat("--prefill=", first.address(), ",", second.address())});
   ASSERT_TRUE(first.WaitUntilReady() && second.WaitUntilReady() && decode.WaitUntilReady());
-  ASSERT_TRUE(Eventually(
-      [&] { return decode.metric("kvship_decode_prefill_nodes{standing=\"serving\"}") == 2; }));
+  ASSERT_TRUE(Eventually([&] { return decode.num_serving_nodes() == 2; }));
   // The second one goes to the node that has nothing to do.
   Stream one(decode, TinyRequest(1990, 5)), other(decode, TinyRequest(1990, 5));
   Stop(first);

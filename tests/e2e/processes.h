@@ -64,6 +64,10 @@ struct Server {
   int pid() const { return process.pid(); }
   bool WaitUntilReady();
   double metric(const std::string& name) const { return Metric(admin_port, name); }
+  // Of a decode server: prefill nodes that serve; -1 if it does not say.
+  double num_serving_nodes() const {
+    return metric("kvship_decode_prefill_nodes{standing=\"serving\"}");
+  }
 
   int port = FreePort();
   int admin_port = FreePort();

@@ -265,8 +265,7 @@ TEST(SchedulingTest, APromptTooLongForANodesMemoryGoesToAnotherOrIsRefusedForGoo
       "kvship-decode", kModel,
       {"--threads=1", absl::StrCat("--prefill=", nodes.prefill.address(), ",", large.address())});
   ASSERT_TRUE(large.WaitUntilReady() && decode.WaitUntilReady());
-  ASSERT_TRUE(Eventually(
-      [&] { return decode.metric("kvship_decode_prefill_nodes{standing=\"serving\"}") == 2; }));
+  ASSERT_TRUE(Eventually([&] { return decode.num_serving_nodes() == 2; }));
   for (int i = 0; i < 5; ++i) {
     EXPECT_EQ(Stream(decode, TinyRequest(1000, 2)).WaitForEnd(), absl::OkStatus());
   }

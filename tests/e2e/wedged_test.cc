@@ -112,22 +112,19 @@ TEST(WedgedTest, APromptGoesToAnotherNodeThanOneWhoseEngineStandsStill) {
   Server decode("kvship-decode", kModel,
                 {"--threads=1", absl::StrCat("--prefill=", wedge.address(), ",", other.address())});
   ASSERT_TRUE(wedge.WaitUntilReady() && other.WaitUntilReady() && decode.WaitUntilReady());
-  const auto num_serving = [&decode] {
-    return decode.metric("kvship_decode_prefill_nodes{standing=\"serving\"}");
-  };
-  ASSERT_TRUE(Eventually([&] { return num_serving() == 2; }));
+  ASSERT_TRUE(Eventually([&] { return decode.num_serving_nodes() == 2; }));
   std::optional<StoppedThread> wedged(std::in_place, wedge.process.pid(), "prefill_engine");
   if (wedged->is_forbidden()) GTEST_SKIP() << "no thread of another process may be stopped here";
   ASSERT_TRUE(wedged->is_stopped());
   const absl::Duration noticed = BecomesUnready(wedge, "the engine has been in one step for");
-  ASSERT_TRUE(Eventually([&] { return num_serving() == 1; }));
+  ASSERT_TRUE(Eventually([&] { return decode.num_serving_nodes() == 1; }));
   for (int i = 0; i < 10; ++i) {
     EXPECT_EQ(Stream(decode, TinyRequest(50, 5)).WaitForEnd(), absl::OkStatus());
   }
   EXPECT_EQ(decode.metric("kvship_decode_prefill_ejections_total"), 0) << "none was sent there";
   wedged.reset();
   const absl::Duration ready = BecomesReady(wedge);
-  EXPECT_TRUE(Eventually([&] { return num_serving() == 2; }));
+  EXPECT_TRUE(Eventually([&] { return decode.num_serving_nodes() == 2; }));
   std::cout << absl::StrFormat(
       "prefill engine stopped: unready after %.1f s of 1 s allowed, 10 of 10 prompts to the other "
       "node; ready %.0f ms after it went on\n",

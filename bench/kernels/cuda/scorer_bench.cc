@@ -67,9 +67,8 @@ void BenchExpectedScores(Bench& bench, const std::string& label, const DeviceByt
 absl::Status AddColumnSums(cudaStream_t stream, const DeviceBytes& qkv, const DeviceBytes& keys,
                            const DeviceBytes& lse, const DeviceBytes& sums, size_t tokens,
                            size_t queries) {
-  constexpr size_t kPassQueries = 64;
   absl::Status status;
-  for (size_t row = 0; row < queries && status.ok(); row += kPassQueries) {
+  for (size_t row = 0; row < queries && status.ok(); row += kMostWindowQueries) {
     const size_t first = tokens - queries + row;
     status = WindowVotes(stream, {.q = qkv.data() + row * kRow * kElementBytes,
                                   .keys = keys.data(),
@@ -77,8 +76,8 @@ absl::Status AddColumnSums(cudaStream_t stream, const DeviceBytes& qkv, const De
                                   .votes = sums.as<float>(),
                                   .num_query_heads = kQueryHeads,
                                   .num_kv_heads = kKvHeads,
-                                  .window = kPassQueries,
-                                  .num_keys = first + kPassQueries,
+                                  .window = kMostWindowQueries,
+                                  .num_keys = first + kMostWindowQueries,
                                   .head_dim = kHeadDim,
                                   .q_head_stride = kHeadDim,
                                   .q_row_stride = kRow,
