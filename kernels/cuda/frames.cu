@@ -11,7 +11,7 @@ namespace {
 constexpr int kWordBytes = 4;
 constexpr int kTileWords = kCrc32cTileBytes / kWordBytes;
 constexpr int kFrameWords = kMostFrameBytes / kWordBytes;
-constexpr int kMostHeads = kCrc32cThreads;
+static_assert(kMostLaidHeads == kCrc32cThreads);  // a thread per head
 
 // A head's words in the layer, or, behind the last head, all tails.
 struct Part {
@@ -23,11 +23,10 @@ struct Part {
 
 struct Shared {
   Crc32cShared crc32c;
-  Part parts[kMostHeads + 1];
+  Part parts[kMostLaidHeads + 1];
   int num_words;
 };
 
-// A thread per head.
 __device__ void FindParts(const LayFramesArgs& args, Shared& shared) {
   const int heads = static_cast<int>(args.num_heads);
   const int page_words = static_cast<int>(args.page_bytes) / kWordBytes;
@@ -124,7 +123,7 @@ absl::Status Check(const LayFramesArgs& args) {
     if (value % kWordBytes == 0) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat(name, " ", value, ": wanted a multiple of 4"));
   };
-  RETURN_IF_ERROR(in_range("num_heads", args.num_heads, kMostHeads));
+  RETURN_IF_ERROR(in_range("num_heads", args.num_heads, kMostLaidHeads));
   RETURN_IF_ERROR(in_range("num_frames", args.num_frames, kMostLaidFrames));
   RETURN_IF_ERROR(in_words("page_bytes", args.page_bytes));
   return in_words("tail_bytes", args.tail_bytes);

@@ -15,14 +15,15 @@
 namespace kvship::cuda {
 
 inline constexpr size_t kFrameTiles = NumCrc32cTiles(kMostFrameBytes);
-// Of one layer; longer ones go through the host.
+// Of one layer; larger ones go through the host.
 inline constexpr size_t kMostLaidFrames = 64;
+inline constexpr size_t kMostLaidHeads = 256;
 
 // Lays a layer into frames of kMostFrameBytes, the last one shorter: per head its positions, then
 // its pages; then all tails. Of each frame come the remainders of its tiles, for Crc32cOfTiles().
 // Memory: device memory, all aligned to 4 bytes; frames that the layer does not reach stay as they
-// are. Errors: InvalidArgument for no heads or frames, more than 256 heads or kMostLaidFrames, or
-// sizes that are no multiples of 4.
+// are. Errors: InvalidArgument for no heads or frames, more than kMostLaidHeads or kMostLaidFrames,
+// or sizes that are no multiples of 4.
 struct LayFramesArgs {
   const int32_t* offsets = nullptr;    // [H + 1]: head h has tokens offsets[h] to offsets[h + 1]
   const int32_t* positions = nullptr;  // [offsets[H]]; null: the wire does not have them
