@@ -6,8 +6,8 @@
 #
 # Needs .gpu-deps/ (scripts/gpu_deps.sh) where the packages are not installed. For sources outside git KVSHIP_COMMIT
 # names the commit; KVSHIP_GPU_BIN names a folder with programs that are built already. The services, where there are some in
-# build/bin or the folder that KVSHIP_GPU_SERVICES names (bin/ of an unpacked ./dev bundle --cuda), answer from the GPU as well:
-# gpu-services.txt.
+# build/bin or the folder that KVSHIP_GPU_SERVICES names (bin/ of an unpacked ./dev bundle --cuda), answer from the GPU as well
+# (gpu-services.txt), and a cache goes between two of them by gRPC and by NCCL (gpu-wire.jsonl).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 source scripts/common.sh
@@ -52,6 +52,7 @@ run_services() {
   [[ -x $bin/kvship-prefill ]] || return 0
   [[ ! -f $model_path ]] || model=("$model_path")
   timeout 500 scripts/gpu_services.py "$bin" "${model[@]}" | tee "$results/gpu-services.txt" || failed+=(services)
+  timeout 150 scripts/gpu_wire.py "$bin" | tee "$results/gpu-wire.jsonl" || failed+=(wire)
 }
 
 # The engine at the shape of Llama-3.1-8B, and at Llama-2-7B's, without grouped queries, for the figures of
