@@ -65,6 +65,7 @@ run_engine_benches() {
   "${bench[@]}" decode --batch=1,32 --tokens=16384 --nofull
   "${bench[@]}" prefill --shape=7b --tokens=5120,16384,32768,65536,97280 --rounds=1
   "${bench[@]}" decode --shape=7b --batch=1,2,4,8 --tokens=4096,16384,65536,262144
+  "${bench[@]}" longest --shape=7b
   python3 -c 'import torch, transformers' 2>/dev/null || return 0
   "${baseline[@]}" attention
   "${baseline[@]}" prefill --tokens 16384,32768
