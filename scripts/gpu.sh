@@ -70,6 +70,8 @@ run_engine_benches() {
   "${baseline[@]}" attention
   "${baseline[@]}" prefill --tokens 16384,32768
   "${baseline[@]}" decode --shape 7b --batch 1,2 --kept 4096,16384,32768
+  [[ -d .gpu-deps/python/kvpress ]] || return 0
+  PYTHONPATH=$PWD/.gpu-deps/python "${baseline[@]}" kvpress --shape 7b --batch 1,2 --tokens 4096,16384,32768 --kept 2048
 }
 
 [[ -n ${KVSHIP_GPU_BIN:-} ]] || build_programs
