@@ -46,6 +46,13 @@ absl::Status WindowVotes(cudaStream_t stream, const WindowVotesArgs& args);
 // products read the keys from shared memory once for all query heads.
 absl::Status WindowVotesSm80(cudaStream_t stream, const WindowVotesArgs& args);
 absl::Status WindowVotesSm90(cudaStream_t stream, const WindowVotesArgs& args);
+// As WindowVotesSm90(), with keys that a warp of its own has copied by boxes. No GPU has run it
+// yet: the first one decides which of the two stays, and WindowVotes() takes the other one until
+// then.
+absl::Status WindowVotesTma(cudaStream_t stream, const WindowVotesArgs& args);
+
+// What they all refuse: InvalidArgument naming what is wrong.
+absl::Status CheckWindowVotes(const WindowVotesArgs& args);
 
 // The same by one thread per vote, in float32 without tensor cores: the reference of the tests.
 absl::Status WindowVotesNaive(cudaStream_t stream, const WindowVotesArgs& args);

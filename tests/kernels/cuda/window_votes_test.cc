@@ -3,6 +3,7 @@
 #include <cmath>
 #include <optional>
 
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/window_sums.h"
 #include "tests/kernels/cuda/device_test.h"
 
@@ -96,6 +97,15 @@ struct Votes {
 
 using WindowVotesTest = DeviceTest;
 
+using Operation = absl::Status (*)(cudaStream_t, const WindowVotesArgs&);
+
+// Every way to the votes that the device has.
+std::vector<Operation> Operations() {
+  std::vector<Operation> operations = {WindowVotesSm80, WindowVotesNaive};
+  if (*IsHopper()) operations.insert(operations.end(), {WindowVotesSm90, WindowVotesTma});
+  return operations;
+}
+
 const Case kCases[] = {
     {DType::kBf16, 8, 2, 32, 300, 128}, {DType::kF16, 8, 2, 32, 257, 64},
     {DType::kBf16, 4, 4, 16, 130, 128}, {DType::kBf16, 9, 3, 20, 100, 64},
@@ -103,8 +113,7 @@ const Case kCases[] = {
     {DType::kBf16, 12, 1, 32, 70, 128}, {DType::kF16, 2, 1, 1, 1, 64},
 };
 
-void ExpectVotes(const Case& c, Votes& votes,
-                 absl::Status (*operation)(cudaStream_t, const WindowVotesArgs&)) {
+void ExpectVotes(const Case& c, Votes& votes, Operation operation) {
   DeviceArray<float> out(c.query_heads * c.tokens);
   votes.args.votes = out.data();
   ASSERT_TRUE(operation(nullptr, votes.args).ok());
@@ -123,9 +132,20 @@ TEST_F(WindowVotesTest, AreTheProbabilitiesSummedOverTheWindow) {
     SCOPED_TRACE(testing::Message() << "Hq " << c.query_heads << " H " << c.kv_heads << " W "
                                     << c.window << " T " << c.tokens << " D " << c.head_dim);
     Votes votes(c);
-    for (auto* operation : {WindowVotes, WindowVotesSm80, WindowVotesNaive}) {
+    for (const Operation operation : Operations()) {
       ExpectVotes(c, votes, operation);
     }
+  }
+}
+
+// Rings of tiles are used again and again, with few and with many columns of queries.
+TEST_F(WindowVotesTest, OfManyTilesAreThoseOfEachTile) {
+  for (const Case& c :
+       {Case{DType::kBf16, 3, 3, 16, 2500, 64}, Case{DType::kF16, 24, 3, 60, 1100, 128},
+        Case{DType::kBf16, 10, 1, 64, 130, 64}}) {
+    SCOPED_TRACE(testing::Message() << "Hq " << c.query_heads << " T " << c.tokens);
+    Votes votes(c);
+    for (const Operation operation : Operations()) ExpectVotes(c, votes, operation);
   }
 }
 
@@ -166,7 +186,7 @@ TEST_F(WindowVotesTest, AccumulatedOverWindowsAreTheColumnSumsOfTheWholePrompt) 
   }
   const DeviceArray<uint16_t> device_rows(rows);
   const DeviceArray<float> device_lse(lse);
-  for (auto* operation : {WindowVotes, WindowVotesSm80, WindowVotesNaive}) {
+  for (const Operation operation : Operations()) {
     const DeviceArray<float> sums(std::vector<float>(c.query_heads * c.tokens, 0.0f));
     WindowVotesArgs args = votes.args;
     args.votes = sums.data();
