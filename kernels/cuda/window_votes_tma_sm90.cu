@@ -17,16 +17,17 @@ namespace {
 // Compiled for sm_90a alone. One block fills a multiprocessor: one thread of its last warp keeps
 // boxes of keys coming through a ring of stages, and each warpgroup takes every third tile from
 // there. Copies take none of their instructions, and while the products of one are under way those
-// of others become votes. With four warpgroups a thread would have 96 registers, too few.
+// of others become votes. With four warpgroups and that warp, a thread would have 96
+// registers, too few.
 constexpr int kWarpgroups = 3;
 constexpr int kWarpgroupWarps = 4;
 constexpr int kProducerWarp = kWarpgroups * kWarpgroupWarps;
 constexpr int kThreads = (kProducerWarp + 1) * kWarpThreads;
 constexpr int kTileTokens = 64;  // rows of a product
 // 192 KiB at D = 128, of which three tiles are being read: the memory's latency at its full speed
-// takes about 32 KiB. A multiple of the number of warpgroups, so that a stage is always the same
-// one's: of a barrier's phases only the parity is seen, and who comes to a stage that others have
-// used since may be two phases ahead.
+// takes about 32 KiB. Stages come in multiples of the warpgroups, so that each is always the same
+// one's: of a barrier's phases only the parity is seen, and a warpgroup that comes to a stage which
+// another used before may be two phases ahead.
 constexpr int kMostStages = 12;
 constexpr size_t kMostSharedBytes = size_t{227} << 10;  // of a block of compute capability 9.0
 // Of up to 128 columns each, so that the keys are read once for more of a KV head's query heads.
@@ -37,7 +38,7 @@ struct Params {
   WindowPass pass;
   TensorMap queries;  // [Hq, W, D]
   TensorMap keys;     // [H, num_keys, D]
-  int parts;          // of a block's columns
+  int most_parts;     // of a block's columns
   int stages;
 };
 
@@ -86,8 +87,8 @@ struct QuadVotes {
   }
 };
 
-// A block's share of the work: a run of tiles of one KV head, and the queries of `parts` times
-// kHeads of its query heads.
+// A block's share of the work: a run of tiles of one KV head, and the queries of up to kHeads of
+// its query heads in each of `parts`.
 template <class T, int kHeadDim, int kWindow, int kHeads>
 struct Block {
   using S = Shape<kHeadDim, kWindow, kHeads>;
@@ -101,22 +102,23 @@ struct Block {
   SharedBarrier* queries_full;
   SharedBarrier* full;   // [stages]
   SharedBarrier* empty;  // [stages]
-  int first_head, num_heads;
+  int first_head, num_heads, parts;
   int begin, end;  // tiles
 
   __device__ explicit Block(const Params& params) : p(params) {
     const uint32_t past = SharedAddress(DynamicSharedMemory()) % kPanelAlignment;
     queries =
         reinterpret_cast<T*>(DynamicSharedMemory() + (kPanelAlignment - past) % kPanelAlignment);
-    ring = queries + p.parts * S::kPartElements;
+    ring = queries + p.most_parts * S::kPartElements;
     minus_lse = reinterpret_cast<float*>(ring + p.stages * S::kTileElements);
-    queries_full = reinterpret_cast<SharedBarrier*>(minus_lse + p.parts * S::kColumns);
+    queries_full = reinterpret_cast<SharedBarrier*>(minus_lse + p.most_parts * S::kColumns);
     full = queries_full + 1;
     empty = full + p.stages;
-    const int block_heads = p.parts * kHeads;
+    const int block_heads = p.most_parts * kHeads;
     const int head_in_group = static_cast<int>(blockIdx.z) * block_heads;
     first_head = static_cast<int>(blockIdx.y) * p.pass.group + head_in_group;
     num_heads = min(block_heads, p.pass.group - head_in_group);
+    parts = (num_heads + kHeads - 1) / kHeads;
     begin = static_cast<int>(static_cast<int64_t>(p.pass.tiles) * blockIdx.x / gridDim.x);
     end = static_cast<int>(static_cast<int64_t>(p.pass.tiles) * (blockIdx.x + 1) / gridDim.x);
   }
@@ -135,8 +137,8 @@ struct Block {
       Init(empty[stage], kWarpgroupWarps);
     }
     PublishToAsyncProxy();
-    ArriveAndExpect(*queries_full, p.parts * S::kPartBytes);
-    for (int part = 0; part < p.parts; ++part) {
+    ArriveAndExpect(*queries_full, parts * S::kPartBytes);
+    for (int part = 0; part < parts; ++part) {
       for (int panel = 0; panel < S::kPanels; ++panel) {
         T* to = queries + part * S::kPartElements + panel * S::kProductColumns * kPanelElements;
         CopyBoxAsync(to, p.queries, panel * kPanelElements, 0, first_head + part * kHeads,
@@ -173,7 +175,7 @@ struct Block {
     uint32_t parity = 0;
     for (int tile = begin + warpgroup; tile < end; tile += kWarpgroups) {
       WaitForPhase(full[stage], parity);
-      for (int part = 0; part < p.parts; ++part) {
+      for (int part = 0; part < parts; ++part) {
         Scores scores;
         Multiply(stage, part, scores);
         // Meanwhile what they are added to comes.
@@ -185,7 +187,7 @@ struct Block {
         }
         WaitForProducts<0>(scores);
         // Each warp has its own share of the products, and has waited for that alone.
-        if (part + 1 == p.parts && threadIdx.x % kWarpThreads == 0) Arrive(empty[stage]);
+        if (part + 1 == parts && threadIdx.x % kWarpThreads == 0) Arrive(empty[stage]);
         const QuadVotes<kHeads> votes = Vote(tile, part, scores);
 #pragma unroll
         for (int i = 0; i < kOwn; ++i) {
@@ -271,7 +273,7 @@ __global__ void __launch_bounds__(kThreads, 1) VotesKernel(const __grid_constant
   const int warp = threadIdx.x / kWarpThreads;
   const bool copies = warp == kProducerWarp && threadIdx.x % kWarpThreads == 0;
   if (copies) block.StartCopies();
-  for (int i = threadIdx.x; i < p.parts * B::S::kColumns; i += kThreads) {
+  for (int i = threadIdx.x; i < block.parts * B::S::kColumns; i += kThreads) {
     const int part = i / B::S::kColumns;
     block.minus_lse[i] = block.Columns(part).MinusLogSumExp(i % B::S::kColumns);
   }
@@ -290,8 +292,8 @@ absl::Status LaunchVotes(cudaStream_t stream, const WindowPass& pass) {
   ASSIGN_OR_RETURN(const size_t processors, NumMultiprocessors());
   Params p = {};
   p.pass = pass;
-  p.parts = std::min((pass.group + kHeads - 1) / kHeads, kMostParts);
-  const size_t bytes = S::BytesWithoutStages(p.parts);
+  p.most_parts = std::min((pass.group + kHeads - 1) / kHeads, kMostParts);
+  const size_t bytes = S::BytesWithoutStages(p.most_parts);
   const int stages = static_cast<int>((kMostSharedBytes - bytes) / S::StageBytes());
   p.stages = std::min(kMostStages, stages / kWarpgroups * kWarpgroups);
   ASSIGN_OR_RETURN(p.queries,
@@ -303,7 +305,8 @@ absl::Status LaunchVotes(cudaStream_t stream, const WindowPass& pass) {
                                           .dims = {args.head_dim, args.num_keys, args.num_kv_heads},
                                           .strides = {args.head_dim, args.key_head_stride},
                                           .box_rows = {kTileTokens, 1}}));
-  const unsigned head_blocks = (pass.group + p.parts * kHeads - 1) / (p.parts * kHeads);
+  const int block_heads = p.most_parts * kHeads;
+  const unsigned head_blocks = (pass.group + block_heads - 1) / block_heads;
   const size_t runs = std::max<size_t>(1, processors / (args.num_kv_heads * head_blocks));
   const dim3 grid(std::min<size_t>(runs, pass.tiles), args.num_kv_heads, head_blocks);
   return LaunchEarly(stream, grid, dim3(kThreads), bytes + p.stages * S::StageBytes(),

@@ -97,7 +97,7 @@ void Block::Run(size_t num_threads, size_t shared_bytes, const std::function<voi
   Require(later_.empty(), "a block ended before what it had started");
 }
 
-void Block::ChunkHasCome(const void* shared) {
+void Block::Wrote(const void* shared) {
   const size_t chunk = (SharedAddress(shared) - kSharedBegin) / kChunkBytes;
   unpublished_[chunk] = true;
   threads_[thread_].unpublished.push_back(chunk);

@@ -37,9 +37,9 @@ class Block {
   // What lies at such an address; ends the program if the bytes from there are not all the block's.
   std::byte* AtSharedAddress(uint32_t address, size_t num_bytes);
 
-  // A chunk of 16 bytes that a copy of the running thread has brought is not visible to the tensor
-  // cores before that thread publishes it.
-  void ChunkHasCome(const void* shared);
+  // A chunk of 16 bytes that the running thread or its copy wrote is not visible to the tensor
+  // cores and to copies of boxes before that thread publishes it.
+  void Wrote(const void* shared);
   void Publish();
   bool IsPublished(const void* shared) const;
 

@@ -127,6 +127,7 @@ TEST_F(EmulatedHopper, EndsWhereAPhaseNeverDoes) {
       auto& barrier = *reinterpret_cast<SharedBarrier*>(panel + 1024);
       if (threadIdx.x == 0) {
         Init(barrier, 1);
+        PublishToAsyncProxy();
         ArriveAndExpect(barrier, num_bytes);
         CopyBoxAsync(panel, map, 0, 0, 0, barrier);
       }
@@ -148,6 +149,7 @@ TEST_F(EmulatedHopper, SeesAStageThatIsGivenBackBeforeItsProductsHaveEnded) {
       auto* barriers = reinterpret_cast<SharedBarrier*>(panel + kRows * 128);
       if (threadIdx.x == 0) {
         for (int i : {0, 1}) Init(barriers[i], i == 0 ? 1 : 128);
+        PublishToAsyncProxy();
         ArriveAndExpect(barriers[0], kRows * 128);
         CopyBoxAsync(panel, map, 0, 0, 0, barriers[0]);
       }

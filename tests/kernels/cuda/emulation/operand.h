@@ -24,6 +24,7 @@ inline void ReadOperand(uint64_t descriptor, size_t first_row, size_t rows,
   Require(descriptor >> 62 == kSwizzle128 && (descriptor >> 49 & 7) == 0,
           "an operand of another layout than 128-byte swizzle");
   const auto start = static_cast<uint32_t>(descriptor & 0x3fff) << 4;
+  Require((start >> 7 & 7) == 0, "an operand whose swizzle does not begin with its first row");
   const auto group_bytes = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;
   Block& block = Block::Current();
   for (size_t i = 0; i < rows; ++i) {

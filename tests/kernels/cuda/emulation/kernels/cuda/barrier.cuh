@@ -38,6 +38,7 @@ inline void Init(SharedBarrier& barrier, uint32_t num_arrivals) {
   const auto count = static_cast<uint16_t>(num_arrivals);
   barrier = {.pending_bytes = 0, .pending_arrivals = count, .num_arrivals = count, .parity = 0};
   RequireBarrier(barrier);
+  emulation::Block::Current().Wrote(&barrier);
 }
 inline void ArriveAndExpect(SharedBarrier& barrier, uint32_t num_bytes) {
   RequireBarrier(barrier);

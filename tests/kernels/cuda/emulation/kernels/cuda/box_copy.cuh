@@ -44,6 +44,7 @@ inline void CopyBoxAsync(void* shared, const TensorMap& map, int i0, int i1, int
   Require(to % kAlignment == 0, "a box to an odd place of shared memory");
   Require(i0 >= 0 && i1 >= 0 && i2 >= 0, "a box that begins before the tensor");
   emulation::Block& block = emulation::Block::Current();
+  Require(block.IsPublished(&barrier), "a barrier of copies that was not published");
   std::memset(block.AtSharedAddress(to, num_bytes), 0xff, num_bytes);
   block.Later([=, &barrier] {
     CopyBox(to, tensor, {i0, i1, i2});

@@ -63,7 +63,7 @@ void WaitForCopies() {
     for (const PendingCopy& copy : groups.front()) {
       std::memset(copy.shared, 0, 16);
       if (copy.num_bytes > 0) std::memcpy(copy.shared, copy.global, copy.num_bytes);
-      emulation::Block::Current().ChunkHasCome(copy.shared);
+      emulation::Block::Current().Wrote(copy.shared);
     }
   }
 }
