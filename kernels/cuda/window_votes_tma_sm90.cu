@@ -17,8 +17,7 @@ namespace {
 // Compiled for sm_90a alone. One block fills a multiprocessor: one thread of its last warp keeps
 // boxes of keys coming through a ring of stages, and each warpgroup takes every third tile from
 // there. Copies take none of their instructions, and while the products of one are under way those
-// of others become votes. With four warpgroups and that warp, a thread would have 96
-// registers, too few.
+// of others become votes. A fourth warpgroup would leave a thread 96 registers, too few.
 constexpr int kWarpgroups = 3;
 constexpr int kWarpgroupWarps = 4;
 constexpr int kProducerWarp = kWarpgroups * kWarpgroupWarps;
@@ -42,7 +41,8 @@ struct Params {
   int stages;
 };
 
-// Of a part: kHeads heads, kWindow columns each.
+// Of a part: kHeads heads, kWindow columns each. Products of 64 columns at least: what those past
+// kColumns hold is nobody's.
 template <int kHeadDim, int kWindow, int kHeads>
 struct Shape {
   static constexpr int kColumns = kWindow * kHeads;
@@ -54,7 +54,7 @@ struct Shape {
   static constexpr int kTileBytes = 2 * kTileElements;
   static constexpr int kPartBytes = 2 * kColumns * kHeadDim;
 
-  static constexpr size_t StageBytes() { return kTileBytes + 2 * sizeof(SharedBarrier); }
+  static constexpr size_t kStageBytes = kTileBytes + 2 * sizeof(SharedBarrier);
   static constexpr size_t BytesWithoutStages(int parts) {
     return kPanelAlignment + sizeof(SharedBarrier) +
            parts * (2 * kPartElements + kColumns * sizeof(float));
@@ -294,7 +294,7 @@ absl::Status LaunchVotes(cudaStream_t stream, const WindowPass& pass) {
   p.pass = pass;
   p.most_parts = std::min((pass.group + kHeads - 1) / kHeads, kMostParts);
   const size_t bytes = S::BytesWithoutStages(p.most_parts);
-  const int stages = static_cast<int>((kMostSharedBytes - bytes) / S::StageBytes());
+  const int stages = static_cast<int>((kMostSharedBytes - bytes) / S::kStageBytes);
   p.stages = std::min(kMostStages, stages / kWarpgroups * kWarpgroups);
   ASSIGN_OR_RETURN(p.queries,
                    MakeTensorMap({.data = args.q,
@@ -309,7 +309,7 @@ absl::Status LaunchVotes(cudaStream_t stream, const WindowPass& pass) {
   const unsigned head_blocks = (pass.group + block_heads - 1) / block_heads;
   const size_t runs = std::max<size_t>(1, processors / (args.num_kv_heads * head_blocks));
   const dim3 grid(std::min<size_t>(runs, pass.tiles), args.num_kv_heads, head_blocks);
-  return LaunchEarly(stream, grid, dim3(kThreads), bytes + p.stages * S::StageBytes(),
+  return LaunchEarly(stream, grid, dim3(kThreads), bytes + p.stages * S::kStageBytes,
                      VotesKernel<T, kHeadDim, kWindow, kHeads>, p);
 }
 

@@ -212,17 +212,20 @@ TEST_F(WindowVotesTest, AccumulatedOverWindowsAreTheColumnSumsOfTheWholePrompt) 
 }
 
 TEST_F(WindowVotesTest, OfAKeyDoNotDependOnTheNumberOfKeys) {
-  Votes votes({DType::kBf16, 4, 1, 32, 500, 128});
-  DeviceArray<float> all(4 * 500), some(4 * 500);
-  votes.args.votes = all.data();
-  ASSERT_TRUE(WindowVotes(nullptr, votes.args).ok());
-  votes.args.votes = some.data();
-  votes.args.num_keys = 323;
-  ASSERT_TRUE(WindowVotes(nullptr, votes.args).ok());
-  const std::vector<float> a = all.ToHost(), b = some.ToHost();
-  for (size_t head = 0; head < 4; ++head) {
-    for (size_t i = 0; i < 323; ++i) EXPECT_EQ(a[head * 500 + i], b[head * 500 + i]);
-    EXPECT_TRUE(std::isnan(b[head * 500 + 323])) << "written past the last key";
+  const Votes votes({DType::kBf16, 4, 1, 32, 500, 128});
+  for (const Operation operation : Operations()) {
+    const DeviceArray<float> all(4 * 500), some(4 * 500);
+    WindowVotesArgs args = votes.args;
+    args.votes = all.data();
+    ASSERT_TRUE(operation(nullptr, args).ok());
+    args.votes = some.data();
+    args.num_keys = 323;
+    ASSERT_TRUE(operation(nullptr, args).ok());
+    const std::vector<float> a = all.ToHost(), b = some.ToHost();
+    for (size_t head = 0; head < 4; ++head) {
+      for (size_t i = 0; i < 323; ++i) EXPECT_EQ(a[head * 500 + i], b[head * 500 + i]);
+      EXPECT_TRUE(std::isnan(b[head * 500 + 323])) << "written past the last key";
+    }
   }
 }
 
@@ -232,32 +235,33 @@ TEST_F(WindowVotesTest, OfALongPromptAgreeWithTheNaiveKernelAndRepeatBitForBit) 
   const Tensor16 keys = RandomTensor(DType::kBf16, 2 * kTokens * 128, 2);
   const DeviceArray<uint16_t> device_q(q.bits), device_keys(keys.bits);
   const DeviceArray<float> lse(std::vector<float>(kQueryHeads * 32, 11.0f));
-  const DeviceArray<float> first(kQueryHeads * kTokens), second(kQueryHeads * kTokens);
-  const DeviceArray<float> naive(kQueryHeads * kTokens);
-  WindowVotesArgs args = {.q = device_q.data(),
-                          .keys = device_keys.data(),
-                          .lse = lse.data(),
-                          .votes = first.data(),
-                          .num_query_heads = kQueryHeads,
-                          .num_kv_heads = 2,
-                          .window = 32,
-                          .num_keys = kTokens,
-                          .head_dim = 128,
-                          .q_head_stride = 32 * 128,
-                          .q_row_stride = 128,
-                          .lse_head_stride = 32,
-                          .key_head_stride = kTokens * 128,
-                          .votes_row_stride = kTokens,
-                          .first_position = kTokens - 32};
-  ASSERT_TRUE(WindowVotes(nullptr, args).ok());
-  args.votes = second.data();
-  ASSERT_TRUE(WindowVotes(nullptr, args).ok());
-  args.votes = naive.data();
-  ASSERT_TRUE(WindowVotesNaive(nullptr, args).ok());
-  const std::vector<float> a = first.ToHost(), b = second.ToHost(), expected = naive.ToHost();
-  EXPECT_EQ(a, b);
-  for (size_t i = 0; i < a.size(); ++i)
-    ASSERT_NEAR(a[i], expected[i], 5e-4 * expected[i]) << "at " << i;
+  const DeviceArray<float> out(kQueryHeads * kTokens);
+  const WindowVotesArgs args = {.q = device_q.data(),
+                                .keys = device_keys.data(),
+                                .lse = lse.data(),
+                                .votes = out.data(),
+                                .num_query_heads = kQueryHeads,
+                                .num_kv_heads = 2,
+                                .window = 32,
+                                .num_keys = kTokens,
+                                .head_dim = 128,
+                                .q_head_stride = 32 * 128,
+                                .q_row_stride = 128,
+                                .lse_head_stride = 32,
+                                .key_head_stride = kTokens * 128,
+                                .votes_row_stride = kTokens,
+                                .first_position = kTokens - 32};
+  const auto run = [&](Operation operation) {
+    EXPECT_EQ(operation(nullptr, args), absl::OkStatus());
+    return out.ToHost();
+  };
+  const std::vector<float> expected = run(WindowVotesNaive);
+  for (const Operation operation : Operations()) {
+    const std::vector<float> votes = run(operation);
+    EXPECT_EQ(run(operation), votes);
+    for (size_t i = 0; i < votes.size(); ++i)
+      ASSERT_NEAR(votes[i], expected[i], 5e-4 * expected[i]) << "at " << i;
+  }
 }
 
 TEST_F(WindowVotesTest, RefuseWhatTheyCannotCompute) {
