@@ -46,9 +46,9 @@ absl::Status WindowVotes(cudaStream_t stream, const WindowVotesArgs& args);
 // products read the keys from shared memory once for all query heads.
 absl::Status WindowVotesSm80(cudaStream_t stream, const WindowVotesArgs& args);
 absl::Status WindowVotesSm90(cudaStream_t stream, const WindowVotesArgs& args);
-// As WindowVotesSm90(), with keys that a warp of its own has copied by boxes. No GPU has run it
-// yet: the first one decides which of the two stays, and WindowVotes() takes the other one until
-// then.
+// As WindowVotesSm90(), with keys that one thread has copied by boxes (TMA). No GPU has run it yet:
+// the first that does decides which of the two is deleted, and until then WindowVotes() takes the
+// measured one. Errors besides: FailedPrecondition where the driver cannot name tensors to copies.
 absl::Status WindowVotesTma(cudaStream_t stream, const WindowVotesArgs& args);
 
 // What they all refuse: InvalidArgument naming what is wrong.
