@@ -15,6 +15,11 @@ namespace kvship::cuda {
 
 class DeviceChunks {
  public:
+  // Bytes of device memory that one takes.
+  static size_t BytesFor(const CompressionOptions& options, const KvPlan& plan) {
+    return TotalBytes(Sizes(options, plan));
+  }
+
   // ResourceExhausted if the device has no more memory.
   static absl::StatusOr<DeviceChunks> Create(const CompressionOptions& options, const KvPlan& plan,
                                              cudaStream_t stream);
@@ -28,9 +33,7 @@ class DeviceChunks {
   DeviceChunks(const CompressionOptions& options, const KvPlan& plan, cudaStream_t stream)
       : options_(options), plan_(plan), stream_(stream) {}
 
-  size_t num_chosen(size_t layer) const {
-    return NumChunks(options_, plan_.prompt_tokens, plan_.budgets[layer].tokens);
-  }
+  static BufferSizes<DeviceChunks> Sizes(const CompressionOptions& options, const KvPlan& plan);
 
   CompressionOptions options_;
   KvPlan plan_;

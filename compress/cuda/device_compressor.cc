@@ -1,5 +1,6 @@
 #include "compress/cuda/device_compressor.h"
 
+#include <algorithm>
 #include <string>
 
 #include "base/status_macros.h"
@@ -25,6 +26,20 @@ absl::Status CheckRecentTokens(const CompressionOptions& options, const KvPlan& 
     }
   }
   return absl::OkStatus();
+}
+
+// Of a CompactDeviceLayer: positions, masses, offsets and pages of the largest layer, and the
+// tails' tokens.
+size_t CompactBytes(const KvPlan& plan) {
+  size_t most_bytes = 0;
+  for (size_t layer = 0; layer < plan.layer_tokens.size(); ++layer) {
+    most_bytes =
+        std::max(most_bytes, plan.layer_tokens[layer] * sizeof(int32_t) +
+                                 plan.layer_pages(layer) * PageBytes(plan.format, plan.head_dim));
+  }
+  const size_t head_bytes = 2 * sizeof(float) + plan.layer_tokens.size() * sizeof(int32_t);
+  return most_bytes + plan.num_heads * (head_bytes + plan.tail_tokens * sizeof(int32_t)) +
+         plan.layer_tail_pages() * PageBytes(plan.window_format, plan.head_dim);
 }
 
 }  // namespace
@@ -57,8 +72,19 @@ absl::StatusOr<std::unique_ptr<DeviceCompressor>> DeviceCompressor::Create(
   return compressor;
 }
 
-LayerNeeds DeviceCompressor::needs() const {
-  return scorer_ != nullptr ? scorer_->needs() : LayerNeeds{};
+LayerNeeds DeviceCompressor::NeedsOf(const CompressionOptions& options, const KvPlan& plan) {
+  return plan.keeps_whole ? LayerNeeds{} : DeviceScorer::NeedsOf(options, plan);
+}
+
+size_t DeviceCompressor::BytesFor(const CompressionOptions& options, const KvShape& shape,
+                                  const KvPlan& plan) {
+  const size_t compact_bytes = CompactBytes(plan);
+  if (plan.keeps_whole) return compact_bytes;
+  const bool by_chunks = options.selector == "chunks";
+  return compact_bytes + DeviceScorer::BytesFor(options, shape, plan) +
+         plan.num_heads * ScoresStride(plan) * sizeof(float) +
+         (by_chunks ? DeviceChunks::BytesFor(options, plan)
+                    : DeviceTokens::BytesFor(options, plan));
 }
 
 absl::Status DeviceCompressor::TakeMemory() {

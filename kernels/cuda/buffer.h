@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/status_macros.h"
@@ -122,5 +123,29 @@ class CudaBuffer {
 
 using DeviceBuffer = CudaBuffer<DeviceMemory>;
 using PinnedBuffer = CudaBuffer<PinnedMemory>;
+
+// The buffers of an Owner and their sizes, so that what one takes can be told before it is made.
+template <class Owner>
+struct BufferSize {
+  DeviceBuffer Owner::*buffer;
+  size_t num_bytes;
+};
+template <class Owner>
+using BufferSizes = std::vector<BufferSize<Owner>>;
+
+template <class Owner>
+size_t TotalBytes(const BufferSizes<Owner>& sizes) {
+  size_t num_bytes = 0;
+  for (const BufferSize<Owner>& size : sizes) num_bytes += size.num_bytes;
+  return num_bytes;
+}
+// ResourceExhausted if there is no more.
+template <class Owner>
+absl::Status CreateBuffers(const BufferSizes<Owner>& sizes, Owner& owner) {
+  for (const BufferSize<Owner>& size : sizes) {
+    ASSIGN_OR_RETURN(owner.*size.buffer, DeviceBuffer::Create(size.num_bytes));
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace kvship::cuda

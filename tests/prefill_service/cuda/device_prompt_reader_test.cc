@@ -170,6 +170,30 @@ TEST_F(DevicePromptReaderTest, LayersWhoseHeadsDifferFitTheReservationTheyAreSen
   }
 }
 
+TEST_F(DevicePromptReaderTest, AReadingHoldsWhatIsCountedForIt) {
+  for (const char* compression :
+       {"scorer=keep_all,encoder=f16", "scorer=keep_all,window=16,encoder=int4,window_encoder=f16",
+        "budget_tokens=60,window=16,encoder=f16",
+        "budget_tokens=60,window=16,allocator=pyramid,encoder=int8,window_encoder=f16",
+        "budget_tokens=120,window=100,softmax=prefix,encoder=f16",
+        "budget_tokens=60,window=16,allocator=ada,encoder=f16",
+        "budget_tokens=60,window=16,allocator=mass,encoder=f16",
+        "budget_tokens=60,window=16,selector=chunks,encoder=f16",
+        "scorer=h2o,budget_tokens=60,window=16,encoder=f16",
+        "scorer=keydiff,budget_tokens=60,window=16,encoder=f16",
+        "scorer=expected_attention,budget_tokens=60,window=16,encoder=f16"}) {
+    SCOPED_TRACE(compression);
+    const PrefillTask task = Task(150, compression);
+    const size_t before = DevicePoolBytes(cudaMemPoolAttrUsedMemCurrent).value();
+    const auto reading = Begin(*device_, task);
+    NextLayer(*reading);
+    const size_t held = DevicePoolBytes(cudaMemPoolAttrUsedMemCurrent).value() - before;
+    // A device's pool rounds each of some twenty buffers up to 512 bytes.
+    constexpr double kRounding = 20 * 512;
+    EXPECT_NEAR(static_cast<double>(held), static_cast<double>(device_->BytesFor(task)), kRounding);
+  }
+}
+
 class NormedPromptReaderTest : public DevicePromptReaderTest {
  protected:
   NormedPromptReaderTest() : DevicePromptReaderTest("qwen3") {}
