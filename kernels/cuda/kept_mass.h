@@ -13,7 +13,8 @@ namespace kvship::cuda {
 // For every KV head the share of its query heads' attention that kept tokens have: of all
 // attention, and of that on the tokens [middle_begin, middle_end), where nothing is kept as a rule;
 // 1 if there is none. Every query's attention sums to one over the prompt, so that the votes on the
-// few tokens outside the middle say what the middle has. Memory: device memory.
+// few tokens outside the middle say what the middle has; where that is next to nothing the middle's
+// own are added up. Memory: device memory.
 struct KeptMassArgs {
   const float* votes = nullptr;        // [H * G, votes_row_stride], of W queries: WindowVotes()
   const int32_t* positions = nullptr;  // [offsets[H]], of kept tokens, head after head
