@@ -145,7 +145,8 @@ CompactLayer CompactDeviceLayer::FromCopy(const std::byte* copied) const {
     pages += page_bytes;
   }
   assert(pages <= parts + parts_.end);  // no more than the plan bounds it to
-  std::memcpy(bytes + layout.tails_offset, parts + parts_.tails, heads * layout.tail_bytes);
+  std::memcpy(bytes + layout.tails_offset, parts + parts_.tails,
+              plan_.num_kv_heads * layout.tail_bytes);
   return layer;
 }
 

@@ -13,9 +13,6 @@
 namespace kvship::cuda {
 namespace {
 
-// What PoolScores takes.
-constexpr size_t kWidestKernel = 127;
-
 // pass(begin, count) for the queries of a window, in its order.
 template <class Pass>
 absl::Status InPasses(size_t window, Pass pass) {
@@ -50,18 +47,11 @@ DeviceScorer::ScoreFunction DeviceScorer::ScoreOf(absl::string_view scorer) {
   return nullptr;
 }
 
-absl::Status DeviceScorer::Check(const CompressionOptions& options, const KvPlan& plan) {
+absl::Status DeviceScorer::Check(const CompressionOptions& options) {
   if (ScoreOf(options.scorer) == nullptr) {
     std::string names;
     for (const auto& [name, score] : kScores) absl::StrAppend(&names, name, ", ");
     return OnlyOnTheCpu("scorer", options.scorer, absl::StrCat(names, "or keep_all"));
-  }
-  if (plan.window_end != plan.prompt_tokens) {
-    return OnlyOnTheCpu("observe_end", absl::StrCat(plan.window_end), "the prompt's end");
-  }
-  if (options.kernel > kWidestKernel) {
-    return OnlyOnTheCpu("kernel", absl::StrCat(options.kernel),
-                        absl::StrCat("at most ", kWidestKernel));
   }
   return absl::OkStatus();
 }
@@ -69,7 +59,7 @@ absl::Status DeviceScorer::Check(const CompressionOptions& options, const KvPlan
 absl::StatusOr<std::unique_ptr<DeviceScorer>> DeviceScorer::Create(
     const CompressionOptions& options, const KvShape& shape, const KvPlan& plan, DType dtype,
     cudaStream_t stream) {
-  RETURN_IF_ERROR(Check(options, plan));
+  RETURN_IF_ERROR(Check(options));
   std::unique_ptr<DeviceScorer> scorer(new DeviceScorer(options, shape, plan, dtype, stream));
   RETURN_IF_ERROR(CreateBuffers(Sizes(options, shape, plan), *scorer));
   return scorer;
@@ -178,7 +168,7 @@ absl::Status DeviceScorer::ScoreByWindow(const DeviceLayerView& layer, float* sc
                     {.votes = votes_.as<float>(),
                      .scores = scores,
                      .num_query_heads = shape_.num_query_heads,
-                     .num_kv_heads = shape_.num_kv_heads,
+                     .num_kv_heads = plan_.num_heads,
                      .num_tokens = plan_.window_begin,
                      .votes_row_stride = plan_.prompt_tokens,
                      .scores_row_stride = row_stride,
@@ -210,7 +200,7 @@ absl::Status DeviceScorer::ScoreByLastQuery(const DeviceLayerView& layer, float*
 
 absl::Status DeviceScorer::ScoreByColumnSums(const DeviceLayerView& layer, float* scores,
                                              size_t row_stride) {
-  const size_t tokens = plan_.prompt_tokens, heads = shape_.num_kv_heads;
+  const size_t tokens = plan_.prompt_tokens, heads = plan_.num_heads;
   RETURN_IF_ERROR(PoolScores(stream_, {.votes = layer.column_sums,
                                        .scores = scores,
                                        .num_query_heads = shape_.num_query_heads,

@@ -26,9 +26,8 @@ absl::Status OnlyOnTheCpu(absl::string_view option, absl::string_view value,
 
 class DeviceScorer {
  public:
-  // Unimplemented, naming option, value and what is wanted, for what only the CPU scores. `plan` is
-  // MakePlan's for these options, and does not keep the whole prompt.
-  static absl::Status Check(const CompressionOptions& options, const KvPlan& plan);
+  // Unimplemented, naming option, value and what is wanted, for a scorer that only the CPU has.
+  static absl::Status Check(const CompressionOptions& options);
 
   // What the engine has to deliver with each layer, for options that Check passes.
   static LayerNeeds NeedsOf(const CompressionOptions& options, const KvPlan& plan);
@@ -44,8 +43,12 @@ class DeviceScorer {
                                                               const KvPlan& plan, DType dtype,
                                                               cudaStream_t stream);
 
-  // Enqueues the scores of a layer, larger is better: scores [H, T] f32 in device memory, rows
-  // `row_stride` elements apart. snapkv gives none to the window's own tokens.
+  // Tokens that have a score: snapkv gives none from the window on.
+  static size_t NumScored(const CompressionOptions& options, const KvPlan& plan) {
+    return options.scorer == "snapkv" ? plan.window_begin : plan.prompt_tokens;
+  }
+  // Enqueues the scores of a layer, larger is better: scores [plan's num_heads, NumScored] f32 in
+  // device memory, rows `row_stride` elements apart.
   absl::Status Score(const DeviceLayerView& layer, float* scores, size_t row_stride);
 
   // Enqueues the sums over the window of its queries' attention to each key, softmax over all keys:

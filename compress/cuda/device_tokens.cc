@@ -1,6 +1,7 @@
 #include "compress/cuda/device_tokens.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/status_macros.h"
 #include "kernels/cuda/mass_tokens.h"
@@ -76,10 +77,11 @@ absl::Status DeviceTokens::Select(size_t layer, float* scores, size_t row_stride
                                   const float* attention, const CompactDeviceLayer& compact) {
   const HeadBudget& budget = plan_.budgets[layer];
   if (budget.sinks > 0) {
-    RETURN_IF_ERROR(MarkSinks(stream_, {.scores = scores,
-                                        .num_kv_heads = plan_.num_heads,
-                                        .num_sinks = budget.sinks,
-                                        .scores_row_stride = row_stride}));
+    RETURN_IF_ERROR(FillScores(stream_, {.scores = scores,
+                                         .num_heads = plan_.num_heads,
+                                         .end = budget.sinks,
+                                         .scores_row_stride = row_stride,
+                                         .score = std::numeric_limits<float>::infinity()}));
   }
   if (options_.allocator == "ada") {
     RETURN_IF_ERROR(ShareByScores(budget, scores, row_stride, compact));

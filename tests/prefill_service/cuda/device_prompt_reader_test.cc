@@ -127,7 +127,12 @@ TEST_F(DevicePromptReaderTest, GivesTheCpusLayersAndLogits) {
         std::pair{size_t{150}, "scorer=keydiff,budget_tokens=60,window=16,encoder=f16"},
         std::pair{size_t{270}, "scorer=h2o,budget_tokens=60,window=16,encoder=f16"},
         std::pair{size_t{270}, "scorer=expected_attention,budget_tokens=60,window=16,encoder=f16"},
-        std::pair{size_t{150}, "budget_tokens=60,window=16,encoder=int4"}}) {
+        std::pair{size_t{150}, "budget_tokens=60,window=16,encoder=int4"},
+        std::pair{size_t{150}, "budget_tokens=60,window=16,recent_tokens=5,encoder=f32"},
+        std::pair{size_t{150}, "budget_tokens=60,window=16,group_reduce=none,encoder=f16"},
+        std::pair{size_t{270},
+                  "budget_tokens=60,observe_begin=120,observe_end=140,recent_tokens=5,"
+                  "encoder=f16"}}) {
     SCOPED_TRACE(compression);
     const PrefillTask task = Task(num_tokens, compression);
     ASSERT_TRUE(device_->Check(task).ok());
@@ -179,6 +184,7 @@ TEST_F(DevicePromptReaderTest, AReadingHoldsWhatIsCountedForIt) {
         "budget_tokens=60,window=16,allocator=ada,encoder=f16",
         "budget_tokens=60,window=16,allocator=mass,encoder=f16",
         "budget_tokens=60,window=16,selector=chunks,encoder=f16",
+        "budget_tokens=60,window=16,group_reduce=none,encoder=f32,window_encoder=f16",
         "scorer=h2o,budget_tokens=60,window=16,encoder=f16",
         "scorer=keydiff,budget_tokens=60,window=16,encoder=f16",
         "scorer=expected_attention,budget_tokens=60,window=16,encoder=f16"}) {
@@ -241,10 +247,11 @@ TEST_F(DevicePromptReaderTest, AReadingMayEndBeforeItsTime) {
 }
 
 TEST_F(DevicePromptReaderTest, WhatOnlyTheCpuDoesIsRefusedWithAReason) {
-  const absl::Status status = device_->Check(Task(300, "kernel=129,budget_tokens=64,encoder=f16"));
+  PrefillTask task = Task(300, "budget_tokens=64,encoder=f16");
+  task.compression.scorer = "vnorm";
+  const absl::Status status = device_->Check(task);
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()),
-              HasSubstr("compression.kernel is 129; wanted at most 127"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("compression.scorer is vnorm; wanted"));
   EXPECT_EQ(ReasonOf(status), kDeviceMismatch);
   EXPECT_EQ(FieldOf(status), "compression");
 }
