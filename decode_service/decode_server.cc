@@ -107,7 +107,9 @@ absl::StatusOr<std::unique_ptr<DecodeServer>> DecodeServer::Start(Options option
   auto nccl_metrics = std::make_unique<NcclMetrics>(kProgram);
   std::unique_ptr<NcclService> nccl;
   if (options.uses_nccl) {
-    ASSIGN_OR_RETURN(nccl, NcclService::Open(options.device.ordinal, *nccl_metrics));
+    ASSIGN_OR_RETURN(auto staging, OpenGpuFrameStaging(options.device, NcclService::kStagedFrames));
+    ASSIGN_OR_RETURN(nccl,
+                     NcclService::Open(options.device.ordinal, std::move(staging), *nccl_metrics));
   }
   std::unique_ptr<DecodeServer> server(new DecodeServer(
       std::move(options), std::move(model), std::move(backend), std::move(device),

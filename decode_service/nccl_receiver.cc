@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
-#include "base/crc32c.h"
 #include "base/status_macros.h"
 #include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
@@ -39,7 +38,7 @@ NcclReceiver::NcclReceiver(NcclService& nccl, std::string node, size_t most_byte
       most_bytes_(most_bytes) {}
 
 std::shared_ptr<Channel> NcclReceiver::Open(const Connect& connect,
-                                            std::shared_ptr<ChannelEvents> events) {
+                                            std::shared_ptr<StagedFrameEvents> events) {
   {
     const std::lock_guard lock(mutex_);
     events_ = std::move(events);
@@ -138,15 +137,16 @@ absl::Status NcclReceiver::OnAnnounced(const v1::NcclFrame& announced) {
 
 NcclAnswer NcclReceiver::AcceptLocked(const FrameHeader& header, const NcclOffer& offer) {
   NcclAnswer answer = AnswerTo(header.sequence, NcclAnswer::OUTCOME_REFUSED);
-  const auto block = closing_.has_value() ? nullptr : nccl_.staging->Take();
+  const auto blocks = closing_.has_value() ? std::vector<BlockPtr>() : nccl_.staging->Take(1);
   absl::Status status;
-  if (block == nullptr) {
+  if (blocks.empty()) {
     if (!closing_.has_value()) metrics_.CountNoMemory();
     status = nccl_.executor->Skip(node_, offer);
   } else {
+    const BlockPtr& block = blocks.front();
     status =
         nccl_.executor->Receive(node_, offer,
-                                {.bytes = {block->device, header.num_bytes},
+                                {.bytes = {block->device(), header.num_bytes},
                                  .owner = block,
                                  .deadline = MonotonicNow() + nccl_.transfer_timeout,
                                  .on_done = [self = shared_from_this(), sequence = header.sequence,
@@ -188,9 +188,8 @@ void NcclReceiver::OnArrived(uint32_t sequence, const BlockPtr& block, absl::Sta
   if (close.has_value()) channel()->Close(*close);
 }
 
-absl::Status NcclReceiver::Verify(const FrameHeader& header, const NcclStaging::Block& block) {
-  RETURN_IF_ERROR(nccl_.staging->Download(block, header.num_bytes));
-  const uint32_t crc32c = Crc32c(std::span<const std::byte>(block.host, header.num_bytes));
+absl::Status NcclReceiver::Verify(const FrameHeader& header, const FrameStaging::Block& block) {
+  ASSIGN_OR_RETURN(const uint32_t crc32c, block.Checksum(header.num_bytes));
   if (crc32c == header.crc32c) return absl::OkStatus();
   metrics_.CountDamaged();
   return absl::DataLossError("NCCL brought other bytes than were announced");
@@ -270,10 +269,8 @@ void NcclReceiver::HandOn(const Item& item) {
   switch (item.kind) {
     case Item::Kind::kMessage: return events_->OnMessage(item.bytes);
     case Item::Kind::kFrame: {
-      const std::span<const std::byte> payload =
-          item.block == nullptr
-              ? std::span<const std::byte>(item.bytes)
-              : std::span<const std::byte>(item.block->host, item.header.num_bytes);
+      if (item.block != nullptr) return events_->OnStagedFrame(item.header, *item.block);
+      const std::span<const std::byte> payload = item.bytes;
       return events_->OnFrame(item.header, {&payload, 1});
     }
     case Item::Kind::kEnd: {

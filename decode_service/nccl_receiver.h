@@ -33,7 +33,7 @@ class NcclReceiver final : public Channel,
   NcclReceiver(NcclService& nccl, std::string node, size_t most_bytes);
 
   // Opens the stream by `connect`; its events go to `events` from then on. Once.
-  std::shared_ptr<Channel> Open(const Connect& connect, std::shared_ptr<ChannelEvents> events);
+  std::shared_ptr<Channel> Open(const Connect& connect, std::shared_ptr<StagedFrameEvents> events);
   // What the prefill node has to know.
   void AddTo(v1::PrefillBegin* begin) const;
   // How the frames came: as KvReport.transport.
@@ -53,7 +53,7 @@ class NcclReceiver final : public Channel,
   void Close(absl::Status status) override;
 
  private:
-  using BlockPtr = std::shared_ptr<const NcclStaging::Block>;  // shared: with NCCL, that fills it
+  using BlockPtr = FrameStaging::BlockPtr;
   // What is handed on in its turn: a message, a frame, or the end.
   struct Item {
     enum class Kind { kMessage, kFrame, kEnd } kind = Kind::kMessage;
@@ -71,7 +71,7 @@ class NcclReceiver final : public Channel,
   // With the mutex: whether NCCL will bring the frame, and why the node is told if not.
   v1::NcclAnswer AcceptLocked(const FrameHeader& header, const NcclOffer& offer);
   void OnArrived(uint32_t sequence, const BlockPtr& block, absl::Status status);
-  absl::Status Verify(const FrameHeader& header, const NcclStaging::Block& block);
+  absl::Status Verify(const FrameHeader& header, const FrameStaging::Block& block);
   void Answer(const v1::NcclAnswer& answer);
   // Hands on all whose turn has come, unless another thread does.
   void HandOn();
@@ -85,7 +85,7 @@ class NcclReceiver final : public Channel,
   const size_t most_bytes_;
 
   mutable std::mutex mutex_;
-  std::shared_ptr<ChannelEvents> events_;  // shared: until the end has been handed on
+  std::shared_ptr<StagedFrameEvents> events_;  // shared: until the end has been handed on
   std::shared_ptr<Channel> channel_;
   std::deque<Item> items_;
   size_t waiting_bytes_ = 0;  // of frames that came over the channel

@@ -120,10 +120,19 @@ void PrefillAttempt::OnMessage(std::span<const std::byte> bytes) {
 }
 
 void PrefillAttempt::OnFrame(const FrameHeader& header, BytePieces payload) {
+  OnAnyFrame([&](CacheReceiver& receiver) { return receiver.AddFrame(header, payload); });
+}
+
+void PrefillAttempt::OnStagedFrame(const FrameHeader& header, const FrameStaging::Block& payload) {
+  OnAnyFrame(
+      [&](CacheReceiver& receiver) { return receiver.AddStagedFrame(header, payload.device()); });
+}
+
+void PrefillAttempt::OnAnyFrame(const AddFrame& add) {
   absl::Status status;
   {
     std::lock_guard lock(mutex_);
-    status = receiver_ ? receiver_->AddFrame(header, payload)
+    status = receiver_ ? add(*receiver_)
                        : absl::DataLossError("the prefill node sent a frame before Go");
     const absl::Time now = MonotonicNow();
     receive_time_ += now - std::exchange(last_arrival_, now);

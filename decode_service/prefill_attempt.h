@@ -25,7 +25,8 @@
 
 namespace kvship {
 
-class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this<PrefillAttempt> {
+class PrefillAttempt : public StagedFrameEvents,
+                       public std::enable_shared_from_this<PrefillAttempt> {
  public:
   struct Result {
     ReservationQueue::Cache cache;
@@ -61,12 +62,15 @@ class PrefillAttempt : public ChannelEvents, public std::enable_shared_from_this
 
   void OnMessage(std::span<const std::byte> message) override;
   void OnFrame(const FrameHeader& header, BytePieces payload) override;
+  void OnStagedFrame(const FrameHeader& header, const FrameStaging::Block& payload) override;
   void OnSent() override {}
   void OnClosed(const absl::Status& status) override;
 
  private:
   v1::PrefillRequest BeginMessage() const;
   void Progress(v1::GenerateProgress::Phase phase, float fraction);
+  using AddFrame = std::function<absl::Status(CacheReceiver&)>;
+  void OnAnyFrame(const AddFrame& add);
   absl::Status OnReady(const v1::PrefillReady& ready);
   absl::Status TakeMemory();
   absl::Status OnManifest(const v1::PrefillManifest& manifest);

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
 #include "absl/status/statusor.h"
+#include "base/frame_staging.h"
 #include "engine/compute_device.h"
 #include "engine/decoder.h"
 #include "engine/transformer.h"
@@ -20,5 +22,10 @@ absl::Status FindGpu(const ComputeDevice& gpu);
 // runs, ResourceExhausted if the GPU's memory does not hold it all.
 absl::StatusOr<DecodeDevice> OpenGpuForDecode(const ComputeDevice& gpu, const Transformer& model,
                                               size_t pool_bytes, size_t max_sequences);
+
+// Blocks for so many frames in a GPU's memory and in pinned memory of the host, for good.
+// ResourceExhausted if there is no more of either.
+absl::StatusOr<std::shared_ptr<FrameStaging>> OpenGpuFrameStaging(const ComputeDevice& gpu,
+                                                                  size_t num_frames);
 
 }  // namespace kvship

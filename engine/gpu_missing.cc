@@ -13,4 +13,9 @@ absl::StatusOr<DecodeDevice> OpenGpuForDecode(const ComputeDevice& gpu, const Tr
   return FindGpu(gpu);
 }
 
+absl::StatusOr<std::shared_ptr<FrameStaging>> OpenGpuFrameStaging(const ComputeDevice& gpu,
+                                                                  size_t) {
+  return FindGpu(gpu);
+}
+
 }  // namespace kvship

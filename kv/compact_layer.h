@@ -2,7 +2,8 @@
 // head, the positions of its kept tokens (int32, ascending; left out where the whole prompt is
 // kept), then its pages (kernels/page_layout.h), the last one padded with zeros; then, where the
 // plan has tail_tokens, KV head after KV head, the pages of those last tokens, which no head's
-// prefix then has. docs/wire.md shows it byte by byte. Moves; owned by one thread at a time.
+// prefix then has. docs/wire.md shows it byte by byte. Its bytes are in host memory, or have been
+// cut into frames in a GPU's. Moves; owned by one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +11,17 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/frame_staging.h"
 #include "kv/plan.h"
 
 namespace kvship {
+
+// kMostFrameBytes of a layer, or its last bytes, in device memory.
+struct StagedFrame {
+  FrameStaging::BlockPtr block;
+  uint32_t num_bytes = 0;
+  uint32_t crc32c = 0;
+};
 
 struct CompactLayer {
   size_t layer = 0;
@@ -22,7 +31,14 @@ struct CompactLayer {
   // most of it.
   std::vector<float> retained_mass;
   std::vector<float> chosen_mass;
-  Buffer bytes;
+  Buffer bytes;  // empty where there are
+  std::vector<StagedFrame> frames;
+
+  size_t num_bytes() const {
+    size_t sum = bytes.num_bytes();
+    for (const StagedFrame& frame : frames) sum += frame.num_bytes;
+    return sum;
+  }
 };
 
 // Where each head's prefix parts lie in a layer's bytes.

@@ -34,26 +34,51 @@ absl::Status CheckShares(absl::string_view name, const std::vector<float>& share
   return absl::OkStatus();
 }
 
+absl::Status CheckPayload(const FrameHeader& header, BytePieces payload) {
+  size_t num_bytes = 0;
+  uint32_t crc32c = 0;
+  for (std::span<const std::byte> piece : payload) {
+    num_bytes += piece.size();
+    crc32c = Crc32c(piece, crc32c);
+  }
+  const std::string frame = absl::StrCat("frame ", header.sequence);
+  if (num_bytes != header.num_bytes) return Fault(frame + ": bytes", num_bytes, header.num_bytes);
+  if (crc32c != header.crc32c) return Fault(frame + ": checksum", crc32c, header.crc32c);
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+FrameHeader FrameCutter::NextHeader(size_t layer, size_t offset, size_t num_bytes,
+                                    uint32_t crc32c) {
+  const FrameHeader header = {.sequence = static_cast<uint32_t>(digest_.num_frames()),
+                              .layer = static_cast<uint32_t>(layer),
+                              .offset = offset,
+                              .num_bytes = static_cast<uint32_t>(num_bytes),
+                              .crc32c = crc32c};
+  digest_.Add(header.sequence, header.num_bytes, header.crc32c);
+  return header;
+}
 
 LayerFrames FrameCutter::Cut(CompactLayer layer) {
   LayerFrames out;
   out.header = {layer.layer, std::move(layer.kept_tokens), std::move(layer.retained_mass),
-                std::move(layer.chosen_mass), layer.bytes.num_bytes()};
+                std::move(layer.chosen_mass), layer.num_bytes()};
+  size_t offset = 0;
+  for (StagedFrame& frame : layer.frames) {
+    out.frames.push_back({NextHeader(layer.layer, offset, frame.num_bytes, frame.crc32c),
+                          {},
+                          std::move(frame.block)});
+    offset += frame.num_bytes;
+  }
   // Shared: the frames of a layer are sent, and released, one by one.
   auto owner = std::make_shared<const Buffer>(std::move(layer.bytes));
   const std::span<const std::byte> bytes = owner->bytes();
-  for (size_t offset = 0; offset < bytes.size(); offset += most_frame_bytes_) {
+  for (; offset < bytes.size(); offset += most_frame_bytes_) {
     const auto payload = bytes.subspan(offset, std::min(most_frame_bytes_, bytes.size() - offset));
-    const FrameHeader header = {
-        .sequence = static_cast<uint32_t>(digest_.num_frames()),
-        .layer = static_cast<uint32_t>(layer.layer),
-        .offset = offset,
-        .num_bytes = static_cast<uint32_t>(payload.size()),
-        .crc32c = Crc32c(payload),
-    };
-    digest_.Add(header.sequence, header.num_bytes, header.crc32c);
-    out.frames.push_back({header, {payload, owner}});
+    out.frames.push_back({NextHeader(layer.layer, offset, payload.size(), Crc32c(payload)),
+                          {payload, owner},
+                          nullptr});
   }
   return out;
 }
@@ -100,7 +125,7 @@ absl::Status CacheReceiver::BeginLayer(const LayerHeader& header) {
   return absl::OkStatus();
 }
 
-absl::Status CacheReceiver::CheckFrame(const FrameHeader& header, BytePieces payload) const {
+absl::Status CacheReceiver::CheckHeader(const FrameHeader& header) const {
   if (header.sequence != digest_.num_frames()) {
     return Fault("frame", header.sequence, digest_.num_frames());
   }
@@ -118,27 +143,35 @@ absl::Status CacheReceiver::CheckFrame(const FrameHeader& header, BytePieces pay
         absl::StrCat(frame, " has ", header.num_bytes, " bytes; wanted 1 to ",
                      std::min(kMostFrameBytes, layer_bytes_ - received_bytes_)));
   }
-  size_t num_bytes = 0;
-  uint32_t crc32c = 0;
-  for (std::span<const std::byte> piece : payload) {
-    num_bytes += piece.size();
-    crc32c = Crc32c(piece, crc32c);
-  }
-  if (num_bytes != header.num_bytes) return Fault(frame + ": bytes", num_bytes, header.num_bytes);
-  if (crc32c != header.crc32c) return Fault(frame + ": checksum", crc32c, header.crc32c);
   return absl::OkStatus();
 }
 
-absl::Status CacheReceiver::AddFrame(const FrameHeader& header, BytePieces payload) {
+absl::Status CacheReceiver::MayAdd(const FrameHeader& header) {
   RETURN_IF_ERROR(fault_);
   if (finished_) return Keep(absl::DataLossError("a frame came after the manifest"));
-  RETURN_IF_ERROR(Keep(CheckFrame(header, payload)));
+  return Keep(CheckHeader(header));
+}
+
+absl::Status CacheReceiver::Write(std::span<const std::byte> bytes, BytesIn memory) {
+  const absl::Status written = cache_.WriteLayerBytes(received_bytes_, bytes, memory);
+  if (absl::IsInvalidArgument(written)) return Keep(absl::DataLossError(written.message()));
+  received_bytes_ += bytes.size();
+  return Keep(written);
+}
+
+absl::Status CacheReceiver::AddFrame(const FrameHeader& header, BytePieces payload) {
+  RETURN_IF_ERROR(MayAdd(header));
+  RETURN_IF_ERROR(Keep(CheckPayload(header, payload)));
   for (std::span<const std::byte> piece : payload) {
-    const absl::Status written = cache_.WriteLayerBytes(received_bytes_, piece);
-    if (absl::IsInvalidArgument(written)) return Keep(absl::DataLossError(written.message()));
-    RETURN_IF_ERROR(Keep(written));
-    received_bytes_ += piece.size();
+    RETURN_IF_ERROR(Write(piece, BytesIn::kHost));
   }
+  digest_.Add(header.sequence, header.num_bytes, header.crc32c);
+  return absl::OkStatus();
+}
+
+absl::Status CacheReceiver::AddStagedFrame(const FrameHeader& header, const std::byte* payload) {
+  RETURN_IF_ERROR(MayAdd(header));
+  RETURN_IF_ERROR(Write({payload, header.num_bytes}, BytesIn::kDevice));
   digest_.Add(header.sequence, header.num_bytes, header.crc32c);
   return absl::OkStatus();
 }

@@ -27,9 +27,11 @@ struct LayerHeader {
   size_t num_bytes = 0;
 };
 
+// A payload is in host memory, or in a block's device memory.
 struct Frame {
   FrameHeader header;
   SharedBytes payload;
+  FrameStaging::BlockPtr block;
 };
 
 // What is sent of one layer.
@@ -44,7 +46,8 @@ class FrameCutter {
   explicit FrameCutter(size_t most_frame_bytes = kMostFrameBytes)
       : most_frame_bytes_(most_frame_bytes) {}
 
-  // The frames share the layer's bytes and keep them alive.
+  // The frames share the layer's bytes and keep them alive. Of a staged layer they are its own,
+  // whatever most_frame_bytes.
   LayerFrames Cut(CompactLayer layer);
 
   // After the last layer.
@@ -54,6 +57,8 @@ class FrameCutter {
 
  private:
   const size_t most_frame_bytes_;
+  FrameHeader NextHeader(size_t layer, size_t offset, size_t num_bytes, uint32_t crc32c);
+
   FrameDigest digest_;
 };
 
@@ -70,6 +75,8 @@ class CacheReceiver {
   // before, or a checksum or the digest differs.
   absl::Status BeginLayer(const LayerHeader& header);
   absl::Status AddFrame(const FrameHeader& header, BytePieces payload);
+  // A frame in the device memory of the cache's pool, which has the announced checksum.
+  absl::Status AddStagedFrame(const FrameHeader& header, const std::byte* payload);
   absl::Status Finish(const KvManifest& manifest);
 
   bool finished() const { return finished_; }
@@ -80,7 +87,9 @@ class CacheReceiver {
 
  private:
   absl::Status CheckLayer(const LayerHeader& header) const;
-  absl::Status CheckFrame(const FrameHeader& header, BytePieces payload) const;
+  absl::Status CheckHeader(const FrameHeader& header) const;
+  absl::Status MayAdd(const FrameHeader& header);
+  absl::Status Write(std::span<const std::byte> bytes, BytesIn memory);
   absl::Status CheckPositions() const;
   absl::Status CheckManifest(const KvManifest& manifest);
   absl::Status Keep(absl::Status status);

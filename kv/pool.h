@@ -51,13 +51,14 @@ class KvPool {
 
   static constexpr size_t kSlabBytes = 256 << 10;
 
-  // Bytes from the host and where in the pool they go.
+  // Bytes and where they go; one of the two may be in the host's memory, the others are on the
+  // pool's device.
   struct PageBytes {
     std::byte* to = nullptr;
     std::span<const std::byte> from;
   };
-  // Writes to memory that the host cannot reach; done when it returns. Called by any thread, by
-  // several at a time.
+  // Copies what the host cannot reach; done when it returns. Called by any thread, by several at a
+  // time.
   using Writer = std::function<absl::Status(std::span<const PageBytes>)>;
 
   // `capacity_bytes` is rounded down to whole slabs. InvalidArgument below one slab,

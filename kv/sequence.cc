@@ -130,7 +130,8 @@ void AddCopy(std::byte* to, std::span<const std::byte> from,
 
 }  // namespace
 
-absl::Status SequenceCache::WriteLayerBytes(size_t offset, std::span<const std::byte> bytes) {
+absl::Status SequenceCache::WriteLayerBytes(size_t offset, std::span<const std::byte> bytes,
+                                            BytesIn memory) {
   if (layers_.empty() || offset > layout_.num_bytes || bytes.size() > layout_.num_bytes - offset) {
     return absl::InvalidArgumentError(absl::StrCat("bytes ", offset, " to ", offset + bytes.size(),
                                                    " came for a layer of ", layout_.num_bytes));
@@ -139,7 +140,8 @@ absl::Status SequenceCache::WriteLayerBytes(size_t offset, std::span<const std::
   while (!bytes.empty()) {
     const Place place = PlaceOf(offset);
     const size_t n = std::min(place.bytes.size(), bytes.size());
-    if (!place.in_pool || pool_.writer() == nullptr) {
+    const bool by_host = !place.in_pool && memory == BytesIn::kHost;
+    if (by_host || pool_.writer() == nullptr) {
       std::memcpy(place.bytes.data(), bytes.data(), n);
     } else {
       AddCopy(place.bytes.data(), bytes.first(n), &for_writer);

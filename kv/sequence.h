@@ -22,6 +22,8 @@
 
 namespace kvship {
 
+enum class BytesIn { kHost, kDevice };
+
 class SequenceCache {
  public:
   // Reserves the pages of the plan, and those of a tail with room for `max_generated_tokens` per
@@ -53,9 +55,11 @@ class SequenceCache {
   // InvalidArgument if the counts do not fit the plan; then nothing has changed.
   absl::Status BeginLayer(size_t layer, std::span<const uint32_t> kept_tokens);
 
-  // Writes bytes of the layer that was begun last, at `offset` of its bytes. InvalidArgument if
-  // they reach past its end; other errors are the pool's Writer's.
-  absl::Status WriteLayerBytes(size_t offset, std::span<const std::byte> bytes);
+  // Writes bytes of the layer that was begun last, at `offset` of its bytes, from the host's memory
+  // or that of the pool's device. InvalidArgument if they reach past its end; other errors are the
+  // pool's Writer's.
+  absl::Status WriteLayerBytes(size_t offset, std::span<const std::byte> bytes,
+                               BytesIn memory = BytesIn::kHost);
 
   // Gives back the prefix pages that the layers did not fill, once all have come.
   void GiveBackUnusedPages() { pages_.Truncate(0, num_prefix_pages_); }

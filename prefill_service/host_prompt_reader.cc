@@ -26,7 +26,7 @@ class HostPromptReading final : public PromptReading {
     return event == PrefillRun::Event::kLayerDone ? Event::kLayerDone : Event::kBlockDone;
   }
 
-  absl::StatusOr<CompactLayer> Compress(size_t prompt) override {
+  absl::StatusOr<CompactLayer> Compress(size_t prompt, const TakeFrames&) override {
     ASSIGN_OR_RETURN(
         Compressor::Result result,
         compressors_[prompt]->Compress(engine_.backend(), run_.finished_layer(prompt)));

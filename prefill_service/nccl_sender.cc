@@ -34,7 +34,8 @@ std::shared_ptr<NcclSender> NcclSender::Create(NcclService& nccl, const std::str
 
 NcclSender::NcclSender(NcclService& nccl, std::string peer, std::shared_ptr<Channel> channel,
                        std::function<void()> on_unsent)
-    : nccl_(nccl.endpoint()),
+    : nccl_service_(nccl),
+      nccl_(nccl.endpoint()),
       metrics_(nccl.metrics()),
       peer_(std::move(peer)),
       channel_(std::move(channel)),
@@ -54,30 +55,52 @@ void NcclSender::Begin() {
   begun_ = true;
 }
 
-std::optional<NcclSender::Frame> NcclSender::Offer(const FrameHeader& header,
-                                                   const SharedBytes& payload) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (!begun_ || closing_.has_value() || closed_) return std::nullopt;
-  }
-  Frame frame{.header = header, .payload = payload, .block = nccl_.staging->Take()};
-  if (frame.block == nullptr) {
-    metrics_.CountNoMemory();
-    return std::nullopt;
+bool NcclSender::MayOffer() const {
+  const std::lock_guard lock(mutex_);
+  return begun_ && !closing_.has_value() && !closed_;
+}
+
+bool NcclSender::Offer(Frame* frame) {
+  if (!MayOffer()) return false;
+  const bool is_there = frame->block != nullptr;
+  if (!is_there) {
+    std::vector<FrameStaging::BlockPtr> taken = nccl_.staging->Take(1);
+    if (taken.empty()) {
+      metrics_.CountNoMemory();
+      return false;
+    }
+    frame->block = std::move(taken.front());
   }
   const absl::StatusOr<NcclOffer> offer =
       nccl_.executor->Offer(peer_, communicator_, MonotonicNow() + nccl_.transfer_timeout);
-  if (!offer.ok()) return std::nullopt;
-  frame.offer = *offer;
-  const absl::Status uploaded = nccl_.staging->Upload(*frame.block, payload.bytes);
-  if (uploaded.ok()) return frame;
+  if (!offer.ok()) return false;
+  frame->offer = *offer;
+  const absl::Status uploaded =
+      is_there ? absl::OkStatus() : frame->block->Upload(frame->payload.bytes);
+  if (uploaded.ok()) return true;
   nccl_.executor->Break(peer_, communicator_, uploaded);
-  return std::nullopt;
+  return false;
 }
 
 void NcclSender::SendFrame(const FrameHeader& header, SharedBytes payload) {
-  std::optional<Frame> frame = Offer(header, payload);
-  if (!frame.has_value()) return SendOverChannel(header, std::move(payload));
+  Frame frame{.header = header, .payload = std::move(payload)};
+  if (!Offer(&frame)) return SendOverChannel(frame);
+  Announce(std::move(frame));
+}
+
+std::vector<FrameStaging::BlockPtr> NcclSender::TakeFrames(size_t num_frames) {
+  if (!MayOffer() || !nccl_.executor->IsReady(peer_, communicator_)) return {};
+  return nccl_.staging->Take(num_frames);
+}
+
+void NcclSender::SendStagedFrame(const FrameHeader& header, FrameStaging::BlockPtr payload) {
+  Frame frame{.header = header, .payload = {}, .block = std::move(payload)};
+  if (!Offer(&frame)) return SendOverChannel(frame);
+  Announce(std::move(frame));
+}
+
+void NcclSender::Announce(Frame frame) {
+  const FrameHeader& header = frame.header;
   v1::NcclNotice notice;
   v1::NcclFrame& announced = *notice.mutable_frame();
   announced.mutable_frame()->set_sequence(header.sequence);
@@ -86,24 +109,31 @@ void NcclSender::SendFrame(const FrameHeader& header, SharedBytes payload) {
   announced.mutable_frame()->set_checksum_kind(v1::CHECKSUM_CRC32C);
   announced.mutable_frame()->set_checksum(header.crc32c);
   announced.set_payload_bytes(header.num_bytes);
-  announced.set_communicator(frame->offer.communicator);
-  announced.set_place(frame->offer.sequence);
+  announced.set_communicator(frame.offer.communicator);
+  announced.set_place(frame.offer.sequence);
   const std::lock_guard lock(mutex_);
   unconfirmed_bytes_ += header.num_bytes;
-  frames_.emplace(header.sequence, *std::move(frame));
+  frames_.emplace(header.sequence, std::move(frame));
   Tell(notice);
 }
 
-void NcclSender::SendOverChannel(const FrameHeader& header, SharedBytes payload) {
+void NcclSender::SendOverChannel(const Frame& frame) {
   {
     const std::lock_guard lock(mutex_);
     if (channel_->unsent_bytes() == 0) {
       busy_since_ = MonotonicNow();
       busy_bytes_ = 0;
     }
-    busy_bytes_ += header.num_bytes;
+    busy_bytes_ += frame.header.num_bytes;
   }
-  channel_->SendFrame(header, std::move(payload));
+  PutOnChannel(frame);
+}
+
+void NcclSender::PutOnChannel(const Frame& frame) {
+  if (!frame.payload.bytes.empty()) return channel_->SendFrame(frame.header, frame.payload);
+  const auto downloaded = frame.block->Download(frame.header.num_bytes);
+  if (!downloaded.ok()) return channel_->Close(downloaded.status());
+  channel_->SendFrame(frame.header, {*downloaded, frame.block});
 }
 
 void NcclSender::OnSent() {
@@ -153,7 +183,7 @@ void NcclSender::Send(Frame& frame) {
   const uint32_t sequence = frame.header.sequence;
   const absl::Status sent = nccl_.executor->Send(
       peer_, frame.offer,
-      {.bytes = {frame.block->device, frame.header.num_bytes},
+      {.bytes = {frame.block->device(), frame.header.num_bytes},
        .owner = frame.block,
        .deadline = MonotonicNow() + nccl_.transfer_timeout,
        .on_done = [self = shared_from_this(), sequence](const absl::Status& status) {
@@ -167,7 +197,10 @@ void NcclSender::Send(Frame& frame) {
 }
 
 void NcclSender::OnLeft(uint32_t sequence, const absl::Status& status) {
-  if (!status.ok()) Take(sequence, /*over_channel=*/true);
+  if (status.ok()) return;
+  // Aside, where it may wait for the frame's copy to the host.
+  nccl_service_.RunAside(
+      [self = shared_from_this(), sequence] { self->Take(sequence, /*over_channel=*/true); });
 }
 
 void NcclSender::Take(uint32_t sequence, bool over_channel) {
@@ -180,7 +213,7 @@ void NcclSender::Take(uint32_t sequence, bool over_channel) {
     frames_.erase(found);
     unconfirmed_bytes_ -= frame.header.num_bytes;
     const bool wanted = !closing_.has_value() || closing_->ok();
-    if (over_channel && wanted) channel_->SendFrame(frame.header, frame.payload);
+    if (over_channel && wanted) PutOnChannel(frame);
     if (frames_.empty()) close = closing_;
   }
   if (close.has_value()) channel_->Close(*close);

@@ -1,7 +1,8 @@
 // NcclSender is a prefill node's end of one request's stream whose client has a GPU that NCCL
 // reaches: a Channel over the request's own. Each frame is announced and its bytes moved by NCCL
 // where that is ready; where it is not, or when anything goes wrong, the frame goes over the
-// channel as any other. A frame is kept until the client has confirmed its bytes. Everything else
+// channel as any other. Frames that are in the GPU's memory stay there, others are copied there
+// first. A frame is kept until the client has confirmed its bytes. Everything else
 // goes over the channel as it is. Thread safe; shared by whoever sends, by the call that reads what
 // the client says, and by transfers under way.
 #pragma once
@@ -13,6 +14,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -22,7 +24,9 @@
 
 namespace kvship {
 
-class NcclSender final : public Channel, public std::enable_shared_from_this<NcclSender> {
+class NcclSender final : public Channel,
+                         public StagedFrameSender,
+                         public std::enable_shared_from_this<NcclSender> {
  public:
   // `caller` is the client by its certificate, if it has one. Invites the client where it has no
   // communicator, or another one than this node. Borrows the service. `on_unsent` is called when
@@ -42,6 +46,9 @@ class NcclSender final : public Channel, public std::enable_shared_from_this<Ncc
 
   void SendMessage(std::string message) override { channel_->SendMessage(std::move(message)); }
   void SendFrame(const FrameHeader& header, SharedBytes payload) override;
+  StagedFrameSender* staged_frames() override { return this; }
+  std::vector<FrameStaging::BlockPtr> TakeFrames(size_t num_frames) override;
+  void SendStagedFrame(const FrameHeader& header, FrameStaging::BlockPtr payload) override;
   // Bytes that are not confirmed among them.
   size_t unsent_bytes() const override;
   // After the transfers that the client has accepted, which otherwise would cost the communicator;
@@ -51,18 +58,21 @@ class NcclSender final : public Channel, public std::enable_shared_from_this<Ncc
  private:
   struct Frame {
     FrameHeader header;
-    SharedBytes payload;
+    SharedBytes payload;  // none where the block has it
+    FrameStaging::BlockPtr block = nullptr;
     NcclOffer offer = {};
-    std::shared_ptr<const NcclStaging::Block> block = nullptr;  // shared: with NCCL, that reads it
     bool accepted = false;
   };
 
   NcclSender(NcclService& nccl, std::string peer, std::shared_ptr<Channel> channel,
              std::function<void()> on_unsent);
   void Invite();
-  // What is announced of the frame, if it may go by NCCL and its bytes are on the device.
-  std::optional<Frame> Offer(const FrameHeader& header, const SharedBytes& payload);
-  void SendOverChannel(const FrameHeader& header, SharedBytes payload);
+  bool MayOffer() const;
+  // Whether the frame may go by NCCL, from its block or one that it is given.
+  bool Offer(Frame* frame);
+  void Announce(Frame frame);
+  void SendOverChannel(const Frame& frame);
+  void PutOnChannel(const Frame& frame);
   void Send(Frame& frame);
   void OnLeft(uint32_t sequence, const absl::Status& status);
   // The frame is no more NCCL's; `over_channel` if its bytes have not arrived.
@@ -70,6 +80,7 @@ class NcclSender final : public Channel, public std::enable_shared_from_this<Ncc
   void Tell(const v1::NcclNotice& notice);
   void Break(uint64_t communicator, const char* why);
 
+  NcclService& nccl_service_;  // while transfers are under way, as all of them end before it does
   const NcclEndpoint nccl_;
   NcclMetrics& metrics_;
   const std::string peer_;

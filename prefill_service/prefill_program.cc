@@ -90,7 +90,8 @@ absl::StatusOr<std::unique_ptr<NcclService>> OpenNccl(const PrefillProgramOption
                                                       NcclMetrics& metrics) {
   ASSIGN_OR_RETURN(const bool is_wanted, WantsNccl(options.transport, device.is_gpu));
   if (!is_wanted) return nullptr;
-  return NcclService::Open(device.ordinal, metrics);
+  ASSIGN_OR_RETURN(auto staging, OpenGpuFrameStaging(device, NcclService::kStagedFrames));
+  return NcclService::Open(device.ordinal, std::move(staging), metrics);
 }
 
 }  // namespace

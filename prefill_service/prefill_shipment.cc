@@ -39,7 +39,11 @@ void PrefillShipment::SendProgress(double fraction) {
 
 absl::Status PrefillShipment::ShipLayer(PromptReading& reading, size_t prompt) {
   const absl::Time begun = MonotonicNow();
-  ASSIGN_OR_RETURN(CompactLayer compact, reading.Compress(prompt));
+  StagedFrameSender* const staged = channel_.staged_frames();
+  ASSIGN_OR_RETURN(CompactLayer compact, reading.Compress(prompt, [staged](size_t num_frames) {
+    return staged == nullptr ? std::vector<FrameStaging::BlockPtr>()
+                             : staged->TakeFrames(num_frames);
+  }));
   LayerFrames layer = cutter_.Cut(std::move(compact));
   const std::vector<float>& mass = layer.header.retained_mass;
   metrics_.ObserveRetainedMass(task_.compression,
@@ -52,7 +56,11 @@ absl::Status PrefillShipment::ShipLayer(PromptReading& reading, size_t prompt) {
   *response.mutable_layer() = LayerHeaderToProto(layer.header);
   channel_.SendMessage(Sealed(response));
   for (Frame& frame : layer.frames) {
-    channel_.SendFrame(frame.header, std::move(frame.payload));
+    if (frame.block != nullptr) {
+      staged->SendStagedFrame(frame.header, std::move(frame.block));
+    } else {
+      channel_.SendFrame(frame.header, std::move(frame.payload));
+    }
   }
   totals_.compress_begin = std::min(totals_.compress_begin, begun);
   totals_.compress_end = MonotonicNow();

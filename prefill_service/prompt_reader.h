@@ -5,16 +5,22 @@
 // and BytesFor.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/buffer.h"
+#include "base/frame_staging.h"
 #include "engine/model_config.h"
 #include "kv/compact_layer.h"
 #include "prefill_service/prefill_task.h"
 
 namespace kvship {
+
+// Device memory for so many frames of a layer; none where it shall go through the host.
+using TakeFrames = std::function<std::vector<FrameStaging::BlockPtr>(size_t num_frames)>;
 
 class PromptReading {
  public:
@@ -25,8 +31,9 @@ class PromptReading {
   // Computes the next block of queries of one layer. Not to be called once done().
   virtual absl::StatusOr<Event> Step() = 0;
 
-  // After kLayerDone, until the next Step, at most once per prompt: the layer's compact form.
-  virtual absl::StatusOr<CompactLayer> Compress(size_t prompt) = 0;
+  // After kLayerDone, until the next Step, at most once per prompt: the layer's compact form; on a
+  // device that has its bytes it may be in frames that were taken for it.
+  virtual absl::StatusOr<CompactLayer> Compress(size_t prompt, const TakeFrames& take_frames) = 0;
 
   virtual bool done() const = 0;
   // The share of the work that is done, in [0, 1].

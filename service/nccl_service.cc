@@ -10,10 +10,6 @@
 namespace kvship {
 namespace {
 
-// Frames under way at a time, of all requests: 64 MiB, what a fast link moves in a few
-// milliseconds.
-constexpr size_t kStagedFrames = 64;
-
 uint64_t DrawnNumber() {
   std::random_device random;
   return uint64_t{random()} << 32 | random();
@@ -32,16 +28,16 @@ absl::StatusOr<bool> WantsNccl(absl::string_view transport, bool has_gpu) {
       "--transport is 'nccl', and --device is 'cpu'; wanted a GPU, or grpc");
 }
 
-absl::StatusOr<std::unique_ptr<NcclService>> NcclService::Open(int gpu, NcclMetrics& metrics) {
+absl::StatusOr<std::unique_ptr<NcclService>> NcclService::Open(
+    int gpu, std::shared_ptr<FrameStaging> staging, NcclMetrics& metrics) {
   const NcclCudaOptions options = {.device = gpu};
   ASSIGN_OR_RETURN(std::shared_ptr<NcclLibrary> library, CreateNcclLibrary(options));
-  ASSIGN_OR_RETURN(std::shared_ptr<NcclStaging> staging, CreateNcclStaging(options, kStagedFrames));
   return Create(std::move(library), std::move(staging), {}, NcclEndpoint().transfer_timeout,
                 metrics);
 }
 
 absl::StatusOr<std::unique_ptr<NcclService>> NcclService::Create(
-    std::shared_ptr<NcclLibrary> library, std::shared_ptr<NcclStaging> staging,
+    std::shared_ptr<NcclLibrary> library, std::shared_ptr<FrameStaging> staging,
     const NcclOptions& options, absl::Duration transfer_timeout, NcclMetrics& metrics) {
   ASSIGN_OR_RETURN(std::unique_ptr<NcclTransport> transport,
                    NcclTransport::Create(std::move(library), options));

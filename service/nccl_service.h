@@ -20,11 +20,18 @@ absl::StatusOr<bool> WantsNccl(absl::string_view transport, bool has_gpu);
 
 class NcclService {
  public:
-  // On a GPU of the machine. Errors: as CreateNcclLibrary and CreateNcclStaging. Borrows metrics.
-  static absl::StatusOr<std::unique_ptr<NcclService>> Open(int gpu, NcclMetrics& metrics);
+  // Frames under way at a time, of all requests: 64 MiB, what a fast link moves in a few
+  // milliseconds.
+  static constexpr size_t kStagedFrames = 64;
+
+  // On a GPU of the machine, with staging in its memory. Errors: as CreateNcclLibrary. Borrows
+  // metrics.
+  static absl::StatusOr<std::unique_ptr<NcclService>> Open(int gpu,
+                                                           std::shared_ptr<FrameStaging> staging,
+                                                           NcclMetrics& metrics);
   // Errors: as NcclOptions::Validate.
   static absl::StatusOr<std::unique_ptr<NcclService>> Create(std::shared_ptr<NcclLibrary> library,
-                                                             std::shared_ptr<NcclStaging> staging,
+                                                             std::shared_ptr<FrameStaging> staging,
                                                              const NcclOptions& options,
                                                              absl::Duration transfer_timeout,
                                                              NcclMetrics& metrics);

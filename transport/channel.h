@@ -8,10 +8,12 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "base/buffer.h"
 #include "base/frame_header.h"
+#include "base/frame_staging.h"
 
 namespace kvship {
 
@@ -31,12 +33,31 @@ class ChannelEvents {
   virtual void OnClosed(const absl::Status& status) = 0;
 };
 
+// What comes besides where frames go from GPU to GPU.
+class StagedFrameEvents : public ChannelEvents {
+ public:
+  // A frame that lies in this process's staging and has the announced checksum.
+  virtual void OnStagedFrame(const FrameHeader& header, const FrameStaging::Block& payload) = 0;
+};
+
+// The part of a channel that sends frames from device memory.
+class StagedFrameSender {
+ public:
+  virtual ~StagedFrameSender() = default;
+  // As many blocks as are asked for, to be filled and sent; none if the channel would rather have
+  // payloads in host memory at present.
+  virtual std::vector<FrameStaging::BlockPtr> TakeFrames(size_t num_frames) = 0;
+  virtual void SendStagedFrame(const FrameHeader& header, FrameStaging::BlockPtr payload) = 0;
+};
+
 class Channel {
  public:
   virtual ~Channel() = default;
   // Both send behind what was sent before, and do nothing once the channel is closed.
   virtual void SendMessage(std::string message) = 0;
   virtual void SendFrame(const FrameHeader& header, SharedBytes payload) = 0;
+  // Null where frames are sent from host memory alone.
+  virtual StagedFrameSender* staged_frames() { return nullptr; }
   // Bytes sent and not yet taken by the network; 0 once the stream has ended.
   virtual size_t unsent_bytes() const = 0;
   // Ends the stream. With OK, after what was sent before has gone out; with an error, what is still

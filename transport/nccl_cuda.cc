@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/frame_header.h"
 #include "base/shared_library.h"
 #include "base/status_macros.h"
 
@@ -170,26 +169,6 @@ absl::StatusOr<std::shared_ptr<NcclLibrary>> CreateNcclLibrary(const NcclCudaOpt
   void* warm_up = nullptr;
   RETURN_IF_ERROR(CudaStatus(cudaMalloc(&warm_up, kWarmUpBytes), "warm-up bytes of NCCL"));
   return std::make_shared<CudaNcclLibrary>(options, warm_up);
-}
-
-absl::StatusOr<std::shared_ptr<NcclStaging>> CreateNcclStaging(const NcclCudaOptions& options,
-                                                               size_t num_frames) {
-  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options.device), "device of NCCL"));
-  const size_t num_bytes = num_frames * kMostFrameBytes;
-  void *device = nullptr, *host = nullptr;
-  cudaStream_t stream = nullptr;
-  RETURN_IF_ERROR(CudaStatus(cudaMalloc(&device, num_bytes), "frames of NCCL"));
-  RETURN_IF_ERROR(CudaStatus(cudaMallocHost(&host, num_bytes), "frames of NCCL in host memory"));
-  RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
-                             "stream of NCCL's frames"));
-  return NcclStaging::Create(
-      {static_cast<std::byte*>(device), num_bytes}, {static_cast<std::byte*>(host), num_bytes},
-      [stream, gpu = options.device](std::byte* to, const std::byte* from, size_t copied_bytes) {
-        RETURN_IF_ERROR(CudaStatus(cudaSetDevice(gpu), "device of NCCL"));  // of this thread
-        RETURN_IF_ERROR(CudaStatus(
-            cudaMemcpyAsync(to, from, copied_bytes, cudaMemcpyDefault, stream), "frame of NCCL"));
-        return CudaStatus(cudaStreamSynchronize(stream), "frame of NCCL");
-      });
 }
 
 }  // namespace kvship

@@ -7,7 +7,6 @@
 
 #include "absl/status/statusor.h"
 #include "transport/nccl_device.h"
-#include "transport/nccl_staging.h"
 
 namespace kvship {
 
@@ -25,9 +24,5 @@ void PrepareNcclEnvironment();
 // Errors: FailedPrecondition, naming it, if libnccl is not there; Unavailable if there is no such
 // device, or if this build is without NCCL.
 absl::StatusOr<std::shared_ptr<NcclLibrary>> CreateNcclLibrary(const NcclCudaOptions& options);
-
-// Takes device memory and pinned host memory for so many frames, for good. Errors: Unavailable.
-absl::StatusOr<std::shared_ptr<NcclStaging>> CreateNcclStaging(const NcclCudaOptions& options,
-                                                               size_t num_frames);
 
 }  // namespace kvship

@@ -8,8 +8,4 @@ absl::StatusOr<std::shared_ptr<NcclLibrary>> CreateNcclLibrary(const NcclCudaOpt
   return absl::UnavailableError("this build is without NCCL");
 }
 
-absl::StatusOr<std::shared_ptr<NcclStaging>> CreateNcclStaging(const NcclCudaOptions&, size_t) {
-  return absl::UnavailableError("this build is without NCCL");
-}
-
 }  // namespace kvship

@@ -6,14 +6,14 @@
 #include <memory>
 
 #include "absl/time/time.h"
+#include "base/frame_staging.h"
 #include "transport/nccl_executor.h"
-#include "transport/nccl_staging.h"
 
 namespace kvship {
 
 struct NcclEndpoint {
   std::shared_ptr<NcclExecutor> executor;
-  std::shared_ptr<NcclStaging> staging;
+  std::shared_ptr<FrameStaging> staging;
   // What peers know this GPU by, drawn at random: a process that is started anew is another one.
   uint64_t gpu = 0;
   // From a frame's announcement to its bytes; a transfer of 1 MiB takes a millisecond, and may wait

@@ -146,6 +146,12 @@ uint64_t NcclExecutor::CommunicatorOf(const std::string& peer) const {
   return found->second.link->number;
 }
 
+bool NcclExecutor::IsReady(const std::string& peer, uint64_t communicator) const {
+  const Lock lock(mutex_);
+  return Door(nullptr).ok() && Find(peer, communicator).ok() &&
+         now_() >= peers_.at(peer).rest_until;
+}
+
 absl::StatusOr<uint64_t> NcclExecutor::ReadyCommunicator(const std::string& peer) {
   Lock lock(mutex_);
   ASSIGN_OR_RETURN(const LinkPtr link, Admit(peer));

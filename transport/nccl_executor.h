@@ -83,6 +83,8 @@ class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
   // The communicator that the peer has here, ready or not; 0: none. Ends that name different ones
   // have to connect anew.
   uint64_t CommunicatorOf(const std::string& peer) const;
+  // Whether offers are taken at present.
+  bool IsReady(const std::string& peer, uint64_t communicator) const;
   // The communicator for a request's transfers; both ends must name the same.
   absl::StatusOr<uint64_t> ReadyCommunicator(const std::string& peer);
 

@@ -5,9 +5,12 @@
 #include <cstring>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
+#include "base/crc32c.h"
 #include "base/status_macros.h"
+#include "kernels/cuda/frames.h"
 
 namespace kvship::cuda {
 namespace {
@@ -16,6 +19,8 @@ namespace {
 size_t Aligned(size_t num_bytes) { return (num_bytes + 15) / 16 * 16; }
 
 size_t OffsetBytes(const KvPlan& plan) { return Aligned((plan.num_heads + 1) * sizeof(int32_t)); }
+size_t MassBytes(const KvPlan& plan) { return Aligned(2 * plan.num_heads * sizeof(float)); }
+constexpr size_t kRemainderBytes = kMostLaidFrames * kFrameTiles * sizeof(uint32_t);
 
 }  // namespace
 
@@ -25,7 +30,7 @@ CompactDeviceLayer::Parts CompactDeviceLayer::PartsOf(size_t layer) const {
   Parts parts;
   parts.num_pages = plan_.layer_pages(layer);
   parts.masses = Aligned(num_positions * sizeof(int32_t));
-  parts.tails = parts.masses + Aligned(2 * heads * sizeof(float));
+  parts.tails = parts.masses + MassBytes(plan_);
   parts.pages =
       parts.tails + plan_.layer_tail_pages() * PageBytes(plan_.window_format, plan_.head_dim);
   parts.end = parts.pages + parts.num_pages * PageBytes(plan_.format, plan_.head_dim);
@@ -36,6 +41,7 @@ absl::StatusOr<CompactDeviceLayer> CompactDeviceLayer::Create(const KvPlan& plan
                                                               cudaStream_t stream) {
   CompactDeviceLayer layer(plan, stream);
   size_t most_bytes = 0;
+  layer.most_copied_bytes_ = OffsetBytes(plan) + MassBytes(plan) + kRemainderBytes;
   for (size_t l = 0; l < plan.layer_tokens.size(); ++l) {
     const Parts parts = layer.PartsOf(l);
     most_bytes = std::max(most_bytes, parts.end);
@@ -43,6 +49,7 @@ absl::StatusOr<CompactDeviceLayer> CompactDeviceLayer::Create(const KvPlan& plan
                                         OffsetBytes(plan) + parts.end - layer.first_copied(parts));
   }
   ASSIGN_OR_RETURN(layer.memory_, DeviceBuffer::Create(most_bytes));
+  ASSIGN_OR_RETURN(layer.remainders_, DeviceBuffer::Create(kRemainderBytes));
   layer.Begin(0);
   RETURN_IF_ERROR(layer.FillOffsets());
   if (plan.tail_tokens > 0) RETURN_IF_ERROR(layer.FillTailTokens());
@@ -104,49 +111,101 @@ int32_t* CompactDeviceLayer::offsets() const {
   return offsets_.as<int32_t>() + (plan_.bounded ? 0 : layer_ * (plan_.num_heads + 1));
 }
 
-absl::Status CompactDeviceLayer::CopyToHost(std::byte* copied) const {
-  const size_t first = first_copied(parts_);
-  RETURN_IF_ERROR(
-      CudaStatus(cudaMemcpyAsync(copied, offsets(), (plan_.num_heads + 1) * sizeof(int32_t),
-                                 cudaMemcpyDeviceToHost, stream_),
-                 "copy of a layer's offsets"));
-  return CudaStatus(cudaMemcpyAsync(copied + OffsetBytes(plan_), memory_.data() + first,
-                                    parts_.end - first, cudaMemcpyDeviceToHost, stream_),
+absl::Status CompactDeviceLayer::Copy(std::byte* to, const void* from, size_t num_bytes) const {
+  return CudaStatus(cudaMemcpyAsync(to, from, num_bytes, cudaMemcpyDeviceToHost, stream_),
                     "copy of a layer");
 }
 
-CompactLayer CompactDeviceLayer::FromCopy(const std::byte* copied) const {
+absl::Status CompactDeviceLayer::CopyToHost(std::byte* copied) const {
+  const size_t first = first_copied(parts_);
+  RETURN_IF_ERROR(Copy(copied, offsets(), (plan_.num_heads + 1) * sizeof(int32_t)));
+  return Copy(copied + OffsetBytes(plan_), memory_.data() + first, parts_.end - first);
+}
+
+CompactLayer CompactDeviceLayer::Heads(const std::byte* offsets, const std::byte* masses) const {
   const size_t heads = plan_.num_heads;
-  const std::span offsets(reinterpret_cast<const int32_t*>(copied), heads + 1);
-  // Parts lie as in device memory.
-  const std::byte* const parts = copied + OffsetBytes(plan_) - first_copied(parts_);
-  const auto* masses = reinterpret_cast<const float*>(parts + parts_.masses);
+  const auto* const shares = reinterpret_cast<const float*>(masses);
   CompactLayer layer;
   layer.layer = layer_;
-  for (size_t h = 0; h < heads; ++h) {
-    layer.kept_tokens.push_back(static_cast<uint32_t>(offsets[h + 1] - offsets[h]) +
+  int32_t before = 0;
+  for (const int32_t end : std::span(reinterpret_cast<const int32_t*>(offsets) + 1, heads)) {
+    const int32_t own = end - std::exchange(before, end);
+    layer.kept_tokens.push_back(static_cast<uint32_t>(own) +
                                 static_cast<uint32_t>(plan_.tail_tokens));
   }
-  layer.retained_mass.assign(masses, masses + heads);
-  layer.chosen_mass.assign(masses + heads, masses + 2 * heads);
+  layer.retained_mass.assign(shares, shares + heads);
+  layer.chosen_mass.assign(shares + heads, shares + 2 * heads);
+  return layer;
+}
+
+CompactLayer CompactDeviceLayer::FromCopy(const std::byte* copied) const {
+  // Parts lie as in device memory.
+  const std::byte* const parts = copied + OffsetBytes(plan_) - first_copied(parts_);
+  CompactLayer layer = Heads(copied, parts + parts_.masses);
   const LayerLayout layout = LayoutOf(plan_, layer.kept_tokens);
   layer.bytes = Buffer(layout.num_bytes);
   std::byte* const bytes = layer.bytes.data();
-  const auto* positions = reinterpret_cast<const int32_t*>(parts);
+  const std::byte* positions = parts;
   const std::byte* pages = parts + parts_.pages;
-  for (size_t h = 0; h < heads; ++h) {
-    const HeadBytes& head = layout.heads[h];
-    if (head.num_positions > 0) {
-      std::memcpy(bytes + head.positions_offset, positions + offsets[h],
-                  head.num_positions * sizeof(int32_t));
-    }
+  for (const HeadBytes& head : layout.heads) {
+    const size_t position_bytes = head.num_positions * sizeof(int32_t);
     const size_t page_bytes = head.num_pages * PageBytes(plan_.format, plan_.head_dim);
+    std::memcpy(bytes + head.positions_offset, positions, position_bytes);
     std::memcpy(bytes + head.pages_offset, pages, page_bytes);
+    positions += position_bytes;
     pages += page_bytes;
   }
   assert(pages <= parts + parts_.end);  // no more than the plan bounds it to
   std::memcpy(bytes + layout.tails_offset, parts + parts_.tails,
               plan_.num_kv_heads * layout.tail_bytes);
+  return layer;
+}
+
+size_t CompactDeviceLayer::most_frames() const {
+  // Without the room that aligns positions, and positions that are not sent.
+  const size_t most_bytes = parts_.end - parts_.tails + (plan_.keeps_whole ? 0 : parts_.masses);
+  const size_t num_frames = (most_bytes + kMostFrameBytes - 1) / kMostFrameBytes;
+  return num_frames <= kMostLaidFrames && plan_.num_heads <= kMostLaidHeads ? num_frames : 0;
+}
+
+absl::Status CompactDeviceLayer::LayIntoFrames(std::span<const FrameStaging::BlockPtr> blocks,
+                                               std::byte* copied) const {
+  LayFramesArgs args = {
+      .offsets = offsets(),
+      .positions = plan_.keeps_whole ? nullptr : positions(),
+      .pages = pages(),
+      .tails = tails(),
+      .num_heads = plan_.num_heads,
+      .page_bytes = PageBytes(plan_.format, plan_.head_dim),
+      .tail_bytes = parts_.pages - parts_.tails,
+      .num_frames = blocks.size(),
+      .remainders = remainders_.as<uint32_t>(),
+  };
+  for (size_t i = 0; i < blocks.size(); ++i) args.frames[i] = blocks[i]->device();
+  RETURN_IF_ERROR(LayFrames(stream_, args));
+  RETURN_IF_ERROR(Copy(copied, offsets(), (plan_.num_heads + 1) * sizeof(int32_t)));
+  copied += OffsetBytes(plan_);
+  RETURN_IF_ERROR(Copy(copied, masses(), MassBytes(plan_)));
+  return Copy(copied + MassBytes(plan_), remainders_.data(),
+              blocks.size() * kFrameTiles * sizeof(uint32_t));
+}
+
+CompactLayer CompactDeviceLayer::FromFrames(std::span<const FrameStaging::BlockPtr> blocks,
+                                            const std::byte* copied) const {
+  const std::byte* const masses = copied + OffsetBytes(plan_);
+  CompactLayer layer = Heads(copied, masses);
+  const auto* remainders = reinterpret_cast<const uint32_t*>(masses + MassBytes(plan_));
+  size_t left = LayoutOf(plan_, layer.kept_tokens).num_bytes;
+  for (const FrameStaging::BlockPtr& block : blocks) {
+    if (left == 0) break;
+    const size_t num_bytes = std::min(left, kMostFrameBytes);
+    const std::span tiles(remainders, NumCrc32cTiles(num_bytes));
+    layer.frames.push_back(
+        {block, static_cast<uint32_t>(num_bytes), Crc32cOfTiles(tiles, num_bytes)});
+    remainders += kFrameTiles;
+    left -= num_bytes;
+  }
+  assert(left == 0);
   return layer;
 }
 

@@ -1,7 +1,8 @@
-// CompactDeviceLayer is one layer of a compact cache in a GPU's memory, and on its way to the host:
-// CompactLayer before its heads' counts are known there. It takes the room of the plan's largest
-// layer, and what of it crosses to the host is as much as the plan bounds a layer to, counts
-// included, so that the host waits for one copy and for nothing before it.
+// CompactDeviceLayer is one layer of a compact cache in a GPU's memory: CompactLayer before its
+// heads' counts are known to the host. It takes the room of the plan's largest layer. It goes to
+// the host whole, as much as the plan bounds a layer to, counts included; or it is laid into frames
+// on the device, and its counts and checksums alone go. Either way the host waits for one copy and
+// for nothing before it.
 //
 // One per request; belongs to one thread and one stream. Its operations enqueue and return at once.
 #pragma once
@@ -9,9 +10,11 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/frame_staging.h"
 #include "kernels/cuda/buffer.h"
 #include "kv/compact_layer.h"
 #include "kv/plan.h"
@@ -41,12 +44,22 @@ class CompactDeviceLayer {
   const int32_t* tail_positions() const { return tail_offsets() + plan_.num_heads + 1; }
   std::byte* tails() const { return At<std::byte>(parts_.tails); }
 
-  // What CopyToHost writes of any layer, at most.
+  // What of any layer is copied to the host, at most.
   size_t most_copied_bytes() const { return most_copied_bytes_; }
-  // Enqueues the layer's copy to the host; from pinned memory it overlaps with what follows.
+  // Enqueues the layer's copy to the host; into pinned memory it overlaps with what follows.
   absl::Status CopyToHost(std::byte* copied) const;
   // The layer out of that copy, once it has arrived, and before the next one begins.
   CompactLayer FromCopy(const std::byte* copied) const;
+
+  // Frames that the layer may take; 0: so many that it has to go through the host.
+  size_t most_frames() const;
+  // Enqueues the laying of the layer into most_frames() blocks of this GPU's memory, and a copy of
+  // what tells of them.
+  absl::Status LayIntoFrames(std::span<const FrameStaging::BlockPtr> blocks,
+                             std::byte* copied) const;
+  // As FromCopy; blocks that the layer did not need are let go.
+  CompactLayer FromFrames(std::span<const FrameStaging::BlockPtr> blocks,
+                          const std::byte* copied) const;
 
  private:
   // Byte offsets of a layer's parts in memory_, behind its positions.
@@ -61,8 +74,10 @@ class CompactDeviceLayer {
   CompactDeviceLayer(const KvPlan& plan, cudaStream_t stream) : plan_(plan), stream_(stream) {}
 
   Parts PartsOf(size_t layer) const;
+  CompactLayer Heads(const std::byte* offsets, const std::byte* masses) const;
   // Positions of a whole prompt need not be sent.
   size_t first_copied(const Parts& parts) const { return plan_.keeps_whole ? parts.masses : 0; }
+  absl::Status Copy(std::byte* to, const void* from, size_t num_bytes) const;
   absl::Status Fill(int32_t* to, const std::vector<int32_t>& numbers);
   absl::Status FillOffsets();
   absl::Status FillTailTokens();
@@ -80,6 +95,7 @@ class CompactDeviceLayer {
   DeviceBuffer memory_;
   DeviceBuffer offsets_;      // [L, H + 1], or one row where plan.bounded
   DeviceBuffer tail_tokens_;  // offsets, then positions
+  DeviceBuffer remainders_;   // of the layer's frames, [kMostLaidFrames, kFrameTiles]
 };
 
 }  // namespace kvship::cuda

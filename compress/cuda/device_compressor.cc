@@ -5,6 +5,7 @@
 
 #include "base/status_macros.h"
 #include "compress/middle.h"
+#include "kernels/cuda/frames.h"
 #include "kernels/cuda/gather_pages.h"
 #include "kernels/cuda/kept_mass.h"
 #include "kernels/cuda/token_scores.h"
@@ -12,8 +13,8 @@
 namespace kvship::cuda {
 namespace {
 
-// Of a CompactDeviceLayer: positions, masses, offsets and pages of the largest layer, and the
-// tails' tokens.
+// Of a CompactDeviceLayer: positions, masses, offsets and pages of the largest layer, the tails'
+// tokens, and what the checksums of its frames are made of.
 size_t CompactBytes(const KvPlan& plan) {
   size_t most_bytes = 0;
   for (size_t layer = 0; layer < plan.layer_tokens.size(); ++layer) {
@@ -22,7 +23,9 @@ size_t CompactBytes(const KvPlan& plan) {
                                  plan.layer_pages(layer) * PageBytes(plan.format, plan.head_dim));
   }
   const size_t head_bytes = 2 * sizeof(float) + plan.layer_tokens.size() * sizeof(int32_t);
-  return most_bytes + plan.num_heads * (head_bytes + plan.tail_tokens * sizeof(int32_t)) +
+  const size_t checksum_bytes = kMostLaidFrames * kFrameTiles * sizeof(uint32_t);
+  return most_bytes + checksum_bytes +
+         plan.num_heads * (head_bytes + plan.tail_tokens * sizeof(int32_t)) +
          plan.layer_tail_pages() * PageBytes(plan.window_format, plan.head_dim);
 }
 

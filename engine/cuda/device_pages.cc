@@ -27,7 +27,7 @@ absl::Status PoolMemory::Write(std::span<const KvPool::PageBytes> copies) const 
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
   for (const KvPool::PageBytes& copy : copies) {
     RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(copy.to, copy.from.data(), copy.from.size(),
-                                               cudaMemcpyHostToDevice, stream_.get()),
+                                               cudaMemcpyDefault, stream_.get()),
                                "copy of pages"));
   }
   return stream_.Wait("copy of pages");

@@ -7,6 +7,7 @@
 #include "base/status_macros.h"
 #include "engine/cuda/device_decoder.h"
 #include "engine/cuda/device_pages.h"
+#include "kernels/cuda/frame_memory.h"
 #include "kernels/cuda/product.h"
 
 namespace kvship {
@@ -44,6 +45,11 @@ absl::StatusOr<DecodeDevice> OpenGpuForDecode(const ComputeDevice& gpu, const Tr
                    }));
   device.decoder = std::move(decoder);
   return device;
+}
+
+absl::StatusOr<std::shared_ptr<FrameStaging>> OpenGpuFrameStaging(const ComputeDevice& gpu,
+                                                                  size_t num_frames) {
+  return cuda::CreateFrameStaging(gpu.ordinal, num_frames);
 }
 
 }  // namespace kvship

@@ -1,6 +1,7 @@
 #include "prefill_service/cuda/device_prompt_reading.h"
 
 #include <utility>
+#include <vector>
 
 #include "base/status_macros.h"
 #include "engine/prefill.h"
@@ -56,14 +57,22 @@ absl::StatusOr<PromptReading::Event> DevicePromptReading::Step() {
   return block.kind;
 }
 
-absl::StatusOr<CompactLayer> DevicePromptReading::Compress(size_t) {
+absl::StatusOr<CompactLayer> DevicePromptReading::Compress(size_t, const TakeFrames& take_frames) {
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
   RETURN_IF_ERROR(compressor_->Compress(finished_));
-  RETURN_IF_ERROR(compressor_->compact().CopyToHost(staging_.data()));
+  const CompactDeviceLayer& compact = compressor_->compact();
+  const size_t num_frames = compact.most_frames();
+  std::vector<FrameStaging::BlockPtr> frames;
+  if (num_frames > 0) frames = take_frames(num_frames);
+  RETURN_IF_ERROR(frames.empty() ? compact.CopyToHost(staging_.data())
+                                 : compact.LayIntoFrames(frames, staging_.data()));
   RETURN_IF_ERROR(copied_.Record(engine_.stream()));
-  RETURN_IF_ERROR(EnqueueAhead());
+  const absl::Status ahead = EnqueueAhead();
+  // Before the frames can go to others.
   RETURN_IF_ERROR(copied_.Wait("compression"));
-  return compressor_->compact().FromCopy(staging_.data());
+  RETURN_IF_ERROR(ahead);
+  return frames.empty() ? compact.FromCopy(staging_.data())
+                        : compact.FromFrames(frames, staging_.data());
 }
 
 absl::StatusOr<Array<float>> DevicePromptReading::Logits(size_t) {

@@ -25,7 +25,7 @@ class DevicePromptReading final : public PromptReading {
                                                                      const PrefillTask& task);
 
   absl::StatusOr<Event> Step() override;
-  absl::StatusOr<CompactLayer> Compress(size_t prompt) override;
+  absl::StatusOr<CompactLayer> Compress(size_t prompt, const TakeFrames& take_frames) override;
   bool done() const override { return num_blocks_done_ == num_blocks_; }
   double fraction() const override {
     return static_cast<double>(num_blocks_done_) / static_cast<double>(num_blocks_);

@@ -2,6 +2,8 @@
 
 #include <cstring>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/crc32c.h"
 #include "base/sha256.h"
@@ -19,6 +21,22 @@ TEST(Crc32c, GivesTheCheckValueOfTheCatalogue) {
 
 TEST(Crc32c, ContinuesFromThePartBefore) {
   EXPECT_EQ(Crc32c(BytesOf("56789"), Crc32c(BytesOf("1234"))), 0xe3069283u);
+}
+
+TEST(Crc32c, OfTilesIsThatOfTheWhole) {
+  // A remainder is a checksum without its inversions: that of the bytes after 0 bits alone.
+  const auto remainder = [](std::span<const std::byte> tile) { return ~Crc32c(tile, ~0u); };
+  for (size_t size : {size_t{1}, size_t{1000}, kCrc32cTileBytes, 2 * kCrc32cTileBytes + 77}) {
+    std::string text;
+    for (size_t i = 0; i < size; ++i) text.push_back(static_cast<char>(i * i / 7));
+    const std::span<const std::byte> bytes = BytesOf(text);
+    std::vector<uint32_t> remainders;
+    size_t end = size - (NumCrc32cTiles(size) - 1) * kCrc32cTileBytes;
+    for (size_t begin = 0; begin < size; begin = std::exchange(end, end + kCrc32cTileBytes)) {
+      remainders.push_back(remainder(bytes.subspan(begin, end - begin)));
+    }
+    EXPECT_EQ(Crc32cOfTiles(remainders, size), Crc32c(bytes)) << size;
+  }
 }
 
 TEST(Sha256, GivesTheDigestOfTheStandard) {

@@ -98,6 +98,52 @@ TEST_F(NcclSenderTest, WhatTheClientRefusesOrLosesGoesOverTheChannel) {
   EXPECT_THAT(channel_->frames(), SizeIs(2));
 }
 
+TEST_F(NcclSenderTest, AFrameOfTheDeviceStaysThere) {
+  auto blocks = sender_->TakeFrames(2);
+  ASSERT_THAT(blocks, SizeIs(2));
+  const std::byte* const at = blocks[0]->device();
+  ASSERT_TRUE(blocks[0]->Upload(payload_).ok());
+  sender_->SendStagedFrame({.sequence = 0, .num_bytes = kMostFrameBytes}, std::move(blocks[0]));
+  EXPECT_EQ(sender_->unsent_bytes(), kMostFrameBytes);
+  const auto rest = prefill_.staging->Take(NcclSide::kFrames - 2);
+  ASSERT_THAT(rest, SizeIs(NcclSide::kFrames - 2));  // the frame took no other
+  Receive();
+  EXPECT_EQ(received_, payload_);
+  EXPECT_EQ(prefill_.staging->Take(1).at(0)->device(), at);
+  EXPECT_THAT(channel_->frames(), IsEmpty());
+}
+
+TEST_F(NcclSenderTest, AFrameOfTheDeviceThatNcclLosesGoesOverTheChannel) {
+  auto blocks = sender_->TakeFrames(3);
+  ASSERT_THAT(blocks, SizeIs(3));
+  for (uint32_t i = 0; i < 3; ++i) {
+    ASSERT_TRUE(blocks[i]->Upload(std::span(payload_).first(100)).ok());
+    sender_->SendStagedFrame({.sequence = i, .num_bytes = 100}, std::move(blocks[i]));
+  }
+  EXPECT_TRUE(Answer(0, NcclAnswer::OUTCOME_REFUSED).ok());
+  // And what is under way when the communicator breaks.
+  network_.SetTransferTime(absl::Hours(1));
+  EXPECT_TRUE(Answer(1, NcclAnswer::OUTCOME_ACCEPTED).ok());
+  NcclAnswer broken;
+  broken.set_sequence(2);
+  broken.set_outcome(NcclAnswer::OUTCOME_LOST);
+  broken.set_broken(decode().CommunicatorOf("prefill"));
+  EXPECT_TRUE(sender_->OnAnswer(broken).ok());
+  ASSERT_TRUE(Becomes([this] { return channel_->frames().size() == 3; }));
+  for (const auto& payload : channel_->payloads()) {
+    EXPECT_EQ(payload, std::vector<std::byte>(100, std::byte{5}));
+  }
+  EXPECT_THAT(sender_->TakeFrames(1), IsEmpty());
+}
+
+TEST_F(NcclSenderTest, WithoutACommunicatorOrRoomFramesComeFromTheHost) {
+  EXPECT_THAT(sender_->TakeFrames(NcclSide::kFrames + 1), IsEmpty());
+  decode_.gpu->Die(/*peers_see_it=*/true);
+  SendFrame(0);
+  EXPECT_TRUE(Answer(0, NcclAnswer::OUTCOME_ACCEPTED).ok());
+  ASSERT_TRUE(Becomes([this] { return sender_->TakeFrames(1).empty(); }));
+}
+
 TEST_F(NcclSenderTest, AClientCannotConfirmWhatItHasNotAccepted) {
   SendFrame(0);
   const absl::Status status = Answer(0, NcclAnswer::OUTCOME_RECEIVED);
@@ -120,8 +166,7 @@ TEST_F(NcclSenderTest, FramesGoOverGrpcWhereThatIsFaster) {
   SendFrame(0);
   Receive();
   // gRPC takes 8 MiB at once, while no staging is free.
-  std::vector<std::shared_ptr<const NcclStaging::Block>> taken;
-  while (const auto block = prefill_.staging->Take()) taken.push_back(block);
+  auto taken = prefill_.staging->Take(prefill_.staging->num_free());
   for (uint32_t i = 1; i <= 8; ++i) SendFrame(i);
   channel_->TakeAll();
   sender_->OnSent();

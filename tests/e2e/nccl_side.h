@@ -15,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
+#include "base/crc32c.h"
 #include "kvship/v1/prefill.pb.h"
 #include "service/nccl_service.h"
 #include "tests/transport/fake_nccl.h"
@@ -42,12 +43,14 @@ struct NcclSide {
 
   NcclSide(FakeNccl& network, const std::string& program)
       : metrics(program), gpu(network.NewGpu(program)) {
-    staging = NcclStaging::Create(device, host,
-                                  [this](std::byte* to, const std::byte* from, size_t num_bytes) {
-                                    std::memcpy(to, from, num_bytes);
-                                    if (damages) to[0] ^= std::byte{1};
-                                    return absl::OkStatus();
-                                  });
+    staging = FrameStaging::Create(
+        device, host,
+        {.copy =
+             [](std::byte* to, const std::byte* from, size_t num_bytes) {
+               std::memcpy(to, from, num_bytes);
+               return absl::OkStatus();
+             },
+         .checksum = [this](std::span<const std::byte> bytes) { return Crc32c(bytes) ^ damages; }});
     service = NcclService::Create(gpu, staging, {.min_backoff = absl::Milliseconds(20)}, kTimeout,
                                   metrics)
                   .value();
@@ -74,10 +77,10 @@ struct NcclSide {
 
   std::vector<std::byte> device = std::vector<std::byte>(kFrames * kMostFrameBytes);
   std::vector<std::byte> host = std::vector<std::byte>(kFrames * kMostFrameBytes);
-  std::atomic<bool> damages = false;
+  std::atomic<bool> damages = false;  // what arrives
   NcclMetrics metrics;
   std::shared_ptr<FakeNccl::Gpu> gpu;
-  std::shared_ptr<NcclStaging> staging;
+  std::shared_ptr<FrameStaging> staging;
   std::unique_ptr<NcclService> service;
 };
 
@@ -101,6 +104,7 @@ class NcclTestChannel final : public Channel {
   void SendFrame(const FrameHeader& header, SharedBytes payload) override {
     const std::lock_guard lock(mutex_);
     frames_.push_back(header);
+    payloads_.emplace_back(payload.bytes.begin(), payload.bytes.end());
     unsent_bytes_ += payload.bytes.size();
   }
   size_t unsent_bytes() const override {
@@ -125,6 +129,10 @@ class NcclTestChannel final : public Channel {
     const std::lock_guard lock(mutex_);
     return frames_;
   }
+  std::vector<std::vector<std::byte>> payloads() const {
+    const std::lock_guard lock(mutex_);
+    return payloads_;
+  }
   std::optional<absl::Status> closed() const {
     const std::lock_guard lock(mutex_);
     return closed_;
@@ -134,6 +142,7 @@ class NcclTestChannel final : public Channel {
   mutable std::mutex mutex_;
   std::vector<Said> said_;
   std::vector<FrameHeader> frames_;
+  std::vector<std::vector<std::byte>> payloads_;  // theirs
   size_t unsent_bytes_ = 0;
   std::optional<absl::Status> closed_;
 };

@@ -9,6 +9,7 @@
 #include "prefill_service/host_prompt_reader.h"
 #include "prefill_service/prefill_rpc_service.h"
 #include "rpc/model_info.h"
+#include "tests/e2e/staging_reader.h"
 
 namespace kvship {
 
@@ -21,7 +22,8 @@ struct PrefillSide {
   prometheus::Registry registry;
   PrefillMetrics metrics{registry};
   Backend backend{1};
-  HostPromptReader reader{*model, backend, {.arithmetic = Arithmetic::kFloat32}};
+  HostPromptReader host{*model, backend, {.arithmetic = Arithmetic::kFloat32}};
+  StagingReader reader{host};
   PrefillScheduler scheduler{reader, metrics, {}};
   const Callers callers{{}, nullptr};
   const Readiness readiness;

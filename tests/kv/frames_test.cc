@@ -126,6 +126,54 @@ TEST_F(FramesTest, PayloadsMayLieInPieces) {
   EXPECT_EQ(receiver.layers()[2].retained_mass[1], 0.5f);
 }
 
+// Device memory is memory that the pool's writer alone touches.
+class StagedFramesTest : public FramesTest {
+ protected:
+  StagedFramesTest() {
+    cache_ = *SequenceCache::Reserve(*device_pool_, kShape, plan_, 32, PageFormat::kF16);
+  }
+
+  ~StagedFramesTest() override { cache_ = nullptr; }
+
+  size_t num_written_ = 0;
+  std::vector<std::byte> memory_ = std::vector<std::byte>(8 * KvPool::kSlabBytes);
+  const std::unique_ptr<KvPool> device_pool_ =
+      *KvPool::CreateOver(memory_, [this](std::span<const KvPool::PageBytes> copies) {
+        for (const auto& copy : copies) {
+          std::memcpy(copy.to, copy.from.data(), copy.from.size());
+          num_written_ += copy.from.size();
+        }
+        return absl::OkStatus();
+      });
+};
+
+TEST_F(StagedFramesTest, AreCopiedByThePoolPositionsToo) {
+  const std::vector<LayerFrames> layers = CutAll();
+  CacheReceiver receiver(*cache_);
+  for (const LayerFrames& layer : layers) {
+    ASSERT_TRUE(receiver.BeginLayer(layer.header).ok());
+    for (const Frame& frame : layer.frames) {
+      ASSERT_TRUE(receiver.AddStagedFrame(frame.header, frame.payload.bytes.data()).ok());
+    }
+  }
+  EXPECT_TRUE(receiver.Finish(manifest_).ok());
+  EXPECT_EQ(num_written_, manifest_.total_bytes);
+  EXPECT_EQ(cache_->positions(2, 1).back(), static_cast<int32_t>(5 * (kBudget - 1)));
+}
+
+TEST_F(StagedFramesTest, HaveToFitAsOthers) {
+  const std::vector<LayerFrames> layers = CutAll();
+  CacheReceiver receiver(*cache_);
+  ASSERT_TRUE(receiver.BeginLayer(layers[0].header).ok());
+  FrameHeader header = layers[0].frames[0].header;
+  header.num_bytes = kFrameBytes * 10;
+  const absl::Status status =
+      receiver.AddStagedFrame(header, layers[0].frames[0].payload.bytes.data());
+  EXPECT_TRUE(absl::IsDataLoss(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("bytes; wanted 1 to"));
+  EXPECT_EQ(num_written_, 0);
+}
+
 TEST_F(FramesTest, AMissingFrameIsSeen) {
   std::vector<LayerFrames> layers = CutAll();
   layers[1].frames.erase(layers[1].frames.begin() + 1);

@@ -12,7 +12,7 @@
 
 namespace kvship {
 
-class RecordedEvents : public ChannelEvents {
+class RecordedEvents : public StagedFrameEvents {
  public:
   struct Frame {
     FrameHeader header;
@@ -33,6 +33,12 @@ class RecordedEvents : public ChannelEvents {
       frame.payload.append(reinterpret_cast<const char*>(piece.data()), piece.size());
     }
     Change([&] { frames_.push_back(std::move(frame)); });
+  }
+  void OnStagedFrame(const FrameHeader& header, const FrameStaging::Block& payload) override {
+    const auto bytes = payload.Download(header.num_bytes).value();
+    Change([&] {
+      frames_.push_back({header, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}});
+    });
   }
   void OnSent() override {
     Change([&] { ++num_sent_; });

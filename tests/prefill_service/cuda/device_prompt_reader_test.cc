@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "engine/prefill.h"
+#include "kernels/cuda/frame_memory.h"
 #include "kv/frames.h"
 #include "kv/pool.h"
 #include "kv/sequence.h"
@@ -51,14 +52,16 @@ class DevicePromptReaderTest : public DeviceTest {
     return *std::move(reading);
   }
 
+  static std::vector<FrameStaging::BlockPtr> NoFrames(size_t) { return {}; }
+
   // Steps to the end of the next layer.
-  static CompactLayer NextLayer(PromptReading& reading) {
+  static CompactLayer NextLayer(PromptReading& reading, const TakeFrames& take_frames = NoFrames) {
     for (;;) {
       const auto event = reading.Step();
       EXPECT_TRUE(event.ok()) << event.status();
       if (!event.ok() || *event == Event::kLayerDone) break;
     }
-    auto layer = reading.Compress(0);
+    auto layer = reading.Compress(0, take_frames);
     EXPECT_TRUE(layer.ok()) << layer.status();
     return *std::move(layer);
   }
@@ -198,6 +201,51 @@ TEST_F(DevicePromptReaderTest, AReadingHoldsWhatIsCountedForIt) {
     constexpr double kRounding = 20 * 512;
     EXPECT_NEAR(static_cast<double>(held), static_cast<double>(device_->BytesFor(task)), kRounding);
   }
+}
+
+TEST_F(DevicePromptReaderTest, LayersStayOnTheDeviceInFramesWhereThereAreSome) {
+  const auto staging = CreateFrameStaging(0, 8).value();
+  const TakeFrames take = [&](size_t num_frames) { return staging->Take(num_frames); };
+  for (const char* compression :
+       {"scorer=keep_all,encoder=f16", "budget_tokens=60,window=16,encoder=f16",
+        "budget_tokens=60,window=16,allocator=ada,encoder=int4,window_encoder=f16",
+        "budget_tokens=90,window=16,allocator=mass,mass_target=0.5,encoder=f16",
+        "budget_tokens=60,window=16,group_reduce=none,encoder=f32,window_encoder=f16"}) {
+    SCOPED_TRACE(compression);
+    const PrefillTask task = Task(150, compression);
+    const auto through_host = Begin(*device_, task);
+    const auto staged = Begin(*device_, task);
+    while (!staged->done()) {
+      CompactLayer wanted = NextLayer(*through_host);
+      CompactLayer layer = NextLayer(*staged, take);
+      EXPECT_EQ(staging->num_free(), 8 - layer.frames.size());  // it keeps what it needs
+      EXPECT_EQ(layer.bytes.num_bytes(), 0);
+      EXPECT_EQ(layer.kept_tokens, wanted.kept_tokens);
+      EXPECT_EQ(layer.retained_mass, wanted.retained_mass);
+      EXPECT_EQ(layer.chosen_mass, wanted.chosen_mass);
+      const LayerFrames frames = FrameCutter().Cut(std::move(layer));
+      const LayerFrames wanted_frames = FrameCutter().Cut(std::move(wanted));
+      ASSERT_EQ(frames.frames.size(), wanted_frames.frames.size());
+      for (size_t i = 0; i < frames.frames.size(); ++i) {
+        const FrameHeader& header = frames.frames[i].header;
+        EXPECT_EQ(header, wanted_frames.frames[i].header);
+        const auto bytes = frames.frames[i].block->Download(header.num_bytes);
+        ASSERT_TRUE(bytes.ok());
+        EXPECT_TRUE(std::ranges::equal(*bytes, wanted_frames.frames[i].payload.bytes));
+        EXPECT_EQ(frames.frames[i].block->Checksum(header.num_bytes).value(), header.crc32c);
+      }
+    }
+  }
+}
+
+TEST_F(DevicePromptReaderTest, WithoutRoomForItsFramesALayerGoesThroughTheHost) {
+  const auto staging = CreateFrameStaging(0, 1).value();
+  const auto taken = staging->Take(1);
+  const PrefillTask task = Task(150, "budget_tokens=60,window=16,encoder=f16");
+  const auto reading = Begin(*device_, task);
+  const CompactLayer layer = NextLayer(*reading, [&](size_t n) { return staging->Take(n); });
+  EXPECT_EQ(layer.frames.size(), 0);
+  EXPECT_EQ(layer.bytes.num_bytes(), LayoutOf(task.plan, layer.kept_tokens).num_bytes);
 }
 
 class NormedPromptReaderTest : public DevicePromptReaderTest {

@@ -329,6 +329,10 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
   return cudaSuccess;
 }
+inline constexpr unsigned cudaStreamNonBlocking = 1;
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  return cudaStreamCreate(stream);
+}
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   stream->Finish();
   return cudaSuccess;
