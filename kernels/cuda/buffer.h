@@ -59,7 +59,13 @@ struct DeviceMemory {
     RETURN_IF_ERROR(
         CudaStatus(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept_bytes),
                    "memory pool"));
-    return CudaStatus(cudaMallocAsync(data, num_bytes, kDefaultStream), "device memory");
+    cudaError_t error = cudaMallocAsync(data, num_bytes, kDefaultStream);
+    if (error == cudaErrorMemoryAllocation) {
+      // The pool joins pieces of what was freed, once nothing that is under way uses them.
+      RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(kDefaultStream), "device memory"));
+      error = cudaMallocAsync(data, num_bytes, kDefaultStream);
+    }
+    return CudaStatus(error, "device memory");
   }
   static void Free(void* data) {
     // The default stream is that of the thread's device, which need not be the memory's.

@@ -41,6 +41,12 @@ TEST_F(BufferTest, MayBeDestroyedBeforeItsWorkIsDone) {
   EXPECT_EQ(copy.ToHost(), std::vector<uint8_t>(kBytes, 1));
 }
 
+TEST_F(BufferTest, MoreThanThereIsIsResourceExhausted) {
+  EXPECT_EQ(DeviceBuffer::Create(size_t{1} << 50).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(DeviceBuffer::Create(kBytes).ok());
+}
+
 TEST_F(BufferTest, IsRefusedWhileAStreamCaptures) {
   const Stream stream = Stream::Create().value();
   ASSERT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), cudaSuccess);
