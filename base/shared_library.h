@@ -17,7 +17,7 @@ class SharedLibrary {
    public:
     explicit Function(void* address) : address_(address) {}
     template <class Type>
-    operator Type*() const {
+    operator Type*() const {  // NOLINT(google-explicit-constructor): the whole point
       return reinterpret_cast<Type*>(address_);
     }
 

@@ -181,6 +181,7 @@ void Measure(Side& side, int socket, int num_rounds) {
   static uint64_t round = 0;
   for (const size_t piece_bytes : {kNumBytes, kNumBytes / 8, kNumBytes / 256}) {
     std::vector<double> ms;
+    ms.reserve(static_cast<size_t>(num_rounds));
     for (int i = 0; i < num_rounds; ++i) {
       ms.push_back(Ms(MoveBuffer(side, socket, piece_bytes, ++round)));
     }

@@ -173,13 +173,17 @@ function(kvship_programs)
     if(CMAKE_CUDA_COMPILER)
       add_library(kvship_bench_cuda STATIC ${CMAKE_SOURCE_DIR}/bench/kernels/cuda/read_memory.cu
                   ${CMAKE_SOURCE_DIR}/bench/kernels/cuda/compression_bench.cc
-                  ${CMAKE_SOURCE_DIR}/bench/kernels/cuda/scorer_bench.cc
-                  ${CMAKE_SOURCE_DIR}/bench/engine/cuda/limits.cc)
+                  ${CMAKE_SOURCE_DIR}/bench/kernels/cuda/frames_bench.cc
+                  ${CMAKE_SOURCE_DIR}/bench/kernels/cuda/scorer_bench.cc)
       kvship_cuda_options(kvship_bench_cuda)
       target_link_libraries(kvship_bench_cuda PUBLIC kvship_kernels_cuda)
       kvship_program(kvship-cuda-bench bench/kernels/cuda/kernels_bench.cc kvship_bench_cuda)
-      kvship_program(kvship-engine-bench bench/engine/cuda/engine_bench.cc kvship_bench_cuda kvship_engine_cuda
-                     kvship_compress_cuda absl::flags absl::flags_parse)
+      add_library(kvship_bench_engine_cuda STATIC ${CMAKE_SOURCE_DIR}/bench/engine/cuda/limits.cc
+                  ${CMAKE_SOURCE_DIR}/bench/engine/cuda/longest.cc)
+      kvship_cuda_options(kvship_bench_engine_cuda)
+      target_link_libraries(kvship_bench_engine_cuda PUBLIC kvship_bench_cuda kvship_engine_cuda kvship_compress_cuda)
+      kvship_program(kvship-engine-bench bench/engine/cuda/engine_bench.cc kvship_bench_engine_cuda absl::flags
+                     absl::flags_parse)
     endif()
     if(KVSHIP_NCCL)
       kvship_program(kvship-nccl-bench bench/nccl_bench.cc kvship_transport_nccl CUDA::cudart_static)

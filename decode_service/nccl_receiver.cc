@@ -291,7 +291,9 @@ void NcclReceiver::OnClosed(const absl::Status& status) {
     const auto first =
         std::find_if(items_.begin(), items_.end(), [](const Item& item) { return !item.is_there; });
     items_.erase(first, items_.end());
-    items_.push_back({.kind = Item::Kind::kEnd, .status = status});
+    // Who has closed the stream hears of it, though the node may have sent everything meanwhile.
+    const bool given_up = closing_.has_value() && !closing_->ok();
+    items_.push_back({.kind = Item::Kind::kEnd, .status = given_up ? *closing_ : status});
   }
   if (lost) {
     nccl_.executor->Break(node_, communicator_,

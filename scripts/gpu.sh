@@ -6,8 +6,8 @@
 #
 # Needs .gpu-deps/ (scripts/gpu_deps.sh) where the packages are not installed. For sources outside git KVSHIP_COMMIT
 # names the commit; KVSHIP_GPU_BIN names a folder with programs that are built already. The services, where there are some in
-# build/bin or the folder that KVSHIP_GPU_SERVICES names (bin/ of an unpacked ./dev bundle --cuda), answer from the GPU as well:
-# gpu-services.txt.
+# build/bin or the folder that KVSHIP_GPU_SERVICES names (bin/ of an unpacked ./dev bundle --cuda), answer from the GPU as well
+# (gpu-services.txt), and a cache goes between two of them by gRPC and by NCCL (gpu-wire.jsonl).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 source scripts/common.sh
@@ -52,6 +52,7 @@ run_services() {
   [[ -x $bin/kvship-prefill ]] || return 0
   [[ ! -f $model_path ]] || model=("$model_path")
   timeout 500 scripts/gpu_services.py "$bin" "${model[@]}" | tee "$results/gpu-services.txt" || failed+=(services)
+  timeout 150 scripts/gpu_wire.py "$bin" | tee "$results/gpu-wire.jsonl" || failed+=(wire)
 }
 
 # The engine at the shape of Llama-3.1-8B, and at Llama-2-7B's, without grouped queries, for the figures of
@@ -64,10 +65,13 @@ run_engine_benches() {
   "${bench[@]}" decode --batch=1,32 --tokens=16384 --nofull
   "${bench[@]}" prefill --shape=7b --tokens=5120,16384,32768,65536,97280 --rounds=1
   "${bench[@]}" decode --shape=7b --batch=1,2,4,8 --tokens=4096,16384,65536,262144
+  "${bench[@]}" longest --shape=7b
   python3 -c 'import torch, transformers' 2>/dev/null || return 0
   "${baseline[@]}" attention
   "${baseline[@]}" prefill --tokens 16384,32768
   "${baseline[@]}" decode --shape 7b --batch 1,2 --kept 4096,16384,32768
+  [[ -d .gpu-deps/python/kvpress ]] || return 0
+  PYTHONPATH=$PWD/.gpu-deps/python "${baseline[@]}" kvpress --shape 7b --batch 1,2 --tokens 4096,16384,32768 --kept 2048
 }
 
 [[ -n ${KVSHIP_GPU_BIN:-} ]] || build_programs

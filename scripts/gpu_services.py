@@ -14,6 +14,7 @@ import array
 import json
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -37,12 +38,20 @@ def bf16(numbers):
     return b"".join(halves[i + 2:i + 4] for i in range(0, len(halves), 4))
 
 
-def write_tiny_model(folder, architecture):
-    """A random model of two layers with heads of 64, in bf16."""
-    hidden, heads, kv_heads, head, ffn, vocab, layers = 256, 4, 2, 64, 384, 320, 2
+TINY = {"hidden": 256, "heads": 4, "kv_heads": 2, "head": 64, "ffn": 384, "vocab": 320, "layers": 2}
+
+
+def write_model(folder, architecture, shape):
+    """A random model in bf16."""
+    hidden, heads, kv_heads, head, ffn, vocab, layers = shape.values()
     rng = random.Random(7)
+    numbers = {}
     def matrix(rows, cols):
-        return [rows, cols], bf16(rng.gauss(0, cols ** -0.5) for _ in range(rows * cols))
+        # Of the same numbers over and over, each row beginning elsewhere.
+        if cols not in numbers:
+            numbers[cols] = bf16(rng.gauss(0, cols ** -0.5) for _ in range(2 * cols + 4099))
+        begins = (2 * rng.randrange(cols + 4099) for _ in range(rows))
+        return [rows, cols], b"".join(numbers[cols][begin:begin + 2 * cols] for begin in begins)
     def norm(width):
         return [width], bf16(rng.gauss(1, 0.1) for _ in range(width))
     tensors = {"model.embed_tokens.weight": matrix(vocab, hidden), "model.norm.weight": norm(hidden),
@@ -139,6 +148,12 @@ class Pair:
 
     def __exit__(self, *_):
         self.exit_codes = [server.stop() for server in reversed(self.servers)]
+
+    def metric(self, name):
+        """What the decode server's metric says, the sum over its labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.servers[1].admin}/metrics", timeout=5) as page:
+            lines = page.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[ {{]", line))
 
     def run(self, command, *flags):
         return subprocess.run(
@@ -269,7 +284,7 @@ def main():
         for architecture in ("LlamaForCausalLM", "Qwen3ForCausalLM"):
             model = os.path.join(folder, architecture)
             os.mkdir(model)
-            check_model(checks, bin_folder, write_tiny_model(model, architecture), f"tiny {architecture}", "bf16", 320, folder)
+            check_model(checks, bin_folder, write_model(model, architecture, TINY), f"tiny {architecture}", "bf16", 320, folder)
         if len(sys.argv) == 3:
             check_model(checks, bin_folder, sys.argv[2], "demo model", "f16", 49000, folder)
     print(f"{checks.failed} checks failed" if checks.failed else "all checks passed")

@@ -56,7 +56,7 @@ absl::Status DeviceDecoder::Step(std::span<const Item> items) {
   }
   drawn_.resize(items.size());
   for (const auto& [format, indices] : by_format) {
-    const absl::Status stepped = StepTogether(items, indices);
+    absl::Status stepped = StepTogether(items, indices);
     if (!stepped.ok()) {
       batch_.clear();  // nobody knows how far it came
       return stepped;

@@ -61,8 +61,9 @@ struct DeviceMemory {
                    "memory pool"));
     cudaError_t error = cudaMallocAsync(data, num_bytes, kDefaultStream);
     if (error == cudaErrorMemoryAllocation) {
-      // The pool joins pieces of what was freed, once nothing that is under way uses them.
+      // What was freed may be under way still, or lie in pieces: at the last it is given back.
       RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(kDefaultStream), "device memory"));
+      RETURN_IF_ERROR(CudaStatus(cudaMemPoolTrimTo(pool, 0), "memory pool"));
       error = cudaMallocAsync(data, num_bytes, kDefaultStream);
     }
     return CudaStatus(error, "device memory");

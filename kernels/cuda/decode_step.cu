@@ -1,5 +1,6 @@
 #include "kernels/cuda/decode_step.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tile_layout.h"
 
 namespace kvship::cuda {
@@ -8,6 +9,7 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) AdvanceKernel(const AdvanceTailsArgs args) {
+  WaitForTheKernelBefore();
   const size_t i = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
   const size_t layer_heads = args.num_sequences * args.num_kv_heads;
   if (i >= args.num_layers * layer_heads) return;
@@ -30,8 +32,8 @@ absl::Status AdvanceTails(cudaStream_t stream, const AdvanceTailsArgs& args) {
         absl::StrCat("num_layers ", args.num_layers, ", num_sequences ", args.num_sequences,
                      ", num_kv_heads ", args.num_kv_heads, ": wanted at least 1 of each"));
   }
-  return Launch(stream, dim3((num_heads + kThreads - 1) / kThreads), dim3(kThreads), 0,
-                AdvanceKernel, args);
+  return LaunchEarly(stream, dim3((num_heads + kThreads - 1) / kThreads), dim3(kThreads), 0,
+                     AdvanceKernel, args);
 }
 
 }  // namespace kvship::cuda

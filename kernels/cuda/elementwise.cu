@@ -39,6 +39,7 @@ __device__ void StoreChunk(const Floats& chunk, T* to) {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) EmbedKernel(const EmbedArgs args) {
+  WaitForTheKernelBefore();
   const size_t chunks = args.width / kChunkElements;
   const size_t i = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.num_tokens * chunks) return;
@@ -49,6 +50,7 @@ __global__ void __launch_bounds__(kThreads) EmbedKernel(const EmbedArgs args) {
 
 template <class T>
 __global__ void __launch_bounds__(kNormThreads) RmsNormKernel(const RmsNormArgs args) {
+  WaitForTheKernelBefore();
   const size_t offset = static_cast<size_t>(blockIdx.x) * args.width;
   T* x = static_cast<T*>(args.x) + offset;
   const int chunks = static_cast<int>(args.width) / kChunkElements;
@@ -85,6 +87,7 @@ __global__ void __launch_bounds__(kNormThreads) RmsNormKernel(const RmsNormArgs 
 template <class T>
 __global__ void __launch_bounds__(kThreads) SiluMulKernel(const SiluMulArgs args) {
   constexpr float kLog2E = 1.4426950408889634f;
+  WaitForTheKernelBefore();
   const size_t chunks = args.width / kChunkElements;
   const size_t i = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.num_tokens * chunks) return;
@@ -189,6 +192,7 @@ __device__ void NormHead(const Pairs& weight, float epsilon, int num_threads, Pa
 // With a norm, threads past the last head go along: whole warps add up squares.
 template <class T, bool kNorm>
 __global__ void __launch_bounds__(kThreads) RopeKernel(const RopeArgs args) {
+  WaitForTheKernelBefore();
   const size_t num_heads = args.num_query_heads + 2 * args.num_kv_heads;
   const size_t chunks = args.head_dim / kChunkElements;
   const size_t i = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -239,8 +243,8 @@ constexpr size_t kAnyWidth = size_t{1} << 24;
 absl::Status Embed(cudaStream_t stream, const EmbedArgs& args) {
   RETURN_IF_ERROR(CheckWidth("width", args.width, args.num_tokens, kAnyWidth));
   return WithElementType(args.dtype, [&](auto element) {
-    return Launch(stream, GridFor(args.num_tokens * args.width / kChunkElements), dim3(kThreads), 0,
-                  EmbedKernel<decltype(element)>, args);
+    return LaunchEarly(stream, GridFor(args.num_tokens * args.width / kChunkElements),
+                       dim3(kThreads), 0, EmbedKernel<decltype(element)>, args);
   });
 }
 
@@ -250,16 +254,16 @@ absl::Status RmsNorm(cudaStream_t stream, const RmsNormArgs& args) {
   const size_t warps =
       std::min<size_t>((chunks + kWarpThreads - 1) / kWarpThreads, kNormThreads / kWarpThreads);
   return WithElementType(args.dtype, [&](auto element) {
-    return Launch(stream, dim3(args.num_tokens), dim3(warps * kWarpThreads), 0,
-                  RmsNormKernel<decltype(element)>, args);
+    return LaunchEarly(stream, dim3(args.num_tokens), dim3(warps * kWarpThreads), 0,
+                       RmsNormKernel<decltype(element)>, args);
   });
 }
 
 absl::Status SiluMul(cudaStream_t stream, const SiluMulArgs& args) {
   RETURN_IF_ERROR(CheckWidth("width", args.width, args.num_tokens, kAnyWidth));
   return WithElementType(args.dtype, [&](auto element) {
-    return Launch(stream, GridFor(args.num_tokens * args.width / kChunkElements), dim3(kThreads), 0,
-                  SiluMulKernel<decltype(element)>, args);
+    return LaunchEarly(stream, GridFor(args.num_tokens * args.width / kChunkElements),
+                       dim3(kThreads), 0, SiluMulKernel<decltype(element)>, args);
   });
 }
 
@@ -283,8 +287,9 @@ absl::Status RopeAndStore(cudaStream_t stream, const RopeArgs& args) {
   const size_t num_heads = args.num_query_heads + 2 * args.num_kv_heads;
   return WithElementType(args.dtype, [&](auto element) {
     using T = decltype(element);
-    return Launch(stream, GridFor(args.num_tokens * num_heads * args.head_dim / kChunkElements),
-                  dim3(kThreads), 0, norm ? RopeKernel<T, true> : RopeKernel<T, false>, args);
+    return LaunchEarly(stream,
+                       GridFor(args.num_tokens * num_heads * args.head_dim / kChunkElements),
+                       dim3(kThreads), 0, norm ? RopeKernel<T, true> : RopeKernel<T, false>, args);
   });
 }
 

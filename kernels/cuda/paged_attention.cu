@@ -120,6 +120,7 @@ __device__ void StoreWarp(const WarpState<T, kHeadDim>& state, int group, int la
 // A block takes one split of one head; its warps take turns with the split's units.
 template <class T, int kHeadDim>
 __global__ void __launch_bounds__(kSplitThreads, 2) SplitKernel(const PagedSplits p) {
+  WaitForTheKernelBefore();
   const int split = blockIdx.x;
   const size_t request = blockIdx.y;
   const PagedHead head = p.args.heads[request];
@@ -183,6 +184,7 @@ template <class T, int kHeadDim, int kGroups>
 __global__ void __launch_bounds__(kHeadDim* kGroups) MergeKernel(const PagedSplits p) {
   __shared__ float part_out[kMergeParts * kHeadDim];
   __shared__ float2 part_stats[kMergeParts];
+  WaitForTheKernelBefore();
   const size_t request = blockIdx.x;
   const int row = blockIdx.y;
   const int column = threadIdx.x % kHeadDim, group = threadIdx.x / kHeadDim;
@@ -250,9 +252,9 @@ absl::Status LaunchSplits(cudaStream_t stream, const PagedSplits& p) {
   constexpr size_t kRingBytes = size_t{kWarps} * kStages * 2 * kUnitTokens * kHeadDim * sizeof(T);
   constexpr size_t kResultBytes =
       size_t{kWarps} * kMaxGroup * (kHeadDim * sizeof(float) + sizeof(float2));
-  return Launch(stream, dim3(p.max_splits, p.args.num_sequences * p.args.num_kv_heads),
-                dim3(kSplitThreads), std::max(kRingBytes, kResultBytes), SplitKernel<T, kHeadDim>,
-                p);
+  return LaunchEarly(stream, dim3(p.max_splits, p.args.num_sequences * p.args.num_kv_heads),
+                     dim3(kSplitThreads), std::max(kRingBytes, kResultBytes),
+                     SplitKernel<T, kHeadDim>, p);
 }
 
 template <class T, int kHeadDim>
@@ -264,10 +266,10 @@ absl::Status LaunchAttention(cudaStream_t stream, const PagedSplits& p) {
   ASSIGN_OR_RETURN(const size_t processors, NumMultiprocessors());
   const size_t num_threads = size_t{grid.x} * grid.y * kHeadDim * kMergeParts;
   if (p.max_splits > kMergeParts && num_threads <= processors * kThreadsOfMultiprocessor) {
-    return Launch(stream, grid, dim3(kHeadDim * kMergeParts), 0,
-                  MergeKernel<T, kHeadDim, kMergeParts>, p);
+    return LaunchEarly(stream, grid, dim3(kHeadDim * kMergeParts), 0,
+                       MergeKernel<T, kHeadDim, kMergeParts>, p);
   }
-  return Launch(stream, grid, dim3(kHeadDim), 0, MergeKernel<T, kHeadDim, 1>, p);
+  return LaunchEarly(stream, grid, dim3(kHeadDim), 0, MergeKernel<T, kHeadDim, 1>, p);
 }
 
 }  // namespace

@@ -143,6 +143,7 @@ __global__ void __launch_bounds__(kSplitThreads, kQueryTiles == 1 ? 4 : 2)
     QuantizedSplitKernel(const PagedSplits p) {
   using Page = QuantizedUnit<T, kFormat, kHeadDim>;
   using Memory = WarpMemory<T, kFormat, kHeadDim>;
+  WaitForTheKernelBefore();
   const int split = blockIdx.x;
   const size_t request = blockIdx.y;
   const PagedHead head = p.args.heads[request];
@@ -207,9 +208,9 @@ absl::Status LaunchKernel(cudaStream_t stream, const PagedSplits& p) {
   constexpr size_t kPagesBytes = size_t{kWarps} * WarpMemory<T, kFormat, kHeadDim>::kBytes;
   constexpr size_t kResultBytes =
       size_t{kWarps} * kQueryTiles * kQueryTile * (kHeadDim * sizeof(float) + sizeof(float2));
-  return Launch(stream, dim3(p.max_splits, p.args.num_sequences * p.args.num_kv_heads),
-                dim3(kSplitThreads), std::max(kPagesBytes, kResultBytes),
-                QuantizedSplitKernel<T, kFormat, kHeadDim, kQueryTiles>, p);
+  return LaunchEarly(stream, dim3(p.max_splits, p.args.num_sequences * p.args.num_kv_heads),
+                     dim3(kSplitThreads), std::max(kPagesBytes, kResultBytes),
+                     QuantizedSplitKernel<T, kFormat, kHeadDim, kQueryTiles>, p);
 }
 
 template <class T, PageFormat kFormat>

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/rope_table.h"
 
 namespace kvship::cuda {
@@ -9,6 +10,7 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) RopeTableKernel(const RopeTableArgs args) {
+  WaitForTheKernelBefore();
   const size_t pairs = args.head_dim / 2;
   const size_t i = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.num_tokens * pairs) return;
@@ -29,8 +31,8 @@ absl::Status FillRopeTable(cudaStream_t stream, const RopeTableArgs& args) {
                                                    ": wanted tokens and an even head size"));
   }
   const size_t angles = args.num_tokens * args.head_dim / 2;
-  return Launch(stream, dim3((angles + kThreads - 1) / kThreads), dim3(kThreads), 0,
-                RopeTableKernel, args);
+  return LaunchEarly(stream, dim3((angles + kThreads - 1) / kThreads), dim3(kThreads), 0,
+                     RopeTableKernel, args);
 }
 
 }  // namespace kvship::cuda

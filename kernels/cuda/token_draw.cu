@@ -2,6 +2,7 @@
 
 #include "base/random.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/radix.cuh"
 #include "kernels/cuda/tile_layout.h"
 #include "kernels/cuda/token_draw.h"
@@ -194,6 +195,7 @@ __device__ uint32_t Draw(const Row& row, const TokenDraw& draw, Bins& bins) {
 
 __global__ void __launch_bounds__(kThreads) DrawKernel(const DrawTokensArgs args) {
   __shared__ Bins bins;
+  WaitForTheKernelBefore();
   const auto num_tokens = static_cast<uint32_t>(args.vocab_tokens);
   const float* logits = args.logits + static_cast<size_t>(blockIdx.x) * num_tokens;
   const TokenDraw draw = args.draws[blockIdx.x];
@@ -216,7 +218,7 @@ absl::Status DrawTokens(cudaStream_t stream, const DrawTokensArgs& args) {
         absl::StrCat("num_sequences ", args.num_sequences, ", vocab_tokens ", args.vocab_tokens,
                      ": wanted at least 1 of each, and at most ", kMostDrawnFrom, " tokens"));
   }
-  return Launch(stream, dim3(args.num_sequences), dim3(kThreads), 0, DrawKernel, args);
+  return LaunchEarly(stream, dim3(args.num_sequences), dim3(kThreads), 0, DrawKernel, args);
 }
 
 }  // namespace kvship::cuda

@@ -49,6 +49,7 @@ class NcclSenderTest : public ::testing::Test {
   }
   // What a client does that takes the frame that was announced last.
   void Receive() {
+    const double sent = prefill_.Metric("_transfers_total");
     const v1::NcclFrame frame = channel_->said().back().frame();
     std::atomic<bool> done = false;
     ASSERT_TRUE(decode()
@@ -58,7 +59,7 @@ class NcclSenderTest : public ::testing::Test {
                               .on_done = [&done](const absl::Status&) { done = true; }})
                     .ok());
     EXPECT_TRUE(Answer(frame.frame().sequence(), NcclAnswer::OUTCOME_ACCEPTED).ok());
-    ASSERT_TRUE(Becomes([&done] { return done.load(); }));
+    ASSERT_TRUE(Becomes([&] { return done && prefill_.Metric("_transfers_total") > sent; }));
     EXPECT_TRUE(Answer(frame.frame().sequence(), NcclAnswer::OUTCOME_RECEIVED).ok());
   }
 
@@ -109,6 +110,7 @@ TEST_F(NcclSenderTest, AFrameOfTheDeviceStaysThere) {
   ASSERT_THAT(rest, SizeIs(NcclSide::kFrames - 2));  // the frame took no other
   Receive();
   EXPECT_EQ(received_, payload_);
+  ASSERT_TRUE(Becomes([this] { return prefill_.staging->num_free() > 0; }));
   EXPECT_EQ(prefill_.staging->Take(1).at(0)->device(), at);
   EXPECT_THAT(channel_->frames(), IsEmpty());
 }

@@ -109,6 +109,7 @@ class NcclServicesTest : public ::testing::Test {
   void Connect() {
     ASSERT_EQ(Run()->tokens, tokens_);
     ASSERT_TRUE(Becomes([this] { return prefill_nccl_.IsReady() && decode_nccl_.IsReady(); }));
+    ASSERT_TRUE(NothingIsLeft());
   }
 
   bool NothingIsLeft() {

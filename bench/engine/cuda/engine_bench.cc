@@ -1,11 +1,15 @@
 // Times the engine on the GPU with random weights of real models' shapes. Commands:
 //
-//   kvship-engine-bench limits                        what the device reaches: products, attention,
-//   reading kvship-engine-bench prefill --tokens=16384,32768  whole prompts, without and with
-//   compression kvship-engine-bench long --tokens=1000000         one prompt, compressed, layer by
-//   layer kvship-engine-bench decode --batch=1,32 --tokens=16384 --budget=2048
-//                                                     one step of a batch after such prompts, with
-//                                                     the full cache and with a compressed one
+//   kvship-engine-bench limits
+//       what the device reaches: products, attention, reading
+//   kvship-engine-bench prefill --tokens=16384,32768
+//       whole prompts, without and with compression
+//   kvship-engine-bench long --tokens=1000000
+//       one prompt, compressed, layer by layer
+//   kvship-engine-bench decode --batch=1,32 --tokens=16384 --budget=2048
+//       one step of a batch after such prompts, with the full cache and with a compressed one
+//   kvship-engine-bench longest
+//       the longest prompt that the device holds, with the full cache and with a compressed one
 //
 // One JSON object per result on stdout, as it comes. --shape=8b or 7b, --layers for fewer than the
 // model has.
@@ -23,6 +27,7 @@
 #include "absl/strings/str_split.h"
 #include "base/status_macros.h"
 #include "bench/engine/cuda/limits.h"
+#include "bench/engine/cuda/longest.h"
 #include "bench/engine/cuda/shapes.h"
 #include "bench/engine/cuda/stopwatch.h"
 #include "bench/kernels/cuda/device_timing.h"
@@ -300,7 +305,11 @@ absl::Status Main(const std::string& command) {
   if (command == "prefill") return BenchPrefill(*model, stream);
   if (command == "long") return BenchLong(*model, stream);
   if (command == "decode") return BenchDecode(*model, stream);
-  return absl::InvalidArgumentError("wanted the command limits, prefill, long or decode");
+  if (command == "longest") {
+    ASSIGN_OR_RETURN(const CompressionOptions options, Compression());
+    return BenchLongest(*model, stream, options);
+  }
+  return absl::InvalidArgumentError("wanted the command limits, prefill, long, decode or longest");
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 """What PyTorch and transformers take for the shapes of engine_bench.cc, on the same device in the same run.
 
     transformers_baseline.py attention | prefill --tokens 16384,32768 | decode --batch 2 --kept 16384 [--shape 7b]
+                             | kvpress --batch 2 --tokens 16384 --kept 2048 [--shape 7b]
 
 Random bf16 weights; attention through PyTorch's scaled_dot_product_attention. One JSON object per result.
 """
@@ -9,6 +10,8 @@ Random bf16 weights; attention through PyTorch's scaled_dot_product_attention. O
 import argparse
 import json
 import statistics
+import sys
+import types
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -106,15 +109,62 @@ def bench_decode(arguments):
             torch.cuda.empty_cache()
 
 
+def import_kvpress():
+    """kvpress without what its other presses and its command line import."""
+    for name, member in (("datasets", "load_dataset"), ("fire", "Fire"), ("peft", "PeftModel")):
+        try:
+            __import__(name)
+        except ImportError:
+            sys.modules[name] = types.ModuleType(name)
+            setattr(sys.modules[name], member, None)
+    from kvpress import SnapKVPress
+
+    return SnapKVPress
+
+
+def bench_kvpress(arguments):
+    """SnapKV as NVIDIA's kvpress has it: reading a prompt, and steps with what is left of it."""
+    from transformers import DynamicCache
+
+    snapkv_press = import_kvpress()
+    model = make_model(arguments.shape)
+    kept = int(arguments.kept)
+    for tokens in numbers(arguments.tokens):
+        press = snapkv_press(compression_ratio=1 - kept / tokens, window_size=32, kernel_size=7)
+        for batch in numbers(arguments.batch):
+            fields = {"bench": "kvpress", "shape": arguments.shape, "batch": batch, "tokens": tokens, "kept": kept}
+            try:
+                ids = (torch.arange(tokens, device="cuda") * 7919 % model.config.vocab_size).expand(batch, tokens)
+                caches = []
+
+                def read():
+                    caches[:] = [DynamicCache()]
+                    with press(model):
+                        model(ids, past_key_values=caches[0], use_cache=True, logits_to_keep=1)
+
+                with torch.no_grad():
+                    took = seconds(read, 1, 1)
+                    left = caches[0].layers[0].keys.shape[2]
+                    token = torch.zeros(batch, 1, dtype=torch.long, device="cuda")
+                    position = torch.full((batch, 1), tokens, device="cuda")
+                    step = seconds(lambda: model(token, position_ids=position, past_key_values=caches[0]), 10, 3)
+                report(**fields, cached=left, prefill_seconds=took, ms_per_step=step * 1e3)
+            except torch.OutOfMemoryError:
+                report(**fields, error="out of memory")
+            caches = None
+            torch.cuda.empty_cache()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bench", choices=("attention", "prefill", "decode"))
+    parser.add_argument("bench", choices=("attention", "prefill", "decode", "kvpress"))
     parser.add_argument("--shape", choices=("8b", "7b"), default="8b")
     parser.add_argument("--tokens", default="16384,32768")
     parser.add_argument("--batch", default="2")
     parser.add_argument("--kept", default="16384")
     arguments = parser.parse_args()
-    {"attention": bench_attention, "prefill": bench_prefill, "decode": bench_decode}[arguments.bench](arguments)
+    {"attention": bench_attention, "prefill": bench_prefill, "decode": bench_decode,
+     "kvpress": bench_kvpress}[arguments.bench](arguments)
 
 
 if __name__ == "__main__":

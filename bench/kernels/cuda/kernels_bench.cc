@@ -18,6 +18,7 @@
 
 #include "bench/kernels/cuda/compression_bench.h"
 #include "bench/kernels/cuda/device_timing.h"
+#include "bench/kernels/cuda/frames_bench.h"
 #include "bench/kernels/cuda/scorer_bench.h"
 #include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/elementwise.h"
@@ -200,6 +201,7 @@ void RunAll(Bench& bench) {
   BenchCompression(bench, size_t{128} << 10, size_t{32} << 10);
   BenchTies(bench, size_t{128} << 10);
   for (size_t tokens : {size_t{16} << 10, size_t{128} << 10}) BenchScorers(bench, tokens);
+  BenchFrames(bench, 2048);
   for (size_t batch : {1, 8, 64, 256}) BenchDecode(bench, batch, 2048);
   BenchDecode(bench, 1, size_t{128} << 10);
   BenchDecode(bench, 8, size_t{16} << 10);

@@ -255,6 +255,7 @@ inline cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, 
   *static_cast<uint64_t*>(value) = sum;
   return cudaSuccess;
 }
+inline cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
 inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void*) {
   attributes->device = 0;
   return cudaSuccess;
