@@ -53,8 +53,8 @@ struct DeviceMemory {
   static absl::Status Allocate(void** data, size_t num_bytes) {
     ASSIGN_OR_RETURN(const cudaMemPool_t pool, DevicePool());
     // A pool gives freed memory back to the system when the host next waits for the device, and
-    // that waits for kernels of all streams: so it never does. Said each time, as it takes less
-    // than a microsecond and nobody then has to know which devices have been told.
+    // that waits for kernels of all streams: so it never does. Said each time, so that nobody has
+    // to know which devices have been told.
     uint64_t kept_bytes = std::numeric_limits<uint64_t>::max();
     RETURN_IF_ERROR(
         CudaStatus(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept_bytes),
