@@ -88,7 +88,7 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
     PrefillTask task, std::shared_ptr<Channel> channel) {
   RETURN_IF_ERROR(reader_.Check(task));
   const size_t num_tokens = task.tokens.size();
-  RETURN_IF_ERROR(CheckRunBytes(num_tokens));
+  RETURN_IF_ERROR(CheckRunBytes(task));
   auto request = std::make_shared<Request>(std::move(task), std::move(channel), MonotonicNow());
   std::lock_guard lock(mutex_);
   if (draining_) return ShuttingDown();
@@ -110,12 +110,12 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
   return request;
 }
 
-absl::Status PrefillScheduler::CheckRunBytes(size_t num_tokens) const {
-  const size_t run_bytes = reader_.BytesFor(num_tokens);
+absl::Status PrefillScheduler::CheckRunBytes(const PrefillTask& task) const {
+  const size_t run_bytes = reader_.BytesFor(task);
   if (run_bytes <= options_.max_active_bytes) return absl::OkStatus();
   // With a reason, as another node may have more memory.
   return WithReason(absl::FailedPreconditionError(absl::StrCat(
-                        "a prompt of ", num_tokens, " tokens takes ", run_bytes,
+                        "a prompt of ", task.tokens.size(), " tokens takes ", run_bytes,
                         " bytes while it is read; wanted at most the ", options_.max_active_bytes,
                         " of the prefill node's --max_active_bytes")),
                     kContextLengthExceeded);
@@ -348,7 +348,7 @@ void PrefillScheduler::SendReady(absl::Time now) {
 }
 
 size_t PrefillScheduler::RunBytes(const Request& request) const {
-  return reader_.BytesFor(request.num_tokens());
+  return reader_.BytesFor(request.task);
 }
 
 void PrefillScheduler::TellPlaces() {

@@ -117,7 +117,7 @@ class PrefillScheduler {
   // What orders requests, the smallest first, in seconds.
   double KeyOf(const Request& request) const;
   void Sort();
-  absl::Status CheckRunBytes(size_t num_tokens) const;
+  absl::Status CheckRunBytes(const PrefillTask& task) const;
   void EndOverdue(absl::Time now);
   void SendReady(absl::Time now);
   size_t RunBytes(const Request& request) const;

@@ -1,8 +1,8 @@
 // PromptReader is where a prefill node reads prompts: the CPU (HostPromptReader) or one GPU
 // (cuda::DevicePromptReader). A PromptReading carries one prompt through it layer by layer, or
 // several short ones side by side, and gives each finished layer in its compact form. Readings take
-// turns; they and their reader belong to the engine thread, but for the reader's constants and
-// Check.
+// turns; they and their reader belong to the engine thread, but for the reader's constants, Check
+// and BytesFor.
 #pragma once
 
 #include <functional>
@@ -50,12 +50,13 @@ class PromptReader {
   virtual const ModelConfig& config() const = 0;
   // Prompts of so many tokens together may be read side by side; 0: each by itself.
   virtual size_t pack_tokens() const = 0;
-  // Bytes that a reading of so many tokens holds while it is paused.
-  virtual size_t BytesFor(size_t num_tokens) const = 0;
-
   // Whether the task can be read here. Any thread may ask. FailedPrecondition naming field, value
   // and what is wanted, with the reason kDeviceMismatch.
   virtual absl::Status Check(const PrefillTask& task) const = 0;
+
+  // Bytes that the reading of a task that Check passes holds while it is paused. Any thread may
+  // ask.
+  virtual size_t BytesFor(const PrefillTask& task) const = 0;
 
   // Begins to read `tasks`, at least one; borrows none of them. InvalidArgument if options do not
   // go together, ResourceExhausted if the device has no room.

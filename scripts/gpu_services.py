@@ -227,7 +227,7 @@ def check_model(checks, bin_folder, model, name, encoder, vocab, folder):
                         checks.compare(what, wanted, pair.answer(*case))
                     except (RuntimeError, ValueError, KeyError) as error:
                         checks.report(False, what, str(error))
-                check_other_requests(checks, pair, where, cases, cpu, prefill)
+                check_other_requests(checks, pair, where, cases, cpu, decode)
             checks.report(pair.exit_codes == [0, 0], f"{where}, both end on SIGTERM", str(pair.exit_codes))
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             checks.report(False, where, str(error))
@@ -251,7 +251,7 @@ def check_nccl(checks, bin_folder, model, name, cases, cpu):
         checks.report(False, where, str(error))
 
 
-def check_other_requests(checks, pair, where, cases, cpu, prefill):
+def check_other_requests(checks, pair, where, cases, cpu, decode):
     """Logits on the host, draws, a batch of several formats, refusals."""
     checks.compare(f"{where}, with logprobs", cpu[0], pair.answer(*cases[0], "--logprobs=5"))
     for sampling in (["--temperature=1"], ["--temperature=1", "--top-p=0.9"], ["--temperature=1.5", "--top-k=40", "--top-p=0.9"]):
@@ -269,9 +269,9 @@ def check_other_requests(checks, pair, where, cases, cpu, prefill):
             checks.compare(name, wanted, json.loads(text))
         else:
             checks.report(False, name, pair.servers[1].log_text()[-300:])
-    if prefill == "cuda":
-        refused = pair.run("generate", f"--tokens-file={cases[-1][0]}", "--compression=budget_tokens=200,kernel=129,encoder=int4")
-        checks.report(refused.returncode != 0 and "compression.kernel is 129; wanted at most 127" in refused.stderr,
+    if decode == "cuda":
+        refused = pair.run("generate", f"--tokens-file={cases[-1][0]}", "--compression=budget_tokens=200,group_reduce=none,encoder=int4")
+        checks.report(refused.returncode != 0 and "compression.group_reduce is none; wanted a choice per KV head" in refused.stderr,
                       f"{where}, what only the CPU does is refused by name", refused.stderr.strip())
 
 

@@ -157,7 +157,7 @@ CompactLayer CompactDeviceLayer::FromCopy(const std::byte* copied) const {
   }
   assert(pages <= parts + parts_.end);  // no more than the plan bounds it to
   std::memcpy(bytes + layout.tails_offset, parts + parts_.tails,
-              plan_.num_heads * layout.tail_bytes);
+              plan_.num_kv_heads * layout.tail_bytes);
   return layer;
 }
 

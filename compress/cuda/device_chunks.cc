@@ -15,24 +15,34 @@ size_t ChunksOf(size_t num_tokens, size_t chunk_tokens) {
   return (num_tokens + chunk_tokens - 1) / chunk_tokens;
 }
 
+size_t NumChosen(const CompressionOptions& options, const KvPlan& plan, const HeadBudget& budget) {
+  return NumChunks(options, plan.prompt_tokens, budget.tokens);
+}
+
 }  // namespace
+
+BufferSizes<DeviceChunks> DeviceChunks::Sizes(const CompressionOptions& options,
+                                              const KvPlan& plan) {
+  size_t most_chosen = 0;
+  for (const HeadBudget& budget : plan.budgets) {
+    most_chosen = std::max(most_chosen, NumChosen(options, plan, budget));
+  }
+  const size_t num_chunks = ChunksOf(plan.prompt_tokens, options.chunk_tokens);
+  return {{&DeviceChunks::offsets_, 2 * plan.budgets.size() * sizeof(int32_t)},
+          {&DeviceChunks::scores_, num_chunks * sizeof(float)},
+          {&DeviceChunks::chosen_, most_chosen * sizeof(int32_t)},
+          {&DeviceChunks::largest_, ChunkScoresWorkspaceBytes()},
+          {&DeviceChunks::workspace_, TopPositionsWorkspaceBytes(1, num_chunks)}};
+}
 
 absl::StatusOr<DeviceChunks> DeviceChunks::Create(const CompressionOptions& options,
                                                   const KvPlan& plan, cudaStream_t stream) {
   DeviceChunks chunks(options, plan, stream);
+  RETURN_IF_ERROR(CreateBuffers(Sizes(options, plan), chunks));
   std::vector<int32_t> offsets;
-  size_t most_chosen = 0;
-  for (size_t layer = 0; layer < plan.budgets.size(); ++layer) {
-    most_chosen = std::max(most_chosen, chunks.num_chosen(layer));
-    offsets.insert(offsets.end(), {0, static_cast<int32_t>(chunks.num_chosen(layer))});
+  for (const HeadBudget& budget : plan.budgets) {
+    offsets.insert(offsets.end(), {0, static_cast<int32_t>(NumChosen(options, plan, budget))});
   }
-  const size_t num_chunks = ChunksOf(plan.prompt_tokens, options.chunk_tokens);
-  ASSIGN_OR_RETURN(chunks.offsets_, DeviceBuffer::Create(offsets.size() * sizeof(int32_t)));
-  ASSIGN_OR_RETURN(chunks.scores_, DeviceBuffer::Create(num_chunks * sizeof(float)));
-  ASSIGN_OR_RETURN(chunks.chosen_, DeviceBuffer::Create(most_chosen * sizeof(int32_t)));
-  ASSIGN_OR_RETURN(chunks.largest_, DeviceBuffer::Create(ChunkScoresWorkspaceBytes()));
-  ASSIGN_OR_RETURN(chunks.workspace_,
-                   DeviceBuffer::Create(TopPositionsWorkspaceBytes(1, num_chunks)));
   RETURN_IF_ERROR(
       CudaStatus(cudaMemcpyAsync(chunks.offsets_.data(), offsets.data(),
                                  chunks.offsets_.num_bytes(), cudaMemcpyHostToDevice, stream),
@@ -69,7 +79,7 @@ absl::Status DeviceChunks::Select(size_t layer, const float* scores, size_t num_
                                   .positions = compact.positions(),
                                   .num_heads = plan_.num_heads,
                                   .num_tokens = plan_.prompt_tokens,
-                                  .num_chunks = num_chosen(layer),
+                                  .num_chunks = NumChosen(options_, plan_, budget),
                                   .chunk_tokens = options_.chunk_tokens});
 }
 

@@ -15,12 +15,17 @@ namespace kvship::cuda {
 
 class DeviceChunks {
  public:
+  // Bytes of device memory that one takes.
+  static size_t BytesFor(const CompressionOptions& options, const KvPlan& plan) {
+    return TotalBytes(Sizes(options, plan));
+  }
+
   // ResourceExhausted if the device has no more memory.
   static absl::StatusOr<DeviceChunks> Create(const CompressionOptions& options, const KvPlan& plan,
                                              cudaStream_t stream);
 
   // Enqueues the choice of a layer: offsets and positions of `compact`, from scores [H, num_scored]
-  // f32 in device memory, rows `row_stride` elements apart. All but recent tokens have a score.
+  // f32 in device memory, rows `row_stride` elements apart.
   absl::Status Select(size_t layer, const float* scores, size_t num_scored, size_t row_stride,
                       const CompactDeviceLayer& compact);
 
@@ -28,9 +33,7 @@ class DeviceChunks {
   DeviceChunks(const CompressionOptions& options, const KvPlan& plan, cudaStream_t stream)
       : options_(options), plan_(plan), stream_(stream) {}
 
-  size_t num_chosen(size_t layer) const {
-    return NumChunks(options_, plan_.prompt_tokens, plan_.budgets[layer].tokens);
-  }
+  static BufferSizes<DeviceChunks> Sizes(const CompressionOptions& options, const KvPlan& plan);
 
   CompressionOptions options_;
   KvPlan plan_;

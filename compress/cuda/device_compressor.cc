@@ -1,78 +1,98 @@
 #include "compress/cuda/device_compressor.h"
 
-#include <string>
+#include <algorithm>
+#include <limits>
 
 #include "base/status_macros.h"
 #include "compress/middle.h"
+#include "kernels/cuda/frames.h"
 #include "kernels/cuda/gather_pages.h"
 #include "kernels/cuda/kept_mass.h"
+#include "kernels/cuda/token_scores.h"
 
 namespace kvship::cuda {
 namespace {
 
-// Within its own window snapkv has no scores.
-size_t NumScored(const CompressionOptions& options, const KvPlan& plan) {
-  return options.scorer == "snapkv" ? plan.window_begin : plan.prompt_tokens;
-}
-
-absl::Status CheckRecentTokens(const CompressionOptions& options, const KvPlan& plan) {
-  // Others have a score.
-  const size_t least = plan.prompt_tokens - NumScored(options, plan);
-  for (const HeadBudget& budget : plan.budgets) {
-    if (budget.recent_tokens < least || budget.recent_tokens >= plan.prompt_tokens) {
-      return OnlyOnTheCpu("recent_tokens", absl::StrCat(budget.recent_tokens),
-                          absl::StrCat("at least ", least, ", and less than the prompt"));
-    }
+// Of a CompactDeviceLayer: positions, masses, offsets and pages of the largest layer, the tails'
+// tokens, and what the checksums of its frames are made of.
+size_t CompactBytes(const KvPlan& plan) {
+  size_t most_bytes = 0;
+  for (size_t layer = 0; layer < plan.layer_tokens.size(); ++layer) {
+    most_bytes =
+        std::max(most_bytes, plan.layer_tokens[layer] * sizeof(int32_t) +
+                                 plan.layer_pages(layer) * PageBytes(plan.format, plan.head_dim));
   }
-  return absl::OkStatus();
+  const size_t head_bytes = 2 * sizeof(float) + plan.layer_tokens.size() * sizeof(int32_t);
+  const size_t checksum_bytes = kMostLaidFrames * kFrameTiles * sizeof(uint32_t);
+  return most_bytes + checksum_bytes +
+         plan.num_heads * (head_bytes + plan.tail_tokens * sizeof(int32_t)) +
+         plan.layer_tail_pages() * PageBytes(plan.window_format, plan.head_dim);
 }
 
 }  // namespace
 
-absl::Status DeviceCompressor::Check(const CompressionOptions& options, const KvShape& shape,
-                                     const KvPlan& plan, DType dtype) {
-  if (plan.format != PageFormatOf(dtype) && !IsQuantized(plan.format)) {
-    return OnlyOnTheCpu("encoder", PageFormatName(plan.format),
-                        absl::StrCat(PageFormatName(PageFormatOf(dtype)), ", fp8, int8 or int4"));
-  }
-  if (plan.tail_tokens > 0 && plan.window_format != PageFormatOf(dtype)) {
-    return OnlyOnTheCpu("window_encoder", PageFormatName(plan.window_format),
-                        PageFormatName(PageFormatOf(dtype)));
-  }
-  if (plan.num_heads != shape.num_kv_heads) {
-    return OnlyOnTheCpu("group_reduce", "none", "a choice per KV head");
-  }
+absl::Status DeviceCompressor::Check(const CompressionOptions& options, const KvPlan& plan) {
   if (plan.keeps_whole) return absl::OkStatus();
-  RETURN_IF_ERROR(DeviceScorer::Check(options, plan));
-  return CheckRecentTokens(options, plan);
+  for (const HeadBudget& budget : plan.budgets) {
+    if (budget.recent_tokens < plan.prompt_tokens) continue;
+    return OnlyOnTheCpu("recent_tokens", absl::StrCat(budget.recent_tokens),
+                        "less than the prompt");
+  }
+  return DeviceScorer::Check(options);
 }
 
 absl::StatusOr<std::unique_ptr<DeviceCompressor>> DeviceCompressor::Create(
     const CompressionOptions& options, const KvShape& shape, const KvPlan& plan, DType dtype,
     cudaStream_t stream) {
-  RETURN_IF_ERROR(Check(options, shape, plan, dtype));
+  RETURN_IF_ERROR(Check(options, plan));
   std::unique_ptr<DeviceCompressor> compressor(
       new DeviceCompressor(options, shape, plan, dtype, stream));
   RETURN_IF_ERROR(compressor->TakeMemory());
   return compressor;
 }
 
-LayerNeeds DeviceCompressor::needs() const {
-  return scorer_ != nullptr ? scorer_->needs() : LayerNeeds{};
+LayerNeeds DeviceCompressor::NeedsOf(const CompressionOptions& options, const KvPlan& plan) {
+  return plan.keeps_whole ? LayerNeeds{} : DeviceScorer::NeedsOf(options, plan);
+}
+
+size_t DeviceCompressor::BytesFor(const CompressionOptions& options, const KvShape& shape,
+                                  const KvPlan& plan) {
+  const size_t compact_bytes = CompactBytes(plan);
+  if (plan.keeps_whole) return compact_bytes;
+  const bool by_chunks = options.selector == "chunks";
+  return compact_bytes + DeviceScorer::BytesFor(options, shape, plan) +
+         plan.num_heads * ScoresStride(plan) * sizeof(float) +
+         (by_chunks ? DeviceChunks::BytesFor(options, plan)
+                    : DeviceTokens::BytesFor(options, plan));
 }
 
 absl::Status DeviceCompressor::TakeMemory() {
   ASSIGN_OR_RETURN(compact_, CompactDeviceLayer::Create(plan_, stream_));
   if (plan_.keeps_whole) return absl::OkStatus();
-  const size_t heads = shape_.num_kv_heads;
   ASSIGN_OR_RETURN(scorer_, DeviceScorer::Create(options_, shape_, plan_, dtype_, stream_));
-  ASSIGN_OR_RETURN(scores_, DeviceBuffer::Create(heads * scores_stride_ * sizeof(float)));
+  ASSIGN_OR_RETURN(scores_, DeviceBuffer::Create(plan_.num_heads * scores_stride_ * sizeof(float)));
   if (options_.selector == "chunks") {
     ASSIGN_OR_RETURN(chunks_, DeviceChunks::Create(options_, plan_, stream_));
   } else {
     ASSIGN_OR_RETURN(tokens_, DeviceTokens::Create(options_, shape_, plan_, stream_));
+    RETURN_IF_ERROR(FillUnscored());
   }
   return absl::OkStatus();
+}
+
+absl::Status DeviceCompressor::FillUnscored() {
+  const size_t num_scored = DeviceScorer::NumScored(options_, plan_);
+  size_t num_asked = 0;  // of the tokens that are not always kept
+  for (const HeadBudget& budget : plan_.budgets) {
+    num_asked = std::max(num_asked, plan_.prompt_tokens - budget.recent_tokens);
+  }
+  if (num_asked <= num_scored) return absl::OkStatus();
+  return FillScores(stream_, {.scores = scores_.as<float>(),
+                              .num_heads = plan_.num_heads,
+                              .begin = num_scored,
+                              .end = num_asked,
+                              .scores_row_stride = scores_stride_,
+                              .score = -std::numeric_limits<float>::infinity()});
 }
 
 absl::Status DeviceCompressor::Compress(const DeviceLayerView& layer) {
@@ -82,14 +102,14 @@ absl::Status DeviceCompressor::Compress(const DeviceLayerView& layer) {
 }
 
 absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
-  const size_t heads = shape_.num_kv_heads, tokens = plan_.prompt_tokens;
+  const size_t heads = plan_.num_heads, tokens = plan_.prompt_tokens;
   const HeadBudget& budget = plan_.budgets[layer.layer];
   auto* const scores = scores_.as<float>();
   RETURN_IF_ERROR(scorer_->Score(layer, scores, scores_stride_));
   ASSIGN_OR_RETURN(const float* attention, scorer_->WindowAttention(layer));
   if (chunks_) {
-    RETURN_IF_ERROR(chunks_->Select(layer.layer, scores, NumScored(options_, plan_), scores_stride_,
-                                    *compact_));
+    RETURN_IF_ERROR(chunks_->Select(layer.layer, scores, DeviceScorer::NumScored(options_, plan_),
+                                    scores_stride_, *compact_));
   } else {
     RETURN_IF_ERROR(tokens_->Select(layer.layer, scores, scores_stride_, attention, *compact_));
   }
@@ -118,11 +138,13 @@ absl::Status DeviceCompressor::Gather(const DeviceLayerView& layer) {
                           .dtype = dtype_,
                           .format = plan_.format,
                           .num_kv_heads = shape_.num_kv_heads,
+                          .sets_per_head = plan_.num_heads / shape_.num_kv_heads,
                           .head_dim = shape_.head_dim,
                           .head_stride = layer.head_stride,
                           .most_pages = compact_->most_pages()};
   if (args.most_pages > 0) RETURN_IF_ERROR(GatherPages(stream_, args));
   if (plan_.tail_tokens == 0) return absl::OkStatus();
+  args.sets_per_head = 1;
   args.positions = compact_->tail_positions();
   args.offsets = compact_->tail_offsets();
   args.pages = compact_->tails();

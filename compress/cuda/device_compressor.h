@@ -1,6 +1,5 @@
 // DeviceCompressor turns each finished layer of a prompt on a GPU into its compact form, in device
-// memory: Compressor for what runs there, which is DeviceScorer's scorers with all allocators and
-// selectors, and keep_all.
+// memory: Compressor for what runs there, which is all but scorers that DeviceScorer does not have.
 //
 // One per request; belongs to one thread and one stream. Its operations enqueue and return at once.
 #pragma once
@@ -28,8 +27,13 @@ class DeviceCompressor {
  public:
   // Unimplemented, naming option, value and what is wanted, for what only the CPU does. `plan` is
   // MakePlan's for these options.
-  static absl::Status Check(const CompressionOptions& options, const KvShape& shape,
-                            const KvPlan& plan, DType dtype);
+  static absl::Status Check(const CompressionOptions& options, const KvPlan& plan);
+
+  // What the engine has to deliver with each layer, for options that Check passes.
+  static LayerNeeds NeedsOf(const CompressionOptions& options, const KvPlan& plan);
+  // Bytes of device memory that one takes.
+  static size_t BytesFor(const CompressionOptions& options, const KvShape& shape,
+                         const KvPlan& plan);
 
   // Errors: as Check; ResourceExhausted if the device has no room for the scores.
   static absl::StatusOr<std::unique_ptr<DeviceCompressor>> Create(const CompressionOptions& options,
@@ -37,8 +41,7 @@ class DeviceCompressor {
                                                                   const KvPlan& plan, DType dtype,
                                                                   cudaStream_t stream);
 
-  // What the engine has to deliver with each layer.
-  LayerNeeds needs() const;
+  LayerNeeds needs() const { return NeedsOf(options_, plan_); }
 
   // Enqueues the compression of a layer, into memory that the next one reuses.
   absl::Status Compress(const DeviceLayerView& layer);
@@ -54,9 +57,14 @@ class DeviceCompressor {
         plan_(plan),
         dtype_(dtype),
         stream_(stream),
-        scores_stride_((plan.prompt_tokens + 3) / 4 * 4) {}
+        scores_stride_(ScoresStride(plan)) {}
+
+  // All rows begin at 16 bytes, and are read four numbers at a time.
+  static size_t ScoresStride(const KvPlan& plan) { return (plan.prompt_tokens + 3) / 4 * 4; }
 
   absl::Status TakeMemory();
+  // Tokens without a score come after all others; no layer changes that.
+  absl::Status FillUnscored();
   absl::Status Choose(const DeviceLayerView& layer);
   absl::Status Gather(const DeviceLayerView& layer);
 
@@ -65,10 +73,10 @@ class DeviceCompressor {
   const KvPlan plan_;
   const DType dtype_;
   const cudaStream_t stream_;
-  const size_t scores_stride_;  // of a row: all begin at 16 bytes, and are read four at a time
+  const size_t scores_stride_;
   std::optional<CompactDeviceLayer> compact_;
   std::unique_ptr<DeviceScorer> scorer_;  // none where the whole prompt is kept
-  DeviceBuffer scores_;                   // [H, scores_stride_] f32, of T tokens
+  DeviceBuffer scores_;                   // [plan's num_heads, scores_stride_] f32, of T tokens
   std::optional<DeviceTokens> tokens_;    // the selector: one or the other, or none
   std::optional<DeviceChunks> chunks_;
 };

@@ -13,9 +13,6 @@
 namespace kvship::cuda {
 namespace {
 
-// What PoolScores takes.
-constexpr size_t kWidestKernel = 127;
-
 // pass(begin, count) for the queries of a window, in its order.
 template <class Pass>
 absl::Status InPasses(size_t window, Pass pass) {
@@ -50,18 +47,11 @@ DeviceScorer::ScoreFunction DeviceScorer::ScoreOf(absl::string_view scorer) {
   return nullptr;
 }
 
-absl::Status DeviceScorer::Check(const CompressionOptions& options, const KvPlan& plan) {
+absl::Status DeviceScorer::Check(const CompressionOptions& options) {
   if (ScoreOf(options.scorer) == nullptr) {
     std::string names;
     for (const auto& [name, score] : kScores) absl::StrAppend(&names, name, ", ");
     return OnlyOnTheCpu("scorer", options.scorer, absl::StrCat(names, "or keep_all"));
-  }
-  if (plan.window_end != plan.prompt_tokens) {
-    return OnlyOnTheCpu("observe_end", absl::StrCat(plan.window_end), "the prompt's end");
-  }
-  if (options.kernel > kWidestKernel) {
-    return OnlyOnTheCpu("kernel", absl::StrCat(options.kernel),
-                        absl::StrCat("at most ", kWidestKernel));
   }
   return absl::OkStatus();
 }
@@ -69,37 +59,39 @@ absl::Status DeviceScorer::Check(const CompressionOptions& options, const KvPlan
 absl::StatusOr<std::unique_ptr<DeviceScorer>> DeviceScorer::Create(
     const CompressionOptions& options, const KvShape& shape, const KvPlan& plan, DType dtype,
     cudaStream_t stream) {
-  RETURN_IF_ERROR(Check(options, plan));
+  RETURN_IF_ERROR(Check(options));
   std::unique_ptr<DeviceScorer> scorer(new DeviceScorer(options, shape, plan, dtype, stream));
-  RETURN_IF_ERROR(scorer->Allocate());
+  RETURN_IF_ERROR(CreateBuffers(Sizes(options, shape, plan), *scorer));
   return scorer;
 }
 
-absl::Status DeviceScorer::Allocate() {
-  const size_t query_heads = shape_.num_query_heads;
-  ASSIGN_OR_RETURN(votes_, DeviceBuffer::Create(query_heads * plan_.prompt_tokens * sizeof(float)));
-  size_t workspace_bytes = 0;
-  if (score_ == &DeviceScorer::ScoreByKeyDirections) {
-    workspace_bytes =
-        KeyDirectionsWorkspaceBytes(shape_.num_kv_heads, plan_.prompt_tokens, shape_.head_dim);
-  } else if (score_ == &DeviceScorer::ScoreByExpectation) {
-    workspace_bytes = ExpectedScoresWorkspaceBytes(query_heads);
-  } else if (VotesOverPrefix()) {
-    const size_t window = plan_.window_end - plan_.window_begin;
-    ASSIGN_OR_RETURN(prefix_lse_, DeviceBuffer::Create(query_heads * window * sizeof(float)));
-    workspace_bytes = WindowLogSumExpWorkspaceBytes(
-        query_heads, std::min(window, kMostWindowQueries), plan_.window_begin);
+BufferSizes<DeviceScorer> DeviceScorer::Sizes(const CompressionOptions& options,
+                                              const KvShape& shape, const KvPlan& plan) {
+  const ScoreFunction score = ScoreOf(options.scorer);
+  const size_t heads = shape.num_query_heads, tokens = plan.prompt_tokens;
+  size_t prefix_lse_bytes = 0, workspace_bytes = 0;
+  if (score == &DeviceScorer::ScoreByKeyDirections) {
+    workspace_bytes = KeyDirectionsWorkspaceBytes(shape.num_kv_heads, tokens, shape.head_dim);
+  } else if (score == &DeviceScorer::ScoreByExpectation) {
+    workspace_bytes = ExpectedScoresWorkspaceBytes(heads);
+  } else if (VotesOverPrefix(options)) {
+    const size_t window = plan.window_end - plan.window_begin;
+    prefix_lse_bytes = heads * window * sizeof(float);
+    workspace_bytes = WindowLogSumExpWorkspaceBytes(heads, std::min(window, kMostWindowQueries),
+                                                    plan.window_begin);
   }
-  ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(workspace_bytes));
-  return absl::OkStatus();
+  return {{&DeviceScorer::votes_, heads * tokens * sizeof(float)},
+          {&DeviceScorer::prefix_lse_, prefix_lse_bytes},
+          {&DeviceScorer::workspace_, workspace_bytes}};
 }
 
-LayerNeeds DeviceScorer::needs() const {
-  LayerNeeds needs = {.window_begin = plan_.window_begin, .window_end = plan_.window_end};
-  needs.column_sums = score_ == &DeviceScorer::ScoreByColumnSums;
-  if (score_ == &DeviceScorer::ScoreByExpectation) {
-    needs.future_tokens = options_.future_tokens;
-    needs.moments_begin = Sinks();
+LayerNeeds DeviceScorer::NeedsOf(const CompressionOptions& options, const KvPlan& plan) {
+  const ScoreFunction score = ScoreOf(options.scorer);
+  LayerNeeds needs = {.window_begin = plan.window_begin, .window_end = plan.window_end};
+  needs.column_sums = score == &DeviceScorer::ScoreByColumnSums;
+  if (score == &DeviceScorer::ScoreByExpectation) {
+    needs.future_tokens = options.future_tokens;
+    needs.moments_begin = Sinks(plan);
   }
   return needs;
 }
@@ -165,7 +157,7 @@ absl::Status DeviceScorer::VoteOverPrefix(const DeviceLayerView& layer) {
 
 absl::Status DeviceScorer::ScoreByWindow(const DeviceLayerView& layer, float* scores,
                                          size_t row_stride) {
-  if (VotesOverPrefix()) {
+  if (VotesOverPrefix(options_)) {
     RETURN_IF_ERROR(VoteOverPrefix(layer));
   } else {
     RETURN_IF_ERROR(Vote(VotesOf(layer)));
@@ -176,7 +168,7 @@ absl::Status DeviceScorer::ScoreByWindow(const DeviceLayerView& layer, float* sc
                     {.votes = votes_.as<float>(),
                      .scores = scores,
                      .num_query_heads = shape_.num_query_heads,
-                     .num_kv_heads = shape_.num_kv_heads,
+                     .num_kv_heads = plan_.num_heads,
                      .num_tokens = plan_.window_begin,
                      .votes_row_stride = plan_.prompt_tokens,
                      .scores_row_stride = row_stride,
@@ -208,7 +200,7 @@ absl::Status DeviceScorer::ScoreByLastQuery(const DeviceLayerView& layer, float*
 
 absl::Status DeviceScorer::ScoreByColumnSums(const DeviceLayerView& layer, float* scores,
                                              size_t row_stride) {
-  const size_t tokens = plan_.prompt_tokens, heads = shape_.num_kv_heads;
+  const size_t tokens = plan_.prompt_tokens, heads = plan_.num_heads;
   RETURN_IF_ERROR(PoolScores(stream_, {.votes = layer.column_sums,
                                        .scores = scores,
                                        .num_query_heads = shape_.num_query_heads,
@@ -253,7 +245,7 @@ absl::Status DeviceScorer::ScoreByExpectation(const DeviceLayerView& layer, floa
                                   .head_dim = shape_.head_dim,
                                   .head_stride = layer.head_stride,
                                   .scores_row_stride = row_stride,
-                                  .first_token = Sinks()});
+                                  .first_token = Sinks(plan_)});
 }
 
 template <TokenScore kScore>
@@ -277,7 +269,7 @@ absl::Status DeviceScorer::Score(const DeviceLayerView& layer, float* scores, si
 
 absl::StatusOr<const float*> DeviceScorer::WindowAttention(const DeviceLayerView& layer) {
   // Where it has voted it is there.
-  const bool voted = score_ == &DeviceScorer::ScoreByWindow && !VotesOverPrefix();
+  const bool voted = score_ == &DeviceScorer::ScoreByWindow && !VotesOverPrefix(options_);
   if (!voted) RETURN_IF_ERROR(Vote(VotesOf(layer)));
   return votes_.as<float>();
 }

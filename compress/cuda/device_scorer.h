@@ -26,9 +26,16 @@ absl::Status OnlyOnTheCpu(absl::string_view option, absl::string_view value,
 
 class DeviceScorer {
  public:
-  // Unimplemented, naming option, value and what is wanted, for what only the CPU scores. `plan` is
-  // MakePlan's for these options, and does not keep the whole prompt.
-  static absl::Status Check(const CompressionOptions& options, const KvPlan& plan);
+  // Unimplemented, naming option, value and what is wanted, for a scorer that only the CPU has.
+  static absl::Status Check(const CompressionOptions& options);
+
+  // What the engine has to deliver with each layer, for options that Check passes.
+  static LayerNeeds NeedsOf(const CompressionOptions& options, const KvPlan& plan);
+  // Bytes of device memory that one takes.
+  static size_t BytesFor(const CompressionOptions& options, const KvShape& shape,
+                         const KvPlan& plan) {
+    return TotalBytes(Sizes(options, shape, plan));
+  }
 
   // Errors: as Check; ResourceExhausted if the device has no room for the votes.
   static absl::StatusOr<std::unique_ptr<DeviceScorer>> Create(const CompressionOptions& options,
@@ -36,11 +43,12 @@ class DeviceScorer {
                                                               const KvPlan& plan, DType dtype,
                                                               cudaStream_t stream);
 
-  // What the engine has to deliver with each layer.
-  LayerNeeds needs() const;
-
-  // Enqueues the scores of a layer, larger is better: scores [H, T] f32 in device memory, rows
-  // `row_stride` elements apart. snapkv gives none to the window's own tokens.
+  // Tokens that have a score: snapkv gives none from the window on.
+  static size_t NumScored(const CompressionOptions& options, const KvPlan& plan) {
+    return options.scorer == "snapkv" ? plan.window_begin : plan.prompt_tokens;
+  }
+  // Enqueues the scores of a layer, larger is better: scores [plan's num_heads, NumScored] f32 in
+  // device memory, rows `row_stride` elements apart.
   absl::Status Score(const DeviceLayerView& layer, float* scores, size_t row_stride);
 
   // Enqueues the sums over the window of its queries' attention to each key, softmax over all keys:
@@ -66,7 +74,8 @@ class DeviceScorer {
         stream_(stream),
         score_(ScoreOf(options.scorer)) {}
 
-  absl::Status Allocate();
+  static BufferSizes<DeviceScorer> Sizes(const CompressionOptions& options, const KvShape& shape,
+                                         const KvPlan& plan);
 
   // Score() of each scorer.
   absl::Status ScoreByWindow(const DeviceLayerView& layer, float* scores, size_t row_stride);
@@ -78,9 +87,10 @@ class DeviceScorer {
   absl::Status ScoreByTokens(const DeviceLayerView& layer, float* scores, size_t row_stride);
 
   // Kept for certain at the start: as many in every layer.
-  size_t Sinks() const { return plan_.budgets.front().sinks; }
-  bool VotesOverPrefix() const {
-    return score_ == &DeviceScorer::ScoreByWindow && options_.softmax == SoftmaxOver::kPrefix;
+  static size_t Sinks(const KvPlan& plan) { return plan.budgets.front().sinks; }
+  static bool VotesOverPrefix(const CompressionOptions& options) {
+    return ScoreOf(options.scorer) == &DeviceScorer::ScoreByWindow &&
+           options.softmax == SoftmaxOver::kPrefix;
   }
   // Of the window's queries over all keys, into votes_.
   WindowVotesArgs VotesOf(const DeviceLayerView& layer) const;

@@ -1,6 +1,7 @@
 #include "compress/cuda/device_tokens.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/status_macros.h"
 #include "kernels/cuda/mass_tokens.h"
@@ -9,28 +10,28 @@
 #include "kernels/cuda/top_positions.h"
 
 namespace kvship::cuda {
-namespace {
 
-absl::StatusOr<DeviceBuffer> Zeros(size_t num_bytes, cudaStream_t stream) {
-  ASSIGN_OR_RETURN(DeviceBuffer buffer, DeviceBuffer::Create(num_bytes));
-  RETURN_IF_ERROR(
-      CudaStatus(cudaMemsetAsync(buffer.data(), 0, num_bytes, stream), "workspace of a choice"));
-  return buffer;
+BufferSizes<DeviceTokens> DeviceTokens::Sizes(const CompressionOptions& options,
+                                              const KvPlan& plan) {
+  const size_t heads = plan.num_heads;
+  size_t offsets_bytes = 0;
+  if (options.allocator == "ada") offsets_bytes = ShareTokensWorkspaceBytes(heads);
+  if (options.allocator == "mass") offsets_bytes = MassTokensWorkspaceBytes(heads);
+  return {
+      {&DeviceTokens::positions_workspace_, TopPositionsWorkspaceBytes(heads, plan.prompt_tokens)},
+      {&DeviceTokens::offsets_workspace_, offsets_bytes}};
 }
-
-}  // namespace
 
 absl::StatusOr<DeviceTokens> DeviceTokens::Create(const CompressionOptions& options,
                                                   const KvShape& shape, const KvPlan& plan,
                                                   cudaStream_t stream) {
   DeviceTokens tokens(options, shape, plan, stream);
-  const size_t heads = plan.num_heads;
-  ASSIGN_OR_RETURN(tokens.positions_workspace_,
-                   Zeros(TopPositionsWorkspaceBytes(heads, plan.prompt_tokens), stream));
-  if (options.allocator == "ada") {
-    ASSIGN_OR_RETURN(tokens.offsets_workspace_, Zeros(ShareTokensWorkspaceBytes(heads), stream));
-  } else if (options.allocator == "mass") {
-    ASSIGN_OR_RETURN(tokens.offsets_workspace_, Zeros(MassTokensWorkspaceBytes(heads), stream));
+  RETURN_IF_ERROR(CreateBuffers(Sizes(options, plan), tokens));
+  for (const DeviceBuffer* workspace : {&tokens.positions_workspace_, &tokens.offsets_workspace_}) {
+    if (workspace->num_bytes() == 0) continue;
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemsetAsync(workspace->data(), 0, workspace->num_bytes(), stream),
+                   "workspace of a choice"));
   }
   return tokens;
 }
@@ -76,10 +77,11 @@ absl::Status DeviceTokens::Select(size_t layer, float* scores, size_t row_stride
                                   const float* attention, const CompactDeviceLayer& compact) {
   const HeadBudget& budget = plan_.budgets[layer];
   if (budget.sinks > 0) {
-    RETURN_IF_ERROR(MarkSinks(stream_, {.scores = scores,
-                                        .num_kv_heads = plan_.num_heads,
-                                        .num_sinks = budget.sinks,
-                                        .scores_row_stride = row_stride}));
+    RETURN_IF_ERROR(FillScores(stream_, {.scores = scores,
+                                         .num_heads = plan_.num_heads,
+                                         .end = budget.sinks,
+                                         .scores_row_stride = row_stride,
+                                         .score = std::numeric_limits<float>::infinity()}));
   }
   if (options_.allocator == "ada") {
     RETURN_IF_ERROR(ShareByScores(budget, scores, row_stride, compact));

@@ -16,6 +16,11 @@ namespace kvship::cuda {
 
 class DeviceTokens {
  public:
+  // Bytes of device memory that one takes.
+  static size_t BytesFor(const CompressionOptions& options, const KvPlan& plan) {
+    return TotalBytes(Sizes(options, plan));
+  }
+
   // ResourceExhausted if the device has no more memory.
   static absl::StatusOr<DeviceTokens> Create(const CompressionOptions& options,
                                              const KvShape& shape, const KvPlan& plan,
@@ -23,8 +28,8 @@ class DeviceTokens {
 
   // Enqueues the choice of a layer: positions of `compact`, and offsets where they are not known
   // yet. Device memory: scores [H, T] f32, rows `row_stride` elements apart, which become those of
-  // the choice; attention [Hq, T], DeviceScorer's WindowAttention(). All but recent tokens have a
-  // score.
+  // the choice; attention [Hq, T], DeviceScorer's WindowAttention(). Tokens that the scorer gives
+  // none have minus infinity.
   absl::Status Select(size_t layer, float* scores, size_t row_stride, const float* attention,
                       const CompactDeviceLayer& compact);
 
@@ -32,6 +37,8 @@ class DeviceTokens {
   DeviceTokens(const CompressionOptions& options, const KvShape& shape, const KvPlan& plan,
                cudaStream_t stream)
       : options_(options), shape_(shape), plan_(plan), stream_(stream) {}
+
+  static BufferSizes<DeviceTokens> Sizes(const CompressionOptions& options, const KvPlan& plan);
 
   // Fill the offsets of `compact`.
   absl::Status ShareByScores(const HeadBudget& budget, const float* scores, size_t row_stride,

@@ -16,38 +16,40 @@ absl::StatusOr<std::unique_ptr<DeviceObservation>> DeviceObservation::Create(
     const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs, cudaStream_t stream) {
   std::unique_ptr<DeviceObservation> observation(
       new DeviceObservation(config, num_tokens, needs, stream));
-  RETURN_IF_ERROR(observation->Allocate());
+  RETURN_IF_ERROR(CreateBuffers(Sizes(config, num_tokens, needs), *observation));
+  if (needs.future_tokens > 0) RETURN_IF_ERROR(observation->FillMeanTurns());
   return observation;
 }
 
-absl::Status DeviceObservation::Allocate() {
-  const size_t query_heads = config_.num_query_heads;
-  const size_t window_rows = query_heads * needs_.num_window_queries();
-  ASSIGN_OR_RETURN(window_queries_,
-                   DeviceBuffer::Create(window_rows * config_.head_dim * kElementBytes));
-  ASSIGN_OR_RETURN(window_lse_, DeviceBuffer::Create(window_rows * sizeof(float)));
-  if (needs_.column_sums) {
-    ASSIGN_OR_RETURN(column_sums_, DeviceBuffer::Create(query_heads * num_tokens_ * sizeof(float)));
+BufferSizes<DeviceObservation> DeviceObservation::Sizes(const ModelConfig& config,
+                                                        size_t num_tokens,
+                                                        const LayerNeeds& needs) {
+  using Self = DeviceObservation;
+  const size_t heads = config.num_query_heads, d = config.head_dim;
+  const size_t window_rows = heads * needs.num_window_queries();
+  BufferSizes<Self> sizes = {{&Self::window_queries_, window_rows * d * kElementBytes},
+                             {&Self::window_lse_, window_rows * sizeof(float)}};
+  if (needs.column_sums) {
+    sizes.push_back({&Self::column_sums_, heads * num_tokens * sizeof(float)});
   }
-  return needs_.future_tokens > 0 ? AllocateMoments() : absl::OkStatus();
+  if (needs.future_tokens > 0) {
+    sizes.insert(sizes.end(), {{&Self::query_sums_, heads * d * sizeof(double)},
+                               {&Self::query_products_, heads * d * d * sizeof(double)},
+                               {&Self::mean_turns_, d * sizeof(double)},
+                               {&Self::query_mean_, heads * d * sizeof(float)},
+                               {&Self::query_covariance_, heads * d * d * sizeof(float)}});
+  }
+  return sizes;
 }
 
-absl::Status DeviceObservation::AllocateMoments() {
-  const size_t numbers = config_.num_query_heads * config_.head_dim;
-  ASSIGN_OR_RETURN(query_sums_, DeviceBuffer::Create(numbers * sizeof(double)));
-  ASSIGN_OR_RETURN(query_products_,
-                   DeviceBuffer::Create(numbers * config_.head_dim * sizeof(double)));
-  ASSIGN_OR_RETURN(query_mean_, DeviceBuffer::Create(numbers * sizeof(float)));
-  ASSIGN_OR_RETURN(query_covariance_,
-                   DeviceBuffer::Create(numbers * config_.head_dim * sizeof(float)));
+absl::Status DeviceObservation::FillMeanTurns() {
   std::vector<double> turns;
   for (const MeanTurn& turn : MeanTurns(config_, num_tokens_, needs_.future_tokens)) {
     turns.insert(turns.end(), {turn.cosine, turn.sine});
   }
-  ASSIGN_OR_RETURN(mean_turns_, DeviceBuffer::Create(turns.size() * sizeof(double)));
-  return CudaStatus(
-      cudaMemcpy(mean_turns_.data(), turns.data(), mean_turns_.num_bytes(), cudaMemcpyHostToDevice),
-      "mean turns");
+  return CudaStatus(cudaMemcpyAsync(mean_turns_.data(), turns.data(), mean_turns_.num_bytes(),
+                                    cudaMemcpyHostToDevice, stream_),
+                    "mean turns");
 }
 
 absl::Status DeviceObservation::Clear() {

@@ -19,6 +19,11 @@ namespace kvship::cuda {
 
 class DeviceObservation {
  public:
+  // Bytes of device memory that one takes.
+  static size_t BytesFor(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs) {
+    return TotalBytes(Sizes(config, num_tokens, needs));
+  }
+
   // Of a prompt of `num_tokens`. ResourceExhausted if the device has no room.
   static absl::StatusOr<std::unique_ptr<DeviceObservation>> Create(const ModelConfig& config,
                                                                    size_t num_tokens,
@@ -48,8 +53,9 @@ class DeviceObservation {
                     cudaStream_t stream)
       : config_(config), num_tokens_(num_tokens), needs_(needs), stream_(stream) {}
 
-  absl::Status Allocate();
-  absl::Status AllocateMoments();
+  static BufferSizes<DeviceObservation> Sizes(const ModelConfig& config, size_t num_tokens,
+                                              const LayerNeeds& needs);
+  absl::Status FillMeanTurns();
   absl::Status KeepWindow(const PromptAttentionArgs& block);
   absl::Status AddColumnSums(const PromptAttentionArgs& block);
 

@@ -59,21 +59,35 @@ absl::StatusOr<std::unique_ptr<DevicePrefillRun>> DevicePrefillRun::Create(
   return run;
 }
 
+BufferSizes<DevicePrefillRun> DevicePrefillRun::Sizes(const ModelConfig& config,
+                                                      size_t num_tokens) {
+  using Self = DevicePrefillRun;
+  const size_t kv_bytes =
+      config.num_kv_heads * KeyRows(num_tokens) * config.head_dim * kElementBytes;
+  return {{&Self::tokens_, num_tokens * sizeof(int32_t)},
+          {&Self::residual_, num_tokens * config.hidden_dim * kElementBytes},
+          {&Self::cos_sin_, num_tokens * config.head_dim * sizeof(float)},
+          {&Self::keys_, kv_bytes},
+          {&Self::values_, kv_bytes}};
+}
+
+size_t DevicePrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens,
+                                  const LayerNeeds& needs) {
+  return TotalBytes(Sizes(config, num_tokens)) +
+         DeviceObservation::BytesFor(config, num_tokens, needs);
+}
+
 absl::Status DevicePrefillRun::Begin(std::span<const int32_t> tokens) {
   const ModelConfig& config = engine_.model().config();
   const cudaStream_t stream = engine_.stream();
   head_stride_ = KeyRows(num_tokens_) * config.head_dim;
-  const size_t kv_bytes = config.num_kv_heads * head_stride_ * kElementBytes;
-  ASSIGN_OR_RETURN(tokens_, DeviceBuffer::Create(tokens.size_bytes()));
-  ASSIGN_OR_RETURN(residual_,
-                   DeviceBuffer::Create(num_tokens_ * config.hidden_dim * kElementBytes));
-  ASSIGN_OR_RETURN(cos_sin_, DeviceBuffer::Create(num_tokens_ * config.head_dim * sizeof(float)));
-  ASSIGN_OR_RETURN(keys_, DeviceBuffer::Create(kv_bytes));
-  ASSIGN_OR_RETURN(values_, DeviceBuffer::Create(kv_bytes));
+  RETURN_IF_ERROR(CreateBuffers(Sizes(config, num_tokens_), *this));
   ASSIGN_OR_RETURN(observation_, DeviceObservation::Create(config, num_tokens_, needs_, stream));
   // As above: rows that are not there yet are read by whole tiles, and masked.
-  RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(keys_.data(), 0, kv_bytes, stream), "keys"));
-  RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(values_.data(), 0, kv_bytes, stream), "values"));
+  for (const DeviceBuffer* rows : {&keys_, &values_}) {
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemsetAsync(rows->data(), 0, rows->num_bytes(), stream), "keys and values"));
+  }
   RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(tokens_.data(), tokens.data(), tokens.size_bytes(),
                                              cudaMemcpyHostToDevice, stream),
                              "tokens"));

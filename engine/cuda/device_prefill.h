@@ -65,6 +65,9 @@ class DevicePrefillEngine {
 
 class DevicePrefillRun {
  public:
+  // Bytes of device memory that a prompt takes.
+  static size_t BytesFor(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs);
+
   // Takes the memory of one prompt: at least one token, ids inside the vocabulary.
   // ResourceExhausted if the device has no room.
   static absl::StatusOr<std::unique_ptr<DevicePrefillRun>> Create(DevicePrefillEngine& engine,
@@ -88,6 +91,7 @@ class DevicePrefillRun {
   DevicePrefillRun(DevicePrefillEngine& engine, size_t num_tokens, const LayerNeeds& needs)
       : engine_(engine), num_tokens_(num_tokens), needs_(needs) {}
 
+  static BufferSizes<DevicePrefillRun> Sizes(const ModelConfig& config, size_t num_tokens);
   absl::Status Begin(std::span<const int32_t> tokens);
   absl::Status QueryKeyValue(size_t begin, size_t num_rows);
   absl::Status Attend(size_t begin, size_t num_rows);

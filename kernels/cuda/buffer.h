@@ -1,14 +1,22 @@
 // Buffers for a GPU; they move and never copy by themselves. Not thread safe.
-//   DeviceBuffer   device memory. Making and destroying one waits for the device
+//   DeviceBuffer   device memory, made and destroyed in the order of the work on the device's
+//                  streams, for which the host does not wait: a kernel that waits for another
+//                  machine holds up neither. Streams that run beside the default one
+//                  (cudaStreamNonBlocking) are not in that order: who uses a buffer there waits
+//                  for it to be made, and for that use before it is destroyed. Not while a stream
+//                  of the device captures
 //   PinnedBuffer   host memory that a GPU copies to and from while the host does other things.
-//                  Making and destroying one takes milliseconds
-// Neither is made or destroyed in a steady state.
+//                  Making one takes milliseconds, destroying one waits for the device; neither in
+//                  a steady state
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/status_macros.h"
@@ -16,16 +24,67 @@
 
 namespace kvship::cuda {
 
-// How memory of a kind is taken and given back, and what it is called.
+// Where DeviceBuffers of the current device come from. FailedPrecondition if it has no such thing.
+inline absl::StatusOr<cudaMemPool_t> DevicePool() {
+  ASSIGN_OR_RETURN(const size_t has_pools,
+                   DeviceAttribute(cudaDevAttrMemoryPoolsSupported, "memory pools"));
+  if (has_pools == 0) {
+    return absl::FailedPreconditionError(
+        "the GPU has no memory pools (cudaDevAttrMemoryPoolsSupported is 0); wanted one that has");
+  }
+  int device = 0;
+  cudaMemPool_t pool = nullptr;
+  RETURN_IF_ERROR(CudaStatus(cudaGetDevice(&device), "device of a memory pool"));
+  RETURN_IF_ERROR(CudaStatus(cudaDeviceGetDefaultMemPool(&pool, device), "memory pool"));
+  return pool;
+}
+
+// A number of bytes of that pool. What it holds and nobody uses counts as used for
+// cudaMemGetInfo(), and is there for the next buffer.
+inline absl::StatusOr<size_t> DevicePoolBytes(cudaMemPoolAttr attribute) {
+  ASSIGN_OR_RETURN(const cudaMemPool_t pool, DevicePool());
+  uint64_t num_bytes = 0;
+  RETURN_IF_ERROR(CudaStatus(cudaMemPoolGetAttribute(pool, attribute, &num_bytes), "memory pool"));
+  return num_bytes;
+}
+
+// How memory of a kind is taken and given back.
 struct DeviceMemory {
-  static constexpr char kName[] = "device memory";
-  static cudaError_t Allocate(void** data, size_t num_bytes) { return cudaMalloc(data, num_bytes); }
-  static void Free(void* data) { cudaFree(data); }
+  static absl::Status Allocate(void** data, size_t num_bytes) {
+    ASSIGN_OR_RETURN(const cudaMemPool_t pool, DevicePool());
+    // A pool gives freed memory back to the system when the host next waits for the device, and
+    // that waits for kernels of all streams: so it never does. Said each time, so that nobody has
+    // to know which devices have been told.
+    uint64_t kept_bytes = std::numeric_limits<uint64_t>::max();
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept_bytes),
+                   "memory pool"));
+    cudaError_t error = cudaMallocAsync(data, num_bytes, kDefaultStream);
+    if (error == cudaErrorMemoryAllocation) {
+      // What was freed may be under way still, or lie in pieces: at the last it is given back.
+      RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(kDefaultStream), "device memory"));
+      RETURN_IF_ERROR(CudaStatus(cudaMemPoolTrimTo(pool, 0), "memory pool"));
+      error = cudaMallocAsync(data, num_bytes, kDefaultStream);
+    }
+    return CudaStatus(error, "device memory");
+  }
+  static void Free(void* data) {
+    // The default stream is that of the thread's device, which need not be the memory's.
+    int current = 0;
+    cudaPointerAttributes memory = {};
+    if (cudaGetDevice(&current) != cudaSuccess) return;
+    if (cudaPointerGetAttributes(&memory, data) != cudaSuccess) return;
+    if (memory.device != current) cudaSetDevice(memory.device);
+    cudaFreeAsync(data, kDefaultStream);
+    if (memory.device != current) cudaSetDevice(current);
+  }
+
+  // In order with all streams but non-blocking ones.
+  static constexpr cudaStream_t kDefaultStream = nullptr;
 };
 struct PinnedMemory {
-  static constexpr char kName[] = "pinned host memory";
-  static cudaError_t Allocate(void** data, size_t num_bytes) {
-    return cudaMallocHost(data, num_bytes);
+  static absl::Status Allocate(void** data, size_t num_bytes) {
+    return CudaStatus(cudaMallocHost(data, num_bytes), "pinned host memory");
   }
   static void Free(void* data) { cudaFreeHost(data); }
 };
@@ -39,7 +98,7 @@ class CudaBuffer {
     CudaBuffer buffer;
     if (num_bytes == 0) return buffer;
     void* data = nullptr;
-    RETURN_IF_ERROR(CudaStatus(Memory::Allocate(&data, num_bytes), Memory::kName));
+    RETURN_IF_ERROR(Memory::Allocate(&data, num_bytes));
     buffer.data_ = static_cast<std::byte*>(data);
     buffer.num_bytes_ = num_bytes;
     return buffer;
@@ -53,7 +112,9 @@ class CudaBuffer {
     std::swap(num_bytes_, other.num_bytes_);
     return *this;
   }
-  ~CudaBuffer() { Memory::Free(data_); }
+  ~CudaBuffer() {
+    if (data_ != nullptr) Memory::Free(data_);
+  }
 
   std::byte* data() const { return data_; }
   size_t num_bytes() const { return num_bytes_; }
@@ -69,5 +130,29 @@ class CudaBuffer {
 
 using DeviceBuffer = CudaBuffer<DeviceMemory>;
 using PinnedBuffer = CudaBuffer<PinnedMemory>;
+
+// The buffers of an Owner and their sizes, so that what one takes can be told before it is made.
+template <class Owner>
+struct BufferSize {
+  DeviceBuffer Owner::*buffer;
+  size_t num_bytes;
+};
+template <class Owner>
+using BufferSizes = std::vector<BufferSize<Owner>>;
+
+template <class Owner>
+size_t TotalBytes(const BufferSizes<Owner>& sizes) {
+  size_t num_bytes = 0;
+  for (const BufferSize<Owner>& size : sizes) num_bytes += size.num_bytes;
+  return num_bytes;
+}
+// ResourceExhausted if there is no more.
+template <class Owner>
+absl::Status CreateBuffers(const BufferSizes<Owner>& sizes, Owner& owner) {
+  for (const BufferSize<Owner>& size : sizes) {
+    ASSIGN_OR_RETURN(owner.*size.buffer, DeviceBuffer::Create(size.num_bytes));
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace kvship::cuda

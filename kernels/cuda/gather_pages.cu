@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "base/status_macros.h"
 #include "kernels/cuda/gather_pages.h"
 #include "kernels/cuda/launch.h"
@@ -40,25 +42,28 @@ __global__ void __launch_bounds__(kThreads) GatherKernel(const GatherPagesArgs a
 }
 
 absl::Status Check(const GatherPagesArgs& args) {
-  RETURN_IF_ERROR(CheckPageFormat("format", args.format, args.dtype));
   const bool has_groups = args.format == PageFormat::kInt8 || args.format == PageFormat::kInt4;
   const size_t multiple = has_groups ? kValueGroup : size_t{kChunkElements};
   if (args.head_dim < 1 || args.head_dim % multiple != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("head_dim ", args.head_dim, ": wanted a multiple of ", multiple));
   }
-  if (args.num_kv_heads < 1 || args.most_pages < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("num_kv_heads ", args.num_kv_heads,
-                                                   ", most_pages ", args.most_pages,
-                                                   ": wanted at least 1 of each"));
+  if (args.num_kv_heads < 1 || args.sets_per_head < 1 || args.most_pages < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_kv_heads ", args.num_kv_heads, ", sets_per_head ", args.sets_per_head,
+                     ", most_pages ", args.most_pages, ": wanted at least 1 of each"));
   }
   return absl::OkStatus();
 }
 
+template <class T>
+constexpr PageFormat kOther16Bits = std::is_same_v<T, f16> ? PageFormat::kBf16 : PageFormat::kF16;
+
 template <class T, PageFormat kFormat>
-absl::Status LaunchQuantize(cudaStream_t stream, const GatherPagesArgs& args) {
-  return LaunchEarly(stream, dim3(args.most_pages, 2), dim3(kQuantizeThreads),
-                     QuantizeSharedBytes(args.head_dim), QuantizeKernel<T, kFormat>, args);
+absl::Status LaunchEncode(cudaStream_t stream, const GatherPagesArgs& args) {
+  const size_t shared_bytes = IsQuantized(kFormat) ? QuantizeSharedBytes(args.head_dim) : 0;
+  return LaunchEarly(stream, dim3(args.most_pages, 2), dim3(kQuantizeThreads), shared_bytes,
+                     EncodeKernel<T, kFormat>, args);
 }
 
 }  // namespace
@@ -67,13 +72,18 @@ absl::Status GatherPages(cudaStream_t stream, const GatherPagesArgs& args) {
   return WithElementType(args.dtype, [&](auto element) -> absl::Status {
     using T = decltype(element);
     RETURN_IF_ERROR(Check(args));
-    switch (args.format) {
-      case PageFormat::kFp8: return LaunchQuantize<T, PageFormat::kFp8>(stream, args);
-      case PageFormat::kInt8: return LaunchQuantize<T, PageFormat::kInt8>(stream, args);
-      case PageFormat::kInt4: return LaunchQuantize<T, PageFormat::kInt4>(stream, args);
-      default:
-        return LaunchEarly(stream, dim3(args.most_pages), dim3(kThreads), 0, GatherKernel, args);
+    if (args.format == PageFormatOf(args.dtype)) {
+      return LaunchEarly(stream, dim3(args.most_pages), dim3(kThreads), 0, GatherKernel, args);
     }
+    switch (args.format) {
+      case PageFormat::kF32: return LaunchEncode<T, PageFormat::kF32>(stream, args);
+      case PageFormat::kF16:
+      case PageFormat::kBf16: return LaunchEncode<T, kOther16Bits<T>>(stream, args);
+      case PageFormat::kFp8: return LaunchEncode<T, PageFormat::kFp8>(stream, args);
+      case PageFormat::kInt8: return LaunchEncode<T, PageFormat::kInt8>(stream, args);
+      case PageFormat::kInt4: return LaunchEncode<T, PageFormat::kInt4>(stream, args);
+    }
+    return absl::InvalidArgumentError("format: wanted one of kernels/page_layout.h");
   });
 }
 

@@ -1,5 +1,5 @@
 // Gathers the kept tokens of a layer into one-head pages, on the GPU: GatherPages() of
-// kernels/attention.h for all KV heads of a layer at once.
+// kernels/attention.h for all heads of a layer at once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,27 +13,28 @@
 
 namespace kvship::cuda {
 
-// Head after head, the pages of its tokens, the last one of each head padded with zeros: of
-// positions[offsets[h] .. offsets[h + 1]), none where a head has no tokens. Memory: device memory,
-// keys, values and pages aligned to 16 bytes. Errors: InvalidArgument if D is not a multiple of 8,
-// of 32 with int8 or int4, or `format` is a float format other than that of `dtype`.
+// Set after set of kept tokens, S of each KV head, the pages of its tokens, the last one of each
+// set padded with zeros: of positions[offsets[s] .. offsets[s + 1]), none where a set has no
+// tokens. Memory: device memory, keys, values and pages aligned to 16 bytes. Errors:
+// InvalidArgument if D is not a multiple of 8, or of 32 with int8 or int4.
 //
 // Bytes are those of the CPU, but for what it leaves to the order in which it compares and to the
-// sign of a NaN: here NaN makes NaN of all that shares its scale, a minimum of zero is -0 if one of
+// bits of a NaN: here NaN makes NaN of all that shares its scale, a minimum of zero is -0 if one of
 // its zeros is, and on a fp8 page without magnitudes above 1e-36, whose factor is infinite, zeros
 // keep their sign.
 struct GatherPagesArgs {
   const void* keys = nullptr;          // [H, T, D] of dtype
   const void* values = nullptr;        // [H, T, D]
-  const int32_t* positions = nullptr;  // [offsets[H]], each below T
-  const int32_t* offsets = nullptr;    // [H + 1], offsets[0] = 0
-  std::byte* pages = nullptr;          // [pages of all heads, PageBytes]
+  const int32_t* positions = nullptr;  // [offsets[H S]], each below T
+  const int32_t* offsets = nullptr;    // [H S + 1], offsets[0] = 0
+  std::byte* pages = nullptr;          // [pages of all sets, PageBytes]
   DType dtype = DType::kBf16;          // of keys and values, f16 or bf16
   PageFormat format = PageFormat::kBf16;
-  size_t num_kv_heads = 0;  // H
-  size_t head_dim = 0;      // D
-  size_t head_stride = 0;   // elements from one head's keys (values) to the next's
-  size_t most_pages = 0;    // of all heads together, at most
+  size_t num_kv_heads = 0;   // H
+  size_t sets_per_head = 1;  // S
+  size_t head_dim = 0;       // D
+  size_t head_stride = 0;    // elements from one head's keys (values) to the next's
+  size_t most_pages = 0;     // of all sets together, at most
 };
 absl::Status GatherPages(cudaStream_t stream, const GatherPagesArgs& args);
 

@@ -8,6 +8,9 @@ namespace kvship::cuda {
 namespace {
 
 constexpr int kThreads = 1024;
+// Votes are right to a millionth: of a middle with less of the attention than this, all but what is
+// outside would have fewer than three digits.
+constexpr float kLeastByDifference = 0x1p-10f;
 
 __device__ float GroupVotes(const KeptMassArgs& args, const float* votes, size_t token) {
   float sum = 0.0f;
@@ -42,11 +45,19 @@ __global__ void __launch_bounds__(kThreads) KeptMassKernel(const KeptMassArgs ar
   kept_middle = BlockSum(kept_middle);
   __syncthreads();
   outside = BlockSum(outside);
-  if (threadIdx.x != 0) return;
   const auto all = static_cast<float>(args.group * args.window);
+  float middle = all - outside;
+  if (middle < kLeastByDifference * all) {
+    float sum = 0.0f;
+    for (size_t i = args.middle_begin + threadIdx.x; i < args.middle_end; i += kThreads) {
+      sum += GroupVotes(args, votes, i);
+    }
+    __syncthreads();
+    middle = BlockSum(sum);
+  }
+  if (threadIdx.x != 0) return;
   // Rounding must not make a share of more than one.
   args.retained_mass[head] = fminf(1.0f, kept / all);
-  const float middle = all - outside;
   args.chosen_mass[head] = middle > 0.0f ? fminf(1.0f, kept_middle / middle) : 1.0f;
 }
 

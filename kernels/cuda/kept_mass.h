@@ -10,18 +10,19 @@
 
 namespace kvship::cuda {
 
-// For every KV head the share of its query heads' attention that kept tokens have: of all
-// attention, and of that on the tokens [middle_begin, middle_end), where nothing is kept as a rule;
-// 1 if there is none. Every query's attention sums to one over the prompt, so that the votes on the
-// few tokens outside the middle say what the middle has. Memory: device memory.
+// For every set of kept tokens, a KV head's or a query head's, the share of its query heads'
+// attention that they have: of all attention, and of that on the tokens [middle_begin, middle_end),
+// where nothing is kept as a rule; 1 if there is none. Every query's attention sums to one over the
+// prompt, so that the votes on the few tokens outside the middle say what the middle has; where
+// that is next to nothing the middle's own are added up. Memory: device memory.
 struct KeptMassArgs {
   const float* votes = nullptr;        // [H * G, votes_row_stride], of W queries: WindowVotes()
   const int32_t* positions = nullptr;  // [offsets[H]], of kept tokens, head after head
   const int32_t* offsets = nullptr;    // [H + 1]
   float* retained_mass = nullptr;      // [H]
   float* chosen_mass = nullptr;        // [H]
-  size_t num_kv_heads = 0;             // H
-  size_t group = 0;                    // G
+  size_t num_kv_heads = 0;             // H: of the sets
+  size_t group = 0;                    // G: query heads of a set
   size_t window = 0;                   // W
   size_t num_tokens = 0;               // T
   size_t num_last = 0;                 // kept at the end of the prompt, beside the positions

@@ -11,12 +11,13 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kOutputsPerThread = 4;
 constexpr int kTileTokens = kThreads * kOutputsPerThread;
-constexpr int kMaxKernel = 127;
+// Inputs that an output takes from one tile in shared memory: wider kernels take several tiles.
+constexpr int kMostSteps = 127;
 
 // Threads read shared memory eight words apart; a word of padding after each eight puts them into
 // different banks.
 constexpr int Padded(int i) { return i + (i >> 3); }
-constexpr int kSharedWords = Padded(kTileTokens + kMaxKernel - 1) + 1;
+constexpr int kSharedWords = Padded(kTileTokens + kMostSteps - 1) + 1;
 
 struct Params {
   PoolScoresArgs args;
@@ -31,16 +32,16 @@ __device__ float Finish(GroupReduce reduce, float sum, int group) {
   return reduce == GroupReduce::kMean ? sum / group : sum;
 }
 
-// Row `row` (or the reduction of its group's rows) of the tile and `radius` tokens at either side,
-// with the padding that the pooling wants beyond the ends.
-__device__ void LoadRow(const Params& p, size_t row, int num_rows, int radius, float* shared) {
+// What the tile's outputs take of row `row` (or of the reduction of its group's rows) in `steps`
+// steps, from the token `first` on, with the padding that the pooling wants beyond the ends.
+__device__ void LoadRow(const Params& p, size_t row, int num_rows, int first, int steps,
+                        float* shared) {
   const PoolScoresArgs& args = p.args;
   const float outside = args.pooling == Pooling::kMax ? -INFINITY : 0.0f;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kTileTokens - radius;
-  for (int i = threadIdx.x; i < kTileTokens + 2 * radius; i += kThreads) {
-    const int64_t token = first + i;
+  for (int i = threadIdx.x; i < kTileTokens + steps - 1; i += kThreads) {
+    const int token = first + i;
     float x = outside;
-    if (token >= 0 && token < static_cast<int64_t>(args.num_tokens)) {
+    if (token >= 0 && token < static_cast<int>(args.num_tokens)) {
       const float* votes = args.votes + row * args.votes_row_stride + token;
       x = votes[0] * args.vote_scale;
       for (int g = 1; g < num_rows; ++g) {
@@ -52,19 +53,15 @@ __device__ void LoadRow(const Params& p, size_t row, int num_rows, int radius, f
   }
 }
 
-// This thread's outputs from the row in shared memory. Each output combines its own inputs from
-// left to right, so that equal neighbourhoods have equal scores.
-__device__ void PoolRow(const Params& p, const float* shared, float (&out)[kOutputsPerThread]) {
-  const int kernel = p.args.pooling == Pooling::kNone ? 1 : static_cast<int>(p.args.kernel);
-  const bool maximum = p.args.pooling == Pooling::kMax;
+// Takes the next `steps` inputs of this thread's outputs from the row in shared memory. Each output
+// combines its own inputs from left to right, so that equal neighbourhoods have equal scores.
+__device__ void AddSteps(const float* shared, bool maximum, int steps,
+                         float (&out)[kOutputsPerThread]) {
   const int first = threadIdx.x * kOutputsPerThread;
   float window[kOutputsPerThread];
 #pragma unroll
-  for (int i = 0; i < kOutputsPerThread; ++i) {
-    window[i] = shared[Padded(first + i)];
-    out[i] = maximum ? -INFINITY : 0.0f;
-  }
-  for (int step = 0; step < kernel; ++step) {
+  for (int i = 0; i < kOutputsPerThread; ++i) window[i] = shared[Padded(first + i)];
+  for (int step = 0; step < steps; ++step) {
 #pragma unroll
     for (int i = 0; i < kOutputsPerThread; ++i) {
       out[i] = maximum ? fmaxf(out[i], window[i]) : out[i] + window[i];
@@ -72,9 +69,29 @@ __device__ void PoolRow(const Params& p, const float* shared, float (&out)[kOutp
     // The next inputs: everyone's right neighbour, and one new word.
 #pragma unroll
     for (int i = 0; i + 1 < kOutputsPerThread; ++i) window[i] = window[i + 1];
-    if (step + 1 < kernel) {
+    if (step + 1 < steps) {
       window[kOutputsPerThread - 1] = shared[Padded(first + kOutputsPerThread + step)];
     }
+  }
+}
+
+// This thread's outputs of a row, or of the reduction of its group's rows. Every thread of the
+// block calls it.
+__device__ void PoolRow(const Params& p, size_t row, int num_rows, float* shared,
+                        float (&out)[kOutputsPerThread]) {
+  const int kernel = p.args.pooling == Pooling::kNone ? 1 : static_cast<int>(p.args.kernel);
+  const bool maximum = p.args.pooling == Pooling::kMax;
+#pragma unroll
+  for (int i = 0; i < kOutputsPerThread; ++i) out[i] = maximum ? -INFINITY : 0.0f;
+  // Of the kernel's steps those in which some output of the tile takes a token.
+  const int first = static_cast<int>(blockIdx.x) * kTileTokens - kernel / 2;
+  const int end = min(kernel, static_cast<int>(p.args.num_tokens) - first);
+  for (int step = max(0, 1 - kTileTokens - first); step < end; step += kMostSteps) {
+    const int steps = min(end - step, kMostSteps);
+    LoadRow(p, row, num_rows, first + step, steps, shared);
+    __syncthreads();
+    AddSteps(shared, maximum, steps, out);
+    __syncthreads();
   }
   if (p.args.pooling == Pooling::kAverage) {
 #pragma unroll
@@ -86,16 +103,12 @@ __global__ void __launch_bounds__(kThreads) PoolKernel(const Params p) {
   __shared__ float shared[kSharedWords];
   WaitForTheKernelBefore();
   const PoolScoresArgs& args = p.args;
-  const int radius = args.pooling == Pooling::kNone ? 0 : static_cast<int>(args.kernel / 2);
   const size_t first_row = static_cast<size_t>(blockIdx.y) * p.group;
   float total[kOutputsPerThread];
   const int passes = p.reduce_first ? 1 : p.group;
   for (int pass = 0; pass < passes; ++pass) {
-    LoadRow(p, first_row + pass, p.reduce_first ? p.group : 1, radius, shared);
-    __syncthreads();
     float pooled[kOutputsPerThread];
-    PoolRow(p, shared, pooled);
-    __syncthreads();
+    PoolRow(p, first_row + pass, p.reduce_first ? p.group : 1, shared, pooled);
 #pragma unroll
     for (int i = 0; i < kOutputsPerThread; ++i) {
       total[i] = pass == 0 ? pooled[i] : Combine(args.reduce, total[i], pooled[i]);
@@ -123,17 +136,18 @@ bool Commute(Pooling pooling, GroupReduce reduce) {
 
 absl::Status PoolScores(cudaStream_t stream, const PoolScoresArgs& args) {
   RETURN_IF_ERROR(CheckHeads(args.num_query_heads, args.num_kv_heads));
-  if (args.kernel % 2 == 0 || args.kernel > kMaxKernel) {
+  constexpr size_t kMost = size_t{1} << 30;
+  if (args.kernel % 2 == 0 || args.kernel > kMost) {
     return absl::InvalidArgumentError(
-        absl::StrCat("kernel ", args.kernel, ": wanted an odd number up to ", kMaxKernel));
+        absl::StrCat("kernel ", args.kernel, ": wanted an odd number below 2^30"));
   }
   if (args.reduce == GroupReduce::kNone && args.num_query_heads != args.num_kv_heads) {
     return absl::InvalidArgumentError("reduce none: wanted num_kv_heads = num_query_heads");
   }
-  if (args.num_tokens < 1 || args.votes_row_stride < args.num_tokens ||
+  if (args.num_tokens < 1 || args.num_tokens > kMost || args.votes_row_stride < args.num_tokens ||
       args.scores_row_stride < args.num_tokens) {
     return absl::InvalidArgumentError(
-        absl::StrCat("num_tokens ", args.num_tokens, ": wanted 1 up to the row strides ",
+        absl::StrCat("num_tokens ", args.num_tokens, ": wanted 1 up to 2^30 and the row strides ",
                      args.votes_row_stride, " and ", args.scores_row_stride));
   }
   Params p = {};

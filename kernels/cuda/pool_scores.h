@@ -12,7 +12,7 @@ namespace kvship::cuda {
 
 // scores[h, i] = reduce over g of pool over i of votes[h * G + g, i] * vote_scale, or pooled after
 // the reduction. Average and mean or sum commute, and so do two maxima: they are then computed in
-// the cheaper order, reduction first. kernel is odd, at most 127. With GroupReduce::kNone H = Hq.
+// the cheaper order, reduction first. kernel is odd, below 2^30. With GroupReduce::kNone H = Hq.
 // Each row of scores is written `copies` times, one below the other: with H = 1 they serve all
 // heads of a layer. Memory: device memory; votes and scores are not the same.
 struct PoolScoresArgs {

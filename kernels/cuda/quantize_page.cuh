@@ -1,7 +1,9 @@
-// A kernel that gathers tokens into quantized pages: the codes and scales that
-// kernels/page_layout.h describes, by the arithmetic of kernels/cpu/quantize-inl.h in its order.
-// Device code, for gather_pages.cu.
+// A kernel that gathers tokens into pages of another format than theirs: the codes and scales that
+// kernels/page_layout.h describes, by the arithmetic of kernels/cpu/quantize-inl.h in its order, or
+// numbers of another float type. Device code, for gather_pages.cu.
 #pragma once
+
+#include <type_traits>
 
 #include "base/float16.h"
 #include "kernels/cuda/chunk.cuh"
@@ -239,6 +241,27 @@ __device__ void QuantizeFp8(const PageHalf<T>& half, std::byte* shared) {
   }
 }
 
+// Keys or values in a float type: 16 bytes of a page are four numbers of f32, or eight.
+template <class T, PageFormat kFormat>
+__device__ void ConvertElements(const PageHalf<T>& half) {
+  using Element = std::conditional_t<kFormat == PageFormat::kF16, f16, bf16>;
+  uint4* page = reinterpret_cast<uint4*>(half.codes);
+  const int num_chunks = static_cast<int>(kPageTokens) * half.row_chunks();
+  for (int i = threadIdx.x; i < num_chunks; i += kQuantizeThreads) {
+    float x[kChunkElements];
+    UnpackChunk<T>(half.LoadChunk(i), x);
+    if constexpr (kFormat == PageFormat::kF32) {
+      page[2 * i] = make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                               __float_as_uint(x[3]));
+      page[2 * i + 1] = make_uint4(__float_as_uint(x[4]), __float_as_uint(x[5]),
+                                   __float_as_uint(x[6]), __float_as_uint(x[7]));
+    } else {
+      page[i] = make_uint4(PackPair<Element>(x[0], x[1]), PackPair<Element>(x[2], x[3]),
+                           PackPair<Element>(x[4], x[5]), PackPair<Element>(x[6], x[7]));
+    }
+  }
+}
+
 inline size_t QuantizeSharedBytes(size_t head_dim) {
   return head_dim * sizeof(float2) + kPageTokens * (head_dim / 2 + 8) * sizeof(uint32_t);
 }
@@ -249,7 +272,7 @@ inline constexpr int kQuantizeBlocks = 2048 / kQuantizeThreads;
 // A block makes the keys (blockIdx.y 0) or the values (1) of page blockIdx.x.
 template <class T, PageFormat kFormat>
 __global__ void __launch_bounds__(kQuantizeThreads, kQuantizeBlocks)
-    QuantizeKernel(const GatherPagesArgs args) {
+    EncodeKernel(const GatherPagesArgs args) {
   WaitForTheKernelBefore();
   const PageTokens own = TokensOfPage(args, blockIdx.x);
   if (own.num_tokens == 0) return;
@@ -263,7 +286,9 @@ __global__ void __launch_bounds__(kQuantizeThreads, kQuantizeBlocks)
   half.num_tokens = own.num_tokens;
   half.head_dim = static_cast<int>(args.head_dim);
   half.codes = is_value ? page + PageValuesOffset(kFormat, args.head_dim) : page;
-  if constexpr (kFormat == PageFormat::kFp8) {
+  if constexpr (!IsQuantized(kFormat)) {
+    ConvertElements<T, kFormat>(half);
+  } else if constexpr (kFormat == PageFormat::kFp8) {
     half.scales = is_value ? scales + sizeof(float) : scales;
     QuantizeFp8<T>(half, DynamicSharedMemory());
     if (threadIdx.x == 0 && !is_value) *reinterpret_cast<uint2*>(scales + 8) = make_uint2(0, 0);

@@ -1,5 +1,5 @@
 // Scores of whole chunks of a layer's tokens, on the GPU: ChunkKV (arXiv 2502.00299) as
-// compress/selector.h describes it, for scores of all tokens but those that are always kept.
+// compress/selector.h describes it.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,15 +13,15 @@ namespace kvship::cuda {
 
 // chunk_scores[j] = the mean over the tokens [j c, (j + 1) c) below T of the sum over the heads of
 // scores[h, i], where the first num_sinks and the last num_recent tokens count as the largest of
-// all scores + 1. Added up in double, head after head and token after token: the CPU's numbers.
-// Memory: device memory.
+// all scores + 1, and others without a score as the smallest. Added up in double, head after head
+// and token after token: the CPU's numbers. Memory: device memory.
 struct ChunkScoresArgs {
   const float* scores = nullptr;  // [H, scores_row_stride], num_scored of a row count
   float* chunk_scores = nullptr;  // [NumChunks]
   void* workspace = nullptr;      // of ChunkScoresWorkspaceBytes()
   size_t num_heads = 0;           // H
   size_t num_tokens = 0;          // T
-  size_t num_scored = 0;          // at least T - num_recent
+  size_t num_scored = 0;          // at most T
   size_t scores_row_stride = 0;   // elements
   size_t chunk_tokens = 0;        // c
   size_t num_sinks = 0;

@@ -47,10 +47,10 @@ __global__ void __launch_bounds__(kThreads) IndexKernel(const ScoreTokensArgs ar
   args.scores[blockIdx.y * args.scores_row_stride + token] = score;
 }
 
-__global__ void __launch_bounds__(kThreads) MarkKernel(const MarkSinksArgs args) {
-  const size_t token = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (token >= args.num_sinks) return;
-  args.scores[blockIdx.y * args.scores_row_stride + token] = INFINITY;
+__global__ void __launch_bounds__(kThreads) FillKernel(const FillScoresArgs args) {
+  const size_t token = args.begin + static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (token >= args.end) return;
+  args.scores[blockIdx.y * args.scores_row_stride + token] = args.score;
 }
 
 __global__ void __launch_bounds__(kThreads) MeanKernel(const MeanOverQueriesArgs args) {
@@ -89,14 +89,15 @@ absl::Status ScoreTokens(cudaStream_t stream, const ScoreTokensArgs& args) {
   });
 }
 
-absl::Status MarkSinks(cudaStream_t stream, const MarkSinksArgs& args) {
-  if (args.num_kv_heads < 1 || args.num_sinks < 1 || args.scores_row_stride < args.num_sinks) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "num_kv_heads ", args.num_kv_heads, ", num_sinks ", args.num_sinks, ", scores_row_stride ",
-        args.scores_row_stride, ": wanted at least 1 of each, and rows that hold the sinks"));
+absl::Status FillScores(cudaStream_t stream, const FillScoresArgs& args) {
+  if (args.num_heads < 1 || args.begin >= args.end || args.scores_row_stride < args.end) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_heads ", args.num_heads, ", tokens ", args.begin, " to ", args.end,
+                     ", scores_row_stride ", args.scores_row_stride,
+                     ": wanted at least one head and token, and rows that hold them"));
   }
-  return Launch(stream, GridFor(args.num_sinks, args.num_kv_heads), dim3(kThreads), 0, MarkKernel,
-                args);
+  return Launch(stream, GridFor(args.end - args.begin, args.num_heads), dim3(kThreads), 0,
+                FillKernel, args);
 }
 
 absl::Status MeanOverQueries(cudaStream_t stream, const MeanOverQueriesArgs& args) {

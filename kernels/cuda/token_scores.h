@@ -1,6 +1,6 @@
 // Scores of tokens that ask no query, on the GPU: what the scorers knorm, streaming_llm and random
-// of compress/ give. And what is done to scores whoever gave them: the mark of tokens that are kept
-// whatever they score, and h2o's mean over queries.
+// of compress/ give. And what is done to scores whoever gave them: one score for tokens that come
+// first or last whatever they score, and h2o's mean over queries.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -35,14 +35,17 @@ struct ScoreTokensArgs {
 };
 absl::Status ScoreTokens(cudaStream_t stream, const ScoreTokensArgs& args);
 
-// scores[h, i] = infinity for i < num_sinks, at least one, so that these are chosen first.
-struct MarkSinksArgs {
+// scores[h, i] = `score` for the tokens [begin, end), at least one: with infinity they are chosen
+// first, with minus infinity after all others.
+struct FillScoresArgs {
   float* scores = nullptr;  // [H, scores_row_stride]
-  size_t num_kv_heads = 0;  // H
-  size_t num_sinks = 0;
-  size_t scores_row_stride = 0;  // elements, at least num_sinks
+  size_t num_heads = 0;     // H
+  size_t begin = 0;
+  size_t end = 0;
+  size_t scores_row_stride = 0;  // elements, at least `end`
+  float score = 0;
 };
-absl::Status MarkSinks(cudaStream_t stream, const MarkSinksArgs& args);
+absl::Status FillScores(cudaStream_t stream, const FillScoresArgs& args);
 
 // scores[h, i] /= num_tokens - i, the number of queries that see key i: sums over a prompt's
 // queries become means.

@@ -35,20 +35,17 @@ absl::StatusOr<std::unique_ptr<DevicePromptReader>> DevicePromptReader::Create(
   return reader;
 }
 
-// The residual stream, angles, one layer of keys and values, votes and column sums, scores.
-size_t DevicePromptReader::BytesFor(size_t num_tokens) const {
-  const ModelConfig& c = config();
-  return num_tokens * (c.hidden_dim * kElementBytes + c.head_dim * sizeof(float) +
-                       2 * c.num_kv_heads * c.head_dim * kElementBytes +
-                       (2 * c.num_query_heads + c.num_kv_heads) * sizeof(float));
-}
-
 absl::Status DevicePromptReader::Check(const PrefillTask& task) const {
-  const absl::Status checked =
-      DeviceCompressor::Check(task.compression, ShapeOf(config()), task.plan, model_->dtype());
+  const absl::Status checked = DeviceCompressor::Check(task.compression, task.plan);
   if (checked.ok()) return checked;
   return WithReason(WithField(absl::FailedPreconditionError(checked.message()), "compression"),
                     kDeviceMismatch);
+}
+
+size_t DevicePromptReader::BytesFor(const PrefillTask& task) const {
+  return DevicePrefillRun::BytesFor(config(), task.tokens.size(),
+                                    DeviceCompressor::NeedsOf(task.compression, task.plan)) +
+         DeviceCompressor::BytesFor(task.compression, ShapeOf(config()), task.plan);
 }
 
 absl::StatusOr<std::unique_ptr<PromptReading>> DevicePromptReader::Begin(

@@ -23,8 +23,8 @@ class DevicePromptReader final : public PromptReader {
 
   const ModelConfig& config() const override { return model_->config(); }
   size_t pack_tokens() const override { return 0; }
-  size_t BytesFor(size_t num_tokens) const override;
   absl::Status Check(const PrefillTask& task) const override;
+  size_t BytesFor(const PrefillTask& task) const override;
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override;
 

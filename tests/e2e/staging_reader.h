@@ -47,7 +47,7 @@ class StagingReader final : public PromptReader {
 
   const ModelConfig& config() const override { return reader_.config(); }
   size_t pack_tokens() const override { return reader_.pack_tokens(); }
-  size_t BytesFor(size_t num_tokens) const override { return reader_.BytesFor(num_tokens); }
+  size_t BytesFor(const PrefillTask& task) const override { return reader_.BytesFor(task); }
   absl::Status Check(const PrefillTask& task) const override { return reader_.Check(task); }
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override {

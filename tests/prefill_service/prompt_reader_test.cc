@@ -23,10 +23,10 @@ class ChoosyReader final : public PromptReader {
 
   const ModelConfig& config() const override { return host_.config(); }
   size_t pack_tokens() const override { return 0; }
-  size_t BytesFor(size_t num_tokens) const override { return host_.BytesFor(num_tokens); }
   absl::Status Check(const PrefillTask& task) const override {
     return task.tokens.size() < 100 ? absl::OkStatus() : absl::FailedPreconditionError("too long");
   }
+  size_t BytesFor(const PrefillTask& task) const override { return host_.BytesFor(task); }
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override {
     begun.push_back(tasks.size());

@@ -68,10 +68,13 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// Without what the memory pool keeps for later buffers.
 double UsedGigabytes() {
   size_t free_bytes = 0, total_bytes = 0;
   OrDie(cudaMemGetInfo(&free_bytes, &total_bytes), "memory");
-  return static_cast<double>(total_bytes - free_bytes) / 1e9;
+  const size_t pool = DevicePoolBytes(cudaMemPoolAttrReservedMemCurrent).value();
+  const size_t used = DevicePoolBytes(cudaMemPoolAttrUsedMemCurrent).value();
+  return static_cast<double>(total_bytes - free_bytes - (pool - used)) / 1e9;
 }
 
 std::vector<int32_t> Tokens(const ModelConfig& config, size_t num_tokens) {

@@ -4,156 +4,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <optional>
-
-#include "base/random.h"
-#include "compress/compressor.h"
 #include "engine/cuda/device_pages.h"
-#include "kernels/scores.h"
 #include "kv/policies.h"
 #include "kv/pool.h"
 #include "kv/sequence.h"
-#include "tests/engine/cuda/same_layer.h"
-#include "tests/kernels/cuda/device_test.h"
+#include "tests/engine/cuda/compressor_sides.h"
 
 namespace kvship::cuda {
 namespace {
 
 using DeviceCompressorTest = DeviceTest;
-
-constexpr size_t kTokens = 150;
-constexpr KvShape kShape = {
-    .num_layers = 4, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 64};
-
-// Numbers that both sides read.
-struct Numbers {
-  explicit Numbers(const std::vector<float>& numbers) : host(numbers), device(numbers) {}
-  TensorView View(std::initializer_list<size_t> sizes) { return TensorView(host.data(), sizes); }
-
-  std::vector<float> host;
-  DeviceArray<float> device;
-};
-
-std::vector<float> Uniform(size_t count, uint64_t seed) {
-  std::vector<float> numbers(count);
-  for (size_t i = 0; i < count; ++i) numbers[i] = static_cast<float>(UniformUnit(seed, i));
-  return numbers;
-}
-
-// Of each query head [D, D]: what all elements have in common, and as much of their own.
-std::vector<float> Covariances() {
-  constexpr size_t d = kShape.head_dim;
-  const std::vector<float> common = Uniform(kShape.num_query_heads * d, 6);
-  std::vector<float> covariances(common.size() * d);
-  for (size_t i = 0; i < covariances.size(); ++i) {
-    const size_t row = i / d, other = row / d * d + i % d;
-    covariances[i] = common[row] * common[other] + (row == other ? 1.0f : 0.0f);
-  }
-  return covariances;
-}
-
-// Adds to channel 0 of rows of D elements.
-void AddToFirstChannel(Tensor16& tensor, size_t first_row, size_t num_rows, float x) {
-  for (size_t row = first_row; row < first_row + num_rows; ++row) {
-    const size_t i = row * kShape.head_dim;
-    tensor.bits[i] = BitsOf(tensor.dtype, tensor.values[i] + x);
-    tensor.values[i] = ValueOf(tensor.dtype, tensor.bits[i]);
-  }
-}
-
-// One layer on both sides. The window's queries of the last KV head may see the window's keys and
-// hardly another.
-class Layer {
- public:
-  Layer(DType dtype, size_t index, size_t window, bool last_head_sees_its_window = false)
-      : queries_(RandomTensor(dtype, kShape.num_query_heads * window * kShape.head_dim, 1)),
-        keys_(RandomTensor(dtype, kShape.num_kv_heads * kTokens * kShape.head_dim, 2)),
-        values_(RandomTensor(dtype, keys_.bits.size(), 3)),
-        lse_(kShape.num_query_heads * window),
-        column_sums_(Uniform(kShape.num_query_heads * kTokens, 4)),
-        query_mean_(Uniform(kShape.num_query_heads * kShape.head_dim, 5)),
-        query_covariance_(Covariances()) {
-    if (last_head_sees_its_window) {
-      const size_t group = kShape.num_query_heads / kShape.num_kv_heads;
-      AddToFirstChannel(queries_, (kShape.num_query_heads - group) * window, group * window, 10);
-      AddToFirstChannel(keys_, kShape.num_kv_heads * kTokens - window, window, 10);
-    }
-    device_queries_.emplace(queries_.bits);
-    device_keys_.emplace(keys_.bits);
-    device_values_.emplace(values_.bits);
-    const std::initializer_list<size_t> all = {kShape.num_kv_heads, kTokens, kShape.head_dim};
-    host_.layer = index;
-    host_.keys = TensorView(keys_.values.data(), all);
-    host_.values = TensorView(values_.values.data(), all);
-    host_.window_queries =
-        TensorView(queries_.values.data(), {kShape.num_query_heads, window, kShape.head_dim});
-    host_.window_lse = TensorView(lse_.data(), {kShape.num_query_heads, window});
-    host_.window_begin = kTokens - window;
-    Backend backend(1);
-    EXPECT_TRUE(WindowLogSumExp(backend, host_.window_queries, host_.keys, kTokens,
-                                host_.window_begin, host_.window_lse)
-                    .ok());
-    device_lse_.emplace(lse_);
-    const size_t query_heads = kShape.num_query_heads, d = kShape.head_dim;
-    host_.column_sums = column_sums_.View({query_heads, kTokens});
-    host_.query_mean = query_mean_.View({query_heads, d});
-    host_.query_covariance = query_covariance_.View({query_heads, d, d});
-    device_ = {.layer = index,
-               .dtype = dtype,
-               .keys = reinterpret_cast<const std::byte*>(device_keys_->data()),
-               .values = reinterpret_cast<const std::byte*>(device_values_->data()),
-               .head_stride = kTokens * kShape.head_dim,
-               .window_queries = reinterpret_cast<const std::byte*>(device_queries_->data()),
-               .window_lse = device_lse_->data(),
-               .column_sums = column_sums_.device.data(),
-               .query_mean = query_mean_.device.data(),
-               .query_covariance = query_covariance_.device.data()};
-  }
-
-  const LayerView& host() const { return host_; }
-  const DeviceLayerView& device() const { return device_; }
-
- private:
-  Tensor16 queries_, keys_, values_;
-  std::vector<float> lse_;
-  std::optional<DeviceArray<uint16_t>> device_queries_, device_keys_, device_values_;
-  Numbers column_sums_, query_mean_, query_covariance_;
-  std::optional<DeviceArray<float>> device_lse_;
-  LayerView host_;
-  DeviceLayerView device_;
-};
-
-// The compressors of both sides for a prompt of kTokens.
-struct Sides {
-  explicit Sides(const char* text)
-      : options(ParseCompression(text).value()), plan(MakePlan(options, kShape, kTokens).value()) {
-    host = Compressor::Create(options, kShape, plan).value();
-    auto created = DeviceCompressor::Create(options, kShape, plan, DType::kF16, nullptr);
-    EXPECT_TRUE(created.ok()) << created.status();
-    device = *std::move(created);
-  }
-
-  // Of both, which are the same; the host's.
-  CompactLayer Compress(size_t index, bool last_head_sees_its_window = false) {
-    const size_t window = std::max<size_t>(1, plan.window_end - plan.window_begin);
-    const Layer layer(DType::kF16, index, window, last_head_sees_its_window);
-    auto wanted = host->Compress(backend, layer.host());
-    EXPECT_TRUE(wanted.ok()) << wanted.status();
-    EXPECT_EQ(device->Compress(layer.device()), absl::OkStatus());
-    const CompactLayer got = ToHost(device->compact());
-    ExpectTheSameLayer(plan, wanted->compact, got);
-    if (options.allocator == "ada") {
-      EXPECT_EQ(TokensOf(got), plan.layer_tokens[index]);
-    }
-    return std::move(wanted->compact);
-  }
-
-  CompressionOptions options;
-  KvPlan plan;
-  Backend backend{1};
-  std::unique_ptr<Compressor> host;
-  std::unique_ptr<DeviceCompressor> device;
-};
 
 TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
   for (const char* text :
@@ -163,6 +23,8 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
         "budget_tokens=60,window=16,softmax=prefix,window_reduce=sum,encoder=f16",
         "budget_tokens=60,window=16,recent_tokens=20,sinks=4,encoder=f16",
         "budget_tokens=120,window=80,encoder=f16",
+        "budget_tokens=60,window=16,kernel=129,encoder=f16",
+        "budget_tokens=60,window=16,kernel=501,pool=max,encoder=f16",
         "budget_tokens=140,window=129,softmax=prefix,encoder=f16",
         "scorer=tova,budget_tokens=60,window=80,encoder=f16",
         "budget_tokens=60,window=16,allocator=pyramid,encoder=f16",
@@ -236,6 +98,80 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayersOfWholeChunks) {
   }
 }
 
+TEST_F(DeviceCompressorTest, GivesTheCpusLayersInEveryNumberFormat) {
+  for (DType dtype : {DType::kF16, DType::kBf16}) {
+    for (const char* text : {"scorer=keep_all,encoder=f32", "scorer=keep_all,encoder=f16",
+                             "scorer=keep_all,window=16,encoder=int8,window_encoder=bf16",
+                             "budget_tokens=60,window=16,encoder=bf16",
+                             "budget_tokens=60,window=16,encoder=f32,window_encoder=f16",
+                             "budget_tokens=60,window=16,encoder=f16,window_encoder=bf16",
+                             "budget_tokens=60,window=16,encoder=int4,window_encoder=f32",
+                             "allocator=ada,budget_tokens=60,window=16,encoder=f32"}) {
+      SCOPED_TRACE(testing::Message() << text << " of " << PageFormatName(PageFormatOf(dtype)));
+      Sides(text, dtype).Compress(0);
+    }
+  }
+}
+
+TEST_F(DeviceCompressorTest, GivesTheCpusLayersWhereTokensOfTheWindowAreNotAlwaysKept) {
+  for (const char* text :
+       {"budget_tokens=60,window=16,recent_tokens=8,encoder=f16",
+        "budget_tokens=60,window=16,recent_tokens=0,sinks=4,encoder=f16",
+        "budget_tokens=145,window=16,recent_tokens=0,encoder=f16",  // eleven have no score
+        "budget_tokens=145,window=100,sinks=60,recent_tokens=3,encoder=f16",
+        "allocator=pyramid,budget_tokens=60,window=16,recent_tokens=3,encoder=int4,"
+        "window_encoder=f16",
+        "allocator=ada,budget_tokens=60,window=16,recent_tokens=3,encoder=f16",
+        "allocator=ada,budget_tokens=149,window=40,recent_tokens=0,alpha=0,encoder=f16",
+        "allocator=mass,budget_tokens=100,window=16,recent_tokens=3,mass_target=0.4,encoder=f16",
+        "allocator=mass,budget_tokens=149,window=40,recent_tokens=0,mass_target=1,encoder=f16",
+        "selector=chunks,budget_tokens=60,window=16,recent_tokens=3,encoder=f16",
+        "selector=chunks,budget_tokens=100,window=60,recent_tokens=0,chunk_tokens=7,encoder=f16"}) {
+    SCOPED_TRACE(text);
+    Sides sides(text);
+    for (size_t index : {0, 3}) sides.Compress(index);
+  }
+}
+
+TEST_F(DeviceCompressorTest, GivesTheCpusLayersOfAWindowBeforeThePromptsEnd) {
+  for (const char* text :
+       {"budget_tokens=80,observe_begin=90,observe_end=106,recent_tokens=8,encoder=f16",
+        "budget_tokens=80,observe_begin=-50,observe_end=-30,encoder=f16",
+        "budget_tokens=120,observe_begin=20,observe_end=100,softmax=prefix,recent_tokens=9,"
+        "encoder=f16",
+        "budget_tokens=80,window=16,observe_end=140,encoder=int4,window_encoder=f16",
+        "allocator=mass,budget_tokens=120,window=16,observe_end=100,recent_tokens=10,"
+        "mass_target=0.5,encoder=f16",
+        "selector=chunks,budget_tokens=60,window=16,observe_end=120,recent_tokens=5,encoder=f16",
+        "scorer=knorm,budget_tokens=80,window=16,observe_end=120,encoder=f16",
+        "scorer=h2o,budget_tokens=60,observe_begin=0,observe_end=16,encoder=f16"}) {
+    for (bool last_head_sees_its_window : {false, true}) {
+      SCOPED_TRACE(testing::Message() << text << ", window alone " << last_head_sees_its_window);
+      Sides sides(text);
+      for (size_t index : {0, 3}) sides.Compress(index, last_head_sees_its_window);
+    }
+  }
+}
+
+TEST_F(DeviceCompressorTest, GivesTheCpusLayersWithAChoicePerQueryHead) {
+  for (const char* text :
+       {"group_reduce=none,budget_tokens=60,window=16,kernel=7,encoder=f16",
+        "group_reduce=none,budget_tokens=60,window=16,pool=max,sinks=4,encoder=int8,"
+        "window_encoder=f16",
+        "group_reduce=none,budget_tokens=60,window=16,softmax=prefix,recent_tokens=3,encoder=f32",
+        "group_reduce=none,allocator=pyramid,budget_tokens=60,window=16,encoder=f16",
+        "group_reduce=none,allocator=ada,budget_tokens=60,window=16,kernel=7,encoder=f16",
+        "group_reduce=none,allocator=mass,budget_tokens=100,window=16,mass_target=0.5,encoder=int4,"
+        "window_encoder=f16",
+        "scorer=h2o,group_reduce=none,normalised=true,budget_tokens=60,window=16,encoder=f16"}) {
+    SCOPED_TRACE(text);
+    Sides sides(text);
+    for (size_t index : {0, 3}) {
+      EXPECT_EQ(sides.Compress(index).kept_tokens.size(), kShape.num_query_heads);
+    }
+  }
+}
+
 TEST_F(DeviceCompressorTest, OneHeadMayTakeAllPlacesButThoseThatAreAlwaysKept) {
   Sides ada("allocator=ada,budget_tokens=60,window=16,alpha=0,kernel=1,encoder=f16");
   EXPECT_THAT(ada.Compress(0, /*last_head_sees_its_window=*/true).kept_tokens,
@@ -290,34 +226,19 @@ TEST_F(DeviceCompressorTest, PagesGoToThePoolAsFromTheWire) {
 
 // No device is asked.
 TEST(DeviceCompressor, WhatOnlyTheCpuDoesIsRefusedByName) {
-  const KvShape shape = {.num_layers = 2, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 64};
-  for (const auto& [text, word] :
-       {std::pair{"budget_tokens=64,kernel=129,encoder=bf16",
-                  "compression.kernel is 129; wanted at most 127"},
-        std::pair{"budget_tokens=64,window=16,recent_tokens=8,encoder=bf16",
-                  "compression.recent_tokens is 8"},
-        std::pair{"budget_tokens=64,window_encoder=f16,encoder=int4",
-                  "compression.window_encoder is f16; wanted bf16"},
-        std::pair{"budget_tokens=64,encoder=f32", "compression.encoder is f32; wanted bf16"},
-        std::pair{"scorer=keep_all,encoder=f16", "compression.encoder is f16; wanted bf16"}}) {
-    const CompressionOptions options = ParseCompression(text).value();
-    const KvPlan plan = MakePlan(options, shape, 500).value();
-    const absl::Status status =
-        DeviceCompressor::Create(options, shape, plan, DType::kBf16, nullptr).status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-    EXPECT_NE(status.message().find(word), absl::string_view::npos) << status;
-  }
-}
-
-TEST(DeviceCompressor, AScorerThatOnlyTheCpuHasIsRefusedByName) {
   CompressionOptions options = ParseCompression("budget_tokens=64,encoder=bf16").value();
-  const KvPlan plan = MakePlan(options, kShape, 500).value();
+  KvPlan plan = MakePlan(options, kShape, 500).value();
   options.scorer = "vnorm";
-  const absl::Status status = DeviceCompressor::Check(options, kShape, plan, DType::kBf16);
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_NE(status.message().find("compression.scorer is vnorm; wanted snapkv, h2o, tova"),
-            absl::string_view::npos)
-      << status;
+  const auto message = [&] {
+    const absl::Status status =
+        DeviceCompressor::Create(options, kShape, plan, DType::kBf16, nullptr).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+    return std::string(status.message());
+  };
+  EXPECT_THAT(message(),
+              testing::HasSubstr("compression.scorer is vnorm; wanted snapkv, h2o, tova"));
+  plan.budgets[1].recent_tokens = 500;
+  EXPECT_THAT(message(), testing::HasSubstr("compression.recent_tokens is 500; wanted less than"));
 }
 
 TEST(DeviceCompressor, EveryScorerOfTheRegistryRunsOnAGpu) {
@@ -325,7 +246,7 @@ TEST(DeviceCompressor, EveryScorerOfTheRegistryRunsOnAGpu) {
     CompressionOptions options = ParseCompression("budget_tokens=80,encoder=bf16").value();
     options.scorer = std::string(scorer.name);
     const KvPlan plan = MakePlan(options, kShape, 500).value();
-    EXPECT_EQ(DeviceCompressor::Check(options, kShape, plan, DType::kBf16), absl::OkStatus());
+    EXPECT_EQ(DeviceCompressor::Check(options, plan), absl::OkStatus());
   }
 }
 

@@ -15,7 +15,7 @@ constexpr size_t kHeads = 4, kTokens = 500, kFirstKept = 70;
 // Pages of 32 tokens: 3, none, 2 and 1; and room for one more, which stays unwritten.
 constexpr size_t kPages = 6, kMostPages = 7;
 
-// Keys and values of four heads, of which 70, no, 33 and 32 tokens are kept.
+// Keys and values of four heads, and four sets of which 70, no, 33 and 32 tokens are kept.
 struct GatherCase {
   GatherCase(DType dtype, size_t head_dim, float deviation = 1.0f)
       : dtype(dtype),
@@ -46,7 +46,8 @@ struct GatherCase {
                                   .pages = pages.data(),
                                   .dtype = dtype,
                                   .format = format,
-                                  .num_kv_heads = kHeads,
+                                  .num_kv_heads = kHeads / sets_per_head,
+                                  .sets_per_head = sets_per_head,
                                   .head_dim = head_dim,
                                   .head_stride = kTokens * head_dim,
                                   .most_pages = kMostPages};
@@ -59,12 +60,12 @@ struct GatherCase {
     const size_t page_bytes = PageBytes(format, head_dim);
     std::vector<std::byte> pages(kMostPages * page_bytes, std::byte{0xff});
     size_t page = 0;
-    for (size_t h = 0; h < kHeads; ++h) {
-      const std::span own(positions.begin() + offsets[h], positions.begin() + offsets[h + 1]);
-      kvship::GatherPages(format,
-                          TensorView(&keys.values[h * kTokens * head_dim], {kTokens, head_dim}),
-                          TensorView(&values.values[h * kTokens * head_dim], {kTokens, head_dim}),
-                          own, pages.data() + page * page_bytes);
+    for (size_t set = 0; set < kHeads; ++set) {
+      const std::span own(positions.begin() + offsets[set], positions.begin() + offsets[set + 1]);
+      const size_t first = set / sets_per_head * kTokens * head_dim;
+      kvship::GatherPages(format, TensorView(&keys.values[first], {kTokens, head_dim}),
+                          TensorView(&values.values[first], {kTokens, head_dim}), own,
+                          pages.data() + page * page_bytes);
       page += PagesFor(own.size());
     }
     EXPECT_EQ(page, kPages);
@@ -73,6 +74,7 @@ struct GatherCase {
 
   DType dtype;
   size_t head_dim;
+  size_t sets_per_head = 1;
   Tensor16 keys, values;
   std::vector<int32_t> offsets, positions;
 };
@@ -81,9 +83,13 @@ using GatherPagesTest = DeviceTest;
 
 TEST_F(GatherPagesTest, AreTheCpusBitForBit) {
   for (size_t head_dim : {64, 128, 80}) {
-    GatherCase f16_case(DType::kF16, head_dim), bf16_case(DType::kBf16, head_dim);
-    ASSERT_EQ(f16_case.OnTheDevice(PageFormat::kF16), f16_case.OnTheCpu(PageFormat::kF16));
-    ASSERT_EQ(bf16_case.OnTheDevice(PageFormat::kBf16), bf16_case.OnTheCpu(PageFormat::kBf16));
+    for (DType dtype : {DType::kF16, DType::kBf16}) {
+      GatherCase c(dtype, head_dim);
+      for (PageFormat format : {PageFormat::kF32, PageFormat::kF16, PageFormat::kBf16}) {
+        ASSERT_EQ(c.OnTheDevice(format), c.OnTheCpu(format))
+            << PageFormatName(format) << " of head_dim " << head_dim;
+      }
+    }
   }
 }
 
@@ -109,7 +115,8 @@ TEST_F(GatherPagesTest, InInt8AndInt4AreTheCpusBitForBit) {
 }
 
 TEST_F(GatherPagesTest, OfAnyMagnitudeAreTheCpusBitForBit) {
-  for (PageFormat format : {PageFormat::kFp8, PageFormat::kInt8, PageFormat::kInt4}) {
+  for (PageFormat format : {PageFormat::kF32, PageFormat::kF16, PageFormat::kFp8, PageFormat::kInt8,
+                            PageFormat::kInt4}) {
     for (float deviation : {0.0f, 1e-30f, 1e-4f, 1e3f, 1e30f, 1e38f}) {
       GatherCase c(DType::kBf16, 64, deviation);
       ASSERT_EQ(c.OnTheDevice(format), c.OnTheCpu(format))
@@ -119,7 +126,8 @@ TEST_F(GatherPagesTest, OfAnyMagnitudeAreTheCpusBitForBit) {
 }
 
 TEST_F(GatherPagesTest, OfEqualNumbersAndOutliersAreTheCpusBitForBit) {
-  for (PageFormat format : {PageFormat::kFp8, PageFormat::kInt8, PageFormat::kInt4}) {
+  for (PageFormat format : {PageFormat::kF32, PageFormat::kF16, PageFormat::kFp8, PageFormat::kInt8,
+                            PageFormat::kInt4}) {
     GatherCase c(DType::kBf16, 64);
     for (size_t token = 0; token < kFirstKept; ++token) {
       c.SetKey(token, 3, 0.0f);
@@ -146,15 +154,21 @@ TEST_F(GatherPagesTest, NanMakesWhatSharesItsScaleNan) {
   }
 }
 
-TEST_F(GatherPagesTest, RejectsAFormatThatDoesNotFit) {
-  GatherPagesArgs args = {.dtype = DType::kF16,
-                          .format = PageFormat::kBf16,
-                          .num_kv_heads = 1,
-                          .head_dim = 80,
-                          .head_stride = 80,
-                          .most_pages = 1};
-  EXPECT_EQ(GatherPages(nullptr, args).message(), "format bf16: wanted f16, fp8, int8 or int4");
-  args.format = PageFormat::kInt4;
+TEST_F(GatherPagesTest, OfSeveralSetsOfAKvHeadAreTheCpusBitForBit) {
+  for (PageFormat format : {PageFormat::kF16, PageFormat::kF32, PageFormat::kInt4}) {
+    GatherCase c(DType::kF16, 64);
+    c.sets_per_head = 2;
+    ASSERT_EQ(c.OnTheDevice(format), c.OnTheCpu(format)) << PageFormatName(format);
+  }
+}
+
+TEST_F(GatherPagesTest, RejectsAHeadSizeThatDoesNotFit) {
+  const GatherPagesArgs args = {.dtype = DType::kF16,
+                                .format = PageFormat::kInt4,
+                                .num_kv_heads = 1,
+                                .head_dim = 80,
+                                .head_stride = 80,
+                                .most_pages = 1};
   EXPECT_EQ(GatherPages(nullptr, args).message(), "head_dim 80: wanted a multiple of 32");
 }
 

@@ -76,51 +76,76 @@ TEST_F(PrefillStepsTest, TheWindowsRowsAreKeptHeadByHead) {
   EXPECT_EQ(KeepWindowRows(nullptr, args).code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST_F(PrefillStepsTest, KeptMassIsTheShareOfTheWindowsAttention) {
-  constexpr size_t kHeads = 2, kGroup = 2, kTokens = 40, kWindow = 3, kStride = 48;
-  // Every query's attention sums to one: votes of a group to the number of its queries.
-  std::vector<float> votes(kHeads * kGroup * kStride, std::nanf(""));
-  for (size_t row = 0; row < kHeads * kGroup; ++row) {
-    float sum = 0;
-    for (size_t i = 0; i < kTokens; ++i) {
-      sum += votes[row * kStride + i] = 1.0f + static_cast<float>((i * 7 + row * 3) % 11);
+// The votes of two heads of two query heads each, whose kept tokens are those of the test.
+class KeptMassTest : public DeviceTest {
+ protected:
+  static constexpr size_t kHeads = 2, kGroup = 2, kTokens = 40, kWindow = 3, kStride = 48;
+  static constexpr size_t kBegin = 4, kEnd = 37;  // of the middle
+
+  // Every query's attention sums to one: votes of a group to the number of its queries. Those on
+  // tokens of the middle are multiplied by `share` before.
+  static std::vector<float> Votes(float share) {
+    std::vector<float> votes(kHeads * kGroup * kStride, std::nanf(""));
+    for (size_t row = 0; row < kHeads * kGroup; ++row) {
+      float sum = 0;
+      for (size_t i = 0; i < kTokens; ++i) {
+        float& vote = votes[row * kStride + i];
+        vote = 1.0f + static_cast<float>((i * 7 + row * 3) % 11);
+        if (i >= kBegin && i < kEnd) vote *= share;
+        sum += vote;
+      }
+      for (size_t i = 0; i < kTokens; ++i) votes[row * kStride + i] *= kWindow / sum;
     }
-    for (size_t i = 0; i < kTokens; ++i) votes[row * kStride + i] *= kWindow / sum;
+    return votes;
   }
-  const std::vector<std::vector<size_t>> kept_tokens = {{0, 9, 20, 37, 38, 39},
-                                                        {5, 6, 7, 11, 37, 38, 39}};
-  const std::vector<int32_t> positions = {0, 9, 20, 37, 5, 6, 7, 11, 37}, offsets = {0, 4, 9};
-  const DeviceArray<float> device_votes(votes), retained(kHeads), chosen(kHeads);
-  const DeviceArray<int32_t> device_positions(positions), device_offsets(offsets);
-  ASSERT_TRUE(KeptMass(nullptr, {.votes = device_votes.data(),
-                                 .positions = device_positions.data(),
-                                 .offsets = device_offsets.data(),
-                                 .retained_mass = retained.data(),
-                                 .chosen_mass = chosen.data(),
-                                 .num_kv_heads = kHeads,
-                                 .group = kGroup,
-                                 .window = kWindow,
-                                 .num_tokens = kTokens,
-                                 .num_last = 2,
-                                 .middle_begin = 4,
-                                 .middle_end = 37,
-                                 .votes_row_stride = kStride})
-                  .ok());
-  for (size_t h = 0; h < kHeads; ++h) {
-    const auto vote = [&](size_t i) {
-      return double{votes[2 * h * kStride + i]} + votes[(2 * h + 1) * kStride + i];
-    };
-    double all = 0, middle = 0, kept = 0, kept_middle = 0;
-    for (size_t i = 0; i < kTokens; ++i) all += vote(i);
-    for (size_t i = 4; i < 37; ++i) middle += vote(i);
-    for (size_t token : kept_tokens[h]) {
-      kept += vote(token);
-      if (token >= 4 && token < 37) kept_middle += vote(token);
+
+  static void ExpectTheShares(const std::vector<float>& votes) {
+    const std::vector<std::vector<size_t>> kept_tokens = {{0, 9, 20, 37, 38, 39},
+                                                          {5, 6, 7, 11, 37, 38, 39}};
+    const std::vector<int32_t> positions = {0, 9, 20, 37, 5, 6, 7, 11, 37}, offsets = {0, 4, 9};
+    const DeviceArray<float> device_votes(votes), retained(kHeads), chosen(kHeads);
+    const DeviceArray<int32_t> device_positions(positions), device_offsets(offsets);
+    ASSERT_TRUE(KeptMass(nullptr, {.votes = device_votes.data(),
+                                   .positions = device_positions.data(),
+                                   .offsets = device_offsets.data(),
+                                   .retained_mass = retained.data(),
+                                   .chosen_mass = chosen.data(),
+                                   .num_kv_heads = kHeads,
+                                   .group = kGroup,
+                                   .window = kWindow,
+                                   .num_tokens = kTokens,
+                                   .num_last = 2,
+                                   .middle_begin = kBegin,
+                                   .middle_end = kEnd,
+                                   .votes_row_stride = kStride})
+                    .ok());
+    for (size_t h = 0; h < kHeads; ++h) {
+      const auto vote = [&](size_t i) {
+        return double{votes[2 * h * kStride + i]} + votes[(2 * h + 1) * kStride + i];
+      };
+      double all = 0, middle = 0, kept = 0, kept_middle = 0;
+      for (size_t i = 0; i < kTokens; ++i) all += vote(i);
+      for (size_t i = kBegin; i < kEnd; ++i) middle += vote(i);
+      for (size_t token : kept_tokens[h]) {
+        kept += vote(token);
+        if (token >= kBegin && token < kEnd) kept_middle += vote(token);
+      }
+      EXPECT_NEAR(retained.ToHost()[h], kept / all, 1e-5);
+      EXPECT_NEAR(chosen.ToHost()[h], middle > 0 ? kept_middle / middle : 1.0, 1e-5);
     }
-    EXPECT_NEAR(retained.ToHost()[h], kept / all, 1e-5);
-    EXPECT_NEAR(chosen.ToHost()[h], kept_middle / middle, 1e-5);
+  }
+};
+
+TEST_F(KeptMassTest, IsTheShareOfTheWindowsAttention) { ExpectTheShares(Votes(1.0f)); }
+
+TEST_F(KeptMassTest, IsTheShareOfAMiddleThatHasNextToNothing) {
+  for (float share : {1e-3f, 1e-7f, 1e-30f}) {
+    SCOPED_TRACE(share);
+    ExpectTheShares(Votes(share));
   }
 }
+
+TEST_F(KeptMassTest, IsOneOfAMiddleThatHasNothing) { ExpectTheShares(Votes(0.0f)); }
 
 TEST_F(PrefillStepsTest, RandomWeightsHaveTheirMeanAndDeviation) {
   constexpr size_t kCount = 100'000;

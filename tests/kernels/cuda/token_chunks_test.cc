@@ -14,9 +14,11 @@ struct ChunkCase {
 };
 
 std::vector<float> Expected(const ChunkCase& c, const std::vector<float>& scores) {
-  float largest = -INFINITY;
+  float largest = -INFINITY, smallest = INFINITY;
   for (float x : scores) {
-    if (!std::isnan(x)) largest = std::max(largest, x);
+    if (std::isnan(x)) continue;
+    largest = std::max(largest, x);
+    smallest = std::min(smallest, x);
   }
   std::vector<float> means;
   for (size_t begin = 0; begin < c.tokens; begin += c.chunk) {
@@ -27,6 +29,8 @@ std::vector<float> Expected(const ChunkCase& c, const std::vector<float>& scores
       for (size_t h = 0; h < c.heads; ++h) {
         if (i < c.sinks || i >= c.tokens - c.recent) {
           of_token = static_cast<double>(c.heads) * (double{largest} + 1);
+        } else if (i >= c.scored) {
+          of_token = static_cast<double>(c.heads) * smallest;
         } else {
           of_token += scores[h * c.scored + i];
         }
@@ -94,6 +98,18 @@ TEST_F(TokenChunksTest, AlwaysKeptTokensCountAsMoreThanTheLargestScore) {
   ExpectExact(c, std::vector<float>(100, -0.0f));
 }
 
+TEST_F(TokenChunksTest, OtherTokensWithoutAScoreCountAsTheSmallest) {
+  for (const ChunkCase& c : {ChunkCase{2, 60, 50, 8, 3, 4}, {3, 150, 20, 20, 30, 0}}) {
+    std::vector<float> scores = RandomScores(c.heads * c.scored);
+    ExpectExact(c, scores);
+    scores[5] = NAN;
+    ExpectExact(c, scores);
+    for (float& x : scores) x = std::abs(x) + 9.0f;  // the smallest is above zero
+    ExpectExact(c, scores);
+    ExpectExact(c, std::vector<float>(scores.size(), NAN));
+  }
+}
+
 TEST_F(TokenChunksTest, BecomeThePositionsOfEveryHead) {
   for (const auto& [chunks, count] :
        {std::pair{std::vector<int32_t>{0, 3, 7}, 55}, {std::vector<int32_t>{1, 2}, 40}}) {
@@ -121,11 +137,11 @@ TEST_F(TokenChunksTest, BecomeThePositionsOfEveryHead) {
   }
 }
 
-TEST_F(TokenChunksTest, RejectTokensWithoutAScore) {
+TEST_F(TokenChunksTest, RejectMoreScoresThanTokens) {
   EXPECT_EQ(ChunkScores(nullptr, {.num_heads = 1,
                                   .num_tokens = 10,
-                                  .num_scored = 7,
-                                  .scores_row_stride = 7,
+                                  .num_scored = 11,
+                                  .scores_row_stride = 11,
                                   .chunk_tokens = 2,
                                   .num_recent = 2})
                 .code(),

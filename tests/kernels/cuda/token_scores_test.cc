@@ -61,17 +61,22 @@ TEST_F(TokenScoresTest, RandomAndLateOnesAreFunctionsOfTheIndex) {
   }
 }
 
-TEST_F(TokenScoresTest, SinksAreAboveAll) {
+TEST_F(TokenScoresTest, SomeTokensOfEveryHeadGetOneScore) {
   const DeviceArray<float> scores(std::vector<float>(kHeads * kStride, 7.0f));
-  ASSERT_TRUE(MarkSinks(nullptr, {.scores = scores.data(),
-                                  .num_kv_heads = kHeads,
-                                  .num_sinks = 4,
-                                  .scores_row_stride = kStride})
-                  .ok());
+  FillScoresArgs args = {.scores = scores.data(),
+                         .num_heads = kHeads,
+                         .begin = 30,
+                         .end = 33,
+                         .scores_row_stride = kStride,
+                         .score = -INFINITY};
+  ASSERT_EQ(FillScores(nullptr, args), absl::OkStatus());
   const std::vector<float> got = scores.ToHost();
   for (size_t i = 0; i < got.size(); ++i) {
-    EXPECT_EQ(got[i], i % kStride < 4 ? INFINITY : 7.0f) << i;
+    const size_t token = i % kStride;
+    EXPECT_EQ(got[i], token >= 30 && token < 33 ? -INFINITY : 7.0f) << i;
   }
+  args.end = kStride + 1;
+  EXPECT_EQ(FillScores(nullptr, args).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(TokenScoresTest, SumsOverQueriesBecomeMeansOverThoseThatSeeTheKey) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <type_traits>
 #include <vector>
 
@@ -120,14 +121,23 @@ T __shfl_up_sync(unsigned, T x, size_t delta) {
   return EmulatedShuffle(x, kvship::emulation::Block::Current().lane() - delta);
 }
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorStreamCaptureImplicit = 906
+};
 enum cudaMemcpyKind {
   cudaMemcpyHostToDevice,
   cudaMemcpyDeviceToHost,
   cudaMemcpyDeviceToDevice,
   cudaMemcpyDefault
 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrComputeCapabilityMajor };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrMemoryPoolsSupported
+};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 using cudaStream_t = kvship::emulation::Stream*;
 
@@ -216,6 +226,54 @@ cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int value) {
   return value <= kMaxSharedBytes ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+// The device's memory pool, which has at any time what is used of it and no more.
+struct EmulatedPool {
+  std::map<void*, uint64_t> num_bytes;
+};
+using cudaMemPool_t = EmulatedPool*;
+enum cudaMemPoolAttr {
+  cudaMemPoolAttrReleaseThreshold,
+  cudaMemPoolAttrReservedMemCurrent,
+  cudaMemPoolAttrUsedMemCurrent
+};
+struct cudaPointerAttributes {
+  int device;
+};
+inline EmulatedPool emulated_pool;
+inline int num_emulated_captures = 0;
+
+inline cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
+  *pool = &emulated_pool;
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) {
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void* value) {
+  uint64_t sum = 0;
+  for (const auto& [memory, num_bytes] : pool->num_bytes) sum += num_bytes;
+  *static_cast<uint64_t*>(value) = sum;
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
+inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void*) {
+  attributes->device = 0;
+  return cudaSuccess;
+}
+// The default stream may not be used while another captures.
+inline cudaError_t cudaMallocAsync(void** memory, size_t num_bytes, cudaStream_t stream) {
+  if (stream == nullptr && num_emulated_captures > 0) return cudaErrorStreamCaptureImplicit;
+  const cudaError_t error = cudaMalloc(memory, num_bytes);
+  if (error == cudaSuccess) emulated_pool.num_bytes[*memory] = num_bytes;
+  return error;
+}
+inline cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
+  if (stream == nullptr && num_emulated_captures > 0) return cudaErrorStreamCaptureImplicit;
+  emulated_pool.num_bytes.erase(memory);
+  kvship::emulation::Stream::Do(stream, [memory] { std::free(memory); });
+  return cudaSuccess;
+}
+
 enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
@@ -277,6 +335,7 @@ inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return cudaStreamCreate(stream);
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream == nullptr) return cudaDeviceSynchronize();
   stream->Finish();
   return cudaSuccess;
 }
@@ -297,10 +356,12 @@ inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  ++num_emulated_captures;
   stream->BeginCapture();
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  --num_emulated_captures;
   *graph = stream->EndCapture();
   return cudaSuccess;
 }
