@@ -24,34 +24,46 @@ constexpr size_t kRemainderBytes = kMostLaidFrames * kFrameTiles * sizeof(uint32
 
 }  // namespace
 
-CompactDeviceLayer::Parts CompactDeviceLayer::PartsOf(size_t layer) const {
-  const size_t heads = plan_.num_heads;
-  const size_t num_positions = plan_.layer_tokens[layer] - heads * plan_.tail_tokens;
+CompactDeviceLayer::Parts CompactDeviceLayer::PartsOf(const KvPlan& plan, size_t layer) {
+  const size_t num_positions = plan.layer_tokens[layer] - plan.num_heads * plan.tail_tokens;
   Parts parts;
-  parts.num_pages = plan_.layer_pages(layer);
+  parts.num_pages = plan.layer_pages(layer);
   parts.masses = Aligned(num_positions * sizeof(int32_t));
-  parts.tails = parts.masses + MassBytes(plan_);
+  parts.tails = parts.masses + MassBytes(plan);
   parts.pages =
-      parts.tails + plan_.layer_tail_pages() * PageBytes(plan_.window_format, plan_.head_dim);
-  parts.end = parts.pages + parts.num_pages * PageBytes(plan_.format, plan_.head_dim);
+      parts.tails + plan.layer_tail_pages() * PageBytes(plan.window_format, plan.head_dim);
+  parts.end = parts.pages + parts.num_pages * PageBytes(plan.format, plan.head_dim);
   return parts;
+}
+
+BufferSizes<CompactDeviceLayer> CompactDeviceLayer::Sizes(const KvPlan& plan) {
+  using Self = CompactDeviceLayer;
+  size_t most_bytes = 0;
+  for (size_t layer = 0; layer < plan.layer_tokens.size(); ++layer) {
+    most_bytes = std::max(most_bytes, PartsOf(plan, layer).end);
+  }
+  const size_t row = plan.num_heads + 1;
+  const size_t num_rows = plan.bounded ? 1 : plan.layer_tokens.size();
+  const size_t num_tail_numbers =
+      plan.tail_tokens > 0 ? row + plan.num_heads * plan.tail_tokens : 0;
+  return {{&Self::memory_, most_bytes},
+          {&Self::remainders_, kRemainderBytes},
+          {&Self::offsets_, num_rows * row * sizeof(int32_t)},
+          {&Self::tail_tokens_, num_tail_numbers * sizeof(int32_t)}};
 }
 
 absl::StatusOr<CompactDeviceLayer> CompactDeviceLayer::Create(const KvPlan& plan,
                                                               cudaStream_t stream) {
   CompactDeviceLayer layer(plan, stream);
-  size_t most_bytes = 0;
   layer.most_copied_bytes_ = OffsetBytes(plan) + MassBytes(plan) + kRemainderBytes;
   for (size_t l = 0; l < plan.layer_tokens.size(); ++l) {
-    const Parts parts = layer.PartsOf(l);
-    most_bytes = std::max(most_bytes, parts.end);
+    const Parts parts = PartsOf(plan, l);
     layer.most_copied_bytes_ = std::max(layer.most_copied_bytes_,
                                         OffsetBytes(plan) + parts.end - layer.first_copied(parts));
   }
-  ASSIGN_OR_RETURN(layer.memory_, DeviceBuffer::Create(most_bytes));
-  ASSIGN_OR_RETURN(layer.remainders_, DeviceBuffer::Create(kRemainderBytes));
+  RETURN_IF_ERROR(CreateBuffers(Sizes(plan), layer));
   layer.Begin(0);
-  RETURN_IF_ERROR(layer.FillOffsets());
+  if (!plan.bounded) RETURN_IF_ERROR(layer.FillOffsets());
   if (plan.tail_tokens > 0) RETURN_IF_ERROR(layer.FillTailTokens());
   if (plan.keeps_whole) RETURN_IF_ERROR(layer.FillWhole());
   return layer;
@@ -59,7 +71,7 @@ absl::StatusOr<CompactDeviceLayer> CompactDeviceLayer::Create(const KvPlan& plan
 
 void CompactDeviceLayer::Begin(size_t layer) {
   layer_ = layer;
-  parts_ = PartsOf(layer);
+  parts_ = PartsOf(plan_, layer);
 }
 
 absl::Status CompactDeviceLayer::Fill(int32_t* to, const std::vector<int32_t>& numbers) {
@@ -69,14 +81,12 @@ absl::Status CompactDeviceLayer::Fill(int32_t* to, const std::vector<int32_t>& n
 }
 
 absl::Status CompactDeviceLayer::FillOffsets() {
-  const size_t row = plan_.num_heads + 1;
-  const size_t num_rows = plan_.bounded ? 1 : plan_.layer_tokens.size();
-  ASSIGN_OR_RETURN(offsets_, DeviceBuffer::Create(num_rows * row * sizeof(int32_t)));
-  if (plan_.bounded) return absl::OkStatus();
   std::vector<int32_t> offsets;
   for (size_t tokens : plan_.layer_tokens) {
     const size_t per_head = tokens / plan_.num_heads - plan_.tail_tokens;
-    for (size_t h = 0; h < row; ++h) offsets.push_back(static_cast<int32_t>(h * per_head));
+    for (size_t h = 0; h <= plan_.num_heads; ++h) {
+      offsets.push_back(static_cast<int32_t>(h * per_head));
+    }
   }
   return Fill(offsets_.as<int32_t>(), offsets);
 }
@@ -91,7 +101,6 @@ absl::Status CompactDeviceLayer::FillTailTokens() {
       tokens.push_back(static_cast<int32_t>(i));
     }
   }
-  ASSIGN_OR_RETURN(tail_tokens_, DeviceBuffer::Create(tokens.size() * sizeof(int32_t)));
   return Fill(tail_tokens_.as<int32_t>(), tokens);
 }
 

@@ -23,6 +23,9 @@ namespace kvship::cuda {
 
 class CompactDeviceLayer {
  public:
+  // Bytes of device memory that one takes.
+  static size_t BytesFor(const KvPlan& plan) { return TotalBytes(Sizes(plan)); }
+
   // Where the plan keeps the whole prompt, positions and masses are there already.
   // ResourceExhausted if the device has no more memory.
   static absl::StatusOr<CompactDeviceLayer> Create(const KvPlan& plan, cudaStream_t stream);
@@ -73,7 +76,8 @@ class CompactDeviceLayer {
 
   CompactDeviceLayer(const KvPlan& plan, cudaStream_t stream) : plan_(plan), stream_(stream) {}
 
-  Parts PartsOf(size_t layer) const;
+  static Parts PartsOf(const KvPlan& plan, size_t layer);
+  static BufferSizes<CompactDeviceLayer> Sizes(const KvPlan& plan);
   CompactLayer Heads(const std::byte* offsets, const std::byte* masses) const;
   // Positions of a whole prompt need not be sent.
   size_t first_copied(const Parts& parts) const { return plan_.keeps_whole ? parts.masses : 0; }

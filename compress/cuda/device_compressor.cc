@@ -5,31 +5,11 @@
 
 #include "base/status_macros.h"
 #include "compress/middle.h"
-#include "kernels/cuda/frames.h"
 #include "kernels/cuda/gather_pages.h"
 #include "kernels/cuda/kept_mass.h"
 #include "kernels/cuda/token_scores.h"
 
 namespace kvship::cuda {
-namespace {
-
-// Of a CompactDeviceLayer: positions, masses, offsets and pages of the largest layer, the tails'
-// tokens, and what the checksums of its frames are made of.
-size_t CompactBytes(const KvPlan& plan) {
-  size_t most_bytes = 0;
-  for (size_t layer = 0; layer < plan.layer_tokens.size(); ++layer) {
-    most_bytes =
-        std::max(most_bytes, plan.layer_tokens[layer] * sizeof(int32_t) +
-                                 plan.layer_pages(layer) * PageBytes(plan.format, plan.head_dim));
-  }
-  const size_t head_bytes = 2 * sizeof(float) + plan.layer_tokens.size() * sizeof(int32_t);
-  const size_t checksum_bytes = kMostLaidFrames * kFrameTiles * sizeof(uint32_t);
-  return most_bytes + checksum_bytes +
-         plan.num_heads * (head_bytes + plan.tail_tokens * sizeof(int32_t)) +
-         plan.layer_tail_pages() * PageBytes(plan.window_format, plan.head_dim);
-}
-
-}  // namespace
 
 absl::Status DeviceCompressor::Check(const CompressionOptions& options, const KvPlan& plan) {
   if (plan.keeps_whole) return absl::OkStatus();
@@ -57,7 +37,7 @@ LayerNeeds DeviceCompressor::NeedsOf(const CompressionOptions& options, const Kv
 
 size_t DeviceCompressor::BytesFor(const CompressionOptions& options, const KvShape& shape,
                                   const KvPlan& plan) {
-  const size_t compact_bytes = CompactBytes(plan);
+  const size_t compact_bytes = CompactDeviceLayer::BytesFor(plan);
   if (plan.keeps_whole) return compact_bytes;
   const bool by_chunks = options.selector == "chunks";
   return compact_bytes + DeviceScorer::BytesFor(options, shape, plan) +
