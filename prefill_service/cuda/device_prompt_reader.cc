@@ -36,7 +36,7 @@ absl::StatusOr<std::unique_ptr<DevicePromptReader>> DevicePromptReader::Create(
 }
 
 absl::Status DevicePromptReader::Check(const PrefillTask& task) const {
-  const absl::Status checked = DeviceCompressor::Check(task.compression, task.plan);
+  absl::Status checked = DeviceCompressor::Check(task.compression, task.plan);
   if (checked.ok()) return checked;
   return WithReason(WithField(absl::FailedPreconditionError(checked.message()), "compression"),
                     kDeviceMismatch);
