@@ -37,8 +37,8 @@ absl::StatusOr<fe::DataType_t> DataType(DType dtype) {
   }
 }
 
-fe::graph::Tensor_attributes Tensor(const char* name, Uid uid, std::vector<int64_t> dims,
-                                    std::vector<int64_t> strides) {
+fe::graph::Tensor_attributes Tensor(const char* name, Uid uid, const std::vector<int64_t>& dims,
+                                    const std::vector<int64_t>& strides) {
   return fe::graph::Tensor_attributes().set_name(name).set_uid(uid).set_dim(dims).set_stride(
       strides);
 }

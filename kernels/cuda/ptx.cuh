@@ -37,6 +37,12 @@ __device__ inline void WaitForCopies() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
 }
 
+// What this thread wrote to shared memory is visible to the tensor cores and to copies of boxes
+// after the next barrier. Hopper and later.
+__device__ inline void PublishToAsyncProxy() {
+  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+
 // The first words of a kernel that LaunchEarly() starts, before it touches memory: the next kernel
 // may be started now, and this one goes on when the one before it has ended.
 __device__ inline void WaitForTheKernelBefore() {

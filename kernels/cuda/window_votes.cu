@@ -126,25 +126,6 @@ __global__ void NaiveKernel(const Params p) {
   out = args.accumulate ? out + vote : vote;
 }
 
-absl::Status Check(const WindowVotesArgs& args) {
-  RETURN_IF_ERROR(CheckWindowPass(args));
-  if (args.votes_row_stride < args.num_keys) {
-    return absl::InvalidArgumentError(absl::StrCat("votes_row_stride ", args.votes_row_stride,
-                                                   ": wanted at least ", args.num_keys));
-  }
-  if (args.q_row_stride < args.head_dim || args.q_row_stride % kChunkElements != 0 ||
-      args.q_head_stride < args.head_dim || args.q_head_stride % kChunkElements != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("q_row_stride ", args.q_row_stride, ", q_head_stride ", args.q_head_stride,
-                     ": wanted multiples of 8, at least ", args.head_dim));
-  }
-  if (args.lse_head_stride < args.window) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("lse_head_stride ", args.lse_head_stride, ": wanted at least ", args.window));
-  }
-  return absl::OkStatus();
-}
-
 template <class T, int kHeadDim, int kColumnTiles>
 absl::Status LaunchVotes(cudaStream_t stream, Params p) {
   ASSIGN_OR_RETURN(const size_t processors, NumMultiprocessors());
@@ -171,14 +152,32 @@ Params MakeParams(const WindowVotesArgs& args) {
 
 }  // namespace
 
+absl::Status CheckWindowVotes(const WindowVotesArgs& args) {
+  RETURN_IF_ERROR(CheckWindowPass(args));
+  if (args.votes_row_stride < args.num_keys) {
+    return absl::InvalidArgumentError(absl::StrCat("votes_row_stride ", args.votes_row_stride,
+                                                   ": wanted at least ", args.num_keys));
+  }
+  if (args.q_row_stride < args.head_dim || args.q_row_stride % kChunkElements != 0 ||
+      args.q_head_stride < args.head_dim || args.q_head_stride % kChunkElements != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("q_row_stride ", args.q_row_stride, ", q_head_stride ", args.q_head_stride,
+                     ": wanted multiples of 8, at least ", args.head_dim));
+  }
+  if (args.lse_head_stride < args.window) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lse_head_stride ", args.lse_head_stride, ": wanted at least ", args.window));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status WindowVotes(cudaStream_t stream, const WindowVotesArgs& args) {
-  RETURN_IF_ERROR(Check(args));
   ASSIGN_OR_RETURN(const bool is_hopper, IsHopper());
   return is_hopper ? WindowVotesSm90(stream, args) : WindowVotesSm80(stream, args);
 }
 
 absl::Status WindowVotesSm80(cudaStream_t stream, const WindowVotesArgs& args) {
-  RETURN_IF_ERROR(Check(args));
+  RETURN_IF_ERROR(CheckWindowVotes(args));
   const Params p = MakeParams(args);
   return WithWindowPass(args, [&](auto element, auto head_dim, auto column_tiles) {
     return LaunchVotes<decltype(element), head_dim(), column_tiles()>(stream, p);
@@ -186,7 +185,7 @@ absl::Status WindowVotesSm80(cudaStream_t stream, const WindowVotesArgs& args) {
 }
 
 absl::Status WindowVotesNaive(cudaStream_t stream, const WindowVotesArgs& args) {
-  RETURN_IF_ERROR(Check(args));
+  RETURN_IF_ERROR(CheckWindowVotes(args));
   return WithElementType(args.dtype, [&](auto element) {
     const dim3 grid((args.num_keys + 127) / 128, args.num_query_heads);
     return Launch(stream, grid, dim3(128), 0, NaiveKernel<decltype(element)>, MakeParams(args));

@@ -46,6 +46,13 @@ absl::Status WindowVotes(cudaStream_t stream, const WindowVotesArgs& args);
 // products read the keys from shared memory once for all query heads.
 absl::Status WindowVotesSm80(cudaStream_t stream, const WindowVotesArgs& args);
 absl::Status WindowVotesSm90(cudaStream_t stream, const WindowVotesArgs& args);
+// As WindowVotesSm90(), with keys that one thread has copied by boxes (TMA). No GPU has run it yet:
+// the first that does decides which of the two is deleted, and until then WindowVotes() takes the
+// measured one. Errors besides: FailedPrecondition where the driver cannot name tensors to copies.
+absl::Status WindowVotesTma(cudaStream_t stream, const WindowVotesArgs& args);
+
+// What they all refuse: InvalidArgument naming what is wrong.
+absl::Status CheckWindowVotes(const WindowVotesArgs& args);
 
 // The same by one thread per vote, in float32 without tensor cores: the reference of the tests.
 absl::Status WindowVotesNaive(cudaStream_t stream, const WindowVotesArgs& args);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cuda/gather_pages.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/mass_tokens.h"
 #include "kernels/cuda/pool_scores.h"
 #include "kernels/cuda/share_tokens.h"
@@ -55,23 +56,24 @@ struct Layer {
   }
   size_t prefix() const { return tokens - window; }
 
-  absl::Status Vote(cudaStream_t stream) const {
-    return WindowVotes(stream, {.q = q.data(),
-                                .keys = keys.data(),
-                                .lse = lse.as<float>(),
-                                .votes = votes.as<float>(),
-                                .num_query_heads = heads.query,
-                                .num_kv_heads = heads.kv,
-                                .window = window,
-                                .num_keys = tokens,
-                                .head_dim = kHeadDim,
-                                .q_head_stride = window * kHeadDim,
-                                .q_row_stride = kHeadDim,
-                                .lse_head_stride = window,
-                                .key_head_stride = tokens * kHeadDim,
-                                .votes_row_stride = tokens,
-                                .first_position = prefix()});
+  WindowVotesArgs Votes() const {
+    return {.q = q.data(),
+            .keys = keys.data(),
+            .lse = lse.as<float>(),
+            .votes = votes.as<float>(),
+            .num_query_heads = heads.query,
+            .num_kv_heads = heads.kv,
+            .window = window,
+            .num_keys = tokens,
+            .head_dim = kHeadDim,
+            .q_head_stride = window * kHeadDim,
+            .q_row_stride = kHeadDim,
+            .lse_head_stride = window,
+            .key_head_stride = tokens * kHeadDim,
+            .votes_row_stride = tokens,
+            .first_position = prefix()};
   }
+  absl::Status Vote(cudaStream_t stream) const { return WindowVotes(stream, Votes()); }
   absl::Status Pool(cudaStream_t stream, Pooling pooling) const {
     return PoolScores(stream, {.votes = votes.as<float>(),
                                .scores = scores.as<float>(),
@@ -156,9 +158,14 @@ void BenchVotes(Bench& bench, Heads heads, size_t tokens, size_t window) {
   const std::vector<Layer> sets = LayerSets(heads, tokens, window, 64);
   const double bytes = static_cast<double>(sets[0].keys.num_bytes() + sets[0].votes.num_bytes());
   const double operations = 2.0 * static_cast<double>(heads.query * window * tokens * kHeadDim);
-  bench.Time("window_votes", Label("H %zu T %zu W %zu", heads.kv, tokens, window), bytes,
-             operations, sets.size(),
+  const std::string label = Label("H %zu T %zu W %zu", heads.kv, tokens, window);
+  bench.Time("window_votes", label, bytes, operations, sets.size(),
              [&](size_t set, cudaStream_t stream) { return sets[set].Vote(stream); });
+  if (*IsHopper()) {
+    bench.Time(
+        "window_votes tma", label, bytes, operations, sets.size(),
+        [&](size_t set, cudaStream_t stream) { return WindowVotesTma(stream, sets[set].Votes()); });
+  }
 }
 
 void BenchCompression(Bench& bench, size_t tokens, size_t kept) {

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "kernels/cuda/paged_attention.h"
+#include "kernels/cuda/panel_layout.h"
 #include "kernels/cuda/top_positions.h"
 
 namespace kvship::cuda {
@@ -50,6 +51,28 @@ TEST(TileLayout, TheLanesOfAWarpAddressEveryRowOfFourMatricesOnce) {
   EXPECT_EQ(right, down);
   EXPECT_EQ(DownThenRight(8).row, 8);
   EXPECT_EQ(RightThenDown(8).chunk, 1);
+}
+
+TEST(PanelLayout, EveryChunkHasItsOwnPlaceInItsPanelsRow) {
+  constexpr size_t kRows = 24, kChunks = 16;
+  std::set<size_t> places;
+  for (size_t row = 0; row < kRows; ++row) {
+    for (size_t chunk = 0; chunk < kChunks; ++chunk) {
+      const size_t offset = PanelOffset(kRows, row, chunk);
+      EXPECT_EQ(offset / kPanelElements, chunk / 8 * kRows + row);
+      places.insert(offset / 8);
+    }
+  }
+  EXPECT_EQ(places.size(), kRows * kChunks);
+  EXPECT_EQ(*places.rbegin(), kRows * kChunks - 1);
+}
+
+TEST(PanelLayout, AnOperandFurtherOnIsTheOperandOfTheAddressFurtherOn) {
+  for (const uint32_t start : {0x400u, 0x8000u, 0x38000u}) {
+    for (const uint32_t num_bytes : {0u, 32u, 96u, 8192u, 16416u}) {
+      EXPECT_EQ(OperandAfter(OperandOf(start), num_bytes), OperandOf(start + num_bytes));
+    }
+  }
 }
 
 TEST(ScoreKey, OrdersAsScoresDo) {

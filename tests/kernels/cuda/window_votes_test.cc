@@ -3,6 +3,7 @@
 #include <cmath>
 #include <optional>
 
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/window_sums.h"
 #include "tests/kernels/cuda/device_test.h"
 
@@ -96,6 +97,15 @@ struct Votes {
 
 using WindowVotesTest = DeviceTest;
 
+using Operation = absl::Status (*)(cudaStream_t, const WindowVotesArgs&);
+
+// Every way to the votes that the device has.
+std::vector<Operation> Operations() {
+  std::vector<Operation> operations = {WindowVotesSm80, WindowVotesNaive};
+  if (*IsHopper()) operations.insert(operations.end(), {WindowVotesSm90, WindowVotesTma});
+  return operations;
+}
+
 const Case kCases[] = {
     {DType::kBf16, 8, 2, 32, 300, 128}, {DType::kF16, 8, 2, 32, 257, 64},
     {DType::kBf16, 4, 4, 16, 130, 128}, {DType::kBf16, 9, 3, 20, 100, 64},
@@ -103,8 +113,7 @@ const Case kCases[] = {
     {DType::kBf16, 12, 1, 32, 70, 128}, {DType::kF16, 2, 1, 1, 1, 64},
 };
 
-void ExpectVotes(const Case& c, Votes& votes,
-                 absl::Status (*operation)(cudaStream_t, const WindowVotesArgs&)) {
+void ExpectVotes(const Case& c, Votes& votes, Operation operation) {
   DeviceArray<float> out(c.query_heads * c.tokens);
   votes.args.votes = out.data();
   ASSERT_TRUE(operation(nullptr, votes.args).ok());
@@ -123,9 +132,20 @@ TEST_F(WindowVotesTest, AreTheProbabilitiesSummedOverTheWindow) {
     SCOPED_TRACE(testing::Message() << "Hq " << c.query_heads << " H " << c.kv_heads << " W "
                                     << c.window << " T " << c.tokens << " D " << c.head_dim);
     Votes votes(c);
-    for (auto* operation : {WindowVotes, WindowVotesSm80, WindowVotesNaive}) {
+    for (const Operation operation : Operations()) {
       ExpectVotes(c, votes, operation);
     }
+  }
+}
+
+// Rings of tiles are used again and again, with few and with many columns of queries.
+TEST_F(WindowVotesTest, OfManyTilesAreThoseOfEachTile) {
+  for (const Case& c :
+       {Case{DType::kBf16, 3, 3, 16, 2500, 64}, Case{DType::kF16, 24, 3, 60, 1100, 128},
+        Case{DType::kBf16, 10, 1, 64, 130, 64}}) {
+    SCOPED_TRACE(testing::Message() << "Hq " << c.query_heads << " T " << c.tokens);
+    Votes votes(c);
+    for (const Operation operation : Operations()) ExpectVotes(c, votes, operation);
   }
 }
 
@@ -166,7 +186,7 @@ TEST_F(WindowVotesTest, AccumulatedOverWindowsAreTheColumnSumsOfTheWholePrompt) 
   }
   const DeviceArray<uint16_t> device_rows(rows);
   const DeviceArray<float> device_lse(lse);
-  for (auto* operation : {WindowVotes, WindowVotesSm80, WindowVotesNaive}) {
+  for (const Operation operation : Operations()) {
     const DeviceArray<float> sums(std::vector<float>(c.query_heads * c.tokens, 0.0f));
     WindowVotesArgs args = votes.args;
     args.votes = sums.data();
@@ -192,17 +212,20 @@ TEST_F(WindowVotesTest, AccumulatedOverWindowsAreTheColumnSumsOfTheWholePrompt) 
 }
 
 TEST_F(WindowVotesTest, OfAKeyDoNotDependOnTheNumberOfKeys) {
-  Votes votes({DType::kBf16, 4, 1, 32, 500, 128});
-  DeviceArray<float> all(4 * 500), some(4 * 500);
-  votes.args.votes = all.data();
-  ASSERT_TRUE(WindowVotes(nullptr, votes.args).ok());
-  votes.args.votes = some.data();
-  votes.args.num_keys = 323;
-  ASSERT_TRUE(WindowVotes(nullptr, votes.args).ok());
-  const std::vector<float> a = all.ToHost(), b = some.ToHost();
-  for (size_t head = 0; head < 4; ++head) {
-    for (size_t i = 0; i < 323; ++i) EXPECT_EQ(a[head * 500 + i], b[head * 500 + i]);
-    EXPECT_TRUE(std::isnan(b[head * 500 + 323])) << "written past the last key";
+  const Votes votes({DType::kBf16, 4, 1, 32, 500, 128});
+  for (const Operation operation : Operations()) {
+    const DeviceArray<float> all(4 * 500), some(4 * 500);
+    WindowVotesArgs args = votes.args;
+    args.votes = all.data();
+    ASSERT_TRUE(operation(nullptr, args).ok());
+    args.votes = some.data();
+    args.num_keys = 323;
+    ASSERT_TRUE(operation(nullptr, args).ok());
+    const std::vector<float> a = all.ToHost(), b = some.ToHost();
+    for (size_t head = 0; head < 4; ++head) {
+      for (size_t i = 0; i < 323; ++i) EXPECT_EQ(a[head * 500 + i], b[head * 500 + i]);
+      EXPECT_TRUE(std::isnan(b[head * 500 + 323])) << "written past the last key";
+    }
   }
 }
 
@@ -212,32 +235,33 @@ TEST_F(WindowVotesTest, OfALongPromptAgreeWithTheNaiveKernelAndRepeatBitForBit) 
   const Tensor16 keys = RandomTensor(DType::kBf16, 2 * kTokens * 128, 2);
   const DeviceArray<uint16_t> device_q(q.bits), device_keys(keys.bits);
   const DeviceArray<float> lse(std::vector<float>(kQueryHeads * 32, 11.0f));
-  const DeviceArray<float> first(kQueryHeads * kTokens), second(kQueryHeads * kTokens);
-  const DeviceArray<float> naive(kQueryHeads * kTokens);
-  WindowVotesArgs args = {.q = device_q.data(),
-                          .keys = device_keys.data(),
-                          .lse = lse.data(),
-                          .votes = first.data(),
-                          .num_query_heads = kQueryHeads,
-                          .num_kv_heads = 2,
-                          .window = 32,
-                          .num_keys = kTokens,
-                          .head_dim = 128,
-                          .q_head_stride = 32 * 128,
-                          .q_row_stride = 128,
-                          .lse_head_stride = 32,
-                          .key_head_stride = kTokens * 128,
-                          .votes_row_stride = kTokens,
-                          .first_position = kTokens - 32};
-  ASSERT_TRUE(WindowVotes(nullptr, args).ok());
-  args.votes = second.data();
-  ASSERT_TRUE(WindowVotes(nullptr, args).ok());
-  args.votes = naive.data();
-  ASSERT_TRUE(WindowVotesNaive(nullptr, args).ok());
-  const std::vector<float> a = first.ToHost(), b = second.ToHost(), expected = naive.ToHost();
-  EXPECT_EQ(a, b);
-  for (size_t i = 0; i < a.size(); ++i)
-    ASSERT_NEAR(a[i], expected[i], 5e-4 * expected[i]) << "at " << i;
+  const DeviceArray<float> out(kQueryHeads * kTokens);
+  const WindowVotesArgs args = {.q = device_q.data(),
+                                .keys = device_keys.data(),
+                                .lse = lse.data(),
+                                .votes = out.data(),
+                                .num_query_heads = kQueryHeads,
+                                .num_kv_heads = 2,
+                                .window = 32,
+                                .num_keys = kTokens,
+                                .head_dim = 128,
+                                .q_head_stride = 32 * 128,
+                                .q_row_stride = 128,
+                                .lse_head_stride = 32,
+                                .key_head_stride = kTokens * 128,
+                                .votes_row_stride = kTokens,
+                                .first_position = kTokens - 32};
+  const auto run = [&](Operation operation) {
+    EXPECT_EQ(operation(nullptr, args), absl::OkStatus());
+    return out.ToHost();
+  };
+  const std::vector<float> expected = run(WindowVotesNaive);
+  for (const Operation operation : Operations()) {
+    const std::vector<float> votes = run(operation);
+    EXPECT_EQ(run(operation), votes);
+    for (size_t i = 0; i < votes.size(); ++i)
+      ASSERT_NEAR(votes[i], expected[i], 5e-4 * expected[i]) << "at " << i;
+  }
 }
 
 TEST_F(WindowVotesTest, RefuseWhatTheyCannotCompute) {

@@ -36,8 +36,15 @@ namespace {
 
 constexpr size_t kStackBytes = 64 << 10;
 constexpr size_t kSavedRegisters = 6;
+constexpr size_t kChunkBytes = 16;
 
 }  // namespace
+
+void Require(bool condition, const char* what) {
+  if (condition) return;
+  std::fprintf(stderr, "%s\n", what);
+  std::abort();
+}
 
 Block& Block::Current() {
   static Block* const block = new Block;
@@ -61,6 +68,7 @@ void Block::Prepare(Thread& thread) {
   for (size_t i = 0; i < kSavedRegisters; ++i) *--stack = nullptr;
   thread.stack_pointer = stack;
   thread.waiting = Waiting::kNo;
+  thread.unpublished.clear();
   thread.ended = false;
 }
 
@@ -69,24 +77,50 @@ void Block::Run(size_t num_threads, size_t shared_bytes, const std::function<voi
   threads_.resize(num_threads);
   brought_.resize(num_threads);
   exchange_.resize((num_threads + kWarpThreads - 1) / kWarpThreads);
-  if (shared_bytes > shared_bytes_) {
-    // Room to align it to 128 bytes is the allocator's: new aligns to 16, the rest is here.
+  if (shared_bytes > shared_capacity_) {
     shared_ = std::make_unique<std::byte[]>(shared_bytes);
-    shared_bytes_ = shared_bytes;
+    shared_capacity_ = shared_bytes;
   }
-  std::memset(shared_.get(), 0xff, shared_bytes_);
+  shared_bytes_ = shared_bytes;
+  if (shared_bytes > 0) std::memset(shared_.get(), 0xff, shared_bytes);
+  unpublished_.assign((shared_bytes + kChunkBytes - 1) / kChunkBytes, false);
   for (Thread& thread : threads_) Prepare(thread);
   for (;;) {
     bool moved = RunThreads();
     moved |= ReleaseWarps();
     moved |= ReleaseBlock();
+    moved |= ReleaseConditions();
     if (std::all_of(threads_.begin(), threads_.end(), [](const Thread& t) { return t.ended; }))
-      return;
-    if (!moved) {
-      std::fprintf(stderr, "a kernel's threads wait for each other at different places\n");
-      std::abort();
-    }
+      break;
+    Require(moved || WorkOnce(), "a kernel's threads wait for what never comes");
   }
+  Require(later_.empty(), "a block ended before what it had started");
+}
+
+void Block::Wrote(const void* shared) {
+  const size_t chunk = (SharedAddress(shared) - kSharedBegin) / kChunkBytes;
+  unpublished_[chunk] = true;
+  threads_[thread_].unpublished.push_back(chunk);
+}
+
+void Block::Publish() {
+  for (const size_t chunk : threads_[thread_].unpublished) unpublished_[chunk] = false;
+  threads_[thread_].unpublished.clear();
+}
+
+bool Block::IsPublished(const void* shared) const {
+  return !unpublished_[(SharedAddress(shared) - kSharedBegin) / kChunkBytes];
+}
+
+uint32_t Block::SharedAddress(const void* shared) const {
+  return kSharedBegin +
+         static_cast<uint32_t>(static_cast<const std::byte*>(shared) - shared_.get());
+}
+
+std::byte* Block::AtSharedAddress(uint32_t address, size_t num_bytes) {
+  Require(address >= kSharedBegin && address - kSharedBegin + num_bytes <= shared_bytes_,
+          "an access beyond shared memory");
+  return shared_.get() + (address - kSharedBegin);
 }
 
 void Block::Resume(size_t thread) {
@@ -138,12 +172,36 @@ bool Block::ReleaseBlock() {
   return any;
 }
 
+bool Block::ReleaseConditions() {
+  bool any = false;
+  for (Thread& thread : threads_) {
+    if (thread.waiting != Waiting::kForCondition || !thread.condition()) continue;
+    thread.waiting = Waiting::kNo;
+    any = true;
+  }
+  return any;
+}
+
+bool Block::WorkOnce() {
+  if (later_.empty()) return false;
+  const std::function<void()> work = std::move(later_.back());
+  later_.pop_back();
+  work();
+  return true;
+}
+
 void Block::Meet() { Pause(Waiting::kForBlock); }
 
 void Block::MeetWarp(void* bring, const Exchange& exchange) {
   brought_[thread_] = bring;
   exchange_[thread_ / kWarpThreads] = exchange;
   Pause(Waiting::kForWarp);
+}
+
+void Block::WaitUntil(const std::function<bool()>& condition) {
+  if (condition()) return;
+  threads_[thread_].condition = condition;
+  Pause(Waiting::kForCondition);
 }
 
 }  // namespace kvship::emulation

@@ -25,6 +25,7 @@
 #define __device__
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct dim3 {
   unsigned x, y, z;
@@ -157,11 +158,10 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-// A number that divides nothing: runs of tiles of unequal length are the normal case. Compute
-// capability 5 is that of no device that this code is made for: the way that all of them know is
-// taken.
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 5;
+// A Hopper of five multiprocessors, a number that divides nothing: runs of tiles of unequal length
+// are the normal case.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 5;
   return cudaSuccess;
 }
 inline cudaError_t cudaMalloc(void** memory, size_t num_bytes) {

@@ -3,16 +3,20 @@
 // missing wait shows.
 #pragma once
 
-#include <cstdio>
 #include <deque>
 #include <vector>
 
 #include "base/float16.h"
 #include "tests/kernels/cuda/emulation/block.h"
+#include "tests/kernels/cuda/emulation/cuda_runtime.h"
 
 namespace kvship::cuda {
 
 inline std::byte* DynamicSharedMemory() { return emulation::Block::Current().shared(); }
+
+inline uint32_t SharedAddress(const void* shared) {
+  return emulation::Block::Current().SharedAddress(shared);
+}
 
 inline void WaitForTheKernelBefore() {}
 
@@ -30,11 +34,7 @@ inline PendingCopies& CopiesOfThisThread() {
   return copies[emulation::Block::Current().thread()];
 }
 
-inline void Require(bool condition, const char* what) {
-  if (condition) return;
-  std::fprintf(stderr, "%s\n", what);
-  std::abort();
-}
+using emulation::Require;
 
 inline void CopyPartAsync(void* shared, const void* global, int num_bytes) {
   constexpr int kChunkBytes = 16;
@@ -63,9 +63,11 @@ void WaitForCopies() {
     for (const PendingCopy& copy : groups.front()) {
       std::memset(copy.shared, 0, 16);
       if (copy.num_bytes > 0) std::memcpy(copy.shared, copy.global, copy.num_bytes);
+      emulation::Block::Current().Wrote(copy.shared);
     }
   }
 }
+inline void PublishToAsyncProxy() { emulation::Block::Current().Publish(); }
 
 // Lane l gets elements 2 (l % 4) and the next of row l / 4 of each matrix, or of its transpose.
 template <bool kTransposed>
