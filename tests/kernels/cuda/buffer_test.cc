@@ -1,6 +1,7 @@
 #include "kernels/cuda/buffer.h"
 
-#include <optional>
+#include <utility>
+#include <vector>
 
 #include "kernels/cuda/stream.h"
 #include "tests/kernels/cuda/device_test.h"
@@ -16,12 +17,14 @@ using BufferTest = DeviceTest;
 
 TEST_F(BufferTest, DeviceMemoryIsThePoolsUntilTheBufferIsDestroyed) {
   const size_t before = UsedBytes();
-  std::optional<DeviceBuffer> buffer = DeviceBuffer::Create(kBytes).value();
+  DeviceBuffer buffer;
+  {
+    DeviceBuffer first = DeviceBuffer::Create(kBytes).value();
+    EXPECT_GE(UsedBytes(), before + kBytes);
+    buffer = std::move(first);
+  }
   EXPECT_GE(UsedBytes(), before + kBytes);
-  DeviceBuffer moved = *std::move(buffer);
-  buffer.reset();
-  EXPECT_GE(UsedBytes(), before + kBytes);
-  moved = DeviceBuffer();
+  buffer = DeviceBuffer();
   EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   EXPECT_EQ(UsedBytes(), before);
 }
