@@ -49,9 +49,10 @@ TEST_P(DemoModelCapacityTest, PoolHoldsNineTenthsOfTheSessionsThatItsBytesAllow)
   ASSERT_TRUE(prefill.WaitUntilReady() && decode.WaitUntilReady());
 
   const int factor = GetParam();
-  const double token_bytes = 64 + 64 / 4 + 4;  // of a head in int4: K, V, scales, position
+  // Of a head in int4: K and V, scales, position.
+  constexpr double kTokenBytes = 64.0 + 64.0 / 4 + 4;
   const std::string compression =
-      absl::StrCat("encoder=int4,budget_ratio=", 2 * 64 * 2 / token_bytes / factor);
+      absl::StrCat("encoder=int4,budget_ratio=", 2 * 64 * 2 / kTokenBytes / factor);
   std::vector<std::unique_ptr<Stream>> held;
   const auto num_running = [&] {
     return static_cast<size_t>(decode.metric("kvship_decode_sessions"));

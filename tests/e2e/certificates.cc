@@ -35,7 +35,7 @@ Authority::~Authority() { std::filesystem::remove_all(folder_); }
 
 TlsFiles Authority::Issue(const std::string& names) {
   const std::string stem = absl::StrCat(folder_, "/", num_issued_++);
-  const TlsFiles files = {.certificate = stem + ".pem", .key = stem + ".key", .ca = certificate()};
+  TlsFiles files = {.certificate = stem + ".pem", .key = stem + ".key", .ca = certificate()};
   MakeCertificate(files.certificate, files.key,
                   absl::StrCat("-subj /CN=ignored -addext subjectAltName=", names,
                                " -addext basicConstraints=critical,CA:false -CA ", certificate(),

@@ -14,6 +14,9 @@ from kvship.v1 import generation_pb2, generation_pb2_grpc
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
+# What a message takes between two processes on a machine that does other things too.
+END_LEEWAY_NS = 500_000_000
+
 # Each span and the one above it.
 ABOVE = {"request": None, "queue": "request", "prefill attempt": "request", "decode": "request", "first decode": "decode",
          "transfer": "prefill attempt", "prefill": "prefill attempt", "prefill queue": "prefill", "compute": "prefill",
@@ -102,12 +105,12 @@ def test_a_request_is_one_trace_through_both_nodes(traced_api, collector):
         assert span["traceState"] == "congo=t61rcWkgMzE"
         assert "status" not in span
         begin, end = nanoseconds(span)
-        assert before <= begin <= end <= after + 50_000_000, name
+        assert before <= begin <= end <= after + END_LEEWAY_NS, name
         if ABOVE[name]:
             assert span["parentSpanId"] == spans[ABOVE[name]]["spanId"], name
             # The nodes' ends of one call are told apart by how long a message takes.
             above = nanoseconds(spans[ABOVE[name]])
-            assert above[0] - 1_000_000 <= begin and end <= above[1] + 50_000_000, name
+            assert above[0] - 1_000_000 <= begin and end <= above[1] + END_LEEWAY_NS, name
     assert len({span["spanId"] for span in spans.values()}) == len(ABOVE)
     assert nanoseconds(spans["queue"])[1] <= nanoseconds(spans["compute"])[0] <= nanoseconds(spans["transfer"])[0]
     assert nanoseconds(spans["transfer"])[1] <= nanoseconds(spans["decode"])[0] + 1_000_000
