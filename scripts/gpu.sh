@@ -34,7 +34,7 @@ build_programs() {
 failed=()
 run_tests() {
   local test tests=("${programs[@]:0:3}")
-  # That of the services' reader needs packages to be built, but not to run.
+  # That of the services' reader needs Protobuf: it runs where both were carried along.
   [[ ! -x $bin/kvship_prefill_service_cuda_test ]] || tests+=(kvship_prefill_service_cuda_test)
   for test in "${tests[@]}"; do
     timeout 200 "$bin/$test" --gtest_brief=1 || failed+=("$test")
