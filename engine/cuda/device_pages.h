@@ -1,5 +1,4 @@
-// Device memory for a KvPool, and two ways into it: bytes as they come from the wire, and compact
-// layers that are on the device.
+// Device memory for a KvPool, and the way into it.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,7 +11,6 @@
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/stream.h"
 #include "kv/pool.h"
-#include "kv/sequence.h"
 
 namespace kvship::cuda {
 
@@ -34,10 +32,5 @@ class PoolMemory {
   DeviceBuffer memory_;
   Stream stream_;
 };
-
-// Enqueues copies of a layer's prefix pages, head after head as they cross the wire, from device or
-// pinned host memory to the pages of `cache`, whose layer `layer` has begun.
-absl::Status WritePrefix(cudaStream_t stream, const SequenceCache& cache, size_t layer,
-                         const std::byte* pages);
 
 }  // namespace kvship::cuda

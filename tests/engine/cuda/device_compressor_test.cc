@@ -9,6 +9,7 @@
 #include "kv/pool.h"
 #include "kv/sequence.h"
 #include "tests/engine/cuda/compressor_sides.h"
+#include "tests/engine/cuda/write_prefix.h"
 
 namespace kvship::cuda {
 namespace {

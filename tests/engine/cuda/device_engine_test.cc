@@ -12,6 +12,7 @@
 #include "engine/prefill.h"
 #include "tests/engine/cuda/random_model.h"
 #include "tests/engine/cuda/same_layer.h"
+#include "tests/engine/cuda/write_prefix.h"
 #include "tests/kernels/cuda/device_test.h"
 
 namespace kvship::cuda {

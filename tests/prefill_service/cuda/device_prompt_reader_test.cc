@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/cuda/device_pages.h"
 #include "engine/prefill.h"
 #include "kernels/cuda/frame_memory.h"
 #include "kv/frames.h"
@@ -176,6 +177,55 @@ TEST_F(DevicePromptReaderTest, LayersWhoseHeadsDifferFitTheReservationTheyAreSen
     }
     EXPECT_EQ(receiver.Finish(cutter.Finish(task.tokens.size())), absl::OkStatus());
   }
+}
+
+// Of a head, in the host's memory; waits for the device.
+std::vector<std::byte> PagesOf(const SequenceCache& cache, size_t layer, size_t head) {
+  std::vector<kvship::PagedHead> heads;
+  cache.AppendPagedHeads(layer, 0, &heads);
+  const size_t page_bytes = PageBytes(cache.plan().format, cache.plan().head_dim);
+  std::vector<std::byte> pages(heads[head].prefix_pages.size() * page_bytes);
+  for (size_t i = 0; i < heads[head].prefix_pages.size(); ++i) {
+    EXPECT_EQ(cudaMemcpy(pages.data() + i * page_bytes, heads[head].prefix_pages[i], page_bytes,
+                         cudaMemcpyDefault),
+              cudaSuccess);
+  }
+  return pages;
+}
+
+TEST_F(DevicePromptReaderTest, FramesOfTheDeviceComeToItsPoolWithoutTheHost) {
+  const PrefillTask task =
+      Task(150, "budget_tokens=60,window=16,allocator=ada,encoder=int4,window_encoder=f16");
+  const KvShape shape = ShapeOf(random_.model().config);
+  const auto memory = PoolMemory::Create(0, 8 * KvPool::kSlabBytes).value();
+  const auto device_pool = KvPool::CreateOver(memory->bytes(), [&](auto copies) {
+                             return memory->Write(copies);
+                           }).value();
+  const auto host_pool = KvPool::Create(8 * KvPool::kSlabBytes).value();
+  const auto cache =
+      SequenceCache::Reserve(*device_pool, shape, task.plan, 1, PageFormat::kF16).value();
+  const auto wanted =
+      SequenceCache::Reserve(*host_pool, shape, task.plan, 1, PageFormat::kF16).value();
+  const auto staging = CreateFrameStaging(0, 2).value();
+  const auto staged = Begin(*device_, task), through_host = Begin(*device_, task);
+  FrameCutter cutter;
+  CacheReceiver receiver(*cache);
+  for (size_t l = 0; l < shape.num_layers; ++l) {
+    const CompactLayer host = NextLayer(*through_host);
+    ASSERT_EQ(wanted->BeginLayer(l, host.kept_tokens), absl::OkStatus());
+    ASSERT_EQ(wanted->WriteLayerBytes(0, host.bytes.bytes()), absl::OkStatus());
+    const LayerFrames layer =
+        cutter.Cut(NextLayer(*staged, [&](size_t n) { return staging->Take(n); }));
+    ASSERT_EQ(receiver.BeginLayer(layer.header), absl::OkStatus());
+    for (const Frame& frame : layer.frames) {
+      ASSERT_EQ(receiver.AddStagedFrame(frame.header, frame.block->device()), absl::OkStatus());
+    }
+    for (size_t h = 0; h < task.plan.num_heads; ++h) {
+      EXPECT_EQ(PagesOf(*cache, l, h), PagesOf(*wanted, l, h));
+      EXPECT_TRUE(std::ranges::equal(cache->positions(l, h), wanted->positions(l, h)));
+    }
+  }
+  EXPECT_EQ(receiver.Finish(cutter.Finish(task.tokens.size())), absl::OkStatus());
 }
 
 TEST_F(DevicePromptReaderTest, AReadingHoldsWhatIsCountedForIt) {
