@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "transport/nccl_executor.h"
 
 namespace kvship {
@@ -96,11 +97,9 @@ bool NcclExecutor::MakeRoom() {
 
 bool NcclExecutor::Connect(Lock& lock, const LinkPtr& link) {
   if (!IsIdleBut(*link) || !MakeRoom()) return false;
-  const bool open = Call(lock, link, [this, &link] {
-    absl::StatusOr<std::unique_ptr<NcclCommunicator>> made =
-        library_->Connect(link->unique_id, link->rank);
-    if (made.ok()) link->communicator = *std::move(made);
-    return made.status();
+  const bool open = Call(lock, link, [this, &link]() -> absl::Status {
+    ASSIGN_OR_RETURN(link->communicator, library_->Connect(link->unique_id, link->rank));
+    return absl::OkStatus();
   });
   if (open) link->phase = Phase::kConnecting;
   return open;

@@ -55,10 +55,11 @@ FaultProxy::FaultProxy(int target_port) : target_port_(target_port) {
   listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address = Loopback(0);
   socklen_t length = sizeof(address);
-  bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof(address));
-  listen(listener_, 64);
-  getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &length);
-  port_ = ntohs(address.sin_port);
+  const bool listens =
+      bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 &&
+      listen(listener_, 64) == 0 &&
+      getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &length) == 0;
+  if (listens) port_ = ntohs(address.sin_port);  // else nobody reaches it
   thread_ = std::thread([this] { Run(); });
 }
 

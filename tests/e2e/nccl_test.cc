@@ -103,6 +103,8 @@ class NcclServicesTest : public ::testing::Test {
     answer.tokens = reader.tokens;
     return answer;
   }
+  // The right answer.
+  Answer Over(const char* transport) const { return {tokens_, transport}; }
   absl::StatusOr<Answer> Run(bool with_nccl = true) { return Finish(*Begin(with_nccl)); }
 
   // A request that has the communicator made, and may be served before it is ready.
@@ -137,7 +139,7 @@ class NcclServicesTest : public ::testing::Test {
 
 TEST_F(NcclServicesTest, CachesComeByNcclOnceItIsReady) {
   Connect();
-  for (int i = 0; i < 5; ++i) EXPECT_EQ(*Run(), Answer(tokens_, "nccl"));
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(*Run(), Over("nccl"));
   EXPECT_EQ(decode_nccl_.Metric("_connects_total"), 1);
   EXPECT_GT(decode_nccl_.Metric("_transfers_total"), 0);
   EXPECT_TRUE(Becomes([this] {
@@ -148,7 +150,7 @@ TEST_F(NcclServicesTest, CachesComeByNcclOnceItIsReady) {
 
 TEST_F(NcclServicesTest, ClientsWithoutNcclGetTheirFramesOverGrpc) {
   Connect();
-  EXPECT_EQ(*Run(/*with_nccl=*/false), Answer(tokens_, "grpc"));
+  EXPECT_EQ(*Run(/*with_nccl=*/false), Over("grpc"));
 }
 
 TEST_F(NcclServicesTest, ManyRequestsAtATimeShareTheCommunicator) {
@@ -162,7 +164,7 @@ TEST_F(NcclServicesTest, ManyRequestsAtATimeShareTheCommunicator) {
 TEST_F(NcclServicesTest, APeerGoneBeforeATransferCostsItsTimeout) {
   Connect();
   decode_nccl_.gpu->Die(/*peers_see_it=*/false);
-  EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  EXPECT_EQ(*Run(), Over("grpc"));
   for (NcclSide* side : {&prefill_nccl_, &decode_nccl_}) {
     EXPECT_TRUE(Becomes([side] { return side->Metric("_aborts_total") == 1; }));
     EXPECT_GT(side->Metric("_fallbacks_total", "failed"), 0);
@@ -175,21 +177,21 @@ TEST_F(NcclServicesTest, APeerGoneInATransferIsNoticed) {
   const auto attempt = Begin(/*with_nccl=*/true);
   ASSERT_TRUE(Becomes([this] { return decode_nccl_.staging->num_free() < NcclSide::kFrames; }));
   prefill_nccl_.gpu->Die(/*peers_see_it=*/true);
-  EXPECT_EQ(*Finish(*attempt), Answer(tokens_, "grpc"));
+  EXPECT_EQ(*Finish(*attempt), Over("grpc"));
 }
 
 TEST_F(NcclServicesTest, APeerGoneAfterATransferIsFoundByTheNextRequest) {
   Connect();
-  EXPECT_EQ(*Run(), Answer(tokens_, "nccl"));
+  EXPECT_EQ(*Run(), Over("nccl"));
   prefill_nccl_.gpu->Die(/*peers_see_it=*/false);
-  EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
-  EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  EXPECT_EQ(*Run(), Over("grpc"));
+  EXPECT_EQ(*Run(), Over("grpc"));
 }
 
 TEST_F(NcclServicesTest, SlowTransfersAreGivenUpAndTheCommunicatorMadeAgain) {
   Connect();
   network_.SetTransferTime(absl::Hours(1));
-  EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  EXPECT_EQ(*Run(), Over("grpc"));
   network_.SetTransferTime(absl::ZeroDuration());
   ASSERT_TRUE(Becomes([this] { return Run()->transport == "nccl"; }));
   EXPECT_GT(prefill_nccl_.Metric("_rebuilds_total"), 0);
@@ -200,10 +202,10 @@ TEST_F(NcclServicesTest, AnAbortThatHangsTurnsNcclOffAndHoldsUpNothing) {
   Connect();
   for (NcclSide* side : {&prefill_nccl_, &decode_nccl_}) side->gpu->SetAbortsHang(true);
   network_.SetTransferTime(absl::Hours(1));
-  EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  EXPECT_EQ(*Run(), Over("grpc"));
   EXPECT_TRUE(Becomes([this] { return decode_nccl_.Snapshot().quarantined_bytes > 0; }));
   EXPECT_LT(decode_nccl_.staging->num_free(), NcclSide::kFrames);
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(*Run(), Over("grpc"));
   for (NcclSide* side : {&prefill_nccl_, &decode_nccl_}) side->gpu->SetAbortsHang(false);
 }
 
@@ -216,7 +218,7 @@ TEST_F(NcclServicesTest, ACancelledRequestLeavesTheCommunicatorToOthers) {
   network_.SetTransferTime(absl::ZeroDuration());
   EXPECT_TRUE(absl::IsCancelled(Finish(*attempt).status()));
   ASSERT_TRUE(NothingIsLeft());
-  EXPECT_EQ(*Run(), Answer(tokens_, "nccl"));
+  EXPECT_EQ(*Run(), Over("nccl"));
   EXPECT_EQ(decode_nccl_.Metric("_aborts_total"), 0);
 }
 
@@ -230,31 +232,31 @@ TEST_F(NcclServicesTest, ABrokenStreamCostsTheCommunicatorAndNoMore) {
   ASSERT_TRUE(NothingIsLeft());
   network_.SetTransferTime(absl::ZeroDuration());
   ASSERT_TRUE(Becomes([this] { return Run()->transport == "nccl"; }));
-  EXPECT_EQ(*Run(), Answer(tokens_, "nccl"));
+  EXPECT_EQ(*Run(), Over("nccl"));
 }
 
 TEST_F(NcclServicesTest, DamagedBytesComeAgainOverGrpc) {
   Connect();
   decode_nccl_.damages = true;
-  EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  EXPECT_EQ(*Run(), Over("grpc"));
   EXPECT_GT(decode_nccl_.Metric("_fallbacks_total", "damaged"), 0);
   decode_nccl_.damages = false;
-  EXPECT_EQ(*Run(), Answer(tokens_, "nccl"));
+  EXPECT_EQ(*Run(), Over("nccl"));
 }
 
 TEST_F(NcclServicesTest, WithoutStagingFramesGoOverGrpc) {
   Connect();
   {
     const auto taken = decode_nccl_.staging->Take(decode_nccl_.staging->num_free());
-    EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+    EXPECT_EQ(*Run(), Over("grpc"));
     EXPECT_GT(decode_nccl_.Metric("_fallbacks_total", "no_memory"), 0);
   }
-  EXPECT_EQ(*Run(), Answer(tokens_, "nccl"));
+  EXPECT_EQ(*Run(), Over("nccl"));
 }
 
 TEST_F(NcclServicesTest, AConnectThatFailsLeavesGrpc) {
   decode_nccl_.gpu->SetConnectFault(absl::UnavailableError("no network"));
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(*Run(), Answer(tokens_, "grpc"));
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(*Run(), Over("grpc"));
   EXPECT_TRUE(Becomes([this] { return decode_nccl_.Metric("_connect_failures_total") > 0; }));
 }
 

@@ -54,7 +54,7 @@ absl::Status SwitchOn(const char* interface, const std::string& address) {
   }
   request.ifr_flags = IFF_UP;
   done = done && ioctl(control, SIOCSIFFLAGS, &request) == 0;
-  const absl::Status status =
+  absl::Status status =
       done ? absl::OkStatus() : NotPermitted(absl::StrCat("switching on ", interface));
   close(control);
   return status;

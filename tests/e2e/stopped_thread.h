@@ -24,7 +24,8 @@ class StoppedThread {
     for (const auto& entry : std::filesystem::directory_iterator(threads)) {
       std::string found;
       std::getline(std::ifstream(entry.path() / "comm"), found);
-      if (found == name) absl::SimpleAtoi(entry.path().filename().string(), &id_);
+      const std::string id = entry.path().filename().string();
+      if (found == name && !absl::SimpleAtoi(id, &id_)) id_ = 0;
     }
     errno = 0;
     is_stopped_ = id_ != 0 && ptrace(PTRACE_SEIZE, id_, nullptr, nullptr) == 0 &&
