@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "rpc/sealed_message.h"
 
 namespace kvship {
@@ -126,14 +127,15 @@ void NcclSender::SendOverChannel(const Frame& frame) {
     }
     busy_bytes_ += frame.header.num_bytes;
   }
-  PutOnChannel(frame);
+  absl::StatusOr<SharedBytes> payload = frame.OnHost();
+  if (!payload.ok()) return channel_->Close(payload.status());
+  channel_->SendFrame(frame.header, *std::move(payload));
 }
 
-void NcclSender::PutOnChannel(const Frame& frame) {
-  if (!frame.payload.bytes.empty()) return channel_->SendFrame(frame.header, frame.payload);
-  const auto downloaded = frame.block->Download(frame.header.num_bytes);
-  if (!downloaded.ok()) return channel_->Close(downloaded.status());
-  channel_->SendFrame(frame.header, {*downloaded, frame.block});
+absl::StatusOr<SharedBytes> NcclSender::Frame::OnHost() const {
+  if (!payload.bytes.empty()) return payload;
+  ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, block->Download(header.num_bytes));
+  return SharedBytes{bytes, block};
 }
 
 void NcclSender::OnSent() {
@@ -204,17 +206,25 @@ void NcclSender::OnLeft(uint32_t sequence, const absl::Status& status) {
 }
 
 void NcclSender::Take(uint32_t sequence, bool over_channel) {
-  std::optional<absl::Status> close;
+  Frame frame;
   {
     const std::lock_guard lock(mutex_);
     const auto found = frames_.find(sequence);
     if (found == frames_.end()) return;
-    const Frame frame = std::move(found->second);
-    frames_.erase(found);
+    frame = found->second;
+  }
+  absl::StatusOr<SharedBytes> payload;
+  if (over_channel) payload = frame.OnHost();
+  std::optional<absl::Status> close;
+  {
+    const std::lock_guard lock(mutex_);
+    if (frames_.erase(sequence) == 0) return;
     unconfirmed_bytes_ -= frame.header.num_bytes;
-    const bool wanted = !closing_.has_value() || closing_->ok();
-    if (over_channel && wanted) PutOnChannel(frame);
+    const bool wanted = over_channel && (!closing_.has_value() || closing_->ok());
     if (frames_.empty()) close = closing_;
+    if (wanted && !payload.ok()) close = payload.status();
+    // Before others see that the frame is none of NCCL's any more, and close.
+    if (wanted && payload.ok()) channel_->SendFrame(frame.header, *std::move(payload));
   }
   if (close.has_value()) channel_->Close(*close);
   on_unsent_();

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kvship/v1/prefill.pb.h"
 #include "service/nccl_service.h"
@@ -62,6 +63,9 @@ class NcclSender final : public Channel,
     FrameStaging::BlockPtr block = nullptr;
     NcclOffer offer = {};
     bool accepted = false;
+
+    // Its bytes in host memory; may wait for their copy.
+    absl::StatusOr<SharedBytes> OnHost() const;
   };
 
   NcclSender(NcclService& nccl, std::string peer, std::shared_ptr<Channel> channel,
@@ -72,7 +76,6 @@ class NcclSender final : public Channel,
   bool Offer(Frame* frame);
   void Announce(Frame frame);
   void SendOverChannel(const Frame& frame);
-  void PutOnChannel(const Frame& frame);
   void Send(Frame& frame);
   void OnLeft(uint32_t sequence, const absl::Status& status);
   // The frame is no more NCCL's; `over_channel` if its bytes have not arrived.

@@ -138,6 +138,18 @@ TEST_F(NcclSenderTest, AFrameOfTheDeviceThatNcclLosesGoesOverTheChannel) {
   EXPECT_THAT(sender_->TakeFrames(1), IsEmpty());
 }
 
+TEST_F(NcclSenderTest, AFrameThatCannotBeCopiedEndsTheStream) {
+  for (uint32_t i = 0; i < 2; ++i) {
+    auto block = sender_->TakeFrames(1).at(0);
+    sender_->SendStagedFrame({.sequence = i, .num_bytes = 100}, std::move(block));
+  }
+  prefill_.copies_fail = true;
+  EXPECT_TRUE(Answer(0, NcclAnswer::OUTCOME_REFUSED).ok());
+  ASSERT_TRUE(channel_->closed().has_value());
+  EXPECT_EQ(channel_->closed()->message(), "the device is lost");
+  EXPECT_THAT(channel_->frames(), IsEmpty());
+}
+
 TEST_F(NcclSenderTest, WithoutACommunicatorOrRoomFramesComeFromTheHost) {
   EXPECT_THAT(sender_->TakeFrames(NcclSide::kFrames + 1), IsEmpty());
   decode_.gpu->Die(/*peers_see_it=*/true);

@@ -46,7 +46,8 @@ struct NcclSide {
     staging = FrameStaging::Create(
         device, host,
         {.copy =
-             [](std::byte* to, const std::byte* from, size_t num_bytes) {
+             [this](std::byte* to, const std::byte* from, size_t num_bytes) {
+               if (copies_fail) return absl::InternalError("the device is lost");
                std::memcpy(to, from, num_bytes);
                return absl::OkStatus();
              },
@@ -78,6 +79,7 @@ struct NcclSide {
   std::vector<std::byte> device = std::vector<std::byte>(kFrames * kMostFrameBytes);
   std::vector<std::byte> host = std::vector<std::byte>(kFrames * kMostFrameBytes);
   std::atomic<bool> damages = false;  // what arrives
+  std::atomic<bool> copies_fail = false;
   NcclMetrics metrics;
   std::shared_ptr<FakeNccl::Gpu> gpu;
   std::shared_ptr<FrameStaging> staging;
