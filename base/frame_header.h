@@ -12,6 +12,10 @@ namespace kvship {
 // Far below the 4 MiB that a gRPC receiver takes by default, and long enough that the cost per
 // message does not show.
 inline constexpr size_t kMostFrameBytes = size_t{1} << 20;
+// Of so many bytes, all but the last one as long as that.
+constexpr size_t NumFrames(size_t num_bytes) {
+  return (num_bytes + kMostFrameBytes - 1) / kMostFrameBytes;
+}
 
 struct FrameHeader {
   uint32_t sequence = 0;  // counts the request's frames from 0

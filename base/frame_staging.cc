@@ -7,8 +7,8 @@
 namespace kvship {
 
 absl::StatusOr<std::span<const std::byte>> FrameStaging::Block::Download(size_t num_bytes) const {
-  RETURN_IF_ERROR(of_.copy(host_, device_, num_bytes));
-  return std::span<const std::byte>(host_, num_bytes);
+  RETURN_IF_ERROR(of_.copy(memory_.host, memory_.device, num_bytes));
+  return std::span<const std::byte>(memory_.host, num_bytes);
 }
 
 std::shared_ptr<FrameStaging> FrameStaging::Create(std::span<std::byte> device,
@@ -20,9 +20,8 @@ std::shared_ptr<FrameStaging> FrameStaging::Create(std::span<std::byte> device,
   return staging;
 }
 
-FrameStaging::BlockPtr FrameStaging::Lend(const Memory& memory) {
-  return {new Block(memory.device, memory.host, functions_),
-          [self = shared_from_this(), memory](const Block* lent) {
+FrameStaging::BlockPtr FrameStaging::Lend(const Block::Memory& memory) {
+  return {new Block(memory, functions_), [self = shared_from_this(), memory](const Block* lent) {
             delete lent;
             const std::lock_guard lock(self->mutex_);
             self->free_.push_back(memory);

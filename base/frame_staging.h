@@ -31,24 +31,26 @@ class FrameStaging : public std::enable_shared_from_this<FrameStaging> {
   class Block {
    public:
     // Of kMostFrameBytes.
-    std::byte* device() const { return device_; }
+    std::byte* device() const { return memory_.device; }
     // Fills the beginning of the block's device memory.
     absl::Status Upload(std::span<const std::byte> bytes) const {
-      return of_.copy(device_, bytes.data(), bytes.size());
+      return of_.copy(memory_.device, bytes.data(), bytes.size());
     }
     // The beginning of its device memory, in its host memory.
     absl::StatusOr<std::span<const std::byte>> Download(size_t num_bytes) const;
     absl::StatusOr<uint32_t> Checksum(size_t num_bytes) const {
-      return of_.checksum({device_, num_bytes});
+      return of_.checksum({memory_.device, num_bytes});
     }
 
    private:
     friend class FrameStaging;
-    Block(std::byte* device, std::byte* host, const Device& of)
-        : device_(device), host_(host), of_(of) {}
+    struct Memory {
+      std::byte* device;
+      std::byte* host;
+    };
+    Block(const Memory& memory, const Device& of) : memory_(memory), of_(of) {}
 
-    std::byte* device_;
-    std::byte* host_;
+    const Memory memory_;
     const Device& of_;
   };
   // shared: by all who read or write the block; free again when the last one has let go
@@ -64,17 +66,12 @@ class FrameStaging : public std::enable_shared_from_this<FrameStaging> {
   size_t num_free() const;
 
  private:
-  struct Memory {
-    std::byte* device;
-    std::byte* host;
-  };
-
   explicit FrameStaging(Device functions) : functions_(std::move(functions)) {}
-  BlockPtr Lend(const Memory& memory);
+  BlockPtr Lend(const Block::Memory& memory);
 
   const Device functions_;
   mutable std::mutex mutex_;
-  std::vector<Memory> free_;
+  std::vector<Block::Memory> free_;
 };
 
 }  // namespace kvship

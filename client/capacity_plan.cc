@@ -81,7 +81,7 @@ RequestCost CostOf(const PlannedModel& model, const Gpu& gpu, const PlannedLoad&
       ExposedSeconds(model.shape.num_layers, busy_seconds, cost.transfer_seconds);
   for (const KvPool::Demand& pages :
        SequenceCache::Demands(model.shape, cost.plan, load.output_tokens, PageFormat::kF16)) {
-    cost.session_bytes += static_cast<double>(pages.page_bytes * pages.num_pages);
+    cost.session_bytes += static_cast<double>(pages.num_bytes());
   }
   const double kv_bytes = StepKvBytes(model, cost, load);
   cost.sessions = MostSessions(model, gpu, load, cost.session_bytes, kv_bytes);

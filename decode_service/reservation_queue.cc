@@ -38,7 +38,7 @@ size_t ReservationQueue::PoolBytes(const Demand& demand) const {
   size_t bytes = 0;
   for (const KvPool::Demand& pages :
        SequenceCache::Demands(shape_, demand.plan, demand.max_tail_tokens, tail_format_)) {
-    bytes += pages.num_pages * pages.page_bytes;
+    bytes += pages.num_bytes();
   }
   return bytes;
 }

@@ -125,7 +125,7 @@ absl::StatusOr<PageReservation> KvPool::Reserve(std::span<const Demand> demands)
   reservation.pool_ = this;
   for (const Demand& demand : demands) {
     Take(demand, &reservation.pages_.emplace_back());
-    reservation.num_bytes_ += demand.num_pages * demand.page_bytes;
+    reservation.num_bytes_ += demand.num_bytes();
   }
   reserved_bytes_ += reservation.num_bytes_;
   return reservation;

@@ -47,6 +47,8 @@ class KvPool {
   struct Demand {
     size_t page_bytes = 0;
     size_t num_pages = 0;
+
+    size_t num_bytes() const { return page_bytes * num_pages; }
   };
 
   static constexpr size_t kSlabBytes = 256 << 10;

@@ -84,9 +84,7 @@ bool NcclSender::Offer(Frame* frame) {
 }
 
 void NcclSender::SendFrame(const FrameHeader& header, SharedBytes payload) {
-  Frame frame{.header = header, .payload = std::move(payload)};
-  if (!Offer(&frame)) return SendOverChannel(frame);
-  Announce(std::move(frame));
+  Send({.header = header, .payload = std::move(payload)});
 }
 
 std::vector<FrameStaging::BlockPtr> NcclSender::TakeFrames(size_t num_frames) {
@@ -95,12 +93,11 @@ std::vector<FrameStaging::BlockPtr> NcclSender::TakeFrames(size_t num_frames) {
 }
 
 void NcclSender::SendStagedFrame(const FrameHeader& header, FrameStaging::BlockPtr payload) {
-  Frame frame{.header = header, .payload = {}, .block = std::move(payload)};
-  if (!Offer(&frame)) return SendOverChannel(frame);
-  Announce(std::move(frame));
+  Send({.header = header, .payload = {}, .block = std::move(payload)});
 }
 
-void NcclSender::Announce(Frame frame) {
+void NcclSender::Send(Frame frame) {
+  if (!Offer(&frame)) return SendOverChannel(frame);
   const FrameHeader& header = frame.header;
   v1::NcclNotice notice;
   v1::NcclFrame& announced = *notice.mutable_frame();
@@ -159,7 +156,7 @@ absl::Status NcclSender::OnAnswer(const v1::NcclAnswer& answer) {
     Frame& frame = found->second;
     switch (answer.outcome()) {
       case NcclAnswer::OUTCOME_ACCEPTED:
-        if (!frame.accepted) Send(frame);
+        if (!frame.accepted) SendByNccl(frame);
         return absl::OkStatus();
       case NcclAnswer::OUTCOME_REFUSED:
         if (!frame.accepted) nccl_.executor->Skip(peer_, frame.offer).IgnoreError();
@@ -180,7 +177,7 @@ absl::Status NcclSender::OnAnswer(const v1::NcclAnswer& answer) {
 }
 
 // With the mutex: no answer of the executor's comes before this returns.
-void NcclSender::Send(Frame& frame) {
+void NcclSender::SendByNccl(Frame& frame) {
   frame.accepted = true;
   const uint32_t sequence = frame.header.sequence;
   const absl::Status sent = nccl_.executor->Send(

@@ -74,9 +74,10 @@ class NcclSender final : public Channel,
   bool MayOffer() const;
   // Whether the frame may go by NCCL, from its block or one that it is given.
   bool Offer(Frame* frame);
-  void Announce(Frame frame);
+  // Announces it, or sends it over the channel.
+  void Send(Frame frame);
   void SendOverChannel(const Frame& frame);
-  void Send(Frame& frame);
+  void SendByNccl(Frame& frame);
   void OnLeft(uint32_t sequence, const absl::Status& status);
   // The frame is no more NCCL's; `over_channel` if its bytes have not arrived.
   void Take(uint32_t sequence, bool over_channel);

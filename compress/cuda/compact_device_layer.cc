@@ -173,7 +173,7 @@ CompactLayer CompactDeviceLayer::FromCopy(const std::byte* copied) const {
 size_t CompactDeviceLayer::most_frames() const {
   // Without the room that aligns positions, and positions that are not sent.
   const size_t most_bytes = parts_.end - parts_.tails + (plan_.keeps_whole ? 0 : parts_.masses);
-  const size_t num_frames = (most_bytes + kMostFrameBytes - 1) / kMostFrameBytes;
+  const size_t num_frames = NumFrames(most_bytes);
   return num_frames <= kMostLaidFrames && plan_.num_heads <= kMostLaidHeads ? num_frames : 0;
 }
 

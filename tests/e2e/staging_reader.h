@@ -26,7 +26,7 @@ class StagingReading final : public PromptReading {
   absl::StatusOr<CompactLayer> Compress(size_t prompt, const TakeFrames& take_frames) override {
     ASSIGN_OR_RETURN(CompactLayer layer, reading_->Compress(prompt, take_frames));
     std::span<const std::byte> left = layer.bytes.bytes();
-    auto blocks = take_frames((left.size() + kMostFrameBytes - 1) / kMostFrameBytes);
+    auto blocks = take_frames(NumFrames(left.size()));
     for (FrameStaging::BlockPtr& block : blocks) {
       const auto own = left.first(std::min(left.size(), kMostFrameBytes));
       left = left.subspan(own.size());

@@ -224,7 +224,7 @@ absl::StatusOr<double> StepSeconds(const DeviceTransformer& model, cudaStream_t 
   size_t needed = 8 * KvPool::kSlabBytes;
   for (const KvPool::Demand& demand :
        SequenceCache::Demands(ShapeOf(config), plan, 2 * kSteps, PageFormat::kBf16)) {
-    needed += batch * (demand.page_bytes * demand.num_pages + KvPool::kSlabBytes);
+    needed += batch * (demand.num_bytes() + KvPool::kSlabBytes);
   }
   ASSIGN_OR_RETURN(const DeviceBuffer memory, DeviceBuffer::Create(needed));
   RETURN_IF_ERROR(

@@ -29,7 +29,7 @@ absl::Status Hold(const DeviceTransformer& model, cudaStream_t stream,
   size_t pool_bytes = 0;
   for (const KvPool::Demand& demand :
        SequenceCache::Demands(shape, plan, kGeneratedTokens, PageFormat::kBf16)) {
-    pool_bytes += demand.page_bytes * demand.num_pages;
+    pool_bytes += demand.num_bytes();
   }
   ASSIGN_OR_RETURN(const DeviceBuffer pool, DeviceBuffer::Create(pool_bytes));
   ASSIGN_OR_RETURN(const auto engine, DevicePrefillEngine::Create(model, stream, {}));

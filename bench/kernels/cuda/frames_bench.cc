@@ -18,7 +18,7 @@ void BenchFrames(Bench& bench, size_t kept) {
   for (size_t h = 0; h <= kHeads; ++h) ends.push_back(static_cast<int32_t>(h * kept));
   const DeviceBytes offsets(std::as_bytes(std::span(ends)));
   const size_t num_bytes = pages.num_bytes() + positions.num_bytes();
-  const size_t num_frames = (num_bytes + kMostFrameBytes - 1) / kMostFrameBytes;
+  const size_t num_frames = NumFrames(num_bytes);
   const DeviceBytes frames(num_frames * kMostFrameBytes);
   const DeviceBytes remainders(num_frames * kFrameTiles * sizeof(uint32_t));
   LayFramesArgs args = {.offsets = offsets.as<int32_t>(),

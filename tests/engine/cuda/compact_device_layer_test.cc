@@ -27,9 +27,8 @@ class CompactDeviceLayerTest : public DeviceTest {
     auto layer = CompactDeviceLayer::Create(plan, /*stream=*/nullptr);
     EXPECT_TRUE(layer.ok()) << layer.status();
     layer->Begin(1);
-    std::mt19937 random(5);
-    std::vector<std::byte> pages(layer->most_pages() * PageBytes(plan.format, plan.head_dim));
-    for (std::byte& byte : pages) byte = static_cast<std::byte>(random());
+    const std::vector<std::byte> pages =
+        RandomBytes(layer->most_pages() * PageBytes(plan.format, plan.head_dim), /*seed=*/5);
     EXPECT_EQ(cudaMemcpy(layer->pages(), pages.data(), pages.size(), cudaMemcpyHostToDevice),
               cudaSuccess);
     return *std::move(layer);

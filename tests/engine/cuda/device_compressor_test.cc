@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "engine/cuda/device_pages.h"
 #include "kv/policies.h"
 #include "kv/pool.h"
 #include "kv/sequence.h"
@@ -15,6 +14,13 @@ namespace kvship::cuda {
 namespace {
 
 using DeviceCompressorTest = DeviceTest;
+
+// Of the first layer and the last; `window_alone`: the last head sees nothing but its window.
+void CompareLayers(const char* text, bool window_alone = false) {
+  SCOPED_TRACE(testing::Message() << text << ", window alone " << window_alone);
+  Sides sides(text);
+  for (size_t index : {0, 3}) sides.Compress(index, window_alone);
+}
 
 TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
   for (const char* text :
@@ -46,9 +52,7 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
         "scorer=expected_attention,budget_tokens=60,window=16,sinks=0,recent_tokens=0,encoder=f16",
         "scorer=keydiff,budget_tokens=60,window=16,encoder=f16",
         "scorer=keydiff,budget_tokens=60,window=16,recent_tokens=0,sinks=4,encoder=f16"}) {
-    SCOPED_TRACE(text);
-    Sides sides(text);
-    for (size_t index : {0, 3}) sides.Compress(index);
+    CompareLayers(text);
   }
 }
 
@@ -75,11 +79,7 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayersWhoseHeadsDiffer) {
         "scorer=keydiff,allocator=mass,budget_tokens=100,window=16,mass_target=0.4,encoder=f16",
         "scorer=knorm,allocator=mass,budget_tokens=100,mass_target=0.4,sinks=1,recent_tokens=0",
         "scorer=random,allocator=mass,budget_tokens=100,window=16,mass_target=0.4,encoder=f16"}) {
-    for (bool last_head_sees_its_window : {false, true}) {
-      SCOPED_TRACE(testing::Message() << text << ", window alone " << last_head_sees_its_window);
-      Sides sides(text);
-      for (size_t index : {0, 3}) sides.Compress(index, last_head_sees_its_window);
-    }
+    for (bool window_alone : {false, true}) CompareLayers(text, window_alone);
   }
 }
 
@@ -92,9 +92,7 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayersOfWholeChunks) {
         "selector=chunks,scorer=knorm,budget_tokens=60,window=16,recent_tokens=0,encoder=f16",
         "selector=chunks,scorer=tova,budget_tokens=60,window=16,encoder=f16",
         "selector=chunks,scorer=random,budget_tokens=140,window=16,sinks=1,encoder=f16"}) {
-    SCOPED_TRACE(text);
-    Sides sides(text);
-    for (size_t index : {0, 3}) sides.Compress(index);
+    CompareLayers(text);
   }
 }
 
@@ -127,9 +125,7 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayersWhereTokensOfTheWindowAreNotAlway
         "allocator=mass,budget_tokens=149,window=40,recent_tokens=0,mass_target=1,encoder=f16",
         "selector=chunks,budget_tokens=60,window=16,recent_tokens=3,encoder=f16",
         "selector=chunks,budget_tokens=100,window=60,recent_tokens=0,chunk_tokens=7,encoder=f16"}) {
-    SCOPED_TRACE(text);
-    Sides sides(text);
-    for (size_t index : {0, 3}) sides.Compress(index);
+    CompareLayers(text);
   }
 }
 
@@ -143,11 +139,7 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayersOfAWindowBeforeThePromptsEnd) {
         "selector=chunks,budget_tokens=60,window=16,observe_end=120,recent_tokens=5,encoder=f16",
         "scorer=knorm,budget_tokens=80,window=16,observe_end=120,encoder=f16",
         "scorer=h2o,budget_tokens=60,observe_begin=0,observe_end=16,encoder=f16"}) {
-    for (bool last_head_sees_its_window : {false, true}) {
-      SCOPED_TRACE(testing::Message() << text << ", window alone " << last_head_sees_its_window);
-      Sides sides(text);
-      for (size_t index : {0, 3}) sides.Compress(index, last_head_sees_its_window);
-    }
+    for (bool window_alone : {false, true}) CompareLayers(text, window_alone);
   }
 }
 

@@ -6,7 +6,6 @@
 #include "compress/compressor.h"
 #include "compress/cuda/device_compressor.h"
 #include "engine/cuda/device_decode.h"
-#include "engine/cuda/device_pages.h"
 #include "engine/cuda/device_prefill.h"
 #include "engine/decode.h"
 #include "engine/prefill.h"

@@ -58,6 +58,13 @@ class DeviceArray {
   size_t size_;
 };
 
+inline std::vector<std::byte> RandomBytes(size_t size, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<std::byte> bytes(size);
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
+  return bytes;
+}
+
 // Elements of one of the two 16-bit formats, with their values.
 struct Tensor16 {
   DType dtype;

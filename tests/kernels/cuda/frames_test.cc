@@ -4,7 +4,6 @@
 
 #include <cstring>
 #include <numeric>
-#include <random>
 #include <span>
 
 #include "kernels/page_layout.h"
@@ -14,13 +13,6 @@ namespace kvship::cuda {
 namespace {
 
 using ::testing::HasSubstr;
-
-std::vector<std::byte> RandomBytes(size_t size, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<std::byte> bytes(size);
-  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
-  return bytes;
-}
 
 // A layer in parts, and in the bytes of the wire.
 struct Layer {
