@@ -14,6 +14,11 @@
 namespace kvship {
 namespace {
 
+// gRPC closes a connection whose clients have been told to go (GOAWAY) when its last call ends. A
+// client that writes just then, be it an answer to a ping, gets a broken pipe and drops what it has
+// not read yet. So an answer that ends while the port drains is read first and ends then.
+constexpr absl::Duration kReadingTime = absl::Milliseconds(200);
+
 bool HasDeadline(const grpc::CallbackServerContext& context) {
   return context.deadline() != std::chrono::system_clock::time_point::max();
 }
@@ -23,14 +28,15 @@ bool HasDeadline(const grpc::CallbackServerContext& context) {
 class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  GenerateCall(DeadlineWatch& deadlines, RunningGenerations::Place place)
-      : deadlines_(deadlines), place_(std::move(place)) {}
+  GenerateCall(DeadlineWatch& deadlines, RunningGenerations& running,
+               RunningGenerations::Place place)
+      : deadlines_(deadlines), running_(running), place_(std::move(place)) {}
 
   static GenerateCall* Start(const Generation::Uses& uses, DeadlineWatch& deadlines,
                              RunningGenerations& running, RunningGenerations::Place place,
                              grpc::CallbackServerContext& context, const std::string& client,
                              absl::Duration default_deadline, const v1::GenerateRequest& request) {
-    auto call = std::make_shared<GenerateCall>(deadlines, std::move(place));
+    auto call = std::make_shared<GenerateCall>(deadlines, running, std::move(place));
     call->self_ = call;
     const std::string id = NewRequestId();
     context.AddInitialMetadata(kRequestIdMetadata, id);
@@ -97,12 +103,29 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     absl::Status end;
     switch (generation_->responses().Take(&message_, &end)) {
       case ResponseBuffer::Next::kNothing: return;
-      case ResponseBuffer::Next::kMessage: writing_ = true; return StartWrite(&message_);
-      case ResponseBuffer::Next::kEnd: finished_ = true; return Finish(ToGrpcStatus(end));
+      case ResponseBuffer::Next::kMessage:
+        if (message_.has_report()) return End(grpc::Status::OK);
+        writing_ = true;
+        return StartWrite(&message_);
+      case ResponseBuffer::Next::kEnd: return End(ToGrpcStatus(end));
     }
   }
 
+  void End(const grpc::Status& status) {
+    finished_ = true;
+    if (!running_.draining()) return WriteEnd(status);
+    deadlines_.Add(MonotonicNow() + kReadingTime, [weak = weak_from_this(), status] {
+      if (const auto live = weak.lock()) live->WriteEnd(status);
+    });
+  }
+
+  // A report and the status in one piece, as they are read.
+  void WriteEnd(const grpc::Status& status) {
+    message_.has_report() ? StartWriteAndFinish(&message_, {}, status) : Finish(status);
+  }
+
   DeadlineWatch& deadlines_;
+  RunningGenerations& running_;
   RunningGenerations::Place place_;
   std::shared_ptr<GenerateCall> self_;  // shared: until OnDone, and while WriteNext runs
   // shared: the decode batch may still hold it when the call is over

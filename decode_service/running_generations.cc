@@ -38,6 +38,11 @@ void RunningGenerations::StartDraining() {
   draining_ = true;
 }
 
+bool RunningGenerations::draining() const {
+  std::lock_guard lock(mutex_);
+  return draining_;
+}
+
 bool RunningGenerations::WaitUntilIdle(absl::Duration timeout) {
   std::unique_lock lock(mutex_);
   return idle_.wait_until(lock, ToSteadyTime(MonotonicNow() + timeout),

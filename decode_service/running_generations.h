@@ -31,6 +31,7 @@ class RunningGenerations {
 
   // No new ones from now on.
   void StartDraining();
+  bool draining() const;
   // Waits until none is left; false if that takes longer.
   bool WaitUntilIdle(absl::Duration timeout);
   // Ends those that are there, and those whose generation is still to come, with `why`, soon.
@@ -38,7 +39,7 @@ class RunningGenerations {
 
  private:
   const size_t most_requests_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable idle_;
   std::list<std::weak_ptr<Generation>> running_;
   bool draining_ = false;

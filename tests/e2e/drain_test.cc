@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <atomic>
 #include <iostream>
 #include <thread>
@@ -31,28 +32,34 @@ v1::GenerateRequest LongRequest() { return TinyRequest(20, 2000); }
 class Readers {
  public:
   // Returns when all answers have begun.
-  Readers(const std::string& server, size_t count) : statuses_(count) {
-    for (absl::Status& status : statuses_) {
-      threads_.emplace_back([this, &status, server] {
+  Readers(const std::string& server, size_t count) : ends_(count) {
+    for (End& end : ends_) {
+      threads_.emplace_back([this, &end, server] {
         GenerationClient client(server, {.retries = 0});
-        bool has_begun = false;
+        absl::Time last_output;
         const auto on_response = [&](const v1::GenerateResponse& response) {
-          if (response.has_output() && !std::exchange(has_begun, true)) ++begun_;
+          if (!response.has_output()) return;
+          if (std::exchange(last_output, MonotonicNow()) == absl::Time()) ++begun_;
         };
-        status = client.Generate(LongRequest(), absl::Seconds(60), on_response).status();
+        end.status = client.Generate(LongRequest(), absl::Seconds(60), on_response).status();
+        end.after_output = MonotonicNow() - last_output;
       });
     }
     EXPECT_TRUE(Eventually([this, count] { return begun_ == count; }));
   }
 
-  std::vector<absl::Status> WaitForEnd() {
+  struct End {
+    absl::Status status;
+    absl::Duration after_output;  // how long after the last of it
+  };
+  std::vector<End> WaitForEnd() {
     for (std::thread& thread : threads_) thread.join();
-    return statuses_;
+    return ends_;
   }
 
  private:
   std::atomic<size_t> begun_{0};
-  std::vector<absl::Status> statuses_;
+  std::vector<End> ends_;
   std::vector<std::thread> threads_;
 };
 
@@ -114,7 +121,13 @@ TEST(DrainTest, RunningStreamsEndAndNewRequestsAreRefused) {
   EXPECT_TRUE(Eventually(
       [&client] { return absl::IsUnavailable(client.GetModelInfo(absl::Seconds(1)).status()); },
       absl::Seconds(3)));
-  for (const absl::Status& status : readers.WaitForEnd()) EXPECT_EQ(status, absl::OkStatus());
+  absl::Duration longest_after_output;
+  for (const Readers::End& end : readers.WaitForEnd()) {
+    EXPECT_EQ(end.status, absl::OkStatus());
+    longest_after_output = std::max(longest_after_output, end.after_output);
+  }
+  // Time to read what came before: with the last call's end the connection goes.
+  EXPECT_GT(longest_after_output, absl::Milliseconds(150));
   EXPECT_EQ(decode.process.Wait(), 0) << decode.process.Errors();
 }
 
@@ -128,9 +141,9 @@ TEST(DrainTest, WaitIsBoundedAndWhatIsLeftIsToldToComeAgain) {
   EXPECT_EQ(decode.process.Wait(), 0) << decode.process.Errors();
   EXPECT_LT(MonotonicNow() - begun, absl::Seconds(8));
   EXPECT_THAT(decode.process.Errors(), HasSubstr("did not end within 20ms"));
-  for (const absl::Status& status : readers.WaitForEnd()) {
-    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("send the request again"));
+  for (const Readers::End& end : readers.WaitForEnd()) {
+    EXPECT_TRUE(absl::IsUnavailable(end.status)) << end.status;
+    EXPECT_THAT(std::string(end.status.message()), HasSubstr("send the request again"));
   }
 }
 

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 
 extern char** environ;
@@ -47,6 +49,17 @@ std::vector<std::string> WithPorts(const std::string& program, const std::string
   if (program == "kvship-decode") all.push_back("--http=");  // tests/http has its tests
   all.insert(all.end(), flags.begin(), flags.end());
   return all;
+}
+
+// Whether this process is the first of those that run to ask for the port.
+bool Claim(int port) {
+  sockaddr_un name = {};  // abstract: it goes with the process
+  name.sun_family = AF_UNIX;
+  absl::SNPrintF(name.sun_path + 1, sizeof(name.sun_path) - 1, "kvship_e2e_port_%d", port);
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (bind(fd, reinterpret_cast<sockaddr*>(&name), sizeof(name)) == 0) return true;
+  close(fd);
+  return false;
 }
 
 }  // namespace
@@ -117,6 +130,7 @@ int FreePort() {
   static std::mt19937 random(std::random_device{}());
   for (;;) {
     const int port = std::uniform_int_distribution<int>(kFirst, kLast)(random);
+    if (!Claim(port)) continue;
     const int fd = socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address = {};
     address.sin_family = AF_INET;

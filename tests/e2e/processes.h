@@ -41,6 +41,7 @@ class Process {
   int exit_ = 0;
 };
 
+// One that nobody listens on and no other test that runs has got.
 int FreePort();
 
 // The body of http://127.0.0.1:port/path; empty unless the answer is 200.
