@@ -131,13 +131,10 @@ absl::Status GenerationClient::EndOf(const grpc::Status& status, bool stopped) c
     // What gRPC's servers do with calls that arrive as the port is closed.
     return absl::UnavailableError(absl::StrCat("the server ", server_, " let the call go"));
   }
-  if (!absl::IsUnavailable(error) || channel_->GetState(false) == GRPC_CHANNEL_READY) return error;
-  absl::Status named(error.code(),
-                     absl::StrCat("the server ", server_, " cannot be reached: ", error.message()));
-  error.ForEachPayload([&named](absl::string_view type_url, const absl::Cord& payload) {
-    named.SetPayload(type_url, payload);
-  });
-  return named;
+  // A server's own word has details, gRPC's on a connection has none.
+  if (!absl::IsUnavailable(error) || !status.error_details().empty()) return error;
+  return absl::UnavailableError(
+      absl::StrCat("the server ", server_, " cannot be reached: ", error.message()));
 }
 
 }  // namespace kvship

@@ -23,7 +23,6 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
     detail->set_type_url(std::string(type_url));
     detail->set_value(std::string(payload));
   });
-  if (rich.details().empty()) return grpc::Status(code, message);
   rich.set_code(static_cast<int>(code));
   rich.set_message(message);
   return grpc::Status(code, message, rich.SerializeAsString());

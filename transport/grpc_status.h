@@ -8,6 +8,7 @@
 
 namespace kvship {
 
+// An error always has details, if only its code and message: gRPC's own have none.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // Details that cannot be read are left out.

@@ -24,6 +24,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::StartsWith;
 
 // The longest answer that there is.
 v1::GenerateRequest LongRequest() { return TinyRequest(20, 2000); }
@@ -143,6 +144,7 @@ TEST(DrainTest, WaitIsBoundedAndWhatIsLeftIsToldToComeAgain) {
   EXPECT_THAT(decode.process.Errors(), HasSubstr("did not end within 20ms"));
   for (const Readers::End& end : readers.WaitForEnd()) {
     EXPECT_TRUE(absl::IsUnavailable(end.status)) << end.status;
+    EXPECT_THAT(std::string(end.status.message()), StartsWith("the server shuts down"));
     EXPECT_THAT(std::string(end.status.message()), HasSubstr("send the request again"));
   }
 }

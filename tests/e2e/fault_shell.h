@@ -48,7 +48,7 @@ class ShellServer {
   }
   int pid() const { return pid_; }  // the shell's, which becomes the program
   bool runs() { return !ended_ && waitpid(pid_, nullptr, WNOHANG) == 0; }
-  void Signal(int number) const { kill(pid_, number); }
+  void Signal(int number) const { SendSignal(pid_, number); }
   // The exit code, or -1000 if it still runs after `timeout`.
   int Wait(absl::Duration timeout = absl::Seconds(30)) {
     int status = 0;

@@ -64,6 +64,12 @@ bool Claim(int port) {
 
 }  // namespace
 
+void SendSignal(int pid, int number) {
+  kill(pid, number);
+  // On a busy machine its threads run on until one of them has seen the signal.
+  if (number == SIGSTOP) waitpid(pid, nullptr, WUNTRACED);
+}
+
 Process::Process(const std::string& program, const std::vector<std::string>& arguments)
     : path_(absl::StrCat(KVSHIP_BIN "/", program)),
       arguments_(arguments),
@@ -102,10 +108,7 @@ Process::~Process() {
 }
 
 void Process::Signal(int number) const {
-  if (ended_) return;
-  kill(pid_, number);
-  // On a busy machine its threads run on until one of them has seen the signal.
-  if (number == SIGSTOP) waitpid(pid_, nullptr, WUNTRACED);
+  if (!ended_) SendSignal(pid_, number);
 }
 
 int Process::Wait(absl::Duration timeout) {

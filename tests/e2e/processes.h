@@ -8,6 +8,9 @@
 
 namespace kvship {
 
+// Sends a child of this process a signal; after SIGSTOP it stands still when this returns.
+void SendSignal(int pid, int number);
+
 // A running program; killed, if it still runs, by the destructor. Its output goes to a file.
 class Process {
  public:
@@ -20,7 +23,6 @@ class Process {
   // Starts the program anew, with the same arguments, after it has ended.
   void Restart();
 
-  // After SIGSTOP the program stands still when this returns.
   void Signal(int number) const;
   int pid() const { return pid_; }
   // The exit code, or minus the signal's number; -1000 if it still runs after `timeout`.

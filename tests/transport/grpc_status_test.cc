@@ -14,6 +14,12 @@ TEST(GrpcStatus, CodesMessagesAndDetailsSurviveTheWay) {
   EXPECT_EQ(FromGrpcStatus(ToGrpcStatus(status)), status);
 }
 
+TEST(GrpcStatus, AnErrorWithoutPayloadsHasDetailsTooThatSayNoMore) {
+  const absl::Status status = absl::UnavailableError("shutting down");
+  EXPECT_FALSE(ToGrpcStatus(status).error_details().empty());
+  EXPECT_EQ(FromGrpcStatus(ToGrpcStatus(status)), status);
+}
+
 TEST(GrpcStatus, OkIsOk) {
   EXPECT_TRUE(ToGrpcStatus(absl::OkStatus()).ok());
   EXPECT_TRUE(FromGrpcStatus(grpc::Status::OK).ok());
