@@ -12,20 +12,20 @@
 namespace kvship::cuda {
 namespace {
 
-absl::Status CheckCache(const SequenceCache& cache, const ModelConfig& config, DType dtype,
-                        PageFormat prefix_format) {
+absl::Status CheckCache(const SequenceCache& cache, DType dtype, PageFormat prefix_format,
+                        size_t num_heads) {
   const PageFormat floats = PageFormatOf(dtype);
   if (cache.plan().format == prefix_format &&
       (prefix_format == floats || IsQuantized(prefix_format)) && cache.tail_format() == floats &&
-      cache.plan().num_heads == config.num_kv_heads) {
+      cache.plan().num_heads == num_heads) {
     return absl::OkStatus();
   }
   return absl::UnimplementedError(absl::StrCat(
       "a cache of ", cache.plan().num_heads, " heads in ", PageFormatName(cache.plan().format),
-      " with a tail in ", PageFormatName(cache.tail_format()), ", beside one in ",
-      PageFormatName(prefix_format), ": on the GPU wanted ", config.num_kv_heads,
-      " heads, one format in a batch, ", PageFormatName(floats), " or quantized, and tails in ",
-      PageFormatName(floats)));
+      " with a tail in ", PageFormatName(cache.tail_format()), ", beside one of ", num_heads,
+      " heads in ", PageFormatName(prefix_format),
+      ": on the GPU wanted one number of heads and one ", "format in a batch, ",
+      PageFormatName(floats), " or quantized, and tails in ", PageFormatName(floats)));
 }
 
 // Captured steps that are kept. Each takes a megabyte or so, and tens of milliseconds to make.
@@ -50,14 +50,20 @@ absl::Status CopyTo(const DeviceBuffer& to, const std::vector<T>& from, cudaStre
 absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> DeviceDecodeEngine::Create(
     const DeviceTransformer& model, cudaStream_t stream, size_t max_sequences) {
   const ModelConfig& config = model.config();
+  const size_t most_sequences = kMostPagedHeads / config.num_query_heads;
+  if (max_sequences < 1 || max_sequences > most_sequences) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a batch of up to ", max_sequences, ": wanted 1 to ", most_sequences));
+  }
   std::unique_ptr<DeviceDecodeEngine> engine(new DeviceDecodeEngine(model, stream, max_sequences));
   ASSIGN_OR_RETURN(engine->products_, Products::Create());
   const size_t b = max_sequences;
-  const size_t heads = config.num_layers * b * config.num_kv_heads;
+  const size_t new_pages = config.num_layers * b * config.num_kv_heads;
+  const size_t most_heads = config.num_layers * b * config.num_query_heads;
   const size_t row = b * kElementBytes;
   const std::pair<DeviceBuffer*, size_t> buffers[] = {
-      {&engine->heads_, heads * sizeof(PagedHead)},
-      {&engine->new_pages_, heads * sizeof(std::byte*)},
+      {&engine->heads_, most_heads * sizeof(PagedHead)},
+      {&engine->new_pages_, new_pages * sizeof(std::byte*)},
       {&engine->slots_, b * sizeof(int32_t)},
       {&engine->positions_, b * sizeof(int32_t)},
       {&engine->tokens_, b * sizeof(int32_t)},
@@ -88,12 +94,13 @@ absl::Status DeviceDecodeEngine::SetBatch(std::span<const Item> items) {
     return absl::InvalidArgumentError(
         absl::StrCat("a batch of ", items.size(), ": wanted 1 to ", max_sequences_));
   }
-  const PageFormat prefix_format = items.front().cache->plan().format;
+  const KvPlan& plan = items.front().cache->plan();
   for (const Item& item : items) {
-    RETURN_IF_ERROR(CheckCache(*item.cache, model_.config(), model_.dtype(), prefix_format));
+    RETURN_IF_ERROR(CheckCache(*item.cache, model_.dtype(), plan.format, plan.num_heads));
   }
   batch_ = items.size();
-  prefix_format_ = prefix_format;
+  prefix_format_ = plan.format;
+  num_heads_ = plan.num_heads;
   RETURN_IF_ERROR(CopyTables(items));
   const size_t workspace_bytes = PagedAttentionWorkspaceBytes(Attention(0));
   if (workspace_bytes > workspace_.num_bytes()) {
@@ -132,7 +139,7 @@ absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items) {
   std::vector<const std::byte*> pages;
   std::vector<PagedHead> heads;
   for (size_t i = 0; i < from.size(); ++i) {
-    const SequenceCache& cache = *items[i / config.num_kv_heads % items.size()].cache;
+    const SequenceCache& cache = *items[i / num_heads_ % items.size()].cache;
     PagedHead& head = heads.emplace_back();
     head.prefix_pages = table + pages.size();
     pages.insert(pages.end(), from[i].prefix_pages.begin(), from[i].prefix_pages.end());
@@ -157,7 +164,7 @@ absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items) {
 }
 
 absl::Status DeviceDecodeEngine::Step() {
-  const Shape shape(batch_, max_pages_, prefix_format_);
+  const Shape shape(batch_, max_pages_, prefix_format_, num_heads_);
   auto graph = graphs_.find(shape);
   if (graph == graphs_.end()) {
     if (graphs_.size() == kMostGraphs) DropGraphs();
@@ -186,14 +193,14 @@ absl::StatusOr<cudaGraphExec_t> DeviceDecodeEngine::Capture() {
 PagedAttentionArgs DeviceDecodeEngine::Attention(size_t layer) const {
   const ModelConfig& config = model_.config();
   return {.q = qkv_.data(),
-          .heads = heads_.as<PagedHead>() + layer * batch_ * config.num_kv_heads,
+          .heads = heads_.as<PagedHead>() + layer * batch_ * num_heads_,
           .out = attended_.data(),
           .workspace = workspace_.data(),
           .dtype = model_.dtype(),
           .prefix_format = prefix_format_,
           .num_sequences = batch_,
           .num_query_heads = config.num_query_heads,
-          .num_kv_heads = config.num_kv_heads,
+          .num_kv_heads = num_heads_,
           .head_dim = config.head_dim,
           .q_row_stride = NumHeads(config) * config.head_dim,
           .max_pages = max_pages_};
@@ -231,6 +238,7 @@ absl::Status DeviceDecodeEngine::EnqueueStep() {
                                          .positions = positions_.as<int32_t>(),
                                          .num_layers = config.num_layers,
                                          .num_sequences = batch_,
+                                         .num_heads = num_heads_,
                                          .num_kv_heads = config.num_kv_heads}));
   RETURN_IF_ERROR(FillRopeTable(stream_, {.frequencies = model_.rope_frequencies(),
                                           .positions = positions_.as<int32_t>(),

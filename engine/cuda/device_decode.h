@@ -26,7 +26,7 @@ namespace kvship::cuda {
 class DeviceDecodeEngine {
  public:
   // Borrows the model. ResourceExhausted if the device has no room for the activations of
-  // `max_sequences`.
+  // `max_sequences`, InvalidArgument if attention takes no such batch.
   static absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> Create(const DeviceTransformer& model,
                                                                     cudaStream_t stream,
                                                                     size_t max_sequences);
@@ -34,9 +34,9 @@ class DeviceDecodeEngine {
 
   struct Item {
     int32_t token = 0;  // inside the vocabulary
-    // Its pages are device memory, one set per KV head: the prefix in the model's dtype or
-    // quantized, as all others of the batch, the tail in the model's dtype. Unimplemented
-    // otherwise.
+    // Its pages are device memory: the prefix in the model's dtype or quantized, and a set per KV
+    // head or per query head, both as all others of the batch, the tail in the model's dtype.
+    // Unimplemented otherwise.
     const SequenceCache* cache = nullptr;
     TokenDraw draw = {};  // of the first token that comes out; those after it follow by index
   };
@@ -78,12 +78,13 @@ class DeviceDecodeEngine {
   size_t batch_ = 0;      // B
   size_t max_pages_ = 0;  // of any head, with a full tail, rounded up by StepPages
   PageFormat prefix_format_ = PageFormat::kBf16;
-  // Captured steps, which hold until a buffer moves.
-  using Shape = std::tuple<size_t, size_t, PageFormat>;  // batch_, max_pages_, prefix_format_
+  size_t num_heads_ = 0;  // S: sets of kept tokens of a sequence, H or Hq
+  // Captured steps, which hold until a buffer moves: of batch_, max_pages_ and the two others.
+  using Shape = std::tuple<size_t, size_t, PageFormat, size_t>;
   std::map<Shape, cudaGraphExec_t> graphs_;
 
   DeviceBuffer page_table_;  // addresses of all pages of the batch
-  DeviceBuffer heads_;       // [L, B, H] PagedHead
+  DeviceBuffer heads_;       // [L, B, S] PagedHead
   DeviceBuffer new_pages_;   // [L, B, H]: where the new token goes
   DeviceBuffer slots_;       // [B] int32
   DeviceBuffer positions_;   // [B] int32

@@ -37,25 +37,22 @@ absl::Status DeviceDecoder::CheckPlan(const KvPlan& plan) const {
     return refuse("compression.window_encoder", PageFormatName(plan.window_format),
                   PageFormatName(own));
   }
-  if (plan.num_heads != plan.num_kv_heads) {
-    return refuse("compression.group_reduce", "none", "a choice per KV head");
-  }
   return absl::OkStatus();
 }
 
 absl::Status DeviceDecoder::Step(std::span<const Item> items) {
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
-  std::map<PageFormat, std::vector<size_t>> by_format;
+  std::map<std::pair<PageFormat, size_t>, std::vector<size_t>> by_form;
   for (size_t i = 0; i < items.size(); ++i) {
     const SequenceCache& cache = *items[i].cache;
     if (cache.num_tail_tokens() == cache.max_tail_tokens()) {
       return absl::FailedPreconditionError(absl::StrCat("the tail of sequence ", i, " is full at ",
                                                         cache.max_tail_tokens(), " tokens"));
     }
-    by_format[cache.plan().format].push_back(i);
+    by_form[{cache.plan().format, cache.plan().num_heads}].push_back(i);
   }
   drawn_.resize(items.size());
-  for (const auto& [format, indices] : by_format) {
+  for (const auto& [form, indices] : by_form) {
     absl::Status stepped = StepTogether(items, indices);
     if (!stepped.ok()) {
       batch_.clear();  // nobody knows how far it came

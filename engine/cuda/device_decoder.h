@@ -28,7 +28,8 @@ class DeviceDecoder final : public Decoder {
 
   absl::Status CheckPlan(const KvPlan& plan) const override;
 
-  // Any number of sequences up to max_sequences. Prefixes of several formats take turns.
+  // Any number of sequences up to max_sequences. Those whose prefixes differ in their format or in
+  // their number of heads take turns.
   absl::Status Step(std::span<const Item> items) override;
 
   std::span<const float> logits(size_t item) const override;
@@ -45,7 +46,7 @@ class DeviceDecoder final : public Decoder {
 
   explicit DeviceDecoder(int ordinal) : ordinal_(ordinal) {}
 
-  // A step of those items[i], i in `indices`, that have one prefix format.
+  // A step of those items[i], i in `indices`, whose prefixes have one form.
   absl::Status StepTogether(std::span<const Item> items, const std::vector<size_t>& indices);
   absl::Status GiveTokens(std::span<const Item> items, const std::vector<size_t>& indices);
 

@@ -13,14 +13,16 @@
 namespace kvship::cuda {
 
 // Makes room for one token more in every tail: counts it, and says which page and slot it takes.
-// All heads of a sequence have as many tail tokens. Memory: device memory.
+// All heads of a sequence have as many tail tokens, and those of a KV head the same tail. Memory:
+// device memory.
 struct AdvanceTailsArgs {
-  PagedHead* heads = nullptr;    // [L, B, H]: num_tail_tokens becomes one more
+  PagedHead* heads = nullptr;    // [L, B, S]: num_tail_tokens becomes one more
   std::byte** pages = nullptr;   // [L, B, H]: the page of the new token
   int32_t* slots = nullptr;      // [B]: its slot there
   int32_t* positions = nullptr;  // [B]: becomes one more: the position of the new token
   size_t num_layers = 0;         // L
   size_t num_sequences = 0;      // B
+  size_t num_heads = 0;          // S, H times a whole number
   size_t num_kv_heads = 0;       // H
 };
 absl::Status AdvanceTails(cudaStream_t stream, const AdvanceTailsArgs& args);

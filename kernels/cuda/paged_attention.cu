@@ -227,10 +227,10 @@ absl::Status Check(const PagedAttentionArgs& args) {
                                                    " per KV head of ", args.num_kv_heads));
   }
   const size_t num_requests = args.num_sequences * args.num_kv_heads;
-  if (num_requests < 1 || num_requests > 65535) {
+  if (num_requests < 1 || num_requests > kMostPagedHeads) {
     return absl::InvalidArgumentError(absl::StrCat("num_sequences ", args.num_sequences,
                                                    " x num_kv_heads ", args.num_kv_heads,
-                                                   ": wanted 1 to 65535"));
+                                                   ": wanted 1 to ", kMostPagedHeads));
   }
   if (args.q_row_stride < args.num_query_heads * args.head_dim || args.q_row_stride % 2 != 0) {
     return absl::InvalidArgumentError(absl::StrCat("q_row_stride ", args.q_row_stride,

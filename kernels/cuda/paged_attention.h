@@ -26,6 +26,9 @@ struct PagedHead {
 // on its company.
 inline constexpr int kSplitPages = 8;
 
+// B * H at most.
+inline constexpr size_t kMostPagedHeads = 65535;
+
 // Pages of a head, and which of its tokens page `page` (counted through prefix and tail) holds.
 constexpr uint32_t NumPages(const PagedHead& head) {
   return static_cast<uint32_t>(PagesFor(head.num_prefix_tokens) + PagesFor(head.num_tail_tokens));

@@ -1,5 +1,6 @@
 #include "prefill_service/cuda/device_prompt_reading.h"
 
+#include <bit>
 #include <utility>
 #include <vector>
 
@@ -27,7 +28,8 @@ absl::StatusOr<std::unique_ptr<DevicePromptReading>> DevicePromptReading::Create
 
 absl::Status DevicePromptReading::GrowStaging(size_t num_bytes) {
   if (num_bytes <= staging_.num_bytes()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(staging_, PinnedBuffer::Create(num_bytes));
+  // Seldom: each time waits for the device.
+  ASSIGN_OR_RETURN(staging_, PinnedBuffer::Create(std::bit_ceil(num_bytes)));
   return absl::OkStatus();
 }
 

@@ -121,7 +121,9 @@ TEST_F(DeviceDecoderTest, WhatCameFromTheWireIsDecodedLikeOnTheCpu) {
        {"scorer=keep_all,encoder=f16", "budget_tokens=100,window=16,encoder=f16",
         "budget_tokens=100,window=16,encoder=int4",
         "budget_tokens=100,window=16,encoder=int4,window_encoder=f16",
-        "budget_tokens=100,window=16,allocator=ada,encoder=int8"}) {
+        "budget_tokens=100,window=16,allocator=ada,encoder=int8",
+        "budget_tokens=100,window=16,group_reduce=none,encoder=f16",
+        "budget_tokens=100,window=16,group_reduce=none,encoder=int4"}) {
     SCOPED_TRACE(compression);
     Sequence sequence = Prefill(300, compression);
     for (size_t i = 0; i < 40; ++i) Step({&sequence}, i % 2 == 0);
@@ -158,11 +160,12 @@ TEST_F(DeviceDecoderTest, SequencesJoinLeaveAndChangePlaces) {
   Step({&a, &c}, true);
 }
 
-TEST_F(DeviceDecoderTest, FormatsOfPrefixesTakeTurnsInAStep) {
+TEST_F(DeviceDecoderTest, FormsOfPrefixesTakeTurnsInAStep) {
   Sequence a = Prefill(300, "budget_tokens=100,window=16,encoder=int4");
   Sequence b = Prefill(90, "scorer=keep_all,encoder=f16");
   Sequence c = Prefill(400, "budget_tokens=100,window=16,encoder=int4");
-  for (int i = 0; i < 5; ++i) Step({&a, &b, &c}, i % 2 == 1);
+  Sequence d = Prefill(200, "budget_tokens=100,window=16,group_reduce=none,encoder=int4");
+  for (int i = 0; i < 5; ++i) Step({&a, &b, &c, &d}, i % 2 == 1);
 }
 
 TEST_F(DeviceDecoderTest, RefusesPlansByName) {

@@ -5,10 +5,12 @@
 namespace kvship::cuda {
 namespace {
 
-using DecodeStepTest = DeviceTest;
+// One or two sets of kept tokens per KV head.
+class DecodeStepTest : public DeviceTest, public ::testing::WithParamInterface<size_t> {};
 
-TEST_F(DecodeStepTest, EveryTailGetsRoomForOneTokenMore) {
+TEST_P(DecodeStepTest, EveryTailGetsRoomForOneTokenMore) {
   constexpr size_t kLayers = 3, kSequences = 2, kHeads = 2, kTailPages = 2;
+  const size_t sets = GetParam();
   constexpr uint32_t kTailTokens[kSequences] = {31, 32};
   const DeviceArray<std::byte> memory(kLayers * kSequences * kHeads * kTailPages);
   std::vector<const std::byte*> table;
@@ -17,12 +19,12 @@ TEST_F(DecodeStepTest, EveryTailGetsRoomForOneTokenMore) {
   }
   const DeviceArray<const std::byte*> device_table(table);
   std::vector<PagedHead> heads;
-  for (size_t i = 0; i < kLayers * kSequences * kHeads; ++i) {
-    heads.push_back({.tail_pages = device_table.data() + i * kTailPages,
-                     .num_tail_tokens = kTailTokens[i / kHeads % kSequences]});
+  for (size_t i = 0; i < kLayers * kSequences * kHeads * sets; ++i) {
+    heads.push_back({.tail_pages = device_table.data() + i / sets * kTailPages,
+                     .num_tail_tokens = kTailTokens[i / sets / kHeads % kSequences]});
   }
   const DeviceArray<PagedHead> device_heads(heads);
-  const DeviceArray<std::byte*> pages(heads.size());
+  const DeviceArray<std::byte*> pages(kLayers * kSequences * kHeads);
   const DeviceArray<int32_t> slots(kSequences), positions(std::vector<int32_t>{99, 7});
   ASSERT_TRUE(AdvanceTails(nullptr, {.heads = device_heads.data(),
                                      .pages = pages.data(),
@@ -30,6 +32,7 @@ TEST_F(DecodeStepTest, EveryTailGetsRoomForOneTokenMore) {
                                      .positions = positions.data(),
                                      .num_layers = kLayers,
                                      .num_sequences = kSequences,
+                                     .num_heads = kHeads * sets,
                                      .num_kv_heads = kHeads})
                   .ok());
   EXPECT_EQ(slots.ToHost(), (std::vector<int32_t>{31, 0}));
@@ -37,11 +40,15 @@ TEST_F(DecodeStepTest, EveryTailGetsRoomForOneTokenMore) {
   const std::vector<PagedHead> advanced = device_heads.ToHost();
   const std::vector<std::byte*> got = pages.ToHost();
   for (size_t i = 0; i < heads.size(); ++i) {
+    EXPECT_EQ(advanced[i].num_tail_tokens, heads[i].num_tail_tokens + 1) << i;
+  }
+  for (size_t i = 0; i < got.size(); ++i) {
     const uint32_t before = kTailTokens[i / kHeads % kSequences];
-    EXPECT_EQ(advanced[i].num_tail_tokens, before + 1) << i;
     EXPECT_EQ(got[i], memory.data() + i * kTailPages + before / kPageTokens) << i;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(SetsPerKvHead, DecodeStepTest, ::testing::Values(1, 2));
 
 }  // namespace
 }  // namespace kvship::cuda
