@@ -52,7 +52,8 @@ absl::StatusOr<DecodeDevice> OpenGpu(const DecodeServer::Options& options,
   return device;
 }
 
-// What a request gets that says nothing. Where that is not quantized, a GPU has one format for it.
+// What a request gets that says nothing. Where that is not quantized, a GPU reads what it computes
+// in as it is.
 CompressionOptions DefaultCompressionOn(const DecodeServer::Options& options,
                                         const DecodeDevice& device, const ModelConfig& model) {
   CompressionOptions compression = DefaultCompression(model.head_dim);

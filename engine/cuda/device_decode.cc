@@ -12,20 +12,20 @@
 namespace kvship::cuda {
 namespace {
 
-absl::Status CheckCache(const SequenceCache& cache, DType dtype, PageFormat prefix_format,
-                        size_t num_heads) {
-  const PageFormat floats = PageFormatOf(dtype);
-  if (cache.plan().format == prefix_format &&
-      (prefix_format == floats || IsQuantized(prefix_format)) && cache.tail_format() == floats &&
-      cache.plan().num_heads == num_heads) {
+// That a cache can be beside one of `plan`.
+absl::Status CheckCache(const SequenceCache& cache, const KvPlan& plan, PageFormat tail_format) {
+  const PageFormat format = cache.plan().format;
+  const size_t num_heads = cache.plan().num_heads;
+  if (format == plan.format && format != PageFormat::kF32 && num_heads == plan.num_heads &&
+      cache.tail_format() == tail_format) {
     return absl::OkStatus();
   }
-  return absl::UnimplementedError(absl::StrCat(
-      "a cache of ", cache.plan().num_heads, " heads in ", PageFormatName(cache.plan().format),
-      " with a tail in ", PageFormatName(cache.tail_format()), ", beside one of ", num_heads,
-      " heads in ", PageFormatName(prefix_format),
-      ": on the GPU wanted one number of heads and one ", "format in a batch, ",
-      PageFormatName(floats), " or quantized, and tails in ", PageFormatName(floats)));
+  return absl::UnimplementedError(
+      absl::StrCat("a cache of ", num_heads, " heads in ", PageFormatName(format),
+                   " with a tail in ", PageFormatName(cache.tail_format()), " beside one of ",
+                   plan.num_heads, " heads in ", PageFormatName(plan.format),
+                   ": on the GPU wanted as many heads and the same format, not f32, with tails in ",
+                   PageFormatName(tail_format)));
 }
 
 // Captured steps that are kept. Each takes a megabyte or so, and tens of milliseconds to make.
@@ -96,7 +96,7 @@ absl::Status DeviceDecodeEngine::SetBatch(std::span<const Item> items) {
   }
   const KvPlan& plan = items.front().cache->plan();
   for (const Item& item : items) {
-    RETURN_IF_ERROR(CheckCache(*item.cache, model_.dtype(), plan.format, plan.num_heads));
+    RETURN_IF_ERROR(CheckCache(*item.cache, plan, PageFormatOf(model_.dtype())));
   }
   batch_ = items.size();
   prefix_format_ = plan.format;

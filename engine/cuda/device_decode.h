@@ -34,9 +34,9 @@ class DeviceDecodeEngine {
 
   struct Item {
     int32_t token = 0;  // inside the vocabulary
-    // Its pages are device memory: the prefix in the model's dtype or quantized, and a set per KV
-    // head or per query head, both as all others of the batch, the tail in the model's dtype.
-    // Unimplemented otherwise.
+    // Its pages are device memory: the prefix in any format but f32, a set per KV head or per query
+    // head, both as all others of the batch, the tail in the model's dtype. Unimplemented
+    // otherwise.
     const SequenceCache* cache = nullptr;
     TokenDraw draw = {};  // of the first token that comes out; those after it follow by index
   };

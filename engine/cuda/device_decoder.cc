@@ -29,9 +29,8 @@ absl::Status DeviceDecoder::CheckPlan(const KvPlan& plan) const {
     return absl::FailedPreconditionError(absl::StrCat(field, " is ", value, "; wanted ", wanted,
                                                       ", which this server decodes on its GPU"));
   };
-  if (plan.format != own && !IsQuantized(plan.format)) {
-    return refuse("compression.encoder", PageFormatName(plan.format),
-                  absl::StrCat(PageFormatName(own), ", fp8, int8 or int4"));
+  if (plan.format == PageFormat::kF32) {
+    return refuse("compression.encoder", "f32", "f16, bf16, fp8, int8 or int4");
   }
   if (plan.tail_tokens > 0 && plan.window_format != own) {
     return refuse("compression.window_encoder", PageFormatName(plan.window_format),

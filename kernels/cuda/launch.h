@@ -105,14 +105,6 @@ absl::Status WithHeadDim(size_t head_dim, LaunchFunction&& launch) {
   }
 }
 
-// Pages that hold elements of `dtype` as they are, or quantized. `name` is the argument's.
-inline absl::Status CheckPageFormat(const char* name, PageFormat format, DType dtype) {
-  if (format == PageFormatOf(dtype) || IsQuantized(format)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(name, " ", PageFormatName(format), ": wanted ",
-                                                 PageFormatName(PageFormatOf(dtype)),
-                                                 ", fp8, int8 or int4"));
-}
-
 inline absl::Status CheckHeads(size_t num_query_heads, size_t num_kv_heads) {
   if (num_kv_heads > 0 && num_query_heads > 0 && num_query_heads % num_kv_heads == 0) {
     return absl::OkStatus();

@@ -37,6 +37,7 @@ template <class T>
 struct Unit {
   const T* keys;
   int num_tokens;
+  bool in_tail;
 };
 
 template <class T, int kHeadDim>
@@ -45,9 +46,10 @@ __device__ Unit<T> FindUnit(const PagedHead& head, int unit) {
   const int half_page = unit % kUnitsPerPage;
   const int num_tokens =
       min(static_cast<int>(slice.num_tokens) - half_page * kUnitTokens, kUnitTokens);
-  if (num_tokens <= 0) return {nullptr, 0};
+  if (num_tokens <= 0) return {nullptr, 0, slice.in_tail};
   const std::byte* page = (slice.in_tail ? head.tail_pages : head.prefix_pages)[slice.page];
-  return {reinterpret_cast<const T*>(page) + half_page * kUnitTokens * kHeadDim, num_tokens};
+  return {reinterpret_cast<const T*>(page) + half_page * kUnitTokens * kHeadDim, num_tokens,
+          slice.in_tail};
 }
 
 // Starts the copy of one unit, K then V, into a stage of the warp's ring. Slots that do not count

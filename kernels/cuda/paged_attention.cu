@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "base/status_macros.h"
 #include "kernels/cuda/launch.h"
@@ -15,6 +16,18 @@ constexpr int kMaxGroup = 16;  // rows of an m16n8k16 product
 // Three units in flight per warp and two blocks on a multiprocessor: 128 KiB under way, at D = 128.
 constexpr int kUnitsPerWarp = kSplitPages * kUnitsPerPage / kWarps;
 constexpr int kStages = 3;
+
+// Pairs of a page's numbers as those of the product, each rounded once.
+template <class Page, class T>
+__device__ void Convert(uint32_t (&pairs)[4]) {
+  if constexpr (!std::is_same_v<Page, T>) {
+#pragma unroll
+    for (uint32_t& pair : pairs) {
+      const FloatPair x = UnpackPair<Page>(pair);
+      pair = PackPair<T>(x.low, x.high);
+    }
+  }
+}
 
 // One warp's share of a split: its queries, and the online softmax over the units it has seen.
 // Rows are query heads; a lane holds rows lane / 4 and lane / 4 + 8.
@@ -39,7 +52,9 @@ struct WarpState {
     }
   }
 
-  // Takes in a unit of which the first `num_tokens` count; keys and values are tiles.
+  // Takes in a unit of which the first `num_tokens` count; keys and values are tiles of a Page's
+  // numbers.
+  template <class Page>
   __device__ void Attend(const T* keys, const T* values, int num_tokens, float scale, int lane) {
     float scores[2][4] = {};
     const MatrixRow key = RightThenDown(lane);
@@ -47,6 +62,7 @@ struct WarpState {
     for (int s = 0; s < kHeadDim / 16; ++s) {
       uint32_t b[4];
       LoadMatrices(b, keys + TileOffset(kHeadDim, key.row, s * 2 + key.chunk));
+      Convert<Page, T>(b);
       MultiplyAdd<T>(scores[0], q[s], b[0], b[1]);
       MultiplyAdd<T>(scores[1], q[s], b[2], b[3]);
     }
@@ -57,6 +73,7 @@ struct WarpState {
     for (int j = 0; j < kHeadDim / 8; j += 2) {
       uint32_t b[4];
       LoadMatricesTransposed(b, values + TileOffset(kHeadDim, value.row, j + value.chunk));
+      Convert<Page, T>(b);
       MultiplyAdd<T>(out[j], weights, b[0], b[1]);
       MultiplyAdd<T>(out[j + 1], weights, b[2], b[3]);
     }
@@ -117,8 +134,9 @@ __device__ void StoreWarp(const WarpState<T, kHeadDim>& state, int group, int la
   }
 }
 
-// A block takes one split of one head; its warps take turns with the split's units.
-template <class T, int kHeadDim>
+// A block takes one split of one head; its warps take turns with the split's units. Prefix pages
+// hold numbers of type Prefix, which has as many bits as T.
+template <class T, class Prefix, int kHeadDim>
 __global__ void __launch_bounds__(kSplitThreads, 2) SplitKernel(const PagedSplits p) {
   WaitForTheKernelBefore();
   const int split = blockIdx.x;
@@ -157,8 +175,12 @@ __global__ void __launch_bounds__(kSplitThreads, 2) SplitKernel(const PagedSplit
     WaitForCopies<kStages - 1>();
     __syncwarp();  // every lane's part of the unit has arrived
     const T* keys = ring + turn % kStages * kUnitElements;
-    if (units[turn].num_tokens > 0) {
-      state.Attend(keys, keys + kUnitTokens * kHeadDim, units[turn].num_tokens, p.scale, lane);
+    const T* values = keys + kUnitTokens * kHeadDim;
+    const int num_tokens = units[turn].num_tokens;
+    if (num_tokens > 0 && (std::is_same_v<Prefix, T> || units[turn].in_tail)) {
+      state.template Attend<T>(keys, values, num_tokens, p.scale, lane);
+    } else if (num_tokens > 0) {
+      state.template Attend<Prefix>(keys, values, num_tokens, p.scale, lane);
     }
     __syncwarp();  // every lane has read it: the next copy may go there
   }
@@ -219,7 +241,9 @@ int MaxSplits(const PagedAttentionArgs& args) {
 }
 
 absl::Status Check(const PagedAttentionArgs& args) {
-  RETURN_IF_ERROR(CheckPageFormat("prefix_format", args.prefix_format, args.dtype));
+  if (args.prefix_format == PageFormat::kF32) {
+    return absl::InvalidArgumentError("prefix_format f32: wanted f16, bf16, fp8, int8 or int4");
+  }
   RETURN_IF_ERROR(CheckHeads(args.num_query_heads, args.num_kv_heads));
   if (args.num_query_heads / args.num_kv_heads > kMaxGroup) {
     return absl::InvalidArgumentError(absl::StrCat("num_query_heads ", args.num_query_heads,
@@ -247,20 +271,25 @@ absl::Status Check(const PagedAttentionArgs& args) {
   return absl::OkStatus();
 }
 
-template <class T, int kHeadDim>
+template <class T, class Prefix, int kHeadDim>
 absl::Status LaunchSplits(cudaStream_t stream, const PagedSplits& p) {
   constexpr size_t kRingBytes = size_t{kWarps} * kStages * 2 * kUnitTokens * kHeadDim * sizeof(T);
   constexpr size_t kResultBytes =
       size_t{kWarps} * kMaxGroup * (kHeadDim * sizeof(float) + sizeof(float2));
   return LaunchEarly(stream, dim3(p.max_splits, p.args.num_sequences * p.args.num_kv_heads),
                      dim3(kSplitThreads), std::max(kRingBytes, kResultBytes),
-                     SplitKernel<T, kHeadDim>, p);
+                     SplitKernel<T, Prefix, kHeadDim>, p);
 }
 
 template <class T, int kHeadDim>
 absl::Status LaunchAttention(cudaStream_t stream, const PagedSplits& p) {
-  RETURN_IF_ERROR((IsQuantized(p.args.prefix_format) ? LaunchQuantizedSplits(stream, p)
-                                                     : LaunchSplits<T, kHeadDim>(stream, p)));
+  absl::Status launched;
+  switch (p.args.prefix_format) {
+    case PageFormat::kF16: launched = LaunchSplits<T, f16, kHeadDim>(stream, p); break;
+    case PageFormat::kBf16: launched = LaunchSplits<T, bf16, kHeadDim>(stream, p); break;
+    default: launched = LaunchQuantizedSplits(stream, p);
+  }
+  RETURN_IF_ERROR(launched);
   if (p.max_splits == 1) return absl::OkStatus();
   const dim3 grid(p.args.num_sequences * p.args.num_kv_heads, p.group);
   ASSIGN_OR_RETURN(const size_t processors, NumMultiprocessors());

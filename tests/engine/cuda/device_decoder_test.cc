@@ -122,6 +122,7 @@ TEST_F(DeviceDecoderTest, WhatCameFromTheWireIsDecodedLikeOnTheCpu) {
         "budget_tokens=100,window=16,encoder=int4",
         "budget_tokens=100,window=16,encoder=int4,window_encoder=f16",
         "budget_tokens=100,window=16,allocator=ada,encoder=int8",
+        "budget_tokens=100,window=16,encoder=bf16",
         "budget_tokens=100,window=16,group_reduce=none,encoder=f16",
         "budget_tokens=100,window=16,group_reduce=none,encoder=int4"}) {
     SCOPED_TRACE(compression);
@@ -170,9 +171,9 @@ TEST_F(DeviceDecoderTest, FormsOfPrefixesTakeTurnsInAStep) {
 
 TEST_F(DeviceDecoderTest, RefusesPlansByName) {
   for (const auto& [text, words] :
-       {std::pair{"scorer=keep_all,encoder=f32", "compression.encoder is f32; wanted f16, fp8"},
-        std::pair{"scorer=keep_all,encoder=bf16",
-                  "compression.encoder is bf16; wanted f16, fp8"}}) {
+       {std::pair{"scorer=keep_all,encoder=f32", "compression.encoder is f32; wanted f16, bf16"},
+        std::pair{"budget_tokens=50,window=16,encoder=int4,window_encoder=bf16",
+                  "compression.window_encoder is bf16; wanted f16"}}) {
     const KvPlan plan =
         MakePlan(ParseCompression(text).value(), ShapeOf(model_.config), 100).value();
     const absl::Status status = device_.decoder->CheckPlan(plan);

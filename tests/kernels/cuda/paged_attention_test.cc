@@ -224,11 +224,19 @@ TEST_F(PagedAttentionTest, OfManySplitsIsExact) {
   PagedCase(DType::kBf16, 1, 1, 128, {{65 * kSplitPages * kPageTokens + 3, 9}}).ExpectAsDefined();
 }
 
-TEST_F(PagedAttentionTest, RejectsAPrefixOfAnotherDtype) {
+TEST_F(PagedAttentionTest, OfAPrefixInTheOtherFloatsIsExact) {
+  PagedCase(PageFormat::kF16, DType::kBf16, 4, 2, 128, {{40, 1}, {1, 0}}).ExpectAsDefined();
+  PagedCase(PageFormat::kF16, DType::kBf16, 9, 1, 64, {{100, 300}}).ExpectAsDefined();
+  PagedCase(PageFormat::kBf16, DType::kF16, 3, 1, 64, {{0, 5}, {17, 33}, {200, 1}})
+      .ExpectAsDefined();
+  PagedCase(PageFormat::kBf16, DType::kF16, 16, 1, 128, {{300, 45}}).ExpectAsDefined();
+}
+
+TEST_F(PagedAttentionTest, RejectsAPrefixInF32) {
   PagedCase c(DType::kBf16, 1, 1, 64, {{5, 1}});
-  c.args().dtype = DType::kF16;
+  c.args().prefix_format = PageFormat::kF32;
   EXPECT_EQ(PagedAttention(nullptr, c.args()).message(),
-            "prefix_format bf16: wanted f16, fp8, int8 or int4");
+            "prefix_format f32: wanted f16, bf16, fp8, int8 or int4");
 }
 
 class QuantizedPagedAttentionTest : public DeviceTest,
