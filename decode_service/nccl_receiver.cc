@@ -106,7 +106,7 @@ void NcclReceiver::OnInvitation(const std::string& invitation) {
   if (nccl_.executor->Accept(node_, id).ok()) return;
   NcclAnswer answer;
   answer.set_broken(NcclCommunicatorNumber(id));
-  Answer(answer);
+  channel()->SendMessage(MessageOf(answer));
 }
 
 absl::Status NcclReceiver::OnAnnounced(const v1::NcclFrame& announced) {
@@ -181,9 +181,11 @@ void NcclReceiver::OnArrived(uint32_t sequence, const BlockPtr& block, absl::Sta
       item->is_there = true;
       item->block = block;
     }
+    // Before the lock goes: who is handed the frame, or what is behind it, may close the channel.
+    channel_->SendMessage(MessageOf(
+        AnswerTo(sequence, status.ok() ? NcclAnswer::OUTCOME_RECEIVED : NcclAnswer::OUTCOME_LOST)));
     if (--num_accepted_ == 0) close = closing_;
   }
-  Answer(AnswerTo(sequence, status.ok() ? NcclAnswer::OUTCOME_RECEIVED : NcclAnswer::OUTCOME_LOST));
   HandOn();
   if (close.has_value()) channel()->Close(*close);
 }
@@ -314,7 +316,5 @@ void NcclReceiver::Close(absl::Status status) {
   }
   open->Close(std::move(status));
 }
-
-void NcclReceiver::Answer(const NcclAnswer& answer) { channel()->SendMessage(MessageOf(answer)); }
 
 }  // namespace kvship

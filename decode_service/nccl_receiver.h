@@ -72,7 +72,6 @@ class NcclReceiver final : public Channel,
   v1::NcclAnswer AcceptLocked(const FrameHeader& header, const NcclOffer& offer);
   void OnArrived(uint32_t sequence, const BlockPtr& block, absl::Status status);
   absl::Status Verify(const FrameHeader& header, const FrameStaging::Block& block);
-  void Answer(const v1::NcclAnswer& answer);
   // Hands on all whose turn has come, unless another thread does.
   void HandOn();
   void HandOn(const Item& item);

@@ -5,6 +5,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <memory>
+#include <string>
+#include <utility>
+
 #include "base/crc32c.h"
 #include "rpc/sealed_message.h"
 #include "tests/e2e/nccl_side.h"
@@ -43,6 +48,18 @@ class NcclReceiverTest : public ::testing::Test {
     Say(Sealed(response));
   }
   void Say(const std::string& message) { receiver_->OnMessage(std::as_bytes(std::span(message))); }
+  // By NCCL.
+  void Send(const NcclOffer& offer, std::string bytes) {
+    const auto owner = std::make_shared<std::string>(std::move(bytes));
+    ASSERT_TRUE(prefill()
+                    .Send("decode", offer,
+                          {.bytes = std::as_writable_bytes(std::span(*owner)),
+                           .owner = owner,
+                           .deadline = MonotonicNow() + kTimeout,
+                           .on_done = [](const absl::Status&) {}})
+                    .ok());
+  }
+  // Over the channel.
   void SendFrame(uint32_t sequence, const std::string& payload) {
     const std::span<const std::byte> piece = std::as_bytes(std::span(payload));
     receiver_->OnFrame({.sequence = sequence, .num_bytes = static_cast<uint32_t>(piece.size())},
@@ -84,18 +101,31 @@ TEST_F(NcclReceiverTest, WhatWasSentBehindAFrameWaitsForIt) {
 
   ASSERT_THAT(channel_->said(), SizeIs(1));
   EXPECT_EQ(channel_->said()[0].outcome(), v1::NcclAnswer::OUTCOME_ACCEPTED);
-  std::string bytes = "bytes";
-  ASSERT_TRUE(prefill()
-                  .Send("decode", offer,
-                        {.bytes = std::as_writable_bytes(std::span(bytes)),
-                         .deadline = MonotonicNow() + kTimeout,
-                         .on_done = [](const absl::Status&) {}})
-                  .ok());
+  Send(offer, "bytes");
   ASSERT_TRUE(events_->WaitForFrames(2) && events_->WaitForMessages(2));
   EXPECT_EQ(events_->frames()[0].payload, "bytes");
   EXPECT_EQ(events_->frames()[1].payload, "more");
   EXPECT_EQ(channel_->said()[1].outcome(), v1::NcclAnswer::OUTCOME_RECEIVED);
   EXPECT_EQ(receiver_->transport(), "nccl,grpc");
+}
+
+// Who is handed the last of a cache closes the channel, and then nothing can be confirmed any more.
+TEST_F(NcclReceiverTest, AFrameIsConfirmedBeforeItIsHandedOn) {
+  std::atomic<bool> confirms = false, was_handed_on = false;
+  channel_->before_said = [&](const v1::NcclAnswer& answer) {
+    if (answer.outcome() != v1::NcclAnswer::OUTCOME_RECEIVED) return;
+    confirms = true;
+    absl::SleepFor(absl::Milliseconds(100));  // the other thread's chance
+    was_handed_on = !events_->frames().empty();
+  };
+  const auto offer = prefill().Offer("decode", communicator_, MonotonicNow() + kTimeout).value();
+  Tell(Announcement(0, "bytes", offer.sequence));
+  Send(offer, "bytes");
+  ASSERT_TRUE(Becomes([&] { return confirms.load(); }));
+  Say("behind");
+  ASSERT_TRUE(Becomes([&] { return channel_->said().size() == 2; }));
+  ASSERT_TRUE(events_->WaitForFrames(1) && events_->WaitForMessages(1));
+  EXPECT_FALSE(was_handed_on);
 }
 
 TEST_F(NcclReceiverTest, ARefusedFrameTakesItsPlaceWhenItComesOverTheChannel) {

@@ -180,7 +180,8 @@ TEST_F(NcclSenderTest, FramesGoOverGrpcWhereThatIsFaster) {
   SendFrame(0);
   Receive();
   // gRPC takes 8 MiB at once, while no staging is free.
-  auto taken = prefill_.staging->Take(prefill_.staging->num_free());
+  ASSERT_TRUE(Becomes([this] { return prefill_.staging->num_free() == NcclSide::kFrames; }));
+  auto taken = prefill_.staging->Take(NcclSide::kFrames);
   for (uint32_t i = 1; i <= 8; ++i) SendFrame(i);
   channel_->TakeAll();
   sender_->OnSent();

@@ -41,7 +41,7 @@ inline bool Becomes(const std::function<bool()>& condition) {
 struct NcclSide {
   static constexpr size_t kFrames = 8;
 
-  NcclSide(FakeNccl& network, const std::string& program)
+  NcclSide(FakeNccl& network, const std::string& program, absl::Duration timeout = kTimeout)
       : metrics(program), gpu(network.NewGpu(program)) {
     staging = FrameStaging::Create(
         device, host,
@@ -52,9 +52,9 @@ struct NcclSide {
                return absl::OkStatus();
              },
          .checksum = [this](std::span<const std::byte> bytes) { return Crc32c(bytes) ^ damages; }});
-    service = NcclService::Create(gpu, staging, {.min_backoff = absl::Milliseconds(20)}, kTimeout,
-                                  metrics)
-                  .value();
+    service =
+        NcclService::Create(gpu, staging, {.min_backoff = absl::Milliseconds(20)}, timeout, metrics)
+            .value();
   }
 
   NcclSnapshot Snapshot() const { return service->endpoint().executor->Snapshot(); }
@@ -92,16 +92,19 @@ template <class Said>
 class NcclTestChannel final : public Channel {
  public:
   void SendMessage(std::string message) override {
-    const std::lock_guard lock(mutex_);
+    Said said;
     if constexpr (std::is_same_v<Said, v1::NcclAnswer>) {
       v1::PrefillRequest request;
       request.ParseFromString(message);
-      said_.push_back(request.nccl());
+      said = request.nccl();
     } else {
       v1::PrefillResponse response;
       response.ParseFromString(message);
-      said_.push_back(response.nccl());
+      said = response.nccl();
     }
+    if (before_said) before_said(said);
+    const std::lock_guard lock(mutex_);
+    said_.push_back(said);
   }
   void SendFrame(const FrameHeader& header, SharedBytes payload) override {
     const std::lock_guard lock(mutex_);
@@ -117,6 +120,9 @@ class NcclTestChannel final : public Channel {
     const std::lock_guard lock(mutex_);
     if (!closed_) closed_ = std::move(status);
   }
+
+  // May take its time.
+  std::function<void(const Said&)> before_said;
 
   // The network takes all that was sent.
   void TakeAll() {
