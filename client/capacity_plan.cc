@@ -79,10 +79,8 @@ RequestCost CostOf(const PlannedModel& model, const Gpu& gpu, const PlannedLoad&
   const double busy_seconds = cost.prefill_seconds + cost.compress_seconds;
   cost.exposed_seconds =
       ExposedSeconds(model.shape.num_layers, busy_seconds, cost.transfer_seconds);
-  for (const KvPool::Demand& pages :
-       SequenceCache::Demands(model.shape, cost.plan, load.output_tokens, PageFormat::kF16)) {
-    cost.session_bytes += static_cast<double>(pages.num_bytes());
-  }
+  cost.session_bytes = static_cast<double>(
+      SequenceCache::BytesFor(model.shape, cost.plan, load.output_tokens, PageFormat::kF16));
   const double kv_bytes = StepKvBytes(model, cost, load);
   cost.sessions = MostSessions(model, gpu, load, cost.session_bytes, kv_bytes);
   cost.step_seconds = StepSeconds(model, gpu, std::max<size_t>(1, cost.sessions), kv_bytes);

@@ -121,7 +121,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
 
   // A report and the status in one piece, as they are read.
   void WriteEnd(const grpc::Status& status) {
-    message_.has_report() ? StartWriteAndFinish(&message_, {}, status) : Finish(status);
+    if (message_.has_report()) return StartWriteAndFinish(&message_, {}, status);
+    Finish(status);
   }
 
   DeadlineWatch& deadlines_;

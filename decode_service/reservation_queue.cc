@@ -35,12 +35,7 @@ void ReservationQueue::PagesCameBack() {
 ReservationQueue::Ticket::~Ticket() { queue_.Leave(*this); }
 
 size_t ReservationQueue::PoolBytes(const Demand& demand) const {
-  size_t bytes = 0;
-  for (const KvPool::Demand& pages :
-       SequenceCache::Demands(shape_, demand.plan, demand.max_tail_tokens, tail_format_)) {
-    bytes += pages.num_bytes();
-  }
-  return bytes;
+  return SequenceCache::BytesFor(shape_, demand.plan, demand.max_tail_tokens, tail_format_);
 }
 
 absl::Status ReservationQueue::CheckClient(const std::string& client, size_t bytes) const {

@@ -19,6 +19,15 @@ std::array<KvPool::Demand, 2> SequenceCache::Demands(const KvShape& shape, const
                          shape.num_layers * shape.num_kv_heads * tail_pages}};
 }
 
+size_t SequenceCache::BytesFor(const KvShape& shape, const KvPlan& plan,
+                               size_t max_generated_tokens, PageFormat tail_format) {
+  size_t num_bytes = 0;
+  for (const KvPool::Demand& demand : Demands(shape, plan, max_generated_tokens, tail_format)) {
+    num_bytes += demand.num_bytes();
+  }
+  return num_bytes;
+}
+
 SequenceCache::SequenceCache(KvPool& pool)
     : pool_(pool), id_([] {
         static std::atomic<uint64_t> num_caches = 0;

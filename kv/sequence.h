@@ -37,6 +37,10 @@ class SequenceCache {
   static std::array<KvPool::Demand, 2> Demands(const KvShape& shape, const KvPlan& plan,
                                                size_t max_generated_tokens, PageFormat tail_format);
 
+  // The bytes of that.
+  static size_t BytesFor(const KvShape& shape, const KvPlan& plan, size_t max_generated_tokens,
+                         PageFormat tail_format);
+
   const KvPlan& plan() const { return plan_; }
   const KvShape& shape() const { return shape_; }
   PageFormat tail_format() const { return tail_format_; }

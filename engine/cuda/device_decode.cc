@@ -61,24 +61,23 @@ absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> DeviceDecodeEngine::Create(
   const size_t new_pages = config.num_layers * b * config.num_kv_heads;
   const size_t most_heads = config.num_layers * b * config.num_query_heads;
   const size_t row = b * kElementBytes;
-  const std::pair<DeviceBuffer*, size_t> buffers[] = {
-      {&engine->heads_, most_heads * sizeof(PagedHead)},
-      {&engine->new_pages_, new_pages * sizeof(std::byte*)},
-      {&engine->slots_, b * sizeof(int32_t)},
-      {&engine->positions_, b * sizeof(int32_t)},
-      {&engine->tokens_, b * sizeof(int32_t)},
-      {&engine->draws_, b * sizeof(TokenDraw)},
-      {&engine->cos_sin_, b * config.head_dim * sizeof(float)},
-      {&engine->residual_, row * config.hidden_dim},
-      {&engine->normed_, row * config.hidden_dim},
-      {&engine->qkv_, row * NumHeads(config) * config.head_dim},
-      {&engine->attended_, row * config.num_query_heads * config.head_dim},
-      {&engine->gate_up_, row * 2 * config.ffn_dim},
-      {&engine->gated_, row * config.ffn_dim},
-      {&engine->logits_, b * config.vocab_tokens * sizeof(float)}};
-  for (const auto& [buffer, num_bytes] : buffers) {
-    ASSIGN_OR_RETURN(*buffer, DeviceBuffer::Create(num_bytes));
-  }
+  using Self = DeviceDecodeEngine;
+  const BufferSizes<Self> buffers = {
+      {&Self::heads_, most_heads * sizeof(PagedHead)},
+      {&Self::new_pages_, new_pages * sizeof(std::byte*)},
+      {&Self::slots_, b * sizeof(int32_t)},
+      {&Self::positions_, b * sizeof(int32_t)},
+      {&Self::tokens_, b * sizeof(int32_t)},
+      {&Self::draws_, b * sizeof(TokenDraw)},
+      {&Self::cos_sin_, b * config.head_dim * sizeof(float)},
+      {&Self::residual_, row * config.hidden_dim},
+      {&Self::normed_, row * config.hidden_dim},
+      {&Self::qkv_, row * NumHeads(config) * config.head_dim},
+      {&Self::attended_, row * config.num_query_heads * config.head_dim},
+      {&Self::gate_up_, row * 2 * config.ffn_dim},
+      {&Self::gated_, row * config.ffn_dim},
+      {&Self::logits_, b * config.vocab_tokens * sizeof(float)}};
+  RETURN_IF_ERROR(CreateBuffers(buffers, *engine));
   return engine;
 }
 

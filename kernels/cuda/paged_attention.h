@@ -50,9 +50,9 @@ constexpr PageSlice SliceOf(const PagedHead& head, uint32_t page) {
 
 // Attention of B sequences. Every slot is visible; a head without tokens gives zeros. Prefixes are
 // in `prefix_format`, any but f32, tails in that of `dtype`. What pages of another format hold is
-// rounded to `dtype` once: results are those of a prefix of such numbers. Hq / H is
-// at most 16, D 64 or 128. Memory: device memory; `workspace` of PagedAttentionWorkspaceBytes()
-// with the same max_pages, not needed where max_pages <= kSplitPages.
+// rounded to `dtype` once: results are those of a prefix of such numbers. Hq / H is at most 16, D
+// 64 or 128. Memory: device memory; `workspace` of PagedAttentionWorkspaceBytes() with the same
+// max_pages, not needed where max_pages <= kSplitPages.
 struct PagedAttentionArgs {
   const void* q = nullptr;           // [B, Hq, D] of dtype, after RoPE, q_row_stride apart
   const PagedHead* heads = nullptr;  // [B, H]

@@ -26,11 +26,8 @@ absl::Status Hold(const DeviceTransformer& model, cudaStream_t stream,
   const ModelConfig& config = model.config();
   const KvShape shape = ShapeOf(config);
   ASSIGN_OR_RETURN(const KvPlan plan, MakePlan(options, shape, num_tokens));
-  size_t pool_bytes = 0;
-  for (const KvPool::Demand& demand :
-       SequenceCache::Demands(shape, plan, kGeneratedTokens, PageFormat::kBf16)) {
-    pool_bytes += demand.num_bytes();
-  }
+  const size_t pool_bytes =
+      SequenceCache::BytesFor(shape, plan, kGeneratedTokens, PageFormat::kBf16);
   ASSIGN_OR_RETURN(const DeviceBuffer pool, DeviceBuffer::Create(pool_bytes));
   ASSIGN_OR_RETURN(const auto engine, DevicePrefillEngine::Create(model, stream, {}));
   std::unique_ptr<DeviceCompressor> compressor;

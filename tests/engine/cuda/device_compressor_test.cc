@@ -72,12 +72,13 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayersWhoseHeadsDiffer) {
         "allocator=mass,budget_tokens=100,window=16,mass_target=0.01,encoder=f16",
         "allocator=mass,budget_tokens=100,window=16,mass_target=1,encoder=f16",
         "allocator=mass,budget_tokens=100,window=16,mass_target=0.3,mass_min_tokens=50,encoder=f16",
-        "allocator=mass,budget_tokens=100,window=16,mass_target=0.6,softmax=prefix,encoder=f16",
-        "allocator=mass,budget_tokens=100,window=16,sinks=4,encoder=int4,window_encoder=f16",
+        ("allocator=mass,budget_tokens=100,window=16,mass_target=0.6,sinks=4,softmax=prefix,"
+         "encoder=int4,window_encoder=f16"),
         "scorer=h2o,allocator=ada,budget_tokens=60,window=16,encoder=f16",
         "scorer=expected_attention,allocator=ada,budget_tokens=60,window=16,encoder=f16",
         "scorer=keydiff,allocator=mass,budget_tokens=100,window=16,mass_target=0.4,encoder=f16",
-        "scorer=knorm,allocator=mass,budget_tokens=100,mass_target=0.4,sinks=1,recent_tokens=0",
+        ("scorer=knorm,allocator=mass,budget_tokens=100,window=16,mass_target=0.4,sinks=1,"
+         "recent_tokens=0,encoder=f16"),
         "scorer=random,allocator=mass,budget_tokens=100,window=16,mass_target=0.4,encoder=f16"}) {
     for (bool window_alone : {false, true}) CompareLayers(text, window_alone);
   }
@@ -117,8 +118,8 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayersWhereTokensOfTheWindowAreNotAlway
         "budget_tokens=60,window=16,recent_tokens=0,sinks=4,encoder=f16",
         "budget_tokens=145,window=16,recent_tokens=0,encoder=f16",  // eleven have no score
         "budget_tokens=145,window=100,sinks=60,recent_tokens=3,encoder=f16",
-        "budget_tokens=60,window=16,recent_tokens=3,encoder=int4,window_encoder=f16",
-        "allocator=pyramid,budget_tokens=60,window=16,recent_tokens=3,encoder=f16",
+        ("allocator=pyramid,budget_tokens=60,window=16,recent_tokens=3,encoder=int4,"
+         "window_encoder=f16"),
         "allocator=ada,budget_tokens=60,window=16,recent_tokens=3,encoder=f16",
         "allocator=ada,budget_tokens=149,window=40,recent_tokens=0,alpha=0,encoder=f16",
         "allocator=mass,budget_tokens=100,window=16,recent_tokens=3,mass_target=0.4,encoder=f16",
@@ -133,9 +134,11 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayersOfAWindowBeforeThePromptsEnd) {
   for (const char* text :
        {"budget_tokens=80,observe_begin=90,observe_end=106,recent_tokens=8,encoder=f16",
         "budget_tokens=80,observe_begin=-50,observe_end=-30,encoder=f16",
-        "budget_tokens=99,observe_begin=20,observe_end=100,softmax=prefix,recent_tokens=9",
+        ("budget_tokens=120,observe_begin=20,observe_end=100,softmax=prefix,recent_tokens=9,"
+         "encoder=f16"),
         "budget_tokens=80,window=16,observe_end=140,encoder=int4,window_encoder=f16",
-        "allocator=mass,budget_tokens=99,observe_end=100,recent_tokens=10,mass_target=0.5",
+        ("allocator=mass,budget_tokens=120,window=16,observe_end=100,recent_tokens=10,"
+         "mass_target=0.5,encoder=f16"),
         "selector=chunks,budget_tokens=60,window=16,observe_end=120,recent_tokens=5,encoder=f16",
         "scorer=knorm,budget_tokens=80,window=16,observe_end=120,encoder=f16",
         "scorer=h2o,budget_tokens=60,observe_begin=0,observe_end=16,encoder=f16"}) {
@@ -146,11 +149,13 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayersOfAWindowBeforeThePromptsEnd) {
 TEST_F(DeviceCompressorTest, GivesTheCpusLayersWithAChoicePerQueryHead) {
   for (const char* text :
        {"group_reduce=none,budget_tokens=60,window=16,kernel=7,encoder=f16",
-        "group_reduce=none,budget_tokens=60,pool=max,sinks=4,encoder=int8,window_encoder=f16",
+        ("group_reduce=none,budget_tokens=60,window=16,pool=max,sinks=4,encoder=int8,"
+         "window_encoder=f16"),
         "group_reduce=none,budget_tokens=60,window=16,softmax=prefix,recent_tokens=3,encoder=f32",
         "group_reduce=none,allocator=pyramid,budget_tokens=60,window=16,encoder=f16",
         "group_reduce=none,allocator=ada,budget_tokens=60,window=16,kernel=7,encoder=f16",
-        "group_reduce=none,allocator=mass,budget_tokens=100,encoder=int4,window_encoder=f16",
+        ("group_reduce=none,allocator=mass,budget_tokens=100,window=16,mass_target=0.5,"
+         "encoder=int4,window_encoder=f16"),
         "scorer=h2o,group_reduce=none,normalised=true,budget_tokens=60,window=16,encoder=f16"}) {
     SCOPED_TRACE(text);
     Sides sides(text);
