@@ -13,7 +13,7 @@
 namespace kvship {
 namespace {
 
-// Shares of a datasheet's numbers, and times, measured on an H200 (bench/results/gpu-engine.jsonl);
+// Shares of a datasheet's numbers, and times, measured on an H200 (bench/results/gpu-*.jsonl);
 // docs/plan.md says how each was found, and the tests hold them to every measurement there.
 constexpr double kProductShare = 0.65;       // of the operations per second, in a prompt's products
 constexpr double kAttentionShare = 0.60;     // in its attention

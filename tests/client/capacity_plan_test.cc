@@ -6,6 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_cat.h"
 #include "client/plan_model.h"
 #include "client/plan_text.h"
 
@@ -26,14 +27,15 @@ PlannedModel Measured(const std::string& shape) {
   return Model(shape == "8b" ? "llama-3.1-8b" : "llama-2-7b");
 }
 
-// Of a file in bench/results.
-std::vector<Json> Measurements(const std::string& bench,
-                               const std::string& name = "gpu-engine.jsonl") {
+// Of what a GPU was measured at.
+std::vector<Json> Measurements(const std::string& bench) {
   std::vector<Json> found;
-  std::ifstream file(KVSHIP_GOLDENS "/../../bench/results/" + name);
-  for (std::string line; std::getline(file, line);) {
-    Json json = Json::parse(line);
-    if (json["bench"] == bench && !json.contains("error")) found.push_back(std::move(json));
+  for (const char* name : {"gpu-engine.jsonl", "gpu-paper.jsonl", "gpu-long.jsonl"}) {
+    std::ifstream file(absl::StrCat(KVSHIP_GOLDENS, "/../../bench/results/", name));
+    for (std::string line; std::getline(file, line);) {
+      Json json = Json::parse(line);
+      if (json["bench"] == bench && !json.contains("error")) found.push_back(std::move(json));
+    }
   }
   return found;
 }
@@ -67,7 +69,7 @@ TEST(PrefillSeconds, IsWithinATenthOfWhatWasMeasured) {
 
 // None of the shares was fitted to it: four times the longest prompt that they were fitted to.
 TEST(PrefillSeconds, HoldsForAPromptOfHalfAMillionTokensThatItHasNotSeen) {
-  const std::vector<Json> measured = Measurements("long", "gpu-long.jsonl");
+  const std::vector<Json> measured = Measurements("long");
   ASSERT_EQ(measured.size(), 1);
   ASSERT_EQ(measured[0]["tokens"], 524288);
   const PlannedModel model = Measured(measured[0]["shape"]);
