@@ -35,8 +35,9 @@ constexpr char kPagePolicy[] =
     "frame-ancestors 'none'";
 
 // Connections at a time. A browser that keeps one open, or opens one to have it, must not hold up a
-// probe: each has a thread, serves one request, and may wait for it for a second.
-constexpr size_t kThreads = 16;
+// probe, nor must who sends half a request: each has a thread, serves one request, and may wait for
+// it, or for the rest of it, for a second.
+constexpr size_t kThreads = 64;
 constexpr size_t kRequestsPerConnection = 1;
 constexpr time_t kIdleSeconds = 1;
 
@@ -51,6 +52,7 @@ struct AdminServer::Server {
   std::string program;
   absl::Time started = MonotonicNow();
   httplib::Server http;
+  int listening = -1;  // the socket
   int port = 0;
   std::thread thread;
   std::mutex mutex;
@@ -110,25 +112,29 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
                                                                 prometheus::Registry& registry,
                                                                 const Readiness& readiness,
                                                                 const std::string& certificate) {
-  ASSIGN_OR_RETURN(const ListenAddress listen, ParseListenAddress("admin", address));
+  ASSIGN_OR_RETURN(const ListenAddress wanted, ParseListenAddress("admin", address));
   auto server = std::make_unique<Server>();
   server->program = program;
   server->http.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
   server->http.set_keep_alive_max_count(kRequestsPerConnection);
   server->http.set_keep_alive_timeout(kIdleSeconds);
+  server->http.set_read_timeout(kIdleSeconds);
   // By default two processes could share one port.
-  server->http.set_socket_options([](int socket) {
+  server->http.set_socket_options([&listening = server->listening](int socket) {
+    listening = socket;
     const int yes = 1;
     setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
   });
   server->AddHandlers(registry, readiness, certificate);
-  server->port = listen.port;
-  if (listen.port == 0) {
-    server->port = server->http.bind_to_any_port(listen.host);
-  } else if (!server->http.bind_to_port(listen.host, listen.port)) {
+  server->port = wanted.port;
+  if (wanted.port == 0) {
+    server->port = server->http.bind_to_any_port(wanted.host);
+  } else if (!server->http.bind_to_port(wanted.host, wanted.port)) {
     server->port = -1;
   }
   if (server->port <= 0) return CannotListen("admin", address);
+  // By default 5 connections may wait to be taken; one more would try again after a second.
+  listen(server->listening, kThreads);
   server->thread = std::thread([http = &server->http] { http->listen_after_bind(); });
   // stop() does nothing before the loop has begun.
   while (!server->http.is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));

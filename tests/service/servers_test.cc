@@ -1,9 +1,12 @@
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 #include <httplib.h>
 #include <prometheus/counter.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "service/admin_server.h"
 #include "service/listen_address.h"
@@ -128,6 +131,23 @@ TEST_F(AdminServerTest, ConnectionsWithoutARequestHoldUpNoProbe) {
   const absl::Time begin = absl::Now();
   EXPECT_EQ(Get("/healthz")->status, 200);
   EXPECT_LT(absl::Now() - begin, absl::Seconds(1));
+}
+
+TEST_F(AdminServerTest, HalvesOfRequestsHoldUpNoProbe) {
+  std::vector<int> halves;
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(server_->port()));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  for (int i = 0; i < 40; ++i) {
+    halves.push_back(socket(AF_INET, SOCK_STREAM, 0));
+    ASSERT_EQ(connect(halves.back(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    ASSERT_EQ(write(halves.back(), "GET /", 5), 5);
+  }
+  const absl::Time begin = absl::Now();
+  EXPECT_EQ(Get("/healthz")->status, 200);
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(3));
+  for (const int half : halves) close(half);
 }
 
 TEST_F(AdminServerTest, APortInUseIsASentence) {
