@@ -4,6 +4,14 @@
 #include "rpc/errors.h"
 
 namespace kvship {
+namespace {
+
+// Whether it is the two nodes that do not fit together, whatever the request.
+bool NodesDiffer(absl::string_view reason) {
+  return reason == kModelMismatch || reason == kWireVersionMismatch || reason == kPlanMismatch;
+}
+
+}  // namespace
 
 PrefillFault FaultOf(const absl::Status& error) {
   if (ReasonOf(error) == kDraining) return PrefillFault::kDraining;
@@ -42,13 +50,19 @@ bool CountsAgainstNode(PrefillFault fault) {
 absl::Status ForCaller(const absl::Status& error) {
   switch (FaultOf(error)) {
     case PrefillFault::kLost:
-      return absl::UnavailableError(absl::StrCat("the prefill node was lost: ", error.message()));
+      return absl::UnavailableError(
+          absl::StrCat("the prefill node was lost or not reached: ", error.message()));
     case PrefillFault::kBroken:
       return absl::UnavailableError(
           absl::StrCat("the prefill node sent a broken cache: ", error.message()));
     case PrefillFault::kGaveUp:
       return absl::UnavailableError(
           absl::StrCat("the prefill node gave the request up: ", error.message()));
+    case PrefillFault::kMismatch:
+      // The others are the request's: it asks for more than the nodes can do.
+      if (!NodesDiffer(ReasonOf(error))) return error;
+      return absl::UnavailableError(
+          absl::StrCat("the prefill node does not fit this one: ", error.message()));
     default: return error;
   }
 }

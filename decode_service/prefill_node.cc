@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <random>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "decode_service/prefill_fault.h"
@@ -41,7 +42,7 @@ absl::string_view PrefillNode::NameOf(Standing standing) {
   return "unfit";
 }
 
-void PrefillNode::NoteCheck(const absl::Status& status, const v1::PrefillLoad& load,
+bool PrefillNode::NoteCheck(const absl::Status& status, const v1::PrefillLoad& load,
                             uint64_t own_tokens, absl::Time now) {
   std::lock_guard lock(mutex_);
   // Who comes back after a silence has started anew, or its network has: it need not wait.
@@ -49,6 +50,10 @@ void PrefillNode::NoteCheck(const absl::Status& status, const v1::PrefillLoad& l
   check_ = status;
   draining_ = load.draining();
   others_tokens_ = load.prompt_tokens() - std::min<uint64_t>(load.prompt_tokens(), own_tokens);
+  const Standing standing = StandingLocked(now);
+  if (standing == Standing::kEjected) return false;  // NoteEnd has told it
+  const std::tuple news(standing, check_.code(), ReasonOf(check_));
+  return std::exchange(told_, news) != news;
 }
 
 void PrefillNode::NoteBegin(size_t prompt_tokens) {
@@ -74,6 +79,7 @@ bool PrefillNode::NoteEnd(size_t prompt_tokens, absl::Time begun, const absl::St
   last_failure_ = outcome;
   ejected_at_ = now;
   ejected_until_ = now + EjectionAfter(failures_);
+  told_.reset();
   return true;
 }
 

@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <tuple>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -42,8 +44,10 @@ class PrefillNode {
   PrefillConnection& connection() { return connection_; }
 
   // Notes what a check came to. `own_tokens` is what outstanding_tokens() was when it was asked.
-  // An error that has a reason (rpc/errors.h) is the node's own word, and it does not fit.
-  void NoteCheck(const absl::Status& status, const v1::PrefillLoad& load, uint64_t own_tokens,
+  // An error that has a reason (rpc/errors.h) is the node's own word, and it does not fit. True if
+  // that is news: what is wrong with the node, or that nothing is, has changed since this or
+  // NoteEnd last returned true.
+  bool NoteCheck(const absl::Status& status, const v1::PrefillLoad& load, uint64_t own_tokens,
                  absl::Time now);
 
   // A prompt is sent to it.
@@ -72,6 +76,9 @@ class PrefillNode {
 
   mutable std::mutex mutex_;
   absl::Status check_ = absl::UnavailableError("it has not answered yet");
+  // What the last news was; none at first, and after an ejection. Not the message, in which time
+  // may be told.
+  std::optional<std::tuple<Standing, absl::StatusCode, std::string>> told_;
   bool draining_ = false;
   uint64_t others_tokens_ = 0;
   uint64_t outstanding_tokens_ = 0;

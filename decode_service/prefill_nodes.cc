@@ -70,28 +70,15 @@ absl::StatusOr<PrefillNodes::Visit> PrefillNodes::Choose(size_t prompt_tokens,
   const Nodes known = nodes();
   Nodes best;
   Standing best_standing = Standing::kUnfit;
-  std::vector<std::string> faults;
-  bool others_fit = false;
   for (const auto& node : known) {
-    const absl::Status health = node->health(now);
-    const bool was_tried = tried.contains(node->address());
-    others_fit |= !absl::IsFailedPrecondition(health);
-    faults.push_back(
-        absl::StrCat(node->address(), ": ", was_tried ? "it was tried" : health.message()));
     const Standing standing = node->standing(now);
-    if (was_tried || standing == Standing::kUnfit || standing > best_standing) continue;
+    if (tried.contains(node->address()) || standing == Standing::kUnfit || standing > best_standing)
+      continue;
     if (standing < best_standing) best.clear();
     best_standing = standing;
     best.push_back(node);
   }
-  if (best.empty()) {
-    const std::string message = absl::StrCat(
-        "no prefill node can be reached: ",
-        known.empty() ? absl::StrCat("no address found for ", absl::StrJoin(options_.targets, ","))
-                      : absl::StrJoin(faults, "; "));
-    if (!known.empty() && !others_fit) return absl::FailedPreconditionError(message);
-    return absl::UnavailableError(absl::StrCat(message, "; send the request again"));
-  }
+  if (best.empty()) return NoneCanServe(known, tried, now);
   const size_t first = RandomBelow(best.size());
   // Where there is one only, it is compared with itself.
   const size_t second =
@@ -116,11 +103,29 @@ void PrefillNodes::Ended(const Visit& visit, const absl::Status& outcome) {
   wake_.notify_all();
 }
 
-bool PrefillNodes::any_answers() const {
+absl::Status PrefillNodes::CheckAnyAnswers() const {
   const absl::Time now = MonotonicNow();
   const Nodes known = nodes();
-  return std::any_of(known.begin(), known.end(),
-                     [now](const auto& node) { return node->standing(now) <= Standing::kEjected; });
+  const bool any = std::any_of(known.begin(), known.end(), [now](const auto& node) {
+    return node->standing(now) <= Standing::kEjected;
+  });
+  return any ? absl::OkStatus() : NoneCanServe(known, /*tried=*/{}, now);
+}
+
+absl::Status PrefillNodes::NoneCanServe(const Nodes& known, const std::set<std::string>& tried,
+                                        absl::Time now) const {
+  std::vector<std::string> faults;
+  for (const auto& node : known) {
+    const absl::Status health = tried.contains(node->address())
+                                    ? absl::UnavailableError("it was tried")
+                                    : node->health(now);
+    faults.push_back(absl::StrCat(node->address(), ": ", health.message()));
+  }
+  if (known.empty()) {
+    faults.push_back(absl::StrCat("no address found for ", absl::StrJoin(options_.targets, ",")));
+  }
+  return absl::UnavailableError(
+      absl::StrCat("no prefill node can serve: ", absl::StrJoin(faults, "; ")));
 }
 
 std::vector<PrefillNodeState> PrefillNodes::Snapshot() const {
@@ -255,20 +260,33 @@ void PrefillNodes::FinishAnswered(std::unique_lock<std::mutex>& lock) {
   lock.lock();
 }
 
+absl::Status PrefillNodes::NoAnswer(const Check& check) const {
+  const auto& channel = check.node->connection().grpc_channel();
+  const std::string time = absl::FormatDuration(options_.check_timeout);
+  if (channel->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY) {
+    return absl::UnavailableError(absl::StrCat("it did not answer within ", time));
+  }
+  // Which of these it is gRPC says to calls that do not wait for the connection.
+  const bool has_tls = options_.connection.credentials != nullptr;
+  return absl::UnavailableError(absl::StrCat(
+      "no connection to it within ", time,
+      has_tls ? ": it is not there, or one of both refuses the other's certificate" : ""));
+}
+
 void PrefillNodes::NoteAnswer(const Check& check) {
   absl::Status status = FromGrpcStatus(check.status);
   if (status.ok()) {
     status = CheckModelIdentity(check.response.model().identity(), options_.model_identity);
   } else if (absl::IsDeadlineExceeded(status)) {
-    status = absl::UnavailableError(
-        absl::StrCat("it did not answer within ", absl::FormatDuration(options_.check_timeout)));
+    status = NoAnswer(check);
+  } else if (absl::IsUnimplemented(status)) {
+    status = absl::UnimplementedError(
+        "it is no prefill node; wanted the port of kvship-prefill's "
+        "--listen");
   }
-  PrefillNode& node = *check.node;
   const absl::Time now = MonotonicNow();
-  const bool was_serving = node.standing(now) == Standing::kServing;
-  node.NoteCheck(status, check.response.load(), check.own_tokens, now);
-  const PrefillNodeState state = node.state(now);
-  if (state.serving == was_serving) return;
+  if (!check.node->NoteCheck(status, check.response.load(), check.own_tokens, now)) return;
+  const PrefillNodeState state = check.node->state(now);
   const std::string line = absl::StrCat("prefill node ", state.address, ": ", state.health);
   if (state.serving) {
     LogInfo(line);

@@ -51,15 +51,16 @@ class PrefillNodes {
   ~PrefillNodes();
 
   // A node for a prompt: of two random ones of the best standing that there is, the less loaded.
-  // Nodes whose addresses are in `tried` are left out. Errors: Unavailable if none is left, or
-  // FailedPrecondition if all that answer run another model; both say what is wrong with each.
+  // Nodes whose addresses are in `tried` are left out. Unavailable, saying what is wrong with each,
+  // if none is left.
   absl::StatusOr<Visit> Choose(size_t prompt_tokens, const std::set<std::string>& tried);
 
   // What the visit came to; once for each that Choose gave.
   void Ended(const Visit& visit, const absl::Status& outcome);
 
-  // Whether prompts that come now have a chance: a node that fits answered its last check.
-  bool any_answers() const;
+  // Whether prompts that come now have a chance: OK if a node that fits answered its last check,
+  // Unavailable, saying what is wrong with each, if none did.
+  absl::Status CheckAnyAnswers() const;
 
   // What is known of each node now, by address.
   std::vector<PrefillNodeState> Snapshot() const;
@@ -76,7 +77,11 @@ class PrefillNodes {
   void StartChecks();
   void FinishAnswered(std::unique_lock<std::mutex>& lock);
   void NoteAnswer(const Check& check);
+  // What is wrong with a node that gave none in time.
+  absl::Status NoAnswer(const Check& check) const;
   Nodes nodes() const;
+  absl::Status NoneCanServe(const Nodes& known, const std::set<std::string>& tried,
+                            absl::Time now) const;
   void UpdateGauges();
 
   const Options options_;

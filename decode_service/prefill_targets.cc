@@ -3,7 +3,10 @@
 #include <netdb.h>
 #include <sys/socket.h>
 
+#include <cstdint>
+
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "service/listen_address.h"
@@ -28,6 +31,23 @@ HostAndPort ReadTarget(absl::string_view target) {
 }
 
 }  // namespace
+
+absl::Status CheckTargets(const std::vector<std::string>& targets) {
+  const auto wrong = [](absl::string_view target) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--prefill is '", target,
+        "'; wanted prefill nodes, each HOST:PORT, or dns:///HOST:PORT for all addresses of HOST"));
+  };
+  if (targets.empty()) return wrong("");
+  for (const std::string& target : targets) {
+    const auto [host, port] = ReadTarget(target);
+    uint32_t number = 0;
+    if (host.empty() || !absl::SimpleAtoi(port, &number) || number == 0 || number > 65535) {
+      return wrong(target);
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::Status CheckTargetsInPlainText(const std::vector<std::string>& targets) {
   for (const std::string& target : targets) {

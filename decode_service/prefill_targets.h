@@ -11,6 +11,9 @@
 
 namespace kvship {
 
+// InvalidArgument if there is none, or naming the first that is not HOST:PORT.
+absl::Status CheckTargets(const std::vector<std::string>& targets);
+
 // FailedPrecondition naming the first target that is not on this machine.
 absl::Status CheckTargetsInPlainText(const std::vector<std::string>& targets);
 

@@ -56,9 +56,6 @@ OpenAiError OpenAiErrorOf(const absl::Status& status) {
   const std::string reason = ReasonOf(status);
   switch (status.code()) {
     case absl::StatusCode::kFailedPrecondition:
-      // With another reason it is about the nodes, which do not fit together.
-      if (!reason.empty() && reason != kContextLengthExceeded) break;
-      [[fallthrough]];
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kOutOfRange:
       error = InvalidOpenAiRequest(InJsonNames(status.message()));

@@ -19,13 +19,14 @@ const absl::Status kLost = absl::UnavailableError("connection reset");
 
 class PrefillNodeTest : public ::testing::Test {
  protected:
-  void Answer(uint64_t prompt_tokens = 0, bool draining = false, uint64_t own_tokens = 0) {
+  // These two: whether it is news.
+  bool Answer(uint64_t prompt_tokens = 0, bool draining = false, uint64_t own_tokens = 0) {
     v1::PrefillLoad load;
     load.set_prompt_tokens(prompt_tokens);
     load.set_draining(draining);
-    node_.NoteCheck(absl::OkStatus(), load, own_tokens, now_);
+    return node_.NoteCheck(absl::OkStatus(), load, own_tokens, now_);
   }
-  void CheckFails(const absl::Status& status) { node_.NoteCheck(status, {}, 0, now_); }
+  bool CheckFails(const absl::Status& status) { return node_.NoteCheck(status, {}, 0, now_); }
   // One prompt, from begin to end at once; whether its outcome ejects the node.
   bool Serve(const absl::Status& outcome) {
     node_.NoteBegin(10);
@@ -58,6 +59,40 @@ TEST_F(PrefillNodeTest, ItsOwnWordThatItCannotServeIsNoSilence) {
   EXPECT_EQ(standing(), Standing::kUnfit);
   Answer();
   EXPECT_EQ(standing(), Standing::kServing);
+}
+
+TEST_F(PrefillNodeTest, EachChangeOfWhatIsWrongIsNewsOnce) {
+  const absl::Status refused = absl::PermissionDeniedError("not you");
+  const absl::Status other =
+      WithReason(absl::FailedPreconditionError("another model"), kModelMismatch);
+  const auto stuck = [](const char* message) {
+    return WithReason(absl::UnavailableError(message), kNotReady);
+  };
+  EXPECT_TRUE(CheckFails(other)) << "from the start";
+  EXPECT_FALSE(CheckFails(other));
+  EXPECT_TRUE(CheckFails(refused));
+  EXPECT_TRUE(Answer());
+  EXPECT_FALSE(Answer());
+  EXPECT_TRUE(Answer(0, /*draining=*/true));
+  EXPECT_TRUE(CheckFails(stuck("one step for 61 s")));
+  EXPECT_FALSE(CheckFails(stuck("one step for 62 s")));
+  EXPECT_TRUE(CheckFails(kLost));
+  EXPECT_FALSE(CheckFails(absl::UnavailableError("no answer")));
+}
+
+TEST_F(PrefillNodeTest, ADrainThatAPromptMetIsNews) {
+  Answer();
+  Serve(WithReason(absl::UnavailableError("shutting down"), kDraining));
+  EXPECT_TRUE(Answer(0, /*draining=*/true));
+}
+
+TEST_F(PrefillNodeTest, AnEjectionIsToldByItselfAndItsEndIsNews) {
+  Answer();
+  ASSERT_TRUE(Serve(kLost));
+  EXPECT_FALSE(Answer());
+  now_ += absl::Seconds(1);
+  EXPECT_TRUE(Answer());
+  EXPECT_FALSE(Answer());
 }
 
 TEST_F(PrefillNodeTest, LoadIsThatOfOthersByItsWordAndOursNow) {

@@ -13,6 +13,7 @@
 #include <map>
 #include <random>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "kvship/v1/prefill.grpc.pb.h"
@@ -233,7 +234,7 @@ TEST_F(PrefillNodesTest, WhoFailedIsUsedWhereNoOtherIsLeft) {
   nodes_->Ended(*nodes_->Choose(10, {}), absl::DataLossError("broken cache"));
   EXPECT_THAT(StateOf(only).health, HasSubstr("broken cache"));
   EXPECT_GT(StateOf(only).ejected_for, absl::ZeroDuration());
-  EXPECT_TRUE(nodes_->any_answers());
+  EXPECT_EQ(nodes_->CheckAnyAnswers(), absl::OkStatus());
   EXPECT_EQ(Chosen(), only.address());
   EXPECT_TRUE(StateOf(only).serving) << "the prompt succeeded";
 }
@@ -258,13 +259,14 @@ TEST_F(PrefillNodesTest, WhoIsGoneIsMissedAndWhoReturnsIsFound) {
   ASSERT_TRUE(HasServing(1));
   node->Stop();
   ASSERT_TRUE(HasServing(0));
-  EXPECT_FALSE(nodes_->any_answers());
+  EXPECT_THAT(std::string(nodes_->CheckAnyAnswers().message()),
+              HasSubstr("no prefill node can serve: " + node->address() + ": "));
   EXPECT_EQ(Chosen(), node->address()) << "it may yet answer, and there is no other";
   node = std::make_unique<FakeNode>(port);
   EXPECT_TRUE(HasServing(1));
 }
 
-TEST_F(PrefillNodesTest, AnotherModelIsRefusedForGood) {
+TEST_F(PrefillNodesTest, AnotherModelLeavesNobodyWhoCanServe) {
   FakeNode node;
   node.model.fill(std::byte{2});
   Start({node.address()});
@@ -273,9 +275,19 @@ TEST_F(PrefillNodesTest, AnotherModelIsRefusedForGood) {
     const auto visit = nodes_->Choose(10, {});
     status = visit.status();
     if (visit.ok()) nodes_->Ended(*visit, absl::CancelledError(""));
-    return absl::IsFailedPrecondition(status);
+    return absl::StrContains(status.message(), "same model");
   })) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("same model"));
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(nodes_->CheckAnyAnswers(), status) << "the request's error is that of the node";
+}
+
+TEST_F(PrefillNodesTest, AnotherServersPortIsSaidToBeOne) {
+  FakeNode node;
+  node.SetStatus(absl::UnimplementedError(""));
+  Start({node.address()});
+  EXPECT_TRUE(Eventually([&] {
+    return absl::StrContains(StateOf(node).health, "it is no prefill node; wanted");
+  })) << StateOf(node).health;
 }
 
 TEST_F(PrefillNodesTest, NewAddressesOfANameAreFoundAndOldOnesDropped) {

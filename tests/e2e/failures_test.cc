@@ -1,6 +1,7 @@
 // What happens when processes are ended, killed or started wrongly.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <httplib.h>
 #include <signal.h>
 #include <sys/stat.h>
 
@@ -11,7 +12,9 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "client/generation_client.h"
 #include "tests/e2e/processes.h"
 #include "tests/e2e/tiny_request.h"
@@ -153,17 +156,26 @@ TEST(FailuresTest, ClientThatGoesFreesItsPages) {
   EXPECT_TRUE(PoolIsEmpty(*decode));
 }
 
-TEST(FailuresTest, AnotherModelOnThePrefillNodeIsRefusedForGood) {
+TEST(FailuresTest, AnotherModelOnThePrefillNodeIsUnavailableAndSaidOnce) {
   const auto prefill = Prefill();
   Server decode("kvship-decode", KVSHIP_GOLDENS "/models/llama3_rope",
                 {absl::StrCat("--prefill=", prefill->address())});
   absl::Status status;
   EXPECT_TRUE(Eventually([&] {
     status = Ask(decode, TinyRequest(50, 5));
-    return status.code() == absl::StatusCode::kFailedPrecondition;
+    return absl::StrContains(status.message(), "same model");
   })) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("same model"));
-  EXPECT_EQ(HttpGet(decode.admin_port, "/readyz"), "");
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  httplib::Client admin("127.0.0.1", decode.admin_port);
+  const httplib::Result ready = admin.Get("/readyz");
+  ASSERT_TRUE(ready);
+  EXPECT_EQ(ready->status, 503);
+  EXPECT_THAT(ready->body, HasSubstr("same model"));
+  // It is asked twice a second.
+  absl::SleepFor(absl::Milliseconds(1200));
+  const std::string line = absl::StrCat("prefill node ", prefill->address(), ": the peer's");
+  EXPECT_EQ(std::vector<std::string>(absl::StrSplit(decode.process.Errors(), line)).size(), 2u)
+      << decode.process.Errors();
 }
 
 TEST(FailuresTest, PortInUseAndDamagedModelsAreOneSentenceAndExitCodeOne) {

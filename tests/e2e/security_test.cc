@@ -114,6 +114,8 @@ TEST(SecurityTest, ADecodeNodeThatMayNotCallPrefillSaysSo) {
     return absl::StrContains(status.message(), "[other.test]; wanted one for decode.test");
   })) << Ask(nodes.decode, client);
   EXPECT_EQ(HttpGet(nodes.decode.admin_port, "/readyz"), "");
+  EXPECT_THAT(nodes.decode.process.Errors(),
+              HasSubstr(absl::StrCat(nodes.prefill.port, ": the caller's certificate")));
 }
 
 TEST(SecurityTest, AServerWhoseCertificateIsForAnotherNameIsNotTrusted) {
@@ -144,6 +146,9 @@ TEST(SecurityTest, APrefillNodeMustBeCertifiedForTheNameItIsGivenBy) {
     status = Ask(*by_address, client);
     return absl::StrContains(status.message(), "verif");
   })) << status;
+  EXPECT_TRUE(Eventually([&] {
+    return absl::StrContains(by_address->process.Errors(), "refuses the other's certificate");
+  })) << by_address->process.Errors();
 }
 
 TEST(SecurityTest, AReplacedCertificateIsShownToTheNextConnection) {

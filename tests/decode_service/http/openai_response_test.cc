@@ -212,10 +212,6 @@ TEST(OpenAiErrorTest, EveryStatusHasItsHttpStatus) {
     EXPECT_EQ(error.retry_after.has_value(), http_status == 429 || http_status == 503) << status;
     EXPECT_EQ(Json::parse(error.Json())["error"]["message"], "x");
   }
-  // Nodes that do not fit together are nothing the client can mend.
-  EXPECT_EQ(
-      OpenAiErrorOf(WithReason(absl::FailedPreconditionError("x"), kModelMismatch)).http_status,
-      500);
 }
 
 TEST(OpenAiErrorTest, FieldsHaveTheBodysNames) {
