@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "base/thread_pool.h"
 #include "decode_service/decode_status.h"
 #include "engine/decode.h"
 #include "engine/gpu.h"
@@ -55,13 +56,27 @@ absl::StatusOr<DecodeDevice> OpenGpu(const DecodeServer::Options& options,
 
 // What a request gets that says nothing. Where that is not quantized, a GPU reads what it computes
 // in as it is.
-CompressionOptions DefaultCompressionOn(const DecodeServer::Options& options,
-                                        const DecodeDevice& device, const ModelConfig& model) {
+absl::StatusOr<CompressionOptions> DefaultCompressionOn(const DecodeServer::Options& options,
+                                                        const DecodeDevice& device,
+                                                        const ModelConfig& model) {
   CompressionOptions compression = DefaultCompression(model.head_dim);
   if (options.device.is_gpu && !IsQuantized(compression.encoder)) {
     compression.encoder = device.tail_format;
   }
-  return compression;
+  auto parsed = ParseCompression(options.default_compression, compression);
+  if (!parsed.ok()) return OfFlag("--default_compression", parsed.status());
+  return parsed;
+}
+
+// To prefill nodes; null: plain text.
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> PrefillCredentials(
+    const DecodeServer::Options& options) {
+  if (options.prefill_tls_ca.empty()) return nullptr;
+  const TlsFiles& own = options.security.tls;
+  auto credentials =
+      ChannelTls({.certificate = own.certificate, .key = own.key, .ca = options.prefill_tls_ca});
+  if (!credentials.ok()) return OfFlag("--prefill_tls_ca", credentials.status());
+  return credentials;
 }
 
 }  // namespace
@@ -75,6 +90,8 @@ absl::Status DecodeServer::Options::Validate() const {
         CheckPositive("max_batch_sessions", max_batch_sessions),
         CheckPositive("max_waiting_tokens", queue.max_waiting_tokens),
         CheckPositive("max_unread_tokens", generation.max_unread_tokens),
+        CheckPositive("pool_bytes", pool_bytes), CheckThreads("threads", num_threads),
+        CheckNotNegative("drain_timeout", drain_timeout),
         CheckStuckTimeout("stuck_timeout", stuck_timeout)}) {
     if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
   }
@@ -85,6 +102,7 @@ absl::Status DecodeServer::Options::Validate() const {
   if (!http.listen.empty()) {
     RETURN_IF_ERROR(security.CheckListen("http", http.listen, "--api_tokens_file", has_tokens));
   }
+  RETURN_IF_ERROR(CheckTargets(prefill_targets));
   if (prefill_tls_ca.empty() && !security.insecure) {
     RETURN_IF_ERROR(CheckTargetsInPlainText(prefill_targets));
   }
@@ -94,28 +112,22 @@ absl::Status DecodeServer::Options::Validate() const {
 absl::StatusOr<std::unique_ptr<DecodeServer>> DecodeServer::Start(Options options) {
   RETURN_IF_ERROR(options.Validate());
   if (options.device.is_gpu) RETURN_IF_ERROR(FindGpu(options.device));
-  const TlsFiles& tls = options.security.tls;
-  if (options.security.has_tls()) {
-    ASSIGN_OR_RETURN(options.rpc.credentials, ServerTls(tls));
-  }
+  ASSIGN_OR_RETURN(options.rpc.credentials, options.security.Credentials());
   std::unique_ptr<ApiTokens> tokens;
   if (!options.api_tokens_file.empty()) {
-    ASSIGN_OR_RETURN(tokens, ApiTokens::Load(options.api_tokens_file));
+    auto loaded = ApiTokens::Load(options.api_tokens_file);
+    if (!loaded.ok()) return OfFlag("--api_tokens_file", loaded.status());
+    tokens = *std::move(loaded);
   }
-  std::shared_ptr<grpc::ChannelCredentials> prefill_credentials;
-  if (!options.prefill_tls_ca.empty()) {
-    ASSIGN_OR_RETURN(
-        prefill_credentials,
-        ChannelTls({.certificate = tls.certificate, .key = tls.key, .ca = options.prefill_tls_ca}));
-  }
+  ASSIGN_OR_RETURN(auto prefill_credentials, PrefillCredentials(options));
   ASSIGN_OR_RETURN(ServedModel model, LoadModel(options.model_path));
-  auto backend = std::make_unique<Backend>(options.device.is_gpu ? 1 : options.num_threads);
+  auto backend =
+      std::make_unique<Backend>(options.device.is_gpu ? 1 : NumThreads(options.num_threads));
   ASSIGN_OR_RETURN(DecodeDevice device, options.device.is_gpu
                                             ? OpenGpu(options, *model.transformer)
                                             : OpenCpu(options, *model.transformer, *backend));
   ASSIGN_OR_RETURN(options.generation.limits.default_compression,
-                   ParseCompression(options.default_compression,
-                                    DefaultCompressionOn(options, device, model.config())));
+                   DefaultCompressionOn(options, device, model.config()));
   auto nccl_metrics = std::make_unique<NcclMetrics>(kProgram);
   std::unique_ptr<NcclService> nccl;
   if (options.uses_nccl) {
@@ -191,11 +203,11 @@ absl::Status DecodeServer::Listen() {
 
 absl::Status DecodeServer::CheckServing() const {
   RETURN_IF_ERROR(loop_.CheckProgress(options_.stuck_timeout));
-  if (nodes_.any_answers()) return absl::OkStatus();
-  return absl::UnavailableError("no prefill node that runs the same model has answered");
+  return nodes_.CheckAnyAnswers();
 }
 
-void DecodeServer::Drain(absl::Duration timeout) {
+void DecodeServer::Drain() {
+  const absl::Duration timeout = options_.drain_timeout;
   const absl::Time deadline = MonotonicNow() + timeout;
   readiness_.StartDraining();
   LogDraining(timeout);

@@ -35,7 +35,7 @@ class DecodeServer {
     std::string prefill_tls_ca;  // of prefill nodes' certificates; empty: plain text
     ComputeDevice device;
     bool uses_nccl = false;  // with a GPU
-    size_t num_threads = 1;  // on the CPU
+    size_t num_threads = 0;  // on the CPU; 0: one per processor
     // Memory for caches, taken from the system as it is used.
     size_t pool_bytes = size_t{2} << 30;
     // None: f16, on a GPU what it computes in, which is all it takes.
@@ -51,6 +51,7 @@ class DecodeServer {
     // Of Generate calls that bring none.
     absl::Duration default_deadline = absl::Minutes(10);
     Generation::Options generation;
+    absl::Duration drain_timeout = absl::Seconds(30);
     std::string otlp_endpoint;  // of the collector of traces; empty: none
 
     // Whether numbers are in their ranges, and the ports as safe as they have to be.
@@ -64,8 +65,8 @@ class DecodeServer {
   static absl::StatusOr<std::unique_ptr<DecodeServer>> Start(Options options);
   ~DecodeServer();
 
-  // Is not ready from now on, lets running requests end for up to `timeout`, and stops.
-  void Drain(absl::Duration timeout);
+  // Is not ready from now on, lets running requests end for up to drain_timeout, and stops.
+  void Drain();
 
   int port() const { return rpc_->port(); }
   // 0: none.

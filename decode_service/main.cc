@@ -1,5 +1,4 @@
 // kvship-decode: receives compact KV caches from prefill nodes and streams tokens.
-#include <cstdio>
 #include <string>
 #include <vector>
 
@@ -8,10 +7,8 @@
 #include "base/command_line.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "base/thread_pool.h"
 #include "decode_service/decode_server.h"
 #include "service/process.h"
-#include "transport/nccl_cuda.h"
 
 ABSL_FLAG(std::string, model, "", "model: a GGUF file, or a directory with config.json");
 ABSL_FLAG(std::string, listen, "127.0.0.1:50050", "address of the gRPC port");
@@ -42,7 +39,7 @@ ABSL_FLAG(std::string, device, "cpu", "what computes: cpu, cuda (the first GPU) 
 ABSL_FLAG(std::string, transport, "grpc",
           "how caches come: grpc, or nccl, from GPU to GPU wherever the prefill node has it too, "
           "unencrypted, and over gRPC where it fails");
-ABSL_FLAG(size_t, threads, 0, "threads that compute; 0: one per processor");
+ABSL_FLAG(size_t, threads, 0, "threads that compute, at most 1024; 0: one per processor");
 ABSL_FLAG(size_t, pool_bytes, size_t{2} << 30,
           "memory for KV caches, taken from the system as it is used; on a GPU, of its memory, at "
           "once");
@@ -124,19 +121,18 @@ void SetLimits(DecodeServer::Options& options) {
 
 // What computes, and the form of what it computes.
 absl::Status SetDevice(DecodeServer::Options& options) {
-  options.num_threads = NumThreads(absl::GetFlag(FLAGS_threads));
+  options.num_threads = absl::GetFlag(FLAGS_threads);
   options.pool_bytes = absl::GetFlag(FLAGS_pool_bytes);
   ASSIGN_OR_RETURN(options.device, ParseComputeDevice(absl::GetFlag(FLAGS_device)));
   ASSIGN_OR_RETURN(options.uses_nccl,
                    WantsNccl(absl::GetFlag(FLAGS_transport), options.device.is_gpu));
   if (const std::string name = absl::GetFlag(FLAGS_kv_tail); !name.empty()) {
-    ASSIGN_OR_RETURN(const CompressionOptions tail,
-                     ParseCompression(absl::StrCat("encoder=", name)));
-    if (IsQuantized(tail.encoder)) {
+    const auto tail = ParseCompression(absl::StrCat("encoder=", name));
+    if (!tail.ok() || IsQuantized(tail->encoder)) {
       return absl::InvalidArgumentError(
           absl::StrCat("--kv_tail is '", name, "'; wanted f32, f16 or bf16"));
     }
-    options.tail_format = tail.encoder;
+    options.tail_format = tail->encoder;
   }
   if (absl::GetFlag(FLAGS_float32)) {
     if (options.device.is_gpu) {
@@ -156,6 +152,7 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   options.prefill_targets = absl::GetFlag(FLAGS_prefill);
   options.prefill_tls_ca = absl::GetFlag(FLAGS_prefill_tls_ca);
   options.stuck_timeout = absl::GetFlag(FLAGS_stuck_timeout);
+  options.drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
   options.otlp_endpoint = OtlpEndpoint(absl::GetFlag(FLAGS_otlp_endpoint));
   SetPorts(options);
   SetLimits(options);
@@ -164,35 +161,23 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
 }
 
 absl::Status Serve(StopSignals& signals) {
-  ASSIGN_OR_RETURN(DecodeServer::Options options, OptionsFromFlags());
-  ASSIGN_OR_RETURN(const auto server, DecodeServer::Start(std::move(options)));
-  LogInfo(absl::StrCat("serving ", server->model().config().name, " on port ", server->port(),
-                       ", HTTP port ", server->http_port(), ", admin port ", server->admin_port()));
-  signals.Wait();
-  server->Drain(absl::GetFlag(FLAGS_drain_timeout));
+  ASSIGN_OR_RETURN(const DecodeServer::Options options, OptionsFromFlags());
+  ASSIGN_OR_RETURN(const auto server, DecodeServer::Start(options));
+  const std::string http =
+      server->http_port() == 0 ? "" : absl::StrCat(", HTTP port ", server->http_port());
+  LogInfo(absl::StrCat("serving ", server->model().config().name, " on port ", server->port(), http,
+                       ", admin port ", server->admin_port()));
+  signals.Wait(options.drain_timeout);
+  server->Drain();
   return absl::OkStatus();
-}
-
-int Main(int argc, char** argv) {
-  ParseCommandLine("kvship-decode --model=PATH [--prefill=dns:///HOST:PORT] [flags]", argc, argv);
-  PrepareNcclEnvironment();
-  KeepFreedMemory();
-  StopSignals signals;
-  const auto log_format = ParseLogFormat(absl::GetFlag(FLAGS_log_format));
-  if (!log_format.ok()) {
-    std::fprintf(stderr, "%s\n", std::string(log_format.status().message()).c_str());
-    return 1;
-  }
-  StartLog("kvship-decode", *log_format);
-  if (const absl::Status status = Serve(signals); !status.ok()) {
-    LogError(status.message());
-    return 1;
-  }
-  LogInfo("stopped");
-  return 0;
 }
 
 }  // namespace
 }  // namespace kvship
 
-int main(int argc, char** argv) { return kvship::Main(argc, argv); }
+int main(int argc, char** argv) {
+  const auto arguments = kvship::ParseCommandLine(
+      "kvship-decode --model=PATH [--prefill=dns:///HOST:PORT] [flags]", argc, argv);
+  return kvship::RunServer("kvship-decode", arguments, absl::GetFlag(FLAGS_log_format),
+                           kvship::Serve);
+}

@@ -1,17 +1,13 @@
 // kvship-prefill: reads prompts and ships compact KV caches to decode nodes.
-#include <cstdio>
 #include <string>
 #include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/strings/str_cat.h"
 #include "base/command_line.h"
-#include "base/log.h"
 #include "base/status_macros.h"
 #include "prefill_service/prefill_program.h"
 #include "service/nccl_service.h"
 #include "service/process.h"
-#include "transport/nccl_cuda.h"
 
 ABSL_FLAG(std::string, model, "", "GGUF file or model directory (config.json, *.safetensors)");
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "address of the gRPC port");
@@ -28,7 +24,7 @@ ABSL_FLAG(std::vector<std::string>, allowed_peers, {},
           "all of --tls_client_ca");
 ABSL_FLAG(bool, insecure, false,
           "let other machines reach ports that are plain text or do not know their callers");
-ABSL_FLAG(size_t, threads, 0, "threads that compute; 0: one per core");
+ABSL_FLAG(size_t, threads, 0, "threads that compute, at most 1024; 0: one per processor");
 ABSL_FLAG(bool, float32, false, "compute with float32 weights: exact, slower");
 ABSL_FLAG(std::string, device, "cpu", "what computes: cpu, cuda (the first GPU) or cuda:N");
 ABSL_FLAG(std::string, transport, "grpc",
@@ -93,25 +89,17 @@ absl::StatusOr<PrefillProgramOptions> OptionsFromFlags() {
   return options;
 }
 
-absl::Status Run() {
+absl::Status Serve(StopSignals& signals) {
   ASSIGN_OR_RETURN(const PrefillProgramOptions options, OptionsFromFlags());
-  return RunPrefillProgram(options);
+  return RunPrefillProgram(options, signals);
 }
 
 }  // namespace
 }  // namespace kvship
 
 int main(int argc, char** argv) {
-  kvship::ParseCommandLine("kvship-prefill --model=PATH [flags]", argc, argv);
-  kvship::PrepareNcclEnvironment();
-  const auto log_format = kvship::ParseLogFormat(absl::GetFlag(FLAGS_log_format));
-  if (!log_format.ok()) {
-    std::fprintf(stderr, "%s\n", std::string(log_format.status().message()).c_str());
-    return 1;
-  }
-  kvship::StartLog("kvship-prefill", *log_format);
-  const absl::Status status = kvship::Run();
-  if (status.ok()) return 0;
-  kvship::LogError(status.message());
-  return 1;
+  const auto arguments =
+      kvship::ParseCommandLine("kvship-prefill --model=PATH [flags]", argc, argv);
+  return kvship::RunServer("kvship-prefill", arguments, absl::GetFlag(FLAGS_log_format),
+                           kvship::Serve);
 }

@@ -17,7 +17,7 @@
 #include "rpc/model_info.h"
 #include "service/admin_server.h"
 #include "service/nccl_service.h"
-#include "service/process.h"
+#include "service/option_range.h"
 #include "service/readiness.h"
 #include "service/rpc_server.h"
 
@@ -100,23 +100,20 @@ absl::Status PrefillProgramOptions::Validate() const {
   if (device.is_gpu && float32) {
     return absl::InvalidArgumentError("--float32 is set; wanted it with --device=cpu alone");
   }
-  if (absl::Status status = scheduler.Validate(); !status.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
+  for (const absl::Status& status : {scheduler.Validate(), CheckThreads("threads", num_threads),
+                                     CheckNotNegative("drain_timeout", drain_timeout)}) {
+    if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
   }
   RETURN_IF_ERROR(security.Validate());
   return security.CheckListen("listen", listen, "--tls_client_ca", !security.tls.ca.empty());
 }
 
-absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
+absl::Status RunPrefillProgram(const PrefillProgramOptions& options, StopSignals& signals) {
   RETURN_IF_ERROR(options.Validate());
-  StopSignals stop_signals;
-  KeepFreedMemory();
   if (options.device.is_gpu) RETURN_IF_ERROR(FindGpu(options.device));
   RpcServer::Options rpc;
   rpc.listen = options.listen;
-  if (options.security.has_tls()) {
-    ASSIGN_OR_RETURN(rpc.credentials, ServerTls(options.security.tls));
-  }
+  ASSIGN_OR_RETURN(rpc.credentials, options.security.Credentials());
   prometheus::Registry registry;
   NcclMetrics nccl_metrics(kProgram);
   Tracer tracer;
@@ -129,9 +126,11 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
 
   ASSIGN_OR_RETURN(const ServedModel model, LoadModel(options.model));
   const ModelConfig& config = model.transformer->config;
-  ASSIGN_OR_RETURN(
-      const CompressionOptions default_compression,
-      ParseCompression(options.default_compression, DefaultCompression(config.head_dim)));
+  const auto default_compression =
+      ParseCompression(options.default_compression, DefaultCompression(config.head_dim));
+  if (!default_compression.ok()) {
+    return OfFlag("--default_compression", default_compression.status());
+  }
   const size_t num_threads = NumThreads(options.num_threads);
   Backend backend(num_threads);
   ASSIGN_OR_RETURN(const auto reader, OpenReader(options, *model.transformer, backend));
@@ -143,7 +142,7 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
   PrefillRpcService service({.callers = callers,
                              .model = config,
                              .identity = model.identity,
-                             .default_compression = default_compression,
+                             .default_compression = *default_compression,
                              .scheduler = scheduler,
                              .metrics = metrics,
                              .tracer = tracer,
@@ -155,17 +154,16 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
   ASSIGN_OR_RETURN(
       const auto server,
       RpcServer::Start(rpc, {&service}, {v1::PrefillService::service_full_name()}, readiness));
-  const v1::ModelInfo model_info = ModelInfoToProto(config, model.identity, default_compression);
+  const v1::ModelInfo model_info = ModelInfoToProto(config, model.identity, *default_compression);
   admin->ShowStatus(
       [&] { return PrefillStatusJson(model_info, MetricValues(registry), scheduler); });
   readiness.StartServing([&scheduler] { return scheduler.CheckProgress(); });
-  LogInfo(absl::StrCat("serving ", config.name, " on ", options.listen, " with ", num_threads,
-                       " threads; admin on http://", options.admin));
+  LogInfo(absl::StrCat("serving ", config.name, " on port ", server->port(), ", admin port ",
+                       admin->port(), ", with ", num_threads, " threads"));
 
-  stop_signals.Wait();
+  signals.Wait(options.drain_timeout);
   Drain(options.drain_timeout, readiness, scheduler, service, *server);
   admin->ShowStatus(nullptr);  // the scheduler goes before it
-  LogInfo("stopped");
   return absl::OkStatus();
 }
 

@@ -9,6 +9,7 @@
 #include "engine/compute_device.h"
 #include "prefill_service/prefill_scheduler.h"
 #include "service/port_security.h"
+#include "service/process.h"
 
 namespace kvship {
 
@@ -31,7 +32,7 @@ struct PrefillProgramOptions {
   absl::Status Validate() const;
 };
 
-// Returns after SIGTERM or SIGINT, with OK if all went well. To be called before any thread starts.
-absl::Status RunPrefillProgram(const PrefillProgramOptions& options);
+// Returns after one of `signals`, with OK if all went well.
+absl::Status RunPrefillProgram(const PrefillProgramOptions& options, StopSignals& signals);
 
 }  // namespace kvship

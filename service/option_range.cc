@@ -5,6 +5,12 @@
 #include "absl/strings/str_cat.h"
 
 namespace kvship {
+namespace {
+
+// More than any machine's processors; far more would run one after the other.
+constexpr size_t kMostThreads = 1024;
+
+}  // namespace
 
 absl::Status CheckPositive(absl::string_view field, size_t value, size_t most) {
   if (value >= 1 && value <= most) return absl::OkStatus();
@@ -17,6 +23,22 @@ absl::Status CheckPositive(absl::string_view field, absl::Duration value) {
   if (value > absl::ZeroDuration()) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(field, " is ", absl::FormatDuration(value), "; wanted more than 0"));
+}
+
+absl::Status CheckNotNegative(absl::string_view field, absl::Duration value) {
+  if (value >= absl::ZeroDuration()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", absl::FormatDuration(value), "; wanted 0 or more"));
+}
+
+absl::Status CheckThreads(absl::string_view field, size_t value) {
+  if (value <= kMostThreads) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", value, "; wanted 0, one per processor, to ", kMostThreads));
+}
+
+absl::Status OfFlag(absl::string_view flag, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(flag, ": ", status.message()));
 }
 
 }  // namespace kvship

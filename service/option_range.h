@@ -16,5 +16,12 @@ absl::Status CheckPositive(absl::string_view field, size_t value,
                            size_t most = std::numeric_limits<size_t>::max());
 
 absl::Status CheckPositive(absl::string_view field, absl::Duration value);
+absl::Status CheckNotNegative(absl::string_view field, absl::Duration value);
+
+// Threads that compute: 0, which is one per processor, to 1024.
+absl::Status CheckThreads(absl::string_view field, size_t value);
+
+// `status` of what `flag`, "--name", gave; its message begins with the flag.
+absl::Status OfFlag(absl::string_view flag, const absl::Status& status);
 
 }  // namespace kvship

@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "service/listen_address.h"
+#include "service/option_range.h"
 
 namespace kvship {
 
@@ -20,6 +21,14 @@ absl::Status PortSecurity::Validate() const {
     return absl::InvalidArgumentError("--allowed_peers is set; wanted --tls_client_ca with it");
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> PortSecurity::Credentials() const {
+  if (!has_tls()) return nullptr;
+  auto credentials = ServerTls(tls);
+  if (credentials.ok()) return credentials;
+  return OfFlag(tls.ca.empty() ? "--tls_cert, --tls_key" : "--tls_cert, --tls_key, --tls_client_ca",
+                credentials.status());
 }
 
 absl::Status PortSecurity::CheckListen(const std::string& flag, const std::string& address,

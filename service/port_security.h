@@ -2,10 +2,11 @@
 // are accepted, and whether ports may be open to other machines without all that. A value.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "rpc/tls.h"
 
 namespace kvship {
@@ -20,6 +21,9 @@ struct PortSecurity {
 
   // InvalidArgument naming flags that do not go together.
   absl::Status Validate() const;
+
+  // Of the gRPC port; null: plain text. As ServerTls, naming the flags.
+  absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials() const;
 
   // What goes to other machines needs TLS, and must know who calls. FailedPrecondition otherwise,
   // naming `flag` and those that are missing; `callers` are the flags one of which makes callers

@@ -33,9 +33,10 @@ constexpr std::chrono::seconds kAnswerTimeout(2);
 constexpr std::chrono::seconds kFlushTimeout(2);
 
 absl::Status WrongEndpoint(absl::string_view text) {
-  return absl::InvalidArgumentError(absl::StrCat("--otlp_endpoint is '", text,
-                                                 "'; wanted http://HOST:PORT of an OTLP collector, "
-                                                 "as http://127.0.0.1:4318"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--otlp_endpoint, or OTEL_EXPORTER_OTLP_ENDPOINT where that is empty, is '", text,
+      "'; wanted http://HOST:PORT of an OTLP collector, "
+      "as http://127.0.0.1:4318"));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -54,12 +55,51 @@ TEST(CommandLineTest, NumbersOutOfRangeAreRefusedByTheFlagsName) {
         std::tuple{"kvship-decode", "--http_deadline=-1s", "more than 0"},
         std::tuple{"kvship-decode", "--max_message_bytes=4294967295", "1 to 2147483647"},
         std::tuple{"kvship-decode", "--max_message_bytes=4294967296", "1 to 2147483647"},
-        std::tuple{"kvship-decode", "--max_streams=0", "1 to 2147483647"}}) {
+        std::tuple{"kvship-decode", "--max_streams=0", "1 to 2147483647"},
+        std::tuple{"kvship-decode", "--pool_bytes=0", "at least 1"},
+        std::tuple{"kvship-prefill", "--drain_timeout=-1s", "0 or more"},
+        std::tuple{"kvship-decode", "--drain_timeout=-1s", "0 or more"},
+        std::tuple{"kvship-prefill", "--threads=1025", "0, one per processor, to 1024"},
+        std::tuple{"kvship-decode", "--threads=100000", "0, one per processor, to 1024"}}) {
     const std::pair<std::string, std::string> parts = absl::StrSplit(flag, '=');
     Process server(program, {"--model=/nowhere", flag});
     EXPECT_EQ(server.Wait(), 1);
     EXPECT_THAT(server.Errors(),
                 HasSubstr(absl::StrCat(parts.first, " is ", parts.second, "; wanted ", wanted)));
+  }
+}
+
+TEST(CommandLineTest, WhatIsNoFlagIsRefusedByName) {
+  for (const std::string program : {"kvship-prefill", "kvship-decode"}) {
+    Process server(program, {"--model=/nowhere", "--insecure", "false"});
+    EXPECT_EQ(server.Wait(), 1);
+    EXPECT_THAT(server.Errors(), HasSubstr("'false' is no flag; wanted flags alone")) << program;
+  }
+}
+
+TEST(CommandLineTest, TextsThatCannotBeAreRefusedByTheFlagsName) {
+  const std::string model = absl::StrCat("--model=", KVSHIP_GOLDENS, "/models/llama");
+  struct Case {
+    const char* program;
+    std::vector<std::string> flags;
+    const char* message;
+  };
+  for (const Case& c : {
+           Case{"kvship-prefill", {"--default_compression=scorer=foo"}, "--default_compression: "},
+           Case{"kvship-decode", {"--default_compression=scorer=foo"}, "--default_compression: "},
+           Case{"kvship-decode", {"--kv_tail=foo"}, "--kv_tail is 'foo'; wanted f32, f16 or bf16"},
+           Case{"kvship-decode", {"--prefill="}, "--prefill is ''; wanted prefill nodes"},
+           Case{"kvship-decode", {"--prefill=127.0.0.1"}, "--prefill is '127.0.0.1'; wanted"},
+           Case{"kvship-decode", {"--api_tokens_file=/nope"}, "--api_tokens_file: '/nope'"},
+           Case{"kvship-decode", {"--tls_cert=/nope", "--tls_key=/nope"}, "--tls_cert, --tls_key:"},
+           Case{"kvship-prefill", {"--tls_cert=/nope", "--tls_key=/no"}, "--tls_cert, --tls_key:"},
+           Case{"kvship-decode", {"--prefill_tls_ca=/nope"}, "--prefill_tls_ca: '/nope'"},
+       }) {
+    std::vector<std::string> flags = {model, "--listen=127.0.0.1:0", "--admin=127.0.0.1:0"};
+    flags.insert(flags.end(), c.flags.begin(), c.flags.end());
+    Process server(c.program, flags);
+    EXPECT_EQ(server.Wait(), 1) << c.message;
+    EXPECT_THAT(server.Errors(), HasSubstr(c.message));
   }
 }
 

@@ -149,5 +149,19 @@ TEST(DrainTest, WaitIsBoundedAndWhatIsLeftIsToldToComeAgain) {
   }
 }
 
+TEST(DrainTest, ATerminalThatClosesDrainsAndUserSignalsAreIgnored) {
+  signal(SIGHUP, SIG_DFL);  // which children inherit; ignored where this runs under nohup
+  Pools pools({"--drain_timeout=1m"});
+  ASSERT_TRUE(pools.WaitUntilReady());
+  for (Server* server : {&pools.decode(0), &pools.prefill(0)}) {
+    server->process.Signal(SIGUSR1);
+    server->process.Signal(SIGUSR2);
+    EXPECT_EQ(HttpGet(server->admin_port, "/readyz"), "ok\n");
+    server->process.Signal(SIGHUP);
+    EXPECT_EQ(server->process.Wait(), 0) << server->process.Errors();
+    EXPECT_THAT(server->process.Errors(), AllOf(HasSubstr("draining"), HasSubstr("stopped")));
+  }
+}
+
 }  // namespace
 }  // namespace kvship

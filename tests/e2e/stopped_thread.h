@@ -33,9 +33,11 @@ class StoppedThread {
                   waitpid(id_, nullptr, __WALL) == id_;
     error_ = errno;
   }
-  // Lets it go on.
+  // Lets it go on, where its process has not ended. That has its end only after this one's.
   ~StoppedThread() {
-    if (is_stopped_) ptrace(PTRACE_DETACH, id_, nullptr, nullptr);
+    if (is_stopped_ && ptrace(PTRACE_DETACH, id_, nullptr, nullptr) != 0) {
+      waitpid(id_, nullptr, __WALL);
+    }
   }
   StoppedThread(const StoppedThread&) = delete;
   StoppedThread& operator=(const StoppedThread&) = delete;

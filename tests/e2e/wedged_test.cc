@@ -6,11 +6,13 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 #include <httplib.h>
+#include <signal.h>
 
 #include <iostream>
 #include <optional>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/clock.h"
@@ -22,6 +24,7 @@ namespace kvship {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
 constexpr char kStuck[] = "--stuck_timeout=1s";
@@ -129,6 +132,53 @@ TEST(WedgedTest, APromptGoesToAnotherNodeThanOneWhoseEngineStandsStill) {
       "prefill engine stopped: unready after %.1f s of 1 s allowed, 10 of 10 prompts to the other "
       "node; ready %.0f ms after it went on\n",
       absl::ToDoubleSeconds(noticed), absl::ToDoubleMilliseconds(ready));
+}
+
+// A server that is told to stop while its working thread stands still and nobody waits for it.
+class WedgedStopTest : public ::testing::Test {
+ protected:
+  struct Case {
+    const char* program;
+    const char* thread;
+  };
+  static constexpr Case kCases[] = {{"kvship-prefill", "prefill_engine"},
+                                    {"kvship-decode", "decode_loop"}};
+
+  static bool Says(const Server& server, const std::string& line) {
+    return Eventually([&] { return absl::StrContains(server.process.Errors(), line); });
+  }
+};
+
+TEST_F(WedgedStopTest, ItEndsSoonAfterTheDrainTimeoutAndLeavesTheStepBehind) {
+  for (const auto& [program, thread] : kCases) {
+    Server server(program, kModel, {"--threads=1", "--drain_timeout=100ms"});
+    ASSERT_TRUE(Says(server, "serving llama")) << program;
+    std::optional<StoppedThread> wedged(std::in_place, server.pid(), thread);
+    if (wedged->is_forbidden()) GTEST_SKIP() << "no thread of another process may be stopped here";
+    ASSERT_TRUE(wedged->is_stopped());
+    server.process.Signal(SIGTERM);
+    EXPECT_TRUE(Says(server, "did not end within --drain_timeout, 100ms, and")) << program;
+    wedged.reset();
+    EXPECT_EQ(server.process.Wait(), 1) << program;
+    EXPECT_THAT(server.process.Errors(), Not(HasSubstr("stopped"))) << program;
+  }
+}
+
+TEST_F(WedgedStopTest, ASecondSignalEndsItAtOnce) {
+  for (const auto& [program, thread] : kCases) {
+    Server server(program, kModel, {"--threads=1", "--drain_timeout=1h"});
+    ASSERT_TRUE(Says(server, "serving llama")) << program;
+    std::optional<StoppedThread> wedged(std::in_place, server.pid(), thread);
+    if (wedged->is_forbidden()) GTEST_SKIP() << "no thread of another process may be stopped here";
+    ASSERT_TRUE(wedged->is_stopped());
+    server.process.Signal(SIGTERM);
+    ASSERT_TRUE(Says(server, "draining")) << program;
+    server.process.Signal(SIGTERM);
+    EXPECT_TRUE(Says(server, "a second signal came")) << program;
+    wedged.reset();
+    EXPECT_EQ(server.process.Wait(), 1) << program;
+    EXPECT_THAT(server.process.Errors(), Not(HasSubstr("stopped"))) << program;
+  }
 }
 
 }  // namespace

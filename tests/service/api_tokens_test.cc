@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "absl/strings/str_cat.h"
 #include "service/port_security.h"
 
@@ -40,6 +43,15 @@ TEST(ApiTokens, AMissingFileIsNamed) {
   const absl::Status status = ApiTokens::Load("/no/such/tokens").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(status.message()), HasSubstr("/no/such/tokens"));
+}
+
+TEST(ApiTokens, AFileWithoutATokenIsRefused) {
+  const std::string path = ::testing::TempDir() + "kvship_no_tokens";
+  std::ofstream(path) << "# nobody yet\n";
+  const absl::Status status = ApiTokens::Load(path).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("has no token"));
+  std::filesystem::remove(path);
 }
 
 TEST(ApiTokens, ADirectoryIsNoFileOfTokens) { EXPECT_FALSE(ApiTokens::Load("/").ok()); }

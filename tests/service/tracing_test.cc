@@ -201,7 +201,9 @@ TEST_F(TraceExporterTest, OtherEndpointsAreRefusedByTheFlagsName) {
                            "http://collector:", "http://collector:70000", "http://collector:x"}) {
     const absl::Status status = TraceExporter::Create("kvship-test", text, registry_).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("--otlp_endpoint is '"));
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("OTEL_EXPORTER_OTLP_ENDPOINT where that is empty, is '" +
+                          std::string(text) + "'"));
   }
   for (const char* text : {"http://collector", "https://collector:4318/prefix/",
                            "http://[::1]:4318", "http://[::1]"}) {
