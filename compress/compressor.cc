@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "base/status_macros.h"
 #include "compress/allocator.h"
@@ -51,6 +52,14 @@ absl::StatusOr<std::unique_ptr<Compressor>> Compressor::Create(const Compression
   return compressor;
 }
 
+size_t Compressor::BytesFor(const CompressionOptions& options, const KvShape& shape,
+                            const KvPlan& plan) {
+  if (plan.keeps_whole) return 0;
+  // Votes, and as many of a softmax over the prefix.
+  const size_t kinds = options.softmax == SoftmaxOver::kPrefix ? 2 : 1;
+  return kinds * shape.num_query_heads * plan.prompt_tokens * sizeof(float);
+}
+
 LayerNeeds Compressor::needs() const {
   if (plan_.keeps_whole) return {};
   LayerNeeds needs = {.window_begin = plan_.window_begin, .window_end = plan_.window_end};
@@ -58,11 +67,34 @@ LayerNeeds Compressor::needs() const {
   return needs;
 }
 
+absl::StatusOr<bool> Compressor::Vote(Backend& backend, const LayerView& layer) {
+  const size_t window = plan_.window_end - plan_.window_begin;
+  const size_t begin = num_voters_;
+  const size_t voters = std::min(kMostVoters, window - begin);
+  if (voters == 0) return true;
+  const size_t query_heads = shape_.num_query_heads;
+  if (begin == 0) votes_ = Array<float>(query_heads * plan_.prompt_tokens);
+  RETURN_IF_ERROR(WindowVotes(
+      backend, {.q = layer.window_queries.Slice(1, begin, voters),
+                .keys = layer.keys,
+                .lse = layer.window_lse.Slice(1, begin, voters),
+                .first_position = plan_.window_begin + begin,
+                .accumulate = begin > 0,
+                .votes = TensorView(votes_.data(), {query_heads, plan_.prompt_tokens})}));
+  RETURN_IF_ERROR(scorer_->Watch(backend, layer, begin, voters));
+  num_voters_ += voters;
+  return num_voters_ == window;
+}
+
 absl::Status Compressor::Choose(Backend& backend, const LayerView& layer, bool with_scores,
                                 Result* result) {
   const size_t prompt_tokens = plan_.prompt_tokens;
   const size_t num_scored = scorer_->num_scored(plan_);
-  Array<float> votes_memory(shape_.num_query_heads * prompt_tokens);
+  for (bool voted = false; !voted;) {
+    ASSIGN_OR_RETURN(voted, Vote(backend, layer));
+  }
+  Array<float> votes_memory = std::exchange(votes_, {});
+  num_voters_ = 0;
   Array<float> attention_memory(plan_.num_heads * prompt_tokens);
   Array<float> scores_memory(plan_.num_heads * num_scored);
   const TensorView votes(votes_memory.data(), {shape_.num_query_heads, prompt_tokens});
@@ -70,11 +102,6 @@ absl::Status Compressor::Choose(Backend& backend, const LayerView& layer, bool w
       .scores = TensorView(scores_memory.data(), {plan_.num_heads, num_scored}),
       .attention = TensorView(attention_memory.data(), {plan_.num_heads, prompt_tokens}),
       .window_tokens = plan_.window_end - plan_.window_begin};
-  RETURN_IF_ERROR(WindowVotes(backend, {.q = layer.window_queries,
-                                        .keys = layer.keys,
-                                        .lse = layer.window_lse,
-                                        .first_position = plan_.window_begin,
-                                        .votes = votes}));
   RETURN_IF_ERROR(ReduceGroups(backend, votes, GroupReduce::kMean, scores.attention));
   RETURN_IF_ERROR(scorer_->Score(backend, {.layer = layer, .votes = votes}, scores.scores));
 

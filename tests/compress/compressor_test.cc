@@ -34,23 +34,24 @@ struct Layer {
   static constexpr size_t kQueryHeads = kShape.num_query_heads;
   static constexpr size_t kDim = kShape.head_dim;
 
-  std::vector<float> queries = RandomFloats(1, kQueryHeads* kTokens* kDim);
-  std::vector<float> keys = RandomFloats(2, kHeads* kTokens* kDim);
-  std::vector<float> values = RandomFloats(3, kHeads* kTokens* kDim);
+  size_t num_tokens = kTokens;
+  std::vector<float> queries = RandomFloats(1, kQueryHeads* num_tokens* kDim);
+  std::vector<float> keys = RandomFloats(2, kHeads* num_tokens* kDim);
+  std::vector<float> values = RandomFloats(3, kHeads* num_tokens* kDim);
   std::vector<float> query_mean = RandomFloats(4, kQueryHeads* kDim);
   std::vector<float> query_covariance = RandomFloats(5, kQueryHeads* kDim* kDim);
-  std::vector<float> lse = std::vector<float>(kQueryHeads * kTokens);
-  std::vector<float> column_sums = std::vector<float>(kQueryHeads * kTokens);
+  std::vector<float> lse = std::vector<float>(kQueryHeads * num_tokens);
+  std::vector<float> column_sums = std::vector<float>(kQueryHeads * num_tokens);
 
   LayerView View(const LayerNeeds& needs) {
     Backend backend(1);
     LayerView view;
-    view.keys = TensorView(keys.data(), {kHeads, kTokens, kDim});
-    view.values = TensorView(values.data(), {kHeads, kTokens, kDim});
-    const TensorView all_queries(queries.data(), {kQueryHeads, kTokens, kDim});
-    const TensorView all_lse(lse.data(), {kQueryHeads, kTokens});
-    EXPECT_TRUE(WindowLogSumExp(backend, all_queries, view.keys, kTokens, 0, all_lse).ok());
-    view.column_sums = TensorView(column_sums.data(), {kQueryHeads, kTokens});
+    view.keys = TensorView(keys.data(), {kHeads, num_tokens, kDim});
+    view.values = TensorView(values.data(), {kHeads, num_tokens, kDim});
+    const TensorView all_queries(queries.data(), {kQueryHeads, num_tokens, kDim});
+    const TensorView all_lse(lse.data(), {kQueryHeads, num_tokens});
+    EXPECT_TRUE(WindowLogSumExp(backend, all_queries, view.keys, num_tokens, 0, all_lse).ok());
+    view.column_sums = TensorView(column_sums.data(), {kQueryHeads, num_tokens});
     EXPECT_TRUE(
         WindowVotes(
             backend,
@@ -73,7 +74,7 @@ struct Outcome {
 
 Outcome Compress(Layer& layer, const CompressionOptions& options, size_t num_threads = 2) {
   Backend backend(num_threads);
-  const auto plan = MakePlan(options, kShape, kTokens);
+  const auto plan = MakePlan(options, kShape, layer.num_tokens);
   EXPECT_TRUE(plan.ok()) << plan.status();
   auto compressor = Compressor::Create(options, kShape, *plan);
   EXPECT_TRUE(compressor.ok()) << compressor.status();
@@ -255,6 +256,51 @@ TEST(Compressor, GathersTheKeptTokensIntoPages) {
       // Numbers below 1 are rounded to 11 bits.
       expect_pages(tail, h, plan.window_format, layout.tails_offset + h * layout.tail_bytes,
                    0x1p-12);
+    }
+  }
+}
+
+// Votes [4, num_keys] of all queries of a window at once, softmax over the keys [0, num_summed).
+std::vector<float> VotesAtOnce(const LayerView& view, size_t num_keys, size_t num_summed) {
+  Backend backend(2);
+  const size_t window = view.window_queries.dims[1];
+  std::vector<float> votes(4 * num_keys), lse(4 * window);
+  WindowVotesArgs args = {.q = view.window_queries,
+                          .keys = view.keys,
+                          .lse = TensorView(lse.data(), {4, window}),
+                          .first_position = view.window_begin,
+                          .votes = TensorView(votes.data(), {4, num_keys})};
+  EXPECT_TRUE(
+      WindowLogSumExp(backend, args.q, args.keys, num_summed, args.first_position, args.lse).ok());
+  EXPECT_TRUE(WindowVotes(backend, args).ok());
+  return votes;
+}
+
+TEST(SnapKv, AWindowOfSeveralPartsVotesAsOne) {
+  constexpr size_t kBegin = 100, kWindow = 2 * Compressor::kMostVoters + 88;
+  constexpr size_t kAll = kBegin + kWindow;
+  Layer layer{.num_tokens = kAll};
+  const LayerView view = layer.View({.window_begin = kBegin, .window_end = kAll});
+  const std::vector<float> attention = VotesAtOnce(view, kAll, kAll);
+  for (const std::string softmax : {"all", "prefix"}) {
+    const Outcome outcome =
+        Compress(layer,
+                 "budget_tokens=64,recent_tokens=0,window_reduce=sum,group_reduce=sum,pool=none,"
+                 "observe_begin=100,softmax=" +
+                     softmax);
+    const std::vector<float> votes = VotesAtOnce(view, kBegin, softmax == "all" ? kAll : kBegin);
+    for (size_t h = 0; h < 2; ++h) {
+      double kept = 0, all = 0;
+      for (size_t i = 0; i < kAll; ++i) {
+        const double both = attention[2 * h * kAll + i] + attention[(2 * h + 1) * kAll + i];
+        const std::vector<int32_t>& positions = outcome.result.positions[h];
+        all += both;
+        if (std::binary_search(positions.begin(), positions.end(), int32_t(i))) kept += both;
+        if (i >= kBegin) continue;
+        EXPECT_EQ(outcome.result.scores[h][i],
+                  votes[2 * h * kBegin + i] + votes[(2 * h + 1) * kBegin + i]);
+      }
+      EXPECT_NEAR(outcome.result.compact.retained_mass[h], kept / all, 1e-6);
     }
   }
 }
