@@ -232,6 +232,11 @@ TEST(DeviceCompressor, WhatOnlyTheCpuDoesIsRefusedByName) {
               testing::HasSubstr("compression.scorer is vnorm; wanted snapkv, h2o, tova"));
   plan.budgets[1].recent_tokens = 500;
   EXPECT_THAT(message(), testing::HasSubstr("compression.recent_tokens is 500; wanted less than"));
+  options.scorer = "snapkv";
+  options.observe_begin = 1;
+  options.recent_tokens = 0;
+  plan = MakePlan(options, kShape, 65538).value();
+  EXPECT_THAT(message(), testing::HasSubstr("compression.window is 65537; wanted at most 65536"));
 }
 
 TEST(DeviceCompressor, EveryScorerOfTheRegistryRunsOnAGpu) {
