@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -29,6 +31,19 @@ float KeptShare(std::span<const float> attention, std::span<const int32_t> kept,
   }
   // Added in the same order, what is kept is never more than all.
   return all == 0 ? 1.0f : static_cast<float>(mass / all);
+}
+
+// Whether the queries [Hq, W, D] of the heads [begin, end) are numbers. Where the model's
+// activations have overflowed they are not, and a vote takes NaN for no attention.
+bool AreFinite(const TensorView& queries, size_t begin, size_t end) {
+  bool finite = true;
+  for (size_t head = begin; head < end; ++head) {
+    for (size_t w = 0; w < queries.dims[1]; ++w) {
+      const float* const query = queries.f32(head, w);
+      for (size_t d = 0; d < queries.dims[2]; ++d) finite &= std::isfinite(query[d]);
+    }
+  }
+  return finite;
 }
 
 TensorView HeadRows(const TensorView& rows, size_t head) {
@@ -107,17 +122,27 @@ absl::Status Compressor::Choose(Backend& backend, const LayerView& layer, bool w
 
   const HeadBudget& budget = plan_.budgets[layer.layer];
   result->positions = Select(backend, scores, budget);
-  const Middle middle = MiddleOf(plan_, budget);
-  for (size_t h = 0; h < plan_.num_heads; ++h) {
-    const std::span<const float> attention(scores.attention.f32(h), prompt_tokens);
-    const std::vector<int32_t>& kept = result->positions[h];
-    result->compact.retained_mass.push_back(KeptShare(attention, kept, {0, prompt_tokens}));
-    result->compact.chosen_mass.push_back(KeptShare(attention, kept, middle));
-    if (with_scores) {
-      result->scores.emplace_back(scores.scores.f32(h), scores.scores.f32(h) + num_scored);
-    }
+  Measure(backend, layer, scores, result);
+  for (size_t h = 0; with_scores && h < plan_.num_heads; ++h) {
+    result->scores.emplace_back(scores.scores.f32(h), scores.scores.f32(h) + num_scored);
   }
   return absl::OkStatus();
+}
+
+void Compressor::Measure(Backend& backend, const LayerView& layer, const LayerScores& scores,
+                         Result* result) {
+  const Middle middle = MiddleOf(plan_, plan_.budgets[layer.layer]);
+  const size_t group = shape_.num_query_heads / plan_.num_heads;
+  CompactLayer& compact = result->compact;
+  compact.retained_mass.assign(plan_.num_heads, std::numeric_limits<float>::quiet_NaN());
+  compact.chosen_mass = compact.retained_mass;
+  backend.threads().ParallelFor(plan_.num_heads, [&](size_t h) {
+    if (!AreFinite(layer.window_queries, h * group, (h + 1) * group)) return;
+    const std::span<const float> attention(scores.attention.f32(h), plan_.prompt_tokens);
+    const std::vector<int32_t>& kept = result->positions[h];
+    compact.retained_mass[h] = KeptShare(attention, kept, {0, plan_.prompt_tokens});
+    compact.chosen_mass[h] = KeptShare(attention, kept, middle);
+  });
 }
 
 std::vector<std::vector<int32_t>> Compressor::Select(Backend& backend, const LayerScores& scores,

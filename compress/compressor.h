@@ -55,18 +55,21 @@ class Compressor {
   absl::StatusOr<bool> Vote(Backend& backend, const LayerView& layer);
 
   // The compact form of a finished layer, of the plan's shape and prompt and with what needs() asks
-  // for; counts what votes are left. Layers may come in any order. Activations that are not numbers
-  // give masses that are not. Errors: InvalidArgument if the layer's views do not fit each other.
+  // for; counts what votes are left. Layers may come in any order. Queries of the window that are
+  // not numbers, as the model's activations have overflowed, give masses that are not. Errors:
+  // InvalidArgument if the layer's views do not fit each other.
   absl::StatusOr<Result> Compress(Backend& backend, const LayerView& layer,
                                   bool with_scores = false);
 
  private:
   Compressor(const CompressionOptions& options, const KvShape& shape, const KvPlan& plan);
 
-  // Fills the result's positions, masses and, on request, scores.
+  // Fills in the result's positions, masses and, on request, scores.
   absl::Status Choose(Backend& backend, const LayerView& layer, bool with_scores, Result* result);
   std::vector<std::vector<int32_t>> Select(Backend& backend, const LayerScores& scores,
                                            const HeadBudget& budget);
+  // Fills in the masses of the result's positions: NaN for a set whose queries are not numbers.
+  void Measure(Backend& backend, const LayerView& layer, const LayerScores& scores, Result* result);
   // Gathers the positions into pages: compact.kept_tokens and compact.bytes.
   void Encode(Backend& backend, const LayerView& layer, Result* result);
 

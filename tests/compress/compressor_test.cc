@@ -163,6 +163,21 @@ TEST(Compressor, SurvivesKeysThatAreNotNumbers) {
   }
 }
 
+TEST(Compressor, TellsOverflowedActivationsByMassesThatAreNotNumbers) {
+  for (const float overflowed : {std::nanf(""), HUGE_VALF}) {
+    RandomLayer layer;
+    // Of the last token, the first head's.
+    layer.queries[(kTokens - 1) * kShape.head_dim + 3] = overflowed;
+    for (const CompressionOptions& options : AllPolicies()) {
+      if (options.observe_end) continue;
+      const Outcome outcome = Compress(layer, options);
+      EXPECT_TRUE(std::isnan(outcome.result.compact.retained_mass[0]));
+      EXPECT_TRUE(std::isnan(outcome.result.compact.chosen_mass[0]));
+      EXPECT_FALSE(std::isnan(outcome.result.compact.retained_mass.back()));
+    }
+  }
+}
+
 TEST(Compressor, GathersTheKeptTokensIntoPages) {
   RandomLayer layer;
   const LayerView view = layer.View({});

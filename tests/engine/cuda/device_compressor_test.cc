@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "kv/policies.h"
 #include "kv/pool.h"
 #include "kv/sequence.h"
@@ -214,6 +216,23 @@ TEST_F(DeviceCompressorTest, PagesGoToThePoolAsFromTheWire) {
     }
     EXPECT_FALSE(prefixes[0].empty());
     EXPECT_EQ(prefixes[0], prefixes[1]);
+  }
+}
+
+TEST_F(DeviceCompressorTest, TellsOverflowedActivationsByMassesThatAreNotNumbers) {
+  constexpr size_t kWindow = 16;
+  for (const char* text : {"budget_tokens=60,window=16,encoder=f16",
+                           "scorer=knorm,allocator=mass,budget_tokens=60,window=16,encoder=f16"}) {
+    Sides sides(text);
+    const Layer layer(sides.dtype, 0, kTokens - kWindow, kWindow);
+    const DeviceArray<uint16_t> queries(std::vector<uint16_t>(
+        kShape.num_query_heads * kWindow * kShape.head_dim, BitsOf(sides.dtype, std::nanf(""))));
+    DeviceLayerView view = layer.device();
+    view.window_queries = reinterpret_cast<const std::byte*>(queries.data());
+    ASSERT_EQ(sides.device->Compress(view), absl::OkStatus());
+    for (float mass : ToHost(sides.device->compact()).retained_mass) {
+      EXPECT_TRUE(std::isnan(mass)) << text << ": " << mass;
+    }
   }
 }
 
