@@ -90,23 +90,23 @@ bool ThreadPool::ClaimTask(size_t* task) {
 void ThreadPool::RunTasks(size_t thread) {
   size_t task;
   while (ClaimTask(&task)) {
-    size_t num_ended = 1;
     try {
       (*body_)(task, thread);
     } catch (...) {
-      num_ended += KeepException(std::current_exception());
+      EndLoop(std::current_exception());
     }
-    num_done_.fetch_add(num_ended, std::memory_order_release);
+    num_done_.fetch_add(1, std::memory_order_release);
   }
 }
 
-// The loop cannot end meanwhile, for its caller waits for the task that has thrown.
-size_t ThreadPool::KeepException(std::exception_ptr exception) {
+// The loop's caller cannot go on meanwhile: it waits for the task that has thrown.
+void ThreadPool::EndLoop(std::exception_ptr exception) {
   {
     std::lock_guard lock(mutex_);
     if (!exception_) exception_ = std::move(exception);
   }
-  return unclaimed_.fetch_and(~kTasksMask, std::memory_order_acq_rel) & kTasksMask;
+  const uint64_t unclaimed = unclaimed_.fetch_and(~kTasksMask, std::memory_order_acq_rel);
+  num_done_.fetch_add(unclaimed & kTasksMask, std::memory_order_release);
 }
 
 void ThreadPool::Work(size_t thread) {

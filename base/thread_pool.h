@@ -48,8 +48,8 @@ class ThreadPool {
   void Work(size_t thread);
   bool ClaimTask(size_t* task);
   void RunTasks(size_t thread);
-  // For the loop's caller. Takes back the tasks that nobody has claimed: how many.
-  size_t KeepException(std::exception_ptr exception);
+  // Keeps the exception for the loop's caller. Tasks that nobody has claimed count as done.
+  void EndLoop(std::exception_ptr exception);
   bool HasTasks() const;
 
   // The loop that runs. Written while no task of it can be claimed, read by who has claimed one.
