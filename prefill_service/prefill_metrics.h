@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "kv/compression_options.h"
+#include "service/metric_factory.h"
 
 namespace kvship {
 
@@ -41,6 +42,8 @@ class PrefillMetrics {
   prometheus::Histogram& run_requests;
 
  private:
+  explicit PrefillMetrics(const MetricFactory& make);
+
   prometheus::Family<prometheus::Gauge>& model_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Histogram>& retained_mass_;

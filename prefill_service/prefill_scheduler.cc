@@ -14,6 +14,7 @@
 #include "base/status_macros.h"
 #include "prefill_service/prefill_request.h"
 #include "rpc/errors.h"
+#include "service/option_range.h"
 
 namespace kvship {
 namespace {
@@ -31,17 +32,6 @@ constexpr double kFirstTokensPerSecond = 1000;
 
 // How many seconds of waiting outweigh one second more of work. Larger: long requests wait longer.
 constexpr double kAgeing = 2;
-
-absl::Status CheckPositive(absl::string_view field, size_t value) {
-  if (value > 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(field, " is 0; wanted at least 1"));
-}
-
-absl::Status CheckPositive(absl::string_view field, absl::Duration value) {
-  if (value > absl::ZeroDuration()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, " is ", absl::FormatDuration(value), "; wanted more than 0"));
-}
 
 absl::Status ShuttingDown() {
   return WithReason(

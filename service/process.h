@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <string>
 #include <thread>
 
 #include "absl/time/time.h"
@@ -34,7 +35,11 @@ class ExitOnStop {
   std::thread thread_;
 };
 
-// Says what happens now that a signal has come: running requests have `grace` to end.
-void LogDraining(absl::Duration grace);
+// Where traces go: what --otlp_endpoint says, or if that is empty the environment's
+// OTEL_EXPORTER_OTLP_ENDPOINT, which OpenTelemetry's own programs read.
+std::string OtlpEndpoint(const std::string& flag);
+
+// Says what happens now that a signal has come: running requests have `timeout` to end.
+void LogDraining(absl::Duration timeout);
 
 }  // namespace kvship

@@ -63,9 +63,9 @@ TEST_F(PrefillRefusalsTest, AnotherPlanIsRefusedWithAReason) {
 
 TEST_F(PrefillRefusalsTest, WrongFieldsAreNamed) {
   ExpectWrong("tokens", "is empty", [](auto& begin) { begin.clear_tokens(); });
-  ExpectWrong("tokens", "has id 320 at index 7; wanted ids below the vocabulary's 320",
+  ExpectWrong("tokens[7]", "tokens[7] is 320; wanted an id below the vocabulary's 320",
               [](auto& begin) { begin.set_tokens(7, 320); });
-  ExpectWrong("tokens", "has id 4294967295", [](auto& begin) { begin.set_tokens(0, UINT32_MAX); });
+  ExpectWrong("tokens[0]", "is 4294967295", [](auto& begin) { begin.set_tokens(0, UINT32_MAX); });
   ExpectWrong("tokens", "fewer than the model's context of 2048",
               [](auto& begin) { begin.mutable_tokens()->Resize(2048, 1); });
   ExpectWrong("forced_token", "is 320", [](auto& begin) { begin.set_forced_token(320); });
@@ -73,7 +73,7 @@ TEST_F(PrefillRefusalsTest, WrongFieldsAreNamed) {
     begin.clear_transports();
     begin.add_transports("nccl");
   });
-  ExpectWrong("request_id", "has 65 bytes; wanted at most 64",
+  ExpectWrong("request_id", "is a text of 65 bytes; wanted at most 64",
               [](auto& begin) { begin.set_request_id(std::string(65, 'x')); });
   ExpectWrong("logprobs", "21", [](auto& begin) { begin.set_logprobs(21); });
   ExpectWrong("sampling", "temperature", [](auto& begin) {
