@@ -1,5 +1,7 @@
 #include "prefill_service/prefill_metrics.h"
 
+#include <cmath>
+
 namespace kvship {
 namespace {
 
@@ -56,6 +58,8 @@ void PrefillMetrics::CountRequest(absl::StatusCode outcome) {
 }
 
 void PrefillMetrics::ObserveRetainedMass(const CompressionOptions& policy, double mass) {
+  // Of a model whose activations overflow: it would stay in the sum for good.
+  if (std::isnan(mass)) return;
   retained_mass_
       .Add({{"scorer", policy.scorer},
             {"allocator", policy.allocator},

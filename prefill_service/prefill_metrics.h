@@ -25,7 +25,7 @@ class PrefillMetrics {
   void SetModel(const std::string& name);
   // A request has ended, or was refused.
   void CountRequest(absl::StatusCode outcome);
-  // The retained attention mass of one layer, the mean over its heads.
+  // The retained attention mass of one layer, the mean over its heads; NaN does not count.
   void ObserveRetainedMass(const CompressionOptions& policy, double mass);
 
   prometheus::Counter& prompt_tokens;

@@ -152,7 +152,7 @@ TEST(PrefillQueue, RefusesPastItsBoundsWithADelay) {
 }
 
 TEST(PrefillQueue, RefusesForGoodWhatAloneExceedsTheMemoryForRuns) {
-  const size_t room = PrefillRun::BytesFor(TinyModel().config(), 500);
+  const size_t room = PrefillRun::BytesFor(TinyModel().config(), 500, {});
   PrefillNode node({.max_active_bytes = room});
   const auto ask = [&node](size_t num_tokens) {
     return CollectedCall::Start(node, node.Begin(RandomTokens(num_tokens, 3), "scorer=keep_all"),
@@ -165,6 +165,20 @@ TEST(PrefillQueue, RefusesForGoodWhatAloneExceedsTheMemoryForRuns) {
   EXPECT_THAT(std::string(status.message()),
               HasSubstr(absl::StrCat("wanted at most the ", room, " of")));
   EXPECT_EQ(ask(500), absl::OkStatus());
+}
+
+TEST(PrefillQueue, TheQueriesOfAWindowCountAsMemory) {
+  const ModelConfig config = TinyModel().config();
+  const size_t votes = 500 * config.num_query_heads * sizeof(float);
+  const LayerNeeds needs = {.window_begin = 468, .window_end = 500};
+  PrefillNode node({.max_active_bytes = PrefillRun::BytesFor(config, 500, needs) + votes});
+  const auto ask = [&node](const char* compression) {
+    return CollectedCall::Start(node, node.Begin(RandomTokens(500, 3), compression), {})
+        ->WaitUntilClosed();
+  };
+  EXPECT_EQ(ask("budget_tokens=64,window=32"), absl::OkStatus());
+  const char* const longest = "budget_tokens=64,observe_begin=1,recent_tokens=0";
+  EXPECT_EQ(ReasonOf(ask(longest)), kContextLengthExceeded);
 }
 
 TEST(PrefillQueue, EndsAllThatRunsWhereItsTimeIsUp) {
