@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
@@ -37,14 +38,18 @@ void KeepFreedMemory() {
   mallopt(M_TOP_PAD, kTopPadBytes);
 }
 
-sigset_t StopSet() {
+sigset_t SetOf(std::initializer_list<int> signals) {
   sigset_t set;
   sigemptyset(&set);
-  sigaddset(&set, SIGTERM);
-  sigaddset(&set, SIGINT);
-  sigaddset(&set, SIGHUP);
+  for (const int number : signals) sigaddset(&set, number);
   return set;
 }
+
+sigset_t StopSet() { return SetOf({SIGTERM, SIGINT, SIGHUP}); }
+
+// Those that say a second time that it shall stop. A terminal that closes sends SIGHUP by the
+// kernel and by the shell.
+sigset_t SecondStopSet() { return SetOf({SIGTERM, SIGINT}); }
 
 absl::Status CheckNoArguments(const std::vector<char*>& arguments) {
   if (arguments.size() <= 1) return absl::OkStatus();
@@ -70,13 +75,14 @@ void StopSignals::Wait(absl::Duration drain_timeout) {
 }
 
 ExitOnStop::ExitOnStop() {
-  thread_ = std::thread([this] { Watch(absl::InfiniteFuture(), "stopped while loading", "", 0); });
+  thread_ = std::thread(
+      [this] { Watch(StopSet(), absl::InfiniteFuture(), "stopped while loading", "", 0); });
 }
 
 ExitOnStop::ExitOnStop(absl::Duration drain_timeout) {
   const absl::Time deadline = MonotonicNow() + drain_timeout + kEndTime;
   thread_ = std::thread([this, drain_timeout, deadline] {
-    Watch(deadline, "a second signal came; what still runs is left behind",
+    Watch(SecondStopSet(), deadline, "a second signal came; what still runs is left behind",
           absl::StrCat("what runs did not end within --drain_timeout, ",
                        absl::FormatDuration(drain_timeout), ", and ",
                        absl::FormatDuration(kEndTime), " more; it is left behind"),
@@ -84,9 +90,8 @@ ExitOnStop::ExitOnStop(absl::Duration drain_timeout) {
   });
 }
 
-void ExitOnStop::Watch(absl::Time deadline, const std::string& at_signal,
+void ExitOnStop::Watch(const sigset_t& set, absl::Time deadline, const std::string& at_signal,
                        const std::string& at_deadline, int exit_code) {
-  const sigset_t set = StopSet();
   while (!ended_) {
     const bool came = sigtimedwait(&set, nullptr, &kExitPeriod) > 0;
     if (!came && MonotonicNow() < deadline) continue;

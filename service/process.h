@@ -1,6 +1,8 @@
 // What a server program does to its process before and after it serves. Called by main only.
 #pragma once
 
+#include <signal.h>
+
 #include <atomic>
 #include <functional>
 #include <optional>
@@ -18,14 +20,14 @@ class ExitOnStop {
  public:
   // With exit code 0: what is still loading has nothing to drain.
   ExitOnStop();
-  // With exit code 1, as what drains has not ended, and without a signal too, some seconds after
-  // `drain_timeout`: a step that does not return is left behind.
+  // With exit code 1, as what drains has not ended; SIGHUP does nothing. Without a signal too, some
+  // seconds after `drain_timeout`: a step that does not return is left behind.
   explicit ExitOnStop(absl::Duration drain_timeout);
   ~ExitOnStop();
 
  private:
-  void Watch(absl::Time deadline, const std::string& at_signal, const std::string& at_deadline,
-             int exit_code);
+  void Watch(const sigset_t& set, absl::Time deadline, const std::string& at_signal,
+             const std::string& at_deadline, int exit_code);
 
   std::atomic<bool> ended_ = false;
   std::thread thread_;

@@ -173,6 +173,10 @@ TEST_F(WedgedStopTest, ASecondSignalEndsItAtOnce) {
     ASSERT_TRUE(wedged->is_stopped());
     server.process.Signal(SIGTERM);
     ASSERT_TRUE(Says(server, "draining")) << program;
+    server.process.Signal(SIGHUP);
+    absl::SleepFor(absl::Milliseconds(100));
+    EXPECT_THAT(server.process.Errors(), Not(HasSubstr("a second signal came")))
+        << "a terminal that closes sends it twice";
     server.process.Signal(SIGTERM);
     EXPECT_TRUE(Says(server, "a second signal came")) << program;
     wedged.reset();
