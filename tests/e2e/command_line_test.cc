@@ -2,10 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "tests/e2e/processes.h"
+#include "tests/engine/model_files.h"
 
 namespace kvship {
 namespace {
@@ -35,6 +38,60 @@ TEST(CommandLineTest, NamesOfFlagsMayHaveDashes) {
     Process server(program, {"--model=/nowhere", "--log-format=json"});
     EXPECT_EQ(server.Wait(), 1);
     EXPECT_THAT(server.Errors(), HasSubstr("/nowhere")) << program;
+  }
+}
+
+TEST(CommandLineTest, HelpIsACommandToo) {
+  Process help("kvship", {"help"});
+  EXPECT_EQ(help.Wait(), 0);
+  EXPECT_THAT(help.Output(), AllOf(StartsWith("kvship COMMAND"), HasSubstr("\n  bench ")));
+}
+
+// What `kvship` says of these flags, without having asked a server.
+std::string RefusalOf(std::vector<std::string> flags) {
+  flags.push_back("--server=127.0.0.1:1");
+  Process program("kvship", std::move(flags));
+  EXPECT_EQ(program.Wait(), 1);
+  return program.Errors();
+}
+
+TEST(CommandLineTest, FlagsThatMakeNoLoadAreRefusedByName) {
+  const std::string prompt = "--prompt=x";
+  EXPECT_THAT(RefusalOf({"bench", "--prompt_tokens=100000000000"}),
+              HasSubstr("--prompt_tokens is '100000000000'; wanted a number of tokens from 1 to"));
+  EXPECT_THAT(RefusalOf({"bench", "--rate=nan", prompt}), HasSubstr("--rate is nan; wanted"));
+  EXPECT_THAT(RefusalOf({"bench", "--rate=-1", prompt}), HasSubstr("--rate is -1; wanted"));
+  EXPECT_THAT(RefusalOf({"bench", "--requests=100000000000", prompt}),
+              HasSubstr("--requests is 100000000000; wanted a number from 1 to"));
+  for (const std::string flag : {"--rate", "--prompt_tokens", "--output_tokens"}) {
+    EXPECT_THAT(RefusalOf({"bench", "--trace=/nowhere", flag + "=4"}),
+                HasSubstr(flag + " is given with --trace; wanted one of them"));
+  }
+  for (const std::string flag : {"--slo_first_token", "--slo_between_tokens", "--timeout"}) {
+    EXPECT_THAT(RefusalOf({"bench", flag + "=-1s", prompt}),
+                HasSubstr(flag + " is -1s; wanted a duration above 0"));
+  }
+}
+
+TEST(CommandLineTest, TextsThatAreNotUtf8AreRefusedByName) {
+  EXPECT_THAT(RefusalOf({"generate", "--prompt=ab\xff"}),
+              HasSubstr("kvship generate: --prompt is not UTF-8 at byte 2 (0xFF"));
+  EXPECT_THAT(RefusalOf({"generate", "--prompt=a", "--stop=\xe9"}),
+              HasSubstr("--stop is not UTF-8 at byte 0 (0xE9"));
+  EXPECT_THAT(RefusalOf({"generate", "--prompt=a", "--compression=scorer=\xe9"}),
+              HasSubstr("--compression is not UTF-8 at byte 7"));
+}
+
+TEST(CommandLineTest, TokensThatCannotBeSentAreRefusedByWhereTheyCameFrom) {
+  for (const std::string token : {"gr\xc3\xbc\xc3\x9f", "one\ntwo"}) {
+    const TempFolder folder;
+    const std::string path = folder.Write("token", token + "\n");
+    EXPECT_THAT(RefusalOf({"models", "--api_token_file=" + path}),
+                HasSubstr("the API token of --api_token_file '" + path + "' has byte 0x"));
+    setenv("KVSHIP_API_TOKEN", token.c_str(), /*replace=*/1);
+    EXPECT_THAT(RefusalOf({"models"}),
+                AllOf(HasSubstr("KVSHIP_API_TOKEN has byte 0x"), Not(HasSubstr(token))));
+    unsetenv("KVSHIP_API_TOKEN");
   }
 }
 

@@ -37,7 +37,7 @@ class Unauthenticated(Error):
 
 
 class NotServable(Error):
-    """This server can never serve the request: it is longer than the context or the whole pool."""
+    """This server can never serve the request: it is longer than the context, the whole pool or the longest message."""
 
 
 class Overloaded(Error):
@@ -74,15 +74,30 @@ _KINDS: dict[grpc.StatusCode, type[Error]] = {
 }
 
 
+# What gRPC says by itself, where other things are meant. Servers' own errors have details.
+_GRPC_KINDS: dict[grpc.StatusCode, tuple[type[Error], str]] = {
+    # Not a want of room, which passes.
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (
+        NotServable, "a message, most likely the request, is too large for its receiver"),
+    grpc.StatusCode.UNIMPLEMENTED: (
+        Error, "the server does not serve this call of kvship.v1.GenerationService; wanted a decode node's address (is this a "
+               "prefill node's?)"),
+}
+
+
 def from_rpc(error: Any, cancelled: bool = False) -> Error:
     """The Error that a grpc.RpcError (or grpc.aio.AioRpcError) stands for; `cancelled` is whether this side ended the call."""
     code = error.code()
     if code is grpc.StatusCode.CANCELLED and not cancelled:
         # What gRPC's servers do with calls that arrive as the port is closed.
         return Unavailable(grpc.StatusCode.UNAVAILABLE, "the server let the call go")
-    made = _KINDS.get(code, Error)(code, error.details() or code.name)
+    message = error.details() or code.name
     metadata = dict(error.trailing_metadata() or ())
     details = metadata.get("grpc-status-details-bin", b"")
+    if not details and code in _GRPC_KINDS:
+        kind, explained = _GRPC_KINDS[code]
+        return kind(code, f"{explained}: {message}")
+    made = _KINDS.get(code, Error)(code, message)
     if isinstance(made, InvalidRequest):
         made.violations = tuple(Violation(field, text) for field, text in field_violations(details))
     if isinstance(made, Overloaded):
