@@ -3,12 +3,15 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "tests/e2e/processes.h"
 #include "tests/engine/model_files.h"
+#include "tests/needed.h"
 
 namespace kvship {
 namespace {
@@ -38,6 +41,23 @@ TEST(CommandLineTest, NamesOfFlagsMayHaveDashes) {
     Process server(program, {"--model=/nowhere", "--log-format=json"});
     EXPECT_EQ(server.Wait(), 1);
     EXPECT_THAT(server.Errors(), HasSubstr("/nowhere")) << program;
+  }
+}
+
+// The first model has no tokenizer, which is a part of the identity.
+TEST(CommandLineTest, InspectTellsTheIdentityThatAServerTells) {
+  for (const std::string model : {KVSHIP_GOLDENS "/models/llama", KVSHIP_DEMO_MODEL}) {
+    if (IsMissing(model)) GTEST_SKIP() << "no " << model;
+    Process inspect("kvship-inspect", {"model", model});
+    EXPECT_EQ(inspect.Wait(), 0) << inspect.Errors();
+    const std::string identity = nlohmann::json::parse(inspect.Output())["identity"];
+    Server prefill("kvship-prefill", model, {"--threads=1"});
+    Server decode("kvship-decode", model,
+                  {"--threads=1", absl::StrCat("--prefill=", prefill.address())});
+    ASSERT_TRUE(prefill.WaitUntilReady() && decode.WaitUntilReady());
+    Process models("kvship", {"models", "--server=" + decode.address(), "--timeout=1m"});
+    EXPECT_EQ(models.Wait(), 0) << models.Errors();
+    EXPECT_THAT(models.Output(), HasSubstr(identity)) << model;
   }
 }
 
