@@ -14,11 +14,9 @@
 
 namespace kvship {
 
-enum class DType : uint8_t { kF32, kF16, kBf16, kI32 };
+enum class DType : uint8_t { kF32, kF16, kBf16 };
 
-constexpr size_t DTypeBytes(DType dtype) {
-  return dtype == DType::kF32 || dtype == DType::kI32 ? 4 : 2;
-}
+constexpr size_t DTypeBytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
 
 struct TensorView {
   void* data = nullptr;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <chrono>
+#include <utility>
 
 namespace kvship {
 namespace {
@@ -67,6 +68,7 @@ void ThreadPool::ParallelForWithThread(size_t num_tasks,
     if (spins % 4096 == 4095) std::this_thread::yield();
     Pause();
   }
+  if (exception_) std::rethrow_exception(std::exchange(exception_, nullptr));
 }
 
 bool ThreadPool::HasTasks() const {
@@ -88,9 +90,23 @@ bool ThreadPool::ClaimTask(size_t* task) {
 void ThreadPool::RunTasks(size_t thread) {
   size_t task;
   while (ClaimTask(&task)) {
-    (*body_)(task, thread);
+    try {
+      (*body_)(task, thread);
+    } catch (...) {
+      EndLoop(std::current_exception());
+    }
     num_done_.fetch_add(1, std::memory_order_release);
   }
+}
+
+// The loop's caller cannot go on meanwhile: it waits for the task that has thrown.
+void ThreadPool::EndLoop(std::exception_ptr exception) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!exception_) exception_ = std::move(exception);
+  }
+  const uint64_t unclaimed = unclaimed_.fetch_and(~kTasksMask, std::memory_order_acq_rel);
+  num_done_.fetch_add(unclaimed & kTasksMask, std::memory_order_release);
 }
 
 void ThreadPool::Work(size_t thread) {

@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -34,7 +35,9 @@ class ThreadPool {
 
   // Calls body(i) for each i in [0, num_tasks) and returns when all have returned. Tasks are handed
   // out one by one, in order; which thread runs which task is not fixed, so a body's result must
-  // not depend on it.
+  // not depend on it. An exception that leaves a body, as where memory is short, ends the loop: no
+  // further task begins, and once those that have begun are through it is thrown here (of several,
+  // one).
   void ParallelFor(size_t num_tasks, const std::function<void(size_t task)>& body);
 
   // The same, with the number of the thread in [0, num_threads()), for scratch memory per thread.
@@ -45,6 +48,8 @@ class ThreadPool {
   void Work(size_t thread);
   bool ClaimTask(size_t* task);
   void RunTasks(size_t thread);
+  // Keeps the exception for the loop's caller. Tasks that nobody has claimed count as done.
+  void EndLoop(std::exception_ptr exception);
   bool HasTasks() const;
 
   // The loop that runs. Written while no task of it can be claimed, read by who has claimed one.
@@ -59,6 +64,7 @@ class ThreadPool {
   std::atomic<size_t> num_asleep_{0};
   std::mutex mutex_;
   std::condition_variable wake_;
+  std::exception_ptr exception_;  // of the loop that runs; read when all its tasks are done
   std::vector<std::thread> workers_;
 };
 

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
-#include "engine/byte_alphabet.h"
+#include "base/utf8.h"
 
 namespace kvship {
 namespace {

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
+#include <utility>
 
 #include "base/status_macros.h"
 #include "compress/allocator.h"
@@ -30,6 +33,19 @@ float KeptShare(std::span<const float> attention, std::span<const int32_t> kept,
   return all == 0 ? 1.0f : static_cast<float>(mass / all);
 }
 
+// Whether the queries [Hq, W, D] of the heads [begin, end) are numbers. Where the model's
+// activations have overflowed they are not, and a vote takes NaN for no attention.
+bool AreFinite(const TensorView& queries, size_t begin, size_t end) {
+  bool finite = true;
+  for (size_t head = begin; head < end; ++head) {
+    for (size_t w = 0; w < queries.dims[1]; ++w) {
+      const float* const query = queries.f32(head, w);
+      for (size_t d = 0; d < queries.dims[2]; ++d) finite &= std::isfinite(query[d]);
+    }
+  }
+  return finite;
+}
+
 TensorView HeadRows(const TensorView& rows, size_t head) {
   return TensorView(rows.f32(head), {rows.dims[1], rows.dims[2]});
 }
@@ -51,6 +67,14 @@ absl::StatusOr<std::unique_ptr<Compressor>> Compressor::Create(const Compression
   return compressor;
 }
 
+size_t Compressor::BytesFor(const CompressionOptions& options, const KvShape& shape,
+                            const KvPlan& plan) {
+  if (plan.keeps_whole) return 0;
+  // Votes, and as many of a softmax over the prefix.
+  const size_t kinds = options.softmax == SoftmaxOver::kPrefix ? 2 : 1;
+  return kinds * shape.num_query_heads * plan.prompt_tokens * sizeof(float);
+}
+
 LayerNeeds Compressor::needs() const {
   if (plan_.keeps_whole) return {};
   LayerNeeds needs = {.window_begin = plan_.window_begin, .window_end = plan_.window_end};
@@ -58,11 +82,34 @@ LayerNeeds Compressor::needs() const {
   return needs;
 }
 
+absl::StatusOr<bool> Compressor::Vote(Backend& backend, const LayerView& layer) {
+  const size_t window = plan_.window_end - plan_.window_begin;
+  const size_t begin = num_voters_;
+  const size_t voters = std::min(kMostVoters, window - begin);
+  if (voters == 0) return true;
+  const size_t query_heads = shape_.num_query_heads;
+  if (begin == 0) votes_ = Array<float>(query_heads * plan_.prompt_tokens);
+  RETURN_IF_ERROR(WindowVotes(
+      backend, {.q = layer.window_queries.Slice(1, begin, voters),
+                .keys = layer.keys,
+                .lse = layer.window_lse.Slice(1, begin, voters),
+                .first_position = plan_.window_begin + begin,
+                .accumulate = begin > 0,
+                .votes = TensorView(votes_.data(), {query_heads, plan_.prompt_tokens})}));
+  RETURN_IF_ERROR(scorer_->Watch(backend, layer, begin, voters));
+  num_voters_ += voters;
+  return num_voters_ == window;
+}
+
 absl::Status Compressor::Choose(Backend& backend, const LayerView& layer, bool with_scores,
                                 Result* result) {
   const size_t prompt_tokens = plan_.prompt_tokens;
   const size_t num_scored = scorer_->num_scored(plan_);
-  Array<float> votes_memory(shape_.num_query_heads * prompt_tokens);
+  for (bool voted = false; !voted;) {
+    ASSIGN_OR_RETURN(voted, Vote(backend, layer));
+  }
+  Array<float> votes_memory = std::exchange(votes_, {});
+  num_voters_ = 0;
   Array<float> attention_memory(plan_.num_heads * prompt_tokens);
   Array<float> scores_memory(plan_.num_heads * num_scored);
   const TensorView votes(votes_memory.data(), {shape_.num_query_heads, prompt_tokens});
@@ -70,27 +117,32 @@ absl::Status Compressor::Choose(Backend& backend, const LayerView& layer, bool w
       .scores = TensorView(scores_memory.data(), {plan_.num_heads, num_scored}),
       .attention = TensorView(attention_memory.data(), {plan_.num_heads, prompt_tokens}),
       .window_tokens = plan_.window_end - plan_.window_begin};
-  RETURN_IF_ERROR(WindowVotes(backend, {.q = layer.window_queries,
-                                        .keys = layer.keys,
-                                        .lse = layer.window_lse,
-                                        .first_position = plan_.window_begin,
-                                        .votes = votes}));
   RETURN_IF_ERROR(ReduceGroups(backend, votes, GroupReduce::kMean, scores.attention));
   RETURN_IF_ERROR(scorer_->Score(backend, {.layer = layer, .votes = votes}, scores.scores));
 
   const HeadBudget& budget = plan_.budgets[layer.layer];
   result->positions = Select(backend, scores, budget);
-  const Middle middle = MiddleOf(plan_, budget);
-  for (size_t h = 0; h < plan_.num_heads; ++h) {
-    const std::span<const float> attention(scores.attention.f32(h), prompt_tokens);
-    const std::vector<int32_t>& kept = result->positions[h];
-    result->compact.retained_mass.push_back(KeptShare(attention, kept, {0, prompt_tokens}));
-    result->compact.chosen_mass.push_back(KeptShare(attention, kept, middle));
-    if (with_scores) {
-      result->scores.emplace_back(scores.scores.f32(h), scores.scores.f32(h) + num_scored);
-    }
+  Measure(backend, layer, scores, result);
+  for (size_t h = 0; with_scores && h < plan_.num_heads; ++h) {
+    result->scores.emplace_back(scores.scores.f32(h), scores.scores.f32(h) + num_scored);
   }
   return absl::OkStatus();
+}
+
+void Compressor::Measure(Backend& backend, const LayerView& layer, const LayerScores& scores,
+                         Result* result) {
+  const Middle middle = MiddleOf(plan_, plan_.budgets[layer.layer]);
+  const size_t group = shape_.num_query_heads / plan_.num_heads;
+  CompactLayer& compact = result->compact;
+  compact.retained_mass.assign(plan_.num_heads, std::numeric_limits<float>::quiet_NaN());
+  compact.chosen_mass = compact.retained_mass;
+  backend.threads().ParallelFor(plan_.num_heads, [&](size_t h) {
+    if (!AreFinite(layer.window_queries, h * group, (h + 1) * group)) return;
+    const std::span<const float> attention(scores.attention.f32(h), plan_.prompt_tokens);
+    const std::vector<int32_t>& kept = result->positions[h];
+    compact.retained_mass[h] = KeptShare(attention, kept, {0, plan_.prompt_tokens});
+    compact.chosen_mass[h] = KeptShare(attention, kept, middle);
+  });
 }
 
 std::vector<std::vector<int32_t>> Compressor::Select(Backend& backend, const LayerScores& scores,

@@ -33,6 +33,13 @@ class Scorer {
   // Positions [0, num_scored) have a score; those beyond are chosen after all that have one.
   virtual size_t num_scored(const KvPlan& plan) const { return plan.prompt_tokens; }
 
+  // Sees the queries [begin, begin + count) of the layer's window, in order and before Score, for
+  // what Score needs of them beside their votes.
+  virtual absl::Status Watch(Backend& /*backend*/, const LayerView& /*layer*/, size_t /*begin*/,
+                             size_t /*count*/) {
+    return absl::OkStatus();
+  }
+
   // Scores of each set of kept tokens, larger is better: scores [plan's num_heads, num_scored] f32.
   // A scorer of one set for the whole layer gives every head the same.
   virtual absl::Status Score(Backend& backend, const ScorerInput& input, TensorView scores) = 0;

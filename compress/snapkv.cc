@@ -7,7 +7,8 @@
 // for the positions i before the window. The softmax runs over all T keys, causal inside the
 // window, or over those before it. The group mean follows NVIDIA/kvpress; with GroupReduce::kNone
 // each query head has a set of its own, as in the paper.
-#include <cstring>
+#include <algorithm>
+#include <utility>
 
 #include "base/buffer.h"
 #include "base/status_macros.h"
@@ -24,14 +25,33 @@ class SnapKv final : public Scorer {
 
   size_t num_scored(const KvPlan& plan) const override { return plan.window_begin; }
 
+  absl::Status Watch(Backend& backend, const LayerView& layer, size_t begin,
+                     size_t count) override {
+    if (options_.softmax == SoftmaxOver::kAll) return absl::OkStatus();
+    const size_t query_heads = shape_.num_query_heads;
+    const size_t num_scored = layer.window_begin;
+    if (begin == 0) prefix_votes_ = Array<float>(query_heads * num_scored);
+    const TensorView queries = layer.window_queries.Slice(1, begin, count);
+    const size_t first_position = layer.window_begin + begin;
+    Array<float> lse_memory(query_heads * count);
+    const TensorView lse(lse_memory.data(), {query_heads, count});
+    RETURN_IF_ERROR(WindowLogSumExp(backend, queries, layer.keys, num_scored, first_position, lse));
+    return WindowVotes(backend,
+                       {.q = queries,
+                        .keys = layer.keys,
+                        .lse = lse,
+                        .first_position = first_position,
+                        .accumulate = begin > 0,
+                        .votes = TensorView(prefix_votes_.data(), {query_heads, num_scored})});
+  }
+
   absl::Status Score(Backend& backend, const ScorerInput& input, TensorView scores) override {
     const size_t num_scored = scores.dims[1];
     const size_t query_heads = shape_.num_query_heads;
-    Array<float> votes_memory(query_heads * num_scored);
+    Array<float> votes_memory = Votes(input, num_scored);
     Array<float> pooled_memory(query_heads * num_scored);
     const TensorView votes(votes_memory.data(), {query_heads, num_scored});
     const TensorView pooled(pooled_memory.data(), {query_heads, num_scored});
-    RETURN_IF_ERROR(Votes(backend, input, votes));
     if (options_.group_reduce == GroupReduce::kNone) {
       return PoolScores(backend, votes, options_.pool, options_.kernel, scores);
     }
@@ -45,37 +65,24 @@ class SnapKv final : public Scorer {
   }
 
  private:
-  // votes [Hq, num_scored], reduced over the window.
-  absl::Status Votes(Backend& backend, const ScorerInput& input, TensorView votes) {
-    const size_t num_scored = votes.dims[1];
-    if (options_.softmax == SoftmaxOver::kPrefix) {
-      RETURN_IF_ERROR(PrefixVotes(backend, input.layer, votes));
-    } else {
-      for (size_t h = 0; h < votes.dims[0]; ++h) {
-        std::memcpy(votes.f32(h), input.votes.f32(h), num_scored * sizeof(float));
+  // [Hq, num_scored], reduced over the window.
+  Array<float> Votes(const ScorerInput& input, size_t num_scored) {
+    Array<float> votes = std::exchange(prefix_votes_, {});
+    if (options_.softmax == SoftmaxOver::kAll) {
+      votes = Array<float>(shape_.num_query_heads * num_scored);
+      for (size_t h = 0; h < shape_.num_query_heads; ++h) {
+        std::copy_n(input.votes.f32(h), num_scored, votes.data() + h * num_scored);
       }
     }
-    if (options_.window_reduce == WindowReduce::kSum) return absl::OkStatus();
+    if (options_.window_reduce == WindowReduce::kSum) return votes;
     const float share = 1.0f / static_cast<float>(input.layer.window_queries.dims[1]);
-    for (size_t i = 0; i < votes.num_elements(); ++i) votes.f32()[i] *= share;
-    return absl::OkStatus();
-  }
-
-  absl::Status PrefixVotes(Backend& backend, const LayerView& layer, TensorView votes) {
-    const size_t window = layer.window_queries.dims[1];
-    Array<float> lse_memory(shape_.num_query_heads * window);
-    const TensorView lse(lse_memory.data(), {shape_.num_query_heads, window});
-    RETURN_IF_ERROR(WindowLogSumExp(backend, layer.window_queries, layer.keys, votes.dims[1],
-                                    layer.window_begin, lse));
-    return WindowVotes(backend, {.q = layer.window_queries,
-                                 .keys = layer.keys,
-                                 .lse = lse,
-                                 .first_position = layer.window_begin,
-                                 .votes = votes});
+    for (float& vote : votes.span()) vote *= share;
+    return votes;
   }
 
   const CompressionOptions options_;
   const KvShape shape_;
+  Array<float> prefix_votes_;  // [Hq, num_scored] of the window's queries that were seen
 };
 
 }  // namespace

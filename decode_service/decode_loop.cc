@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/out_of_memory.h"
 
 namespace kvship {
@@ -105,7 +107,11 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
   std::vector<Decoder::Item> items;
   items.reserve(batch.size());
   for (const Session* session : batch) items.push_back(session->item());
-  const absl::Status status = UnlessOutOfMemory([&] { return decoder_.Step(items); });
+  absl::Status status = UnlessOutOfMemory([&] { return decoder_.Step(items); });
+  if (!status.ok()) {
+    LogError(absl::StrCat("a decode step failed: ", status.ToString()));
+    if (!absl::IsResourceExhausted(status)) status = absl::InternalError(status.message());
+  }
   metrics_.ObserveBatch(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {
     Session& session = *batch[i];

@@ -1,52 +1,16 @@
 #include "decode_service/decode_metrics.h"
 
 #include <algorithm>
-#include <initializer_list>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "decode_service/prefill_fault.h"
-#include "prometheus/counter.h"
-#include "prometheus/gauge.h"
-#include "prometheus/histogram.h"
+#include "service/metric_factory.h"
 
 namespace kvship {
 namespace {
 
-using prometheus::BuildCounter;
-using prometheus::BuildGauge;
-using prometheus::BuildHistogram;
 using prometheus::Histogram;
-using prometheus::Registry;
-
-std::string FullName(absl::string_view name) { return absl::StrCat("kvship_decode_", name); }
-
-prometheus::Counter& Counter(Registry& registry, absl::string_view name, const char* help) {
-  return BuildCounter().Name(FullName(name)).Help(help).Register(registry).Add({});
-}
-
-// One counter per value of labels.
-prometheus::Family<prometheus::Counter>& Counters(Registry& registry, absl::string_view name,
-                                                  const char* help) {
-  return BuildCounter().Name(FullName(name)).Help(help).Register(registry);
-}
-
-// A counter that appears with its first event has, to Prometheus, never increased.
-void BeginAtZero(prometheus::Family<prometheus::Counter>& family,
-                 std::initializer_list<absl::StatusCode> codes) {
-  for (const absl::StatusCode code : codes) {
-    family.Add({{"code", absl::StatusCodeToString(code)}});
-  }
-}
-
-prometheus::Gauge& Gauge(Registry& registry, absl::string_view name, const char* help) {
-  return BuildGauge().Name(FullName(name)).Help(help).Register(registry).Add({});
-}
-
-Histogram& Distribution(Registry& registry, absl::string_view name, const char* help,
-                        const Histogram::BucketBoundaries& bounds) {
-  return BuildHistogram().Name(FullName(name)).Help(help).Register(registry).Add({}, bounds);
-}
 
 // From a cached short prompt to a long one on a slow machine.
 const Histogram::BucketBoundaries kFirstTokenSeconds = {0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,
@@ -57,9 +21,6 @@ const Histogram::BucketBoundaries kBetweenTokensSeconds = {0.001, 0.0025, 0.005,
 const Histogram::BucketBoundaries kTransferSeconds = {
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10};
 const Histogram::BucketBoundaries kBatchSessions = {1, 2, 4, 8, 16, 32, 64};
-// Finer towards 1, where answers are still right.
-const Histogram::BucketBoundaries kRetainedMass = {0.1, 0.25, 0.5,  0.6,  0.7,  0.8,
-                                                   0.9, 0.95, 0.98, 0.99, 0.999};
 
 // Negative where nothing is dropped: pages are whole.
 double MemorySavedBytes(const v1::KvReport& kv) {
@@ -68,86 +29,85 @@ double MemorySavedBytes(const v1::KvReport& kv) {
 
 }  // namespace
 
-DecodeMetrics::DecodeMetrics(Registry& r)
-    : model_(BuildGauge()
-                 .Name(FullName("model_info"))
-                 .Help("1; the label names the model that is served")
-                 .Register(r)),
-      requests_(Counters(r, "requests_total",
-                         "Requests that ended, by gRPC status code (OK, CANCELLED, ...)")),
-      http_responses_(
-          Counters(r, "http_responses_total",
-                   "Answers on the HTTP port, of whatever path, by status; a stream's status is "
-                   "that of its beginning")),
-      prompt_tokens_(Counter(r, "prompt_tokens_total", "Prompt tokens of requests that succeeded")),
-      output_tokens_(Counter(r, "output_tokens_total", "Output tokens of requests that succeeded")),
-      kept_tokens_(Counter(r, "kept_tokens_total",
-                           "Prompt tokens kept per KV head, the mean over layers and heads")),
-      uncompressed_bytes_(Counters(r, "kv_uncompressed_bytes_total",
-                                   "KV bytes that keeping whole prompts would have shipped, in f16 "
-                                   "where the encoder quantizes")),
-      shipped_bytes_(Counters(r, "kv_shipped_bytes_total", "KV bytes that crossed the wire")),
-      saved_bytes_(Counters(r, "kv_saved_bytes_total",
-                            "KV bytes that did not have to be shipped: uncompressed less shipped")),
-      receive_seconds_(Counter(r, "kv_receive_seconds_total",
-                               "Time in which layers were coming in, from a layer's header to its "
-                               "last byte in the pool; shipped bytes per second of it is the speed "
-                               "of the way from the prefill node")),
-      prefill_retries_(
-          Counters(r, "prefill_retries_total",
-                   "Prompts sent to another prefill node, by what was wrong with the one before: "
-                   "lost (its stream broke), broken (it sent what cannot be), full, gave_up (it "
-                   "waited too long for this side), draining, mismatch (another model, wire "
-                   "version or plan, or too little memory)")),
-      prefill_ejections_(Counter(r, "prefill_ejections_total",
-                                 "Times that a prefill node got no prompts for a while because one "
-                                 "had failed there")),
-      prefill_nodes_(
-          BuildGauge()
-              .Name(FullName("prefill_nodes"))
-              .Help("Prefill nodes that are known, by standing: serving; draining (it said that it "
-                    "shuts down); ejected (it answers, but its last prompt failed); silent (it "
-                    "does not answer); unfit (it said that it cannot serve: stuck, another "
-                    "model). Prompts go to the first of these that any node has, never to unfit")
-              .Register(r)),
-      prefill_failures_(
-          Counters(r, "prefill_failures_total",
-                   "Prompts that a prefill node did not deliver, by gRPC status code: UNAVAILABLE "
-                   "where it was lost, DATA_LOSS where what came was broken")),
-      pool_capacity_bytes_(Gauge(r, "pool_capacity_bytes", "Bytes of the KV pool")),
+DecodeMetrics::DecodeMetrics(prometheus::Registry& registry)
+    : DecodeMetrics(MetricFactory(registry, "kvship-decode")) {}
+
+DecodeMetrics::DecodeMetrics(const MetricFactory& make)
+    : model_(make.ModelInfo()),
+      requests_(make.Requests()),
+      http_responses_(make.Counters(
+          "http_responses_total",
+          "Answers on the HTTP port, of whatever path, by status; a stream's status is "
+          "that of its beginning")),
+      prompt_tokens_(
+          make.Counter("prompt_tokens_total", "Prompt tokens of requests that succeeded")),
+      output_tokens_(
+          make.Counter("output_tokens_total", "Output tokens of requests that succeeded")),
+      kept_tokens_(make.Counter("kept_tokens_total",
+                                "Prompt tokens kept per KV head, the mean over layers and heads")),
+      uncompressed_bytes_(
+          make.Counters("kv_uncompressed_bytes_total",
+                        "KV bytes that keeping whole prompts would have shipped, in f16 "
+                        "where the encoder quantizes")),
+      shipped_bytes_(make.Counters("kv_shipped_bytes_total", "KV bytes that crossed the wire")),
+      saved_bytes_(
+          make.Counters("kv_saved_bytes_total",
+                        "KV bytes that did not have to be shipped: uncompressed less shipped")),
+      receive_seconds_(
+          make.Counter("kv_receive_seconds_total",
+                       "Time in which layers were coming in, from a layer's header to its "
+                       "last byte in the pool; shipped bytes per second of it is the speed "
+                       "of the way from the prefill node")),
+      prefill_retries_(make.Counters(
+          "prefill_retries_total",
+          "Prompts sent to another prefill node, by what was wrong with the one before: "
+          "lost (its stream broke), broken (it sent what cannot be), full, gave_up (it "
+          "waited too long for this side), draining, mismatch (another model, wire "
+          "version or plan, or too little memory)")),
+      prefill_ejections_(
+          make.Counter("prefill_ejections_total",
+                       "Times that a prefill node got no prompts for a while because one "
+                       "had failed there")),
+      prefill_nodes_(make.Gauges(
+          "prefill_nodes",
+          "Prefill nodes that are known, by standing: serving; draining (it said that it "
+          "shuts down); ejected (it answers, but its last prompt failed); silent (it "
+          "does not answer); unfit (it said that it cannot serve: stuck, another "
+          "model). Prompts go to the first of these that any node has, never to unfit")),
+      prefill_failures_(make.Counters(
+          "prefill_failures_total",
+          "Prompts that a prefill node did not deliver, by gRPC status code: UNAVAILABLE "
+          "where it was lost, DATA_LOSS where what came was broken")),
+      pool_capacity_bytes_(make.Gauge("pool_capacity_bytes", "Bytes of the KV pool")),
       pool_reserved_bytes_(
-          Gauge(r, "pool_reserved_bytes", "Bytes of the KV pool that are handed out")),
+          make.Gauge("pool_reserved_bytes", "Bytes of the KV pool that are handed out")),
       memory_saved_bytes_(
-          Gauge(r, "memory_saved_bytes",
-                "Bytes that the whole prompts of running requests would take beyond "
-                "what their caches take in the KV pool")),
-      sessions_(Gauge(r, "sessions", "Requests whose output is being made")),
+          make.Gauge("memory_saved_bytes",
+                     "Bytes that the whole prompts of running requests would take beyond "
+                     "what their caches take in the KV pool")),
+      sessions_(make.Gauge("sessions", "Requests whose output is being made")),
       waiting_tokens_(
-          Gauge(r, "waiting_prompt_tokens", "Prompt tokens of requests that wait for memory")),
+          make.Gauge("waiting_prompt_tokens", "Prompt tokens of requests that wait for memory")),
       batch_sessions_(
-          Distribution(r, "batch_sessions", "Sessions in a decode step", kBatchSessions)),
-      first_token_seconds_(Distribution(r, "time_to_first_token_seconds",
-                                        "From a request's arrival to its first output token",
-                                        kFirstTokenSeconds)),
-      between_tokens_seconds_(Distribution(r, "time_between_tokens_seconds",
-                                           "From an output token to the next one of its request",
-                                           kBetweenTokensSeconds)),
-      transfer_seconds_(Distribution(r, "transfer_seconds",
-                                     "From the end of the last layer's computation to the verified "
-                                     "cache: the part of the transfer that requests wait for",
-                                     kTransferSeconds)),
-      retained_mass_(BuildHistogram()
-                         .Name(FullName("retained_mass_ratio"))
-                         .Help("Share of the window's attention on kept tokens, by policy")
-                         .Register(r)) {
-  BeginAtZero(requests_, {absl::StatusCode::kOk, absl::StatusCode::kCancelled,
-                          absl::StatusCode::kDeadlineExceeded, absl::StatusCode::kAborted,
-                          absl::StatusCode::kResourceExhausted, absl::StatusCode::kUnavailable,
-                          absl::StatusCode::kInternal});
+          make.Histogram("batch_sessions", "Sessions in a decode step", kBatchSessions)),
+      first_token_seconds_(make.Histogram("time_to_first_token_seconds",
+                                          "From a request's arrival to its first output token",
+                                          kFirstTokenSeconds)),
+      between_tokens_seconds_(make.Histogram("time_between_tokens_seconds",
+                                             "From an output token to the next one of its request",
+                                             kBetweenTokensSeconds)),
+      transfer_seconds_(
+          make.Histogram("transfer_seconds",
+                         "From the end of the last layer's computation to the verified "
+                         "cache: the part of the transfer that requests wait for",
+                         kTransferSeconds)),
+      retained_mass_(make.Histograms("retained_mass_ratio",
+                                     "Share of the window's attention on kept tokens, by policy")) {
   BeginAtZero(prefill_failures_, {absl::StatusCode::kUnavailable, absl::StatusCode::kDataLoss});
   http_responses_.Add({{"status", "200"}});
-  for (const PrefillFault fault : {PrefillFault::kLost, PrefillFault::kBroken, PrefillFault::kFull,
-                                   PrefillFault::kDraining, PrefillFault::kMismatch}) {
+  for (const PrefillFault fault :
+       {PrefillFault::kLost, PrefillFault::kBroken, PrefillFault::kFull, PrefillFault::kGaveUp,
+        PrefillFault::kDraining, PrefillFault::kMismatch}) {
     prefill_retries_.Add({{"reason", std::string(NameOf(fault))}});
   }
 }
@@ -172,7 +132,7 @@ void DecodeMetrics::CountReport(const v1::GenerateReport& report, absl::Duration
   prometheus::Labels labels = {{"scorer", kv.compression().scorer()},
                                {"allocator", kv.compression().allocator()},
                                {"selector", kv.compression().selector()}};
-  retained_mass_.Add(labels, kRetainedMass).Observe(kv.retained_mass_mean());
+  retained_mass_.Add(labels, RetainedMassBounds()).Observe(kv.retained_mass_mean());
   labels.emplace("encoder", kv.compression().encoder());
   uncompressed_bytes_.Add(labels).Increment(static_cast<double>(kv.uncompressed_bytes()));
   shipped_bytes_.Add(labels).Increment(static_cast<double>(kv.shipped_bytes()));

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "kvship/v1/generation.pb.h"
 #include "prometheus/registry.h"
+#include "service/metric_factory.h"
 
 namespace kvship {
 
@@ -49,6 +50,8 @@ class DecodeMetrics {
   void SetPrefillNodes(absl::string_view standing, size_t num_nodes);
 
  private:
+  explicit DecodeMetrics(const MetricFactory& make);
+
   prometheus::Family<prometheus::Gauge>& model_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Counter>& http_responses_;

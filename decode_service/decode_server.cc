@@ -12,6 +12,7 @@
 #include "engine/gpu.h"
 #include "engine/prefill.h"
 #include "rpc/model_info.h"
+#include "service/option_range.h"
 #include "service/process.h"
 
 namespace kvship {
@@ -66,7 +67,17 @@ CompressionOptions DefaultCompressionOn(const DecodeServer::Options& options,
 }  // namespace
 
 absl::Status DecodeServer::Options::Validate() const {
-  RETURN_IF_ERROR(CheckStuckTimeout("--stuck_timeout", stuck_timeout));
+  for (const absl::Status& status :
+       {rpc.Validate(), CheckPositive("max_http_requests", http.max_requests),
+        CheckPositive("http_deadline", http.deadline),
+        CheckPositive("default_deadline", default_deadline),
+        CheckPositive("default_max_tokens", generation.limits.default_max_tokens),
+        CheckPositive("max_batch_sessions", max_batch_sessions),
+        CheckPositive("max_waiting_tokens", queue.max_waiting_tokens),
+        CheckPositive("max_unread_tokens", generation.max_unread_tokens),
+        CheckStuckTimeout("stuck_timeout", stuck_timeout)}) {
+    if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
+  }
   RETURN_IF_ERROR(security.Validate());
   const bool has_tokens = !api_tokens_file.empty();
   RETURN_IF_ERROR(security.CheckListen("listen", rpc.listen, "--tls_client_ca or --api_tokens_file",
@@ -184,18 +195,18 @@ absl::Status DecodeServer::CheckServing() const {
   return absl::UnavailableError("no prefill node that runs the same model has answered");
 }
 
-void DecodeServer::Drain(absl::Duration grace) {
-  const absl::Time deadline = MonotonicNow() + grace;
+void DecodeServer::Drain(absl::Duration timeout) {
+  const absl::Time deadline = MonotonicNow() + timeout;
   readiness_.StartDraining();
-  LogDraining(grace);
-  absl::SleepFor(std::min(kDrainNotice, grace));
+  LogDraining(timeout);
+  absl::SleepFor(std::min(kDrainNotice, timeout));
   service_.StartDraining();
   if (http_ != nullptr) http_->StartDraining();
   rpc_->StartShutdown();
   const bool rpc_idle = service_.WaitUntilIdle(deadline - MonotonicNow());
   const bool http_idle = http_ == nullptr || http_->WaitUntilIdle(deadline - MonotonicNow());
   if (!rpc_idle || !http_idle) {
-    LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(grace),
+    LogWarning(absl::StrCat("some requests did not end within ", absl::FormatDuration(timeout),
                             "; they are ended"));
     const absl::Status unfinished = absl::UnavailableError(
         "the server shuts down and could not finish the answer; send the request again");

@@ -53,8 +53,8 @@ class DecodeServer {
     Generation::Options generation;
     std::string otlp_endpoint;  // of the collector of traces; empty: none
 
-    // Whether the ports are as safe as they have to be. Errors: as PortSecurity and
-    // CheckStuckTimeout.
+    // Whether numbers are in their ranges, and the ports as safe as they have to be.
+    // InvalidArgument naming the flag; else as PortSecurity.
     absl::Status Validate() const;
   };
 
@@ -64,8 +64,8 @@ class DecodeServer {
   static absl::StatusOr<std::unique_ptr<DecodeServer>> Start(Options options);
   ~DecodeServer();
 
-  // Is not ready from now on, lets running requests end for up to `grace`, and stops.
-  void Drain(absl::Duration grace);
+  // Is not ready from now on, lets running requests end for up to `timeout`, and stops.
+  void Drain(absl::Duration timeout);
 
   int port() const { return rpc_->port(); }
   // 0: none.

@@ -92,8 +92,12 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     tried_.insert(visit.node->address());
   }
   const TraceContext trace = trace_.BeginAttempt(visit.node->address());
+  // This node ends the request at its deadline. gRPC shall not at the same moment: a transfer that
+  // is cut off costs the communicator.
+  const absl::Duration patience =
+      uses_.nccl == nullptr ? absl::ZeroDuration() : 2 * uses_.nccl->endpoint().transfer_timeout;
   const auto connect = [&](std::shared_ptr<ChannelEvents> events) {
-    return visit.node->connection().Open(ToWallTime(call_.deadline), std::move(events),
+    return visit.node->connection().Open(ToWallTime(call_.deadline + patience), std::move(events),
                                          trace.Metadata());
   };
   attempt->Open(connect, uses_.nccl == nullptr

@@ -18,11 +18,6 @@ namespace {
 constexpr int kMostStopTexts = 16;
 constexpr size_t kMostStopBytes = 256;
 
-absl::Status Wrong(absl::string_view field, absl::string_view value, absl::string_view wanted) {
-  return WithField(
-      absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; wanted ", wanted)), field);
-}
-
 // FailedPrecondition where a text cannot be read, and the tokenizer otherwise.
 absl::StatusOr<const Tokenizer*> TokenizerFor(absl::string_view field, const ServedModel& model) {
   if (model.tokenizer != nullptr) return model.tokenizer.get();
@@ -34,7 +29,7 @@ absl::StatusOr<const Tokenizer*> TokenizerFor(absl::string_view field, const Ser
 
 absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::GenerateRequest& message,
                                                   const ServedModel& model) {
-  if (message.prompt().empty()) return Wrong("prompt", "empty", "text");
+  if (message.prompt().empty()) return WrongField("prompt", "empty", "text");
   ASSIGN_OR_RETURN(const Tokenizer* tokenizer, TokenizerFor("prompt", model));
   ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
                    TextIds("prompt", message.prompt(), message.parse_special(), model));
@@ -46,7 +41,9 @@ absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::GenerateRequest& mes
 
 absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatMessages& chat,
                                                 const ServedModel& model) {
-  if (chat.messages_size() == 0) return Wrong("chat.messages", "empty", "at least one message");
+  if (chat.messages_size() == 0) {
+    return WrongField("chat.messages", "empty", "at least one message");
+  }
   RETURN_IF_ERROR(TokenizerFor("chat", model).status());
   if (!model.chat_template) {
     return WithField(absl::FailedPreconditionError(
@@ -67,24 +64,26 @@ absl::StatusOr<std::vector<int32_t>> InputTokens(const v1::GenerateRequest& mess
     case v1::GenerateRequest::kPrompt: return PromptTokens(message, model);
     case v1::GenerateRequest::kChat: return ChatTokens(message.chat(), model);
     case v1::GenerateRequest::kTokens:
-      if (message.tokens().ids().empty()) return Wrong("tokens.ids", "empty", "at least one id");
+      if (message.tokens().ids().empty()) {
+        return WrongField("tokens.ids", "empty", "at least one id");
+      }
       return TokenIds("tokens.ids", message.tokens().ids(), model);
     case v1::GenerateRequest::INPUT_NOT_SET: break;
   }
-  return Wrong("input", "not set", "one of prompt, chat and tokens");
+  return WrongField("input", "not set", "one of prompt, chat and tokens");
 }
 
 absl::Status CheckStop(const v1::GenerateRequest& message, const ServedModel& model) {
   if (message.stop_size() > kMostStopTexts) {
-    return Wrong("stop", absl::StrCat("a list of ", message.stop_size()),
-                 absl::StrCat("at most ", kMostStopTexts, " texts"));
+    return WrongField("stop", absl::StrCat("a list of ", message.stop_size()),
+                      absl::StrCat("at most ", kMostStopTexts, " texts"));
   }
   for (int i = 0; i < message.stop_size(); ++i) {
     const std::string& stop = message.stop(i);
     if (!stop.empty() && stop.size() <= kMostStopBytes) continue;
-    return Wrong(absl::StrCat("stop[", i, "]"),
-                 stop.empty() ? "empty" : absl::StrCat("a text of ", stop.size(), " bytes"),
-                 absl::StrCat("1 to ", kMostStopBytes, " bytes"));
+    return WrongField(absl::StrCat("stop[", i, "]"),
+                      stop.empty() ? "empty" : absl::StrCat("a text of ", stop.size(), " bytes"),
+                      absl::StrCat("1 to ", kMostStopBytes, " bytes"));
   }
   if (message.stop_size() > 0) RETURN_IF_ERROR(TokenizerFor("stop", model).status());
   return absl::OkStatus();
@@ -94,10 +93,10 @@ absl::Status CheckForcedTokens(const v1::GenerateRequest& message) {
   if (message.forced_tokens().empty()) return absl::OkStatus();
   const std::string given = absl::StrCat("a list of ", message.forced_tokens_size());
   if (message.stop_size() > 0) {
-    return Wrong("forced_tokens", given, "no stop texts beside it");
+    return WrongField("forced_tokens", given, "no stop texts beside it");
   }
   if (message.max_tokens() > 0) {
-    return Wrong("forced_tokens", given, "max_tokens left at 0 beside it");
+    return WrongField("forced_tokens", given, "max_tokens left at 0 beside it");
   }
   return absl::OkStatus();
 }
@@ -109,9 +108,7 @@ absl::Status ExceedsContext(absl::string_view message) {
 // How many tokens may be output, at most, within the context.
 absl::StatusOr<size_t> MaxTokens(const v1::GenerateRequest& message, size_t prompt_tokens,
                                  const ServedModel& model, const RequestLimits& limits) {
-  const size_t context = limits.context_tokens == 0
-                             ? model.config().context_tokens
-                             : std::min(limits.context_tokens, model.config().context_tokens);
+  const size_t context = limits.ContextOf(model.config());
   if (prompt_tokens >= context) {
     return ExceedsContext(absl::StrCat("the prompt has ", prompt_tokens,
                                        " tokens; wanted fewer than the ", context,
@@ -141,6 +138,11 @@ absl::Status CheckKeptTokens(const KvPlan& plan, const RequestLimits& limits) {
 }
 
 }  // namespace
+
+size_t RequestLimits::ContextOf(const ModelConfig& model) const {
+  return context_tokens == 0 ? model.context_tokens
+                             : std::min(context_tokens, model.context_tokens);
+}
 
 absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message,
                                               const ServedModel& model,

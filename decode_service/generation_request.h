@@ -23,6 +23,9 @@ struct RequestLimits {
   CompressionOptions default_compression = {};
   // Prompt tokens that a request may keep per KV head, the mean over layers; 0: any number.
   size_t max_kept_tokens = 0;
+
+  // The tokens that prompt and output may have together.
+  size_t ContextOf(const ModelConfig& model) const;
 };
 
 struct GenerationRequest {

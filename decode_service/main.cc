@@ -1,7 +1,5 @@
 // kvship-decode: receives compact KV caches from prefill nodes and streams tokens.
-#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -79,8 +77,8 @@ ABSL_FLAG(std::string, served_model_name, "",
           "what the API over HTTP calls the model; empty: by the name in its file");
 ABSL_FLAG(absl::Duration, http_deadline, absl::Minutes(10),
           "the longest a request over HTTP may take");
-ABSL_FLAG(absl::Duration, drain_grace, absl::Seconds(30),
-          "how long running requests may go on after SIGTERM");
+ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
+          "how long running requests may take to end after SIGTERM");
 ABSL_FLAG(std::string, otlp_endpoint, "",
           "http://HOST:PORT of a collector that takes traces by OTLP over HTTP; empty: what "
           "OTEL_EXPORTER_OTLP_ENDPOINT in the environment says, or none");
@@ -88,13 +86,6 @@ ABSL_FLAG(std::string, log_format, "text", "text or json");
 
 namespace kvship {
 namespace {
-
-// What OpenTelemetry's own programs read.
-std::string OtlpEndpoint() {
-  const std::string flag = absl::GetFlag(FLAGS_otlp_endpoint);
-  const char* environment = std::getenv("OTEL_EXPORTER_OTLP_ENDPOINT");
-  return flag.empty() && environment != nullptr ? environment : flag;
-}
 
 // Ports, and who may call.
 void SetPorts(DecodeServer::Options& options) {
@@ -111,23 +102,22 @@ void SetPorts(DecodeServer::Options& options) {
   options.http.listen = absl::GetFlag(FLAGS_http);
   options.http.tls = options.security.tls;
   options.http.max_body_bytes = absl::GetFlag(FLAGS_max_message_bytes);
-  options.http.max_requests = std::max<size_t>(1, absl::GetFlag(FLAGS_max_http_requests));
+  options.http.max_requests = absl::GetFlag(FLAGS_max_http_requests);
   options.http.served_model_name = absl::GetFlag(FLAGS_served_model_name);
   options.http.deadline = absl::GetFlag(FLAGS_http_deadline);
 }
 
 // What requests may ask for, and get where they say nothing.
 void SetLimits(DecodeServer::Options& options) {
-  options.max_batch_sessions = std::max<size_t>(1, absl::GetFlag(FLAGS_max_batch_sessions));
+  options.max_batch_sessions = absl::GetFlag(FLAGS_max_batch_sessions);
   options.max_client_requests = absl::GetFlag(FLAGS_max_client_requests);
   options.default_deadline = absl::GetFlag(FLAGS_default_deadline);
   options.default_compression = absl::GetFlag(FLAGS_default_compression);
   options.queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
   options.queue.max_client_bytes = absl::GetFlag(FLAGS_max_client_bytes);
-  options.generation.max_unread_tokens =
-      std::max<size_t>(1, absl::GetFlag(FLAGS_max_unread_tokens));
+  options.generation.max_unread_tokens = absl::GetFlag(FLAGS_max_unread_tokens);
   RequestLimits& limits = options.generation.limits;
-  limits.default_max_tokens = std::max<size_t>(1, absl::GetFlag(FLAGS_default_max_tokens));
+  limits.default_max_tokens = absl::GetFlag(FLAGS_default_max_tokens);
   limits.context_tokens = absl::GetFlag(FLAGS_max_context_tokens);
   limits.max_kept_tokens = absl::GetFlag(FLAGS_max_kept_tokens);
 }
@@ -166,7 +156,7 @@ absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   options.prefill_targets = absl::GetFlag(FLAGS_prefill);
   options.prefill_tls_ca = absl::GetFlag(FLAGS_prefill_tls_ca);
   options.stuck_timeout = absl::GetFlag(FLAGS_stuck_timeout);
-  options.otlp_endpoint = OtlpEndpoint();
+  options.otlp_endpoint = OtlpEndpoint(absl::GetFlag(FLAGS_otlp_endpoint));
   SetPorts(options);
   SetLimits(options);
   RETURN_IF_ERROR(SetDevice(options));
@@ -179,7 +169,7 @@ absl::Status Serve(StopSignals& signals) {
   LogInfo(absl::StrCat("serving ", server->model().config().name, " on port ", server->port(),
                        ", HTTP port ", server->http_port(), ", admin port ", server->admin_port()));
   signals.Wait();
-  server->Drain(absl::GetFlag(FLAGS_drain_grace));
+  server->Drain(absl::GetFlag(FLAGS_drain_timeout));
   return absl::OkStatus();
 }
 

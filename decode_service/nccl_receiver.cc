@@ -53,6 +53,7 @@ void NcclReceiver::AddTo(v1::PrefillBegin* begin) const {
   begin->add_transports(kNcclTransport);
   begin->mutable_nccl()->set_gpu(nccl_.gpu);
   begin->mutable_nccl()->set_communicator(nccl_.executor->CommunicatorOf(node_));
+  begin->mutable_nccl()->set_busy(!nccl_.executor->MayConnect(node_).ok());
 }
 
 std::string NcclReceiver::transport() const {

@@ -1,51 +1,14 @@
 #include "decode_service/output_text.h"
 
 #include <algorithm>
-#include <cstdint>
 #include <utility>
+
+#include "base/utf8.h"
 
 namespace kvship {
 namespace {
 
 constexpr absl::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
-
-struct ByteRange {
-  uint8_t low = 0x80;
-  uint8_t high = 0xbf;
-};
-
-// Bytes of a character that begins with `lead`, 0 if none does, and what its second byte may be
-// (The Unicode Standard, table 3-7).
-size_t CharacterBytes(uint8_t lead, ByteRange* second) {
-  *second = {};
-  if (lead < 0x80) return 1;
-  if (lead < 0xc2) return 0;
-  if (lead < 0xe0) return 2;
-  if (lead == 0xe0) second->low = 0xa0;
-  if (lead == 0xed) second->high = 0x9f;
-  if (lead < 0xf0) return 3;
-  if (lead == 0xf0) second->low = 0x90;
-  if (lead == 0xf4) second->high = 0x8f;
-  return lead < 0xf5 ? 4 : 0;
-}
-
-struct Prefix {
-  size_t num_bytes = 0;  // at least 1
-  enum { kWhole, kUnfinished, kInvalid } kind = kInvalid;
-};
-
-// The character, or the part of one, that `bytes` begins with.
-Prefix FirstCharacter(absl::string_view bytes) {
-  ByteRange range;
-  const size_t wanted = CharacterBytes(static_cast<uint8_t>(bytes[0]), &range);
-  if (wanted == 0) return {1, Prefix::kInvalid};
-  size_t n = 1;
-  for (; n < wanted && n < bytes.size(); ++n, range = {}) {
-    const uint8_t byte = static_cast<uint8_t>(bytes[n]);
-    if (byte < range.low || byte > range.high) return {n, Prefix::kInvalid};
-  }
-  return {n, n == wanted ? Prefix::kWhole : Prefix::kUnfinished};
-}
 
 }  // namespace
 
@@ -55,10 +18,10 @@ std::string Utf8Stream::Add(absl::string_view bytes) {
   size_t at = 0;
   while (at < rest_.size()) {
     const absl::string_view left = absl::string_view(rest_).substr(at);
-    const Prefix prefix = FirstCharacter(left);
-    if (prefix.kind == Prefix::kUnfinished) break;
+    const Utf8Prefix prefix = FirstCharacter(left);
+    if (prefix.kind == Utf8Prefix::kUnfinished) break;
     const absl::string_view character =
-        prefix.kind == Prefix::kWhole ? left.substr(0, prefix.num_bytes) : kReplacement;
+        prefix.kind == Utf8Prefix::kWhole ? left.substr(0, prefix.num_bytes) : kReplacement;
     out.append(character.data(), character.size());
     at += prefix.num_bytes;
   }

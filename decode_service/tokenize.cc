@@ -23,11 +23,8 @@ absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view field,
   tokens.reserve(ids.size());
   for (uint32_t id : ids) {
     if (id >= model.config().vocab_tokens) {
-      const std::string place = absl::StrCat(field, "[", tokens.size(), "]");
-      return WithField(absl::InvalidArgumentError(
-                           absl::StrCat(place, " is ", id, "; wanted an id below the vocabulary's ",
-                                        model.config().vocab_tokens)),
-                       place);
+      return WrongField(absl::StrCat(field, "[", tokens.size(), "]"), absl::StrCat(id),
+                        absl::StrCat("an id below the vocabulary's ", model.config().vocab_tokens));
     }
     tokens.push_back(static_cast<int32_t>(id));
   }

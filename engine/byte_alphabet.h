@@ -18,8 +18,4 @@ std::string ByteCharacter(unsigned char byte);
 // The bytes that `text` stands for; nullopt if a character of it is not of the alphabet.
 std::optional<std::string> DecodeByteCharacters(absl::string_view text);
 
-// How many bytes of `text`, from its beginning, are valid UTF-8 (RFC 3629): all of them if the text
-// is.
-size_t ValidUtf8Bytes(absl::string_view text);
-
 }  // namespace kvship

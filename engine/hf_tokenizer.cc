@@ -17,10 +17,6 @@ using nlohmann::json;
 // Ids are places in a table: far above any vocabulary there is, and a table of some 100 MB at most.
 constexpr uint64_t kMaxTokens = uint64_t{1} << 21;
 
-// The splitting that the ByteLevel step does itself, after encoder.py of openai/gpt-2.
-constexpr char kByteLevelPattern[] =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-
 // The items of a list of objects, each named by its place.
 absl::StatusOr<std::vector<JsonObject>> Items(const JsonObject& object, absl::string_view field) {
   std::vector<JsonObject> items;
@@ -169,7 +165,7 @@ absl::Status ReadPreTokenizer(const JsonObject& root, TokenizerParts& parts) {
         return step.Unimplemented("add_prefix_space", "is true; wanted false");
       }
       ASSIGN_OR_RETURN(const std::optional<bool> splits, step.Flag("use_regex"));
-      if (splits.value_or(true)) parts.patterns.push_back({kByteLevelPattern});
+      if (splits.value_or(true)) parts.patterns.push_back({kGpt2Pattern});
     } else {
       return step.Unimplemented("type",
                                 absl::StrCat("is ", type, "; wanted Split, Digits or ByteLevel"));

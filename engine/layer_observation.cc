@@ -26,6 +26,16 @@ LayerObservation::LayerObservation(const ModelConfig& config, size_t num_tokens,
   }
 }
 
+size_t LayerObservation::BytesFor(const ModelConfig& config, size_t num_tokens,
+                                  const LayerNeeds& needs) {
+  const size_t heads = config.num_query_heads, d = config.head_dim;
+  size_t floats = heads * needs.num_window_queries() * (d + 1);
+  if (needs.column_sums) floats += heads * num_tokens;
+  if (needs.future_tokens == 0) return floats * sizeof(float);
+  floats += heads * d * (1 + d);
+  return floats * sizeof(float) + QueryMoments::BytesFor(config);
+}
+
 void LayerObservation::Clear() {
   std::fill_n(column_sums_.as<float>(), column_sums_.num_bytes() / sizeof(float), 0.0f);
   moments_.Clear();
@@ -89,11 +99,6 @@ void LayerObservation::ShowIn(LayerView* view) {
     view->query_covariance =
         TensorView(query_covariance_.as<float>(), {num_query_heads_, head_dim_, head_dim_});
   }
-}
-
-size_t LayerObservation::num_bytes() const {
-  return window_queries_.num_bytes() + window_lse_.num_bytes() + column_sums_.num_bytes() +
-         moments_.num_bytes() + query_mean_.num_bytes() + query_covariance_.num_bytes();
 }
 
 }  // namespace kvship

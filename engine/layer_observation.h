@@ -18,6 +18,9 @@ class LayerObservation {
  public:
   LayerObservation(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs);
 
+  // Bytes that one holds.
+  static size_t BytesFor(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs);
+
   // The next layer begins.
   void Clear();
 
@@ -37,8 +40,6 @@ class LayerObservation {
   void Finish(Backend& backend);
   // Fills in all of `view` but layer, keys and values; valid until the next Clear.
   void ShowIn(LayerView* view);
-
-  size_t num_bytes() const;
 
  private:
   void KeepWindowQueries(size_t begin, TensorView queries, TensorView lse);

@@ -57,9 +57,11 @@ absl::Status ModelConfig::Validate() const {
                                                    "; wanted a multiple of num_kv_heads, ",
                                                    num_kv_heads));
   }
-  if (head_dim % 2 != 0) {
+  // What PagedAttention reads at a time.
+  constexpr size_t kHeadDimStep = 16;
+  if (head_dim % kHeadDimStep != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("head_dim is ", head_dim, "; wanted an even number"));
+        absl::StrCat("head_dim is ", head_dim, "; wanted a multiple of ", kHeadDimStep));
   }
   if (!std::isfinite(norm_epsilon) || norm_epsilon <= 0) {
     return absl::InvalidArgumentError(

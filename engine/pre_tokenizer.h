@@ -19,6 +19,10 @@ struct SplitPattern {
   bool is_regex = true;  // else text to be found as it is
 };
 
+// What byte-level BPE began with; source: encoder.py of openai/gpt-2.
+inline constexpr char kGpt2Pattern[] =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
 class PreTokenizer {
  public:
   // Patterns apply in order, each to the pieces of the one before. Unimplemented, with the pattern,

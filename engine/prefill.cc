@@ -14,13 +14,6 @@
 
 namespace kvship {
 
-Arithmetic ArithmeticFor(const Transformer& model, Arithmetic wanted) {
-  const WeightFormat format = model.layers.front().query.format;
-  const bool floats =
-      format == WeightFormat::kF32 || format == WeightFormat::kF16 || format == WeightFormat::kBf16;
-  return floats ? Arithmetic::kFloat32 : wanted;
-}
-
 absl::Status PrefillEngine::UnpackLayer(size_t layer) {
   if (unpacked_layer_ == layer) return absl::OkStatus();
   unpacked_layer_ = SIZE_MAX;
@@ -50,11 +43,10 @@ PrefillRun::PrefillRun(PrefillEngine& engine, std::vector<PrefillPrompt> prompts
   values_ = Buffer(kv_bytes);
 }
 
-size_t PrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens) {
-  const size_t column_sums = config.num_query_heads;
+size_t PrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs) {
   const size_t row =
-      config.hidden_dim + config.head_dim + 2 * config.num_kv_heads * config.head_dim + column_sums;
-  return num_tokens * row * sizeof(float);
+      config.hidden_dim + config.head_dim + 2 * config.num_kv_heads * config.head_dim;
+  return num_tokens * row * sizeof(float) + LayerObservation::BytesFor(config, num_tokens, needs);
 }
 
 double PrefillRun::fraction() const {

@@ -97,9 +97,8 @@ class PrefillRun {
   // all_logits only the last token's can be asked for. logits [n, vocab] f32.
   absl::Status Logits(size_t prompt, size_t position, TensorView logits);
 
-  // Bytes that a run of so many tokens holds at most while it is paused, column sums included; but
-  // for what does not grow with the prompt.
-  static size_t BytesFor(const ModelConfig& config, size_t num_tokens);
+  // Bytes that a run of one prompt holds while it is paused.
+  static size_t BytesFor(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs);
 
  private:
   struct Prompt {

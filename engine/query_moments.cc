@@ -2,10 +2,27 @@
 
 #include <algorithm>
 #include <cmath>
+#include <complex>
+#include <numbers>
 
 #include "kernels/moments.h"
 
 namespace kvship {
+namespace {
+
+// The mean of e^(i theta j) over j in [begin, begin + count), as its real and its imaginary part:
+// the turn to the middle, times the Dirichlet kernel sin(count theta / 2) / (count sin(theta / 2)).
+std::complex<double> MeanTurnBy(double theta, size_t begin, size_t count) {
+  // Whole turns change nothing, and without them the divisor vanishes at 0 alone, where the
+  // quotient keeps its digits.
+  const double half = std::remainder(theta, 2 * std::numbers::pi) / 2;
+  const double n = static_cast<double>(count);
+  const double divisor = n * std::sin(half);
+  const double length = divisor == 0 ? 1 : std::sin(n * half) / divisor;
+  return std::polar(1.0, half * (2 * static_cast<double>(begin) + n - 1)) * length;
+}
+
+}  // namespace
 
 std::vector<MeanTurn> MeanTurns(const ModelConfig& config, size_t begin, size_t count) {
   std::vector<MeanTurn> turns(config.head_dim / 2);
@@ -14,11 +31,9 @@ std::vector<MeanTurn> MeanTurns(const ModelConfig& config, size_t begin, size_t 
     MeanTurn& turn = turns[p];
     turn.first = halves ? p : 2 * p;
     turn.second = halves ? p + turns.size() : 2 * p + 1;
-    for (size_t i = begin; i < begin + count; ++i) {
-      const double angle = static_cast<double>(i) * config.rope_frequencies[p];
-      turn.cosine += std::cos(angle) / static_cast<double>(count);
-      turn.sine += std::sin(angle) / static_cast<double>(count);
-    }
+    const std::complex<double> mean = MeanTurnBy(config.rope_frequencies[p], begin, count);
+    turn.cosine = mean.real();
+    turn.sine = mean.imag();
   }
   return turns;
 }

@@ -19,7 +19,8 @@ struct MeanTurn {
   double sine = 0;
 };
 
-// Of each pair, over the positions [begin, begin + count): the mean of the RoPE matrices, [D / 2].
+// Of each pair, over the positions [begin, begin + count), at least one: the mean of the RoPE
+// matrices, [D / 2]. Takes as long for any count.
 std::vector<MeanTurn> MeanTurns(const ModelConfig& config, size_t begin, size_t count);
 
 class QueryMoments {
@@ -40,7 +41,11 @@ class QueryMoments {
   // 2510.00636, section 3.
   void Turned(Backend& backend, TensorView mean, TensorView covariance) const;
 
-  size_t num_bytes() const { return (sums_.size() + products_.size()) * sizeof(double); }
+  // Bytes that one holds.
+  static size_t BytesFor(const ModelConfig& config) {
+    const size_t query = config.num_query_heads * config.head_dim;
+    return query * (1 + config.head_dim) * sizeof(double);
+  }
 
  private:
   // Turns the vector of the elements x[0], x[stride], ...

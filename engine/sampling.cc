@@ -37,14 +37,6 @@ std::vector<int32_t> LikeliestTokens(std::span<const float> logits, size_t count
   return tokens;
 }
 
-// log(sum(exp(logits))).
-double LogSumExp(std::span<const float> logits) {
-  const double highest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (float x : logits) sum += std::exp(x - highest);
-  return highest + std::log(sum);
-}
-
 }  // namespace
 
 absl::Status SamplingOptions::Validate() const {
@@ -65,6 +57,13 @@ TokenDraw SamplingOptions::DrawOf(uint64_t index) const {
           .top_p = top_p == 1 ? 0 : std::max<uint64_t>(1, static_cast<uint64_t>(top_p * 0x1p64)),
           .seed = seed,
           .index = index};
+}
+
+double LogSumExp(std::span<const float> logits) {
+  const double highest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (float x : logits) sum += std::exp(x - highest);
+  return highest + std::log(sum);
 }
 
 OutputToken SampleToken(std::span<const float> logits, const SamplingOptions& options,

@@ -46,6 +46,9 @@ struct OutputToken {
       top;  // the num_logprobs likeliest, most likely first, ties to the smallest id
 };
 
+// log(sum(exp(logits))); a logit less this is its token's log-probability. Not of an empty span.
+double LogSumExp(std::span<const float> logits);
+
 // The `index`-th output token (from 0) of a request.
 OutputToken SampleToken(std::span<const float> logits, const SamplingOptions& options,
                         uint64_t index, size_t num_logprobs);

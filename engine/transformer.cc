@@ -146,6 +146,13 @@ absl::StatusOr<std::unique_ptr<const Transformer>> LoadHfDirectory(const std::st
 
 }  // namespace
 
+Arithmetic ArithmeticFor(const Transformer& model, Arithmetic wanted) {
+  const WeightFormat format = model.layers.front().query.format;
+  const bool floats =
+      format == WeightFormat::kF32 || format == WeightFormat::kF16 || format == WeightFormat::kBf16;
+  return floats ? Arithmetic::kFloat32 : wanted;
+}
+
 absl::StatusOr<std::unique_ptr<const Transformer>> LoadTransformer(const std::string& path) {
   std::error_code ignored;
   return std::filesystem::is_directory(path, ignored) ? LoadHfDirectory(path) : LoadGguf(path);

@@ -1,6 +1,6 @@
-// Backend is one device: its memory and its in-order queue of work. The operations are functions in
-// kernels/ that take it as their first argument; on the CPU they have finished when they return.
-// One thread at a time may issue operations.
+// Backend is the CPU as the operations of kernels/cpu take it, as their first argument: a team of
+// threads and memory for the length of one operation. They have finished when they return. One
+// thread at a time may issue operations. (Those of kernels/cuda take a stream instead.)
 #pragma once
 
 #include <cstddef>

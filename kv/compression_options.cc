@@ -100,10 +100,12 @@ absl::Status SetCount(absl::string_view name, absl::string_view value, size_t* f
 
 absl::Status SetPosition(absl::string_view name, absl::string_view value,
                          std::optional<int64_t>* field) {
+  constexpr int64_t kMost = kMostTokens;
   int64_t position = 0;
-  if (!absl::SimpleAtoi(value, &position) || std::abs(position) > int64_t{kMostTokens}) {
+  if (!absl::SimpleAtoi(value, &position) || position < -kMost || position > kMost) {
     return Wrong(name, value,
-                 "a position in the prompt, or a negative one that counts from its end");
+                 absl::StrCat("a position in the prompt up to ", kMost,
+                              ", or a negative one that counts from its end"));
   }
   *field = position;
   return absl::OkStatus();
@@ -164,7 +166,10 @@ absl::Status CheckBudget(const CompressionOptions& o) {
 absl::Status CompressionOptions::Validate() const {
   if (keeps_all()) return absl::OkStatus();
   if (window == 0) return Wrong("window", "0", "at least 1");
-  if (kernel % 2 == 0) return Wrong("kernel", absl::StrCat(kernel), "an odd number");
+  if (kernel % 2 == 0 || kernel > kMostPoolingKernel) {
+    return Wrong("kernel", absl::StrCat(kernel),
+                 absl::StrCat("an odd number up to ", kMostPoolingKernel));
+  }
   if (budget_ratio != 0 && !(budget_ratio > 0 && budget_ratio <= 1)) {
     return Wrong("budget_ratio", absl::StrCat(budget_ratio), "a number above 0 and up to 1");
   }
@@ -236,18 +241,23 @@ absl::Status SetCompressionOption(absl::string_view name, absl::string_view valu
                                                  "recent_tokens, observe_begin, observe_end"));
 }
 
-absl::StatusOr<CompressionOptions> ParseCompression(absl::string_view text,
-                                                    CompressionOptions defaults) {
-  std::set<std::string> seen;
+std::vector<std::pair<std::string, std::string>> SplitCompression(absl::string_view text) {
+  std::vector<std::pair<std::string, std::string>> options;
   for (absl::string_view pair : absl::StrSplit(text, ',', absl::SkipWhitespace())) {
     const std::pair<absl::string_view, absl::string_view> option =
         absl::StrSplit(pair, absl::MaxSplits('=', 1));
-    const std::string name(absl::StripAsciiWhitespace(option.first));
-    if (!seen.insert(name).second) {
-      return Wrong(name, option.second, "each option at most once");
-    }
-    RETURN_IF_ERROR(
-        SetCompressionOption(name, absl::StripAsciiWhitespace(option.second), &defaults));
+    options.emplace_back(absl::StripAsciiWhitespace(option.first),
+                         absl::StripAsciiWhitespace(option.second));
+  }
+  return options;
+}
+
+absl::StatusOr<CompressionOptions> ParseCompression(absl::string_view text,
+                                                    CompressionOptions defaults) {
+  std::set<std::string> seen;
+  for (const auto& [name, value] : SplitCompression(text)) {
+    if (!seen.insert(name).second) return Wrong(name, value, "each option at most once");
+    RETURN_IF_ERROR(SetCompressionOption(name, value, &defaults));
   }
   if (seen.count("budget_tokens") && seen.count("budget_ratio")) {
     return absl::InvalidArgumentError(

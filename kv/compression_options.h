@@ -29,6 +29,8 @@ enum class GroupOrder { kAfterPooling, kBeforePooling };
 
 enum class WindowReduce { kMean, kSum };
 
+inline constexpr size_t kMostPoolingKernel = 1023;
+
 struct CompressionOptions {
   // The four parts by their names in text: kv/policies.h lists what there is and what goes
   // together.
@@ -55,7 +57,8 @@ struct CompressionOptions {
   std::optional<int64_t> observe_begin;
   std::optional<int64_t> observe_end;
 
-  // snapkv. Average pooling over 31 tokens: docs/design.md has the measurement behind it.
+  // snapkv. Average pooling over 31 tokens: docs/design.md has the measurement behind it. At most
+  // kMostPoolingKernel, as each score is pooled in as many steps.
   size_t kernel = 31;
   Pooling pool = Pooling::kAverage;
   GroupReduce group_reduce = GroupReduce::kMean;
@@ -89,6 +92,10 @@ CompressionOptions DefaultCompression(size_t head_dim);
 // read.
 absl::Status SetCompressionOption(absl::string_view name, absl::string_view value,
                                   CompressionOptions* options);
+
+// The names and values of comma-separated name=value pairs, in order, without the spaces around
+// them.
+std::vector<std::pair<std::string, std::string>> SplitCompression(absl::string_view text);
 
 // Overlays `defaults` with comma-separated name=value pairs; a name given twice is an error. The
 // result is validated.

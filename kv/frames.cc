@@ -18,17 +18,22 @@ absl::Status Fault(absl::string_view what, uint64_t came, uint64_t wanted) {
   return absl::DataLossError(absl::StrCat(what, " ", came, " came; wanted ", wanted));
 }
 
-// One share per head, each 0 to 1.
+// One share per head, each 0 to 1. NaN is no fault of the node: any other would send it too.
 absl::Status CheckShares(absl::string_view name, const std::vector<float>& shares,
                          const LayerHeader& header) {
   if (shares.size() != header.kept_tokens.size()) {
     return Fault(absl::StrCat("for layer ", header.layer, " heads' ", name, ":"), shares.size(),
                  header.kept_tokens.size());
   }
-  for (float share : shares) {
-    if (!(share >= 0 && share <= kMostMass)) {
-      return absl::DataLossError(
-          absl::StrCat("layer ", header.layer, " has a ", name, " of ", share, "; wanted 0 to 1"));
+  for (size_t head = 0; head < shares.size(); ++head) {
+    if (std::isnan(shares[head])) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "the ", name, " of layer ", header.layer, " head ", head,
+          " is not a number: the model's activations overflow on this prompt; wanted 0 to 1"));
+    }
+    if (!(shares[head] >= 0 && shares[head] <= kMostMass)) {
+      return absl::DataLossError(absl::StrCat("layer ", header.layer, " has a ", name, " of ",
+                                              shares[head], "; wanted 0 to 1"));
     }
   }
   return absl::OkStatus();

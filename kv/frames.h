@@ -72,7 +72,8 @@ class CacheReceiver {
   explicit CacheReceiver(SequenceCache& cache) : cache_(cache) {}
 
   // DataLoss, saying what came and what was wanted, if a part does not fit the plan or what came
-  // before, or a checksum or the digest differs.
+  // before, or a checksum or the digest differs. FailedPrecondition for a layer whose masses are
+  // not numbers: the model's activations have overflowed.
   absl::Status BeginLayer(const LayerHeader& header);
   absl::Status AddFrame(const FrameHeader& header, BytePieces payload);
   // A frame in the device memory of the cache's pool, which has the announced checksum.

@@ -48,7 +48,6 @@ HeadBudget MakeHeadBudget(const CompressionOptions& options, size_t tokens, size
   budget.sinks = options.sinks.value_or(traits.sinks);
   auto recent = [&]() -> size_t {
     switch (traits.recent) {
-      case ScorerTraits::Recent::kNone: return 0;
       case ScorerTraits::Recent::kOne: return 1;
       case ScorerTraits::Recent::kWindow: return prompt_tokens - window_begin;
       case ScorerTraits::Recent::kHalf: return tokens / 2;

@@ -16,7 +16,7 @@ struct ScorerTraits {
   absl::string_view name;
   size_t sinks;  // always kept at the start by default
   // Tokens always kept at the end by default.
-  enum class Recent { kNone, kOne, kWindow, kHalf, kAllButSinks } recent;
+  enum class Recent { kOne, kWindow, kHalf, kAllButSinks } recent;
   // A head's scores order its tokens. Without: streaming_llm, whose choice is its always-kept
   // tokens.
   bool orders_tokens;

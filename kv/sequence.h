@@ -4,7 +4,7 @@
 // from a pool before the prompt was read. Positions are original: the first generated token stands
 // at position T, however few prompt tokens were kept.
 //
-// Filled by one thread (write_prefix), then used by the decode loop; not thread safe.
+// Filled by one thread (WriteLayerBytes), then used by the decode loop; not thread safe.
 #pragma once
 
 #include <array>

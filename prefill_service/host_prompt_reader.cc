@@ -1,5 +1,7 @@
 #include "prefill_service/host_prompt_reader.h"
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -22,8 +24,18 @@ class HostPromptReading final : public PromptReading {
   }
 
   absl::StatusOr<Event> Step() override {
-    ASSIGN_OR_RETURN(const PrefillRun::Event event, run_.Step());
-    return event == PrefillRun::Event::kLayerDone ? Event::kLayerDone : Event::kBlockDone;
+    if (!windows_vote_) {
+      ASSIGN_OR_RETURN(const PrefillRun::Event event, run_.Step());
+      if (event == PrefillRun::Event::kBlockDone) return Event::kBlockDone;
+      windows_vote_ = true;
+    }
+    for (size_t i = 0; i < compressors_.size(); ++i) {
+      ASSIGN_OR_RETURN(const bool voted,
+                       compressors_[i]->Vote(engine_.backend(), run_.finished_layer(i)));
+      if (!voted) return Event::kBlockDone;
+    }
+    windows_vote_ = false;
+    return Event::kLayerDone;
   }
 
   absl::StatusOr<CompactLayer> Compress(size_t prompt, const TakeFrames&) override {
@@ -33,8 +45,11 @@ class HostPromptReading final : public PromptReading {
     return std::move(result.compact);
   }
 
-  bool done() const override { return run_.done(); }
-  double fraction() const override { return run_.fraction(); }
+  bool done() const override { return run_.done() && !windows_vote_; }
+  double fraction() const override {
+    // Only the end is 1.
+    return windows_vote_ ? std::min(run_.fraction(), std::nextafter(1.0, 0.0)) : run_.fraction();
+  }
 
   absl::StatusOr<Array<float>> Logits(size_t prompt) override {
     Array<float> logits(engine_.model().config.vocab_tokens);
@@ -58,9 +73,20 @@ class HostPromptReading final : public PromptReading {
   const Compressors compressors_;
   std::vector<size_t> prompt_tokens_;
   PrefillRun run_;
+  // The layer has been computed, and windows longer than one step's votes are not through.
+  bool windows_vote_ = false;
 };
 
 }  // namespace
+
+size_t HostPromptReader::BytesFor(const PrefillTask& task) const {
+  const KvShape shape = ShapeOf(config());
+  const auto compressor = Compressor::Create(task.compression, shape, task.plan);
+  // Begin refuses it then.
+  if (!compressor.ok()) return 0;
+  return PrefillRun::BytesFor(config(), task.tokens.size(), (*compressor)->needs()) +
+         Compressor::BytesFor(task.compression, shape, task.plan);
+}
 
 absl::StatusOr<std::unique_ptr<PromptReading>> HostPromptReader::Begin(
     std::span<const PrefillTask* const> tasks) {

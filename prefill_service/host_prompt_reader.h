@@ -19,9 +19,7 @@ class HostPromptReader final : public PromptReader {
   const ModelConfig& config() const override { return engine_.model().config; }
   size_t pack_tokens() const override { return engine_.options().block_tokens; }
   absl::Status Check(const PrefillTask&) const override { return absl::OkStatus(); }
-  size_t BytesFor(const PrefillTask& task) const override {
-    return PrefillRun::BytesFor(config(), task.tokens.size());
-  }
+  size_t BytesFor(const PrefillTask& task) const override;
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override;
 

@@ -1,6 +1,5 @@
 // kvship-prefill: reads prompts and ships compact KV caches to decode nodes.
 #include <cstdio>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -8,7 +7,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/command_line.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "prefill_service/prefill_program.h"
+#include "service/nccl_service.h"
+#include "service/process.h"
 #include "transport/nccl_cuda.h"
 
 ABSL_FLAG(std::string, model, "", "GGUF file or model directory (config.json, *.safetensors)");
@@ -52,7 +54,7 @@ ABSL_FLAG(absl::Duration, stall_timeout, absl::Seconds(30),
 ABSL_FLAG(absl::Duration, stuck_timeout, absl::Seconds(60),
           "how long one engine step may take before /readyz says no");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
-          "how long running requests may take to finish after SIGTERM");
+          "how long running requests may take to end after SIGTERM");
 ABSL_FLAG(std::string, otlp_endpoint, "",
           "http://HOST:PORT of a collector that takes traces by OTLP over HTTP; empty: what "
           "OTEL_EXPORTER_OTLP_ENDPOINT in the environment says, or none");
@@ -61,14 +63,7 @@ ABSL_FLAG(std::string, log_format, "text", "text or json");
 namespace kvship {
 namespace {
 
-// What OpenTelemetry's own programs read.
-std::string OtlpEndpoint() {
-  const std::string flag = absl::GetFlag(FLAGS_otlp_endpoint);
-  const char* environment = std::getenv("OTEL_EXPORTER_OTLP_ENDPOINT");
-  return flag.empty() && environment != nullptr ? environment : flag;
-}
-
-PrefillProgramOptions OptionsFromFlags() {
+absl::StatusOr<PrefillProgramOptions> OptionsFromFlags() {
   PrefillProgramOptions options;
   options.model = absl::GetFlag(FLAGS_model);
   options.listen = absl::GetFlag(FLAGS_listen);
@@ -80,8 +75,9 @@ PrefillProgramOptions OptionsFromFlags() {
   options.security.insecure = absl::GetFlag(FLAGS_insecure);
   options.num_threads = absl::GetFlag(FLAGS_threads);
   options.float32 = absl::GetFlag(FLAGS_float32);
-  options.device = absl::GetFlag(FLAGS_device);
-  options.transport = absl::GetFlag(FLAGS_transport);
+  ASSIGN_OR_RETURN(options.device, ParseComputeDevice(absl::GetFlag(FLAGS_device)));
+  ASSIGN_OR_RETURN(options.uses_nccl,
+                   WantsNccl(absl::GetFlag(FLAGS_transport), options.device.is_gpu));
   options.block_tokens = absl::GetFlag(FLAGS_block_tokens);
   options.default_compression = absl::GetFlag(FLAGS_default_compression);
   options.scheduler.max_queue_requests = absl::GetFlag(FLAGS_max_queue_requests);
@@ -92,9 +88,14 @@ PrefillProgramOptions OptionsFromFlags() {
   options.scheduler.go_timeout = absl::GetFlag(FLAGS_go_timeout);
   options.scheduler.stall_timeout = absl::GetFlag(FLAGS_stall_timeout);
   options.scheduler.stuck_timeout = absl::GetFlag(FLAGS_stuck_timeout);
-  options.otlp_endpoint = OtlpEndpoint();
+  options.otlp_endpoint = OtlpEndpoint(absl::GetFlag(FLAGS_otlp_endpoint));
   options.drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
   return options;
+}
+
+absl::Status Run() {
+  ASSIGN_OR_RETURN(const PrefillProgramOptions options, OptionsFromFlags());
+  return RunPrefillProgram(options);
 }
 
 }  // namespace
@@ -109,7 +110,7 @@ int main(int argc, char** argv) {
     return 1;
   }
   kvship::StartLog("kvship-prefill", *log_format);
-  const absl::Status status = kvship::RunPrefillProgram(kvship::OptionsFromFlags());
+  const absl::Status status = kvship::Run();
   if (status.ok()) return 0;
   kvship::LogError(status.message());
   return 1;

@@ -28,7 +28,8 @@ std::shared_ptr<NcclSender> NcclSender::Create(NcclService& nccl, const std::str
       new NcclSender(nccl, std::move(peer), std::move(channel), std::move(on_unsent)));
   sender->communicator_ = nccl.endpoint().executor->CommunicatorOf(sender->peer_);
   if (sender->communicator_ == 0 || sender->communicator_ != client.communicator()) {
-    sender->Invite();
+    sender->communicator_ = 0;
+    if (!client.busy()) sender->Invite();
   }
   return sender;
 }

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "kv/compression_options.h"
+#include "service/metric_factory.h"
 
 namespace kvship {
 
@@ -24,7 +25,7 @@ class PrefillMetrics {
   void SetModel(const std::string& name);
   // A request has ended, or was refused.
   void CountRequest(absl::StatusCode outcome);
-  // The retained attention mass of one layer, the mean over its heads.
+  // The retained attention mass of one layer, the mean over its heads; NaN does not count.
   void ObserveRetainedMass(const CompressionOptions& policy, double mass);
 
   prometheus::Counter& prompt_tokens;
@@ -41,6 +42,8 @@ class PrefillMetrics {
   prometheus::Histogram& run_requests;
 
  private:
+  explicit PrefillMetrics(const MetricFactory& make);
+
   prometheus::Family<prometheus::Gauge>& model_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Histogram>& retained_mass_;

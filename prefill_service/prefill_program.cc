@@ -7,7 +7,6 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
-#include "engine/compute_device.h"
 #include "engine/gpu.h"
 #include "engine/model_identity.h"
 #include "engine/transformer.h"
@@ -44,10 +43,9 @@ absl::StatusOr<ServedModel> LoadModel(const std::string& path) {
 absl::StatusOr<std::unique_ptr<PromptReader>> OpenReader(const PrefillProgramOptions& options,
                                                          const Transformer& model,
                                                          Backend& backend) {
-  ASSIGN_OR_RETURN(const ComputeDevice device, ParseComputeDevice(options.device));
-  if (device.is_gpu) {
-    LogInfo(absl::StrCat("moving the model to ", options.device));
-    return OpenGpuPromptReader(device, model, options.block_tokens);
+  if (options.device.is_gpu) {
+    LogInfo(absl::StrCat("moving the model to cuda:", options.device.ordinal));
+    return OpenGpuPromptReader(options.device, model, options.block_tokens);
   }
   PrefillEngine::Options engine;
   if (options.float32) engine.arithmetic = Arithmetic::kFloat32;
@@ -78,12 +76,10 @@ void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& sched
 
 // Nothing where caches go by gRPC alone.
 absl::StatusOr<std::unique_ptr<NcclService>> OpenNccl(const PrefillProgramOptions& options,
-                                                      const ComputeDevice& device,
                                                       NcclMetrics& metrics) {
-  ASSIGN_OR_RETURN(const bool is_wanted, WantsNccl(options.transport, device.is_gpu));
-  if (!is_wanted) return nullptr;
-  ASSIGN_OR_RETURN(auto staging, OpenGpuFrameStaging(device, NcclService::kStagedFrames));
-  return NcclService::Open(device.ordinal, std::move(staging), metrics);
+  if (!options.uses_nccl) return nullptr;
+  ASSIGN_OR_RETURN(auto staging, OpenGpuFrameStaging(options.device, NcclService::kStagedFrames));
+  return NcclService::Open(options.device.ordinal, std::move(staging), metrics);
 }
 
 }  // namespace
@@ -93,11 +89,9 @@ absl::Status PrefillProgramOptions::Validate() const {
     return absl::InvalidArgumentError(
         "--model is not set; wanted a GGUF file or a model directory");
   }
-  ASSIGN_OR_RETURN(const ComputeDevice parsed, ParseComputeDevice(device));
-  if (parsed.is_gpu && float32) {
+  if (device.is_gpu && float32) {
     return absl::InvalidArgumentError("--float32 is set; wanted it with --device=cpu alone");
   }
-  RETURN_IF_ERROR(WantsNccl(transport, parsed.is_gpu).status());
   if (absl::Status status = scheduler.Validate(); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
   }
@@ -107,10 +101,9 @@ absl::Status PrefillProgramOptions::Validate() const {
 
 absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
   RETURN_IF_ERROR(options.Validate());
-  ASSIGN_OR_RETURN(const ComputeDevice device, ParseComputeDevice(options.device));
   StopSignals stop_signals;
   KeepFreedMemory();
-  if (device.is_gpu) RETURN_IF_ERROR(FindGpu(device));
+  if (options.device.is_gpu) RETURN_IF_ERROR(FindGpu(options.device));
   RpcServer::Options rpc;
   rpc.listen = options.listen;
   if (options.security.has_tls()) {
@@ -137,7 +130,7 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
   PrefillMetrics metrics(registry);
   metrics.SetModel(config.name);
   PrefillScheduler scheduler(*reader, metrics, options.scheduler);
-  ASSIGN_OR_RETURN(const auto nccl, OpenNccl(options, device, nccl_metrics));
+  ASSIGN_OR_RETURN(const auto nccl, OpenNccl(options, nccl_metrics));
   const Callers callers(options.security.allowed_peers, nullptr);
   PrefillRpcService service({.callers = callers,
                              .model = config,
@@ -149,7 +142,8 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options) {
                              .readiness = readiness,
                              .nccl = nccl.get()},
                             GrpcServerChannelOptions());
-  rpc.max_message_bytes = PrefillRpcService::MostMessageBytes(config);
+  rpc.max_message_bytes =
+      std::min(PrefillRpcService::MostMessageBytes(config), RpcServer::kMostMessageBytes);
   ASSIGN_OR_RETURN(
       const auto server,
       RpcServer::Start(rpc, {&service}, {v1::PrefillService::service_full_name()}, readiness));

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "engine/compute_device.h"
 #include "prefill_service/prefill_scheduler.h"
 #include "service/port_security.h"
 
@@ -18,8 +19,8 @@ struct PrefillProgramOptions {
   PortSecurity security;
   size_t num_threads = 0;  // 0: one per core
   bool float32 = false;
-  std::string device = "cpu";       // as ParseComputeDevice reads it
-  std::string transport = "grpc";   // or "nccl"
+  ComputeDevice device;
+  bool uses_nccl = false;           // with a GPU
   size_t block_tokens = 0;          // queries per step; 0: 256 on the CPU, 8192 on a GPU
   std::string default_compression;  // the options' text form
   PrefillScheduler::Options scheduler;

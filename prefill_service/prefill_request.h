@@ -18,8 +18,9 @@ class PrefillScheduler::Request {
  public:
   using State = Prompt::State;
 
-  Request(PrefillTask wanted, std::shared_ptr<Channel> stream, absl::Time now)
+  Request(PrefillTask wanted, size_t held_bytes, std::shared_ptr<Channel> stream, absl::Time now)
       : task(std::move(wanted)),
+        run_bytes(held_bytes),
         channel(std::move(stream)),
         remaining_tokens(static_cast<double>(task.tokens.size())),
         arrived(now) {}
@@ -35,6 +36,7 @@ class PrefillScheduler::Request {
   void TellEnd(const absl::Status& status) const;
 
   const PrefillTask task;
+  const size_t run_bytes;                  // that its run holds: PromptReader::BytesFor
   const std::shared_ptr<Channel> channel;  // shared with the call, which may end first
   State state = State::kQueued;
   bool cancelled = false;

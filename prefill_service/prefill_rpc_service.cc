@@ -111,10 +111,8 @@ class PrefillCall final : public ChannelEvents {
     if (nccl_ != nullptr && go.transport() == kNcclTransport) {
       nccl_->Begin();
     } else if (go.transport() != kGrpcTransport) {
-      return WithField(absl::InvalidArgumentError(absl::StrCat(
-                           "go.transport is '", go.transport().substr(0, 64),
-                           "'; wanted one that Ready offered, as '", kGrpcTransport, "'")),
-                       "go.transport");
+      return WrongField("go.transport", absl::StrCat("'", go.transport().substr(0, 64), "'"),
+                        absl::StrCat("one that Ready offered, as '", kGrpcTransport, "'"));
     }
     return parts_.scheduler.Go(*request_);
   }

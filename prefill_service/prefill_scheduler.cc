@@ -14,6 +14,7 @@
 #include "base/status_macros.h"
 #include "prefill_service/prefill_request.h"
 #include "rpc/errors.h"
+#include "service/option_range.h"
 
 namespace kvship {
 namespace {
@@ -31,17 +32,6 @@ constexpr double kFirstTokensPerSecond = 1000;
 
 // How many seconds of waiting outweigh one second more of work. Larger: long requests wait longer.
 constexpr double kAgeing = 2;
-
-absl::Status CheckPositive(absl::string_view field, size_t value) {
-  if (value > 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(field, " is 0; wanted at least 1"));
-}
-
-absl::Status CheckPositive(absl::string_view field, absl::Duration value) {
-  if (value > absl::ZeroDuration()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, " is ", absl::FormatDuration(value), "; wanted more than 0"));
-}
 
 absl::Status ShuttingDown() {
   return WithReason(
@@ -88,8 +78,10 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
     PrefillTask task, std::shared_ptr<Channel> channel) {
   RETURN_IF_ERROR(reader_.Check(task));
   const size_t num_tokens = task.tokens.size();
-  RETURN_IF_ERROR(CheckRunBytes(task));
-  auto request = std::make_shared<Request>(std::move(task), std::move(channel), MonotonicNow());
+  const size_t run_bytes = reader_.BytesFor(task);
+  RETURN_IF_ERROR(CheckRunBytes(num_tokens, run_bytes));
+  auto request =
+      std::make_shared<Request>(std::move(task), run_bytes, std::move(channel), MonotonicNow());
   std::lock_guard lock(mutex_);
   if (draining_) return ShuttingDown();
   if (requests_.size() >= options_.max_queue_requests ||
@@ -110,14 +102,14 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
   return request;
 }
 
-absl::Status PrefillScheduler::CheckRunBytes(const PrefillTask& task) const {
-  const size_t run_bytes = reader_.BytesFor(task);
+absl::Status PrefillScheduler::CheckRunBytes(size_t num_tokens, size_t run_bytes) const {
   if (run_bytes <= options_.max_active_bytes) return absl::OkStatus();
   // With a reason, as another node may have more memory.
   return WithReason(absl::FailedPreconditionError(absl::StrCat(
-                        "a prompt of ", task.tokens.size(), " tokens takes ", run_bytes,
-                        " bytes while it is read; wanted at most the ", options_.max_active_bytes,
-                        " of the prefill node's --max_active_bytes")),
+                        "a prompt of ", num_tokens, " tokens takes ", run_bytes,
+                        " bytes while it is read, with what its compression observes; wanted at "
+                        "most the ",
+                        options_.max_active_bytes, " of the prefill node's --max_active_bytes")),
                     kContextLengthExceeded);
 }
 
@@ -327,28 +319,24 @@ void PrefillScheduler::SendReady(absl::Time now) {
   for (const auto& request : requests_) {
     if (request->state == Request::State::kQueued) continue;
     ++num_active;
-    active_bytes += RunBytes(*request);
+    active_bytes += request->run_bytes;
   }
   size_t next_tokens = 0;  // of those whose turn comes before, told Ready and not begun
   for (const auto& request : requests_) {
     if (request->state == Request::State::kQueued) {
       if (draining_ || num_active >= options_.max_active_requests) return;
-      if (active_bytes + RunBytes(*request) > options_.max_active_bytes) return;
+      if (active_bytes + request->run_bytes > options_.max_active_bytes) return;
       if (next_tokens > 0 && next_tokens + request->num_tokens() > reader_.pack_tokens()) {
         return;
       }
       request->TellReady(now);
       ++num_active;
-      active_bytes += RunBytes(*request);
+      active_bytes += request->run_bytes;
     }
     const bool is_silent =
         request->state == Request::State::kReady && now - request->became_ready > kPatience;
     if (request->job == nullptr && !is_silent) next_tokens += request->num_tokens();
   }
-}
-
-size_t PrefillScheduler::RunBytes(const Request& request) const {
-  return reader_.BytesFor(request.task);
 }
 
 void PrefillScheduler::TellPlaces() {

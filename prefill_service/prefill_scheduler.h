@@ -117,10 +117,9 @@ class PrefillScheduler {
   // What orders requests, the smallest first, in seconds.
   double KeyOf(const Request& request) const;
   void Sort();
-  absl::Status CheckRunBytes(const PrefillTask& task) const;
+  absl::Status CheckRunBytes(size_t num_tokens, size_t run_bytes) const;
   void EndOverdue(absl::Time now);
   void SendReady(absl::Time now);
-  size_t RunBytes(const Request& request) const;
   void TellPlaces();
   void End(Request& request, absl::Status status);
   absl::Duration RetryDelay() const;

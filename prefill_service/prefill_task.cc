@@ -17,27 +17,20 @@
 namespace kvship {
 namespace {
 
-absl::Status Wrong(absl::string_view field, absl::string_view came, absl::string_view wanted) {
-  return WithField(absl::InvalidArgumentError(absl::StrCat(field, " ", came, "; wanted ", wanted)),
-                   field);
-}
-
 absl::Status CheckTokens(const v1::PrefillBegin& begin, const ModelConfig& model) {
   const auto& tokens = begin.tokens();
-  if (tokens.empty()) return Wrong("tokens", "is empty", "at least 1 token");
+  if (tokens.empty()) return WrongField("tokens", "empty", "at least 1 token");
   if (static_cast<size_t>(tokens.size()) >= model.context_tokens) {
-    return Wrong("tokens", absl::StrCat("has ", tokens.size(), " tokens"),
-                 absl::StrCat("fewer than the model's context of ", model.context_tokens));
+    return WrongField("tokens", absl::StrCat("a list of ", tokens.size()),
+                      absl::StrCat("fewer than the model's context of ", model.context_tokens));
   }
+  const std::string wanted = absl::StrCat("an id below the vocabulary's ", model.vocab_tokens);
   for (int i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] >= model.vocab_tokens) {
-      return Wrong("tokens", absl::StrCat("has id ", tokens[i], " at index ", i),
-                   absl::StrCat("ids below the vocabulary's ", model.vocab_tokens));
-    }
+    if (tokens[i] < model.vocab_tokens) continue;
+    return WrongField(absl::StrCat("tokens[", i, "]"), absl::StrCat(tokens[i]), wanted);
   }
   if (begin.has_forced_token() && begin.forced_token() >= model.vocab_tokens) {
-    return Wrong("forced_token", absl::StrCat("is ", begin.forced_token()),
-                 absl::StrCat("an id below the vocabulary's ", model.vocab_tokens));
+    return WrongField("forced_token", absl::StrCat(begin.forced_token()), wanted);
   }
   return absl::OkStatus();
 }
@@ -49,9 +42,9 @@ absl::Status CheckTransports(const v1::PrefillBegin& begin) {
   }
   // A hostile list may be long.
   constexpr int kMostNamed = 4;
-  return Wrong(
+  return WrongField(
       "transports",
-      absl::StrCat("is [",
+      absl::StrCat("[",
                    absl::StrJoin(offered.begin(),
                                  offered.begin() + std::min(kMostNamed, offered.size()), ", "),
                    "]"),
@@ -65,8 +58,8 @@ absl::StatusOr<PrefillTask> ReadBegin(const v1::PrefillBegin& begin, const Model
   RETURN_IF_ERROR(CheckWireVersion(begin.wire_version()));
   RETURN_IF_ERROR(CheckModelIdentity(begin.model_identity(), identity));
   if (begin.request_id().size() > kMostRequestIdBytes) {
-    return Wrong("request_id", absl::StrCat("has ", begin.request_id().size(), " bytes"),
-                 absl::StrCat("at most ", kMostRequestIdBytes));
+    return WrongField("request_id", absl::StrCat("a text of ", begin.request_id().size(), " bytes"),
+                      absl::StrCat("at most ", kMostRequestIdBytes));
   }
   RETURN_IF_ERROR(CheckTokens(begin, model));
   RETURN_IF_ERROR(CheckTransports(begin));

@@ -2,14 +2,11 @@
 
 #include <cassert>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "base/status_macros.h"
 #include "rpc/errors.h"
 
@@ -34,27 +31,36 @@ std::string FieldText(const v1::CompressionOptions& message, const FieldDescript
   }
 }
 
-// Sets a field from the text form of a value that SetCompressionOption has taken.
-void SetField(const FieldDescriptor& field, const std::string& text,
-              v1::CompressionOptions* message) {
+// Sets a field from the text form of a value that SetCompressionOption has taken. InvalidArgument
+// if the field's type does not hold it.
+absl::Status SetField(const FieldDescriptor& field, const std::string& text,
+                      v1::CompressionOptions* message) {
   const Reflection& reflection = *message->GetReflection();
   uint32_t count = 0;
   int32_t position = 0;
   double number = 0;
+  bool read = true;
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_UINT32:
-      if (absl::SimpleAtoi(text, &count)) reflection.SetUInt32(message, &field, count);
+      read = absl::SimpleAtoi(text, &count);
+      reflection.SetUInt32(message, &field, count);
       break;
     case FieldDescriptor::CPPTYPE_DOUBLE:
-      if (absl::SimpleAtod(text, &number)) reflection.SetDouble(message, &field, number);
+      read = absl::SimpleAtod(text, &number);
+      reflection.SetDouble(message, &field, number);
       break;
     case FieldDescriptor::CPPTYPE_INT32:
-      if (absl::SimpleAtoi(text, &position)) reflection.SetInt32(message, &field, position);
+      read = absl::SimpleAtoi(text, &position);
+      reflection.SetInt32(message, &field, position);
       break;
     case FieldDescriptor::CPPTYPE_BOOL: reflection.SetBool(message, &field, text == "true"); break;
     case FieldDescriptor::CPPTYPE_STRING: reflection.SetString(message, &field, text); break;
     default: assert(false && "an option of a type that has no text form here");
   }
+  if (read) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("compression option ", field.name(), " is '", text,
+                                                 "'; wanted a number of type ",
+                                                 field.cpp_type_name()));
 }
 
 }  // namespace
@@ -80,7 +86,8 @@ v1::CompressionOptions CompressionToProto(const CompressionOptions& options) {
   for (const auto& [name, text] : CompressionFields(options)) {
     const FieldDescriptor* field = v1::CompressionOptions::descriptor()->FindFieldByName(name);
     assert(field != nullptr && "an option that types.proto does not have");
-    SetField(*field, text, &message);
+    const absl::Status set = SetField(*field, text, &message);
+    assert(set.ok() && "an option that is not valid");
   }
   return message;
 }
@@ -100,18 +107,13 @@ absl::Status AddCompressionOption(const std::string& name, const std::string& va
                          "form of it, once")),
                      path);
   }
-  SetField(*field, value, message);
-  return absl::OkStatus();
+  return WithField(SetField(*field, value, message), path);
 }
 
 absl::StatusOr<v1::CompressionOptions> CompressionFromText(absl::string_view text) {
   v1::CompressionOptions message;
-  for (absl::string_view pair : absl::StrSplit(text, ',', absl::SkipWhitespace())) {
-    const std::pair<absl::string_view, absl::string_view> parts =
-        absl::StrSplit(pair, absl::MaxSplits('=', 1));
-    RETURN_IF_ERROR(AddCompressionOption(std::string(absl::StripAsciiWhitespace(parts.first)),
-                                         std::string(absl::StripAsciiWhitespace(parts.second)),
-                                         &message));
+  for (const auto& [name, value] : SplitCompression(text)) {
+    RETURN_IF_ERROR(AddCompressionOption(name, value, &message));
   }
   return message;
 }

@@ -17,7 +17,7 @@ namespace kvship {
 absl::StatusOr<CompressionOptions> CompressionFromProto(const v1::CompressionOptions& message,
                                                         const CompressionOptions& defaults);
 
-// Every field set, with the budget as the one that counts.
+// Every field set, with the budget as the one that counts. `options` are valid.
 v1::CompressionOptions CompressionToProto(const CompressionOptions& options);
 
 // Sets one option from the text form of its name and value. Errors: as SetCompressionOption, and

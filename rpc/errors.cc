@@ -34,6 +34,12 @@ absl::Status WithField(absl::Status status, absl::string_view field) {
   return WithDetail(std::move(status), detail);
 }
 
+absl::Status WrongField(absl::string_view field, absl::string_view value,
+                        absl::string_view wanted) {
+  return WithField(
+      absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; wanted ", wanted)), field);
+}
+
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay) {
   google::rpc::RetryInfo detail;
   const int64_t nanos = absl::ToInt64Nanoseconds(delay);

@@ -16,6 +16,9 @@ namespace kvship {
 // ("compression.window"); the message becomes the violation's description. OK stays OK.
 absl::Status WithField(absl::Status status, absl::string_view field);
 
+// InvalidArgument "FIELD is VALUE; wanted WANTED" naming the field so.
+absl::Status WrongField(absl::string_view field, absl::string_view value, absl::string_view wanted);
+
 // The same error with a RetryInfo detail.
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
 

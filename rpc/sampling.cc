@@ -51,9 +51,7 @@ v1::OutputToken OutputTokenToProto(const OutputToken& token) {
 
 absl::Status CheckLogprobs(uint32_t logprobs) {
   if (logprobs <= kMostLogprobs) return absl::OkStatus();
-  return WithField(absl::InvalidArgumentError(
-                       absl::StrCat("logprobs is ", logprobs, "; wanted at most ", kMostLogprobs)),
-                   "logprobs");
+  return WrongField("logprobs", absl::StrCat(logprobs), absl::StrCat("at most ", kMostLogprobs));
 }
 
 }  // namespace kvship

@@ -16,8 +16,8 @@ namespace {
 constexpr char kAuthorization[] = "authorization";
 constexpr absl::string_view kBearer = "Bearer ";
 
-}  // namespace
-
+// The names that a connection's certificate is for: its DNS names and URIs, or the common name
+// where it has none of these (RFC 6125, section 6.4.4). None without a certificate.
 std::vector<std::string> PeerNames(const grpc::AuthContext& context) {
   std::vector<std::string> names;
   const auto add = [&](const char* property) {
@@ -30,6 +30,8 @@ std::vector<std::string> PeerNames(const grpc::AuthContext& context) {
   if (names.empty()) add(GRPC_X509_CN_PROPERTY_NAME);
   return names;
 }
+
+}  // namespace
 
 absl::StatusOr<std::string> Callers::Check(const grpc::ServerContextBase& context) const {
   const std::vector<std::string> names = PeerNames(*context.auth_context());

@@ -34,8 +34,4 @@ class Callers {
   const std::unique_ptr<ApiTokens> tokens_;
 };
 
-// The names that a connection's certificate is for: its DNS names and URIs, or the common name
-// where it has none of these (RFC 6125, section 6.4.4). None without a certificate.
-std::vector<std::string> PeerNames(const grpc::AuthContext& context);
-
 }  // namespace kvship

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "absl/strings/str_replace.h"
+#include "service/metric_factory.h"
 
 namespace kvship {
 namespace {
@@ -28,8 +28,7 @@ MetricFamily Family(std::string name, std::string help, MetricType type, const s
 
 }  // namespace
 
-NcclMetrics::NcclMetrics(const std::string& program)
-    : prefix_(absl::StrReplaceAll(program, {{"-", "_"}}) + "_nccl_") {}
+NcclMetrics::NcclMetrics(const std::string& program) : prefix_(MetricPrefix(program) + "nccl_") {}
 
 void NcclMetrics::Watch(std::shared_ptr<const NcclExecutor> executor) {
   const std::lock_guard lock(mutex_);

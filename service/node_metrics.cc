@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "absl/strings/str_replace.h"
 #include "rpc/tls.h"
+#include "service/metric_factory.h"
 
 namespace kvship {
 namespace {
@@ -18,9 +18,7 @@ prometheus::MetricFamily Gauge(std::string name, std::string help, double value)
 
 NodeMetrics::NodeMetrics(const std::string& program, const Readiness& readiness,
                          std::string certificate)
-    : prefix_(absl::StrReplaceAll(program, {{"-", "_"}}) + "_"),
-      readiness_(readiness),
-      certificate_(std::move(certificate)) {}
+    : prefix_(MetricPrefix(program)), readiness_(readiness), certificate_(std::move(certificate)) {}
 
 std::vector<prometheus::MetricFamily> NodeMetrics::Collect() const {
   std::vector<prometheus::MetricFamily> families = {

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -66,10 +67,15 @@ ExitOnStop::~ExitOnStop() {
   thread_.join();
 }
 
-void LogDraining(absl::Duration grace) {
+std::string OtlpEndpoint(const std::string& flag) {
+  const char* environment = std::getenv("OTEL_EXPORTER_OTLP_ENDPOINT");
+  return flag.empty() && environment != nullptr ? environment : flag;
+}
+
+void LogDraining(absl::Duration timeout) {
   LogInfo(absl::StrCat("draining: not ready from now on; new requests are taken for ",
-                       absl::FormatDuration(std::min(kDrainNotice, grace)),
-                       " more, and running ones have ", absl::FormatDuration(grace), " to end"));
+                       absl::FormatDuration(std::min(kDrainNotice, timeout)),
+                       " more, and running ones have ", absl::FormatDuration(timeout), " to end"));
 }
 
 }  // namespace kvship

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <string>
 #include <thread>
 
 #include "absl/time/time.h"
@@ -9,8 +10,7 @@
 namespace kvship {
 
 // Makes malloc keep the memory of message buffers instead of giving each back to the system, which
-// costs a page fault per 4 KiB of every frame: with it a gRPC stream reached 0.68 of raw TCP's
-// throughput, without it 0.50.
+// costs a page fault per 4 KiB of every frame.
 void KeepFreedMemory();
 
 // SIGTERM and SIGINT, taken one at a time by whoever waits. To be made before any thread starts, so
@@ -35,7 +35,11 @@ class ExitOnStop {
   std::thread thread_;
 };
 
-// Says what happens now that a signal has come: running requests have `grace` to end.
-void LogDraining(absl::Duration grace);
+// Where traces go: what --otlp_endpoint says, or if that is empty the environment's
+// OTEL_EXPORTER_OTLP_ENDPOINT, which OpenTelemetry's own programs read.
+std::string OtlpEndpoint(const std::string& flag);
+
+// Says what happens now that a signal has come: running requests have `timeout` to end.
+void LogDraining(absl::Duration timeout);
 
 }  // namespace kvship

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "service/listen_address.h"
+#include "service/option_range.h"
 
 namespace kvship {
 namespace {
@@ -62,9 +63,15 @@ void SetConnectionArguments(const RpcServer::Options& options, grpc::ServerBuild
 
 }  // namespace
 
+absl::Status RpcServer::Options::Validate() const {
+  RETURN_IF_ERROR(CheckPositive("max_message_bytes", max_message_bytes, kMostMessageBytes));
+  return CheckPositive("max_streams", max_streams, std::numeric_limits<int>::max());
+}
+
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
     const Options& options, const std::vector<grpc::Service*>& services,
     const std::vector<std::string>& service_names, const Readiness& readiness) {
+  RETURN_IF_ERROR(options.Validate());
   RETURN_IF_ERROR(ParseListenAddress("listen", options.listen).status());
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();

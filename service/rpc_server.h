@@ -7,6 +7,7 @@
 #include <grpcpp/server.h>
 
 #include <condition_variable>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -21,9 +22,12 @@ namespace kvship {
 
 class RpcServer {
  public:
+  // gRPC holds its bounds as int.
+  static constexpr size_t kMostMessageBytes = std::numeric_limits<int>::max();
+
   struct Options {
     std::string listen = "127.0.0.1:50051";
-    // A longer request is refused before it is read.
+    // A longer request is refused before it is read. At most kMostMessageBytes.
     size_t max_message_bytes = 4 << 20;
     // Streams of one connection at a time; more wait.
     size_t max_streams = 1024;
@@ -33,11 +37,14 @@ class RpcServer {
     absl::Duration max_connection_age_grace = absl::Minutes(30);
     // unset: plain text
     std::shared_ptr<grpc::ServerCredentials> credentials;
+
+    // InvalidArgument naming the field.
+    absl::Status Validate() const;
   };
 
   // Listens and serves. Services and readiness are borrowed. `service_names` are those that the
-  // health service answers for, besides "". Errors: InvalidArgument (no address), Unavailable (port
-  // in use).
+  // health service answers for, besides "". Errors: as Options::Validate, InvalidArgument (no
+  // address), Unavailable (port in use).
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(
       const Options& options, const std::vector<grpc::Service*>& services,
       const std::vector<std::string>& service_names, const Readiness& readiness);

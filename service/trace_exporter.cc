@@ -10,12 +10,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "service/metric_factory.h"
 #include "service/trace_json.h"
 
 namespace kvship {
@@ -36,16 +36,6 @@ absl::Status WrongEndpoint(absl::string_view text) {
   return absl::InvalidArgumentError(absl::StrCat("--otlp_endpoint is '", text,
                                                  "'; wanted http://HOST:PORT of an OTLP collector, "
                                                  "as http://127.0.0.1:4318"));
-}
-
-prometheus::Counter& Counter(prometheus::Registry& registry, const std::string& service,
-                             const char* outcome, const char* help) {
-  const std::string prefix = absl::StrReplaceAll(service, {{"-", "_"}});
-  return prometheus::BuildCounter()
-      .Name(absl::StrCat(prefix, "_trace_spans_", outcome, "_total"))
-      .Help(help)
-      .Register(registry)
-      .Add({});
 }
 
 }  // namespace
@@ -80,9 +70,11 @@ TraceExporter::TraceExporter(const std::string& service, const Endpoint& endpoin
                              prometheus::Registry& registry)
     : service_(service),
       endpoint_(endpoint),
-      exported_(Counter(registry, service, "exported", "Spans that the collector has taken")),
-      dropped_(Counter(registry, service, "dropped",
-                       "Spans that the collector did not take, or that came too fast for it")),
+      exported_(MetricFactory(registry, service)
+                    .Counter("trace_spans_exported_total", "Spans that the collector has taken")),
+      dropped_(MetricFactory(registry, service)
+                   .Counter("trace_spans_dropped_total",
+                            "Spans that the collector did not take, or that came too fast for it")),
       client_(std::make_unique<httplib::Client>(endpoint.origin)) {
   client_->set_connection_timeout(kConnectTimeout);
   client_->set_read_timeout(kAnswerTimeout);

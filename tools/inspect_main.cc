@@ -19,6 +19,7 @@
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "engine/model_identity.h"
+#include "engine/sampling.h"
 #include "engine/tokenizer.h"
 #include "engine/transformer.h"
 #include "tools/local_run.h"
@@ -140,14 +141,6 @@ absl::StatusOr<json> Tokenize(const std::string& path) {
   return json{{"ids", ids}};
 }
 
-// Minus the logarithm of the probability of `token`.
-double NegativeLogLikelihood(std::span<const float> logits, int32_t token) {
-  const double highest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (float x : logits) sum += std::exp(x - highest);
-  return highest + std::log(sum) - logits[token];
-}
-
 absl::StatusOr<json> Logits(const std::string& path) {
   ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, ReadTokens());
   json rows = json::object();
@@ -166,7 +159,7 @@ absl::StatusOr<json> Logits(const std::string& path) {
     for (size_t i = 0; i < logits.dims[0]; ++i) {
       const std::span<const float> row(logits.f32(i), logits.dims[1]);
       const size_t position = first + i;
-      if (position + 1 < tokens.size()) nll += NegativeLogLikelihood(row, tokens[position + 1]);
+      if (position + 1 < tokens.size()) nll += LogSumExp(row) - row[tokens[position + 1]];
       if (rows.contains(absl::StrCat(position))) {
         rows[absl::StrCat(position)] = std::vector<float>(row.begin(), row.end());
       }

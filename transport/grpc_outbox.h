@@ -38,7 +38,6 @@ class GrpcOutbox {
     }
   }
 
-  bool writing() const { return writing_; }
   bool empty() const { return messages_.empty(); }
   // Of all messages not yet written.
   size_t num_bytes() const { return num_bytes_; }

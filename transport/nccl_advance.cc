@@ -79,19 +79,31 @@ bool NcclExecutor::IsIdleBut(const NcclLink& link) const {
   });
 }
 
-// False if a communicator has to go first, which then is on its way.
-bool NcclExecutor::MakeRoom() {
-  size_t num_links = 0;
+size_t NcclExecutor::NumLinks() const {
+  return static_cast<size_t>(std::count_if(peers_.begin(), peers_.end(), [](const auto& entry) {
+    return entry.second.link != nullptr;
+  }));
+}
+
+bool NcclExecutor::HasRoomFor(size_t num_links) const {
+  return num_links * options_.communicator_bytes <= options_.max_bytes;
+}
+
+// Of those that do not connect; none if there are none.
+NcclExecutor::LinkPtr NcclExecutor::LeastRecentlyUsed() const {
   LinkPtr oldest;
   for (const auto& [name, peer] : peers_) {
-    if (peer.link == nullptr) continue;
-    ++num_links;
-    if (peer.link == connecting_) continue;
+    if (peer.link == nullptr || peer.link == connecting_) continue;
     if (oldest == nullptr || peer.link->last_used < oldest->last_used) oldest = peer.link;
   }
-  if (num_links * options_.communicator_bytes <= options_.max_bytes) return true;
+  return oldest;
+}
+
+// False if a communicator has to go first, which then is on its way.
+bool NcclExecutor::MakeRoom() {
+  if (HasRoomFor(NumLinks())) return true;
   ++counters_.evictions;
-  Close(oldest, absl::UnavailableError("evicted"));
+  Close(LeastRecentlyUsed(), absl::UnavailableError("evicted"));
   return false;
 }
 

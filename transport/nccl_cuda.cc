@@ -62,8 +62,12 @@ class CudaNcclCommunicator : public NcclCommunicator {
   }
 
   absl::Status Connect(const NcclUniqueId& id, int max_ctas) {
+    // Its few blocks start as soon as others end, not behind all that a long kernel still has.
+    int least = 0, greatest = 0;
     RETURN_IF_ERROR(
-        CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream of NCCL"));
+        CudaStatus(cudaDeviceGetStreamPriorityRange(&least, &greatest), "priorities of streams"));
+    RETURN_IF_ERROR(CudaStatus(
+        cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest), "stream of NCCL"));
     for (cudaEvent_t& event : marks_) {
       RETURN_IF_ERROR(
           CudaStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event of NCCL"));
@@ -159,6 +163,9 @@ class CudaNcclLibrary : public NcclLibrary {
 void PrepareNcclEnvironment() {
   setenv("NCCL_RAS_ENABLE", "0", 1);
   unsetenv("NCCL_COMM_ID");
+  // With the default of 8 streams would share queues, and work wait behind a kernel that waits for
+  // a peer.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
 }
 
 absl::StatusOr<std::shared_ptr<NcclLibrary>> CreateNcclLibrary(const NcclCudaOptions& options) {

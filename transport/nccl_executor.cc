@@ -37,6 +37,11 @@ absl::Status NcclOptions::Validate() const {
         "min_backoff ", absl::FormatDuration(min_backoff), ": wanted more than 0 and at most ",
         "max_backoff, ", absl::FormatDuration(max_backoff)));
   }
+  if (max_connect_backoff < min_backoff) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_connect_backoff ", absl::FormatDuration(max_connect_backoff),
+                     ": wanted at least min_backoff, ", absl::FormatDuration(min_backoff)));
+  }
   return absl::OkStatus();
 }
 
@@ -67,20 +72,32 @@ absl::Status NcclExecutor::Door(const NcclLink* own) const {
   return absl::OkStatus();
 }
 
-absl::Status NcclExecutor::MayConnect(const std::string& peer) {
+absl::Status NcclExecutor::MayConnect(const std::string& peer) const {
+  const Lock lock(mutex_);
+  return MayConnectLocked(peer);
+}
+
+absl::Status NcclExecutor::MayConnectLocked(const std::string& peer) const {
   RETURN_IF_ERROR(Door(nullptr));
   const absl::Time now = now_();
-  std::erase_if(peers_, [now](const auto& entry) {
-    return entry.second.link == nullptr && entry.second.forget_time <= now;
-  });
   const auto found = peers_.find(peer);
-  if (found != peers_.end() && now < found->second.retry_time) {
-    return NotReady(peer, "failed lately, not to be connected yet");
+  if (found != peers_.end()) {
+    if (now < found->second.retry_time) {
+      return NotReady(peer, "failed lately, not to be connected yet");
+    }
+    if (found->second.link != nullptr) return absl::OkStatus();  // whose place it takes
+  }
+  if (!HasRoomFor(NumLinks() + 1) &&
+      now < LeastRecentlyUsed()->last_used + options_.min_residency) {
+    return NotReady(peer, "no room beside communicators that were used lately");
   }
   return absl::OkStatus();
 }
 
 void NcclExecutor::AddLink(const std::string& peer, const NcclUniqueId& id, int rank) {
+  std::erase_if(peers_, [now = now_()](const auto& other) {
+    return other.second.link == nullptr && other.second.forget_time <= now;
+  });
   Peer& entry = peers_[peer];
   if (entry.link != nullptr) {
     Close(std::exchange(entry.link, nullptr), NotReady(peer, "replaced by a new communicator"));
@@ -94,11 +111,17 @@ void NcclExecutor::AddLink(const std::string& peer, const NcclUniqueId& id, int 
 
 absl::StatusOr<NcclUniqueId> NcclExecutor::Invite(const std::string& peer) {
   Lock lock(mutex_);
-  RETURN_IF_ERROR(MayConnect(peer));
-  lock.unlock();
-  ASSIGN_OR_RETURN(const NcclUniqueId id, library_->NewUniqueId());
-  lock.lock();
-  RETURN_IF_ERROR(MayConnect(peer));
+  RETURN_IF_ERROR(MayConnectLocked(peer));
+  if (spare_ids_.empty()) {
+    lock.unlock();
+    ASSIGN_OR_RETURN(const NcclUniqueId drawn, library_->NewUniqueId());
+    lock.lock();
+    // NCCL keeps a thread for each until two ranks have met by it.
+    spare_ids_.push_back(drawn);
+    RETURN_IF_ERROR(MayConnectLocked(peer));
+  }
+  const NcclUniqueId id = spare_ids_.back();
+  spare_ids_.pop_back();
   AddLink(peer, id, 0);
   AnswerAll(lock);
   return id;
@@ -106,7 +129,7 @@ absl::StatusOr<NcclUniqueId> NcclExecutor::Invite(const std::string& peer) {
 
 absl::Status NcclExecutor::Accept(const std::string& peer, const NcclUniqueId& id) {
   Lock lock(mutex_);
-  RETURN_IF_ERROR(MayConnect(peer));
+  RETURN_IF_ERROR(MayConnectLocked(peer));
   AddLink(peer, id, 1);
   AnswerAll(lock);
   return absl::OkStatus();
@@ -259,12 +282,14 @@ NcclSnapshot NcclExecutor::Snapshot() const {
 void NcclExecutor::Fail(const LinkPtr& link, const absl::Status& why) {
   if (link->phase == Phase::kClosed) return;
   LogWarning(absl::StrCat("NCCL with ", link->peer, " is lost: ", why.message()));
-  if (link->phase < Phase::kReady) ++counters_.connect_failures;
+  const bool was_ready = link->phase == Phase::kReady;
+  if (!was_ready) ++counters_.connect_failures;
   Peer& peer = peers_[link->peer];
-  // 2^20 times any sensible min_backoff is more than max_backoff.
+  // 2^20 times any sensible min_backoff is more than the most.
   const uint64_t doublings = std::min<uint64_t>(peer.num_failures++, 20);
   const absl::Duration backoff =
-      std::min(options_.max_backoff, options_.min_backoff * (uint64_t{1} << doublings));
+      std::min(was_ready ? options_.max_backoff : options_.max_connect_backoff,
+               options_.min_backoff * (uint64_t{1} << doublings));
   peer.retry_time = now_() + backoff;
   Close(link, absl::UnavailableError(absl::StrCat("NCCL with ", link->peer, ": ", why.message())));
 }

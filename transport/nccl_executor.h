@@ -51,6 +51,12 @@ struct NcclOptions {
   // without a transfer in between doubles that.
   absl::Duration min_backoff = absl::Seconds(1);
   absl::Duration max_backoff = absl::Minutes(1);
+  // The same of a peer that cannot be connected with: each try may cost NCCL a thread and some
+  // memory for good.
+  absl::Duration max_connect_backoff = absl::Hours(1);
+  // A communicator that was used so lately does not go for another's sake: more peers than there is
+  // room for would only ever connect.
+  absl::Duration min_residency = absl::Seconds(30);
   // So long a peer that NCCL reaches more slowly than the other transport does goes without it;
   // then it is measured again.
   absl::Duration slow_rest = absl::Seconds(30);
@@ -74,6 +80,8 @@ class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
   // "use the other transport". Unavailable: not now. NotFound: the communicator is gone, evicted or
   // lost; tell the peer, which calls Break.
 
+  // Whether an invitation by the peer would be accepted now.
+  absl::Status MayConnect(const std::string& peer) const;
   // Begins to connect with a peer as rank 0; it must be given the id, to Accept it. A communicator
   // that is there already is replaced: whoever invites knows that the peer has lost it.
   absl::StatusOr<NcclUniqueId> Invite(const std::string& peer);
@@ -145,7 +153,10 @@ class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
                RunAside run_aside);
 
   absl::Status Door(const NcclLink* own) const;
-  absl::Status MayConnect(const std::string& peer);
+  absl::Status MayConnectLocked(const std::string& peer) const;
+  LinkPtr LeastRecentlyUsed() const;
+  size_t NumLinks() const;
+  bool HasRoomFor(size_t num_links) const;
   void AddLink(const std::string& peer, const NcclUniqueId& id, int rank);
   absl::StatusOr<LinkPtr> Admit(const std::string& peer);
   absl::StatusOr<LinkPtr> Find(const std::string& peer, uint64_t communicator) const;
@@ -177,9 +188,10 @@ class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
   uint64_t num_changes_ = 0;
   absl::Status shut_down_;  // why, once it is
   std::map<std::string, Peer> peers_;
-  LinkPtr connecting_;            // the one before it is ready; never more than one
-  std::vector<LinkPtr> closing_;  // until drained
-  std::vector<Answer> answers_;   // to be given as soon as the lock is free
+  std::vector<NcclUniqueId> spare_ids_;  // drawn for invitations that then could not be sent
+  LinkPtr connecting_;                   // the one before it is ready; never more than one
+  std::vector<LinkPtr> closing_;         // until drained
+  std::vector<Answer> answers_;          // to be given as soon as the lock is free
   NcclCounters counters_;
 };
 

@@ -1,6 +1,7 @@
 #include "transport/nccl_transport.h"
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -42,7 +43,13 @@ void Watch(NcclExecutor& executor) {
 
 absl::StatusOr<std::unique_ptr<NcclTransport>> NcclTransport::Create(
     std::shared_ptr<NcclLibrary> library, const NcclOptions& options) {
-  const auto run_aside = [](std::function<void()> job) { std::thread(std::move(job)).detach(); };
+  const auto run_aside = [](std::function<void()> job) {
+    try {
+      std::thread(std::move(job)).detach();
+    } catch (const std::system_error& error) {
+      LogError(absl::StrCat("NCCL is off for good: no thread for an abort: ", error.what()));
+    }
+  };
   ASSIGN_OR_RETURN(std::shared_ptr<NcclExecutor> executor,
                    NcclExecutor::Create(library, options, MonotonicNow, run_aside));
   return std::unique_ptr<NcclTransport>(new NcclTransport(std::move(executor), std::move(library)));

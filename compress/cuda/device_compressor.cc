@@ -18,6 +18,10 @@ absl::Status DeviceCompressor::Check(const CompressionOptions& options, const Kv
     return OnlyOnTheCpu("recent_tokens", absl::StrCat(budget.recent_tokens),
                         "less than the prompt");
   }
+  const size_t window = plan.window_end - plan.window_begin;
+  if (window > kMostVoters) {
+    return OnlyOnTheCpu("window", absl::StrCat(window), absl::StrCat("at most ", kMostVoters));
+  }
   return DeviceScorer::Check(options);
 }
 

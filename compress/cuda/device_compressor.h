@@ -25,6 +25,10 @@ namespace kvship::cuda {
 
 class DeviceCompressor {
  public:
+  // A layer's window votes in one step of the engine: so many queries take seconds at a million
+  // tokens.
+  static constexpr size_t kMostVoters = 65536;
+
   // Unimplemented, naming option, value and what is wanted, for what only the CPU does. `plan` is
   // MakePlan's for these options.
   static absl::Status Check(const CompressionOptions& options, const KvPlan& plan);

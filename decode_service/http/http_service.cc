@@ -4,13 +4,13 @@
 #include <random>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/sha256.h"
 #include "base/status_macros.h"
 #include "decode_service/http/event_stream.h"
 #include "decode_service/http/http_body.h"
@@ -74,13 +74,6 @@ OpenAiError WrongMethod(const httplib::Request& request, const char* allowed,
       405);
 }
 
-// Tokens of prompt and output together.
-size_t ContextTokens(const Generation::Uses& uses) {
-  const size_t limit = uses.options.limits.context_tokens;
-  const size_t context = uses.model.config().context_tokens;
-  return limit == 0 ? context : std::min(limit, context);
-}
-
 absl::StatusOr<std::string> WholeAnswer(HttpGeneration& generation, OpenAiResponse& answer) {
   std::string whole;
   v1::GenerateResponse message;
@@ -108,8 +101,7 @@ HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
     : uses_(uses),
       callers_(callers),
       options_(options),
-      identity_(absl::BytesToHexString(absl::string_view(
-          reinterpret_cast<const char*>(uses.model.identity.data()), uses.model.identity.size()))),
+      identity_(HexString(uses.model.identity)),
       model_(options.served_model_name.empty() ? NameOf(uses.model, identity_)
                                                : options.served_model_name),
       start_time_(absl::ToUnixSeconds(absl::Now())),
@@ -190,7 +182,7 @@ HandlerResponse HttpService::Route(const httplib::Request& request,
 }
 
 void HttpService::AnswerModels(absl::string_view path, httplib::Response& response) const {
-  const size_t context = ContextTokens(uses_);
+  const size_t context = uses_.options.limits.ContextOf(uses_.model.config());
   response.status = 200;
   if (!absl::ConsumePrefix(&path, kOneModel)) {
     response.set_content(ModelListJson(model_, start_time_, context), kJson);

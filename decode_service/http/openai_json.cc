@@ -103,12 +103,6 @@ absl::StatusOr<json> ParseBody(absl::string_view body) {
   return builder.Take();
 }
 
-absl::Status WrongField(absl::string_view field, absl::string_view value,
-                        absl::string_view wanted) {
-  return WithField(
-      absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; wanted ", wanted)), field);
-}
-
 JsonFields::JsonFields(const json& object, std::string path)
     : object_(object), path_(std::move(path)) {
   if (object_.is_object()) return;

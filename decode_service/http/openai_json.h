@@ -18,10 +18,6 @@ namespace kvship {
 // than 64, or names a field of an object twice.
 absl::StatusOr<nlohmann::json> ParseBody(absl::string_view body);
 
-// The error of a field of a request: InvalidArgument "<field> is <value>; wanted <wanted>" with a
-// BadRequest detail.
-absl::Status WrongField(absl::string_view field, absl::string_view value, absl::string_view wanted);
-
 // One object's fields. Each is asked for by name and type; null is a field not given. The first
 // thing that is wrong is kept for Finish, so that readers need not check at every step. Borrows the
 // object. Not thread safe.

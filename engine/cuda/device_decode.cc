@@ -176,16 +176,15 @@ absl::Status DeviceDecodeEngine::Step() {
 absl::StatusOr<cudaGraphExec_t> DeviceDecodeEngine::Capture() {
   RETURN_IF_ERROR(CudaStatus(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
                              "capture of a step"));
-  const absl::Status enqueued = EnqueueStep();
+  absl::Status status = EnqueueStep();
   cudaGraph_t graph = nullptr;
-  const absl::Status ended = CudaStatus(cudaStreamEndCapture(stream_, &graph), "capture of a step");
-  RETURN_IF_ERROR(enqueued);
-  RETURN_IF_ERROR(ended);
+  status.Update(CudaStatus(cudaStreamEndCapture(stream_, &graph), "capture of a step"));
   cudaGraphExec_t executable = nullptr;
-  const absl::Status made =
-      CudaStatus(cudaGraphInstantiate(&executable, graph, 0), "graph of a step");
-  cudaGraphDestroy(graph);
-  RETURN_IF_ERROR(made);
+  if (status.ok()) {
+    status = CudaStatus(cudaGraphInstantiate(&executable, graph, 0), "graph of a step");
+  }
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  RETURN_IF_ERROR(status);
   return executable;
 }
 

@@ -14,6 +14,10 @@ namespace {
 
 namespace fe = cudnn_frontend;
 
+// Plans that are kept: prompts of up to 1M tokens have some thousand shapes. Making one takes tens
+// of milliseconds.
+constexpr size_t kMostPlans = 512;
+
 enum Uid : int64_t { kQ = 1, kK, kV, kOut, kLse, kQueryTokens, kKeyTokens };
 
 absl::Status FrontendStatus(fe::error_t error, const char* what) {
@@ -121,12 +125,17 @@ CudnnAttention::~CudnnAttention() {
   if (handle_ != nullptr) cudnnDestroy(static_cast<cudnnHandle_t>(handle_));
 }
 
-absl::StatusOr<CudnnAttention::Plan*> CudnnAttention::PlanFor(const PromptAttentionArgs& args) {
+absl::StatusOr<CudnnAttention::Plan*> CudnnAttention::PlanFor(cudaStream_t stream,
+                                                              const PromptAttentionArgs& args) {
   const Buckets buckets = BucketsOf(args);
   const Key key(args.dtype, args.num_query_heads, args.num_kv_heads, args.head_dim, buckets.queries,
                 buckets.keys, args.head_stride, args.q_row_stride, buckets.exact);
   const auto known = plans_.find(key);
   if (known != plans_.end()) return known->second.get();
+  if (plans_.size() == kMostPlans) {
+    RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(stream), "attention"));
+    plans_.clear();
+  }
   auto plan = std::make_unique<Plan>();
   RETURN_IF_ERROR(plan->Build(static_cast<cudnnHandle_t>(handle_), args));
   const auto workspace_bytes = static_cast<size_t>(plan->workspace_bytes);
@@ -144,7 +153,7 @@ absl::Status CudnnAttention::Run(cudaStream_t stream, const PromptAttentionArgs&
         absl::StrCat("num_queries ", args.num_queries, ", lse_row_stride ", args.lse_row_stride,
                      ": wanted queries, and an lse with rows of ", bucket));
   }
-  ASSIGN_OR_RETURN(Plan * plan, PlanFor(args));
+  ASSIGN_OR_RETURN(Plan * plan, PlanFor(stream, args));
   const auto handle = static_cast<cudnnHandle_t>(handle_);
   RETURN_IF_ERROR(CudnnStatus(cudnnSetStream(handle, stream), "stream"));
   std::unordered_map<int64_t, void*> tensors = {{kQ, const_cast<void*>(args.q)},

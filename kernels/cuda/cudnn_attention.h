@@ -46,7 +46,7 @@ class CudnnAttention {
   using Key = std::tuple<DType, size_t, size_t, size_t, size_t, size_t, size_t, size_t, bool>;
 
   CudnnAttention() = default;
-  absl::StatusOr<Plan*> PlanFor(const PromptAttentionArgs& args);
+  absl::StatusOr<Plan*> PlanFor(cudaStream_t stream, const PromptAttentionArgs& args);
 
   void* handle_ = nullptr;
   DeviceBuffer lengths_;  // int32: of the queries, of the keys

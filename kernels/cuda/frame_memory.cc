@@ -12,7 +12,8 @@
 namespace kvship::cuda {
 namespace {
 
-// A stream of their own, which waits for no other: prompts are read and tokens decoded meanwhile.
+// A stream of their own, which waits for no other: prompts are read and tokens decoded meanwhile,
+// by kernels that its own small ones get ahead of.
 // Never freed, as a transfer that hangs may hold some of it.
 struct FrameMemory {
   int ordinal = 0;
@@ -27,8 +28,12 @@ struct FrameMemory {
     const size_t num_bytes = num_frames * kMostFrameBytes;
     const size_t remainder_bytes = num_frames * kFrameTiles * sizeof(uint32_t);
     RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal), "GPU"));
+    int least = 0, greatest = 0;
     RETURN_IF_ERROR(
-        CudaStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream of frames"));
+        CudaStatus(cudaDeviceGetStreamPriorityRange(&least, &greatest), "priorities of streams"));
+    RETURN_IF_ERROR(
+        CudaStatus(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest),
+                   "stream of frames"));
     RETURN_IF_ERROR(Take(cudaMalloc, &device, num_bytes));
     RETURN_IF_ERROR(Take(cudaMallocHost, &host, num_bytes));
     RETURN_IF_ERROR(Take(cudaMalloc, &device_remainders, remainder_bytes));

@@ -57,8 +57,8 @@ __global__ void __launch_bounds__(kThreads) KeptMassKernel(const KeptMassArgs ar
   }
   if (threadIdx.x != 0) return;
   // Rounding must not make a share of more than one.
-  args.retained_mass[head] = fminf(1.0f, kept / all);
-  args.chosen_mass[head] = middle > 0.0f ? fminf(1.0f, kept_middle / middle) : 1.0f;
+  args.retained_mass[head] = MinOrNan(1.0f, kept / all);
+  args.chosen_mass[head] = middle <= 0.0f ? 1.0f : MinOrNan(1.0f, kept_middle / middle);
 }
 
 }  // namespace

@@ -14,7 +14,8 @@ namespace kvship::cuda {
 // attention that they have: of all attention, and of that on the tokens [middle_begin, middle_end),
 // where nothing is kept as a rule; 1 if there is none. Every query's attention sums to one over the
 // prompt, so that the votes on the few tokens outside the middle say what the middle has; where
-// that is next to nothing the middle's own are added up. Memory: device memory.
+// that is next to nothing the middle's own are added up. NaN where votes are NaN. Memory: device
+// memory.
 struct KeptMassArgs {
   const float* votes = nullptr;        // [H * G, votes_row_stride], of W queries: WindowVotes()
   const int32_t* positions = nullptr;  // [offsets[H]], of kept tokens, head after head

@@ -8,6 +8,8 @@ namespace {
 
 // What NVIDIA recommends on Hopper.
 constexpr size_t kWorkspaceBytes = 32 << 20;
+// Shapes whose choice is kept: the last block of a prompt has any number of tokens.
+constexpr size_t kMostPlans = 4096;
 
 absl::Status CublasStatus(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
@@ -101,6 +103,7 @@ absl::StatusOr<const Products::Plan*> Products::PlanFor(const ProductArgs& args)
   const Key key(args.num_tokens, args.rows, args.cols, args.dtype, args.out_dtype, args.accumulate);
   const auto known = plans_.find(key);
   if (known != plans_.end()) return known->second.get();
+  if (plans_.size() == kMostPlans) plans_.clear();
   auto plan = std::make_unique<Plan>();
   RETURN_IF_ERROR(plan->Describe(args));
   RETURN_IF_ERROR(plan->Choose(handle_));

@@ -32,9 +32,9 @@ struct ProductArgs {
 // FailedPrecondition, naming the library, if cuBLASLt is not there.
 absl::Status FindCublasLt();
 
-// Chooses an algorithm for each shape when it first comes and keeps it, so that equal calls give
-// equal bits; rows may differ in the last bits between values of M. One stream at a time: products
-// share a workspace.
+// Chooses an algorithm for each shape when it first comes, the same for the same shape, so that
+// equal calls give equal bits; rows may differ in the last bits between values of M. One stream at
+// a time: products share a workspace.
 class Products {
  public:
   // Errors: as FindCublasLt, ResourceExhausted if the device has no room.

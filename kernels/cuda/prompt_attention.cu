@@ -15,7 +15,7 @@ constexpr float kLn2 = 0.6931471805599453f;
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpThreads;
 constexpr int kBlockQueries = kWarps * 16;
-constexpr int kTileKeys = 64;  // K and V, twice: 64 KiB at D = 128, so that three blocks fit
+constexpr int kTileKeys = 64;  // K and V, twice: 64 KiB at D = 128; registers let two blocks fit
 constexpr int kStages = 2;
 
 struct Params {

@@ -44,8 +44,8 @@ class Event {
  public:
   static absl::StatusOr<Event> Create() {
     Event event;
-    RETURN_IF_ERROR(
-        CudaStatus(cudaEventCreateWithFlags(&event.event_, cudaEventDisableTiming), "event"));
+    constexpr unsigned kFlags = cudaEventDisableTiming | cudaEventBlockingSync;
+    RETURN_IF_ERROR(CudaStatus(cudaEventCreateWithFlags(&event.event_, kFlags), "event"));
     return event;
   }
 

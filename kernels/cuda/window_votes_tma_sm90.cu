@@ -309,7 +309,8 @@ absl::Status LaunchVotes(cudaStream_t stream, const WindowPass& pass) {
   const unsigned head_blocks = (pass.group + block_heads - 1) / block_heads;
   const size_t runs = std::max<size_t>(1, processors / (args.num_kv_heads * head_blocks));
   const dim3 grid(std::min<size_t>(runs, pass.tiles), args.num_kv_heads, head_blocks);
-  return LaunchEarly(stream, grid, dim3(kThreads), bytes + p.stages * S::kStageBytes,
+  // All of it, also where less would do: a kernel's limit belongs to its device, not to this call.
+  return LaunchEarly(stream, grid, dim3(kThreads), kMostSharedBytes,
                      VotesKernel<T, kHeadDim, kWindow, kHeads>, p);
 }
 

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/cuda/device_prefill.h"
@@ -35,7 +36,9 @@ class DevicePromptReader final : public PromptReader {
   std::unique_ptr<const DeviceTransformer> model_;
   Stream stream_;
   std::unique_ptr<DevicePrefillEngine> engine_;
-  PinnedBuffer staging_;  // of what a reading copies to the host
+  // What a reading copies to the host goes to the last. The ones before it, together no larger,
+  // stay till the end: freeing pinned memory waits for the device, and so for transfers to peers.
+  std::vector<PinnedBuffer> staging_;
 };
 
 }  // namespace kvship::cuda

@@ -10,7 +10,8 @@
 namespace kvship::cuda {
 
 absl::StatusOr<std::unique_ptr<DevicePromptReading>> DevicePromptReading::Create(
-    DevicePrefillEngine& engine, int ordinal, PinnedBuffer& staging, const PrefillTask& task) {
+    DevicePrefillEngine& engine, int ordinal, std::vector<PinnedBuffer>& staging,
+    const PrefillTask& task) {
   const ModelConfig& config = engine.model().config();
   std::unique_ptr<DevicePromptReading> reading(new DevicePromptReading(engine, ordinal, staging));
   ASSIGN_OR_RETURN(reading->compressor_,
@@ -27,9 +28,9 @@ absl::StatusOr<std::unique_ptr<DevicePromptReading>> DevicePromptReading::Create
 }
 
 absl::Status DevicePromptReading::GrowStaging(size_t num_bytes) {
-  if (num_bytes <= staging_.num_bytes()) return absl::OkStatus();
-  // Seldom: each time waits for the device.
-  ASSIGN_OR_RETURN(staging_, PinnedBuffer::Create(std::bit_ceil(num_bytes)));
+  if (!staging_.empty() && num_bytes <= staging_.back().num_bytes()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(PinnedBuffer grown, PinnedBuffer::Create(std::bit_ceil(num_bytes)));
+  staging_.push_back(std::move(grown));
   return absl::OkStatus();
 }
 
@@ -66,15 +67,18 @@ absl::StatusOr<CompactLayer> DevicePromptReading::Compress(size_t, const TakeFra
   const size_t num_frames = compact.most_frames();
   std::vector<FrameStaging::BlockPtr> frames;
   if (num_frames > 0) frames = take_frames(num_frames);
-  RETURN_IF_ERROR(frames.empty() ? compact.CopyToHost(staging_.data())
-                                 : compact.LayIntoFrames(frames, staging_.data()));
-  RETURN_IF_ERROR(copied_.Record(engine_.stream()));
-  const absl::Status ahead = EnqueueAhead();
-  // Before the frames can go to others.
-  RETURN_IF_ERROR(copied_.Wait("compression"));
-  RETURN_IF_ERROR(ahead);
-  return frames.empty() ? compact.FromCopy(staging_.data())
-                        : compact.FromFrames(frames, staging_.data());
+  std::byte* staging = staging_.back().data();
+  absl::Status status =
+      frames.empty() ? compact.CopyToHost(staging) : compact.LayIntoFrames(frames, staging);
+  status.Update(copied_.Record(engine_.stream()));
+  if (status.ok()) {
+    status = EnqueueAhead();
+    status.Update(copied_.Wait("compression"));
+  } else {
+    cudaStreamSynchronize(engine_.stream());
+  }
+  RETURN_IF_ERROR(status);  // only now, when the frames can go to others
+  return frames.empty() ? compact.FromCopy(staging) : compact.FromFrames(frames, staging);
 }
 
 absl::StatusOr<Array<float>> DevicePromptReading::Logits(size_t) {

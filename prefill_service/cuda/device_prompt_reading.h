@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "compress/cuda/device_compressor.h"
@@ -17,12 +18,11 @@ namespace kvship::cuda {
 
 class DevicePromptReading final : public PromptReading {
  public:
-  // Borrows the engine, and `staging`, which readings of one engine share and make larger. The GPU
-  // `ordinal` is the engine's, and current.
-  static absl::StatusOr<std::unique_ptr<DevicePromptReading>> Create(DevicePrefillEngine& engine,
-                                                                     int ordinal,
-                                                                     PinnedBuffer& staging,
-                                                                     const PrefillTask& task);
+  // Borrows the engine, and `staging`, which readings of one engine share: the last is used, and
+  // larger ones are added. The GPU `ordinal` is the engine's, and current.
+  static absl::StatusOr<std::unique_ptr<DevicePromptReading>> Create(
+      DevicePrefillEngine& engine, int ordinal, std::vector<PinnedBuffer>& staging,
+      const PrefillTask& task);
 
   absl::StatusOr<Event> Step() override;
   absl::StatusOr<CompactLayer> Compress(size_t prompt, const TakeFrames& take_frames) override;
@@ -39,7 +39,7 @@ class DevicePromptReading final : public PromptReading {
     cuda::Event done;
   };
 
-  DevicePromptReading(DevicePrefillEngine& engine, int ordinal, PinnedBuffer& staging)
+  DevicePromptReading(DevicePrefillEngine& engine, int ordinal, std::vector<PinnedBuffer>& staging)
       : engine_(engine), ordinal_(ordinal), staging_(staging) {}
 
   // The next block, if there is one.
@@ -48,7 +48,7 @@ class DevicePromptReading final : public PromptReading {
 
   DevicePrefillEngine& engine_;
   const int ordinal_;
-  PinnedBuffer& staging_;
+  std::vector<PinnedBuffer>& staging_;
   size_t num_blocks_ = 0;
   size_t num_blocks_done_ = 0;
   std::unique_ptr<DeviceCompressor> compressor_;

@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <new>
+#include <stdexcept>
 #include <thread>
 #include <vector>
+
+#include "base/out_of_memory.h"
 
 namespace kvship {
 namespace {
@@ -39,6 +43,52 @@ TEST(ThreadPool, WakesAfterItsThreadsFellAsleep) {
 TEST(ThreadPool, ThreadNumbersStayBelowTheirCount) {
   ThreadPool pool(4);
   pool.ParallelForWithThread(500, [&](size_t, size_t thread) { ASSERT_LT(thread, 4u); });
+}
+
+TEST(ThreadPool, WhatABodyThrowsComesOutWhereTheLoopWasCalled) {
+  for (size_t thrower : {0, 1}) {
+    ThreadPool pool(2);
+    std::atomic<bool> thrown = false;
+    const absl::Status status = UnlessOutOfMemory([&] {
+      pool.ParallelForWithThread(2, [&](size_t, size_t thread) {
+        if (thread == thrower) {
+          thrown = true;
+          throw std::bad_alloc();
+        }
+        while (!thrown) std::this_thread::yield();
+      });
+      return absl::OkStatus();
+    });
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  }
+}
+
+TEST(ThreadPool, ThrowsOnlyWhenNoBodyRunsAnyMoreAndBeginsNoFurtherTask) {
+  ThreadPool pool(3);
+  for (int loop = 0; loop < 200; ++loop) {
+    std::atomic<size_t> begun = 0, ended = 0;
+    EXPECT_THROW(pool.ParallelFor(100000,
+                                  [&](size_t i) {
+                                    ++begun;
+                                    if (i % 2 == 1) throw std::runtime_error("odd");
+                                    std::this_thread::yield();
+                                    ++ended;
+                                  }),
+                 std::runtime_error);
+    // All but those that threw, one per thread at most.
+    EXPECT_LE(begun - ended, 3u);
+    EXPECT_LT(begun, 1000u);
+  }
+}
+
+TEST(ThreadPool, RunsTheNextLoopAsEverAfterOneThatThrew) {
+  ThreadPool pool(3);
+  for (int loop = 0; loop < 1000; ++loop) {
+    EXPECT_THROW(pool.ParallelFor(8, [](size_t) { throw std::bad_alloc(); }), std::bad_alloc);
+    std::atomic<size_t> sum = 0;
+    pool.ParallelFor(8, [&](size_t i) { sum += i; });
+    ASSERT_EQ(sum, 28u);
+  }
 }
 
 }  // namespace

@@ -8,72 +8,22 @@
 #include <limits>
 #include <numeric>
 
-#include "base/random.h"
 #include "kernels/attention.h"
 #include "kernels/scores.h"
 #include "kv/policies.h"
+#include "tests/compress/random_layer.h"
 
 namespace kvship {
 namespace {
-
-constexpr size_t kTokens = 150;
-constexpr KvShape kShape = {
-    .num_layers = 1, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 32};
-
-std::vector<float> RandomFloats(uint64_t seed, size_t num_elements) {
-  std::vector<float> out(num_elements);
-  for (size_t i = 0; i < num_elements; ++i) {
-    out[i] = static_cast<float>(2 * UniformUnit(seed, i) - 1);
-  }
-  return out;
-}
-
-// A finished layer of random queries, keys and values.
-struct Layer {
-  static constexpr size_t kHeads = kShape.num_kv_heads;
-  static constexpr size_t kQueryHeads = kShape.num_query_heads;
-  static constexpr size_t kDim = kShape.head_dim;
-
-  std::vector<float> queries = RandomFloats(1, kQueryHeads* kTokens* kDim);
-  std::vector<float> keys = RandomFloats(2, kHeads* kTokens* kDim);
-  std::vector<float> values = RandomFloats(3, kHeads* kTokens* kDim);
-  std::vector<float> query_mean = RandomFloats(4, kQueryHeads* kDim);
-  std::vector<float> query_covariance = RandomFloats(5, kQueryHeads* kDim* kDim);
-  std::vector<float> lse = std::vector<float>(kQueryHeads * kTokens);
-  std::vector<float> column_sums = std::vector<float>(kQueryHeads * kTokens);
-
-  LayerView View(const LayerNeeds& needs) {
-    Backend backend(1);
-    LayerView view;
-    view.keys = TensorView(keys.data(), {kHeads, kTokens, kDim});
-    view.values = TensorView(values.data(), {kHeads, kTokens, kDim});
-    const TensorView all_queries(queries.data(), {kQueryHeads, kTokens, kDim});
-    const TensorView all_lse(lse.data(), {kQueryHeads, kTokens});
-    EXPECT_TRUE(WindowLogSumExp(backend, all_queries, view.keys, kTokens, 0, all_lse).ok());
-    view.column_sums = TensorView(column_sums.data(), {kQueryHeads, kTokens});
-    EXPECT_TRUE(
-        WindowVotes(
-            backend,
-            {.q = all_queries, .keys = view.keys, .lse = all_lse, .votes = view.column_sums})
-            .ok());
-    const size_t window = needs.num_window_queries();
-    view.window_queries = all_queries.Slice(1, needs.window_begin, window);
-    view.window_lse = all_lse.Slice(1, needs.window_begin, window);
-    view.window_begin = needs.window_begin;
-    view.query_mean = TensorView(query_mean.data(), {kQueryHeads, kDim});
-    view.query_covariance = TensorView(query_covariance.data(), {kQueryHeads, kDim, kDim});
-    return view;
-  }
-};
 
 struct Outcome {
   KvPlan plan;
   Compressor::Result result;
 };
 
-Outcome Compress(Layer& layer, const CompressionOptions& options, size_t num_threads = 2) {
+Outcome Compress(RandomLayer& layer, const CompressionOptions& options, size_t num_threads = 2) {
   Backend backend(num_threads);
-  const auto plan = MakePlan(options, kShape, kTokens);
+  const auto plan = MakePlan(options, kShape, layer.num_tokens);
   EXPECT_TRUE(plan.ok()) << plan.status();
   auto compressor = Compressor::Create(options, kShape, *plan);
   EXPECT_TRUE(compressor.ok()) << compressor.status();
@@ -83,7 +33,7 @@ Outcome Compress(Layer& layer, const CompressionOptions& options, size_t num_thr
   return {*plan, *std::move(result)};
 }
 
-Outcome Compress(Layer& layer, const std::string& options) {
+Outcome Compress(RandomLayer& layer, const std::string& options) {
   const auto parsed = ParseCompression("encoder=f32," + options);
   EXPECT_TRUE(parsed.ok()) << parsed.status();
   return Compress(layer, *parsed);
@@ -122,7 +72,7 @@ std::vector<CompressionOptions> AllPolicies() {
 }
 
 // The share of the window's attention on the kept tokens of [begin, end), by the formula.
-double ShareOfAttention(Layer& layer, const Outcome& outcome, size_t head, size_t begin,
+double ShareOfAttention(RandomLayer& layer, const Outcome& outcome, size_t head, size_t begin,
                         size_t end) {
   const LayerView view = layer.View({.window_begin = 0, .window_end = kTokens});
   const std::vector<int32_t>& kept = outcome.result.positions[head];
@@ -146,7 +96,7 @@ double ShareOfAttention(Layer& layer, const Outcome& outcome, size_t head, size_
 }
 
 TEST(Compressor, KeepsWhatThePlanPromisesByEveryPolicy) {
-  Layer layer;
+  RandomLayer layer;
   for (const CompressionOptions& options : AllPolicies()) {
     SCOPED_TRACE(FormatCompression(options));
     const Outcome outcome = Compress(layer, options);
@@ -173,7 +123,7 @@ TEST(Compressor, KeepsWhatThePlanPromisesByEveryPolicy) {
 }
 
 TEST(Compressor, ReportsTheKeptShareOfTheWindowsAttentionByEveryPolicy) {
-  Layer layer;
+  RandomLayer layer;
   for (const CompressionOptions& options : AllPolicies()) {
     SCOPED_TRACE(FormatCompression(options));
     const Outcome outcome = Compress(layer, options);
@@ -192,7 +142,7 @@ TEST(Compressor, ReportsTheKeptShareOfTheWindowsAttentionByEveryPolicy) {
 }
 
 TEST(Compressor, ThreadsDoNotChangeWhatIsKeptByAnyPolicy) {
-  Layer layer;
+  RandomLayer layer;
   for (const CompressionOptions& options : AllPolicies()) {
     const Outcome one = Compress(layer, options, 1);
     const Outcome three = Compress(layer, options, 3);
@@ -202,7 +152,7 @@ TEST(Compressor, ThreadsDoNotChangeWhatIsKeptByAnyPolicy) {
 }
 
 TEST(Compressor, SurvivesKeysThatAreNotNumbers) {
-  Layer layer;
+  RandomLayer layer;
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const size_t num_keys : {size_t{1}, kTokens}) {
     std::fill_n(layer.keys.begin(), num_keys * kShape.head_dim, nan);
@@ -213,8 +163,23 @@ TEST(Compressor, SurvivesKeysThatAreNotNumbers) {
   }
 }
 
+TEST(Compressor, TellsOverflowedActivationsByMassesThatAreNotNumbers) {
+  for (const float overflowed : {std::nanf(""), HUGE_VALF}) {
+    RandomLayer layer;
+    // Of the last token, the first head's.
+    layer.queries[(kTokens - 1) * kShape.head_dim + 3] = overflowed;
+    for (const CompressionOptions& options : AllPolicies()) {
+      if (options.observe_end) continue;
+      const Outcome outcome = Compress(layer, options);
+      EXPECT_TRUE(std::isnan(outcome.result.compact.retained_mass[0]));
+      EXPECT_TRUE(std::isnan(outcome.result.compact.chosen_mass[0]));
+      EXPECT_FALSE(std::isnan(outcome.result.compact.retained_mass.back()));
+    }
+  }
+}
+
 TEST(Compressor, GathersTheKeptTokensIntoPages) {
-  Layer layer;
+  RandomLayer layer;
   const LayerView view = layer.View({});
   for (const char* options :
        {"window=16,budget_tokens=70,allocator=ada", "window=16,budget_tokens=70,window_encoder=f16",
@@ -259,8 +224,53 @@ TEST(Compressor, GathersTheKeptTokensIntoPages) {
   }
 }
 
+// Votes [4, num_keys] of all queries of a window at once, softmax over the keys [0, num_summed).
+std::vector<float> VotesAtOnce(const LayerView& view, size_t num_keys, size_t num_summed) {
+  Backend backend(2);
+  const size_t window = view.window_queries.dims[1];
+  std::vector<float> votes(4 * num_keys), lse(4 * window);
+  WindowVotesArgs args = {.q = view.window_queries,
+                          .keys = view.keys,
+                          .lse = TensorView(lse.data(), {4, window}),
+                          .first_position = view.window_begin,
+                          .votes = TensorView(votes.data(), {4, num_keys})};
+  EXPECT_TRUE(
+      WindowLogSumExp(backend, args.q, args.keys, num_summed, args.first_position, args.lse).ok());
+  EXPECT_TRUE(WindowVotes(backend, args).ok());
+  return votes;
+}
+
+TEST(SnapKv, AWindowOfSeveralPartsVotesAsOne) {
+  constexpr size_t kBegin = 100, kWindow = 2 * Compressor::kMostVoters + 88;
+  constexpr size_t kAll = kBegin + kWindow;
+  RandomLayer layer{.num_tokens = kAll};
+  const LayerView view = layer.View({.window_begin = kBegin, .window_end = kAll});
+  const std::vector<float> attention = VotesAtOnce(view, kAll, kAll);
+  for (const std::string softmax : {"all", "prefix"}) {
+    const Outcome outcome =
+        Compress(layer,
+                 "budget_tokens=64,recent_tokens=0,window_reduce=sum,group_reduce=sum,pool=none,"
+                 "observe_begin=100,softmax=" +
+                     softmax);
+    const std::vector<float> votes = VotesAtOnce(view, kBegin, softmax == "all" ? kAll : kBegin);
+    for (size_t h = 0; h < 2; ++h) {
+      double kept = 0, all = 0;
+      for (size_t i = 0; i < kAll; ++i) {
+        const double both = attention[2 * h * kAll + i] + attention[(2 * h + 1) * kAll + i];
+        const std::vector<int32_t>& positions = outcome.result.positions[h];
+        all += both;
+        if (std::binary_search(positions.begin(), positions.end(), int32_t(i))) kept += both;
+        if (i >= kBegin) continue;
+        EXPECT_EQ(outcome.result.scores[h][i],
+                  votes[2 * h * kBegin + i] + votes[(2 * h + 1) * kBegin + i]);
+      }
+      EXPECT_NEAR(outcome.result.compact.retained_mass[h], kept / all, 1e-6);
+    }
+  }
+}
+
 TEST(SnapKv, AWindowInsideThePromptVotesForWhatIsBeforeIt) {
-  Layer layer;
+  RandomLayer layer;
   const Outcome outcome = Compress(
       layer, "kernel=1,budget_tokens=70,observe_begin=100,observe_end=120,recent_tokens=8");
   const LayerView view = layer.View({.window_begin = 100, .window_end = 120});
@@ -287,7 +297,7 @@ TEST(SnapKv, AWindowInsideThePromptVotesForWhatIsBeforeIt) {
 }
 
 TEST(Tova, IsTheLastQuerysAttentionWhateverTheWindow) {
-  Layer layer;
+  RandomLayer layer;
   const Outcome outcome = Compress(layer, "scorer=tova,budget_tokens=70");
   const Outcome longer = Compress(layer, "scorer=tova,budget_tokens=70,window=64");
   EXPECT_EQ(outcome.result.scores, longer.result.scores);
@@ -299,7 +309,7 @@ TEST(Tova, IsTheLastQuerysAttentionWhateverTheWindow) {
 }
 
 TEST(H2o, NormalisedDividesByTheQueriesThatSeeTheKey) {
-  Layer layer;
+  RandomLayer layer;
   const std::string options = "scorer=h2o,budget_tokens=70,recent_tokens=0";
   const Outcome sums = Compress(layer, options);
   const Outcome means = Compress(layer, options + ",normalised=true");
@@ -313,7 +323,7 @@ TEST(H2o, NormalisedDividesByTheQueriesThatSeeTheKey) {
 }
 
 TEST(StreamingLlm, KeepsTheFirstAndTheLastWhateverRoomIsLeft) {
-  Layer layer;
+  RandomLayer layer;
   std::vector<int32_t> wanted(70);
   std::iota(wanted.begin(), wanted.end(), 0);
   for (size_t i = 4; i < 70; ++i) wanted[i] += kTokens - 70;
@@ -326,7 +336,7 @@ TEST(StreamingLlm, KeepsTheFirstAndTheLastWhateverRoomIsLeft) {
 }
 
 TEST(KeyDiff, PrefersKeysThatPointElsewhere) {
-  Layer layer;
+  RandomLayer layer;
   // All keys of the first head point one way, but for two: one the other way, one to nowhere.
   for (size_t i = 0; i < kTokens; ++i) {
     for (size_t d = 0; d < 32; ++d) {
@@ -344,7 +354,7 @@ TEST(KeyDiff, PrefersKeysThatPointElsewhere) {
 }
 
 TEST(Random, DrawsAnewForEachSeedAndHead) {
-  Layer layer;
+  RandomLayer layer;
   const Outcome first = Compress(layer, "scorer=random,budget_tokens=70");
   const Outcome again = Compress(layer, "scorer=random,budget_tokens=70");
   const Outcome other = Compress(layer, "scorer=random,budget_tokens=70,seed=1");

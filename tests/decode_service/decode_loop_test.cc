@@ -36,6 +36,17 @@ class LetterTokenizer final : public Tokenizer {
   Sha256Digest identity() const override { return {}; }
 };
 
+// Fails every step.
+class BrokenDecoder final : public Decoder {
+ public:
+  absl::Status CheckPlan(const KvPlan&) const override { return absl::OkStatus(); }
+  absl::Status Step(std::span<const Item>) override { return error; }
+  std::span<const float> logits(size_t) const override { return {}; }
+  int32_t drawn(size_t) const override { return 0; }
+
+  absl::Status error;
+};
+
 class DecodeLoopTest : public ::testing::Test {
  protected:
   // One request in the loop, and how it ended.
@@ -69,6 +80,15 @@ class DecodeLoopTest : public ::testing::Test {
     if (!session->ended()) loop_->Join(std::move(session));
   }
 
+  // What a request is told whose step fails with `error`.
+  absl::Status EndAfter(const absl::Status& error) {
+    broken_.error = error;
+    loop_ = std::make_unique<DecodeLoop>(broken_, node_.metrics, /*max_batch_sessions=*/1);
+    Request request;
+    Start(request, node_.Prompt(40, 13), kKeepAll, {.max_tokens = 5});
+    return Finish(request) ? request.end.status : absl::OkStatus();
+  }
+
   bool Finish(Request& request) {
     return request.reader.ReadUntil([&] { return request.ended.load(); }) &&
            (request.reader.Take(), true);
@@ -78,6 +98,7 @@ class DecodeLoopTest : public ::testing::Test {
   LetterTokenizer tokenizer_;
   Backend backend_{2};
   DecodeEngine engine_{*node_.model.transformer, backend_, Arithmetic::kFast};
+  BrokenDecoder broken_;
   std::unique_ptr<DecodeLoop> loop_;
 };
 
@@ -194,6 +215,20 @@ TEST_F(DecodeLoopTest, StepThatDoesNotEndIsToldAndForgottenWhenItEnds) {
   release.set_value();
   ASSERT_TRUE(Finish(request));
   EXPECT_TRUE(request.reader.ReadUntil([&] { return loop_->CheckProgress(kMost).ok(); }));
+}
+
+TEST_F(DecodeLoopTest, StepThatFailsIsLoggedAndNoMistakeOfTheCaller) {
+  ::testing::internal::CaptureStdout();
+  const absl::Status end = EndAfter(absl::InvalidArgumentError("head size 20"));
+  loop_.reset();
+  EXPECT_THAT(::testing::internal::GetCapturedStdout(),
+              HasSubstr("a decode step failed: INVALID_ARGUMENT: head size 20"));
+  EXPECT_EQ(end, absl::InternalError("head size 20"));
+}
+
+TEST_F(DecodeLoopTest, StepWithoutMemoryEndsItsRequestsAsSuch) {
+  const absl::Status full = absl::ResourceExhaustedError("no memory left");
+  EXPECT_EQ(EndAfter(full), full);
 }
 
 TEST_F(DecodeLoopTest, ForcedTokensAreOutputWithTheirLogprobs) {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "decode_service/prefill_fault.h"
 
 namespace kvship {
 namespace {
@@ -76,6 +77,12 @@ TEST_F(DecodeMetricsTest, MemoryIsSavedWhileACacheIsInUse) {
 TEST_F(DecodeMetricsTest, WhatAlertsWatchIsThereBeforeItHappens) {
   EXPECT_EQ(Value("requests_total{code=\"RESOURCE_EXHAUSTED\"}"), 0);
   EXPECT_EQ(Value("prefill_failures_total{code=\"DATA_LOSS\"}"), 0);
+  for (const PrefillFault fault :
+       {PrefillFault::kLost, PrefillFault::kBroken, PrefillFault::kFull, PrefillFault::kGaveUp,
+        PrefillFault::kDraining, PrefillFault::kMismatch}) {
+    const absl::string_view reason = NameOf(fault);
+    EXPECT_EQ(Value(absl::StrCat("prefill_retries_total{reason=\"", reason, "\"}")), 0) << reason;
+  }
   metrics_.CountPrefillFailure(absl::DataLossError("broken"));
   EXPECT_EQ(Value("prefill_failures_total{code=\"DATA_LOSS\"}"), 1);
 }

@@ -51,7 +51,7 @@ def test_the_program_knows_each_flag_and_its_value(name, role, tmp_path):
 
 
 def test_a_value_that_is_none_would_be_seen():
-    arguments = ["--drain_grace=soon", "--help"]
+    arguments = ["--drain_timeout=soon", "--help"]
     told = subprocess.run([program("decode"), *arguments], check=False, capture_output=True, text=True)
     assert "ERROR" in told.stderr
 
@@ -133,7 +133,7 @@ def test_both_pools_run_the_model_that_is_mounted(name):
 @each_pool
 def test_pods_are_given_longer_than_they_drain(name, role):
     given = flags(overlay(name), role)
-    drain = seconds(given["drain_timeout" if role == "prefill" else "drain_grace"])
+    drain = seconds(given["drain_timeout"])
     before = container(deployment(name, role))["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod_spec(deployment(name, role))["terminationGracePeriodSeconds"] >= before + drain + 10
 
@@ -141,7 +141,7 @@ def test_pods_are_given_longer_than_they_drain(name, role):
 @each_pool
 def test_no_request_may_take_longer_than_a_pod_drains(name, role):
     given = flags(overlay(name), role)
-    drain = seconds(given["drain_timeout" if role == "prefill" else "drain_grace"])
+    drain = seconds(given["drain_timeout"])
     asked = flags(overlay(name), "decode")
     assert drain >= max(seconds(asked["default_deadline"]), seconds(asked["http_deadline"]))
 

@@ -57,7 +57,7 @@ def test_the_health_check_asks_the_admin_port(services, name):
 @pytest.mark.parametrize("name", SERVICES)
 def test_containers_are_given_longer_than_they_drain(services, name):
     given = flags(services[name])
-    drain = seconds(given["drain_timeout" if name == "prefill" else "drain_grace"])
+    drain = seconds(given["drain_timeout"])
     assert seconds(services[name]["stop_grace_period"]) >= drain + 10
 
 

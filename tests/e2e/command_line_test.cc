@@ -5,10 +5,12 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "tests/e2e/processes.h"
 #include "tests/engine/model_files.h"
 #include "tests/needed.h"
@@ -112,6 +114,28 @@ TEST(CommandLineTest, TokensThatCannotBeSentAreRefusedByWhereTheyCameFrom) {
     EXPECT_THAT(RefusalOf({"models"}),
                 AllOf(HasSubstr("KVSHIP_API_TOKEN has byte 0x"), Not(HasSubstr(token))));
     unsetenv("KVSHIP_API_TOKEN");
+  }
+}
+
+TEST(CommandLineTest, NumbersOutOfRangeAreRefusedByTheFlagsName) {
+  for (const auto& [program, flag, wanted] :
+       {std::tuple{"kvship-prefill", "--max_queue_tokens=0", "at least 1"},
+        std::tuple{"kvship-prefill", "--go_timeout=-1s", "more than 0"},
+        std::tuple{"kvship-decode", "--default_max_tokens=0", "at least 1"},
+        std::tuple{"kvship-decode", "--max_batch_sessions=0", "at least 1"},
+        std::tuple{"kvship-decode", "--max_waiting_tokens=0", "at least 1"},
+        std::tuple{"kvship-decode", "--max_unread_tokens=0", "at least 1"},
+        std::tuple{"kvship-decode", "--max_http_requests=0", "at least 1"},
+        std::tuple{"kvship-decode", "--default_deadline=-1s", "more than 0"},
+        std::tuple{"kvship-decode", "--http_deadline=-1s", "more than 0"},
+        std::tuple{"kvship-decode", "--max_message_bytes=4294967295", "1 to 2147483647"},
+        std::tuple{"kvship-decode", "--max_message_bytes=4294967296", "1 to 2147483647"},
+        std::tuple{"kvship-decode", "--max_streams=0", "1 to 2147483647"}}) {
+    const std::pair<std::string, std::string> parts = absl::StrSplit(flag, '=');
+    Process server(program, {"--model=/nowhere", flag});
+    EXPECT_EQ(server.Wait(), 1);
+    EXPECT_THAT(server.Errors(),
+                HasSubstr(absl::StrCat(parts.first, " is ", parts.second, "; wanted ", wanted)));
   }
 }
 

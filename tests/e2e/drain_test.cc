@@ -112,7 +112,7 @@ TEST(DrainTest, RollingRestartOfTheDecodePoolLosesNoRequest) {
 }
 
 TEST(DrainTest, RunningStreamsEndAndNewRequestsAreRefused) {
-  Pools pools({"--drain_grace=1m"});  // as long as a client waits
+  Pools pools({"--drain_timeout=1m"});  // as long as a client waits
   ASSERT_TRUE(pools.WaitUntilReady());
   Server& decode = pools.decode(0);
   Readers readers(decode.address(), 16);  // together they take longer than the notice
@@ -133,7 +133,7 @@ TEST(DrainTest, RunningStreamsEndAndNewRequestsAreRefused) {
 }
 
 TEST(DrainTest, WaitIsBoundedAndWhatIsLeftIsToldToComeAgain) {
-  Pools pools({"--drain_grace=20ms"});
+  Pools pools({"--drain_timeout=20ms"});
   ASSERT_TRUE(pools.WaitUntilReady());
   Server& decode = pools.decode(0);
   Readers readers(decode.address(), 16);

@@ -25,11 +25,11 @@ constexpr char kJson[] = "application/json";
 
 // A decode node with its HTTP port.
 struct HttpNode {
-  explicit HttpNode(const Server& prefill, const std::string& grace)
+  explicit HttpNode(const Server& prefill, const std::string& drain_timeout)
       : decode("kvship-decode", kModel,
                {"--threads=1", absl::StrCat("--prefill=", prefill.address()),
                 absl::StrCat("--http=127.0.0.1:", http_port), "--served_model_name=tiny",
-                "--drain_grace=" + grace}) {}
+                "--drain_timeout=" + drain_timeout}) {}
 
   httplib::Result Post(const std::string& body) const {
     httplib::Client client("127.0.0.1", http_port);
@@ -119,7 +119,7 @@ TEST(HttpDrainTest, AnswersThatOutliveTheGraceAreToldToComeAgain) {
   Server prefill("kvship-prefill", kModel, {"--threads=1"});
   HttpNode node(prefill, "20ms");
   ASSERT_TRUE(prefill.WaitUntilReady() && node.decode.WaitUntilReady());
-  constexpr size_t kNumClients = 16;  // together they take longer than the grace
+  constexpr size_t kNumClients = 16;  // together they take longer than the drain
   struct Answer {
     int status = 0;  // 0: none
     std::string body;
@@ -142,7 +142,7 @@ TEST(HttpDrainTest, AnswersThatOutliveTheGraceAreToldToComeAgain) {
     EXPECT_THAT(answers[i].body, HasSubstr("send the request again"));
     EXPECT_THAT(answers[i].body, HasSubstr("service_unavailable_error"));
   }
-  std::cout << kNumClients << " answers over HTTP that outlived the grace were told to come again"
+  std::cout << kNumClients << " answers over HTTP that outlived the drain were told to come again"
             << std::endl;
 }
 

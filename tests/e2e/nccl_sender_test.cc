@@ -200,6 +200,17 @@ TEST_F(NcclSenderTest, AClientThatKnowsTheCommunicatorIsNotInvited) {
   EXPECT_THAT(channel->said(), IsEmpty());
 }
 
+TEST_F(NcclSenderTest, ABusyClientIsNotInvited) {
+  v1::NcclClient client;
+  client.set_gpu(kGpu + 1);
+  client.set_busy(true);
+  const auto channel = std::make_shared<NcclTestChannel<v1::NcclNotice>>();
+  const auto other =
+      NcclSender::Create(*prefill_.service, "decode.example", client, channel, [] {});
+  EXPECT_THAT(channel->said(), IsEmpty());
+  EXPECT_EQ(prefill_.Snapshot().peers.size(), 1);
+}
+
 TEST_F(NcclSenderTest, AnotherCallerCannotTakeAGpusPlace) {
   v1::NcclClient client;
   client.set_gpu(kGpu);

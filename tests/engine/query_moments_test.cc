@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numbers>
 
 #include "base/random.h"
 #include "engine/rope_table.h"
@@ -44,6 +45,42 @@ std::vector<double> TurnedByRope(const ModelConfig& config, const float* query, 
     for (size_t d = 0; d < 6; ++d) out[d] += q[d] / static_cast<double>(count);
   }
   return out;
+}
+
+TEST(MeanTurns, AreTheMeansOfTheTurns) {
+  constexpr double kPi = std::numbers::pi;
+  ModelConfig config;
+  config.rope_pairs = RopePairs::kHalves;
+  config.rope_frequencies = {0, 1e-300,  1e-12,   1e-5,           0.003,          0.1, 1,  3, kPi,
+                             4, 2 * kPi, 6 * kPi, 2 * kPi + 1e-9, 2 * kPi - 1e-9, 7,   100};
+  config.head_dim = 2 * config.rope_frequencies.size();
+  for (size_t begin : {0, 1, 4097, 1'000'000}) {
+    for (size_t count : {1, 2, 3, 512, 5000}) {
+      const std::vector<MeanTurn> turns = MeanTurns(config, begin, count);
+      for (size_t p = 0; p < turns.size(); ++p) {
+        double cosine = 0, sine = 0;
+        for (size_t i = begin; i < begin + count; ++i) {
+          const double angle = static_cast<double>(i) * config.rope_frequencies[p];
+          cosine += std::cos(angle) / static_cast<double>(count);
+          sine += std::sin(angle) / static_cast<double>(count);
+        }
+        // Both round angles of up to 10^8 to 53 bits.
+        EXPECT_NEAR(turns[p].cosine, cosine, 1e-7) << p << ": " << begin << ", " << count;
+        EXPECT_NEAR(turns[p].sine, sine, 1e-7) << p << ": " << begin << ", " << count;
+      }
+    }
+  }
+}
+
+TEST(MeanTurns, OfVeryManyPositionsTakeNoTime) {
+  ModelConfig config = SmallModel(RopePairs::kHalves);
+  config.rope_frequencies = {1.0, 1e-9, 0};
+  constexpr size_t kCount = size_t{1} << 50;  // years, one by one
+  const std::vector<MeanTurn> turns = MeanTurns(config, 100, kCount);
+  EXPECT_NEAR(turns[0].cosine, 0, 1e-14);  // they point everywhere
+  EXPECT_NEAR(turns[1].sine, 0, 1e-5);
+  EXPECT_EQ(turns[2].cosine, 1);
+  EXPECT_EQ(turns[2].sine, 0);
 }
 
 TEST(QueryMoments, AreThoseOfTheTurnedQueries) {

@@ -232,14 +232,6 @@ TEST(Tokenizer, TakesRunsOfAMillionBytes) {
   }
 }
 
-TEST(ByteAlphabet, FindsTheEndOfValidUtf8) {
-  EXPECT_EQ(ValidUtf8Bytes("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"), 10u);
-  for (const char* bad : {"\x80", "\xc0\xaf", "\xc3", "\xe0\x80\xaf", "\xed\xa0\x80", "\xe2\x82",
-                          "\xf0\x80\x80\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80"}) {
-    EXPECT_EQ(ValidUtf8Bytes(std::string("12345678ab") + bad), 10u);
-  }
-}
-
 TEST(ByteAlphabet, GivesEveryByteBack) {
   for (int byte = 0; byte < 256; ++byte) {
     const std::string character = ByteCharacter(static_cast<unsigned char>(byte));

@@ -250,7 +250,7 @@ def test_a_deadline_of_the_request_lengthens_none_of_the_server(start_decode):
 
 
 def test_drain_lets_the_running_stream_end_and_refuses_others(start_decode):
-    server, api = start_decode("--drain-grace=2m")
+    server, api = start_decode("--drain-timeout=2m")
     stream = api.complete("Once", max_tokens=500, stream=True, extra_body={"ignore_eos": True})
     next(stream)
     server.signal_group(15)

@@ -9,7 +9,9 @@
 namespace kvship {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Pair;
 
 TEST(CompressionOptions, TextFormComesBackTheSame) {
   auto options = ParseCompression(
@@ -42,6 +44,16 @@ TEST(CompressionOptions, ABudgetReplacesTheOtherKindOfBudget) {
   EXPECT_EQ(tokens->budget_ratio, 0);
 }
 
+TEST(CompressionOptions, SpacesAroundNamesAndValuesDoNotCount) {
+  EXPECT_THAT(SplitCompression(" scorer = snapkv ,, kernel=7,seed = 1=2 , window"),
+              ElementsAre(Pair("scorer", "snapkv"), Pair("kernel", "7"), Pair("seed", "1=2"),
+                          Pair("window", "")));
+}
+
+TEST(CompressionOptions, TheWidestPoolingIsTaken) {
+  EXPECT_EQ(ParseCompression("kernel=1023")->kernel, kMostPoolingKernel);
+}
+
 struct WrongCase {
   const char* text;
   const char* says;
@@ -61,6 +73,8 @@ INSTANTIATE_TEST_SUITE_P(
         WrongCase{"scorer=magic", "scorer is 'magic'; wanted one of keep_all, snapkv"},
         WrongCase{"kernel=4", "kernel is '4'; wanted an odd number"},
         WrongCase{"kernel=0", "kernel is '0'; wanted an odd number"},
+        WrongCase{"kernel=1025", "kernel is '1025'; wanted an odd number up to 1023"},
+        WrongCase{"kernel=1073741823", "kernel is '1073741823'; wanted an odd number up to 1023"},
         WrongCase{"window=0", "window is '0'; wanted at least 1"},
         WrongCase{"budget_tokens=32", "budget_tokens is '32'; wanted more than the 32 tokens"},
         WrongCase{"budget_tokens=40,sinks=8", "budget_tokens is '40'; wanted more than the 40"},
@@ -82,6 +96,9 @@ INSTANTIATE_TEST_SUITE_P(
         WrongCase{"normalised=maybe", "one of true, false"},
         WrongCase{"window_encoder=int4", "window_encoder is 'int4'; wanted one of f32, f16, bf16"},
         WrongCase{"observe_begin=here", "observe_begin is 'here'; wanted a position"},
+        WrongCase{"observe_begin=-9223372036854775808",
+                  "'-9223372036854775808'; wanted a position"},
+        WrongCase{"observe_end=-1073741825", "'-1073741825'; wanted a position"},
         WrongCase{"scorer=tova,observe_end=-5", "wanted neither with scorer tova"}));
 
 // What does not go together is refused with the reason.

@@ -259,11 +259,22 @@ TEST_F(FramesTest, AMissingLayerIsSeen) {
 
 TEST_F(FramesTest, AMassThatIsNoShareIsSeen) {
   std::vector<LayerFrames> layers = CutAll();
-  layers[0].header.retained_mass[1] = std::numeric_limits<float>::quiet_NaN();
-  ExpectFault(layers, "retained_mass");
+  layers[0].header.retained_mass[1] = 1.01f;
+  ExpectFault(layers, "retained_mass of 1.01");
   layers = CutAll();
   layers[0].header.chosen_mass.pop_back();
   ExpectFault(layers, "chosen_mass");
+}
+
+TEST_F(FramesTest, AnOverflowOfTheModelIsNoFaultOfTheNode) {
+  LayerHeader header = CutAll()[0].header;
+  header.chosen_mass[1] = std::numeric_limits<float>::quiet_NaN();
+  CacheReceiver receiver(*cache_);
+  const absl::Status status = receiver.BeginLayer(header);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("chosen_mass of layer 0 head 1 is not a number: the model's activations"));
+  EXPECT_EQ(receiver.Finish({}), status);
 }
 
 TEST_F(FramesTest, PositionsThatDoNotAscendAreSeen) {

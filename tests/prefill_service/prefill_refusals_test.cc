@@ -63,9 +63,9 @@ TEST_F(PrefillRefusalsTest, AnotherPlanIsRefusedWithAReason) {
 
 TEST_F(PrefillRefusalsTest, WrongFieldsAreNamed) {
   ExpectWrong("tokens", "is empty", [](auto& begin) { begin.clear_tokens(); });
-  ExpectWrong("tokens", "has id 320 at index 7; wanted ids below the vocabulary's 320",
+  ExpectWrong("tokens[7]", "tokens[7] is 320; wanted an id below the vocabulary's 320",
               [](auto& begin) { begin.set_tokens(7, 320); });
-  ExpectWrong("tokens", "has id 4294967295", [](auto& begin) { begin.set_tokens(0, UINT32_MAX); });
+  ExpectWrong("tokens[0]", "is 4294967295", [](auto& begin) { begin.set_tokens(0, UINT32_MAX); });
   ExpectWrong("tokens", "fewer than the model's context of 2048",
               [](auto& begin) { begin.mutable_tokens()->Resize(2048, 1); });
   ExpectWrong("forced_token", "is 320", [](auto& begin) { begin.set_forced_token(320); });
@@ -73,7 +73,7 @@ TEST_F(PrefillRefusalsTest, WrongFieldsAreNamed) {
     begin.clear_transports();
     begin.add_transports("nccl");
   });
-  ExpectWrong("request_id", "has 65 bytes; wanted at most 64",
+  ExpectWrong("request_id", "is a text of 65 bytes; wanted at most 64",
               [](auto& begin) { begin.set_request_id(std::string(65, 'x')); });
   ExpectWrong("logprobs", "21", [](auto& begin) { begin.set_logprobs(21); });
   ExpectWrong("sampling", "temperature", [](auto& begin) {
@@ -152,7 +152,7 @@ TEST(PrefillQueue, RefusesPastItsBoundsWithADelay) {
 }
 
 TEST(PrefillQueue, RefusesForGoodWhatAloneExceedsTheMemoryForRuns) {
-  const size_t room = PrefillRun::BytesFor(TinyModel().config(), 500);
+  const size_t room = PrefillRun::BytesFor(TinyModel().config(), 500, {});
   PrefillNode node({.max_active_bytes = room});
   const auto ask = [&node](size_t num_tokens) {
     return CollectedCall::Start(node, node.Begin(RandomTokens(num_tokens, 3), "scorer=keep_all"),
@@ -165,6 +165,20 @@ TEST(PrefillQueue, RefusesForGoodWhatAloneExceedsTheMemoryForRuns) {
   EXPECT_THAT(std::string(status.message()),
               HasSubstr(absl::StrCat("wanted at most the ", room, " of")));
   EXPECT_EQ(ask(500), absl::OkStatus());
+}
+
+TEST(PrefillQueue, TheQueriesOfAWindowCountAsMemory) {
+  const ModelConfig config = TinyModel().config();
+  const size_t votes = 500 * config.num_query_heads * sizeof(float);
+  const LayerNeeds needs = {.window_begin = 468, .window_end = 500};
+  PrefillNode node({.max_active_bytes = PrefillRun::BytesFor(config, 500, needs) + votes});
+  const auto ask = [&node](const char* compression) {
+    return CollectedCall::Start(node, node.Begin(RandomTokens(500, 3), compression), {})
+        ->WaitUntilClosed();
+  };
+  EXPECT_EQ(ask("budget_tokens=64,window=32"), absl::OkStatus());
+  const char* const longest = "budget_tokens=64,observe_begin=1,recent_tokens=0";
+  EXPECT_EQ(ReasonOf(ask(longest)), kContextLengthExceeded);
 }
 
 TEST(PrefillQueue, EndsAllThatRunsWhereItsTimeIsUp) {

@@ -110,7 +110,7 @@ TEST_F(PrefillTurns, AClientThatDoesNotSayGoHoldsUpNobody) {
 }
 
 TEST_F(PrefillTurns, RunsThatDoNotFitIntoMemoryTogetherComeOneAfterTheOther) {
-  const size_t room = PrefillRun::BytesFor(TinyModel().config(), 500);
+  const size_t room = PrefillRun::BytesFor(TinyModel().config(), 500, {});
   PrefillNode node({.max_active_bytes = room}, kModelTimes, kBlockTokens);
   const auto first = Ask(node, 450, /*says_go=*/false);
   ASSERT_TRUE(first->WaitFor(Kind::kReady));

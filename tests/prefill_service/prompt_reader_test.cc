@@ -113,5 +113,30 @@ TEST_F(PromptReaderTest, ADeviceWithoutRoomIsNoFaultOfTheNode) {
   EXPECT_EQ(channel->WaitUntilClosed(), absl::ResourceExhaustedError("no room"));
 }
 
+TEST(HostPromptReader, VotesOfALongWindowComeInSteps) {
+  TinyModel model;
+  Backend backend(1);
+  HostPromptReader reader(model.transformer(), backend, {.block_tokens = 256});
+  PrefillTask task;
+  task.tokens = RandomTokens(700, 1);
+  task.compression = *ParseCompression("observe_begin=1,recent_tokens=0,budget_tokens=64");
+  task.plan = *MakePlan(task.compression, ShapeOf(model.config()), 700);
+  const PrefillTask* const tasks[] = {&task};
+  const auto reading = *reader.Begin(tasks);
+  for (size_t layer = 0; layer < model.config().num_layers; ++layer) {
+    // Three blocks of the prompt's tokens, and three of the 699 that vote, of which the first comes
+    // with the last of the others.
+    for (int step = 0; step < 4; ++step) {
+      EXPECT_EQ(*reading->Step(), PromptReading::Event::kBlockDone);
+      EXPECT_LT(reading->fraction(), 1);
+      EXPECT_FALSE(reading->done());
+    }
+    EXPECT_EQ(*reading->Step(), PromptReading::Event::kLayerDone);
+    EXPECT_EQ(reading->Compress(0, {})->kept_tokens[0], 64u);
+  }
+  EXPECT_TRUE(reading->done());
+  EXPECT_EQ(reading->fraction(), 1);
+}
+
 }  // namespace
 }  // namespace kvship

@@ -109,7 +109,8 @@ TEST(CompressionText, SetsOnlyWhatItNames) {
 
 TEST(CompressionText, WhatIsWrongIsRefused) {
   for (const char* text : {"scorer=best", "window", "window=x", "unknown=1", "kernel=-1",
-                           "window=3,window=4", "budget_tokens=3,budget_ratio=0.5"}) {
+                           "window=3,window=4", "budget_tokens=3,budget_ratio=0.5",
+                           "observe_begin=-9223372036854775808", "observe_end=1073741825"}) {
     EXPECT_EQ(CompressionFromText(text).status().code(), absl::StatusCode::kInvalidArgument)
         << text;
   }

@@ -49,6 +49,23 @@ TEST(Readiness, TellsWhatTheCheckSays) {
   EXPECT_EQ(readiness.Check(), absl::UnavailableError("stuck"));
 }
 
+TEST(RpcServer, RefusesBoundsThatGrpcCannotHold) {
+  const Readiness readiness;
+  const auto start = [&](size_t max_message_bytes, size_t max_streams) {
+    RpcServer::Options options;
+    options.listen = "127.0.0.1:0";
+    options.max_message_bytes = max_message_bytes;
+    options.max_streams = max_streams;
+    return RpcServer::Start(options, {}, {}, readiness).status();
+  };
+  const auto refusal = [](const char* message) { return absl::InvalidArgumentError(message); };
+  EXPECT_EQ(start(0, 1), refusal("max_message_bytes is 0; wanted 1 to 2147483647"));
+  EXPECT_EQ(start(size_t{1} << 32, 1),
+            refusal("max_message_bytes is 4294967296; wanted 1 to 2147483647"));
+  EXPECT_EQ(start(1, 0), refusal("max_streams is 0; wanted 1 to 2147483647"));
+  EXPECT_EQ(start(1, UINT32_MAX), refusal("max_streams is 4294967295; wanted 1 to 2147483647"));
+}
+
 class AdminServerTest : public ::testing::Test {
  protected:
   AdminServerTest()

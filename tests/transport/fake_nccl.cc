@@ -184,8 +184,18 @@ size_t FakeNccl::Gpu::num_aborts() const {
   return num_aborts_;
 }
 
+uint64_t FakeNccl::num_unique_ids() const {
+  const std::lock_guard lock(mutex_);
+  return num_ids_;
+}
+
 absl::StatusOr<NcclUniqueId> FakeNccl::Gpu::NewUniqueId() {
-  const std::lock_guard lock(network_.mutex_);
+  std::unique_lock lock(network_.mutex_);
+  if (const auto run = std::exchange(on_next_unique_id_, nullptr)) {
+    lock.unlock();
+    run();
+    lock.lock();
+  }
   NcclUniqueId id = {};
   const uint64_t number = ++network_.num_ids_;
   std::memcpy(id.data(), &number, sizeof number);

@@ -33,6 +33,7 @@ class FakeNccl {
   // From the moment both ends have issued an operation until it has ended; warm-ups
   // take no time.
   void SetTransferTime(absl::Duration time);
+  uint64_t num_unique_ids() const;
   // What was done that must not be: allocating beside a kernel that waits for its peer, counts that
   // differ, calls after an abort or from two threads, ...
   std::vector<std::string> violations() const;
@@ -86,6 +87,9 @@ class FakeNccl::Gpu : public NcclLibrary, public std::enable_shared_from_this<Gp
   // Drain fails: nobody knows whether the device has stopped.
   void SetDrainFault(const absl::Status& status) { Set(drain_fault_, status); }
 
+  // Runs within the next NewUniqueId, as if another thread had come first.
+  void OnNextUniqueId(std::function<void()> run) { Set(on_next_unique_id_, run); }
+
   // From here on all calls come from another thread.
   void MoveToAnotherThread() { Set(thread_, std::thread::id()); }
 
@@ -118,6 +122,7 @@ class FakeNccl::Gpu : public NcclLibrary, public std::enable_shared_from_this<Gp
   bool dead_ = false;
   bool peers_see_it_ = false;
   absl::Status connect_fault_;
+  std::function<void()> on_next_unique_id_;
   absl::Status drain_fault_;
   bool never_connects_ = false;
   bool aborts_hang_ = false;

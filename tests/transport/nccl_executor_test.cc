@@ -170,20 +170,54 @@ TEST_F(NcclTest, TheLeastRecentlyUsedGoesWhenMemoryIsShort) {
   NcclNode& c = NewNode("c");
   Connect(prefill, a);
   Connect(prefill, b);
-  Pass(absl::Milliseconds(1));
+  Pass(absl::Seconds(20));
   Begin(prefill, a, 10, 1);
   Settle();
+  Pass(absl::Seconds(9));
+  EXPECT_TRUE(absl::IsUnavailable(prefill.executor->Invite("c").status()));
+  EXPECT_FALSE(prefill.executor->MayConnect("c").ok()) << "both were used in the last 30 s";
+  EXPECT_TRUE(prefill.executor->MayConnect("b").ok()) << "whose own place it takes";
+  Pass(absl::Seconds(1));
   Connect(prefill, c);
   EXPECT_EQ(prefill.StateOf(a), NcclState::kReady);
   EXPECT_EQ(prefill.StateOf(b), NcclState::kAbsent);
   EXPECT_EQ(prefill.gpu->most_communicators(), 2);
   EXPECT_EQ(prefill.counters().evictions, 1);
   // b has not noticed; the next invitation replaces what it has.
+  Pass(absl::Seconds(30));
   Connect(prefill, b);
   EXPECT_EQ(prefill.counters().rebuilds, 1);
   TestTransfer* transfer = Begin(prefill, b, 10, 1);
   Settle();
   EXPECT_TRUE(Moved(*transfer));
+}
+
+TEST_F(NcclTest, AnIdThatCouldNotBeSentGoesToTheNextPeer) {
+  NcclNode& prefill = NewNode("prefill");
+  NewNode("a");
+  NewNode("b");
+  std::optional<absl::StatusOr<NcclUniqueId>> other;
+  prefill.gpu->OnNextUniqueId([&] { other = prefill.executor->Invite("b"); });
+  EXPECT_TRUE(absl::IsUnavailable(prefill.executor->Invite("a").status()));
+  ASSERT_TRUE(other.has_value() && other->ok());
+  prefill.executor->Break("b", NcclCommunicatorNumber(**other), absl::CancelledError("refused"));
+  Pass(absl::Seconds(1));
+  ASSERT_TRUE(prefill.executor->Invite("a").ok());
+  EXPECT_EQ(network_.num_unique_ids(), 2);
+}
+
+TEST_F(NcclTest, WhoCannotBeReachedIsTriedEverMoreSeldom) {
+  NcclNode& prefill = NewNode("prefill");
+  absl::Duration last;
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(prefill.executor->Invite("nobody").ok());
+    Pass(absl::Seconds(5));
+    const absl::Time failed = now_;
+    while (!prefill.executor->MayConnect("nobody").ok()) Pass(absl::Seconds(1));
+    last = now_ - failed;
+  }
+  EXPECT_EQ(last, absl::Hours(1));
+  EXPECT_EQ(prefill.counters().connect_failures, 20);
 }
 
 TEST_F(NcclTest, GivesWayToAFasterTransportAndTriesAgain) {

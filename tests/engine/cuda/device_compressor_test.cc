@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "kv/policies.h"
 #include "kv/pool.h"
 #include "kv/sequence.h"
@@ -217,6 +219,23 @@ TEST_F(DeviceCompressorTest, PagesGoToThePoolAsFromTheWire) {
   }
 }
 
+TEST_F(DeviceCompressorTest, TellsOverflowedActivationsByMassesThatAreNotNumbers) {
+  constexpr size_t kWindow = 16;
+  for (const char* text : {"budget_tokens=60,window=16,encoder=f16",
+                           "scorer=knorm,allocator=mass,budget_tokens=60,window=16,encoder=f16"}) {
+    Sides sides(text);
+    const Layer layer(sides.dtype, 0, kTokens - kWindow, kWindow);
+    const DeviceArray<uint16_t> queries(std::vector<uint16_t>(
+        kShape.num_query_heads * kWindow * kShape.head_dim, BitsOf(sides.dtype, std::nanf(""))));
+    DeviceLayerView view = layer.device();
+    view.window_queries = reinterpret_cast<const std::byte*>(queries.data());
+    ASSERT_EQ(sides.device->Compress(view), absl::OkStatus());
+    for (float mass : ToHost(sides.device->compact()).retained_mass) {
+      EXPECT_TRUE(std::isnan(mass)) << text << ": " << mass;
+    }
+  }
+}
+
 // No device is asked.
 TEST(DeviceCompressor, WhatOnlyTheCpuDoesIsRefusedByName) {
   CompressionOptions options = ParseCompression("budget_tokens=64,encoder=bf16").value();
@@ -232,6 +251,11 @@ TEST(DeviceCompressor, WhatOnlyTheCpuDoesIsRefusedByName) {
               testing::HasSubstr("compression.scorer is vnorm; wanted snapkv, h2o, tova"));
   plan.budgets[1].recent_tokens = 500;
   EXPECT_THAT(message(), testing::HasSubstr("compression.recent_tokens is 500; wanted less than"));
+  options.scorer = "snapkv";
+  options.observe_begin = 1;
+  options.recent_tokens = 0;
+  plan = MakePlan(options, kShape, 65538).value();
+  EXPECT_THAT(message(), testing::HasSubstr("compression.window is 65537; wanted at most 65536"));
 }
 
 TEST(DeviceCompressor, EveryScorerOfTheRegistryRunsOnAGpu) {

@@ -320,6 +320,7 @@ using cudaEvent_t = kvship::emulation::Event*;
 using cudaGraph_t = kvship::emulation::Graph*;
 using cudaGraphExec_t = kvship::emulation::Graph*;
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
+inline constexpr unsigned cudaEventBlockingSync = 1;
 inline constexpr unsigned cudaEventDisableTiming = 2;
 
 inline cudaError_t cudaStreamCreate(cudaStream_t* stream) {
@@ -331,7 +332,11 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 inline constexpr unsigned cudaStreamNonBlocking = 1;
-inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+inline cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  *least = *greatest = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
   return cudaStreamCreate(stream);
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
