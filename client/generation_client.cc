@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -19,6 +20,9 @@
 
 namespace kvship {
 namespace {
+
+// gRPC's words for a message that its receiver does not take.
+constexpr char kTooLarge[] = "message larger than max";
 
 // Prompts are long; answers come token by token.
 constexpr int kMostSentBytes = -1;
@@ -62,9 +66,12 @@ absl::Status EndByGrpc(const grpc::Status& status, const std::string& server,
           " does not serve this call of kvship.v1.GenerationService; wanted a decode node's "
           "address (is this a prefill node's?)"));
     case grpc::StatusCode::RESOURCE_EXHAUSTED:
-      // Not a want of room, which passes.
-      return absl::FailedPreconditionError(absl::StrCat(
-          "a message, most likely the request, is too large for its receiver: ", message));
+      // Not for want of room, which passes, as with gRPC's other such ends.
+      if (absl::StrContains(message, kTooLarge)) {
+        return absl::FailedPreconditionError(absl::StrCat(
+            "a message, most likely the request, is too large for its receiver: ", message));
+      }
+      [[fallthrough]];
     case grpc::StatusCode::DEADLINE_EXCEEDED:
       return absl::DeadlineExceededError(
           absl::StrCat("the timeout of ", absl::FormatDuration(timeout), " has passed"));

@@ -45,9 +45,10 @@ void AnswerEndlessLine(HttpConnection& connection) {
 
 OpenAiError UnreadableHttpRequest(int http_status) {
   if (http_status == kUrlTooLong) {
-    return InvalidOpenAiRequest(absl::StrCat("the request's URL is too long; wanted at most ",
-                                             CPPHTTPLIB_REQUEST_URI_MAX_LENGTH, " bytes"),
-                                http_status);
+    return InvalidOpenAiRequest(
+        absl::StrCat("the request's line, with the URL, is too long; wanted at most ",
+                     CPPHTTPLIB_REQUEST_URI_MAX_LENGTH, " bytes"),
+        http_status);
   }
   if (HttpServer::connection().has_read_all_allowed()) {
     return InvalidOpenAiRequest(absl::StrCat("the request's headers are too long; wanted at most ",

@@ -142,7 +142,7 @@ def test_the_bound_of_a_url_is_named(api, length):
     answer = raw_answer(api, b"GET /" + b"a" * length + b" HTTP/1.1\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 414 ")
     message = json.loads(answer.split(b"\r\n\r\n")[1])["error"]["message"]
-    assert message == "the request's URL is too long; wanted at most 8192 bytes"
+    assert message == "the request's line, with the URL, is too long; wanted at most 8192 bytes"
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])

@@ -143,7 +143,7 @@ TEST_F(HttpBodyTest, BoundsOfWhatStandsBeforeTheBodyAreNamed) {
   for (const size_t num_bytes : {9000, 60'000, 100'000}) {
     EXPECT_THAT(
         AnswerTo(with_url(num_bytes)),
-        AllOf(StartsWith("HTTP/1.1 414 "), HasSubstr("URL is too long; wanted at most 8192")))
+        AllOf(StartsWith("HTTP/1.1 414 "), HasSubstr("the URL, is too long; wanted at most 8192")))
         << num_bytes;
   }
   std::string headers;

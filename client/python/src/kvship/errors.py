@@ -74,15 +74,15 @@ _KINDS: dict[grpc.StatusCode, type[Error]] = {
 }
 
 
-# What gRPC says by itself, where other things are meant. Servers' own errors have details.
-_GRPC_KINDS: dict[grpc.StatusCode, tuple[type[Error], str]] = {
-    # Not a want of room, which passes.
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (
-        NotServable, "a message, most likely the request, is too large for its receiver"),
-    grpc.StatusCode.UNIMPLEMENTED: (
-        Error, "the server does not serve this call of kvship.v1.GenerationService; wanted a decode node's address (is this a "
-               "prefill node's?)"),
-}
+def _from_grpc(code: grpc.StatusCode, message: str) -> Error | None:
+    """What gRPC says by itself, where other things are meant. Servers' own errors have details."""
+    # Not for want of room, which passes, as with gRPC's other such ends.
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in message:
+        return NotServable(code, f"a message, most likely the request, is too large for its receiver: {message}")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return Error(code, "the server does not serve this call of kvship.v1.GenerationService; wanted a decode node's address "
+                           f"(is this a prefill node's?): {message}")
+    return None
 
 
 def from_rpc(error: Any, cancelled: bool = False) -> Error:
@@ -94,9 +94,8 @@ def from_rpc(error: Any, cancelled: bool = False) -> Error:
     message = error.details() or code.name
     metadata = dict(error.trailing_metadata() or ())
     details = metadata.get("grpc-status-details-bin", b"")
-    if not details and code in _GRPC_KINDS:
-        kind, explained = _GRPC_KINDS[code]
-        return kind(code, f"{explained}: {message}")
+    if not details and (explained := _from_grpc(code, message)) is not None:
+        return explained
     made = _KINDS.get(code, Error)(code, message)
     if isinstance(made, InvalidRequest):
         made.violations = tuple(Violation(field, text) for field, text in field_violations(details))
