@@ -82,16 +82,16 @@ class BodyReader {
   std::optional<OpenAiError> ReadChunks() {
     std::string line;
     while (true) {
-      if (const auto error = ReadLine(&line)) return error;
+      if (auto error = ReadLine(&line)) return error;
       const std::optional<uint64_t> num_bytes = ChunkBytes(line);
       if (!num_bytes) return BadChunk("a chunk's size in hexadecimal");
       if (*num_bytes == 0) break;
-      if (const auto error = Read(*num_bytes)) return error;
-      if (const auto error = ReadLine(&line)) return error;
+      if (auto error = Read(*num_bytes)) return error;
+      if (auto error = ReadLine(&line)) return error;
       if (!line.empty()) return BadChunk("a line end after a chunk");
     }
     do {  // trailers, which mean nothing here
-      if (const auto error = ReadLine(&line)) return error;
+      if (auto error = ReadLine(&line)) return error;
     } while (!line.empty());
     return std::nullopt;
   }
