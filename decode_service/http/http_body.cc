@@ -38,7 +38,7 @@ bool IsJson(absl::string_view content_type) {
 // The first coding of the body that is one; empty if there is none.
 std::string ContentEncoding(const httplib::Request& request) {
   for (size_t i = 0; i < request.get_header_value_count("Content-Encoding"); ++i) {
-    const std::string coding = request.get_header_value("Content-Encoding", i);
+    std::string coding = request.get_header_value("Content-Encoding", i);
     if (!coding.empty() && !absl::EqualsIgnoreCase(coding, "identity")) return coding;
   }
   return "";

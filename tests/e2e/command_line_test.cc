@@ -72,7 +72,7 @@ TEST(CommandLineTest, HelpIsACommandToo) {
 // What `kvship` says of these flags, without having asked a server.
 std::string RefusalOf(std::vector<std::string> flags) {
   flags.push_back("--server=127.0.0.1:1");
-  Process program("kvship", std::move(flags));
+  Process program("kvship", flags);
   EXPECT_EQ(program.Wait(), 1);
   return program.Errors();
 }
