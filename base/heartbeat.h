@@ -1,5 +1,6 @@
-// Heartbeat tells how long a thread has given no sign of life. Thread safe, and never waits: who
-// looks after a thread that is stuck must not get stuck on what it holds.
+// Heartbeat tells how long a thread has given no sign of life, and whether what it works with is
+// lost. Thread safe, and never waits: who looks after a thread that is stuck must not get stuck on
+// what it holds.
 #pragma once
 
 #include <atomic>
@@ -8,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
@@ -21,6 +23,20 @@ class Heartbeat {
   // Of the thread that is watched.
   void Beat() { last_.store(Now(), std::memory_order_relaxed); }
 
+  // The device is lost: the thread goes on, but its work will fail for good.
+  void LoseDevice() { device_lost_.store(true, std::memory_order_relaxed); }
+
+  // OK; Unavailable if `thread` has been silent for `most`, so long as it is; Internal, for good,
+  // if its device is lost. `thread` is its name for people.
+  absl::Status Check(absl::string_view thread, absl::Duration most) const {
+    if (device_lost_.load(std::memory_order_relaxed)) {
+      return absl::InternalError("the GPU is lost: the process has to be started anew");
+    }
+    if (silence() < most) return absl::OkStatus();
+    return absl::UnavailableError(absl::StrFormat("%s has been in one step for %.0f s", thread,
+                                                  absl::ToDoubleSeconds(silence())));
+  }
+
   // Since the last beat, or since it was made.
   absl::Duration silence() const {
     return absl::Nanoseconds(Now() - last_.load(std::memory_order_relaxed));
@@ -31,6 +47,7 @@ class Heartbeat {
   static int64_t Now() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
 
   std::atomic<int64_t> last_{Now()};
+  std::atomic<bool> device_lost_{false};
 };
 
 // Whether a thread that is silent for `timeout` is stuck, and not just waiting for work.

@@ -6,6 +6,7 @@
 #include "client/commands.h"
 #include "client/progress_line.h"
 #include "client/report_text.h"
+#include "client/request_text.h"
 
 namespace kvship {
 namespace {
@@ -59,6 +60,10 @@ absl::Status ChatCommand::Run(GenerationClient& client) const {
     line = text;
     while (!line.empty() && line.back() == '\n') line.pop_back();
     if (line.empty()) continue;
+    if (const absl::Status status = CheckUtf8("the line", line); !status.ok()) {
+      std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+      continue;
+    }
     v1::ChatMessage& user = *conversation.mutable_chat()->add_messages();
     user.set_role("user");
     user.set_content(line);

@@ -3,12 +3,15 @@
 #include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 #include <utility>
 
-#include "absl/strings/cord.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
@@ -17,6 +20,9 @@
 
 namespace kvship {
 namespace {
+
+// gRPC's words for a message that its receiver does not take.
+constexpr char kTooLarge[] = "message larger than max";
 
 // Prompts are long; answers come token by token.
 constexpr int kMostSentBytes = -1;
@@ -46,7 +52,50 @@ bool Wait(absl::Duration delay, const std::stop_token& stop) {
   return !stop.stop_requested();
 }
 
+// What gRPC itself says of a call's end. Servers' own errors have details, these have none.
+absl::Status EndByGrpc(const grpc::Status& status, const std::string& server,
+                       absl::Duration timeout) {
+  const std::string& message = status.error_message();
+  switch (status.error_code()) {
+    case grpc::StatusCode::UNAVAILABLE:
+      return absl::UnavailableError(
+          absl::StrCat("the server ", server, " cannot be reached: ", message));
+    case grpc::StatusCode::UNIMPLEMENTED:
+      return absl::UnimplementedError(absl::StrCat(
+          "the server ", server,
+          " does not serve this call of kvship.v1.GenerationService; wanted a decode node's "
+          "address (is this a prefill node's?)"));
+    case grpc::StatusCode::RESOURCE_EXHAUSTED:
+      // Not for want of room, which passes, as with gRPC's other such ends.
+      if (absl::StrContains(message, kTooLarge)) {
+        return absl::FailedPreconditionError(absl::StrCat(
+            "a message, most likely the request, is too large for its receiver: ", message));
+      }
+      [[fallthrough]];
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
+      return absl::DeadlineExceededError(
+          absl::StrCat("the timeout of ", absl::FormatDuration(timeout), " has passed"));
+    default:
+      return absl::Status(
+          static_cast<absl::StatusCode>(status.error_code()),
+          absl::StrCat("the call to the server ", server, " failed: ",
+                       message.empty() ? absl::StatusCodeToString(
+                                             static_cast<absl::StatusCode>(status.error_code()))
+                                       : message));
+  }
+}
+
 }  // namespace
+
+absl::Status CheckApiToken(absl::string_view source, absl::string_view token) {
+  const auto wrong = std::find_if_not(token.begin(), token.end(),
+                                      [](unsigned char c) { return absl::ascii_isgraph(c); });
+  if (wrong == token.end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "the API token of %s has byte 0x%02X at offset %d; wanted visible ASCII characters alone, in "
+      "one line and without spaces",
+      source, static_cast<unsigned char>(*wrong), wrong - token.begin()));
+}
 
 GenerationClient::GenerationClient(const std::string& server)
     : GenerationClient(server, Options()) {}
@@ -54,6 +103,7 @@ GenerationClient::GenerationClient(const std::string& server)
 GenerationClient::GenerationClient(const std::string& server, Options options)
     : server_(server),
       options_(std::move(options)),
+      token_status_(CheckApiToken("Options::api_token", options_.api_token)),
       channel_(Connect(server, options_.credentials)),
       stub_(v1::GenerationService::NewStub(channel_)) {}
 
@@ -61,7 +111,7 @@ void GenerationClient::SetContext(absl::Duration timeout, grpc::ClientContext* c
   if (timeout != absl::InfiniteDuration()) {
     context->set_deadline(absl::ToChronoTime(WallNow() + timeout));
   }
-  if (options_.api_token.empty()) return;
+  if (options_.api_token.empty() || !token_status_.ok()) return;
   context->AddMetadata("authorization", absl::StrCat("Bearer ", options_.api_token));
 }
 
@@ -69,15 +119,16 @@ absl::StatusOr<v1::GenerateReport> GenerationClient::Generate(
     const v1::GenerateRequest& request, absl::Duration timeout,
     const std::function<void(const v1::GenerateResponse&)>& on_response,
     const std::stop_token& stop) {
+  RETURN_IF_ERROR(token_status_);
   bool has_output = false;
   const auto watch = [&](const v1::GenerateResponse& response) {
     has_output |= response.has_output();
     on_response(response);
   };
-  const absl::Time deadline = MonotonicNow() + timeout;
-  Attempts attempts(options_.retries, deadline);
+  const Limit limit = {.timeout = timeout, .deadline = MonotonicNow() + timeout};
+  Attempts attempts(options_.retries, limit.deadline);
   while (true) {
-    auto report = GenerateOnce(request, deadline - MonotonicNow(), watch, stop);
+    auto report = GenerateOnce(request, limit, watch, stop);
     if (report.ok() || has_output) return report;
     const auto delay = attempts.DelayAfter(report.status());
     if (!delay.has_value()) return report;
@@ -86,11 +137,11 @@ absl::StatusOr<v1::GenerateReport> GenerationClient::Generate(
 }
 
 absl::StatusOr<v1::GenerateReport> GenerationClient::GenerateOnce(
-    const v1::GenerateRequest& request, absl::Duration timeout,
+    const v1::GenerateRequest& request, const Limit& limit,
     const std::function<void(const v1::GenerateResponse&)>& on_response,
     const std::stop_token& stop) {
   grpc::ClientContext context;
-  SetContext(timeout, &context);
+  SetContext(limit.deadline - MonotonicNow(), &context);
   const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
   const auto reader = stub_->Generate(&context, request);
   v1::GenerateReport report;
@@ -104,12 +155,13 @@ absl::StatusOr<v1::GenerateReport> GenerationClient::GenerateOnce(
       on_response(response);
     }
   }
-  RETURN_IF_ERROR(EndOf(reader->Finish(), stop.stop_requested()));
+  RETURN_IF_ERROR(EndOf(reader->Finish(), limit.timeout, stop.stop_requested()));
   if (!complete) return absl::DataLossError("the server ended the answer without a report");
   return report;
 }
 
 absl::StatusOr<v1::ModelInfo> GenerationClient::GetModelInfo(absl::Duration timeout) {
+  RETURN_IF_ERROR(token_status_);
   const absl::Time deadline = MonotonicNow() + timeout;
   Attempts attempts(options_.retries, deadline);
   while (true) {
@@ -117,7 +169,7 @@ absl::StatusOr<v1::ModelInfo> GenerationClient::GetModelInfo(absl::Duration time
     SetContext(deadline - MonotonicNow(), &context);
     v1::GenerationServiceGetModelInfoResponse response;
     const absl::Status status =
-        EndOf(stub_->GetModelInfo(&context, {}, &response), /*stopped=*/false);
+        EndOf(stub_->GetModelInfo(&context, {}, &response), timeout, /*stopped=*/false);
     if (status.ok()) return response.model();
     const auto delay = attempts.DelayAfter(status);
     if (!delay.has_value()) return status;
@@ -125,16 +177,15 @@ absl::StatusOr<v1::ModelInfo> GenerationClient::GetModelInfo(absl::Duration time
   }
 }
 
-absl::Status GenerationClient::EndOf(const grpc::Status& status, bool stopped) const {
-  absl::Status error = FromGrpcStatus(status);
-  if (absl::IsCancelled(error) && !stopped) {
+absl::Status GenerationClient::EndOf(const grpc::Status& status, absl::Duration timeout,
+                                     bool stopped) const {
+  if (status.error_code() == grpc::StatusCode::CANCELLED) {
+    if (stopped) return absl::CancelledError("the call was cancelled");
     // What gRPC's servers do with calls that arrive as the port is closed.
     return absl::UnavailableError(absl::StrCat("the server ", server_, " let the call go"));
   }
-  // A server's own word has details, gRPC's on a connection has none.
-  if (!absl::IsUnavailable(error) || !status.error_details().empty()) return error;
-  return absl::UnavailableError(
-      absl::StrCat("the server ", server_, " cannot be reached: ", error.message()));
+  if (status.ok() || !status.error_details().empty()) return FromGrpcStatus(status);
+  return EndByGrpc(status, server_, timeout);
 }
 
 }  // namespace kvship

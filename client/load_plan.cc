@@ -8,6 +8,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "base/random.h"
 #include "base/status_macros.h"
@@ -15,6 +16,9 @@
 namespace kvship {
 namespace {
 
+constexpr double kMostTokens = kMostPlannedTokens;
+// A count of milliseconds that double still tells apart: also those since 1970.
+constexpr double kMostTimestampMs = int64_t{1} << 53;
 // A lognormal has no largest value, a model's context has.
 constexpr double kMostMedians = 32;
 
@@ -25,13 +29,13 @@ double Uniform(uint64_t seed, uint64_t index) { return 1 - UniformUnit(seed, ind
 constexpr uint64_t kArrivals = 1, kPrompts = 2, kOutputs = 3;
 uint64_t StreamSeed(uint64_t seed, uint64_t stream) { return RandomBits(seed, stream); }
 
-absl::StatusOr<double> NumberOf(const nlohmann::json& line, const char* field,
+absl::StatusOr<double> NumberOf(const nlohmann::json& line, const char* field, double most,
                                 absl::string_view where) {
   const auto at = line.find(field);
-  if (at == line.end() || !at->is_number() || at->get<double>() < 0) {
-    return absl::InvalidArgumentError(absl::StrCat(where, ": field '", field, "' is ",
-                                                   at == line.end() ? "missing" : at->dump(),
-                                                   "; wanted a number of at least 0"));
+  if (at == line.end() || !at->is_number() || at->get<double>() < 0 || at->get<double>() > most) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(where, ": field '", field, "' is ", at == line.end() ? "missing" : at->dump(),
+                     "; wanted a number from 0 to ", absl::StrFormat("%.0f", most)));
   }
   return at->get<double>();
 }
@@ -41,19 +45,20 @@ absl::StatusOr<double> NumberOf(const nlohmann::json& line, const char* field,
 absl::StatusOr<LengthDistribution> LengthDistribution::Parse(absl::string_view field,
                                                              absl::string_view text) {
   const absl::Status wrong = absl::InvalidArgumentError(
-      absl::StrCat(field, " is '", text,
-                   "'; wanted a number of tokens, uniform:LEAST:MOST or lognormal:MEDIAN:SIGMA"));
+      absl::StrCat(field, " is '", text, "'; wanted a number of tokens from 1 to ",
+                   kMostPlannedTokens, ", uniform:LEAST:MOST or lognormal:MEDIAN:SIGMA"));
+  const auto is_length = [](double tokens) { return tokens >= 1 && tokens <= kMostTokens; };
   const std::vector<std::string> parts = absl::StrSplit(text, ':');
   LengthDistribution out;
   if (parts.size() == 1) {
-    if (!absl::SimpleAtod(parts[0], &out.first_) || !(out.first_ >= 1)) return wrong;
+    if (!absl::SimpleAtod(parts[0], &out.first_) || !is_length(out.first_)) return wrong;
     return out;
   }
   if (parts.size() != 3 || !absl::SimpleAtod(parts[1], &out.first_) ||
-      !absl::SimpleAtod(parts[2], &out.second_) || !(out.first_ >= 1)) {
+      !absl::SimpleAtod(parts[2], &out.second_) || !is_length(out.first_)) {
     return wrong;
   }
-  if (parts[0] == "uniform" && out.second_ >= out.first_) {
+  if (parts[0] == "uniform" && is_length(out.second_) && out.second_ >= out.first_) {
     out.kind_ = Kind::kUniform;
   } else if (parts[0] == "lognormal" && out.second_ >= 0) {
     out.kind_ = Kind::kLogNormal;
@@ -71,7 +76,7 @@ size_t LengthDistribution::Draw(uint64_t seed, uint64_t index) const {
     // Box and Muller's transform of two uniform draws.
     const double radius = std::sqrt(-2 * std::log(Uniform(seed, 2 * index)));
     const double normal = radius * std::cos(2 * std::numbers::pi * Uniform(seed, 2 * index + 1));
-    tokens = std::min(first_ * kMostMedians, first_ * std::exp(second_ * normal));
+    tokens = std::min({kMostTokens, first_ * kMostMedians, first_ * std::exp(second_ * normal)});
   }
   return static_cast<size_t>(std::max(1.0, tokens));
 }
@@ -104,9 +109,9 @@ absl::StatusOr<std::vector<PlannedRequest>> ReadTrace(const std::string& path, d
     if (!line.is_object()) {
       return absl::InvalidArgumentError(absl::StrCat(where, " is no JSON object"));
     }
-    ASSIGN_OR_RETURN(const double at_ms, NumberOf(line, "timestamp", where));
-    ASSIGN_OR_RETURN(const double input, NumberOf(line, "input_length", where));
-    ASSIGN_OR_RETURN(const double output, NumberOf(line, "output_length", where));
+    ASSIGN_OR_RETURN(const double at_ms, NumberOf(line, "timestamp", kMostTimestampMs, where));
+    ASSIGN_OR_RETURN(const double input, NumberOf(line, "input_length", kMostTokens, where));
+    ASSIGN_OR_RETURN(const double output, NumberOf(line, "output_length", kMostTokens, where));
     if (plan.empty()) first_ms = at_ms;
     plan.push_back({.at = absl::Milliseconds(std::max(0.0, at_ms - first_ms) / speed),
                     .prompt_tokens = std::max<size_t>(1, static_cast<size_t>(input)),

@@ -20,10 +20,15 @@ struct PlannedRequest {
   size_t output_tokens = 0;  // 0: what the request says
 };
 
-// Lengths in tokens, at least 1 each.
+// The longest prompt or output that is planned: 16 Mi tokens, above any model's context, and 64 MiB
+// of ids.
+inline constexpr size_t kMostPlannedTokens = 1 << 24;
+
+// Lengths in tokens, from 1 to kMostPlannedTokens.
 class LengthDistribution {
  public:
-  // "512", "uniform:256:1024" (both included) or "lognormal:MEDIAN:SIGMA", cut at 32 medians.
+  // "512", "uniform:256:1024" (both included) or "lognormal:MEDIAN:SIGMA", cut at 32 medians and at
+  // kMostPlannedTokens.
   // InvalidArgument naming `field` and what was wanted.
   static absl::StatusOr<LengthDistribution> Parse(absl::string_view field, absl::string_view text);
 

@@ -53,7 +53,7 @@ class LoadRun::Call final : public grpc::ClientReadReactor<v1::GenerateResponse>
       std::lock_guard lock(mutex_);
       result = std::move(result_);
     }
-    result.status = run.client_.EndOf(status, /*stopped=*/false);
+    result.status = run.client_.EndOf(status, run.options_.timeout, /*stopped=*/false);
     result.total = MonotonicNow() - planned_;
     // First, as the context holds the channel: whoever drops that last waits for gRPC's threads,
     // and this is one of them.

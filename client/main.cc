@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/flags/flag.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -21,8 +22,8 @@
 
 ABSL_FLAG(std::string, server, "127.0.0.1:50050", "the decode server");
 ABSL_FLAG(std::string, api_token_file, "",
-          "a file with the token that the server knows this client by; empty: the environment's "
-          "KVSHIP_API_TOKEN, where it is set");
+          "a file with the token that the server knows this client by, one line of visible ASCII "
+          "characters; empty: the environment's KVSHIP_API_TOKEN, where it is set");
 ABSL_FLAG(std::string, tls_ca, "",
           "PEM file with the authorities of the server's certificate; empty: plain text");
 ABSL_FLAG(std::string, tls_cert, "", "PEM file with this client's certificate, for --tls_ca");
@@ -81,8 +82,12 @@ namespace {
 constexpr size_t kPlannedPromptTokens = 16384;
 constexpr size_t kPlannedOutputTokens = 512;
 
+// What a bench keeps of each request takes some 200 bytes.
+constexpr size_t kMostRequests = 10'000'000;
+
 constexpr char kUsage[] =
     "kvship COMMAND [flags]\n"
+    "  help       this text; --help lists the flags\n"
     "  generate   one answer to --prompt, --prompt-file or --tokens-file\n"
     "  chat       a conversation, line by line\n"
     "  bench      many requests: percentiles of their latencies, goodput, bytes\n"
@@ -115,12 +120,16 @@ absl::StatusOr<v1::GenerateRequest> OptionsFromFlags(const std::vector<std::stri
   if (const auto value = absl::GetFlag(FLAGS_top_k)) sampling.set_top_k(*value);
   if (const auto value = absl::GetFlag(FLAGS_seed)) sampling.set_seed(*value);
   request.set_max_tokens(absl::GetFlag(FLAGS_max_tokens));
-  for (const std::string& text : stop) request.add_stop(text);
+  for (const std::string& text : stop) {
+    RETURN_IF_ERROR(CheckUtf8("--stop", text));
+    request.add_stop(text);
+  }
   request.set_logprobs(absl::GetFlag(FLAGS_logprobs));
   request.set_report_heads(absl::GetFlag(FLAGS_report_heads));
   request.set_ignore_end_tokens(absl::GetFlag(FLAGS_ignore_end));
-  ASSIGN_OR_RETURN(*request.mutable_compression(),
-                   CompressionFromText(absl::GetFlag(FLAGS_compression)));
+  const std::string compression = absl::GetFlag(FLAGS_compression);
+  RETURN_IF_ERROR(CheckUtf8("--compression", compression));
+  ASSIGN_OR_RETURN(*request.mutable_compression(), CompressionFromText(compression));
   return request;
 }
 
@@ -148,6 +157,7 @@ absl::Status Generate(GenerationClient& client, v1::GenerateRequest request) {
 
 absl::Status Chat(GenerationClient& client, v1::GenerateRequest request) {
   if (const std::string text = absl::GetFlag(FLAGS_system); !text.empty()) {
+    RETURN_IF_ERROR(CheckUtf8("--system", text));
     v1::ChatMessage& system = *request.mutable_chat()->add_messages();
     system.set_role("system");
     system.set_content(text);
@@ -158,24 +168,40 @@ absl::Status Chat(GenerationClient& client, v1::GenerateRequest request) {
   return command.Run(client);
 }
 
+absl::StatusOr<std::vector<PlannedRequest>> PlanOfTrace(const std::string& trace) {
+  const double speed = absl::GetFlag(FLAGS_trace_speed);
+  if (!(speed > 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--trace_speed is ", speed, "; wanted a number above 0"));
+  }
+  for (const auto& [flag, is_given] :
+       {std::pair("--rate", absl::GetFlag(FLAGS_rate) != 0),
+        std::pair("--prompt_tokens", !absl::GetFlag(FLAGS_prompt_tokens).empty()),
+        std::pair("--output_tokens", !absl::GetFlag(FLAGS_output_tokens).empty())}) {
+    if (!is_given) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        flag, " is given with --trace; wanted one of them: a trace says when, and how long"));
+  }
+  return ReadTrace(trace, speed);
+}
+
 absl::StatusOr<std::vector<PlannedRequest>> PlanFromFlags(uint64_t seed) {
-  const double rate = absl::GetFlag(FLAGS_rate), speed = absl::GetFlag(FLAGS_trace_speed);
+  if (const std::string trace = absl::GetFlag(FLAGS_trace); !trace.empty()) {
+    return PlanOfTrace(trace);
+  }
+  const double rate = absl::GetFlag(FLAGS_rate);
   const std::string prompt = absl::GetFlag(FLAGS_prompt_tokens);
   const std::string output = absl::GetFlag(FLAGS_output_tokens);
-  if (const std::string trace = absl::GetFlag(FLAGS_trace); !trace.empty()) {
-    if (!(speed > 0)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--trace_speed is ", speed, "; wanted a number above 0"));
-    }
-    return ReadTrace(trace, speed);
-  }
   LoadOptions load = {.num_requests = absl::GetFlag(FLAGS_requests),
                       .requests_per_second = rate > 0 ? rate : 1,
                       .seed = seed};
-  if (load.num_requests == 0 || rate < 0) {
+  if (load.num_requests == 0 || load.num_requests > kMostRequests) {
     return absl::InvalidArgumentError(absl::StrCat("--requests is ", load.num_requests,
-                                                   " and --rate ", rate,
-                                                   "; wanted at least 1 and no less than 0"));
+                                                   "; wanted a number from 1 to ", kMostRequests));
+  }
+  if (!(rate >= 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--rate is ", rate, "; wanted a number of requests per second of at least 0"));
   }
   if (!prompt.empty()) {
     ASSIGN_OR_RETURN(load.prompt_tokens, LengthDistribution::Parse("--prompt_tokens", prompt));
@@ -184,6 +210,13 @@ absl::StatusOr<std::vector<PlannedRequest>> PlanFromFlags(uint64_t seed) {
     ASSIGN_OR_RETURN(load.output_tokens, LengthDistribution::Parse("--output_tokens", output));
   }
   return PlanPoisson(load);
+}
+
+// For flags that bound a time, where InfiniteDuration is no bound.
+absl::StatusOr<absl::Duration> BoundFromFlag(absl::string_view name, absl::Duration bound) {
+  if (bound > absl::ZeroDuration()) return bound;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", name, " is ", absl::FormatDuration(bound), "; wanted a duration above 0"));
 }
 
 absl::Status Bench(GenerationClient& client, v1::GenerateRequest request) {
@@ -197,8 +230,10 @@ absl::Status Bench(GenerationClient& client, v1::GenerateRequest request) {
   ASSIGN_OR_RETURN(std::vector<PlannedRequest> plan, PlanFromFlags(seed));
   BenchCommand command;
   command.plan = std::move(plan);
-  command.targets = {.first_token = absl::GetFlag(FLAGS_slo_first_token),
-                     .between_tokens = absl::GetFlag(FLAGS_slo_between_tokens)};
+  ASSIGN_OR_RETURN(command.targets.first_token,
+                   BoundFromFlag("slo_first_token", absl::GetFlag(FLAGS_slo_first_token)));
+  ASSIGN_OR_RETURN(command.targets.between_tokens,
+                   BoundFromFlag("slo_between_tokens", absl::GetFlag(FLAGS_slo_between_tokens)));
   command.progress = WantsProgress();
   command.json = absl::GetFlag(FLAGS_json);
   command.run.request = std::move(request);
@@ -234,24 +269,32 @@ absl::Status Plan() {
   const double rate = absl::GetFlag(FLAGS_rate);
   load.requests_per_second = rate == 0 ? 1 : rate;
   load.link_bytes_per_second = absl::GetFlag(FLAGS_link_gbps) * 1e9 / 8;
-  if (const absl::Duration slo = absl::GetFlag(FLAGS_slo_between_tokens);
-      slo < absl::InfiniteDuration()) {
+  ASSIGN_OR_RETURN(const absl::Duration slo,
+                   BoundFromFlag("slo_between_tokens", absl::GetFlag(FLAGS_slo_between_tokens)));
+  if (slo < absl::InfiniteDuration()) {
     load.most_seconds_per_token = absl::ToDoubleSeconds(slo);
   }
   return command.Run();
 }
 
 absl::StatusOr<std::string> ApiToken() {
-  const std::string path = absl::GetFlag(FLAGS_api_token_file);
-  if (path.empty()) {
-    const char* token = std::getenv("KVSHIP_API_TOKEN");
-    return token == nullptr ? "" : token;
-  }
-  std::ifstream file(path);
+  std::string source = "the environment's KVSHIP_API_TOKEN";
   std::string token;
-  if (file >> token) return token;
-  return absl::NotFoundError(
-      absl::StrCat("--api_token_file is '", path, "', in which there is no token"));
+  if (const std::string path = absl::GetFlag(FLAGS_api_token_file); !path.empty()) {
+    source = absl::StrCat("--api_token_file '", path, "'");
+    std::ifstream file(path);
+    std::getline(file, token, '\0');  // all of it
+    absl::StripAsciiWhitespace(&token);
+    if (token.empty()) {
+      return absl::NotFoundError(
+          absl::StrCat("--api_token_file is '", path, "', in which there is no token"));
+    }
+  } else if (const char* set = std::getenv("KVSHIP_API_TOKEN"); set != nullptr) {
+    token = set;
+    absl::StripAsciiWhitespace(&token);
+  }
+  RETURN_IF_ERROR(CheckApiToken(source, token));
+  return token;
 }
 
 absl::StatusOr<GenerationClient::Options> ClientOptionsFromFlags() {
@@ -272,6 +315,7 @@ absl::StatusOr<GenerationClient::Options> ClientOptionsFromFlags() {
 
 absl::Status Run(const std::string& command, const std::vector<std::string>& stop) {
   if (command == "plan") return Plan();
+  RETURN_IF_ERROR(BoundFromFlag("timeout", absl::GetFlag(FLAGS_timeout)).status());
   ASSIGN_OR_RETURN(GenerationClient::Options options, ClientOptionsFromFlags());
   if (command == "bench") options.retries = 0;  // it counts every error
   GenerationClient client(absl::GetFlag(FLAGS_server), std::move(options));
@@ -283,7 +327,7 @@ absl::Status Run(const std::string& command, const std::vector<std::string>& sto
   if (command == "chat") return Chat(client, std::move(request));
   if (command == "bench") return Bench(client, std::move(request));
   return absl::InvalidArgumentError(absl::StrCat(
-      "unknown command '", command, "'; wanted generate, chat, bench, models or plan"));
+      "unknown command '", command, "'; wanted generate, chat, bench, models, plan or help"));
 }
 
 int Main(int argc, char** argv) {
@@ -291,6 +335,10 @@ int Main(int argc, char** argv) {
   const std::vector<std::string> stop = TakeStopFlags(&arguments);
   const std::vector<char*> words =
       ParseCommandLine(kUsage, static_cast<int>(arguments.size()), arguments.data());
+  if (words.size() == 2 && absl::string_view(words[1]) == "help") {
+    std::printf("%s\n", kUsage);
+    return 0;
+  }
   if (words.size() != 2) {
     std::fprintf(stderr, "%s\n", kUsage);
     return 2;

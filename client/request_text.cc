@@ -5,7 +5,9 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "base/utf8.h"
 
 namespace kvship {
 namespace {
@@ -39,6 +41,14 @@ absl::Status SetTokens(const std::string& path, v1::TokenIds* tokens) {
 
 }  // namespace
 
+absl::Status CheckUtf8(absl::string_view source, absl::string_view text) {
+  const size_t valid_bytes = ValidUtf8Bytes(text);
+  if (valid_bytes == text.size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("%s is not UTF-8 at byte %d (0x%02X, counted from 0); wanted text in UTF-8",
+                      source, valid_bytes, static_cast<unsigned char>(text[valid_bytes])));
+}
+
 absl::Status SetInput(const PromptSource& source, v1::GenerateRequest* request) {
   const int given = !source.text.empty() + !source.text_file.empty() + !source.tokens_file.empty();
   if (given != 1) {
@@ -53,9 +63,13 @@ absl::Status SetInput(const PromptSource& source, v1::GenerateRequest* request) 
     return SetTokens(source.tokens_file, request->mutable_tokens());
   }
   std::string text = source.text;
+  std::string from = "--prompt";
   if (!source.text_file.empty()) {
     ASSIGN_OR_RETURN(text, ReadFile("prompt-file", source.text_file));
+    from = absl::StrCat("--prompt-file '", source.text_file, "'");
   }
+  RETURN_IF_ERROR(CheckUtf8(from, text));
+  RETURN_IF_ERROR(CheckUtf8("--system", source.system));
   if (!source.chat) {
     if (!source.system.empty()) {
       return absl::InvalidArgumentError("--system is given without --chat; wanted both");

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/out_of_memory.h"
@@ -46,10 +45,7 @@ void DecodeLoop::Wake() {
 }
 
 absl::Status DecodeLoop::CheckProgress(absl::Duration most) const {
-  const absl::Duration silence = heartbeat_.silence();
-  if (silence < most) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrFormat("the decode batch has been in one step for %.0f s",
-                                                absl::ToDoubleSeconds(silence)));
+  return heartbeat_.Check("the decode batch", most);
 }
 
 void DecodeLoop::Run() {
@@ -111,6 +107,7 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
   if (!status.ok()) {
     LogError(absl::StrCat("a decode step failed: ", status.ToString()));
     if (!absl::IsResourceExhausted(status)) status = absl::InternalError(status.message());
+    if (!decoder_.CheckDevice().ok()) heartbeat_.LoseDevice();
   }
   metrics_.ObserveBatch(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {

@@ -33,7 +33,7 @@ class DecodeLoop {
   // Takes over a session that has its first token and has not ended.
   void Join(std::unique_ptr<Session> session);
 
-  // OK, or Unavailable if the loop's thread has ended no step for longer than `most`. Never waits.
+  // As Heartbeat::Check of the loop's thread. Never waits.
   absl::Status CheckProgress(absl::Duration most) const;
 
  private:

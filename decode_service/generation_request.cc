@@ -101,8 +101,17 @@ absl::Status CheckForcedTokens(const v1::GenerateRequest& message) {
   return absl::OkStatus();
 }
 
-absl::Status ExceedsContext(absl::string_view message) {
-  return WithReason(absl::FailedPreconditionError(message), kContextLengthExceeded);
+absl::string_view InputField(const v1::GenerateRequest& message) {
+  switch (message.input_case()) {
+    case v1::GenerateRequest::kChat: return "chat.messages";
+    case v1::GenerateRequest::kTokens: return "tokens.ids";
+    default: return "prompt";
+  }
+}
+
+absl::Status ExceedsContext(absl::string_view field, absl::string_view message) {
+  return WithReason(WithField(absl::FailedPreconditionError(message), field),
+                    kContextLengthExceeded);
 }
 
 // How many tokens may be output, at most, within the context.
@@ -110,17 +119,19 @@ absl::StatusOr<size_t> MaxTokens(const v1::GenerateRequest& message, size_t prom
                                  const ServedModel& model, const RequestLimits& limits) {
   const size_t context = limits.ContextOf(model.config());
   if (prompt_tokens >= context) {
-    return ExceedsContext(absl::StrCat("the prompt has ", prompt_tokens,
-                                       " tokens; wanted fewer than the ", context,
-                                       " that prompt and output may have together"));
+    return ExceedsContext(
+        InputField(message),
+        absl::StrCat("the prompt has ", prompt_tokens, " tokens; wanted fewer than the ", context,
+                     " that prompt and output may have together"));
   }
   const size_t room = context - prompt_tokens;
   const bool forced = !message.forced_tokens().empty();
   const size_t wanted = forced ? message.forced_tokens_size() : message.max_tokens();
   if (wanted > room) {
-    const absl::string_view field = forced ? "the length of forced_tokens" : "max_tokens";
-    return ExceedsContext(absl::StrCat(field, " is ", wanted, "; wanted at most ", room,
-                                       ", as prompt (", prompt_tokens,
+    const absl::string_view field = forced ? "forced_tokens" : "max_tokens";
+    return ExceedsContext(field,
+                          absl::StrCat(forced ? "the length of " : "", field, " is ", wanted,
+                                       "; wanted at most ", room, ", as prompt (", prompt_tokens,
                                        " tokens) and output may have ", context, " together"));
   }
   return wanted > 0 ? wanted : std::min(limits.default_max_tokens, room);

@@ -280,9 +280,8 @@ void PrefillNodes::NoteAnswer(const Check& check) {
   } else if (absl::IsDeadlineExceeded(status)) {
     status = NoAnswer(check);
   } else if (absl::IsUnimplemented(status)) {
-    status = absl::UnimplementedError(
-        "it is no prefill node; wanted the port of kvship-prefill's "
-        "--listen");
+    status =
+        absl::UnimplementedError("it is no prefill node; wanted the --listen of a kvship-prefill");
   }
   const absl::Time now = MonotonicNow();
   if (!check.node->NoteCheck(status, check.response.load(), check.own_tokens, now)) return;

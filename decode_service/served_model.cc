@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
-#include "rpc/model_info.h"
+#include "engine/model_identity.h"
 
 namespace kvship {
 namespace {

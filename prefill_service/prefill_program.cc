@@ -8,7 +8,7 @@
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "engine/gpu.h"
-#include "engine/tokenizer.h"
+#include "engine/model_identity.h"
 #include "engine/transformer.h"
 #include "prefill_service/gpu_prompt_reader.h"
 #include "prefill_service/host_prompt_reader.h"
@@ -31,20 +31,12 @@ struct ServedModel {
   Sha256Digest identity;  // of weights and tokenizer together
 };
 
-absl::StatusOr<Sha256Digest> TokenizerIdentity(const std::string& model_path) {
-  const auto tokenizer = Tokenizer::Load(model_path);
-  if (tokenizer.ok()) return (*tokenizer)->identity();
-  if (absl::IsNotFound(tokenizer.status())) return Sha256Digest{};
-  return tokenizer.status();
-}
-
 absl::StatusOr<ServedModel> LoadModel(const std::string& path) {
   LogInfo(absl::StrCat("loading ", path));
   const ExitOnStop exit_on_stop;
   ServedModel model;
   ASSIGN_OR_RETURN(model.transformer, LoadTransformer(path));
-  ASSIGN_OR_RETURN(const Sha256Digest tokenizer_identity, TokenizerIdentity(path));
-  model.identity = CombinedIdentity(model.transformer->identity, tokenizer_identity);
+  ASSIGN_OR_RETURN(model.identity, ModelIdentity(*model.transformer, path));
   return model;
 }
 

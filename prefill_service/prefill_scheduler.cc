@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/out_of_memory.h"
@@ -155,10 +154,7 @@ void PrefillScheduler::EndAll() {
 }
 
 absl::Status PrefillScheduler::CheckProgress() const {
-  const absl::Duration silence = heartbeat_.silence();
-  if (silence < options_.stuck_timeout) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrFormat("the engine has been in one step for %.0f s",
-                                                absl::ToDoubleSeconds(silence)));
+  return heartbeat_.Check("the engine", options_.stuck_timeout);
 }
 
 size_t PrefillScheduler::admitted_tokens() const {
@@ -214,6 +210,7 @@ void PrefillScheduler::RunStep(const std::shared_ptr<Request>& first,
     }
     return job->Step();
   });
+  if (!status.ok() && !reader_.CheckDevice().ok()) heartbeat_.LoseDevice();
   lock.lock();
   if (!status.ok()) {
     LogError(absl::StrCat("a prefill step failed: ", status.ToString()));

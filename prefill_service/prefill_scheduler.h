@@ -84,7 +84,7 @@ class PrefillScheduler {
   // Ends all requests with Unavailable, after the engine's present step.
   void EndAll();
 
-  // OK, or Unavailable if the engine thread is stuck. Never waits.
+  // As Heartbeat::Check of the engine thread. Never waits.
   absl::Status CheckProgress() const;
 
   // Prompt tokens of requests that were admitted and have not ended.

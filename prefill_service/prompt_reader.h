@@ -58,6 +58,9 @@ class PromptReader {
   // ask.
   virtual size_t BytesFor(const PrefillTask& task) const = 0;
 
+  // After a step that failed: Internal if no later one can succeed, as the device is lost.
+  virtual absl::Status CheckDevice() { return absl::OkStatus(); }
+
   // Begins to read `tasks`, at least one; borrows none of them. InvalidArgument if options do not
   // go together, ResourceExhausted if the device has no room.
   virtual absl::StatusOr<std::unique_ptr<PromptReading>> Begin(

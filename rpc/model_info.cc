@@ -10,13 +10,6 @@
 
 namespace kvship {
 
-Sha256Digest CombinedIdentity(const Sha256Digest& transformer, const Sha256Digest& tokenizer) {
-  Sha256 sha;
-  sha.Update(transformer);
-  sha.Update(tokenizer);
-  return sha.Finish();
-}
-
 v1::ModelInfo ModelInfoToProto(const ModelConfig& config, const Sha256Digest& combined_identity,
                                const CompressionOptions& default_compression) {
   v1::ModelInfo message;

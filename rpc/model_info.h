@@ -11,10 +11,6 @@
 
 namespace kvship {
 
-// SHA-256 over the identities of Transformer and Tokenizer, in that order; a model without a
-// tokenizer has 32 zero bytes for it.
-Sha256Digest CombinedIdentity(const Sha256Digest& transformer, const Sha256Digest& tokenizer);
-
 v1::ModelInfo ModelInfoToProto(const ModelConfig& config, const Sha256Digest& combined_identity,
                                const CompressionOptions& default_compression);
 

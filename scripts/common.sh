@@ -14,6 +14,22 @@ die() {
   exit 1
 }
 
+# Whether somebody asks for help among these arguments.
+wants_help() {
+  local argument
+  for argument in "$@"; do
+    case $argument in -h | --help) return 0 ;; esac
+  done
+  return 1
+}
+
+# Where help is asked for, prints the comment that the running script of this folder begins with, and ends it.
+help_if_wanted() {
+  wants_help "$@" || return 0
+  sed -n '1d; /^#/!q; s/^# \{0,1\}//; p' "scripts/${0##*/}"
+  exit 0
+}
+
 # Runs a command with its output in a file; shows the last lines of it only where the command fails.
 quietly() {
   local log=$1

@@ -17,6 +17,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 source scripts/common.sh
+help_if_wanted "$@"
 source scripts/setup.sh
 
 results=$(realpath -m "${1:-bench/results}")

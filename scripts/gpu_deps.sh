@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/common.sh
+help_if_wanted "$@"
 source scripts/setup.sh
 
 packages=(

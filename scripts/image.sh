@@ -10,6 +10,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/common.sh
+help_if_wanted "$@"
 source scripts/setup.sh
 
 # Prints the name of the first builder that works.

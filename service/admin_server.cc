@@ -89,12 +89,16 @@ void AdminServer::Server::AddHandlers(prometheus::Registry& registry, const Read
     }
     response.set_content(prometheus::TextSerializer().Serialize(families), kMetricsText);
   });
-  http.Get("/healthz",
-           [](const Request&, Response& response) { response.set_content("ok\n", kPlainText); });
-  http.Get("/readyz", [&readiness](const Request&, Response& response) {
-    const absl::Status ready = readiness.Check();
-    response.status = ready.ok() ? 200 : 503;
-    response.set_content(ready.ok() ? "ok\n" : absl::StrCat(ready.message(), "\n"), kPlainText);
+  const auto answer = [](const absl::Status& status, Response& response) {
+    response.status = status.ok() ? 200 : 503;
+    response.set_content(status.ok() ? "ok\n" : absl::StrCat(status.message(), "\n"), kPlainText);
+  };
+  http.Get("/healthz", [&readiness, answer](const Request&, Response& response) {
+    const absl::Status status = readiness.Check();
+    answer(absl::IsInternal(status) ? status : absl::OkStatus(), response);
+  });
+  http.Get("/readyz", [&readiness, answer](const Request&, Response& response) {
+    answer(readiness.Check(), response);
   });
   http.Get("/status.json", [this, &readiness](const Request&, Response& response) {
     response.set_header("Cache-Control", "no-store");

@@ -1,6 +1,6 @@
 // AdminServer is the plaintext HTTP port for people and machines that watch a server:
 //   /metrics      Prometheus text format
-//   /healthz      200 while the process runs
+//   /healthz      200 while the process runs, 503 once only a new one helps (its GPU is lost)
 //   /readyz       200 when Readiness is, else 503 with the reason
 //   /status.json  what the program is doing (docs/status.md)
 //   /             the same for people: a page that reads /status.json every two seconds

@@ -18,13 +18,13 @@ inline constexpr absl::Duration kDrainNotice = absl::Seconds(1);
 class Readiness {
  public:
   // The model is loaded and the ports are open. `check` says, from any thread and at once, whether
-  // the work still makes progress.
+  // the work still makes progress; Internal if it never will.
   void StartServing(std::function<absl::Status()> check);
 
   // From now on never ready again.
   void StartDraining();
 
-  // OK, or Unavailable with the reason.
+  // OK, or the reason; Internal if only a new process helps.
   absl::Status Check() const;
   bool draining() const;
 

@@ -18,6 +18,7 @@
 #include "base/command_line.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
+#include "engine/model_identity.h"
 #include "engine/sampling.h"
 #include "engine/tokenizer.h"
 #include "engine/transformer.h"
@@ -115,6 +116,7 @@ absl::StatusOr<CompressionOptions> JsonCompression() {
 
 absl::StatusOr<json> Model(const std::string& path) {
   ASSIGN_OR_RETURN(const auto model, LoadTransformer(path));
+  ASSIGN_OR_RETURN(const Sha256Digest identity, ModelIdentity(*model, path));
   const ModelConfig& c = model->config;
   return json{{"name", c.name},
               {"architecture", c.architecture},
@@ -128,7 +130,7 @@ absl::StatusOr<json> Model(const std::string& path) {
               {"context_tokens", c.context_tokens},
               {"end_tokens", c.end_tokens},
               {"weight_format", WeightFormatName(model->layers.front().query.format)},
-              {"identity", HexString(model->identity)}};
+              {"identity", HexString(identity)}};
 }
 
 absl::StatusOr<json> Tokenize(const std::string& path) {

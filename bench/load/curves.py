@@ -13,11 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "demo"))
 from kvship_processes import ProcessError, ServerPair, add_port_flags  # noqa: E402
@@ -81,6 +76,11 @@ def table(records):
 
 
 def plot(records, path):
+    # Here alone: --help answers where there is no matplotlib.
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     panels = (("requests per second within both targets", lambda r: r["goodput_per_second"]),
               ("time to first token, p95, s", lambda r: r["first_token_ms"]["p95"] / 1000),

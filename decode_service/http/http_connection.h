@@ -33,6 +33,7 @@ class HttpConnection final : public httplib::Stream {
   // allowed.
   void BeginRequest(size_t max_bytes, absl::Time deadline);
   void AllowBytes(size_t max_bytes) { allowed_bytes_ = max_bytes; }
+  bool has_read_all_allowed() const { return allowed_bytes_ == 0; }
   // From `deadline` on nothing waits for a client that does not read the answer.
   void SetAnswerDeadline(absl::Time deadline) { answer_deadline_ = deadline; }
 

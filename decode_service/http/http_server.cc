@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
 #include "service/listen_address.h"
@@ -25,9 +26,41 @@ constexpr int kConnectionsToAccept = 512;
 // Until there are file descriptors again.
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(10);
 
+constexpr int kUrlTooLong = 414;
+constexpr int kHeadersTooLong = 431;
+
 thread_local HttpConnection* current_connection = nullptr;
 
+// httplib has no answer to a first line that does not end.
+void AnswerEndlessLine(HttpConnection& connection) {
+  const std::string body = UnreadableHttpRequest(kUrlTooLong).Json();
+  const std::string answer =
+      absl::StrCat("HTTP/1.1 ", kUrlTooLong, " URI Too Long\r\nConnection: close\r\nContent-Type: ",
+                   "application/json\r\nContent-Length: ", body.size(), "\r\n\r\n", body);
+  connection.CloseAfterAnswer();
+  connection.write(answer.data(), answer.size());
+}
+
 }  // namespace
+
+OpenAiError UnreadableHttpRequest(int http_status) {
+  if (http_status == kUrlTooLong) {
+    return InvalidOpenAiRequest(
+        absl::StrCat("the request's line, with the URL, is too long; wanted at most ",
+                     CPPHTTPLIB_REQUEST_URI_MAX_LENGTH, " bytes"),
+        http_status);
+  }
+  if (HttpServer::connection().has_read_all_allowed()) {
+    return InvalidOpenAiRequest(absl::StrCat("the request's headers are too long; wanted at most ",
+                                             kMostHeaderBytes, " bytes together"),
+                                kHeadersTooLong);
+  }
+  return InvalidOpenAiRequest(
+      absl::StrCat("the HTTP request cannot be read; wanted a line METHOD URL HTTP/1.1, and "
+                   "headers of at most ",
+                   CPPHTTPLIB_HEADER_MAX_LENGTH, " bytes each"),
+      http_status);
+}
 
 HttpServer::HttpServer(size_t max_connections, size_t max_body_bytes,
                        std::unique_ptr<WatchedTlsContext> tls)
@@ -100,7 +133,9 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
   while (!connection.closes() && WaitForRequest(connection)) {
     if (draining_) connection.CloseAfterAnswer();
     connection.BeginRequest(kMostHeaderBytes, MonotonicNow() + kUploadTime);
+    bool headers_read = false;
     const auto after_headers = [&](httplib::Request& request) {
+      headers_read = true;
       request.ranges.clear();  // nothing here can be asked for in parts
       // What marks chunks takes an eighth of the body at most, and a little.
       connection.AllowBytes(max_body_bytes_ / 8 * 9 + kMostHeaderBytes);
@@ -108,6 +143,7 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
     bool client_closes = false;
     const bool ok =
         process_request(connection, /*close_connection=*/false, client_closes, after_headers);
+    if (!ok && !headers_read && connection.has_read_all_allowed()) AnswerEndlessLine(connection);
     if (!ok || client_closes) break;
   }
 }

@@ -14,9 +14,14 @@
 #include "absl/status/status.h"
 #include "decode_service/http/connection_threads.h"
 #include "decode_service/http/http_connection.h"
+#include "decode_service/http/openai_error.h"
 #include "service/watched_tls_context.h"
 
 namespace kvship {
+
+// What is wrong with a request for which httplib has answered `http_status` by itself. For a
+// handler of errors.
+OpenAiError UnreadableHttpRequest(int http_status);
 
 class HttpServer : public httplib::Server {
  public:

@@ -125,16 +125,14 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation
   for (const auto& [path, api] :
        {std::pair(kCompletions, OpenAiApi::kCompletions), std::pair(kChat, OpenAiApi::kChat)}) {
     self->server_.Post(
-        path, [self, api = api](const httplib::Request& request, httplib::Response& response,
-                                const httplib::ContentReader& reader) {
-          self->Answer(api, request, response, reader);
-        });
+        path,
+        [self, api = api](const httplib::Request& request, httplib::Response& response,
+                          const httplib::ContentReader&) { self->Answer(api, request, response); });
   }
   // Errors that httplib finds by itself have no body yet.
   self->server_.set_error_handler([](const httplib::Request&, httplib::Response& response) {
     if (!response.body.empty()) return;
-    RespondAndClose(InvalidOpenAiRequest("the HTTP request cannot be read", response.status),
-                    response);
+    RespondAndClose(UnreadableHttpRequest(response.status), response);
   });
   self->server_.set_logger([self](const httplib::Request&, const httplib::Response& response) {
     self->uses_.metrics.CountHttpResponse(response.status);
@@ -196,7 +194,7 @@ void HttpService::AnswerModels(absl::string_view path, httplib::Response& respon
 }
 
 void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
-                         httplib::Response& response, const httplib::ContentReader& reader) {
+                         httplib::Response& response) {
   const absl::StatusOr<std::string> client = ClientOf(request);
   // What refuses a request before its body is read, or has been read whole, ends the connection.
   HttpConnection& connection = HttpServer::connection();
@@ -210,7 +208,7 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
     return Refuse(OpenAiErrorOf(place.status()), *client, response);
   }
   std::string body;
-  if (const auto error = ReadHttpBody(request, reader, options_.max_body_bytes, &body)) {
+  if (const auto error = ReadHttpBody(request, connection, options_.max_body_bytes, &body)) {
     connection.CloseAfterAnswer();
     return Refuse(*error, *client, response);
   }

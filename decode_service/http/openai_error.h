@@ -26,7 +26,7 @@ struct OpenAiError {
 // body's.
 OpenAiError OpenAiErrorOf(const absl::Status& status);
 
-// An error that is the client's own: 400 by default, or 401, 404, 405, 413, 415.
+// An error that is the client's own: 400 by default, or 401, 404, 405, 413, 414, 415, 431.
 OpenAiError InvalidOpenAiRequest(std::string message, int http_status = 400);
 
 }  // namespace kvship

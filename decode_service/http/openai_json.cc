@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "rpc/errors.h"
 
 namespace kvship {
@@ -105,9 +106,12 @@ absl::StatusOr<json> ParseBody(absl::string_view body) {
 JsonFields::JsonFields(const json& object, std::string path)
     : object_(object), path_(std::move(path)) {
   if (object_.is_object()) return;
-  const absl::string_view name = absl::string_view(path_).substr(0, path_.size() - !path_.empty());
-  error_ = WrongField(name.empty() ? "the body" : name, ShortJson(object_), "an object");
+  error_ = path_.empty() ? absl::InvalidArgumentError(absl::StrCat(
+                               "the body is ", ShortJson(object_), "; wanted an object"))
+                         : WrongField(ObjectPath(), ShortJson(object_), "an object");
 }
+
+absl::string_view JsonFields::ObjectPath() const { return absl::StripSuffix(path_, "."); }
 
 const json* JsonFields::Value(const std::string& name) {
   asked_.insert(name);
@@ -175,8 +179,8 @@ absl::Status JsonFields::Finish() const {
     if (value.is_null() || asked_.contains(name)) continue;
     // The name is the client's: shown as JSON, it cannot pass for something else.
     return WithField(absl::InvalidArgumentError(absl::StrCat(
-                         path_.empty() ? "the body" : path_, " has the field ", ShortJson(name),
-                         ", which this server does not know; wanted ", "it left out")),
+                         path_.empty() ? "the body" : ObjectPath(), " has the field ",
+                         ShortJson(name), ", which this server does not know; wanted it left out")),
                      PathOf(name));
   }
   return absl::OkStatus();

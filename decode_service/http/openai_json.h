@@ -49,6 +49,9 @@ class JsonFields {
   absl::Status Finish() const;
 
  private:
+  // "messages[0]"; empty: the body.
+  absl::string_view ObjectPath() const;
+
   const nlohmann::json& object_;
   const std::string path_;
   std::set<std::string> asked_;

@@ -39,6 +39,11 @@ absl::Status DeviceDecoder::CheckPlan(const KvPlan& plan) const {
   return absl::OkStatus();
 }
 
+absl::Status DeviceDecoder::CheckDevice() {
+  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
+  return stream_.Wait("GPU");
+}
+
 absl::Status DeviceDecoder::Step(std::span<const Item> items) {
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
   std::map<std::pair<PageFormat, size_t>, std::vector<size_t>> by_form;

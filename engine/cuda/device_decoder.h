@@ -32,6 +32,8 @@ class DeviceDecoder final : public Decoder {
   // their number of heads take turns.
   absl::Status Step(std::span<const Item> items) override;
 
+  absl::Status CheckDevice() override;
+
   std::span<const float> logits(size_t item) const override;
   int32_t drawn(size_t item) const override { return drawn_[item]; }
 

@@ -48,6 +48,11 @@ size_t DevicePromptReader::BytesFor(const PrefillTask& task) const {
          DeviceCompressor::BytesFor(task.compression, ShapeOf(config()), task.plan);
 }
 
+absl::Status DevicePromptReader::CheckDevice() {
+  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
+  return stream_.Wait("GPU");
+}
+
 absl::StatusOr<std::unique_ptr<PromptReading>> DevicePromptReader::Begin(
     std::span<const PrefillTask* const> tasks) {
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));

@@ -26,6 +26,7 @@ class DevicePromptReader final : public PromptReader {
   size_t pack_tokens() const override { return 0; }
   absl::Status Check(const PrefillTask& task) const override;
   size_t BytesFor(const PrefillTask& task) const override;
+  absl::Status CheckDevice() override;
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override;
 

@@ -18,7 +18,9 @@
 namespace kvship {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // Each call gives the next script's outputs, then its status; the last script goes on for ever.
 struct Script {
@@ -132,7 +134,9 @@ TEST(GenerationClient, DoesNotWaitPastItsDeadline) {
 
 TEST(GenerationClient, DeadlineEndsACallInTheMiddle) {
   ScriptedServer server({{.outputs = {"a"}, .end = absl::OkStatus(), .hangs = true}});
-  EXPECT_TRUE(absl::IsDeadlineExceeded(server.Ask(absl::Milliseconds(300)).status()));
+  const absl::Status status = server.Ask(absl::Milliseconds(300)).status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status));
+  EXPECT_EQ(status.message(), "the timeout of 300ms has passed");
 }
 
 TEST(GenerationClient, StopCancelsTheCallOnTheServer) {
@@ -160,6 +164,51 @@ TEST(GenerationClient, StopEndsTheWaitForAnotherAttempt) {
                               {}, absl::InfiniteDuration(), [](const auto&) {}, stop.get_token());
   stopper.join();
   EXPECT_TRUE(absl::IsCancelled(report.status())) << report.status();
+}
+
+TEST(GenerationClient, TokensThatCannotBeSentAreRefusedWithoutBeingQuoted) {
+  ScriptedServer server({kAnswer});
+  for (const std::string token : {"gr\xc3\xbc", "one\ntwo", "one two", "\x7f"}) {
+    GenerationClient client(server.address, {.api_token = token});
+    const absl::Status status = client.Generate({}, absl::Seconds(20), [](const auto&) {}).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_THAT(std::string(status.message()), Not(HasSubstr(token)));
+    EXPECT_TRUE(absl::IsInvalidArgument(client.GetModelInfo(absl::Seconds(20)).status()));
+  }
+  EXPECT_EQ(server.service.num_calls, 0u);
+  const absl::Status status = CheckApiToken("the file 'x'", "ab\xc3");
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("the API token of the file 'x' has byte 0xC3 at offset 2; wanted visible"));
+  EXPECT_TRUE(CheckApiToken("", "").ok());
+  EXPECT_TRUE(CheckApiToken("", "aZ09-._~+/=!").ok());
+}
+
+TEST(GenerationClient, AServerWithoutTheServiceIsNamed) {
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  ScriptedService elsewhere({kAnswer});
+  builder.RegisterService("another-authority", &elsewhere);
+  const auto server = builder.BuildAndStart();
+  const std::string address = absl::StrCat("127.0.0.1:", port);
+  const absl::Status status =
+      GenerationClient(address).Generate({}, absl::Seconds(20), [](const auto&) {}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << status;
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr(address), HasSubstr("kvship.v1.GenerationService")));
+}
+
+TEST(GenerationClient, AMessageThatIsTooLargeIsNoWantOfRoom) {
+  ScriptedServer server({kAnswer});
+  v1::GenerateRequest request;
+  request.set_prompt(std::string(5 << 20, 'x'));  // gRPC's servers take 4 MiB by default
+  const absl::Time begin = MonotonicNow();
+  const absl::Status status = GenerationClient(server.address)
+                                  .Generate(request, absl::Seconds(20), [](const auto&) {})
+                                  .status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("too large"));
+  EXPECT_LT(MonotonicNow() - begin, absl::Seconds(1)) << "no attempt was made again";
 }
 
 TEST(GenerationClient, NobodyThereIsNamed) {

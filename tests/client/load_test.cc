@@ -8,8 +8,10 @@
 #include <cmath>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/load_report.h"
+#include "transport/grpc_status.h"
 
 namespace kvship {
 namespace {
@@ -31,11 +33,20 @@ TEST(LoadPlan, LengthsFollowTheirDistribution) {
 }
 
 TEST(LoadPlan, WrongLengthsAreRefused) {
-  for (const char* text : {"", "0", "-3", "nan", "uniform:5", "uniform:9:5", "lognormal:10:-1",
-                           "zipf:1:2", "uniform:1:2:3"}) {
+  for (const char* text : {"", "0", "-3", "nan", "inf", "16777217", "100000000000", "uniform:5",
+                           "uniform:9:5", "uniform:1:16777217", "lognormal:10:-1",
+                           "lognormal:16777217:1", "zipf:1:2", "uniform:1:2:3"}) {
     const absl::Status status = LengthDistribution::Parse("--prompt_tokens", text).status();
     EXPECT_THAT(std::string(status.message()), HasSubstr("--prompt_tokens is")) << text;
   }
+}
+
+TEST(LoadPlan, NoDrawIsAboveTheBound) {
+  EXPECT_EQ(LengthDistribution::Parse("f", "16777216")->Draw(1, 2), kMostPlannedTokens);
+  const auto lengths = LengthDistribution::Parse("f", "lognormal:10000000:3");
+  size_t longest = 0;
+  for (size_t i = 0; i < 100; ++i) longest = std::max(longest, lengths->Draw(1, i));
+  EXPECT_EQ(longest, kMostPlannedTokens);
 }
 
 TEST(LoadPlan, ArrivalsAreAPoissonProcess) {
@@ -74,6 +85,13 @@ TEST(LoadPlan, ABrokenTraceIsRefusedByLineAndField) {
                       << "\n";
   const absl::Status status = ReadTrace(path, 1).status();
   EXPECT_THAT(std::string(status.message()), HasSubstr("broken.jsonl:2: field 'input_length'"));
+  for (const char* field : {"timestamp", "input_length", "output_length"}) {
+    nlohmann::json line = {{"timestamp", 0}, {"input_length", 5}, {"output_length", 5}};
+    line[field] = 1e18;
+    std::ofstream(path) << line.dump() << "\n";
+    EXPECT_THAT(std::string(ReadTrace(path, 1).status().message()),
+                HasSubstr(absl::StrCat("field '", field, "' is 1e+18; wanted a number from 0 to")));
+  }
   EXPECT_EQ(ReadTrace(path + "x", 1).status().code(), absl::StatusCode::kNotFound);
 }
 
@@ -82,7 +100,7 @@ class SlowService final : public v1::GenerationService::Service {
  public:
   grpc::Status Generate(grpc::ServerContext*, const v1::GenerateRequest* request,
                         grpc::ServerWriter<v1::GenerateResponse>* writer) override {
-    if (request->tokens().ids_size() == 13) return {grpc::StatusCode::RESOURCE_EXHAUSTED, "full"};
+    if (request->tokens().ids_size() == 13) return ToGrpcStatus(absl::ResourceExhaustedError(""));
     // As a server does that closes its port.
     if (request->tokens().ids_size() == 14) return {grpc::StatusCode::CANCELLED, ""};
     most_running = std::max<int>(most_running, ++running);

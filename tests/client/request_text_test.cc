@@ -11,6 +11,7 @@
 namespace kvship {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -44,10 +45,20 @@ TEST(RequestTextTest, PromptIsTextOrAChat) {
 }
 
 TEST(RequestTextTest, FilesAreTakenAsTheyAre) {
-  const TemporaryFile file("line one\n\xff");
+  const TemporaryFile file("line one\r\n \u20ac\n");
   v1::GenerateRequest request;
   ASSERT_TRUE(SetInput({.text_file = file.path()}, &request).ok());
-  EXPECT_EQ(request.prompt(), "line one\n\xff");
+  EXPECT_EQ(request.prompt(), "line one\r\n \u20ac\n");
+}
+
+TEST(RequestTextTest, WhatIsNotUtf8IsNamedByItsByte) {
+  const TemporaryFile latin("caf\xe9 au lait");
+  EXPECT_THAT(std::string(InputStatus({.text_file = latin.path()}).message()),
+              AllOf(HasSubstr(latin.path()), HasSubstr("is not UTF-8 at byte 3 (0xE9")));
+  EXPECT_THAT(std::string(InputStatus({.text = "\xff", .chat = true}).message()),
+              HasSubstr("--prompt is not UTF-8 at byte 0"));
+  EXPECT_THAT(std::string(InputStatus({.text = "a", .chat = true, .system = "b\xff"}).message()),
+              HasSubstr("--system is not UTF-8 at byte 1"));
 }
 
 TEST(RequestTextTest, TokensFileIsAJsonList) {

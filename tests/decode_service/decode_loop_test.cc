@@ -43,8 +43,10 @@ class BrokenDecoder final : public Decoder {
   absl::Status Step(std::span<const Item>) override { return error; }
   std::span<const float> logits(size_t) const override { return {}; }
   int32_t drawn(size_t) const override { return 0; }
+  absl::Status CheckDevice() override { return device; }
 
   absl::Status error;
+  absl::Status device;
 };
 
 class DecodeLoopTest : public ::testing::Test {
@@ -224,6 +226,15 @@ TEST_F(DecodeLoopTest, StepThatFailsIsLoggedAndNoMistakeOfTheCaller) {
   EXPECT_THAT(::testing::internal::GetCapturedStdout(),
               HasSubstr("a decode step failed: INVALID_ARGUMENT: head size 20"));
   EXPECT_EQ(end, absl::InternalError("head size 20"));
+}
+
+TEST_F(DecodeLoopTest, AStepThatFailsOnALostDeviceIsToldForGood) {
+  const absl::Status error = absl::InternalError("illegal address");
+  EXPECT_EQ(EndAfter(error), error);
+  EXPECT_EQ(loop_->CheckProgress(absl::Hours(1)), absl::OkStatus());
+  broken_.device = error;
+  EXPECT_EQ(EndAfter(error), error);
+  EXPECT_TRUE(absl::IsInternal(loop_->CheckProgress(absl::Hours(1))));
 }
 
 TEST_F(DecodeLoopTest, StepWithoutMemoryEndsItsRequestsAsSuch) {

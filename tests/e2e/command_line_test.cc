@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -10,6 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "tests/e2e/processes.h"
+#include "tests/engine/model_files.h"
+#include "tests/needed.h"
 
 namespace kvship {
 namespace {
@@ -39,6 +43,77 @@ TEST(CommandLineTest, NamesOfFlagsMayHaveDashes) {
     Process server(program, {"--model=/nowhere", "--log-format=json"});
     EXPECT_EQ(server.Wait(), 1);
     EXPECT_THAT(server.Errors(), HasSubstr("/nowhere")) << program;
+  }
+}
+
+// The first model has no tokenizer, which is a part of the identity.
+TEST(CommandLineTest, InspectTellsTheIdentityThatAServerTells) {
+  for (const std::string model : {KVSHIP_GOLDENS "/models/llama", KVSHIP_DEMO_MODEL}) {
+    if (IsMissing(model)) GTEST_SKIP() << "no " << model;
+    Process inspect("kvship-inspect", {"model", model});
+    EXPECT_EQ(inspect.Wait(), 0) << inspect.Errors();
+    const std::string identity = nlohmann::json::parse(inspect.Output())["identity"];
+    Server prefill("kvship-prefill", model, {"--threads=1"});
+    Server decode("kvship-decode", model,
+                  {"--threads=1", absl::StrCat("--prefill=", prefill.address())});
+    ASSERT_TRUE(prefill.WaitUntilReady() && decode.WaitUntilReady());
+    Process models("kvship", {"models", "--server=" + decode.address(), "--timeout=1m"});
+    EXPECT_EQ(models.Wait(), 0) << models.Errors();
+    EXPECT_THAT(models.Output(), HasSubstr(identity)) << model;
+  }
+}
+
+TEST(CommandLineTest, HelpIsACommandToo) {
+  Process help("kvship", {"help"});
+  EXPECT_EQ(help.Wait(), 0);
+  EXPECT_THAT(help.Output(), AllOf(StartsWith("kvship COMMAND"), HasSubstr("\n  bench ")));
+}
+
+// What `kvship` says of these flags, without having asked a server.
+std::string RefusalOf(std::vector<std::string> flags) {
+  flags.push_back("--server=127.0.0.1:1");
+  Process program("kvship", flags);
+  EXPECT_EQ(program.Wait(), 1);
+  return program.Errors();
+}
+
+TEST(CommandLineTest, FlagsThatMakeNoLoadAreRefusedByName) {
+  const std::string prompt = "--prompt=x";
+  EXPECT_THAT(RefusalOf({"bench", "--prompt_tokens=100000000000"}),
+              HasSubstr("--prompt_tokens is '100000000000'; wanted a number of tokens from 1 to"));
+  EXPECT_THAT(RefusalOf({"bench", "--rate=nan", prompt}), HasSubstr("--rate is nan; wanted"));
+  EXPECT_THAT(RefusalOf({"bench", "--rate=-1", prompt}), HasSubstr("--rate is -1; wanted"));
+  EXPECT_THAT(RefusalOf({"bench", "--requests=100000000000", prompt}),
+              HasSubstr("--requests is 100000000000; wanted a number from 1 to"));
+  for (const std::string flag : {"--rate", "--prompt_tokens", "--output_tokens"}) {
+    EXPECT_THAT(RefusalOf({"bench", "--trace=/nowhere", flag + "=4"}),
+                HasSubstr(flag + " is given with --trace; wanted one of them"));
+  }
+  for (const std::string flag : {"--slo_first_token", "--slo_between_tokens", "--timeout"}) {
+    EXPECT_THAT(RefusalOf({"bench", flag + "=-1s", prompt}),
+                HasSubstr(flag + " is -1s; wanted a duration above 0"));
+  }
+}
+
+TEST(CommandLineTest, TextsThatAreNotUtf8AreRefusedByName) {
+  EXPECT_THAT(RefusalOf({"generate", "--prompt=ab\xff"}),
+              HasSubstr("kvship generate: --prompt is not UTF-8 at byte 2 (0xFF"));
+  EXPECT_THAT(RefusalOf({"generate", "--prompt=a", "--stop=\xe9"}),
+              HasSubstr("--stop is not UTF-8 at byte 0 (0xE9"));
+  EXPECT_THAT(RefusalOf({"generate", "--prompt=a", "--compression=scorer=\xe9"}),
+              HasSubstr("--compression is not UTF-8 at byte 7"));
+}
+
+TEST(CommandLineTest, TokensThatCannotBeSentAreRefusedByWhereTheyCameFrom) {
+  for (const std::string token : {"gr\xc3\xbc\xc3\x9f", "one\ntwo"}) {
+    const TempFolder folder;
+    const std::string path = folder.Write("token", token + "\n");
+    EXPECT_THAT(RefusalOf({"models", "--api_token_file=" + path}),
+                HasSubstr("the API token of --api_token_file '" + path + "' has byte 0x"));
+    setenv("KVSHIP_API_TOKEN", token.c_str(), /*replace=*/1);
+    EXPECT_THAT(RefusalOf({"models"}),
+                AllOf(HasSubstr("KVSHIP_API_TOKEN has byte 0x"), Not(HasSubstr(token))));
+    unsetenv("KVSHIP_API_TOKEN");
   }
 }
 

@@ -212,6 +212,14 @@ TEST(FailuresTest, ClientSaysWhatIsWrongAndExitsWithOne) {
   EXPECT_EQ(refused.Wait(), 1);
   EXPECT_THAT(refused.Errors(), HasSubstr("no tokenizer"));
   EXPECT_EQ(refused.Output(), "");
+
+  Process elsewhere("kvship", {"generate", "--server=" + prefill->address(), "--prompt=x"});
+  EXPECT_EQ(elsewhere.Wait(), 1);
+  EXPECT_THAT(elsewhere.Errors(), HasSubstr("wanted a decode node's address"));
+
+  Process impatient("kvship", {"models", "--server=" + decode->address(), "--timeout=1ns"});
+  EXPECT_EQ(impatient.Wait(), 1);
+  EXPECT_THAT(impatient.Errors(), HasSubstr("the timeout of 1ns has passed"));
 }
 
 }  // namespace

@@ -289,7 +289,8 @@ TEST(GenerateTest, WrongRequestsAreRefusedAndTheServersLiveOn) {
   EXPECT_THAT(std::string(no_tokenizer.status.message()), HasSubstr("no tokenizer"));
 
   const Answer huge = Ask(address, RequestOf(RandomPrompt(100000, 1, 320), kKeepAll, 5));
-  EXPECT_EQ(huge.status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(huge.status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(huge.status.message()), HasSubstr("too large"));
 
   const Answer late = Ask(address, right, absl::Milliseconds(-1));
   EXPECT_EQ(late.status.code(), absl::StatusCode::kDeadlineExceeded);

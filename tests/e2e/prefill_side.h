@@ -6,9 +6,9 @@
 
 #include <memory>
 
+#include "engine/model_identity.h"
 #include "prefill_service/host_prompt_reader.h"
 #include "prefill_service/prefill_rpc_service.h"
-#include "rpc/model_info.h"
 #include "tests/e2e/staging_reader.h"
 
 namespace kvship {

@@ -132,7 +132,40 @@ def test_what_is_not_http_gets_an_error_and_the_connection_closed(api, request_b
 
 def test_endless_headers_are_not_read(api):
     header = b"X-Filler: " + b"a" * 4000 + b"\r\n"
-    assert raw_answer(api, b"GET /v1/models HTTP/1.1\r\n" + header * 50).startswith(b"HTTP/1.1 400 ")
+    answer = raw_answer(api, b"GET /v1/models HTTP/1.1\r\n" + header * 50)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b"wanted at most 65536 bytes" in answer
+
+
+@pytest.mark.parametrize("length", [9_000, 20_000, 100_000])
+def test_the_bound_of_a_url_is_named(api, length):
+    answer = raw_answer(api, b"GET /" + b"a" * length + b" HTTP/1.1\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 414 ")
+    message = json.loads(answer.split(b"\r\n\r\n")[1])["error"]["message"]
+    assert message == "the request's line, with the URL, is too long; wanted at most 8192 bytes"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_an_encoded_body_is_refused_by_its_encoding(api, connection, coding):
+    status, _, answer = ask(connection, {"model": api.model, "prompt": "Hi"}, headers={**JSON, "Content-Encoding": coding})
+    assert status == 415
+    assert f"Content-Encoding is '{coding}'; wanted it left out" in answer["error"]["message"]
+
+
+def test_a_chunked_body_may_have_trailers(api):
+    body = json.dumps({"model": api.model, "prompt": "Hi", "max_tokens": 1}).encode()
+    answer = raw_answer(api, b"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+                             b"Connection: close\r\n\r\n%x\r\n%b\r\n0\r\nX-Checksum: 1\r\n\r\n" % (len(body), body))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert json.loads(answer.split(b"\r\n\r\n")[1])["usage"]["completion_tokens"] == 1
+
+
+def test_what_is_wrong_with_the_body_as_a_whole_has_no_param(api, connection):
+    _, _, answer = ask(connection, [], "/v1/chat/completions")
+    assert answer["error"]["message"] == "the body is []; wanted an object" and answer["error"]["param"] is None
+    messages = [{"role": "user", "content": "", "x": 1}]
+    _, _, answer = ask(connection, {"model": api.model, "messages": messages}, "/v1/chat/completions")
+    assert answer["error"]["message"].startswith('messages[0] has the field "x"')
 
 
 def test_waiting_is_filled_with_comments(api, connection):

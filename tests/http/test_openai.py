@@ -117,7 +117,7 @@ def test_characters_stay_whole_across_chunks(api):
     ({"response_format": {"type": "json_object"}}, "response_format", "json_object"),
     ({"presence_penalty": 1}, "presence_penalty", "presence_penalty is 1"),
     ({"max_tokens": 0}, "max_tokens", "max_tokens is 0; wanted an integer from 1"),
-    ({"max_tokens": 100_000}, None, "max_tokens is 100000; wanted at most"),
+    ({"max_tokens": 100_000}, "max_tokens", "max_tokens is 100000; wanted at most"),
     ({"temperature": -1}, "temperature", "temperature is -1"),
     ({"stop": [""]}, "stop[0]", "empty"),
     ({"extra_body": {"temprature": 1}}, "temprature", "temprature"),
@@ -139,15 +139,15 @@ def test_an_unknown_model_is_not_found(api):
     assert caught.value.code == "model_not_found" and caught.value.param == "model"
 
 
-@pytest.mark.parametrize("prompt, max_tokens, message", [
-    ([7] * 10_000, 1, "the prompt has 10000 tokens; wanted fewer than the 8192"),
-    ([7] * 8000, 193, "max_tokens is 193; wanted at most 192"),
-    ("x" * 3_000_000, 1, "prompt has 3000000 bytes"),
+@pytest.mark.parametrize("prompt, max_tokens, param, message", [
+    ([7] * 10_000, 1, "prompt", "the prompt has 10000 tokens; wanted fewer than the 8192"),
+    ([7] * 8000, 193, "max_tokens", "max_tokens is 193; wanted at most 192"),
+    ("x" * 3_000_000, 1, "prompt", "prompt has 3000000 bytes"),
 ])
-def test_what_exceeds_the_context_is_refused_by_openais_code(api, prompt, max_tokens, message):
+def test_what_exceeds_the_context_is_refused_by_openais_code(api, prompt, max_tokens, param, message):
     with pytest.raises(openai.BadRequestError, match=message) as caught:
         api.complete(prompt, max_tokens=max_tokens, stream=True)
-    assert caught.value.code == "context_length_exceeded"
+    assert caught.value.code == "context_length_exceeded" and caught.value.param == param
 
 
 def test_the_model_is_called_what_the_flag_says(api, start_decode):

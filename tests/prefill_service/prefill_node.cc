@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/random.h"
+#include "engine/model_identity.h"
 #include "rpc/sealed_message.h"
 
 namespace kvship {

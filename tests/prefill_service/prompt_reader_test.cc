@@ -34,7 +34,10 @@ class ChoosyReader final : public PromptReader {
     return host_.Begin(tasks);
   }
 
+  absl::Status CheckDevice() override { return device; }
+
   std::vector<size_t> begun;
+  absl::Status device;
 
  private:
   Backend backend_{1};
@@ -111,6 +114,17 @@ TEST_F(PromptReaderTest, ADeviceWithoutRoomIsNoFaultOfTheNode) {
   const auto request = *scheduler.Submit(Task(66), channel);
   while (!scheduler.Go(*request).ok()) absl::SleepFor(absl::Milliseconds(1));
   EXPECT_EQ(channel->WaitUntilClosed(), absl::ResourceExhaustedError("no room"));
+  EXPECT_EQ(scheduler.CheckProgress(), absl::OkStatus());
+}
+
+TEST_F(PromptReaderTest, ALostDeviceIsToldForGood) {
+  reader_.device = absl::InternalError("illegal address");
+  PrefillScheduler scheduler(reader_, metrics_, {});
+  const auto channel = std::make_shared<ClosedChannel>();
+  const auto request = *scheduler.Submit(Task(66), channel);
+  while (!scheduler.Go(*request).ok()) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_FALSE(channel->WaitUntilClosed().ok());
+  EXPECT_TRUE(absl::IsInternal(scheduler.CheckProgress()));
 }
 
 TEST(HostPromptReader, VotesOfALongWindowComeInSteps) {

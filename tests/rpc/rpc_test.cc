@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "engine/model_identity.h"
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
 #include "rpc/errors.h"

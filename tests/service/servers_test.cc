@@ -94,6 +94,16 @@ TEST_F(AdminServerTest, ReadyzFollowsReadiness) {
   EXPECT_EQ(Get("/healthz")->status, 200);
 }
 
+TEST_F(AdminServerTest, HealthzFailsOnlyWhereANewProcessHelps) {
+  absl::Status status = absl::UnavailableError("in one step for 60 s");
+  readiness_.StartServing([&status] { return status; });
+  EXPECT_EQ(Get("/healthz")->status, 200);
+  status = absl::InternalError("the GPU is lost");
+  EXPECT_EQ(Get("/healthz")->status, 503);
+  EXPECT_EQ(Get("/healthz")->body, "the GPU is lost\n");
+  EXPECT_EQ(Get("/readyz")->status, 503);
+}
+
 TEST_F(AdminServerTest, MetricsAreInPrometheusForm) {
   prometheus::BuildCounter()
       .Name("kvship_test_total")

@@ -1,6 +1,7 @@
-"""What becomes of calls when one side closes."""
+"""What becomes of calls when one side closes, or gRPC itself refuses them."""
 
 import threading
+import time
 from concurrent import futures
 
 import grpc
@@ -34,7 +35,8 @@ def serve():
 
     def start(service):
         server = grpc.server(futures.ThreadPoolExecutor(2))
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(service, server)
+        if service is not None:
+            generation_pb2_grpc.add_GenerationServiceServicer_to_server(service, server)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         servers.append(server)
@@ -51,6 +53,24 @@ def test_a_call_that_the_server_lets_go_is_made_again(serve):
     with kvship.Client(serve(service), timeout=20) as client:
         assert client.generate("text").text == "answer"
     assert service.num_calls == 3
+
+
+def test_a_message_that_is_too_large_is_no_want_of_room(serve):
+    service = Service(num_let_go=0)
+    with kvship.Client(serve(service), timeout=20) as client:
+        start = time.monotonic()
+        # gRPC's servers take 4 MiB by default.
+        with pytest.raises(kvship.NotServable, match="too large for its receiver"):
+            client.generate("x" * (5 << 20))
+        assert time.monotonic() - start < 1, "no attempt was made again"
+    assert service.num_calls == 0
+
+
+def test_a_server_without_the_service_is_named(serve):
+    with kvship.Client(serve(None), timeout=20) as client:
+        with pytest.raises(kvship.Error, match="does not serve this call of kvship.v1.GenerationService") as caught:
+            client.generate("text")
+        assert caught.value.code is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_closing_the_client_ends_its_calls_for_good(serve):

@@ -141,7 +141,16 @@ TEST(OpenAiRequestTest, WrongValuesAreNamedWithFieldValueAndWhatWasWanted) {
   ExpectRefused(ReadChat(Chat(R"(,"stream_options":{"include_usage":true})")), "stream_options",
                 "stream is not true");
   ExpectRefused(ReadChat(R"({"messages":[{"role":"user","content":""}]})"), "model", "missing");
-  ExpectRefused(ReadChat("[]"), "the body", "an object");
+  ExpectRefused(ReadChat("[]"), "", "the body is []; wanted an object");
+}
+
+TEST(OpenAiRequestTest, UnknownFieldsAreToldWithTheObjectThatHasThem) {
+  ExpectRefused(ReadChat(R"({"model":"m","messages":[{"role":"user","content":"","x":1}]})"),
+                "messages[0].x", R"(messages[0] has the field "x", which this server)");
+  ExpectRefused(ReadChat(Chat(R"(,"x":1)")), "x",
+                R"(the body has the field "x", which this server)");
+  ExpectRefused(ReadChat(R"({"model":"m","messages":["Hi"]})"), "messages[0]",
+                R"(messages[0] is "Hi"; wanted an object)");
 }
 
 TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing) {

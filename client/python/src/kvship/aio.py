@@ -12,7 +12,7 @@ import grpc
 from kvship import errors
 from kvship._retry import Attempts
 from kvship.client import CHANNEL_OPTIONS, Metadata, call_metadata
-from kvship.request import generate_request
+from kvship.request import check_text, generate_request, token_ids
 from kvship.results import Generation, Output, Progress, event
 from kvship.v1 import generation_pb2, generation_pb2_grpc, types_pb2
 
@@ -126,13 +126,13 @@ class AsyncClient:
 
     async def tokenize(self, text: str, *, parse_special: bool = False, timeout: float | None = None) -> list[int]:
         """As Client.tokenize."""
-        request = generation_pb2.TokenizeRequest(text=text, parse_special=parse_special)
+        request = generation_pb2.TokenizeRequest(text=check_text("text", text), parse_special=parse_special)
         response: generation_pb2.TokenizeResponse = await self._unary(self._stub.Tokenize, request, timeout)
         return list(response.ids)
 
     async def detokenize(self, ids: Sequence[int], *, timeout: float | None = None) -> str:
         """As Client.detokenize."""
-        request = generation_pb2.DetokenizeRequest(ids=ids)
+        request = generation_pb2.DetokenizeRequest(ids=token_ids("ids", ids))
         response: generation_pb2.DetokenizeResponse = await self._unary(self._stub.Detokenize, request, timeout)
         return response.text
 

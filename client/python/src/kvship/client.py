@@ -12,7 +12,7 @@ import grpc
 
 from kvship import errors
 from kvship._retry import Attempts
-from kvship.request import generate_request
+from kvship.request import check_text, generate_request, token_ids
 from kvship.results import Generation, Output, Progress, event
 from kvship.v1 import generation_pb2, generation_pb2_grpc, types_pb2
 
@@ -28,8 +28,14 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 def call_metadata(api_token: str | None) -> Metadata:
-    """What each call of a client carries."""
-    return () if api_token is None else (("authorization", f"Bearer {api_token}"),)
+    """What each call of a client carries. Raises ValueError, which does not quote it, for a token that cannot be sent."""
+    if api_token is None:
+        return ()
+    for index, character in enumerate(api_token):
+        if not "!" <= character <= "~":
+            raise ValueError(f"api_token has U+{ord(character):04X} at index {index}; "
+                             "wanted visible ASCII characters alone, in one line and without spaces")
+    return (("authorization", f"Bearer {api_token}"),)
 
 
 class Stream:
@@ -110,7 +116,8 @@ class Stream:
 class Client:
     """A connection to a kvship decode server, plaintext unless `credentials` are given.
 
-    `api_token` is what a server with --api_tokens_file knows the client by; in plaintext, whoever sees a call sees it.
+    `api_token` (visible ASCII characters) is what a server with --api_tokens_file knows the client by; in plaintext, whoever sees
+    a call sees it.
     `timeout` (seconds) holds for every call that names none. A call that finds no server, or no room, before any output
     is made again up to `retries` times. `channel_options` are further arguments of the gRPC channel.
     """
@@ -147,13 +154,13 @@ class Client:
 
     def tokenize(self, text: str, *, parse_special: bool = False, timeout: float | None = None) -> list[int]:
         """The ids of a text, without the begin token; names of special tokens are text unless `parse_special`."""
-        request = generation_pb2.TokenizeRequest(text=text, parse_special=parse_special)
+        request = generation_pb2.TokenizeRequest(text=check_text("text", text), parse_special=parse_special)
         response: generation_pb2.TokenizeResponse = self._unary(self._stub.Tokenize, request, timeout)
         return list(response.ids)
 
     def detokenize(self, ids: Sequence[int], *, timeout: float | None = None) -> str:
         """The text of ids. Raises InvalidRequest, naming the index, for one outside the vocabulary."""
-        request = generation_pb2.DetokenizeRequest(ids=ids)
+        request = generation_pb2.DetokenizeRequest(ids=token_ids("ids", ids))
         response: generation_pb2.DetokenizeResponse = self._unary(self._stub.Detokenize, request, timeout)
         return response.text
 

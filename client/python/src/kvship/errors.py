@@ -37,7 +37,7 @@ class Unauthenticated(Error):
 
 
 class NotServable(Error):
-    """This server can never serve the request: it is longer than the context or the whole pool."""
+    """This server can never serve the request: it is longer than the context, the whole pool or the longest message."""
 
 
 class Overloaded(Error):
@@ -74,15 +74,29 @@ _KINDS: dict[grpc.StatusCode, type[Error]] = {
 }
 
 
+def _from_grpc(code: grpc.StatusCode, message: str) -> Error | None:
+    """What gRPC says by itself, where other things are meant. Servers' own errors have details."""
+    # Not for want of room, which passes, as with gRPC's other such ends.
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in message:
+        return NotServable(code, f"a message, most likely the request, is too large for its receiver: {message}")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return Error(code, "the server does not serve this call of kvship.v1.GenerationService; wanted a decode node's address "
+                           f"(is this a prefill node's?): {message}")
+    return None
+
+
 def from_rpc(error: Any, cancelled: bool = False) -> Error:
     """The Error that a grpc.RpcError (or grpc.aio.AioRpcError) stands for; `cancelled` is whether this side ended the call."""
     code = error.code()
     if code is grpc.StatusCode.CANCELLED and not cancelled:
         # What gRPC's servers do with calls that arrive as the port is closed.
         return Unavailable(grpc.StatusCode.UNAVAILABLE, "the server let the call go")
-    made = _KINDS.get(code, Error)(code, error.details() or code.name)
+    message = error.details() or code.name
     metadata = dict(error.trailing_metadata() or ())
     details = metadata.get("grpc-status-details-bin", b"")
+    if not details and (explained := _from_grpc(code, message)) is not None:
+        return explained
+    made = _KINDS.get(code, Error)(code, message)
     if isinstance(made, InvalidRequest):
         made.violations = tuple(Violation(field, text) for field, text in field_violations(details))
     if isinstance(made, Overloaded):

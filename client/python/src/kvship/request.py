@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,60 @@ from kvship.v1 import generation_pb2, types_pb2
 
 Compression = str | Mapping[str, Any]
 
+_UINT32_MAX = 2**32 - 1
+_UINT64_MAX = 2**64 - 1
+
+
+def check_integer(name: str, value: Any, most: int = _UINT32_MAX) -> int:
+    """The value. Raises TypeError or ValueError, naming the field, for anything but an integer from 0 to `most`."""
+    wanted = f"wanted an integer from 0 to {most}"
+    try:
+        integer = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; {wanted}") from None
+    if not 0 <= integer <= most:
+        raise ValueError(f"{name} is {value}; {wanted}")
+    return integer
+
+
+def check_number(name: str, value: Any) -> float:
+    """The value. Raises TypeError, naming the field, for anything but a number."""
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} is {value!r}; wanted a number")
+    return float(value)
+
+
+def check_text(name: str, value: Any) -> str:
+    """The value. Raises TypeError for anything but a string, ValueError for one that UTF-8 cannot say; both name the field."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}; wanted a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} has U+{ord(value[error.start]):04X} at index {error.start}, half of a character; "
+                         "wanted text that can be sent as UTF-8") from None
+    return value
+
+
+def token_ids(name: str, ids: Sequence[int]) -> list[int]:
+    """The ids. Raises TypeError or ValueError, naming the field and the index, for what can be none."""
+    try:
+        return list(generation_pb2.TokenIds(ids=ids).ids)
+    except (TypeError, ValueError):
+        # Looked at one by one only now: prompts have millions.
+        if not isinstance(ids, Sequence) or isinstance(ids, str):
+            raise TypeError(f"{name} is {ids!r}; wanted a sequence of token ids") from None
+        return [check_integer(f"{name}[{i}]", value) for i, value in enumerate(ids)]
+
 
 def compression_options(compression: Compression) -> types_pb2.CompressionOptions:
     """From a mapping or the text form "scorer=snapkv,budget_tokens=512", by the names of the message's fields.
 
-    Raises ValueError for a name that is none, or a value of the wrong type; what values mean, the server checks.
+    Raises ValueError for a name that is none, or a value of the wrong type, and TypeError for neither a mapping nor a text; what
+    values mean, the server checks.
     """
+    if not isinstance(compression, (str, Mapping)):
+        raise TypeError(f"compression is {compression!r}; wanted text such as 'scorer=snapkv,budget_tokens=512', or a mapping")
     if isinstance(compression, str):
         pairs = [pair.partition("=") for pair in compression.split(",") if pair.strip()]
         options: Mapping[str, Any] = {name.strip(): value.strip() for name, _, value in pairs}
@@ -44,6 +93,35 @@ def _of_type(cpp_type: int, value: Any) -> Any:
     return float(value) if cpp_type == FieldDescriptor.CPPTYPE_DOUBLE else int(value)
 
 
+def _chat(messages: Sequence[Mapping[str, str]]) -> generation_pb2.ChatMessages:
+    chat = generation_pb2.ChatMessages()
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise TypeError(f"messages[{i}] is {message!r}; wanted a mapping with role and content")
+        for field in ("role", "content"):
+            if field not in message:
+                raise ValueError(f"messages[{i}] has no {field}; wanted role and content")
+        chat.messages.add(role=check_text(f"messages[{i}]['role']", message["role"]),
+                          content=check_text(f"messages[{i}]['content']", message["content"]))
+    return chat
+
+
+def _stop_texts(stop: Sequence[str]) -> list[str]:
+    # Which would be as many stop texts as it has characters.
+    if isinstance(stop, str):
+        raise TypeError(f"stop is {stop!r}; wanted a sequence of strings")
+    return [check_text(f"stop[{i}]", text) for i, text in enumerate(stop)]
+
+
+def _sampling(temperature: float | None, top_p: float | None, top_k: int | None,
+              seed: int | None) -> types_pb2.SamplingOptions:
+    return types_pb2.SamplingOptions(
+        temperature=None if temperature is None else check_number("temperature", temperature),
+        top_p=None if top_p is None else check_number("top_p", top_p),
+        top_k=None if top_k is None else check_integer("top_k", top_k),
+        seed=None if seed is None else check_integer("seed", seed, _UINT64_MAX))
+
+
 def generate_request(
     prompt: str | None = None,
     *,
@@ -64,25 +142,24 @@ def generate_request(
 ) -> generation_pb2.GenerateRequest:
     """A request for text after `prompt`, after a chat's `messages` ({"role", "content"}), or after token ids.
 
-    Everything that is None is the server's default. Raises ValueError unless exactly one of the three is given.
+    Everything that is None is the server's default. Raises ValueError unless exactly one of the three is given, and TypeError or
+    ValueError, naming the field, for a value that no request can carry; what values mean, the server checks.
     """
     if sum(given is not None for given in (prompt, messages, tokens)) != 1:
         raise ValueError("wanted exactly one of prompt, messages and tokens")
     request = generation_pb2.GenerateRequest(
-        parse_special=parse_special, max_tokens=max_tokens or 0, stop=stop, logprobs=logprobs,
-        forced_tokens=forced_tokens, ignore_end_tokens=ignore_end_tokens, report_heads=report_heads)
+        parse_special=parse_special, max_tokens=0 if max_tokens is None else check_integer("max_tokens", max_tokens),
+        stop=_stop_texts(stop), logprobs=check_integer("logprobs", logprobs),
+        forced_tokens=token_ids("forced_tokens", forced_tokens), ignore_end_tokens=ignore_end_tokens, report_heads=report_heads,
+        sampling=_sampling(temperature, top_p, top_k, seed))
     if prompt is not None:
-        request.prompt = prompt
+        request.prompt = check_text("prompt", prompt)
     elif messages is not None:
+        request.chat.CopyFrom(_chat(messages))
         request.chat.SetInParent()
-        for message in messages:
-            request.chat.messages.add(role=message["role"], content=message["content"])
     else:
-        request.tokens.ids.extend(tokens or ())
+        request.tokens.ids.extend(token_ids("tokens", tokens or ()))
         request.tokens.SetInParent()
-    for name, value in (("temperature", temperature), ("top_p", top_p), ("top_k", top_k), ("seed", seed)):
-        if value is not None:
-            setattr(request.sampling, name, value)
     if compression is not None:
         request.compression.CopyFrom(compression_options(compression))
     return request

@@ -1,0 +1,83 @@
+"""What becomes a request, and what is refused before it is sent."""
+
+import kvship
+import pytest
+from kvship.request import generate_request
+
+
+def test_values_arrive_under_their_names():
+    request = generate_request("One", max_tokens=7, temperature=0.5, top_p=1, top_k=3, seed=2**64 - 1, stop=["a", "b"],
+                               logprobs=2, forced_tokens=[5, 6], compression="scorer=snapkv,window=8")
+    assert (request.prompt, request.max_tokens, request.logprobs) == ("One", 7, 2)
+    assert (request.sampling.temperature, request.sampling.top_p) == (0.5, 1)
+    assert (request.sampling.top_k, request.sampling.seed) == (3, 2**64 - 1)
+    assert list(request.stop) == ["a", "b"] and list(request.forced_tokens) == [5, 6]
+    assert request.compression.window == 8
+    assert list(generate_request(tokens=range(4)).tokens.ids) == [0, 1, 2, 3]
+
+
+def test_what_is_none_is_left_out():
+    request = generate_request("One")
+    assert not any(request.sampling.HasField(name) for name in ("temperature", "top_p", "top_k", "seed"))
+    assert generate_request(tokens=[]).WhichOneof("input") == "tokens"
+    assert generate_request(messages=[]).WhichOneof("input") == "chat"
+
+
+@pytest.mark.parametrize("fields, error, message", [
+    ({"max_tokens": -1}, ValueError, "max_tokens is -1; wanted an integer from 0 to 4294967295"),
+    ({"seed": -1}, ValueError, "seed is -1; wanted an integer from 0 to 18446744073709551615"),
+    ({"top_k": -1}, ValueError, "top_k is -1; wanted an integer from 0 to 4294967295"),
+    ({"logprobs": -1}, ValueError, "logprobs is -1; wanted an integer from 0 to 4294967295"),
+    ({"max_tokens": 2**32}, ValueError, "max_tokens is 4294967296; wanted an integer from 0"),
+    ({"max_tokens": 1.5}, TypeError, "max_tokens is 1.5; wanted an integer"),
+    ({"top_k": "3"}, TypeError, "top_k is '3'; wanted an integer"),
+    ({"temperature": "hot"}, TypeError, "temperature is 'hot'; wanted a number"),
+    ({"top_p": [1]}, TypeError, r"top_p is \[1\]; wanted a number"),
+    ({"compression": 5}, TypeError, "compression is 5; wanted text such as"),
+    ({"compression": {"window": -1}}, ValueError, "compression option window is '-1'"),
+    ({"stop": "END"}, TypeError, "stop is 'END'; wanted a sequence of strings"),
+    ({"stop": ["a", 1]}, TypeError, r"stop\[1\] is 1; wanted a string"),
+    ({"forced_tokens": [1, -2]}, ValueError, r"forced_tokens\[1\] is -2; wanted an integer from 0"),
+    ({"prompt": 5}, TypeError, "prompt is 5; wanted a string"),
+    ({"prompt": "caf\udce9"}, ValueError, r"prompt has U\+DCE9 at index 3, half of a character"),
+])
+def test_wrong_values_are_named(fields, error, message):
+    with pytest.raises(error, match=message):
+        generate_request(**{"prompt": "text", **fields})
+
+
+@pytest.mark.parametrize("message, error, told", [
+    ({"role": "user"}, ValueError, r"messages\[1\] has no content; wanted role and content"),
+    ({"content": "x"}, ValueError, r"messages\[1\] has no role"),
+    ({"role": "user", "content": None}, TypeError, r"messages\[1\]\['content'\] is None; wanted a string"),
+    ("hello", TypeError, r"messages\[1\] is 'hello'; wanted a mapping with role and content"),
+])
+def test_wrong_messages_are_named(message, error, told):
+    with pytest.raises(error, match=told):
+        generate_request(messages=[{"role": "system", "content": "s"}, message])
+
+
+@pytest.mark.parametrize("tokens, error, told", [
+    ([1, 2, -1], ValueError, r"tokens\[2\] is -1; wanted an integer from 0 to 4294967295"),
+    ([1, "2"], TypeError, r"tokens\[1\] is '2'; wanted an integer"),
+    (5, TypeError, "tokens is 5; wanted a sequence of token ids"),
+])
+def test_wrong_tokens_are_named(tokens, error, told):
+    with pytest.raises(error, match=told):
+        generate_request(tokens=tokens)
+
+
+def test_tokenizing_names_its_fields_too():
+    with kvship.Client("127.0.0.1:1") as client:
+        with pytest.raises(TypeError, match="text is 5; wanted a string"):
+            client.tokenize(5)
+        with pytest.raises(ValueError, match=r"ids\[0\] is -1; wanted an integer"):
+            client.detokenize([-1])
+
+
+@pytest.mark.parametrize("token", ["gr\u00fc\u00df", "one\ntwo", "one two", "\x7f"])
+@pytest.mark.parametrize("kind", [kvship.Client, kvship.AsyncClient])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_quoted(kind, token):
+    with pytest.raises(ValueError, match=r"api_token has U\+00.. at index \d; wanted visible ASCII") as caught:
+        kind("127.0.0.1:1", api_token=token)
+    assert token not in str(caught.value)

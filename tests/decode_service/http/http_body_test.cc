@@ -1,0 +1,158 @@
+#include "decode_service/http/http_body.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <string>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "decode_service/http/http_server.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+constexpr size_t kMostBodyBytes = 1000;
+constexpr char kHead[] = "POST /echo HTTP/1.1\r\nContent-Type: application/json\r\n";
+constexpr char kChunked[] =
+    "POST /echo HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+class HttpBodyTest : public ::testing::Test {
+ protected:
+  HttpBodyTest() {
+    server_.Post("/echo", [](const httplib::Request& request, httplib::Response& response,
+                             const httplib::ContentReader&) {
+      std::string body;
+      const auto error = ReadHttpBody(request, HttpServer::connection(), kMostBodyBytes, &body);
+      if (error) HttpServer::connection().CloseAfterAnswer();
+      response.status = error ? error->http_status : 200;
+      response.set_content(error ? error->message : "got " + body, "text/plain");
+    });
+    server_.set_error_handler([](const httplib::Request&, httplib::Response& response) {
+      if (!response.body.empty()) return;
+      const OpenAiError error = UnreadableHttpRequest(response.status);
+      response.status = error.http_status;
+      response.set_content(error.message, "text/plain");
+      HttpServer::connection().CloseAfterAnswer();
+    });
+  }
+
+  // All that is answered to these bytes and the end of the client's side.
+  std::string AnswerTo(const std::string& bytes) {
+    int ends[2];
+    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    std::thread serving([this, &ends] { server_.Serve(ends[1], /*tls=*/nullptr); });
+    EXPECT_EQ(send(ends[0], bytes.data(), bytes.size(), MSG_NOSIGNAL),
+              static_cast<ssize_t>(bytes.size()));
+    shutdown(ends[0], SHUT_WR);
+    std::string answer;
+    char piece[4096];
+    for (ssize_t n; (n = recv(ends[0], piece, sizeof(piece), 0)) > 0;) answer.append(piece, n);
+    serving.join();
+    close(ends[0]);
+    return answer;
+  }
+
+  HttpServer server_{/*max_connections=*/1, kMostBodyBytes};
+};
+
+size_t NumAnswers(const std::string& text) {
+  size_t count = 0;
+  for (size_t at = 0; (at = text.find("HTTP/1.1 ", at)) != std::string::npos; ++at) ++count;
+  return count;
+}
+
+TEST_F(HttpBodyTest, TrailersArePassedOverAndTheNextRequestIsServed) {
+  const std::string answer = AnswerTo(absl::StrCat(
+      kChunked, "2;name=value\r\n{}\r\n", "1 \r\n \r\n", "0\r\nX-Checksum: 1\r\nX-More: 2\r\n\r\n",
+      kHead, "Content-Length: 4\r\n\r\nnext"));
+  EXPECT_THAT(answer, AllOf(HasSubstr("got {} "), HasSubstr("got next")));
+  EXPECT_EQ(NumAnswers(answer), 2u);
+}
+
+TEST_F(HttpBodyTest, WhatIsNoChunkIsNamedAndEndsTheConnection) {
+  const std::string after = absl::StrCat(kHead, "Content-Length: 4\r\n\r\nnext");
+  for (const std::string chunks :
+       {"x\r\n{}\r\n0\r\n\r\n", "-2\r\n{}\r\n0\r\n\r\n", "0x2\r\n{}\r\n0\r\n\r\n", "\r\n\r\n",
+        "2\n{}\r\n0\r\n\r\n", "2\r\n{}}\r\n0\r\n\r\n", "2\r\n{}0\r\n\r\n",
+        "00000000000000002\r\n{}\r\n0\r\n\r\n"}) {
+    const std::string answer = AnswerTo(absl::StrCat(kChunked, chunks, after));
+    EXPECT_THAT(answer, AllOf(StartsWith("HTTP/1.1 400 "),
+                              HasSubstr("not in chunks as Transfer-Encoding says")))
+        << chunks;
+    EXPECT_EQ(NumAnswers(answer), 1u) << chunks;
+  }
+  EXPECT_THAT(AnswerTo(absl::StrCat(kChunked, "1;", std::string(9000, 'x'), "\r\n{\r\n")),
+              HasSubstr("lines of at most 8192 bytes"));
+}
+
+TEST_F(HttpBodyTest, NoBodyIsLongerThanAllowed) {
+  for (const std::string& body :
+       {absl::StrCat(kHead, "Content-Length: 1001\r\n\r\n", std::string(1001, 'x')),
+        absl::StrCat(kHead, "Content-Length: 18446744073709551615\r\n\r\nx"),
+        absl::StrCat(kChunked, "3E9\r\n", std::string(1001, 'x'), "\r\n0\r\n\r\n"),
+        absl::StrCat(kChunked, "1\r\nx\r\nffffffffffffffff\r\nx"),
+        // In very small chunks, or behind trailers without end.
+        absl::StrCat(kChunked, "0\r\n", [] {
+          std::string trailers;
+          for (int i = 0; i < 100; ++i) trailers += "X: " + std::string(1000, 'x') + "\r\n";
+          return trailers;
+        }())}) {
+    EXPECT_THAT(AnswerTo(body),
+                AllOf(StartsWith("HTTP/1.1 413 "), HasSubstr("wanted at most 1000 bytes")));
+  }
+  EXPECT_THAT(AnswerTo(absl::StrCat(kChunked, "3E8\r\n", std::string(1000, 'x'), "\r\n0\r\n\r\n")),
+              StartsWith("HTTP/1.1 200 "));
+}
+
+TEST_F(HttpBodyTest, ABodyThatEndsEarlyIsNotTaken) {
+  for (const std::string rest :
+       {"Content-Length: 5\r\n\r\n{}", "Transfer-Encoding: chunked\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\n{}",
+        "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"}) {
+    EXPECT_THAT(AnswerTo(absl::StrCat(kHead, rest)), HasSubstr("the body did not arrive whole"))
+        << rest;
+  }
+}
+
+TEST_F(HttpBodyTest, EncodedBodiesAreRefusedByTheirEncoding) {
+  for (const std::string coding : {"gzip", "deflate", "br", "zstd", "identity, gzip"}) {
+    EXPECT_THAT(AnswerTo(absl::StrCat(kHead, "Content-Encoding: ", coding,
+                                      "\r\nContent-Length: 2\r\n\r\n{}")),
+                AllOf(StartsWith("HTTP/1.1 415 "),
+                      HasSubstr("Content-Encoding is '" + coding + "'; wanted it left out")));
+  }
+  EXPECT_THAT(AnswerTo(absl::StrCat(kHead, "Content-Encoding: identity\r\nContent-Encoding: br\r\n",
+                                    "Content-Length: 2\r\n\r\n{}")),
+              HasSubstr("Content-Encoding is 'br'"));
+  EXPECT_THAT(AnswerTo(absl::StrCat(kHead, "Content-Encoding: identity\r\n",
+                                    "Content-Length: 2\r\n\r\n{}")),
+              HasSubstr("got {}"));
+}
+
+TEST_F(HttpBodyTest, BoundsOfWhatStandsBeforeTheBodyAreNamed) {
+  const auto with_url = [](size_t num_bytes) {
+    return absl::StrCat("GET /", std::string(num_bytes, 'a'), " HTTP/1.1\r\n\r\n");
+  };
+  for (const size_t num_bytes : {9000, 60'000, 100'000}) {
+    EXPECT_THAT(
+        AnswerTo(with_url(num_bytes)),
+        AllOf(StartsWith("HTTP/1.1 414 "), HasSubstr("the URL, is too long; wanted at most 8192")))
+        << num_bytes;
+  }
+  std::string headers;
+  for (int i = 0; i < 20; ++i) headers += "X-Filler: " + std::string(4000, 'a') + "\r\n";
+  EXPECT_THAT(AnswerTo("GET / HTTP/1.1\r\n" + headers),
+              AllOf(StartsWith("HTTP/1.1 431 "), HasSubstr("wanted at most 65536 bytes together")));
+  EXPECT_THAT(AnswerTo("GET / HTTP/1.1\r\nX: " + std::string(9000, 'a') + "\r\n\r\n"),
+              AllOf(StartsWith("HTTP/1.1 400 "), HasSubstr("headers of at most 8192 bytes each")));
+}
+
+}  // namespace
+}  // namespace kvship
