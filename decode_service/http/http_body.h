@@ -8,16 +8,16 @@
 #include <optional>
 #include <string>
 
-#include "decode_service/http/http_connection.h"
 #include "decode_service/http/openai_error.h"
 
 namespace kvship {
 
 bool HasHttpBody(const httplib::Request& request);
 
-// Reads the body, past the trailers of a chunked one, or gives an error of the client's, after
-// which the rest of the request may be unread.
-std::optional<OpenAiError> ReadHttpBody(const httplib::Request& request, HttpConnection& connection,
-                                        size_t max_body_bytes, std::string* body);
+// Reads the body, or gives an error of the client's. Where more of the request may follow than was
+// read, the connection is closed after the answer.
+std::optional<OpenAiError> ReadHttpBody(const httplib::Request& request,
+                                        const httplib::ContentReader& reader, size_t max_body_bytes,
+                                        std::string* body);
 
 }  // namespace kvship

@@ -125,9 +125,10 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation
   for (const auto& [path, api] :
        {std::pair(kCompletions, OpenAiApi::kCompletions), std::pair(kChat, OpenAiApi::kChat)}) {
     self->server_.Post(
-        path,
-        [self, api = api](const httplib::Request& request, httplib::Response& response,
-                          const httplib::ContentReader&) { self->Answer(api, request, response); });
+        path, [self, api = api](const httplib::Request& request, httplib::Response& response,
+                                const httplib::ContentReader& reader) {
+          self->Answer(api, request, response, reader);
+        });
   }
   // Errors that httplib finds by itself have no body yet.
   self->server_.set_error_handler([](const httplib::Request&, httplib::Response& response) {
@@ -194,7 +195,7 @@ void HttpService::AnswerModels(absl::string_view path, httplib::Response& respon
 }
 
 void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
-                         httplib::Response& response) {
+                         httplib::Response& response, const httplib::ContentReader& reader) {
   const absl::StatusOr<std::string> client = ClientOf(request);
   // What refuses a request before its body is read, or has been read whole, ends the connection.
   HttpConnection& connection = HttpServer::connection();
@@ -208,7 +209,7 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
     return Refuse(OpenAiErrorOf(place.status()), *client, response);
   }
   std::string body;
-  if (const auto error = ReadHttpBody(request, connection, options_.max_body_bytes, &body)) {
+  if (const auto error = ReadHttpBody(request, reader, options_.max_body_bytes, &body)) {
     connection.CloseAfterAnswer();
     return Refuse(*error, *client, response);
   }

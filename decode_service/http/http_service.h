@@ -52,7 +52,8 @@ class HttpService {
   httplib::Server::HandlerResponse Route(const httplib::Request& request,
                                          httplib::Response& response) const;
   void AnswerModels(absl::string_view path, httplib::Response& response) const;
-  void Answer(OpenAiApi api, const httplib::Request& request, httplib::Response& response);
+  void Answer(OpenAiApi api, const httplib::Request& request, httplib::Response& response,
+              const httplib::ContentReader& reader);
   // Ends a request to generate that never became one: counted, logged and answered.
   void Refuse(const OpenAiError& error, const std::string& client,
               httplib::Response& response) const;

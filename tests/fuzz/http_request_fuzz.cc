@@ -21,9 +21,9 @@ HttpServer& Server() {
   static HttpServer& server = *[] {
     auto* made = new HttpServer(/*max_connections=*/1, kMostBodyBytes);
     made->Post("/v1/completions", [](const httplib::Request& request, httplib::Response& response,
-                                     const httplib::ContentReader&) {
+                                     const httplib::ContentReader& reader) {
       std::string body;
-      const auto error = ReadHttpBody(request, HttpServer::connection(), kMostBodyBytes, &body);
+      const auto error = ReadHttpBody(request, reader, kMostBodyBytes, &body);
       Require(body.size() <= kMostBodyBytes, "no body is longer than allowed");
       if (error) HttpServer::connection().CloseAfterAnswer();
       response.status = error ? error->http_status : 200;

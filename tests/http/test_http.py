@@ -152,14 +152,6 @@ def test_an_encoded_body_is_refused_by_its_encoding(api, connection, coding):
     assert f"Content-Encoding is '{coding}'; wanted it left out" in answer["error"]["message"]
 
 
-def test_a_chunked_body_may_have_trailers(api):
-    body = json.dumps({"model": api.model, "prompt": "Hi", "max_tokens": 1}).encode()
-    answer = raw_answer(api, b"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
-                             b"Connection: close\r\n\r\n%x\r\n%b\r\n0\r\nX-Checksum: 1\r\n\r\n" % (len(body), body))
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert json.loads(answer.split(b"\r\n\r\n")[1])["usage"]["completion_tokens"] == 1
-
-
 def test_what_is_wrong_with_the_body_as_a_whole_has_no_param(api, connection):
     _, _, answer = ask(connection, [], "/v1/chat/completions")
     assert answer["error"]["message"] == "the body is []; wanted an object" and answer["error"]["param"] is None
