@@ -45,11 +45,16 @@ sigset_t SetOf(std::initializer_list<int> signals) {
   return set;
 }
 
-sigset_t StopSet() { return SetOf({SIGTERM, SIGINT, SIGHUP}); }
-
 // Those that say a second time that it shall stop. A terminal that closes sends SIGHUP by the
 // kernel and by the shell.
 sigset_t SecondStopSet() { return SetOf({SIGTERM, SIGINT}); }
+
+// Without SIGHUP where who started the program has it ignored, as nohup does.
+sigset_t StopSet() {
+  struct sigaction hangup = {};
+  sigaction(SIGHUP, nullptr, &hangup);
+  return hangup.sa_handler == SIG_IGN ? SecondStopSet() : SetOf({SIGTERM, SIGINT, SIGHUP});
+}
 
 absl::Status CheckNoArguments(const std::vector<char*>& arguments) {
   if (arguments.size() <= 1) return absl::OkStatus();

@@ -163,5 +163,15 @@ TEST(DrainTest, ATerminalThatClosesDrainsAndUserSignalsAreIgnored) {
   }
 }
 
+TEST(DrainTest, UnderNohupATerminalThatClosesIsNothing) {
+  signal(SIGHUP, SIG_IGN);  // as nohup does; children inherit it
+  Server server("kvship-prefill", KVSHIP_GOLDENS "/models/llama", {"--threads=1"});
+  signal(SIGHUP, SIG_DFL);
+  ASSERT_TRUE(Eventually([&] { return HttpGet(server.admin_port, "/readyz") == "ok\n"; }));
+  server.process.Signal(SIGHUP);
+  absl::SleepFor(absl::Milliseconds(100));
+  EXPECT_EQ(HttpGet(server.admin_port, "/readyz"), "ok\n");
+}
+
 }  // namespace
 }  // namespace kvship
