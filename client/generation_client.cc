@@ -89,11 +89,11 @@ absl::Status EndByGrpc(const grpc::Status& status, const std::string& server,
 
 absl::Status CheckApiToken(absl::string_view source, absl::string_view token) {
   const auto wrong = std::find_if_not(token.begin(), token.end(),
-                                      [](unsigned char c) { return absl::ascii_isgraph(c); });
+                                      [](unsigned char c) { return absl::ascii_isprint(c); });
   if (wrong == token.end()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrFormat(
-      "the API token of %s has byte 0x%02X at offset %d; wanted visible ASCII characters alone, in "
-      "one line and without spaces",
+      "the API token of %s has byte 0x%02X at offset %d; wanted printable ASCII characters alone, "
+      "in one line",
       source, static_cast<unsigned char>(*wrong), wrong - token.begin()));
 }
 

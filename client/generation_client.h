@@ -18,7 +18,7 @@
 
 namespace kvship {
 
-// InvalidArgument, naming `source` and never quoting the token, unless it can be sent: visible
+// InvalidArgument, naming `source` and never quoting the token, unless it can be sent: printable
 // ASCII characters. Empty is none.
 absl::Status CheckApiToken(absl::string_view source, absl::string_view token);
 

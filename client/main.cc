@@ -22,7 +22,7 @@
 
 ABSL_FLAG(std::string, server, "127.0.0.1:50050", "the decode server");
 ABSL_FLAG(std::string, api_token_file, "",
-          "a file with the token that the server knows this client by, one line of visible ASCII "
+          "a file with the token that the server knows this client by, one line of printable ASCII "
           "characters; empty: the environment's KVSHIP_API_TOKEN, where it is set");
 ABSL_FLAG(std::string, tls_ca, "",
           "PEM file with the authorities of the server's certificate; empty: plain text");

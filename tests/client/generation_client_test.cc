@@ -168,7 +168,7 @@ TEST(GenerationClient, StopEndsTheWaitForAnotherAttempt) {
 
 TEST(GenerationClient, TokensThatCannotBeSentAreRefusedWithoutBeingQuoted) {
   ScriptedServer server({kAnswer});
-  for (const std::string token : {"gr\xc3\xbc", "one\ntwo", "one two", "\x7f"}) {
+  for (const std::string token : {"gr\xc3\xbc", "one\ntwo", "\x7f"}) {
     GenerationClient client(server.address, {.api_token = token});
     const absl::Status status = client.Generate({}, absl::Seconds(20), [](const auto&) {}).status();
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
@@ -178,9 +178,9 @@ TEST(GenerationClient, TokensThatCannotBeSentAreRefusedWithoutBeingQuoted) {
   EXPECT_EQ(server.service.num_calls, 0u);
   const absl::Status status = CheckApiToken("the file 'x'", "ab\xc3");
   EXPECT_THAT(std::string(status.message()),
-              HasSubstr("the API token of the file 'x' has byte 0xC3 at offset 2; wanted visible"));
+              HasSubstr("the API token of the file 'x' has byte 0xC3 at offset 2; wanted printable"));
   EXPECT_TRUE(CheckApiToken("", "").ok());
-  EXPECT_TRUE(CheckApiToken("", "aZ09-._~+/=!").ok());
+  EXPECT_TRUE(CheckApiToken("", "aZ09-._~+/=! b").ok());
 }
 
 TEST(GenerationClient, AServerWithoutTheServiceIsNamed) {

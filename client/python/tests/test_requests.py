@@ -75,9 +75,9 @@ def test_tokenizing_names_its_fields_too():
             client.detokenize([-1])
 
 
-@pytest.mark.parametrize("token", ["gr\u00fc\u00df", "one\ntwo", "one two", "\x7f"])
+@pytest.mark.parametrize("token", ["gr\u00fc\u00df", "one\ntwo", "\x7f"])
 @pytest.mark.parametrize("kind", [kvship.Client, kvship.AsyncClient])
 def test_a_token_that_cannot_be_sent_is_refused_and_not_quoted(kind, token):
-    with pytest.raises(ValueError, match=r"api_token has U\+00.. at index \d; wanted visible ASCII") as caught:
+    with pytest.raises(ValueError, match=r"api_token has U\+00.. at index \d; wanted printable ASCII") as caught:
         kind("127.0.0.1:1", api_token=token)
     assert token not in str(caught.value)

@@ -32,9 +32,9 @@ def call_metadata(api_token: str | None) -> Metadata:
     if api_token is None:
         return ()
     for index, character in enumerate(api_token):
-        if not "!" <= character <= "~":
+        if not " " <= character <= "~":
             raise ValueError(f"api_token has U+{ord(character):04X} at index {index}; "
-                             "wanted visible ASCII characters alone, in one line and without spaces")
+                             "wanted printable ASCII characters alone, in one line")
     return (("authorization", f"Bearer {api_token}"),)
 
 
@@ -116,7 +116,7 @@ class Stream:
 class Client:
     """A connection to a kvship decode server, plaintext unless `credentials` are given.
 
-    `api_token` (visible ASCII characters) is what a server with --api_tokens_file knows the client by; in plaintext, whoever sees
+    `api_token` (printable ASCII characters) is what a server with --api_tokens_file knows the client by; in plaintext, whoever sees
     a call sees it.
     `timeout` (seconds) holds for every call that names none. A call that finds no server, or no room, before any output
     is made again up to `retries` times. `channel_options` are further arguments of the gRPC channel.
