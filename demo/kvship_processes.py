@@ -1,6 +1,5 @@
 """The kvship processes of one machine: prefill and decode servers, and the client that asks them."""
 
-import ctypes
 import json
 import os
 import signal
@@ -13,6 +12,9 @@ import urllib.request
 READY_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 10
 LOG_LINES_SHOWN = 8
+# Before a command that shall end with this process. Not by a preexec_fn: with that Python forks, and where this process also
+# uses gRPC, that starts its threads in the child and may abort there before the command begins.
+DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM")
 DEFAULT_PORTS = {"prefill-port": 50051, "prefill-admin-port": 9051,
                  "decode-port": 50050, "decode-admin-port": 9090}
 
@@ -52,10 +54,10 @@ class Server:
         self.name = name
         self.admin_port = admin_port
         self.log_path = log_path
+        os.stat(command[0])  # an error here, which names it, rather than one of setpriv's
         with open(log_path, "wb") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=die_with_parent)
+                [*DIES_WITH_PARENT, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
     def wait_until_ready(self):
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -113,11 +115,6 @@ class Server:
             pass
         self.signal_group(signal.SIGKILL)
         self.process.wait()
-
-
-def die_with_parent():
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def add_port_flags(parser):
@@ -215,8 +212,8 @@ class ServerPair:
 
     def start_client(self, command, decode_index, *flags, stdout=None):
         return subprocess.Popen(
-            [os.path.join(self.bin, "kvship"), command, f"--server={self.decode_addresses[decode_index]}", *flags],
-            stdin=subprocess.DEVNULL, stdout=stdout, preexec_fn=die_with_parent)
+            [*DIES_WITH_PARENT, os.path.join(self.bin, "kvship"), command,
+             f"--server={self.decode_addresses[decode_index]}", *flags], stdin=subprocess.DEVNULL, stdout=stdout)
 
     def wait_for(self, client):
         """Until a client of start_client has ended."""

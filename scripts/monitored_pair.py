@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "demo"))
-from kvship_processes import ProcessError, Server, die_with_parent, free_ports  # noqa: E402
+from kvship_processes import DIES_WITH_PARENT, ProcessError, Server, free_ports  # noqa: E402
 
 TINY_MODEL = ROOT / "tests/goldens/models/llama"
 READY_TIMEOUT_S = 60
@@ -69,9 +69,9 @@ class MonitoredPair:
 
     def bench(self, *flags: str, check: bool = True) -> None:
         """Sends requests with `kvship bench`; an error of its own is a ProcessError."""
-        done = subprocess.run([os.path.join(self.binaries, "kvship"), "bench", f"--server=127.0.0.1:{self.port}",
-                               self.tls_ca, *flags], capture_output=True, text=True, check=False,
-                              preexec_fn=die_with_parent)
+        done = subprocess.run([*DIES_WITH_PARENT, os.path.join(self.binaries, "kvship"), "bench",
+                               f"--server=127.0.0.1:{self.port}", self.tls_ca, *flags],
+                              capture_output=True, text=True, check=False)
         if check and done.returncode != 0:
             raise ProcessError(f"kvship bench failed: {done.stderr}")
 
@@ -100,9 +100,9 @@ class Prometheus:
     def __enter__(self):
         with open(self.folder / "prometheus.log", "wb") as log:
             self.process = subprocess.Popen(
-                [program("prometheus"), f"--config.file={self.folder}/prometheus.yml",
+                [*DIES_WITH_PARENT, program("prometheus"), f"--config.file={self.folder}/prometheus.yml",
                  f"--storage.tsdb.path={self.folder}/tsdb", f"--web.listen-address={self.url.removeprefix('http://')}"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent)
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not self._is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:

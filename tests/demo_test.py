@@ -158,7 +158,7 @@ class DemoTest(unittest.TestCase):
         process = self.start(server="#!/no/such/interpreter\n")
         status, _, err = self.finish(process)
         self.assertEqual(1, status)
-        self.assertIn("kvship-prefill: No such file or directory.", err)
+        self.assertIn("kvship-prefill: No such file or directory", err)
 
     def interrupted_by(self, number):
         process = self.start("time.sleep(60)")
