@@ -56,6 +56,7 @@ bool Wait(absl::Duration delay, const std::stop_token& stop) {
 absl::Status EndByGrpc(const grpc::Status& status, const std::string& server,
                        absl::Duration timeout) {
   const std::string& message = status.error_message();
+  const auto code = static_cast<absl::StatusCode>(status.error_code());
   switch (status.error_code()) {
     case grpc::StatusCode::UNAVAILABLE:
       return absl::UnavailableError(
@@ -71,18 +72,15 @@ absl::Status EndByGrpc(const grpc::Status& status, const std::string& server,
         return absl::FailedPreconditionError(absl::StrCat(
             "a message, most likely the request, is too large for its receiver: ", message));
       }
-      [[fallthrough]];
+      break;
     case grpc::StatusCode::DEADLINE_EXCEEDED:
       return absl::DeadlineExceededError(
           absl::StrCat("the timeout of ", absl::FormatDuration(timeout), " has passed"));
-    default:
-      return absl::Status(
-          static_cast<absl::StatusCode>(status.error_code()),
-          absl::StrCat("the call to the server ", server, " failed: ",
-                       message.empty() ? absl::StatusCodeToString(
-                                             static_cast<absl::StatusCode>(status.error_code()))
-                                       : message));
+    default: break;
   }
+  return absl::Status(
+      code, absl::StrCat("the call to the server ", server,
+                         " failed: ", message.empty() ? absl::StatusCodeToString(code) : message));
 }
 
 }  // namespace

@@ -177,10 +177,22 @@ TEST(GenerationClient, TokensThatCannotBeSentAreRefusedWithoutBeingQuoted) {
   }
   EXPECT_EQ(server.service.num_calls, 0u);
   const absl::Status status = CheckApiToken("the file 'x'", "ab\xc3");
-  EXPECT_THAT(std::string(status.message()),
-              HasSubstr("the API token of the file 'x' has byte 0xC3 at offset 2; wanted printable"));
+  EXPECT_THAT(
+      std::string(status.message()),
+      HasSubstr("the API token of the file 'x' has byte 0xC3 at offset 2; wanted printable"));
   EXPECT_TRUE(CheckApiToken("", "").ok());
   EXPECT_TRUE(CheckApiToken("", "aZ09-._~+/=! b").ok());
+}
+
+TEST(GenerationClient, WantOfRoomThatGrpcItselfTellsOfIsNoTimeout) {
+  const GenerationClient client("127.0.0.1:1");
+  const auto end_of = [&](grpc::StatusCode code, const char* message) {
+    return client.EndOf(grpc::Status(code, message), absl::Seconds(1), /*stopped=*/false);
+  };
+  EXPECT_EQ(end_of(grpc::StatusCode::RESOURCE_EXHAUSTED, "quota"),
+            absl::ResourceExhaustedError("the call to the server 127.0.0.1:1 failed: quota"));
+  EXPECT_EQ(end_of(grpc::StatusCode::INTERNAL, ""),
+            absl::InternalError("the call to the server 127.0.0.1:1 failed: INTERNAL"));
 }
 
 TEST(GenerationClient, AServerWithoutTheServiceIsNamed) {
