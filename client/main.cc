@@ -280,18 +280,18 @@ absl::Status Plan() {
 absl::StatusOr<std::string> ApiToken() {
   std::string source = "the environment's KVSHIP_API_TOKEN";
   std::string token;
-  if (const std::string path = absl::GetFlag(FLAGS_api_token_file); !path.empty()) {
+  const std::string path = absl::GetFlag(FLAGS_api_token_file);
+  if (!path.empty()) {
     source = absl::StrCat("--api_token_file '", path, "'");
     std::ifstream file(path);
     std::getline(file, token, '\0');  // all of it
-    absl::StripAsciiWhitespace(&token);
-    if (token.empty()) {
-      return absl::NotFoundError(
-          absl::StrCat("--api_token_file is '", path, "', in which there is no token"));
-    }
   } else if (const char* set = std::getenv("KVSHIP_API_TOKEN"); set != nullptr) {
     token = set;
-    absl::StripAsciiWhitespace(&token);
+  }
+  absl::StripAsciiWhitespace(&token);
+  if (token.empty() && !path.empty()) {
+    return absl::NotFoundError(
+        absl::StrCat("--api_token_file is '", path, "', in which there is no token"));
   }
   RETURN_IF_ERROR(CheckApiToken(source, token));
   return token;

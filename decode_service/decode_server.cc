@@ -82,19 +82,17 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> PrefillCredentials(
 }  // namespace
 
 absl::Status DecodeServer::Options::Validate() const {
-  for (const absl::Status& status :
-       {rpc.Validate(), CheckPositive("max_http_requests", http.max_requests),
-        CheckPositive("http_deadline", http.deadline),
-        CheckPositive("default_deadline", default_deadline),
-        CheckPositive("default_max_tokens", generation.limits.default_max_tokens),
-        CheckPositive("max_batch_sessions", max_batch_sessions),
-        CheckPositive("max_waiting_tokens", queue.max_waiting_tokens),
-        CheckPositive("max_unread_tokens", generation.max_unread_tokens),
-        CheckPositive("pool_bytes", pool_bytes), CheckThreads("threads", num_threads),
-        CheckNotNegative("drain_timeout", drain_timeout),
-        CheckStuckTimeout("stuck_timeout", stuck_timeout)}) {
-    if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
-  }
+  RETURN_IF_ERROR(
+      FirstWrongFlag({rpc.Validate(), CheckPositive("max_http_requests", http.max_requests),
+                      CheckPositive("http_deadline", http.deadline),
+                      CheckPositive("default_deadline", default_deadline),
+                      CheckPositive("default_max_tokens", generation.limits.default_max_tokens),
+                      CheckPositive("max_batch_sessions", max_batch_sessions),
+                      CheckPositive("max_waiting_tokens", queue.max_waiting_tokens),
+                      CheckPositive("max_unread_tokens", generation.max_unread_tokens),
+                      CheckPositive("pool_bytes", pool_bytes), CheckThreads("threads", num_threads),
+                      CheckNotNegative("drain_timeout", drain_timeout),
+                      CheckStuckTimeout("stuck_timeout", stuck_timeout)}));
   RETURN_IF_ERROR(security.Validate());
   const bool has_tokens = !api_tokens_file.empty();
   RETURN_IF_ERROR(security.CheckListen("listen", rpc.listen, "--tls_client_ca or --api_tokens_file",

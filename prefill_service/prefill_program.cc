@@ -92,10 +92,8 @@ absl::Status PrefillProgramOptions::Validate() const {
   if (device.is_gpu && float32) {
     return absl::InvalidArgumentError("--float32 is set; wanted it with --device=cpu alone");
   }
-  for (const absl::Status& status : {scheduler.Validate(), CheckThreads("threads", num_threads),
-                                     CheckNotNegative("drain_timeout", drain_timeout)}) {
-    if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
-  }
+  RETURN_IF_ERROR(FirstWrongFlag({scheduler.Validate(), CheckThreads("threads", num_threads),
+                                  CheckNotNegative("drain_timeout", drain_timeout)}));
   RETURN_IF_ERROR(security.Validate());
   return security.CheckListen("listen", listen, "--tls_client_ca", !security.tls.ca.empty());
 }

@@ -12,8 +12,8 @@
 #   long        a prompt of 1,000,000 tokens, about nine minutes on an H200       gpu-long.jsonl
 #
 # Needs .gpu-deps/ (scripts/gpu_deps.sh) where the packages are not installed. For sources outside git KVSHIP_COMMIT
-# names the commit; KVSHIP_GPU_BIN names a folder with programs that are built already. The services are those in build/bin or the folder that KVSHIP_GPU_SERVICES
-# names (bin/ of an unpacked ./dev bundle --cuda), where there are some.
+# names the commit; KVSHIP_GPU_BIN names a folder with programs that are built already. The services are those in build/bin
+# or the folder that KVSHIP_GPU_SERVICES names (bin/ of an unpacked ./dev bundle --cuda), where there are some.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 source scripts/common.sh

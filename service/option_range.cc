@@ -37,6 +37,13 @@ absl::Status CheckThreads(absl::string_view field, size_t value) {
       absl::StrCat(field, " is ", value, "; wanted 0, one per processor, to ", kMostThreads));
 }
 
+absl::Status FirstWrongFlag(std::initializer_list<absl::Status> checks) {
+  for (const absl::Status& check : checks) {
+    if (!check.ok()) return absl::InvalidArgumentError(absl::StrCat("--", check.message()));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status OfFlag(absl::string_view flag, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(flag, ": ", status.message()));
 }

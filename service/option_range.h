@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <initializer_list>
 #include <limits>
 
 #include "absl/status/status.h"
@@ -20,6 +21,10 @@ absl::Status CheckNotNegative(absl::string_view field, absl::Duration value);
 
 // Threads that compute: 0, which is one per processor, to 1024.
 absl::Status CheckThreads(absl::string_view field, size_t value);
+
+// Of checks whose fields are flags' names: OK, or the first that is not, with "--" before its
+// field.
+absl::Status FirstWrongFlag(std::initializer_list<absl::Status> checks);
 
 // `status` of what `flag`, "--name", gave; its message begins with the flag.
 absl::Status OfFlag(absl::string_view flag, const absl::Status& status);

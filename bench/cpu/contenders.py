@@ -1,19 +1,14 @@
 """The implementations compared, each behind one method: run(tokens, decode_tokens) -> figures."""
 
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 
+from kvship_processes import DIES_WITH_PARENT
+
 HERE = os.path.dirname(os.path.abspath(__file__))
-
-
-def die_with_parent():
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 class WorkerContender:
@@ -23,8 +18,8 @@ class WorkerContender:
         self.name = name
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [sys.executable, os.path.join(HERE, script), *map(str, arguments)], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, preexec_fn=die_with_parent)
+            [*DIES_WITH_PARENT, sys.executable, os.path.join(HERE, script), *map(str, arguments)], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
         self.answer()
 
     def run(self, tokens, decode_tokens):
@@ -56,9 +51,8 @@ class KvshipContender:
             json.dump(tokens, file)
             file.flush()
             # The first of the tokens comes out of prefill and is not timed as decoding.
-            command = self.command + [f"--tokens-file={file.name}", f"--max-tokens={decode_tokens + 1}"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False,
-                                  preexec_fn=die_with_parent)
+            command = [*DIES_WITH_PARENT, *self.command, f"--tokens-file={file.name}", f"--max-tokens={decode_tokens + 1}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             sys.exit(f"{self.name} failed with exit code {done.returncode}: {done.stderr.strip()}")
         return json.loads(done.stdout)

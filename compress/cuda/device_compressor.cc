@@ -19,8 +19,8 @@ absl::Status DeviceCompressor::Check(const CompressionOptions& options, const Kv
                         "less than the prompt");
   }
   const size_t window = plan.window_end - plan.window_begin;
-  if (window > kMostVoters) {
-    return OnlyOnTheCpu("window", absl::StrCat(window), absl::StrCat("at most ", kMostVoters));
+  if (window > kLongestWindow) {
+    return OnlyOnTheCpu("window", absl::StrCat(window), absl::StrCat("at most ", kLongestWindow));
   }
   return DeviceScorer::Check(options);
 }

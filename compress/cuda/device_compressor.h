@@ -27,7 +27,7 @@ class DeviceCompressor {
  public:
   // A layer's window votes in one step of the engine: so many queries take seconds at a million
   // tokens.
-  static constexpr size_t kMostVoters = 65536;
+  static constexpr size_t kLongestWindow = 65536;
 
   // Unimplemented, naming option, value and what is wanted, for what only the CPU does. `plan` is
   // MakePlan's for these options.
