@@ -4,7 +4,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <initializer_list>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/flags/flag.h"
@@ -142,6 +144,17 @@ absl::Status SetInputFromFlags(v1::GenerateRequest* request) {
                   request);
 }
 
+// Of flags that say the same, by name and whether they are given, none may stand beside `other`.
+absl::Status CheckNoneBeside(absl::string_view other,
+                             std::initializer_list<std::pair<const char*, bool>> flags) {
+  for (const auto& [flag, is_given] : flags) {
+    if (!is_given) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag, " is given with ", other, "; wanted one of them"));
+  }
+  return absl::OkStatus();
+}
+
 bool WantsProgress() { return absl::GetFlag(FLAGS_progress) || isatty(STDERR_FILENO) == 1; }
 
 absl::Status Generate(GenerationClient& client, v1::GenerateRequest request) {
@@ -174,14 +187,10 @@ absl::StatusOr<std::vector<PlannedRequest>> PlanOfTrace(const std::string& trace
     return absl::InvalidArgumentError(
         absl::StrCat("--trace_speed is ", speed, "; wanted a number above 0"));
   }
-  for (const auto& [flag, is_given] :
-       {std::pair("--rate", absl::GetFlag(FLAGS_rate) != 0),
-        std::pair("--prompt_tokens", !absl::GetFlag(FLAGS_prompt_tokens).empty()),
-        std::pair("--output_tokens", !absl::GetFlag(FLAGS_output_tokens).empty())}) {
-    if (!is_given) continue;
-    return absl::InvalidArgumentError(absl::StrCat(
-        flag, " is given with --trace; wanted one of them: a trace says when, and how long"));
-  }
+  RETURN_IF_ERROR(CheckNoneBeside(
+      "--trace", {{"--rate", absl::GetFlag(FLAGS_rate) != 0},
+                  {"--prompt_tokens", !absl::GetFlag(FLAGS_prompt_tokens).empty()},
+                  {"--output_tokens", !absl::GetFlag(FLAGS_output_tokens).empty()}}));
   return ReadTrace(trace, speed);
 }
 
@@ -222,7 +231,13 @@ absl::StatusOr<absl::Duration> BoundFromFlag(absl::string_view name, absl::Durat
 absl::Status Bench(GenerationClient& client, v1::GenerateRequest request) {
   const bool has_trace = !absl::GetFlag(FLAGS_trace).empty();
   const bool random_prompts = has_trace || !absl::GetFlag(FLAGS_prompt_tokens).empty();
-  if (!random_prompts) RETURN_IF_ERROR(SetInputFromFlags(&request));
+  RETURN_IF_ERROR(
+      random_prompts
+          ? CheckNoneBeside(has_trace ? "--trace" : "--prompt_tokens",
+                            {{"--prompt", !absl::GetFlag(FLAGS_prompt).empty()},
+                             {"--prompt-file", !absl::GetFlag(FLAGS_prompt_file).empty()},
+                             {"--tokens-file", !absl::GetFlag(FLAGS_tokens_file).empty()}})
+          : SetInputFromFlags(&request));
   if (has_trace || !absl::GetFlag(FLAGS_output_tokens).empty()) request.set_ignore_end_tokens(true);
   const size_t concurrency = absl::GetFlag(FLAGS_concurrency);
   const bool open_loop = has_trace || absl::GetFlag(FLAGS_rate) > 0;

@@ -89,6 +89,10 @@ TEST(CommandLineTest, FlagsThatMakeNoLoadAreRefusedByName) {
     EXPECT_THAT(RefusalOf({"bench", "--trace=/nowhere", flag + "=4"}),
                 HasSubstr(flag + " is given with --trace; wanted one of them"));
   }
+  for (const std::string flag : {"--prompt", "--prompt-file", "--tokens-file"}) {
+    EXPECT_THAT(RefusalOf({"bench", "--prompt_tokens=4", flag + "=x"}),
+                HasSubstr(flag + " is given with --prompt_tokens; wanted one of them"));
+  }
   for (const std::string flag : {"--slo_first_token", "--slo_between_tokens", "--timeout"}) {
     EXPECT_THAT(RefusalOf({"bench", flag + "=-1s", prompt}),
                 HasSubstr(flag + " is -1s; wanted a duration above 0"));
