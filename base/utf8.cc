@@ -1,7 +1,11 @@
 #include "base/utf8.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
+
+#include "absl/strings/strip.h"
 
 namespace kvship {
 namespace {
@@ -25,6 +29,14 @@ size_t CharacterBytes(uint8_t lead, ByteRange* second) {
   if (lead == 0xf4) second->high = 0x8f;
   return lead < 0xf5 ? 4 : 0;
 }
+
+constexpr absl::string_view kWhitespace[] = {
+    "\t",           "\n",           "\v",           "\f",           "\r",
+    "\x1c",         "\x1d",         "\x1e",         "\x1f",         " ",
+    "\xc2\x85",     "\xc2\xa0",     "\xe1\x9a\x80", "\xe2\x80\x80", "\xe2\x80\x81",
+    "\xe2\x80\x82", "\xe2\x80\x83", "\xe2\x80\x84", "\xe2\x80\x85", "\xe2\x80\x86",
+    "\xe2\x80\x87", "\xe2\x80\x88", "\xe2\x80\x89", "\xe2\x80\x8a", "\xe2\x80\xa8",
+    "\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80"};
 
 }  // namespace
 
@@ -56,6 +68,18 @@ size_t ValidUtf8Bytes(absl::string_view text) {
     i += character.num_bytes;
   }
   return i;
+}
+
+absl::string_view StripWhitespace(absl::string_view text) {
+  // A character's bytes are found in no other character.
+  const auto strip = [&text](auto consume) {
+    while (std::any_of(std::begin(kWhitespace), std::end(kWhitespace),
+                       [&](absl::string_view space) { return consume(&text, space); })) {
+    }
+  };
+  strip(absl::ConsumePrefix);
+  strip(absl::ConsumeSuffix);
+  return text;
 }
 
 }  // namespace kvship

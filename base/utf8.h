@@ -22,4 +22,8 @@ Utf8Prefix FirstCharacter(absl::string_view bytes);
 // How many bytes of `text`, from its beginning, are valid: all of them if the text is.
 size_t ValidUtf8Bytes(absl::string_view text);
 
+// UTF-8 text without the white space at its ends, as Python's str.strip() has it: Unicode's
+// White_Space and the four separators from U+001C.
+absl::string_view StripWhitespace(absl::string_view text);
+
 }  // namespace kvship

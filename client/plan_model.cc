@@ -30,8 +30,8 @@ const Dimensions kShapes[] = {
     {"smollm2-135m", 30, 9, 3, 64, 576, 1536, 49152, 8192, true},
 };
 
-Dimensions DimensionsOf(const ModelConfig& config, const std::string& name, bool tied_embeddings) {
-  return {.name = name,
+Dimensions DimensionsOf(const ModelConfig& config, bool tied_embeddings) {
+  return {.name = config.name,
           .layers = config.num_layers,
           .query_heads = config.num_query_heads,
           .kv_heads = config.num_kv_heads,
@@ -73,7 +73,7 @@ absl::StatusOr<PlannedModel> ReadGgufModel(const std::string& path) {
   ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
   ASSIGN_OR_RETURN(const ModelConfig config, ReadGgufConfig(file));
   const bool tied = !file.tensors().contains("output.weight");
-  PlannedModel model = ModelOf(DimensionsOf(config, config.name, tied));
+  PlannedModel model = ModelOf(DimensionsOf(config, tied));
   double bytes = 0;
   for (const auto& [name, tensor] : file.tensors()) {
     bytes += static_cast<double>(tensor.bytes.size());
@@ -84,8 +84,7 @@ absl::StatusOr<PlannedModel> ReadGgufModel(const std::string& path) {
 
 absl::StatusOr<PlannedModel> ReadHfModel(const std::string& directory) {
   ASSIGN_OR_RETURN(const HfConfig config, ReadHfConfig(directory));
-  const std::string name = std::filesystem::path(directory).filename().string();
-  PlannedModel model = ModelOf(DimensionsOf(config.model, name, config.tied_embeddings));
+  PlannedModel model = ModelOf(DimensionsOf(config.model, config.tied_embeddings));
   double bytes = 0;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {

@@ -33,9 +33,7 @@ absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::GenerateRequest& mes
   ASSIGN_OR_RETURN(const Tokenizer* tokenizer, TokenizerFor("prompt", model));
   ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
                    TextIds("prompt", message.prompt(), message.parse_special(), model));
-  if (tokenizer->adds_begin_token() && model.config().begin_token >= 0) {
-    tokens.insert(tokens.begin(), model.config().begin_token);
-  }
+  if (tokenizer->begin_token() >= 0) tokens.insert(tokens.begin(), tokenizer->begin_token());
   return tokens;
 }
 

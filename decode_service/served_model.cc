@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "engine/model_identity.h"
 
@@ -17,6 +18,17 @@ size_t LongestTokenBytes(const Tokenizer& tokenizer) {
   return longest;
 }
 
+// Two files name the token before a prompt: which of them is right nobody can tell.
+absl::Status CheckBeginToken(const std::string& path, const ServedModel& model) {
+  const int32_t before_text = model.tokenizer->begin_token();
+  if (before_text < 0 || before_text == model.config().begin_token) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ": the tokenizer puts token ", before_text,
+                   " before a prompt; wanted the configuration's bos_token_id, ",
+                   model.config().begin_token < 0 ? "which is missing"
+                                                  : absl::StrCat(model.config().begin_token)));
+}
+
 }  // namespace
 
 absl::StatusOr<ServedModel> ServedModel::Load(const std::string& path) {
@@ -26,6 +38,7 @@ absl::StatusOr<ServedModel> ServedModel::Load(const std::string& path) {
   if (!tokenizer.ok() && !absl::IsNotFound(tokenizer.status())) return tokenizer.status();
   if (tokenizer.ok()) {
     model.tokenizer = *std::move(tokenizer);
+    RETURN_IF_ERROR(CheckBeginToken(path, model));
     model.most_text_bytes = model.config().context_tokens * LongestTokenBytes(*model.tokenizer);
   }
   auto chat_template = ChatTemplate::Load(path);

@@ -27,7 +27,8 @@ struct ServedModel {
 
   const ModelConfig& config() const { return transformer->config; }
 
-  // Errors: as LoadTransformer and Tokenizer::Load, but for a model that has no tokenizer.
+  // Errors: as LoadTransformer and Tokenizer::Load, but for a model that has no tokenizer;
+  // InvalidArgument where the two put other tokens before a prompt.
   static absl::StatusOr<ServedModel> Load(const std::string& path);
 };
 

@@ -72,7 +72,7 @@ std::array<int32_t, 256> ResolveBytes(const TokenizerParts& parts, const TokensB
 Sha256Digest IdentityOf(const TokenizerParts& parts) {
   std::string text =
       absl::StrCat("kvship tokenizer 1\n", parts.ignore_merges, " ", parts.unknown_token, " ",
-                   static_cast<int>(parts.unknown_byte), " ", parts.adds_begin_token, "\n");
+                   static_cast<int>(parts.unknown_byte), " ", parts.begin_token >= 0, "\n");
   const auto add = [&text](absl::string_view item) {
     absl::StrAppend(&text, item.size(), ":", item, "\n");
   };
@@ -120,7 +120,7 @@ ByteLevelTokenizer::ByteLevelTokenizer(TokenizerParts parts, PreTokenizer pre_to
                                        BytePairEncoding merges)
     : pre_tokenizer_(std::move(pre_tokenizer)),
       merges_(std::move(merges)),
-      adds_begin_token_(parts.adds_begin_token),
+      begin_token_(parts.begin_token),
       identity_(IdentityOf(parts)) {
   token_bytes_ = std::move(parts.tokens);
   kinds_ = std::move(parts.kinds);

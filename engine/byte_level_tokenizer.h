@@ -35,7 +35,7 @@ struct TokenizerParts {
   int32_t unknown_token = -1;  // for bytes that have no token; -1: they are dropped,
   BytePairEncoding::UnknownByte unknown_byte =  // like this
       BytePairEncoding::UnknownByte::kDroppedBeforeMerges;
-  bool adds_begin_token = false;
+  int32_t begin_token = -1;  // before every prompt; -1: none
 };
 
 class ByteLevelTokenizer : public Tokenizer {
@@ -50,7 +50,7 @@ class ByteLevelTokenizer : public Tokenizer {
   bool IsSpecial(int32_t id) const override;
   std::optional<int32_t> SpecialToken(absl::string_view name) const override;
   size_t vocab_tokens() const override { return kinds_.size(); }
-  bool adds_begin_token() const override { return adds_begin_token_; }
+  int32_t begin_token() const override { return begin_token_; }
   Sha256Digest identity() const override { return identity_; }
 
  private:
@@ -68,7 +68,7 @@ class ByteLevelTokenizer : public Tokenizer {
   AddedTokens all_added_;
   PreTokenizer pre_tokenizer_;
   BytePairEncoding merges_;
-  bool adds_begin_token_;
+  int32_t begin_token_;
   Sha256Digest identity_;
 };
 

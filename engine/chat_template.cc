@@ -2,10 +2,10 @@
 
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/utf8.h"
 #include "engine/chat_template_source.h"
 
 namespace kvship {
@@ -80,9 +80,9 @@ absl::StatusOr<std::string> ChatTemplate::Render(std::span<const ChatMessage> me
   std::string before_content;  // a system message waiting for the user's
   for (size_t i = 0; i < messages.size(); ++i) {
     RETURN_IF_ERROR(CheckContent(messages[i], i));
-    const absl::string_view content =
-        format_.trims ? absl::StripAsciiWhitespace(messages[i].content) : messages[i].content;
+    absl::string_view content = messages[i].content;
     if (messages[i].role == "system") {
+      if (format_.trims && !format_.system_in_user) content = StripWhitespace(content);
       // Only the first one is the system message of a preamble; later ones are messages like any.
       const std::string text =
           i == 0 ? SystemMessage(content)
@@ -91,7 +91,9 @@ absl::StatusOr<std::string> ChatTemplate::Render(std::span<const ChatMessage> me
       continue;
     }
     const ChatFormat::Marks& marks = messages[i].role == "user" ? format_.user : format_.assistant;
-    absl::StrAppend(&prompt, marks.before, before_content, content, marks.after);
+    const std::string whole = absl::StrCat(before_content, content);
+    absl::StrAppend(&prompt, marks.before, format_.trims ? StripWhitespace(whole) : whole,
+                    marks.after);
     before_content.clear();
   }
   return absl::StrCat(prompt, format_.answer);

@@ -36,7 +36,6 @@ absl::Status ReadPreTokenizer(const GgufFile& file, TokenizerParts& parts) {
   } else if (name == "llama-bpe" || name == "llama3" || name == "llama-v3") {
     parts.patterns = {{kLlama3Pattern}};
     parts.ignore_merges = true;
-    parts.adds_begin_token = true;
   } else if (name == "qwen2") {
     parts.patterns = {{kQwen2Pattern}};
   } else {
@@ -106,8 +105,12 @@ absl::StatusOr<TokenizerParts> ReadGgufTokenizer(const GgufFile& file) {
   for (const absl::string_view token : *tokens) parts.tokens.emplace_back(token);
   RETURN_IF_ERROR(ReadKinds(file, parts));
   RETURN_IF_ERROR(ReadMerges(file, parts));
-  ASSIGN_OR_RETURN(const auto adds_begin, file.Flag("tokenizer.ggml.add_bos_token"));
-  parts.adds_begin_token = adds_begin.value_or(parts.adds_begin_token);
+  ASSIGN_OR_RETURN(const auto stated, file.Flag("tokenizer.ggml.add_bos_token"));
+  ASSIGN_OR_RETURN(const auto begin, file.Count("tokenizer.ggml.bos_token_id"));
+  const bool llama3 = parts.ignore_merges;  // which adds it unless the file says otherwise
+  if (stated.value_or(llama3) && begin.has_value() && *begin < parts.tokens.size()) {
+    parts.begin_token = static_cast<int32_t>(*begin);
+  }
   ASSIGN_OR_RETURN(const auto adds_end, file.Flag("tokenizer.ggml.add_eos_token"));
   if (adds_end.value_or(false)) {
     return absl::UnimplementedError(

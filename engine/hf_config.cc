@@ -175,7 +175,10 @@ absl::StatusOr<HfConfig> ReadHfConfig(const std::string& directory) {
   HfConfig out;
   ModelConfig& model = out.model;
   ASSIGN_OR_RETURN(model.architecture, ReadArchitecture(config));
-  model.name = std::filesystem::path(directory).lexically_normal().filename().string();
+  std::error_code unknown;
+  auto path = std::filesystem::absolute(directory, unknown).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();  // it ended with a slash, or a dot
+  model.name = path.filename().string();
   RETURN_IF_ERROR(ReadShape(config, model));
   RETURN_IF_ERROR(RefuseOptions(config, model.context_tokens));
   ASSIGN_OR_RETURN(const RopeScaling rope, ReadRope(config, model.context_tokens));

@@ -175,6 +175,15 @@ absl::Status ReadPreTokenizer(const JsonObject& root, TokenizerParts& parts) {
   return root.Unimplemented("pre_tokenizer", "does not end with ByteLevel");
 }
 
+absl::StatusOr<int32_t> IdOf(absl::string_view name, const JsonObject& where,
+                             absl::string_view field, const TokenizerParts& parts) {
+  const auto found = std::find(parts.tokens.begin(), parts.tokens.end(), name);
+  if (found == parts.tokens.end()) {
+    return where.Bad(field, absl::StrCat("is ", name, ", which is not in the vocabulary"));
+  }
+  return static_cast<int32_t>(found - parts.tokens.begin());
+}
+
 // What is put around the text: a begin token before it, or nothing.
 absl::Status ReadPostProcessor(const JsonObject& root, TokenizerParts& parts) {
   ASSIGN_OR_RETURN(const std::vector<JsonObject> steps,
@@ -191,7 +200,10 @@ absl::Status ReadPostProcessor(const JsonObject& root, TokenizerParts& parts) {
         (items.size() == 2 && items.front().Find("SpecialToken") == nullptr)) {
       return step.Unimplemented("single", "is not the text with at most one token before it");
     }
-    parts.adds_begin_token = items.size() == 2;
+    if (items.size() == 1) continue;
+    ASSIGN_OR_RETURN(const std::optional<JsonObject> begin, items.front().Object("SpecialToken"));
+    ASSIGN_OR_RETURN(const std::string name, begin->RequiredText("id"));
+    ASSIGN_OR_RETURN(parts.begin_token, IdOf(name, *begin, "id", parts));
   }
   return absl::OkStatus();
 }
@@ -214,11 +226,7 @@ absl::Status ReadUnknownToken(const JsonObject& root, TokenizerParts& parts) {
   ASSIGN_OR_RETURN(const std::optional<JsonObject> model, root.Object("model"));
   ASSIGN_OR_RETURN(const std::optional<std::string> name, model->Text("unk_token"));
   if (!name.has_value()) return absl::OkStatus();
-  const auto found = std::find(parts.tokens.begin(), parts.tokens.end(), *name);
-  if (found == parts.tokens.end()) {
-    return model->Bad("unk_token", absl::StrCat("is ", *name, ", which is not in the vocabulary"));
-  }
-  parts.unknown_token = static_cast<int32_t>(found - parts.tokens.begin());
+  ASSIGN_OR_RETURN(parts.unknown_token, IdOf(*name, *model, "unk_token", parts));
   return absl::OkStatus();
 }
 

@@ -86,7 +86,7 @@ void PreTokenizer::FreeCode::operator()(void* code) const {
   pcre2_code_free(static_cast<pcre2_code*>(code));
 }
 
-absl::StatusOr<PreTokenizer> PreTokenizer::Create(std::vector<SplitPattern> patterns) {
+absl::StatusOr<PreTokenizer> PreTokenizer::Create(const std::vector<SplitPattern>& patterns) {
   PreTokenizer out;
   for (const SplitPattern& pattern : patterns) {
     RETURN_IF_ERROR(CheckDialect(pattern));
@@ -106,7 +106,6 @@ absl::StatusOr<PreTokenizer> PreTokenizer::Create(std::vector<SplitPattern> patt
     pcre2_jit_compile(static_cast<pcre2_code*>(code.get()), PCRE2_JIT_COMPLETE);
     out.codes_.push_back(std::move(code));
   }
-  out.patterns_ = std::move(patterns);
   return out;
 }
 

@@ -27,13 +27,11 @@ class PreTokenizer {
  public:
   // Patterns apply in order, each to the pieces of the one before. Unimplemented, with the pattern,
   // if it is not one that PCRE2 reads as its author meant it.
-  static absl::StatusOr<PreTokenizer> Create(std::vector<SplitPattern> patterns);
+  static absl::StatusOr<PreTokenizer> Create(const std::vector<SplitPattern>& patterns);
 
   // Replaces `pieces` by those of `text`, which must be valid UTF-8; they cover it without gaps.
   // ResourceExhausted if an expression exceeds its limit of steps on this text.
   absl::Status Split(absl::string_view text, std::vector<absl::string_view>& pieces) const;
-
-  const std::vector<SplitPattern>& patterns() const { return patterns_; }
 
  private:
   struct FreeCode {
@@ -41,7 +39,6 @@ class PreTokenizer {
   };
   using Code = std::unique_ptr<void, FreeCode>;  // a pcre2_code
 
-  std::vector<SplitPattern> patterns_;
   std::vector<Code> codes_;
 };
 

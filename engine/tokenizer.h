@@ -36,8 +36,8 @@ class Tokenizer {
   virtual std::optional<int32_t> SpecialToken(absl::string_view name) const = 0;
   virtual size_t vocab_tokens() const = 0;
 
-  // Whether the model was trained with its begin token before every prompt (add_bos_token).
-  virtual bool adds_begin_token() const = 0;
+  // What stands before every prompt's text, as the model was trained (add_bos_token); -1: nothing.
+  virtual int32_t begin_token() const = 0;
 
   // SHA-256 over everything that decides what Encode gives.
   virtual Sha256Digest identity() const = 0;

@@ -74,19 +74,24 @@ std::string NameOf(const std::array<Choice<E>, N>& choices, E value) {
   return "";
 }
 
-absl::Status SetName(std::span<const absl::string_view> names, absl::string_view name,
-                     absl::string_view value, std::string* field) {
-  if (std::find(names.begin(), names.end(), value) == names.end()) {
-    return Wrong(name, value, absl::StrCat("one of ", absl::StrJoin(names, ", ")));
-  }
-  *field = std::string(value);
-  return absl::OkStatus();
+absl::Status CheckName(std::span<const absl::string_view> names, absl::string_view name,
+                       absl::string_view value) {
+  if (std::find(names.begin(), names.end(), value) != names.end()) return absl::OkStatus();
+  return Wrong(name, value, absl::StrCat("one of ", absl::StrJoin(names, ", ")));
 }
 
-absl::Status SetScorer(absl::string_view value, CompressionOptions* options) {
-  std::vector<absl::string_view> names = {"keep_all"};
-  for (const ScorerTraits& traits : Scorers()) names.push_back(traits.name);
-  return SetName(names, "scorer", value, &options->scorer);
+absl::Status CheckNames(const CompressionOptions& options) {
+  std::vector<absl::string_view> scorers = {"keep_all"};
+  for (const ScorerTraits& traits : Scorers()) scorers.push_back(traits.name);
+  RETURN_IF_ERROR(CheckName(scorers, "scorer", options.scorer));
+  RETURN_IF_ERROR(CheckName(Allocators(), "allocator", options.allocator));
+  return CheckName(Selectors(), "selector", options.selector);
+}
+
+absl::Status SetName(absl::string_view value, std::string* field,
+                     const CompressionOptions& options) {
+  *field = std::string(value);
+  return CheckNames(options);
 }
 
 absl::Status SetCount(absl::string_view name, absl::string_view value, size_t* field) {
@@ -164,6 +169,7 @@ absl::Status CheckBudget(const CompressionOptions& o) {
 }  // namespace
 
 absl::Status CompressionOptions::Validate() const {
+  RETURN_IF_ERROR(CheckNames(*this));
   if (keeps_all()) return absl::OkStatus();
   if (window == 0) return Wrong("window", "0", "at least 1");
   if (kernel % 2 == 0 || kernel > kMostPoolingKernel) {
@@ -203,9 +209,9 @@ CompressionOptions DefaultCompression(size_t head_dim) {
 absl::Status SetCompressionOption(absl::string_view name, absl::string_view value,
                                   CompressionOptions* options) {
   CompressionOptions& o = *options;
-  if (name == "scorer") return SetScorer(value, options);
-  if (name == "allocator") return SetName(Allocators(), name, value, &o.allocator);
-  if (name == "selector") return SetName(Selectors(), name, value, &o.selector);
+  if (name == "scorer") return SetName(value, &o.scorer, o);
+  if (name == "allocator") return SetName(value, &o.allocator, o);
+  if (name == "selector") return SetName(value, &o.selector, o);
   if (name == "encoder") return SetChoice(kEncoders, name, value, &o.encoder);
   if (name == "window_encoder") {
     return SetChoice(kWindowEncoders, name, value, &o.window_encoder.emplace());

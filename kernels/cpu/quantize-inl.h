@@ -88,6 +88,9 @@ HWY_INLINE void StoreCodes(const float* row, size_t first, const float* minima,
   }
 }
 
+// Minima and maxima of vectors may lose a NaN. What shares a scale is therefore also added up,
+// times zero, to a number that is NaN if one of them is, or is infinite, and 0 else.
+
 // K: a scale for each channel, over the page's tokens.
 template <PageFormat kFormat>
 void QuantizeKeys(const PageRows& in, std::byte* page) {
@@ -103,13 +106,15 @@ void QuantizeKeys(const PageRows& in, std::byte* page) {
     for (size_t c = 0; c < kValueGroup; c += lanes) {
       auto low = hn::LoadU(d, in.rows[0] + first + c);
       auto high = low;
+      auto poison = hn::Mul(low, hn::Zero(d));
       for (size_t t = 1; t < in.num_tokens; ++t) {
         const auto x = hn::LoadU(d, in.rows[t] + first + c);
         low = hn::Min(low, x);
         high = hn::Max(high, x);
+        poison = hn::MulAdd(x, hn::Zero(d), poison);
       }
-      hn::Store(low, d, minima + c);
-      hn::Store(high, d, factors + c);
+      hn::Store(hn::Add(low, poison), d, minima + c);
+      hn::Store(hn::Add(high, poison), d, factors + c);
     }
     for (size_t c = 0; c < kValueGroup; ++c) {
       const CodeScale scale = MakeCodeScale(minima[c], factors[c], kMost);
@@ -138,13 +143,16 @@ void QuantizeValues(const PageRows& in, std::byte* page) {
     for (size_t t = 0; t < in.num_tokens; ++t) {
       auto low = hn::LoadU(d, in.rows[t] + first);
       auto high = low;
+      auto poison = hn::Mul(low, hn::Zero(d));
       for (size_t c = lanes; c < kValueGroup; c += lanes) {
         const auto x = hn::LoadU(d, in.rows[t] + first + c);
         low = hn::Min(low, x);
         high = hn::Max(high, x);
+        poison = hn::MulAdd(x, hn::Zero(d), poison);
       }
-      const CodeScale scale = MakeCodeScale(hn::GetLane(hn::MinOfLanes(d, low)),
-                                            hn::GetLane(hn::MaxOfLanes(d, high)), kMost);
+      const float poisoned = hn::GetLane(hn::SumOfLanes(d, poison));
+      const CodeScale scale = MakeCodeScale(hn::GetLane(hn::MinOfLanes(d, low)) + poisoned,
+                                            hn::GetLane(hn::MaxOfLanes(d, high)) + poisoned, kMost);
       const size_t slot = first / kValueGroup * kPageTokens + t;
       StoreBf16(scale.scale, scales + 2 * slot);
       StoreBf16(scale.minimum, scale_minima + 2 * slot);

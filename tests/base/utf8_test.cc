@@ -15,6 +15,16 @@ TEST(ValidUtf8Bytes, EndAtTheFirstThatIsNot) {
   }
 }
 
+TEST(StripWhitespace, DropsWhatPythonsStripDrops) {
+  EXPECT_EQ(StripWhitespace(" \t\r\n\v\f\x1c\x1f\u0085\u00a0\u1680\u2000\u200a "
+                            "a\u2003b\u2028\u2029\u202f\u205f\u3000"),
+            "a\u2003b");
+  EXPECT_EQ(StripWhitespace("\u3000 \n"), "");
+  EXPECT_EQ(StripWhitespace(""), "");
+  // Zero width, and a vowel separator, are none; nor is a part of a character.
+  EXPECT_EQ(StripWhitespace("\u200b\u180e\u3001"), "\u200b\u180e\u3001");
+}
+
 TEST(FirstCharacter, IsWholeUnfinishedOrInvalid) {
   const auto expect = [](const char* bytes, size_t num_bytes, Utf8Prefix::Kind kind) {
     const Utf8Prefix prefix = FirstCharacter(bytes);

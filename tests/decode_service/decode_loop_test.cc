@@ -32,7 +32,7 @@ class LetterTokenizer final : public Tokenizer {
   bool IsSpecial(int32_t id) const override { return id == 300; }
   std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
   size_t vocab_tokens() const override { return 320; }
-  bool adds_begin_token() const override { return false; }
+  int32_t begin_token() const override { return -1; }
   Sha256Digest identity() const override { return {}; }
 };
 

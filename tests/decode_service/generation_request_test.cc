@@ -24,7 +24,7 @@ class ByteTokenizer final : public Tokenizer {
   bool IsSpecial(int32_t) const override { return false; }
   std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
   size_t vocab_tokens() const override { return 320; }
-  bool adds_begin_token() const override { return true; }
+  int32_t begin_token() const override { return 1; }
   Sha256Digest identity() const override { return {}; }
 };
 
@@ -69,7 +69,7 @@ TEST_F(GenerationRequestTest, TextBecomesTokensBehindTheBeginToken) {
   message.set_prompt("AB");
   const auto request = Read(message);
   ASSERT_TRUE(request.ok()) << request.status();
-  EXPECT_THAT(request->tokens, ElementsAre(model_.config().begin_token, 'A', 'B'));
+  EXPECT_THAT(request->tokens, ElementsAre(1, 'A', 'B'));
 }
 
 TEST_F(GenerationRequestTest, ForcedTokensDecideTheLengthAndIgnoreEndTokens) {

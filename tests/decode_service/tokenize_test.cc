@@ -31,7 +31,7 @@ class ByteTokenizer final : public Tokenizer {
   bool IsSpecial(int32_t id) const override { return id == 256; }
   std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
   size_t vocab_tokens() const override { return 257; }
-  bool adds_begin_token() const override { return true; }
+  int32_t begin_token() const override { return 1; }
   Sha256Digest identity() const override { return {}; }
 
  private:

@@ -78,6 +78,13 @@ TEST(ChatTemplate, TrimsAndHeadsTheMessagesOfLlama3) {
             "<|start_header_id|>assistant<|end_header_id|>\n\n");
 }
 
+TEST(ChatTemplate, TrimsWhatPythonTrims) {
+  EXPECT_EQ(*Render(kLlama3, {{"user", "\u3000\u00a0 Hi\u2028\x1f"}}),
+            *Render(kLlama3, {{"user", "Hi"}}));
+  EXPECT_THAT(*Render(kLlama3, {{"user", "\u200bHi\u3000there"}}),
+              HasSubstr("\u200bHi\u3000there"));
+}
+
 TEST(ChatTemplate, DatesTheSystemMessageOfLlama31) {
   const std::string head =
       "<s><|start_header_id|>system<|end_header_id|>\n\n"
@@ -92,6 +99,9 @@ TEST(ChatTemplate, DatesTheSystemMessageOfLlama31) {
 TEST(ChatTemplate, PutsTheSystemMessageOfLlama2IntoTheUsers) {
   EXPECT_EQ(*Render(kLlama2, {{"system", "S"}, {"user", "Hi"}, {"assistant", "A"}, {"user", "B"}}),
             "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nHi [/INST] A </s><s>[INST] B [/INST]");
+  // The template trims the two as one.
+  EXPECT_EQ(*Render(kLlama2, {{"system", " S\n"}, {"user", "  Hi "}}),
+            "<s>[INST] <<SYS>>\n S\n\n<</SYS>>\n\n  Hi [/INST]");
 }
 
 TEST(ChatTemplate, KnowsMistralAndZephyr) {

@@ -38,14 +38,14 @@ TEST(TokenizerJson, GivesTheReferenceIdsOfDigitsAndByteLevel) {
   const auto tokenizer = Tokenizer::Load(KVSHIP_GOLDENS "/tokenizers/digits");
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   ExpectReferenceIds(**tokenizer, KVSHIP_GOLDENS "/tokenizers/digits/ids.json");
-  EXPECT_FALSE((*tokenizer)->adds_begin_token());
+  EXPECT_EQ((*tokenizer)->begin_token(), -1);
 }
 
 TEST(TokenizerJson, GivesTheReferenceIdsOfALlama3Style) {
   const auto tokenizer = Tokenizer::Load(KVSHIP_GOLDENS "/tokenizers/llama3");
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   ExpectReferenceIds(**tokenizer, KVSHIP_GOLDENS "/tokenizers/llama3/ids.json");
-  EXPECT_TRUE((*tokenizer)->adds_begin_token());
+  EXPECT_EQ((*tokenizer)->begin_token(), 901);
 }
 
 TEST(TokenizerJson, GivesTheReferenceIdsWithAnUnknownToken) {
@@ -198,7 +198,7 @@ TEST(GgufTokenizer, GivesTheReferenceIdsOfTheDemoModel) {
   const auto tokenizer = Tokenizer::Load(KVSHIP_DEMO_MODEL);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   ExpectReferenceIds(**tokenizer, KVSHIP_GOLDENS "/smollm2/tokenizer.json");
-  EXPECT_FALSE((*tokenizer)->adds_begin_token());
+  EXPECT_EQ((*tokenizer)->begin_token(), -1);
 }
 
 // The same pairs of letters joined one way in a short piece, another way in a long one: both must

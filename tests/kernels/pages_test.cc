@@ -238,6 +238,10 @@ TEST(QuantizedPages, NanAndInfinityStayWithWhatSharesTheirScale) {
       EXPECT_NEAR(page.read_keys.view.f32(3)[6], rows.view.f32(3)[6], 0.5);
       EXPECT_NEAR(page.read_values.view.f32(3)[40], rows.view.f32(3)[40], 0.5);
       EXPECT_NEAR(page.read_values.view.f32(4)[5], rows.view.f32(4)[5], 0.5);
+      for (size_t i = 0; i < 32; ++i) {
+        EXPECT_TRUE(std::isnan(page.read_keys.view.f32(i)[5])) << "key " << i;
+        EXPECT_TRUE(std::isnan(page.read_values.view.f32(3)[i])) << "channel " << i;
+      }
     }
   }
 }

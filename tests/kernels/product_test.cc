@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "tests/kernels/targets.h"
 #include "tests/kernels/weights.h"
@@ -108,6 +109,30 @@ TEST_P(Products, AgreeWithDoubleOnEveryTarget) {
     std::fill(y.begin(), y.end(), -1.5f);
     ASSERT_TRUE(ProductPacked(backend, xv, c.views, arithmetic, yv, /*accumulate=*/true).ok());
     ExpectProduct(c, x, y, -1.5f, arithmetic);
+  }
+}
+
+TEST_P(Products, NanMakesItsWholeRowNan) {
+  const auto [format, arithmetic] = GetParam();
+  Case c(256);
+  c.Add(format, 24);
+  Backend backend(1);
+  const size_t rows = 32;  // one for each place in a run
+  std::vector<float> x(rows * c.cols);
+  for (size_t m = 0; m < rows; ++m) x[m * c.cols + m] = std::numeric_limits<float>::quiet_NaN();
+  for (const int64_t target : Targets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    const OnTarget scope(target);
+    const TensorView xv(x.data(), {rows, c.cols});
+    std::vector<float> y(rows * c.rows), packed(rows * c.rows);
+    ProductWeights unpacked;
+    ASSERT_TRUE(UnpackWeights(backend, c.views, arithmetic, &unpacked).ok());
+    ASSERT_TRUE(Product(backend, xv, unpacked, {y.data(), {rows, c.rows}}).ok());
+    ASSERT_TRUE(
+        ProductPacked(backend, xv, c.views, arithmetic, {packed.data(), {rows, c.rows}}).ok());
+    for (size_t i = 0; i < y.size(); ++i) {
+      ASSERT_TRUE(std::isnan(y[i]) && std::isnan(packed[i])) << "row " << i / c.rows;
+    }
   }
 }
 

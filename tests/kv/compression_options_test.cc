@@ -114,6 +114,16 @@ INSTANTIATE_TEST_SUITE_P(
         WrongCase{"group_reduce=none,scorer=keydiff", "wanted with scorer snapkv or h2o"},
         WrongCase{"group_reduce=none,selector=chunks", "wanted with scorer snapkv or h2o"}));
 
+TEST(CompressionOptions, NamesSetInCodeAreCheckedToo) {
+  for (std::string CompressionOptions::*field :
+       {&CompressionOptions::scorer, &CompressionOptions::allocator,
+        &CompressionOptions::selector}) {
+    CompressionOptions options;
+    options.*field = "magic";
+    EXPECT_THAT(std::string(options.Validate().message()), HasSubstr(" is 'magic'; wanted one of"));
+  }
+}
+
 TEST(CompressionOptions, EveryOtherCombinationIsAllowed) {
   for (const ScorerTraits& scorer : Scorers()) {
     for (absl::string_view allocator : Allocators()) {
