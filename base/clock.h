@@ -29,4 +29,11 @@ inline absl::Time ToWallTime(absl::Time monotonic) {
 }
 inline absl::Time FromWallTime(absl::Time wall) { return MonotonicNow() + (wall - WallNow()); }
 
+// Whether a peer that goes `now` goes because of its deadline, which was `deadline` here: gRPC
+// rounds timeouts up by up to 1 % where it sends them, and they count from their arrival, so that
+// the peer's clock comes first.
+inline bool GoesByDeadline(absl::Time arrival, absl::Time deadline, absl::Time now) {
+  return now >= deadline - (deadline - arrival) / 100 - absl::Milliseconds(10);
+}
+
 }  // namespace kvship

@@ -70,6 +70,11 @@ size_t ValidUtf8Bytes(absl::string_view text) {
   return i;
 }
 
+absl::string_view CutUtf8(absl::string_view text, size_t most_bytes) {
+  const absl::string_view beginning = text.substr(0, most_bytes);
+  return beginning.substr(0, ValidUtf8Bytes(beginning));
+}
+
 absl::string_view StripWhitespace(absl::string_view text) {
   // A character's bytes are found in no other character.
   const auto strip = [&text](auto consume) {

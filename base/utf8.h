@@ -22,6 +22,9 @@ Utf8Prefix FirstCharacter(absl::string_view bytes);
 // How many bytes of `text`, from its beginning, are valid: all of them if the text is.
 size_t ValidUtf8Bytes(absl::string_view text);
 
+// The beginning of `text` that is valid, at most `most_bytes` of it: whole characters.
+absl::string_view CutUtf8(absl::string_view text, size_t most_bytes);
+
 // UTF-8 text without the white space at its ends, as Python's str.strip() has it: Unicode's
 // White_Space and the four separators from U+001C.
 absl::string_view StripWhitespace(absl::string_view text);

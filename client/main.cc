@@ -264,9 +264,12 @@ absl::Status Bench(GenerationClient& client, v1::GenerateRequest request) {
 absl::StatusOr<size_t> LengthFromFlag(absl::string_view name, const std::string& text,
                                       size_t otherwise) {
   size_t length = otherwise;
-  if (text.empty() || (absl::SimpleAtoi(text, &length) && length > 0)) return length;
-  return absl::InvalidArgumentError(
-      absl::StrCat("--", name, " is '", text, "'; wanted a number of tokens of at least 1"));
+  if (text.empty() ||
+      (absl::SimpleAtoi(text, &length) && length > 0 && length <= kMostPlannedTokens)) {
+    return length;
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--", name, " is '", text, "'; wanted a number of tokens from 1 to ", kMostPlannedTokens));
 }
 
 absl::Status Plan() {
@@ -347,9 +350,11 @@ absl::Status Run(const std::string& command, const std::vector<std::string>& sto
 
 int Main(int argc, char** argv) {
   std::vector<char*> arguments(argv, argv + argc);
-  const std::vector<std::string> stop = TakeStopFlags(&arguments);
+  std::vector<std::string> stop = TakeStopFlags(&arguments);
   const std::vector<char*> words =
       ParseCommandLine(kUsage, static_cast<int>(arguments.size()), arguments.data());
+  // Of a --flagfile.
+  if (std::string text = absl::GetFlag(FLAGS_stop); !text.empty()) stop.push_back(std::move(text));
   if (words.size() == 2 && absl::string_view(words[1]) == "help") {
     std::printf("%s\n", kUsage);
     return 0;

@@ -57,8 +57,7 @@ std::string ContextText(const PlannedModel& model, const PlannedLoad& load) {
   const size_t tokens = load.prompt_tokens + load.output_tokens;
   if (tokens <= model.context_tokens) return "";
   return absl::StrCat("The context of ", model.name, " is ", model.context_tokens,
-                      " tokens: a node refuses prompt and output of ", tokens,
-                      ", unless its --max_context_tokens says otherwise.\n");
+                      " tokens: a node refuses prompt and output of ", tokens, ".\n");
 }
 
 Json CostJson(const RequestCost& cost) {

@@ -23,6 +23,7 @@ void Generation::Start(const v1::GenerateRequest& message) {
 absl::Status Generation::Prepare(const v1::GenerateRequest& message) {
   ASSIGN_OR_RETURN(place_, uses_.client_requests.Enter(call_.client));
   ASSIGN_OR_RETURN(request_, ReadRequest(message, uses_.model, uses_.options.limits));
+  report_.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(request_.tokens.size()));
   RETURN_IF_ERROR(WithField(uses_.loop.CheckPlan(request_.plan), "compression"));
   ASSIGN_OR_RETURN(ticket_, uses_.queue.Enter({.plan = request_.plan,
                                                .max_tail_tokens = request_.max_tail_tokens(),
@@ -110,7 +111,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
 }
 
 void Generation::Cancel() {
-  Cancel(MonotonicNow() >= call_.deadline
+  Cancel(GoesByDeadline(call_.arrival, call_.deadline, MonotonicNow())
              ? absl::DeadlineExceededError("the request's deadline has passed; allow it more time")
              : absl::CancelledError("the client has gone"));
 }
@@ -147,7 +148,10 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
     if (found_no_room) tried_.erase(visit.node->address());
     num_tried = tried_.size();
   }
-  if (responses_->cancelled()) return Fail(responses_->why_cancelled());
+  if (responses_->cancelled()) {
+    result = responses_->why_cancelled();  // the cache goes before the request is seen to end
+    return Fail(result.status());
+  }
   if (found_no_room) return WaitForRoom();
   if (result.ok()) return Decode(*std::move(result));
 
@@ -200,7 +204,6 @@ void Generation::OnSessionEnd(const Session::End& end) {
   report_.mutable_usage()->set_output_tokens(static_cast<uint32_t>(end.output_tokens));
   if (!end.status.ok()) return Fail(end.status);
   report_.set_finish_reason(end.reason);
-  report_.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(request_.tokens.size()));
   v1::Timing& timing = *report_.mutable_timing();
   timing.set_first_decode_ms(absl::ToDoubleMilliseconds(end.first_decode));
   timing.set_total_ms(absl::ToDoubleMilliseconds(MonotonicNow() - call_.arrival));

@@ -82,7 +82,6 @@ class CacheReceiver {
 
   bool finished() const { return finished_; }
   size_t num_bytes() const { return digest_.total_bytes(); }
-  size_t num_layers() const { return layers_.size(); }
   // The layers that came, with what was said of their heads.
   std::span<const LayerHeader> layers() const { return layers_; }
 

@@ -41,7 +41,7 @@ class PrefillScheduler::Request {
   State state = State::kQueued;
   bool cancelled = false;
   bool ended = false;
-  double remaining_tokens;  // to be read, computed layers deducted
+  double remaining_tokens;  // of its run to be read, computed layers deducted
   const absl::Time arrived;
   absl::Time became_ready;
   // While the outbox is full: since when it has this many bytes.

@@ -166,12 +166,13 @@ std::vector<PrefillScheduler::Prompt> PrefillScheduler::Prompts() const {
   std::vector<Prompt> prompts;
   std::lock_guard lock(mutex_);
   for (const auto& request : requests_) {
-    prompts.push_back(
-        {.request_id = request->task.request_id,
-         .prompt_tokens = request->num_tokens(),
-         .state = request->state,
-         .fraction = 1 - request->remaining_tokens / static_cast<double>(request->num_tokens()),
-         .age = MonotonicNow() - request->arrived});
+    const std::shared_ptr<PrefillJob>& job = request->job;
+    const size_t run_tokens = job == nullptr ? request->num_tokens() : job->num_tokens();
+    prompts.push_back({.request_id = request->task.request_id,
+                       .prompt_tokens = request->num_tokens(),
+                       .state = request->state,
+                       .fraction = 1 - request->remaining_tokens / static_cast<double>(run_tokens),
+                       .age = MonotonicNow() - request->arrived});
   }
   return prompts;
 }

@@ -96,7 +96,7 @@ class PrefillScheduler {
     std::string request_id;
     size_t prompt_tokens = 0;
     State state = State::kQueued;
-    double fraction = 0;  // of it that has been read
+    double fraction = 0;  // of it, and what is read with it, that has been read
     absl::Duration age = {};
   };
   // Those admitted that have not ended, in the order of their turns.

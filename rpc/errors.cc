@@ -2,10 +2,14 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "base/utf8.h"
 #include "google/rpc/error_details.pb.h"
 
 namespace kvship {
 namespace {
+
+// Beside the status' own message there is little room in gRPC's trailers.
+constexpr size_t kMostDescriptionBytes = 512;
 
 std::string TypeUrl(const google::protobuf::Message& message) {
   return absl::StrCat("type.googleapis.com/", message.GetDescriptor()->full_name());
@@ -30,7 +34,7 @@ absl::Status WithField(absl::Status status, absl::string_view field) {
   google::rpc::BadRequest detail;
   auto* violation = detail.add_field_violations();
   violation->set_field(std::string(field));
-  violation->set_description(std::string(status.message()));
+  violation->set_description(std::string(CutUtf8(status.message(), kMostDescriptionBytes)));
   return WithDetail(std::move(status), detail);
 }
 

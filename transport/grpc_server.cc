@@ -20,6 +20,7 @@ class GrpcServerChannel final : public Channel,
  public:
   GrpcServerChannel(grpc::CallbackServerContext* context, const GrpcServerChannelOptions& options)
       : context_(context),
+        arrival_(MonotonicNow()),
         deadline_(FromWallTime(absl::FromChrono(context->deadline()))),
         options_(options) {}
 
@@ -82,7 +83,7 @@ class GrpcServerChannel final : public Channel,
     absl::Status status;
     {
       std::lock_guard lock(mutex_);
-      const bool expired = deadline_ <= MonotonicNow();
+      const bool expired = GoesByDeadline(arrival_, deadline_, MonotonicNow());
       status = expired ? absl::DeadlineExceededError("the call's deadline passed")
                        : absl::CancelledError("the peer has cancelled the call");
       cancelled_ = true;
@@ -119,12 +120,17 @@ class GrpcServerChannel final : public Channel,
     close_status_ = std::move(status);
     if (!close_status_.ok()) outbox_.DropWaiting();
     Proceed();
-    // A peer that reads nothing must not hold what is left for ever.
-    if (!finished_) {
-      SetAlarm(linger_alarm_, options_.linger, [](GrpcServerChannel& channel) {
-        if (!channel.finished_) channel.context_->TryCancel();
-      });
-    }
+    if (!finished_) Linger();
+  }
+
+  // A peer that reads nothing must not hold what is left for ever.
+  void Linger() {
+    lingering_bytes_ = outbox_.num_bytes();
+    SetAlarm(linger_alarm_, options_.linger, [](GrpcServerChannel& channel) {
+      if (channel.finished_) return;
+      if (channel.outbox_.num_bytes() < channel.lingering_bytes_) return channel.Linger();
+      channel.context_->TryCancel();
+    });
   }
 
   // Writes what comes next, or ends the call when all is written.
@@ -169,7 +175,8 @@ class GrpcServerChannel final : public Channel,
   }
 
   grpc::CallbackServerContext* const context_;
-  const absl::Time deadline_;  // monotonic
+  const absl::Time arrival_;  // monotonic, as the deadline
+  const absl::Time deadline_;
   const GrpcServerChannelOptions options_;
   grpc::ByteBuffer incoming_;
 
@@ -183,6 +190,7 @@ class GrpcServerChannel final : public Channel,
   bool done_ = false;
   grpc::Alarm first_message_alarm_;
   grpc::Alarm linger_alarm_;
+  size_t lingering_bytes_ = 0;  // unsent when it was set
 
   std::mutex events_mutex_;                  // events come one at a time
   std::shared_ptr<ChannelEvents> events_;    // shared: kept until OnClosed

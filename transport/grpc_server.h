@@ -19,7 +19,8 @@ using AcceptChannel =
 struct GrpcServerChannelOptions {
   // A stream whose first message has not come by then is ended.
   absl::Duration first_message_timeout = absl::Seconds(30);
-  // How long a peer has to take what is left when the channel is closed, and the closing status.
+  // When the channel is closed: how long a peer may take none of what is left, and none of the
+  // closing status.
   absl::Duration linger = absl::Seconds(30);
 };
 

@@ -3,20 +3,22 @@
 #include <string>
 
 #include "absl/strings/cord.h"
+#include "base/utf8.h"
 #include "google/rpc/status.pb.h"
 
 namespace kvship {
 namespace {
 
-// A trailer may have 8 KiB by default: a peer's whole status must fit.
-constexpr size_t kMostMessageBytes = 2048;
+// A peer's whole status must fit into trailers, of 8 KiB by default: the message, where a byte may
+// take three, and once more in the details, of which four bytes take three's place.
+constexpr size_t kMostMessageBytes = 1024;
 
 }  // namespace
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const auto code = static_cast<grpc::StatusCode>(status.code());
-  const std::string message(status.message().substr(0, kMostMessageBytes));
+  const std::string message(CutUtf8(status.message(), kMostMessageBytes));
   google::rpc::Status rich;
   status.ForEachPayload([&rich](absl::string_view type_url, const absl::Cord& payload) {
     google::protobuf::Any* detail = rich.add_details();

@@ -102,8 +102,12 @@ TEST(CommandLineTest, FlagsThatMakeNoLoadAreRefusedByName) {
 TEST(CommandLineTest, TextsThatAreNotUtf8AreRefusedByName) {
   EXPECT_THAT(RefusalOf({"generate", "--prompt=ab\xff"}),
               HasSubstr("kvship generate: --prompt is not UTF-8 at byte 2 (0xFF"));
-  EXPECT_THAT(RefusalOf({"generate", "--prompt=a", "--stop=\xe9"}),
-              HasSubstr("--stop is not UTF-8 at byte 0 (0xE9"));
+  const TempFolder folder;
+  for (const std::string& stop :
+       {std::string("--stop=\xe9"), "--flagfile=" + folder.Write("flags", "--stop=\xe9\n")}) {
+    EXPECT_THAT(RefusalOf({"generate", "--prompt=a", stop}),
+                HasSubstr("--stop is not UTF-8 at byte 0 (0xE9"));
+  }
   EXPECT_THAT(RefusalOf({"generate", "--prompt=a", "--compression=scorer=\xe9"}),
               HasSubstr("--compression is not UTF-8 at byte 7"));
 }

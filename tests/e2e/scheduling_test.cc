@@ -126,6 +126,21 @@ TEST(SchedulingTest, ADeadlineThatPassesInLineEndsTheRequestAndLetsTheNextOneCom
   EXPECT_EQ(nodes.decode.metric("kvship_decode_waiting_prompt_tokens"), 0);
 }
 
+// Its clock comes first, and all that the server sees is a client that goes.
+TEST(SchedulingTest, AClientsOwnDeadlineIsCountedAsOne) {
+  Nodes nodes({absl::StrCat("--pool_bytes=", 2 * kSlabBytes), "--max_unread_tokens=4"});
+  ASSERT_TRUE(nodes.WaitUntilReady());
+  v1::GenerateRequest half = TinyRequest(500, 500);
+  half.set_logprobs(20);
+  const Stream holder(nodes.decode, half, {.reads = false});
+  ASSERT_TRUE(Eventually([&] { return nodes.decode.metric("kvship_decode_sessions") == 1; }));
+  Stream large(nodes.decode, TinyRequest(1900, 30), {.timeout = absl::Milliseconds(1001)});
+  EXPECT_EQ(large.WaitForEnd().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(Eventually([&] {
+    return nodes.decode.metric("kvship_decode_requests_total{code=\"DEADLINE_EXCEEDED\"}") == 1;
+  }));
+}
+
 TEST(SchedulingTest, AClientsShareLeavesRoomForOthers) {
   const ApiTokensFile tokens({"alice", "bob"});
   Nodes nodes({absl::StrCat("--pool_bytes=", 4 * kSlabBytes), "--max_unread_tokens=4",

@@ -156,7 +156,7 @@ def test_without_a_trace_one_begins_here(traced_api, collector, headers):
 
 
 def test_a_call_over_grpc_brings_its_trace_as_metadata(traced, collector):
-    trace = "d" * 32
+    trace = "1d" * 16
     with grpc.insecure_channel(f"127.0.0.1:{traced.ports['decode-port']}") as channel:
         call = generation_pb2_grpc.GenerationServiceStub(channel).Generate(
             generation_pb2.GenerateRequest(prompt="One, two,", max_tokens=2),
@@ -176,6 +176,17 @@ def test_a_request_that_fails_says_so(traced_api, collector):
     assert eventually(lambda: any(span["traceId"] == trace for span in collector.spans))
     request, = (span for span in collector.spans if span["traceId"] == trace and span["name"] == "request")
     assert request["status"] == {"code": 2, "message": "FAILED_PRECONDITION"}
+
+
+def test_a_request_that_runs_out_of_time_tells_how_long_its_prompt_was(traced_api, collector):
+    trace = "9b" * 16
+    with pytest.raises(Exception, match="deadline"):
+        traced_api.client.completions.create(
+            model=traced_api.model, prompt=[7] * 1000, extra_body={"kvship": {"timeout_ms": 1}},
+            extra_headers={"traceparent": f"00-{trace}-{CALLER}-01"})
+    spans = lambda: [span for span in collector.spans if span["traceId"] == trace and span["name"] == "request"]
+    assert eventually(spans)
+    assert attribute(spans()[0], "kvship.prompt_tokens") == "1000"
 
 
 def test_an_endpoint_that_is_down_costs_a_count(start_decode):

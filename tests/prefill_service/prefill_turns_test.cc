@@ -70,7 +70,15 @@ TEST_F(PrefillTurns, ShortPromptsShareARun) {
   ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
   Calls calls;
   for (int i = 0; i < 12; ++i) calls.push_back(Ask(node, 15));
-  for (const auto& call : calls) EXPECT_TRUE(ManifestOf(*call).has_first_token());
+  for (const auto& call : calls) {
+    while (!HasEnded(*call)) {
+      for (const auto& prompt : node.scheduler.Prompts()) {
+        ASSERT_GE(prompt.fraction, 0) << prompt.prompt_tokens << " tokens";
+        ASSERT_LE(prompt.fraction, 1);
+      }
+    }
+    EXPECT_TRUE(ManifestOf(*call).has_first_token());
+  }
   EXPECT_LT(node.Metric("kvship_prefill_run_requests"), 12);
 }
 

@@ -237,6 +237,18 @@ TEST(Errors, DetailsStandSideBySide) {
   EXPECT_EQ(ReasonOf(status), "");
 }
 
+// gRPC's trailers hold 8 KiB by default, the status' own message among them.
+TEST(Errors, ALongValueMakesNoLongDetails) {
+  std::string umlauts;
+  while (umlauts.size() < 6000) umlauts += "\xc3\xbc";
+  for (const std::string& value : {std::string(6000, 'x'), umlauts, std::string(6000, '\xff')}) {
+    const absl::Status status = WrongField("role", value, "user");
+    EXPECT_EQ(FieldOf(status), "role");
+    status.ForEachPayload(
+        [](absl::string_view, const absl::Cord& detail) { EXPECT_LT(detail.size(), 600u); });
+  }
+}
+
 TEST(Errors, OkCarriesNoDetails) {
   EXPECT_EQ(WithField(absl::OkStatus(), "x"), absl::OkStatus());
   EXPECT_FALSE(RetryDelayOf(absl::OkStatus()).has_value());

@@ -233,6 +233,27 @@ TEST(GrpcChannel, WhatAStalledReaderDoesNotTakeStaysUnsentUntilItDoes) {
   EXPECT_EQ(client->WaitUntilClosed(), absl::OkStatus());
 }
 
+TEST(GrpcChannel, ASlowReaderGetsAllThatIsLeftInAClosedChannel) {
+  struct SlowEvents : RecordedEvents {
+    void OnFrame(const FrameHeader& header, BytePieces pieces) override {
+      absl::SleepFor(absl::Milliseconds(30));
+      RecordedEvents::OnFrame(header, pieces);
+    }
+  };
+  constexpr size_t kFrames = 64;
+  Server server({.linger = absl::Milliseconds(700)});
+  server.on_message = [](Channel& channel, const std::string&) {
+    for (uint32_t i = 0; i < kFrames; ++i) {
+      channel.SendFrame({.sequence = i, .num_bytes = 1 << 20}, Payload(1 << 20, std::byte{1}));
+    }
+    channel.Close(absl::OkStatus());
+  };
+  auto client = std::make_shared<SlowEvents>();
+  server.Connect(client)->SendMessage("begin");
+  EXPECT_EQ(client->WaitUntilClosed(), absl::OkStatus());
+  EXPECT_EQ(client->frames().size(), kFrames);
+}
+
 TEST(GrpcChannel, AStalledReaderCannotHoldAClosedChannelForEver) {
   Server server({.linger = absl::Milliseconds(100)});
   server.on_message = [](Channel& channel, const std::string&) {

@@ -30,9 +30,15 @@ TEST(GrpcStatus, DetailsThatCannotBeReadAreLeftOut) {
   EXPECT_EQ(FromGrpcStatus(status), absl::InternalError("broken"));
 }
 
-TEST(GrpcStatus, ALongMessageIsCutToFitATrailer) {
+TEST(GrpcStatus, ALongMessageIsCutToFitATrailerAtACharacter) {
   const grpc::Status status = ToGrpcStatus(absl::InternalError(std::string(100000, 'x')));
-  EXPECT_EQ(status.error_message().size(), 2048u);
+  EXPECT_EQ(status.error_message().size(), 1024u);
+  std::string text = "x";
+  for (int i = 0; i < 1000; ++i) text += "\xc3\xbc";
+  absl::Status error = absl::InternalError(text);
+  error.SetPayload("type", absl::Cord("detail"));
+  EXPECT_EQ(FromGrpcStatus(ToGrpcStatus(error)).message(), text.substr(0, 1023));
+  EXPECT_EQ(FromGrpcStatus(ToGrpcStatus(error)).GetPayload("type"), absl::Cord("detail"));
 }
 
 }  // namespace
