@@ -64,9 +64,8 @@ PrefillScheduler::~PrefillScheduler() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
-    woken_ = true;
+    Wake();
   }
-  wake_.notify_all();
   thread_.join();
   for (const auto& request : requests_) {
     request->channel->Close(ShuttingDown());
@@ -121,36 +120,31 @@ absl::Status PrefillScheduler::Go(Request& request) {
                                    : "go came a second time; wanted it once");
   }
   request.state = Request::State::kRunning;
-  woken_ = true;
-  wake_.notify_one();
+  Wake();
   return absl::OkStatus();
 }
 
 void PrefillScheduler::Cancel(Request& request) {
   std::lock_guard lock(mutex_);
   request.cancelled = true;
-  woken_ = true;
-  wake_.notify_one();
+  Wake();
 }
 
 void PrefillScheduler::NoticeSent() {
   std::lock_guard lock(mutex_);
-  woken_ = true;
-  wake_.notify_one();
+  Wake();
 }
 
 void PrefillScheduler::StartDraining() {
   std::lock_guard lock(mutex_);
   draining_ = true;
-  woken_ = true;
-  wake_.notify_one();
+  Wake();
 }
 
 void PrefillScheduler::EndAll() {
   std::lock_guard lock(mutex_);
   ends_all_ = true;
-  woken_ = true;
-  wake_.notify_one();
+  Wake();
 }
 
 absl::Status PrefillScheduler::CheckProgress() const {

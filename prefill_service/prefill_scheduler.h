@@ -106,6 +106,11 @@ class PrefillScheduler {
   using Requests = std::vector<std::shared_ptr<Request>>;
 
   void Run();
+  // With the lock: what there is to do has changed.
+  void Wake() {
+    woken_ = true;
+    wake_.notify_one();
+  }
   // One step of the first request's job, which is begun where there is none.
   void RunStep(const std::shared_ptr<Request>& first, std::unique_lock<std::mutex>& lock);
   // The request whose turn it is; null if none can run.

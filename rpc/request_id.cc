@@ -1,18 +1,12 @@
 #include "rpc/request_id.h"
 
-#include <sys/random.h>
-
-#include <cassert>
-
-#include "absl/strings/escaping.h"
+#include "absl/strings/str_format.h"
+#include "base/system_random.h"
 
 namespace kvship {
 
 std::string NewRequestId() {
-  std::string bits(16, '\0');
-  [[maybe_unused]] const ssize_t num_bytes = getrandom(bits.data(), bits.size(), 0);
-  assert(num_bytes == 16);  // so few bytes always come whole
-  return absl::BytesToHexString(bits);
+  return absl::StrFormat("%016x%016x", SystemRandomBits(), SystemRandomBits());
 }
 
 }  // namespace kvship

@@ -1,21 +1,13 @@
 #include "service/nccl_service.h"
 
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/system_random.h"
 #include "transport/nccl_cuda.h"
 
 namespace kvship {
-namespace {
-
-uint64_t DrawnNumber() {
-  std::random_device random;
-  return uint64_t{random()} << 32 | random();
-}
-
-}  // namespace
 
 absl::StatusOr<bool> WantsNccl(absl::string_view transport, bool has_gpu) {
   if (transport == "grpc") return false;
@@ -43,7 +35,7 @@ absl::StatusOr<std::unique_ptr<NcclService>> NcclService::Create(
                    NcclTransport::Create(std::move(library), options));
   NcclEndpoint endpoint = {.executor = transport->executor().shared_from_this(),
                            .staging = std::move(staging),
-                           .gpu = DrawnNumber(),
+                           .gpu = SystemRandomBits(),
                            .transfer_timeout = transfer_timeout};
   return std::unique_ptr<NcclService>(
       new NcclService(std::move(transport), std::move(endpoint), metrics));

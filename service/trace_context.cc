@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <random>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/system_random.h"
 
 namespace kvship {
 namespace {
@@ -33,14 +33,8 @@ bool IsState(absl::string_view text) {
          std::all_of(text.begin(), text.end(), absl::ascii_isprint);
 }
 
-uint64_t RandomNumber() {
-  thread_local std::mt19937_64 random((uint64_t{std::random_device{}()} << 32) ^
-                                      std::random_device{}());
-  return random();
-}
-
 // 0 stands for no id.
-std::string NewId() { return absl::StrFormat("%016x", std::max<uint64_t>(1, RandomNumber())); }
+std::string NewId() { return absl::StrFormat("%016x", std::max<uint64_t>(1, SystemRandomBits())); }
 
 }  // namespace
 
