@@ -194,7 +194,7 @@ def test_only_with_nccl_a_pod_has_rdma(name, role):
         assert not [key for key in env if key.startswith("NCCL_")]
         return
     assert flags(overlay(name), role)["transport"] == "nccl"
-    assert limits["rdma/hca"] == "1" and program["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
+    assert limits["rdma/hca"] == "1"
     assert env["NCCL_IB_HCA"] and env["NCCL_SOCKET_IFNAME"] and env["NCCL_RAS_ENABLE"] == "0"
 
 
