@@ -98,3 +98,11 @@ def test_systemd_waits_longer_than_nodes_drain():
         given = dict(flag_lines(textwrap.dedent(flag_file(role))))
         assert wait > seconds(given["drain_timeout"])
     assert "kvship-%i --flagfile=/etc/kvship/%i.flags" in unit
+
+
+def test_the_units_user_and_programs_are_put_there():
+    unit, prepared = shown("[Unit]"), shown("useradd")
+    assert f"useradd --system {re.search(r'^User=(.*)$', unit, re.MULTILINE)[1]}\n" in prepared
+    installed = re.search(r"^install (.*) (\S+)$", prepared, re.MULTILINE)
+    assert f"ExecStart={installed[2]}/kvship-%i " in unit
+    assert set(installed[1].split()) == {f"build/bin/{os.path.basename(program)}" for program in PROGRAMS}

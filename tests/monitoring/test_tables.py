@@ -9,9 +9,10 @@ from conftest import ROOT
 
 # What the documents of users name of other programs' flags. docs/development.md, which is about the scripts, is left out.
 FLAGS_OF_OTHERS = {
-    "kubectl": {"all", "for", "from-file", "replicas"}, "curl": {"cacert", "resolve"}, "systemctl": {"now"},
+    "kubectl": {"all", "dry-run", "for", "from-file", "replicas"}, "curl": {"cacert", "resolve"}, "systemctl": {"now"},
+    "useradd": {"system"}, "cluster-autoscaler": {"max-graceful-termination-sec"},
     "debootstrap": {"variant"}, "docker": {"read-only"}, "scripts/image.sh": {"build-image", "runtime-image", "tag"},
-    "./dev": {"decode", "pictures"}, "guidellm": {"target", "data", "rate-type", "max-requests"},
+    "./dev": {"decode", "pictures", "rates"}, "guidellm": {"target", "data", "rate-type", "max-requests"},
     "every program": {"helpfull"}}
 DOCUMENTS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 
