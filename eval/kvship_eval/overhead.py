@@ -198,8 +198,8 @@ def plot(folder: Path) -> list[Path]:
         return listed(f"{value / scale:.1f} {unit} with {policy}" for policy, value in values if not np.isnan(value))
 
     return [save(figure, folder, "overhead", "Time and memory with and without compression (the paper's Fig. 7, 10, 11)",
-                 f"The same prompts of {listed(labels)} tokens under each policy, batches of {listed(batches)}; medians of the "
-                 "rounds. Above: the prefill process's largest resident size during one request, the time to read the prompt and "
+                 f"The same prompts of {listed(labels)} tokens under each policy, batches of {listed(batches)}; medians of "
+                 "the rounds that were run, fewer in large batches. Above: the prefill process's largest resident size during one request, the time to read the prompt and "
                  f"compress its cache, and that time beside {_GENERATED} decode steps. Below: the time of a decode step in which "
                  "all sessions of the batch take part, as their clients see it; in batches above 1 a session's cache holds up to "
                  f"{RUN_AHEAD_TOKENS} generated tokens more than the prompt. At {labels[-1]} tokens the prefill process held "

@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "engine/hf_config.h"
+
 namespace kvship {
 namespace {
 
@@ -31,6 +33,14 @@ TEST(ModelConfig, HeadsThatDecodingCannotReadAreRefused) {
     EXPECT_EQ(WithHeads(head_dim).Validate(),
               absl::InvalidArgumentError("head_dim is " + std::to_string(head_dim) +
                                          "; wanted a multiple of 16"));
+  }
+}
+
+TEST(ModelConfig, IsNamedByItsFolderHoweverThatIsWritten) {
+  for (const char* written : {"llama/", "llama/.", "llama//", "mistral/../llama/"}) {
+    const auto config = ReadHfConfig(std::string(KVSHIP_GOLDENS "/models/") + written);
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(config->model.name, "llama") << written;
   }
 }
 

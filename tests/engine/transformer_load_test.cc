@@ -78,14 +78,6 @@ TEST(LoadTransformer, ReadsTheModelsOfTheReferenceResults) {
   }
 }
 
-TEST(LoadTransformer, NamesAModelByItsFolderHoweverThatIsWritten) {
-  for (const char* written : {"llama/", "llama/.", "llama//", "mistral/../llama/"}) {
-    const auto model = LoadTransformer(Golden(written));
-    ASSERT_TRUE(model.ok()) << model.status();
-    EXPECT_EQ((*model)->config.name, "llama") << written;
-  }
-}
-
 TEST(LoadTransformer, TiesTheOutputToTheEmbedding) {
   const auto model = LoadTransformer(Golden("llama_bf16_tied"));
   ASSERT_TRUE(model.ok()) << model.status();
