@@ -79,7 +79,29 @@ HttpServer::HttpServer(size_t max_connections, size_t max_body_bytes,
   });
 }
 
-HttpServer::~HttpServer() { Stop(); }
+// A connection's socket, which Stop finds as long as it is open.
+class HttpServer::OpenSocket {
+ public:
+  OpenSocket(HttpServer& server, int socket) : server_(server), socket_(socket) {
+    std::lock_guard lock(server_.mutex_);
+    server_.open_sockets_.insert(socket_);
+  }
+  // Under the lock: once it is closed, its number may be another file's.
+  ~OpenSocket() {
+    std::lock_guard lock(server_.mutex_);
+    server_.open_sockets_.erase(socket_);
+    close(socket_);
+    server_.all_closed_.notify_all();
+  }
+  OpenSocket(const OpenSocket&) = delete;
+  OpenSocket& operator=(const OpenSocket&) = delete;
+
+ private:
+  HttpServer& server_;
+  const int socket_;
+};
+
+HttpServer::~HttpServer() { Stop(absl::ZeroDuration()); }
 
 absl::Status HttpServer::Listen(const std::string& flag, const std::string& address) {
   ASSIGN_OR_RETURN(const ListenAddress wanted, ParseListenAddress(flag, address));
@@ -96,9 +118,16 @@ absl::Status HttpServer::Listen(const std::string& flag, const std::string& addr
   return absl::OkStatus();
 }
 
-void HttpServer::Stop() {
+void HttpServer::Stop(absl::Duration grace) {
   if (stopping_.exchange(true) || svr_sock_ == INVALID_SOCKET) return;
   shutdown(svr_sock_, SHUT_RDWR);  // wakes who accepts
+  {
+    std::unique_lock lock(mutex_);
+    all_closed_.wait_until(lock, ToSteadyTime(MonotonicNow() + grace),
+                           [this] { return open_sockets_.empty(); });
+    // Wakes who reads or writes.
+    for (const int socket : open_sockets_) shutdown(socket, SHUT_RDWR);
+  }
   threads_.Stop();
   if (acceptor_.joinable()) acceptor_.join();
   close(svr_sock_.exchange(INVALID_SOCKET));
@@ -127,8 +156,11 @@ bool HttpServer::WaitForRequest(HttpConnection& connection) const {
 }
 
 void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
+  const OpenSocket open(*this, socket);
   HttpConnection connection(socket, tls);
   current_connection = &connection;
+  // Of one that opens now Stop may have seen nothing.
+  if (stopping_) return;
   if (!connection.Handshake(MonotonicNow() + kHandshakeTime)) return;
   while (!connection.closes() && WaitForRequest(connection)) {
     if (draining_) connection.CloseAfterAnswer();

@@ -142,10 +142,12 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation
   return service;
 }
 
-HttpService::~HttpService() {
+HttpService::~HttpService() { Stop(absl::ZeroDuration()); }
+
+void HttpService::Stop(absl::Duration grace) {
   StartDraining();
   EndAll(absl::UnavailableError("the server is shutting down; send the request again"));
-  server_.Stop();
+  server_.Stop(grace);
 }
 
 void HttpService::StartDraining() {

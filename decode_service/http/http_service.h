@@ -34,7 +34,7 @@ class HttpService {
   static absl::StatusOr<std::unique_ptr<HttpService>> Start(const Generation::Uses& uses,
                                                             const Callers& callers,
                                                             const Options& options);
-  // Ends what is still running and waits for its end.
+  // As Stop, at once.
   ~HttpService();
 
   int port() const { return server_.port(); }
@@ -43,6 +43,8 @@ class HttpService {
   void StartDraining();
   bool WaitUntilIdle(absl::Duration timeout) { return running_.WaitUntilIdle(timeout); }
   void EndAll(const absl::Status& why) { running_.EndAll(why); }
+  // Ends what is still running; clients have `grace` to read its end.
+  void Stop(absl::Duration grace);
 
  private:
   HttpService(const Generation::Uses& uses, const Callers& callers, const Options& options,

@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <future>
@@ -65,7 +67,24 @@ class HttpServerTest : public ::testing::Test {
       gone_ = HttpServer::connection().client_has_gone();
       response.set_content("done", "text/plain");
     });
+    // More than a connection holds.
+    server_.Get("/much", [this](const httplib::Request&, httplib::Response& response) {
+      waiting_ = true;
+      response.set_content(std::string(64 << 20, 'x'), "text/plain");
+    });
     ASSERT_TRUE(server_.Listen("http", "127.0.0.1:0").ok());
+  }
+
+  // A connection on which these bytes were sent and nothing is read.
+  int Send(const std::string& bytes) const {
+    const int made = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(static_cast<uint16_t>(server_.port()));
+    EXPECT_EQ(connect(made, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    EXPECT_EQ(send(made, bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
+    return made;
   }
 
   httplib::Client Client() const {
@@ -122,11 +141,23 @@ TEST_F(HttpServerTest, StopWaitsForTheAnswerThatIsBeingGiven) {
     if (const auto answer = Client().Get("/wait")) body = answer->body;
   });
   ASSERT_TRUE(Eventually(waiting_));
-  std::thread stopping([this] { server_.Stop(); });
+  std::thread stopping([this] { server_.Stop(absl::Minutes(1)); });
   finish_ = true;
   stopping.join();
   client.join();
   EXPECT_EQ(body, "done");
+}
+
+TEST_F(HttpServerTest, StopWaitsNoLongerThanItIsToldForClients) {
+  const int does_not_read = Send("GET /much HTTP/1.1\r\n\r\n");
+  const int sends_half = Send("GET /hello HTTP/1.1\r\n");
+  ASSERT_TRUE(Eventually(waiting_));
+  const absl::Time begin = absl::Now();
+  server_.Stop(absl::Milliseconds(200));
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(200));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(5));
+  close(does_not_read);
+  close(sends_half);
 }
 
 TEST_F(HttpServerTest, DrainingClosesConnectionsButStillAnswers) {
