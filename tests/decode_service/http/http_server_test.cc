@@ -2,10 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <future>
 
 #include "absl/strings/str_cat.h"
@@ -45,6 +47,51 @@ TEST(ConnectionThreadsTest, WhoWaitsIsSeenAndLetGoByStop) {
   finish.set_value();
   waiting.join();
   stopping.join();
+}
+
+// As long as it lives this process may take no more of addresses than it has, and a little.
+class AddressLimit {
+ public:
+  explicit AddressLimit(size_t more_bytes) {
+    getrlimit(RLIMIT_AS, &before_);
+    size_t num_pages = 0;
+    std::ifstream("/proc/self/statm") >> num_pages;
+    const rlimit limit = {
+        .rlim_cur = num_pages * static_cast<size_t>(sysconf(_SC_PAGESIZE)) + more_bytes,
+        .rlim_max = before_.rlim_max};
+    EXPECT_EQ(setrlimit(RLIMIT_AS, &limit), 0);
+  }
+  ~AddressLimit() { setrlimit(RLIMIT_AS, &before_); }
+
+ private:
+  rlimit before_ = {};
+};
+
+TEST(ConnectionThreadsTest, WithoutAThreadAConnectionIsRefusedAndLaterOnesAreRun) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
+#endif
+  constexpr size_t kMostThreads = 64;  // their stacks take 8 MiB each
+  std::atomic<size_t> num_ended{0};
+  ConnectionThreads threads(kMostThreads);
+  std::promise<void> finish;
+  const auto wait = [finished = finish.get_future().share(), &num_ended] {
+    finished.wait();
+    ++num_ended;
+  };
+  ASSERT_TRUE(threads.Run(wait));
+  size_t num_running = 1;
+  {
+    const AddressLimit limit(size_t{64} << 20);
+    while (num_running < kMostThreads && threads.Run(wait)) ++num_running;
+    EXPECT_LT(num_running, kMostThreads);
+    EXPECT_TRUE(threads.crowded());  // those without a request give way
+  }
+  ASSERT_TRUE(threads.Run(wait));
+  EXPECT_FALSE(threads.crowded());
+  finish.set_value();
+  threads.Stop();
+  EXPECT_EQ(num_ended, num_running + 1);
 }
 
 class HttpServerTest : public ::testing::Test {
