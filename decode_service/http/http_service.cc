@@ -24,6 +24,8 @@ namespace {
 using HandlerResponse = httplib::Server::HandlerResponse;
 
 constexpr char kJson[] = "application/json";
+constexpr char kEventStream[] = "text/event-stream";
+constexpr char kOldVersion[] = "HTTP/1.0";
 constexpr char kModels[] = "/v1/models";
 constexpr char kOneModel[] = "/v1/models/";
 constexpr char kCompletions[] = "/v1/completions";
@@ -48,6 +50,12 @@ void Respond(const OpenAiError& error, httplib::Response& response) {
 void RespondAndClose(const OpenAiError& error, httplib::Response& response) {
   HttpServer::connection().CloseAfterAnswer();
   Respond(error, response);
+}
+
+// As RFC 9112, section 3.2, wants it.
+bool NamesItsHost(const httplib::Request& request) {
+  const size_t num_hosts = request.get_header_value_count("Host");
+  return num_hosts == 1 || (num_hosts == 0 && request.version == kOldVersion);
 }
 
 // The code under which the same refusal is counted on the gRPC port.
@@ -168,6 +176,13 @@ HandlerResponse HttpService::Route(const httplib::Request& request,
   const std::string& path = request.path;
   const bool generates = path == kCompletions || path == kChat;
   const bool reads_only = request.method == "GET" || request.method == "HEAD";
+  if (!NamesItsHost(request)) {
+    RespondAndClose(InvalidOpenAiRequest(absl::StrCat("the request has ",
+                                                      request.get_header_value_count("Host"),
+                                                      " headers named Host; wanted one")),
+                    response);
+    return HandlerResponse::Handled;
+  }
   if (generates && request.method == "POST") return HandlerResponse::Unhandled;
   if (HasHttpBody(request)) HttpServer::connection().CloseAfterAnswer();
   if (const auto client = ClientOf(request); !client.ok()) {
@@ -177,7 +192,7 @@ HandlerResponse HttpService::Route(const httplib::Request& request,
   } else if (path != kModels && !absl::StartsWith(path, kOneModel)) {
     Respond(InvalidOpenAiRequest(absl::StrCat("there is no ", path, " here"), 404), response);
   } else if (!reads_only) {
-    Respond(WrongMethod(request, "GET", response), response);
+    Respond(WrongMethod(request, "GET, HEAD", response), response);
   } else {
     AnswerModels(path, response);
   }
@@ -218,10 +233,7 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
   const auto asked = ReadOpenAiRequest(api, body, RandomNumber());
   if (!asked.ok()) return Refuse(OpenAiErrorOf(asked.status()), *client, response);
   if (!Serves(asked->model)) return Refuse(UnknownModel(asked->model, model_), *client, response);
-  Generate(*asked, *client,
-           ParseTraceContext(request.get_header_value(kTraceParent),
-                             request.get_header_value(kTraceState)),
-           *std::move(place), response);
+  Generate(request, *asked, *client, *std::move(place), response);
 }
 
 void HttpService::Refuse(const OpenAiError& error, const std::string& client,
@@ -239,8 +251,8 @@ void HttpService::Refuse(const OpenAiError& error, const std::string& client,
   Respond(error, response);
 }
 
-void HttpService::Generate(const OpenAiRequest& request, const std::string& client,
-                           TraceContext trace, RunningGenerations::Place place,
+void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& request,
+                           const std::string& client, RunningGenerations::Place place,
                            httplib::Response& response) {
   HttpConnection& connection = HttpServer::connection();
   const absl::Time arrival = MonotonicNow();
@@ -248,12 +260,13 @@ void HttpService::Generate(const OpenAiRequest& request, const std::string& clie
   connection.SetAnswerDeadline(deadline);
   const std::string id = NewRequestId();
   response.set_header("x-request-id", id);
-  const auto asked =
-      std::make_shared<Generation>(uses_, Generation::Call{.id = id,
-                                                           .client = client,
-                                                           .arrival = arrival,
-                                                           .deadline = deadline,
-                                                           .trace = std::move(trace)});
+  const auto asked = std::make_shared<Generation>(
+      uses_, Generation::Call{.id = id,
+                              .client = client,
+                              .arrival = arrival,
+                              .deadline = deadline,
+                              .trace = ParseTraceContext(http.get_header_value(kTraceParent),
+                                                         http.get_header_value(kTraceState))});
   if (asked->trace().is_set()) {
     response.set_header(kTraceResponse, asked->trace().TraceParent());
   }
@@ -277,12 +290,15 @@ void HttpService::Generate(const OpenAiRequest& request, const std::string& clie
   }
   response.set_header("Cache-Control", "no-cache");
   response.set_header("X-Accel-Buffering", "no");  // nginx would gather the events
-  response.set_chunked_content_provider(
-      "text/event-stream",
-      // Both live as long as the response.
-      [stream, place = std::move(place)](size_t, httplib::DataSink& sink) {
-        return stream->WriteNext(sink);
-      });
+  // Both live as long as the response.
+  auto write_next = [stream, place = std::move(place)](size_t, httplib::DataSink& sink) {
+    return stream->WriteNext(sink);
+  };
+  if (http.version == kOldVersion) {  // knows no chunks: the answer's end is the connection's
+    connection.CloseAfterAnswer();
+    return response.set_content_provider(kEventStream, std::move(write_next));
+  }
+  response.set_chunked_content_provider(kEventStream, std::move(write_next));
 }
 
 }  // namespace kvship

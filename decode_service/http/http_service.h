@@ -59,8 +59,10 @@ class HttpService {
   // Ends a request to generate that never became one: counted, logged and answered.
   void Refuse(const OpenAiError& error, const std::string& client,
               httplib::Response& response) const;
-  void Generate(const OpenAiRequest& request, const std::string& client, TraceContext trace,
-                RunningGenerations::Place place, httplib::Response& response);
+  // `request` is what `http` asks for.
+  void Generate(const httplib::Request& http, const OpenAiRequest& request,
+                const std::string& client, RunningGenerations::Place place,
+                httplib::Response& response);
   // The name of who sends it; Unauthenticated if that is not known and has to be.
   absl::StatusOr<std::string> ClientOf(const httplib::Request& request) const;
   bool Serves(absl::string_view model) const;
