@@ -32,13 +32,16 @@ constexpr int kHeadersTooLong = 431;
 thread_local HttpConnection* current_connection = nullptr;
 
 // httplib has no answer to a first line that does not end.
-void AnswerEndlessLine(HttpConnection& connection) {
+void AnswerEndlessLine(HttpConnection& connection, const httplib::Logger& log) {
   const std::string body = UnreadableHttpRequest(kUrlTooLong).Json();
   const std::string answer =
       absl::StrCat("HTTP/1.1 ", kUrlTooLong, " URI Too Long\r\nConnection: close\r\nContent-Type: ",
                    "application/json\r\nContent-Length: ", body.size(), "\r\n\r\n", body);
   connection.CloseAfterAnswer();
   connection.write(answer.data(), answer.size());
+  httplib::Response logged;
+  logged.status = kUrlTooLong;
+  log({}, logged);
 }
 
 }  // namespace
@@ -133,6 +136,11 @@ void HttpServer::Stop(absl::Duration grace) {
   close(svr_sock_.exchange(INVALID_SOCKET));
 }
 
+void HttpServer::SetLogger(httplib::Logger log) {
+  log_ = std::move(log);
+  set_logger(log_);
+}
+
 HttpConnection& HttpServer::connection() { return *current_connection; }
 
 void HttpServer::Accept() {
@@ -175,7 +183,9 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
     bool client_closes = false;
     const bool ok =
         process_request(connection, /*close_connection=*/false, client_closes, after_headers);
-    if (!ok && !headers_read && connection.has_read_all_allowed()) AnswerEndlessLine(connection);
+    if (!ok && !headers_read && connection.has_read_all_allowed()) {
+      AnswerEndlessLine(connection, log_);
+    }
     if (!ok || client_closes) break;
   }
 }

@@ -36,6 +36,9 @@ class HttpServer : public httplib::Server {
   // As Stop, at once.
   ~HttpServer() override;
 
+  // Is told of every answer, set_logger's only of those that httplib gives.
+  void SetLogger(httplib::Logger log);
+
   // Listens on "host:port" (`flag` is for messages) and serves. Errors: InvalidArgument (no
   // address), Unavailable (port in use).
   absl::Status Listen(const std::string& flag, const std::string& address);
@@ -62,6 +65,7 @@ class HttpServer : public httplib::Server {
 
   const size_t max_body_bytes_;
   const std::unique_ptr<WatchedTlsContext> tls_;  // may be null; used by the acceptor
+  httplib::Logger log_ = [](const httplib::Request&, const httplib::Response&) {};
   int port_ = 0;
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};

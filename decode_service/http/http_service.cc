@@ -143,7 +143,7 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation
     if (!response.body.empty()) return;
     RespondAndClose(UnreadableHttpRequest(response.status), response);
   });
-  self->server_.set_logger([self](const httplib::Request&, const httplib::Response& response) {
+  self->server_.SetLogger([self](const httplib::Request&, const httplib::Response& response) {
     self->uses_.metrics.CountHttpResponse(response.status);
   });
   RETURN_IF_ERROR(self->server_.Listen("http", options.listen));

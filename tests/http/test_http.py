@@ -147,10 +147,13 @@ def test_endless_headers_are_not_read(api):
 
 @pytest.mark.parametrize("length", [9_000, 20_000, 100_000])
 def test_the_bound_of_a_url_is_named(api, length):
+    counted = 'kvship_decode_http_responses_total{status="414"}'
+    before = api.metric(counted, 0)
     answer = raw_answer(api, b"GET /" + b"a" * length + b" HTTP/1.1\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 414 ")
     message = json.loads(answer.split(b"\r\n\r\n")[1])["error"]["message"]
     assert message == "the request's line, with the URL, is too long; wanted at most 8192 bytes"
+    assert eventually(lambda: api.metric(counted, 0) == before + 1)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
