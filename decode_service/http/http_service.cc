@@ -225,22 +225,18 @@ void HttpService::AnswerModels(absl::string_view path, httplib::Response& respon
 
 void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
                          httplib::Response& response, const httplib::ContentReader& reader) {
-  const absl::StatusOr<std::string> client = ClientOf(request);
   // What refuses a request before its body is read, or has been read whole, ends the connection.
-  HttpConnection& connection = HttpServer::connection();
-  if (!client.ok()) {
-    connection.CloseAfterAnswer();
-    return Refuse(OpenAiErrorOf(client.status()), "", response);
-  }
+  const auto refuse_and_close = [&](const OpenAiError& error, const std::string& name) {
+    HttpServer::connection().CloseAfterAnswer();
+    Refuse(error, name, response);
+  };
+  const absl::StatusOr<std::string> client = ClientOf(request);
+  if (!client.ok()) return refuse_and_close(OpenAiErrorOf(client.status()), "");
   absl::StatusOr<RunningGenerations::Place> place = running_.Take();
-  if (!place.ok()) {
-    connection.CloseAfterAnswer();
-    return Refuse(OpenAiErrorOf(place.status()), *client, response);
-  }
+  if (!place.ok()) return refuse_and_close(OpenAiErrorOf(place.status()), *client);
   std::string body;
   if (const auto error = ReadHttpBody(request, reader, options_.max_body_bytes, &body)) {
-    connection.CloseAfterAnswer();
-    return Refuse(*error, *client, response);
+    return refuse_and_close(*error, *client);
   }
   const auto asked = ReadOpenAiRequest(api, body, RandomNumber());
   if (!asked.ok()) return Refuse(OpenAiErrorOf(asked.status()), *client, response);
