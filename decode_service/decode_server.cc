@@ -223,8 +223,10 @@ void DecodeServer::Drain() {
     service_.EndAll(unfinished);
     if (http_ != nullptr) http_->EndAll(unfinished);
   }
-  http_ = nullptr;
-  rpc_->Shutdown(kMostDeliveryTime);
+  // Both ports' clients have the same time.
+  const absl::Time delivered = MonotonicNow() + kMostDeliveryTime;
+  if (http_ != nullptr) http_->Stop(kMostDeliveryTime);
+  rpc_->Shutdown(delivered - MonotonicNow());
 }
 
 }  // namespace kvship

@@ -1,5 +1,6 @@
 #include "decode_service/http/connection_threads.h"
 
+#include <system_error>
 #include <utility>
 
 namespace kvship {
@@ -10,9 +11,16 @@ bool ConnectionThreads::Run(std::function<void()> serve) {
   changed_.wait(lock, [this] { return stop_ || num_busy_ < max_threads_; });
   crowded_ = false;
   if (stop_) return false;
+  if (threads_.size() == num_busy_) {
+    try {
+      threads_.emplace_back([this] { Work(); });
+    } catch (const std::system_error&) {
+      crowded_ = true;
+      return false;
+    }
+  }
   ++num_busy_;
   next_ = std::move(serve);
-  if (threads_.size() < num_busy_) threads_.emplace_back([this] { Work(); });
   changed_.notify_all();
   changed_.wait(lock, [this] { return !next_; });
   return true;

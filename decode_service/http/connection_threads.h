@@ -17,9 +17,10 @@ class ConnectionThreads {
   explicit ConnectionThreads(size_t max_threads) : max_threads_(max_threads) {}
   ~ConnectionThreads() { Stop(); }
 
-  // Runs `serve`, once fewer than `max_threads` are busy; false, and it is not run, after Stop.
+  // Runs `serve`, once fewer than `max_threads` are busy; false, and it is not run, after Stop and
+  // where the system has no thread for it.
   bool Run(std::function<void()> serve);
-  // Someone waits in Run.
+  // Someone waits in Run, or was the last to come and got no thread.
   bool crowded() const;
   // Returns when all that runs has ended.
   void Stop();

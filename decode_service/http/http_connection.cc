@@ -2,7 +2,6 @@
 
 #include <poll.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -34,7 +33,6 @@ HttpConnection::~HttpConnection() {
   while (closes_ && WaitFor(POLLIN, end) &&
          recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT) > 0) {
   }
-  close(socket_);
 }
 
 bool HttpConnection::WaitFor(short events, absl::Time deadline) const {

@@ -17,10 +17,10 @@ namespace kvship {
 
 class HttpConnection final : public httplib::Stream {
  public:
-  // Owns the socket. `tls` may be null: plain text.
+  // The socket is closed by whoever gives it, after this. `tls` may be null: plain text.
   HttpConnection(int socket, const std::shared_ptr<SSL_CTX>& tls);
-  // Closes it; where the last request was not read to its end, only after the client had a moment
-  // to read the answer.
+  // Says goodbye; where the last request was not read to its end, the client gets a moment to read
+  // the answer.
   ~HttpConnection() override;
 
   // Agrees with the client on TLS, where there is any; to be done first. False if that fails, or is

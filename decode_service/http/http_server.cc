@@ -32,13 +32,16 @@ constexpr int kHeadersTooLong = 431;
 thread_local HttpConnection* current_connection = nullptr;
 
 // httplib has no answer to a first line that does not end.
-void AnswerEndlessLine(HttpConnection& connection) {
+void AnswerEndlessLine(HttpConnection& connection, const httplib::Logger& log) {
   const std::string body = UnreadableHttpRequest(kUrlTooLong).Json();
   const std::string answer =
       absl::StrCat("HTTP/1.1 ", kUrlTooLong, " URI Too Long\r\nConnection: close\r\nContent-Type: ",
                    "application/json\r\nContent-Length: ", body.size(), "\r\n\r\n", body);
   connection.CloseAfterAnswer();
   connection.write(answer.data(), answer.size());
+  httplib::Response logged;
+  logged.status = kUrlTooLong;
+  log({}, logged);
 }
 
 }  // namespace
@@ -79,7 +82,29 @@ HttpServer::HttpServer(size_t max_connections, size_t max_body_bytes,
   });
 }
 
-HttpServer::~HttpServer() { Stop(); }
+// A connection's socket, which Stop finds as long as it is open.
+class HttpServer::OpenSocket {
+ public:
+  OpenSocket(HttpServer& server, int socket) : server_(server), socket_(socket) {
+    std::lock_guard lock(server_.mutex_);
+    server_.open_sockets_.insert(socket_);
+  }
+  // Under the lock: once it is closed, its number may be another file's.
+  ~OpenSocket() {
+    std::lock_guard lock(server_.mutex_);
+    server_.open_sockets_.erase(socket_);
+    close(socket_);
+    server_.all_closed_.notify_all();
+  }
+  OpenSocket(const OpenSocket&) = delete;
+  OpenSocket& operator=(const OpenSocket&) = delete;
+
+ private:
+  HttpServer& server_;
+  const int socket_;
+};
+
+HttpServer::~HttpServer() { Stop(absl::ZeroDuration()); }
 
 absl::Status HttpServer::Listen(const std::string& flag, const std::string& address) {
   ASSIGN_OR_RETURN(const ListenAddress wanted, ParseListenAddress(flag, address));
@@ -96,12 +121,24 @@ absl::Status HttpServer::Listen(const std::string& flag, const std::string& addr
   return absl::OkStatus();
 }
 
-void HttpServer::Stop() {
+void HttpServer::Stop(absl::Duration grace) {
   if (stopping_.exchange(true) || svr_sock_ == INVALID_SOCKET) return;
   shutdown(svr_sock_, SHUT_RDWR);  // wakes who accepts
+  {
+    std::unique_lock lock(mutex_);
+    all_closed_.wait_until(lock, ToSteadyTime(MonotonicNow() + grace),
+                           [this] { return open_sockets_.empty(); });
+    // Wakes who reads or writes.
+    for (const int socket : open_sockets_) shutdown(socket, SHUT_RDWR);
+  }
   threads_.Stop();
   if (acceptor_.joinable()) acceptor_.join();
   close(svr_sock_.exchange(INVALID_SOCKET));
+}
+
+void HttpServer::SetLogger(httplib::Logger log) {
+  log_ = std::move(log);
+  set_logger(log_);
 }
 
 HttpConnection& HttpServer::connection() { return *current_connection; }
@@ -127,8 +164,11 @@ bool HttpServer::WaitForRequest(HttpConnection& connection) const {
 }
 
 void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
+  const OpenSocket open(*this, socket);
   HttpConnection connection(socket, tls);
   current_connection = &connection;
+  // Of one that opens now Stop may have seen nothing.
+  if (stopping_) return;
   if (!connection.Handshake(MonotonicNow() + kHandshakeTime)) return;
   while (!connection.closes() && WaitForRequest(connection)) {
     if (draining_) connection.CloseAfterAnswer();
@@ -143,7 +183,9 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
     bool client_closes = false;
     const bool ok =
         process_request(connection, /*close_connection=*/false, client_closes, after_headers);
-    if (!ok && !headers_read && connection.has_read_all_allowed()) AnswerEndlessLine(connection);
+    if (!ok && !headers_read && connection.has_read_all_allowed()) {
+      AnswerEndlessLine(connection, log_);
+    }
     if (!ok || client_closes) break;
   }
 }

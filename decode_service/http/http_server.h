@@ -7,11 +7,15 @@
 #include <httplib.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "decode_service/http/connection_threads.h"
 #include "decode_service/http/http_connection.h"
 #include "decode_service/http/openai_error.h"
@@ -29,7 +33,11 @@ class HttpServer : public httplib::Server {
   // null: plain text.
   HttpServer(size_t max_connections, size_t max_body_bytes,
              std::unique_ptr<WatchedTlsContext> tls = nullptr);
+  // As Stop, at once.
   ~HttpServer() override;
+
+  // Is told of every answer, set_logger's only of those that httplib gives.
+  void SetLogger(httplib::Logger log);
 
   // Listens on "host:port" (`flag` is for messages) and serves. Errors: InvalidArgument (no
   // address), Unavailable (port in use).
@@ -42,21 +50,28 @@ class HttpServer : public httplib::Server {
 
   // Every connection ends after its present answer; new ones are still accepted.
   void StartDraining() { draining_ = true; }
-  // Accepts no more and waits for the answers that are being given.
-  void Stop();
+  // Accepts no more and waits for the answers that are being given: for `grace`, after which no
+  // connection waits for its client any more.
+  void Stop(absl::Duration grace);
 
   // The connection that the calling handler serves.
   static HttpConnection& connection();
 
  private:
+  class OpenSocket;
+
   void Accept();
   bool WaitForRequest(HttpConnection& connection) const;
 
   const size_t max_body_bytes_;
   const std::unique_ptr<WatchedTlsContext> tls_;  // may be null; used by the acceptor
+  httplib::Logger log_ = [](const httplib::Request&, const httplib::Response&) {};
   int port_ = 0;
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};
+  std::mutex mutex_;
+  std::condition_variable all_closed_;
+  std::set<int> open_sockets_;  // of connections that are being served
   ConnectionThreads threads_;
   std::thread acceptor_;
 };

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <random>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
@@ -24,6 +26,8 @@ namespace {
 using HandlerResponse = httplib::Server::HandlerResponse;
 
 constexpr char kJson[] = "application/json";
+constexpr char kEventStream[] = "text/event-stream";
+constexpr char kOldVersion[] = "HTTP/1.0";
 constexpr char kModels[] = "/v1/models";
 constexpr char kOneModel[] = "/v1/models/";
 constexpr char kCompletions[] = "/v1/completions";
@@ -50,6 +54,12 @@ void RespondAndClose(const OpenAiError& error, httplib::Response& response) {
   Respond(error, response);
 }
 
+// As RFC 9112, section 3.2, wants it.
+bool NamesItsHost(const httplib::Request& request) {
+  const size_t num_hosts = request.get_header_value_count("Host");
+  return num_hosts == 1 || (num_hosts == 0 && request.version == kOldVersion);
+}
+
 // The code under which the same refusal is counted on the gRPC port.
 absl::StatusCode CodeOf(const OpenAiError& error) {
   switch (error.http_status) {
@@ -64,6 +74,16 @@ absl::StatusCode CodeOf(const OpenAiError& error) {
 
 std::string NameOf(const ServedModel& model, const std::string& identity) {
   return model.config().name.empty() ? identity : model.config().name;
+}
+
+// As of a call's metadata: of several callers none is believed. Several states are one list.
+TraceContext TraceContextOf(const httplib::Request& request) {
+  if (request.get_header_value_count(kTraceParent) > 1) return {};
+  std::vector<std::string> states;
+  for (size_t i = 0; i < request.get_header_value_count(kTraceState); ++i) {
+    states.push_back(request.get_header_value(kTraceState, i));
+  }
+  return ParseTraceContext(request.get_header_value(kTraceParent), absl::StrJoin(states, ","));
 }
 
 OpenAiError WrongMethod(const httplib::Request& request, const char* allowed,
@@ -135,17 +155,19 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation
     if (!response.body.empty()) return;
     RespondAndClose(UnreadableHttpRequest(response.status), response);
   });
-  self->server_.set_logger([self](const httplib::Request&, const httplib::Response& response) {
+  self->server_.SetLogger([self](const httplib::Request&, const httplib::Response& response) {
     self->uses_.metrics.CountHttpResponse(response.status);
   });
   RETURN_IF_ERROR(self->server_.Listen("http", options.listen));
   return service;
 }
 
-HttpService::~HttpService() {
+HttpService::~HttpService() { Stop(absl::ZeroDuration()); }
+
+void HttpService::Stop(absl::Duration grace) {
   StartDraining();
   EndAll(absl::UnavailableError("the server is shutting down; send the request again"));
-  server_.Stop();
+  server_.Stop(grace);
 }
 
 void HttpService::StartDraining() {
@@ -166,6 +188,13 @@ HandlerResponse HttpService::Route(const httplib::Request& request,
   const std::string& path = request.path;
   const bool generates = path == kCompletions || path == kChat;
   const bool reads_only = request.method == "GET" || request.method == "HEAD";
+  if (!NamesItsHost(request)) {
+    RespondAndClose(InvalidOpenAiRequest(absl::StrCat("the request has ",
+                                                      request.get_header_value_count("Host"),
+                                                      " headers named Host; wanted one")),
+                    response);
+    return HandlerResponse::Handled;
+  }
   if (generates && request.method == "POST") return HandlerResponse::Unhandled;
   if (HasHttpBody(request)) HttpServer::connection().CloseAfterAnswer();
   if (const auto client = ClientOf(request); !client.ok()) {
@@ -175,7 +204,7 @@ HandlerResponse HttpService::Route(const httplib::Request& request,
   } else if (path != kModels && !absl::StartsWith(path, kOneModel)) {
     Respond(InvalidOpenAiRequest(absl::StrCat("there is no ", path, " here"), 404), response);
   } else if (!reads_only) {
-    Respond(WrongMethod(request, "GET", response), response);
+    Respond(WrongMethod(request, "GET, HEAD", response), response);
   } else {
     AnswerModels(path, response);
   }
@@ -196,30 +225,23 @@ void HttpService::AnswerModels(absl::string_view path, httplib::Response& respon
 
 void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
                          httplib::Response& response, const httplib::ContentReader& reader) {
-  const absl::StatusOr<std::string> client = ClientOf(request);
   // What refuses a request before its body is read, or has been read whole, ends the connection.
-  HttpConnection& connection = HttpServer::connection();
-  if (!client.ok()) {
-    connection.CloseAfterAnswer();
-    return Refuse(OpenAiErrorOf(client.status()), "", response);
-  }
+  const auto refuse_and_close = [&](const OpenAiError& error, const std::string& name) {
+    HttpServer::connection().CloseAfterAnswer();
+    Refuse(error, name, response);
+  };
+  const absl::StatusOr<std::string> client = ClientOf(request);
+  if (!client.ok()) return refuse_and_close(OpenAiErrorOf(client.status()), "");
   absl::StatusOr<RunningGenerations::Place> place = running_.Take();
-  if (!place.ok()) {
-    connection.CloseAfterAnswer();
-    return Refuse(OpenAiErrorOf(place.status()), *client, response);
-  }
+  if (!place.ok()) return refuse_and_close(OpenAiErrorOf(place.status()), *client);
   std::string body;
   if (const auto error = ReadHttpBody(request, reader, options_.max_body_bytes, &body)) {
-    connection.CloseAfterAnswer();
-    return Refuse(*error, *client, response);
+    return refuse_and_close(*error, *client);
   }
   const auto asked = ReadOpenAiRequest(api, body, RandomNumber());
   if (!asked.ok()) return Refuse(OpenAiErrorOf(asked.status()), *client, response);
   if (!Serves(asked->model)) return Refuse(UnknownModel(asked->model, model_), *client, response);
-  Generate(*asked, *client,
-           ParseTraceContext(request.get_header_value(kTraceParent),
-                             request.get_header_value(kTraceState)),
-           *std::move(place), response);
+  Generate(request, *asked, *client, *std::move(place), response);
 }
 
 void HttpService::Refuse(const OpenAiError& error, const std::string& client,
@@ -237,8 +259,8 @@ void HttpService::Refuse(const OpenAiError& error, const std::string& client,
   Respond(error, response);
 }
 
-void HttpService::Generate(const OpenAiRequest& request, const std::string& client,
-                           TraceContext trace, RunningGenerations::Place place,
+void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& request,
+                           const std::string& client, RunningGenerations::Place place,
                            httplib::Response& response) {
   HttpConnection& connection = HttpServer::connection();
   const absl::Time arrival = MonotonicNow();
@@ -251,7 +273,7 @@ void HttpService::Generate(const OpenAiRequest& request, const std::string& clie
                                                            .client = client,
                                                            .arrival = arrival,
                                                            .deadline = deadline,
-                                                           .trace = std::move(trace)});
+                                                           .trace = TraceContextOf(http)});
   if (asked->trace().is_set()) {
     response.set_header(kTraceResponse, asked->trace().TraceParent());
   }
@@ -275,12 +297,15 @@ void HttpService::Generate(const OpenAiRequest& request, const std::string& clie
   }
   response.set_header("Cache-Control", "no-cache");
   response.set_header("X-Accel-Buffering", "no");  // nginx would gather the events
-  response.set_chunked_content_provider(
-      "text/event-stream",
-      // Both live as long as the response.
-      [stream, place = std::move(place)](size_t, httplib::DataSink& sink) {
-        return stream->WriteNext(sink);
-      });
+  // Both live as long as the response.
+  auto write_next = [stream, place = std::move(place)](size_t, httplib::DataSink& sink) {
+    return stream->WriteNext(sink);
+  };
+  if (http.version == kOldVersion) {  // knows no chunks: the answer's end is the connection's
+    connection.CloseAfterAnswer();
+    return response.set_content_provider(kEventStream, std::move(write_next));
+  }
+  response.set_chunked_content_provider(kEventStream, std::move(write_next));
 }
 
 }  // namespace kvship

@@ -34,7 +34,7 @@ class HttpService {
   static absl::StatusOr<std::unique_ptr<HttpService>> Start(const Generation::Uses& uses,
                                                             const Callers& callers,
                                                             const Options& options);
-  // Ends what is still running and waits for its end.
+  // As Stop, at once.
   ~HttpService();
 
   int port() const { return server_.port(); }
@@ -43,6 +43,8 @@ class HttpService {
   void StartDraining();
   bool WaitUntilIdle(absl::Duration timeout) { return running_.WaitUntilIdle(timeout); }
   void EndAll(const absl::Status& why) { running_.EndAll(why); }
+  // Ends what is still running; clients have `grace` to read its end.
+  void Stop(absl::Duration grace);
 
  private:
   HttpService(const Generation::Uses& uses, const Callers& callers, const Options& options,
@@ -57,8 +59,10 @@ class HttpService {
   // Ends a request to generate that never became one: counted, logged and answered.
   void Refuse(const OpenAiError& error, const std::string& client,
               httplib::Response& response) const;
-  void Generate(const OpenAiRequest& request, const std::string& client, TraceContext trace,
-                RunningGenerations::Place place, httplib::Response& response);
+  // `request` is what `http` asks for.
+  void Generate(const httplib::Request& http, const OpenAiRequest& request,
+                const std::string& client, RunningGenerations::Place place,
+                httplib::Response& response);
   // The name of who sends it; Unauthenticated if that is not known and has to be.
   absl::StatusOr<std::string> ClientOf(const httplib::Request& request) const;
   bool Serves(absl::string_view model) const;

@@ -1,8 +1,5 @@
 // Clients that go away: what their requests hold is free at once, whatever they wait for.
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <iostream>
@@ -14,6 +11,7 @@
 #include "base/clock.h"
 #include "tests/e2e/stream.h"
 #include "tests/e2e/tiny_request.h"
+#include "tests/e2e/unread_completion.h"
 
 namespace kvship {
 namespace {
@@ -23,28 +21,6 @@ constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
 constexpr size_t kNumClients = 16;
 // Steps take a few milliseconds, a look at a metric as long; the rest is for a busy machine.
 constexpr absl::Duration kMost = absl::Milliseconds(500);
-
-// A connection on which one completion was asked for; nothing of the answer is read.
-class HttpRequest {
- public:
-  HttpRequest(int port, const std::string& body) : socket_(socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(static_cast<uint16_t>(port));
-    EXPECT_EQ(connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-    const std::string text = absl::StrCat(
-        "POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: ",
-        body.size(), "\r\n\r\n", body);
-    EXPECT_EQ(send(socket_, text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
-  }
-  ~HttpRequest() { close(socket_); }
-  HttpRequest(const HttpRequest&) = delete;
-  HttpRequest& operator=(const HttpRequest&) = delete;
-
- private:
-  const int socket_;
-};
 
 // How long it takes from now on until a metric is 0.
 absl::Duration TimeUntilNone(const Server& decode, const std::string& metric) {
@@ -110,9 +86,10 @@ TEST_F(CancelTest, PagesOfAGrpcClientThatGoesAreBackAtOnce) {
 
 TEST_F(CancelTest, PagesOfAnHttpClientThatGoesAreBackAtOnce) {
   const auto make = [this](const Server&, size_t i) {
-    return std::make_unique<HttpRequest>(http_port_, TinyHttpBody(20, 2000, /*stream=*/i % 2 == 0));
+    return std::make_unique<UnreadCompletion>(http_port_,
+                                              TinyHttpBody(20, 2000, /*stream=*/i % 2 == 0));
   };
-  EXPECT_LT(GoneInMidDecode<HttpRequest>("HTTP", make), kMost);
+  EXPECT_LT(GoneInMidDecode<UnreadCompletion>("HTTP", make), kMost);
 }
 
 TEST_F(CancelTest, AnHttpClientThatGoesLeavesTheLineAtOnce) {
@@ -125,7 +102,7 @@ TEST_F(CancelTest, AnHttpClientThatGoesLeavesTheLineAtOnce) {
   std::vector<absl::Duration> taken;
   for (int i = 0; i < 9; ++i) {
     {
-      const HttpRequest large(http_port_, TinyHttpBody(1900, 30, /*stream=*/i % 2 == 0));
+      const UnreadCompletion large(http_port_, TinyHttpBody(1900, 30, /*stream=*/i % 2 == 0));
       ASSERT_TRUE(Eventually([&] { return decode->metric(kWaiting) == 1900; }));
       absl::SleepFor(absl::Milliseconds(50));  // it has asked a prefill node, and stands in line
     }

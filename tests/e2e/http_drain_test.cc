@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/e2e/stream.h"
 #include "tests/e2e/tiny_request.h"
+#include "tests/e2e/unread_completion.h"
 
 namespace kvship {
 namespace {
@@ -25,10 +26,11 @@ constexpr char kJson[] = "application/json";
 
 // A decode node with its HTTP port.
 struct HttpNode {
-  explicit HttpNode(const Server& prefill, const std::string& drain_timeout)
+  HttpNode(const Server& prefill, const std::string& drain_timeout,
+           const std::string& model_name = "tiny")
       : decode("kvship-decode", kModel,
                {"--threads=1", absl::StrCat("--prefill=", prefill.address()),
-                absl::StrCat("--http=127.0.0.1:", http_port), "--served_model_name=tiny",
+                absl::StrCat("--http=127.0.0.1:", http_port), "--served_model_name=" + model_name,
                 "--drain_timeout=" + drain_timeout}) {}
 
   httplib::Result Post(const std::string& body) const {
@@ -144,6 +146,21 @@ TEST(HttpDrainTest, AnswersThatOutliveTheGraceAreToldToComeAgain) {
   }
   std::cout << kNumClients << " answers over HTTP that outlived the drain were told to come again"
             << std::endl;
+}
+
+TEST(HttpDrainTest, AClientThatDoesNotReadHoldsUpNoStop) {
+  Server prefill("kvship-prefill", kModel, {"--threads=1"});
+  // Each event names the model: a few dozen of them are more than a connection holds.
+  const std::string name(120 << 10, 'm');
+  HttpNode node(prefill, "1s", name);
+  ASSERT_TRUE(prefill.WaitUntilReady() && node.decode.WaitUntilReady());
+  // Every token is in an event, whether it makes whole characters or not.
+  const std::string body = TinyHttpBody(20, 2000, /*stream=*/true, name);
+  const UnreadCompletion slow(node.http_port, absl::StrCat("{\"logprobs\":1,", body.substr(1)),
+                              /*buffer_bytes=*/4096);
+  ASSERT_TRUE(Eventually([&] { return node.decode.metric("kvship_decode_sessions") == 1; }));
+  node.decode.process.Signal(SIGTERM);
+  EXPECT_EQ(node.decode.process.Wait(), 0) << node.decode.process.Errors();
 }
 
 }  // namespace

@@ -24,9 +24,10 @@ v1::GenerateRequest TinyRequest(size_t prompt_tokens, uint32_t max_tokens) {
   return request;
 }
 
-std::string TinyHttpBody(size_t prompt_tokens, uint32_t max_tokens, bool stream) {
+std::string TinyHttpBody(size_t prompt_tokens, uint32_t max_tokens, bool stream,
+                         const std::string& model) {
   const v1::GenerateRequest request = TinyRequest(prompt_tokens, max_tokens);
-  return absl::StrCat(R"({"model":"tiny","ignore_eos":true,"temperature":0,)",
+  return absl::StrCat(R"({"ignore_eos":true,"temperature":0,"model":")", model, "\",",
                       R"("kvship":{"compression":"scorer=keep_all,encoder=f16"},)",
                       "\"stream\":", stream ? "true" : "false", ",\"max_tokens\":", max_tokens,
                       ",\"prompt\":[", absl::StrJoin(request.tokens().ids(), ","), "]}");

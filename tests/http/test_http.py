@@ -64,7 +64,7 @@ def test_other_paths_and_methods_have_errors_of_the_same_form(api, connection):
         status, headers, answer = ask(connection, "{}" if method != "GET" else None, path, method)
         assert status == expected, (method, path)
         assert answer["error"]["type"] == "invalid_request_error"
-        assert ("Allow" in headers) == (expected == 405)
+        assert headers["Allow"] == (None if expected != 405 else "GET, HEAD" if "models" in path else "POST")
     assert ask(connection, None, "/v1/models/" + api.model.replace(" ", "%20"), "GET")[0] == 200
 
 
@@ -115,9 +115,9 @@ def test_chunked_bodies_are_read_and_bounded(api, connection):
 @pytest.mark.parametrize("framing", ["Content-Length: 2\r\nContent-Length: 3", "Content-Length: 2\r\nTransfer-Encoding: chunked",
                                      "Content-Length: two", "Content-Length: -2", "Transfer-Encoding: gzip, chunked"])
 def test_a_body_without_a_clear_end_is_refused_and_the_connection_closed(api, framing):
-    answer = raw_answer(api, f"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
-                             "{}GET /v1/models HTTP/1.1\r\n\r\n".encode())
-    assert answer.startswith(b"HTTP/1.1 400 ")
+    answer = raw_answer(api, "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                             f"{framing}\r\n\r\n{{}}GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"where the body ends" in answer
     assert answer.count(b"HTTP/1.1") == 1
 
 
@@ -130,6 +130,14 @@ def test_what_is_not_http_gets_an_error_and_the_connection_closed(api, request_b
     assert b'"error"' in answer
 
 
+@pytest.mark.parametrize("version, hosts, status", [("1.1", 1, 200), ("1.1", 0, 400), ("1.1", 2, 400), ("1.0", 0, 200),
+                                                    ("1.0", 2, 400)])
+def test_a_request_names_its_host_once(api, version, hosts, status):
+    host = "Host: a\r\n" * hosts
+    answer = raw_answer(api, f"GET /v1/models HTTP/{version}\r\nConnection: close\r\n{host}\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+
+
 def test_endless_headers_are_not_read(api):
     header = b"X-Filler: " + b"a" * 4000 + b"\r\n"
     answer = raw_answer(api, b"GET /v1/models HTTP/1.1\r\n" + header * 50)
@@ -139,10 +147,13 @@ def test_endless_headers_are_not_read(api):
 
 @pytest.mark.parametrize("length", [9_000, 20_000, 100_000])
 def test_the_bound_of_a_url_is_named(api, length):
+    counted = 'kvship_decode_http_responses_total{status="414"}'
+    before = api.metric(counted, 0)
     answer = raw_answer(api, b"GET /" + b"a" * length + b" HTTP/1.1\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 414 ")
     message = json.loads(answer.split(b"\r\n\r\n")[1])["error"]["message"]
     assert message == "the request's line, with the URL, is too long; wanted at most 8192 bytes"
+    assert eventually(lambda: api.metric(counted, 0) == before + 1)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
@@ -171,13 +182,23 @@ def test_waiting_is_filled_with_comments(api, connection):
     assert all(event.startswith((":", "data: ")) for event in events[:-1])
 
 
+@pytest.mark.parametrize("headers", [b"", b"Connection: Keep-Alive\r\n"], ids=["plain", "keep-alive"])
+def test_a_stream_to_a_client_of_http_1_0_ends_with_the_connection(api, headers):
+    body = json.dumps({"model": api.model, "prompt": "Once", "max_tokens": 3, "stream": True}).encode()
+    answer = raw_answer(api, b"POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\n" + headers
+                        + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    head, events = answer.split(b"\r\n\r\n", 1)
+    assert head.startswith(b"HTTP/1.1 200 ") and b"Connection: close" in head and b"Transfer-Encoding" not in head
+    assert events.startswith((b": ", b"data: {")) and events.endswith(b"}\n\ndata: [DONE]\n\n")
+
+
 def test_a_client_that_does_not_read_holds_up_nobody(api):
     body = json.dumps({"model": api.model, "prompt": "Once", "max_tokens": 8000, "stream": True, "logprobs": 20,
                        "ignore_eos": True}).encode()
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect(("127.0.0.1", api.http_port))
-        slow.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\n"
+        slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
                      b"Content-Length: %d\r\n\r\n" % len(body) + body)
         assert eventually(api.pool_is_in_use)
         for _ in range(5):

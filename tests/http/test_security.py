@@ -112,7 +112,7 @@ def test_a_client_that_goes_frees_its_pages_over_tls(tls):
 def test_a_client_that_says_goodbye_before_the_answer_is_let_go(tls):
     api, files, server = tls
     body = json.dumps({"model": api.model, "prompt": LONG, "max_tokens": 1000, "ignore_eos": True}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     raw = socket.create_connection(("127.0.0.1", api.http_port), timeout=30)
     client = ssl.create_default_context(cafile=files[0]).wrap_socket(raw, server_hostname="127.0.0.1")
     client.sendall(head.encode() + body)

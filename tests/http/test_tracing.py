@@ -1,5 +1,6 @@
 """Traces through a decode and a prefill process, as a collector gets them."""
 
+import http.client
 import json
 import os
 import re
@@ -153,6 +154,34 @@ def test_without_a_trace_one_begins_here(traced_api, collector, headers):
     answer = complete(traced_api, **headers)
     trace = re.fullmatch(r"00-([0-9a-f]{32})-[0-9a-f]{16}-01", answer.headers["traceresponse"]).group(1)
     assert collector.of_trace(trace)["request"]["parentSpanId"] == ""
+
+
+def trace_of(api, *headers) -> str:
+    """That of the answer to a request with these headers, of which some may have the same name."""
+    body = json.dumps({"model": api.model, "prompt": "Hi", "max_tokens": 1}).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", api.http_port, timeout=60)
+    connection.putrequest("POST", "/v1/completions")
+    for name, value in [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers]:
+        connection.putheader(name, value)
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    assert answer.status == 200
+    connection.close()
+    return answer.headers["traceresponse"].split("-")[1]
+
+
+def test_of_several_callers_none_is_believed(traced_api):
+    first, second = "1" * 32, "2" * 32
+    callers = [("traceparent", f"00-{trace}-{CALLER}-01") for trace in (first, second)]
+    assert trace_of(traced_api, callers[0]) == first
+    assert trace_of(traced_api, *callers) not in (first, second)
+
+
+def test_several_states_are_one_list(traced_api, collector):
+    trace = "3" * 32
+    trace_of(traced_api, ("traceparent", f"00-{trace}-{CALLER}-01"), ("tracestate", "congo=1,rojo=2"),
+             ("tracestate", "vendor=3"))
+    assert collector.of_trace(trace)["request"]["traceState"] == "congo=1,rojo=2,vendor=3"
 
 
 def test_a_call_over_grpc_brings_its_trace_as_metadata(traced, collector):

@@ -2,8 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <future>
 
 #include "absl/strings/str_cat.h"
@@ -45,6 +49,51 @@ TEST(ConnectionThreadsTest, WhoWaitsIsSeenAndLetGoByStop) {
   stopping.join();
 }
 
+// As long as it lives this process may take no more of addresses than it has, and a little.
+class AddressLimit {
+ public:
+  explicit AddressLimit(size_t more_bytes) {
+    getrlimit(RLIMIT_AS, &before_);
+    size_t num_pages = 0;
+    std::ifstream("/proc/self/statm") >> num_pages;
+    const rlimit limit = {
+        .rlim_cur = num_pages * static_cast<size_t>(sysconf(_SC_PAGESIZE)) + more_bytes,
+        .rlim_max = before_.rlim_max};
+    EXPECT_EQ(setrlimit(RLIMIT_AS, &limit), 0);
+  }
+  ~AddressLimit() { setrlimit(RLIMIT_AS, &before_); }
+
+ private:
+  rlimit before_ = {};
+};
+
+TEST(ConnectionThreadsTest, WithoutAThreadAConnectionIsRefusedAndLaterOnesAreRun) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
+#endif
+  constexpr size_t kMostThreads = 64;  // their stacks take 8 MiB each
+  std::atomic<size_t> num_ended{0};
+  ConnectionThreads threads(kMostThreads);
+  std::promise<void> finish;
+  const auto wait = [finished = finish.get_future().share(), &num_ended] {
+    finished.wait();
+    ++num_ended;
+  };
+  ASSERT_TRUE(threads.Run(wait));
+  size_t num_running = 1;
+  {
+    const AddressLimit limit(size_t{64} << 20);
+    while (num_running < kMostThreads && threads.Run(wait)) ++num_running;
+    EXPECT_LT(num_running, kMostThreads);
+    EXPECT_TRUE(threads.crowded());  // those without a request give way
+  }
+  ASSERT_TRUE(threads.Run(wait));
+  EXPECT_FALSE(threads.crowded());
+  finish.set_value();
+  threads.Stop();
+  EXPECT_EQ(num_ended, num_running + 1);
+}
+
 class HttpServerTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -65,7 +114,24 @@ class HttpServerTest : public ::testing::Test {
       gone_ = HttpServer::connection().client_has_gone();
       response.set_content("done", "text/plain");
     });
+    // More than a connection holds.
+    server_.Get("/much", [this](const httplib::Request&, httplib::Response& response) {
+      waiting_ = true;
+      response.set_content(std::string(64 << 20, 'x'), "text/plain");
+    });
     ASSERT_TRUE(server_.Listen("http", "127.0.0.1:0").ok());
+  }
+
+  // A connection on which these bytes were sent and nothing is read.
+  int Send(const std::string& bytes) const {
+    const int made = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(static_cast<uint16_t>(server_.port()));
+    EXPECT_EQ(connect(made, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    EXPECT_EQ(send(made, bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
+    return made;
   }
 
   httplib::Client Client() const {
@@ -122,11 +188,23 @@ TEST_F(HttpServerTest, StopWaitsForTheAnswerThatIsBeingGiven) {
     if (const auto answer = Client().Get("/wait")) body = answer->body;
   });
   ASSERT_TRUE(Eventually(waiting_));
-  std::thread stopping([this] { server_.Stop(); });
+  std::thread stopping([this] { server_.Stop(absl::Minutes(1)); });
   finish_ = true;
   stopping.join();
   client.join();
   EXPECT_EQ(body, "done");
+}
+
+TEST_F(HttpServerTest, StopWaitsNoLongerThanItIsToldForClients) {
+  const int does_not_read = Send("GET /much HTTP/1.1\r\n\r\n");
+  const int sends_half = Send("GET /hello HTTP/1.1\r\n");
+  ASSERT_TRUE(Eventually(waiting_));
+  const absl::Time begin = absl::Now();
+  server_.Stop(absl::Milliseconds(200));
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(200));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(5));
+  close(does_not_read);
+  close(sends_half);
 }
 
 TEST_F(HttpServerTest, DrainingClosesConnectionsButStillAnswers) {
