@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "base/system_random.h"
 
 namespace kvship {
@@ -73,13 +75,14 @@ TraceContext ParseTraceContext(absl::string_view trace_parent, absl::string_view
 }
 
 TraceContext TraceContextOf(const std::multimap<grpc::string_ref, grpc::string_ref>& metadata) {
-  const auto value_of = [&metadata](const char* name) {
-    const auto at = metadata.find(name);
-    return at == metadata.end() ? absl::string_view()
-                                : absl::string_view(at->second.data(), at->second.size());
+  const auto text = [](grpc::string_ref value) {
+    return absl::string_view(value.data(), value.size());
   };
-  if (metadata.count(kTraceParent) > 1) return {};
-  return ParseTraceContext(value_of(kTraceParent), value_of(kTraceState));
+  if (metadata.count(kTraceParent) != 1) return {};
+  std::vector<absl::string_view> states;  // of several lines, one list
+  const auto [begin, end] = metadata.equal_range(kTraceState);
+  for (auto at = begin; at != end; ++at) states.push_back(text(at->second));
+  return ParseTraceContext(text(metadata.find(kTraceParent)->second), absl::StrJoin(states, ","));
 }
 
 TraceContext NewSpan(const TraceContext& parent) {

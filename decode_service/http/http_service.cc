@@ -1,7 +1,6 @@
 #include "decode_service/http/http_service.h"
 
 #include <algorithm>
-#include <random>
 #include <utility>
 #include <vector>
 
@@ -14,6 +13,7 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
+#include "base/system_random.h"
 #include "decode_service/http/event_stream.h"
 #include "decode_service/http/http_body.h"
 #include "decode_service/http/http_generation.h"
@@ -32,11 +32,6 @@ constexpr char kModels[] = "/v1/models";
 constexpr char kOneModel[] = "/v1/models/";
 constexpr char kCompletions[] = "/v1/completions";
 constexpr char kChat[] = "/v1/chat/completions";
-
-uint64_t RandomNumber() {
-  thread_local std::mt19937_64 random(std::random_device{}());
-  return random();
-}
 
 void Respond(const OpenAiError& error, httplib::Response& response) {
   response.status = error.http_status;
@@ -238,7 +233,7 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
   if (const auto error = ReadHttpBody(request, reader, options_.max_body_bytes, &body)) {
     return refuse_and_close(*error, *client);
   }
-  const auto asked = ReadOpenAiRequest(api, body, RandomNumber());
+  const auto asked = ReadOpenAiRequest(api, body, SystemRandomBits());
   if (!asked.ok()) return Refuse(OpenAiErrorOf(asked.status()), *client, response);
   if (!Serves(asked->model)) return Refuse(UnknownModel(asked->model, model_), *client, response);
   Generate(request, *asked, *client, *std::move(place), response);

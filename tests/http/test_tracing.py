@@ -189,13 +189,15 @@ def test_a_call_over_grpc_brings_its_trace_as_metadata(traced, collector):
     with grpc.insecure_channel(f"127.0.0.1:{traced.ports['decode-port']}") as channel:
         call = generation_pb2_grpc.GenerationServiceStub(channel).Generate(
             generation_pb2.GenerateRequest(prompt="One, two,", max_tokens=2),
-            metadata=[("traceparent", f"00-{trace}-{CALLER}-01")], timeout=60)
+            metadata=[("traceparent", f"00-{trace}-{CALLER}-01"), ("tracestate", "congo=1"), ("tracestate", "rojo=2")],
+            timeout=60)
         report = list(call)[-1].report
         assert report.usage.output_tokens == 2
         assert not report.kv.layers, "nobody asked for them"
         spans = collector.of_trace(trace)
         assert dict(call.initial_metadata())["traceresponse"] == f"00-{trace}-{spans['request']['spanId']}-01"
     assert spans["request"]["parentSpanId"] == CALLER
+    assert spans["request"]["traceState"] == "congo=1,rojo=2"
 
 
 def test_a_request_that_fails_says_so(traced_api, collector):
