@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <limits>
 
 #include "base/float16.h"
 #include "hwy/highway.h"
@@ -88,8 +89,11 @@ HWY_INLINE void StoreCodes(const float* row, size_t first, const float* minima,
   }
 }
 
-// Minima and maxima of vectors may lose a NaN. What shares a scale is therefore also added up,
-// times zero, to a number that is NaN if one of them is, or is infinite, and 0 else.
+// Minima and maxima of vectors may lose a NaN: `is_nan` is where there was one.
+HWY_INLINE hn::Vec<hn::ScalableTag<float>> Bound(hn::Vec<hn::ScalableTag<float>> bound,
+                                                 hn::Mask<hn::ScalableTag<float>> is_nan) {
+  return hn::IfThenElse(is_nan, hn::NaN(hn::ScalableTag<float>()), bound);
+}
 
 // K: a scale for each channel, over the page's tokens.
 template <PageFormat kFormat>
@@ -106,15 +110,15 @@ void QuantizeKeys(const PageRows& in, std::byte* page) {
     for (size_t c = 0; c < kValueGroup; c += lanes) {
       auto low = hn::LoadU(d, in.rows[0] + first + c);
       auto high = low;
-      auto poison = hn::Mul(low, hn::Zero(d));
+      auto is_nan = hn::IsNaN(low);
       for (size_t t = 1; t < in.num_tokens; ++t) {
         const auto x = hn::LoadU(d, in.rows[t] + first + c);
         low = hn::Min(low, x);
         high = hn::Max(high, x);
-        poison = hn::MulAdd(x, hn::Zero(d), poison);
+        is_nan = hn::Or(is_nan, hn::IsNaN(x));
       }
-      hn::Store(hn::Add(low, poison), d, minima + c);
-      hn::Store(hn::Add(high, poison), d, factors + c);
+      hn::Store(Bound(low, is_nan), d, minima + c);
+      hn::Store(Bound(high, is_nan), d, factors + c);
     }
     for (size_t c = 0; c < kValueGroup; ++c) {
       const CodeScale scale = MakeCodeScale(minima[c], factors[c], kMost);
@@ -143,16 +147,19 @@ void QuantizeValues(const PageRows& in, std::byte* page) {
     for (size_t t = 0; t < in.num_tokens; ++t) {
       auto low = hn::LoadU(d, in.rows[t] + first);
       auto high = low;
-      auto poison = hn::Mul(low, hn::Zero(d));
+      auto is_nan = hn::IsNaN(low);
       for (size_t c = lanes; c < kValueGroup; c += lanes) {
         const auto x = hn::LoadU(d, in.rows[t] + first + c);
         low = hn::Min(low, x);
         high = hn::Max(high, x);
-        poison = hn::MulAdd(x, hn::Zero(d), poison);
+        is_nan = hn::Or(is_nan, hn::IsNaN(x));
       }
-      const float poisoned = hn::GetLane(hn::SumOfLanes(d, poison));
-      const CodeScale scale = MakeCodeScale(hn::GetLane(hn::MinOfLanes(d, low)) + poisoned,
-                                            hn::GetLane(hn::MaxOfLanes(d, high)) + poisoned, kMost);
+      // MinOfLanes may lose it too.
+      const bool any = !hn::AllFalse(d, is_nan);
+      const float nan = std::numeric_limits<float>::quiet_NaN();
+      const CodeScale scale =
+          MakeCodeScale(any ? nan : hn::GetLane(hn::MinOfLanes(d, low)),
+                        any ? nan : hn::GetLane(hn::MaxOfLanes(d, high)), kMost);
       const size_t slot = first / kValueGroup * kPageTokens + t;
       StoreBf16(scale.scale, scales + 2 * slot);
       StoreBf16(scale.minimum, scale_minima + 2 * slot);
