@@ -75,7 +75,7 @@ TraceContext ParseTraceContext(absl::string_view trace_parent, absl::string_view
 }
 
 TraceContext TraceContextOf(const std::multimap<grpc::string_ref, grpc::string_ref>& metadata) {
-  const auto text = [](grpc::string_ref value) {
+  const auto text = [](const grpc::string_ref& value) {
     return absl::string_view(value.data(), value.size());
   };
   if (metadata.count(kTraceParent) != 1) return {};
