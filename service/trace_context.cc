@@ -2,13 +2,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "base/system_random.h"
 
 namespace kvship {
@@ -72,17 +70,6 @@ TraceContext ParseTraceContext(absl::string_view trace_parent, absl::string_view
           .span_id = std::string(span_id),
           .sampled = (bits & 1) != 0,
           .state = IsState(trace_state) ? std::string(trace_state) : std::string()};
-}
-
-TraceContext TraceContextOf(const std::multimap<grpc::string_ref, grpc::string_ref>& metadata) {
-  const auto text = [](const grpc::string_ref& value) {
-    return absl::string_view(value.data(), value.size());
-  };
-  if (metadata.count(kTraceParent) != 1) return {};
-  std::vector<absl::string_view> states;  // of several lines, one list
-  const auto [begin, end] = metadata.equal_range(kTraceState);
-  for (auto at = begin; at != end; ++at) states.push_back(text(at->second));
-  return ParseTraceContext(text(metadata.find(kTraceParent)->second), absl::StrJoin(states, ","));
 }
 
 TraceContext NewSpan(const TraceContext& parent) {

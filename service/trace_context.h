@@ -3,13 +3,11 @@
 // headers or gRPC metadata of the same names. A value.
 #pragma once
 
-#include <grpcpp/support/string_ref.h>
-
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 
 namespace kvship {
@@ -36,8 +34,17 @@ struct TraceContext {
 // is too long or has control characters is dropped.
 TraceContext ParseTraceContext(absl::string_view trace_parent, absl::string_view trace_state);
 
-// The same from a call's metadata.
-TraceContext TraceContextOf(const std::multimap<grpc::string_ref, grpc::string_ref>& metadata);
+// The same from a call's metadata or a request's headers, a multimap of texts. Of several callers
+// none is believed; several states are one list.
+template <class Headers>
+TraceContext TraceContextOf(const Headers& headers) {
+  if (headers.count(kTraceParent) != 1) return {};
+  const auto text = [](const auto& value) { return absl::string_view(value.data(), value.size()); };
+  std::vector<absl::string_view> states;
+  const auto [begin, end] = headers.equal_range(kTraceState);
+  for (auto at = begin; at != end; ++at) states.push_back(text(at->second));
+  return ParseTraceContext(text(headers.find(kTraceParent)->second), absl::StrJoin(states, ","));
+}
 
 // A context for a span of its own: in the trace of `parent`, or a new one that is sampled where
 // there is none.

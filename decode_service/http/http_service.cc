@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
@@ -69,16 +67,6 @@ absl::StatusCode CodeOf(const OpenAiError& error) {
 
 std::string NameOf(const ServedModel& model, const std::string& identity) {
   return model.config().name.empty() ? identity : model.config().name;
-}
-
-// As of a call's metadata: of several callers none is believed. Several states are one list.
-TraceContext TraceContextOf(const httplib::Request& request) {
-  if (request.get_header_value_count(kTraceParent) > 1) return {};
-  std::vector<std::string> states;
-  for (size_t i = 0; i < request.get_header_value_count(kTraceState); ++i) {
-    states.push_back(request.get_header_value(kTraceState, i));
-  }
-  return ParseTraceContext(request.get_header_value(kTraceParent), absl::StrJoin(states, ","));
 }
 
 OpenAiError WrongMethod(const httplib::Request& request, const char* allowed,
@@ -268,7 +256,7 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
                                                            .client = client,
                                                            .arrival = arrival,
                                                            .deadline = deadline,
-                                                           .trace = TraceContextOf(http)});
+                                                           .trace = TraceContextOf(http.headers)});
   if (asked->trace().is_set()) {
     response.set_header(kTraceResponse, asked->trace().TraceParent());
   }
