@@ -77,7 +77,8 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
       prefill_failures_(make.Counters(
           "prefill_failures_total",
           "Prompts that a prefill node did not deliver, by gRPC status code: UNAVAILABLE "
-          "where it was lost, DATA_LOSS where what came was broken")),
+          "where it was lost, INTERNAL where a step of its engine failed, DATA_LOSS where what "
+          "came was broken")),
       pool_capacity_bytes_(make.Gauge("pool_capacity_bytes", "Bytes of the KV pool")),
       pool_reserved_bytes_(
           make.Gauge("pool_reserved_bytes", "Bytes of the KV pool that are handed out")),
@@ -87,7 +88,11 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
                      "what their caches take in the KV pool")),
       sessions_(make.Gauge("sessions", "Requests whose output is being made")),
       waiting_tokens_(
-          make.Gauge("waiting_prompt_tokens", "Prompt tokens of requests that wait for memory")),
+          make.Gauge("waiting_prompt_tokens",
+                     "Prompt tokens of requests without memory: they wait for a prefill node to be "
+                     "ready, or in line for room in the KV pool")),
+      line_tokens_(make.Gauge("line_prompt_tokens",
+                              "Prompt tokens of requests in line for room in the KV pool")),
       batch_sessions_(
           make.Histogram("batch_sessions", "Sessions in a decode step", kBatchSessions)),
       first_token_seconds_(make.Histogram("time_to_first_token_seconds",
@@ -103,7 +108,8 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
                          kTransferSeconds)),
       retained_mass_(make.Histograms("retained_mass_ratio",
                                      "Share of the window's attention on kept tokens, by policy")) {
-  BeginAtZero(prefill_failures_, {absl::StatusCode::kUnavailable, absl::StatusCode::kDataLoss});
+  BeginAtZero(prefill_failures_, {absl::StatusCode::kUnavailable, absl::StatusCode::kInternal,
+                                  absl::StatusCode::kDataLoss});
   http_responses_.Add({{"status", "200"}});
   for (const PrefillFault fault :
        {PrefillFault::kLost, PrefillFault::kBroken, PrefillFault::kFull, PrefillFault::kGaveUp,
@@ -175,8 +181,9 @@ void DecodeMetrics::SetPool(size_t capacity_bytes, size_t reserved_bytes) {
   pool_reserved_bytes_.Set(static_cast<double>(reserved_bytes));
 }
 
-void DecodeMetrics::SetWaitingTokens(size_t prompt_tokens) {
+void DecodeMetrics::SetWaitingTokens(size_t prompt_tokens, size_t line_tokens) {
   waiting_tokens_.Set(static_cast<double>(prompt_tokens));
+  line_tokens_.Set(static_cast<double>(line_tokens));
 }
 
 void DecodeMetrics::CountPrefillRetry(absl::string_view reason) {

@@ -42,7 +42,8 @@ class DecodeMetrics {
   void ObserveBatch(size_t num_sessions);
   void SetSessions(size_t num_sessions);
   void SetPool(size_t capacity_bytes, size_t reserved_bytes);
-  void SetWaitingTokens(size_t prompt_tokens);
+  // Prompt tokens of requests without memory; of these, in line for it.
+  void SetWaitingTokens(size_t prompt_tokens, size_t line_tokens);
   // `reason` as NameOf(PrefillFault).
   void CountPrefillRetry(absl::string_view reason);
   void CountPrefillEjection();
@@ -71,6 +72,7 @@ class DecodeMetrics {
   prometheus::Gauge& memory_saved_bytes_;
   prometheus::Gauge& sessions_;
   prometheus::Gauge& waiting_tokens_;
+  prometheus::Gauge& line_tokens_;
   prometheus::Histogram& batch_sessions_;
   prometheus::Histogram& first_token_seconds_;
   prometheus::Histogram& between_tokens_seconds_;

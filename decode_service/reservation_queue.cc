@@ -38,6 +38,16 @@ size_t ReservationQueue::PoolBytes(const Demand& demand) const {
   return SequenceCache::BytesFor(shape_, demand.plan, demand.max_tail_tokens, tail_format_);
 }
 
+absl::Status ReservationQueue::CheckFits(const Demand& demand) const {
+  const absl::Status fits = pool_.CheckFits(
+      SequenceCache::Demands(shape_, demand.plan, demand.max_tail_tokens, tail_format_));
+  if (!absl::IsFailedPrecondition(fits)) return fits;
+  return absl::FailedPreconditionError(
+      absl::StrCat("the request asks for ", demand.plan.prompt_tokens, " prompt tokens, kept as ",
+                   demand.plan.page_bytes(), " bytes, and room for ", demand.max_tail_tokens,
+                   " output tokens: ", fits.message()));
+}
+
 absl::Status ReservationQueue::CheckClient(const std::string& client, size_t bytes) const {
   if (options_.max_client_bytes == 0) return absl::OkStatus();
   if (bytes > options_.max_client_bytes) {
@@ -54,14 +64,8 @@ absl::Status ReservationQueue::CheckClient(const std::string& client, size_t byt
 }
 
 absl::StatusOr<std::unique_ptr<ReservationQueue::Ticket>> ReservationQueue::Enter(Demand demand) {
+  RETURN_IF_ERROR(CheckFits(demand));
   const size_t bytes = PoolBytes(demand);
-  if (bytes > pool_.capacity_bytes()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the request needs ", bytes, " bytes of KV cache (", demand.plan.prompt_tokens,
-                     " prompt tokens kept as ", demand.plan.page_bytes(), " bytes, and room for ",
-                     demand.max_tail_tokens, " output tokens); the whole pool of this server has ",
-                     pool_.capacity_bytes()));
-  }
   const size_t tokens = demand.plan.prompt_tokens;
   std::lock_guard lock(mutex_);
   RETURN_IF_ERROR(CheckClient(demand.client, bytes));
@@ -103,8 +107,9 @@ void ReservationQueue::StandInLine(Ticket& ticket, OnReserved on_reserved) {
   // Anew, if it was served and the node that it was served for is lost.
   waiting_tokens_ += ticket.demand_.plan.prompt_tokens - ticket.waiting_tokens_;
   ticket.waiting_tokens_ = ticket.demand_.plan.prompt_tokens;
-  UpdateMetrics();
+  line_tokens_ += ticket.demand_.plan.prompt_tokens;
   line_[ticket.place_] = {&ticket, std::move(on_reserved)};
+  UpdateMetrics();
 }
 
 size_t ReservationQueue::waiting_tokens() const {
@@ -119,7 +124,17 @@ void ReservationQueue::StopCounting(Ticket& ticket) {
 
 void ReservationQueue::UpdateMetrics() {
   metrics_.SetPool(pool_.capacity_bytes(), pool_.reserved_bytes());
-  metrics_.SetWaitingTokens(waiting_tokens_);
+  metrics_.SetWaitingTokens(waiting_tokens_, line_tokens_);
+}
+
+ReservationQueue::OnReserved ReservationQueue::LeaveLine(Ticket& ticket) {
+  const auto at = line_.find(ticket.place_);
+  if (at == line_.end()) return nullptr;
+  OnReserved on_reserved = std::move(at->second.on_reserved);
+  line_.erase(at);
+  line_tokens_ -= ticket.demand_.plan.prompt_tokens;
+  UpdateMetrics();
+  return on_reserved;
 }
 
 void ReservationQueue::Leave(Ticket& ticket) {
@@ -130,11 +145,7 @@ void ReservationQueue::Leave(Ticket& ticket) {
     const auto client = client_bytes_.find(ticket.demand_.client);
     client->second -= ticket.pool_bytes_;
     if (client->second == 0) client_bytes_.erase(client);
-    const auto at = line_.find(ticket.place_);
-    if (at != line_.end()) {
-      forgotten = std::move(at->second.on_reserved);
-      line_.erase(at);
-    }
+    forgotten = LeaveLine(ticket);
   }
   // Whoever stood behind may need less than who left.
   ServeLine();
@@ -161,11 +172,10 @@ void ReservationQueue::ServeLine() {
 
 bool ReservationQueue::TakeFirst(OnReserved* on_reserved, absl::StatusOr<Cache>* cache) {
   if (line_.empty()) return false;
-  const auto first = line_.begin();
-  *cache = ReserveNow(*first->second.ticket);
+  Ticket& first = *line_.begin()->second.ticket;
+  *cache = ReserveNow(first);
   if (absl::IsResourceExhausted(cache->status())) return false;
-  *on_reserved = std::move(first->second.on_reserved);
-  line_.erase(first);
+  *on_reserved = LeaveLine(first);
   return true;
 }
 

@@ -98,9 +98,12 @@ class ReservationQueue {
     OnReserved on_reserved;
   };
 
+  absl::Status CheckFits(const Demand& demand) const;
   absl::Status CheckClient(const std::string& client, size_t bytes) const;
   absl::StatusOr<Cache> ReserveNow(Ticket& ticket);
   void StopCounting(Ticket& ticket);
+  // What the ticket waits in line with; null if it does not.
+  OnReserved LeaveLine(Ticket& ticket);
   void Leave(Ticket& ticket);
   void PagesCameBack();
   // Takes the head of the line out, with its pages or an error; false if it has to wait.
@@ -117,6 +120,7 @@ class ReservationQueue {
   size_t next_place_ = 0;
   size_t waiting_tokens_ = 0;
   std::map<size_t, Waiting> line_;              // by place
+  size_t line_tokens_ = 0;                      // prompt tokens of those in it
   bool serving_ = false;                        // a thread is serving the line
   bool serve_again_ = false;                    // and has to look once more
   std::map<std::string, size_t> client_bytes_;  // of all tickets

@@ -157,13 +157,11 @@ absl::Status CheckBudget(const CompressionOptions& o) {
   if (!o.recent_tokens && traits.recent == ScorerTraits::Recent::kWindow && votes_at_the_end) {
     at_end = o.window;
   }
-  if (o.budget_tokens >= std::max<size_t>(1, at_start + at_end) &&
-      !(traits.orders_tokens && o.budget_tokens == at_start + at_end)) {
-    return absl::OkStatus();
-  }
+  const size_t least = std::max<size_t>(1, at_start + at_end);
+  if (o.budget_tokens >= least) return absl::OkStatus();
   return Wrong("budget_tokens", absl::StrCat(o.budget_tokens),
-               absl::StrCat("more than the ", at_start + at_end, " tokens always kept (sinks ",
-                            at_start, " + recent_tokens ", at_end, ", by default the window)"));
+               absl::StrCat("at least ", least, ": what is always kept (sinks ", at_start,
+                            " + recent_tokens ", at_end, ", by default the window), and 1"));
 }
 
 }  // namespace

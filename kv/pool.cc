@@ -41,6 +41,18 @@ void PageReservation::Release() {
 
 namespace {
 
+size_t SlabsFor(size_t num_pages, size_t page_bytes) {
+  const size_t pages_per_slab = KvPool::kSlabBytes / page_bytes;
+  return (num_pages + pages_per_slab - 1) / pages_per_slab;
+}
+
+// Demands of one page size share slabs: counted together.
+std::map<size_t, size_t> PagesBySize(std::span<const KvPool::Demand> demands) {
+  std::map<size_t, size_t> num_pages;
+  for (const KvPool::Demand& demand : demands) num_pages[demand.page_bytes] += demand.num_pages;
+  return num_pages;
+}
+
 absl::StatusOr<size_t> NumSlabs(size_t capacity_bytes) {
   const size_t num_slabs = capacity_bytes / KvPool::kSlabBytes;
   if (num_slabs > 0) return num_slabs;
@@ -89,32 +101,31 @@ size_t KvPool::SlabsMissing(const Demand& demand) const {
     for (size_t slab : it->second) room += slabs_[slab].free_pages.size();
   }
   if (room >= demand.num_pages) return 0;
-  const size_t pages_per_slab = kSlabBytes / demand.page_bytes;
-  return (demand.num_pages - room + pages_per_slab - 1) / pages_per_slab;
+  return SlabsFor(demand.num_pages - room, demand.page_bytes);
 }
 
-absl::StatusOr<PageReservation> KvPool::Reserve(std::span<const Demand> demands) {
-  // Demands of one page size share slabs: count them together.
-  std::map<size_t, size_t> pages_by_size;
+absl::Status KvPool::CheckFits(std::span<const Demand> demands) const {
   for (const Demand& demand : demands) {
     if (demand.page_bytes == 0 || demand.page_bytes > kSlabBytes) {
       return absl::InvalidArgumentError(
           absl::StrCat("a page has ", demand.page_bytes, " bytes; wanted 1 to ", kSlabBytes));
     }
-    pages_by_size[demand.page_bytes] += demand.num_pages;
   }
+  size_t num_slabs = 0;
+  for (const auto& [page_bytes, num_pages] : PagesBySize(demands)) {
+    num_slabs += SlabsFor(num_pages, page_bytes);
+  }
+  if (num_slabs <= slabs_.size()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the cache needs ", num_slabs * kSlabBytes, " bytes; the whole pool has ", capacity_bytes()));
+}
+
+absl::StatusOr<PageReservation> KvPool::Reserve(std::span<const Demand> demands) {
+  RETURN_IF_ERROR(CheckFits(demands));
   std::lock_guard lock(mutex_);
-  size_t slabs_at_best = 0;
   size_t slabs_now = 0;
-  for (const auto& [page_bytes, num_pages] : pages_by_size) {
-    const size_t pages_per_slab = kSlabBytes / page_bytes;
-    slabs_at_best += (num_pages + pages_per_slab - 1) / pages_per_slab;
+  for (const auto& [page_bytes, num_pages] : PagesBySize(demands)) {
     slabs_now += SlabsMissing({page_bytes, num_pages});
-  }
-  if (slabs_at_best > slabs_.size()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the cache needs ", slabs_at_best * kSlabBytes, " bytes; the whole pool has ",
-                     capacity_bytes()));
   }
   if (slabs_now > free_slabs_.size()) {
     return absl::ResourceExhaustedError(

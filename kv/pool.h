@@ -76,8 +76,12 @@ class KvPool {
   // None where the host writes to the pages itself.
   const Writer& writer() const { return writer_; }
 
-  // Pages for all demands, or none. ResourceExhausted: not now. FailedPrecondition: more than the
-  // whole pool holds. Pages are not cleared.
+  // FailedPrecondition if the demands are more than the whole pool holds, in slabs of which each
+  // has pages of one size; InvalidArgument if a page is larger than a slab.
+  absl::Status CheckFits(std::span<const Demand> demands) const;
+
+  // Pages for all demands, or none. ResourceExhausted: not now; other errors as CheckFits. Pages
+  // are not cleared.
   absl::StatusOr<PageReservation> Reserve(std::span<const Demand> demands);
 
   size_t capacity_bytes() const { return slabs_.size() * kSlabBytes; }

@@ -35,7 +35,8 @@ ABSL_FLAG(size_t, block_tokens, 0,
 ABSL_FLAG(std::string, default_compression, "",
           "options that GetModelInfo reports as this server's defaults, where they differ from the "
           "measured default: \"budget_tokens=1024,encoder=f16\"");
-ABSL_FLAG(size_t, max_queue_requests, 256, "requests admitted at a time");
+ABSL_FLAG(size_t, max_queue_requests, 256,
+          "requests admitted at a time, from arrival to the last byte sent");
 ABSL_FLAG(size_t, max_queue_tokens, 1 << 20,
           "prompt tokens admitted at a time; those that wait hold 4 bytes each");
 ABSL_FLAG(size_t, max_active_requests, 16, "requests that may hold memory at a time");

@@ -31,9 +31,11 @@ PrefillMetrics::PrefillMetrics(const MetricFactory& make)
           make.Counter("shipped_bytes_total", "Bytes of compact caches that were shipped")),
       queue_requests(make.Gauge("queue_requests", "Requests that wait for their turn")),
       queue_tokens(
-          make.Gauge("queue_tokens", "Prompt tokens of requests admitted and not yet ended")),
+          make.Gauge("queue_tokens", "Prompt tokens of requests admitted and not yet read")),
       active_requests(
-          make.Gauge("active_requests", "Requests that have been told Ready and have not ended")),
+          make.Gauge("active_requests", "Requests that have been told Ready and are not yet read")),
+      sending_requests(
+          make.Gauge("sending_requests", "Requests that have been read, not all of them sent yet")),
       outbox_bytes(make.Gauge("outbox_bytes", "Bytes sent that readers have not taken yet")),
       queue_seconds(make.Histogram("queue_seconds", "From a request's arrival to its first step",
                                    LongSeconds())),

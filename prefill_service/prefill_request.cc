@@ -31,7 +31,7 @@ void PrefillScheduler::Request::TellPlace(size_t place) {
 
 void PrefillScheduler::Request::WatchReader(size_t max_outbox_bytes, absl::Time now) {
   const size_t unsent_bytes = channel->unsent_bytes();
-  if (unsent_bytes <= max_outbox_bytes) {
+  if (!is_sending() && unsent_bytes <= max_outbox_bytes) {
     stalled_since = absl::InfiniteFuture();
   } else if (stalled_since == absl::InfiniteFuture() || unsent_bytes != stalled_bytes) {
     stalled_since = now;

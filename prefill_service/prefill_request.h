@@ -26,6 +26,10 @@ class PrefillScheduler::Request {
         arrived(now) {}
 
   size_t num_tokens() const { return task.tokens.size(); }
+  bool is_queued() const { return state == State::kQueued; }
+  // Told Ready, and not yet read.
+  bool is_active() const { return state == State::kReady || state == State::kRunning; }
+  bool is_sending() const { return state == State::kSending; }
 
   void TellReady(absl::Time now);
   // Says nothing twice.
@@ -39,12 +43,12 @@ class PrefillScheduler::Request {
   const size_t run_bytes;                  // that its run holds: PromptReader::BytesFor
   const std::shared_ptr<Channel> channel;  // shared with the call, which may end first
   State state = State::kQueued;
-  bool cancelled = false;
+  absl::Status cancelled;  // OK: it is not
   bool ended = false;
   double remaining_tokens;  // of its run to be read, computed layers deducted
   const absl::Time arrived;
   absl::Time became_ready;
-  // While the outbox is full: since when it has this many bytes.
+  // While the outbox is full or is the last to go: since when it has this many bytes.
   absl::Time stalled_since = absl::InfiniteFuture();
   size_t stalled_bytes = 0;
   // From the first step on. shared: by those packed into one run

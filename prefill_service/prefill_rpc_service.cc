@@ -49,7 +49,7 @@ class PrefillCall final : public ChannelEvents {
     }
     refused_ = true;
     channel_->Close(status);
-    if (request_ != nullptr) parts_.scheduler.Cancel(*request_);
+    if (request_ != nullptr) parts_.scheduler.Cancel(*request_, status);
   }
 
   void OnFrame(const FrameHeader&, BytePieces) override {}  // clients send none
@@ -59,9 +59,9 @@ class PrefillCall final : public ChannelEvents {
     if (request_ != nullptr) parts_.scheduler.NoticeSent();
   }
 
-  void OnClosed(const absl::Status&) override {
+  void OnClosed(const absl::Status& status) override {
     if (nccl_ != nullptr) nccl_->OnClosed();
-    if (request_ != nullptr) parts_.scheduler.Cancel(*request_);
+    if (request_ != nullptr) parts_.scheduler.Cancel(*request_, status);
     channel_.reset();
   }
 

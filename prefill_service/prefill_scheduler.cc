@@ -21,14 +21,6 @@ namespace {
 // For an answer to Ready; a client that is silent for longer holds up nobody behind it.
 constexpr absl::Duration kPatience = absl::Milliseconds(500);
 
-// Before anything was measured.
-constexpr absl::Duration kFirstRetryDelay = absl::Seconds(1);
-constexpr absl::Duration kLongestRetryDelay = absl::Seconds(60);
-
-// Weight of the newest run in the mean throughput, and a guess for the first one.
-constexpr double kNewestWeight = 0.3;
-constexpr double kFirstTokensPerSecond = 1000;
-
 // How many seconds of waiting outweigh one second more of work. Larger: long requests wait longer.
 constexpr double kAgeing = 2;
 
@@ -89,7 +81,7 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
             "the prefill queue holds ", requests_.size(), " requests of ",
             options_.max_queue_requests, " and ", admitted_tokens_, " tokens of ",
             options_.max_queue_tokens, "; a prompt of ", num_tokens, " does not fit now")),
-        RetryDelay());
+        rate_.RetryDelay(admitted_tokens_));
   }
   requests_.push_back(request);
   admitted_tokens_ += num_tokens;
@@ -124,14 +116,16 @@ absl::Status PrefillScheduler::Go(Request& request) {
   return absl::OkStatus();
 }
 
-void PrefillScheduler::Cancel(Request& request) {
+void PrefillScheduler::Cancel(Request& request, const absl::Status& why) {
   std::lock_guard lock(mutex_);
-  request.cancelled = true;
+  if (request.ended) return;
+  request.cancelled.Update(why);
   Wake();
 }
 
 void PrefillScheduler::NoticeSent() {
   std::lock_guard lock(mutex_);
+  EndSent();
   Wake();
 }
 
@@ -196,7 +190,7 @@ void PrefillScheduler::Run() {
 void PrefillScheduler::RunStep(const std::shared_ptr<Request>& first,
                                std::unique_lock<std::mutex>& lock) {
   const Requests pack = first->job == nullptr ? PackFrom(first) : Requests();
-  // No request can go while the lock is open: only this thread removes them.
+  // None that is read can go while the lock is open: only this thread ends those.
   lock.unlock();
   std::shared_ptr<PrefillJob> job = first->job;
   absl::Status status = UnlessOutOfMemory([&]() -> absl::Status {
@@ -219,9 +213,22 @@ void PrefillScheduler::RunStep(const std::shared_ptr<Request>& first,
                  [&](const auto& request) { return request->job == job; });
     for (const auto& request : members) request->remaining_tokens = job->remaining_tokens();
     if (status.ok() && !job->done()) return;
-    if (status.ok()) NoteThroughput(*job);
+    if (status.ok()) rate_.Note(job->num_tokens(), job->step_time());
   }
-  for (const auto& request : members) End(*request, status);
+  for (const auto& request : members) {
+    if (status.ok()) {
+      BeginSending(*request);
+    } else {
+      End(*request, status);
+    }
+  }
+  EndSent();
+}
+
+void PrefillScheduler::BeginSending(Request& request) {
+  request.state = Request::State::kSending;
+  request.job.reset();
+  admitted_tokens_ -= request.num_tokens();
 }
 
 PrefillScheduler::Requests PrefillScheduler::PackFrom(const std::shared_ptr<Request>& first) {
@@ -252,18 +259,9 @@ absl::StatusOr<std::shared_ptr<PrefillJob>> PrefillScheduler::BeginJob(const Req
   return std::make_shared<PrefillJob>(metrics_, std::move(reading), std::move(shipments));
 }
 
-void PrefillScheduler::NoteThroughput(const PrefillJob& job) {
-  const double seconds = absl::ToDoubleSeconds(job.step_time());
-  const double newest = static_cast<double>(job.num_tokens()) / std::max(seconds, 1e-6);
-  tokens_per_second_ = tokens_per_second_ == 0
-                           ? newest
-                           : kNewestWeight * newest + (1 - kNewestWeight) * tokens_per_second_;
-}
-
 double PrefillScheduler::KeyOf(const Request& request) const {
-  const double rate = tokens_per_second_ == 0 ? kFirstTokensPerSecond : tokens_per_second_;
   return absl::ToDoubleSeconds(request.arrived - absl::UnixEpoch()) +
-         kAgeing * request.remaining_tokens / rate;
+         kAgeing * rate_.SecondsFor(request.remaining_tokens);
 }
 
 void PrefillScheduler::Sort() {
@@ -284,12 +282,21 @@ std::shared_ptr<PrefillScheduler::Request> PrefillScheduler::NextToRun() {
   return nullptr;
 }
 
-void PrefillScheduler::EndOverdue(absl::Time now) {
+void PrefillScheduler::EndSent() {
   for (size_t i = requests_.size(); i-- > 0;) {  // backwards: End removes
     const std::shared_ptr<Request> request = requests_[i];
-    if (request->cancelled) {
-      End(*request, absl::CancelledError("the peer is gone"));
-    } else if (ends_all_ || (draining_ && request->state == Request::State::kQueued)) {
+    if (request->is_sending() && request->channel->unsent_bytes() == 0) {
+      End(*request, absl::OkStatus());
+    }
+  }
+}
+
+void PrefillScheduler::EndOverdue(absl::Time now) {
+  for (size_t i = requests_.size(); i-- > 0;) {  // as above
+    const std::shared_ptr<Request> request = requests_[i];
+    if (!request->cancelled.ok()) {
+      End(*request, request->cancelled);
+    } else if (ends_all_ || (draining_ && request->is_queued())) {
       End(*request, ShuttingDown());
     } else if (request->state == Request::State::kReady &&
                now - request->became_ready > options_.go_timeout) {
@@ -309,13 +316,13 @@ void PrefillScheduler::EndOverdue(absl::Time now) {
 void PrefillScheduler::SendReady(absl::Time now) {
   size_t num_active = 0, active_bytes = 0;
   for (const auto& request : requests_) {
-    if (request->state == Request::State::kQueued) continue;
+    if (!request->is_active()) continue;
     ++num_active;
     active_bytes += request->run_bytes;
   }
   size_t next_tokens = 0;  // of those whose turn comes before, told Ready and not begun
   for (const auto& request : requests_) {
-    if (request->state == Request::State::kQueued) {
+    if (request->is_queued()) {
       if (draining_ || num_active >= options_.max_active_requests) return;
       if (active_bytes + request->run_bytes > options_.max_active_bytes) return;
       if (next_tokens > 0 && next_tokens + request->num_tokens() > reader_.pack_tokens()) {
@@ -327,13 +334,16 @@ void PrefillScheduler::SendReady(absl::Time now) {
     }
     const bool is_silent =
         request->state == Request::State::kReady && now - request->became_ready > kPatience;
-    if (request->job == nullptr && !is_silent) next_tokens += request->num_tokens();
+    const bool has_begun = request->job != nullptr || request->is_sending();
+    if (!has_begun && !is_silent) next_tokens += request->num_tokens();
   }
 }
 
 void PrefillScheduler::TellPlaces() {
-  for (size_t place = 0; place < requests_.size(); ++place) {
-    if (requests_[place]->state == Request::State::kQueued) requests_[place]->TellPlace(place);
+  size_t place = 0;
+  for (const auto& request : requests_) {
+    if (request->is_queued()) request->TellPlace(place);
+    if (!request->is_sending()) ++place;
   }
 }
 
@@ -343,7 +353,7 @@ void PrefillScheduler::End(Request& request, absl::Status status) {
                    [&request](const auto& candidate) { return candidate.get() == &request; });
   const std::shared_ptr<Request> ended = *at;
   requests_.erase(at);
-  admitted_tokens_ -= ended->num_tokens();
+  if (!ended->is_sending()) admitted_tokens_ -= ended->num_tokens();
   ended->ended = true;
   ended->TellEnd(status);
   if (ended->job != nullptr) ended->job->Forget(*ended->shipment);
@@ -354,25 +364,20 @@ void PrefillScheduler::End(Request& request, absl::Status status) {
   ended->channel->Close(std::move(status));
 }
 
-// When the work that is admitted now will be done, by the throughput of late.
-absl::Duration PrefillScheduler::RetryDelay() const {
-  if (tokens_per_second_ == 0) return kFirstRetryDelay;
-  const absl::Duration backlog =
-      absl::Seconds(static_cast<double>(admitted_tokens_) / tokens_per_second_);
-  return std::clamp(backlog, kFirstRetryDelay, kLongestRetryDelay);
-}
-
 void PrefillScheduler::UpdateGauges() {
   size_t num_queued = 0;
+  size_t num_active = 0;
   size_t outbox_bytes = 0;
   for (const auto& request : requests_) {
-    num_queued += request->state == Request::State::kQueued;
+    num_queued += request->is_queued();
+    num_active += request->is_active();
     outbox_bytes += request->channel->unsent_bytes();
   }
   metrics_.queue_requests.Set(static_cast<double>(num_queued));
-  metrics_.active_requests.Set(static_cast<double>(requests_.size() - num_queued));
+  metrics_.active_requests.Set(static_cast<double>(num_active));
   metrics_.queue_tokens.Set(static_cast<double>(admitted_tokens_));
   metrics_.outbox_bytes.Set(static_cast<double>(outbox_bytes));
+  metrics_.sending_requests.Set(static_cast<double>(requests_.size() - num_queued - num_active));
 }
 
 }  // namespace kvship

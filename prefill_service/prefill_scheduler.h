@@ -2,7 +2,8 @@
 // in requests and tokens; the first few are told Ready, and once their clients have said Go they
 // take turns on the one engine thread. Between any two steps a shorter request may come first, and
 // any can be cancelled. Short prompts whose turn has come are packed into one run. A request whose
-// reader is slow does not run, so that what is unsent stays bounded, and another may.
+// reader is slow does not run, so that what is unsent stays bounded, and another may. What has been
+// read counts among the requests of the queue until the network has taken its cache.
 //
 // The order is shortest remaining time first, with ageing (KeyOf): each request's key is the time
 // it arrived plus twice what it still takes, so that a long one is overtaken only by those that
@@ -23,6 +24,7 @@
 #include "prefill_service/prefill_metrics.h"
 #include "prefill_service/prefill_task.h"
 #include "prefill_service/prompt_reader.h"
+#include "prefill_service/reading_rate.h"
 #include "transport/channel.h"
 
 namespace kvship {
@@ -30,9 +32,10 @@ namespace kvship {
 class PrefillScheduler {
  public:
   struct Options {
-    // Bounds of what is admitted and has not ended; a request that finds nothing else is admitted
-    // whatever its length. Past them: ResourceExhausted. A request that waits holds 4 bytes a
-    // token, so that the bound in tokens is one in bytes too.
+    // Bounds of what is admitted: requests that have not ended, and tokens of those not yet read. A
+    // request that finds nothing else is admitted whatever its length. Past them:
+    // ResourceExhausted. A request that waits holds 4 bytes a token, so that the bound in tokens is
+    // one in bytes too.
     size_t max_queue_requests = 256;
     size_t max_queue_tokens = 1 << 20;
     // How many requests may be ready at once: each may hold its whole reservation on the decode
@@ -46,7 +49,7 @@ class PrefillScheduler {
     size_t max_outbox_bytes = 32 << 20;
     // From Ready to Go.
     absl::Duration go_timeout = absl::Seconds(30);
-    // A full outbox that has not moved for so long ends the request.
+    // A full outbox, or the last of a cache, that has not moved for so long ends the request.
     absl::Duration stall_timeout = absl::Seconds(30);
     // An engine thread that gives no sign of life for so long is stuck, and the node not ready.
     absl::Duration stuck_timeout = absl::Seconds(60);
@@ -70,11 +73,12 @@ class PrefillScheduler {
   absl::StatusOr<std::shared_ptr<Request>> Submit(PrefillTask task,
                                                   std::shared_ptr<Channel> channel);
 
-  // The client has reserved memory. FailedPrecondition if it was not told Ready, or said Go before.
+  // The client has reserved memory. DataLoss if it was not told Ready, or said Go before.
   absl::Status Go(Request& request);
 
-  // The reader is gone: what the request holds is freed before the next step.
-  void Cancel(Request& request);
+  // Nobody reads what the request sends any more, for `why`: what it holds is freed before the next
+  // step.
+  void Cancel(Request& request, const absl::Status& why);
 
   // Some channel has sent something.
   void NoticeSent();
@@ -87,12 +91,13 @@ class PrefillScheduler {
   // As Heartbeat::Check of the engine thread. Never waits.
   absl::Status CheckProgress() const;
 
-  // Prompt tokens of requests that were admitted and have not ended.
+  // Prompt tokens of requests that were admitted and are still to be read.
   size_t admitted_tokens() const;
 
   // A request for people to see.
   struct Prompt {
-    enum class State { kQueued, kReady, kRunning };  // ready: its client has not said Go yet
+    // Ready: its client has not said Go yet. Sending: it has been read.
+    enum class State { kQueued, kReady, kRunning, kSending };
     std::string request_id;
     size_t prompt_tokens = 0;
     State state = State::kQueued;
@@ -118,16 +123,17 @@ class PrefillScheduler {
   // `first`, and if it is short the next ones that fit into one block with it.
   Requests PackFrom(const std::shared_ptr<Request>& first);
   absl::StatusOr<std::shared_ptr<PrefillJob>> BeginJob(const Requests& requests);
-  void NoteThroughput(const PrefillJob& job);
+  // The prompt has been read, and the request ends once all has been sent.
+  void BeginSending(Request& request);
   // What orders requests, the smallest first, in seconds.
   double KeyOf(const Request& request) const;
   void Sort();
   absl::Status CheckRunBytes(size_t num_tokens, size_t run_bytes) const;
+  void EndSent();
   void EndOverdue(absl::Time now);
   void SendReady(absl::Time now);
   void TellPlaces();
   void End(Request& request, absl::Status status);
-  absl::Duration RetryDelay() const;
   void UpdateGauges();
   bool Blocked(const Request& request) const;
 
@@ -144,8 +150,8 @@ class PrefillScheduler {
   bool ends_all_ = false;
   bool stopping_ = false;
   size_t admitted_tokens_ = 0;
-  double tokens_per_second_ = 0;  // of the last requests; 0: none yet
-  Heartbeat heartbeat_;           // of the engine thread
+  ReadingRate rate_;
+  Heartbeat heartbeat_;  // of the engine thread
   std::thread thread_;
 };
 

@@ -23,6 +23,7 @@ const char* NameOf(PrefillScheduler::Prompt::State state) {
     case PrefillScheduler::Prompt::State::kQueued: return "queued";
     case PrefillScheduler::Prompt::State::kReady: return "ready";
     case PrefillScheduler::Prompt::State::kRunning: return "running";
+    case PrefillScheduler::Prompt::State::kSending: return "sending";
   }
   return "";
 }
@@ -44,6 +45,7 @@ Json PrefillStatusJson(const v1::ModelInfo& model, const MetricValues& metrics,
           {"queue",
            {{"queued_requests", Count(metrics, "queue_requests")},
             {"active_requests", Count(metrics, "active_requests")},
+            {"sending_requests", Count(metrics, "sending_requests")},
             {"admitted_tokens", Count(metrics, "queue_tokens")},
             {"outbox_bytes", Count(metrics, "outbox_bytes")}}},
           {"prompts", std::move(shown)},

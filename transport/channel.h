@@ -58,7 +58,8 @@ class Channel {
   virtual void SendFrame(const FrameHeader& header, SharedBytes payload) = 0;
   // Null where frames are sent from host memory alone.
   virtual StagedFrameSender* staged_frames() { return nullptr; }
-  // Bytes sent and not yet taken by the network; 0 once the stream has ended.
+  // Bytes sent that the network has not taken, those counted that a stream which has ended will
+  // never send: 0 says that all have gone out.
   virtual size_t unsent_bytes() const = 0;
   // Ends the stream. With OK, after what was sent before has gone out; with an error, what is still
   // unsent is dropped. The serving side's error reaches the peer; a client's error is a

@@ -82,7 +82,7 @@ class GrpcClientChannel final : public Channel,
 
   size_t unsent_bytes() const override {
     std::lock_guard lock(mutex_);
-    return writable_ ? outbox_.num_bytes() : 0;
+    return outbox_.num_bytes();
   }
 
   void Close(absl::Status status) override {
@@ -130,7 +130,7 @@ class GrpcClientChannel final : public Channel,
   void OnWriteDone(bool ok) override {
     {
       std::lock_guard lock(mutex_);
-      outbox_.Written();
+      outbox_.EndWrite(ok);
       if (!ok) {
         writable_ = false;
         outbox_.DropWaiting();

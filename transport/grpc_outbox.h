@@ -23,23 +23,18 @@ class GrpcOutbox {
     return &messages_.front();
   }
 
-  // The message of Next has been taken by the network, or will never be.
-  void Written() {
+  // The network has taken the message of Next; if not `ok`, it never will.
+  void EndWrite(bool ok) {
     writing_ = false;
-    num_bytes_ -= messages_.front().Length();
+    if (ok) num_bytes_ -= messages_.front().Length();
     messages_.pop_front();
   }
 
   // Drops what is not being written.
-  void DropWaiting() {
-    while (messages_.size() > (writing_ ? 1u : 0u)) {
-      num_bytes_ -= messages_.back().Length();
-      messages_.pop_back();
-    }
-  }
+  void DropWaiting() { messages_.resize(writing_ ? 1 : 0); }
 
   bool empty() const { return messages_.empty(); }
-  // Of all messages not yet written.
+  // Of all messages that have not been written, dropped ones counted.
   size_t num_bytes() const { return num_bytes_; }
 
  private:

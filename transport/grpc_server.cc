@@ -48,7 +48,7 @@ class GrpcServerChannel final : public Channel,
 
   size_t unsent_bytes() const override {
     std::lock_guard lock(mutex_);
-    return finished_ || cancelled_ ? 0 : outbox_.num_bytes();
+    return outbox_.num_bytes();
   }
 
   void Close(absl::Status status) override {
@@ -71,7 +71,7 @@ class GrpcServerChannel final : public Channel,
   void OnWriteDone(bool ok) override {
     {
       std::lock_guard lock(mutex_);
-      outbox_.Written();
+      outbox_.EndWrite(ok);
       if (!ok) cancelled_ = true;
       if (cancelled_) outbox_.DropWaiting();
       Proceed();

@@ -29,7 +29,7 @@ class LoopbackNetwork::End final : public Channel, public std::enable_shared_fro
 
   size_t unsent_bytes() const override {
     std::lock_guard lock(network_.mutex_);
-    return closed ? 0 : num_unsent_bytes;
+    return num_unsent_bytes;
   }
 
   void Close(absl::Status status) override {

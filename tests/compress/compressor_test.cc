@@ -322,6 +322,18 @@ TEST(H2o, NormalisedDividesByTheQueriesThatSeeTheKey) {
   }
 }
 
+TEST(Compressor, ABudgetOfWhatIsAlwaysKeptKeepsThatAlone) {
+  RandomLayer layer;
+  std::vector<int32_t> wanted = {0, 1, 2, 3};
+  for (size_t i = kTokens - 16; i < kTokens; ++i) wanted.push_back(static_cast<int32_t>(i));
+  for (const char* scorer : {"snapkv", "h2o", "knorm", "keydiff", "expected_attention", "random"}) {
+    const Outcome outcome = Compress(
+        layer,
+        absl::StrCat("scorer=", scorer, ",window=16,sinks=4,recent_tokens=16,budget_tokens=20"));
+    for (const auto& positions : outcome.result.positions) EXPECT_EQ(positions, wanted) << scorer;
+  }
+}
+
 TEST(StreamingLlm, KeepsTheFirstAndTheLastWhateverRoomIsLeft) {
   RandomLayer layer;
   std::vector<int32_t> wanted(70);

@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
+#include "service/metric_values.h"
+
 namespace kvship {
 namespace {
 
@@ -103,6 +106,41 @@ TEST_F(ReservationQueueTest, RoomForOutputTokensCounts) {
   ReservationQueue::Demand demand = DemandOf(4);
   demand.max_tail_tokens = 1;
   EXPECT_EQ(queue_.Enter(demand).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+// Pages of two sizes do not share slabs.
+TEST_F(ReservationQueueTest, WhatFitsInBytesButNotInSlabsIsRefusedForGood) {
+  ReservationQueue::Demand demand = DemandOf(4);
+  demand.plan =
+      *MakePlan(*ParseCompression("scorer=keep_all,encoder=int8"), kShape, 54 * kPageTokens);
+  demand.max_tail_tokens = 1;
+  ASSERT_LT(SequenceCache::BytesFor(kShape, demand.plan, 1, PageFormat::kF16),
+            pool_->capacity_bytes());
+  const auto ticket = queue_.Enter(demand);
+  EXPECT_EQ(ticket.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(ticket.status().message()), HasSubstr("needs 1310720 bytes"));
+}
+
+TEST_F(ReservationQueueTest, WaitingAndStandingInLineAreToldApart) {
+  const auto gauge = [this](const char* name) {
+    return MetricValues(registry_).Sum(absl::StrCat("kvship_decode_", name, "_prompt_tokens"));
+  };
+  Request first(queue_, DemandOf(3));
+  const auto early = *queue_.Enter(DemandOf(1));  // at a prefill node, say
+  EXPECT_EQ(gauge("waiting"), 256);
+  EXPECT_EQ(gauge("line"), 0);
+  Request large(queue_, DemandOf(2));
+  EXPECT_EQ(gauge("waiting"), 3 * 256);
+  EXPECT_EQ(gauge("line"), 2 * 256);
+  {
+    Request gone(queue_, DemandOf(3));
+    EXPECT_EQ(gauge("line"), 5 * 256);
+  }
+  EXPECT_EQ(gauge("line"), 2 * 256);
+  first.cache.reset();
+  EXPECT_NE(large.cache, nullptr);
+  EXPECT_EQ(gauge("line"), 0);
+  EXPECT_EQ(gauge("waiting"), 256);
 }
 
 TEST_F(ReservationQueueTest, FullQueueRefusesForNow) {

@@ -12,8 +12,9 @@ namespace {
 // Of both programs; each has its part of them.
 const char* const kHeld[] = {
     "kvship_decode_pool_reserved_bytes",   "kvship_decode_sessions",
-    "kvship_decode_waiting_prompt_tokens", "kvship_prefill_queue_requests",
-    "kvship_prefill_queue_tokens",         "kvship_prefill_active_requests",
+    "kvship_decode_waiting_prompt_tokens", "kvship_decode_line_prompt_tokens",
+    "kvship_prefill_queue_requests",       "kvship_prefill_queue_tokens",
+    "kvship_prefill_active_requests",      "kvship_prefill_sending_requests",
     "kvship_prefill_outbox_bytes",
 };
 

@@ -40,7 +40,7 @@ def dashboard():
                    "Tokens per second of requests that succeeded"),
             curves("KV pool in use", "percentunit", {"{{instance}}": FILL}, "By decode node"),
             curves("Waiting", "short",
-                   {"prompt tokens that wait for memory": "sum(kvship_decode_waiting_prompt_tokens{SELECT})",
+                   {"prompt tokens in line for memory": "sum(kvship_decode_line_prompt_tokens{SELECT})",
                     "prompt tokens admitted by prefill nodes": "sum(kvship_prefill_queue_tokens{SELECT})"},
                    "What the two pools have before them"),
             curves("Running", "short",
@@ -48,6 +48,7 @@ def dashboard():
                     "sessions in a decode step, on average":
                         "sum(rate(kvship_decode_batch_sessions_sum{SELECT}WINDOW))"
                         " / sum(rate(kvship_decode_batch_sessions_count{SELECT}WINDOW))",
+                    "caches being sent": "sum(kvship_prefill_sending_requests{SELECT})",
                     "prompts being read": "sum(kvship_prefill_active_requests{SELECT})",
                     "prompts that wait": "sum(kvship_prefill_queue_requests{SELECT})"},
                    "Requests in each state"),

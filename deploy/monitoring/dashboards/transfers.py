@@ -42,7 +42,7 @@ def dashboard():
             curves("Failures by code", "short",
                    {"{{code}}": f"sum by (code) ({FAILURES})",
                     "sent to another node": "sum(rate(kvship_decode_prefill_retries_total{SELECT}WINDOW))"},
-                   "Per second: UNAVAILABLE is a lost node, DATA_LOSS a broken cache"),
+                   "Per second: UNAVAILABLE is a lost node, INTERNAL one that failed, DATA_LOSS a broken cache"),
             curves("By NCCL", "Bps", {"{{instance}}": NCCL_BYTES},
                    "Bytes of caches per second that came from GPU to GPU, by decode node; the rest came over gRPC"),
             curves("Over gRPC though there is NCCL, by reason", "short",

@@ -40,6 +40,8 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayers) {
         "budget_tokens=60,window=16,encoder=int4,window_encoder=f16",
         "budget_tokens=60,window=40,encoder=int8,window_encoder=f16",
         "budget_tokens=17,window=16,encoder=int8,window_encoder=f16",
+        "budget_tokens=20,window=16,sinks=4,encoder=int8,window_encoder=f16",
+        "budget_tokens=16,window=16,encoder=int8,window_encoder=f16",
         "scorer=knorm,budget_tokens=60,window=16,encoder=f16",
         "scorer=knorm,budget_tokens=60,window=16,recent_tokens=0,sinks=1,encoder=f16",
         "scorer=streaming_llm,budget_tokens=60,window=16,encoder=f16",
@@ -68,8 +70,10 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayersWhoseHeadsDiffer) {
         "allocator=ada,budget_tokens=60,window=16,encoder=int4,window_encoder=f16",
         "allocator=ada,budget_tokens=17,window=16,encoder=int8,window_encoder=f16",
         "allocator=ada,budget_tokens=60,window=16,alpha=0,kernel=1,encoder=int4,window_encoder=f16",
+        "allocator=ada,budget_tokens=16,window=16,encoder=f16",
         "allocator=ada,budget_tokens=60,window=16,encoder=int8",
         "allocator=ada,budget_tokens=149,window=16,encoder=fp8",
+        "allocator=mass,budget_tokens=16,window=16,mass_target=0.5,encoder=f16",
         "allocator=mass,budget_tokens=100,window=16,mass_target=0.5,encoder=f16",
         "allocator=mass,budget_tokens=100,window=16,mass_target=0.01,encoder=f16",
         "allocator=mass,budget_tokens=100,window=16,mass_target=1,encoder=f16",
@@ -88,7 +92,8 @@ TEST_F(DeviceCompressorTest, GivesTheCpusLayersWhoseHeadsDiffer) {
 
 TEST_F(DeviceCompressorTest, GivesTheCpusLayersOfWholeChunks) {
   for (const char* text :
-       {"selector=chunks,budget_tokens=60,window=16,encoder=f16",
+       {"selector=chunks,budget_tokens=16,window=16,encoder=f16",
+        "selector=chunks,budget_tokens=60,window=16,encoder=f16",
         "selector=chunks,budget_tokens=60,window=16,chunk_tokens=7,recent_tokens=20,encoder=int8",
         "selector=chunks,allocator=pyramid,budget_tokens=60,window=16,sinks=4,encoder=f16",
         "selector=chunks,budget_ratio=0.4,window=16,softmax=prefix,encoder=int4,window_encoder=f16",

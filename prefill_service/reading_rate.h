@@ -1,0 +1,43 @@
+// ReadingRate is how fast a prefill node has read prompts of late. Not thread safe.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "absl/time/time.h"
+
+namespace kvship {
+
+class ReadingRate {
+ public:
+  // A run has read so many tokens in `time`.
+  void Note(size_t num_tokens, absl::Duration time) {
+    const double newest =
+        static_cast<double>(num_tokens) / std::max(absl::ToDoubleSeconds(time), 1e-6);
+    mean_ = is_known() ? kNewestWeight * newest + (1 - kNewestWeight) * mean_ : newest;
+  }
+
+  // What reading so many tokens takes; a guess until something was read.
+  double SecondsFor(double num_tokens) const {
+    return num_tokens / (is_known() ? mean_ : kFirstTokensPerSecond);
+  }
+
+  // After which a request that found so many tokens before it may try again.
+  absl::Duration RetryDelay(size_t num_tokens) const {
+    if (!is_known()) return kShortestRetryDelay;
+    return std::clamp(absl::Seconds(SecondsFor(static_cast<double>(num_tokens))),
+                      kShortestRetryDelay, kLongestRetryDelay);
+  }
+
+ private:
+  static constexpr double kNewestWeight = 0.3;
+  static constexpr double kFirstTokensPerSecond = 1000;
+  static constexpr absl::Duration kShortestRetryDelay = absl::Seconds(1);
+  static constexpr absl::Duration kLongestRetryDelay = absl::Seconds(60);
+
+  bool is_known() const { return mean_ > 0; }
+
+  double mean_ = 0;  // tokens per second
+};
+
+}  // namespace kvship

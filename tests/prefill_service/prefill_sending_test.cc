@@ -1,0 +1,123 @@
+// A prompt that has been read is not served before its cache has been sent.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "service/metric_values.h"
+#include "tests/prefill_service/prefill_node.h"
+#include "tests/prefill_service/stalled_client.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::Pair;
+
+using State = PrefillScheduler::Prompt::State;
+
+// Whole caches of 33 MB, many times what the network takes of them unread.
+class PrefillSendingTest : public testing::Test {
+ protected:
+  static constexpr size_t kPromptTokens = 2048;
+
+  // A node whose requests may run to their end while nobody reads.
+  void StartNode(PrefillScheduler::Options options = {}) {
+    options.max_outbox_bytes = size_t{1} << 30;
+    node_.emplace(options, 32, 256);
+  }
+
+  v1::PrefillBegin Begin(size_t num_tokens = kPromptTokens) const {
+    return node_->Begin(RandomTokens(num_tokens, 1), "scorer=keep_all,encoder=f32");
+  }
+
+  double Gauge(const std::string& name) const { return node_->Metric("kvship_prefill_" + name); }
+
+  // Whether so many have been read and not sent soon.
+  bool AreSending(size_t wanted) const {
+    const absl::Time deadline = absl::Now() + absl::Seconds(60);
+    while (absl::Now() < deadline) {
+      if (Gauge("sending_requests") == static_cast<double>(wanted)) return true;
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+    return false;
+  }
+
+  // How many requests have ended, by their codes.
+  std::map<std::string, double> Ended() const {
+    auto ended = MetricValues(node_->registry).By("kvship_prefill_requests_total", "code");
+    std::erase_if(ended, [](const auto& code) { return code.second == 0; });
+    return ended;
+  }
+
+  std::optional<PrefillNode> node_;
+};
+
+TEST_F(PrefillSendingTest, ARequestIsServedWhenItsCacheHasBeenSent) {
+  StartNode();
+  const v1::PrefillBegin begin = Begin();
+  StalledClient client(node_->target(), begin);
+  ASSERT_TRUE(AreSending(1));
+  EXPECT_THAT(Ended(), IsEmpty());
+  EXPECT_EQ(Gauge("active_requests"), 0);
+  EXPECT_EQ(Gauge("queue_tokens"), 0);
+  EXPECT_EQ(node_->scheduler.admitted_tokens(), 0u);
+  EXPECT_GT(Gauge("outbox_bytes"), begin.plan().wire_bytes() / 2);
+  const std::vector<PrefillScheduler::Prompt> prompts = node_->scheduler.Prompts();
+  ASSERT_EQ(prompts.size(), 1u);
+  EXPECT_EQ(prompts[0].state, State::kSending);
+  EXPECT_EQ(prompts[0].fraction, 1);
+  const auto [num_bytes, status] = client.ReadAll();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(num_bytes, begin.plan().wire_bytes());
+  // Counted before the client can know.
+  EXPECT_THAT(Ended(), ElementsAre(Pair("OK", 1)));
+  EXPECT_EQ(Gauge("sending_requests"), 0);
+  EXPECT_EQ(Gauge("outbox_bytes"), 0);
+}
+
+TEST_F(PrefillSendingTest, OneWhoseReaderGoesIsNotServed) {
+  StartNode();
+  {
+    const StalledClient client(node_->target(), Begin());
+    ASSERT_TRUE(AreSending(1));
+  }
+  EXPECT_TRUE(AreSending(0));
+  EXPECT_THAT(Ended(), ElementsAre(Pair("CANCELLED", 1)));
+}
+
+TEST_F(PrefillSendingTest, AReaderThatTakesNothingIsGivenUp) {
+  StartNode({.stall_timeout = absl::Seconds(1)});
+  StalledClient client(node_->target(), Begin());
+  ASSERT_TRUE(AreSending(1));
+  EXPECT_TRUE(AreSending(0));
+  EXPECT_EQ(client.ReadAll().second.error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_THAT(Ended(), ElementsAre(Pair("ABORTED", 1)));
+}
+
+TEST_F(PrefillSendingTest, CachesThatWaitForTheirReadersAreBounded) {
+  StartNode({.max_queue_requests = 2});
+  const StalledClient first(node_->target(), Begin());
+  const StalledClient second(node_->target(), Begin());
+  ASSERT_TRUE(AreSending(2));
+  const auto third = CollectedCall::Start(*node_, Begin(8), {});
+  EXPECT_EQ(third->WaitUntilClosed().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(PrefillSendingTest, OthersAreReadMeanwhile) {
+  StartNode({.max_queue_requests = 2, .max_active_requests = 1});
+  const StalledClient stalled(node_->target(), Begin());
+  ASSERT_TRUE(AreSending(1));
+  const auto other = CollectedCall::Start(*node_, Begin(100), {});
+  EXPECT_EQ(other->WaitUntilClosed(), absl::OkStatus());
+  EXPECT_EQ(other->First(v1::PrefillResponse::kQueued).queued().place(), 0u);
+  EXPECT_THAT(Ended(), ElementsAre(Pair("OK", 1)));
+  EXPECT_EQ(Gauge("sending_requests"), 1);
+}
+
+}  // namespace
+}  // namespace kvship
