@@ -102,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--max-lengths", type=Path, help="LongBench's dataset2maxlen.json, for output tokens per set")
     study.add_argument("--context", type=_positive, default=7500, help="prompt tokens; longer ones lose their middle (7500)")
     study.add_argument("--limit", type=_positive, help="questions per set, at most")
+    study.add_argument("--no-chat", action="store_true",
+                       help="no prompt in the model's chat template, as published for Mistral and Mixtral")
     _policies(study, [KEEP_ALL, RIVALS[0].at_bytes(16)])
     study = add("policies", policies.__doc__ or "")
     _cases(study, "1000,4000", 2)
@@ -156,7 +158,7 @@ def _run_longeval(client: kvship.Client, args: argparse.Namespace) -> None:
 
 def _run_longbench(client: kvship.Client, args: argparse.Namespace) -> None:
     sets = longbench_sets.chosen(args.sets, args.prompts, args.max_lengths)
-    longbench.run(client, args.out, _chosen(args), sets, args.data, args.context, args.limit)
+    longbench.run(client, args.out, _chosen(args), sets, args.data, args.context, args.limit, not args.no_chat)
 
 
 def _run_policies(client: kvship.Client, args: argparse.Namespace) -> None:

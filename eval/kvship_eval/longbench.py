@@ -60,16 +60,19 @@ def cut_middle(client: kvship.Client, text: str, max_tokens: int) -> str:
     return client.detokenize(ids[:half]) + client.detokenize(ids[len(ids) - half:])
 
 
-def _ask(client: kvship.Client, name: str, prompt: str, max_tokens: int, policy: Policy) -> kvship.Generation:
+def _ask(client: kvship.Client, as_text: bool, prompt: str, max_tokens: int, policy: Policy) -> kvship.Generation:
     asked: dict[str, Any] = {"max_tokens": max_tokens, "compression": policy.options}
-    if name in AS_TEXT:
+    if as_text:
         return client.generate(prompt, **asked)
     return client.generate(messages=[{"role": "user", "content": prompt}], **asked)
 
 
 def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], sets: Mapping[str, Set], data: Path | None,
-        context: int, limit: int | None) -> Records:
-    """Every question of the sets under every policy, at most `limit` of each set; prompts are cut to `context` tokens."""
+        context: int, limit: int | None, chat: bool = True) -> Records:
+    """Every question of the sets under every policy, at most `limit` of each set; prompts are cut to `context` tokens.
+
+    Those of AS_TEXT, and without `chat` all, go to the model as they are; the others as a user's message.
+    """
     records = Records(folder, "longbench")
     questions = [(name, i, question) for name in sets for i, question in enumerate(load(name, data)[:limit])]
     with tqdm(total=len(questions) * len(policies), desc="longbench") as bar:
@@ -84,7 +87,7 @@ def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], sets: M
                 if prompt is None:
                     whole = study.template.format(context=question["context"], input=question["input"])
                     prompt = cut_middle(client, whole, context)
-                result = _ask(client, name, prompt, study.max_tokens, policy)
+                result = _ask(client, not chat or name in AS_TEXT, prompt, study.max_tokens, policy)
                 score = study.score(result.text, question["answers"], question.get("all_classes") or [])
                 records.add(key, {"set": name, "policy": policy.name, "options": policy.options, "text": result.text,
                                   "score": score, "prompt_tokens": result.usage.prompt_tokens, **costs(result)})

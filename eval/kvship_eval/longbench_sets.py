@@ -78,7 +78,7 @@ SETS: dict[str, Set] = {
     "lcc": Set("Complete this code.\n{context}The next line of the code:\n", 64, _CODE),
     "repobench-p": Set("Complete this code.\n{context}{input}The next line of the code:\n", 64, _CODE),
 }
-# Few-shot and code prompts go to the model as they are; the others as a user's message.
+# Few-shot and code prompts never become a user's message, whatever the model: as published.
 AS_TEXT = ("trec", "triviaqa", "samsum", "lcc", "repobench-p")
 
 

@@ -47,6 +47,18 @@ def test_long_prompts_are_cut_to_tokens(tmp_path):
     assert 0 <= record["score"] <= 1
 
 
+def test_without_chat_every_set_is_sent_as_text(tmp_path):
+    asked = []
+    for flags in ((), ("--no-chat",)):
+        folder = tmp_path / str(len(asked))
+        done = run("longbench", "--out", str(folder), "--sets", "hotpotqa", "trec", "--limit", "1", *FULL, *flags)
+        assert done.returncode == 0, done.stderr
+        asked.append({record["set"]: record["prompt_tokens"] for record in Records(folder, "longbench")})
+    with_chat, without = asked
+    assert with_chat["hotpotqa"] > without["hotpotqa"]  # what the template adds
+    assert with_chat["trec"] == without["trec"]
+
+
 def test_overhead_times_steps_and_watches_memory(tmp_path):
     done = run("overhead", "--out", str(tmp_path), "--lengths", "200", "--batches", "1,2", "--rounds", "1", "--output-tokens",
                "12", *FULL)
