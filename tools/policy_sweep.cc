@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "tools/oracle_recall.h"
 
 namespace kvship {
 namespace {
@@ -17,6 +18,7 @@ using nlohmann::json;
 struct SweepCase {
   std::vector<int32_t> tokens;
   size_t max_tokens = 0;
+  size_t oracle_tokens = 0;
   std::vector<CompressionOptions> compressions;
 };
 
@@ -40,6 +42,7 @@ absl::StatusOr<SweepCase> ReadCase(const std::string& line, const Tokenizer& tok
       fields.at("tokens").get_to(out.tokens);
     }
     fields.at("max_tokens").get_to(out.max_tokens);
+    out.oracle_tokens = fields.value("oracle_tokens", size_t{0});
     for (const json& text : fields.at("compressions")) {
       ASSIGN_OR_RETURN(out.compressions.emplace_back(), ParseCompression(text.get<std::string>()));
     }
@@ -79,6 +82,15 @@ absl::StatusOr<json> Answer(LocalRun& run, const Tokenizer& tokenizer, size_t ma
               {"compress_seconds", prefilled.compress_seconds}};
 }
 
+void AddRecalls(const FutureAttention& future, const LocalRun::Prefilled& prefilled, json* answer) {
+  json& all = (*answer)["recall"] = json::array();
+  json& middle = (*answer)["middle_recall"] = json::array();
+  for (const LayerRecall& layer : Recalls(future, prefilled)) {
+    all.push_back(layer.all);
+    middle.push_back(layer.middle);
+  }
+}
+
 }  // namespace
 
 absl::Status SweepPolicies(LocalRun& run, const Tokenizer& tokenizer,
@@ -91,6 +103,11 @@ absl::Status SweepPolicies(LocalRun& run, const Tokenizer& tokenizer,
     };
     absl::StatusOr<SweepCase> one = ReadCase(line, tokenizer, chat_template);
     if (!one.ok()) return wrong(one.status());
+    absl::StatusOr<FutureAttention> future = FutureAttention();
+    if (one->oracle_tokens > 0) {
+      future = MeasureFutureAttention(run, one->tokens, one->oracle_tokens);
+      if (!future.ok()) return wrong(future.status());
+    }
     auto prefilled = run.PrefillForEach(one->tokens, one->compressions, one->max_tokens);
     if (!prefilled.ok()) return wrong(prefilled.status());
     json answers = json::array();
@@ -98,7 +115,9 @@ absl::Status SweepPolicies(LocalRun& run, const Tokenizer& tokenizer,
     for (LocalRun::Prefilled& each : *prefilled) {
       LocalRun::Prefilled under =
           std::move(each);  // whose memory is free before the next one's turn
-      ASSIGN_OR_RETURN(answers.emplace_back(), Answer(run, tokenizer, one->max_tokens, under));
+      ASSIGN_OR_RETURN(json answer, Answer(run, tokenizer, one->max_tokens, under));
+      if (!future->empty()) AddRecalls(*future, under, &answer);
+      answers.push_back(std::move(answer));
     }
     const json record = {{"answers", answers},
                          {"prompt_tokens", one->tokens.size()},

@@ -18,8 +18,10 @@ namespace kvship {
 //                 "compress_seconds": 0.03}, ...], "prompt_tokens": 1024, "prefill_seconds": 1.2}
 //
 // `message` is a user's, rendered with the model's chat template; "tokens", a list of ids, may
-// stand in its place. Output is greedy and ends at an end token. InvalidArgument naming line and
-// field.
+// stand in its place. With "oracle_tokens": 128 an answer also has "recall" and "middle_recall",
+// one number per layer, against what up to 128 tokens generated with the full cache attend to
+// (tools/oracle_recall.h); null where no head kept a token. Output is greedy and ends at an end
+// token. InvalidArgument naming line and field.
 absl::Status SweepPolicies(LocalRun& run, const Tokenizer& tokenizer,
                            const ChatTemplate& chat_template, std::istream& cases,
                            std::ostream& out);

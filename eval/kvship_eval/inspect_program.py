@@ -42,3 +42,10 @@ class Inspect:
             json.dump(list(tokens), file)
             file.flush()
             return self(command, f"--tokens-file={file.name}", *flags)
+
+    def answers(self, case: dict[str, Any]) -> Any:
+        """To one case of a sweep (tools/policy_sweep.h)."""
+        with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
+            json.dump(case, file)
+            file.flush()
+            return self("sweep", f"--cases-file={file.name}")["answers"]

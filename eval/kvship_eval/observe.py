@@ -2,6 +2,9 @@
 
 Hit rate: of the tokens that generation attends to, the share that the prompt's windows had voted for. Overlap: of the votes of
 two questions on one document; with the question last, and with it first.
+
+Recall@B: of the B prompt tokens that an answer, made with the full cache, attends to most, the share that is among the B tokens
+which a policy keeps. The oracle is the sum of the answer's attention, not pooled (tools/oracle_recall.h).
 """
 
 from __future__ import annotations
@@ -17,14 +20,17 @@ from tqdm import tqdm
 from kvship_eval.cases import CHARS_PER_TOKEN
 from kvship_eval.haystack import REPORT_TEXTS, Haystack
 from kvship_eval.inspect_program import Inspect
-from kvship_eval.plots import save
-from kvship_eval.records import Records
+from kvship_eval.plots import listed, save
+from kvship_eval.policy import RIVALS
+from kvship_eval.records import Record, Records
 
 WINDOW = 128
 NUM_PROMPT_WINDOWS = 20
 NUM_GENERATED_WINDOWS = 4
 QUESTIONS = ("What does the document say about the rights of those who receive a copy?",
              "What does the document say about damages and who is liable for them?")
+RECALL_FACTORS = (8, 16, 32)
+ORACLE_TOKENS = 128
 
 
 def _share(found: Sequence[int], among: Sequence[int]) -> float:
@@ -72,12 +78,23 @@ def _overlaps(inspect: Inspect, document: str, first: bool) -> list[float]:
     return [float(np.mean([_share(ours, theirs) for ours, theirs in zip(a, b)])) for a, b in zip(*votes)]
 
 
+def _recalls(inspect: Inspect, message: str) -> Record:
+    """Of every policy at every byte factor: tokens kept and both recalls, means over heads and layers."""
+    policies = [policy.at_bytes(factor) for factor in RECALL_FACTORS for policy in RIVALS]
+    answers = inspect.answers({"message": message, "max_tokens": 1, "oracle_tokens": ORACLE_TOKENS,
+                               "compressions": [policy.options for policy in policies]})
+    # A layer that keeps nothing of the middle has no recall there: null, then NaN.
+    return {policy.name: {"kept_tokens": answer["kept_tokens"], "all": float(np.mean(answer["recall"])),
+                          "middle": float(np.nanmean(np.array(answer["middle_recall"], dtype=float)))}
+            for policy, answer in zip(policies, answers, strict=True)}
+
+
 def run(program: Path, model: Path, folder: Path, length: int, num_documents: int) -> Records:
-    """Hit rates of each window, and overlaps, on documents of about `length` tokens."""
+    """Hit rates of each window, overlaps and recalls on documents of about `length` tokens."""
     records = Records(folder, "observe")
     inspect = Inspect(program, model)
     haystack = Haystack(REPORT_TEXTS)
-    with tqdm(total=3 * num_documents, desc="observe") as bar:
+    with tqdm(total=4 * num_documents, desc="observe") as bar:
         for i in range(num_documents):
             document = "\n\n".join(haystack.paragraphs(int(length * CHARS_PER_TOKEN), random.Random(f"observe/{i}")))
             if f"hit_rate/{i}" not in records:
@@ -91,11 +108,45 @@ def run(program: Path, model: Path, folder: Path, length: int, num_documents: in
                 if f"{name}/{i}" not in records:
                     records.add(f"{name}/{i}", {"study": name, "overlaps": _overlaps(inspect, document, first)})
                 bar.update()
+            if f"recall/{i}" not in records:
+                recalls = _recalls(inspect, f"{document}\n\n{QUESTIONS[i % len(QUESTIONS)]}")
+                records.add(f"recall/{i}", {"study": "recall", "recalls": recalls})
+            bar.update()
     return records
 
 
+def table(recalls: Sequence[Record]) -> str:
+    """Recall@B by policy and budget, means over the documents: of the whole prompt, and of its middle."""
+    budgets = [f"{factor}x" for factor in RECALL_FACTORS]
+
+    def mean(policy: str, budget: str, name: str) -> float:
+        return float(np.mean([document[f"{policy} {budget}"][name] for document in recalls]))
+
+    policies = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in recalls[0]))
+    kept = {budget: f"{budget}: {mean(policies[0], budget, 'kept_tokens'):.0f} kept" for budget in budgets}
+    lines = [" ".join([f"{'recall@B':22}", *(f"{kept[budget]:>15}" for budget in budgets)]),
+             " ".join([f"{'policy':22}", *(f"{'all':>8} {'middle':>6}" for _ in budgets)])]
+    for policy in policies:
+        lines.append(" ".join([f"{policy:22}", *(f"{mean(policy, budget, 'all'):8.2f} {mean(policy, budget, 'middle'):6.2f}"
+                                                 for budget in budgets)]))
+    return "\n".join(lines) + "\n"
+
+
+def _write_table(folder: Path, records: Records) -> str:
+    """Writes the table; what the caption says of it, nothing where no recall was measured."""
+    recalls = [record["recalls"] for record in records.of(study="recall")]
+    if not recalls:
+        return ""
+    (folder / "observe.txt").write_text(table(recalls), encoding="utf-8")
+    return (f" In the table: recall@B, means over {len(recalls)} documents with a question in the chat template, all layers and "
+            f"all KV heads. Of the B prompt tokens to which the answer (up to {ORACLE_TOKENS} tokens, greedy, full cache) gives "
+            "most attention in all, not pooled, the share that is among the B tokens which the policy keeps; budgets are "
+            f"{listed(f'{factor}x' for factor in RECALL_FACTORS)} fewer bytes than the full cache in f16. Middle: without the "
+            "first 4 tokens and the observation window, both among what is kept and among what is wanted.")
+
+
 def plot(folder: Path) -> list[Path]:
-    """Hit rate by window and layer, and overlap by layer: means over the documents."""
+    """Hit rate by window and layer, and overlap by layer: means over the documents; recalls as a text file."""
     records = Records(folder, "observe")
     measured = {study: np.array([record[values] for record in records.of(study=study)])
                 for study, values in (("hit_rate", "rates"), ("question_last", "overlaps"), ("question_first", "overlaps"))}
@@ -119,6 +170,7 @@ def plot(folder: Path) -> list[Path]:
     right.grid(alpha=0.3)
     right.legend()
     num_documents = len(measured["hit_rate"])
+    of_table = _write_table(folder, records)
     return [save(figure, folder, "observe", "What windows vote for (the paper's Fig. 2 to 5)",
                  f"Means over {num_documents} documents: the last {NUM_PROMPT_WINDOWS} windows of {WINDOW} tokens of each, each "
                  "window voting for 5 % of the text before all of them, and up to "
@@ -127,4 +179,4 @@ def plot(folder: Path) -> list[Path]:
                  f"voted for; {np.nanmean(rates[-1]):.2f} for the last window, {np.nanmean(rates[0]):.2f} for the first. In blank "
                  "layers no token got that much. Right: how far the votes for two questions on a document agree (bands: from the "
                  f"least document to the most), {measured['question_last'].mean():.2f} with the question after the document and "
-                 f"{measured['question_first'].mean():.2f} with it before.")]
+                 f"{measured['question_first'].mean():.2f} with it before.{of_table}")]

@@ -4,8 +4,10 @@ import json
 import sys
 
 import pytest
-from kvship_eval import sweep
+from kvship_eval import observe, sweep
 from kvship_eval.inspect_program import Inspect
+from kvship_eval.policy import RIVALS
+from kvship_eval.records import Records
 
 # Answers the first case of a sweep, then dies.
 DIES = f"""#!{sys.executable}
@@ -15,6 +17,16 @@ case = json.loads(open(flags["--cases-file"]).readline())
 answer = {{"text": "", "num_bytes": 1, "kept_tokens": 1, "retained_mass": 1}}
 print(json.dumps({{"prompt_tokens": 7, "answers": [answer] * len(case["compressions"])}}), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+# Gives every compression the same recalls, in two layers, of which one keeps nothing of the middle.
+RECALLS = f"""#!{sys.executable}
+import json, sys
+flags = dict(flag.split("=", 1) for flag in sys.argv[3:])
+case = json.loads(open(flags["--cases-file"]).readline())
+assert case["message"].startswith("a document") and case["oracle_tokens"] == 128
+answer = {{"kept_tokens": 7, "recall": [0.5, 1.0], "middle_recall": [None, 0.25]}}
+print(json.dumps({{"answers": [answer] * len(case["compressions"])}}))
 """
 
 
@@ -43,3 +55,28 @@ def test_what_inspect_says_is_the_error(program, tmp_path):
         inspect.tokens("text")
     with pytest.raises(RuntimeError, match="exit code 3 and said nothing"):
         Inspect(program("#!/bin/sh\nexit 3\n"), tmp_path / "model").tokens("text")
+
+
+def test_recalls_are_means_over_layers_and_documents(program, tmp_path):
+    recalls = observe._recalls(Inspect(program(RECALLS), tmp_path / "model"), "a document and a question")
+    assert len(recalls) == len(RIVALS) * len(observe.RECALL_FACTORS)
+    assert all(recall == {"kept_tokens": 7, "all": 0.75, "middle": 0.25} for recall in recalls.values())
+    other = {name: {"kept_tokens": 9, "all": 0.25, "middle": 0.75} for name in recalls}
+    rows = [line.split() for line in observe.table([recalls, other]).splitlines()]
+    assert rows[0] == ["recall@B", "8x:", "8", "kept", "16x:", "8", "kept", "32x:", "8", "kept"]
+    assert rows[2] == ["default", *["0.50", "0.50"] * 3] and len(rows) == 2 + len(RIVALS)
+
+
+def test_recalls_stand_under_the_picture_once_they_are_measured(tmp_path):
+    records = Records(tmp_path, "observe")
+    records.add("hit_rate/0", {"study": "hit_rate", "rates": [[0.5, 1.0]] * observe.NUM_PROMPT_WINDOWS})
+    for study in ("question_last", "question_first"):
+        records.add(f"{study}/0", {"study": study, "overlaps": [0.5, 1.0]})
+    observe.plot(tmp_path)
+    caption = tmp_path / "observe.caption.json"
+    assert "recall@B" not in caption.read_text() and not (tmp_path / "observe.txt").exists()
+    recalls = {policy.at_bytes(factor).name: {"kept_tokens": 9, "all": 0.25, "middle": 0.75} for policy in RIVALS
+               for factor in observe.RECALL_FACTORS}
+    records.add("recall/0", {"study": "recall", "recalls": recalls})
+    observe.plot(tmp_path)
+    assert "recall@B, means over 1 documents" in caption.read_text() and "0.75" in (tmp_path / "observe.txt").read_text()
