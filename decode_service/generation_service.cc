@@ -9,6 +9,7 @@
 #include "decode_service/tokenize.h"
 #include "rpc/errors.h"
 #include "rpc/request_id.h"
+#include "service/refused_call.h"
 #include "transport/grpc_status.h"
 
 namespace kvship {
@@ -138,13 +139,6 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   bool finished_ = false;
 };
 
-// A call that is refused before anything is known of it.
-class RefusedCall final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
- public:
-  explicit RefusedCall(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
-  void OnDone() override { delete this; }
-};
-
 // Ends a call that has one answer: what `make` gives, told the client's name, if the caller may
 // make the call.
 template <class Response, class Make>
@@ -183,7 +177,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Refuse(
                               {"client", client},
                               {"code", absl::StatusCodeToString(error.code())},
                               {"error", LoggedMessage(error)}});
-  return new RefusedCall(error);
+  return new RefusedCall<grpc::ServerWriteReactor<v1::GenerateResponse>>(error);
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetModelInfo(

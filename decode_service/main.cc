@@ -134,21 +134,13 @@ absl::Status SetDevice(DecodeServer::Options& options) {
     }
     options.tail_format = tail->encoder;
   }
-  if (absl::GetFlag(FLAGS_float32)) {
-    if (options.device.is_gpu) {
-      return absl::InvalidArgumentError("--float32 is set; wanted it with --device=cpu alone");
-    }
-    options.arithmetic = Arithmetic::kFloat32;
-  }
+  if (absl::GetFlag(FLAGS_float32)) options.arithmetic = Arithmetic::kFloat32;
   return absl::OkStatus();
 }
 
 absl::StatusOr<DecodeServer::Options> OptionsFromFlags() {
   DecodeServer::Options options;
   options.model_path = absl::GetFlag(FLAGS_model);
-  if (options.model_path.empty()) {
-    return absl::InvalidArgumentError("--model is not set; wanted a GGUF file or a directory");
-  }
   options.prefill_targets = absl::GetFlag(FLAGS_prefill);
   options.prefill_tls_ca = absl::GetFlag(FLAGS_prefill_tls_ca);
   options.stuck_timeout = absl::GetFlag(FLAGS_stuck_timeout);

@@ -85,7 +85,7 @@ class NcclReceiver final : public Channel,
 
   mutable std::mutex mutex_;
   std::shared_ptr<StagedFrameEvents> events_;  // shared: until the end has been handed on
-  std::shared_ptr<Channel> channel_;
+  std::shared_ptr<Channel> channel_;           // shared: with the transport, as it gives it
   std::deque<Item> items_;
   size_t waiting_bytes_ = 0;  // of frames that came over the channel
   bool handing_on_ = false;

@@ -51,9 +51,9 @@ class PrefillAttempt : public StagedFrameEvents,
   PrefillAttempt(const GenerationRequest& request, const Sha256Digest& model_identity,
                  Memory memory, OnProgress on_progress, OnEnd on_end);
 
-  // Opens the stream by `connect` and begins; once. With `nccl` frames may come by NCCL too.
-  // shared: with transfers under way
   using Connect = std::function<std::shared_ptr<Channel>(std::shared_ptr<ChannelEvents>)>;
+  // Opens the stream by `connect` and begins; once. With `nccl`, which transfers under way share,
+  // frames may come by NCCL too.
   void Open(const Connect& connect, std::shared_ptr<NcclReceiver> nccl = nullptr);
   // Ends it with `why`, soon.
   void Cancel(const absl::Status& why);

@@ -88,7 +88,7 @@ class NcclSender final : public Channel,
   const NcclEndpoint nccl_;
   NcclMetrics& metrics_;
   const std::string peer_;
-  const std::shared_ptr<Channel> channel_;
+  const std::shared_ptr<Channel> channel_;  // shared: with the call
   const std::function<void()> on_unsent_;
 
   mutable std::mutex mutex_;

@@ -13,6 +13,7 @@
 #include "rpc/request_id.h"
 #include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
+#include "service/refused_call.h"
 #include "transport/grpc_status.h"
 
 namespace kvship {
@@ -130,24 +131,13 @@ class PrefillCall final : public ChannelEvents {
   bool refused_ = false;
 };
 
-namespace {
-
-// A call whose caller may not make it.
-class RefusedPrefillCall final
-    : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
- public:
-  explicit RefusedPrefillCall(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
-  void OnDone() override { delete this; }
-};
-
-}  // namespace
-
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrefillRpcService::Prefill(
     grpc::CallbackServerContext* context) {
   const auto caller = parts_.callers.Check(*context);
   if (!caller.ok()) {
     parts_.metrics.CountRequest(caller.status().code());
-    return new RefusedPrefillCall(caller.status());
+    return new RefusedCall<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>>(
+        caller.status());
   }
   const PrefillTrace trace(parts_.tracer, TraceContextOf(context->client_metadata()));
   if (trace.context().is_set()) {

@@ -49,7 +49,8 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="model for the pictures")
     parser.add_argument("--pictures", action="store_true", help="draw the dashboards anew too: takes minutes")
     arguments = parser.parse_args()
-    subprocess.run([sys.executable, DASHBOARDS / "generate.py"], check=True)
+    for generate in (DASHBOARDS / "generate.py", ROOT / "deploy/kustomize/components/monitoring/generate.py"):
+        subprocess.run([sys.executable, generate], check=True)
     write_tables(arguments.bin)
     if arguments.pictures:
         draw_pictures(arguments.bin, arguments.model)

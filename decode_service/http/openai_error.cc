@@ -73,7 +73,6 @@ OpenAiError OpenAiErrorOf(const absl::Status& status) {
       error.code = "invalid_api_key";
       break;
     case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kAborted:
     case absl::StatusCode::kCancelled:  // the server's stop: a client that has gone reads nothing
       error.http_status = 503;
       error.type = "service_unavailable_error";

@@ -216,7 +216,7 @@ def main() -> int:
     goes_on = "what was measured is kept; the same command goes on from there"
     try:
         _run(args)
-    except (kvship.Unavailable, kvship.Aborted) as error:
+    except kvship.Unavailable as error:
         print(f"kvship-eval {args.study}: the service at {args.server} is gone: {error}; {goes_on}", file=sys.stderr)
         return 1
     except (kvship.Error, ValueError, RuntimeError, OSError) as error:

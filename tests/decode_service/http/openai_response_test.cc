@@ -204,8 +204,8 @@ TEST(OpenAiErrorTest, EveryStatusHasItsHttpStatus) {
   const std::vector<std::pair<absl::Status, int>> expected = {
       {absl::InvalidArgumentError("x"), 400},   {absl::FailedPreconditionError("x"), 400},
       {absl::ResourceExhaustedError("x"), 429}, {absl::UnavailableError("x"), 503},
-      {absl::AbortedError("x"), 503},           {absl::DeadlineExceededError("x"), 504},
-      {absl::InternalError("x"), 500},          {absl::DataLossError("x"), 500}};
+      {absl::DeadlineExceededError("x"), 504},  {absl::InternalError("x"), 500},
+      {absl::DataLossError("x"), 500}};
   for (const auto& [status, http_status] : expected) {
     const OpenAiError error = OpenAiErrorOf(status);
     EXPECT_EQ(error.http_status, http_status) << status;

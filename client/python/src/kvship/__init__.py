@@ -8,7 +8,6 @@
 from kvship.aio import AsyncClient, AsyncStream
 from kvship.client import Client, Stream
 from kvship.errors import (
-    Aborted,
     Cancelled,
     DeadlineExceeded,
     Error,
@@ -22,7 +21,6 @@ from kvship.errors import (
 from kvship.results import Generation, Output, Progress, Token
 
 __all__ = [
-    "Aborted",
     "AsyncClient",
     "AsyncStream",
     "Cancelled",

@@ -47,11 +47,7 @@ class Overloaded(Error):
 
 
 class Unavailable(Error):
-    """No server was reached, or it has no prefill node; the same call may be made again."""
-
-
-class Aborted(Error):
-    """Output had begun when a part of the service was lost: make the whole request again."""
+    """No server was reached, it has no prefill node, or it was lost in the midst of its answer: make the whole call again."""
 
 
 class DeadlineExceeded(Error):
@@ -68,7 +64,6 @@ _KINDS: dict[grpc.StatusCode, type[Error]] = {
     grpc.StatusCode.FAILED_PRECONDITION: NotServable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
-    grpc.StatusCode.ABORTED: Aborted,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: Cancelled,
 }
