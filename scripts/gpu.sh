@@ -4,37 +4,49 @@
 #   scripts/gpu.sh [FOLDER [STAGE...]]     bench/results and every stage but `long` unless named
 #
 #   tests       every test of the GPU, also under compute-sanitizer               gpu-tests.txt, memcheck.log, racecheck.log
-#   services    both services answer, a cache goes by gRPC and by NCCL            gpu-services.txt, gpu-wire.jsonl
+#   services    both services answer as on the CPU                                gpu-services.txt
+#   wire        a cache goes by gRPC and by NCCL                                  gpu-wire.jsonl
 #   kernels     time per operation                                                gpu-kernels.json, gpu.md
 #   engine      the shape of Llama-3.1-8B, PyTorch and transformers beside it     gpu-engine.jsonl
 #   paper       that of Llama-2-7B, for the figures of SnapKV's paper             gpu-paper.jsonl
 #   nccl        256 MiB between two processes                                     gpu-nccl.txt
 #   long        a prompt of 1,000,000 tokens, about nine minutes on an H200       gpu-long.jsonl
 #
+# Results are written as they come, and each command has its time: what fails or takes longer is named at the end, and
+# the rest runs. With KVSHIP_GPU_PACK=yes a stage that is done moves all of FOLDER into results.tar there, for machines from which few
+# files can be fetched.
+#
 # Needs .gpu-deps/ (scripts/gpu_deps.sh) where the packages are not installed. For sources outside git KVSHIP_COMMIT
 # names the commit; KVSHIP_GPU_BIN names a folder with programs that are built already. The services are those in build/bin
-# or the folder that KVSHIP_GPU_SERVICES names (bin/ of an unpacked ./dev bundle --cuda), where there are some.
+# or the folder that KVSHIP_GPU_SERVICES names (bin/ of an unpacked ./dev bundle --cuda), where there are some; they try
+# the demo model or the one that KVSHIP_GPU_MODEL names. What scripts/gpu_payload.sh packs brings all of this along.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 source scripts/common.sh
 help_if_wanted "$@"
 source scripts/setup.sh
+# shellcheck source=/dev/null
+[[ ! -f gpu-payload.env ]] || source gpu-payload.env
 
 results=$(realpath -m "${1:-bench/results}")
 stages=("${@:2}")
-[[ ${#stages[@]} -gt 0 ]] || stages=(tests services kernels engine paper nccl)
+[[ ${#stages[@]} -gt 0 ]] || stages=(tests services wire kernels engine paper nccl)
 for stage in "${stages[@]}"; do
-  [[ $stage =~ ^(tests|services|kernels|engine|paper|nccl|long)$ ]] ||
-    die "stage \"$stage\": wanted tests, services, kernels, engine, paper, nccl or long"
+  [[ $stage =~ ^(tests|services|wire|kernels|engine|paper|nccl|long)$ ]] ||
+    die "stage \"$stage\": wanted tests, services, wire, kernels, engine, paper, nccl or long"
 done
+[[ -z ${KVSHIP_GPU_PACK:-} || $# -gt 0 ]] || die "KVSHIP_GPU_PACK: wanted a FOLDER, all of which is packed"
 mkdir -p "$results"
 programs=(kvship_kernels_cuda_test kvship_kernels_cuda_libraries_test kvship_engine_cuda_test kvship-cuda-bench
   kvship-engine-bench kvship-nccl-bench)
 bin=${KVSHIP_GPU_BIN:-build-gpu/bin}
+services=${KVSHIP_GPU_SERVICES:-build/bin}
+model=${KVSHIP_GPU_MODEL:-$model_path}
 libraries=$PWD/.gpu-deps/usr/lib/x86_64-linux-gnu
-# PyTorch brings cuDNN and NCCL where the system has none.
+# PyTorch brings NVIDIA's libraries where the system has none.
 torch=$(python3 -c 'import nvidia; print(list(nvidia.__path__)[0])' 2>/dev/null)
-export LD_LIBRARY_PATH=$libraries:/usr/local/cuda/lib64:$torch/cudnn/lib:$torch/nccl/lib:${LD_LIBRARY_PATH:-}
+libraries+=:/usr/local/cuda/lib64$(printf ':%s' "${torch:-/nowhere}"/*/lib)
+export LD_LIBRARY_PATH=$libraries:${LD_LIBRARY_PATH:-}
 
 build_programs() {
   [[ -f .gpu-deps/usr/include/cudnn_frontend.h ]] || fetch_cudnn_frontend
@@ -45,40 +57,127 @@ build_programs() {
 }
 
 failed=()
+
+# Runs a command for so many seconds at most. Never in a pipe, in whose subshell the names of what failed would be lost.
+limited() {
+  local code=0
+  timeout -k 5 "$1" "${@:3}" || code=$?
+  case $code in
+    0) return ;;
+    124 | 137) failed+=("$2 (no end in $1 s)") ;;
+    *) failed+=("$2 (exit code $code)") ;;
+  esac
+}
+
+list_failed() {
+  local list
+  [[ ${#failed[@]} -gt 0 ]] || return 0
+  printf -v list ', %s' "${failed[@]}"
+  echo "$1${list:2}"
+}
+
+suite_seconds=60
+suites_seconds=300 # after which no more are begun
+table=()
+
+# The suites of some programs, "PROGRAM SUITE" a line; at the end those of kernels of which no device has run all.
+list_suites() {
+  local program
+  for program in "$@"; do
+    timeout -k 5 60 "$bin/$program" --gtest_list_tests | awk -v program="$program" '$1 ~ /\.$/ { print program, $1 }'
+  done | awk '/WindowVotesTest/ { last = last $0 "\n"; next } { print } END { printf "%s", last }'
+}
+
+# In a process of its own: a kernel that faults takes along all that its process does later.
+run_suite() {
+  local begun=$SECONDS code=0 state skips log=$results/suite.log
+  if [[ $((SECONDS - started)) -gt $suites_seconds ]]; then
+    state="not run"
+  else
+    timeout -k 5 $suite_seconds "$bin/$1" --gtest_filter="$2*" >"$log" 2>&1 || code=$?
+    case $code in
+      0) state=ok ;;
+      124 | 137) state="no end" ;;
+      *) state="failed $code" ;;
+    esac
+    skips=$(sed -nE 's/^\[  SKIPPED \] ([0-9]+) tests?, listed below:/\1 skipped/p' "$log")
+    [[ $state == ok ]] || tail -n 15 "$log"
+    cat "$log" >>"$results/gpu-tests.txt"
+    rm "$log"
+  fi
+  [[ $state == ok ]] || failed+=("$2 ($state)")
+  table+=("$(printf '%-40s %-12s %4d s  %s' "$2" "$state" $((SECONDS - begun)) "${skips:-}")")
+  echo "${table[-1]}"
+}
+
 run_tests() {
-  local test tests=("${programs[@]:0:3}")
+  local tests=("${programs[@]:0:3}") suites suite program
   machine_line >"$results/gpu-tests.txt"
   # That of the services' reader needs Protobuf: it runs where both were carried along.
-  [[ ! -x $bin/kvship_prefill_service_cuda_test ]] || tests+=(kvship_prefill_service_cuda_test)
-  for test in "${tests[@]}"; do
-    timeout 200 "$bin/$test" --gtest_brief=1 2>&1 | tee -a "$results/gpu-tests.txt" || failed+=("$test")
+  if [[ -x $bin/kvship_prefill_service_cuda_test ]]; then
+    tests+=(kvship_prefill_service_cuda_test)
+  else
+    say "skipped: no kvship_prefill_service_cuda_test in $bin"
+  fi
+  mapfile -t suites < <(list_suites "${tests[@]}")
+  for program in "${tests[@]}"; do
+    [[ " ${suites[*]}" == *" $program "* ]] || failed+=("$program (lists no tests)")
   done
-  command -v compute-sanitizer >/dev/null || return 0
-  local tool
-  for tool in memcheck racecheck; do
-    say "compute-sanitizer $tool"
-    timeout 60 compute-sanitizer --tool "$tool" --error-exitcode 1 "$bin/kvship_kernels_cuda_test" --gtest_brief=1 \
-      --gtest_filter='-*OfALongPrompt*:*EveryCombination*' >"$results/$tool.log" 2>&1 || failed+=("$tool")
-    tail -n 3 "$results/$tool.log"
+  for suite in "${suites[@]}"; do run_suite "${suite% *}" "${suite#* }"; done
+  printf '%s\n' "${table[@]}" >>"$results/gpu-tests.txt"
+  if command -v compute-sanitizer >/dev/null; then
+    sanitize memcheck
+    sanitize racecheck
+  else
+    say "skipped: no compute-sanitizer"
+  fi
+}
+
+# Without what takes long, and what has CUDA refuse something, which memcheck would call an error.
+sanitize() {
+  local without='*OfALongPrompt*:*EveryCombination*:BufferTest.MoreThanThereIs*:BufferTest.IsRefusedWhile*'
+  local run log=$results/$1.log
+  : >"$log"
+  for run in "the others:-$without:WindowVotesTest.*" "WindowVotesTest:WindowVotesTest.*-$without"; do
+    say "compute-sanitizer $1, ${run%%:*}"
+    limited 60 "$1, ${run%%:*}" compute-sanitizer --tool "$1" --error-exitcode 1 "$bin/kvship_kernels_cuda_test" \
+      --gtest_filter="${run#*:}" >>"$log" 2>&1
+    tail -n 3 "$log"
+  done
+}
+
+# Whether the services are there. Who names their folder wants them: that was looked at before anything ran.
+has_services() {
+  local program
+  for program in kvship-prefill kvship-decode kvship; do
+    if [[ ! -x $services/$program ]]; then
+      say "skipped: no $program in $services"
+      return 1
+    fi
   done
 }
 
 run_services() {
-  local bin=${KVSHIP_GPU_SERVICES:-build/bin} model=()
-  [[ -x $bin/kvship-prefill ]] || return 0
-  [[ ! -f $model_path ]] || model=("$model_path")
-  timeout 500 scripts/gpu_services.py "$bin" "${model[@]}" | tee "$results/gpu-services.txt" || failed+=(services)
-  timeout 150 scripts/gpu_wire.py "$bin" | tee "$results/gpu-wire.jsonl" || failed+=(wire)
+  local models=("$model")
+  has_services || return 0
+  if [[ ! -f $model ]]; then
+    say "skipped: the services with the demo model: no $model"
+    models=()
+  fi
+  limited 400 services scripts/gpu_services.py "$services" "${models[@]}" > >(tee "$results/gpu-services.txt") 2>&1
+}
+
+run_wire() {
+  has_services || return 0
+  limited 150 wire scripts/gpu_wire.py "$services" > >(tee "$results/gpu-wire.jsonl")
 }
 
 run_kernels() {
-  local table
-  table=$(timeout 200 "$bin/kvship-cuda-bench" "$results/gpu-kernels.json" | tee /dev/stderr) || failed+=(kernels)
   {
     echo "# The GPU, measured"
     echo
     echo "- machine: $(gpu)"
-    echo "- compiler: $(nvcc --version | tail -n 1)"
+    echo "- compiler: ${KVSHIP_GPU_COMPILER:-$(nvcc --version | tail -n 1)}"
     echo "- PyTorch, transformers: $(python3 -c 'import torch, transformers; print(torch.__version__, transformers.__version__)' 2>/dev/null)"
     echo "- commit: $(commit)"
     echo
@@ -87,22 +186,26 @@ run_kernels() {
     echo "gpu-paper.jsonl."
     echo
     echo '```'
-    echo "$table"
-    echo '```'
   } >"$results/gpu.md"
+  limited 200 kernels "$bin/kvship-cuda-bench" "$results/gpu-kernels.json" > >(tee -a "$results/gpu.md") 2>&1
+  wait
+  echo '```' >>"$results/gpu.md"
 }
 
-gpu() { nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader; }
+gpu() { nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "no nvidia-smi"; }
 commit() { echo "${KVSHIP_COMMIT:-$(git rev-parse --short HEAD 2>/dev/null)}"; }
 
 machine_line() { printf '{"bench": "machine", "device": "%s", "commit": "%s"}\n' "$(gpu)" "$(commit)"; }
 
-engine() { "$bin/kvship-engine-bench" "$@" || failed+=("engine $1"); }
+engine() { limited "${seconds:-150}" "engine $*" "$bin/kvship-engine-bench" "$@"; }
 
 # PyTorch's and transformers' speeds at the same shapes, where they are installed.
 baseline() {
-  python3 -c 'import torch, transformers' 2>/dev/null || return 0
-  python3 bench/engine/cuda/transformers_baseline.py "$@" || failed+=("baseline $1")
+  if python3 -c 'import torch, transformers' 2>/dev/null; then
+    limited 150 "baseline $*" python3 bench/engine/cuda/transformers_baseline.py "$@"
+  else
+    say "skipped: baseline $1: no PyTorch or no transformers"
+  fi
 }
 
 bench_engine() {
@@ -121,30 +224,51 @@ bench_paper() {
   engine decode --shape=7b --batch=1,2,4,8 --tokens=4096,16384,65536,262144
   engine longest --shape=7b
   baseline decode --shape 7b --batch 1,2 --kept 4096,16384,32768
-  [[ -d .gpu-deps/python/kvpress ]] || return 0
-  PYTHONPATH=$PWD/.gpu-deps/python baseline kvpress --shape 7b --batch 1,2 --tokens 4096,16384,32768 --kept 2048
+  if [[ -d .gpu-deps/python/kvpress ]]; then
+    PYTHONPATH=$PWD/.gpu-deps/python baseline kvpress --shape 7b --batch 1,2 --tokens 4096,16384,32768 --kept 2048
+  else
+    say "skipped: baseline kvpress: no .gpu-deps/python/kvpress"
+  fi
 }
 
 bench_long() {
   machine_line
-  engine long --tokens=1000000 --budget=4096
+  seconds=900 engine long --tokens=1000000 --budget=4096
 }
 
-# Not through a pipe, in whose subshell the names of what failed would be lost.
-run_engine() { bench_engine > >(tee "$results/gpu-engine.jsonl") 2>"$results/gpu-engine.err"; }
-run_paper() { bench_paper > >(tee "$results/gpu-paper.jsonl") 2>"$results/gpu-paper.err"; }
-run_long() { bench_long > >(tee "$results/gpu-long.jsonl"); }
+# Its lines go to a file as they come; what it says besides is shown when it is over.
+run_bench() {
+  "bench_$1" > >(tee "$results/gpu-$1.jsonl") 2>"$results/gpu-$1.err"
+  cat "$results/gpu-$1.err" >&2
+}
+run_engine() { run_bench engine; }
+run_paper() { run_bench paper; }
+run_long() { run_bench long; }
 
 run_nccl() {
-  [[ -x $bin/kvship-nccl-bench ]] || return 0
-  timeout -k 5 90 "$bin/kvship-nccl-bench" 2>&1 | tee "$results/gpu-nccl.txt" || failed+=(nccl)
+  if [[ -x $bin/kvship-nccl-bench ]]; then
+    limited 90 nccl "$bin/kvship-nccl-bench" > >(tee "$results/gpu-nccl.txt") 2>&1
+  else
+    say "skipped: no kvship-nccl-bench in $bin"
+  fi
 }
 
+# At most a stage's own files are in the folder beside the archive, whatever ends the script.
+pack() {
+  [[ -n ${KVSHIP_GPU_PACK:-} ]] || return 0
+  local files
+  mapfile -t files < <(find "$results" -maxdepth 1 -type f ! -name results.tar -printf '%f\n')
+  [[ ${#files[@]} -eq 0 ]] || tar -C "$results" --append --remove-files -f "$results/results.tar" "${files[@]}"
+}
+
+[[ -z ${KVSHIP_GPU_SERVICES:-} ]] || has_services || die "KVSHIP_GPU_SERVICES is $services: wanted a folder with the services"
 [[ -n ${KVSHIP_GPU_BIN:-} ]] || build_programs
+trap pack EXIT
 for stage in "${stages[@]}"; do
   started=$SECONDS
   "run_$stage"
   wait
-  say "$stage took $((SECONDS - started)) s"
+  pack
+  say "$stage took $((SECONDS - started)) s$(list_failed '; failed so far: ')"
 done
-[[ ${#failed[@]} -eq 0 ]] || die "failed: ${failed[*]}"
+[[ ${#failed[@]} -eq 0 ]] || die "$(list_failed 'failed: ')"

@@ -4,8 +4,8 @@
     scripts/gpu_wire.py BIN
 
 BIN is the folder of the programs, as for gpu_services.py. The model is random, its cache that of 2,048 tokens of
-Llama-3.1-8B's shape: 32 layers with 8 KV heads of 128. Prints a line of JSON per transport and round. Between two processes on
-one GPU NCCL goes by sockets on the loopback interface, not by NVLink.
+Llama-3.1-8B's shape: 32 layers with 8 KV heads of 128. Prints a line of JSON per transport and round, also for one that fails, and
+exits with 1 then. Between two processes on one GPU NCCL goes by sockets on the loopback interface, not by NVLink.
 """
 
 import json
@@ -14,7 +14,7 @@ import random
 import sys
 import tempfile
 
-from gpu_services import Pair, write_model
+from gpu_services import FAILURES, Pair, write_model
 
 SHAPE = {"hidden": 256, "heads": 8, "kv_heads": 8, "head": 128, "ffn": 256, "vocab": 320, "layers": 32}
 NUM_TOKENS = 2048
@@ -47,9 +47,14 @@ def main():
         prompt = os.path.join(folder, "prompt.json")
         with open(prompt, "w", encoding="utf-8") as file:
             json.dump([random.Random(i).randrange(SHAPE["vocab"]) for i in range(NUM_TOKENS)], file)
-        for _ in range(ROUNDS):
-            for transport in ("grpc", "nccl"):
-                print(json.dumps(measure(os.path.abspath(sys.argv[1]), model, prompt, transport)), flush=True)
+        failed = False
+        for transport in ("grpc", "nccl") * ROUNDS:
+            try:
+                line = measure(os.path.abspath(sys.argv[1]), model, prompt, transport)
+            except FAILURES as error:
+                line, failed = {"transport": transport, "error": str(error)}, True
+            print(json.dumps(line), flush=True)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,6 @@ absl::Status BenchPrefill(const DeviceTransformer& model, cudaStream_t stream) {
         Median(compress), Median(compress) / seconds, operations.products / 1e15,
         operations.attention / 1e15, (operations.products + operations.attention) / seconds / 1e12,
         plain_gb, compressed_gb, plan.uncompressed_bytes(), plan.wire_bytes());
-    std::fflush(stdout);
   }
   return absl::OkStatus();
 }
@@ -198,7 +197,6 @@ absl::Status BenchLong(const DeviceTransformer& model, cudaStream_t stream) {
           "{\"bench\": \"long layer\", \"tokens\": %zu, \"layer\": %zu, "
           "\"seconds\": %.3f}\n",
           num_tokens, done++, layer.Seconds());
-      std::fflush(stdout);
       layer.Start();
     }
     RETURN_IF_ERROR(run->Logits().status());
@@ -277,7 +275,6 @@ absl::Status BenchStep(const DeviceTransformer& model, cudaStream_t stream, size
   } else {
     std::printf("\"error\": \"%s\"}\n", std::string(seconds.status().message()).c_str());
   }
-  std::fflush(stdout);
   return absl::IsResourceExhausted(seconds.status()) ? absl::OkStatus() : seconds.status();
 }
 
@@ -316,6 +313,8 @@ absl::Status Main(const std::string& command) {
 }  // namespace kvship::cuda
 
 int main(int argc, char** argv) {
+  // A result is read even if what follows it ends the process.
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   const std::vector<char*> rest = absl::ParseCommandLine(argc, argv);
   const absl::Status status = kvship::cuda::Main(rest.size() == 2 ? rest[1] : "");
   if (status.ok()) return 0;

@@ -112,7 +112,6 @@ absl::Status BenchAttention(cudaStream_t stream) {
         "\"ms\": %.3f, \"tflop_per_s\": %.1f}\n",
         first, queries, watch.Seconds() / kRuns * 1e3,
         4.0 * pairs * kQueryHeads * kHeadDim * kRuns / watch.Seconds() / 1e12);
-    std::fflush(stdout);
   }
   return absl::OkStatus();
 }

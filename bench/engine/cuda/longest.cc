@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/status_macros.h"
@@ -43,13 +44,26 @@ absl::Status Hold(const DeviceTransformer& model, cudaStream_t stream,
   return CudaStatus(cudaStreamSynchronize(stream), "first block");
 }
 
+// What the device has no room for. cuBLASLt, cuDNN and the loading of a kernel say Internal then.
+bool DoesNotFit(const absl::Status& status) {
+  return absl::IsResourceExhausted(status) || absl::IsInternal(status);
+}
+
+// By halving; a line for each length that is tried.
 absl::StatusOr<size_t> Longest(const DeviceTransformer& model, cudaStream_t stream,
                                const CompressionOptions& options) {
   size_t fits = 0, too_long = kMostSteps;
   while (fits + 1 < too_long) {
     const size_t steps = (fits + too_long) / 2;
     const absl::Status held = Hold(model, stream, options, steps * kStep);
-    if (!held.ok() && !absl::IsResourceExhausted(held)) return held;
+    std::printf(
+        "{\"bench\": \"longest probe\", \"scorer\": \"%s\", \"tokens\": %zu, \"fits\": %s, "
+        "\"error\": \"%s\"}\n",
+        options.scorer.c_str(), steps * kStep, held.ok() ? "true" : "false",
+        held.ok() ? "" : held.ToString().c_str());
+    if (!held.ok() && !DoesNotFit(held)) return held;
+    // Unlike want of room, what has broken the device stays.
+    RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(stream), "device after that prompt"));
     (held.ok() ? fits : too_long) = steps;
   }
   return fits * kStep;

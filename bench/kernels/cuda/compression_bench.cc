@@ -152,20 +152,25 @@ std::vector<Layer> LayerSets(Heads heads, size_t tokens, size_t window, size_t k
   return sets;
 }
 
-}  // namespace
-
-void BenchVotes(Bench& bench, Heads heads, size_t tokens, size_t window) {
+void TimeVotes(Bench& bench, const char* name, const VotesShape& shape,
+               absl::Status (*vote)(cudaStream_t, const WindowVotesArgs&)) {
+  const auto& [heads, tokens, window] = shape;
   const std::vector<Layer> sets = LayerSets(heads, tokens, window, 64);
   const double bytes = static_cast<double>(sets[0].keys.num_bytes() + sets[0].votes.num_bytes());
   const double operations = 2.0 * static_cast<double>(heads.query * window * tokens * kHeadDim);
-  const std::string label = Label("H %zu T %zu W %zu", heads.kv, tokens, window);
-  bench.Time("window_votes", label, bytes, operations, sets.size(),
-             [&](size_t set, cudaStream_t stream) { return sets[set].Vote(stream); });
-  if (*IsHopper()) {
-    bench.Time(
-        "window_votes tma", label, bytes, operations, sets.size(),
-        [&](size_t set, cudaStream_t stream) { return WindowVotesTma(stream, sets[set].Votes()); });
-  }
+  bench.Time(name, Label("H %zu T %zu W %zu", heads.kv, tokens, window), bytes, operations,
+             sets.size(),
+             [&](size_t set, cudaStream_t stream) { return vote(stream, sets[set].Votes()); });
+}
+
+}  // namespace
+
+void BenchVotes(Bench& bench, const VotesShape& shape) {
+  TimeVotes(bench, "window_votes", shape, WindowVotes);
+}
+
+void BenchVotesTma(Bench& bench, const VotesShape& shape) {
+  if (*IsHopper()) TimeVotes(bench, "window_votes tma", shape, WindowVotesTma);
 }
 
 void BenchCompression(Bench& bench, size_t tokens, size_t kept) {

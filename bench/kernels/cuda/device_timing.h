@@ -1,5 +1,6 @@
 // What the benches of CUDA kernels share: memory filled with random numbers, and the timing of one
-// operation by repeated runs of a captured graph. One thread; prints a line per result as it comes.
+// operation by repeated runs of a captured graph. One thread; prints a line per result as it comes,
+// and writes the file of all results anew, for the next one may end the process.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -95,6 +96,8 @@ class Bench {
   // Runs one operation on one of several sets of inputs.
   using Operation = std::function<absl::Status(size_t set, cudaStream_t stream)>;
 
+  explicit Bench(const char* path) : path_(path) {}
+
   // Finds the device and measures how fast it reads memory. False, with a line on stderr, without
   // one.
   bool Ready() {
@@ -119,6 +122,7 @@ class Bench {
       return ReadMemory(stream, from.data(), bytes, sums.as<uint32_t>());
     });
     peak_bytes_per_s_ = results_.back().bytes / results_.back().seconds;
+    Write();
     return true;
   }
 
@@ -146,10 +150,17 @@ class Bench {
     const double seconds = times[times.size() / 2] * 1e-3 / static_cast<double>(num_sets * rounds);
     results_.push_back({name, shape, seconds, bytes, operations});
     Print(results_.back());
+    Write();
   }
 
-  bool Write(const char* path) const {
-    std::ofstream out(path);
+ private:
+  struct Result {
+    std::string name, shape;
+    double seconds, bytes, operations;
+  };
+
+  void Write() const {
+    std::ofstream out(path_);
     out << "{\n  \"device\": \"" << device_ << "\",\n  \"driver_cuda\": " << driver_
         << ",\n  \"runtime_cuda\": " << runtime_
         << ",\n  \"read_bytes_per_s\": " << peak_bytes_per_s_ << ",\n  \"results\": [";
@@ -163,14 +174,10 @@ class Bench {
       separator = ",\n";
     }
     out << "\n  ]\n}\n";
-    return out.flush().good();
+    if (out.flush().good()) return;
+    std::fprintf(stderr, "%s: cannot be written\n", path_);
+    std::exit(1);
   }
-
- private:
-  struct Result {
-    std::string name, shape;
-    double seconds, bytes, operations;
-  };
 
   cudaGraphExec_t Capture(size_t num_sets, size_t rounds, const Operation& run) {
     OrDie(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
@@ -198,6 +205,7 @@ class Bench {
     std::fflush(stdout);
   }
 
+  const char* path_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
   std::string device_;
