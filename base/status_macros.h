@@ -1,5 +1,5 @@
-// The project's only two macros: they return early with the error of a Status or StatusOr
-// expression.
+// The project's only macros beside the list in kv/scorers.inc (docs/design.md): they return early
+// with the error of a Status or StatusOr expression.
 #pragma once
 
 #include <utility>

@@ -1,5 +1,6 @@
 // Attention, pages and scoring at the shapes of the demo model (SmolLM2-135M: 9 query heads on 3 KV
-// heads of 64, 30 layers). Prints time, arithmetic rate or bytes read per second.
+// heads of 64, 30 layers). Prints time, bytes, rates and the share of what this machine can do
+// (machine_limits.h).
 #include <benchmark/benchmark.h>
 
 #include <numeric>
@@ -8,7 +9,9 @@
 
 #include "base/buffer.h"
 #include "base/random.h"
+#include "bench/machine_limits.h"
 #include "kernels/attention.h"
+#include "kernels/moments.h"
 #include "kernels/scores.h"
 
 namespace kvship {
@@ -20,6 +23,10 @@ std::vector<float> Activations(size_t count) {
   std::vector<float> out(count);
   for (size_t i = 0; i < count; ++i) out[i] = static_cast<float>(4 * UniformUnit(1, i) - 2);
   return out;
+}
+
+double BytesOf(const std::vector<float>& numbers) {
+  return static_cast<double>(numbers.size() * sizeof(float));
 }
 
 // One block of queries of one layer, at the end of a prompt.
@@ -37,12 +44,11 @@ void PromptBlock(benchmark::State& state, Arithmetic arithmetic, size_t num_quer
       .arithmetic = arithmetic,
       .out = TensorView(out.data(), {num_queries, kQueryHeads * kHeadDim}),
       .lse = TensorView(lse.data(), {kQueryHeads, num_queries})};
-  for (auto _ : state) benchmark::DoNotOptimize(PromptAttention(backend, args).ok());
   const double pairs = static_cast<double>(num_queries) *
                        (static_cast<double>(num_tokens) - static_cast<double>(num_queries - 1) / 2);
-  state.counters["GFLOP/s"] = benchmark::Counter(
-      4e-9 * pairs * kQueryHeads * kHeadDim * static_cast<double>(state.iterations()),
-      benchmark::Counter::kIsRate);
+  const Work work = {.bytes = BytesOf(q) + BytesOf(keys) + BytesOf(values) + BytesOf(out),
+                     .operations = 4 * pairs * kQueryHeads * kHeadDim};
+  TimeWork(state, work, [&] { benchmark::DoNotOptimize(PromptAttention(backend, args).ok()); });
 }
 
 // All attention of one decode step: every layer's pages in memory of their own.
@@ -68,7 +74,10 @@ void DecodeStep(benchmark::State& state, PageFormat format, size_t num_tokens) {
   }
   std::vector<float> q = Activations(kQueryHeads * kHeadDim), out(q.size());
   const size_t num_heads = kKvHeads;
-  for (auto _ : state) {
+  const Work work = {
+      .bytes = static_cast<double>(memory.num_bytes()),
+      .operations = 4.0 * static_cast<double>(kLayers * num_tokens * kQueryHeads * kHeadDim)};
+  TimeWork(state, work, [&] {
     for (size_t layer = 0; layer < kLayers; ++layer) {
       std::vector<PagedHead> heads(kKvHeads);
       for (size_t h = 0; h < kKvHeads; ++h) {
@@ -86,10 +95,7 @@ void DecodeStep(benchmark::State& state, PageFormat format, size_t num_tokens) {
                                    .out = TensorView(out.data(), {1, q.size()})});
       benchmark::DoNotOptimize(status.ok());
     }
-  }
-  state.counters["GB/s"] = benchmark::Counter(
-      1e-9 * static_cast<double>(memory.num_bytes()) * static_cast<double>(state.iterations()),
-      benchmark::Counter::kIsRate);
+  });
 }
 
 // Votes, pooling, group reduction and choice of one layer.
@@ -102,7 +108,12 @@ void ScoreLayer(benchmark::State& state, size_t window, size_t num_tokens) {
   std::vector<float> scores(kKvHeads * num_tokens);
   const TensorView votes_view(votes.data(), {kQueryHeads, num_tokens});
   const TensorView pooled_view(pooled.data(), {kQueryHeads, num_tokens});
-  for (auto _ : state) {
+  // Each row of scores but the last is written and read.
+  const Work work = {.bytes = BytesOf(q) + BytesOf(keys) + 2 * BytesOf(votes) +
+                              2 * BytesOf(pooled) + 2 * BytesOf(scores),
+                     .operations = 2.0 * static_cast<double>(kQueryHeads * window * kHeadDim) *
+                                   static_cast<double>(num_tokens)};
+  TimeWork(state, work, [&] {
     const WindowVotesArgs args{.q = TensorView(q.data(), {kQueryHeads, window, kHeadDim}),
                                .keys = TensorView(keys.data(), {kKvHeads, num_tokens, kHeadDim}),
                                .lse = TensorView(lse.data(), {kQueryHeads, window}),
@@ -118,22 +129,53 @@ void ScoreLayer(benchmark::State& state, size_t window, size_t num_tokens) {
       benchmark::DoNotOptimize(
           TopPositions(std::span(scores).subspan(h * num_tokens, num_tokens), num_tokens / 8));
     }
-  }
+  });
+}
+
+// Moments of a block of one layer's queries, in double.
+void AddBlockMoments(benchmark::State& state, size_t num_queries) {
+  Backend backend(static_cast<size_t>(state.range(0)));
+  std::vector<float> x = Activations(num_queries * kQueryHeads * kHeadDim);
+  std::vector<double> sums(kQueryHeads * kHeadDim), products(sums.size() * kHeadDim);
+  const TensorView rows(x.data(), {num_queries, kQueryHeads, kHeadDim});
+  const size_t row_operations = kHeadDim + kHeadDim * (kHeadDim + 1);
+  const Work work = {.bytes = BytesOf(x) + static_cast<double>(products.size() * sizeof(double)),
+                     .operations = static_cast<double>(num_queries * kQueryHeads * row_operations)};
+  TimeWork(state, work,
+           [&] { benchmark::DoNotOptimize(AddMoments(backend, rows, sums, products).ok()); });
+}
+
+// What one layer's keys are expected to draw.
+void ExpectLogits(benchmark::State& state, size_t num_tokens) {
+  Backend backend(static_cast<size_t>(state.range(0)));
+  std::vector<float> mean = Activations(kQueryHeads * kHeadDim);
+  std::vector<float> covariance = Activations(kQueryHeads * kHeadDim * kHeadDim);
+  std::vector<float> keys = Activations(kKvHeads * num_tokens * kHeadDim);
+  std::vector<float> logits(kQueryHeads * num_tokens);
+  const ExpectedLogitsArgs args{
+      .mean = TensorView(mean.data(), {kQueryHeads, kHeadDim}),
+      .covariance = TensorView(covariance.data(), {kQueryHeads, kHeadDim, kHeadDim}),
+      .keys = TensorView(keys.data(), {kKvHeads, num_tokens, kHeadDim}),
+      .logits = TensorView(logits.data(), {kQueryHeads, num_tokens})};
+  const Work work = {
+      .bytes = BytesOf(covariance) + BytesOf(keys) + BytesOf(logits),
+      .operations = 2.0 * static_cast<double>(logits.size() * kHeadDim * (kHeadDim + 2))};
+  TimeWork(state, work, [&] { benchmark::DoNotOptimize(ExpectedLogits(backend, args).ok()); });
 }
 
 void GatherHead(benchmark::State& state, PageFormat format, size_t num_tokens) {
-  std::vector<float> rows = Activations(num_tokens * kHeadDim);
-  const TensorView view(rows.data(), {num_tokens, kHeadDim});
+  std::vector<float> keys = Activations(num_tokens * kHeadDim), values = keys;
+  const TensorView key_rows(keys.data(), {num_tokens, kHeadDim});
+  const TensorView value_rows(values.data(), {num_tokens, kHeadDim});
   std::vector<int32_t> positions;
   for (size_t i = 0; i < num_tokens; i += 2) positions.push_back(static_cast<int32_t>(i));
   Buffer pages(PagesFor(positions.size()) * PageBytes(format, kHeadDim));
-  for (auto _ : state) {
-    GatherPages(format, view, view, positions, pages.data());
+  const size_t read_bytes = 2 * positions.size() * kHeadDim * sizeof(float);
+  const Work work = {.bytes = static_cast<double>(read_bytes + pages.num_bytes())};
+  TimeWork(state, work, [&] {
+    GatherPages(format, key_rows, value_rows, positions, pages.data());
     benchmark::DoNotOptimize(pages.data()[0]);
-  }
-  state.counters["GB/s"] = benchmark::Counter(
-      1e-9 * static_cast<double>(pages.num_bytes()) * static_cast<double>(state.iterations()),
-      benchmark::Counter::kIsRate);
+  });
 }
 
 void RegisterAll() {
@@ -162,13 +204,19 @@ void RegisterAll() {
   for (const size_t tokens : {512, 8000}) {
     add("ScoreLayer/64/" + std::to_string(tokens),
         [=](benchmark::State& state) { ScoreLayer(state, 64, tokens); });
+    add("ExpectedLogits/" + std::to_string(tokens),
+        [=](benchmark::State& state) { ExpectLogits(state, tokens); });
   }
+  add("AddMoments/256", [](benchmark::State& state) { AddBlockMoments(state, 256); });
   for (const PageFormat format :
        {PageFormat::kF16, PageFormat::kFp8, PageFormat::kInt8, PageFormat::kInt4}) {
     const std::string name = std::string("GatherHead/8000/") + PageFormatName(format);
-    benchmark::RegisterBenchmark(name.c_str(), [format](benchmark::State& state) {
-      GatherHead(state, format, 8000);
-    })->Unit(benchmark::kMicrosecond);
+    benchmark::RegisterBenchmark(
+        name.c_str(), [format](benchmark::State& state) { GatherHead(state, format, 8000); })
+        ->ArgName("threads")
+        ->Arg(1)
+        ->UseRealTime()
+        ->Unit(benchmark::kMicrosecond);
   }
 }
 
@@ -178,5 +226,6 @@ void RegisterAll() {
 int main(int argc, char** argv) {
   kvship::RegisterAll();
   benchmark::Initialize(&argc, argv);
+  kvship::ShowLimits({1, 2});
   benchmark::RunSpecifiedBenchmarks();
 }

@@ -1,14 +1,18 @@
-// Products and elementwise operations at the shapes of the demo model (SmolLM2-135M): a prompt
-// block through one layer, and one token through the whole model. Prints time, arithmetic rate, and
-// bytes of weights read per second.
+// Products, elementwise operations and the draw of a token at the shapes of the demo model
+// (SmolLM2-135M): a prompt block through one layer, and one token through the whole model. Prints
+// time, bytes, rates and the share of what this machine can do (machine_limits.h).
 #include <benchmark/benchmark.h>
 
+#include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/random.h"
+#include "bench/machine_limits.h"
 #include "kernels/elementwise.h"
 #include "kernels/product.h"
+#include "kernels/token_draw.h"
 
 namespace kvship {
 namespace {
@@ -39,11 +43,8 @@ constexpr Shape kLayer[] = {
     {"qkv", 960, 576}, {"o", 576, 576}, {"gate_up", 3072, 576}, {"down", 576, 1536}};
 constexpr size_t kLayers = 30, kVocabulary = 49152, kHidden = 576;
 
-void SetRates(benchmark::State& state, double products, double bytes) {
-  const auto n = static_cast<double>(state.iterations());
-  state.counters["GFLOP/s"] = benchmark::Counter(2e-9 * products * n, benchmark::Counter::kIsRate);
-  state.counters["weights GB/s"] =
-      benchmark::Counter(1e-9 * bytes * n, benchmark::Counter::kIsRate);
+double BytesOf(const std::vector<float>& numbers) {
+  return static_cast<double>(numbers.size() * sizeof(float));
 }
 
 void ProductOfBlock(benchmark::State& state, const Shape& shape, WeightFormat format,
@@ -53,13 +54,14 @@ void ProductOfBlock(benchmark::State& state, const Shape& shape, WeightFormat fo
   std::vector<float> x = Activations(num_rows * shape.cols), y(num_rows * shape.rows);
   ProductWeights unpacked;
   if (!UnpackWeights(backend, {&weights.view, 1}, arithmetic, &unpacked).ok()) return;
-  for (auto _ : state) {
+  const Work work = {
+      .bytes = static_cast<double>(unpacked.memory.num_bytes()) + BytesOf(x) + BytesOf(y),
+      .operations = 2.0 * static_cast<double>(num_rows * shape.rows * shape.cols)};
+  TimeWork(state, work, [&] {
     const absl::Status status = Product(backend, TensorView(x.data(), {num_rows, shape.cols}),
                                         unpacked, TensorView(y.data(), {num_rows, shape.rows}));
     benchmark::DoNotOptimize(status.ok());
-  }
-  SetRates(state, static_cast<double>(num_rows * shape.rows * shape.cols),
-           static_cast<double>(weights.view.num_bytes()));
+  });
 }
 
 void UnpackLayer(benchmark::State& state, WeightFormat format, Arithmetic arithmetic) {
@@ -67,16 +69,19 @@ void UnpackLayer(benchmark::State& state, WeightFormat format, Arithmetic arithm
   std::vector<Weights> weights;
   for (const Shape& shape : kLayer) weights.emplace_back(format, shape.rows, shape.cols);
   std::vector<ProductWeights> unpacked(weights.size());
-  double bytes = 0;
-  for (const Weights& w : weights) bytes += static_cast<double>(w.view.num_bytes());
-  for (auto _ : state) {
+  const auto unpack = [&] {
     for (size_t i = 0; i < weights.size(); ++i) {
       const absl::Status status =
           UnpackWeights(backend, {&weights[i].view, 1}, arithmetic, &unpacked[i]);
       benchmark::DoNotOptimize(status.ok());
     }
+  };
+  unpack();
+  Work work;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    work.bytes += static_cast<double>(weights[i].view.num_bytes() + unpacked[i].memory.num_bytes());
   }
-  SetRates(state, 0, bytes);
+  TimeWork(state, work, unpack);
 }
 
 // Every product of a decode step, weights of every layer in memory of their own.
@@ -87,28 +92,30 @@ void DecodeStep(benchmark::State& state, WeightFormat format, size_t batch) {
     for (const Shape& shape : kLayer) weights.emplace_back(format, shape.rows, shape.cols);
   }
   weights.emplace_back(WeightFormat::kQ8_0, kVocabulary, kHidden);
-  double products = 0, bytes = 0;
+  Work work;
   for (const Weights& w : weights) {
-    products += static_cast<double>(batch * w.view.rows * w.view.cols);
-    bytes += static_cast<double>(w.view.num_bytes());
+    work.operations += 2.0 * static_cast<double>(batch * w.view.rows * w.view.cols);
+    work.bytes += static_cast<double>(w.view.num_bytes());
   }
   std::vector<float> x = Activations(batch * 1536), y(batch * kVocabulary);
-  for (auto _ : state) {
+  TimeWork(state, work, [&] {
     for (const Weights& w : weights) {
       const absl::Status status =
           ProductPacked(backend, TensorView(x.data(), {batch, w.view.cols}), {&w.view, 1},
                         Arithmetic::kFast, TensorView(y.data(), {batch, w.view.rows}));
       benchmark::DoNotOptimize(status.ok());
     }
-  }
-  SetRates(state, products, bytes);
+  });
 }
 
 void ElementwiseOfBlock(benchmark::State& state, size_t num_rows) {
   Backend backend(static_cast<size_t>(state.range(0)));
   std::vector<float> x = Activations(num_rows * 3072), y(num_rows * 1536), weight(576, 1.0f);
   std::vector<float> cos_sin(num_rows * 64, 0.7f);
-  for (auto _ : state) {
+  // Read: rows twice, cosines and sines, gates with what they multiply; written: rows twice, out.
+  constexpr size_t kRowNumbers = 4 * 576 + 64 + 3072 + 1536;
+  const Work work = {.bytes = static_cast<double>(num_rows * kRowNumbers * sizeof(float))};
+  TimeWork(state, work, [&] {
     const TensorView rows(x.data(), {num_rows, 576});
     const bool ok = RmsNorm(backend, rows, weight, 1e-5f, rows).ok() &&
                     Rope(backend, rows.SplitLast(9), TensorView(cos_sin.data(), {num_rows, 64}),
@@ -118,6 +125,32 @@ void ElementwiseOfBlock(benchmark::State& state, size_t num_rows) {
                             TensorView(y.data(), {num_rows, 1536}))
                         .ok();
     benchmark::DoNotOptimize(ok);
+  });
+}
+
+void Draw(benchmark::State& state, TokenDraw draw) {
+  const std::vector<float> logits = Activations(kVocabulary);
+  const Work work = {.bytes = BytesOf(logits)};
+  TimeWork(state, work, [&] {
+    benchmark::DoNotOptimize(DrawToken(logits, draw));
+    ++draw.index;
+  });
+}
+
+void RegisterDraws() {
+  // Temperature 1, of logits that are less than 1 apart: nearly all tokens have a chance.
+  const auto scale = static_cast<float>(M_LOG2E * (1 << kHalvingBits));
+  const std::pair<const char*, TokenDraw> draws[] = {
+      {"likeliest", {}},
+      {"all", {.scale = scale}},
+      {"top_k", {.scale = scale, .top_k = 50}},
+      {"top_p", {.scale = scale, .top_p = ~uint64_t{0} / 10 * 9}}};
+  for (const auto& [name, draw] : draws) {
+    benchmark::RegisterBenchmark((std::string("draw/") + name).c_str(), Draw, draw)
+        ->Arg(1)
+        ->UseRealTime()
+        ->Unit(benchmark::kMicrosecond)
+        ->MinTime(0.2);
   }
 }
 
@@ -152,6 +185,7 @@ void Register() {
   }
   threads(benchmark::RegisterBenchmark("elementwise/1row", ElementwiseOfBlock, 1));
   threads(benchmark::RegisterBenchmark("elementwise/512rows", ElementwiseOfBlock, 512));
+  RegisterDraws();
 }
 
 }  // namespace
@@ -160,6 +194,7 @@ void Register() {
 int main(int argc, char** argv) {
   kvship::Register();
   benchmark::Initialize(&argc, argv);
+  kvship::ShowLimits({1, 2});
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

@@ -34,14 +34,15 @@ class Scorer {
   virtual size_t num_scored(const KvPlan& plan) const { return plan.prompt_tokens; }
 
   // Sees the queries [begin, begin + count) of the layer's window, in order and before Score, for
-  // what Score needs of them beside their votes.
+  // what Score needs of them beside their votes. Errors: as Score.
   virtual absl::Status Watch(Backend& /*backend*/, const LayerView& /*layer*/, size_t /*begin*/,
                              size_t /*count*/) {
     return absl::OkStatus();
   }
 
   // Scores of each set of kept tokens, larger is better: scores [plan's num_heads, num_scored] f32.
-  // A scorer of one set for the whole layer gives every head the same.
+  // A scorer of one set for the whole layer gives every head the same. Errors: InvalidArgument if
+  // the layer's views do not fit each other.
   virtual absl::Status Score(Backend& backend, const ScorerInput& input, TensorView scores) = 0;
 };
 

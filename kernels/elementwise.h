@@ -1,5 +1,6 @@
 // The small operations between the products of a transformer layer. Each row of activations is
-// computed by itself.
+// computed by itself. Errors: InvalidArgument if the shapes do not fit, or an id lies outside the
+// table.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,7 @@
 
 namespace kvship {
 
-// out[m] = row ids[m] of the embedding table, as floats. out [M, C] f32. Ids must lie inside the
-// table.
+// out[m] = row ids[m] of the embedding table, as floats. out [M, C] f32.
 absl::Status Embed(Backend& backend, const WeightView& table, std::span<const int32_t> ids,
                    TensorView out);
 

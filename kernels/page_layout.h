@@ -1,19 +1,6 @@
 // How a page lies in memory, in the pool and on the wire alike: 32 tokens of K and V of ONE KV head
-// of one layer. The last page of a head is padded with zeros. docs/wire.md has a worked example in
-// bytes.
-//
-//   f32, f16, bf16:  K [32, D], V [32, D]
-//   fp8:             K [32, D] e4m3, V [32, D] e4m3, K scale f32, V scale f32, 8 bytes of zeros;
-//                    x = code * scale, scale = the page's largest |x| / 448
-//   int8, int4:      K codes [32, D], V codes [32, D], K scale [D], K minimum [D], V scale [D / 32,
-//                    32], V minimum [D / 32, 32], all four bf16; x = minimum + code * scale. K is
-//                    quantized per channel over the page's tokens, V per token over 32 channels
-//                    (KIVI, arXiv 2402.02750). 32 channels of int4 lie in 16 bytes: channels c and
-//                    c + 16 in the low and the high half of byte c. D is a multiple of 32.
-//
-// Minima and maxima are those of the tokens that are there, never of the padding. NaN and
-// infinities make what shares their scale NaN; fp8 has neither and takes its largest number.
-// Quantized pages are immutable: no token is added to one.
+// of one layer. docs/wire.md says what stands where in each format, and shows an int4 page in
+// bytes. Quantized pages are immutable: no token is added to one.
 #pragma once
 
 #include <cstddef>

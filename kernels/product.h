@@ -4,7 +4,8 @@
 // and V; gate and up) are given together and their outputs lie side by side.
 //
 // Any output element is computed by the same sequence of operations whatever the number of rows
-// given with it and whatever the number of threads.
+// given with it and whatever the number of threads. Errors: InvalidArgument if the shapes do not
+// fit.
 #pragma once
 
 #include <cstddef>
@@ -30,7 +31,6 @@ struct ProductWeights {
 // Unpacks `stacked` (all with the same cols) into `out`, one below the other. With kFast, where the
 // processor has AVX2, quantized weights stay bytes (1.25 per weight instead of 4) and Product
 // rounds the activations to 16 bits in runs of 32.
-// Errors: InvalidArgument if the column counts differ.
 absl::Status UnpackWeights(Backend& backend, std::span<const WeightView> stacked,
                            Arithmetic arithmetic, ProductWeights* out);
 

@@ -1,6 +1,7 @@
 // What turns a layer's queries and keys into votes for tokens, and votes into a choice. Everything
 // is float32, and each number is computed by the same sequence of operations whatever the tiling
-// and the number of threads: the choice is bit-identical for identical Q and K.
+// and the number of threads: the choice is bit-identical for identical Q and K. Errors:
+// InvalidArgument if the shapes do not fit.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +25,6 @@ namespace kvship {
 //
 // With `accumulate` the queries' attention is added to the votes that are there, query after query,
 // so that a prompt's column sums do not depend on the blocks in which its queries came.
-// Errors: InvalidArgument if the shapes do not fit.
 struct WindowVotesArgs {
   TensorView q;
   TensorView keys;
@@ -45,7 +45,7 @@ enum class Pooling : uint8_t { kNone, kAverage, kMax };
 
 // out[r, i] = average or maximum of in[r, i - kernel/2 .. i + kernel/2]. The average counts the
 // zero padding at the edges (divides by `kernel` there too), the maximum pads with -infinity.
-// kernel is odd. in, out [R, T] f32, not the same memory.
+// kernel is odd; InvalidArgument if not. in, out [R, T] f32, not the same memory.
 absl::Status PoolScores(Backend& backend, TensorView in, Pooling pooling, size_t kernel,
                         TensorView out);
 

@@ -22,6 +22,8 @@ namespace kvship {
 // Device memory for so many frames of a layer; none where it shall go through the host.
 using TakeFrames = std::function<std::vector<FrameStaging::BlockPtr>(size_t num_frames)>;
 
+// An error of Step, Compress or Logits ends the reading: ResourceExhausted if there is no memory
+// left, else what the kernels refuse or the device reports.
 class PromptReading {
  public:
   enum class Event { kBlockDone, kLayerDone };

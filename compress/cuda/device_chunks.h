@@ -25,7 +25,7 @@ class DeviceChunks {
                                              cudaStream_t stream);
 
   // Enqueues the choice of a layer: offsets and positions of `compact`, from scores [H, num_scored]
-  // f32 in device memory, rows `row_stride` elements apart.
+  // f32 in device memory, rows `row_stride` elements apart. Errors: those of the kernels.
   absl::Status Select(size_t layer, const float* scores, size_t num_scored, size_t row_stride,
                       const CompactDeviceLayer& compact);
 

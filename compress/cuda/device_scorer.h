@@ -1,7 +1,8 @@
 // DeviceScorer votes for the tokens of a layer on a GPU: Scorer for what runs there. Scores are the
 // CPU's (each formula stands in the scorer's file in compress/), of queries and keys in 16 bits.
 //
-// One per request; belongs to one thread and one stream. Its operations enqueue and return at once.
+// One per request; belongs to one thread and one stream. Its operations enqueue and return at once,
+// with the errors of the kernels.
 #pragma once
 
 #include <cuda_runtime.h>

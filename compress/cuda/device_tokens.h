@@ -29,7 +29,7 @@ class DeviceTokens {
   // Enqueues the choice of a layer: positions of `compact`, and offsets where they are not known
   // yet. Device memory: scores [H, T] f32, rows `row_stride` elements apart, which become those of
   // the choice; attention [Hq, T], DeviceScorer's WindowAttention(). Tokens that the scorer gives
-  // none have minus infinity.
+  // none have minus infinity. Errors: those of the kernels.
   absl::Status Select(size_t layer, float* scores, size_t row_stride, const float* attention,
                       const CompactDeviceLayer& compact);
 

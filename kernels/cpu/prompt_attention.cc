@@ -15,12 +15,7 @@ namespace kvship {
 namespace HWY_NAMESPACE {
 
 void AttendPrompt(Backend& backend, const PromptAttentionArgs& args) {
-#if KVSHIP_PROMPT_PAIRS
-  if (args.arithmetic == Arithmetic::kFast && PairTiles::Suits(args)) {
-    AttendWithPairs(backend, args);
-    return;
-  }
-#endif
+  if (args.arithmetic == Arithmetic::kFast && AttendWithPairs(backend, args)) return;
   const size_t thread_bytes = ThreadFloats(args.q.dims[2]) * sizeof(float);
   std::byte* const scratch = backend.Scratch(backend.threads().num_threads() * thread_bytes);
   AttendWith(FloatTiles(args), backend, args, reinterpret_cast<float*>(scratch));

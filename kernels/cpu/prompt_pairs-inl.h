@@ -21,9 +21,7 @@
 
 #include "kernels/cpu/prompt_floats-inl.h"
 
-#undef KVSHIP_PROMPT_PAIRS
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
-#define KVSHIP_PROMPT_PAIRS 1
 #include <immintrin.h>
 
 #if HWY_TARGET == HWY_AVX3
@@ -297,7 +295,9 @@ class PairTiles : public KeyPairs, public FloatTiles {
 
 #endif
 
-inline void AttendWithPairs(Backend& backend, const PromptAttentionArgs& args) {
+// Whether it has attended: other shapes and processors want float32.
+inline bool AttendWithPairs(Backend& backend, const PromptAttentionArgs& args) {
+  if (!PairTiles::Suits(args)) return false;
   const PromptShape shape(args);
   const size_t tile_bytes = (PairTiles::NumBytes(shape) + 63) / 64 * 64;
   const size_t thread_bytes = ThreadFloats(shape.head_dim) * sizeof(float);
@@ -310,11 +310,25 @@ inline void AttendWithPairs(Backend& backend, const PromptAttentionArgs& args) {
     tiles.Pack(args, task / tiles_per_head, begin, std::min(begin + kTileKeys, shape.num_keys));
   });
   AttendWith(tiles, backend, args, reinterpret_cast<float*>(memory + tile_bytes));
+  return true;
 }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace kvship
 HWY_AFTER_NAMESPACE();
+
+#else
+
+HWY_BEFORE_NAMESPACE();
+namespace kvship {
+namespace HWY_NAMESPACE {
+
+inline bool AttendWithPairs(Backend&, const PromptAttentionArgs&) { return false; }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvship
+HWY_AFTER_NAMESPACE();
+
 #endif  // AVX2 or AVX-512
 
 #endif  // KVSHIP_KERNELS_CPU_PROMPT_PAIRS_INL_H_

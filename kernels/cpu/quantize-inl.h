@@ -1,4 +1,4 @@
-// A page's tokens as codes and scales (kernels/page_layout.h), compiled once per SIMD target.
+// A page's tokens as codes and scales (docs/wire.md), compiled once per SIMD target.
 
 #include <algorithm>
 #include <cmath>

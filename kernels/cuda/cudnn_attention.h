@@ -37,6 +37,8 @@ class CudnnAttention {
 
   // PromptAttention(), but for: q, out and lse have room for AttentionBucket(M) rows, of which
   // those from M on may be overwritten; lse_row_stride is that bucket; an lse is always wanted.
+  // Errors besides: Unimplemented if cuDNN has no plan for it, ResourceExhausted if the device has
+  // no room for the plan, Internal for whatever else cuDNN refuses.
   absl::Status Run(cudaStream_t stream, const PromptAttentionArgs& args);
 
  private:

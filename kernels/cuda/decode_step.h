@@ -1,5 +1,6 @@
 // What a decode step does before the network, on the GPU: it finds where the new token of each
-// sequence goes, so that a captured graph can be replayed without the host.
+// sequence goes, so that a captured graph can be replayed without the host. Errors: InvalidArgument
+// if sizes, strides or number formats are not as below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

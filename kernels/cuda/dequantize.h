@@ -1,4 +1,6 @@
 // Unpacks weight matrices on the GPU: Dequantize() of kernels/product.h, rounded to a 16-bit type.
+// Errors: InvalidArgument if sizes, strides or number formats are not as below, else those of
+// Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,5 +1,6 @@
 // The small operations between the products of a transformer layer, on the GPU:
-// kernels/elementwise.h on f16 or bf16 activations, computed in float32.
+// kernels/elementwise.h on f16 or bf16 activations, computed in float32. Errors: InvalidArgument if
+// sizes, strides or number formats are not as below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,5 +1,7 @@
 // What keys are expected to draw from the queries to come, given their moments, on the GPU: what
 // the scorer expected_attention of compress/ gives, ExpectedLogits() of kernels/moments.h included.
+// Errors: InvalidArgument if sizes, strides or number formats are not as below, else those of
+// Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

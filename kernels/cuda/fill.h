@@ -1,5 +1,6 @@
 // Values that the device writes by itself: two integers without a copy from the host, and random
-// weights, so that a model of any size needs no file.
+// weights, so that a model of any size needs no file. Errors: InvalidArgument if sizes, strides or
+// number formats are not as below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,4 +1,5 @@
-// How much of the window's attention falls on kept tokens, on the GPU.
+// How much of the window's attention falls on kept tokens, on the GPU. Errors: InvalidArgument if
+// sizes, strides or number formats are not as below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,5 +1,6 @@
 // How far each key points away from where the keys of its head point on the average, on the GPU:
-// what the scorer keydiff of compress/ gives.
+// what the scorer keydiff of compress/ gives. Errors: InvalidArgument if sizes, strides or number
+// formats are not as below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

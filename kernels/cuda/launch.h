@@ -18,6 +18,7 @@
 
 namespace kvship::cuda {
 
+// ResourceExhausted if the device has no memory left, Internal for any other error.
 inline absl::Status CudaStatus(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return absl::OkStatus();
   const auto message = absl::StrCat(what, ": ", cudaGetErrorString(error));
@@ -60,7 +61,7 @@ absl::Status LaunchWith(cudaLaunchConfig_t config, cudaStream_t stream, dim3 gri
   return CudaStatus(cudaLaunchKernelEx(&config, kernel, arguments...), "kernel launch");
 }
 
-// Runs `kernel` on `stream`; returns the error of the launch, not of the run.
+// Runs `kernel` on `stream`; returns the error of the launch, not of the run: CudaStatus().
 template <class... Parameters>
 absl::Status Launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes,
                     void (*kernel)(Parameters...),

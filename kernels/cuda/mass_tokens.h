@@ -1,5 +1,7 @@
 // How many of its best tokens each head needs for a share of the window's attention, on the GPU:
-// the allocator mass of compress/allocator.h, for scores that are all there.
+// the allocator mass of compress/allocator.h, for scores that are all there. Errors:
+// InvalidArgument if sizes, strides or number formats are not as below, else those of Launch() in
+// launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,5 +1,6 @@
 // Decode attention on the GPU: one query token per sequence over one-head pages, PagedAttention()
-// of kernels/attention.h.
+// of kernels/attention.h. Errors: InvalidArgument if sizes, strides or number formats are not as
+// below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

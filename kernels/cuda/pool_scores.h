@@ -1,4 +1,6 @@
 // Votes to scores on the GPU: PoolScores() and ReduceGroups() of kernels/scores.h in one pass.
+// Errors: InvalidArgument if sizes, strides or number formats are not as below, else those of
+// Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

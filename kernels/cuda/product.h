@@ -43,6 +43,8 @@ class Products {
   Products(const Products&) = delete;
   Products& operator=(const Products&) = delete;
 
+  // Errors: InvalidArgument for other sizes or formats than said, Unimplemented if cuBLASLt has no
+  // algorithm for them, Internal for whatever else it refuses.
   absl::Status Run(cudaStream_t stream, const ProductArgs& args);
 
  private:

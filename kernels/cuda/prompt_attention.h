@@ -1,5 +1,7 @@
 // Causal attention over a prompt on the GPU, PromptAttention() of kernels/attention.h: a plain
 // kernel without libraries, for machines that have none and as the reference of faster ones.
+// Errors: InvalidArgument if sizes, strides or number formats are not as below, else those of
+// Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,6 +1,6 @@
 // A kernel that gathers tokens into pages of another format than theirs: the codes and scales that
-// kernels/page_layout.h describes, by the arithmetic of kernels/cpu/quantize-inl.h in its order, or
-// numbers of another float type. Device code, for gather_pages.cu.
+// docs/wire.md describes, by the arithmetic of kernels/cpu/quantize-inl.h in its order, or numbers
+// of another float type. Device code, for gather_pages.cu.
 #pragma once
 
 #include <type_traits>

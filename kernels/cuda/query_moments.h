@@ -1,5 +1,7 @@
 // Moments of a prompt's queries before RoPE, on the GPU: AddMoments() of kernels/moments.h on
 // activations in 16 bits, and the moments that queries at positions to come are expected to have.
+// Errors: InvalidArgument if sizes, strides or number formats are not as below, else those of
+// Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,4 +1,6 @@
-// Cosines and sines by which RopeAndStore() turns queries and keys, on the GPU.
+// Cosines and sines by which RopeAndStore() turns queries and keys, on the GPU. Errors:
+// InvalidArgument if sizes, strides or number formats are not as below, else those of Launch() in
+// launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

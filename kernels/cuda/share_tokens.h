@@ -1,5 +1,6 @@
 // Shares a layer's places among its heads by their scores, on the GPU: AdaKV (arXiv 2407.11550) as
-// compress/allocator.h describes it, for scores that are all there.
+// compress/allocator.h describes it, for scores that are all there. Errors: InvalidArgument if
+// sizes, strides or number formats are not as below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,5 +1,6 @@
 // Scores of whole chunks of a layer's tokens, on the GPU: ChunkKV (arXiv 2502.00299) as
-// compress/selector.h describes it.
+// compress/selector.h describes it. Errors: InvalidArgument if sizes, strides or number formats are
+// not as below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,5 +1,6 @@
 // Drawing the next tokens of a batch on the GPU: DrawToken() of kernels/token_draw.h, which gives
-// the same tokens.
+// the same tokens. Errors: InvalidArgument if sizes, strides or number formats are not as below,
+// else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,6 +1,7 @@
 // Scores of tokens that ask no query, on the GPU: what the scorers knorm, streaming_llm and random
 // of compress/ give. And what is done to scores whoever gave them: one score for tokens that come
-// first or last whatever they score, and h2o's mean over queries.
+// first or last whatever they score, and h2o's mean over queries. Errors: InvalidArgument if sizes,
+// strides or number formats are not as below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,5 +1,6 @@
 // Exact choice of the k best positions per row of scores, on the GPU: TopPositions() of
-// kernels/scores.h for many rows at once.
+// kernels/scores.h for many rows at once. Errors: InvalidArgument if sizes, strides or number
+// formats are not as below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

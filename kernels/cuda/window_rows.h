@@ -1,4 +1,6 @@
 // Keeps the queries of the observation window, which lie among those of a block of the prompt.
+// Errors: InvalidArgument if sizes, strides or number formats are not as below, else those of
+// Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

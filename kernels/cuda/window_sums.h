@@ -1,6 +1,8 @@
 // The log-sum-exp of the prompt's last queries over the keys, on the GPU: WindowLogSumExp() of
 // kernels/scores.h. With WindowVotes() it makes the two-pass form of scoring, for where attention
-// has left none, or where the softmax runs over fewer keys than attention's.
+// has left none, or where the softmax runs over fewer keys than attention's. Errors:
+// InvalidArgument if sizes, strides or number formats are not as below, else those of Launch() in
+// launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,6 +1,7 @@
 // How much consecutive queries of a prompt, as a rule its last, attend to each key, on the GPU:
 // kernels/scores.h on tensor cores, in one pass over the keys, with the log-sum-exp of attention or
-// of window_sums.h.
+// of window_sums.h. Errors: InvalidArgument if sizes, strides or number formats are not as below,
+// else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>

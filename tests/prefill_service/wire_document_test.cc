@@ -1,6 +1,7 @@
-// Holds the worked example of docs/wire.md to what the code makes, byte by byte.
+// Holds the worked examples of docs/wire.md to what the code makes, byte by byte.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -10,6 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "kernels/attention.h"
 #include "kv/frames.h"
 #include "rpc/cache_messages.h"
@@ -110,6 +115,55 @@ class WireDocument : public ::testing::Test {
   LayerFrames frames_;
   KvManifest manifest_;
 };
+
+TEST_F(WireDocument, ShowsAnInt4PageOfThreeTokens) {
+  constexpr size_t kHeadDim = 32;
+  std::array<float, 3 * kHeadDim> keys = {};
+  std::array<float, 3 * kHeadDim> values = {};
+  const std::array<std::array<float, 3>, 3> channels = {{{-1, 3, 9.5f}, {14, 3, 2}, {4, 3, 5}}};
+  for (size_t t = 0; t < 3; ++t) {
+    keys[t * kHeadDim] = channels[t][0];
+    keys[t * kHeadDim + 1] = channels[t][1];
+    keys[t * kHeadDim + 16] = channels[t][2];
+  }
+  values[0] = -2;
+  values[17] = 13;
+  std::fill_n(values.begin() + kHeadDim, kHeadDim, 0.5f);
+  values[2 * kHeadDim + 31] = 7.5f;
+  const TensorView key_rows(keys.data(), {3, kHeadDim});
+  const TensorView value_rows(values.data(), {3, kHeadDim});
+  Bytes page(PageBytes(PageFormat::kInt4, kHeadDim), 0xff);
+  auto* const bytes = reinterpret_cast<std::byte*>(page.data());
+  GatherPages(PageFormat::kInt4, key_rows, value_rows, std::array<int32_t, 3>{0, 1, 2}, bytes);
+  ExpectDocumented("int4-page", page);
+
+  std::array<float, 3 * kHeadDim> read_keys;
+  std::array<float, 3 * kHeadDim> read_values;
+  ReadPage(PageFormat::kInt4, bytes, TensorView(read_keys.data(), {3, kHeadDim}),
+           TensorView(read_values.data(), {3, kHeadDim}));
+  EXPECT_EQ(read_keys, keys);
+  EXPECT_EQ(read_values, values);
+}
+
+// Rows are "| FORMAT, FORMAT | parts | bytes | bytes of D = 64 |".
+TEST_F(WireDocument, CountsThePagesBytes) {
+  std::map<std::string, size_t> documented;
+  std::ifstream file(KVSHIP_GOLDENS "/../../docs/wire.md");
+  for (std::string line; std::getline(file, line);) {
+    const std::vector<std::string> cells = absl::StrSplit(line, '|');
+    size_t bytes = 0;
+    if (cells.size() != 6 || !absl::SimpleAtoi(cells[4], &bytes)) continue;
+    for (absl::string_view name : absl::StrSplit(cells[1], ',')) {
+      documented[std::string(absl::StripAsciiWhitespace(name))] = bytes;
+    }
+  }
+  std::map<std::string, size_t> made;
+  for (const PageFormat format : {PageFormat::kF32, PageFormat::kF16, PageFormat::kBf16,
+                                  PageFormat::kFp8, PageFormat::kInt8, PageFormat::kInt4}) {
+    made[PageFormatName(format)] = PageBytes(format, 64);
+  }
+  EXPECT_EQ(documented, made);
+}
 
 TEST_F(WireDocument, ShowsTheLayersBytes) {
   const auto payload = frames_.frames[0].payload.bytes;
