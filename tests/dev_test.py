@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # What the commands do their work with.
 TOOLS = ("apt-get", "clang-format", "cmake", "ctest", "dpkg-query", "git", "pip", "rm", "sudo")
-SCRIPTS = ("bundle", "gpu", "gpu_deps", "image")
+SCRIPTS = ("bundle", "gpu", "gpu_deps", "gpu_payload", "image")
 
 
 def commands():
