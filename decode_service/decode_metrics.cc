@@ -32,6 +32,36 @@ double MemorySavedBytes(const v1::KvReport& kv) {
 DecodeMetrics::DecodeMetrics(prometheus::Registry& registry)
     : DecodeMetrics(MetricFactory(registry, "kvship-decode")) {}
 
+DecodeMetrics::PrefillNodeMetrics::PrefillNodeMetrics(const MetricFactory& make)
+    : retries(make.Counters(
+          "prefill_retries_total",
+          "Prompts sent to another prefill node, by what was wrong with the one before: "
+          "lost (its stream broke), broken (it sent what cannot be), full, gave_up (it "
+          "waited too long for this side), draining, mismatch (another model, wire "
+          "version or plan, or too little memory)")),
+      ejections(make.Counter("prefill_ejections_total",
+                             "Times that a prefill node got no prompts for a while because one "
+                             "had failed there")),
+      nodes(make.Gauges(
+          "prefill_nodes",
+          "Prefill nodes that are known, by standing: serving; draining (it said that it "
+          "shuts down); ejected (it answers, but its last prompt failed); silent (it "
+          "does not answer); unfit (it said that it cannot serve: stuck, another "
+          "model). Prompts go to the first of these that any node has, never to unfit")),
+      failures(make.Counters(
+          "prefill_failures_total",
+          "Prompts that a prefill node did not deliver, by gRPC status code: UNAVAILABLE "
+          "where it was lost, INTERNAL where a step of its engine failed, DATA_LOSS where what "
+          "came was broken")) {
+  BeginAtZero(failures, {absl::StatusCode::kUnavailable, absl::StatusCode::kInternal,
+                         absl::StatusCode::kDataLoss});
+  for (const PrefillFault fault :
+       {PrefillFault::kLost, PrefillFault::kBroken, PrefillFault::kFull, PrefillFault::kGaveUp,
+        PrefillFault::kDraining, PrefillFault::kMismatch}) {
+    retries.Add({{"reason", std::string(NameOf(fault))}});
+  }
+}
+
 DecodeMetrics::DecodeMetrics(const MetricFactory& make)
     : model_(make.ModelInfo()),
       requests_(make.Requests()),
@@ -58,27 +88,7 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
                        "Time in which layers were coming in, from a layer's header to its "
                        "last byte in the pool; shipped bytes per second of it is the speed "
                        "of the way from the prefill node")),
-      prefill_retries_(make.Counters(
-          "prefill_retries_total",
-          "Prompts sent to another prefill node, by what was wrong with the one before: "
-          "lost (its stream broke), broken (it sent what cannot be), full, gave_up (it "
-          "waited too long for this side), draining, mismatch (another model, wire "
-          "version or plan, or too little memory)")),
-      prefill_ejections_(
-          make.Counter("prefill_ejections_total",
-                       "Times that a prefill node got no prompts for a while because one "
-                       "had failed there")),
-      prefill_nodes_(make.Gauges(
-          "prefill_nodes",
-          "Prefill nodes that are known, by standing: serving; draining (it said that it "
-          "shuts down); ejected (it answers, but its last prompt failed); silent (it "
-          "does not answer); unfit (it said that it cannot serve: stuck, another "
-          "model). Prompts go to the first of these that any node has, never to unfit")),
-      prefill_failures_(make.Counters(
-          "prefill_failures_total",
-          "Prompts that a prefill node did not deliver, by gRPC status code: UNAVAILABLE "
-          "where it was lost, INTERNAL where a step of its engine failed, DATA_LOSS where what "
-          "came was broken")),
+      prefill_(make),
       pool_capacity_bytes_(make.Gauge("pool_capacity_bytes", "Bytes of the KV pool")),
       pool_reserved_bytes_(
           make.Gauge("pool_reserved_bytes", "Bytes of the KV pool that are handed out")),
@@ -108,14 +118,7 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
                          kTransferSeconds)),
       retained_mass_(make.Histograms("retained_mass_ratio",
                                      "Share of the window's attention on kept tokens, by policy")) {
-  BeginAtZero(prefill_failures_, {absl::StatusCode::kUnavailable, absl::StatusCode::kInternal,
-                                  absl::StatusCode::kDataLoss});
   http_responses_.Add({{"status", "200"}});
-  for (const PrefillFault fault :
-       {PrefillFault::kLost, PrefillFault::kBroken, PrefillFault::kFull, PrefillFault::kGaveUp,
-        PrefillFault::kDraining, PrefillFault::kMismatch}) {
-    prefill_retries_.Add({{"reason", std::string(NameOf(fault))}});
-  }
 }
 
 void DecodeMetrics::SetModel(const std::string& name) { model_.Add({{"model", name}}).Set(1); }
@@ -149,7 +152,7 @@ void DecodeMetrics::CountReport(const v1::GenerateReport& report, absl::Duration
 }
 
 void DecodeMetrics::CountPrefillFailure(const absl::Status& error) {
-  prefill_failures_.Add({{"code", absl::StatusCodeToString(error.code())}}).Increment();
+  prefill_.failures.Add({{"code", absl::StatusCodeToString(error.code())}}).Increment();
 }
 
 void DecodeMetrics::AddCache(const v1::KvReport& kv) {
@@ -187,13 +190,13 @@ void DecodeMetrics::SetWaitingTokens(size_t prompt_tokens, size_t line_tokens) {
 }
 
 void DecodeMetrics::CountPrefillRetry(absl::string_view reason) {
-  prefill_retries_.Add({{"reason", std::string(reason)}}).Increment();
+  prefill_.retries.Add({{"reason", std::string(reason)}}).Increment();
 }
 
-void DecodeMetrics::CountPrefillEjection() { prefill_ejections_.Increment(); }
+void DecodeMetrics::CountPrefillEjection() { prefill_.ejections.Increment(); }
 
 void DecodeMetrics::SetPrefillNodes(absl::string_view standing, size_t num_nodes) {
-  prefill_nodes_.Add({{"standing", std::string(standing)}}).Set(static_cast<double>(num_nodes));
+  prefill_.nodes.Add({{"standing", std::string(standing)}}).Set(static_cast<double>(num_nodes));
 }
 
 }  // namespace kvship

@@ -51,6 +51,16 @@ class DecodeMetrics {
   void SetPrefillNodes(absl::string_view standing, size_t num_nodes);
 
  private:
+  // Of prefill nodes, as a decode node sees them.
+  struct PrefillNodeMetrics {
+    explicit PrefillNodeMetrics(const MetricFactory& make);
+
+    prometheus::Family<prometheus::Counter>& retries;
+    prometheus::Counter& ejections;
+    prometheus::Family<prometheus::Gauge>& nodes;
+    prometheus::Family<prometheus::Counter>& failures;
+  };
+
   explicit DecodeMetrics(const MetricFactory& make);
 
   prometheus::Family<prometheus::Gauge>& model_;
@@ -63,10 +73,7 @@ class DecodeMetrics {
   prometheus::Family<prometheus::Counter>& shipped_bytes_;
   prometheus::Family<prometheus::Counter>& saved_bytes_;
   prometheus::Counter& receive_seconds_;
-  prometheus::Family<prometheus::Counter>& prefill_retries_;
-  prometheus::Counter& prefill_ejections_;
-  prometheus::Family<prometheus::Gauge>& prefill_nodes_;
-  prometheus::Family<prometheus::Counter>& prefill_failures_;
+  PrefillNodeMetrics prefill_;
   prometheus::Gauge& pool_capacity_bytes_;
   prometheus::Gauge& pool_reserved_bytes_;
   prometheus::Gauge& memory_saved_bytes_;

@@ -66,6 +66,7 @@ PrefillNodes::~PrefillNodes() {
 
 absl::StatusOr<PrefillNodes::Visit> PrefillNodes::Choose(size_t prompt_tokens,
                                                          const std::set<std::string>& tried) {
+  std::lock_guard lock(choice_mutex_);
   const absl::Time now = MonotonicNow();
   const Nodes known = nodes();
   Nodes best;

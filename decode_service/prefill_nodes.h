@@ -86,6 +86,7 @@ class PrefillNodes {
 
   const Options options_;
   DecodeMetrics& metrics_;
+  std::mutex choice_mutex_;  // of prompts that come at once each sees where the others went
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<PrefillNode>> nodes_;  // by address
   std::condition_variable wake_;

@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <barrier>
 #include <chrono>
+#include <future>
 #include <map>
 #include <random>
 
@@ -167,6 +169,24 @@ TEST_F(PrefillNodesTest, TheLessLoadedOfTwoByTheirOwnWord) {
   ASSERT_TRUE(
       Eventually([&] { return StateOf(busy).load_tokens == 0 && StateOf(free).load_tokens == 1; }));
   EXPECT_EQ(TimesChosen(busy, 20), 20);
+}
+
+TEST_F(PrefillNodesTest, TwoPromptsThatComeAtOnceGoToTwoFreeNodes) {
+  FakeNode a;
+  FakeNode b;
+  Start({a.address(), b.address()}, /*check_interval=*/absl::Hours(1));
+  ASSERT_TRUE(HasServing(2));
+  for (int round = 0; round < 2000; ++round) {
+    std::barrier at_once(2);
+    const auto choose = [&] {
+      at_once.arrive_and_wait();
+      return *nodes_->Choose(10, {});
+    };
+    auto other = std::async(std::launch::async, choose);
+    const PrefillNodes::Visit visits[] = {choose(), other.get()};
+    ASSERT_NE(visits[0].node->address(), visits[1].node->address()) << "round " << round;
+    for (const auto& visit : visits) nodes_->Ended(visit, absl::OkStatus());
+  }
 }
 
 TEST_F(PrefillNodesTest, WhatWasSentSinceCounts) {
