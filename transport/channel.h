@@ -53,7 +53,7 @@ class StagedFrameSender {
 class Channel {
  public:
   virtual ~Channel() = default;
-  // Both send behind what was sent before, and do nothing once the channel is closed.
+  // Both send behind what was sent before; once the channel is closed what comes stays unsent.
   virtual void SendMessage(std::string message) = 0;
   virtual void SendFrame(const FrameHeader& header, SharedBytes payload) = 0;
   // Null where frames are sent from host memory alone.

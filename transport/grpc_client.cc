@@ -162,7 +162,7 @@ class GrpcClientChannel final : public Channel,
  private:
   void Send(const grpc::ByteBuffer& message) {
     std::lock_guard lock(mutex_);
-    if (!writable_ || closed_) return;
+    if (!writable_ || closed_) return outbox_.Lose(message);
     outbox_.Push(message);
     WriteNext();
   }

@@ -16,6 +16,9 @@ class GrpcOutbox {
     messages_.push_back(std::move(message));
   }
 
+  // Counts a message that is never written.
+  void Lose(const grpc::ByteBuffer& message) { num_bytes_ += message.Length(); }
+
   // The message to write now, valid until Written; null while one is being written or none waits.
   const grpc::ByteBuffer* Next() {
     if (writing_ || messages_.empty()) return nullptr;
@@ -34,7 +37,7 @@ class GrpcOutbox {
   void DropWaiting() { messages_.resize(writing_ ? 1 : 0); }
 
   bool empty() const { return messages_.empty(); }
-  // Of all messages that have not been written, dropped ones counted.
+  // Of all messages that have not been written, dropped and lost ones counted.
   size_t num_bytes() const { return num_bytes_; }
 
  private:

@@ -109,7 +109,7 @@ class GrpcServerChannel final : public Channel,
  private:
   void Send(const grpc::ByteBuffer& message) {
     std::lock_guard lock(mutex_);
-    if (closed_ || cancelled_) return;
+    if (closed_ || cancelled_) return outbox_.Lose(message);
     outbox_.Push(message);
     Proceed();
   }

@@ -67,8 +67,8 @@ class LoopbackNetwork::End final : public Channel, public std::enable_shared_fro
   void Send(Delivery delivery) {
     std::lock_guard lock(network_.mutex_);
     delivery.to = peer.lock();
-    if (closed || delivery.to == nullptr) return;
     num_unsent_bytes += delivery.message.size() + delivery.payload.bytes.size();
+    if (closed || delivery.to == nullptr) return;
     network_.Post(std::move(delivery));
   }
 };

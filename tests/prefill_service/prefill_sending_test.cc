@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +12,8 @@
 #include "service/metric_values.h"
 #include "tests/prefill_service/prefill_node.h"
 #include "tests/prefill_service/stalled_client.h"
+#include "tests/transport/recorded_events.h"
+#include "transport/loopback.h"
 
 namespace kvship {
 namespace {
@@ -117,6 +121,69 @@ TEST_F(PrefillSendingTest, OthersAreReadMeanwhile) {
   EXPECT_EQ(other->First(v1::PrefillResponse::kQueued).queued().place(), 0u);
   EXPECT_THAT(Ended(), ElementsAre(Pair("OK", 1)));
   EXPECT_EQ(Gauge("sending_requests"), 1);
+}
+
+// The node's reader, which lets the test act when all is computed and the last layer is not sent.
+class WatchedReader final : public PromptReader {
+ public:
+  WatchedReader(PromptReader& reader, std::function<void()> on_computed)
+      : reader_(reader), on_computed_(std::move(on_computed)) {}
+
+  const ModelConfig& config() const override { return reader_.config(); }
+  size_t pack_tokens() const override { return reader_.pack_tokens(); }
+  absl::Status Check(const PrefillTask& task) const override { return reader_.Check(task); }
+  size_t BytesFor(const PrefillTask& task) const override { return reader_.BytesFor(task); }
+  absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
+      std::span<const PrefillTask* const> tasks) override {
+    return std::make_unique<Reading>(*this, *reader_.Begin(tasks));
+  }
+
+ private:
+  struct Reading final : PromptReading {
+    Reading(const WatchedReader& watched, std::unique_ptr<PromptReading> read)
+        : of(watched), reading(std::move(read)) {}
+    absl::StatusOr<Event> Step() override {
+      const absl::StatusOr<Event> event = reading->Step();
+      if (reading->done()) of.on_computed_();
+      return event;
+    }
+    absl::StatusOr<CompactLayer> Compress(size_t prompt, const TakeFrames& take) override {
+      return reading->Compress(prompt, take);
+    }
+    bool done() const override { return reading->done(); }
+    double fraction() const override { return reading->fraction(); }
+    absl::StatusOr<Array<float>> Logits(size_t prompt) override { return reading->Logits(prompt); }
+
+    const WatchedReader& of;
+    const std::unique_ptr<PromptReading> reading;
+  };
+
+  PromptReader& reader_;
+  const std::function<void()> on_computed_;
+};
+
+TEST_F(PrefillSendingTest, OneWhoseReaderGoesBeforeTheLastLayerIsNotServed) {
+  StartNode();
+  LoopbackNetwork network({});
+  std::shared_ptr<Channel> channel;
+  const auto events = std::make_shared<RecordedEvents>();
+  const auto client = network.Open(std::make_shared<RecordedEvents>(), [&](const auto& opened) {
+    channel = opened;
+    return events;
+  });
+  std::shared_ptr<PrefillScheduler::Request> request;
+  std::function<void()> on_computed;
+  WatchedReader reader(node_->reader, [&] { on_computed(); });
+  PrefillScheduler scheduler(reader, node_->metrics, {});
+  on_computed = [&] {
+    client->Close(absl::CancelledError("enough"));
+    scheduler.Cancel(*request, events->WaitUntilClosed());
+  };
+  request =
+      *scheduler.Submit(*ReadBegin(Begin(8), node_->model.config(), node_->identity), channel);
+  while (!scheduler.Go(*request).ok()) absl::SleepFor(absl::Milliseconds(1));
+  while (Ended().empty()) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_THAT(Ended(), ElementsAre(Pair("CANCELLED", 1)));
 }
 
 }  // namespace

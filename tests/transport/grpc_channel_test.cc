@@ -151,8 +151,12 @@ TEST(GrpcChannel, AClientsCloseCancelsTheServersSide) {
   EXPECT_EQ(client->WaitUntilClosed(), absl::AbortedError("no longer wanted"));
   EXPECT_EQ(server.events->WaitUntilClosed().code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(server.events->closed().size(), 1u);
-  channel->SendMessage("nobody reads this");
-  EXPECT_EQ(channel->unsent_bytes(), 0u);
+  EXPECT_EQ(server.channel->unsent_bytes(), 0u);
+  for (Channel* end : {channel.get(), server.channel.get()}) {
+    const size_t before = end->unsent_bytes();
+    end->SendMessage("nobody reads this");
+    EXPECT_EQ(end->unsent_bytes(), before + 17);
+  }
 }
 
 TEST(GrpcChannel, TheDeadlineEndsBothSides) {

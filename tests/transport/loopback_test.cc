@@ -74,6 +74,8 @@ TEST(Loopback, MessagesGoBothWays) {
   near->Close(absl::AbortedError("enough"));
   EXPECT_EQ(server->WaitUntilClosed().code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(client->WaitUntilClosed(), absl::AbortedError("enough"));
+  far->SendMessage("late");
+  EXPECT_EQ(far->unsent_bytes(), 4u);
 }
 
 TEST(Loopback, EachFaultDoesWhatItsNameSays) {
