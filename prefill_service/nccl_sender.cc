@@ -217,10 +217,13 @@ void NcclSender::Take(uint32_t sequence, bool over_channel) {
   {
     const std::lock_guard lock(mutex_);
     if (frames_.erase(sequence) == 0) return;
-    unconfirmed_bytes_ -= frame.header.num_bytes;
     const bool wanted = over_channel && (!closing_.has_value() || closing_->ok());
     if (frames_.empty()) close = closing_;
-    if (wanted && !payload.ok()) close = payload.status();
+    if (wanted && !payload.ok()) {
+      close = payload.status();  // and its bytes stay unsent
+    } else {
+      unconfirmed_bytes_ -= frame.header.num_bytes;
+    }
     // Before others see that the frame is none of NCCL's any more, and close.
     if (wanted && payload.ok()) channel_->SendFrame(frame.header, *std::move(payload));
   }
@@ -251,7 +254,6 @@ void NcclSender::OnClosed() {
     closed_ = true;
     for (const auto& [sequence, frame] : frames_) is_open |= !frame.accepted;
     frames_.clear();
-    unconfirmed_bytes_ = 0;
   }
   if (is_open) Break(communicator_, "the stream of an offer broke");
 }

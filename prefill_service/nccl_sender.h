@@ -96,7 +96,7 @@ class NcclSender final : public Channel,
   bool begun_ = false;
   bool closed_ = false;
   std::map<uint32_t, Frame> frames_;  // announced and not confirmed, by sequence
-  size_t unconfirmed_bytes_ = 0;
+  size_t unconfirmed_bytes_ = 0;      // and of those that the end of the stream has cut off
   std::optional<absl::Status> closing_;
   // What has gone over the channel since it last had nothing to send.
   absl::Time busy_since_;

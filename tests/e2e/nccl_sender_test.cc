@@ -150,6 +150,20 @@ TEST_F(NcclSenderTest, AFrameThatCannotBeCopiedEndsTheStream) {
   EXPECT_THAT(channel_->frames(), IsEmpty());
 }
 
+TEST_F(NcclSenderTest, AFrameThatCannotBeCopiedStaysUnsent) {
+  auto block = sender_->TakeFrames(1).at(0);
+  sender_->SendStagedFrame({.sequence = 0, .num_bytes = 100}, std::move(block));
+  prefill_.copies_fail = true;
+  EXPECT_TRUE(Answer(0, NcclAnswer::OUTCOME_REFUSED).ok());
+  EXPECT_EQ(sender_->unsent_bytes(), 100);
+}
+
+TEST_F(NcclSenderTest, WhatWasNotConfirmedWhenTheStreamEndedStaysUnsent) {
+  SendFrame(0, 100);
+  sender_->OnClosed();
+  EXPECT_EQ(sender_->unsent_bytes(), 100);
+}
+
 TEST_F(NcclSenderTest, WithoutACommunicatorOrRoomFramesComeFromTheHost) {
   EXPECT_THAT(sender_->TakeFrames(NcclSide::kFrames + 1), IsEmpty());
   decode_.gpu->Die(/*peers_see_it=*/true);
