@@ -75,7 +75,7 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
   std::lock_guard lock(mutex_);
   if (draining_) return ShuttingDown();
   if (requests_.size() >= options_.max_queue_requests ||
-      (!requests_.empty() && admitted_tokens_ + num_tokens > options_.max_queue_tokens)) {
+      (admitted_tokens_ > 0 && admitted_tokens_ + num_tokens > options_.max_queue_tokens)) {
     return WithRetryDelay(
         absl::ResourceExhaustedError(absl::StrCat(
             "the prefill queue holds ", requests_.size(), " requests of ",

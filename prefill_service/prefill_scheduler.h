@@ -33,7 +33,7 @@ class PrefillScheduler {
  public:
   struct Options {
     // Bounds of what is admitted: requests that have not ended, and tokens of those not yet read. A
-    // request that finds nothing else is admitted whatever its length. Past them:
+    // request that finds nothing else to read is admitted whatever its length. Past them:
     // ResourceExhausted. A request that waits holds 4 bytes a token, so that the bound in tokens is
     // one in bytes too.
     size_t max_queue_requests = 256;

@@ -123,6 +123,13 @@ TEST_F(PrefillSendingTest, OthersAreReadMeanwhile) {
   EXPECT_EQ(Gauge("sending_requests"), 1);
 }
 
+TEST_F(PrefillSendingTest, WhatIsBeingSentKeepsNoLongPromptOut) {
+  StartNode({.max_queue_tokens = 50});
+  const StalledClient stalled(node_->target(), Begin());
+  ASSERT_TRUE(AreSending(1));
+  EXPECT_EQ(CollectedCall::Start(*node_, Begin(100), {})->WaitUntilClosed(), absl::OkStatus());
+}
+
 // The node's reader, which lets the test act when all is computed and the last layer is not sent.
 class WatchedReader final : public PromptReader {
  public:
