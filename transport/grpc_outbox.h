@@ -19,7 +19,7 @@ class GrpcOutbox {
   // Counts a message that is never written.
   void Lose(const grpc::ByteBuffer& message) { num_bytes_ += message.Length(); }
 
-  // The message to write now, valid until Written; null while one is being written or none waits.
+  // The message to write now, valid until EndWrite; null while one is being written or none waits.
   const grpc::ByteBuffer* Next() {
     if (writing_ || messages_.empty()) return nullptr;
     writing_ = true;
