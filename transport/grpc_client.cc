@@ -99,6 +99,13 @@ class GrpcClientChannel final : public Channel,
     }
   }
 
+  // Ends it, though Close may have been called with OK, after which the server may take its time.
+  void Cancel() {
+    Close(absl::CancelledError("the connection is closed"));
+    std::lock_guard lock(mutex_);
+    if (context_ != nullptr) context_->TryCancel();
+  }
+
   // Whether this thread is inside one of the call's events.
   bool IsDelivering() const { return event_thread_ == std::this_thread::get_id(); }
 
@@ -206,7 +213,7 @@ void PrefillConnection::OpenCalls::EndAll() {
     std::lock_guard lock(mutex_);
     for (GrpcClientChannel* call : calls_) open.push_back(call->shared_from_this());
   }
-  for (const auto& call : open) call->Close(absl::CancelledError("the connection is closed"));
+  for (const auto& call : open) call->Cancel();
   open.clear();
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] {

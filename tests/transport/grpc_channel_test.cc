@@ -278,5 +278,21 @@ TEST(GrpcChannel, AStalledReaderCannotHoldAClosedChannelForEver) {
   EXPECT_FALSE(client->WaitUntilClosed().ok());
 }
 
+TEST(GrpcChannel, AConnectionThatGoesDoesNotWaitForAServerThatDoesNotEndAClosedCall) {
+  Server server;
+  auto client = std::make_shared<RecordedEvents>();
+  absl::Time begin;
+  {
+    PrefillConnection connection(server.address(), PrefillConnection::Options());
+    const auto channel = connection.Open(absl::Now() + absl::Seconds(3), client);
+    channel->SendMessage("begin");
+    ASSERT_TRUE(server.events->WaitForMessages(1));
+    channel->Close(absl::OkStatus());
+    begin = absl::Now();
+  }
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(1));
+  EXPECT_TRUE(absl::IsCancelled(client->WaitUntilClosed()));
+}
+
 }  // namespace
 }  // namespace kvship
