@@ -66,9 +66,9 @@ PrefillNodes::~PrefillNodes() {
 
 absl::StatusOr<PrefillNodes::Visit> PrefillNodes::Choose(size_t prompt_tokens,
                                                          const std::set<std::string>& tried) {
+  const Nodes known = nodes();  // destroyed without the lock: that may end connections
   std::lock_guard lock(choice_mutex_);
   const absl::Time now = MonotonicNow();
-  const Nodes known = nodes();
   Nodes best;
   Standing best_standing = Standing::kUnfit;
   for (const auto& node : known) {
