@@ -40,10 +40,14 @@ void PrefillAttempt::Open(const Connect& connect, std::shared_ptr<NcclReceiver> 
   nccl_ = std::move(nccl);
   std::shared_ptr<Channel> channel =
       nccl_ == nullptr ? connect(shared_from_this()) : nccl_->Open(connect, shared_from_this());
+  bool ended = false;
   {
     std::lock_guard lock(mutex_);
     channel_ = channel;
+    ended = on_end_ == nullptr;
   }
+  // What came meanwhile had no channel to close.
+  if (ended) return channel->Close(absl::CancelledError("the attempt has ended"));
   channel->SendMessage(Sealed(BeginMessage()));
 }
 
@@ -156,6 +160,7 @@ absl::Status PrefillAttempt::OnReady(const v1::PrefillReady& ready) {
     std::lock_guard lock(mutex_);
     if (receiver_) return absl::DataLossError("Ready came a second time");
     if (on_end_ == nullptr) return absl::OkStatus();
+    if (channel_ == nullptr) return absl::DataLossError("Ready came before Begin was sent");
     RETURN_IF_ERROR(TakeMemory());
     receiver_.emplace(*cache_);
     channel = channel_;

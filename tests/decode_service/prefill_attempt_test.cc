@@ -50,7 +50,7 @@ class PrefillAttemptTest : public ::testing::Test {
     Start();
   }
 
-  void Start(ReservationQueue::Cache cache = nullptr) {
+  void Start(ReservationQueue::Cache cache = nullptr, PrefillAttempt::Connect connect = nullptr) {
     attempt_ = std::make_shared<PrefillAttempt>(
         request_, node_.model.identity,
         PrefillAttempt::Memory{node_.queue, *ticket_, std::move(cache)},
@@ -64,7 +64,8 @@ class PrefillAttemptTest : public ::testing::Test {
           end_ = std::move(result);
         });
     channel_ = std::make_shared<RecordedChannel>();
-    attempt_->Open([this](const std::shared_ptr<ChannelEvents>&) { return channel_; });
+    if (!connect) connect = [this](const std::shared_ptr<ChannelEvents>&) { return channel_; };
+    attempt_->Open(connect);
   }
 
   void Send(const v1::PrefillResponse& message) {
@@ -301,6 +302,21 @@ TEST_F(PrefillAttemptTest, MemoryReservedBeforeIsUsed) {
   EXPECT_EQ(node_.pool->reserved_bytes(), reserved);
   SendCache();
   EXPECT_TRUE(end_->ok()) << end_->status();
+}
+
+TEST_F(PrefillAttemptTest, WhatComesWhileTheStreamIsOpenedEndsIt) {
+  for (const bool is_ready : {true, false}) {
+    end_.reset();
+    const std::string bytes = is_ready ? Sealed(Ready()) : "?";
+    Start(nullptr, [&](const std::shared_ptr<ChannelEvents>& events) {
+      events->OnMessage(std::as_bytes(std::span(bytes)));
+      return channel_;
+    });
+    ASSERT_TRUE(end_.has_value());
+    EXPECT_TRUE(absl::IsDataLoss(end_->status())) << end_->status();
+    ASSERT_TRUE(channel_->closed.has_value()) << "nobody else would";
+    EXPECT_FALSE(channel_->closed->ok());
+  }
 }
 
 }  // namespace
