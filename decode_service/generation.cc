@@ -61,7 +61,11 @@ void Generation::WaitForRoom() {
 void Generation::OnRoom(absl::StatusOr<ReservationQueue::Cache> cache) {
   {
     std::lock_guard lock(mutex_);
-    if (!std::exchange(in_line_, false)) return;  // cancelled
+    in_line_ = false;
+  }
+  if (responses_->cancelled()) {
+    cache = responses_->why_cancelled();  // the pages go before the request is seen to end
+    return Fail(cache.status());
   }
   absl::Status status = cache.status();
   if (status.ok()) status = Attempt(*std::move(cache));
@@ -123,7 +127,9 @@ void Generation::Cancel(const absl::Status& why) {
   {
     std::lock_guard lock(mutex_);
     attempt = attempt_;
-    was_in_line = std::exchange(in_line_, false);
+    // If it is being served just now, OnRoom ends it.
+    was_in_line = in_line_ && uses_.queue.StepOut(*ticket_);
+    if (was_in_line) in_line_ = false;
   }
   if (attempt != nullptr) attempt->Cancel(why);
   if (was_in_line) Fail(why);

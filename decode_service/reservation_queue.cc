@@ -112,6 +112,13 @@ void ReservationQueue::StandInLine(Ticket& ticket, OnReserved on_reserved) {
   UpdateMetrics();
 }
 
+bool ReservationQueue::StepOut(Ticket& ticket) {
+  OnReserved forgotten;  // destroyed without the lock, as in Leave
+  std::lock_guard lock(mutex_);
+  forgotten = LeaveLine(ticket);
+  return forgotten != nullptr;
+}
+
 size_t ReservationQueue::waiting_tokens() const {
   std::lock_guard lock(mutex_);
   return waiting_tokens_;

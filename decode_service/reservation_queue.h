@@ -83,6 +83,9 @@ class ReservationQueue {
   // that serves the line, unless the ticket is destroyed first; it must not block.
   void StandInLine(Ticket& ticket, OnReserved on_reserved);
 
+  // Takes the ticket out of the line; false if it is not in it: `on_reserved` comes, or has come.
+  bool StepOut(Ticket& ticket);
+
   // Serves the line from its head as far as the pool goes; also done when pages come back.
   void ServeLine();
 

@@ -212,6 +212,21 @@ TEST_F(ReservationQueueTest, WhoFailsAtOnceWhenServedLetsTheNextOnesCome) {
   EXPECT_EQ(pool_->reserved_bytes(), 0u);
 }
 
+TEST_F(ReservationQueueTest, WhoIsBeingServedCannotStepOutOfTheLine) {
+  Request first(queue_, DemandOf(4));
+  ASSERT_NE(first.cache, nullptr);
+  Request second(queue_, DemandOf(1));
+  EXPECT_TRUE(queue_.StepOut(*second.ticket));
+  EXPECT_FALSE(queue_.StepOut(*second.ticket));
+  bool served = false;
+  queue_.StandInLine(*second.ticket, [&](const absl::StatusOr<ReservationQueue::Cache>&) {
+    EXPECT_FALSE(queue_.StepOut(*second.ticket));
+    served = true;
+  });
+  first.cache.reset();
+  EXPECT_TRUE(served);
+}
+
 TEST_F(ReservationQueueTest, AClientGetsNoMoreThanItsShare) {
   ReservationQueue shared(*pool_, metrics_, kShape, PageFormat::kF16,
                           {.max_client_bytes = 2 * KvPool::kSlabBytes});

@@ -1,0 +1,133 @@
+// What a request that is ended from outside leaves behind.
+#include "decode_service/generation.h"
+
+#include <grpcpp/server_builder.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <barrier>
+#include <future>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "kvship/v1/prefill.grpc.pb.h"
+#include "tests/decode_service/tiny_node.h"
+
+namespace kvship {
+namespace {
+
+// Takes prompts and says nothing.
+class SilentNode final : public v1::PrefillService::Service {
+ public:
+  SilentNode() {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+  }
+
+  grpc::Status GetModelInfo(grpc::ServerContext*, const v1::PrefillServiceGetModelInfoRequest*,
+                            v1::PrefillServiceGetModelInfoResponse* response) override {
+    const Sha256Digest identity = {};
+    response->mutable_model()->set_identity(identity.data(), identity.size());
+    return grpc::Status::OK;
+  }
+
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+
+  grpc::Status Prefill(
+      grpc::ServerContext*,
+      grpc::ServerReaderWriter<v1::PrefillResponse, v1::PrefillRequest>* stream) override {
+    v1::PrefillRequest request;
+    while (stream->Read(&request)) prompt_came = true;
+    return grpc::Status::CANCELLED;
+  }
+
+  std::atomic<bool> prompt_came{false};
+
+ private:
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+class GenerationTest : public ::testing::Test {
+ protected:
+  std::shared_ptr<Generation> NewGeneration() {
+    const absl::Time now = MonotonicNow();
+    return std::make_shared<Generation>(
+        Generation::Uses{.model = node_.model,
+                         .nodes = nodes_,
+                         .client_requests = client_requests_,
+                         .queue = node_.queue,
+                         .loop = loop_,
+                         .metrics = node_.metrics,
+                         .recent = recent_,
+                         .tracer = tracer_,
+                         .options = options_},
+        Generation::Call{
+            .id = "r", .client = "", .arrival = now, .deadline = now + absl::Minutes(1)});
+  }
+
+  static v1::GenerateRequest Request() {
+    v1::GenerateRequest request;
+    for (int i = 0; i < 50; ++i) request.mutable_tokens()->add_ids(1);
+    request.set_max_tokens(2);
+    return request;
+  }
+
+  std::unique_ptr<ReservationQueue::Ticket> Enter(size_t max_tail_tokens) {
+    const KvPlan plan = *MakePlan({}, node_.shape, 50);
+    return *node_.queue.Enter({.plan = plan, .max_tail_tokens = max_tail_tokens});
+  }
+
+  SilentNode silent_;
+  TinyNode node_{1 << 20};
+  Backend backend_{1};
+  DecodeEngine engine_{*node_.model.transformer, backend_, Arithmetic::kFast};
+  DecodeLoop loop_{engine_, node_.metrics, 1};
+  PrefillNodes nodes_{{.targets = {silent_.address()}}, node_.metrics};
+  ClientRequests client_requests_{0};
+  RecentRequests recent_;
+  Tracer tracer_;
+  const Generation::Options options_;
+};
+
+TEST_F(GenerationTest, OneThatIsCancelledWhileItIsServedHoldsNothingWhenItsEndIsSeen) {
+  size_t own_bytes = 0;
+  {
+    const auto ticket = Enter(1);
+    own_bytes = (*node_.queue.TryReserve(*ticket))->pool_bytes();
+  }
+  for (int round = 0; round < 5000; ++round) {
+    const auto first = Enter(119 * kPageTokens);
+    ReservationQueue::Cache blocking = *node_.queue.TryReserve(*first);
+    const auto second = Enter(119 * kPageTokens);
+    node_.queue.StandInLine(*second, [](const absl::StatusOr<ReservationQueue::Cache>&) {});
+    const auto generation = NewGeneration();
+    std::promise<size_t> held;
+    generation->responses().OnResponse([&] {
+      v1::GenerateResponse message;
+      absl::Status end;
+      while (generation->responses().Take(&message, &end) == ResponseBuffer::Next::kMessage) {
+      }
+      if (!end.ok()) held.set_value(node_.pool->reserved_bytes());
+    });
+    generation->Start(Request());  // there is a line
+    std::barrier at_once(2);
+    auto other = std::async(std::launch::async, [&] {
+      at_once.arrive_and_wait();
+      blocking = nullptr;
+    });
+    at_once.arrive_and_wait();
+    for (std::atomic<int> spin = 0; spin < round % 100 * 20; ++spin) {
+    }
+    generation->Cancel(absl::CancelledError("gone"));
+    ASSERT_NE(held.get_future().get(), own_bytes) << "round " << round;
+    other.get();
+    ASSERT_EQ(node_.pool->reserved_bytes(), 0u);
+    ASSERT_EQ(node_.queue.waiting_tokens(), 0u);
+  }
+}
+
+}  // namespace
+}  // namespace kvship
