@@ -142,7 +142,9 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
       result = status;
     }
   }
-  uses_.nodes.Ended(visit, result.status());
+  // What was ended here says nothing of the node, whatever the error.
+  const bool ended_here = !result.ok() && responses_->cancelled();
+  uses_.nodes.Ended(visit, ended_here ? absl::CancelledError() : result.status());
   trace_.EndAttempt(result.status(), result.ok() ? absl::Milliseconds(result->timing.transfer_ms())
                                                  : absl::ZeroDuration());
   size_t num_tried = 0;

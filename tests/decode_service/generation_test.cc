@@ -1,8 +1,10 @@
 // What a request that is ended from outside leaves behind.
 #include "decode_service/generation.h"
 
+#include <gmock/gmock.h>
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
+#include <prometheus/text_serializer.h>
 
 #include <atomic>
 #include <barrier>
@@ -15,6 +17,8 @@
 
 namespace kvship {
 namespace {
+
+using ::testing::HasSubstr;
 
 // Takes prompts and says nothing.
 class SilentNode final : public v1::PrefillService::Service {
@@ -127,6 +131,26 @@ TEST_F(GenerationTest, OneThatIsCancelledWhileItIsServedHoldsNothingWhenItsEndIs
     ASSERT_EQ(node_.pool->reserved_bytes(), 0u);
     ASSERT_EQ(node_.queue.waiting_tokens(), 0u);
   }
+}
+
+TEST_F(GenerationTest, EndingItDoesNotEjectItsPrefillNode) {
+  const auto generation = NewGeneration();
+  std::promise<absl::Status> ended;
+  generation->responses().OnResponse([&] {
+    v1::GenerateResponse message;
+    absl::Status end;
+    while (generation->responses().Take(&message, &end) == ResponseBuffer::Next::kMessage) {
+    }
+    if (!end.ok()) ended.set_value(end);
+  });
+  while (nodes_.Snapshot().empty()) std::this_thread::yield();
+  generation->Start(Request());
+  while (!silent_.prompt_came) std::this_thread::yield();
+  const absl::Status why = absl::UnavailableError("the server shuts down");
+  generation->Cancel(why);
+  EXPECT_EQ(ended.get_future().get(), why);
+  EXPECT_THAT(prometheus::TextSerializer().Serialize(node_.registry.Collect()),
+              HasSubstr("kvship_decode_prefill_ejections_total 0"));
 }
 
 }  // namespace
