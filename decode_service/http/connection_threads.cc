@@ -8,7 +8,7 @@ namespace kvship {
 bool ConnectionThreads::Run(std::function<void()> serve) {
   std::unique_lock lock(mutex_);
   crowded_ = num_busy_ == max_threads_;
-  changed_.wait(lock, [this] { return stop_ || num_busy_ < max_threads_; });
+  changed_.wait(lock, [this] { return stop_ || (num_busy_ < max_threads_ && !next_); });
   crowded_ = false;
   if (stop_) return false;
   if (threads_.size() == num_busy_) {

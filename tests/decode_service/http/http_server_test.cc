@@ -35,6 +35,22 @@ TEST(ConnectionThreadsTest, NoMoreRunAtOnceThanAllowedAndAllAreRun) {
   EXPECT_FALSE(threads.Run([] {}));
 }
 
+TEST(ConnectionThreadsTest, WhatSeveralGiveAtOnceIsAllRun) {
+  constexpr int kGivers = 4;
+  constexpr int kEach = 500;
+  std::atomic<int> num_run = 0;
+  ConnectionThreads threads(kGivers * kEach);
+  std::vector<std::thread> givers;
+  for (int i = 0; i < kGivers; ++i) {
+    givers.emplace_back([&] {
+      for (int j = 0; j < kEach; ++j) EXPECT_TRUE(threads.Run([&num_run] { ++num_run; }));
+    });
+  }
+  for (std::thread& giver : givers) giver.join();
+  threads.Stop();
+  EXPECT_EQ(num_run, kGivers * kEach);
+}
+
 TEST(ConnectionThreadsTest, WhoWaitsIsSeenAndLetGoByStop) {
   ConnectionThreads threads(1);
   std::promise<void> finish;
