@@ -83,6 +83,8 @@ void NcclReceiver::OnMessage(std::span<const std::byte> message) {
 }
 
 void NcclReceiver::OnNotice(const v1::NcclNotice& notice) {
+  // Nonsense before Begin, when there is nobody to answer yet.
+  if (channel() == nullptr) return;
   switch (notice.notice_case()) {
     case v1::NcclNotice::kInvitation: return OnInvitation(notice.invitation());
     case v1::NcclNotice::kBroken:
@@ -231,7 +233,7 @@ void NcclReceiver::OnFrame(const FrameHeader& header, BytePieces payload) {
     item->bytes.insert(item->bytes.end(), piece.begin(), piece.end());
   }
   waiting_bytes_ += item->bytes.size();
-  if (waiting_bytes_ > most_bytes_ + kMostFrameBytes) {
+  if (waiting_bytes_ > most_bytes_ + kMostFrameBytes && channel_ != nullptr) {
     channel_->Close(absl::DataLossError(
         absl::StrCat(waiting_bytes_, " bytes of frames wait for one before them; wanted at most ",
                      most_bytes_, " in the whole cache")));

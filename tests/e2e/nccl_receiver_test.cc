@@ -90,6 +90,30 @@ class NcclReceiverTest : public ::testing::Test {
   uint64_t communicator_ = 0;
 };
 
+// Of a node that does not wait for Begin.
+TEST_F(NcclReceiverTest, WhatIsSaidBeforeTheStreamIsOpenHarmsNothing) {
+  const auto events = std::make_shared<RecordedEvents>();
+  const auto receiver =
+      std::make_shared<NcclReceiver>(*decode_.service, "prefill", /*most_bytes=*/10);
+  const auto channel = receiver->Open(
+      [&](const std::shared_ptr<ChannelEvents>& opened) {
+        v1::PrefillResponse response;
+        response.mutable_nccl()->set_invitation("short");
+        const std::string message = Sealed(response);
+        opened->OnMessage(std::as_bytes(std::span(message)));
+        const std::string payload(kMostFrameBytes + 11, 'x');
+        const std::span<const std::byte> piece = std::as_bytes(std::span(payload));
+        opened->OnFrame({.num_bytes = static_cast<uint32_t>(piece.size())}, {&piece, 1});
+        return channel_;
+      },
+      events);
+  EXPECT_EQ(channel, receiver);
+  EXPECT_THAT(channel_->said(), IsEmpty());
+  EXPECT_THAT(events->frames(), SizeIs(1));
+  receiver->OnClosed(absl::OkStatus());
+  EXPECT_THAT(events->closed(), SizeIs(1));
+}
+
 TEST_F(NcclReceiverTest, WhatWasSentBehindAFrameWaitsForIt) {
   const auto offer = prefill().Offer("decode", communicator_, MonotonicNow() + kTimeout).value();
   Say("before");
