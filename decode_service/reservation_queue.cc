@@ -39,7 +39,7 @@ size_t ReservationQueue::PoolBytes(const Demand& demand) const {
 }
 
 absl::Status ReservationQueue::CheckFits(const Demand& demand) const {
-  const absl::Status fits = pool_.CheckFits(
+  absl::Status fits = pool_.CheckFits(
       SequenceCache::Demands(shape_, demand.plan, demand.max_tail_tokens, tail_format_));
   if (!absl::IsFailedPrecondition(fits)) return fits;
   return absl::FailedPreconditionError(
