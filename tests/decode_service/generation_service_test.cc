@@ -6,12 +6,11 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
-#include <prometheus/text_serializer.h>
 
 #include "absl/strings/str_cat.h"
 #include "rpc/errors.h"
 #include "rpc/request_id.h"
-#include "tests/decode_service/tiny_node.h"
+#include "tests/decode_service/generation_parts.h"
 #include "transport/grpc_status.h"
 
 namespace kvship {
@@ -47,32 +46,9 @@ class GenerationServiceTest : public ::testing::Test {
     return {.end = end, .has_request_id = metadata.contains(kRequestIdMetadata)};
   }
 
-  std::string Metrics() const {
-    return prometheus::TextSerializer().Serialize(node_.registry.Collect());
-  }
-
-  TinyNode node_;
-  Backend backend_{1};
-  DecodeEngine engine_{*node_.model.transformer, backend_, Arithmetic::kFast};
-  DecodeLoop loop_{engine_, node_.metrics, 1};
-  PrefillNodes nodes_{{}, node_.metrics};
-  ClientRequests client_requests_{0};
-  RecentRequests recent_;
-  Tracer tracer_;
-  const Generation::Options options_;
+  GenerationParts parts_;
   const Callers callers_{{}, nullptr};
-  GenerationService service_{{.model = node_.model,
-                              .nodes = nodes_,
-                              .client_requests = client_requests_,
-                              .queue = node_.queue,
-                              .loop = loop_,
-                              .metrics = node_.metrics,
-                              .recent = recent_,
-                              .tracer = tracer_,
-                              .options = options_},
-                             callers_,
-                             {},
-                             absl::Minutes(1)};
+  GenerationService service_{parts_.uses, callers_, {}, absl::Minutes(1)};
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };
@@ -84,7 +60,8 @@ TEST_F(GenerationServiceTest, RefusalsWhileDrainingSayWhatToDoAndAreCounted) {
   EXPECT_EQ(ReasonOf(answer.end), kDraining);
   EXPECT_THAT(std::string(answer.end.message()), HasSubstr("send the request again"));
   EXPECT_TRUE(answer.has_request_id);
-  EXPECT_THAT(Metrics(), HasSubstr("kvship_decode_requests_total{code=\"UNAVAILABLE\"} 1\n"));
+  EXPECT_THAT(parts_.Metrics(),
+              HasSubstr("kvship_decode_requests_total{code=\"UNAVAILABLE\"} 1\n"));
   EXPECT_TRUE(service_.WaitUntilIdle(absl::ZeroDuration()));
 }
 

@@ -4,16 +4,16 @@
 #include <gmock/gmock.h>
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
-#include <prometheus/text_serializer.h>
 
 #include <atomic>
 #include <barrier>
+#include <functional>
 #include <future>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "kvship/v1/prefill.grpc.pb.h"
-#include "tests/decode_service/tiny_node.h"
+#include "tests/decode_service/generation_parts.h"
 
 namespace kvship {
 namespace {
@@ -59,17 +59,20 @@ class GenerationTest : public ::testing::Test {
   std::shared_ptr<Generation> NewGeneration() {
     const absl::Time now = MonotonicNow();
     return std::make_shared<Generation>(
-        Generation::Uses{.model = node_.model,
-                         .nodes = nodes_,
-                         .client_requests = client_requests_,
-                         .queue = node_.queue,
-                         .loop = loop_,
-                         .metrics = node_.metrics,
-                         .recent = recent_,
-                         .tracer = tracer_,
-                         .options = options_},
+        parts_.uses,
         Generation::Call{
             .id = "r", .client = "", .arrival = now, .deadline = now + absl::Minutes(1)});
+  }
+
+  // Calls `on_end` when a client would see how the request ended, with that.
+  static void OnEnd(Generation& generation, std::function<void(const absl::Status&)> on_end) {
+    generation.responses().OnResponse([&generation, on_end = std::move(on_end)] {
+      v1::GenerateResponse message;
+      absl::Status end;
+      while (generation.responses().Take(&message, &end) == ResponseBuffer::Next::kMessage) {
+      }
+      if (!end.ok()) on_end(end);
+    });
   }
 
   static v1::GenerateRequest Request() {
@@ -85,15 +88,8 @@ class GenerationTest : public ::testing::Test {
   }
 
   SilentNode silent_;
-  TinyNode node_{1 << 20};
-  Backend backend_{1};
-  DecodeEngine engine_{*node_.model.transformer, backend_, Arithmetic::kFast};
-  DecodeLoop loop_{engine_, node_.metrics, 1};
-  PrefillNodes nodes_{{.targets = {silent_.address()}}, node_.metrics};
-  ClientRequests client_requests_{0};
-  RecentRequests recent_;
-  Tracer tracer_;
-  const Generation::Options options_;
+  GenerationParts parts_{{silent_.address()}, 1 << 20};
+  TinyNode& node_ = parts_.node;
 };
 
 TEST_F(GenerationTest, OneThatIsCancelledWhileItIsServedHoldsNothingWhenItsEndIsSeen) {
@@ -109,13 +105,7 @@ TEST_F(GenerationTest, OneThatIsCancelledWhileItIsServedHoldsNothingWhenItsEndIs
     node_.queue.StandInLine(*second, [](const absl::StatusOr<ReservationQueue::Cache>&) {});
     const auto generation = NewGeneration();
     std::promise<size_t> held;
-    generation->responses().OnResponse([&] {
-      v1::GenerateResponse message;
-      absl::Status end;
-      while (generation->responses().Take(&message, &end) == ResponseBuffer::Next::kMessage) {
-      }
-      if (!end.ok()) held.set_value(node_.pool->reserved_bytes());
-    });
+    OnEnd(*generation, [&](const absl::Status&) { held.set_value(node_.pool->reserved_bytes()); });
     generation->Start(Request());  // there is a line
     std::barrier at_once(2);
     auto other = std::async(std::launch::async, [&] {
@@ -136,21 +126,14 @@ TEST_F(GenerationTest, OneThatIsCancelledWhileItIsServedHoldsNothingWhenItsEndIs
 TEST_F(GenerationTest, EndingItDoesNotEjectItsPrefillNode) {
   const auto generation = NewGeneration();
   std::promise<absl::Status> ended;
-  generation->responses().OnResponse([&] {
-    v1::GenerateResponse message;
-    absl::Status end;
-    while (generation->responses().Take(&message, &end) == ResponseBuffer::Next::kMessage) {
-    }
-    if (!end.ok()) ended.set_value(end);
-  });
-  while (nodes_.Snapshot().empty()) std::this_thread::yield();
+  OnEnd(*generation, [&](const absl::Status& end) { ended.set_value(end); });
+  while (parts_.nodes.Snapshot().empty()) std::this_thread::yield();
   generation->Start(Request());
   while (!silent_.prompt_came) std::this_thread::yield();
   const absl::Status why = absl::UnavailableError("the server shuts down");
   generation->Cancel(why);
   EXPECT_EQ(ended.get_future().get(), why);
-  EXPECT_THAT(prometheus::TextSerializer().Serialize(node_.registry.Collect()),
-              HasSubstr("kvship_decode_prefill_ejections_total 0"));
+  EXPECT_THAT(parts_.Metrics(), HasSubstr("kvship_decode_prefill_ejections_total 0"));
 }
 
 }  // namespace

@@ -27,12 +27,8 @@ size_t AllocatedBytes() {
 
 // Whether so many requests are active soon.
 bool BecomesActive(const PrefillNode& node, size_t wanted) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(30);
-  while (absl::Now() < deadline) {
-    if (node.Metric("kvship_prefill_active_requests") == static_cast<double>(wanted)) return true;
-    absl::SleepFor(absl::Milliseconds(5));
-  }
-  return false;
+  return node.Becomes("kvship_prefill_active_requests", static_cast<double>(wanted),
+                      absl::Seconds(30));
 }
 
 struct Stalled {

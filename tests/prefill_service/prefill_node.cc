@@ -93,6 +93,15 @@ double PrefillNode::Metric(const std::string& name) const {
   return sum;
 }
 
+bool PrefillNode::Becomes(const std::string& metric, double value, absl::Duration timeout) const {
+  const absl::Time deadline = absl::Now() + timeout;
+  while (absl::Now() < deadline) {
+    if (Metric(metric) == value) return true;
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  return false;
+}
+
 std::shared_ptr<CollectedCall> CollectedCall::Start(PrefillNode& node,
                                                     const v1::PrefillBegin& begin,
                                                     const Options& options,

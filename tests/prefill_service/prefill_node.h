@@ -45,6 +45,8 @@ struct PrefillNode {
 
   // Value of a metric without labels.
   double Metric(const std::string& name) const;
+  // Whether it has this value within `timeout`.
+  bool Becomes(const std::string& metric, double value, absl::Duration timeout) const;
 
   TinyModel model;
   Sha256Digest identity;

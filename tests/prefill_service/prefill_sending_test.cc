@@ -11,6 +11,7 @@
 
 #include "service/metric_values.h"
 #include "tests/prefill_service/prefill_node.h"
+#include "tests/prefill_service/reader_over.h"
 #include "tests/prefill_service/stalled_client.h"
 #include "tests/transport/recorded_events.h"
 #include "transport/loopback.h"
@@ -43,12 +44,8 @@ class PrefillSendingTest : public testing::Test {
 
   // Whether so many have been read and not sent soon.
   bool AreSending(size_t wanted) const {
-    const absl::Time deadline = absl::Now() + absl::Seconds(60);
-    while (absl::Now() < deadline) {
-      if (Gauge("sending_requests") == static_cast<double>(wanted)) return true;
-      absl::SleepFor(absl::Milliseconds(5));
-    }
-    return false;
+    return node_->Becomes("kvship_prefill_sending_requests", static_cast<double>(wanted),
+                          absl::Seconds(60));
   }
 
   // How many requests have ended, by their codes.
@@ -131,41 +128,29 @@ TEST_F(PrefillSendingTest, WhatIsBeingSentKeepsNoLongPromptOut) {
 }
 
 // The node's reader, which lets the test act when all is computed and the last layer is not sent.
-class WatchedReader final : public PromptReader {
+class WatchedReader final : public ReaderOver {
  public:
   WatchedReader(PromptReader& reader, std::function<void()> on_computed)
-      : reader_(reader), on_computed_(std::move(on_computed)) {}
+      : ReaderOver(reader), on_computed_(std::move(on_computed)) {}
 
-  const ModelConfig& config() const override { return reader_.config(); }
-  size_t pack_tokens() const override { return reader_.pack_tokens(); }
-  absl::Status Check(const PrefillTask& task) const override { return reader_.Check(task); }
-  size_t BytesFor(const PrefillTask& task) const override { return reader_.BytesFor(task); }
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override {
-    return std::make_unique<Reading>(*this, *reader_.Begin(tasks));
+    return std::make_unique<Reading>(*this, *ReaderOver::Begin(tasks));
   }
 
  private:
-  struct Reading final : PromptReading {
+  struct Reading final : ReadingOver {
     Reading(const WatchedReader& watched, std::unique_ptr<PromptReading> read)
-        : of(watched), reading(std::move(read)) {}
+        : ReadingOver(std::move(read)), of(watched) {}
     absl::StatusOr<Event> Step() override {
-      const absl::StatusOr<Event> event = reading->Step();
-      if (reading->done()) of.on_computed_();
+      const absl::StatusOr<Event> event = ReadingOver::Step();
+      if (done()) of.on_computed_();
       return event;
     }
-    absl::StatusOr<CompactLayer> Compress(size_t prompt, const TakeFrames& take) override {
-      return reading->Compress(prompt, take);
-    }
-    bool done() const override { return reading->done(); }
-    double fraction() const override { return reading->fraction(); }
-    absl::StatusOr<Array<float>> Logits(size_t prompt) override { return reading->Logits(prompt); }
 
     const WatchedReader& of;
-    const std::unique_ptr<PromptReading> reading;
   };
 
-  PromptReader& reader_;
   const std::function<void()> on_computed_;
 };
 

@@ -58,23 +58,22 @@ LocalRun::Prefilled Kept(std::vector<std::vector<int32_t>> positions) {
   return prefilled;
 }
 
+const FutureAttention kFuture = {{{9, 0, 0, 0, 5, 4, 3, 2, 8, 7}, {0, 0, 0, 0, 1, 2, 3, 4, 0, 0}}};
+
 TEST(Recalls, AreMeansOverTheHeadsOfALayerEachWithItsOwnBudget) {
-  const FutureAttention future = {{{9, 0, 0, 0, 5, 4, 3, 2, 8, 7}, {0, 0, 0, 0, 1, 2, 3, 4, 0, 0}}};
   // Best of head 0: 0, 8, 9, 4, 5, ...; without the first 4 and the window: 4, 5, 6, 7.
-  const LayerRecall recall = Recalls(future, Kept({{0, 4, 6, 8}, {7, 8}}))[0];
+  const LayerRecall recall = Recalls(kFuture, Kept({{0, 4, 6, 8}, {7, 8}}))[0];
   EXPECT_DOUBLE_EQ(recall.all, (3.0 / 4 + 1.0 / 2) / 2);
   EXPECT_DOUBLE_EQ(recall.middle, (1.0 / 2 + 1) / 2);
 }
 
 TEST(Recalls, LeaveOutHeadsThatKeepNothingOfTheMiddle) {
-  const FutureAttention future = {{{9, 0, 0, 0, 5, 4, 3, 2, 8, 7}, {0, 0, 0, 0, 1, 2, 3, 4, 0, 0}}};
-  EXPECT_EQ(Recalls(future, Kept({{0, 8, 9}, {7, 8}}))[0].middle, 1);
-  EXPECT_TRUE(std::isnan(Recalls(future, Kept({{0, 8, 9}, {8, 9}}))[0].middle));
+  EXPECT_EQ(Recalls(kFuture, Kept({{0, 8, 9}, {7, 8}}))[0].middle, 1);
+  EXPECT_TRUE(std::isnan(Recalls(kFuture, Kept({{0, 8, 9}, {8, 9}}))[0].middle));
 }
 
 TEST(Recalls, HoldSetsOfQueryHeadsAgainstTheirKvHead) {
-  const FutureAttention future = {{{9, 0, 0, 0, 5, 4, 3, 2, 8, 7}, {0, 0, 0, 0, 1, 2, 3, 4, 0, 0}}};
-  EXPECT_EQ(Recalls(future, Kept({{0}, {0}, {7}, {0}}))[0].all, 3.0 / 4);
+  EXPECT_EQ(Recalls(kFuture, Kept({{0}, {0}, {7}, {0}}))[0].all, 3.0 / 4);
 }
 
 class FutureOfTinyModel : public ::testing::Test {
