@@ -82,13 +82,7 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> PrefillCredentials(
 }  // namespace
 
 absl::Status DecodeServer::Options::Validate() const {
-  if (model_path.empty()) {
-    return absl::InvalidArgumentError(
-        "--model is not set; wanted a GGUF file or a model directory");
-  }
-  if (device.is_gpu && arithmetic == Arithmetic::kFloat32) {
-    return absl::InvalidArgumentError("--float32 is set; wanted it with --device=cpu alone");
-  }
+  RETURN_IF_ERROR(CheckModelFlags(model_path, arithmetic == Arithmetic::kFloat32, device.is_gpu));
   RETURN_IF_ERROR(
       FirstWrongFlag({rpc.Validate(), CheckPositive("max_http_requests", http.max_requests),
                       CheckPositive("http_deadline", http.deadline),

@@ -85,13 +85,7 @@ absl::StatusOr<std::unique_ptr<NcclService>> OpenNccl(const PrefillProgramOption
 }  // namespace
 
 absl::Status PrefillProgramOptions::Validate() const {
-  if (model.empty()) {
-    return absl::InvalidArgumentError(
-        "--model is not set; wanted a GGUF file or a model directory");
-  }
-  if (device.is_gpu && float32) {
-    return absl::InvalidArgumentError("--float32 is set; wanted it with --device=cpu alone");
-  }
+  RETURN_IF_ERROR(CheckModelFlags(model, float32, device.is_gpu));
   RETURN_IF_ERROR(FirstWrongFlag({scheduler.Validate(), CheckThreads("threads", num_threads),
                                   CheckNotNegative("drain_timeout", drain_timeout)}));
   RETURN_IF_ERROR(security.Validate());

@@ -37,6 +37,17 @@ absl::Status CheckThreads(absl::string_view field, size_t value) {
       absl::StrCat(field, " is ", value, "; wanted 0, one per processor, to ", kMostThreads));
 }
 
+absl::Status CheckModelFlags(absl::string_view model, bool float32, bool has_gpu) {
+  if (model.empty()) {
+    return absl::InvalidArgumentError(
+        "--model is not set; wanted a GGUF file or a model directory");
+  }
+  if (float32 && has_gpu) {
+    return absl::InvalidArgumentError("--float32 is set; wanted it with --device=cpu alone");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status FirstWrongFlag(std::initializer_list<absl::Status> checks) {
   for (const absl::Status& check : checks) {
     if (!check.ok()) return absl::InvalidArgumentError(absl::StrCat("--", check.message()));

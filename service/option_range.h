@@ -22,6 +22,10 @@ absl::Status CheckNotNegative(absl::string_view field, absl::Duration value);
 // Threads that compute: 0, which is one per processor, to 1024.
 absl::Status CheckThreads(absl::string_view field, size_t value);
 
+// Flags that both programs have: a model is named, and float32 is asked of the CPU alone. Their
+// messages begin with the flag.
+absl::Status CheckModelFlags(absl::string_view model, bool float32, bool has_gpu);
+
 // Of checks whose fields are flags' names: OK, or the first that is not, with "--" before its
 // field.
 absl::Status FirstWrongFlag(std::initializer_list<absl::Status> checks);
