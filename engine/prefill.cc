@@ -11,8 +11,31 @@
 #include "engine/rope_table.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
+#include "kv/prefix_digests.h"
 
 namespace kvship {
+namespace {
+
+// Of one head's K or V in a block of the prefix cache.
+size_t BlockHeadFloats(const ModelConfig& config) { return kPrefixBlockTokens * config.head_dim; }
+
+size_t BlockLayerFloats(const ModelConfig& config) {
+  return 2 * config.num_kv_heads * BlockHeadFloats(config);
+}
+
+size_t BlockBytes(const ModelConfig& config) {
+  return config.num_layers * BlockLayerFloats(config) * sizeof(float);
+}
+
+}  // namespace
+
+PrefillEngine::PrefillEngine(const Transformer& model, Backend& backend, Options options)
+    : model_(model),
+      backend_(backend),
+      options_(options),
+      prefix_cache_(BlockBytes(model.config), options.prefix_cache_bytes) {
+  options_.arithmetic = ArithmeticFor(model, options.arithmetic);
+}
 
 absl::Status PrefillEngine::UnpackLayer(size_t layer) {
   if (unpacked_layer_ == layer) return absl::OkStatus();
@@ -31,16 +54,35 @@ absl::Status PrefillEngine::UnpackLayer(size_t layer) {
 PrefillRun::PrefillRun(PrefillEngine& engine, std::vector<PrefillPrompt> prompts, bool all_logits)
     : engine_(engine), all_logits_(all_logits) {
   const ModelConfig& config = engine.model().config;
-  for (PrefillPrompt& prompt : prompts) {
-    const size_t begin = std::exchange(num_tokens_, num_tokens_ + prompt.tokens.size());
-    LayerObservation observation(config, prompt.tokens.size(), prompt.needs);
-    prompts_.push_back({std::move(prompt.tokens), begin, std::move(observation)});
-  }
+  for (PrefillPrompt& prompt : prompts) AddPrompt(std::move(prompt));
   const size_t kv_bytes = config.num_kv_heads * num_tokens_ * config.head_dim * sizeof(float);
-  residual_ = Buffer(num_tokens_ * config.hidden_dim * sizeof(float));
-  cos_sin_ = Buffer(num_tokens_ * config.head_dim * sizeof(float));
+  residual_ = Buffer(num_rows_ * config.hidden_dim * sizeof(float));
+  cos_sin_ = Buffer(num_rows_ * config.head_dim * sizeof(float));
   keys_ = Buffer(kv_bytes);
   values_ = Buffer(kv_bytes);
+}
+
+void PrefillRun::AddPrompt(PrefillPrompt prompt) {
+  const size_t num_tokens = prompt.tokens.size();
+  Prompt added{.tokens = std::move(prompt.tokens),
+               .begin = std::exchange(num_tokens_, num_tokens_ + num_tokens),
+               .begin_row = num_rows_,
+               .observation = LayerObservation(engine_.model().config, num_tokens, prompt.needs)};
+  if (engine_.options().prefix_cache_bytes > 0) {
+    added.digests = PrefixDigests(added.tokens);
+    added.blocks = engine_.prefix_cache_.Find(added.digests);
+    added.num_found = added.blocks.size();
+    // The last token is always read, for its logits.
+    const size_t most = all_logits_ ? 0 : std::min(prompt.needs.first_query(), num_tokens - 1);
+    added.num_reused = std::min(added.num_found, most / kPrefixBlockTokens) * kPrefixBlockTokens;
+    while (added.blocks.size() < added.digests.size()) {
+      PrefixCache::Block block = engine_.prefix_cache_.Take();
+      if (block == nullptr) break;
+      added.blocks.push_back(std::move(block));
+    }
+  }
+  num_rows_ += added.num_rows();
+  prompts_.push_back(std::move(added));
 }
 
 size_t PrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs) {
@@ -52,9 +94,10 @@ size_t PrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens, const 
 double PrefillRun::fraction() const {
   // Within a layer, block by block; blocks near the end attend to more, which a progress line need
   // not know.
-  const double layers =
-      static_cast<double>(layer_) + static_cast<double>(begin_) / static_cast<double>(num_tokens_);
-  return layers / static_cast<double>(engine_.model().config.num_layers);
+  const double num_rows = static_cast<double>(num_rows_);
+  const double layers = static_cast<double>(layer_) + static_cast<double>(begin_) / num_rows;
+  const double to_read = 1 - layers / static_cast<double>(engine_.model().config.num_layers);
+  return 1 - to_read * num_rows / static_cast<double>(num_tokens_);
 }
 
 TensorView PrefillRun::Residual(size_t begin, size_t end) {
@@ -71,29 +114,69 @@ TensorView PrefillRun::Cached(Buffer& cache, const Prompt& prompt) {
 std::vector<PrefillRun::Piece> PrefillRun::PiecesOf(size_t begin, size_t end) {
   std::vector<Piece> pieces;
   for (Prompt& prompt : prompts_) {
-    const size_t first = std::max(begin, prompt.begin);
-    const size_t last = std::min(end, prompt.begin + prompt.tokens.size());
-    if (first < last) pieces.push_back({prompt, first - begin, last - first, first - prompt.begin});
+    const size_t first = std::max(begin, prompt.begin_row);
+    const size_t last = std::min(end, prompt.begin_row + prompt.num_rows());
+    if (first >= last) continue;
+    const size_t position = prompt.num_reused + first - prompt.begin_row;
+    pieces.push_back({prompt, first - begin, last - first, position});
   }
   return pieces;
 }
 
 absl::StatusOr<PrefillRun::Event> PrefillRun::Step() {
   const size_t begin = begin_;
-  const size_t end = std::min(begin + engine_.options().block_tokens, num_tokens_);
+  const size_t end = std::min(begin + engine_.options().block_tokens, num_rows_);
   const std::vector<Piece> pieces = PiecesOf(begin, end);
   if (layer_ == 0) RETURN_IF_ERROR(EmbedBlock(begin, pieces));
   if (begin == 0) {
     for (Prompt& prompt : prompts_) prompt.observation.Clear();
+    FetchReused();
   }
   RETURN_IF_ERROR(engine_.UnpackLayer(layer_));
   RETURN_IF_ERROR(Block(begin, end, pieces));
   begin_ = end;
-  if (end < num_tokens_) return Event::kBlockDone;
+  if (end < num_rows_) return Event::kBlockDone;
+  FillBlocks();
   begin_ = 0;
   ++layer_;
-  for (Prompt& prompt : prompts_) prompt.observation.Finish(engine_.backend());
+  for (Prompt& prompt : prompts_) {
+    prompt.observation.Finish(engine_.backend());
+    if (done()) engine_.prefix_cache_.Insert(prompt.digests, prompt.blocks);
+  }
   return Event::kLayerDone;
+}
+
+template <class Copy>
+void PrefillRun::ForBlock(const Prompt& prompt, size_t block, const Copy& copy) {
+  const ModelConfig& config = engine_.model().config;
+  float* in_block =
+      reinterpret_cast<float*>(prompt.blocks[block].get()) + layer_ * BlockLayerFloats(config);
+  for (Buffer* cache : {&keys_, &values_}) {
+    const TensorView rows = Cached(*cache, prompt);
+    for (size_t h = 0; h < config.num_kv_heads; ++h, in_block += BlockHeadFloats(config)) {
+      copy(in_block, rows.f32(h, block * kPrefixBlockTokens));
+    }
+  }
+}
+
+void PrefillRun::FetchReused() {
+  const size_t num_bytes = BlockHeadFloats(engine_.model().config) * sizeof(float);
+  for (const Prompt& prompt : prompts_) {
+    for (size_t i = 0; i < prompt.num_reused / kPrefixBlockTokens; ++i) {
+      ForBlock(prompt, i,
+               [=](const float* block, float* run) { std::memcpy(run, block, num_bytes); });
+    }
+  }
+}
+
+void PrefillRun::FillBlocks() {
+  const size_t num_bytes = BlockHeadFloats(engine_.model().config) * sizeof(float);
+  for (const Prompt& prompt : prompts_) {
+    for (size_t i = prompt.num_found; i < prompt.blocks.size(); ++i) {
+      ForBlock(prompt, i,
+               [=](float* block, const float* run) { std::memcpy(block, run, num_bytes); });
+    }
+  }
 }
 
 absl::Status PrefillRun::EmbedBlock(size_t begin, const std::vector<Piece>& pieces) {
@@ -163,13 +246,15 @@ absl::Status PrefillRun::QueryKeyValue(size_t begin, size_t end, const std::vect
   const size_t num_turned = config.num_query_heads + config.num_kv_heads;
   RETURN_IF_ERROR(Rope(backend, qkv.Slice(1, 0, num_turned * d).SplitLast(num_turned), cos_sin,
                        config.rope_pairs));
-  for (size_t h = 0; h < config.num_kv_heads; ++h) {
-    float* keys = keys_.as<float>() + (h * num_tokens_ + begin) * d;
-    float* values = values_.as<float>() + (h * num_tokens_ + begin) * d;
-    for (size_t m = 0; m < rows; ++m) {
-      const float* row = qkv.f32(m);
-      std::memcpy(keys + m * d, row + (config.num_query_heads + h) * d, d * sizeof(float));
-      std::memcpy(values + m * d, row + (num_turned + h) * d, d * sizeof(float));
+  for (const Piece& piece : pieces) {
+    const TensorView keys = Cached(keys_, piece.prompt), values = Cached(values_, piece.prompt);
+    for (size_t h = 0; h < config.num_kv_heads; ++h) {
+      for (size_t m = 0; m < piece.num_rows; ++m) {
+        const float* row = qkv.f32(piece.row + m);
+        const size_t at = piece.position + m;
+        std::memcpy(keys.f32(h, at), row + (config.num_query_heads + h) * d, d * sizeof(float));
+        std::memcpy(values.f32(h, at), row + (num_turned + h) * d, d * sizeof(float));
+      }
     }
   }
   return absl::OkStatus();
@@ -221,7 +306,8 @@ LayerView PrefillRun::finished_layer(size_t prompt) {
 
 absl::Status PrefillRun::Logits(size_t prompt, size_t position, TensorView logits) {
   const Transformer& model = engine_.model();
-  const size_t rows = logits.dims[0], row = prompts_[prompt].begin + position;
+  const Prompt& of = prompts_[prompt];
+  const size_t rows = logits.dims[0], row = of.begin_row + position - of.num_reused;
   const TensorView normed = ActivationRows(engine_.normed_, rows, model.config.hidden_dim);
   RETURN_IF_ERROR(RmsNorm(engine_.backend(), Residual(row, row + rows), model.output_norm,
                           model.config.norm_epsilon, normed));

@@ -3,7 +3,9 @@
 // of KV and one block of activations, however many layers the model has. Work is cut into (layer,
 // block) steps: between any two, a run can be paused, cancelled or destroyed, and several runs can
 // take turns. A run may read several short prompts side by side: they share its products, and each
-// gets what it would get alone, to the bit.
+// gets what it would get alone, to the bit. The same holds for a prompt whose beginning another had
+// and the engine kept: the run reads it from where they differ, or from the first query that its
+// scorer observes, if that comes before.
 //
 // A PrefillEngine holds the scratch memory that runs share; it and its runs belong to one thread.
 #pragma once
@@ -16,6 +18,7 @@
 #include "base/buffer.h"
 #include "engine/kv_shape.h"
 #include "engine/layer_observation.h"
+#include "engine/prefix_cache.h"
 #include "engine/transformer.h"
 #include "kernels/backend.h"
 #include "kernels/product.h"
@@ -30,17 +33,17 @@ class PrefillEngine {
     // Queries per step: enough rows for the products to run at full speed, few enough for
     // activations to stay in cache.
     size_t block_tokens = 256;
+    // Memory for the K and V of prompts' beginnings, in f32, which others may begin with.
+    size_t prefix_cache_bytes = 0;
   };
 
   // Borrows both; they must outlive the engine.
-  PrefillEngine(const Transformer& model, Backend& backend, Options options)
-      : model_(model), backend_(backend), options_(options) {
-    options_.arithmetic = ArithmeticFor(model, options.arithmetic);
-  }
+  PrefillEngine(const Transformer& model, Backend& backend, Options options);
 
   const Transformer& model() const { return model_; }
   const Options& options() const { return options_; }
   Backend& backend() { return backend_; }
+  const PrefixCache& prefix_cache() const { return prefix_cache_; }
 
  private:
   friend class PrefillRun;
@@ -50,6 +53,7 @@ class PrefillEngine {
   const Transformer& model_;
   Backend& backend_;
   Options options_;
+  PrefixCache prefix_cache_;  // of blocks [L, 2, H, kPrefixBlockTokens, D] f32, K and then V
 
   // The layer whose weights are unpacked; runs on another layer unpack anew.
   size_t unpacked_layer_ = SIZE_MAX;
@@ -88,8 +92,8 @@ class PrefillRun {
   bool done() const { return layer_ == engine_.model().config.num_layers; }
   // The share of the work that is done, in [0, 1].
   double fraction() const;
-  // Of all prompts.
-  size_t num_tokens() const { return num_tokens_; }
+  // Of a prompt's tokens those, at its beginning, that were not read, as their K and V were there.
+  size_t reused_tokens(size_t prompt = 0) const { return prompts_[prompt].num_reused; }
 
   LayerView finished_layer(size_t prompt = 0);
 
@@ -103,8 +107,17 @@ class PrefillRun {
  private:
   struct Prompt {
     std::vector<int32_t> tokens;
-    size_t begin;  // of its tokens among those of all prompts
+    size_t begin = 0;      // of its tokens among those of all prompts
+    size_t begin_row = 0;  // of those that are read, among all rows
+    size_t num_reused = 0;
     LayerObservation observation;
+    // Of its whole blocks of tokens. The first were there; the others are filled layer by layer, as
+    // many as there is memory for.
+    std::vector<Sha256Digest> digests = {};
+    std::vector<PrefixCache::Block> blocks = {};
+    size_t num_found = 0;
+
+    size_t num_rows() const { return tokens.size() - num_reused; }
   };
   // The part of a block that belongs to one prompt.
   struct Piece {
@@ -115,6 +128,7 @@ class PrefillRun {
     bool ends_prompt() const { return position + num_rows == prompt.tokens.size(); }
   };
 
+  void AddPrompt(PrefillPrompt prompt);
   std::vector<Piece> PiecesOf(size_t begin, size_t end);
   absl::Status EmbedBlock(size_t begin, const std::vector<Piece>& pieces);
   absl::Status Block(size_t begin, size_t end, const std::vector<Piece>& pieces);
@@ -124,15 +138,23 @@ class PrefillRun {
   TensorView Residual(size_t begin, size_t end);
   // A prompt's part of keys_ or values_: [H, its tokens, D].
   TensorView Cached(Buffer& cache, const Prompt& prompt);
+  // K and V of the current layer: out of the blocks of beginnings that were there, or into those
+  // that are to be kept.
+  void FetchReused();
+  void FillBlocks();
+  // For each head's K and V in a block: copy(those of the current layer in the block, in the run).
+  template <class Copy>
+  void ForBlock(const Prompt& prompt, size_t block, const Copy& copy);
 
   PrefillEngine& engine_;
   const bool all_logits_;
   std::vector<Prompt> prompts_;
   size_t num_tokens_ = 0;  // T, of all prompts
+  size_t num_rows_ = 0;    // M, of those the ones that are read
   size_t layer_ = 0;
   size_t begin_ = 0;  // first row of the next block
-  Buffer residual_;   // [T, C]
-  Buffer cos_sin_;    // [T, D]
+  Buffer residual_;   // [M, C]
+  Buffer cos_sin_;    // [M, D]
   Buffer keys_;       // [H, T, D] of the current layer
   Buffer values_;     // [H, T, D]
 };

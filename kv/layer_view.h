@@ -2,7 +2,9 @@
 // valid until the engine's next step.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 
 #include "base/tensor_view.h"
 
@@ -23,6 +25,13 @@ struct LayerNeeds {
   size_t moments_begin = 0;
 
   size_t num_window_queries() const { return window_end - window_begin; }
+  // No query before this position is asked for; SIZE_MAX: none at all is.
+  size_t first_query() const {
+    size_t first = column_sums ? 0 : SIZE_MAX;
+    if (num_window_queries() > 0) first = std::min(first, window_begin);
+    if (future_tokens > 0) first = std::min(first, moments_begin);
+    return first;
+  }
 };
 
 struct LayerView {

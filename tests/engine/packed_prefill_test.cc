@@ -5,34 +5,10 @@
 
 #include "base/random.h"
 #include "engine/prefill.h"
+#include "tests/engine/read_all.h"
 
 namespace kvship {
 namespace {
-
-std::vector<float> Copied(const TensorView& view) {
-  std::vector<float> out;
-  if (view.rank == 0) return out;
-  const size_t rows = view.rank == 3 ? view.dims[1] : 1;
-  const size_t cols = view.dims[view.rank - 1];
-  for (size_t i = 0; i < view.dims[0]; ++i) {
-    for (size_t j = 0; j < rows; ++j) {
-      const float* row = view.rank == 3 ? view.f32(i, j) : view.f32(i);
-      out.insert(out.end(), row, row + cols);
-    }
-  }
-  return out;
-}
-
-// All that a layer shows, one after the other.
-std::vector<float> Shown(const LayerView& view) {
-  std::vector<float> out;
-  for (const TensorView& part : {view.keys, view.values, view.window_queries, view.window_lse,
-                                 view.column_sums, view.query_mean, view.query_covariance}) {
-    const std::vector<float> copied = Copied(part);
-    out.insert(out.end(), copied.begin(), copied.end());
-  }
-  return out;
-}
 
 PrefillPrompt RandomPrompt(size_t num_tokens, LayerNeeds needs) {
   PrefillPrompt prompt;
@@ -45,31 +21,10 @@ PrefillPrompt RandomPrompt(size_t num_tokens, LayerNeeds needs) {
 
 class PackedPrefill : public ::testing::Test {
  protected:
-  // Per prompt: what each layer shows, then the logits after the last token.
-  std::vector<std::vector<float>> Read(const std::vector<PrefillPrompt>& prompts) {
-    PrefillRun run(engine_, prompts);
-    std::vector<std::vector<float>> out(prompts.size());
-    while (!run.done()) {
-      if (*run.Step() != PrefillRun::Event::kLayerDone) continue;
-      for (size_t i = 0; i < prompts.size(); ++i) {
-        const std::vector<float> shown = Shown(run.finished_layer(i));
-        out[i].insert(out[i].end(), shown.begin(), shown.end());
-      }
-    }
-    std::vector<float> logits(model_->config.vocab_tokens);
-    for (size_t i = 0; i < prompts.size(); ++i) {
-      EXPECT_TRUE(
-          run.Logits(i, prompts[i].tokens.size() - 1, TensorView(logits.data(), {1, logits.size()}))
-              .ok());
-      out[i].insert(out[i].end(), logits.begin(), logits.end());
-    }
-    return out;
-  }
-
   void ExpectTheSameAsAlone(const std::vector<PrefillPrompt>& prompts) {
-    const std::vector<std::vector<float>> packed = Read(prompts);
+    const std::vector<std::vector<float>> packed = ReadAll(engine_, prompts);
     for (size_t i = 0; i < prompts.size(); ++i) {
-      const std::vector<float> alone = Read({prompts[i]})[0];
+      const std::vector<float> alone = ReadAll(engine_, {prompts[i]})[0];
       ASSERT_EQ(packed[i].size(), alone.size());
       EXPECT_EQ(std::memcmp(packed[i].data(), alone.data(), alone.size() * sizeof(float)), 0)
           << "prompt " << i;
