@@ -82,6 +82,7 @@ std::string ReportTable(const v1::GenerateReport& report) {
                                                      static_cast<double>(kv.shipped_bytes());
   return absl::StrCat(
       Row("prompt tokens", absl::StrCat(report.usage().prompt_tokens())),
+      Row("of them not read anew", absl::StrCat(report.usage().reused_tokens())),
       Row("kept per KV head", absl::StrFormat("%.1f", kv.kept_tokens())),
       Row("KV uncompressed", Megabytes(kv.uncompressed_bytes())),
       Row("KV shipped", absl::StrFormat("%s (%.1fx less) by %s", Megabytes(kv.shipped_bytes()),

@@ -192,6 +192,7 @@ void Generation::Decode(PrefillAttempt::Result result) {
   *report_.mutable_kv() = result.kv;
   *report_.mutable_kv()->mutable_compression() = CompressionToProto(request_.compression);
   *report_.mutable_timing() = result.timing;
+  report_.mutable_usage()->set_reused_tokens(result.reused_tokens);
   receive_time_ = result.receive_time;
   // A node that was lost, too, was waiting.
   report_.mutable_timing()->set_queue_ms(
@@ -251,6 +252,7 @@ void Generation::LogEnd(const absl::Status& status) const {
            {"code", absl::StatusCodeToString(status.code())},
            {"error", LoggedMessage(status)},
            {"prompt_tokens", request_.tokens.size()},
+           {"reused_tokens", uint64_t{report_.usage().reused_tokens()}},
            {"output_tokens", uint64_t{report_.usage().output_tokens()}},
            {"kept_tokens", kv.kept_tokens()},
            {"uncompressed_bytes", kv.uncompressed_bytes()},

@@ -195,6 +195,7 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
     result.kv = MakeKvReport(*cache_, receiver_->layers());
     result.kv.set_shipped_bytes(receiver_->num_bytes());
     result.kv.set_transport(nccl_ == nullptr ? kGrpcTransport : nccl_->transport());
+    result.reused_tokens = message.reused_tokens();
     result.timing.set_queue_ms(message.queue_ms());
     result.timing.set_prefill_ms(message.prefill_ms());
     result.timing.set_compress_ms(message.compress_ms());

@@ -31,8 +31,9 @@ class PrefillAttempt : public StagedFrameEvents,
   struct Result {
     ReservationQueue::Cache cache;
     OutputToken first_token;
-    v1::KvReport kv;    // without `compression`
-    v1::Timing timing;  // queue (on the node), prefill, compress and transfer
+    v1::KvReport kv;             // without `compression`
+    v1::Timing timing;           // queue (on the node), prefill, compress and transfer
+    uint32_t reused_tokens = 0;  // of the prompt
     // In which layers were coming in: from each one's header to its last byte in the pool.
     absl::Duration receive_time;
   };

@@ -11,7 +11,6 @@
 #include "engine/rope_table.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
-#include "kv/prefix_digests.h"
 
 namespace kvship {
 namespace {
@@ -23,17 +22,17 @@ size_t BlockLayerFloats(const ModelConfig& config) {
   return 2 * config.num_kv_heads * BlockHeadFloats(config);
 }
 
-size_t BlockBytes(const ModelConfig& config) {
+}  // namespace
+
+size_t PrefillEngine::PrefixBlockBytes(const ModelConfig& config) {
   return config.num_layers * BlockLayerFloats(config) * sizeof(float);
 }
-
-}  // namespace
 
 PrefillEngine::PrefillEngine(const Transformer& model, Backend& backend, Options options)
     : model_(model),
       backend_(backend),
       options_(options),
-      prefix_cache_(BlockBytes(model.config), options.prefix_cache_bytes) {
+      prefix_cache_(PrefixBlockBytes(model.config), options.prefix_cache_bytes) {
   options_.arithmetic = ArithmeticFor(model, options.arithmetic);
 }
 
@@ -64,25 +63,14 @@ PrefillRun::PrefillRun(PrefillEngine& engine, std::vector<PrefillPrompt> prompts
 
 void PrefillRun::AddPrompt(PrefillPrompt prompt) {
   const size_t num_tokens = prompt.tokens.size();
-  Prompt added{.tokens = std::move(prompt.tokens),
-               .begin = std::exchange(num_tokens_, num_tokens_ + num_tokens),
-               .begin_row = num_rows_,
-               .observation = LayerObservation(engine_.model().config, num_tokens, prompt.needs)};
-  if (engine_.options().prefix_cache_bytes > 0) {
-    added.digests = PrefixDigests(added.tokens);
-    added.blocks = engine_.prefix_cache_.Find(added.digests);
-    added.num_found = added.blocks.size();
-    // The last token is always read, for its logits.
-    const size_t most = all_logits_ ? 0 : std::min(prompt.needs.first_query(), num_tokens - 1);
-    added.num_reused = std::min(added.num_found, most / kPrefixBlockTokens) * kPrefixBlockTokens;
-    while (added.blocks.size() < added.digests.size()) {
-      PrefixCache::Block block = engine_.prefix_cache_.Take();
-      if (block == nullptr) break;
-      added.blocks.push_back(std::move(block));
-    }
-  }
-  num_rows_ += added.num_rows();
-  prompts_.push_back(std::move(added));
+  // The last token is always read, for its logits.
+  const size_t most_reused = all_logits_ ? 0 : std::min(prompt.needs.first_query(), num_tokens - 1);
+  PrefixCache::Prefix prefix = engine_.prefix_cache_.Begin(prompt.tokens, most_reused);
+  LayerObservation observation(engine_.model().config, num_tokens, prompt.needs);
+  prompts_.push_back({std::move(prompt.tokens), num_tokens_, num_rows_, std::move(observation),
+                      std::move(prefix)});
+  num_tokens_ += num_tokens;
+  num_rows_ += prompts_.back().num_rows();
 }
 
 size_t PrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs) {
@@ -117,7 +105,7 @@ std::vector<PrefillRun::Piece> PrefillRun::PiecesOf(size_t begin, size_t end) {
     const size_t first = std::max(begin, prompt.begin_row);
     const size_t last = std::min(end, prompt.begin_row + prompt.num_rows());
     if (first >= last) continue;
-    const size_t position = prompt.num_reused + first - prompt.begin_row;
+    const size_t position = prompt.prefix.reused_tokens() + first - prompt.begin_row;
     pieces.push_back({prompt, first - begin, last - first, position});
   }
   return pieces;
@@ -141,7 +129,7 @@ absl::StatusOr<PrefillRun::Event> PrefillRun::Step() {
   ++layer_;
   for (Prompt& prompt : prompts_) {
     prompt.observation.Finish(engine_.backend());
-    if (done()) engine_.prefix_cache_.Insert(prompt.digests, prompt.blocks);
+    if (done()) engine_.prefix_cache_.Keep(prompt.prefix);
   }
   return Event::kLayerDone;
 }
@@ -149,8 +137,8 @@ absl::StatusOr<PrefillRun::Event> PrefillRun::Step() {
 template <class Copy>
 void PrefillRun::ForBlock(const Prompt& prompt, size_t block, const Copy& copy) {
   const ModelConfig& config = engine_.model().config;
-  float* in_block =
-      reinterpret_cast<float*>(prompt.blocks[block].get()) + layer_ * BlockLayerFloats(config);
+  float* in_block = reinterpret_cast<float*>(prompt.prefix.blocks[block].get()) +
+                    layer_ * BlockLayerFloats(config);
   for (Buffer* cache : {&keys_, &values_}) {
     const TensorView rows = Cached(*cache, prompt);
     for (size_t h = 0; h < config.num_kv_heads; ++h, in_block += BlockHeadFloats(config)) {
@@ -162,7 +150,7 @@ void PrefillRun::ForBlock(const Prompt& prompt, size_t block, const Copy& copy) 
 void PrefillRun::FetchReused() {
   const size_t num_bytes = BlockHeadFloats(engine_.model().config) * sizeof(float);
   for (const Prompt& prompt : prompts_) {
-    for (size_t i = 0; i < prompt.num_reused / kPrefixBlockTokens; ++i) {
+    for (size_t i = 0; i < prompt.prefix.num_reused; ++i) {
       ForBlock(prompt, i,
                [=](const float* block, float* run) { std::memcpy(run, block, num_bytes); });
     }
@@ -172,7 +160,7 @@ void PrefillRun::FetchReused() {
 void PrefillRun::FillBlocks() {
   const size_t num_bytes = BlockHeadFloats(engine_.model().config) * sizeof(float);
   for (const Prompt& prompt : prompts_) {
-    for (size_t i = prompt.num_found; i < prompt.blocks.size(); ++i) {
+    for (size_t i = prompt.prefix.num_found; i < prompt.prefix.blocks.size(); ++i) {
       ForBlock(prompt, i,
                [=](float* block, const float* run) { std::memcpy(block, run, num_bytes); });
     }
@@ -307,7 +295,7 @@ LayerView PrefillRun::finished_layer(size_t prompt) {
 absl::Status PrefillRun::Logits(size_t prompt, size_t position, TensorView logits) {
   const Transformer& model = engine_.model();
   const Prompt& of = prompts_[prompt];
-  const size_t rows = logits.dims[0], row = of.begin_row + position - of.num_reused;
+  const size_t rows = logits.dims[0], row = of.begin_row + position - of.prefix.reused_tokens();
   const TensorView normed = ActivationRows(engine_.normed_, rows, model.config.hidden_dim);
   RETURN_IF_ERROR(RmsNorm(engine_.backend(), Residual(row, row + rows), model.output_norm,
                           model.config.norm_epsilon, normed));

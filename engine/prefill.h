@@ -37,6 +37,9 @@ class PrefillEngine {
     size_t prefix_cache_bytes = 0;
   };
 
+  // Of the prefix cache.
+  static size_t PrefixBlockBytes(const ModelConfig& config);
+
   // Borrows both; they must outlive the engine.
   PrefillEngine(const Transformer& model, Backend& backend, Options options);
 
@@ -93,7 +96,7 @@ class PrefillRun {
   // The share of the work that is done, in [0, 1].
   double fraction() const;
   // Of a prompt's tokens those, at its beginning, that were not read, as their K and V were there.
-  size_t reused_tokens(size_t prompt = 0) const { return prompts_[prompt].num_reused; }
+  size_t reused_tokens(size_t prompt) const { return prompts_[prompt].prefix.reused_tokens(); }
 
   LayerView finished_layer(size_t prompt = 0);
 
@@ -109,15 +112,10 @@ class PrefillRun {
     std::vector<int32_t> tokens;
     size_t begin = 0;      // of its tokens among those of all prompts
     size_t begin_row = 0;  // of those that are read, among all rows
-    size_t num_reused = 0;
     LayerObservation observation;
-    // Of its whole blocks of tokens. The first were there; the others are filled layer by layer, as
-    // many as there is memory for.
-    std::vector<Sha256Digest> digests = {};
-    std::vector<PrefixCache::Block> blocks = {};
-    size_t num_found = 0;
+    PrefixCache::Prefix prefix;
 
-    size_t num_rows() const { return tokens.size() - num_reused; }
+    size_t num_rows() const { return tokens.size() - prefix.reused_tokens(); }
   };
   // The part of a block that belongs to one prompt.
   struct Piece {

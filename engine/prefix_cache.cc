@@ -3,11 +3,19 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/buffer.h"
 #include "base/out_of_memory.h"
 #include "base/status_macros.h"
 
 namespace kvship {
+
+absl::Status PrefixCache::CheckBytes(size_t prefix_cache_bytes, size_t block_bytes) {
+  if (prefix_cache_bytes == 0 || prefix_cache_bytes >= block_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("prefix_cache_bytes ", prefix_cache_bytes, ": wanted 0, or at least ",
+                   block_bytes, ", which hold ", kPrefixBlockTokens, " tokens of this model"));
+}
 
 absl::StatusOr<PrefixCache::Block> PrefixCache::OnHost(size_t num_bytes) {
   Block block;
@@ -24,29 +32,31 @@ PrefixCache::PrefixCache(size_t block_bytes, size_t max_bytes, Allocate allocate
       max_blocks_(max_bytes / block_bytes),
       allocate_(std::move(allocate)) {}
 
-std::vector<PrefixCache::Block> PrefixCache::Find(std::span<const Sha256Digest> digests) {
+PrefixCache::Prefix PrefixCache::Begin(std::span<const int32_t> tokens, size_t most_reused) {
+  Prefix prefix;
+  if (max_blocks_ == 0) return prefix;
+  prefix.digests = PrefixDigests(tokens);
+  Find(&prefix);
+  prefix.num_found = prefix.blocks.size();
+  prefix.num_reused = std::min(prefix.num_found, most_reused / kPrefixBlockTokens);
+  while (prefix.blocks.size() < prefix.digests.size()) {
+    Block block = Take();
+    if (block == nullptr) break;
+    prefix.blocks.push_back(std::move(block));
+  }
+  return prefix;
+}
+
+void PrefixCache::Find(Prefix* prefix) {
   std::vector<Entry*> found;
-  for (const Sha256Digest& digest : digests) {
+  for (const Sha256Digest& digest : prefix->digests) {
     const auto entry = entries_.find(digest);
     if (entry == entries_.end()) break;
     found.push_back(&entry->second);
+    prefix->blocks.push_back(entry->second.block);
   }
-  std::vector<Block> blocks;
-  for (Entry* entry : found) blocks.push_back(entry->block);
   // The first is used last: without it the others are of no use.
   for (size_t i = found.size(); i-- > 0;) found[i]->last_used = ++clock_;
-  return blocks;
-}
-
-bool PrefixCache::MakeRoom() {
-  auto oldest = entries_.end();
-  for (auto at = entries_.begin(); at != entries_.end(); ++at) {
-    if (at->second.block.use_count() > 1) continue;
-    if (oldest == entries_.end() || at->second.last_used < oldest->second.last_used) oldest = at;
-  }
-  if (oldest == entries_.end()) return false;
-  entries_.erase(oldest);
-  return true;
 }
 
 PrefixCache::Block PrefixCache::Take() {
@@ -68,10 +78,22 @@ PrefixCache::Block PrefixCache::Take() {
   });
 }
 
-void PrefixCache::Insert(std::span<const Sha256Digest> digests, std::span<const Block> blocks) {
+bool PrefixCache::MakeRoom() {
+  auto oldest = entries_.end();
+  for (auto at = entries_.begin(); at != entries_.end(); ++at) {
+    if (at->second.block.use_count() > 1) continue;
+    if (oldest == entries_.end() || at->second.last_used < oldest->second.last_used) oldest = at;
+  }
+  if (oldest == entries_.end()) return false;
+  entries_.erase(oldest);
+  return true;
+}
+
+void PrefixCache::Keep(const Prefix& prefix) {
   // As in Find: the first is used last. Another prompt may have brought the same meanwhile.
-  for (size_t i = blocks.size(); i-- > 0;) {
-    entries_.try_emplace(digests[i], Entry{blocks[i], ++clock_});
+  for (size_t i = prefix.blocks.size(); i-- > 0;) {
+    entries_.try_emplace(prefix.digests[i], Entry{prefix.blocks[i], 0}).first->second.last_used =
+        ++clock_;
   }
 }
 

@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/sha256.h"
+#include "kv/prefix_digests.h"
 
 namespace kvship {
 
@@ -24,24 +25,33 @@ class PrefixCache {
   // Makes memory for one block, which is kept till the end and used again and again.
   using Allocate = std::function<absl::StatusOr<Block>(size_t num_bytes)>;
 
+  // The blocks that a run has of its prompt's beginning, without a gap.
+  struct Prefix {
+    std::vector<Sha256Digest> digests;  // PrefixDigests of the prompt
+    std::vector<Block> blocks;          // of as many of them as there was memory for
+    size_t num_found = 0;               // the first: they were there; the others are to be filled
+    size_t num_reused = 0;              // of those found the first: what the run need not compute
+
+    size_t reused_tokens() const { return num_reused * kPrefixBlockTokens; }
+  };
+
+  // InvalidArgument naming prefix_cache_bytes if that is neither 0 nor room for a block.
+  static absl::Status CheckBytes(size_t prefix_cache_bytes, size_t block_bytes);
+
   // Memory of the host.
   static absl::StatusOr<Block> OnHost(size_t num_bytes);
 
   // Takes up to max_bytes, as blocks are asked for; with less than block_bytes it is always empty.
   PrefixCache(size_t block_bytes, size_t max_bytes, Allocate allocate = OnHost);
 
-  // The blocks of a prompt's beginning, known by PrefixDigests: from the first to the last before
-  // one that is not here.
-  std::vector<Block> Find(std::span<const Sha256Digest> digests);
+  // What a prompt finds here, of which at most `most_reused` tokens are to be reused, and blocks
+  // for the rest of it: at the cost of the least recently used ones that are in nobody's hands.
+  Prefix Begin(std::span<const int32_t> tokens, size_t most_reused);
 
-  // A block to fill, at the cost of the least recently used one that is in nobody's hands; null if
-  // there is none.
-  Block Take();
+  // All blocks of the prefix are filled: others may find them.
+  void Keep(const Prefix& prefix);
 
-  // Keeps the filled blocks of a prompt, blocks[i] by digests[i].
-  void Insert(std::span<const Sha256Digest> digests, std::span<const Block> blocks);
-
-  // Of the blocks that Find can find.
+  // Of the blocks that can be found.
   size_t num_bytes() const { return entries_.size() * block_bytes_; }
 
  private:
@@ -49,6 +59,8 @@ class PrefixCache {
     Block block;
     uint64_t last_used;
   };
+  void Find(Prefix* prefix);
+  Block Take();
   bool MakeRoom();
 
   const size_t block_bytes_;

@@ -13,9 +13,11 @@ namespace kvship {
 
 // Takes memory for weights and activations on the GPU; borrows nothing of `model`. `block_tokens`
 // is a power of two of at least 128, or 0 for the default. Errors: as FindGpu, Unimplemented for
-// models that only the CPU runs, ResourceExhausted if the GPU's memory does not hold it.
+// models that only the CPU runs, ResourceExhausted if the GPU's memory does not hold it,
+// InvalidArgument for a prefix cache without room for a block.
 absl::StatusOr<std::unique_ptr<PromptReader>> OpenGpuPromptReader(const ComputeDevice& gpu,
                                                                   const Transformer& model,
-                                                                  size_t block_tokens);
+                                                                  size_t block_tokens,
+                                                                  size_t prefix_cache_bytes);
 
 }  // namespace kvship

@@ -4,7 +4,8 @@
 namespace kvship {
 
 absl::StatusOr<std::unique_ptr<PromptReader>> OpenGpuPromptReader(const ComputeDevice& gpu,
-                                                                  const Transformer&, size_t) {
+                                                                  const Transformer&, size_t,
+                                                                  size_t) {
   return FindGpu(gpu);
 }
 

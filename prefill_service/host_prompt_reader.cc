@@ -51,6 +51,8 @@ class HostPromptReading final : public PromptReading {
     return windows_vote_ ? std::min(run_.fraction(), std::nextafter(1.0, 0.0)) : run_.fraction();
   }
 
+  size_t reused_tokens(size_t prompt) const override { return run_.reused_tokens(prompt); }
+
   absl::StatusOr<Array<float>> Logits(size_t prompt) override {
     Array<float> logits(engine_.model().config.vocab_tokens);
     RETURN_IF_ERROR(run_.Logits(prompt, prompt_tokens_[prompt] - 1,

@@ -20,6 +20,7 @@ class HostPromptReader final : public PromptReader {
   size_t pack_tokens() const override { return engine_.options().block_tokens; }
   absl::Status Check(const PrefillTask&) const override { return absl::OkStatus(); }
   size_t BytesFor(const PrefillTask& task) const override;
+  size_t prefix_cache_bytes() const override { return engine_.prefix_cache().num_bytes(); }
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override;
 

@@ -44,6 +44,9 @@ ABSL_FLAG(
     size_t, max_active_bytes, size_t{4} << 30,
     "memory that prompts being read may hold, beside the model; one that takes more by itself is "
     "refused");
+ABSL_FLAG(size_t, prefix_cache_bytes, 0,
+          "memory for beginnings of prompts, which are not read again where another prompt begins "
+          "alike; 0: none is kept");
 ABSL_FLAG(size_t, max_outbox_bytes, 32 << 20, "unsent bytes at which a request stops computing");
 ABSL_FLAG(absl::Duration, go_timeout, absl::Seconds(30), "how long a client may take to say Go");
 ABSL_FLAG(absl::Duration, stall_timeout, absl::Seconds(30),
@@ -76,6 +79,7 @@ absl::StatusOr<PrefillProgramOptions> OptionsFromFlags() {
   ASSIGN_OR_RETURN(options.uses_nccl,
                    WantsNccl(absl::GetFlag(FLAGS_transport), options.device.is_gpu));
   options.block_tokens = absl::GetFlag(FLAGS_block_tokens);
+  options.prefix_cache_bytes = absl::GetFlag(FLAGS_prefix_cache_bytes);
   options.default_compression = absl::GetFlag(FLAGS_default_compression);
   options.scheduler.max_queue_requests = absl::GetFlag(FLAGS_max_queue_requests);
   options.scheduler.max_queue_tokens = absl::GetFlag(FLAGS_max_queue_tokens);

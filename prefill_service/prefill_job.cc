@@ -10,7 +10,11 @@ namespace kvship {
 PrefillJob::PrefillJob(PrefillMetrics& metrics, std::unique_ptr<PromptReading> reading,
                        std::vector<PrefillShipment*> shipments)
     : metrics_(metrics), reading_(std::move(reading)), shipments_(std::move(shipments)) {
-  for (const PrefillShipment* shipment : shipments_) num_tokens_ += shipment->task().tokens.size();
+  for (size_t i = 0; i < shipments_.size(); ++i) {
+    const size_t num_tokens = shipments_[i]->task().tokens.size();
+    num_tokens_ += num_tokens;
+    tokens_to_read_ += num_tokens - reading_->reused_tokens(i);
+  }
   metrics_.run_requests.Observe(static_cast<double>(shipments_.size()));
 }
 
@@ -38,10 +42,7 @@ absl::Status PrefillJob::Step() {
 absl::Status PrefillJob::SendManifests() {
   for (size_t i = 0; i < shipments_.size(); ++i) {
     if (shipments_[i] == nullptr) continue;
-    const absl::Time begun = MonotonicNow();
-    ASSIGN_OR_RETURN(const Array<float> logits, reading_->Logits(i));
-    const absl::Duration logits_time = MonotonicNow() - begun;
-    RETURN_IF_ERROR(shipments_[i]->SendManifest(logits.span(), compute_time_ + logits_time));
+    RETURN_IF_ERROR(shipments_[i]->SendManifest(*reading_, i, compute_time_));
   }
   return absl::OkStatus();
 }

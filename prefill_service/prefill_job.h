@@ -30,6 +30,8 @@ class PrefillJob {
   double remaining_tokens() const { return (1 - reading_->fraction()) * num_tokens(); }
   bool is_packed() const { return shipments_.size() > 1; }
   size_t num_tokens() const { return num_tokens_; }
+  // Those that are not known from other prompts.
+  size_t tokens_to_read() const { return tokens_to_read_; }
   // Of all steps, compression counted.
   absl::Duration step_time() const { return step_time_; }
 
@@ -40,6 +42,7 @@ class PrefillJob {
   const std::unique_ptr<PromptReading> reading_;
   std::vector<PrefillShipment*> shipments_;  // null: forgotten
   size_t num_tokens_ = 0;                    // of all prompts
+  size_t tokens_to_read_ = 0;
   absl::Duration compute_time_;
   absl::Duration step_time_;
   bool done_ = false;

@@ -25,6 +25,9 @@ PrefillMetrics::PrefillMetrics(prometheus::Registry& registry)
 PrefillMetrics::PrefillMetrics(const MetricFactory& make)
     : prompt_tokens(
           make.Counter("prompt_tokens_total", "Prompt tokens of requests that were served")),
+      reused_tokens(
+          make.Counter("reused_tokens_total",
+                       "Of them those that were not read, as earlier prompts began alike")),
       uncompressed_bytes(make.Counter("uncompressed_bytes_total",
                                       "Bytes that keeping every token would have shipped")),
       shipped_bytes(
@@ -37,6 +40,8 @@ PrefillMetrics::PrefillMetrics(const MetricFactory& make)
       sending_requests(
           make.Gauge("sending_requests", "Requests that have been read, not all of them sent yet")),
       outbox_bytes(make.Gauge("outbox_bytes", "Bytes sent that readers have not taken yet")),
+      prefix_cache_bytes(
+          make.Gauge("prefix_cache_bytes", "Memory that holds beginnings of earlier prompts")),
       queue_seconds(make.Histogram("queue_seconds", "From a request's arrival to its first step",
                                    LongSeconds())),
       prefill_seconds(make.Histogram("compute_seconds",

@@ -29,6 +29,7 @@ class PrefillMetrics {
   void ObserveRetainedMass(const CompressionOptions& policy, double mass);
 
   prometheus::Counter& prompt_tokens;
+  prometheus::Counter& reused_tokens;
   prometheus::Counter& uncompressed_bytes;
   prometheus::Counter& shipped_bytes;
   prometheus::Gauge& queue_requests;
@@ -36,6 +37,7 @@ class PrefillMetrics {
   prometheus::Gauge& active_requests;
   prometheus::Gauge& sending_requests;
   prometheus::Gauge& outbox_bytes;
+  prometheus::Gauge& prefix_cache_bytes;
   prometheus::Histogram& queue_seconds;
   prometheus::Histogram& prefill_seconds;
   prometheus::Histogram& compress_seconds;

@@ -45,11 +45,15 @@ absl::StatusOr<std::unique_ptr<PromptReader>> OpenReader(const PrefillProgramOpt
                                                          Backend& backend) {
   if (options.device.is_gpu) {
     LogInfo(absl::StrCat("moving the model to cuda:", options.device.ordinal));
-    return OpenGpuPromptReader(options.device, model, options.block_tokens);
+    return OpenGpuPromptReader(options.device, model, options.block_tokens,
+                               options.prefix_cache_bytes);
   }
   PrefillEngine::Options engine;
   if (options.float32) engine.arithmetic = Arithmetic::kFloat32;
   if (options.block_tokens > 0) engine.block_tokens = options.block_tokens;
+  RETURN_IF_ERROR(
+      CheckPrefixCache(options.prefix_cache_bytes, PrefillEngine::PrefixBlockBytes(model.config)));
+  engine.prefix_cache_bytes = options.prefix_cache_bytes;
   return std::make_unique<HostPromptReader>(model, backend, engine);
 }
 

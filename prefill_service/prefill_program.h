@@ -23,6 +23,7 @@ struct PrefillProgramOptions {
   ComputeDevice device;
   bool uses_nccl = false;           // with a GPU
   size_t block_tokens = 0;          // queries per step; 0: 256 on the CPU, 8192 on a GPU
+  size_t prefix_cache_bytes = 0;    // for prompts' beginnings; 0: none are kept
   std::string default_compression;  // the options' text form
   PrefillScheduler::Options scheduler;
   std::string otlp_endpoint;  // of the collector of traces; empty: none

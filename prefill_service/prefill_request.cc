@@ -49,6 +49,7 @@ void PrefillScheduler::Request::TellEnd(const absl::Status& status) const {
                             {"code", absl::StatusCodeToString(status.code())},
                             {"error", LoggedMessage(status)},
                             {"prompt_tokens", task.tokens.size()},
+                            {"reused_tokens", totals.reused_tokens},
                             {"kept_tokens", totals.kept_tokens},
                             {"uncompressed_bytes", task.plan.uncompressed_bytes()},
                             {"shipped_bytes", totals.shipped_bytes},

@@ -200,6 +200,7 @@ void PrefillScheduler::RunStep(const std::shared_ptr<Request>& first,
     return job->Step();
   });
   if (!status.ok() && !reader_.CheckDevice().ok()) heartbeat_.LoseDevice();
+  metrics_.prefix_cache_bytes.Set(static_cast<double>(reader_.prefix_cache_bytes()));
   lock.lock();
   if (!status.ok()) {
     LogError(absl::StrCat("a prefill step failed: ", status.ToString()));
@@ -213,7 +214,7 @@ void PrefillScheduler::RunStep(const std::shared_ptr<Request>& first,
                  [&](const auto& request) { return request->job == job; });
     for (const auto& request : members) request->remaining_tokens = job->remaining_tokens();
     if (status.ok() && !job->done()) return;
-    if (status.ok()) rate_.Note(job->num_tokens(), job->step_time());
+    if (status.ok()) rate_.Note(job->tokens_to_read(), job->step_time());
   }
   for (const auto& request : members) {
     if (status.ok()) {

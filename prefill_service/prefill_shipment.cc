@@ -68,11 +68,14 @@ absl::Status PrefillShipment::ShipLayer(PromptReading& reading, size_t prompt) {
   return absl::OkStatus();
 }
 
-absl::Status PrefillShipment::SendManifest(std::span<const float> logits,
+absl::Status PrefillShipment::SendManifest(PromptReading& reading, size_t prompt,
                                            absl::Duration prefill_time) {
-  totals_.prefill_time = prefill_time;
+  const absl::Time begun = MonotonicNow();
+  ASSIGN_OR_RETURN(const Array<float> logits, reading.Logits(prompt));
   totals_.compute_end = MonotonicNow();
-  ASSIGN_OR_RETURN(const OutputToken first_token, FirstToken(task_, logits));
+  totals_.prefill_time = prefill_time + (totals_.compute_end - begun);
+  totals_.reused_tokens = reading.reused_tokens(prompt);
+  ASSIGN_OR_RETURN(const OutputToken first_token, FirstToken(task_, logits.span()));
   v1::PrefillResponse response;
   v1::PrefillManifest& manifest = *response.mutable_manifest();
   ManifestToProto(cutter_.Finish(task_.tokens.size()), &manifest);
@@ -80,9 +83,11 @@ absl::Status PrefillShipment::SendManifest(std::span<const float> logits,
   manifest.set_queue_ms(absl::ToDoubleMilliseconds(totals_.queue_time));
   manifest.set_prefill_ms(absl::ToDoubleMilliseconds(totals_.prefill_time));
   manifest.set_compress_ms(absl::ToDoubleMilliseconds(totals_.compress_time));
+  manifest.set_reused_tokens(static_cast<uint32_t>(totals_.reused_tokens));
   channel_.SendMessage(Sealed(response));
 
   metrics_.prompt_tokens.Increment(static_cast<double>(task_.plan.prompt_tokens));
+  metrics_.reused_tokens.Increment(static_cast<double>(totals_.reused_tokens));
   metrics_.uncompressed_bytes.Increment(static_cast<double>(task_.plan.uncompressed_bytes()));
   metrics_.shipped_bytes.Increment(static_cast<double>(totals_.shipped_bytes));
   metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(totals_.queue_time));

@@ -35,8 +35,8 @@ class PrefillShipment {
   void SendProgress(double fraction);
   // The layer that `reading` has just finished, of its `prompt`-th prompt.
   absl::Status ShipLayer(PromptReading& reading, size_t prompt);
-  // `logits` are those after the prompt's last token, `prefill_time` what the engine took.
-  absl::Status SendManifest(std::span<const float> logits, absl::Duration prefill_time);
+  // `reading` is done with its `prompt`-th prompt; `prefill_time` is what the engine took before.
+  absl::Status SendManifest(PromptReading& reading, size_t prompt, absl::Duration prefill_time);
 
  private:
   PrefillMetrics& metrics_;

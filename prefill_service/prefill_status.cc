@@ -51,6 +51,8 @@ Json PrefillStatusJson(const v1::ModelInfo& model, const MetricValues& metrics,
           {"prompts", std::move(shown)},
           {"requests", RequestsByCode(metrics, "kvship_prefill_requests_total")},
           {"prompt_tokens", Count(metrics, "prompt_tokens_total")},
+          {"reused_tokens", Count(metrics, "reused_tokens_total")},
+          {"prefix_cache_bytes", Count(metrics, "prefix_cache_bytes")},
           {"compression", CompressionStatus(metrics.Sum("kvship_prefill_uncompressed_bytes_total"),
                                             metrics.Sum("kvship_prefill_shipped_bytes_total"))}};
 }

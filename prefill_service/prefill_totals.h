@@ -10,6 +10,7 @@ namespace kvship {
 struct PrefillTotals {
   double kept_tokens = 0;  // per head, the mean over heads and layers
   size_t shipped_bytes = 0;
+  size_t reused_tokens = 0;  // known at the end
   absl::Duration queue_time = {};
   absl::Duration prefill_time = {};  // without compress_time; known at the end
   absl::Duration compress_time = {};

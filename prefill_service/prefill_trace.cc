@@ -34,6 +34,7 @@ void PrefillTrace::End(const std::string& request_id, const PrefillTotals& total
                    .begin = begin_,
                    .end = now,
                    .attributes = {{"kvship.request_id", request_id},
+                                  {"kvship.reused_tokens", uint64_t{totals.reused_tokens}},
                                   {"kvship.kept_tokens", totals.kept_tokens},
                                   {"kvship.shipped_bytes", uint64_t{totals.shipped_bytes}}},
                    .status = status});

@@ -41,6 +41,9 @@ class PromptReading {
   // The share of the work that is done, in [0, 1].
   virtual double fraction() const = 0;
 
+  // Of a prompt's tokens those, at its beginning, that are not read: they are known from another.
+  virtual size_t reused_tokens(size_t prompt) const = 0;
+
   // Once done: the logits [vocab] after the last token of a prompt.
   virtual absl::StatusOr<Array<float>> Logits(size_t prompt) = 0;
 };
@@ -59,6 +62,9 @@ class PromptReader {
   // Bytes that the reading of a task that Check passes holds while it is paused. Any thread may
   // ask.
   virtual size_t BytesFor(const PrefillTask& task) const = 0;
+
+  // Bytes of prompts' beginnings that are kept for others.
+  virtual size_t prefix_cache_bytes() const = 0;
 
   // After a step that failed: Internal if no later one can succeed, as the device is lost.
   virtual absl::Status CheckDevice() { return absl::OkStatus(); }

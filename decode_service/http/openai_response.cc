@@ -28,7 +28,8 @@ Json FinishReason(const v1::GenerateReport& report) {
 Json Usage(const v1::Usage& usage) {
   return {{"prompt_tokens", usage.prompt_tokens()},
           {"completion_tokens", usage.output_tokens()},
-          {"total_tokens", usage.prompt_tokens() + usage.output_tokens()}};
+          {"total_tokens", usage.prompt_tokens() + usage.output_tokens()},
+          {"prompt_tokens_details", {{"cached_tokens", usage.reused_tokens()}}}};
 }
 
 Json Report(const v1::GenerateReport& report) {

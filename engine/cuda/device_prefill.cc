@@ -16,7 +16,29 @@ size_t KeyRows(size_t num_tokens) {
   return (num_tokens + kStep - 1) / kStep * kStep;
 }
 
+// Of one head's K or V in a block of the prefix cache.
+size_t BlockHeadBytes(const ModelConfig& config) {
+  return kPrefixBlockTokens * config.head_dim * kElementBytes;
+}
+
+absl::StatusOr<PrefixCache::Block> PinnedBlock(size_t num_bytes) {
+  ASSIGN_OR_RETURN(PinnedBuffer memory, PinnedBuffer::Create(num_bytes));
+  const auto owner = std::make_shared<PinnedBuffer>(std::move(memory));
+  return PrefixCache::Block(owner, owner->data());
+}
+
 }  // namespace
+
+size_t DevicePrefillEngine::PrefixBlockBytes(const ModelConfig& config) {
+  return config.num_layers * 2 * config.num_kv_heads * BlockHeadBytes(config);
+}
+
+DevicePrefillEngine::DevicePrefillEngine(const DeviceTransformer& model, cudaStream_t stream,
+                                         Options options)
+    : model_(model),
+      stream_(stream),
+      options_(options),
+      prefix_cache_(PrefixBlockBytes(model.config()), options.prefix_cache_bytes, PinnedBlock) {}
 
 absl::StatusOr<std::unique_ptr<DevicePrefillEngine>> DevicePrefillEngine::Create(
     const DeviceTransformer& model, cudaStream_t stream, Options options) {
@@ -59,29 +81,33 @@ absl::StatusOr<std::unique_ptr<DevicePrefillRun>> DevicePrefillRun::Create(
   return run;
 }
 
-BufferSizes<DevicePrefillRun> DevicePrefillRun::Sizes(const ModelConfig& config,
-                                                      size_t num_tokens) {
+BufferSizes<DevicePrefillRun> DevicePrefillRun::Sizes(const ModelConfig& config, size_t num_tokens,
+                                                      size_t num_rows) {
   using Self = DevicePrefillRun;
   const size_t kv_bytes =
       config.num_kv_heads * KeyRows(num_tokens) * config.head_dim * kElementBytes;
-  return {{&Self::tokens_, num_tokens * sizeof(int32_t)},
-          {&Self::residual_, num_tokens * config.hidden_dim * kElementBytes},
-          {&Self::cos_sin_, num_tokens * config.head_dim * sizeof(float)},
+  return {{&Self::tokens_, num_rows * sizeof(int32_t)},
+          {&Self::residual_, num_rows * config.hidden_dim * kElementBytes},
+          {&Self::cos_sin_, num_rows * config.head_dim * sizeof(float)},
           {&Self::keys_, kv_bytes},
           {&Self::values_, kv_bytes}};
 }
 
 size_t DevicePrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens,
                                   const LayerNeeds& needs) {
-  return TotalBytes(Sizes(config, num_tokens)) +
+  return TotalBytes(Sizes(config, num_tokens, num_tokens)) +
          DeviceObservation::BytesFor(config, num_tokens, needs);
 }
 
 absl::Status DevicePrefillRun::Begin(std::span<const int32_t> tokens) {
   const ModelConfig& config = engine_.model().config();
   const cudaStream_t stream = engine_.stream();
+  // The last token is always read, for its logits.
+  prefix_ = engine_.prefix_cache_.Begin(tokens, std::min(needs_.first_query(), num_tokens_ - 1));
+  num_rows_ = num_tokens_ - reused_tokens();
+  tokens = tokens.last(num_rows_);
   head_stride_ = KeyRows(num_tokens_) * config.head_dim;
-  RETURN_IF_ERROR(CreateBuffers(Sizes(config, num_tokens_), *this));
+  RETURN_IF_ERROR(CreateBuffers(Sizes(config, num_tokens_, num_rows_), *this));
   ASSIGN_OR_RETURN(observation_, DeviceObservation::Create(config, num_tokens_, needs_, stream));
   // As above: rows that are not there yet are read by whole tiles, and masked.
   for (const DeviceBuffer* rows : {&keys_, &values_}) {
@@ -93,13 +119,14 @@ absl::Status DevicePrefillRun::Begin(std::span<const int32_t> tokens) {
                              "tokens"));
   RETURN_IF_ERROR(FillRopeTable(stream, {.frequencies = engine_.model().rope_frequencies(),
                                          .out = cos_sin_.as<float>(),
-                                         .num_tokens = num_tokens_,
-                                         .head_dim = config.head_dim}));
+                                         .num_tokens = num_rows_,
+                                         .head_dim = config.head_dim,
+                                         .first_position = reused_tokens()}));
   return Embed(stream, {.table = engine_.model().embedding(),
                         .ids = tokens_.as<int32_t>(),
                         .out = residual_.data(),
                         .dtype = engine_.model().dtype(),
-                        .num_tokens = num_tokens_,
+                        .num_tokens = num_rows_,
                         .width = config.hidden_dim});
 }
 
@@ -120,28 +147,67 @@ DeviceLayerView DevicePrefillRun::finished_layer() const {
 absl::StatusOr<DevicePrefillRun::Event> DevicePrefillRun::Step() {
   const ModelConfig& config = engine_.model().config();
   const size_t begin = begin_;
-  const size_t end = std::min(begin + engine_.options().block_tokens, num_tokens_);
-  if (begin == 0) RETURN_IF_ERROR(observation_->Clear());
+  const size_t end = std::min(begin + engine_.options().block_tokens, num_rows_);
+  const size_t position = reused_tokens() + begin;
+  if (begin == 0) {
+    RETURN_IF_ERROR(observation_->Clear());
+    RETURN_IF_ERROR(FetchReused());
+  }
   RETURN_IF_ERROR(QueryKeyValue(begin, end - begin));
   // Of the last layer nobody reads the residual stream but at the last position; its queries matter
   // where they vote.
   const bool all_are_read = layer_ + 1 < config.num_layers;
-  if (all_are_read || end == num_tokens_ || observation_->WantsAttention(begin, end)) {
+  if (all_are_read || end == num_rows_ ||
+      observation_->WantsAttention(position, position + end - begin)) {
     RETURN_IF_ERROR(Attend(begin, end - begin));
   }
   if (all_are_read) {
     RETURN_IF_ERROR(FeedForward(Residual(begin), engine_.attended_.data(), end - begin));
-  } else if (end == num_tokens_) {
+  } else if (end == num_rows_) {
     const size_t row_bytes = config.num_query_heads * config.head_dim * kElementBytes;
     RETURN_IF_ERROR(FeedForward(Residual(end - 1),
                                 engine_.attended_.data() + (end - 1 - begin) * row_bytes, 1));
   }
   begin_ = end;
-  if (end < num_tokens_) return Event::kBlockDone;
+  if (end < num_rows_) return Event::kBlockDone;
   RETURN_IF_ERROR(observation_->Finish());
+  RETURN_IF_ERROR(FillBlocks());
   begin_ = 0;
   ++layer_;
+  // Others read the blocks on the same stream, so after what fills them.
+  if (done()) engine_.prefix_cache_.Keep(prefix_);
   return Event::kLayerDone;
+}
+
+absl::Status DevicePrefillRun::CopyBlock(size_t block, cudaMemcpyKind kind) {
+  const ModelConfig& config = engine_.model().config();
+  const size_t width = BlockHeadBytes(config), height = config.num_kv_heads;
+  const size_t pitch = head_stride_ * kElementBytes;
+  std::byte* kept = prefix_.blocks[block].get() + layer_ * 2 * height * width;
+  for (const DeviceBuffer* cache : {&keys_, &values_}) {
+    std::byte* const rows = cache->data() + block * width;
+    const bool keeps = kind == cudaMemcpyDeviceToHost;
+    RETURN_IF_ERROR(CudaStatus(
+        cudaMemcpy2DAsync(keeps ? kept : rows, keeps ? width : pitch, keeps ? rows : kept,
+                          keeps ? pitch : width, width, height, kind, engine_.stream()),
+        "prefix cache"));
+    kept += height * width;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DevicePrefillRun::FetchReused() {
+  for (size_t i = 0; i < prefix_.num_reused; ++i) {
+    RETURN_IF_ERROR(CopyBlock(i, cudaMemcpyHostToDevice));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DevicePrefillRun::FillBlocks() {
+  for (size_t i = prefix_.num_found; i < prefix_.blocks.size(); ++i) {
+    RETURN_IF_ERROR(CopyBlock(i, cudaMemcpyDeviceToHost));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status DevicePrefillRun::QueryKeyValue(size_t begin, size_t num_rows) {
@@ -176,7 +242,7 @@ absl::Status DevicePrefillRun::QueryKeyValue(size_t begin, size_t num_rows) {
                          .num_kv_heads = config.num_kv_heads,
                          .head_dim = config.head_dim,
                          .head_stride = head_stride_,
-                         .first_row = begin,
+                         .first_row = reused_tokens() + begin,
                          .norm_epsilon = config.norm_epsilon};
   RETURN_IF_ERROR(observation_->AddBeforeRope(rope));
   return RopeAndStore(stream, rope);
@@ -197,7 +263,7 @@ absl::Status DevicePrefillRun::Attend(size_t begin, size_t num_rows) {
                                     .head_stride = head_stride_,
                                     .q_row_stride = NumHeads(config) * config.head_dim,
                                     .lse_row_stride = AttentionBucket(num_rows),
-                                    .first_position = begin};
+                                    .first_position = reused_tokens() + begin};
   RETURN_IF_ERROR(engine_.cudnn_ != nullptr ? engine_.cudnn_->Run(engine_.stream(), args)
                                             : PromptAttention(engine_.stream(), args));
   return observation_->AddAttention(args);
@@ -244,7 +310,7 @@ absl::Status DevicePrefillRun::FeedForward(std::byte* residual, const std::byte*
 absl::StatusOr<const float*> DevicePrefillRun::Logits() {
   const DeviceTransformer& model = engine_.model();
   const ModelConfig& config = model.config();
-  RETURN_IF_ERROR(RmsNorm(engine_.stream(), {.x = Residual(num_tokens_ - 1),
+  RETURN_IF_ERROR(RmsNorm(engine_.stream(), {.x = Residual(num_rows_ - 1),
                                              .weight = model.output_norm(),
                                              .out = engine_.normed_.data(),
                                              .dtype = model.dtype(),

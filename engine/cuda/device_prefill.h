@@ -1,6 +1,7 @@
 // Prefill on the GPU, layer by layer as engine/prefill.h: memory is the residual stream, one layer
 // of KV and one block of activations. A step enqueues the work of one (layer, block of queries) and
-// returns at once.
+// returns at once. As there, a prompt is read from where it differs from one whose beginning the
+// engine kept, in pinned memory of the host.
 //
 // A DevicePrefillEngine holds the scratch memory that runs share; it, its runs and their stream
 // belong to one thread.
@@ -15,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "engine/cuda/device_observation.h"
 #include "engine/cuda/device_transformer.h"
+#include "engine/prefix_cache.h"
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/cudnn_attention.h"
 #include "kernels/cuda/product.h"
@@ -29,8 +31,13 @@ class DevicePrefillEngine {
     // Queries per step, a power of two: enough rows for products at full speed, few enough that
     // activations (0.9 GB at Llama-3.1-8B's shape) do not matter beside the weights.
     size_t block_tokens = 8192;
+    // Pinned memory of the host for the K and V of prompts' beginnings.
+    size_t prefix_cache_bytes = 0;
     bool use_cudnn = true;  // else, and where there is no cuDNN, the plain kernel attends
   };
+
+  // Of the prefix cache.
+  static size_t PrefixBlockBytes(const ModelConfig& config);
 
   // Borrows the model. ResourceExhausted if the device has no room for a block's activations.
   static absl::StatusOr<std::unique_ptr<DevicePrefillEngine>> Create(const DeviceTransformer& model,
@@ -40,17 +47,18 @@ class DevicePrefillEngine {
   const DeviceTransformer& model() const { return model_; }
   cudaStream_t stream() const { return stream_; }
   const Options& options() const { return options_; }
+  const PrefixCache& prefix_cache() const { return prefix_cache_; }
   bool has_cudnn() const { return cudnn_ != nullptr; }
 
  private:
   friend class DevicePrefillRun;
 
-  DevicePrefillEngine(const DeviceTransformer& model, cudaStream_t stream, Options options)
-      : model_(model), stream_(stream), options_(options) {}
+  DevicePrefillEngine(const DeviceTransformer& model, cudaStream_t stream, Options options);
 
   const DeviceTransformer& model_;
   const cudaStream_t stream_;
   const Options options_;
+  PrefixCache prefix_cache_;  // of blocks [L, 2, H, kPrefixBlockTokens, D], K and then V
   std::unique_ptr<Products> products_;
   std::unique_ptr<CudnnAttention> cudnn_;
   // Activations of one block of M rows.
@@ -81,6 +89,8 @@ class DevicePrefillRun {
   absl::StatusOr<Event> Step();
 
   bool done() const { return layer_ == engine_.model().config().num_layers; }
+  // Of the prompt's tokens those, at its beginning, that are not read, as their K and V were there.
+  size_t reused_tokens() const { return prefix_.reused_tokens(); }
   DeviceLayerView finished_layer() const;
 
   // Once done: enqueues the logits after the last token. Device memory [vocab] f32, valid until the
@@ -91,8 +101,14 @@ class DevicePrefillRun {
   DevicePrefillRun(DevicePrefillEngine& engine, size_t num_tokens, const LayerNeeds& needs)
       : engine_(engine), num_tokens_(num_tokens), needs_(needs) {}
 
-  static BufferSizes<DevicePrefillRun> Sizes(const ModelConfig& config, size_t num_tokens);
+  // Of a prompt of T tokens of which the last `num_rows` are read.
+  static BufferSizes<DevicePrefillRun> Sizes(const ModelConfig& config, size_t num_tokens,
+                                             size_t num_rows);
   absl::Status Begin(std::span<const int32_t> tokens);
+  // K and V of the current layer: out of the blocks that were there, or into those to be kept.
+  absl::Status FetchReused();
+  absl::Status FillBlocks();
+  absl::Status CopyBlock(size_t block, cudaMemcpyKind kind);
   absl::Status QueryKeyValue(size_t begin, size_t num_rows);
   absl::Status Attend(size_t begin, size_t num_rows);
   absl::Status FeedForward(std::byte* residual, const std::byte* attended, size_t num_rows);
@@ -101,12 +117,14 @@ class DevicePrefillRun {
   DevicePrefillEngine& engine_;
   const size_t num_tokens_;  // T
   const LayerNeeds needs_;
+  PrefixCache::Prefix prefix_;
+  size_t num_rows_ = 0;  // M, of the tokens that are read
   size_t head_stride_ = 0;
   size_t layer_ = 0;
   size_t begin_ = 0;       // first row of the next block
-  DeviceBuffer tokens_;    // [T] int32
-  DeviceBuffer residual_;  // [T, C]
-  DeviceBuffer cos_sin_;   // [T, D] f32
+  DeviceBuffer tokens_;    // [M] int32
+  DeviceBuffer residual_;  // [M, C]
+  DeviceBuffer cos_sin_;   // [M, D] f32
   DeviceBuffer keys_;      // [H, T, D] of the current layer, with room to head_stride_
   DeviceBuffer values_;
   std::unique_ptr<DeviceObservation> observation_;

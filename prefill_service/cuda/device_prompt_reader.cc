@@ -15,21 +15,25 @@ namespace kvship {
 
 absl::StatusOr<std::unique_ptr<PromptReader>> OpenGpuPromptReader(const ComputeDevice& gpu,
                                                                   const Transformer& model,
-                                                                  size_t block_tokens) {
+                                                                  size_t block_tokens,
+                                                                  size_t prefix_cache_bytes) {
   RETURN_IF_ERROR(FindGpu(gpu));
-  return cuda::DevicePromptReader::Create(model, gpu.ordinal, block_tokens);
+  return cuda::DevicePromptReader::Create(model, gpu.ordinal, block_tokens, prefix_cache_bytes);
 }
 
 namespace cuda {
 
 absl::StatusOr<std::unique_ptr<DevicePromptReader>> DevicePromptReader::Create(
-    const Transformer& model, int ordinal, size_t block_tokens) {
+    const Transformer& model, int ordinal, size_t block_tokens, size_t prefix_cache_bytes) {
+  RETURN_IF_ERROR(PrefixCache::CheckBytes(prefix_cache_bytes,
+                                          DevicePrefillEngine::PrefixBlockBytes(model.config)));
   std::unique_ptr<DevicePromptReader> reader(new DevicePromptReader(ordinal));
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal), "GPU"));
   ASSIGN_OR_RETURN(reader->stream_, Stream::Create());
   ASSIGN_OR_RETURN(reader->model_, DeviceTransformer::Upload(model, DeviceDTypeOf(model)));
   DevicePrefillEngine::Options options;
   if (block_tokens > 0) options.block_tokens = block_tokens;
+  options.prefix_cache_bytes = prefix_cache_bytes;
   ASSIGN_OR_RETURN(reader->engine_,
                    DevicePrefillEngine::Create(*reader->model_, reader->stream_.get(), options));
   return reader;

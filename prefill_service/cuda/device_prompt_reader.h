@@ -20,12 +20,14 @@ class DevicePromptReader final : public PromptReader {
   // Errors: as OpenGpuPromptReader.
   static absl::StatusOr<std::unique_ptr<DevicePromptReader>> Create(const Transformer& model,
                                                                     int ordinal,
-                                                                    size_t block_tokens);
+                                                                    size_t block_tokens,
+                                                                    size_t prefix_cache_bytes);
 
   const ModelConfig& config() const override { return model_->config(); }
   size_t pack_tokens() const override { return 0; }
   absl::Status Check(const PrefillTask& task) const override;
   size_t BytesFor(const PrefillTask& task) const override;
+  size_t prefix_cache_bytes() const override { return engine_->prefix_cache().num_bytes(); }
   absl::Status CheckDevice() override;
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override;

@@ -20,11 +20,20 @@ absl::StatusOr<std::unique_ptr<DevicePromptReading>> DevicePromptReading::Create
   ASSIGN_OR_RETURN(reading->run_,
                    DevicePrefillRun::Create(engine, task.tokens, reading->compressor_->needs()));
   ASSIGN_OR_RETURN(reading->copied_, cuda::Event::Create());
+  reading->num_tokens_ = task.tokens.size();
+  const size_t num_rows = task.tokens.size() - reading->run_->reused_tokens();
   const size_t block_tokens = engine.options().block_tokens;
-  reading->num_blocks_ =
-      config.num_layers * ((task.tokens.size() + block_tokens - 1) / block_tokens);
+  reading->num_blocks_ = config.num_layers * ((num_rows + block_tokens - 1) / block_tokens);
   RETURN_IF_ERROR(reading->GrowStaging(reading->compressor_->compact().most_copied_bytes()));
   return reading;
+}
+
+double DevicePromptReading::fraction() const {
+  if (done()) return 1;
+  const double done = static_cast<double>(num_blocks_done_) / static_cast<double>(num_blocks_);
+  const double reused =
+      static_cast<double>(run_->reused_tokens()) / static_cast<double>(num_tokens_);
+  return reused + (1 - reused) * done;
 }
 
 absl::Status DevicePromptReading::GrowStaging(size_t num_bytes) {

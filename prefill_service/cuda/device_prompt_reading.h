@@ -27,9 +27,8 @@ class DevicePromptReading final : public PromptReading {
   absl::StatusOr<Event> Step() override;
   absl::StatusOr<CompactLayer> Compress(size_t prompt, const TakeFrames& take_frames) override;
   bool done() const override { return num_blocks_done_ == num_blocks_; }
-  double fraction() const override {
-    return static_cast<double>(num_blocks_done_) / static_cast<double>(num_blocks_);
-  }
+  double fraction() const override;
+  size_t reused_tokens(size_t) const override { return run_->reused_tokens(); }
   absl::StatusOr<Array<float>> Logits(size_t prompt) override;
 
  private:
@@ -49,6 +48,7 @@ class DevicePromptReading final : public PromptReading {
   DevicePrefillEngine& engine_;
   const int ordinal_;
   std::vector<PinnedBuffer>& staging_;
+  size_t num_tokens_ = 0;
   size_t num_blocks_ = 0;
   size_t num_blocks_done_ = 0;
   std::unique_ptr<DeviceCompressor> compressor_;

@@ -2,30 +2,27 @@
 
 #include <gtest/gtest.h>
 
-#include "kv/prefix_digests.h"
-
 namespace kvship {
 namespace {
 
-using Block = PrefixCache::Block;
-
 constexpr size_t kBlockBytes = 64;
 
-// Of a prompt of `num_blocks` whole blocks of the same id.
-std::vector<Sha256Digest> DigestsOf(int32_t id, size_t num_blocks) {
-  return PrefixDigests(std::vector<int32_t>(num_blocks * kPrefixBlockTokens, id));
+// A prompt of `num_blocks` whole blocks of the same id.
+std::vector<int32_t> Prompt(int32_t id, size_t num_blocks) {
+  return std::vector<int32_t>(num_blocks * kPrefixBlockTokens, id);
 }
 
-// Reads a prompt as a run does: what is not found is taken, filled and inserted.
-void Read(PrefixCache& cache, const std::vector<Sha256Digest>& digests) {
-  std::vector<Block> blocks = cache.Find(digests);
-  while (blocks.size() < digests.size()) {
-    Block block = cache.Take();
-    if (block == nullptr) break;
-    *block = digests[blocks.size()][0];
-    blocks.push_back(std::move(block));
+// Reads a prompt as a run does: fills what it does not find. Returns how many blocks it found.
+size_t Read(PrefixCache& cache, const std::vector<int32_t>& tokens) {
+  const PrefixCache::Prefix prefix = cache.Begin(tokens, tokens.size());
+  for (size_t i = 0; i < prefix.blocks.size(); ++i) {
+    if (i < prefix.num_found) {
+      EXPECT_EQ(*prefix.blocks[i], prefix.digests[i][0]);
+    }
+    *prefix.blocks[i] = prefix.digests[i][0];
   }
-  cache.Insert(digests, blocks);
+  cache.Keep(prefix);
+  return prefix.num_found;
 }
 
 TEST(PrefixDigests, StandForAllTokensUpToTheirBlocksEnd) {
@@ -43,64 +40,73 @@ TEST(PrefixDigests, StandForAllTokensUpToTheirBlocksEnd) {
 
 TEST(PrefixCache, FindsWhatItWasGivenUpToTheFirstGap) {
   PrefixCache cache(kBlockBytes, 10 * kBlockBytes);
-  const std::vector<Sha256Digest> digests = DigestsOf(1, 4);
-  EXPECT_TRUE(cache.Find(digests).empty());
-  Read(cache, std::vector(digests.begin(), digests.begin() + 2));
-  const std::vector<Block> found = cache.Find(digests);
-  ASSERT_EQ(found.size(), 2u);
-  EXPECT_EQ(*found[0], digests[0][0]);
-  EXPECT_EQ(*found[1], digests[1][0]);
-  EXPECT_TRUE(cache.Find(std::span(digests).subspan(2)).empty());
-  EXPECT_EQ(cache.num_bytes(), 2 * kBlockBytes);
+  EXPECT_EQ(Read(cache, Prompt(1, 2)), 0u);
+  EXPECT_EQ(Read(cache, Prompt(1, 4)), 2u);
+  EXPECT_EQ(Read(cache, Prompt(1, 3)), 3u);
+  EXPECT_EQ(cache.num_bytes(), 4 * kBlockBytes);
+}
+
+TEST(PrefixCache, ReusesNoMoreTokensThanItMay) {
+  PrefixCache cache(kBlockBytes, 10 * kBlockBytes);
+  Read(cache, Prompt(1, 3));
+  EXPECT_EQ(cache.Begin(Prompt(1, 3), 0).reused_tokens(), 0u);
+  EXPECT_EQ(cache.Begin(Prompt(1, 3), 2 * kPrefixBlockTokens - 1).reused_tokens(),
+            kPrefixBlockTokens);
+  EXPECT_EQ(cache.Begin(Prompt(1, 3), SIZE_MAX).reused_tokens(), 3 * kPrefixBlockTokens);
 }
 
 TEST(PrefixCache, ForgetsTheLeastRecentlyUsedAndOfAPromptItsEndFirst) {
   PrefixCache cache(kBlockBytes, 5 * kBlockBytes);
-  Read(cache, DigestsOf(1, 3));
-  Read(cache, DigestsOf(2, 2));
-  EXPECT_EQ(cache.Find(DigestsOf(1, 3)).size(), 3u);  // used
-  Read(cache, DigestsOf(3, 1));
-  EXPECT_EQ(cache.Find(DigestsOf(2, 2)).size(), 1u);
-  EXPECT_EQ(cache.Find(DigestsOf(1, 3)).size(), 3u);
+  Read(cache, Prompt(1, 3));
+  Read(cache, Prompt(2, 2));
+  EXPECT_EQ(Read(cache, Prompt(1, 3)), 3u);  // used
+  Read(cache, Prompt(3, 1));
+  EXPECT_EQ(Read(cache, Prompt(1, 3)), 3u);
   EXPECT_EQ(cache.num_bytes(), 5 * kBlockBytes);
+  EXPECT_EQ(Read(cache, Prompt(2, 2)), 1u);
 }
 
 TEST(PrefixCache, TakesNothingOutOfHandsThatHoldIt) {
   PrefixCache cache(kBlockBytes, 2 * kBlockBytes);
-  Read(cache, DigestsOf(1, 1));
-  const std::vector<Block> held = cache.Find(DigestsOf(1, 1));
-  Block filling = cache.Take();
-  ASSERT_NE(filling, nullptr);
-  EXPECT_EQ(cache.Take(), nullptr);
-  const std::byte* const bytes = filling.get();
-  filling.reset();  // a run that was cancelled
-  EXPECT_EQ(cache.Take().get(), bytes);
-  EXPECT_EQ(cache.Find(DigestsOf(1, 1)), held);
-}
-
-TEST(PrefixCache, IsEmptyWithRoomForNoBlock) {
-  PrefixCache cache(kBlockBytes, kBlockBytes - 1);
-  EXPECT_EQ(cache.Take(), nullptr);
+  Read(cache, Prompt(1, 1));
+  const PrefixCache::Prefix held = cache.Begin(Prompt(1, 1), SIZE_MAX);
+  auto cancelled = std::make_unique<PrefixCache::Prefix>(cache.Begin(Prompt(2, 2), SIZE_MAX));
+  ASSERT_EQ(cancelled->blocks.size(), 1u);
+  EXPECT_TRUE(cache.Begin(Prompt(3, 1), SIZE_MAX).blocks.empty());
+  cancelled.reset();
+  EXPECT_EQ(cache.Begin(Prompt(3, 1), SIZE_MAX).blocks.size(), 1u);
+  EXPECT_EQ(Read(cache, Prompt(1, 1)), 1u);
 }
 
 TEST(PrefixCache, GoesOnWithWhatItHasWhereTheSystemGivesNoMore) {
   size_t left = 1;
-  PrefixCache cache(kBlockBytes, 9 * kBlockBytes, [&left](size_t num_bytes) {
-    return left-- > 0 ? PrefixCache::OnHost(num_bytes) : absl::ResourceExhaustedError("none left");
-  });
-  Read(cache, DigestsOf(1, 2));
-  EXPECT_EQ(cache.Find(DigestsOf(1, 2)).size(), 1u);
-  left = 0;
-  Read(cache, DigestsOf(2, 1));
-  EXPECT_EQ(cache.Find(DigestsOf(2, 1)).size(), 1u);
-  EXPECT_TRUE(cache.Find(DigestsOf(1, 2)).empty());
+  PrefixCache cache(kBlockBytes, 9 * kBlockBytes,
+                    [&left](size_t num_bytes) -> absl::StatusOr<PrefixCache::Block> {
+                      if (left == 0) return absl::ResourceExhaustedError("none left");
+                      --left;
+                      return PrefixCache::OnHost(num_bytes);
+                    });
+  EXPECT_EQ(Read(cache, Prompt(1, 2)), 0u);
+  EXPECT_EQ(Read(cache, Prompt(1, 2)), 1u);
+  EXPECT_EQ(Read(cache, Prompt(2, 1)), 0u);
+  EXPECT_EQ(Read(cache, Prompt(2, 1)), 1u);
+  EXPECT_EQ(Read(cache, Prompt(1, 2)), 0u);
 }
 
 TEST(PrefixCache, BlocksMayOutliveIt) {
   auto cache = std::make_unique<PrefixCache>(kBlockBytes, kBlockBytes);
-  const Block block = cache->Take();
+  const PrefixCache::Prefix prefix = cache->Begin(Prompt(1, 1), 0);
   cache.reset();
-  *block = std::byte{1};
+  *prefix.blocks[0] = std::byte{1};
+}
+
+TEST(PrefixCache, SaysHowMuchIsTooLittle) {
+  EXPECT_EQ(PrefixCache::CheckBytes(0, 64), absl::OkStatus());
+  EXPECT_EQ(PrefixCache::CheckBytes(64, 64), absl::OkStatus());
+  EXPECT_EQ(
+      PrefixCache::CheckBytes(63, 64),
+      absl::InvalidArgumentError("prefix_cache_bytes 63: wanted 0, or at least 64, which hold "
+                                 "256 tokens of this model"));
 }
 
 }  // namespace

@@ -35,12 +35,14 @@ TinyModel::TinyModel(size_t times) : loaded(Load()) {
 }
 
 PrefillNode::PrefillNode(const PrefillScheduler::Options& options, size_t model_times,
-                         size_t block_tokens)
+                         size_t block_tokens, size_t prefix_cache_bytes)
     : model(model_times),
       identity(CombinedIdentity(model.transformer().identity, {})),
       metrics(registry),
       reader(model.transformer(), backend,
-             {.arithmetic = Arithmetic::kFloat32, .block_tokens = block_tokens}),
+             {.arithmetic = Arithmetic::kFloat32,
+              .block_tokens = block_tokens,
+              .prefix_cache_bytes = prefix_cache_bytes}),
       scheduler(reader, metrics, options),
       service({.callers = callers,
                .model = model.config(),

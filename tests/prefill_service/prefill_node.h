@@ -35,7 +35,7 @@ struct TinyModel {
 
 struct PrefillNode {
   explicit PrefillNode(const PrefillScheduler::Options& options = {}, size_t model_times = 1,
-                       size_t block_tokens = 64);
+                       size_t block_tokens = 64, size_t prefix_cache_bytes = 0);
   ~PrefillNode();
 
   std::string target() const { return "127.0.0.1:" + std::to_string(server->port()); }

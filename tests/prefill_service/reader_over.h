@@ -19,6 +19,7 @@ class ReadingOver : public PromptReading {
   }
   bool done() const override { return reading_->done(); }
   double fraction() const override { return reading_->fraction(); }
+  size_t reused_tokens(size_t prompt) const override { return reading_->reused_tokens(prompt); }
   absl::StatusOr<Array<float>> Logits(size_t prompt) override { return reading_->Logits(prompt); }
 
  private:
@@ -34,6 +35,7 @@ class ReaderOver : public PromptReader {
   size_t pack_tokens() const override { return reader_.pack_tokens(); }
   absl::Status Check(const PrefillTask& task) const override { return reader_.Check(task); }
   size_t BytesFor(const PrefillTask& task) const override { return reader_.BytesFor(task); }
+  size_t prefix_cache_bytes() const override { return reader_.prefix_cache_bytes(); }
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override {
     return reader_.Begin(tasks);

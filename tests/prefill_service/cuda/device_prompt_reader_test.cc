@@ -33,9 +33,15 @@ class DevicePromptReaderTest : public DeviceTest {
   void SetUp() override {
     DeviceTest::SetUp();
     if (IsSkipped()) return;
-    auto created = DevicePromptReader::Create(random_.model(), 0, /*block_tokens=*/128);
+    auto created =
+        DevicePromptReader::Create(random_.model(), 0, /*block_tokens=*/128, PrefixBytes());
     ASSERT_TRUE(created.ok()) << created.status();
     device_ = *std::move(created);
+  }
+
+  // For the beginnings of a few prompts.
+  size_t PrefixBytes() const {
+    return 4 * DevicePrefillEngine::PrefixBlockBytes(random_.model().config);
   }
 
   PrefillTask Task(size_t num_tokens, const char* compression) {
@@ -152,6 +158,26 @@ TEST_F(DevicePromptReaderTest, GivesTheCpusLayersAndLogits) {
     EXPECT_EQ(fraction, 1);
     CompareLogits(*host, *device);
   }
+}
+
+TEST_F(DevicePromptReaderTest, APromptThatBeginsAsAnEarlierOneIsReadFromThere) {
+  const PrefillTask first = Task(600, "budget_tokens=60,window=16,encoder=f16");
+  PrefillTask second = Task(640, "budget_tokens=60,window=16,encoder=f16");
+  std::copy_n(first.tokens.begin(), 550, second.tokens.begin());
+  for (const auto& [task, num_reused] :
+       {std::pair<const PrefillTask*, size_t>{&first, 0},
+        std::pair<const PrefillTask*, size_t>{&second, 2 * kPrefixBlockTokens}}) {
+    const auto host = Begin(host_, *task);
+    const auto device = Begin(*device_, *task);
+    EXPECT_EQ(device->reused_tokens(0), num_reused);
+    while (!host->done()) {
+      EXPECT_GE(device->fraction(), static_cast<double>(num_reused) / task->tokens.size());
+      Compare(*task, NextLayer(*host), NextLayer(*device));
+    }
+    EXPECT_EQ(device->fraction(), 1);
+    CompareLogits(*host, *device);
+  }
+  EXPECT_EQ(device_->prefix_cache_bytes(), PrefixBytes() / 2);
 }
 
 TEST_F(DevicePromptReaderTest, LayersWhoseHeadsDifferFitTheReservationTheyAreSentTo) {
