@@ -78,8 +78,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     std::lock_guard lock(mutex_);
     tried = tried_;
   }
-  ASSIGN_OR_RETURN(const PrefillNodes::Visit visit,
-                   uses_.nodes.Choose(request_.tokens.size(), tried));
+  ASSIGN_OR_RETURN(const PrefillNodes::Visit visit, uses_.nodes.Choose(request_.tokens, tried));
   // The callbacks keep this request alive for as long as the attempt needs it.
   auto attempt = std::make_shared<PrefillAttempt>(
       request_, uses_.model.identity,

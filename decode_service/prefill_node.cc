@@ -49,6 +49,7 @@ bool PrefillNode::NoteCheck(const absl::Status& status, const v1::PrefillLoad& l
   if (status.ok() && !check_.ok()) ejected_until_ = std::min(ejected_until_, now);
   check_ = status;
   draining_ = load.draining();
+  keeps_prefixes_ = load.keeps_prefixes();
   others_tokens_ = load.prompt_tokens() - std::min<uint64_t>(load.prompt_tokens(), own_tokens);
   const Standing standing = StandingLocked(now);
   if (standing == Standing::kEjected) return false;  // NoteEnd has told it
@@ -123,6 +124,11 @@ uint64_t PrefillNode::load_tokens() const {
 uint64_t PrefillNode::outstanding_tokens() const {
   std::lock_guard lock(mutex_);
   return outstanding_tokens_;
+}
+
+bool PrefillNode::keeps_prefixes() const {
+  std::lock_guard lock(mutex_);
+  return keeps_prefixes_;
 }
 
 PrefillNodeState PrefillNode::state(absl::Time now) const {

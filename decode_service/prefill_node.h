@@ -63,6 +63,8 @@ class PrefillNode {
   uint64_t load_tokens() const;
   // Those that we wait for.
   uint64_t outstanding_tokens() const;
+  // Whether it keeps beginnings of prompts, by its last word.
+  bool keeps_prefixes() const;
   // What is wrong with it: OK if it is serving, FailedPrecondition if it runs another model.
   absl::Status health(absl::Time now) const;
   PrefillNodeState state(absl::Time now) const;
@@ -80,6 +82,7 @@ class PrefillNode {
   // may be told.
   std::optional<std::tuple<Standing, absl::StatusCode, std::string>> told_;
   bool draining_ = false;
+  bool keeps_prefixes_ = false;
   uint64_t others_tokens_ = 0;
   uint64_t outstanding_tokens_ = 0;
   size_t outstanding_prompts_ = 0;

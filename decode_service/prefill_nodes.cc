@@ -3,6 +3,7 @@
 #include <grpcpp/client_context.h>
 
 #include <algorithm>
+#include <iterator>
 #include <random>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "decode_service/prefill_fault.h"
+#include "kv/prefix_digests.h"
 #include "kvship/v1/prefill.grpc.pb.h"
 #include "rpc/model_info.h"
 #include "transport/grpc_status.h"
@@ -28,6 +30,8 @@ size_t RandomBelow(size_t bound) {
   thread_local std::minstd_rand random(std::random_device{}());
   return std::uniform_int_distribution<size_t>(0, bound - 1)(random);
 }
+
+bool KeepsPrefixes(const std::shared_ptr<PrefillNode>& node) { return node->keeps_prefixes(); }
 
 }  // namespace
 
@@ -64,9 +68,11 @@ PrefillNodes::~PrefillNodes() {
   check_thread_.join();
 }
 
-absl::StatusOr<PrefillNodes::Visit> PrefillNodes::Choose(size_t prompt_tokens,
+absl::StatusOr<PrefillNodes::Visit> PrefillNodes::Choose(std::span<const int32_t> prompt,
                                                          const std::set<std::string>& tried) {
   const Nodes known = nodes();  // destroyed without the lock: that may end connections
+  std::vector<Sha256Digest> digests;
+  if (std::any_of(known.begin(), known.end(), KeepsPrefixes)) digests = PrefixDigests(prompt);
   std::lock_guard lock(choice_mutex_);
   const absl::Time now = MonotonicNow();
   Nodes best;
@@ -80,15 +86,34 @@ absl::StatusOr<PrefillNodes::Visit> PrefillNodes::Choose(size_t prompt_tokens,
     best.push_back(node);
   }
   if (best.empty()) return NoneCanServe(known, tried, now);
+  const Visit visit = {
+      .node = ChooseOf(best, digests), .prompt_tokens = prompt.size(), .begun = now};
+  visit.node->NoteBegin(prompt.size());
+  return visit;
+}
+
+std::shared_ptr<PrefillNode> PrefillNodes::ChooseOf(const Nodes& best,
+                                                    std::span<const Sha256Digest> digests) {
+  const PrefixPlaces::Place place = places_.Find(digests);
   const size_t first = RandomBelow(best.size());
   // Where there is one only, it is compared with itself.
   const size_t second =
       (first + 1 + RandomBelow(std::max<size_t>(1, best.size() - 1))) % best.size();
-  const bool first_is_freer = best[first]->load_tokens() <= best[second]->load_tokens();
-  const Visit visit = {
-      .node = best[first_is_freer ? first : second], .prompt_tokens = prompt_tokens, .begun = now};
-  visit.node->NoteBegin(prompt_tokens);
-  return visit;
+  Nodes drawn = {best[first], best[second]};
+  std::copy_if(best.begin(), best.end(), std::back_inserter(drawn), [&](const auto& node) {
+    return node->address() == place.address && KeepsPrefixes(node);
+  });
+  // Whoever has the beginning may have as much more to do as need not be read again.
+  const auto to_read = [&](const auto& node) {
+    const bool has_it = node->address() == place.address && KeepsPrefixes(node);
+    return node->load_tokens() +
+           (digests.size() - (has_it ? place.num_blocks : 0)) * kPrefixBlockTokens;
+  };
+  const auto chosen =
+      *std::min_element(drawn.begin(), drawn.end(),
+                        [&](const auto& a, const auto& b) { return to_read(a) < to_read(b); });
+  if (KeepsPrefixes(chosen)) places_.Note(digests, chosen->address());
+  return chosen;
 }
 
 void PrefillNodes::Ended(const Visit& visit, const absl::Status& outcome) {

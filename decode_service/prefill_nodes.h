@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -20,6 +21,7 @@
 #include "decode_service/decode_metrics.h"
 #include "decode_service/prefill_node.h"
 #include "decode_service/prefill_targets.h"
+#include "decode_service/prefix_places.h"
 #include "transport/grpc_client.h"
 
 namespace kvship {
@@ -50,10 +52,11 @@ class PrefillNodes {
   PrefillNodes(Options options, DecodeMetrics& metrics);
   ~PrefillNodes();
 
-  // A node for a prompt: of two random ones of the best standing that there is, the less loaded.
-  // Nodes whose addresses are in `tried` are left out. Unavailable, saying what is wrong with each,
-  // if none is left.
-  absl::StatusOr<Visit> Choose(size_t prompt_tokens, const std::set<std::string>& tried);
+  // A node for a prompt, of the best standing that there is: of two random ones, and the one that
+  // was last given its longest beginning and keeps such, the one that has the least to read, the
+  // prompt counted without what it may have of it. Nodes whose addresses are in `tried` are left
+  // out. Unavailable, saying what is wrong with each, if none is left.
+  absl::StatusOr<Visit> Choose(std::span<const int32_t> prompt, const std::set<std::string>& tried);
 
   // What the visit came to; once for each that Choose gave.
   void Ended(const Visit& visit, const absl::Status& outcome);
@@ -80,6 +83,9 @@ class PrefillNodes {
   // What is wrong with a node that gave none in time.
   absl::Status NoAnswer(const Check& check) const;
   Nodes nodes() const;
+  // Of those of the best standing, with choice_mutex_; `digests` of the prompt, or none where no
+  // node keeps prefixes.
+  std::shared_ptr<PrefillNode> ChooseOf(const Nodes& best, std::span<const Sha256Digest> digests);
   absl::Status NoneCanServe(const Nodes& known, const std::set<std::string>& tried,
                             absl::Time now) const;
   void UpdateGauges();
@@ -87,6 +93,7 @@ class PrefillNodes {
   const Options options_;
   DecodeMetrics& metrics_;
   std::mutex choice_mutex_;  // of prompts that come at once each sees where the others went
+  PrefixPlaces places_;      // guarded by it
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<PrefillNode>> nodes_;  // by address
   std::condition_variable wake_;

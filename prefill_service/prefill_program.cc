@@ -51,8 +51,8 @@ absl::StatusOr<std::unique_ptr<PromptReader>> OpenReader(const PrefillProgramOpt
   PrefillEngine::Options engine;
   if (options.float32) engine.arithmetic = Arithmetic::kFloat32;
   if (options.block_tokens > 0) engine.block_tokens = options.block_tokens;
-  RETURN_IF_ERROR(
-      CheckPrefixCache(options.prefix_cache_bytes, PrefillEngine::PrefixBlockBytes(model.config)));
+  RETURN_IF_ERROR(FirstWrongFlag({PrefixCache::CheckBytes(
+      options.prefix_cache_bytes, PrefillEngine::PrefixBlockBytes(model.config))}));
   engine.prefix_cache_bytes = options.prefix_cache_bytes;
   return std::make_unique<HostPromptReader>(model, backend, engine);
 }
@@ -135,6 +135,7 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options, StopSignals
                              .metrics = metrics,
                              .tracer = tracer,
                              .readiness = readiness,
+                             .keeps_prefixes = options.prefix_cache_bytes > 0,
                              .nccl = nccl.get()},
                             GrpcServerChannelOptions());
   rpc.max_message_bytes =

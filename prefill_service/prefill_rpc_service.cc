@@ -173,6 +173,7 @@ absl::Status PrefillRpcService::FillModelInfo(
       ModelInfoToProto(parts_.model, parts_.identity, parts_.default_compression);
   response->mutable_load()->set_prompt_tokens(parts_.scheduler.admitted_tokens());
   response->mutable_load()->set_draining(draining);
+  response->mutable_load()->set_keeps_prefixes(parts_.keeps_prefixes);
   return absl::OkStatus();
 }
 

@@ -35,6 +35,7 @@ class PrefillRpcService final
     PrefillMetrics& metrics;
     Tracer& tracer;
     const Readiness& readiness;
+    bool keeps_prefixes = false;  // for prompts that begin alike
     NcclService* nccl = nullptr;  // none: frames go over gRPC alone
   };
 

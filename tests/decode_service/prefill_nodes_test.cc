@@ -18,6 +18,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "kv/prefix_digests.h"
 #include "kvship/v1/prefill.grpc.pb.h"
 #include "rpc/errors.h"
 #include "transport/grpc_status.h"
@@ -27,6 +28,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
+const std::vector<int32_t> kPrompt(10, 1);
 constexpr absl::Duration kCheckInterval = absl::Milliseconds(20);
 
 // Answers what it is told to.
@@ -49,6 +51,10 @@ class FakeNode final : public v1::PrefillService::Service {
   void SetStatus(const absl::Status& status) {
     std::lock_guard lock(mutex_);
     status_ = status;
+  }
+  void KeepPrefixes() {
+    std::lock_guard lock(mutex_);
+    load_.set_keeps_prefixes(true);
   }
   void SetLoad(uint64_t prompt_tokens, bool draining = false) {
     std::lock_guard lock(mutex_);
@@ -131,7 +137,7 @@ class PrefillNodesTest : public ::testing::Test {
 
   // Where a prompt of 10 tokens goes; it ends at once, well.
   std::string Chosen(const std::set<std::string>& tried = {}) {
-    const auto visit = nodes_->Choose(10, tried);
+    const auto visit = nodes_->Choose(kPrompt, tried);
     if (!visit.ok()) return visit.status().ToString();
     nodes_->Ended(*visit, absl::OkStatus());
     return visit->node->address();
@@ -180,7 +186,7 @@ TEST_F(PrefillNodesTest, TwoPromptsThatComeAtOnceGoToTwoFreeNodes) {
     std::barrier at_once(2);
     const auto choose = [&] {
       at_once.arrive_and_wait();
-      return *nodes_->Choose(10, {});
+      return *nodes_->Choose(kPrompt, {});
     };
     auto other = std::async(std::launch::async, choose);
     const PrefillNodes::Visit visits[] = {choose(), other.get()};
@@ -199,12 +205,45 @@ TEST_F(PrefillNodesTest, WhatWasSentSinceCounts) {
   std::map<std::string, int> times;
   // b takes 100 tokens; then they share.
   for (int i = 0; i < 30; ++i) {
-    visits.push_back(*nodes_->Choose(10, {}));
+    visits.push_back(*nodes_->Choose(kPrompt, {}));
     ++times[visits.back().node->address()];
   }
   EXPECT_NEAR(times[a.address()], 10, 1);
   EXPECT_NEAR(times[b.address()], 20, 1);
   for (const auto& visit : visits) nodes_->Ended(visit, absl::OkStatus());
+}
+
+TEST_F(PrefillNodesTest, PromptsThatBeginAlikeGoWhereTheirBeginningIs) {
+  std::map<std::string, std::unique_ptr<FakeNode>> fakes;
+  std::vector<std::string> targets;
+  for (size_t i = 0; i < 4; ++i) {
+    auto fake = std::make_unique<FakeNode>();
+    fake->KeepPrefixes();
+    targets.push_back(fake->address());
+    fakes[targets.back()] = std::move(fake);
+  }
+  Start(targets);
+  ASSERT_TRUE(HasServing(4));
+  const auto ask = [this](int32_t question) {
+    std::vector<int32_t> prompt(3 * kPrefixBlockTokens, 7);
+    prompt.push_back(question);
+    const PrefillNodes::Visit visit = *nodes_->Choose(prompt, {});
+    nodes_->Ended(visit, absl::OkStatus());
+    return visit.node->address();
+  };
+  const std::string home = ask(0);
+  const auto home_has_to_read = [&](uint64_t num_tokens) {
+    fakes[home]->SetLoad(num_tokens);
+    return Eventually([&] { return StateOf(*fakes[home]).load_tokens == num_tokens; });
+  };
+  for (int32_t i = 1; i < 20; ++i) EXPECT_EQ(ask(i), home);
+  ASSERT_TRUE(home_has_to_read(3 * kPrefixBlockTokens - 1));
+  for (int32_t i = 1; i < 20; ++i) EXPECT_EQ(ask(i), home);
+  ASSERT_TRUE(home_has_to_read(3 * kPrefixBlockTokens + 1));
+  const std::string next = ask(20);
+  EXPECT_NE(next, home) << "reading all of it anew is done sooner";
+  ASSERT_TRUE(home_has_to_read(0));
+  for (int32_t i = 1; i < 20; ++i) EXPECT_EQ(ask(i), next);
 }
 
 TEST_F(PrefillNodesTest, OfManyTheMostLoadedGetsNothing) {
@@ -251,7 +290,7 @@ TEST_F(PrefillNodesTest, WhoFailedIsUsedWhereNoOtherIsLeft) {
   FakeNode only;
   Start({only.address()});
   ASSERT_TRUE(HasServing(1));
-  nodes_->Ended(*nodes_->Choose(10, {}), absl::DataLossError("broken cache"));
+  nodes_->Ended(*nodes_->Choose(kPrompt, {}), absl::DataLossError("broken cache"));
   EXPECT_THAT(StateOf(only).health, HasSubstr("broken cache"));
   EXPECT_GT(StateOf(only).ejected_for, absl::ZeroDuration());
   EXPECT_EQ(nodes_->CheckAnyAnswers(), absl::OkStatus());
@@ -265,7 +304,7 @@ TEST_F(PrefillNodesTest, WhoFailedIsLeftOutWhileOthersServe) {
   other.SetLoad(1000);
   Start({failing.address(), other.address()});
   ASSERT_TRUE(HasServing(2));
-  const auto visit = nodes_->Choose(10, {other.address()});
+  const auto visit = nodes_->Choose(kPrompt, {other.address()});
   nodes_->Ended(*visit, absl::UnavailableError("connection reset"));
   EXPECT_EQ(TimesChosen(other, 20), 20);
   EXPECT_TRUE(Eventually([&] { return Chosen() == failing.address(); })) << "it was probed";
@@ -292,7 +331,7 @@ TEST_F(PrefillNodesTest, AnotherModelLeavesNobodyWhoCanServe) {
   Start({node.address()});
   absl::Status status;
   EXPECT_TRUE(Eventually([&] {
-    const auto visit = nodes_->Choose(10, {});
+    const auto visit = nodes_->Choose(kPrompt, {});
     status = visit.status();
     if (visit.ok()) nodes_->Ended(*visit, absl::CancelledError(""));
     return absl::StrContains(status.message(), "same model");
@@ -316,7 +355,7 @@ TEST_F(PrefillNodesTest, NewAddressesOfANameAreFoundAndOldOnesDropped) {
   SetName("dns:///prefill:1", {first.address()});
   Start({"dns:///prefill:1"});
   ASSERT_TRUE(HasServing(1));
-  const auto visit = nodes_->Choose(10, {});
+  const auto visit = nodes_->Choose(kPrompt, {});
 
   SetName("dns:///prefill:1", {first.address(), second.address()});
   ASSERT_TRUE(HasServing(2));
@@ -358,7 +397,7 @@ TEST_F(PrefillNodesTest, MetricsCountNodesByStandingAndEjections) {
   EXPECT_TRUE(Eventually([&] { return value(kNodes, "draining") == 1; }));
   EXPECT_TRUE(Eventually([&] { return value(kNodes, "serving") == 1; }));
   EXPECT_EQ(value(kNodes, "ejected"), 0);
-  nodes_->Ended(*nodes_->Choose(10, {}), absl::UnavailableError("lost"));
+  nodes_->Ended(*nodes_->Choose(kPrompt, {}), absl::UnavailableError("lost"));
   EXPECT_EQ(value(kNodes, "ejected"), 1);
   EXPECT_EQ(value("kvship_decode_prefill_ejections_total", ""), 1);
 }

@@ -1,0 +1,27 @@
+#include "decode_service/prefix_places.h"
+
+namespace kvship {
+
+PrefixPlaces::Place PrefixPlaces::Find(std::span<const Sha256Digest> digests) const {
+  for (size_t i = digests.size(); i > 0; --i) {
+    const auto entry = entries_.find(digests[i - 1]);
+    if (entry != entries_.end()) return {entry->second.address, i};
+  }
+  return {};
+}
+
+void PrefixPlaces::Note(std::span<const Sha256Digest> digests, const std::string& address) {
+  // The first is used last, as every other one is found with it.
+  for (size_t i = digests.size(); i-- > 0;) {
+    const auto [entry, is_new] = entries_.try_emplace(digests[i]);
+    if (!is_new) uses_.erase(entry->second.use);
+    uses_.push_front(digests[i]);
+    entry->second = {address, uses_.begin()};
+  }
+  while (entries_.size() > most_blocks_) {
+    entries_.erase(uses_.back());
+    uses_.pop_back();
+  }
+}
+
+}  // namespace kvship
