@@ -36,6 +36,11 @@ PrefillEngine::PrefillEngine(const Transformer& model, Backend& backend, Options
   options_.arithmetic = ArithmeticFor(model, options.arithmetic);
 }
 
+size_t PrefillEngine::CountReusable(std::span<const int32_t> tokens,
+                                    const LayerNeeds& needs) const {
+  return prefix_cache_.CountReusable(tokens, MostReused(tokens.size(), needs));
+}
+
 absl::Status PrefillEngine::UnpackLayer(size_t layer) {
   if (unpacked_layer_ == layer) return absl::OkStatus();
   unpacked_layer_ = SIZE_MAX;
@@ -63,8 +68,7 @@ PrefillRun::PrefillRun(PrefillEngine& engine, std::vector<PrefillPrompt> prompts
 
 void PrefillRun::AddPrompt(PrefillPrompt prompt) {
   const size_t num_tokens = prompt.tokens.size();
-  // The last token is always read, for its logits.
-  const size_t most_reused = all_logits_ ? 0 : std::min(prompt.needs.first_query(), num_tokens - 1);
+  const size_t most_reused = all_logits_ ? 0 : MostReused(num_tokens, prompt.needs);
   PrefixCache::Prefix prefix = engine_.prefix_cache_.Begin(prompt.tokens, most_reused);
   LayerObservation observation(engine_.model().config, num_tokens, prompt.needs);
   prompts_.push_back({std::move(prompt.tokens), num_tokens_, num_rows_, std::move(observation),

@@ -47,6 +47,16 @@ PrefixCache::Prefix PrefixCache::Begin(std::span<const int32_t> tokens, size_t m
   return prefix;
 }
 
+size_t PrefixCache::CountReusable(std::span<const int32_t> tokens, size_t most_reused) const {
+  if (entries_.empty()) return 0;
+  const std::vector<Sha256Digest> digests =
+      PrefixDigests(tokens.first(std::min(tokens.size(), most_reused)));
+  const auto first_missing =
+      std::find_if(digests.begin(), digests.end(),
+                   [this](const Sha256Digest& digest) { return !entries_.contains(digest); });
+  return static_cast<size_t>(first_missing - digests.begin()) * kPrefixBlockTokens;
+}
+
 void PrefixCache::Find(Prefix* prefix) {
   std::vector<Entry*> found;
   for (const Sha256Digest& digest : prefix->digests) {

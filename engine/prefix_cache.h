@@ -48,6 +48,9 @@ class PrefixCache {
   // for the rest of it: at the cost of the least recently used ones that are in nobody's hands.
   Prefix Begin(std::span<const int32_t> tokens, size_t most_reused);
 
+  // As many tokens as a prompt that begins now would reuse.
+  size_t CountReusable(std::span<const int32_t> tokens, size_t most_reused) const;
+
   // All blocks of the prefix are filled: others may find them.
   void Keep(const Prefix& prefix);
 

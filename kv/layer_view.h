@@ -34,6 +34,12 @@ struct LayerNeeds {
   }
 };
 
+// Of a prompt of `num_tokens` as many, from its beginning, as need no queries: the last one's give
+// the logits.
+inline size_t MostReused(size_t num_tokens, const LayerNeeds& needs) {
+  return std::min(needs.first_query(), num_tokens - 1);
+}
+
 struct LayerView {
   size_t layer = 0;
   TensorView keys;            // [H, T, D] f32, after RoPE

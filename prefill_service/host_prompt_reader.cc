@@ -90,6 +90,11 @@ size_t HostPromptReader::BytesFor(const PrefillTask& task) const {
          Compressor::BytesFor(task.compression, shape, task.plan);
 }
 
+size_t HostPromptReader::CountReusable(const PrefillTask& task) const {
+  const auto compressor = Compressor::Create(task.compression, ShapeOf(config()), task.plan);
+  return compressor.ok() ? engine_.CountReusable(task.tokens, (*compressor)->needs()) : 0;
+}
+
 absl::StatusOr<std::unique_ptr<PromptReading>> HostPromptReader::Begin(
     std::span<const PrefillTask* const> tasks) {
   HostPromptReading::Compressors compressors;

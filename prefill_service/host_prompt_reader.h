@@ -21,6 +21,7 @@ class HostPromptReader final : public PromptReader {
   absl::Status Check(const PrefillTask&) const override { return absl::OkStatus(); }
   size_t BytesFor(const PrefillTask& task) const override;
   size_t prefix_cache_bytes() const override { return engine_.prefix_cache().num_bytes(); }
+  size_t CountReusable(const PrefillTask& task) const override;
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override;
 

@@ -45,7 +45,8 @@ class PrefillScheduler::Request {
   State state = State::kQueued;
   absl::Status cancelled;  // OK: it is not
   bool ended = false;
-  double remaining_tokens;  // of its run to be read, computed layers deducted
+  bool is_estimated = false;  // what of it need not be read has been deducted
+  double remaining_tokens;    // of its run to be read, computed layers deducted
   const absl::Time arrived;
   absl::Time became_ready;
   // While the outbox is full or is the last to go: since when it has this many bytes.

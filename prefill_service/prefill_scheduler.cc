@@ -173,6 +173,7 @@ void PrefillScheduler::Run() {
     heartbeat_.Beat();
     for (const auto& request : requests_) request->WatchReader(options_.max_outbox_bytes, now);
     EndOverdue(now);
+    Estimate();
     Sort();
     SendReady(now);
     TellPlaces();
@@ -258,6 +259,14 @@ absl::StatusOr<std::shared_ptr<PrefillJob>> PrefillScheduler::BeginJob(const Req
   }
   ASSIGN_OR_RETURN(std::unique_ptr<PromptReading> reading, reader_.Begin(tasks));
   return std::make_shared<PrefillJob>(metrics_, std::move(reading), std::move(shipments));
+}
+
+void PrefillScheduler::Estimate() {
+  if (reader_.prefix_cache_bytes() == 0) return;
+  for (const auto& request : requests_) {
+    if (std::exchange(request->is_estimated, true) || request->job != nullptr) continue;
+    request->remaining_tokens -= static_cast<double>(reader_.CountReusable(request->task));
+  }
 }
 
 double PrefillScheduler::KeyOf(const Request& request) const {

@@ -125,6 +125,8 @@ class PrefillScheduler {
   absl::StatusOr<std::shared_ptr<PrefillJob>> BeginJob(const Requests& requests);
   // The prompt has been read, and the request ends once all has been sent.
   void BeginSending(Request& request);
+  // Deducts from new requests what need not be read of them.
+  void Estimate();
   // What orders requests, the smallest first, in seconds.
   double KeyOf(const Request& request) const;
   void Sort();

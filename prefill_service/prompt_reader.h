@@ -65,6 +65,8 @@ class PromptReader {
 
   // Bytes of prompts' beginnings that are kept for others.
   virtual size_t prefix_cache_bytes() const = 0;
+  // As many tokens of a task that Check passes as a reading that is begun now would reuse.
+  virtual size_t CountReusable(const PrefillTask& task) const = 0;
 
   // After a step that failed: Internal if no later one can succeed, as the device is lost.
   virtual absl::Status CheckDevice() { return absl::OkStatus(); }

@@ -102,8 +102,7 @@ size_t DevicePrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens,
 absl::Status DevicePrefillRun::Begin(std::span<const int32_t> tokens) {
   const ModelConfig& config = engine_.model().config();
   const cudaStream_t stream = engine_.stream();
-  // The last token is always read, for its logits.
-  prefix_ = engine_.prefix_cache_.Begin(tokens, std::min(needs_.first_query(), num_tokens_ - 1));
+  prefix_ = engine_.prefix_cache_.Begin(tokens, MostReused(num_tokens_, needs_));
   num_rows_ = num_tokens_ - reused_tokens();
   tokens = tokens.last(num_rows_);
   head_stride_ = KeyRows(num_tokens_) * config.head_dim;

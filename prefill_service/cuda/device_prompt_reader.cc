@@ -52,6 +52,11 @@ size_t DevicePromptReader::BytesFor(const PrefillTask& task) const {
          DeviceCompressor::BytesFor(task.compression, ShapeOf(config()), task.plan);
 }
 
+size_t DevicePromptReader::CountReusable(const PrefillTask& task) const {
+  return engine_->CountReusable(task.tokens,
+                                DeviceCompressor::NeedsOf(task.compression, task.plan));
+}
+
 absl::Status DevicePromptReader::CheckDevice() {
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal_), "GPU"));
   return stream_.Wait("GPU");

@@ -28,6 +28,7 @@ class DevicePromptReader final : public PromptReader {
   absl::Status Check(const PrefillTask& task) const override;
   size_t BytesFor(const PrefillTask& task) const override;
   size_t prefix_cache_bytes() const override { return engine_->prefix_cache().num_bytes(); }
+  size_t CountReusable(const PrefillTask& task) const override;
   absl::Status CheckDevice() override;
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override;

@@ -49,10 +49,14 @@ TEST(PrefixCache, FindsWhatItWasGivenUpToTheFirstGap) {
 TEST(PrefixCache, ReusesNoMoreTokensThanItMay) {
   PrefixCache cache(kBlockBytes, 10 * kBlockBytes);
   Read(cache, Prompt(1, 3));
-  EXPECT_EQ(cache.Begin(Prompt(1, 3), 0).reused_tokens(), 0u);
-  EXPECT_EQ(cache.Begin(Prompt(1, 3), 2 * kPrefixBlockTokens - 1).reused_tokens(),
-            kPrefixBlockTokens);
-  EXPECT_EQ(cache.Begin(Prompt(1, 3), SIZE_MAX).reused_tokens(), 3 * kPrefixBlockTokens);
+  for (const auto& [most, reused] :
+       {std::pair{size_t{0}, 0}, std::pair{2 * kPrefixBlockTokens - 1, 1},
+        std::pair{SIZE_MAX, 3}}) {
+    EXPECT_EQ(cache.CountReusable(Prompt(1, 3), most), reused * kPrefixBlockTokens);
+    EXPECT_EQ(cache.Begin(Prompt(1, 3), most).reused_tokens(), reused * kPrefixBlockTokens);
+  }
+  EXPECT_EQ(cache.CountReusable(Prompt(1, 5), SIZE_MAX), 3 * kPrefixBlockTokens);
+  EXPECT_EQ(cache.CountReusable(Prompt(2, 5), SIZE_MAX), 0u);
 }
 
 TEST(PrefixCache, ForgetsTheLeastRecentlyUsedAndOfAPromptItsEndFirst) {

@@ -117,6 +117,24 @@ TEST_F(PrefillTurns, AClientThatDoesNotSayGoHoldsUpNobody) {
   EXPECT_FALSE(HasEnded(*silent));
 }
 
+TEST_F(PrefillTurns, WhoseBeginningIsKnownComesBeforeWhoIsShorter) {
+  PrefillNode node({.max_active_requests = 1}, kModelTimes, kBlockTokens,
+                   4 * PrefillEngine::PrefixBlockBytes(TinyModel(kModelTimes).config()));
+  const std::vector<int32_t> text = RandomTokens(1000, 1);
+  const auto ask = [&node](const std::vector<int32_t>& tokens) {
+    return CollectedCall::Start(node, node.Begin(tokens, "scorer=keep_all"), {});
+  };
+  EXPECT_EQ(ManifestOf(*ask(text)).reused_tokens(), 0u);
+  const auto slow = Ask(node, 1800);
+  ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
+  const auto unknown = Ask(node, 700);
+  ASSERT_TRUE(unknown->WaitFor(Kind::kQueued));
+  const auto known = ask(text);
+  EXPECT_EQ(ManifestOf(*known).reused_tokens(), 768u);
+  EXPECT_FALSE(HasEnded(*unknown));
+  EXPECT_EQ(ManifestOf(*unknown).reused_tokens(), 0u);
+}
+
 TEST_F(PrefillTurns, RunsThatDoNotFitIntoMemoryTogetherComeOneAfterTheOther) {
   const size_t room = PrefillRun::BytesFor(TinyModel().config(), 500, {});
   PrefillNode node({.max_active_bytes = room}, kModelTimes, kBlockTokens);

@@ -28,6 +28,7 @@ class ChoosyReader final : public PromptReader {
   }
   size_t BytesFor(const PrefillTask& task) const override { return host_.BytesFor(task); }
   size_t prefix_cache_bytes() const override { return 0; }
+  size_t CountReusable(const PrefillTask&) const override { return 0; }
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override {
     begun.push_back(tasks.size());

@@ -36,6 +36,9 @@ class ReaderOver : public PromptReader {
   absl::Status Check(const PrefillTask& task) const override { return reader_.Check(task); }
   size_t BytesFor(const PrefillTask& task) const override { return reader_.BytesFor(task); }
   size_t prefix_cache_bytes() const override { return reader_.prefix_cache_bytes(); }
+  size_t CountReusable(const PrefillTask& task) const override {
+    return reader_.CountReusable(task);
+  }
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override {
     return reader_.Begin(tasks);
