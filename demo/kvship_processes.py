@@ -139,8 +139,9 @@ class ServerPair:
     programs; logs and reports go to `folder`. Decode servers have no HTTP port unless `decode_flags` name one.
     """
 
-    def __init__(self, args, folder, decode_flags=(), num_prefill=1, num_decode=1):
+    def __init__(self, args, folder, decode_flags=(), num_prefill=1, num_decode=1, prefill_flags=()):
         self.folder = folder
+        self.prefill_flags = prefill_flags
         self.decode_flags = decode_flags
         self.num_prefill = num_prefill
         self.num_decode = num_decode
@@ -159,7 +160,7 @@ class ServerPair:
         self.decode_addresses = [f"127.0.0.1:{port}" for port in decode_ports]
         targets = ",".join(f"dns:///127.0.0.1:{port}" for port in prefill_ports)
         try:
-            self.start_pool("prefill", prefill_ports, self.prefill_servers)
+            self.start_pool("prefill", prefill_ports, self.prefill_servers, *self.prefill_flags)
             self.start_pool("decode", decode_ports, self.decode_servers, f"--prefill={targets}", "--http=",
                             *self.decode_flags)
             for server in self.servers:

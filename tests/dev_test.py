@@ -20,7 +20,7 @@ def commands():
     """The names that ./dev itself tells apart."""
     listed = re.findall(r"^  ([a-z |]+)\)", (ROOT / "dev").read_text().split("case $command in")[1], re.MULTILINE)
     names = [name.strip() for alternatives in listed for name in alternatives.split("|")]
-    return [name for name in names if name != "bench"] + ["bench cpu", "bench load", "bench"]
+    return [name for name in names if name != "bench"] + ["bench cpu", "bench prefix", "bench load", "bench"]
 
 
 class HelpIsAllThatHappens(unittest.TestCase):

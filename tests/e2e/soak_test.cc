@@ -146,7 +146,8 @@ void Soak(absl::Duration duration) {
   // Freed memory that the address sanitizer holds back would look like a leak.
   setenv("ASAN_OPTIONS", "quarantine_size_mb=8", /*overwrite=*/1);
   const int http_port = FreePort();
-  Server prefill("kvship-prefill", model, {"--threads=2"});
+  // Beginnings of prompts in fewer blocks than there are prompts.
+  Server prefill("kvship-prefill", model, {"--threads=2", "--prefix_cache_bytes=1048576"});
   Server decode("kvship-decode", model,
                 {absl::StrCat("--prefill=", prefill.address()), "--threads=2",
                  "--pool_bytes=4194304", absl::StrCat("--http=127.0.0.1:", http_port)});

@@ -72,11 +72,12 @@ class Api:
 
 
 @contextlib.contextmanager
-def server_pair(folder, *decode_flags: str):
+def server_pair(folder, *decode_flags: str, prefill_flags=()):
     [http_port] = free_ports(1)
     arguments = SimpleNamespace(model=os.environ["KVSHIP_DEMO_MODEL"], bin=os.environ["KVSHIP_BIN"],
                                 **free_port_arguments())
-    with ServerPair(arguments, str(folder), [f"--http=127.0.0.1:{http_port}", *decode_flags]) as pair:
+    with ServerPair(arguments, str(folder), [f"--http=127.0.0.1:{http_port}", *decode_flags],
+                    prefill_flags=prefill_flags) as pair:
         pair.http_port = http_port
         yield pair
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from conftest import LONG, eventually
+from conftest import LONG, Api, eventually, server_pair
 
 QUESTION = "What is the capital of France?"
 
@@ -45,6 +45,18 @@ def test_completions_take_text_and_token_ids(api):
     with pytest.raises(openai.BadRequestError, match=r"prompt\[1\] is 99999; wanted an id below") as caught:
         api.complete([5, 99999])
     assert caught.value.param == "prompt[1]"
+
+
+def test_usage_tells_what_of_a_prompt_was_not_read_anew(tmp_path):
+    with server_pair(tmp_path, prefill_flags=["--prefix_cache_bytes=200000000"]) as pair:
+        api = Api(pair.http_port, pair.ports["decode-admin-port"])
+        first = api.complete(LONG + "Who counted?", max_tokens=4, temperature=0)
+        assert first.usage.prompt_tokens > 2048 and first.usage.prompt_tokens_details.cached_tokens == 0
+        second = api.complete(LONG + "What did he count?", max_tokens=4, temperature=0)
+        cached = second.usage.prompt_tokens_details.cached_tokens
+        assert second.usage.prompt_tokens - 300 < cached < second.usage.prompt_tokens and cached % 256 == 0
+        again = api.complete(LONG + "Who counted?", max_tokens=4, temperature=0)
+        assert again.choices[0].text == first.choices[0].text and again.usage.prompt_tokens_details.cached_tokens == cached
 
 
 def test_a_stream_gives_the_same_text_and_then_usage(api):
