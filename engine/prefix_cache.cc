@@ -32,6 +32,20 @@ PrefixCache::PrefixCache(size_t block_bytes, size_t max_bytes, Allocate allocate
       max_blocks_(max_bytes / block_bytes),
       allocate_(std::move(allocate)) {}
 
+absl::Status PrefixCache::TakeMemory() {
+  while (num_allocated_ < max_blocks_) RETURN_IF_ERROR(TakeMemoryOfBlock());
+  return absl::OkStatus();
+}
+
+absl::Status PrefixCache::TakeMemoryOfBlock() {
+  // Room for all of them, as blocks come back where nothing may fail.
+  free_->reserve(num_allocated_ + 1);
+  ASSIGN_OR_RETURN(Block block, allocate_(block_bytes_));
+  free_->push_back(std::move(block));
+  ++num_allocated_;
+  return absl::OkStatus();
+}
+
 PrefixCache::Prefix PrefixCache::Begin(std::span<const int32_t> tokens, size_t most_reused) {
   Prefix prefix;
   if (max_blocks_ == 0) return prefix;
@@ -70,15 +84,8 @@ void PrefixCache::Find(Prefix* prefix) {
 }
 
 PrefixCache::Block PrefixCache::Take() {
-  if (free_->empty() && num_allocated_ < max_blocks_) {
-    // Room for all of them, as blocks come back where nothing may fail.
-    free_->reserve(num_allocated_ + 1);
-    absl::StatusOr<Block> made = allocate_(block_bytes_);
-    if (made.ok()) {
-      free_->push_back(*std::move(made));
-      ++num_allocated_;
-    }
-  }
+  // Where the system gives no more, it has to do with what there is.
+  if (free_->empty() && num_allocated_ < max_blocks_) TakeMemoryOfBlock().IgnoreError();
   if (free_->empty() && !MakeRoom()) return nullptr;
   Block memory = std::move(free_->back());
   free_->pop_back();

@@ -43,6 +43,8 @@ class PrefixCache {
 
   // Takes up to max_bytes, as blocks are asked for; with less than block_bytes it is always empty.
   PrefixCache(size_t block_bytes, size_t max_bytes, Allocate allocate = OnHost);
+  // Takes all of them now, where that is slow. Errors: those of `allocate`.
+  absl::Status TakeMemory();
 
   // What a prompt finds here, of which at most `most_reused` tokens are to be reused, and blocks
   // for the rest of it: at the cost of the least recently used ones that are in nobody's hands.
@@ -62,6 +64,7 @@ class PrefixCache {
     Block block;
     uint64_t last_used;
   };
+  absl::Status TakeMemoryOfBlock();
   void Find(Prefix* prefix);
   Block Take();
   bool MakeRoom();

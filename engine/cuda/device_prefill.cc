@@ -49,6 +49,8 @@ absl::StatusOr<std::unique_ptr<DevicePrefillEngine>> DevicePrefillEngine::Create
                                                    kLeastAttentionBucket));
   }
   std::unique_ptr<DevicePrefillEngine> engine(new DevicePrefillEngine(model, stream, options));
+  // Pinning takes milliseconds a block.
+  RETURN_IF_ERROR(engine->prefix_cache_.TakeMemory());
   ASSIGN_OR_RETURN(engine->products_, Products::Create());
   if (options.use_cudnn) {
     auto cudnn = CudnnAttention::Create();

@@ -97,6 +97,23 @@ TEST(PrefixCache, GoesOnWithWhatItHasWhereTheSystemGivesNoMore) {
   EXPECT_EQ(Read(cache, Prompt(1, 2)), 0u);
 }
 
+TEST(PrefixCache, TakesAllItsMemoryWhereThatIsAsked) {
+  size_t num_taken = 0;
+  const auto count = [&num_taken](size_t num_bytes) {
+    ++num_taken;
+    return PrefixCache::OnHost(num_bytes);
+  };
+  PrefixCache cache(kBlockBytes, 3 * kBlockBytes, count);
+  EXPECT_EQ(num_taken, 0u);
+  EXPECT_EQ(cache.TakeMemory(), absl::OkStatus());
+  EXPECT_EQ(num_taken, 3u);
+  Read(cache, Prompt(1, 5));
+  EXPECT_EQ(num_taken, 3u);
+  PrefixCache none(kBlockBytes, kBlockBytes,
+                   [](size_t) { return absl::ResourceExhaustedError("none left"); });
+  EXPECT_EQ(none.TakeMemory(), absl::ResourceExhaustedError("none left"));
+}
+
 TEST(PrefixCache, BlocksMayOutliveIt) {
   auto cache = std::make_unique<PrefixCache>(kBlockBytes, kBlockBytes);
   const PrefixCache::Prefix prefix = cache->Begin(Prompt(1, 1), 0);
