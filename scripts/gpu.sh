@@ -213,6 +213,7 @@ bench_engine() {
   engine limits
   engine prefill --tokens=4096,16384,32768
   engine prefill --tokens=131072 --rounds=1
+  engine prefix --tokens=32768
   engine decode --batch=1,32 --tokens=16384 --nofull
   baseline attention
   baseline prefill --tokens 16384,32768

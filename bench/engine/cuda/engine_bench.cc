@@ -4,6 +4,8 @@
 //       what the device reaches: products, attention, reading
 //   kvship-engine-bench prefill --tokens=16384,32768
 //       whole prompts, without and with compression
+//   kvship-engine-bench prefix --tokens=32768
+//       a prompt whose beginning is kept for others, and one that begins alike
 //   kvship-engine-bench long --tokens=1000000
 //       one prompt, compressed, layer by layer
 //   kvship-engine-bench decode --batch=1,32 --tokens=16384 --budget=2048
@@ -173,6 +175,42 @@ absl::Status BenchPrefill(const DeviceTransformer& model, cudaStream_t stream) {
   return absl::OkStatus();
 }
 
+// In each round a prompt that nobody sent before, by an engine that keeps nothing and by one that
+// keeps beginnings; then by the latter one that differs in its last token.
+absl::Status BenchPrefix(const DeviceTransformer& model, cudaStream_t stream) {
+  const ModelConfig& config = model.config();
+  for (size_t num_tokens : Numbers(absl::GetFlag(FLAGS_tokens))) {
+    const size_t prompt_bytes =
+        (num_tokens / kPrefixBlockTokens) * DevicePrefillEngine::PrefixBlockBytes(config);
+    ASSIGN_OR_RETURN(auto plain, DevicePrefillEngine::Create(model, stream, {}));
+    ASSIGN_OR_RETURN(auto keeps, DevicePrefillEngine::Create(model, stream,
+                                                             {.prefix_cache_bytes = prompt_bytes}));
+    std::vector<int32_t> tokens = Tokens(config, num_tokens);
+    RETURN_IF_ERROR(WarmUp(*plain, tokens));
+    RETURN_IF_ERROR(WarmUp(*keeps, tokens));
+    std::vector<double> without, keeping, reusing;
+    for (size_t round = 0; round <= absl::GetFlag(FLAGS_rounds); ++round) {
+      tokens.front() = static_cast<int32_t>(round);
+      ASSIGN_OR_RETURN(const PrefillTimes first, RunPrompt(*plain, tokens, nullptr));
+      ASSIGN_OR_RETURN(const PrefillTimes second, RunPrompt(*keeps, tokens, nullptr));
+      tokens.back() = static_cast<int32_t>(round);
+      ASSIGN_OR_RETURN(const PrefillTimes third, RunPrompt(*keeps, tokens, nullptr));
+      if (round == 0) continue;  // that made the plans of the short rest
+      without.push_back(first.seconds);
+      keeping.push_back(second.seconds);
+      reusing.push_back(third.seconds);
+    }
+    std::printf(
+        "{\"bench\": \"prefix\", \"shape\": \"%s\", \"layers\": %zu, \"tokens\": %zu, "
+        "\"reused_tokens\": %zu, \"kept_bytes\": %zu, \"seconds_plain\": %.4f, "
+        "\"seconds_keeping\": %.4f, \"seconds_reusing\": %.4f}\n",
+        absl::GetFlag(FLAGS_shape).c_str(), config.num_layers, num_tokens,
+        (num_tokens - 1) / kPrefixBlockTokens * kPrefixBlockTokens, prompt_bytes, Median(without),
+        Median(keeping), Median(reusing));
+  }
+  return absl::OkStatus();
+}
+
 // One long prompt; says after every layer how long it took, so that a run that is cut off is not
 // lost.
 absl::Status BenchLong(const DeviceTransformer& model, cudaStream_t stream) {
@@ -300,13 +338,15 @@ absl::Status Main(const std::string& command) {
                    ShapeNamed(absl::GetFlag(FLAGS_shape), absl::GetFlag(FLAGS_layers)));
   ASSIGN_OR_RETURN(const auto model, DeviceTransformer::Random(config, DType::kBf16, 1));
   if (command == "prefill") return BenchPrefill(*model, stream);
+  if (command == "prefix") return BenchPrefix(*model, stream);
   if (command == "long") return BenchLong(*model, stream);
   if (command == "decode") return BenchDecode(*model, stream);
   if (command == "longest") {
     ASSIGN_OR_RETURN(const CompressionOptions options, Compression());
     return BenchLongest(*model, stream, options);
   }
-  return absl::InvalidArgumentError("wanted the command limits, prefill, long, decode or longest");
+  return absl::InvalidArgumentError(
+      "wanted the command limits, prefill, prefix, long, decode or longest");
 }
 
 }  // namespace
