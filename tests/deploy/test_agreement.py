@@ -160,6 +160,7 @@ def test_threads_and_memory_are_within_the_limits(name, role):
     given, limits = flags(overlay(name), role), container(deployment(name, role))["resources"]["limits"]
     assert given["threads"] == limits["cpu"]
     bounded = int(given["max_active_bytes" if role == "prefill" else "pool_bytes"])
+    on_host = int(given.get("prefix_cache_bytes", 0))
     if given.get("device") == "cuda":
         told = subprocess.run([os.path.join(os.environ["KVSHIP_BIN"], "kvship"), "plan", "--json", "--gpu=h200",
                                "--model=llama-3.1-8b"], check=True, capture_output=True, text=True).stdout
@@ -167,7 +168,8 @@ def test_threads_and_memory_are_within_the_limits(name, role):
         # As kvship plan leaves it to CUDA and activations.
         assert bounded + planned["model"]["weight_bytes"] <= 0.9 * planned["gpu"]["memory_bytes"]
     else:
-        assert bounded + PROGRAM_BYTES <= manifests.num_bytes(limits["memory"])
+        on_host += bounded
+    assert on_host + PROGRAM_BYTES <= manifests.num_bytes(limits["memory"])
 
 
 @pytest.mark.parametrize(("name", "role"), [(name, role) for name in ON_GPUS for role in ROLES])
