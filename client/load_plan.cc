@@ -26,7 +26,7 @@ constexpr double kMostMedians = 32;
 double Uniform(uint64_t seed, uint64_t index) { return 1 - UniformUnit(seed, index); }
 
 // Streams of draws that do not meet.
-constexpr uint64_t kArrivals = 1, kPrompts = 2, kOutputs = 3;
+constexpr uint64_t kArrivals = 1, kPrompts = 2, kOutputs = 3, kBlocks = 4;
 uint64_t StreamSeed(uint64_t seed, uint64_t stream) { return RandomBits(seed, stream); }
 
 absl::StatusOr<double> NumberOf(const nlohmann::json& line, const char* field, double most,
@@ -40,7 +40,38 @@ absl::StatusOr<double> NumberOf(const nlohmann::json& line, const char* field, d
   return at->get<double>();
 }
 
+absl::StatusOr<std::vector<uint64_t>> BlockIdsOf(const nlohmann::json& line,
+                                                 absl::string_view where) {
+  std::vector<uint64_t> ids;
+  const auto at = line.find("hash_ids");
+  if (at == line.end()) return ids;
+  const bool is_list = at->is_array() && std::all_of(at->begin(), at->end(), [](const auto& id) {
+                         return id.is_number_unsigned();
+                       });
+  if (!is_list) {
+    return absl::InvalidArgumentError(absl::StrCat(where, ": field 'hash_ids' is ",
+                                                   at->dump().substr(0, 100),
+                                                   "; wanted a list of integers of at least 0"));
+  }
+  return at->get<std::vector<uint64_t>>();
+}
+
 }  // namespace
+
+std::vector<uint32_t> PlannedPrompt(const PlannedRequest& planned, uint64_t seed, uint64_t index,
+                                    uint32_t vocab_tokens) {
+  std::vector<uint32_t> ids(planned.prompt_tokens);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const size_t block = i / kTraceBlockTokens;
+    const bool is_shared = block < planned.block_ids.size();
+    const uint64_t bits =
+        is_shared ? RandomBits(RandomBits(StreamSeed(seed, kBlocks), planned.block_ids[block]),
+                               i % kTraceBlockTokens)
+                  : RandomBits(RandomBits(seed, index), i);
+    ids[i] = static_cast<uint32_t>(bits % vocab_tokens);
+  }
+  return ids;
+}
 
 absl::StatusOr<LengthDistribution> LengthDistribution::Parse(absl::string_view field,
                                                              absl::string_view text) {
@@ -112,10 +143,12 @@ absl::StatusOr<std::vector<PlannedRequest>> ReadTrace(const std::string& path, d
     ASSIGN_OR_RETURN(const double at_ms, NumberOf(line, "timestamp", kMostTimestampMs, where));
     ASSIGN_OR_RETURN(const double input, NumberOf(line, "input_length", kMostTokens, where));
     ASSIGN_OR_RETURN(const double output, NumberOf(line, "output_length", kMostTokens, where));
+    ASSIGN_OR_RETURN(std::vector<uint64_t> block_ids, BlockIdsOf(line, where));
     if (plan.empty()) first_ms = at_ms;
     plan.push_back({.at = absl::Milliseconds(std::max(0.0, at_ms - first_ms) / speed),
                     .prompt_tokens = std::max<size_t>(1, static_cast<size_t>(input)),
-                    .output_tokens = std::max<size_t>(1, static_cast<size_t>(output))});
+                    .output_tokens = std::max<size_t>(1, static_cast<size_t>(output)),
+                    .block_ids = std::move(block_ids)});
   }
   if (plan.empty())
     return absl::InvalidArgumentError(absl::StrCat("the trace ", path, " is empty"));

@@ -18,7 +18,13 @@ struct PlannedRequest {
   absl::Duration at;  // after the run's begin
   size_t prompt_tokens = 0;
   size_t output_tokens = 0;  // 0: what the request says
+  // Of the prompt's blocks of kTraceBlockTokens tokens, from its beginning: those of the same id
+  // have the same tokens. What no id is named for has tokens of its own.
+  std::vector<uint64_t> block_ids = {};
 };
+
+// As in Mooncake's traces.
+inline constexpr size_t kTraceBlockTokens = 512;
 
 // The longest prompt or output that is planned: 16 Mi tokens, above any model's context, and 64 MiB
 // of ids.
@@ -51,8 +57,13 @@ struct LoadOptions {
 };
 std::vector<PlannedRequest> PlanPoisson(const LoadOptions& options);
 
-// A trace: JSON lines {"timestamp": ms, "input_length": tokens, "output_length": tokens}, the
-// format of Mooncake's published traces (arXiv 2407.00079); other fields are passed over. Arrivals
+// The prompt of a plan's `index`-th request: ids below vocab_tokens.
+std::vector<uint32_t> PlannedPrompt(const PlannedRequest& planned, uint64_t seed, uint64_t index,
+                                    uint32_t vocab_tokens);
+
+// A trace: JSON lines {"timestamp": ms, "input_length": tokens, "output_length": tokens,
+// "hash_ids": [of each block]}, the last of which may be missing, the format of Mooncake's
+// published traces (arXiv 2407.00079); other fields are passed over. Arrivals
 // are divided by `speed` and count from the first line's. Errors: NotFound for the file,
 // InvalidArgument naming line and field.
 absl::StatusOr<std::vector<PlannedRequest>> ReadTrace(const std::string& path, double speed);

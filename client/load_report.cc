@@ -54,6 +54,7 @@ LoadReport MakeLoadReport(const std::vector<LoadRequestResult>& results,
       report.between_tokens_ms.push_back(absl::ToDoubleMilliseconds(gap));
     }
     report.prompt_tokens += result.prompt_tokens;
+    report.reused_tokens += result.reused_tokens;
     report.output_tokens += result.output_tokens;
     report.uncompressed_bytes += result.uncompressed_bytes;
     report.shipped_bytes += result.shipped_bytes;
@@ -89,6 +90,11 @@ std::string LoadReportText(const LoadReport& report) {
   absl::StrAppendFormat(&out, "tokens per second: %.0f in, %.1f out\n",
                         PerSecond(report.prompt_tokens, report),
                         PerSecond(report.output_tokens, report));
+  if (report.reused_tokens > 0) {
+    absl::StrAppendFormat(&out, "prompts that begin alike: %.1f %% of the tokens not read anew\n",
+                          100.0 * static_cast<double>(report.reused_tokens) /
+                              static_cast<double>(report.prompt_tokens));
+  }
   if (report.shipped_bytes > 0) {
     absl::StrAppendFormat(
         &out, "KV caches: %.1f MB shipped, %.1f x fewer bytes\n", report.shipped_bytes * 1e-6,
@@ -110,6 +116,7 @@ nlohmann::ordered_json LoadReportJson(const LoadReport& report) {
           {"requests_per_second", PerSecond(report.total_ms.size(), report)},
           {"goodput_per_second", PerSecond(report.num_good, report)},
           {"prompt_tokens_per_second", PerSecond(report.prompt_tokens, report)},
+          {"reused_tokens", report.reused_tokens},
           {"output_tokens_per_second", PerSecond(report.output_tokens, report)},
           {"uncompressed_bytes", report.uncompressed_bytes},
           {"shipped_bytes", report.shipped_bytes},

@@ -26,7 +26,7 @@ struct LoadReport {
   std::map<std::string, size_t> errors;  // by status code
   std::string last_error;
   double seconds = 0;
-  size_t prompt_tokens = 0, output_tokens = 0;
+  size_t prompt_tokens = 0, reused_tokens = 0, output_tokens = 0;
   size_t uncompressed_bytes = 0, shipped_bytes = 0;
 };
 

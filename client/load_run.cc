@@ -38,6 +38,7 @@ class LoadRun::Call final : public grpc::ClientReadReactor<v1::GenerateResponse>
     if (response_.has_output()) Note(now, response_.output().tokens_size());
     if (response_.has_report()) {
       result_.prompt_tokens = response_.report().usage().prompt_tokens();
+      result_.reused_tokens = response_.report().usage().reused_tokens();
       result_.output_tokens = response_.report().usage().output_tokens();
       result_.uncompressed_bytes = response_.report().kv().uncompressed_bytes();
       result_.shipped_bytes = response_.report().kv().shipped_bytes();
@@ -139,11 +140,10 @@ void LoadRun::Send(const PlannedRequest& planned, size_t index, absl::Time at) {
   if (planned.output_tokens > 0) {
     request.set_max_tokens(static_cast<uint32_t>(planned.output_tokens));
   }
-  const bool has_input = request.input_case() != v1::GenerateRequest::INPUT_NOT_SET;
-  const uint64_t seed = RandomBits(options_.seed, index);
-  for (size_t i = 0; !has_input && i < planned.prompt_tokens; ++i) {
-    request.mutable_tokens()->add_ids(
-        static_cast<uint32_t>(RandomBits(seed, i) % options_.vocab_tokens));
+  if (request.input_case() == v1::GenerateRequest::INPUT_NOT_SET) {
+    const std::vector<uint32_t> ids =
+        PlannedPrompt(planned, options_.seed, index, options_.vocab_tokens);
+    request.mutable_tokens()->mutable_ids()->Add(ids.begin(), ids.end());
   }
   new Call(*this, index, at, std::move(request));  // deletes itself
 }

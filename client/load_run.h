@@ -21,6 +21,7 @@ struct LoadRequestResult {
   absl::Duration total;                             // likewise
   std::vector<absl::Duration> between_tokens = {};  // one per output token but the first
   size_t prompt_tokens = 0;
+  size_t reused_tokens = 0;  // of the prompt
   size_t output_tokens = 0;
   size_t uncompressed_bytes = 0;
   size_t shipped_bytes = 0;

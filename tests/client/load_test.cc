@@ -16,7 +16,9 @@
 namespace kvship {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 double MeanOf(const LengthDistribution& lengths, size_t num_draws) {
   double sum = 0;
@@ -66,7 +68,8 @@ TEST(LoadPlan, ArrivalsAreAPoissonProcess) {
 
 TEST(LoadPlan, ATraceIsReadFasterIfAskedTo) {
   const std::string path = ::testing::TempDir() + "/trace.jsonl";
-  std::ofstream(path) << R"({"timestamp": 3000, "input_length": 700, "output_length": 8, "x": 1})"
+  std::ofstream(path) << R"({"timestamp": 3000, "input_length": 700, "output_length": 8, "x": 1,)"
+                      << R"( "hash_ids": [7, 0]})"
                       << "\n\n"
                       << R"({"timestamp": 1000, "input_length": 20, "output_length": 0})"
                       << "\n";
@@ -75,6 +78,25 @@ TEST(LoadPlan, ATraceIsReadFasterIfAskedTo) {
   EXPECT_EQ(plan[0].at, absl::ZeroDuration());
   EXPECT_EQ(plan[0].prompt_tokens, 700u);
   EXPECT_EQ(plan[1].output_tokens, 1u);
+  EXPECT_THAT(plan[0].block_ids, ElementsAre(7, 0));
+  EXPECT_THAT(plan[1].block_ids, IsEmpty());
+}
+
+TEST(LoadPlan, PromptsShareTheBlocksThatATraceNamesAlike) {
+  const auto prompt = [](size_t num_tokens, std::vector<uint64_t> block_ids, uint64_t index) {
+    return PlannedPrompt({.at = {}, .prompt_tokens = num_tokens, .block_ids = std::move(block_ids)},
+                         /*seed=*/1, index, /*vocab_tokens=*/100'000);
+  };
+  const auto num_common = [](const std::vector<uint32_t>& a, const std::vector<uint32_t>& b) {
+    return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
+  };
+  const std::vector<uint32_t> first = prompt(1500, {3, 8, 1}, 0);
+  EXPECT_EQ(first.size(), 1500u);
+  EXPECT_EQ(num_common(first, prompt(1500, {3, 8, 1}, 1)), 1500);
+  EXPECT_EQ(num_common(first, prompt(1400, {3, 8, 2}, 1)), 2 * kTraceBlockTokens);
+  EXPECT_EQ(num_common(first, prompt(1300, {3, 8}, 1)), 2 * kTraceBlockTokens);
+  EXPECT_EQ(num_common(first, prompt(1500, {8, 3, 1}, 1)), 0);
+  EXPECT_EQ(num_common(prompt(50, {}, 0), prompt(50, {}, 1)), 0);
 }
 
 TEST(LoadPlan, ABrokenTraceIsRefusedByLineAndField) {
@@ -91,6 +113,12 @@ TEST(LoadPlan, ABrokenTraceIsRefusedByLineAndField) {
     std::ofstream(path) << line.dump() << "\n";
     EXPECT_THAT(std::string(ReadTrace(path, 1).status().message()),
                 HasSubstr(absl::StrCat("field '", field, "' is 1e+18; wanted a number from 0 to")));
+  }
+  for (const char* ids : {"5", "[1, -1]", R"(["1"])"}) {
+    std::ofstream(path) << R"({"timestamp": 0, "input_length": 5, "output_length": 5, "hash_ids": )"
+                        << ids << "}\n";
+    EXPECT_THAT(std::string(ReadTrace(path, 1).status().message()),
+                HasSubstr("broken.jsonl:1: field 'hash_ids' is "));
   }
   EXPECT_EQ(ReadTrace(path + "x", 1).status().code(), absl::StatusCode::kNotFound);
 }

@@ -55,11 +55,11 @@ TEST_F(BenchTest, ATraceIsReplayedAndWhatBecameOfItCounted) {
                           &progress);
   std::vector<std::string> names;
   for (const auto& [name, value] : record.items()) names.push_back(name);
-  EXPECT_THAT(names,
-              ElementsAre("between_tokens_ms", "errors", "first_token_ms", "good",
-                          "goodput_per_second", "output_tokens_per_second",
-                          "prompt_tokens_per_second", "requests", "requests_per_second", "seconds",
-                          "shipped_bytes", "succeeded", "total_ms", "uncompressed_bytes"));
+  EXPECT_THAT(names, ElementsAre("between_tokens_ms", "errors", "first_token_ms", "good",
+                                 "goodput_per_second", "output_tokens_per_second",
+                                 "prompt_tokens_per_second", "requests", "requests_per_second",
+                                 "reused_tokens", "seconds", "shipped_bytes", "succeeded",
+                                 "total_ms", "uncompressed_bytes"));
   EXPECT_EQ(record["requests"], 11);
   EXPECT_EQ(record["succeeded"], 10);
   EXPECT_EQ(record["good"], 10);

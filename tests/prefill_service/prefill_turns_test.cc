@@ -119,7 +119,7 @@ TEST_F(PrefillTurns, AClientThatDoesNotSayGoHoldsUpNobody) {
 
 TEST_F(PrefillTurns, WhoseBeginningIsKnownComesBeforeWhoIsShorter) {
   PrefillNode node({.max_active_requests = 1}, kModelTimes, kBlockTokens,
-                   4 * PrefillEngine::PrefixBlockBytes(TinyModel(kModelTimes).config()));
+                   16 * PrefillEngine::PrefixBlockBytes(TinyModel(kModelTimes).config()));
   const std::vector<int32_t> text = RandomTokens(1000, 100);
   const auto ask = [&node](const std::vector<int32_t>& tokens) {
     return CollectedCall::Start(node, node.Begin(tokens, "scorer=keep_all"), {});

@@ -65,6 +65,7 @@ v1::GenerateReport Report(v1::GenerateReport::FinishReason reason) {
   report.set_finish_reason(reason);
   report.mutable_usage()->set_prompt_tokens(3);
   report.mutable_usage()->set_output_tokens(4);
+  report.mutable_usage()->set_reused_tokens(2);
   report.mutable_kv()->set_kept_tokens(2);
   report.mutable_kv()->set_uncompressed_bytes(900);
   report.mutable_kv()->set_shipped_bytes(300);
@@ -94,7 +95,8 @@ TEST(OpenAiResponseTest, AWholeChatAnswerHasMessageUsageAndFinishReason) {
     "system_fingerprint": "fp",
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello", "refusal": null},
                  "logprobs": null, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}})"));
+    "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7,
+              "prompt_tokens_details": {"cached_tokens": 2}}})"));
 }
 
 TEST(OpenAiResponseTest, AWholeCompletionHasItsText) {
