@@ -154,20 +154,22 @@ void PrefillRun::ForBlock(const Prompt& prompt, size_t block, const Copy& copy) 
 void PrefillRun::FetchReused() {
   const size_t num_bytes = BlockHeadFloats(engine_.model().config) * sizeof(float);
   for (const Prompt& prompt : prompts_) {
-    for (size_t i = 0; i < prompt.prefix.num_reused; ++i) {
-      ForBlock(prompt, i,
-               [=](const float* block, float* run) { std::memcpy(run, block, num_bytes); });
-    }
+    engine_.backend().threads().ParallelFor(prompt.prefix.num_reused, [&](size_t block) {
+      ForBlock(prompt, block,
+               [=](const float* kept, float* rows) { std::memcpy(rows, kept, num_bytes); });
+    });
   }
 }
 
 void PrefillRun::FillBlocks() {
   const size_t num_bytes = BlockHeadFloats(engine_.model().config) * sizeof(float);
   for (const Prompt& prompt : prompts_) {
-    for (size_t i = prompt.prefix.num_found; i < prompt.prefix.blocks.size(); ++i) {
-      ForBlock(prompt, i,
-               [=](float* block, const float* run) { std::memcpy(block, run, num_bytes); });
-    }
+    const size_t num_found = prompt.prefix.num_found;
+    const size_t num_filled = prompt.prefix.blocks.size() - num_found;
+    engine_.backend().threads().ParallelFor(num_filled, [&](size_t i) {
+      ForBlock(prompt, num_found + i,
+               [=](float* kept, const float* rows) { std::memcpy(kept, rows, num_bytes); });
+    });
   }
 }
 
