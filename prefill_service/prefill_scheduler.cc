@@ -265,7 +265,10 @@ void PrefillScheduler::Estimate() {
   if (reader_.prefix_cache_bytes() == 0) return;
   for (const auto& request : requests_) {
     if (std::exchange(request->is_estimated, true) || request->job != nullptr) continue;
-    request->remaining_tokens -= static_cast<double>(reader_.CountReusable(request->task));
+    UnlessOutOfMemory([&] {
+      request->remaining_tokens -= static_cast<double>(reader_.CountReusable(request->task));
+      return absl::OkStatus();
+    }).IgnoreError();  // then its turn comes as that of a prompt that nobody knows
   }
 }
 
