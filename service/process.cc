@@ -1,5 +1,6 @@
 #include "service/process.h"
 
+#include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
 #include <unistd.h>
@@ -36,6 +37,15 @@ void KeepFreedMemory() {
   mallopt(M_MMAP_THRESHOLD, kMapThresholdBytes);
   mallopt(M_TRIM_THRESHOLD, kTrimThresholdBytes);
   mallopt(M_TOP_PAD, kTopPadBytes);
+}
+
+// Where the program was started without one of the standard streams, its number would be that of
+// the next socket, and the log would go to whoever is at its other end.
+void OpenClosedStandardStreams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    // The lowest number that is free is this one.
+    if (fcntl(stream, F_GETFD) < 0) open("/dev/null", O_RDWR);
+  }
 }
 
 sigset_t SetOf(std::initializer_list<int> signals) {
@@ -114,6 +124,7 @@ ExitOnStop::~ExitOnStop() {
 int RunServer(const std::string& program, const std::vector<char*>& arguments,
               const std::string& log_format,
               const std::function<absl::Status(StopSignals&)>& serve) {
+  OpenClosedStandardStreams();
   PrepareNcclEnvironment();
   KeepFreedMemory();
   StopSignals signals;

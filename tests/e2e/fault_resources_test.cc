@@ -1,5 +1,8 @@
-// Servers on a machine that has no disk left.
+// Servers on a machine that has no disk left, and servers without standard streams.
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
 
 #include "client/generation_client.h"
 #include "tests/e2e/at_rest.h"
@@ -31,6 +34,23 @@ TEST(FaultResourcesTest, AFullDiskStopsTheLogAndNothingElse) {
   for (ShellServer* server : {&decode, &prefill}) {
     server->Signal(SIGTERM);
     EXPECT_EQ(server->Wait(), 0);
+  }
+}
+
+// Else the log would go to the client whose connection got the number of standard error.
+TEST(FaultResourcesTest, ClosedStandardStreamsAreNoClientsConnection) {
+  const std::string closed = "<&- >&- 2>&-";
+  ShellServer prefill("", "kvship-prefill", kModel, {"--threads=1"}, closed);
+  ShellServer decode("", "kvship-decode", kModel,
+                     {"--threads=1", "--http=", absl::StrCat("--prefill=", prefill.address())},
+                     closed);
+  ASSERT_TRUE(prefill.WaitUntilReady());
+  ASSERT_TRUE(decode.WaitUntilReady());
+  for (const ShellServer* server : {&prefill, &decode}) {
+    for (const int stream : {STDOUT_FILENO, STDERR_FILENO}) {
+      const std::string link = absl::StrCat("/proc/", server->pid(), "/fd/", stream);
+      EXPECT_EQ(std::filesystem::read_symlink(link), "/dev/null") << link;
+    }
   }
 }
 
