@@ -369,7 +369,7 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "kvship %s: %s\n", words[1], std::string(status.message()).c_str());
     return 1;
   }
-  return 0;
+  return OutputIsWritten("kvship") ? 0 : 1;
 }
 
 }  // namespace
