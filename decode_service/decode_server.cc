@@ -26,8 +26,8 @@ constexpr char kProgram[] = "kvship-decode";
 constexpr absl::Duration kMostDeliveryTime = absl::Seconds(5);
 
 absl::StatusOr<ServedModel> LoadModel(const std::string& path) {
-  LogInfo(absl::StrCat("loading ", path));
   const ExitOnStop exit_on_stop;
+  LogInfo(absl::StrCat("loading ", path));
   return ServedModel::Load(path);
 }
 

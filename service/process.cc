@@ -11,6 +11,7 @@
 #include <initializer_list>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "service/readiness.h"
@@ -30,6 +31,18 @@ constexpr timespec kExitPeriod = {.tv_sec = 0, .tv_nsec = 20'000'000};
 // For what follows the wait for requests: the last answers on their way to slow clients take up to
 // 5 s, the last spans 2 s.
 constexpr absl::Duration kEndTime = absl::Seconds(8);
+
+// For a last line. Whoever reads standard error may have stopped, and then no line ends.
+constexpr absl::Duration kLastLineTime = absl::Seconds(1);
+
+[[noreturn]] void ExitWith(const std::string& line, int exit_code) {
+  std::thread([line, exit_code] {
+    exit_code == 0 ? LogInfo(line) : LogError(line);
+    _exit(exit_code);
+  }).detach();
+  absl::SleepFor(kLastLineTime);
+  _exit(exit_code);
+}
 
 // Makes malloc keep the memory of message buffers instead of giving each back to the system, which
 // costs a page fault per 4 KiB of every frame.
@@ -110,9 +123,7 @@ void ExitOnStop::Watch(const sigset_t& set, absl::Time deadline, const std::stri
   while (!ended_) {
     const bool came = sigtimedwait(&set, nullptr, &kExitPeriod) > 0;
     if (!came && MonotonicNow() < deadline) continue;
-    const std::string& line = came ? at_signal : at_deadline;
-    exit_code == 0 ? LogInfo(line) : LogError(line);
-    _exit(exit_code);
+    ExitWith(came ? at_signal : at_deadline, exit_code);
   }
 }
 

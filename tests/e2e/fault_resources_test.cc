@@ -1,5 +1,8 @@
-// Servers on a machine that has no disk left, and servers without standard streams.
+// Servers on a machine that has no disk left, and servers whose standard streams are closed or
+// stuck.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -8,6 +11,7 @@
 #include "tests/e2e/at_rest.h"
 #include "tests/e2e/checked_requests.h"
 #include "tests/e2e/fault_shell.h"
+#include "tests/engine/model_files.h"
 
 namespace kvship {
 namespace {
@@ -52,6 +56,29 @@ TEST(FaultResourcesTest, ClosedStandardStreamsAreNoClientsConnection) {
       EXPECT_EQ(std::filesystem::read_symlink(link), "/dev/null") << link;
     }
   }
+}
+
+bool BlocksSigterm(int pid) {
+  const std::string status = ReadBytes(absl::StrCat("/proc/", pid, "/status"));
+  const size_t mask = status.find("SigBlk:\t");
+  if (mask == std::string::npos) return false;
+  return std::stoull(status.substr(mask + 8, 16), nullptr, 16) >> (SIGTERM - 1) & 1;
+}
+
+TEST(FaultResourcesTest, ALogThatNobodyReadsHoldsUpNoStop) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/log";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  const int pipe = open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC);
+  while (write(pipe, "x", 1) == 1) {
+  }
+  for (const char* program : {"kvship-prefill", "kvship-decode"}) {
+    ShellServer server("", program, kModel, {"--threads=1"}, "2>" + path);
+    EXPECT_TRUE(Eventually([&] { return BlocksSigterm(server.pid()); }));
+    server.Signal(SIGTERM);
+    EXPECT_EQ(server.Wait(absl::Seconds(10)), 0) << program;
+  }
+  close(pipe);
 }
 
 }  // namespace
