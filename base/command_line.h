@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -43,6 +44,14 @@ inline std::vector<char*> ParseCommandLine(absl::string_view usage, int argc, ch
   absl::SetFlagsUsageConfig(config);
   AcceptDashesInFlags(argc, argv);
   return absl::ParseCommandLine(argc, argv);
+}
+
+// Whether what the program has printed is written, which a full disk prevents; says so if it is
+// not. For the end of a program.
+inline bool OutputIsWritten(const char* program) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return true;
+  std::fprintf(stderr, "%s: standard output cannot be written\n", program);
+  return false;
 }
 
 }  // namespace kvship

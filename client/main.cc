@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
 #include "base/command_line.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "client/commands.h"
 #include "client/request_text.h"
@@ -363,11 +364,12 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", kUsage);
     return 2;
   }
+  StartLog("kvship", LogFormat::kText);  // else warnings would stand among what is printed
   if (const absl::Status status = Run(words[1], stop); !status.ok()) {
     std::fprintf(stderr, "kvship %s: %s\n", words[1], std::string(status.message()).c_str());
     return 1;
   }
-  return 0;
+  return OutputIsWritten("kvship") ? 0 : 1;
 }
 
 }  // namespace

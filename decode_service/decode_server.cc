@@ -26,15 +26,17 @@ constexpr char kProgram[] = "kvship-decode";
 constexpr absl::Duration kMostDeliveryTime = absl::Seconds(5);
 
 absl::StatusOr<ServedModel> LoadModel(const std::string& path) {
-  LogInfo(absl::StrCat("loading ", path));
   const ExitOnStop exit_on_stop;
+  LogInfo(absl::StrCat("loading ", path));
   return ServedModel::Load(path);
 }
 
 absl::StatusOr<DecodeDevice> OpenCpu(const DecodeServer::Options& options, const Transformer& model,
                                      Backend& backend) {
   DecodeDevice device;
-  ASSIGN_OR_RETURN(device.pool, KvPool::Create(options.pool_bytes));
+  auto pool = KvPool::Create(options.pool_bytes);
+  if (!pool.ok()) return OfFlag("--pool_bytes", pool.status());
+  device.pool = *std::move(pool);
   device.tail_format = options.tail_format.value_or(PageFormat::kF16);
   device.decoder = std::make_unique<DecodeEngine>(model, backend, options.arithmetic);
   return device;

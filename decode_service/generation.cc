@@ -115,7 +115,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
 
 void Generation::Cancel() {
   Cancel(GoesByDeadline(call_.arrival, call_.deadline, MonotonicNow())
-             ? absl::DeadlineExceededError("the request's deadline has passed; allow it more time")
+             ? DeadlinePassed()
              : absl::CancelledError("the client has gone"));
 }
 

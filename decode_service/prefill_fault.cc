@@ -47,7 +47,13 @@ bool CountsAgainstNode(PrefillFault fault) {
   return fault == PrefillFault::kLost || fault == PrefillFault::kBroken;
 }
 
+absl::Status DeadlinePassed() {
+  return absl::DeadlineExceededError("the request's deadline has passed; allow it more time");
+}
+
 absl::Status ForCaller(const absl::Status& error) {
+  // An attempt has its request's, and gRPC may be the first to notice.
+  if (absl::IsDeadlineExceeded(error)) return DeadlinePassed();
   switch (FaultOf(error)) {
     case PrefillFault::kLost:
       return absl::UnavailableError(

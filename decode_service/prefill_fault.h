@@ -26,6 +26,8 @@ absl::string_view NameOf(PrefillFault fault);
 // Whether the fault lets fear that the node fails the next prompt too.
 bool CountsAgainstNode(PrefillFault fault);
 
+absl::Status DeadlinePassed();
+
 // What the caller is told: to it, a node that was lost, gave up, sent broken data or runs another
 // model or wire version is no node at all.
 absl::Status ForCaller(const absl::Status& error);

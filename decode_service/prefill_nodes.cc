@@ -26,6 +26,9 @@ using Standing = PrefillNode::Standing;
 constexpr Standing kStandings[] = {Standing::kServing, Standing::kDraining, Standing::kEjected,
                                    Standing::kSilent, Standing::kUnfit};
 
+// For look-ups to end that are under way; those that take longer are left behind.
+constexpr absl::Duration kLookUpGrace = absl::Milliseconds(500);
+
 size_t RandomBelow(size_t bound) {
   thread_local std::minstd_rand random(std::random_device{}());
   return std::uniform_int_distribution<size_t>(0, bound - 1)(random);
@@ -34,6 +37,27 @@ size_t RandomBelow(size_t bound) {
 bool KeepsPrefixes(const std::shared_ptr<PrefillNode>& node) { return node->keeps_prefixes(); }
 
 }  // namespace
+
+// What the targets stand for. Each name is looked up by a thread of its own: while a name server is
+// silent, which may last for minutes, neither the others nor the end of the nodes wait for it.
+struct PrefillNodes::Names {
+  std::mutex mutex;
+  std::condition_variable wake;
+  PrefillNodes* nodes = nullptr;  // null: they are gone
+  size_t num_threads = 0;
+  std::map<std::string, std::set<std::string>> found;  // by target
+
+  // By address, of servers.
+  std::map<std::string, std::string> ServerNames() const;
+};
+
+std::map<std::string, std::string> PrefillNodes::Names::ServerNames() const {
+  std::map<std::string, std::string> names;
+  for (const auto& [target, addresses] : found) {
+    for (const std::string& address : addresses) names[address] = ServerNameOf(target);
+  }
+  return names;
+}
 
 // One question to a node.
 struct PrefillNodes::Check {
@@ -55,16 +79,36 @@ struct PrefillNodes::Check {
 PrefillNodes::PrefillNodes(Options options, DecodeMetrics& metrics)
     : options_(std::move(options)),
       metrics_(metrics),
-      look_up_thread_([this] { LookUpAgainAndAgain(); }),
-      check_thread_([this] { CheckAgainAndAgain(); }) {}
+      names_(std::make_shared<Names>()),
+      check_thread_([this] { CheckAgainAndAgain(); }) {
+  std::lock_guard lock(names_->mutex);
+  names_->nodes = this;
+  for (const std::string& target : options_.targets) {
+    if (!IsName(target)) {
+      names_->found[target] = options_.look_up(target);
+      continue;
+    }
+    ++names_->num_threads;
+    std::thread([names = names_, target, options = options_] {
+      LookUpAgainAndAgain(*names, target, options);
+    }).detach();
+  }
+  SetAddresses(names_->ServerNames());
+}
 
 PrefillNodes::~PrefillNodes() {
+  {
+    std::unique_lock lock(names_->mutex);
+    names_->nodes = nullptr;
+    names_->wake.notify_all();
+    names_->wake.wait_for(lock, absl::ToChronoMilliseconds(kLookUpGrace),
+                          [this] { return names_->num_threads == 0; });
+  }
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
   }
   wake_.notify_all();
-  look_up_thread_.join();
   check_thread_.join();
 }
 
@@ -177,25 +221,22 @@ void PrefillNodes::UpdateGauges() {
   }
 }
 
-void PrefillNodes::LookUpAgainAndAgain() {
-  std::map<std::string, std::set<std::string>> last_found;  // by target
-  std::unique_lock lock(mutex_);
-  while (!stop_) {
+void PrefillNodes::LookUpAgainAndAgain(Names& names, const std::string& target,
+                                       const Options& options) {
+  std::unique_lock lock(names.mutex);
+  while (names.nodes != nullptr) {
     lock.unlock();
-    std::map<std::string, std::string> names;  // of servers, by address
-    for (const std::string& target : options_.targets) {
-      std::set<std::string> found = options_.look_up(target);
-      // A name server that does not answer says nothing about the nodes.
-      if (!found.empty()) last_found[target] = std::move(found);
-      for (const std::string& address : last_found[target]) {
-        names[address] = ServerNameOf(target);
-      }
-    }
-    SetAddresses(names);
+    std::set<std::string> found = options.look_up(target);
     lock.lock();
-    wake_.wait_for(lock, absl::ToChronoNanoseconds(options_.look_up_interval),
-                   [this] { return stop_; });
+    if (names.nodes == nullptr) break;
+    // A name server that does not answer says nothing about the nodes.
+    if (!found.empty()) names.found[target] = std::move(found);
+    names.nodes->SetAddresses(names.ServerNames());
+    names.wake.wait_for(lock, absl::ToChronoNanoseconds(options.look_up_interval),
+                        [&names] { return names.nodes == nullptr; });
   }
+  --names.num_threads;
+  names.wake.notify_all();
 }
 
 void PrefillNodes::SetAddresses(const std::map<std::string, std::string>& names) {

@@ -70,9 +70,11 @@ class PrefillNodes {
 
  private:
   struct Check;
+  struct Names;
   using Nodes = std::vector<std::shared_ptr<PrefillNode>>;
 
-  void LookUpAgainAndAgain();
+  // One of the names; until the nodes are gone.
+  static void LookUpAgainAndAgain(Names& names, const std::string& target, const Options& options);
   // `names` of the servers by address: from now on these are the nodes.
   void SetAddresses(const std::map<std::string, std::string>& names);
   void CheckAgainAndAgain();
@@ -101,7 +103,7 @@ class PrefillNodes {
   bool any_answered_ = false;
   absl::Time next_round_ = absl::InfinitePast();  // of checks
   std::list<Check> checks_;                       // under way; of the check thread
-  std::thread look_up_thread_;
+  const std::shared_ptr<Names> names_;            // shared with the threads that look up
   std::thread check_thread_;
 };
 

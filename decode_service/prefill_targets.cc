@@ -60,9 +60,11 @@ absl::Status CheckTargetsInPlainText(const std::vector<std::string>& targets) {
   return absl::OkStatus();
 }
 
+bool IsName(absl::string_view target) { return absl::StartsWith(target, kDns); }
+
 std::set<std::string> AddressesOf(const std::string& target) {
   const auto [host, port] = ReadTarget(target);
-  if (!absl::StartsWith(target, kDns) || port.empty()) return {target};
+  if (!IsName(target) || port.empty()) return {target};
   addrinfo hints = {};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;

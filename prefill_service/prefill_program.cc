@@ -32,8 +32,8 @@ struct ServedModel {
 };
 
 absl::StatusOr<ServedModel> LoadModel(const std::string& path) {
-  LogInfo(absl::StrCat("loading ", path));
   const ExitOnStop exit_on_stop;
+  LogInfo(absl::StrCat("loading ", path));
   ServedModel model;
   ASSIGN_OR_RETURN(model.transformer, LoadTransformer(path));
   ASSIGN_OR_RETURN(model.identity, ModelIdentity(*model.transformer, path));

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "rpc/tls_copies.h"
 
 namespace kvship {
 namespace {
@@ -54,8 +55,10 @@ absl::Status CheckFiles(const TlsFiles& files) {
   return absl::OkStatus();
 }
 
-std::shared_ptr<FileWatcherCertificateProvider> Watch(const TlsFiles& files) {
-  return std::make_shared<FileWatcherCertificateProvider>(files.key, files.certificate, files.ca,
+absl::StatusOr<std::shared_ptr<FileWatcherCertificateProvider>> Watch(const TlsFiles& files) {
+  RETURN_IF_ERROR(CheckFiles(files));
+  ASSIGN_OR_RETURN(const TlsFiles copies, CopiesOf(files, CheckFiles));
+  return std::make_shared<FileWatcherCertificateProvider>(copies.key, copies.certificate, copies.ca,
                                                           kRefreshSeconds);
 }
 
@@ -85,8 +88,8 @@ absl::StatusOr<std::shared_ptr<SSL_CTX>> ServerTlsContext(const TlsFiles& files)
 }
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerTls(const TlsFiles& files) {
-  RETURN_IF_ERROR(CheckFiles(files));
-  grpc::experimental::TlsServerCredentialsOptions options(Watch(files));
+  ASSIGN_OR_RETURN(const auto watched, Watch(files));
+  grpc::experimental::TlsServerCredentialsOptions options(watched);
   options.watch_identity_key_cert_pairs();
   if (!files.ca.empty()) {
     options.watch_root_certs();
@@ -96,9 +99,9 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerTls(const TlsFile
 }
 
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ChannelTls(const TlsFiles& files) {
-  RETURN_IF_ERROR(CheckFiles(files));
+  ASSIGN_OR_RETURN(const auto watched, Watch(files));
   grpc::experimental::TlsChannelCredentialsOptions options;
-  options.set_certificate_provider(Watch(files));
+  options.set_certificate_provider(watched);
   options.watch_root_certs();
   if (!files.certificate.empty()) options.watch_identity_key_cert_pairs();
   return grpc::experimental::TlsCredentials(options);

@@ -1,6 +1,6 @@
-// TLS from PEM files, for servers and channels. gRPC's credentials read the files again about once
-// a second, so that a certificate is replaced without a restart: connections made after that have
-// the new one. Pure functions.
+// TLS from PEM files, for servers and channels. For gRPC's credentials the files are read again
+// about once a second, so that a certificate is replaced without a restart: connections made after
+// that have the new one. Files that cannot be used then change nothing. Thread safe.
 #pragma once
 
 #include <grpcpp/security/credentials.h>

@@ -93,12 +93,14 @@ absl::Status ApiTokens::Read() {
 absl::StatusOr<std::string> ApiTokens::ClientOf(absl::string_view token) {
   const Sha256Digest digest = DigestOf(token);
   std::lock_guard lock(mutex_);
-  if (const FileVersion version = FileVersion::Of(path_); version != version_) {
-    version_ = version;
+  const FileVersion version = FileVersion::Of(path_);
+  const bool has_changed = std::exchange(version_, version) != version;
+  if (has_changed || is_unread_) {
     const absl::Status status = Read();
+    is_unread_ = absl::IsNotFound(status);
     if (status.ok()) {
       LogInfo(absl::StrCat("read ", tokens_.size(), " API tokens from ", path_));
-    } else {
+    } else if (has_changed) {
       LogWarning(absl::StrCat("the API tokens stay as they were: ", status.message()));
     }
   }

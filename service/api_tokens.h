@@ -44,6 +44,7 @@ class ApiTokens {
   const std::string path_;
   std::mutex mutex_;
   FileVersion version_;
+  bool is_unread_ = false;  // which may have been for want of a descriptor: it is tried again
   std::vector<ApiToken> tokens_;
 };
 

@@ -1,5 +1,6 @@
 #include "service/process.h"
 
+#include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include <initializer_list>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "service/readiness.h"
@@ -30,12 +32,33 @@ constexpr timespec kExitPeriod = {.tv_sec = 0, .tv_nsec = 20'000'000};
 // 5 s, the last spans 2 s.
 constexpr absl::Duration kEndTime = absl::Seconds(8);
 
+// For a last line. Whoever reads standard error may have stopped, and then no line ends.
+constexpr absl::Duration kLastLineTime = absl::Seconds(1);
+
+[[noreturn]] void ExitWith(const std::string& line, int exit_code) {
+  std::thread([line, exit_code] {
+    exit_code == 0 ? LogInfo(line) : LogError(line);
+    _exit(exit_code);
+  }).detach();
+  absl::SleepFor(kLastLineTime);
+  _exit(exit_code);
+}
+
 // Makes malloc keep the memory of message buffers instead of giving each back to the system, which
 // costs a page fault per 4 KiB of every frame.
 void KeepFreedMemory() {
   mallopt(M_MMAP_THRESHOLD, kMapThresholdBytes);
   mallopt(M_TRIM_THRESHOLD, kTrimThresholdBytes);
   mallopt(M_TOP_PAD, kTopPadBytes);
+}
+
+// Where the program was started without one of the standard streams, its number would be that of
+// the next socket, and the log would go to whoever is at its other end.
+void OpenClosedStandardStreams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    // The lowest number that is free is this one.
+    if (fcntl(stream, F_GETFD) < 0) open("/dev/null", O_RDWR);
+  }
 }
 
 sigset_t SetOf(std::initializer_list<int> signals) {
@@ -100,9 +123,7 @@ void ExitOnStop::Watch(const sigset_t& set, absl::Time deadline, const std::stri
   while (!ended_) {
     const bool came = sigtimedwait(&set, nullptr, &kExitPeriod) > 0;
     if (!came && MonotonicNow() < deadline) continue;
-    const std::string& line = came ? at_signal : at_deadline;
-    exit_code == 0 ? LogInfo(line) : LogError(line);
-    _exit(exit_code);
+    ExitWith(came ? at_signal : at_deadline, exit_code);
   }
 }
 
@@ -114,6 +135,7 @@ ExitOnStop::~ExitOnStop() {
 int RunServer(const std::string& program, const std::vector<char*>& arguments,
               const std::string& log_format,
               const std::function<absl::Status(StopSignals&)>& serve) {
+  OpenClosedStandardStreams();
   PrepareNcclEnvironment();
   KeepFreedMemory();
   StopSignals signals;

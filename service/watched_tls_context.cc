@@ -14,13 +14,14 @@ absl::StatusOr<std::unique_ptr<WatchedTlsContext>> WatchedTlsContext::Load(const
 
 std::shared_ptr<SSL_CTX> WatchedTlsContext::Get() {
   const Versions now = VersionsNow();
-  if (now == versions_) return context_;
-  versions_ = now;
+  const bool have_changed = std::exchange(versions_, now) != now;
+  if (!have_changed && !are_unread_) return context_;
   auto context = ServerTlsContext(files_);
+  are_unread_ = !context.ok();
   if (context.ok()) {
     context_ = *std::move(context);
     LogInfo(absl::StrCat("read the certificate in ", files_.certificate));
-  } else {
+  } else if (have_changed) {
     LogWarning(absl::StrCat("the certificate stays as it was: ", context.status().message()));
   }
   return context_;

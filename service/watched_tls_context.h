@@ -29,6 +29,7 @@ class WatchedTlsContext {
 
   const TlsFiles files_;
   Versions versions_;
+  bool are_unread_ = false;  // which may have been for want of a descriptor: it is tried again
   std::shared_ptr<SSL_CTX> context_;  // shared with the connections made with it
 };
 

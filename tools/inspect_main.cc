@@ -313,7 +313,7 @@ int Main(int argc, char** argv) {
   if (command == "bench") result = Bench(path);
   if (command == "sweep") {
     const absl::Status swept = Sweep(path);
-    if (swept.ok()) return 0;
+    if (swept.ok()) return OutputIsWritten("kvship-inspect") ? 0 : 1;
     result = swept;
   }
   if (!result.ok()) {
@@ -321,7 +321,7 @@ int Main(int argc, char** argv) {
     return 1;
   }
   std::cout << result->dump(-1, ' ', false, json::error_handler_t::replace) << "\n";
-  return 0;
+  return OutputIsWritten("kvship-inspect") ? 0 : 1;
 }
 
 }  // namespace

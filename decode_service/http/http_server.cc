@@ -27,6 +27,7 @@ constexpr int kConnectionsToAccept = 512;
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(10);
 
 constexpr int kUrlTooLong = 414;
+constexpr int kRangeUnreadable = 416;
 constexpr int kHeadersTooLong = 431;
 
 thread_local HttpConnection* current_connection = nullptr;
@@ -52,6 +53,10 @@ OpenAiError UnreadableHttpRequest(int http_status) {
         absl::StrCat("the request's line, with the URL, is too long; wanted at most ",
                      CPPHTTPLIB_REQUEST_URI_MAX_LENGTH, " bytes"),
         http_status);
+  }
+  if (http_status == kRangeUnreadable) {
+    return InvalidOpenAiRequest(
+        "Range cannot be read; wanted it left out: nothing here comes in parts", http_status);
   }
   if (HttpServer::connection().has_read_all_allowed()) {
     return InvalidOpenAiRequest(absl::StrCat("the request's headers are too long; wanted at most ",

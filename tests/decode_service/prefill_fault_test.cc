@@ -21,5 +21,9 @@ TEST(PrefillFault, ARequestThatAsksForTooMuchIsToldSo) {
   }
 }
 
+TEST(PrefillFault, ADeadlineThatGrpcNoticesIsSaidLikeOneThatTheServerNotices) {
+  EXPECT_EQ(ForCaller(absl::DeadlineExceededError("Deadline Exceeded")), DeadlinePassed());
+}
+
 }  // namespace
 }  // namespace kvship

@@ -1,6 +1,7 @@
 // What the programs tell of themselves.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -35,6 +36,17 @@ TEST(CommandLineTest, HelpTellsTheProgramsOwnFlagsAndVersionWhichItIs) {
     Process version(program, {"--version"});
     EXPECT_EQ(version.Wait(), 0);
     EXPECT_THAT(version.Output(), StartsWith("kvship " KVSHIP_VERSION "\n"));
+  }
+}
+
+TEST(CommandLineTest, OutputThatCannotBeWrittenIsAnError) {
+  const TempFolder folder;
+  const std::string errors = folder.path() + "/errors";
+  for (const std::string command :
+       {"kvship plan", "kvship-inspect model " KVSHIP_GOLDENS "/models/llama"}) {
+    const std::string line = absl::StrCat(KVSHIP_BIN "/", command, " >/dev/full 2>", errors);
+    EXPECT_EQ(WEXITSTATUS(std::system(line.c_str())), 1) << line;
+    EXPECT_THAT(ReadBytes(errors), HasSubstr("standard output cannot be written")) << line;
   }
 }
 

@@ -191,7 +191,8 @@ TEST_F(FaultMemoryTest, APoolThatAddressesDoNotHoldIsOneSentenceAndExitCodeOne) 
   ShellServer decode("ulimit -v 4000000;", "kvship-decode", KVSHIP_GOLDENS "/models/llama",
                      {"--http=", "--pool_bytes=8589934592"}, ">/dev/null 2>" + errors);
   EXPECT_EQ(decode.Wait(), 1);
-  EXPECT_THAT(ReadBytes(errors), HasSubstr("no address space for a pool of 8589934592 bytes"));
+  EXPECT_THAT(ReadBytes(errors),
+              HasSubstr("--pool_bytes: no address space for a pool of 8589934592 bytes"));
 }
 
 TEST_F(FaultMemoryTest, AServerThatTheKernelKillsIsAnErrorToRetryAndServesAgainOnceRestarted) {

@@ -1,10 +1,17 @@
-// Servers on a machine that has no disk left.
+// Servers on a machine that has no disk left, and servers whose standard streams are closed or
+// stuck.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
 
 #include "client/generation_client.h"
 #include "tests/e2e/at_rest.h"
 #include "tests/e2e/checked_requests.h"
 #include "tests/e2e/fault_shell.h"
+#include "tests/engine/model_files.h"
 
 namespace kvship {
 namespace {
@@ -32,6 +39,46 @@ TEST(FaultResourcesTest, AFullDiskStopsTheLogAndNothingElse) {
     server->Signal(SIGTERM);
     EXPECT_EQ(server->Wait(), 0);
   }
+}
+
+// Else the log would go to the client whose connection got the number of standard error.
+TEST(FaultResourcesTest, ClosedStandardStreamsAreNoClientsConnection) {
+  const std::string closed = "<&- >&- 2>&-";
+  ShellServer prefill("", "kvship-prefill", kModel, {"--threads=1"}, closed);
+  ShellServer decode("", "kvship-decode", kModel,
+                     {"--threads=1", "--http=", absl::StrCat("--prefill=", prefill.address())},
+                     closed);
+  ASSERT_TRUE(prefill.WaitUntilReady());
+  ASSERT_TRUE(decode.WaitUntilReady());
+  for (const ShellServer* server : {&prefill, &decode}) {
+    for (const int stream : {STDOUT_FILENO, STDERR_FILENO}) {
+      const std::string link = absl::StrCat("/proc/", server->pid(), "/fd/", stream);
+      EXPECT_EQ(std::filesystem::read_symlink(link), "/dev/null") << link;
+    }
+  }
+}
+
+bool BlocksSigterm(int pid) {
+  const std::string status = ReadBytes(absl::StrCat("/proc/", pid, "/status"));
+  const size_t mask = status.find("SigBlk:\t");
+  if (mask == std::string::npos) return false;
+  return std::stoull(status.substr(mask + 8, 16), nullptr, 16) >> (SIGTERM - 1) & 1;
+}
+
+TEST(FaultResourcesTest, ALogThatNobodyReadsHoldsUpNoStop) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/log";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  const int pipe = open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC);
+  while (write(pipe, "x", 1) == 1) {
+  }
+  for (const char* program : {"kvship-prefill", "kvship-decode"}) {
+    ShellServer server("", program, kModel, {"--threads=1"}, "2>" + path);
+    EXPECT_TRUE(Eventually([&] { return BlocksSigterm(server.pid()); }));
+    server.Signal(SIGTERM);
+    EXPECT_EQ(server.Wait(absl::Seconds(10)), 0) << program;
+  }
+  close(pipe);
 }
 
 }  // namespace

@@ -3,10 +3,12 @@
 #include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <memory>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/generation_client.h"
 #include "kvship/v1/prefill.grpc.pb.h"
 #include "rpc/errors.h"
@@ -14,6 +16,7 @@
 #include "tests/e2e/certificates.h"
 #include "tests/e2e/processes.h"
 #include "tests/e2e/tiny_request.h"
+#include "tests/engine/model_files.h"
 
 namespace kvship {
 namespace {
@@ -164,6 +167,24 @@ TEST(SecurityTest, AReplacedCertificateIsShownToTheNextConnection) {
     status = Ask(nodes.decode, Over(client));
     return status.ok();
   })) << status;
+}
+
+// As a copy leaves them behind where the disk is full: with empty ones gRPC would end the process.
+TEST(SecurityTest, FilesThatCannotBeUsedChangeNothing) {
+  MutualTls nodes;
+  ASSERT_TRUE(nodes.decode.WaitUntilReady()) << nodes.decode.process.Errors();
+  const auto client = Over(nodes.authority.Issue("DNS:client.test"));
+  for (const std::string& path : {nodes.decode_files.certificate, nodes.decode_files.key}) {
+    const std::string content = ReadBytes(path);
+    std::ofstream(path).flush();
+    EXPECT_TRUE(Eventually([&] {
+      const std::string warning = absl::StrCat("TLS stays as it was: '", path, "'");
+      return absl::StrContains(nodes.decode.process.Errors(), warning);
+    })) << nodes.decode.process.Errors();
+    absl::SleepFor(absl::Seconds(2));  // gRPC looks once a second
+    EXPECT_EQ(Ask(nodes.decode, client), absl::OkStatus()) << path;
+    std::ofstream(path) << content;
+  }
 }
 
 TEST(SecurityTest, PortsOpenToOthersNeedTlsAndKnownCallers) {

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
@@ -51,6 +52,22 @@ TEST(ApiTokens, AFileWithoutATokenIsRefused) {
   const absl::Status status = ApiTokens::Load(path).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("has no token"));
+  std::filesystem::remove(path);
+}
+
+TEST(ApiTokens, AChangeThatNoDescriptorIsLeftForCountsOnceThereIsOne) {
+  const std::string path = ::testing::TempDir() + "kvship_changed_tokens";
+  std::ofstream(path) << "old:" << kDigest;
+  const auto tokens = ApiTokens::Load(path);
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  std::ofstream(path) << "newer:" << kDigest;
+  rlimit limit;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const rlimit none = {.rlim_cur = 0, .rlim_max = limit.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  EXPECT_EQ((*tokens)->ClientOf("test").value(), "old");
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  EXPECT_EQ((*tokens)->ClientOf("test").value(), "newer");
   std::filesystem::remove(path);
 }
 

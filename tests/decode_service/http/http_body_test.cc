@@ -135,5 +135,11 @@ TEST_F(HttpBodyTest, BoundsOfWhatStandsBeforeTheBodyAreNamed) {
               AllOf(StartsWith("HTTP/1.1 400 "), HasSubstr("headers of at most 8192 bytes each")));
 }
 
+TEST_F(HttpBodyTest, ARangeThatCannotBeReadIsNamed) {
+  EXPECT_THAT(
+      AnswerTo("GET / HTTP/1.1\r\nRange: bytes=9-1\r\n\r\n"),
+      AllOf(StartsWith("HTTP/1.1 416 "), HasSubstr("Range cannot be read; wanted it left")));
+}
+
 }  // namespace
 }  // namespace kvship

@@ -1,0 +1,19 @@
+// Copies, in memory, of the PEM files that gRPC is given. It reads its files again and again by
+// itself, ends the process where it finds one empty, and has no certificate while one and its key
+// do not fit. The copies only ever hold what can be used. Thread safe.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "rpc/tls.h"
+
+namespace kvship {
+
+// Why files cannot be used, naming one.
+using CheckTlsFiles = absl::Status (*)(const TlsFiles&);
+
+// The copies' paths, where `files` are set. For as long as the process runs they are brought up to
+// date twice a second; what cannot be used changes nothing and is a warning in the log. Errors: as
+// of `check`, or ResourceExhausted if no copy can be made.
+absl::StatusOr<TlsFiles> CopiesOf(const TlsFiles& files, CheckTlsFiles check);
+
+}  // namespace kvship
