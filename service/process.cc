@@ -73,10 +73,12 @@ StopSignals::StopSignals() {
 }
 
 void StopSignals::Wait(absl::Duration drain_timeout) {
+  // Now, for when the signal comes the system may have no thread left for it.
+  drain_.emplace(drain_timeout);
   const sigset_t set = StopSet();
   int came = 0;
   sigwait(&set, &came);
-  drain_.emplace(drain_timeout);
+  drain_->Begin();
 }
 
 ExitOnStop::ExitOnStop() {
@@ -85,14 +87,20 @@ ExitOnStop::ExitOnStop() {
 }
 
 ExitOnStop::ExitOnStop(absl::Duration drain_timeout) {
-  const absl::Time deadline = MonotonicNow() + drain_timeout + kEndTime;
-  thread_ = std::thread([this, drain_timeout, deadline] {
-    Watch(SecondStopSet(), deadline, "a second signal came; what still runs is left behind",
+  thread_ = std::thread([this, drain_timeout] {
+    begun_.wait(false);
+    Watch(SecondStopSet(), MonotonicNow() + drain_timeout + kEndTime,
+          "a second signal came; what still runs is left behind",
           absl::StrCat("what runs did not end within --drain_timeout, ",
                        absl::FormatDuration(drain_timeout), ", and ",
                        absl::FormatDuration(kEndTime), " more; it is left behind"),
           1);
   });
+}
+
+void ExitOnStop::Begin() {
+  begun_ = true;
+  begun_.notify_one();
 }
 
 void ExitOnStop::Watch(const sigset_t& set, absl::Time deadline, const std::string& at_signal,
@@ -108,6 +116,7 @@ void ExitOnStop::Watch(const sigset_t& set, absl::Time deadline, const std::stri
 
 ExitOnStop::~ExitOnStop() {
   ended_ = true;
+  Begin();  // it may not have begun
   thread_.join();
 }
 
