@@ -93,12 +93,14 @@ absl::Status ApiTokens::Read() {
 absl::StatusOr<std::string> ApiTokens::ClientOf(absl::string_view token) {
   const Sha256Digest digest = DigestOf(token);
   std::lock_guard lock(mutex_);
-  if (const FileVersion version = FileVersion::Of(path_); version != version_) {
+  const FileVersion version = FileVersion::Of(path_);
+  if (const bool is_new = version != version_; is_new || unread_) {
     version_ = version;
     const absl::Status status = Read();
+    unread_ = absl::IsNotFound(status);
     if (status.ok()) {
       LogInfo(absl::StrCat("read ", tokens_.size(), " API tokens from ", path_));
-    } else {
+    } else if (is_new) {
       LogWarning(absl::StrCat("the API tokens stay as they were: ", status.message()));
     }
   }

@@ -44,6 +44,7 @@ class ApiTokens {
   const std::string path_;
   std::mutex mutex_;
   FileVersion version_;
+  bool unread_ = false;  // it could not be read, as where no descriptor was left: again next time
   std::vector<ApiToken> tokens_;
 };
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "service/port_security.h"
+#include "tests/service/no_descriptor_left.h"
 
 namespace kvship {
 namespace {
@@ -55,6 +56,19 @@ TEST(ApiTokens, AFileWithoutATokenIsRefused) {
 }
 
 TEST(ApiTokens, ADirectoryIsNoFileOfTokens) { EXPECT_FALSE(ApiTokens::Load("/").ok()); }
+
+TEST(ApiTokens, WhatCouldNotBeReadForLackOfDescriptorsIsReadLater) {
+  const std::string path = ::testing::TempDir() + "kvship_changed_tokens";
+  std::ofstream(path) << "before:" << std::string(64, '0') << "\n";
+  const auto tokens = *ApiTokens::Load(path);
+  std::ofstream(path) << "later:" << kDigest << "\n";
+  {
+    const NoDescriptorLeft none;
+    EXPECT_FALSE(tokens->ClientOf("test").ok());
+  }
+  EXPECT_EQ(tokens->ClientOf("test").value_or(""), "later");
+  std::filesystem::remove(path);
+}
 
 TEST(PortSecurity, LoopbackNeedsNothing) {
   for (const char* address : {"127.0.0.1:1", "127.9.9.9:1", "localhost:1", "[::1]:1"}) {
