@@ -14,13 +14,15 @@ absl::StatusOr<std::unique_ptr<WatchedTlsContext>> WatchedTlsContext::Load(const
 
 std::shared_ptr<SSL_CTX> WatchedTlsContext::Get() {
   const Versions now = VersionsNow();
-  if (now == versions_) return context_;
+  const bool is_new = now != versions_;
+  if (!is_new && !unread_) return context_;
   versions_ = now;
   auto context = ServerTlsContext(files_);
+  unread_ = !context.ok();
   if (context.ok()) {
     context_ = *std::move(context);
     LogInfo(absl::StrCat("read the certificate in ", files_.certificate));
-  } else {
+  } else if (is_new) {
     LogWarning(absl::StrCat("the certificate stays as it was: ", context.status().message()));
   }
   return context_;

@@ -29,6 +29,7 @@ class WatchedTlsContext {
 
   const TlsFiles files_;
   Versions versions_;
+  bool unread_ = false;  // they could not be used, if only for lack of descriptors: again next time
   std::shared_ptr<SSL_CTX> context_;  // shared with the connections made with it
 };
 
