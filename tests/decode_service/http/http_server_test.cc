@@ -2,16 +2,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <future>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "tests/address_limit.h"
 
 namespace kvship {
 namespace {
@@ -64,24 +63,6 @@ TEST(ConnectionThreadsTest, WhoWaitsIsSeenAndLetGoByStop) {
   waiting.join();
   stopping.join();
 }
-
-// As long as it lives this process may take no more of addresses than it has, and a little.
-class AddressLimit {
- public:
-  explicit AddressLimit(size_t more_bytes) {
-    getrlimit(RLIMIT_AS, &before_);
-    size_t num_pages = 0;
-    std::ifstream("/proc/self/statm") >> num_pages;
-    const rlimit limit = {
-        .rlim_cur = num_pages * static_cast<size_t>(sysconf(_SC_PAGESIZE)) + more_bytes,
-        .rlim_max = before_.rlim_max};
-    EXPECT_EQ(setrlimit(RLIMIT_AS, &limit), 0);
-  }
-  ~AddressLimit() { setrlimit(RLIMIT_AS, &before_); }
-
- private:
-  rlimit before_ = {};
-};
 
 TEST(ConnectionThreadsTest, WithoutAThreadAConnectionIsRefusedAndLaterOnesAreRun) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
