@@ -111,6 +111,11 @@ class HttpServerTest : public ::testing::Test {
       gone_ = HttpServer::connection().client_has_gone();
       response.set_content("done", "text/plain");
     });
+    // A stream for whose next part there is no memory.
+    server_.Get("/short", [](const httplib::Request&, httplib::Response& response) {
+      response.set_chunked_content_provider(
+          "text/plain", [](size_t, httplib::DataSink&) -> bool { throw std::bad_alloc(); });
+    });
     // More than a connection holds.
     server_.Get("/much", [this](const httplib::Request&, httplib::Response& response) {
       waiting_ = true;
@@ -177,6 +182,11 @@ TEST_F(HttpServerTest, AClientThatGoesIsSeen) {
   });
   client.join();
   EXPECT_TRUE(Eventually(gone_));
+}
+
+TEST_F(HttpServerTest, AnAnswerThatMemoryDoesNotHoldEndsItsConnectionAlone) {
+  EXPECT_FALSE(Client().Get("/short"));
+  EXPECT_TRUE(Client().Get("/hello"));
 }
 
 TEST_F(HttpServerTest, StopWaitsForTheAnswerThatIsBeingGiven) {
