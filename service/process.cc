@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
@@ -54,6 +55,17 @@ sigset_t StopSet() {
   struct sigaction hangup = {};
   sigaction(SIGHUP, nullptr, &hangup);
   return hangup.sa_handler == SIG_IGN ? SecondStopSet() : SetOf({SIGTERM, SIGINT, SIGHUP});
+}
+
+// What `serve` gives; ResourceExhausted where the system has not the threads for it.
+absl::Status UnlessOutOfThreads(const std::function<absl::Status()>& serve) {
+  try {
+    return serve();
+  } catch (const std::system_error& error) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the system has no thread left for this server: ", error.what(),
+                     "; wanted fewer --threads, or a limit that lets it have more"));
+  }
 }
 
 absl::Status CheckNoArguments(const std::vector<char*>& arguments) {
@@ -133,7 +145,7 @@ int RunServer(const std::string& program, const std::vector<char*>& arguments,
   }
   StartLog(program, *format);
   absl::Status status = CheckNoArguments(arguments);
-  if (status.ok()) status = serve(signals);
+  if (status.ok()) status = UnlessOutOfThreads([&] { return serve(signals); });
   if (!status.ok()) {
     LogError(status.message());
     return 1;

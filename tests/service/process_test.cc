@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <iterator>
+#include <system_error>
 
 #include "absl/time/clock.h"
 #include "tests/no_thread_left.h"
@@ -35,6 +36,17 @@ TEST(StopSignals, OneIsHeededThoughTheSystemHasNoThreadLeft) {
     pthread_kill(program.native_handle(), SIGTERM);
     program.join();
   }
+}
+
+TEST(RunServer, WithoutThreadsItEndsWithExitCodeOne) {
+  int exit_code = 0;
+  std::thread program([&exit_code] {  // which has signals of its own
+    exit_code = RunServer("kvship-test", {}, "text", [](StopSignals&) -> absl::Status {
+      throw std::system_error(std::make_error_code(std::errc::resource_unavailable_try_again));
+    });
+  });
+  program.join();
+  EXPECT_EQ(exit_code, 1);
 }
 
 }  // namespace
