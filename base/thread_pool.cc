@@ -25,12 +25,19 @@ inline void Pause() {
 }  // namespace
 
 ThreadPool::ThreadPool(size_t num_threads) {
-  for (size_t i = 1; i < std::max<size_t>(num_threads, 1); ++i) {
-    workers_.emplace_back([this, i] { Work(i); });
+  try {
+    for (size_t i = 1; i < std::max<size_t>(num_threads, 1); ++i) {
+      workers_.emplace_back([this, i] { Work(i); });
+    }
+  } catch (...) {
+    Stop();  // those that there are
+    throw;
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { Stop(); }
+
+void ThreadPool::Stop() {
   {
     std::lock_guard lock(mutex_);
     stop_ = true;

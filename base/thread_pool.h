@@ -25,7 +25,8 @@ inline size_t NumThreads(size_t asked) {
 
 class ThreadPool {
  public:
-  // `num_threads` in all, the calling thread included; at least 1.
+  // `num_threads` in all, the calling thread included; at least 1. Throws std::system_error where
+  // the system has not as many.
   explicit ThreadPool(size_t num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -45,6 +46,7 @@ class ThreadPool {
                              const std::function<void(size_t task, size_t thread)>& body);
 
  private:
+  void Stop();
   void Work(size_t thread);
   bool ClaimTask(size_t* task);
   void RunTasks(size_t thread);

@@ -117,12 +117,17 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
       continue;
     }
     const absl::Time before = session.last_token_time();
-    if (items[i].wants_logits) {
-      session.TakeLogits(decoder_.logits(i));
-    } else {
-      session.Take({.token = decoder_.drawn(i), .logprob = 0, .top = {}});
-    }
-    metrics_.ObserveBetweenTokens(session.last_token_time() - before);
+    // To draw a token takes memory, too: of as many numbers as the vocabulary has tokens.
+    const absl::Status taken = UnlessOutOfMemory([&] {
+      if (items[i].wants_logits) {
+        session.TakeLogits(decoder_.logits(i));
+      } else {
+        session.Take({.token = decoder_.drawn(i), .logprob = 0, .top = {}});
+      }
+      return absl::OkStatus();
+    });
+    if (!taken.ok() && !session.ended()) session.Fail(taken);
+    if (taken.ok()) metrics_.ObserveBetweenTokens(session.last_token_time() - before);
   }
 }
 

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/out_of_memory.h"
 #include "base/status_macros.h"
 #include "decode_service/prefill_fault.h"
 #include "rpc/compression.h"
@@ -14,7 +15,7 @@
 namespace kvship {
 
 void Generation::Start(const v1::GenerateRequest& message) {
-  absl::Status status = Prepare(message);
+  absl::Status status = UnlessOutOfMemory([&] { return Prepare(message); });
   if (status.ok() && uses_.queue.has_line()) return WaitForRoom();
   if (status.ok()) status = Attempt(nullptr);
   if (!status.ok()) Fail(status);

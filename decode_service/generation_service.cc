@@ -20,6 +20,10 @@ namespace {
 // not read yet. So an answer that ends while the port drains is read first and ends then.
 constexpr absl::Duration kReadingTime = absl::Milliseconds(200);
 
+// How long a client may take to read that its deadline has passed. gRPC ends no call before all of
+// its answer has been taken, and one that reads nothing would never do that.
+constexpr absl::Duration kLinger = absl::Seconds(2);
+
 bool HasDeadline(const grpc::CallbackServerContext& context) {
   return context.deadline() != std::chrono::system_clock::time_point::max();
 }
@@ -30,14 +34,14 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
                            public std::enable_shared_from_this<GenerateCall> {
  public:
   GenerateCall(DeadlineWatch& deadlines, RunningGenerations& running,
-               RunningGenerations::Place place)
-      : deadlines_(deadlines), running_(running), place_(std::move(place)) {}
+               RunningGenerations::Place place, grpc::CallbackServerContext& context)
+      : deadlines_(deadlines), running_(running), place_(std::move(place)), context_(&context) {}
 
   static GenerateCall* Start(const Generation::Uses& uses, DeadlineWatch& deadlines,
                              RunningGenerations& running, RunningGenerations::Place place,
                              grpc::CallbackServerContext& context, const std::string& client,
                              absl::Duration default_deadline, const v1::GenerateRequest& request) {
-    auto call = std::make_shared<GenerateCall>(deadlines, running, std::move(place));
+    auto call = std::make_shared<GenerateCall>(deadlines, running, std::move(place), context);
     call->self_ = call;
     const std::string id = NewRequestId();
     context.AddInitialMetadata(kRequestIdMetadata, id);
@@ -55,7 +59,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
       context.AddInitialMetadata(kTraceResponse, trace.TraceParent());
     }
     call->deadline_ = deadlines.Add(deadline, [weak = std::weak_ptr(call)] {
-      if (const auto live = weak.lock()) live->generation().Cancel();
+      if (const auto live = weak.lock()) live->OnDeadline();
     });
     // Weak: the buffer may speak up once more while gRPC is already done with the call.
     call->generation_->responses().OnResponse([weak = std::weak_ptr(call)] {
@@ -86,6 +90,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     {
       std::lock_guard lock(mutex_);
       last = std::move(self_);
+      context_ = nullptr;
     }
     deadlines_.Remove(deadline_);
     place_ = nullptr;  // the service may go now
@@ -96,6 +101,16 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   Generation& generation() {
     std::lock_guard lock(mutex_);
     return *generation_;
+  }
+
+  void OnDeadline() {
+    generation().Cancel();
+    deadlines_.Add(MonotonicNow() + kLinger, [weak = weak_from_this()] {
+      const auto live = weak.lock();
+      if (live == nullptr) return;
+      std::lock_guard lock(live->mutex_);
+      if (live->context_ != nullptr) live->context_->TryCancel();
+    });
   }
 
   void WriteNext() {
@@ -133,6 +148,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   // shared: the decode batch may still hold it when the call is over
   std::shared_ptr<Generation> generation_;
   std::mutex mutex_;
+  grpc::CallbackServerContext* context_;  // null once gRPC is done with the call
   DeadlineWatch::Key deadline_;
   v1::GenerateResponse message_;
   bool writing_ = false;

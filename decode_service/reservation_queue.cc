@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/out_of_memory.h"
 #include "base/status_macros.h"
 
 namespace kvship {
@@ -99,7 +100,12 @@ absl::StatusOr<ReservationQueue::Cache> ReservationQueue::TryReserve(Ticket& tic
   if (!line_.empty() && line_.begin()->first < ticket.place_) {
     return absl::ResourceExhaustedError("requests that came before wait for room in the pool");
   }
-  return ReserveNow(ticket);
+  absl::StatusOr<Cache> cache;
+  RETURN_IF_ERROR(UnlessOutOfMemory([&] {
+    cache = ReserveNow(ticket);
+    return absl::OkStatus();
+  }));
+  return cache;
 }
 
 void ReservationQueue::StandInLine(Ticket& ticket, OnReserved on_reserved) {
@@ -180,8 +186,13 @@ void ReservationQueue::ServeLine() {
 bool ReservationQueue::TakeFirst(OnReserved* on_reserved, absl::StatusOr<Cache>* cache) {
   if (line_.empty()) return false;
   Ticket& first = *line_.begin()->second.ticket;
-  *cache = ReserveNow(first);
-  if (absl::IsResourceExhausted(cache->status())) return false;
+  const absl::Status memory = UnlessOutOfMemory([&] {
+    *cache = ReserveNow(first);
+    return absl::OkStatus();
+  });
+  // For memory beside the pool nobody waits: it is not told when there is some.
+  if (!memory.ok()) *cache = memory;
+  if (memory.ok() && absl::IsResourceExhausted(cache->status())) return false;
   *on_reserved = LeaveLine(first);
   return true;
 }

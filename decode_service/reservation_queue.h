@@ -75,12 +75,13 @@ class ReservationQueue {
   // Whether a request is in line.
   bool has_line() const;
 
-  // The pages of the ticket's demand, now. ResourceExhausted if there is no room, or somebody in
-  // line came before; other errors as KvPool::Reserve.
+  // The pages of the ticket's demand, now. ResourceExhausted if there is no room, or no memory for
+  // their list, or somebody in line came before; other errors as KvPool::Reserve.
   absl::StatusOr<Cache> TryReserve(Ticket& ticket);
 
   // Stands in line for them until served by ServeLine. `on_reserved` is called once, on a thread
-  // that serves the line, unless the ticket is destroyed first; it must not block.
+  // that serves the line, unless the ticket is destroyed first; it must not block. It gets
+  // ResourceExhausted if there is no memory for their list.
   void StandInLine(Ticket& ticket, OnReserved on_reserved);
 
   // Takes the ticket out of the line; false if it is not in it: `on_reserved` comes, or has come.

@@ -122,6 +122,8 @@ absl::Status KvPool::CheckFits(std::span<const Demand> demands) const {
 
 absl::StatusOr<PageReservation> KvPool::Reserve(std::span<const Demand> demands) {
   RETURN_IF_ERROR(CheckFits(demands));
+  // Where memory is short it goes half done, and gives back what it has: after the lock is free.
+  PageReservation reservation;
   std::lock_guard lock(mutex_);
   size_t slabs_now = 0;
   for (const auto& [page_bytes, num_pages] : PagesBySize(demands)) {
@@ -132,20 +134,21 @@ absl::StatusOr<PageReservation> KvPool::Reserve(std::span<const Demand> demands)
         absl::StrCat("the cache needs ", slabs_now * kSlabBytes, " more bytes; the pool has ",
                      free_slabs_.size() * kSlabBytes, " free of ", capacity_bytes()));
   }
-  PageReservation reservation;
-  reservation.pool_ = this;
   for (const Demand& demand : demands) {
-    Take(demand, &reservation.pages_.emplace_back());
-    reservation.num_bytes_ += demand.num_bytes();
+    reservation.pages_.emplace_back().reserve(demand.num_pages);
   }
-  reserved_bytes_ += reservation.num_bytes_;
+  reservation.pool_ = this;
+  for (size_t d = 0; d < demands.size(); ++d) {
+    reservation.num_bytes_ += demands[d].num_bytes();
+    reserved_bytes_ += demands[d].num_bytes();
+    Take(demands[d], &reservation.pages_[d]);
+  }
   return reservation;
 }
 
 void KvPool::Take(const Demand& demand, std::vector<std::byte*>* pages) {
   if (demand.num_pages == 0) return;
   std::vector<size_t>& with_room = slabs_with_room_[demand.page_bytes];
-  pages->reserve(demand.num_pages);
   while (pages->size() < demand.num_pages) {
     if (with_room.empty()) {
       const size_t index = free_slabs_.back();

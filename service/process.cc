@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -79,6 +80,17 @@ sigset_t StopSet() {
   return hangup.sa_handler == SIG_IGN ? SecondStopSet() : SetOf({SIGTERM, SIGINT, SIGHUP});
 }
 
+// What `serve` gives; ResourceExhausted where the system has not the threads for it.
+absl::Status UnlessOutOfThreads(const std::function<absl::Status()>& serve) {
+  try {
+    return serve();
+  } catch (const std::system_error& error) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the system has no thread left for this server: ", error.what(),
+                     "; wanted fewer --threads, or a limit that lets it have more"));
+  }
+}
+
 absl::Status CheckNoArguments(const std::vector<char*>& arguments) {
   if (arguments.size() <= 1) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -96,10 +108,12 @@ StopSignals::StopSignals() {
 }
 
 void StopSignals::Wait(absl::Duration drain_timeout) {
+  // Now, for when the signal comes the system may have no thread left for it.
+  drain_.emplace(drain_timeout);
   const sigset_t set = StopSet();
   int came = 0;
   sigwait(&set, &came);
-  drain_.emplace(drain_timeout);
+  drain_->Begin();
 }
 
 ExitOnStop::ExitOnStop() {
@@ -108,14 +122,20 @@ ExitOnStop::ExitOnStop() {
 }
 
 ExitOnStop::ExitOnStop(absl::Duration drain_timeout) {
-  const absl::Time deadline = MonotonicNow() + drain_timeout + kEndTime;
-  thread_ = std::thread([this, drain_timeout, deadline] {
-    Watch(SecondStopSet(), deadline, "a second signal came; what still runs is left behind",
+  thread_ = std::thread([this, drain_timeout] {
+    begun_.wait(false);
+    Watch(SecondStopSet(), MonotonicNow() + drain_timeout + kEndTime,
+          "a second signal came; what still runs is left behind",
           absl::StrCat("what runs did not end within --drain_timeout, ",
                        absl::FormatDuration(drain_timeout), ", and ",
                        absl::FormatDuration(kEndTime), " more; it is left behind"),
           1);
   });
+}
+
+void ExitOnStop::Begin() {
+  begun_ = true;
+  begun_.notify_one();
 }
 
 void ExitOnStop::Watch(const sigset_t& set, absl::Time deadline, const std::string& at_signal,
@@ -129,6 +149,7 @@ void ExitOnStop::Watch(const sigset_t& set, absl::Time deadline, const std::stri
 
 ExitOnStop::~ExitOnStop() {
   ended_ = true;
+  Begin();  // it may not have begun
   thread_.join();
 }
 
@@ -146,7 +167,7 @@ int RunServer(const std::string& program, const std::vector<char*>& arguments,
   }
   StartLog(program, *format);
   absl::Status status = CheckNoArguments(arguments);
-  if (status.ok()) status = serve(signals);
+  if (status.ok()) status = UnlessOutOfThreads([&] { return serve(signals); });
   if (!status.ok()) {
     LogError(status.message());
     return 1;

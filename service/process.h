@@ -20,15 +20,18 @@ class ExitOnStop {
  public:
   // With exit code 0: what is still loading has nothing to drain.
   ExitOnStop();
-  // With exit code 1, as what drains has not ended; SIGHUP does nothing. Without a signal too, some
-  // seconds after `drain_timeout`: a step that does not return is left behind.
+  // From Begin on, with exit code 1, as what drains has not ended; SIGHUP does nothing. Without a
+  // signal too, some seconds after `drain_timeout`: a step that does not return is left behind.
   explicit ExitOnStop(absl::Duration drain_timeout);
   ~ExitOnStop();
+
+  void Begin();
 
  private:
   void Watch(const sigset_t& set, absl::Time deadline, const std::string& at_signal,
              const std::string& at_deadline, int exit_code);
 
+  std::atomic<bool> begun_ = false;
   std::atomic<bool> ended_ = false;
   std::thread thread_;
 };

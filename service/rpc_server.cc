@@ -97,6 +97,8 @@ RpcServer::RpcServer(std::unique_ptr<grpc::Server> server, int port,
       service_names_(service_names),
       readiness_(readiness) {
   health_thread_ = std::thread([this] { FollowReadiness(); });
+  // Now, for at the end the system may have no thread left for it.
+  shutdown_thread_ = std::thread([this] { ShutDownWhenTold(); });
 }
 
 RpcServer::~RpcServer() {
@@ -121,14 +123,20 @@ void RpcServer::FollowReadiness() {
   }
 }
 
+void RpcServer::ShutDownWhenTold() {
+  std::unique_lock lock(mutex_);
+  wake_.wait(lock, [this] { return shuts_down_; });
+  lock.unlock();
+  server_->Shutdown();  // returns when all calls have ended
+  lock.lock();
+  has_shut_down_ = true;
+  wake_.notify_all();
+}
+
 void RpcServer::StartShutdown() {
-  if (shutdown_thread_.joinable()) return;
-  shutdown_thread_ = std::thread([this] {
-    server_->Shutdown();  // returns when all calls have ended
-    std::lock_guard lock(mutex_);
-    has_shut_down_ = true;
-    wake_.notify_all();
-  });
+  std::lock_guard lock(mutex_);
+  shuts_down_ = true;
+  wake_.notify_all();
 }
 
 void RpcServer::Shutdown(absl::Duration grace) {

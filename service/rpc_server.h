@@ -64,6 +64,7 @@ class RpcServer {
   RpcServer(std::unique_ptr<grpc::Server> server, int port,
             const std::vector<std::string>& service_names, const Readiness& readiness);
   void FollowReadiness();
+  void ShutDownWhenTold();
 
   std::unique_ptr<grpc::Server> server_;
   const int port_;
@@ -72,9 +73,10 @@ class RpcServer {
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stopping_ = false;
+  bool shuts_down_ = false;
   bool has_shut_down_ = false;
   std::thread health_thread_;
-  std::thread shutdown_thread_;  // from StartShutdown on
+  std::thread shutdown_thread_;
 };
 
 }  // namespace kvship

@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/out_of_memory.h"
+#include "base/status_macros.h"
 #include "transport/grpc_outbox.h"
 #include "transport/grpc_status.h"
 #include "transport/prefill_wire.h"
@@ -119,18 +121,9 @@ class GrpcClientChannel final : public Channel,
       RemoveHold();
       return;
     }
-    absl::StatusOr<ReceivedResponse> response = ReadResponse(incoming_);
-    if (response.ok()) {
-      Deliver([&](ChannelEvents& events) {
-        if (response->is_frame) {
-          events.OnFrame(response->header, response->payload);
-        } else {
-          events.OnMessage(std::as_bytes(std::span(response->bytes)));
-        }
-      });
-    } else {
-      Close(response.status());
-    }
+    // gRPC would drop the exception, and nothing would be read any more.
+    const absl::Status taken = UnlessOutOfMemory([this] { return TakeResponse(); });
+    if (!taken.ok()) Close(taken);
     StartRead(&incoming_);
   }
 
@@ -167,6 +160,19 @@ class GrpcClientChannel final : public Channel,
   }
 
  private:
+  absl::Status TakeResponse() {
+    const absl::StatusOr<ReceivedResponse> response = ReadResponse(incoming_);
+    RETURN_IF_ERROR(response.status());
+    Deliver([&](ChannelEvents& events) {
+      if (response->is_frame) {
+        events.OnFrame(response->header, response->payload);
+      } else {
+        events.OnMessage(std::as_bytes(std::span(response->bytes)));
+      }
+    });
+    return absl::OkStatus();
+  }
+
   void Send(const grpc::ByteBuffer& message) {
     std::lock_guard lock(mutex_);
     if (!writable_ || closed_) return outbox_.Lose(message);

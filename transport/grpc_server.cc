@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/out_of_memory.h"
 #include "transport/grpc_outbox.h"
 #include "transport/grpc_status.h"
 #include "transport/prefill_wire.h"
@@ -62,8 +63,13 @@ class GrpcServerChannel final : public Channel,
       std::lock_guard lock(mutex_);
       first_message_came_ = true;
     }
-    const std::string message = FlatBytes(incoming_);
-    Deliver([&](ChannelEvents& events) { events.OnMessage(std::as_bytes(std::span(message))); });
+    // gRPC would drop the exception, and nothing would be read any more.
+    const absl::Status taken = UnlessOutOfMemory([this] {
+      const std::string message = FlatBytes(incoming_);
+      Deliver([&](ChannelEvents& events) { events.OnMessage(std::as_bytes(std::span(message))); });
+      return absl::OkStatus();
+    });
+    if (!taken.ok()) Close(taken);
     std::lock_guard lock(mutex_);
     if (!finished_) StartRead(&incoming_);
   }

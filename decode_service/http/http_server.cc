@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/out_of_memory.h"
 #include "base/status_macros.h"
 #include "service/listen_address.h"
 
@@ -185,9 +186,13 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
       // What marks chunks takes an eighth of the body at most, and a little.
       connection.AllowBytes(max_body_bytes_ / 8 * 9 + kMostHeaderBytes);
     };
-    bool client_closes = false;
-    const bool ok =
-        process_request(connection, /*close_connection=*/false, client_closes, after_headers);
+    bool client_closes = false, ok = false;
+    // What httplib does not catch.
+    const absl::Status memory = UnlessOutOfMemory([&] {
+      ok = process_request(connection, /*close_connection=*/false, client_closes, after_headers);
+      return absl::OkStatus();
+    });
+    if (!memory.ok()) break;
     if (!ok && !headers_read && connection.has_read_all_allowed()) {
       AnswerEndlessLine(connection, log_);
     }

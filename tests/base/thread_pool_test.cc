@@ -4,10 +4,12 @@
 
 #include <new>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 #include "base/out_of_memory.h"
+#include "tests/address_limit.h"
 
 namespace kvship {
 namespace {
@@ -89,6 +91,14 @@ TEST(ThreadPool, RunsTheNextLoopAsEverAfterOneThatThrew) {
     pool.ParallelFor(8, [&](size_t i) { sum += i; });
     ASSERT_EQ(sum, 28u);
   }
+}
+
+TEST(ThreadPool, WhereTheSystemHasNotAsManyThreadsItThrows) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
+#endif
+  const AddressLimit limit(size_t{64} << 20);  // stacks take 8 MiB each
+  EXPECT_THROW(ThreadPool(64), std::system_error);
 }
 
 }  // namespace

@@ -36,13 +36,13 @@ class LetterTokenizer final : public Tokenizer {
   Sha256Digest identity() const override { return {}; }
 };
 
-// Fails every step.
+// Fails every step, or has no memory for what comes after it.
 class BrokenDecoder final : public Decoder {
  public:
   absl::Status CheckPlan(const KvPlan&) const override { return absl::OkStatus(); }
   absl::Status Step(std::span<const Item>) override { return error; }
-  std::span<const float> logits(size_t) const override { return {}; }
-  int32_t drawn(size_t) const override { return 0; }
+  std::span<const float> logits(size_t) const override { throw std::bad_alloc(); }
+  int32_t drawn(size_t) const override { throw std::bad_alloc(); }
   absl::Status CheckDevice() override { return device; }
 
   absl::Status error;
@@ -82,12 +82,12 @@ class DecodeLoopTest : public ::testing::Test {
     if (!session->ended()) loop_->Join(std::move(session));
   }
 
-  // What a request is told whose step fails with `error`.
-  absl::Status EndAfter(const absl::Status& error) {
+  // What a request is told whose step fails with `error`, or its next token if that is OK.
+  absl::Status EndAfter(const absl::Status& error, size_t num_logprobs = 0) {
     broken_.error = error;
     loop_ = std::make_unique<DecodeLoop>(broken_, node_.metrics, /*max_batch_sessions=*/1);
     Request request;
-    Start(request, node_.Prompt(40, 13), kKeepAll, {.max_tokens = 5});
+    Start(request, node_.Prompt(40, 13), kKeepAll, {.max_tokens = 5, .num_logprobs = num_logprobs});
     return Finish(request) ? request.end.status : absl::OkStatus();
   }
 
@@ -240,6 +240,14 @@ TEST_F(DecodeLoopTest, AStepThatFailsOnALostDeviceIsToldForGood) {
 TEST_F(DecodeLoopTest, StepWithoutMemoryEndsItsRequestsAsSuch) {
   const absl::Status full = absl::ResourceExhaustedError("no memory left");
   EXPECT_EQ(EndAfter(full), full);
+}
+
+TEST_F(DecodeLoopTest, ATokenThatMemoryDoesNotHoldEndsItsRequest) {
+  for (const size_t num_logprobs : {0, 2}) {
+    const absl::Status end = EndAfter(absl::OkStatus(), num_logprobs);
+    EXPECT_TRUE(absl::IsResourceExhausted(end)) << end;
+    EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+  }
 }
 
 TEST_F(DecodeLoopTest, ForcedTokensAreOutputWithTheirLogprobs) {

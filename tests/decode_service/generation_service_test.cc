@@ -20,7 +20,8 @@ using ::testing::HasSubstr;
 
 class GenerationServiceTest : public ::testing::Test {
  protected:
-  GenerationServiceTest() {
+  explicit GenerationServiceTest(absl::Duration default_deadline = absl::Minutes(1))
+      : service_(parts_.uses, callers_, {}, default_deadline) {
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(&service_);
@@ -46,9 +47,9 @@ class GenerationServiceTest : public ::testing::Test {
     return {.end = end, .has_request_id = metadata.contains(kRequestIdMetadata)};
   }
 
-  GenerationParts parts_;
+  GenerationParts parts_{{}, 1 << 20};
   const Callers callers_{{}, nullptr};
-  GenerationService service_{parts_.uses, callers_, {}, absl::Minutes(1)};
+  GenerationService service_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };
@@ -63,6 +64,37 @@ TEST_F(GenerationServiceTest, RefusalsWhileDrainingSayWhatToDoAndAreCounted) {
   EXPECT_THAT(parts_.Metrics(),
               HasSubstr("kvship_decode_requests_total{code=\"UNAVAILABLE\"} 1\n"));
   EXPECT_TRUE(service_.WaitUntilIdle(absl::ZeroDuration()));
+}
+
+class GenerationDeadlineTest : public GenerationServiceTest {
+ protected:
+  GenerationDeadlineTest() : GenerationServiceTest(absl::Milliseconds(100)) {}
+
+  std::unique_ptr<ReservationQueue::Ticket> Enter() {
+    const KvPlan plan = *MakePlan({}, parts_.node.shape, 50);
+    return *parts_.node.queue.Enter({.plan = plan, .max_tail_tokens = 119 * kPageTokens});
+  }
+};
+
+TEST_F(GenerationDeadlineTest, AClientThatReadsNothingHoldsItsCallNotMuchLonger) {
+  // The whole pool is taken: requests stand in line, and are told so.
+  const auto first = Enter(), second = Enter();
+  const ReservationQueue::Cache blocking = *parts_.node.queue.TryReserve(*first);
+  parts_.node.queue.StandInLine(*second, [](const absl::StatusOr<ReservationQueue::Cache>&) {});
+  // Less than any message may come before it is asked for.
+  grpc::ChannelArguments little;
+  little.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 5);
+  little.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  const auto stub = v1::GenerationService::NewStub(grpc::CreateCustomChannel(
+      absl::StrCat("127.0.0.1:", port_), grpc::InsecureChannelCredentials(), little));
+  grpc::ClientContext context;
+  v1::GenerateRequest request;
+  request.mutable_tokens()->add_ids(1);
+  const auto reader = stub->Generate(&context, request);
+  reader->WaitForInitialMetadata();  // the call is there
+  EXPECT_TRUE(service_.WaitUntilIdle(absl::Seconds(20)));
+  context.TryCancel();
+  reader->Finish();
 }
 
 }  // namespace

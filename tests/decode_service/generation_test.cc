@@ -13,6 +13,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "kvship/v1/prefill.grpc.pb.h"
+#include "rpc/errors.h"
+#include "tests/address_limit.h"
 #include "tests/decode_service/generation_parts.h"
 
 namespace kvship {
@@ -121,6 +123,23 @@ TEST_F(GenerationTest, OneThatIsCancelledWhileItIsServedHoldsNothingWhenItsEndIs
     ASSERT_EQ(node_.pool->reserved_bytes(), 0u);
     ASSERT_EQ(node_.queue.waiting_tokens(), 0u);
   }
+}
+
+TEST_F(GenerationTest, APromptThatMemoryDoesNotHoldIsRefused) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
+#endif
+  v1::GenerateRequest request;
+  request.mutable_tokens()->mutable_ids()->Resize(1 << 24, 1);  // 64 MiB, which are copied
+  const auto generation = NewGeneration();
+  absl::Status ended;
+  OnEnd(*generation, [&](const absl::Status& end) { ended = end; });
+  {
+    const AddressLimit limit(size_t{32} << 20);
+    generation->Start(request);
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(ended)) << ended;
+  EXPECT_TRUE(RetryDelayOf(ended).has_value());
 }
 
 TEST_F(GenerationTest, EndingItDoesNotEjectItsPrefillNode) {

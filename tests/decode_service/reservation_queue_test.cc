@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "service/metric_values.h"
+#include "tests/address_limit.h"
 
 namespace kvship {
 namespace {
@@ -243,6 +244,37 @@ TEST_F(ReservationQueueTest, AClientGetsNoMoreThanItsShare) {
   EXPECT_EQ(shared.Enter(demand(3, "b")).status().code(), absl::StatusCode::kFailedPrecondition);
   held.reset();
   EXPECT_TRUE(shared.Enter(demand(1, "a")).ok());
+}
+
+TEST(ReservationQueueMemoryTest, WhoseListOfPagesMemoryDoesNotHoldIsToldAndOthersGoOn) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
+#endif
+  constexpr size_t kPages = 1 << 23;  // whose list takes 64 MiB
+  prometheus::Registry registry;
+  DecodeMetrics metrics(registry);
+  const auto pool =
+      *KvPool::Create(kPages * PageBytes(PageFormat::kF16, kShape.head_dim) + (1 << 20));
+  ReservationQueue queue(*pool, metrics, kShape, PageFormat::kF16, {});
+  const KvPlan plan = *MakePlan(*ParseCompression("scorer=keep_all"), kShape, 1);
+  const size_t num_heads = kShape.num_layers * kShape.num_kv_heads;
+  const auto ticket =
+      *queue.Enter({.plan = plan, .max_tail_tokens = kPages / num_heads * kPageTokens});
+  absl::Status served;
+  {
+    const AddressLimit limit(size_t{32} << 20);
+    EXPECT_TRUE(absl::IsResourceExhausted(queue.TryReserve(*ticket).status()));
+    queue.StandInLine(*ticket, [&served](const absl::StatusOr<ReservationQueue::Cache>& given) {
+      served = given.status();
+    });
+    queue.ServeLine();
+  }
+  EXPECT_THAT(std::string(served.message()), HasSubstr("no memory left"));
+  EXPECT_TRUE(absl::IsResourceExhausted(served));
+  EXPECT_EQ(pool->reserved_bytes(), 0u);
+  EXPECT_FALSE(queue.has_line());
+  const auto small = *queue.Enter({.plan = plan, .max_tail_tokens = 1});
+  EXPECT_TRUE(queue.TryReserve(*small).ok());
 }
 
 }  // namespace

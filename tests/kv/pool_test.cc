@@ -7,6 +7,8 @@
 #include <set>
 #include <vector>
 
+#include "tests/address_limit.h"
+
 namespace kvship {
 namespace {
 
@@ -115,6 +117,20 @@ TEST(KvPool, IsWholeAgainAfterRandomUse) {
   }
   held.clear();
   EXPECT_TRUE(ReserveOne(*pool, kSlab, 8).ok()) << "every slab is free again";
+}
+
+TEST(KvPool, IsWholeAfterAReservationForWhichMemoryWasShort) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
+#endif
+  auto pool = *KvPool::Create(64 * kSlab);
+  {
+    const AddressLimit limit(size_t{32} << 20);
+    // A list of as many pages takes eight times their bytes.
+    EXPECT_THROW((void)ReserveOne(*pool, 1, 64 * kSlab), std::bad_alloc);
+  }
+  EXPECT_EQ(pool->reserved_bytes(), 0u);
+  EXPECT_TRUE(ReserveOne(*pool, kSlab, 64).ok());
 }
 
 TEST(KvPool, RefusesACapacityBelowOneSlab) {

@@ -11,6 +11,7 @@
 #include "service/admin_server.h"
 #include "service/listen_address.h"
 #include "service/rpc_server.h"
+#include "tests/no_thread_left.h"
 
 namespace kvship {
 namespace {
@@ -67,6 +68,18 @@ TEST(RpcServer, RefusesBoundsThatGrpcCannotHold) {
             refusal("max_message_bytes is 4294967296; wanted 1 to 2147483647"));
   EXPECT_EQ(start(1, 0), refusal("max_streams is 0; wanted 1 to 2147483647"));
   EXPECT_EQ(start(1, UINT32_MAX), refusal("max_streams is 4294967295; wanted 1 to 2147483647"));
+}
+
+TEST(RpcServer, ItEndsThoughTheSystemHasNoThreadLeft) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
+#endif
+  const Readiness readiness;
+  RpcServer::Options options;
+  options.listen = "127.0.0.1:0";
+  const auto server = *RpcServer::Start(options, {}, {}, readiness);
+  const NoThreadLeft none;
+  server->Shutdown(absl::ZeroDuration());
 }
 
 class AdminServerTest : public ::testing::Test {

@@ -130,6 +130,25 @@ TEST(GrpcChannel, ManyCallsAtOnceEndEachAsItsServerSays) {
   for (std::thread& caller : callers) caller.join();
 }
 
+TEST(GrpcChannel, AMessageThatMemoryDoesNotHoldEndsTheStream) {
+  const auto run_out = [](const std::string&) { throw std::bad_alloc(); };
+  {
+    const Server server({}, [&](const std::shared_ptr<Channel>&) {
+      return std::make_shared<RecordedEvents>(run_out);
+    });
+    PrefillConnection connection(server.address(), PrefillConnection::Options());
+    auto client = std::make_shared<RecordedEvents>();
+    connection.Open(absl::Now() + absl::Seconds(5), client)->SendMessage("begin");
+    EXPECT_TRUE(absl::IsResourceExhausted(client->WaitUntilClosed()));
+  }
+  Server server;
+  server.on_message = [](Channel& channel, const std::string&) { channel.SendMessage(kHello); };
+  auto client = std::make_shared<RecordedEvents>(run_out);
+  server.Connect(client, absl::Seconds(5))->SendMessage("begin");
+  EXPECT_TRUE(absl::IsResourceExhausted(client->WaitUntilClosed()));
+  EXPECT_TRUE(absl::IsCancelled(server.events->WaitUntilClosed()));
+}
+
 TEST(GrpcChannel, TheServersErrorArrivesWithItsDetails) {
   Server server;
   absl::Status status = absl::ResourceExhaustedError("full");

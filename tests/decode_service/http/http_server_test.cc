@@ -2,16 +2,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <future>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "tests/address_limit.h"
 
 namespace kvship {
 namespace {
@@ -65,24 +64,6 @@ TEST(ConnectionThreadsTest, WhoWaitsIsSeenAndLetGoByStop) {
   stopping.join();
 }
 
-// As long as it lives this process may take no more of addresses than it has, and a little.
-class AddressLimit {
- public:
-  explicit AddressLimit(size_t more_bytes) {
-    getrlimit(RLIMIT_AS, &before_);
-    size_t num_pages = 0;
-    std::ifstream("/proc/self/statm") >> num_pages;
-    const rlimit limit = {
-        .rlim_cur = num_pages * static_cast<size_t>(sysconf(_SC_PAGESIZE)) + more_bytes,
-        .rlim_max = before_.rlim_max};
-    EXPECT_EQ(setrlimit(RLIMIT_AS, &limit), 0);
-  }
-  ~AddressLimit() { setrlimit(RLIMIT_AS, &before_); }
-
- private:
-  rlimit before_ = {};
-};
-
 TEST(ConnectionThreadsTest, WithoutAThreadAConnectionIsRefusedAndLaterOnesAreRun) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
@@ -129,6 +110,11 @@ class HttpServerTest : public ::testing::Test {
       }
       gone_ = HttpServer::connection().client_has_gone();
       response.set_content("done", "text/plain");
+    });
+    // A stream for whose next part there is no memory.
+    server_.Get("/short", [](const httplib::Request&, httplib::Response& response) {
+      response.set_chunked_content_provider(
+          "text/plain", [](size_t, httplib::DataSink&) -> bool { throw std::bad_alloc(); });
     });
     // More than a connection holds.
     server_.Get("/much", [this](const httplib::Request&, httplib::Response& response) {
@@ -196,6 +182,11 @@ TEST_F(HttpServerTest, AClientThatGoesIsSeen) {
   });
   client.join();
   EXPECT_TRUE(Eventually(gone_));
+}
+
+TEST_F(HttpServerTest, AnAnswerThatMemoryDoesNotHoldEndsItsConnectionAlone) {
+  EXPECT_FALSE(Client().Get("/short"));
+  EXPECT_TRUE(Client().Get("/hello"));
 }
 
 TEST_F(HttpServerTest, StopWaitsForTheAnswerThatIsBeingGiven) {

@@ -1,0 +1,53 @@
+#include "service/process.h"
+
+#include <gtest/gtest.h>
+#include <pthread.h>
+
+#include <filesystem>
+#include <iterator>
+#include <system_error>
+
+#include "absl/time/clock.h"
+#include "tests/no_thread_left.h"
+
+namespace kvship {
+namespace {
+
+size_t NumThreads() {
+  namespace fs = std::filesystem;
+  const fs::directory_iterator tasks("/proc/self/task");
+  return static_cast<size_t>(std::distance(fs::begin(tasks), fs::end(tasks)));
+}
+
+TEST(StopSignals, OneIsHeededThoughTheSystemHasNoThreadLeft) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
+#endif
+  const size_t num_threads_before = NumThreads();
+  std::thread program([] {
+    StopSignals signals;  // which only this thread, and what it makes, leaves alone
+    signals.Wait(absl::Minutes(1));
+  });
+  // The program, and what ends it at a second signal.
+  const absl::Time give_up = absl::Now() + absl::Seconds(5);
+  while (NumThreads() < num_threads_before + 2 && absl::Now() < give_up) std::this_thread::yield();
+  {
+    const NoThreadLeft none;
+    pthread_kill(program.native_handle(), SIGTERM);
+    program.join();
+  }
+}
+
+TEST(RunServer, WithoutThreadsItEndsWithExitCodeOne) {
+  int exit_code = 0;
+  std::thread program([&exit_code] {  // which has signals of its own
+    exit_code = RunServer("kvship-test", {}, "text", [](StopSignals&) -> absl::Status {
+      throw std::system_error(std::make_error_code(std::errc::resource_unavailable_try_again));
+    });
+  });
+  program.join();
+  EXPECT_EQ(exit_code, 1);
+}
+
+}  // namespace
+}  // namespace kvship
