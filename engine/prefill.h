@@ -143,7 +143,8 @@ class PrefillRun {
   // that are to be kept.
   void FetchReused();
   void FillBlocks();
-  // For each head of K and of V: copy(its rows of the current layer in the block, those in the run).
+  // For each head of K and of V: copy(its rows of the current layer in the block, those in the
+  // run).
   template <class Copy>
   void ForBlock(const Prompt& prompt, size_t block, const Copy& copy);
 
