@@ -25,11 +25,11 @@ COMPRESSION = "scorer=snapkv,budget_tokens=512"
 QUESTIONS = ("Who is in charge of the archive?", "What is the archive for?")
 
 
-def write_prompt(folder, length, number, question):
-    """The demo's document over and over, from another place in each round, and the question."""
+def write_prompt(folder, length, text_number, question):
+    """The demo's document over and over, from another place for each text, and the question."""
     with open(os.path.join(ROOT, "demo", "document.txt"), encoding="utf-8") as file:
         document = file.read()
-    start = number * 997 % len(document)
+    start = text_number * 997 % len(document)
     wanted = int(length * CHARACTERS_PER_TOKEN)
     text = (document[start:] + document * (wanted // len(document) + 1))[:wanted]
     path = os.path.join(folder, "prompt.txt")
@@ -38,15 +38,15 @@ def write_prompt(folder, length, number, question):
     return path
 
 
-def measure_round(pairs, folder, length, number):
+def measure_text(pairs, folder, length, text_number):
     """{"keeps, first": report, ...} of a text's first and second question to each pair."""
     reports = {}
-    names = sorted(pairs, reverse=number % 2 == 1)
+    names = sorted(pairs, reverse=text_number % 2 == 1)
     for which, question in zip(("first", "second"), QUESTIONS):
-        path = write_prompt(folder, length, number, question)
+        path = write_prompt(folder, length, text_number, question)
         for name in names:
             reports[f"{name}, {which}"] = pairs[name].generate(path, COMPRESSION, 8, stdout=subprocess.DEVNULL)
-            say(f"{length} tokens, round {number + 1}, {name}, {which} question: first token after "
+            say(f"{length} tokens, text {text_number + 1}, {name}, {which} question: first token after "
                 f"{reports[f'{name}, {which}']['timing']['first_token_ms']:.0f} ms")
     return reports
 
@@ -106,8 +106,9 @@ def measure(args):
             pair(os.path.join(folder, "keeps"), f"--prefix_cache_bytes={args.prefix_cache_bytes}") as keeps, \
             pair(os.path.join(folder, "plain")) as plain:
         pairs = {"keeps": keeps, "plain": plain}
-        return [medians(length, [measure_round(pairs, folder, length, number) for number in range(args.rounds)])
-                for length in args.lengths]
+        return [medians(length, [measure_text(pairs, folder, length, place * args.rounds + number)
+                                 for number in range(args.rounds)])
+                for place, length in enumerate(args.lengths)]
 
 
 def main():
