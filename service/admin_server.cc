@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <iterator>
 #include <mutex>
@@ -15,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "service/listen_address.h"
 #include "service/node_metrics.h"
@@ -41,6 +43,9 @@ constexpr size_t kThreads = 64;
 constexpr size_t kRequestsPerConnection = 1;
 constexpr time_t kIdleSeconds = 1;
 
+// Between attempts to open the port anew.
+constexpr absl::Duration kReopenPause = absl::Milliseconds(100);
+
 }  // namespace
 
 struct AdminServer::Server {
@@ -48,12 +53,17 @@ struct AdminServer::Server {
   nlohmann::ordered_json Status(const Readiness& readiness);
   void AddHandlers(prometheus::Registry& registry, const Readiness& readiness,
                    const std::string& certificate);
+  bool Bind();
+  void Listen();
 
   std::string program;
+  std::string host;
   absl::Time started = MonotonicNow();
   httplib::Server http;
   int listening = -1;  // the socket
   int port = 0;
+  std::atomic<bool> stops = false;
+  std::atomic<bool> has_stopped = false;
   std::thread thread;
   std::mutex mutex;
   StatusSource source;
@@ -111,6 +121,29 @@ void AdminServer::Server::AddHandlers(prometheus::Registry& registry, const Read
   });
 }
 
+bool AdminServer::Server::Bind() {
+  if (port == 0) {
+    port = std::max(0, http.bind_to_any_port(host));
+  } else if (!http.bind_to_port(host, port)) {
+    return false;
+  }
+  // By default 5 connections may wait to be taken; one more would try again after a second.
+  return port > 0 && listen(listening, kThreads) == 0;
+}
+
+void AdminServer::Server::Listen() {
+  http.listen_after_bind();
+  while (!stops) {
+    // httplib gives up where the system has no descriptor or memory for one connection.
+    LogError("the admin port could take no connection; it is opened anew");
+    do {
+      absl::SleepFor(kReopenPause);
+    } while (!stops && !Bind());
+    if (!stops) http.listen_after_bind();
+  }
+  has_stopped = true;
+}
+
 absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::string& program,
                                                                 const std::string& address,
                                                                 prometheus::Registry& registry,
@@ -130,17 +163,10 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
     setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
   });
   server->AddHandlers(registry, readiness, certificate);
+  server->host = wanted.host;
   server->port = wanted.port;
-  if (wanted.port == 0) {
-    server->port = server->http.bind_to_any_port(wanted.host);
-  } else if (!server->http.bind_to_port(wanted.host, wanted.port)) {
-    server->port = -1;
-  }
-  if (server->port <= 0) return CannotListen("admin", address);
-  // By default 5 connections may wait to be taken; one more would try again after a second.
-  listen(server->listening, kThreads);
-  server->thread = std::thread([http = &server->http] { http->listen_after_bind(); });
-  // stop() does nothing before the loop has begun.
+  if (!server->Bind()) return CannotListen("admin", address);
+  server->thread = std::thread([server = server.get()] { server->Listen(); });
   while (!server->http.is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return std::unique_ptr<AdminServer>(new AdminServer(std::move(server)));
 }
@@ -148,7 +174,12 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
 AdminServer::AdminServer(std::unique_ptr<Server> server) : server_(std::move(server)) {}
 
 AdminServer::~AdminServer() {
-  server_->http.stop();
+  server_->stops = true;
+  // stop() does nothing before the loop has begun, and must not be called twice.
+  while (!server_->has_stopped && !server_->http.is_running()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  if (!server_->has_stopped) server_->http.stop();
   server_->thread.join();
 }
 

@@ -2,6 +2,9 @@
 // not read again, and the answer is the same.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
 #include "absl/strings/str_cat.h"
 #include "base/random.h"
 #include "client/generation_client.h"
@@ -49,6 +52,13 @@ Answer Ask(const Server& decode, const v1::GenerateRequest& request) {
   return answer;
 }
 
+bool NothingIsToBeRead(const Server& decode) {
+  const auto status = nlohmann::json::parse(HttpGet(decode.admin_port, "/status.json"));
+  const auto& nodes = status.at("prefill_nodes");
+  return std::all_of(nodes.begin(), nodes.end(),
+                     [](const auto& node) { return node.at("load_tokens") == 0; });
+}
+
 class PrefixTest : public ::testing::Test {
  protected:
   static Server Decode(const std::string& prefill) {
@@ -78,6 +88,8 @@ TEST_F(PrefixTest, QuestionsAboutATextReadItOnce) {
                                        "scorer=h2o,budget_tokens=128,encoder=f16"};
   for (uint64_t i = 0; i < std::size(kCompressions); ++i) {
     SCOPED_TRACE(kCompressions[i]);
+    // A node's word on what it has to read is half a second old.
+    ASSERT_TRUE(Eventually([&] { return NothingIsToBeRead(decode); }));
     const v1::GenerateRequest request = Question(i + 1, kCompressions[i]);
     const Answer answer = Ask(decode, request), wanted = Ask(plain_decode, request);
     // H2O asks for the attention of all queries.

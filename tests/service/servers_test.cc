@@ -173,6 +173,33 @@ TEST_F(AdminServerTest, HalvesOfRequestsHoldUpNoProbe) {
   for (const int half : halves) close(half);
 }
 
+// The descriptor of this process that listens on the port.
+int ListenerOf(int port) {
+  for (int descriptor = 0; descriptor < 1024; ++descriptor) {
+    int listens = 0;
+    socklen_t size = sizeof(listens);
+    sockaddr_in address = {};
+    socklen_t address_size = sizeof(address);
+    if (getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || listens == 0) {
+      continue;
+    }
+    getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &address_size);
+    if (ntohs(address.sin_port) == port) return descriptor;
+  }
+  return -1;
+}
+
+TEST_F(AdminServerTest, APortThatCannotTakeAConnectionIsOpenedAnew) {
+  const int listener = ListenerOf(server_->port());
+  ASSERT_GE(listener, 0);
+  ASSERT_EQ(shutdown(listener, SHUT_RDWR), 0);  // what accept fails of
+  const absl::Time give_up = absl::Now() + absl::Seconds(20);
+  httplib::Result answer = Get("/healthz");
+  while (!answer && absl::Now() < give_up) answer = Get("/healthz");
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->status, 200);
+}
+
 TEST_F(AdminServerTest, APortInUseIsASentence) {
   const absl::Status status =
       AdminServer::Start("second", "127.0.0.1:" + std::to_string(server_->port()), registry_,
