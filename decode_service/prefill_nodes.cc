@@ -153,9 +153,9 @@ std::shared_ptr<PrefillNode> PrefillNodes::ChooseOf(const Nodes& best,
     return node->load_tokens() +
            (digests.size() - (has_it ? place.num_blocks : 0)) * kPrefixBlockTokens;
   };
-  const auto chosen =
-      *std::min_element(drawn.begin(), drawn.end(),
-                        [&](const auto& a, const auto& b) { return to_read(a) < to_read(b); });
+  auto chosen = *std::min_element(drawn.begin(), drawn.end(), [&](const auto& a, const auto& b) {
+    return to_read(a) < to_read(b);
+  });
   if (KeepsPrefixes(chosen)) places_.Note(digests, chosen->address());
   return chosen;
 }

@@ -33,6 +33,7 @@ TEST(StopSignals, OneIsHeededThoughTheSystemHasNoThreadLeft) {
   while (NumThreads() < num_threads_before + 2 && absl::Now() < give_up) std::this_thread::yield();
   {
     const NoThreadLeft none;
+    // It waits for it. NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread)
     pthread_kill(program.native_handle(), SIGTERM);
     program.join();
   }
