@@ -143,15 +143,15 @@ std::shared_ptr<PrefillNode> PrefillNodes::ChooseOf(const Nodes& best,
   // Where there is one only, it is compared with itself.
   const size_t second =
       (first + 1 + RandomBelow(std::max<size_t>(1, best.size() - 1))) % best.size();
-  Nodes drawn = {best[first], best[second]};
-  std::copy_if(best.begin(), best.end(), std::back_inserter(drawn), [&](const auto& node) {
+  const auto has_it = [&](const auto& node) {
     return node->address() == place.address && KeepsPrefixes(node);
-  });
+  };
+  Nodes drawn = {best[first], best[second]};
+  std::copy_if(best.begin(), best.end(), std::back_inserter(drawn), has_it);
   // Whoever has the beginning may have as much more to do as need not be read again.
   const auto to_read = [&](const auto& node) {
-    const bool has_it = node->address() == place.address && KeepsPrefixes(node);
     return node->load_tokens() +
-           (digests.size() - (has_it ? place.num_blocks : 0)) * kPrefixBlockTokens;
+           (digests.size() - (has_it(node) ? place.num_blocks : 0)) * kPrefixBlockTokens;
   };
   auto chosen = *std::min_element(drawn.begin(), drawn.end(), [&](const auto& a, const auto& b) {
     return to_read(a) < to_read(b);

@@ -36,11 +36,6 @@ PrefillEngine::PrefillEngine(const Transformer& model, Backend& backend, Options
   options_.arithmetic = ArithmeticFor(model, options.arithmetic);
 }
 
-size_t PrefillEngine::CountReusable(std::span<const int32_t> tokens,
-                                    const LayerNeeds& needs) const {
-  return prefix_cache_.CountReusable(tokens, MostReused(tokens.size(), needs));
-}
-
 absl::Status PrefillEngine::UnpackLayer(size_t layer) {
   if (unpacked_layer_ == layer) return absl::OkStatus();
   unpacked_layer_ = SIZE_MAX;

@@ -12,7 +12,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -48,8 +47,6 @@ class PrefillEngine {
   const Options& options() const { return options_; }
   Backend& backend() { return backend_; }
   const PrefixCache& prefix_cache() const { return prefix_cache_; }
-  // As many tokens of a prompt as a run that is begun now would not read.
-  size_t CountReusable(std::span<const int32_t> tokens, const LayerNeeds& needs) const;
 
  private:
   friend class PrefillRun;

@@ -92,7 +92,9 @@ size_t HostPromptReader::BytesFor(const PrefillTask& task) const {
 
 size_t HostPromptReader::CountReusable(const PrefillTask& task) const {
   const auto compressor = Compressor::Create(task.compression, ShapeOf(config()), task.plan);
-  return compressor.ok() ? engine_.CountReusable(task.tokens, (*compressor)->needs()) : 0;
+  if (!compressor.ok()) return 0;  // as above
+  return engine_.prefix_cache().CountReusable(
+      task.tokens, MostReused(task.tokens.size(), (*compressor)->needs()));
 }
 
 absl::StatusOr<std::unique_ptr<PromptReading>> HostPromptReader::Begin(

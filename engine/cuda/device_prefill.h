@@ -48,10 +48,6 @@ class DevicePrefillEngine {
   cudaStream_t stream() const { return stream_; }
   const Options& options() const { return options_; }
   const PrefixCache& prefix_cache() const { return prefix_cache_; }
-  // As many tokens of a prompt as a run that is begun now would not read.
-  size_t CountReusable(std::span<const int32_t> tokens, const LayerNeeds& needs) const {
-    return prefix_cache_.CountReusable(tokens, MostReused(tokens.size(), needs));
-  }
   bool has_cudnn() const { return cudnn_ != nullptr; }
 
  private:

@@ -53,8 +53,8 @@ size_t DevicePromptReader::BytesFor(const PrefillTask& task) const {
 }
 
 size_t DevicePromptReader::CountReusable(const PrefillTask& task) const {
-  return engine_->CountReusable(task.tokens,
-                                DeviceCompressor::NeedsOf(task.compression, task.plan));
+  const LayerNeeds needs = DeviceCompressor::NeedsOf(task.compression, task.plan);
+  return engine_->prefix_cache().CountReusable(task.tokens, MostReused(task.tokens.size(), needs));
 }
 
 absl::Status DevicePromptReader::CheckDevice() {
