@@ -27,6 +27,8 @@ from kvship_processes import ProcessError, ServerPair, add_port_flags  # noqa: E
 # tenfold and a comparison says nothing.
 MAX_LOAD = 0.5
 
+CHARACTERS_PER_TOKEN = 4.4  # of the demo's document
+
 LLAMA_CPP = ("llama.cpp", "llama.cpp flash")
 
 
@@ -74,18 +76,23 @@ def medians(results):
     return table
 
 
-def measure_transfer(args):
-    """Medians of what the two processes report, by prompt length and compression."""
+def document_text(num_tokens, start=0):
+    """The demo's document over and over, from its `start`-th character: about so many tokens, of which reports tell."""
     with open(os.path.join(ROOT, "demo", "document.txt"), encoding="utf-8") as file:
         document = file.read()
-    characters_per_token = 4.4  # of this text; the report says how many tokens the prompt had
+    start %= len(document)
+    wanted = int(num_tokens * CHARACTERS_PER_TOKEN)
+    return (document * (wanted // len(document) + 2))[start:start + wanted]
+
+
+def measure_transfer(args):
+    """Medians of what the two processes report, by prompt length and compression."""
     rows = []
     with tempfile.TemporaryDirectory() as folder, ServerPair(args, folder) as servers:
         for length in args.lengths:
-            wanted = int(length * characters_per_token * 0.97)
             path = os.path.join(folder, "prompt.txt")
             with open(path, "w", encoding="utf-8") as file:
-                file.write((document * (wanted // len(document) + 1))[:wanted])
+                file.write(document_text(length * 0.97))
             for compression in ("scorer=keep_all", "scorer=snapkv,budget_tokens=512"):
                 reports = [servers.generate(path, compression, 8, stdout=subprocess.DEVNULL)
                            for _ in range(args.rounds)]
@@ -204,11 +211,24 @@ def parse_flags():
     return args
 
 
-def main():
-    args = parse_flags()
+def load_at_start():
     load = os.getloadavg()[0]
     if load > MAX_LOAD:
         say(f"warning: the machine is busy (load {load:.1f}, wanted under {MAX_LOAD}); these figures will not compare")
+    return load
+
+
+def write_report(report, path):
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(report, file, indent=1)
+        file.write("\n")
+    say(f"written to {os.path.relpath(path)}")
+
+
+def main():
+    args = parse_flags()
+    load = load_at_start()
     tokens = prompt_tokens(args)
     say("loading the models")
     contenders = all_contenders(args)
@@ -234,12 +254,8 @@ def main():
         "transfer": transfer,
         "runs": results,
     }
-    os.makedirs(os.path.dirname(args.output), exist_ok=True)
-    with open(args.output, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=1)
-        file.write("\n")
     print(markdown(report))
-    say(f"written to {os.path.relpath(args.output)}")
+    write_report(report, args.output)
 
 
 if __name__ == "__main__":

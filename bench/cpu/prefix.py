@@ -8,33 +8,26 @@ text of its own. Prints a table and writes it as JSON.
 
 import argparse
 import datetime
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 
-from compare import MAX_LOAD, ROOT, commit, machine, say
+from compare import ROOT, commit, document_text, load_at_start, machine, say, write_report
 
 sys.path.insert(0, os.path.join(ROOT, "demo"))
 from kvship_processes import ProcessError, ServerPair, free_port_arguments  # noqa: E402
 
-CHARACTERS_PER_TOKEN = 4.4  # of the demo's document; reports say how many tokens prompts had
 COMPRESSION = "scorer=snapkv,budget_tokens=512"
 QUESTIONS = ("Who is in charge of the archive?", "What is the archive for?")
 
 
 def write_prompt(folder, length, text_number, question):
-    """The demo's document over and over, from another place for each text, and the question."""
-    with open(os.path.join(ROOT, "demo", "document.txt"), encoding="utf-8") as file:
-        document = file.read()
-    start = text_number * 997 % len(document)
-    wanted = int(length * CHARACTERS_PER_TOKEN)
-    text = (document[start:] + document * (wanted // len(document) + 1))[:wanted]
+    """A text that begins in another place of the demo's document than others do, and the question."""
     path = os.path.join(folder, "prompt.txt")
     with open(path, "w", encoding="utf-8") as file:
-        file.write(f"{text}\n\n{question}")
+        file.write(f"{document_text(length, start=997 * text_number)}\n\n{question}")
     return path
 
 
@@ -113,9 +106,7 @@ def measure(args):
 
 def main():
     args = parse_flags()
-    load = os.getloadavg()[0]
-    if load > MAX_LOAD:
-        say(f"warning: the machine is busy (load {load:.1f}, wanted under {MAX_LOAD}); these figures will not compare")
+    load = load_at_start()
     try:
         rows = measure(args)
     except ProcessError as error:
@@ -123,11 +114,8 @@ def main():
     report = {"date": datetime.date.today().isoformat(), "commit": commit(), "machine": machine(args),
               "load_at_start": load, "model": os.path.basename(args.model), "rounds": args.rounds,
               "prefix_cache_bytes": args.prefix_cache_bytes, "compression": COMPRESSION, "medians": rows}
-    with open(args.output, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=1)
-        file.write("\n")
     print(table(rows))
-    say(f"written to {os.path.relpath(args.output)}")
+    write_report(report, args.output)
 
 
 if __name__ == "__main__":

@@ -18,15 +18,24 @@ namespace {
 
 constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
 
+// One server of each pool, whose standard streams go where the shell is told.
+struct RedirectedPair {
+  explicit RedirectedPair(const std::string& redirection)
+      : prefill("", "kvship-prefill", kModel, {"--threads=1"}, redirection),
+        decode("", "kvship-decode", kModel,
+               {"--threads=1", "--http=", absl::StrCat("--prefill=", prefill.address())},
+               redirection) {}
+  bool WaitUntilReady() { return prefill.WaitUntilReady() && decode.WaitUntilReady(); }
+
+  ShellServer prefill;
+  ShellServer decode;
+};
+
 TEST(FaultResourcesTest, AFullDiskStopsTheLogAndNothingElse) {
   // What servers write is their log.
-  const std::string full = ">/dev/full 2>&1";
-  ShellServer prefill("", "kvship-prefill", kModel, {"--threads=1"}, full);
-  ShellServer decode("", "kvship-decode", kModel,
-                     {"--threads=1", "--http=", absl::StrCat("--prefill=", prefill.address())},
-                     full);
-  ASSERT_TRUE(prefill.WaitUntilReady());
-  ASSERT_TRUE(decode.WaitUntilReady());
+  RedirectedPair pair(">/dev/full 2>&1");
+  auto& [prefill, decode] = pair;
+  ASSERT_TRUE(pair.WaitUntilReady());
   GenerationClient client(decode.address());
   CheckedRequests requests;
   EXPECT_EQ(requests.Learn(client), absl::OkStatus());
@@ -43,14 +52,9 @@ TEST(FaultResourcesTest, AFullDiskStopsTheLogAndNothingElse) {
 
 // Else the log would go to the client whose connection got the number of standard error.
 TEST(FaultResourcesTest, ClosedStandardStreamsAreNoClientsConnection) {
-  const std::string closed = "<&- >&- 2>&-";
-  ShellServer prefill("", "kvship-prefill", kModel, {"--threads=1"}, closed);
-  ShellServer decode("", "kvship-decode", kModel,
-                     {"--threads=1", "--http=", absl::StrCat("--prefill=", prefill.address())},
-                     closed);
-  ASSERT_TRUE(prefill.WaitUntilReady());
-  ASSERT_TRUE(decode.WaitUntilReady());
-  for (const ShellServer* server : {&prefill, &decode}) {
+  RedirectedPair pair("<&- >&- 2>&-");
+  ASSERT_TRUE(pair.WaitUntilReady());
+  for (const ShellServer* server : {&pair.prefill, &pair.decode}) {
     for (const int stream : {STDOUT_FILENO, STDERR_FILENO}) {
       const std::string link = absl::StrCat("/proc/", server->pid(), "/fd/", stream);
       EXPECT_EQ(std::filesystem::read_symlink(link), "/dev/null") << link;
