@@ -51,6 +51,8 @@ void StartLog(const std::string& program, LogFormat format) {
   spdlog::flush_on(spdlog::level::info);
 }
 
+void PrepareLog() { spdlog::default_logger_raw(); }
+
 void LogInfo(absl::string_view message, std::initializer_list<LogField> fields) {
   Log(spdlog::level::info, message, fields);
 }

@@ -20,6 +20,9 @@ absl::StatusOr<LogFormat> ParseLogFormat(const std::string& text);
 // Called once, by main. `program` names the process in every line.
 void StartLog(const std::string& program, LogFormat format);
 
+// Makes what lines are written with, which then outlives static objects that are made after this.
+void PrepareLog();
+
 // A named value of a line: part of the line's object in JSON, behind the message in text.
 struct LogField {
   absl::string_view name;

@@ -56,7 +56,6 @@ absl::Status CheckFiles(const TlsFiles& files) {
 }
 
 absl::StatusOr<std::shared_ptr<FileWatcherCertificateProvider>> Watch(const TlsFiles& files) {
-  RETURN_IF_ERROR(CheckFiles(files));
   ASSIGN_OR_RETURN(const TlsFiles copies, CopiesOf(files, CheckFiles));
   return std::make_shared<FileWatcherCertificateProvider>(copies.key, copies.certificate, copies.ca,
                                                           kRefreshSeconds);

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cerrno>
+#include <condition_variable>
 #include <cstring>
 #include <fstream>
 #include <map>
@@ -15,9 +16,10 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 
@@ -69,6 +71,7 @@ TlsFiles AsTlsFiles(const MemoryFiles& files) {
   return {.certificate = path(files[0]), .key = path(files[1]), .ca = path(files[2])};
 }
 
+// Not thread safe.
 class TlsCopies {
  public:
   TlsCopies(const TlsFiles& files, CheckTlsFiles check) : files_(files), check_(check) {}
@@ -76,23 +79,18 @@ class TlsCopies {
   // Why the files cannot be used as they are; the copies stay as they were then.
   absl::Status Update();
 
-  TlsFiles paths() const {
-    std::lock_guard lock(mutex_);
-    return AsTlsFiles(copies_);
-  }
+  TlsFiles paths() const { return AsTlsFiles(copies_); }
 
  private:
   absl::Status Adopt(const OfEach<std::string>& contents);
 
   const TlsFiles files_;
   const CheckTlsFiles check_;
-  mutable std::mutex mutex_;
   OfEach<std::string> contents_;  // of the copies
   MemoryFiles copies_;
 };
 
 absl::Status TlsCopies::Update() {
-  std::lock_guard lock(mutex_);
   const OfEach<std::string> paths = PathsOf(files_);
   OfEach<std::string> contents;
   for (size_t i = 0; i < paths.size(); ++i) {
@@ -126,33 +124,69 @@ absl::Status TlsCopies::Adopt(const OfEach<std::string>& contents) {
   return absl::OkStatus();
 }
 
+// All copies, and the thread that brings them up to date. It ends before what it uses, the log and
+// OpenSSL, which have been made before.
+class AllTlsCopies {
+ public:
+  AllTlsCopies() { PrepareLog(); }
+  ~AllTlsCopies() {
+    {
+      std::lock_guard lock(mutex_);
+      stops_ = true;
+    }
+    wake_.notify_all();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  absl::StatusOr<TlsFiles> PathsFor(const TlsFiles& files, CheckTlsFiles check) {
+    std::lock_guard lock(mutex_);
+    auto at = copies_.find(PathsOf(files));
+    if (at == copies_.end()) {
+      auto made = std::make_unique<TlsCopies>(files, check);
+      RETURN_IF_ERROR(made->Update());
+      at = copies_.emplace(PathsOf(files), std::move(made)).first;
+    } else {
+      RETURN_IF_ERROR(at->second->Update());
+    }
+    if (!thread_.joinable()) thread_ = std::thread([this] { UpdateAgainAndAgain(); });
+    return at->second->paths();
+  }
+
+ private:
+  void UpdateAgainAndAgain() {
+    std::map<const TlsCopies*, absl::Status> told;
+    std::unique_lock lock(mutex_);
+    while (!wake_.wait_for(lock, absl::ToChronoMilliseconds(kPeriod), [this] { return stops_; })) {
+      std::vector<absl::Status> news;
+      for (const auto& [paths, copies] : copies_) {
+        const absl::Status status = copies->Update();
+        if (std::exchange(told[copies.get()], status) != status && !status.ok())
+          news.push_back(status);
+      }
+      lock.unlock();  // whoever reads the log may have stopped
+      for (const absl::Status& status : news) {
+        LogWarning(absl::StrCat("TLS stays as it was: ", status.message()));
+      }
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stops_ = false;
+  // Shared by all credentials of the same files, and never freed: gRPC does not tell when it has
+  // done with them.
+  std::map<OfEach<std::string>, std::unique_ptr<TlsCopies>>& copies_ =
+      *new std::map<OfEach<std::string>, std::unique_ptr<TlsCopies>>;
+  std::thread thread_;
+};
+
 }  // namespace
 
 absl::StatusOr<TlsFiles> CopiesOf(const TlsFiles& files, CheckTlsFiles check) {
-  static std::mutex mutex;
-  // Shared by all credentials of the same files, as gRPC does not tell when it has done with them.
-  static auto* const all = new std::map<OfEach<std::string>, std::unique_ptr<TlsCopies>>;
-  std::lock_guard lock(mutex);
-  std::unique_ptr<TlsCopies>& known = (*all)[PathsOf(files)];
-  if (known != nullptr) {
-    RETURN_IF_ERROR(known->Update());
-    return known->paths();
-  }
-  auto copies = std::make_unique<TlsCopies>(files, check);
-  RETURN_IF_ERROR(copies->Update());
-  known = std::move(copies);
-  std::thread([copies = known.get()] {
-    absl::Status told;
-    while (true) {
-      absl::SleepFor(kPeriod);
-      const absl::Status status = copies->Update();
-      if (!status.ok() && status != told) {
-        LogWarning(absl::StrCat("TLS stays as it was: ", status.message()));
-      }
-      told = status;
-    }
-  }).detach();
-  return known->paths();
+  RETURN_IF_ERROR(check(files));  // first: OpenSSL must outlive them
+  static AllTlsCopies all;
+  return all.PathsFor(files, check);
 }
 
 }  // namespace kvship

@@ -1,0 +1,42 @@
+#include "rpc/tls_copies.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "absl/time/clock.h"
+#include "base/log.h"
+
+namespace kvship {
+namespace {
+
+// Made first, and so destroyed last: whoever still warns then has lost what it warns with.
+struct LongEnd {
+  ~LongEnd() { absl::SleepFor(absl::Seconds(2)); }
+};
+
+// Ends this process, well, while its files are found to be of no use.
+[[noreturn]] void EndAndWarn() {
+  static const LongEnd end;
+  StartLog("test", LogFormat::kText);
+  const std::string path = ::testing::TempDir() + "kvship_tls_copies";
+  std::ofstream(path) << "of use";
+  const auto check = [](const TlsFiles& files) {
+    return std::filesystem::exists(files.certificate) ? absl::OkStatus()
+                                                      : absl::NotFoundError(files.certificate);
+  };
+  if (!CopiesOf({.certificate = path, .key = "", .ca = ""}, check).ok()) std::_Exit(2);
+  std::filesystem::remove(path);
+  std::exit(0);
+}
+
+TEST(TlsCopies, AProcessMayEndWhileItsFilesCannotBeUsed) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(EndAndWarn(), ::testing::ExitedWithCode(0), "^$") << "and nothing is said any more";
+}
+
+}  // namespace
+}  // namespace kvship
