@@ -251,6 +251,11 @@ TEST(GrpcChannel, WhatAStalledReaderDoesNotTakeStaysUnsentUntilItDoes) {
   EXPECT_GT(before, size_t{kFrames / 2} << 20);
   client->GoOn();
   ASSERT_TRUE(client->WaitForFrames(kFrames));
+  // That the last has been sent is told on another thread.
+  const absl::Time give_up = absl::Now() + absl::Seconds(20);
+  while (server.channel->unsent_bytes() > 0 && absl::Now() < give_up) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
   EXPECT_EQ(server.channel->unsent_bytes(), 0u);
   EXPECT_GE(server.events->num_sent(), kFrames - 1);
   server.channel->Close(absl::OkStatus());
