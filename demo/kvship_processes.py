@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ LOG_LINES_SHOWN = 8
 DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM")
 DEFAULT_PORTS = {"prefill-port": 50051, "prefill-admin-port": 9051,
                  "decode-port": 50050, "decode-admin-port": 9090}
+CLAIMS = []  # a socket for each port that this process has from free_port()
 
 
 class ProcessError(Exception):
@@ -33,13 +35,28 @@ def check_port_is_free(flag, port):
                             f"choose another with --{flag}.") from error
 
 
+def free_port():
+    """A port that nobody listens on and that nobody else gets from here while this process runs.
+
+    Below those that the system gives to whoever asks for any: it may give one of them away between this look and the server
+    that is to have it.
+    """
+    while True:
+        port = random.randrange(10000, 32768)
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0kvship_port_{port}")  # abstract: it goes with the process. tests/e2e/processes.cc has the same.
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        CLAIMS.append(claim)
+        return port
+
+
 def free_ports(count):
-    """Ports of this machine that nobody listens on now, each another one."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    return [free_port() for _ in range(count)]
 
 
 def free_port_arguments():
@@ -122,15 +139,6 @@ def add_port_flags(parser):
         parser.add_argument(f"--{name}", type=int, default=port, help=f"default {port}")
 
 
-def ports_of_pool(first_port, count):
-    """`count` ports: the given one, and others that the system says are free."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count - 1)]
-    ports = [first_port] + [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 class ServerPair:
     """A pool of prefill and a pool of decode servers on loopback, one of each unless `num_prefill` and `num_decode` say
     more, running and ready inside a `with` block. Servers of a pool share the processors.
@@ -155,8 +163,8 @@ class ServerPair:
     def __enter__(self):
         for name, port in self.ports.items():
             check_port_is_free(name, port)
-        prefill_ports = ports_of_pool(self.ports["prefill-port"], self.num_prefill)
-        decode_ports = ports_of_pool(self.ports["decode-port"], self.num_decode)
+        prefill_ports = [self.ports["prefill-port"], *free_ports(self.num_prefill - 1)]
+        decode_ports = [self.ports["decode-port"], *free_ports(self.num_decode - 1)]
         self.decode_addresses = [f"127.0.0.1:{port}" for port in decode_ports]
         targets = ",".join(f"dns:///127.0.0.1:{port}" for port in prefill_ports)
         try:
@@ -174,7 +182,7 @@ class ServerPair:
         self.stop()
 
     def start_pool(self, role, ports, servers, *flags):
-        admin_ports = ports_of_pool(self.ports[f"{role}-admin-port"], len(ports))
+        admin_ports = [self.ports[f"{role}-admin-port"], *free_ports(len(ports) - 1)]
         if len(ports) > 1:
             flags += (f"--threads={max(1, (os.cpu_count() or 1) // len(ports))}",)
         for number, (port, admin_port) in enumerate(zip(ports, admin_ports), 1):

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -53,11 +54,14 @@ std::vector<std::string> WithPorts(const std::string& program, const std::string
 
 // Whether this process is the first of those that run to ask for the port.
 bool Claim(int port) {
-  sockaddr_un name = {};  // abstract: it goes with the process
+  // Abstract: it goes with the process. demo/kvship_processes.py has the same.
+  sockaddr_un name = {};
   name.sun_family = AF_UNIX;
-  absl::SNPrintF(name.sun_path + 1, sizeof(name.sun_path) - 1, "kvship_e2e_port_%d", port);
+  const int length =
+      absl::SNPrintF(name.sun_path + 1, sizeof(name.sun_path) - 1, "kvship_port_%d", port);
   const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (bind(fd, reinterpret_cast<sockaddr*>(&name), sizeof(name)) == 0) return true;
+  const size_t size = offsetof(sockaddr_un, sun_path) + 1 + length;
+  if (bind(fd, reinterpret_cast<sockaddr*>(&name), size) == 0) return true;
   close(fd);
   return false;
 }
