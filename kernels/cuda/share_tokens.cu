@@ -14,6 +14,9 @@ namespace {
 constexpr int kThreads = kRadixThreads;
 constexpr int kWarps = kThreads / kWarpThreads;
 constexpr int kScoresPerThread = 8;
+// Bins of a histogram that a lane reads before it looks at the first of them: one by one the last
+// block would wait for memory 64 times.
+constexpr int kBatch = 8;
 
 struct Search {
   uint32_t key;  // the boundary's digits so far
@@ -40,12 +43,19 @@ __device__ void CountPlaces(const Params& p, uint32_t* places) {
   for (size_t row = threadIdx.x / kWarpThreads; row < p.args.num_rows; row += kWarps) {
     const uint32_t* histogram = p.histograms + row * kRadixBins;
     uint32_t above = kPass > 0 ? p.above[row] : 0;
-#pragma unroll 4
-    for (int first = kRadixBins - 1; first >= 0; first -= kWarpThreads) {
-      const uint32_t at_least = above + WarpInclusiveSum(histogram[first - lane]);
-      const uint32_t wanted = Beyond(at_least, sure);
-      if (wanted > 0) atomicAdd(&places[first - lane], wanted);
-      above = __shfl_sync(0xffffffffu, at_least, kWarpThreads - 1);
+    for (int first = kRadixBins - 1; first >= 0; first -= kBatch * kWarpThreads) {
+      uint32_t counts[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) counts[i] = histogram[first - i * kWarpThreads - lane];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) counts[i] = WarpInclusiveSum(counts[i]);
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const uint32_t at_least = above + counts[i];
+        const uint32_t wanted = Beyond(at_least, sure);
+        if (wanted > 0) atomicAdd(&places[first - i * kWarpThreads - lane], wanted);
+        above = __shfl_sync(0xffffffffu, at_least, kWarpThreads - 1);
+      }
     }
   }
 }
@@ -68,11 +78,17 @@ __device__ void TakeDigit(const Params& p, uint32_t digit) {
   for (size_t row = threadIdx.x / kWarpThreads; row < p.args.num_rows; row += kWarps) {
     uint32_t* histogram = p.histograms + row * kRadixBins;
     uint32_t higher = 0;
-#pragma unroll 4
-    for (uint32_t bin = lane; bin < kRadixBins; bin += kWarpThreads) {
-      if (bin > digit) higher += histogram[bin];
-      if (bin == digit) p.equal[row] = histogram[bin];
-      histogram[bin] = 0;
+    for (int first = 0; first < kRadixBins; first += kBatch * kWarpThreads) {
+      uint32_t counts[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) counts[i] = histogram[first + i * kWarpThreads + lane];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const uint32_t bin = first + i * kWarpThreads + lane;
+        if (bin > digit) higher += counts[i];
+        if (bin == digit) p.equal[row] = counts[i];
+        histogram[bin] = 0;
+      }
     }
     higher = WarpInclusiveSum(higher);
     if (lane == kWarpThreads - 1) p.above[row] = (kPass > 0 ? p.above[row] : 0) + higher;
