@@ -51,7 +51,12 @@ absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatMessages& chat,
   }
   std::vector<ChatMessage> messages;
   for (const v1::ChatMessage& m : chat.messages()) messages.push_back({m.role(), m.content()});
-  const absl::StatusOr<std::string> text = model.chat_template->Render(messages);
+  const absl::StatusOr<std::string> text = model.chat_template->Render(
+      messages, chat.has_thinking() ? std::optional(chat.thinking()) : std::nullopt);
+  if (absl::IsFailedPrecondition(text.status())) {
+    return WithField(absl::FailedPreconditionError(absl::StrCat("chat.", text.status().message())),
+                     "chat.thinking");
+  }
   if (!text.ok()) return WithField(text.status(), "chat.messages");
   return TextIds("chat.messages", *text, /*parse_special=*/true, model);
 }

@@ -57,15 +57,21 @@ std::string LiteralBetween(absl::string_view program, absl::string_view before,
   return "";
 }
 
+bool HasChatMlMessages(absl::string_view program) {
+  return StrContains(program,
+                     R"('<|im_start|>'+message.role+'\n'+message.content+'<|im_end|>'+'\n')") ||
+         StrContains(program,
+                     R"('<|im_start|>'+message.role+'\n'+message.content+'<|im_end|>\n')") ||
+         StrContains(program, R"('<|im_start|>user\n'+message.content+'<|im_end|>\n')") ||
+         (StrContains(program, "{%-setcontent=message.content%}") &&
+          StrContains(program, R"('<|im_start|>'+message.role+'\n'+content+'<|im_end|>'+'\n')") &&
+          StrContains(program, R"({{-'<|im_start|>'+message.role+'\n'+content}})"));
+}
+
 bool IsChatMl(absl::string_view program) {
-  const bool has_messages =
-      StrContains(program,
-                  R"('<|im_start|>'+message.role+'\n'+message.content+'<|im_end|>'+'\n')") ||
-      StrContains(program, R"('<|im_start|>'+message.role+'\n'+message.content+'<|im_end|>\n')") ||
-      StrContains(program, R"('<|im_start|>user\n'+message.content+'<|im_end|>\n')");
-  // Models that think aloud want their earlier thoughts taken out of the conversation; and a system
+  // A program that takes thoughts out of the conversation in another way than Qwen3's; and a system
   // message that the program puts together in a variable is not seen by LiteralBetween.
-  return has_messages && StrContains(program, R"('<|im_start|>assistant\n')") &&
+  return HasChatMlMessages(program) && StrContains(program, R"('<|im_start|>assistant\n')") &&
          !StrContains(program, "<think>") && !StrContains(program, "system_message");
 }
 
@@ -78,6 +84,31 @@ ChatFormat ChatMl(absl::string_view program) {
   format.answer = "<|im_start|>assistant\n";
   format.default_system = LiteralBetween(program, R"('<|im_start|>system\n)", R"(<|im_end|>\n')");
   format.marks_in_text = {"<|im_start|>", "<|im_end|>"};
+  return format;
+}
+
+// Where the answer begins, of models that may think before it.
+std::string AnswerOfQwen3(absl::string_view program) {
+  return LiteralBetween(program, "{%-ifadd_generation_prompt%}{{-'", "'}}");
+}
+
+bool IsQwen3(absl::string_view program) {
+  return HasChatMlMessages(program) && StrContains(program, "loop.index0>ns.last_query_index") &&
+         StrContains(program, R"(split('</think>')[-1].lstrip('\n'))") &&
+         StrContains(program, R"('\n<think>\n'+reasoning_content.strip('\n')+)"
+                              R"('\n</think>\n\n'+content.lstrip('\n'))") &&
+         absl::StartsWith(AnswerOfQwen3(program), "<|im_start|>assistant\n");
+}
+
+ChatFormat Qwen3(absl::string_view program) {
+  ChatFormat format = ChatMl(program);
+  format.family = "qwen3";
+  format.answer = AnswerOfQwen3(program);
+  format.drops_thoughts = true;
+  format.thinks = !absl::EndsWith(format.answer, "</think>\n\n");
+  const std::string no_thoughts = LiteralBetween(
+      program, "{%-ifenable_thinkingisdefinedandenable_thinkingisfalse%}{{-'", "'}}");
+  if (!no_thoughts.empty()) format.answer_without_thoughts = format.answer + no_thoughts;
   return format;
 }
 
@@ -170,7 +201,7 @@ ChatFormat Zephyr(const std::string& end_token) {
 absl::Status Unknown(absl::string_view program, absl::string_view why) {
   constexpr size_t kShownBytes = 120;
   return absl::UnimplementedError(absl::StrCat(
-      "chat template ", why, "; wanted one of the families chatml, llama3, llama2, ",
+      "chat template ", why, "; wanted one of the families chatml, qwen3, llama3, llama2, ",
       "mistral, zephyr; it begins: ", absl::Utf8SafeCHexEscape(program.substr(0, kShownBytes))));
 }
 
@@ -181,7 +212,9 @@ absl::StatusOr<ChatFormat> RecogniseChatFormat(absl::string_view program,
                                                const std::string& end_token) {
   const std::string canonical = Canonical(program);
   ChatFormat format;
-  if (IsChatMl(canonical)) {
+  if (IsQwen3(canonical)) {
+    format = Qwen3(canonical);
+  } else if (IsChatMl(canonical)) {
     format = ChatMl(canonical);
   } else if (IsLlama3(canonical)) {
     format = Llama3(canonical);

@@ -3,6 +3,7 @@
 // what the program contains, and refuses others rather than guess. Immutable.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -30,13 +31,17 @@ class ChatTemplate {
 
   // The whole prompt, ending where the assistant's answer begins. It holds the begin token where
   // the template puts one: encode it with special tokens parsed, and put nothing before it.
+  // `thinks`: whether the model is to think before it answers; without it, as it does by itself.
   // InvalidArgument: no messages, a role the family does not have, roles in an order it does not
   // allow, or content with the name of a special token, which could pass for another message.
-  absl::StatusOr<std::string> Render(std::span<const ChatMessage> messages) const;
+  // FailedPrecondition: the template cannot make the model think, or not think.
+  absl::StatusOr<std::string> Render(std::span<const ChatMessage> messages,
+                                     std::optional<bool> thinks = std::nullopt) const;
 
   absl::string_view family() const { return format_.family; }
 
  private:
+  absl::StatusOr<absl::string_view> AnswerThat(std::optional<bool> thinks) const;
   absl::Status CheckContent(const ChatMessage& message, size_t index) const;
   absl::Status CheckRoles(std::span<const ChatMessage> messages) const;
   std::string SystemMessage(absl::string_view content) const;

@@ -187,6 +187,15 @@ void ReadMessages(JsonFields& fields, v1::ChatMessages* chat) {
   }
 }
 
+// As vLLM and SGLang have it for models that may think.
+void ReadTemplateArguments(JsonFields& fields, v1::ChatMessages* chat) {
+  const json* value = fields.Value("chat_template_kwargs");
+  if (value == nullptr) return;
+  JsonFields arguments(*value, "chat_template_kwargs.");
+  if (const auto thinking = arguments.Bool("enable_thinking")) chat->set_thinking(*thinking);
+  fields.Note(arguments.Finish());
+}
+
 // What clients may send as long as it changes nothing.
 void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
   fields.Only("n", 1);
@@ -219,6 +228,7 @@ absl::StatusOr<OpenAiRequest> ReadOpenAiRequest(OpenAiApi api, absl::string_view
   request.model = fields.Text("model").value_or("");
   if (api == OpenAiApi::kChat) {
     ReadMessages(fields, request.generate.mutable_chat());
+    ReadTemplateArguments(fields, request.generate.mutable_chat());
   } else {
     ReadPrompt(fields, &request.generate);
   }

@@ -72,6 +72,33 @@ TEST_F(GenerationRequestTest, TextBecomesTokensBehindTheBeginToken) {
   EXPECT_THAT(request->tokens, ElementsAre(1, 'A', 'B'));
 }
 
+TEST_F(GenerationRequestTest, AModelThatMayThinkIsToldWhetherItIsTo) {
+  model_.tokenizer = std::make_unique<ByteTokenizer>();
+  ChatFormat format;
+  format.user.before = "U";
+  format.answer = "A";
+  format.thinks = true;
+  format.answer_without_thoughts = "AN";
+  model_.chat_template.emplace(format, std::vector<std::string>());
+  v1::GenerateRequest message;
+  v1::ChatMessage& user = *message.mutable_chat()->add_messages();
+  user.set_role("user");
+  user.set_content("?");
+  EXPECT_THAT(Read(message)->tokens, ElementsAre('U', '?', 'A'));
+  message.mutable_chat()->set_thinking(true);
+  EXPECT_THAT(Read(message)->tokens, ElementsAre('U', '?', 'A'));
+  message.mutable_chat()->set_thinking(false);
+  EXPECT_THAT(Read(message)->tokens, ElementsAre('U', '?', 'A', 'N'));
+
+  format.answer_without_thoughts.clear();
+  model_.chat_template.emplace(format, std::vector<std::string>());
+  const absl::Status status = Read(message).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status.message(),
+            "chat.thinking is false, but the model always thinks; wanted it left out");
+  EXPECT_EQ(FieldOf(status), "chat.thinking");
+}
+
 TEST_F(GenerationRequestTest, ForcedTokensDecideTheLengthAndIgnoreEndTokens) {
   v1::GenerateRequest message = Tokens();
   for (uint32_t id : {2, 2, 3}) message.add_forced_tokens(id);

@@ -23,6 +23,27 @@ constexpr char kChatMl[] =
 constexpr char kChatMlWithoutSystem[] =
     R"({%- for message in messages %}{{- "<|im_start|>" + message.role + "\n" + message.content)"
     R"( + "<|im_end|>" + "\n" }}{%- endfor %}{{- "<|im_start|>assistant\n" }})";
+// Qwen3 of 2507 that does not think, and Qwen3 that does unless it is told not to.
+constexpr char kQwen3Instruct[] =
+    R"({%- for message in messages %}{%- set content = message.content %})"
+    R"({%- if (message.role == "user") or (message.role == "system" and not loop.first) %})"
+    R"({{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>' + '\n' }})"
+    R"({%- elif message.role == "assistant" %}{{- '<|im_start|>' + message.role + '\n' + content }})"
+    R"({{- '<|im_end|>\n' }}{%- endif %}{%- endfor %})"
+    R"({%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %})";
+std::string Qwen3(const std::string& answer) {
+  return R"({%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + )"
+         R"(message.content + '<|im_end|>' + '\n' }}{%- set content = )"
+         R"(content.split('</think>')[-1].lstrip('\n') %})"
+         R"({%- if loop.index0 > ns.last_query_index %}{{- '<|im_start|>' + message.role + )"
+         R"('\n<think>\n' + reasoning_content.strip('\n') + '\n</think>\n\n' + )"
+         R"(content.lstrip('\n') }}{%- endif %}{%- endfor %})"
+         R"({%- if add_generation_prompt %}{{- ')" +
+         answer + "' }}";
+}
+const std::string kQwen3 = Qwen3(R"(<|im_start|>assistant\n)") +
+                           R"({%- if enable_thinking is defined and enable_thinking is false %})"
+                           R"({{- '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %})";
 constexpr char kLlama3[] =
     R"({% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] + )"
     R"('<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %})"
@@ -48,10 +69,11 @@ constexpr char kZephyr[] =
     "{{ '<|system|>\n' + message['content'] + eos_token }}\n"
     "{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{{ '<|assistant|>' }}\n";
 
-absl::StatusOr<std::string> Render(const char* program, const Messages& messages) {
+absl::StatusOr<std::string> Render(absl::string_view program, const Messages& messages,
+                                   std::optional<bool> thinks = std::nullopt) {
   const auto format = RecogniseChatFormat(program, "<s>", "</s>");
   if (!format.ok()) return format.status();
-  return ChatTemplate(*format, {"<|special|>"}).Render(messages);
+  return ChatTemplate(*format, {"<|special|>"}).Render(messages, thinks);
 }
 
 void ExpectRefusal(const char* program, const Messages& messages, const std::string& words) {
@@ -70,6 +92,56 @@ TEST(ChatTemplate, PutsTheDefaultSystemMessageFirst) {
             "<|im_start|>assistant\n");
   EXPECT_EQ(*Render(kChatMlWithoutSystem, {{"user", "Hi"}}),
             "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+}
+
+TEST(ChatTemplate, KnowsQwen3ThatDoesNotThink) {
+  EXPECT_EQ(*Render(kQwen3Instruct, {{"user", "Hi"}, {"assistant", "A"}, {"user", "B"}}, false),
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
+            "<|im_start|>user\nB<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(Render(kQwen3Instruct, {{"user", "Hi"}}, true).status(),
+            absl::FailedPreconditionError(
+                "thinking is true, but the model never thinks; wanted it left out"));
+}
+
+// Every expectation is what jinja2 makes of the template of Qwen3-0.6B.
+TEST(ChatTemplate, EarlierAnswersOfQwen3LoseTheirThoughts) {
+  EXPECT_EQ(*Render(kQwen3, {{"user", "Hi"},
+                             {"assistant", "<think>\nHm.\n</think>\n\nA"},
+                             {"user", "B"},
+                             {"assistant", "No thoughts.\n"},
+                             {"user", "C"}}),
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
+            "<|im_start|>user\nB<|im_end|>\n<|im_start|>assistant\nNo thoughts.\n<|im_end|>\n"
+            "<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n");
+  // What comes after the last user message keeps them.
+  EXPECT_EQ(*Render(kQwen3, {{"user", "Hi"}, {"assistant", "<think>\n\nHm.</think>\nA"}}),
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\nHm.\n</think>\n\nA"
+            "<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(*Render(kQwen3, {{"user", "Hi"}, {"assistant", "A"}, {"assistant", "B"}}),
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
+            "<|im_start|>assistant\n<think>\n\n</think>\n\nB<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(*Render(kQwen3, {{"assistant", "<think>Hm.</think>A"}}),
+            "<|im_start|>assistant\nA<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(
+      *Render(kQwen3, {{"assistant", "a<think>b</think>c<think>d</think>\ne"}, {"user", "B"}}),
+      "<|im_start|>assistant\ne<|im_end|>\n<|im_start|>user\nB<|im_end|>\n"
+      "<|im_start|>assistant\n");
+}
+
+TEST(ChatTemplate, Qwen3IsToldWhetherToThink) {
+  const std::string user = "<|im_start|>user\nHi<|im_end|>\n";
+  EXPECT_EQ(*Render(kQwen3, {{"user", "Hi"}}, true), user + "<|im_start|>assistant\n");
+  EXPECT_EQ(*Render(kQwen3, {{"user", "Hi"}}, false),
+            user + "<|im_start|>assistant\n<think>\n\n</think>\n\n");
+  const std::string always = Qwen3(R"(<|im_start|>assistant\n<think>\n)");
+  EXPECT_EQ(*Render(always, {{"user", "Hi"}}), user + "<|im_start|>assistant\n<think>\n");
+  EXPECT_EQ(Render(always, {{"user", "Hi"}}, false).status(),
+            absl::FailedPreconditionError(
+                "thinking is false, but the model always thinks; wanted it left out"));
+  const std::string never = Qwen3(R"(<|im_start|>assistant\n<think>\n\n</think>\n\n)");
+  EXPECT_EQ(*Render(never, {{"user", "Hi"}}, false),
+            user + "<|im_start|>assistant\n<think>\n\n</think>\n\n");
+  EXPECT_FALSE(Render(never, {{"user", "Hi"}}, true).ok());
 }
 
 TEST(ChatTemplate, TrimsAndHeadsTheMessagesOfLlama3) {

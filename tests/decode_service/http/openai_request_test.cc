@@ -85,6 +85,20 @@ TEST(OpenAiRequestTest, MessagesMayBeListsOfTextParts) {
   EXPECT_EQ(messages[1].content(), "One\ntwo");
 }
 
+TEST(OpenAiRequestTest, WhetherToThinkIsAnArgumentOfTheTemplate) {
+  const auto thinking = [](const std::string& value) {
+    return ReadChat(Chat(R"(,"chat_template_kwargs":{"enable_thinking":)" + value + "}"));
+  };
+  EXPECT_FALSE(thinking("false")->generate.chat().thinking());
+  EXPECT_TRUE(thinking("true")->generate.chat().thinking());
+  EXPECT_FALSE(thinking("null")->generate.chat().has_thinking());
+  ExpectRefused(thinking("0"), "chat_template_kwargs.enable_thinking", "0; wanted true or false");
+  ExpectRefused(ReadChat(Chat(R"(,"chat_template_kwargs":{"tone":"kind"})")),
+                "chat_template_kwargs.tone", "tone");
+  ExpectRefused(ReadCompletion(Completion(R"(,"chat_template_kwargs":{})")), "chat_template_kwargs",
+                "chat_template_kwargs");
+}
+
 TEST(OpenAiRequestTest, WrongMessagesAreNamed) {
   const auto read = [](const std::string& messages) {
     return ReadChat(absl::StrCat(R"({"model":"m","messages":)", messages, "}"));
