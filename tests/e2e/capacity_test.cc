@@ -69,7 +69,7 @@ TEST_P(DemoModelCapacityTest, PoolHoldsNineTenthsOfTheSessionsThatItsBytesAllow)
         decode, HeldRequest(held.size(), compression),
         Stream::Options{.timeout = absl::InfiniteDuration(), .reads = false}));
     while (!runs() && !full) {
-      ASSERT_TRUE(Eventually([&] { return runs() || waits_for_room(); }, absl::Minutes(1)));
+      ASSERT_TRUE(Eventually([&] { return runs() || waits_for_room(); }, absl::Minutes(5)));
       if (runs()) break;
       // It also looks so for a moment before the prefill node has heard of it.
       absl::SleepFor(absl::Seconds(1));
