@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "engine/activations.h"
-#include "engine/query_key_norm.h"
+#include "engine/query_key_value.h"
 #include "engine/rope_table.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
@@ -91,7 +91,7 @@ absl::Status DecodeEngine::Layer(size_t layer, std::span<const Item> items) {
   RETURN_IF_ERROR(RmsNorm(backend_, residual, w.attention_norm, config.norm_epsilon, normed));
   const TensorView qkv = ActivationRows(qkv_, batch, num_heads * config.head_dim);
   RETURN_IF_ERROR(ProductPacked(backend_, normed, qkv_weights, arithmetic_, qkv));
-  RETURN_IF_ERROR(NormQueriesAndKeys(backend_, config, w, qkv));
+  RETURN_IF_ERROR(FinishQueryKeyValue(backend_, config, w, qkv));
   RETURN_IF_ERROR(Rope(backend_,
                        qkv.Slice(1, 0, num_turned * config.head_dim).SplitLast(num_turned),
                        ActivationRows(cos_sin_, batch, config.head_dim), config.rope_pairs));

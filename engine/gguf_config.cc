@@ -115,6 +115,30 @@ absl::Status ApplyFactors(const GgufFile& file, ModelConfig& model) {
   return absl::OkStatus();
 }
 
+absl::Status ReadYarnScaling(const GgufFile& file, const ModelConfig& model, RopeScaling& out) {
+  const std::string extrapolation = Key(model, "rope.scaling.yarn_ext_factor");
+  ASSIGN_OR_RETURN(const auto share, file.Number(extrapolation));
+  if (share.value_or(1) != 1) {
+    return Refuse(file, absl::StrCat("metadata ", extrapolation, " is ", *share, "; wanted 1"));
+  }
+  const std::string log_multiplier = Key(model, "rope.scaling.yarn_log_multiplier");
+  if (file.Has(log_multiplier)) {
+    return Refuse(file, absl::StrCat("metadata ", log_multiplier, " is there; wanted none"));
+  }
+  ASSIGN_OR_RETURN(const auto slow, file.Number(Key(model, "rope.scaling.yarn_beta_slow")));
+  ASSIGN_OR_RETURN(const auto fast, file.Number(Key(model, "rope.scaling.yarn_beta_fast")));
+  ASSIGN_OR_RETURN(const auto original,
+                   file.Count(Key(model, "rope.scaling.original_context_length")));
+  ASSIGN_OR_RETURN(const auto times, file.Number(Key(model, "rope.scaling.attn_factor")));
+  out.kind = RopeScaling::Kind::kYarn;
+  out.beta_slow = slow.value_or(out.beta_slow);
+  out.beta_fast = fast.value_or(out.beta_fast);
+  out.original_context_tokens = static_cast<double>(original.value_or(model.context_tokens));
+  // Here it is what comes on top.
+  if (times.has_value()) out.attention_factor = RopeAttentionFactor(out) * *times;
+  return absl::OkStatus();
+}
+
 absl::Status ReadRope(const GgufFile& file, ModelConfig& model) {
   ASSIGN_OR_RETURN(const auto rotary_dim, file.Count(Key(model, "rope.dimension_count")));
   if (rotary_dim.value_or(model.head_dim) != model.head_dim) {
@@ -125,9 +149,9 @@ absl::Status ReadRope(const GgufFile& file, ModelConfig& model) {
   ASSIGN_OR_RETURN(const auto theta, file.Number(Key(model, "rope.freq_base")));
   if (theta.has_value()) scaling.theta = *theta;
   ASSIGN_OR_RETURN(const auto type, file.Text(Key(model, "rope.scaling.type")));
-  if (type.has_value() && *type != "none" && *type != "linear") {
+  if (type.has_value() && *type != "none" && *type != "linear" && *type != "yarn") {
     return Refuse(file, absl::StrCat("metadata ", Key(model, "rope.scaling.type"), " is ", *type,
-                                     "; wanted none or linear"));
+                                     "; wanted none, linear or yarn"));
   }
   // A factor without a type is linear: files older than the type have it so, the oldest under
   // another name.
@@ -135,13 +159,16 @@ absl::Status ReadRope(const GgufFile& file, ModelConfig& model) {
   if (!factor.has_value()) {
     ASSIGN_OR_RETURN(factor, file.Number(Key(model, "rope.scale_linear")));
   }
-  if (factor.has_value() && *factor != 0 && (!type.has_value() || *type == "linear")) {
+  if (factor.has_value() && *factor != 0 && type.value_or("linear") != "none") {
     scaling.kind = RopeScaling::Kind::kLinear;
     scaling.factor = *factor;
   }
+  if (type.value_or("none") == "yarn") RETURN_IF_ERROR(ReadYarnScaling(file, model, scaling));
   auto frequencies = RopeFrequencies(scaling, model.head_dim);
   if (!frequencies.ok()) return Bad(file, frequencies.status().message());
   model.rope_frequencies = *std::move(frequencies);
+  model.rope_attention_factor = RopeAttentionFactor(scaling);
+  model.context_tokens = ScaledContextTokens(scaling, model.context_tokens);
   // Converters permute the rows of Q and K for llama alone.
   model.rope_pairs = model.architecture == "llama" ? RopePairs::kAdjacent : RopePairs::kHalves;
   return ApplyFactors(file, model);
@@ -175,9 +202,9 @@ absl::Status ReadTokens(const GgufFile& file, ModelConfig& model) {
 
 absl::StatusOr<ModelConfig> ReadGgufConfig(const GgufFile& file) {
   ASSIGN_OR_RETURN(const absl::string_view architecture, file.RequiredText("general.architecture"));
-  if (architecture != "llama" && architecture != "qwen3") {
+  if (architecture != "llama" && architecture != "qwen2" && architecture != "qwen3") {
     return Refuse(file, absl::StrCat("metadata general.architecture is ", architecture,
-                                     "; wanted llama or qwen3"));
+                                     "; wanted llama, qwen2 or qwen3"));
   }
   ModelConfig model;
   model.architecture = std::string(architecture);

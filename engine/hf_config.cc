@@ -23,11 +23,12 @@ absl::StatusOr<std::string> ReadArchitecture(const JsonObject& config) {
   const std::string& name = list->front().get_ref<const std::string&>();
   if (name == "LlamaForCausalLM") return std::string("llama");
   if (name == "MistralForCausalLM") return std::string("mistral");
+  if (name == "Qwen2ForCausalLM") return std::string("qwen2");
   if (name == "Qwen3ForCausalLM") return std::string("qwen3");
-  return config.Unimplemented(
-      "architectures",
-      absl::StrCat("is ", name,
-                   "; wanted LlamaForCausalLM, MistralForCausalLM or Qwen3ForCausalLM"));
+  return config.Unimplemented("architectures",
+                              absl::StrCat("is ", name,
+                                           "; wanted LlamaForCausalLM, MistralForCausalLM, "
+                                           "Qwen2ForCausalLM or Qwen3ForCausalLM"));
 }
 
 // What would change the computation and kvship does not do.
@@ -72,6 +73,25 @@ absl::Status ReadLlama3Scaling(const JsonObject& rope, size_t context_tokens, Ro
   return absl::OkStatus();
 }
 
+absl::Status ReadYarnScaling(const JsonObject& rope, size_t context_tokens, RopeScaling& out) {
+  ASSIGN_OR_RETURN(const std::optional<bool> truncate, rope.Flag("truncate"));
+  if (!truncate.value_or(true)) {
+    return rope.Unimplemented("truncate", "is false; wanted true");
+  }
+  if (rope.Find("mscale_all_dim") != nullptr) {
+    return rope.Unimplemented("mscale_all_dim", "is there; wanted attention_factor, or neither");
+  }
+  ASSIGN_OR_RETURN(const auto slow, rope.Number("beta_slow"));
+  ASSIGN_OR_RETURN(const auto fast, rope.Number("beta_fast"));
+  ASSIGN_OR_RETURN(const auto original, rope.Number("original_max_position_embeddings"));
+  out.kind = RopeScaling::Kind::kYarn;
+  out.beta_slow = slow.value_or(out.beta_slow);
+  out.beta_fast = fast.value_or(out.beta_fast);
+  out.original_context_tokens = original.value_or(context_tokens);
+  ASSIGN_OR_RETURN(out.attention_factor, rope.Number("attention_factor"));
+  return absl::OkStatus();
+}
+
 // transformers 5 has everything in rope_parameters; before, rope_theta stood beside rope_scaling,
 // whose rope_type was at first called type.
 absl::StatusOr<RopeScaling> ReadRope(const JsonObject& config, size_t context_tokens) {
@@ -97,15 +117,16 @@ absl::StatusOr<RopeScaling> ReadRope(const JsonObject& config, size_t context_to
   }
   if (!type.has_value()) return rope->Bad("rope_type", "is missing; wanted a name");
   if (*type == "default") return scaling;
-  if (*type != "linear" && *type != "llama3") {
-    return rope->Unimplemented("rope_type",
-                               absl::StrCat("is ", *type, "; wanted default, linear or llama3"));
+  if (*type != "linear" && *type != "llama3" && *type != "yarn") {
+    return rope->Unimplemented(
+        "rope_type", absl::StrCat("is ", *type, "; wanted default, linear, llama3 or yarn"));
   }
   ASSIGN_OR_RETURN(const std::optional<double> factor, rope->Number("factor"));
   if (!factor.has_value()) return rope->Bad("factor", "is missing; wanted a number");
   scaling.factor = *factor;
   scaling.kind = RopeScaling::Kind::kLinear;
   if (*type == "llama3") RETURN_IF_ERROR(ReadLlama3Scaling(*rope, context_tokens, scaling));
+  if (*type == "yarn") RETURN_IF_ERROR(ReadYarnScaling(*rope, context_tokens, scaling));
   return scaling;
 }
 
@@ -188,6 +209,8 @@ absl::StatusOr<HfConfig> ReadHfConfig(const std::string& directory) {
         absl::StrCat(file.path, ": ", frequencies.status().message()));
   }
   model.rope_frequencies = *std::move(frequencies);
+  model.rope_attention_factor = RopeAttentionFactor(rope);
+  model.context_tokens = ScaledContextTokens(rope, model.context_tokens);
   model.rope_pairs = RopePairs::kHalves;
   RETURN_IF_ERROR(ReadTokens(directory, config, model));
   ASSIGN_OR_RETURN(const std::optional<bool> tied, config.Flag("tie_word_embeddings"));

@@ -32,6 +32,11 @@ absl::Status CheckRope(const ModelConfig& config) {
                                                      "; wanted a finite number of 0 or more"));
     }
   }
+  if (!std::isfinite(config.rope_attention_factor) || config.rope_attention_factor <= 0) {
+    return absl::InvalidArgumentError(absl::StrCat("rope_attention_factor is ",
+                                                   config.rope_attention_factor,
+                                                   "; wanted a finite number above 0"));
+  }
   return absl::OkStatus();
 }
 

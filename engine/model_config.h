@@ -13,7 +13,7 @@
 namespace kvship {
 
 struct ModelConfig {
-  std::string architecture;  // "llama", "mistral" or "qwen3"
+  std::string architecture;  // "llama", "mistral", "qwen2" or "qwen3"
   std::string name;          // for people; not part of any identity
   size_t num_layers = 0;
   size_t hidden_dim = 0;
@@ -25,12 +25,15 @@ struct ModelConfig {
   size_t context_tokens = 0;  // the longest prompt plus output the model was made for
   float norm_epsilon = 0;
   // Angle per position of each pair of a head's elements [head_dim / 2], with the scaling of the
-  // checkpoint (default, linear or llama3) applied.
+  // checkpoint (default, linear, llama3 or yarn) applied.
   std::vector<double> rope_frequencies;
+  double rope_attention_factor = 1;  // times every turned query and key
   RopePairs rope_pairs = RopePairs::kHalves;
   std::vector<int32_t> end_tokens;  // any of them ends the output
   int32_t begin_token = -1;         // put before the prompt when the tokenizer says so; -1: none
 
+  // A bias on queries, keys and values.
+  bool has_query_key_value_bias() const { return architecture == "qwen2"; }
   // RMS norm of each query and key head before RoPE.
   bool has_query_key_norm() const { return architecture == "qwen3"; }
 

@@ -7,7 +7,7 @@
 
 #include "base/status_macros.h"
 #include "engine/activations.h"
-#include "engine/query_key_norm.h"
+#include "engine/query_key_value.h"
 #include "engine/rope_table.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
@@ -224,7 +224,7 @@ absl::Status PrefillRun::QueryKeyValue(size_t begin, size_t end, const std::vect
       RmsNorm(backend, Residual(begin, end), w.attention_norm, config.norm_epsilon, normed));
   const TensorView qkv = ActivationRows(engine_.qkv_out_, rows, num_heads * d);
   RETURN_IF_ERROR(Product(backend, normed, engine_.qkv_, qkv));
-  RETURN_IF_ERROR(NormQueriesAndKeys(backend, config, w, qkv));
+  RETURN_IF_ERROR(FinishQueryKeyValue(backend, config, w, qkv));
   const TensorView queries = qkv.SplitLast(num_heads).Slice(1, 0, config.num_query_heads);
   for (const Piece& piece : pieces) {
     RETURN_IF_ERROR(piece.prompt.observation.AddBeforeRope(

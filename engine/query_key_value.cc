@@ -1,12 +1,13 @@
-#include "engine/query_key_norm.h"
+#include "engine/query_key_value.h"
 
 #include "base/status_macros.h"
 #include "kernels/elementwise.h"
 
 namespace kvship {
 
-absl::Status NormQueriesAndKeys(Backend& backend, const ModelConfig& config,
-                                const LayerWeights& layer, TensorView qkv) {
+absl::Status FinishQueryKeyValue(Backend& backend, const ModelConfig& config,
+                                 const LayerWeights& layer, TensorView qkv) {
+  if (!layer.qkv_bias.empty()) RETURN_IF_ERROR(AddBias(backend, layer.qkv_bias, qkv));
   if (layer.query_norm.empty()) return absl::OkStatus();
   const TensorView heads = qkv.SplitLast(config.num_query_heads + 2 * config.num_kv_heads);
   const TensorView queries = heads.Slice(1, 0, config.num_query_heads);

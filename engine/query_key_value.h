@@ -1,4 +1,4 @@
-// What happens to queries and keys between their projection and RoPE.
+// What happens to queries, keys and values between their projection and RoPE.
 #pragma once
 
 #include "absl/status/status.h"
@@ -8,9 +8,9 @@
 
 namespace kvship {
 
-// RMS norm of each query and key head, in place, where the model has it (Qwen3), else nothing. qkv
-// [M, (Hq + 2 H) D] f32: queries, keys, values.
-absl::Status NormQueriesAndKeys(Backend& backend, const ModelConfig& config,
-                                const LayerWeights& layer, TensorView qkv);
+// In place: the bias where the model has it (Qwen2), then RMS norm of each query and key head where
+// it has that (Qwen3). qkv [M, (Hq + 2 H) D] f32: queries, keys, values.
+absl::Status FinishQueryKeyValue(Backend& backend, const ModelConfig& config,
+                                 const LayerWeights& layer, TensorView qkv);
 
 }  // namespace kvship

@@ -32,8 +32,8 @@ std::vector<MeanTurn> MeanTurns(const ModelConfig& config, size_t begin, size_t 
     turn.first = halves ? p : 2 * p;
     turn.second = halves ? p + turns.size() : 2 * p + 1;
     const std::complex<double> mean = MeanTurnBy(config.rope_frequencies[p], begin, count);
-    turn.cosine = mean.real();
-    turn.sine = mean.imag();
+    turn.cosine = mean.real() * config.rope_attention_factor;
+    turn.sine = mean.imag() * config.rope_attention_factor;
   }
   return turns;
 }

@@ -20,7 +20,7 @@ struct MeanTurn {
 };
 
 // Of each pair, over the positions [begin, begin + count), at least one: the mean of the RoPE
-// matrices, [D / 2]. Takes as long for any count.
+// matrices with the model's attention factor, [D / 2]. Takes as long for any count.
 std::vector<MeanTurn> MeanTurns(const ModelConfig& config, size_t begin, size_t count);
 
 class QueryMoments {

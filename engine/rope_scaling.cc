@@ -1,5 +1,6 @@
 #include "engine/rope_scaling.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -18,6 +19,21 @@ absl::Status CheckPositive(absl::string_view field, double value) {
       absl::StrCat("RoPE ", field, " is ", value, "; wanted a finite number above 0"));
 }
 
+absl::Status CheckLess(absl::string_view low_field, double low, absl::string_view high_field,
+                       double high) {
+  RETURN_IF_ERROR(CheckPositive(low_field, low));
+  RETURN_IF_ERROR(CheckPositive(high_field, high));
+  if (high > low) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("RoPE ", high_field, " is ", high, "; wanted more than ", low_field, ", ", low));
+}
+
+absl::Status CheckYarn(const RopeScaling& scaling) {
+  if (scaling.theta == 1) return absl::InvalidArgumentError("RoPE theta is 1; wanted another");
+  RETURN_IF_ERROR(CheckPositive("attention_factor", RopeAttentionFactor(scaling)));
+  return CheckLess("beta_slow", scaling.beta_slow, "beta_fast", scaling.beta_fast);
+}
+
 absl::Status Check(const RopeScaling& scaling, size_t head_dim) {
   if (head_dim > kMaxHeadDim) {
     return absl::InvalidArgumentError(
@@ -25,15 +41,13 @@ absl::Status Check(const RopeScaling& scaling, size_t head_dim) {
   }
   RETURN_IF_ERROR(CheckPositive("theta", scaling.theta));
   RETURN_IF_ERROR(CheckPositive("factor", scaling.factor));
-  if (scaling.kind != RopeScaling::Kind::kLlama3) return absl::OkStatus();
+  using Kind = RopeScaling::Kind;
+  if (scaling.kind != Kind::kLlama3 && scaling.kind != Kind::kYarn) return absl::OkStatus();
   RETURN_IF_ERROR(
       CheckPositive("original_max_position_embeddings", scaling.original_context_tokens));
-  RETURN_IF_ERROR(CheckPositive("low_freq_factor", scaling.low_frequency_factor));
-  RETURN_IF_ERROR(CheckPositive("high_freq_factor", scaling.high_frequency_factor));
-  if (scaling.high_frequency_factor > scaling.low_frequency_factor) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("RoPE high_freq_factor is ", scaling.high_frequency_factor,
-                   "; wanted more than low_freq_factor, ", scaling.low_frequency_factor));
+  if (scaling.kind == Kind::kYarn) return CheckYarn(scaling);
+  return CheckLess("low_freq_factor", scaling.low_frequency_factor, "high_freq_factor",
+                   scaling.high_frequency_factor);
 }
 
 double ScaleLlama3(const RopeScaling& scaling, double frequency) {
@@ -44,6 +58,22 @@ double ScaleLlama3(const RopeScaling& scaling, double frequency) {
   const double share = (turns - scaling.low_frequency_factor) /
                        (scaling.high_frequency_factor - scaling.low_frequency_factor);
   return (1 - share) * slow + share * frequency;
+}
+
+double ScaleYarn(const RopeScaling& scaling, size_t head_dim, size_t pair, double frequency) {
+  // The pair, as a number with a fraction, that turns so often in the original context.
+  const auto pair_of = [&](double turns) {
+    const double tokens_per_radian =
+        scaling.original_context_tokens / (2 * std::numbers::pi * turns);
+    return static_cast<double>(head_dim) * std::log(tokens_per_radian) /
+           (2 * std::log(scaling.theta));
+  };
+  const double last_kept = std::max(std::floor(pair_of(scaling.beta_fast)), 0.0);
+  double first_slow =
+      std::min(std::ceil(pair_of(scaling.beta_slow)), static_cast<double>(head_dim) - 1);
+  if (first_slow == last_kept) first_slow += 0.001;
+  const double past = (static_cast<double>(pair) - last_kept) / (first_slow - last_kept);
+  return std::lerp(frequency, frequency / scaling.factor, std::clamp(past, 0.0, 1.0));
 }
 
 }  // namespace
@@ -57,9 +87,23 @@ absl::StatusOr<std::vector<double>> RopeFrequencies(const RopeScaling& scaling, 
       case RopeScaling::Kind::kDefault: frequencies[i] = plain; break;
       case RopeScaling::Kind::kLinear: frequencies[i] = plain / scaling.factor; break;
       case RopeScaling::Kind::kLlama3: frequencies[i] = ScaleLlama3(scaling, plain); break;
+      case RopeScaling::Kind::kYarn: frequencies[i] = ScaleYarn(scaling, head_dim, i, plain); break;
     }
   }
   return frequencies;
+}
+
+double RopeAttentionFactor(const RopeScaling& scaling) {
+  if (scaling.kind != RopeScaling::Kind::kYarn) return 1;
+  if (scaling.attention_factor.has_value()) return *scaling.attention_factor;
+  return scaling.factor <= 1 ? 1 : 1 + std::log(scaling.factor) / 10;
+}
+
+size_t ScaledContextTokens(const RopeScaling& scaling, size_t context_tokens) {
+  if (scaling.kind != RopeScaling::Kind::kYarn) return context_tokens;
+  constexpr double kMost = 1e15;  // which is no model's, and fits a size_t
+  const double scaled = scaling.factor * scaling.original_context_tokens;
+  return std::max(context_tokens, static_cast<size_t>(std::min(scaled, kMost)));
 }
 
 }  // namespace kvship

@@ -6,7 +6,8 @@
 
 namespace kvship {
 
-// Fills row m with cos and sin of position * frequency, pair by pair. `row` [head_dim].
+// Fills `row` [head_dim] with cos and sin of position * frequency, pair by pair, times the model's
+// attention factor.
 void FillRopeRow(const ModelConfig& config, size_t position, float* row);
 
 }  // namespace kvship

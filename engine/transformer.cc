@@ -25,6 +25,9 @@ struct TensorNames {
   const char* query;
   const char* key;
   const char* value;
+  const char* query_bias;
+  const char* key_bias;
+  const char* value_bias;
   const char* query_norm;
   const char* key_norm;
   const char* attention_output;
@@ -43,6 +46,9 @@ constexpr TensorNames kHfNames = {
     .query = ".self_attn.q_proj.weight",
     .key = ".self_attn.k_proj.weight",
     .value = ".self_attn.v_proj.weight",
+    .query_bias = ".self_attn.q_proj.bias",
+    .key_bias = ".self_attn.k_proj.bias",
+    .value_bias = ".self_attn.v_proj.bias",
     .query_norm = ".self_attn.q_norm.weight",
     .key_norm = ".self_attn.k_norm.weight",
     .attention_output = ".self_attn.o_proj.weight",
@@ -61,6 +67,9 @@ constexpr TensorNames kGgufNames = {
     .query = ".attn_q.weight",
     .key = ".attn_k.weight",
     .value = ".attn_v.weight",
+    .query_bias = ".attn_q.bias",
+    .key_bias = ".attn_k.bias",
+    .value_bias = ".attn_v.bias",
     .query_norm = ".attn_q_norm.weight",
     .key_norm = ".attn_k_norm.weight",
     .attention_output = ".attn_output.weight",
@@ -81,6 +90,13 @@ absl::StatusOr<LayerWeights> ReadLayer(WeightSource& source, const TensorNames& 
   ASSIGN_OR_RETURN(out.query, source.Matrix(prefix + names.query, query_dim, hidden));
   ASSIGN_OR_RETURN(out.key, source.Matrix(prefix + names.key, kv_dim, hidden));
   ASSIGN_OR_RETURN(out.value, source.Matrix(prefix + names.value, kv_dim, hidden));
+  if (config.has_query_key_value_bias()) {
+    ASSIGN_OR_RETURN(out.qkv_bias, source.Vector(prefix + names.query_bias, query_dim));
+    for (const char* name : {names.key_bias, names.value_bias}) {
+      ASSIGN_OR_RETURN(const std::vector<float> bias, source.Vector(prefix + name, kv_dim));
+      out.qkv_bias.insert(out.qkv_bias.end(), bias.begin(), bias.end());
+    }
+  }
   if (config.has_query_key_norm()) {
     ASSIGN_OR_RETURN(out.query_norm, source.Vector(prefix + names.query_norm, config.head_dim));
     ASSIGN_OR_RETURN(out.key_norm, source.Vector(prefix + names.key_norm, config.head_dim));

@@ -23,6 +23,7 @@ struct LayerWeights {
   WeightView query;                   // [Hq D, C]
   WeightView key;                     // [H D, C]
   WeightView value;                   // [H D, C]
+  std::vector<float> qkv_bias;        // [(Hq + 2 H) D]; empty where the model has none
   std::vector<float> query_norm;      // [D]; empty where the model has no QK norm
   std::vector<float> key_norm;        // [D]; likewise
   WeightView output;                  // [C, Hq D]

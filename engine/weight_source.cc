@@ -45,6 +45,11 @@ std::string ConfigText(const ModelConfig& config) {
   for (const double frequency : config.rope_frequencies) {
     absl::StrAppend(&text, " ", absl::Hex(std::bit_cast<uint32_t>(static_cast<float>(frequency))));
   }
+  if (config.rope_attention_factor != 1) {
+    absl::StrAppend(
+        &text, " times ",
+        absl::Hex(std::bit_cast<uint32_t>(static_cast<float>(config.rope_attention_factor))));
+  }
   absl::StrAppend(&text, "\ntokens ", config.begin_token, " ",
                   absl::StrJoin(config.end_tokens, " "), "\n");
   return text;

@@ -22,6 +22,9 @@ absl::Status Embed(Backend& backend, const WeightView& table, std::span<const in
 absl::Status RmsNorm(Backend& backend, TensorView x, std::span<const float> weight, float epsilon,
                      TensorView out);
 
+// x[m] += bias, row by row. x [M, C] f32, bias [C].
+absl::Status AddBias(Backend& backend, std::span<const float> bias, TensorView x);
+
 // out = silu(gate) * up, silu(x) = x / (1 + exp(-x)). gate_up [M, 2F] f32 with the gates first, out
 // [M, F] f32. exp() is a polynomial good to 2 units in the last place.
 absl::Status SiluMul(Backend& backend, TensorView gate_up, TensorView out);

@@ -204,18 +204,10 @@ PagedAttentionArgs DeviceDecodeEngine::Attention(size_t layer) const {
           .max_pages = max_pages_};
 }
 
-absl::Status DeviceDecodeEngine::Multiply(const std::byte* x, const std::byte* weights,
-                                          std::byte* out, size_t rows, size_t cols,
-                                          bool accumulate) {
-  return products_->Run(stream_, {.x = x,
-                                  .weights = weights,
-                                  .out = out,
-                                  .dtype = model_.dtype(),
-                                  .out_dtype = model_.dtype(),
-                                  .num_tokens = batch_,
-                                  .rows = rows,
-                                  .cols = cols,
-                                  .accumulate = accumulate});
+absl::Status DeviceDecodeEngine::Multiply(ProductArgs args) {
+  args.dtype = args.out_dtype = model_.dtype();
+  args.num_tokens = batch_;
+  return products_->Run(stream_, args);
 }
 
 absl::Status DeviceDecodeEngine::Norm(const std::byte* weight) {
@@ -239,6 +231,7 @@ absl::Status DeviceDecodeEngine::EnqueueStep() {
                                          .num_heads = num_heads_,
                                          .num_kv_heads = config.num_kv_heads}));
   RETURN_IF_ERROR(FillRopeTable(stream_, {.frequencies = model_.rope_frequencies(),
+                                          .attention_factor = config.rope_attention_factor,
                                           .positions = positions_.as<int32_t>(),
                                           .out = cos_sin_.as<float>(),
                                           .num_tokens = batch_,
@@ -273,8 +266,12 @@ absl::Status DeviceDecodeEngine::EnqueueLayer(size_t layer) {
   const DeviceLayerWeights& w = model_.layer(layer);
   const size_t c = config.hidden_dim, f = config.ffn_dim, d = config.head_dim;
   RETURN_IF_ERROR(Norm(w.attention_norm));
-  RETURN_IF_ERROR(Multiply(normed_.data(), w.qkv, qkv_.data(), NumHeads(config) * d, c,
-                           /*accumulate=*/false));
+  RETURN_IF_ERROR(Multiply({.x = normed_.data(),
+                            .weights = w.qkv,
+                            .bias = w.qkv_bias,
+                            .out = qkv_.data(),
+                            .rows = NumHeads(config) * d,
+                            .cols = c}));
   RETURN_IF_ERROR(RopeAndStore(
       stream_, {.qkv = qkv_.data(),
                 .query_norm = w.query_norm,
@@ -290,17 +287,29 @@ absl::Status DeviceDecodeEngine::EnqueueLayer(size_t layer) {
                 .head_dim = d,
                 .norm_epsilon = config.norm_epsilon}));
   RETURN_IF_ERROR(PagedAttention(stream_, Attention(layer)));
-  RETURN_IF_ERROR(Multiply(attended_.data(), w.output, residual_.data(), c,
-                           config.num_query_heads * d, /*accumulate=*/true));
+  RETURN_IF_ERROR(Multiply({.x = attended_.data(),
+                            .weights = w.output,
+                            .out = residual_.data(),
+                            .rows = c,
+                            .cols = config.num_query_heads * d,
+                            .accumulate = true}));
   RETURN_IF_ERROR(Norm(w.ffn_norm));
-  RETURN_IF_ERROR(Multiply(normed_.data(), w.gate_up, gate_up_.data(), 2 * f, c,
-                           /*accumulate=*/false));
+  RETURN_IF_ERROR(Multiply({.x = normed_.data(),
+                            .weights = w.gate_up,
+                            .out = gate_up_.data(),
+                            .rows = 2 * f,
+                            .cols = c}));
   RETURN_IF_ERROR(SiluMul(stream_, {.gate_up = gate_up_.data(),
                                     .out = gated_.data(),
                                     .dtype = model_.dtype(),
                                     .num_tokens = batch_,
                                     .width = f}));
-  return Multiply(gated_.data(), w.down, residual_.data(), c, f, /*accumulate=*/true);
+  return Multiply({.x = gated_.data(),
+                   .weights = w.down,
+                   .out = residual_.data(),
+                   .rows = c,
+                   .cols = f,
+                   .accumulate = true});
 }
 
 absl::StatusOr<std::vector<int32_t>> DeviceDecodeEngine::Tokens() {

@@ -65,8 +65,8 @@ class DeviceDecodeEngine {
   void DropGraphs();
   absl::Status EnqueueStep();
   absl::Status EnqueueLayer(size_t layer);
-  absl::Status Multiply(const std::byte* x, const std::byte* weights, std::byte* out, size_t rows,
-                        size_t cols, bool accumulate);
+  // Of the batch, in the model's format.
+  absl::Status Multiply(ProductArgs args);
   absl::Status Norm(const std::byte* weight);
   PagedAttentionArgs Attention(size_t layer) const;
 

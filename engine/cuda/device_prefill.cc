@@ -119,6 +119,7 @@ absl::Status DevicePrefillRun::Begin(std::span<const int32_t> tokens) {
                                              cudaMemcpyHostToDevice, stream),
                              "tokens"));
   RETURN_IF_ERROR(FillRopeTable(stream, {.frequencies = engine_.model().rope_frequencies(),
+                                         .attention_factor = config.rope_attention_factor,
                                          .out = cos_sin_.as<float>(),
                                          .num_tokens = num_rows_,
                                          .head_dim = config.head_dim,
@@ -224,6 +225,7 @@ absl::Status DevicePrefillRun::QueryKeyValue(size_t begin, size_t num_rows) {
                                    .epsilon = config.norm_epsilon}));
   RETURN_IF_ERROR(engine_.products_->Run(stream, {.x = engine_.normed_.data(),
                                                   .weights = model.layer(layer_).qkv,
+                                                  .bias = model.layer(layer_).qkv_bias,
                                                   .out = engine_.qkv_.data(),
                                                   .dtype = model.dtype(),
                                                   .out_dtype = model.dtype(),

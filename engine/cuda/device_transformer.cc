@@ -93,6 +93,7 @@ DType DeviceDTypeOf(const Transformer& model) {
 absl::Status DeviceTransformer::Lay(bool tied) {
   const size_t c = config_.hidden_dim, f = config_.ffn_dim, d = config_.head_dim;
   const size_t q = config_.num_query_heads * d, kv = config_.num_kv_heads * d;
+  const size_t bias = config_.has_query_key_value_bias() ? q + 2 * kv : 0;
   const size_t norm = config_.has_query_key_norm() ? d : 0;
   if (dtype_ != DType::kF16 && dtype_ != DType::kBf16) {
     return absl::InvalidArgumentError("dtype: wanted f16 or bf16");
@@ -100,13 +101,14 @@ absl::Status DeviceTransformer::Lay(bool tied) {
   RETURN_IF_ERROR(CheckShape(config_));
   Layout layout;
   struct Offsets {
-    size_t attention_norm, qkv, query_norm, key_norm, output, ffn_norm, gate_up, down;
+    size_t attention_norm, qkv, qkv_bias, query_norm, key_norm, output, ffn_norm, gate_up, down;
   };
   const size_t embedding = layout.Take(config_.vocab_tokens * c);
   std::vector<Offsets> offsets;
   for (size_t i = 0; i < config_.num_layers; ++i) {
     offsets.push_back({.attention_norm = layout.Take(c),
                        .qkv = layout.Take((q + 2 * kv) * c),
+                       .qkv_bias = layout.Take(bias),
                        .query_norm = layout.Take(norm),
                        .key_norm = layout.Take(norm),
                        .output = layout.Take(c * q),
@@ -124,6 +126,7 @@ absl::Status DeviceTransformer::Lay(bool tied) {
   for (const Offsets& at : offsets) {
     layers_.push_back({.attention_norm = base + at.attention_norm,
                        .qkv = base + at.qkv,
+                       .qkv_bias = bias > 0 ? base + at.qkv_bias : nullptr,
                        .query_norm = norm > 0 ? base + at.query_norm : nullptr,
                        .key_norm = norm > 0 ? base + at.key_norm : nullptr,
                        .output = base + at.output,
@@ -153,6 +156,7 @@ absl::StatusOr<std::unique_ptr<const DeviceTransformer>> DeviceTransformer::Uplo
     RETURN_IF_ERROR(uploader.Copy(from.query, to.qkv));
     RETURN_IF_ERROR(uploader.Copy(from.key, to.qkv + bytes(from.query)));
     RETURN_IF_ERROR(uploader.Copy(from.value, to.qkv + bytes(from.query) + bytes(from.key)));
+    if (to.qkv_bias != nullptr) RETURN_IF_ERROR(uploader.Copy(from.qkv_bias, to.qkv_bias));
     if (to.query_norm != nullptr) {
       RETURN_IF_ERROR(uploader.Copy(from.query_norm, to.query_norm));
       RETURN_IF_ERROR(uploader.Copy(from.key_norm, to.key_norm));
@@ -186,6 +190,10 @@ absl::StatusOr<std::unique_ptr<const DeviceTransformer>> DeviceTransformer::Rand
   for (const DeviceLayerWeights& layer : device->layers_) {
     RETURN_IF_ERROR(ones(layer.attention_norm, c));
     RETURN_IF_ERROR(fill(layer.qkv, NumHeads(config) * d, c));
+    if (layer.qkv_bias != nullptr) {
+      RETURN_IF_ERROR(FillRandom(nullptr, dtype, const_cast<std::byte*>(layer.qkv_bias),
+                                 NumHeads(config) * d, 0.0f, 1.0f, seed++));
+    }
     if (layer.query_norm != nullptr) {
       RETURN_IF_ERROR(ones(layer.query_norm, d));
       RETURN_IF_ERROR(ones(layer.key_norm, d));

@@ -26,6 +26,7 @@ inline size_t NumHeads(const ModelConfig& config) {
 struct DeviceLayerWeights {
   const std::byte* attention_norm = nullptr;  // [C]
   const std::byte* qkv = nullptr;             // [(Hq + 2 H) D, C]
+  const std::byte* qkv_bias = nullptr;        // [(Hq + 2 H) D]; null where the model has none
   const std::byte* query_norm = nullptr;      // [D]; null where the model has no QK norm
   const std::byte* key_norm = nullptr;        // [D]; likewise
   const std::byte* output = nullptr;          // [C, Hq D]

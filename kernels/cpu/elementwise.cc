@@ -42,6 +42,16 @@ void RmsNormRow(const float* x, const float* weight, size_t cols, float epsilon,
   for (; i < cols; ++i) out[i] = x[i] * scale * weight[i];
 }
 
+void AddBiasRow(const float* bias, size_t cols, float* x) {
+  const hn::ScalableTag<float> d;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= cols; i += lanes) {
+    hn::StoreU(hn::Add(hn::LoadU(d, x + i), hn::LoadU(d, bias + i)), d, x + i);
+  }
+  for (; i < cols; ++i) x[i] += bias[i];
+}
+
 void SiluMulRow(const float* gate, const float* up, size_t count, float* out) {
   const hn::ScalableTag<float> d;
   const size_t lanes = hn::Lanes(d);
@@ -109,6 +119,7 @@ namespace kvship {
 namespace {
 
 HWY_EXPORT(RmsNormRow);
+HWY_EXPORT(AddBiasRow);
 HWY_EXPORT(SiluMulRow);
 HWY_EXPORT(RopeHalves);
 HWY_EXPORT(RopeAdjacent);
@@ -170,6 +181,14 @@ absl::Status RmsNorm(Backend& backend, TensorView x, std::span<const float> weig
       row_function(from, weight.data(), weight.size(), epsilon, to);
     }
   });
+  return absl::OkStatus();
+}
+
+absl::Status AddBias(Backend& backend, std::span<const float> bias, TensorView x) {
+  if (x.rank != 2 || x.dims[1] != bias.size()) return ShapeError("bias: x", "[M, C]", x);
+  const auto row_function = HWY_DYNAMIC_DISPATCH(AddBiasRow);
+  ForEachRow(backend, x.dims[0], bias.size(),
+             [&](size_t row) { row_function(bias.data(), bias.size(), x.f32(row)); });
   return absl::OkStatus();
 }
 

@@ -53,9 +53,22 @@ struct Products::Plan {
     RETURN_IF_ERROR(CublasStatus(Lt().desc_set_attribute(operation, CUBLASLT_MATMUL_DESC_TRANSA,
                                                          &transpose, sizeof transpose),
                                  "product"));
+    if (args.bias != nullptr) {
+      const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+      RETURN_IF_ERROR(CublasStatus(Lt().desc_set_attribute(operation, CUBLASLT_MATMUL_DESC_EPILOGUE,
+                                                           &epilogue, sizeof epilogue),
+                                   "product with a bias"));
+      RETURN_IF_ERROR(UseBias(args.bias));
+    }
     RETURN_IF_ERROR(Layout(&weights, type, args.cols, args.rows));
     RETURN_IF_ERROR(Layout(&x, type, args.cols, args.num_tokens));
     return Layout(&out, out_type, args.rows, args.num_tokens);
+  }
+
+  absl::Status UseBias(const void* bias) const {
+    return CublasStatus(
+        Lt().desc_set_attribute(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias),
+        "bias of a product");
   }
 
   static absl::Status Layout(cublasLtMatrixLayout_t* layout, cudaDataType_t type, size_t rows,
@@ -100,7 +113,8 @@ Products::~Products() {
 }
 
 absl::StatusOr<const Products::Plan*> Products::PlanFor(const ProductArgs& args) {
-  const Key key(args.num_tokens, args.rows, args.cols, args.dtype, args.out_dtype, args.accumulate);
+  const Key key(args.num_tokens, args.rows, args.cols, args.dtype, args.out_dtype, args.accumulate,
+                args.bias != nullptr);
   const auto known = plans_.find(key);
   if (known != plans_.end()) return known->second.get();
   if (plans_.size() == kMostPlans) plans_.clear();
@@ -117,6 +131,7 @@ absl::Status Products::Run(cudaStream_t stream, const ProductArgs& args) {
                      " weights: wanted at least one of each, and columns in multiples of 8"));
   }
   ASSIGN_OR_RETURN(const Plan* plan, PlanFor(args));
+  if (args.bias != nullptr) RETURN_IF_ERROR(plan->UseBias(args.bias));
   const float alpha = 1.0f, beta = args.accumulate ? 1.0f : 0.0f;
   return CublasStatus(
       Lt().matmul(handle_, plan->operation, &alpha, args.weights, plan->weights, args.x, plan->x,

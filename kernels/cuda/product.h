@@ -15,11 +15,13 @@
 
 namespace kvship::cuda {
 
-// out[m, n] = sum over k of x[m, k] weights[n, k], added to what is there with `accumulate`. Sums
-// are float32. Memory: device memory, aligned to 16 bytes; K is a multiple of 8.
+// out[m, n] = sum over k of x[m, k] weights[n, k], plus bias[n] where there is one, added to what
+// is there with `accumulate`. Sums are float32. Memory: device memory, aligned to 16 bytes; K is a
+// multiple of 8.
 struct ProductArgs {
   const void* x = nullptr;        // [M, K] of dtype
   const void* weights = nullptr;  // [N, K] of dtype
+  const void* bias = nullptr;     // [N] of out_dtype
   void* out = nullptr;            // [M, N] of out_dtype
   DType dtype = DType::kBf16;
   DType out_dtype = DType::kBf16;  // that, or f32
@@ -49,7 +51,7 @@ class Products {
 
  private:
   struct Plan;
-  using Key = std::tuple<size_t, size_t, size_t, DType, DType, bool>;
+  using Key = std::tuple<size_t, size_t, size_t, DType, DType, bool, bool>;
 
   Products() = default;
   absl::StatusOr<const Plan*> PlanFor(const ProductArgs& args);

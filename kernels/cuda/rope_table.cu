@@ -18,8 +18,8 @@ __global__ void __launch_bounds__(kThreads) RopeTableKernel(const RopeTableArgs 
   const auto position = args.positions != nullptr ? static_cast<double>(args.positions[row])
                                                   : static_cast<double>(args.first_position + row);
   const double angle = position * args.frequencies[i % pairs];
-  args.out[2 * i] = static_cast<float>(cos(angle));
-  args.out[2 * i + 1] = static_cast<float>(sin(angle));
+  args.out[2 * i] = static_cast<float>(cos(angle) * args.attention_factor);
+  args.out[2 * i + 1] = static_cast<float>(sin(angle) * args.attention_factor);
 }
 
 }  // namespace

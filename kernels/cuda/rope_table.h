@@ -12,14 +12,16 @@
 
 namespace kvship::cuda {
 
-// out[m, 2i] and out[m, 2i + 1] = cosine and sine of position[m] * frequencies[i]. The angle is
-// computed in double: at position 10^6 a float is off by 0.03. Memory: device memory.
+// out[m, 2i] and out[m, 2i + 1] = cosine and sine of position[m] * frequencies[i], times the
+// attention factor. The angle is computed in double: at position 10^6 a float is off by 0.03.
+// Memory: device memory.
 struct RopeTableArgs {
   const double* frequencies = nullptr;  // [D / 2]
-  const int32_t* positions = nullptr;   // [M]; or null: first_position + m
-  float* out = nullptr;                 // [M, D]
-  size_t num_tokens = 0;                // M
-  size_t head_dim = 0;                  // D
+  double attention_factor = 1;
+  const int32_t* positions = nullptr;  // [M]; or null: first_position + m
+  float* out = nullptr;                // [M, D]
+  size_t num_tokens = 0;               // M
+  size_t head_dim = 0;                 // D
   size_t first_position = 0;
 };
 absl::Status FillRopeTable(cudaStream_t stream, const RopeTableArgs& args);

@@ -232,8 +232,9 @@ TEST(ReadPlannedModel, ReadsADirectory) {
 TEST(ReadPlannedModel, KnowsHowManyWeightsTheShapesHave) {
   // As their publishers count them, in billions.
   const std::pair<const char*, double> counts[] = {
-      {"llama-2-7b", 6.74}, {"llama-3.1-8b", 8.03}, {"llama-3.1-70b", 70.6}, {"mistral-7b", 7.25},
-      {"qwen3-8b", 8.19},   {"qwen3-32b", 32.8},    {"smollm2-135m", 0.135}};
+      {"llama-2-7b", 6.74}, {"llama-3.1-8b", 8.03}, {"llama-3.1-70b", 70.6},
+      {"mistral-7b", 7.25}, {"qwen2.5-7b", 7.62},   {"qwen3-8b", 8.19},
+      {"qwen3-32b", 32.8},  {"smollm2-135m", 0.135}};
   for (const auto& [name, billions] : counts) {
     EXPECT_NEAR(Model(name).weight_bytes / 2e9, billions, 0.006 * billions) << name;
   }

@@ -86,7 +86,8 @@ TEST(MeanTurns, OfVeryManyPositionsTakeNoTime) {
 TEST(QueryMoments, AreThoseOfTheTurnedQueries) {
   constexpr size_t kQueries = 300, kBegin = 300, kCount = 16;
   for (RopePairs pairs : {RopePairs::kHalves, RopePairs::kAdjacent}) {
-    const ModelConfig config = SmallModel(pairs);
+    ModelConfig config = SmallModel(pairs);
+    config.rope_attention_factor = 1.25;
     Backend backend(2);
     std::vector<float> queries = Queries(kQueries);
     QueryMoments moments(config, kBegin, kCount);

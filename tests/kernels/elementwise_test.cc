@@ -67,6 +67,20 @@ TEST_P(OnEveryTarget, RmsNormAgreesWithDouble) {
   }
 }
 
+TEST_P(OnEveryTarget, ABiasIsAddedToEachRow) {
+  Backend backend(2);
+  for (const size_t cols : {1u, 15u, 64u, 577u}) {
+    const size_t rows = 150;
+    std::vector<float> x = RandomFloats(cols, rows * cols);
+    const std::vector<float> original = x, bias = RandomFloats(cols + 1, cols);
+    ASSERT_TRUE(AddBias(backend, bias, TensorView(x.data(), {rows, cols})).ok());
+    for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(x[i], original[i] + bias[i % cols]) << i;
+  }
+  std::vector<float> x(6);
+  EXPECT_EQ(AddBias(backend, x, TensorView(x.data(), {2, 3})).message(),
+            "bias: x: [2, 3], wanted [M, C]");
+}
+
 TEST_P(OnEveryTarget, RmsNormOfHeadsIsThatOfEachHeadAsARow) {
   Backend backend(2);
   constexpr size_t kRows = 5, kHeads = 6, kCols = 20;

@@ -232,15 +232,18 @@ TEST_F(DeviceEngineTest, CompressesAndDecodesLikeTheCpu) {
   }
 }
 
-TEST_F(DeviceEngineTest, NormsQueriesAndKeysWhereTheModelDoes) {
-  RandomModel random(RopePairs::kHalves, "qwen3");
-  for (const char* options :
-       {"budget_tokens=64,window=16,encoder=bf16",
-        "scorer=expected_attention,budget_tokens=64,window=16,encoder=bf16"}) {
-    SCOPED_TRACE(options);
-    Sides sides(random, 300, options, /*use_cudnn=*/true);
-    sides.Prefill();
-    sides.Decode(40);
+TEST_F(DeviceEngineTest, DoesToQueriesAndKeysWhatTheModelDoes) {
+  for (const char* architecture : {"qwen2", "qwen3"}) {
+    RandomModel random(RopePairs::kHalves, architecture);
+    random.mutable_model().config.rope_attention_factor = 1.25;
+    for (const char* options :
+         {"budget_tokens=64,window=16,encoder=bf16",
+          "scorer=expected_attention,budget_tokens=64,window=16,encoder=bf16"}) {
+      SCOPED_TRACE(testing::Message() << architecture << " " << options);
+      Sides sides(random, 300, options, /*use_cudnn=*/true);
+      sides.Prefill();
+      sides.Decode(40);
+    }
   }
 }
 

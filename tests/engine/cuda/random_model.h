@@ -49,6 +49,9 @@ class RandomModel {
       w.query = Matrix(config.num_query_heads * d, c);
       w.key = Matrix(config.num_kv_heads * d, c);
       w.value = Matrix(config.num_kv_heads * d, c);
+      if (config.has_query_key_value_bias()) {
+        w.qkv_bias = Vector((config.num_query_heads + 2 * config.num_kv_heads) * d, 0.0f, 0.5f);
+      }
       if (config.has_query_key_norm()) {
         w.query_norm = Norm(d);
         w.key_norm = Norm(d);
@@ -84,11 +87,12 @@ class RandomModel {
     for (float& x : numbers) x = Number(0.0f, deviation);
     return {reinterpret_cast<const std::byte*>(numbers.data()), WeightFormat::kF32, rows, cols};
   }
-  std::vector<float> Norm(size_t width) {
+  std::vector<float> Vector(size_t width, float mean, float deviation) {
     std::vector<float> weights(width);
-    for (float& x : weights) x = Number(1.0f, 0.1f);
+    for (float& x : weights) x = Number(mean, deviation);
     return weights;
   }
+  std::vector<float> Norm(size_t width) { return Vector(width, 1.0f, 0.1f); }
 
   std::mt19937 random_{7};
   std::vector<std::vector<float>> matrices_;  // moved, their numbers stay where they are

@@ -29,6 +29,10 @@ TEST_F(PrefillStepsTest, RopeTablesAreExactFarFromTheStart) {
   args.positions = positions.data();
   args.out = as_told.data();
   ASSERT_TRUE(FillRopeTable(nullptr, args).ok());
+  const DeviceArray<float> larger(kTokens * kHeadDim);
+  args.attention_factor = 1.5;
+  args.out = larger.data();
+  ASSERT_TRUE(FillRopeTable(nullptr, args).ok());
   const std::vector<float> a = in_order.ToHost(), b = as_told.ToHost();
   for (size_t m = 0; m < kTokens; ++m) {
     for (size_t i = 0; i < kHeadDim / 2; ++i) {
@@ -37,6 +41,8 @@ TEST_F(PrefillStepsTest, RopeTablesAreExactFarFromTheStart) {
       EXPECT_NEAR(a[m * kHeadDim + 2 * i + 1], std::sin(angle), 1e-7);
     }
   }
+  const std::vector<float> by_factor = larger.ToHost();
+  for (size_t i = 0; i < by_factor.size(); ++i) EXPECT_NEAR(by_factor[i], 1.5f * b[i], 2e-7);
   EXPECT_TRUE(std::equal(a.begin() + 2 * kHeadDim, a.end(), b.begin()));
   EXPECT_TRUE(std::equal(a.begin(), a.begin() + kHeadDim, b.begin() + 2 * kHeadDim));
 }

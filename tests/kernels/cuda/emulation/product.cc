@@ -7,13 +7,21 @@
 namespace kvship::cuda {
 namespace {
 
+// That of column n, in the format of the output.
+template <class T>
+float Bias(const ProductArgs& args, size_t n) {
+  if (args.bias == nullptr) return 0;
+  return args.out_dtype == DType::kF32 ? static_cast<const float*>(args.bias)[n]
+                                       : ToFloat(static_cast<const T*>(args.bias)[n]);
+}
+
 template <class T>
 void Multiply(const ProductArgs& args) {
   const auto* x = static_cast<const T*>(args.x);
   const auto* weights = static_cast<const T*>(args.weights);
   for (size_t m = 0; m < args.num_tokens; ++m) {
     for (size_t n = 0; n < args.rows; ++n) {
-      float sum = 0;
+      float sum = Bias<T>(args, n);
       for (size_t k = 0; k < args.cols; ++k) {
         sum += ToFloat(x[m * args.cols + k]) * ToFloat(weights[n * args.cols + k]);
       }

@@ -23,8 +23,9 @@ TEST_F(ProductTest, IsTheDefinitionInBothTypes) {
         const Tensor16 x = RandomTensor(dtype, s.tokens * s.cols, 1);
         const Tensor16 weights = RandomTensor(dtype, s.rows * s.cols, 2);
         const Tensor16 before = RandomTensor(dtype, s.tokens * s.rows, 3);
+        const Tensor16 bias = RandomTensor(dtype, s.rows, 4);
         const DeviceArray<uint16_t> device_x(x.bits), device_weights(weights.bits),
-            out(before.bits);
+            device_bias(bias.bits), out(before.bits);
         const DeviceArray<float> floats(s.tokens * s.rows);
         ProductArgs args = {.x = device_x.data(),
                             .weights = device_weights.data(),
@@ -40,6 +41,15 @@ TEST_F(ProductTest, IsTheDefinitionInBothTypes) {
         args.out = floats.data();
         args.out_dtype = DType::kF32;
         ASSERT_TRUE((*products)->Run(nullptr, args).ok());
+        // Twice, for the plan is that of the first bias.
+        const DeviceArray<uint16_t> with_bias(before.bits);
+        args.out = with_bias.data();
+        args.out_dtype = dtype;
+        for (const DeviceArray<uint16_t>* each : {&device_weights, &device_bias}) {
+          args.bias = each->data();
+          ASSERT_TRUE((*products)->Run(nullptr, args).ok());
+        }
+        const std::vector<float> biased = ValuesOf(dtype, with_bias.ToHost());
         const std::vector<float> got = ValuesOf(dtype, out.ToHost()), in_f32 = floats.ToHost();
         for (size_t i = 0; i < got.size(); ++i) {
           double sum = 0, magnitude = 0;
@@ -50,6 +60,11 @@ TEST_F(ProductTest, IsTheDefinitionInBothTypes) {
             magnitude += std::abs(term);
           }
           ASSERT_NEAR(in_f32[i], sum, 1e-5 * magnitude) << i;
+          const double summand = bias.values[i % s.rows];
+          ASSERT_NEAR(
+              biased[i], sum + summand,
+              UnitRoundoff(dtype) * (std::abs(sum + summand) + std::abs(sum)) + 1e-5 * magnitude)
+              << i;
           // cuBLAS may round the product to dtype before it adds what is there, and then the sum.
           const double wanted = sum + (accumulate ? before.values[i] : 0.0);
           const double rounded = std::abs(wanted) + (accumulate ? std::abs(sum) : 0.0);
