@@ -6,6 +6,7 @@
 #include "base/status_macros.h"
 #include "base/utf8.h"
 #include "engine/byte_alphabet.h"
+#include "engine/normal_form.h"
 
 namespace kvship {
 namespace {
@@ -90,6 +91,7 @@ Sha256Digest IdentityOf(const TokenizerParts& parts) {
     absl::StrAppend(&text, pattern.is_regex, " ");
     add(pattern.pattern);
   }
+  if (parts.normalizes) absl::StrAppend(&text, "NFC\n");
   Sha256 sha;
   sha.Update(std::as_bytes(std::span(text)));
   return sha.Finish();
@@ -118,7 +120,8 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> ByteLevelTokenizer::Create(Toke
 
 ByteLevelTokenizer::ByteLevelTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer,
                                        BytePairEncoding merges)
-    : pre_tokenizer_(std::move(pre_tokenizer)),
+    : normalizes_(parts.normalizes),
+      pre_tokenizer_(std::move(pre_tokenizer)),
       merges_(std::move(merges)),
       begin_token_(parts.begin_token),
       identity_(IdentityOf(parts)) {
@@ -149,6 +152,11 @@ ByteLevelTokenizer::ByteLevelTokenizer(TokenizerParts parts, PreTokenizer pre_to
 absl::Status ByteLevelTokenizer::EncodePlain(absl::string_view text,
                                              BytePairEncoding::Scratch& scratch,
                                              std::vector<int32_t>& ids) const {
+  std::string normal;
+  if (normalizes_) {
+    ASSIGN_OR_RETURN(normal, NormalFormC(text));
+    text = normal;
+  }
   std::vector<absl::string_view> pieces;
   RETURN_IF_ERROR(pre_tokenizer_.Split(text, pieces));
   for (const absl::string_view piece : pieces) {

@@ -30,6 +30,7 @@ struct TokenizerParts {
   std::vector<std::string> tokens;                          // by id
   std::vector<TokenKind> kinds;                             // by id
   std::vector<std::pair<std::string, std::string>> merges;  // the most preferred first
+  bool normalizes = false;  // text to form C (normal_form.h), but for the names of added tokens
   std::vector<SplitPattern> patterns;
   bool ignore_merges = false;  // a piece that is a token as a whole becomes it without merges
   int32_t unknown_token = -1;  // for bytes that have no token; -1: they are dropped,
@@ -66,6 +67,7 @@ class ByteLevelTokenizer : public Tokenizer {
   TokensByName special_tokens_;
   AddedTokens always_parsed_;
   AddedTokens all_added_;
+  bool normalizes_;
   PreTokenizer pre_tokenizer_;
   BytePairEncoding merges_;
   int32_t begin_token_;

@@ -38,6 +38,7 @@ absl::Status ReadPreTokenizer(const GgufFile& file, TokenizerParts& parts) {
     parts.ignore_merges = true;
   } else if (name == "qwen2") {
     parts.patterns = {{kQwen2Pattern}};
+    parts.normalizes = true;
   } else {
     return absl::UnimplementedError(
         absl::StrCat(file.path(), ": metadata tokenizer.ggml.pre is ", name,

@@ -208,12 +208,19 @@ absl::Status ReadPostProcessor(const JsonObject& root, TokenizerParts& parts) {
   return absl::OkStatus();
 }
 
-absl::Status RefuseOtherParts(const JsonObject& root) {
-  ASSIGN_OR_RETURN(const std::optional<JsonObject> normalizer, root.Object("normalizer"));
-  if (normalizer.has_value()) {
-    ASSIGN_OR_RETURN(const std::string type, normalizer->RequiredText("type"));
-    return normalizer->Unimplemented("type", absl::StrCat("is ", type, "; wanted none"));
+absl::Status ReadNormalizer(const JsonObject& root, TokenizerParts& parts) {
+  ASSIGN_OR_RETURN(const std::vector<JsonObject> steps, Steps(root, "normalizer", "normalizers"));
+  for (const JsonObject& step : steps) {
+    ASSIGN_OR_RETURN(const std::string type, step.RequiredText("type"));
+    if (type != "NFC") {
+      return step.Unimplemented("type", absl::StrCat("is ", type, "; wanted NFC, or none"));
+    }
+    parts.normalizes = true;
   }
+  return absl::OkStatus();
+}
+
+absl::Status RefuseOtherDecoders(const JsonObject& root) {
   ASSIGN_OR_RETURN(const std::optional<JsonObject> decoder, root.Object("decoder"));
   if (!decoder.has_value()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const std::string type, decoder->RequiredText("type"));
@@ -237,10 +244,11 @@ absl::StatusOr<TokenizerParts> ReadHfTokenizer(const std::string& path) {
   const JsonObject root(file);
   TokenizerParts parts;
   parts.where = path;
-  RETURN_IF_ERROR(RefuseOtherParts(root));
+  RETURN_IF_ERROR(RefuseOtherDecoders(root));
   RETURN_IF_ERROR(ReadModel(root, parts));
   RETURN_IF_ERROR(ReadAddedTokens(root, parts));
   RETURN_IF_ERROR(ReadUnknownToken(root, parts));
+  RETURN_IF_ERROR(ReadNormalizer(root, parts));
   RETURN_IF_ERROR(ReadPreTokenizer(root, parts));
   RETURN_IF_ERROR(ReadPostProcessor(root, parts));
   return parts;

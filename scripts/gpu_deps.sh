@@ -11,14 +11,15 @@ source scripts/setup.sh
 
 packages=(
   libabsl-dev libabsl20220623 libspdlog-dev libspdlog1.10 libfmt-dev libfmt9 nlohmann-json3-dev
-  libhwy-dev libhwy1 libisal-dev libisal2 libpcre2-dev libpcre2-8-0 libssl-dev libssl3
+  libhwy-dev libhwy1 libisal-dev libisal2 libpcre2-dev libpcre2-8-0 libutf8proc-dev libutf8proc2
+  libssl-dev libssl3
   libgtest-dev libgmock-dev
 )
 architecture=x86_64-linux-gnu
 target=.gpu-deps
 
 # The rest of those packages: static twins of shared libraries, and what no program of ours links.
-skipped='/(libcrypto|libssl|libpcre2-[a-z0-9]*|libabsl_[a-z0-9_]*|libisal|libhwy[a-z_]*)\.a$'
+skipped='/(libcrypto|libssl|libpcre2-[a-z0-9]*|libutf8proc|libabsl_[a-z0-9_]*|libisal|libhwy[a-z_]*)\.a$'
 skipped+='|/(libssl|libpcre2-(16|32|posix)|libhwy_(test|contrib))\.|/(engines-3|ossl-modules)/'
 
 rm -rf "$target"

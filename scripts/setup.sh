@@ -5,7 +5,7 @@ build_packages=(
   g++ cmake ninja-build ccache pkg-config ca-certificates
   libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
   libabsl-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libhwy-dev libisal-dev
-  libpcre2-dev libssl-dev prometheus-cpp-dev libcpp-httplib-dev
+  libpcre2-dev libutf8proc-dev libssl-dev prometheus-cpp-dev libcpp-httplib-dev
   libgtest-dev libgmock-dev libbenchmark-dev
   python3 python3-venv python3-pip
   binutils patchelf

@@ -54,6 +54,12 @@ TEST(TokenizerJson, GivesTheReferenceIdsWithAnUnknownToken) {
   ExpectReferenceIds(**tokenizer, KVSHIP_GOLDENS "/tokenizers/unknown/ids.json");
 }
 
+TEST(TokenizerJson, GivesTheReferenceIdsOfAQwenStyle) {
+  const auto tokenizer = Tokenizer::Load(KVSHIP_GOLDENS "/tokenizers/qwen");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  ExpectReferenceIds(**tokenizer, KVSHIP_GOLDENS "/tokenizers/qwen/ids.json");
+}
+
 // A tokenizer.json that a test changes.
 class EditedTokenizer {
  public:
@@ -75,7 +81,7 @@ class EditedTokenizer {
 
 TEST(TokenizerJson, RefusesPartsItDoesNotHave) {
   for (const auto& [place, value] : std::vector<std::pair<std::string, json>>{
-           {"/normalizer", {{"type", "NFC"}}},
+           {"/normalizer", {{"type", "Lowercase"}}},
            {"/decoder", {{"type", "Metaspace"}}},
            {"/model/type", "Unigram"},
            {"/model/byte_fallback", true},
