@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <tuple>
@@ -49,7 +50,8 @@ class Products {
 
  private:
   struct Plan;
-  using Key = std::tuple<size_t, size_t, size_t, DType, DType, bool>;
+  // M, N, K, the types, whether it accumulates, and how addresses are aligned.
+  using Key = std::tuple<size_t, size_t, size_t, DType, DType, bool, uint32_t>;
 
   Products() = default;
   absl::StatusOr<const Plan*> PlanFor(const ProductArgs& args);
