@@ -25,11 +25,12 @@ class Heartbeat {
 
   // The device is lost: the thread goes on, but its work will fail for good.
   void LoseDevice() { device_lost_.store(true, std::memory_order_relaxed); }
+  bool device_lost() const { return device_lost_.load(std::memory_order_relaxed); }
 
   // OK; Unavailable if `thread` has been silent for `most`, so long as it is; Internal, for good,
   // if its device is lost. `thread` is its name for people.
   absl::Status Check(absl::string_view thread, absl::Duration most) const {
-    if (device_lost_.load(std::memory_order_relaxed)) {
+    if (device_lost()) {
       return absl::InternalError("the GPU is lost: the process has to be started anew");
     }
     if (silence() < most) return absl::OkStatus();

@@ -54,7 +54,7 @@ void DecodeLoop::Run() {
     SweepEnded();
     const std::vector<Session*> batch = NextBatch();
     idle_ = batch.empty();
-    if (!idle_) Step(batch);
+    idle_ ? WatchDevice() : Step(batch);
   }
   for (const auto& session : sessions_) {
     if (!session->ended()) session->Fail(absl::UnavailableError("the server is shutting down"));
@@ -107,7 +107,7 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
   if (!status.ok()) {
     LogError(absl::StrCat("a decode step failed: ", status.ToString()));
     if (!absl::IsResourceExhausted(status)) status = absl::InternalError(status.message());
-    if (!decoder_.CheckDevice().ok()) heartbeat_.LoseDevice();
+    WatchDevice();
   }
   metrics_.ObserveBatch(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {
@@ -129,6 +129,14 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
     if (!taken.ok() && !session.ended()) session.Fail(taken);
     if (taken.ok()) metrics_.ObserveBetweenTokens(session.last_token_time() - before);
   }
+}
+
+void DecodeLoop::WatchDevice() {
+  if (heartbeat_.device_lost()) return;
+  const absl::Status status = decoder_.CheckDevice();
+  if (status.ok()) return;
+  LogError(absl::StrCat("the GPU is lost: ", status.message()));
+  heartbeat_.LoseDevice();
 }
 
 }  // namespace kvship

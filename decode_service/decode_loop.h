@@ -47,6 +47,9 @@ class DecodeLoop {
   void SweepEnded();
   std::vector<Session*> NextBatch();
   void Step(const std::vector<Session*>& batch);
+  // After a step that failed, and where there is none: caches whose bytes a lost device does not
+  // take never come to a step.
+  void WatchDevice();
 
   Decoder& decoder_;
   DecodeMetrics& metrics_;

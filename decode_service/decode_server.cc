@@ -44,6 +44,7 @@ absl::StatusOr<DecodeDevice> OpenCpu(const DecodeServer::Options& options, const
 
 absl::StatusOr<DecodeDevice> OpenGpu(const DecodeServer::Options& options,
                                      const Transformer& model) {
+  const ExitOnStop exit_on_stop;
   LogInfo(absl::StrCat("moving the model to cuda:", options.device.ordinal));
   ASSIGN_OR_RETURN(DecodeDevice device, OpenGpuForDecode(options.device, model, options.pool_bytes,
                                                          options.max_batch_sessions));

@@ -34,7 +34,7 @@ class Decoder {
   // Runs one step. Afterwards each cache has one tail token more. On error no cache has changed.
   virtual absl::Status Step(std::span<const Item> items) = 0;
 
-  // After a step that failed: Internal if no later one can succeed, as the device is lost.
+  // Between steps: Internal if no later one can succeed, as the device is lost.
   virtual absl::Status CheckDevice() { return absl::OkStatus(); }
 
   // Of items[item] of the last step, valid until the next one: its logits [vocab], and the token

@@ -44,6 +44,7 @@ absl::StatusOr<std::unique_ptr<PromptReader>> OpenReader(const PrefillProgramOpt
                                                          const Transformer& model,
                                                          Backend& backend) {
   if (options.device.is_gpu) {
+    const ExitOnStop exit_on_stop;  // a large prefix cache takes a minute to pin
     LogInfo(absl::StrCat("moving the model to cuda:", options.device.ordinal));
     return OpenGpuPromptReader(options.device, model, options.block_tokens,
                                options.prefix_cache_bytes);

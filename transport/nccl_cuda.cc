@@ -163,6 +163,8 @@ class CudaNcclLibrary : public NcclLibrary {
 void PrepareNcclEnvironment() {
   setenv("NCCL_RAS_ENABLE", "0", 1);
   unsetenv("NCCL_COMM_ID");
+  // Collectives by NVLink's switches: memory and a way to hang for what no pair here ever does.
+  setenv("NCCL_NVLS_ENABLE", "0", 0);
   // With the default of 8 streams would share queues, and work wait behind a kernel that waits for
   // a peer.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);

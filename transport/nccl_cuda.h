@@ -17,8 +17,9 @@ struct NcclCudaOptions {
   int max_ctas = 4;
 };
 
-// Sets up the environment that NCCL reads: without its RAS service, which listens on a port, and
-// without a unique id of somebody else's. Called first in main, before there are threads.
+// Sets up the environment that NCCL reads: without its RAS service, which listens on a port,
+// without a unique id of somebody else's, and without what only collectives need. Called first in
+// main, before there are threads.
 void PrepareNcclEnvironment();
 
 // Errors: FailedPrecondition, naming it, if libnccl is not there; Unavailable if there is no such

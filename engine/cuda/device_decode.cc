@@ -56,6 +56,7 @@ absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> DeviceDecodeEngine::Create(
         absl::StrCat("a batch of up to ", max_sequences, ": wanted 1 to ", most_sequences));
   }
   std::unique_ptr<DeviceDecodeEngine> engine(new DeviceDecodeEngine(model, stream, max_sequences));
+  ASSIGN_OR_RETURN(engine->capture_, Stream::CreateBesideDefault());
   ASSIGN_OR_RETURN(engine->products_, Products::Create());
   const size_t b = max_sequences;
   const size_t new_pages = config.num_layers * b * config.num_kv_heads;
@@ -174,11 +175,12 @@ absl::Status DeviceDecodeEngine::Step() {
 }
 
 absl::StatusOr<cudaGraphExec_t> DeviceDecodeEngine::Capture() {
-  RETURN_IF_ERROR(CudaStatus(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
-                             "capture of a step"));
+  RETURN_IF_ERROR(
+      CudaStatus(cudaStreamBeginCapture(capture_.get(), cudaStreamCaptureModeThreadLocal),
+                 "capture of a step"));
   absl::Status status = EnqueueStep();
   cudaGraph_t graph = nullptr;
-  status.Update(CudaStatus(cudaStreamEndCapture(stream_, &graph), "capture of a step"));
+  status.Update(CudaStatus(cudaStreamEndCapture(capture_.get(), &graph), "capture of a step"));
   cudaGraphExec_t executable = nullptr;
   if (status.ok()) {
     status = CudaStatus(cudaGraphInstantiate(&executable, graph, 0), "graph of a step");
@@ -207,58 +209,58 @@ PagedAttentionArgs DeviceDecodeEngine::Attention(size_t layer) const {
 absl::Status DeviceDecodeEngine::Multiply(ProductArgs args) {
   args.dtype = args.out_dtype = model_.dtype();
   args.num_tokens = batch_;
-  return products_->Run(stream_, args);
+  return products_->Run(capture_.get(), args);
 }
 
 absl::Status DeviceDecodeEngine::Norm(const std::byte* weight) {
-  return RmsNorm(stream_, {.x = residual_.data(),
-                           .weight = weight,
-                           .out = normed_.data(),
-                           .dtype = model_.dtype(),
-                           .num_tokens = batch_,
-                           .width = model_.config().hidden_dim,
-                           .epsilon = model_.config().norm_epsilon});
+  return RmsNorm(capture_.get(), {.x = residual_.data(),
+                                  .weight = weight,
+                                  .out = normed_.data(),
+                                  .dtype = model_.dtype(),
+                                  .num_tokens = batch_,
+                                  .width = model_.config().hidden_dim,
+                                  .epsilon = model_.config().norm_epsilon});
 }
 
 absl::Status DeviceDecodeEngine::EnqueueStep() {
   const ModelConfig& config = model_.config();
-  RETURN_IF_ERROR(AdvanceTails(stream_, {.heads = heads_.as<PagedHead>(),
-                                         .pages = new_pages_.as<std::byte*>(),
-                                         .slots = slots_.as<int32_t>(),
-                                         .positions = positions_.as<int32_t>(),
-                                         .num_layers = config.num_layers,
-                                         .num_sequences = batch_,
-                                         .num_heads = num_heads_,
-                                         .num_kv_heads = config.num_kv_heads}));
-  RETURN_IF_ERROR(FillRopeTable(stream_, {.frequencies = model_.rope_frequencies(),
-                                          .attention_factor = config.rope_attention_factor,
-                                          .positions = positions_.as<int32_t>(),
-                                          .out = cos_sin_.as<float>(),
-                                          .num_tokens = batch_,
-                                          .head_dim = config.head_dim}));
-  RETURN_IF_ERROR(Embed(stream_, {.table = model_.embedding(),
-                                  .ids = tokens_.as<int32_t>(),
-                                  .out = residual_.data(),
-                                  .dtype = model_.dtype(),
-                                  .num_tokens = batch_,
-                                  .width = config.hidden_dim}));
+  RETURN_IF_ERROR(AdvanceTails(capture_.get(), {.heads = heads_.as<PagedHead>(),
+                                                .pages = new_pages_.as<std::byte*>(),
+                                                .slots = slots_.as<int32_t>(),
+                                                .positions = positions_.as<int32_t>(),
+                                                .num_layers = config.num_layers,
+                                                .num_sequences = batch_,
+                                                .num_heads = num_heads_,
+                                                .num_kv_heads = config.num_kv_heads}));
+  RETURN_IF_ERROR(FillRopeTable(capture_.get(), {.frequencies = model_.rope_frequencies(),
+                                                 .attention_factor = config.rope_attention_factor,
+                                                 .positions = positions_.as<int32_t>(),
+                                                 .out = cos_sin_.as<float>(),
+                                                 .num_tokens = batch_,
+                                                 .head_dim = config.head_dim}));
+  RETURN_IF_ERROR(Embed(capture_.get(), {.table = model_.embedding(),
+                                         .ids = tokens_.as<int32_t>(),
+                                         .out = residual_.data(),
+                                         .dtype = model_.dtype(),
+                                         .num_tokens = batch_,
+                                         .width = config.hidden_dim}));
   for (size_t layer = 0; layer < config.num_layers; ++layer) {
     RETURN_IF_ERROR(EnqueueLayer(layer));
   }
   RETURN_IF_ERROR(Norm(model_.output_norm()));
-  RETURN_IF_ERROR(products_->Run(stream_, {.x = normed_.data(),
-                                           .weights = model_.output(),
-                                           .out = logits_.data(),
-                                           .dtype = model_.dtype(),
-                                           .out_dtype = DType::kF32,
-                                           .num_tokens = batch_,
-                                           .rows = config.vocab_tokens,
-                                           .cols = config.hidden_dim}));
-  return DrawTokens(stream_, {.logits = logits_.as<float>(),
-                              .draws = draws_.as<TokenDraw>(),
-                              .tokens = tokens_.as<int32_t>(),
-                              .num_sequences = batch_,
-                              .vocab_tokens = config.vocab_tokens});
+  RETURN_IF_ERROR(products_->Run(capture_.get(), {.x = normed_.data(),
+                                                  .weights = model_.output(),
+                                                  .out = logits_.data(),
+                                                  .dtype = model_.dtype(),
+                                                  .out_dtype = DType::kF32,
+                                                  .num_tokens = batch_,
+                                                  .rows = config.vocab_tokens,
+                                                  .cols = config.hidden_dim}));
+  return DrawTokens(capture_.get(), {.logits = logits_.as<float>(),
+                                     .draws = draws_.as<TokenDraw>(),
+                                     .tokens = tokens_.as<int32_t>(),
+                                     .num_sequences = batch_,
+                                     .vocab_tokens = config.vocab_tokens});
 }
 
 absl::Status DeviceDecodeEngine::EnqueueLayer(size_t layer) {
@@ -273,20 +275,20 @@ absl::Status DeviceDecodeEngine::EnqueueLayer(size_t layer) {
                             .rows = NumHeads(config) * d,
                             .cols = c}));
   RETURN_IF_ERROR(RopeAndStore(
-      stream_, {.qkv = qkv_.data(),
-                .query_norm = w.query_norm,
-                .key_norm = w.key_norm,
-                .cos_sin = cos_sin_.as<float>(),
-                .pages = new_pages_.as<std::byte*>() + layer * batch_ * config.num_kv_heads,
-                .slots = slots_.as<int32_t>(),
-                .dtype = model_.dtype(),
-                .pairs = config.rope_pairs,
-                .num_tokens = batch_,
-                .num_query_heads = config.num_query_heads,
-                .num_kv_heads = config.num_kv_heads,
-                .head_dim = d,
-                .norm_epsilon = config.norm_epsilon}));
-  RETURN_IF_ERROR(PagedAttention(stream_, Attention(layer)));
+      capture_.get(), {.qkv = qkv_.data(),
+                       .query_norm = w.query_norm,
+                       .key_norm = w.key_norm,
+                       .cos_sin = cos_sin_.as<float>(),
+                       .pages = new_pages_.as<std::byte*>() + layer * batch_ * config.num_kv_heads,
+                       .slots = slots_.as<int32_t>(),
+                       .dtype = model_.dtype(),
+                       .pairs = config.rope_pairs,
+                       .num_tokens = batch_,
+                       .num_query_heads = config.num_query_heads,
+                       .num_kv_heads = config.num_kv_heads,
+                       .head_dim = d,
+                       .norm_epsilon = config.norm_epsilon}));
+  RETURN_IF_ERROR(PagedAttention(capture_.get(), Attention(layer)));
   RETURN_IF_ERROR(Multiply({.x = attended_.data(),
                             .weights = w.output,
                             .out = residual_.data(),
@@ -299,11 +301,11 @@ absl::Status DeviceDecodeEngine::EnqueueLayer(size_t layer) {
                             .out = gate_up_.data(),
                             .rows = 2 * f,
                             .cols = c}));
-  RETURN_IF_ERROR(SiluMul(stream_, {.gate_up = gate_up_.data(),
-                                    .out = gated_.data(),
-                                    .dtype = model_.dtype(),
-                                    .num_tokens = batch_,
-                                    .width = f}));
+  RETURN_IF_ERROR(SiluMul(capture_.get(), {.gate_up = gate_up_.data(),
+                                           .out = gated_.data(),
+                                           .dtype = model_.dtype(),
+                                           .num_tokens = batch_,
+                                           .width = f}));
   return Multiply({.x = gated_.data(),
                    .weights = w.down,
                    .out = residual_.data(),

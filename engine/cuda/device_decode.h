@@ -18,6 +18,7 @@
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/stream.h"
 #include "kernels/token_draw.h"
 #include "kv/sequence.h"
 
@@ -61,6 +62,7 @@ class DeviceDecodeEngine {
       : model_(model), stream_(stream), max_sequences_(max_sequences) {}
 
   absl::Status CopyTables(std::span<const Item> items);
+  // What a step does, from its first operation to its last, is enqueued on capture_ alone.
   absl::StatusOr<cudaGraphExec_t> Capture();
   void DropGraphs();
   absl::Status EnqueueStep();
@@ -73,6 +75,9 @@ class DeviceDecodeEngine {
   const DeviceTransformer& model_;
   const cudaStream_t stream_;
   const size_t max_sequences_;
+  // Where steps are captured, and nothing runs. Were it in order with the default stream, whoever
+  // uses that meanwhile, as NCCL may while it connects, would end the capture.
+  Stream capture_;
   std::unique_ptr<Products> products_;
 
   size_t batch_ = 0;      // B

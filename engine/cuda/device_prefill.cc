@@ -267,8 +267,10 @@ absl::Status DevicePrefillRun::Attend(size_t begin, size_t num_rows) {
                                     .q_row_stride = NumHeads(config) * config.head_dim,
                                     .lse_row_stride = AttentionBucket(num_rows),
                                     .first_position = reused_tokens() + begin};
-  RETURN_IF_ERROR(engine_.cudnn_ != nullptr ? engine_.cudnn_->Run(engine_.stream(), args)
-                                            : PromptAttention(engine_.stream(), args));
+  absl::Status attended = absl::UnimplementedError("no cuDNN");
+  if (engine_.cudnn_ != nullptr) attended = engine_.cudnn_->Run(engine_.stream(), args);
+  if (absl::IsUnimplemented(attended)) attended = PromptAttention(engine_.stream(), args);
+  RETURN_IF_ERROR(attended);
   return observation_->AddAttention(args);
 }
 

@@ -33,7 +33,8 @@ class DevicePrefillEngine {
     size_t block_tokens = 8192;
     // Pinned memory of the host for the K and V of prompts' beginnings.
     size_t prefix_cache_bytes = 0;
-    bool use_cudnn = true;  // else, and where there is no cuDNN, the plain kernel attends
+    // Else, and where there is no cuDNN or it makes no plan, the plain kernel attends.
+    bool use_cudnn = true;
   };
 
   // Of the prefix cache.

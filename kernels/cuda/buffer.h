@@ -4,7 +4,7 @@
 //                  machine holds up neither. Streams that run beside the default one
 //                  (cudaStreamNonBlocking) are not in that order: who uses a buffer there waits
 //                  for it to be made, and for that use before it is destroyed. Not while a stream
-//                  of the device captures
+//                  that is in that order captures
 //   PinnedBuffer   host memory that a GPU copies to and from while the host does other things.
 //                  Making one takes milliseconds, destroying one waits for the device; neither in
 //                  a steady state

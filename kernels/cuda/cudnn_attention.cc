@@ -3,7 +3,9 @@
 
 #include <cmath>
 #include <unordered_map>
+#include <utility>
 
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "cudnn_frontend.h"
 #include "kernels/cuda/cudnn_library.h"
@@ -23,9 +25,13 @@ enum Uid : int64_t { kQ = 1, kK, kV, kOut, kLse, kQueryTokens, kKeyTokens };
 absl::Status FrontendStatus(fe::error_t error, const char* what) {
   if (error.is_good()) return absl::OkStatus();
   const auto message = absl::StrCat(what, ": ", error.get_message());
-  return error.get_code() == fe::error_code_t::GRAPH_NOT_SUPPORTED
-             ? absl::UnimplementedError(message)
-             : absl::InternalError(message);
+  switch (error.get_code()) {
+    case fe::error_code_t::GRAPH_NOT_SUPPORTED:
+    case fe::error_code_t::HEURISTIC_QUERY_FAILED:
+    case fe::error_code_t::GRAPH_EXECUTION_PLAN_CREATION_FAILED:
+      return absl::UnimplementedError(message);
+    default: return absl::InternalError(message);
+  }
 }
 
 absl::Status CudnnStatus(cudnnStatus_t status, const char* what) {
@@ -137,7 +143,12 @@ absl::StatusOr<CudnnAttention::Plan*> CudnnAttention::PlanFor(cudaStream_t strea
     plans_.clear();
   }
   auto plan = std::make_unique<Plan>();
-  RETURN_IF_ERROR(plan->Build(static_cast<cudnnHandle_t>(handle_), args));
+  const absl::Status built = plan->Build(static_cast<cudnnHandle_t>(handle_), args);
+  if (absl::IsUnimplemented(built) && !std::exchange(has_warned_, true)) {
+    LogWarning(absl::StrCat("cuDNN makes no plan for a block of a prompt (", built.message(),
+                            "); the plain kernel attends, which is slower"));
+  }
+  RETURN_IF_ERROR(built);
   const auto workspace_bytes = static_cast<size_t>(plan->workspace_bytes);
   if (workspace_bytes > workspace_.num_bytes()) {
     ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(workspace_bytes));

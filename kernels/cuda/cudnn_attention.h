@@ -37,8 +37,8 @@ class CudnnAttention {
 
   // PromptAttention(), but for: q, out and lse have room for AttentionBucket(M) rows, of which
   // those from M on may be overwritten; lse_row_stride is that bucket; an lse is always wanted.
-  // Errors besides: Unimplemented if cuDNN has no plan for it, ResourceExhausted if the device has
-  // no room for the plan, Internal for whatever else cuDNN refuses.
+  // Errors besides: Unimplemented if cuDNN makes no plan for it, ResourceExhausted if the device
+  // has no room for the plan, Internal for whatever else cuDNN refuses.
   absl::Status Run(cudaStream_t stream, const PromptAttentionArgs& args);
 
  private:
@@ -51,6 +51,7 @@ class CudnnAttention {
   absl::StatusOr<Plan*> PlanFor(cudaStream_t stream, const PromptAttentionArgs& args);
 
   void* handle_ = nullptr;
+  bool has_warned_ = false;
   DeviceBuffer lengths_;  // int32: of the queries, of the keys
   DeviceBuffer workspace_;
   std::map<Key, std::unique_ptr<Plan>> plans_;

@@ -71,6 +71,9 @@ struct FrameMemory {
 absl::StatusOr<std::shared_ptr<FrameStaging>> CreateFrameStaging(int ordinal, size_t num_frames) {
   FrameMemory memory{.ordinal = ordinal};
   RETURN_IF_ERROR(memory.Allocate(num_frames));
+  // CUDA loads a kernel when it first runs, and may wait for all that runs then: for transfers,
+  // too.
+  RETURN_IF_ERROR(memory.Checksum({memory.device, sizeof(uint32_t)}).status());
   const size_t num_bytes = num_frames * kMostFrameBytes;
   return FrameStaging::Create(
       {memory.device, num_bytes}, {memory.host, num_bytes},

@@ -1,5 +1,7 @@
 #include "kernels/cuda/product.h"
 
+#include <cstdint>
+
 #include "base/status_macros.h"
 #include "kernels/cuda/cublas_lt.h"
 
@@ -10,6 +12,17 @@ namespace {
 constexpr size_t kWorkspaceBytes = 32 << 20;
 // Shapes whose choice is kept: the last block of a prompt has any number of tokens.
 constexpr size_t kMostPlans = 4096;
+
+// Of the three addresses of a product, up to what cuBLASLt takes for granted unless it is told
+// less: a row of a block may begin at any 16 bytes.
+uint32_t AlignmentOf(const ProductArgs& args) {
+  constexpr uintptr_t kMostAlignment = 256;
+  uintptr_t bits = kMostAlignment;
+  for (const void* address : {args.x, args.weights, static_cast<const void*>(args.out)}) {
+    bits |= reinterpret_cast<uintptr_t>(address);
+  }
+  return static_cast<uint32_t>(bits & -bits);
+}
 
 absl::Status CublasStatus(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
@@ -77,7 +90,7 @@ struct Products::Plan {
                         "layout of a matrix");
   }
 
-  absl::Status Choose(cublasLtHandle_t handle) {
+  absl::Status Choose(cublasLtHandle_t handle, uint32_t alignment) {
     cublasLtMatmulPreference_t preference;
     RETURN_IF_ERROR(CublasStatus(Lt().preference_create(&preference), "preference"));
     Lt().preference_set_attribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
@@ -86,6 +99,11 @@ struct Products::Plan {
     constexpr uint32_t kReductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     Lt().preference_set_attribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                                   &kReductions, sizeof kReductions);
+    for (const auto operand :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+      Lt().preference_set_attribute(preference, operand, &alignment, sizeof alignment);
+    }
     cublasLtMatmulHeuristicResult_t best = {};
     int found = 0;
     const cublasStatus_t status = Lt().algo_get_heuristic(handle, operation, weights, x, out, out,
@@ -113,14 +131,15 @@ Products::~Products() {
 }
 
 absl::StatusOr<const Products::Plan*> Products::PlanFor(const ProductArgs& args) {
+  const uint32_t alignment = AlignmentOf(args);
   const Key key(args.num_tokens, args.rows, args.cols, args.dtype, args.out_dtype, args.accumulate,
-                args.bias != nullptr);
+                args.bias != nullptr, alignment);
   const auto known = plans_.find(key);
   if (known != plans_.end()) return known->second.get();
   if (plans_.size() == kMostPlans) plans_.clear();
   auto plan = std::make_unique<Plan>();
   RETURN_IF_ERROR(plan->Describe(args));
-  RETURN_IF_ERROR(plan->Choose(handle_));
+  RETURN_IF_ERROR(plan->Choose(handle_, alignment));
   return plans_.emplace(key, std::move(plan)).first->second.get();
 }
 

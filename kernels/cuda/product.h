@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <tuple>
@@ -51,7 +52,9 @@ class Products {
 
  private:
   struct Plan;
-  using Key = std::tuple<size_t, size_t, size_t, DType, DType, bool, bool>;
+  // M, N, K, the types, whether it accumulates, whether there is a bias, and how addresses are
+  // aligned.
+  using Key = std::tuple<size_t, size_t, size_t, DType, DType, bool, bool, uint32_t>;
 
   Products() = default;
   absl::StatusOr<const Plan*> PlanFor(const ProductArgs& args);

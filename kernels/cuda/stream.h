@@ -15,11 +15,9 @@ namespace kvship::cuda {
 class Stream {
  public:
   // On the current device, in order with copies that name no stream.
-  static absl::StatusOr<Stream> Create() {
-    Stream stream;
-    RETURN_IF_ERROR(CudaStatus(cudaStreamCreate(&stream.stream_), "stream"));
-    return stream;
-  }
+  static absl::StatusOr<Stream> Create() { return CreateWith(cudaStreamDefault); }
+  // The same, but beside those.
+  static absl::StatusOr<Stream> CreateBesideDefault() { return CreateWith(cudaStreamNonBlocking); }
 
   Stream() = default;
   Stream(Stream&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)) {}
@@ -37,6 +35,12 @@ class Stream {
   }
 
  private:
+  static absl::StatusOr<Stream> CreateWith(unsigned flags) {
+    Stream stream;
+    RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithFlags(&stream.stream_, flags), "stream"));
+    return stream;
+  }
+
   cudaStream_t stream_ = nullptr;
 };
 

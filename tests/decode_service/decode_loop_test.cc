@@ -232,8 +232,18 @@ TEST_F(DecodeLoopTest, AStepThatFailsOnALostDeviceIsToldForGood) {
   const absl::Status error = absl::InternalError("illegal address");
   EXPECT_EQ(EndAfter(error), error);
   EXPECT_EQ(loop_->CheckProgress(absl::Hours(1)), absl::OkStatus());
+  loop_.reset();  // whose thread looks at the device
   broken_.device = error;
   EXPECT_EQ(EndAfter(error), error);
+  EXPECT_TRUE(absl::IsInternal(loop_->CheckProgress(absl::Hours(1))));
+}
+
+TEST_F(DecodeLoopTest, ADeviceThatIsLostBetweenStepsIsToldForGood) {
+  broken_.device = absl::InternalError("illegal address");
+  loop_ = std::make_unique<DecodeLoop>(broken_, node_.metrics, /*max_batch_sessions=*/1);
+  for (int i = 0; i < 500 && loop_->CheckProgress(absl::Hours(1)).ok(); ++i) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
   EXPECT_TRUE(absl::IsInternal(loop_->CheckProgress(absl::Hours(1))));
 }
 

@@ -5,10 +5,13 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdlib>
 #include <mutex>
 
+#include "absl/strings/match.h"
 #include "base/clock.h"
 #include "tests/transport/fake_nccl.h"
+#include "transport/nccl_cuda.h"
 
 namespace kvship {
 namespace {
@@ -124,6 +127,15 @@ TEST_F(NcclTransportTest, AnEndIsReachedThoughAnAbortHangs) {
   while (const auto executor = left_behind.lock()) {
     executor->AwaitClosed(absl::Milliseconds(10));
   }
+}
+
+TEST(NcclEnvironmentTest, PairsAreMadeWithoutWhatOnlyCollectivesNeed) {
+  if (absl::StrContains(CreateNcclLibrary({}).status().message(), "without NCCL")) {
+    GTEST_SKIP() << "this build is without NCCL";
+  }
+  unsetenv("NCCL_NVLS_ENABLE");
+  PrepareNcclEnvironment();
+  EXPECT_STREQ(getenv("NCCL_NVLS_ENABLE"), "0");
 }
 
 }  // namespace

@@ -63,7 +63,10 @@ absl::StatusOr<size_t> Longest(const DeviceTransformer& model, cudaStream_t stre
         held.ok() ? "" : held.ToString().c_str());
     if (!held.ok() && !DoesNotFit(held)) return held;
     // Unlike want of room, what has broken the device stays.
-    RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(stream), "device after that prompt"));
+    RETURN_IF_ERROR(CudaStatus(cudaDeviceSynchronize(), "device after that prompt"));
+    // What the pool keeps of one prompt has no room for the kernels that the next one loads.
+    ASSIGN_OR_RETURN(const cudaMemPool_t pool, DevicePool());
+    RETURN_IF_ERROR(CudaStatus(cudaMemPoolTrimTo(pool, 0), "memory pool"));
     (held.ok() ? fits : too_long) = steps;
   }
   return fits * kStep;

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <map>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "tests/kernels/cuda/emulation/block.h"
@@ -125,6 +126,7 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
+  cudaErrorStreamCaptureInvalidated = 901,
   cudaErrorStreamCaptureImplicit = 906
 };
 enum cudaMemcpyKind {
@@ -179,7 +181,7 @@ inline cudaError_t cudaMallocHost(void** memory, size_t num_bytes) {
 }
 inline cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t num_bytes, cudaMemcpyKind) {
-  kvship::emulation::Stream::FinishAll();
+  kvship::emulation::Stream::FinishDefault();
   if (num_bytes > 0) std::memcpy(to, from, num_bytes);
   return cudaSuccess;
 }
@@ -260,7 +262,7 @@ inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, c
   attributes->device = 0;
   return cudaSuccess;
 }
-// The default stream may not be used while another captures.
+// The default stream may not be used while one captures that is in order with it.
 inline cudaError_t cudaMallocAsync(void** memory, size_t num_bytes, cudaStream_t stream) {
   if (stream == nullptr && num_emulated_captures > 0) return cudaErrorStreamCaptureImplicit;
   const cudaError_t error = cudaMalloc(memory, num_bytes);
@@ -270,7 +272,7 @@ inline cudaError_t cudaMallocAsync(void** memory, size_t num_bytes, cudaStream_t
 inline cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
   if (stream == nullptr && num_emulated_captures > 0) return cudaErrorStreamCaptureImplicit;
   emulated_pool.num_bytes.erase(memory);
-  kvship::emulation::Stream::Do(stream, [memory] { std::free(memory); });
+  kvship::emulation::Stream::DoLate(stream, [memory] { std::free(memory); });
   return cudaSuccess;
 }
 
@@ -323,25 +325,28 @@ enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
 inline constexpr unsigned cudaEventBlockingSync = 1;
 inline constexpr unsigned cudaEventDisableTiming = 2;
 
-inline cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-  *stream = new kvship::emulation::Stream;
+inline constexpr unsigned cudaStreamDefault = 0;
+inline constexpr unsigned cudaStreamNonBlocking = 1;
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+  *stream = new kvship::emulation::Stream(/*in_order=*/flags == cudaStreamDefault);
   return cudaSuccess;
+}
+inline cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
 }
 inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
   return cudaSuccess;
 }
-inline constexpr unsigned cudaStreamNonBlocking = 1;
 inline cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
   *least = *greatest = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
-  return cudaStreamCreate(stream);
+inline cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int) {
+  return cudaStreamCreateWithFlags(stream, flags);
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  if (stream == nullptr) return cudaDeviceSynchronize();
-  stream->Finish();
+  stream == nullptr ? kvship::emulation::Stream::FinishDefault() : stream->Finish();
   return cudaSuccess;
 }
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
@@ -360,15 +365,19 @@ inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event->stream != nullptr) event->stream->FinishUpTo(event->num_enqueued);
   return cudaSuccess;
 }
+// Whatever its mode, a capture of a stream that is in order with the default one ends where any
+// thread uses that; somebody always does.
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-  ++num_emulated_captures;
+  num_emulated_captures += stream->in_order() ? 1 : 0;
   stream->BeginCapture();
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  --num_emulated_captures;
   *graph = stream->EndCapture();
-  return cudaSuccess;
+  if (!stream->in_order()) return cudaSuccess;
+  --num_emulated_captures;
+  delete std::exchange(*graph, nullptr);
+  return cudaErrorStreamCaptureInvalidated;
 }
 inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned) {
   *executable = new kvship::emulation::Graph(*graph);

@@ -1,6 +1,7 @@
 // Streams, events and graphs of the emulated device. What is enqueued on a stream is done late:
 // when the host waits for it, and not before, so that a host that forgets to wait reads what is not
-// there yet. The default stream does everything at once. One OS thread.
+// there yet. The default stream does everything at once, after the streams that are in order with
+// it. One OS thread, beside which others are thought to use the default stream whenever that hurts.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +21,8 @@ struct Graph {
 
 class Stream {
  public:
-  Stream() { All().insert(this); }
+  // Those in order with the default stream, or beside it (cudaStreamNonBlocking).
+  explicit Stream(bool in_order) : in_order_(in_order) { All().insert(this); }
   ~Stream() {
     Finish();
     All().erase(this);
@@ -29,7 +31,7 @@ class Stream {
   // Null is the default stream.
   static void Do(Stream* stream, Work work) {
     if (stream == nullptr) {
-      FinishAll();
+      FinishDefault();
       work();
     } else if (stream->captured_ != nullptr) {
       stream->captured_->work.push_back(std::move(work));
@@ -50,8 +52,21 @@ class Stream {
   void Finish() { FinishUpTo(num_enqueued()); }
   static void FinishAll() {
     for (Stream* stream : All()) stream->Finish();
+    FinishDefault();
+  }
+  // What waits for the default stream waits for these.
+  static void FinishDefault() {
+    for (Stream* stream : All()) {
+      if (stream->in_order_) stream->Finish();
+    }
+    for (const Work& work : std::exchange(Late(), {})) work();
+  }
+  // What nobody can see: on the default stream it waits until something else there is done.
+  static void DoLate(Stream* stream, Work work) {
+    stream == nullptr ? Late().push_back(std::move(work)) : Do(stream, std::move(work));
   }
 
+  bool in_order() const { return in_order_; }
   void BeginCapture() { captured_ = new Graph; }
   Graph* EndCapture() { return std::exchange(captured_, nullptr); }
 
@@ -60,7 +75,12 @@ class Stream {
     static std::set<Stream*> all;
     return all;
   }
+  static std::vector<Work>& Late() {
+    static std::vector<Work> late;
+    return late;
+  }
 
+  const bool in_order_;
   std::deque<Work> queue_;
   size_t num_done_ = 0;
   Graph* captured_ = nullptr;  // owned by whoever ends the capture

@@ -75,6 +75,36 @@ TEST_F(ProductTest, IsTheDefinitionInBothTypes) {
   }
 }
 
+TEST_F(ProductTest, RowsMayBeginAtAny16Bytes) {
+  constexpr size_t kRows = 96, kCols = 64;
+  auto products = Products::Create();
+  ASSERT_TRUE(products.ok()) << products.status();
+  for (const size_t begin : {8, 16, 32, 64, 128}) {
+    const Tensor16 x = RandomTensor(DType::kBf16, begin + kCols, 1);
+    const Tensor16 weights = RandomTensor(DType::kBf16, kRows * kCols, 2);
+    const DeviceArray<uint16_t> device_x(x.bits), device_weights(weights.bits);
+    const DeviceArray<float> out(begin / 2 + kRows);
+    const absl::Status run = (*products)->Run(nullptr, {.x = device_x.data() + begin,
+                                                        .weights = device_weights.data(),
+                                                        .out = out.data() + begin / 2,
+                                                        .out_dtype = DType::kF32,
+                                                        .num_tokens = 1,
+                                                        .rows = kRows,
+                                                        .cols = kCols});
+    ASSERT_TRUE(run.ok()) << run;
+    const std::vector<float> got = out.ToHost();
+    for (size_t i = 0; i < kRows; ++i) {
+      double sum = 0, magnitude = 0;
+      for (size_t k = 0; k < kCols; ++k) {
+        const double term = double{x.values[begin + k]} * weights.values[i * kCols + k];
+        sum += term;
+        magnitude += std::abs(term);
+      }
+      ASSERT_NEAR(got[begin / 2 + i], sum, 1e-5 * magnitude) << begin << ": " << i;
+    }
+  }
+}
+
 TEST_F(ProductTest, RefusesColumnsThatAreNotAligned) {
   auto products = Products::Create();
   ASSERT_TRUE(products.ok());
