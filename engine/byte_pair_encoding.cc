@@ -50,12 +50,22 @@ void BytePairEncoding::Encode(absl::string_view piece, Scratch& scratch,
     const int32_t token = byte_tokens_[static_cast<unsigned char>(byte)];
     if (token >= 0 || unknown_byte_ == UnknownByte::kDroppedAfterMerges) tokens.push_back(token);
   }
-  if (tokens.size() <= kShortPieceBytes) {
+  JoinAll(scratch, ids);
+}
+
+void BytePairEncoding::Join(std::span<const int32_t> symbols, Scratch& scratch,
+                            std::vector<int32_t>& ids) const {
+  scratch.tokens_.assign(symbols.begin(), symbols.end());
+  JoinAll(scratch, ids);
+}
+
+void BytePairEncoding::JoinAll(Scratch& scratch, std::vector<int32_t>& ids) const {
+  if (scratch.tokens_.size() <= kShortPieceBytes) {
     JoinShort(scratch);
   } else {
     JoinLong(scratch);
   }
-  for (const int32_t token : tokens) {
+  for (const int32_t token : scratch.tokens_) {
     if (token >= 0) ids.push_back(token);
   }
 }

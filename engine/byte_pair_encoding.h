@@ -1,6 +1,6 @@
-// BytePairEncoding joins the bytes of one piece of text to the tokens of a vocabulary, by a ranked
-// list of merges: again and again the adjacent pair of the lowest rank, the leftmost of equals.
-// Immutable; any number of threads may use it, each with its own Scratch.
+// BytePairEncoding joins the bytes, or other symbols, of one piece of text to the tokens of a
+// vocabulary, by a ranked list of merges: again and again the adjacent pair of the lowest rank, the
+// leftmost of equals. Immutable; any number of threads may use it, each with its own Scratch.
 //
 // Source: Sennrich et al., arXiv 1508.07909; on bytes: GPT-2.
 #pragma once
@@ -8,6 +8,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -36,6 +37,8 @@ class BytePairEncoding {
 
   // Appends the tokens of `piece` to `ids`. The time grows as n log n.
   void Encode(absl::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const;
+  // The same of symbols that have tokens, fewer than 2^31.
+  void Join(std::span<const int32_t> symbols, Scratch& scratch, std::vector<int32_t>& ids) const;
 
  private:
   struct Rule {
@@ -45,6 +48,7 @@ class BytePairEncoding {
   static constexpr uint32_t kNoRank = UINT32_MAX;
 
   Rule Find(int32_t left, int32_t right) const;
+  void JoinAll(Scratch& scratch, std::vector<int32_t>& ids) const;
   void JoinShort(Scratch& scratch) const;
   void JoinLong(Scratch& scratch) const;
 

@@ -128,6 +128,17 @@ absl::StatusOr<std::optional<std::vector<int64_t>>> GgufFile::Integers(
   return integers;
 }
 
+absl::StatusOr<std::optional<std::vector<float>>> GgufFile::Floats(absl::string_view key) const {
+  const Value* value = Find(key);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_array || value->type != GgufType::kFloat32) {
+    return WrongType(key, "an array of float32");
+  }
+  std::vector<float> floats(value->num_items);
+  for (size_t i = 0; i < floats.size(); ++i) floats[i] = ReadAt<float>(value->bytes, i);
+  return floats;
+}
+
 absl::StatusOr<uint64_t> GgufFile::RequiredCount(absl::string_view key) const {
   ASSIGN_OR_RETURN(const std::optional<uint64_t> count, Count(key));
   if (!count.has_value()) {

@@ -55,6 +55,7 @@ class GgufFile {
   absl::StatusOr<std::optional<absl::string_view>> Text(absl::string_view key) const;
   absl::StatusOr<std::optional<std::vector<absl::string_view>>> Texts(absl::string_view key) const;
   absl::StatusOr<std::optional<std::vector<int64_t>>> Integers(absl::string_view key) const;
+  absl::StatusOr<std::optional<std::vector<float>>> Floats(absl::string_view key) const;
 
   // The same values where the key must be there: InvalidArgument if it is not.
   absl::StatusOr<uint64_t> RequiredCount(absl::string_view key) const;

@@ -1,11 +1,16 @@
 #include "engine/gguf_tokenizer.h"
 
+#include <algorithm>
+#include <cmath>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/utf8.h"
 
 namespace kvship {
 namespace {
@@ -64,9 +69,10 @@ absl::Status ReadKinds(const GgufFile& file, TokenizerParts& parts) {
       case 3: parts.kinds[id] = TokenKind::kSpecial; break;
       case 4: parts.kinds[id] = TokenKind::kAdded; break;
       case 5: parts.kinds[id] = TokenKind::kUnused; break;
+      case 6: parts.kinds[id] = TokenKind::kNormal; break;  // a byte, which its name says
       default:
         return Bad(file, absl::StrCat("metadata tokenizer.ggml.token_type[", id, "] is ",
-                                      (*types)[id], "; wanted 1 to 5"));
+                                      (*types)[id], "; wanted 1 to 6"));
     }
   }
   return absl::OkStatus();
@@ -88,28 +94,97 @@ absl::Status ReadMerges(const GgufFile& file, TokenizerParts& parts) {
   return absl::OkStatus();
 }
 
+size_t NumCharacters(absl::string_view text) {
+  size_t count = 0;
+  for (; !text.empty(); text.remove_prefix(FirstCharacter(text).num_bytes)) ++count;
+  return count;
+}
+
+struct ScoredMerge {
+  float score;
+  size_t left_characters, right_characters;
+  absl::string_view left, right;
+};
+
+// All that make the token `name` of two others.
+void AddMerges(absl::string_view name, float score,
+               const absl::flat_hash_set<absl::string_view>& names,
+               std::vector<ScoredMerge>& merges) {
+  // SentencePiece's own tokens have up to 16 characters; time grows as the square of the length.
+  constexpr size_t kMostNameBytes = 256;
+  if (name.empty() || name.size() > kMostNameBytes) return;
+  const size_t num_characters = NumCharacters(name);
+  size_t left_characters = 1;
+  for (size_t at = FirstCharacter(name).num_bytes; at < name.size(); ++left_characters) {
+    const absl::string_view left = name.substr(0, at), right = name.substr(at);
+    if (names.contains(left) && names.contains(right)) {
+      merges.push_back({score, left_characters, num_characters - left_characters, left, right});
+    }
+    at += FirstCharacter(right).num_bytes;
+  }
+}
+
+// SentencePiece has scores instead of merges: of all neighbours that make a token those of the
+// highest score join first. As a list, in the order in which huggingface/transformers writes it.
+absl::Status ReadScores(const GgufFile& file, TokenizerParts& parts) {
+  ASSIGN_OR_RETURN(const auto scores, file.Floats("tokenizer.ggml.scores"));
+  if (!scores.has_value() || scores->size() != parts.tokens.size()) {
+    return Bad(file,
+               absl::StrCat("metadata tokenizer.ggml.scores is not one number for each of the ",
+                            parts.tokens.size(), " tokens"));
+  }
+  absl::flat_hash_set<absl::string_view> names;
+  for (size_t id = 0; id < parts.tokens.size(); ++id) {
+    if (parts.kinds[id] == TokenKind::kNormal) names.insert(parts.tokens[id]);
+    if (!std::isfinite((*scores)[id])) {
+      return Bad(file, absl::StrCat("metadata tokenizer.ggml.scores[", id, "] is ", (*scores)[id],
+                                    "; wanted a finite number"));
+    }
+  }
+  std::vector<ScoredMerge> merges;
+  for (size_t id = 0; id < parts.tokens.size(); ++id) {
+    if (parts.kinds[id] == TokenKind::kNormal) {
+      AddMerges(parts.tokens[id], (*scores)[id], names, merges);
+    }
+  }
+  std::stable_sort(merges.begin(), merges.end(), [](const ScoredMerge& a, const ScoredMerge& b) {
+    return std::tie(a.score, a.left_characters, a.right_characters) >
+           std::tie(b.score, b.left_characters, b.right_characters);
+  });
+  for (const ScoredMerge& merge : merges) parts.merges.emplace_back(merge.left, merge.right);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<TokenizerParts> ReadGgufTokenizer(const GgufFile& file) {
   ASSIGN_OR_RETURN(const absl::string_view model, file.RequiredText("tokenizer.ggml.model"));
-  if (model != "gpt2") {
-    return absl::UnimplementedError(
-        absl::StrCat(file.path(), ": metadata tokenizer.ggml.model is ", model, "; wanted gpt2"));
+  if (model != "gpt2" && model != "llama") {
+    return absl::UnimplementedError(absl::StrCat(file.path(), ": metadata tokenizer.ggml.model is ",
+                                                 model, "; wanted gpt2 or llama"));
   }
   TokenizerParts parts;
   parts.where = file.path();
   parts.unknown_byte = BytePairEncoding::UnknownByte::kDroppedAfterMerges;  // as llama.cpp does
-  RETURN_IF_ERROR(ReadPreTokenizer(file, parts));
+  const bool sentence_piece = model == "llama";
+  if (sentence_piece) {
+    parts.spelling = TokenSpelling::kSentencePiece;
+    ASSIGN_OR_RETURN(const auto space, file.Flag("tokenizer.ggml.add_space_prefix"));
+    if (space.value_or(true)) parts.space_before = SpaceBefore::kEachPart;
+  } else {
+    RETURN_IF_ERROR(ReadPreTokenizer(file, parts));
+  }
   ASSIGN_OR_RETURN(const auto tokens, file.Texts("tokenizer.ggml.tokens"));
   if (!tokens.has_value()) return Bad(file, "metadata tokenizer.ggml.tokens is missing");
   parts.tokens.reserve(tokens->size());
   for (const absl::string_view token : *tokens) parts.tokens.emplace_back(token);
   RETURN_IF_ERROR(ReadKinds(file, parts));
-  RETURN_IF_ERROR(ReadMerges(file, parts));
+  RETURN_IF_ERROR(sentence_piece ? ReadScores(file, parts) : ReadMerges(file, parts));
   ASSIGN_OR_RETURN(const auto stated, file.Flag("tokenizer.ggml.add_bos_token"));
   ASSIGN_OR_RETURN(const auto begin, file.Count("tokenizer.ggml.bos_token_id"));
-  const bool llama3 = parts.ignore_merges;  // which adds it unless the file says otherwise
-  if (stated.value_or(llama3) && begin.has_value() && *begin < parts.tokens.size()) {
+  // Llama 3 and SentencePiece add it unless the file says otherwise.
+  if (stated.value_or(parts.ignore_merges || sentence_piece) && begin.has_value() &&
+      *begin < parts.tokens.size()) {
     parts.begin_token = static_cast<int32_t>(*begin);
   }
   ASSIGN_OR_RETURN(const auto adds_end, file.Flag("tokenizer.ggml.add_eos_token"));

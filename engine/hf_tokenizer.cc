@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "engine/json_file.h"
 
@@ -102,9 +103,11 @@ absl::Status ReadModel(const JsonObject& root, TokenizerParts& parts) {
     ASSIGN_OR_RETURN(const std::optional<std::string> affix, model->Text(field));
     if (!affix.value_or("").empty()) return model->Unimplemented(field, "is not empty");
   }
-  for (const char* field : {"fuse_unk", "byte_fallback"}) {
-    ASSIGN_OR_RETURN(const std::optional<bool> flag, model->Flag(field));
-    if (flag.value_or(false)) return model->Unimplemented(field, "is true; wanted false");
+  ASSIGN_OR_RETURN(const std::optional<bool> byte_fallback, model->Flag("byte_fallback"));
+  if (byte_fallback.value_or(false)) parts.spelling = TokenSpelling::kSentencePiece;
+  ASSIGN_OR_RETURN(const std::optional<bool> fuse, model->Flag("fuse_unk"));
+  if (fuse.value_or(false) && !byte_fallback.value_or(false)) {
+    return model->Unimplemented("fuse_unk", "is true; wanted false where byte_fallback is");
   }
   ASSIGN_OR_RETURN(const std::optional<bool> ignore_merges, model->Flag("ignore_merges"));
   parts.ignore_merges = ignore_merges.value_or(false);
@@ -120,6 +123,11 @@ absl::Status ReadAddedTokens(const JsonObject& root, TokenizerParts& parts) {
     for (const char* field : {"single_word", "lstrip", "rstrip"}) {
       ASSIGN_OR_RETURN(const std::optional<bool> flag, token.Flag(field));
       if (flag.value_or(false)) return token.Unimplemented(field, "is true; wanted false");
+    }
+    // Found in text that has been normalized, where every part got a space before it.
+    ASSIGN_OR_RETURN(const std::optional<bool> normalized, token.Flag("normalized"));
+    if (normalized.value_or(false) && parts.space_before == SpaceBefore::kEachPart) {
+      return token.Unimplemented("normalized", "is true; wanted false beside Prepend");
     }
     ASSIGN_OR_RETURN(const std::optional<bool> special, token.Flag("special"));
     const TokenKind kind = special.value_or(false) ? TokenKind::kSpecial : TokenKind::kAdded;
@@ -220,12 +228,66 @@ absl::Status ReadNormalizer(const JsonObject& root, TokenizerParts& parts) {
   return absl::OkStatus();
 }
 
-absl::Status RefuseOtherDecoders(const JsonObject& root) {
-  ASSIGN_OR_RETURN(const std::optional<JsonObject> decoder, root.Object("decoder"));
-  if (!decoder.has_value()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const std::string type, decoder->RequiredText("type"));
-  if (type == "ByteLevel") return absl::OkStatus();
-  return decoder->Unimplemented("type", absl::StrCat("is ", type, "; wanted ByteLevel"));
+// Where a SentencePiece tokenizer writes spaces, and which it adds: older files say so as steps of
+// the normalizer, newer ones as a pre-tokenizer.
+absl::Status ReadSpaces(const JsonObject& root, TokenizerParts& parts) {
+  ASSIGN_OR_RETURN(std::vector<JsonObject> steps, Steps(root, "normalizer", "normalizers"));
+  ASSIGN_OR_RETURN(const std::vector<JsonObject> splits,
+                   Steps(root, "pre_tokenizer", "pretokenizers"));
+  steps.insert(steps.end(), splits.begin(), splits.end());
+  bool replaces = false;
+  for (const JsonObject& step : steps) {
+    ASSIGN_OR_RETURN(const std::string type, step.RequiredText("type"));
+    const char* const field = type == "Prepend"   ? "prepend"
+                              : type == "Replace" ? "content"
+                                                  : "replacement";
+    if (type != "Prepend" && type != "Replace" && type != "Metaspace") {
+      return step.Unimplemented(
+          "type", absl::StrCat("is ", type, "; wanted Prepend, Replace or Metaspace"));
+    }
+    ASSIGN_OR_RETURN(const std::string mark, step.RequiredText(field));
+    if (mark != kSpaceMark) {
+      return step.Unimplemented(field, absl::StrCat("is ", mark, "; wanted ", kSpaceMark));
+    }
+    if (type == "Prepend") {
+      parts.space_before = SpaceBefore::kEachPart;
+      continue;
+    }
+    replaces = true;
+    if (type == "Replace") {
+      ASSIGN_OR_RETURN(const std::optional<JsonObject> pattern, step.Object("pattern"));
+      if (!pattern.has_value()) return step.Bad("pattern", "is missing; wanted an object");
+      ASSIGN_OR_RETURN(const std::string replaced, pattern->RequiredText("String"));
+      if (replaced != " ") return pattern->Unimplemented("String", "is something else; wanted a space");
+      continue;
+    }
+    ASSIGN_OR_RETURN(const std::optional<bool> cuts, step.Flag("split"));
+    if (cuts.value_or(true)) return step.Unimplemented("split", "is true; wanted false");
+    ASSIGN_OR_RETURN(const std::string scheme, step.RequiredText("prepend_scheme"));
+    if (scheme != "first" && scheme != "never") {
+      return step.Unimplemented("prepend_scheme",
+                                absl::StrCat("is ", scheme, "; wanted first or never"));
+    }
+    if (scheme == "first") parts.space_before = SpaceBefore::kText;
+  }
+  if (replaces) return absl::OkStatus();
+  return root.Unimplemented("normalizer", absl::StrCat("replaces no spaces; wanted ", kSpaceMark, " for them"));
+}
+
+// Of no account to who turns tokens into bytes one by one, but what another does is another model.
+absl::Status RefuseOtherDecoders(const JsonObject& root, TokenSpelling spelling) {
+  ASSIGN_OR_RETURN(const std::vector<JsonObject> steps, Steps(root, "decoder", "decoders"));
+  const std::vector<std::string> known =
+      spelling == TokenSpelling::kByteLevel
+          ? std::vector<std::string>{"ByteLevel"}
+          : std::vector<std::string>{"Replace", "ByteFallback", "Fuse", "Strip"};
+  for (const JsonObject& step : steps) {
+    ASSIGN_OR_RETURN(const std::string type, step.RequiredText("type"));
+    if (std::find(known.begin(), known.end(), type) != known.end()) continue;
+    return step.Unimplemented("type",
+                              absl::StrCat("is ", type, "; wanted ", absl::StrJoin(known, ", ")));
+  }
+  return absl::OkStatus();
 }
 
 // The model names its unknown token; its id is known once all tokens are.
@@ -244,12 +306,16 @@ absl::StatusOr<TokenizerParts> ReadHfTokenizer(const std::string& path) {
   const JsonObject root(file);
   TokenizerParts parts;
   parts.where = path;
-  RETURN_IF_ERROR(RefuseOtherDecoders(root));
   RETURN_IF_ERROR(ReadModel(root, parts));
+  RETURN_IF_ERROR(RefuseOtherDecoders(root, parts.spelling));
+  if (parts.spelling == TokenSpelling::kSentencePiece) {
+    RETURN_IF_ERROR(ReadSpaces(root, parts));
+  } else {
+    RETURN_IF_ERROR(ReadNormalizer(root, parts));
+    RETURN_IF_ERROR(ReadPreTokenizer(root, parts));
+  }
   RETURN_IF_ERROR(ReadAddedTokens(root, parts));
   RETURN_IF_ERROR(ReadUnknownToken(root, parts));
-  RETURN_IF_ERROR(ReadNormalizer(root, parts));
-  RETURN_IF_ERROR(ReadPreTokenizer(root, parts));
   RETURN_IF_ERROR(ReadPostProcessor(root, parts));
   return parts;
 }

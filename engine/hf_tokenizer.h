@@ -1,11 +1,11 @@
-// The tokenizer that a tokenizer.json of huggingface/tokenizers describes, where it is byte-level
-// BPE.
+// The tokenizer that a tokenizer.json of huggingface/tokenizers describes, where it is BPE
+// on bytes, or on characters with bytes for those it lacks.
 #pragma once
 
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "engine/byte_level_tokenizer.h"
+#include "engine/bpe_tokenizer.h"
 
 namespace kvship {
 

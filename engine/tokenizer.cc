@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "engine/byte_level_tokenizer.h"
+#include "engine/bpe_tokenizer.h"
 #include "engine/gguf.h"
 #include "engine/gguf_tokenizer.h"
 #include "engine/hf_tokenizer.h"
@@ -26,7 +26,7 @@ absl::StatusOr<TokenizerParts> ReadParts(const std::string& path) {
 
 absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::Load(const std::string& path) {
   ASSIGN_OR_RETURN(TokenizerParts parts, ReadParts(path));
-  return ByteLevelTokenizer::Create(std::move(parts));
+  return BpeTokenizer::Create(std::move(parts));
 }
 
 }  // namespace kvship

@@ -1,5 +1,5 @@
-// Tokenizer turns text into token ids and back: byte-level BPE, as a GGUF file or a tokenizer.json
-// describes it. Immutable after Load; any number of threads may use it.
+// Tokenizer turns text into token ids and back: byte-pair encoding, as a GGUF file or a
+// tokenizer.json describes it. Immutable after Load; any number of threads may use it.
 #pragma once
 
 #include <cstdint>

@@ -1,11 +1,11 @@
-#include "engine/byte_level_tokenizer.h"
+#include "engine/bpe_tokenizer.h"
 
 #include <array>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/utf8.h"
-#include "engine/byte_alphabet.h"
 #include "engine/normal_form.h"
 
 namespace kvship {
@@ -60,13 +60,22 @@ absl::StatusOr<std::vector<BytePairEncoding::Merge>> ResolveMerges(const Tokeniz
   return merges;
 }
 
-std::array<int32_t, 256> ResolveBytes(const TokenizerParts& parts, const TokensByText& by_text) {
+absl::StatusOr<std::array<int32_t, 256>> ResolveBytes(const TokenizerParts& parts,
+                                                      const TokensByText& by_text) {
   std::array<int32_t, 256> byte_tokens;
   for (int byte = 0; byte < 256; ++byte) {
-    const auto found = by_text.find(ByteCharacter(static_cast<unsigned char>(byte)));
+    const std::string name = ByteTokenName(parts.spelling, static_cast<unsigned char>(byte));
+    const auto found = by_text.find(name);
     byte_tokens[byte] = found == by_text.end() ? parts.unknown_token : found->second;
+    if (found == by_text.end() && parts.spelling == TokenSpelling::kSentencePiece) {
+      return absl::InvalidArgumentError(absl::StrCat(parts.where, ": token ", name, " is missing"));
+    }
   }
   return byte_tokens;
+}
+
+bool IsOneCharacter(absl::string_view text) {
+  return !text.empty() && FirstCharacter(text).num_bytes == text.size();
 }
 
 // Over lengths and contents, so that no two different parts give the same bytes.
@@ -92,6 +101,9 @@ Sha256Digest IdentityOf(const TokenizerParts& parts) {
     add(pattern.pattern);
   }
   if (parts.normalizes) absl::StrAppend(&text, "NFC\n");
+  if (parts.spelling == TokenSpelling::kSentencePiece) {
+    absl::StrAppend(&text, "SentencePiece ", static_cast<int>(parts.space_before), "\n");
+  }
   Sha256 sha;
   sha.Update(std::as_bytes(std::span(text)));
   return sha.Finish();
@@ -99,7 +111,7 @@ Sha256Digest IdentityOf(const TokenizerParts& parts) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<const Tokenizer>> ByteLevelTokenizer::Create(TokenizerParts parts) {
+absl::StatusOr<std::unique_ptr<const Tokenizer>> BpeTokenizer::Create(TokenizerParts parts) {
   if (parts.tokens.size() > INT32_MAX || parts.kinds.size() != parts.tokens.size()) {
     return absl::InvalidArgumentError(absl::StrCat(parts.where, ": ", parts.tokens.size(),
                                                    " tokens with ", parts.kinds.size(),
@@ -108,19 +120,23 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> ByteLevelTokenizer::Create(Toke
   ASSIGN_OR_RETURN(const TokensByText by_text, IndexTokens(parts));
   ASSIGN_OR_RETURN(const std::vector<BytePairEncoding::Merge> merges,
                    ResolveMerges(parts, by_text));
-  BytePairEncoding encoding(ResolveBytes(parts, by_text), merges, parts.unknown_byte);
+  ASSIGN_OR_RETURN(const auto byte_tokens, ResolveBytes(parts, by_text));
+  BytePairEncoding encoding(byte_tokens, merges, parts.unknown_byte);
   auto pre_tokenizer = PreTokenizer::Create(parts.patterns);
   if (!pre_tokenizer.ok()) {
     return absl::Status(pre_tokenizer.status().code(),
                         absl::StrCat(parts.where, ": ", pre_tokenizer.status().message()));
   }
-  return std::unique_ptr<const Tokenizer>(
-      new ByteLevelTokenizer(std::move(parts), *std::move(pre_tokenizer), std::move(encoding)));
+  return std::unique_ptr<const Tokenizer>(new BpeTokenizer(
+      std::move(parts), byte_tokens, *std::move(pre_tokenizer), std::move(encoding)));
 }
 
-ByteLevelTokenizer::ByteLevelTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer,
-                                       BytePairEncoding merges)
-    : normalizes_(parts.normalizes),
+BpeTokenizer::BpeTokenizer(TokenizerParts parts, const std::array<int32_t, 256>& byte_tokens,
+                           PreTokenizer pre_tokenizer, BytePairEncoding merges)
+    : byte_tokens_(byte_tokens),
+      spelling_(parts.spelling),
+      space_before_(parts.space_before),
+      normalizes_(parts.normalizes),
       pre_tokenizer_(std::move(pre_tokenizer)),
       merges_(std::move(merges)),
       begin_token_(parts.begin_token),
@@ -132,8 +148,10 @@ ByteLevelTokenizer::ByteLevelTokenizer(TokenizerParts parts, PreTokenizer pre_to
     std::string& text = token_bytes_[i];
     switch (kinds_[i]) {
       case TokenKind::kNormal:
-        // A name with characters outside the alphabet stands for itself.
-        if (auto bytes = DecodeByteCharacters(text)) text = *std::move(bytes);
+        if (spelling_ == TokenSpelling::kSentencePiece && IsOneCharacter(text)) {
+          characters_.emplace(text, id);
+        }
+        text = BytesOfToken(spelling_, text);
         if (parts.ignore_merges) whole_pieces_.emplace(text, id);
         break;
       case TokenKind::kAdded:
@@ -149,9 +167,33 @@ ByteLevelTokenizer::ByteLevelTokenizer(TokenizerParts parts, PreTokenizer pre_to
   }
 }
 
-absl::Status ByteLevelTokenizer::EncodePlain(absl::string_view text,
-                                             BytePairEncoding::Scratch& scratch,
-                                             std::vector<int32_t>& ids) const {
+void BpeTokenizer::EncodeCharacters(absl::string_view text, bool begins_text,
+                                    BytePairEncoding::Scratch& scratch,
+                                    std::vector<int32_t>& ids) const {
+  if (text.empty()) return;
+  std::vector<int32_t> symbols;
+  const auto add = [&](absl::string_view character) {
+    const auto found = characters_.find(character);
+    if (found != characters_.end()) return symbols.push_back(found->second);
+    for (const char byte : character) {
+      symbols.push_back(byte_tokens_[static_cast<unsigned char>(byte)]);
+    }
+  };
+  const bool has_space = text.front() == ' ' || absl::StartsWith(text, kSpaceMark);
+  if (space_before_ == SpaceBefore::kEachPart ||
+      (space_before_ == SpaceBefore::kText && begins_text && !has_space)) {
+    add(kSpaceMark);
+  }
+  while (!text.empty()) {
+    const size_t num_bytes = FirstCharacter(text).num_bytes;
+    add(text.front() == ' ' ? kSpaceMark : text.substr(0, num_bytes));
+    text.remove_prefix(num_bytes);
+  }
+  merges_.Join(symbols, scratch, ids);
+}
+
+absl::Status BpeTokenizer::EncodeBytes(absl::string_view text, BytePairEncoding::Scratch& scratch,
+                                       std::vector<int32_t>& ids) const {
   std::string normal;
   if (normalizes_) {
     ASSIGN_OR_RETURN(normal, NormalFormC(text));
@@ -171,8 +213,8 @@ absl::Status ByteLevelTokenizer::EncodePlain(absl::string_view text,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<int32_t>> ByteLevelTokenizer::Encode(absl::string_view text,
-                                                                bool parse_special) const {
+absl::StatusOr<std::vector<int32_t>> BpeTokenizer::Encode(absl::string_view text,
+                                                          bool parse_special) const {
   if (const size_t valid_bytes = ValidUtf8Bytes(text); valid_bytes != text.size()) {
     return absl::InvalidArgumentError(
         absl::StrCat("text is not valid UTF-8 at byte ", valid_bytes, " of ", text.size()));
@@ -182,27 +224,29 @@ absl::StatusOr<std::vector<int32_t>> ByteLevelTokenizer::Encode(absl::string_vie
   std::vector<int32_t> ids;
   for (size_t done = 0; done < text.size();) {
     const AddedTokens::Match match = added.Find(text, done);
-    if (match.token < 0) {
-      RETURN_IF_ERROR(EncodePlain(text.substr(done), scratch, ids));
-      break;
+    const absl::string_view part = text.substr(done, match.begin - done);  // to the end if none
+    if (spelling_ == TokenSpelling::kSentencePiece) {
+      EncodeCharacters(part, /*begins_text=*/done == 0, scratch, ids);
+    } else {
+      RETURN_IF_ERROR(EncodeBytes(part, scratch, ids));
     }
-    RETURN_IF_ERROR(EncodePlain(text.substr(done, match.begin - done), scratch, ids));
+    if (match.token < 0) break;
     ids.push_back(match.token);
     done = match.begin + match.num_bytes;
   }
   return ids;
 }
 
-absl::string_view ByteLevelTokenizer::TokenBytes(int32_t id) const {
+absl::string_view BpeTokenizer::TokenBytes(int32_t id) const {
   if (id < 0 || static_cast<size_t>(id) >= token_bytes_.size()) return {};
   return token_bytes_[id];
 }
 
-bool ByteLevelTokenizer::IsSpecial(int32_t id) const {
+bool BpeTokenizer::IsSpecial(int32_t id) const {
   return id >= 0 && static_cast<size_t>(id) < kinds_.size() && kinds_[id] == TokenKind::kSpecial;
 }
 
-std::optional<int32_t> ByteLevelTokenizer::SpecialToken(absl::string_view name) const {
+std::optional<int32_t> BpeTokenizer::SpecialToken(absl::string_view name) const {
   const auto found = special_tokens_.find(name);
   if (found == special_tokens_.end()) return std::nullopt;
   return found->second;

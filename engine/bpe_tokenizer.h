@@ -1,7 +1,9 @@
-// ByteLevelTokenizer is byte-level BPE built from a TokenizerParts, which is what a GGUF file's
-// metadata and a tokenizer.json come down to. Immutable; any number of threads may use it.
+// BpeTokenizer is byte-pair encoding built from a TokenizerParts, which is what a GGUF file's
+// metadata and a tokenizer.json come down to: on bytes as GPT-2's, or on characters as
+// SentencePiece's. Immutable; any number of threads may use it.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <span>
@@ -14,6 +16,7 @@
 #include "engine/added_tokens.h"
 #include "engine/byte_pair_encoding.h"
 #include "engine/pre_tokenizer.h"
+#include "engine/token_spelling.h"
 #include "engine/tokenizer.h"
 
 namespace kvship {
@@ -25,11 +28,20 @@ enum class TokenKind : uint8_t {
   kUnused,   // a hole in the numbering; never produced
 };
 
+// What gets a space before it, in the manner of SentencePiece.
+enum class SpaceBefore {
+  kNothing,
+  kText,      // unless it begins with one, or with an added token
+  kEachPart,  // between added tokens
+};
+
 struct TokenizerParts {
   std::string where;                                        // the file, for messages
   std::vector<std::string> tokens;                          // by id
   std::vector<TokenKind> kinds;                             // by id
   std::vector<std::pair<std::string, std::string>> merges;  // the most preferred first
+  TokenSpelling spelling = TokenSpelling::kByteLevel;
+  SpaceBefore space_before = SpaceBefore::kNothing;
   bool normalizes = false;  // text to form C (normal_form.h), but for the names of added tokens
   std::vector<SplitPattern> patterns;
   bool ignore_merges = false;  // a piece that is a token as a whole becomes it without merges
@@ -39,10 +51,10 @@ struct TokenizerParts {
   int32_t begin_token = -1;  // before every prompt; -1: none
 };
 
-class ByteLevelTokenizer : public Tokenizer {
+class BpeTokenizer : public Tokenizer {
  public:
-  // InvalidArgument naming the token or merge that cannot be; Unimplemented for a pattern that
-  // kvship cannot follow.
+  // InvalidArgument naming the token or merge that cannot be, or the byte without a token that
+  // SentencePiece wants; Unimplemented for a pattern that kvship cannot follow.
   static absl::StatusOr<std::unique_ptr<const Tokenizer>> Create(TokenizerParts parts);
 
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
@@ -57,16 +69,23 @@ class ByteLevelTokenizer : public Tokenizer {
  private:
   using TokensByName = absl::flat_hash_map<std::string, int32_t>;
 
-  ByteLevelTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer, BytePairEncoding merges);
-  absl::Status EncodePlain(absl::string_view text, BytePairEncoding::Scratch& scratch,
+  BpeTokenizer(TokenizerParts parts, const std::array<int32_t, 256>& byte_tokens,
+               PreTokenizer pre_tokenizer, BytePairEncoding merges);
+  absl::Status EncodeBytes(absl::string_view text, BytePairEncoding::Scratch& scratch,
                            std::vector<int32_t>& ids) const;
+  void EncodeCharacters(absl::string_view text, bool begins_text,
+                        BytePairEncoding::Scratch& scratch, std::vector<int32_t>& ids) const;
 
   std::vector<TokenKind> kinds_;
   std::vector<std::string> token_bytes_;
+  TokensByName characters_;    // by name; only of SentencePiece
   TokensByName whole_pieces_;  // by bytes; only where merges are ignored for whole tokens
   TokensByName special_tokens_;
   AddedTokens always_parsed_;
   AddedTokens all_added_;
+  std::array<int32_t, 256> byte_tokens_;
+  TokenSpelling spelling_;
+  SpaceBefore space_before_;
   bool normalizes_;
   PreTokenizer pre_tokenizer_;
   BytePairEncoding merges_;

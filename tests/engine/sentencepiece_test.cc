@@ -1,0 +1,159 @@
+// Tokenizers in the manner of SentencePiece, from both kinds of checkpoints.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "engine/tokenizer.h"
+#include "tests/engine/model_files.h"
+#include "tests/engine/reference_ids.h"
+
+namespace kvship {
+namespace {
+
+using nlohmann::json;
+
+constexpr char kFolder[] = KVSHIP_GOLDENS "/tokenizers/sentencepiece";
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
+
+TEST(SentencePiece, GivesTheReferenceIds) {
+  const auto tokenizer = Tokenizer::Load(kFolder);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  ExpectReferenceIds(**tokenizer, absl::StrCat(kFolder, "/ids.json"));
+  EXPECT_EQ((*tokenizer)->begin_token(), 1);
+}
+
+// As newer files have it: a space before the text alone, and not before one.
+json Metaspace() {
+  return {{"type", "Metaspace"},
+          {"replacement", "\u2581"},
+          {"prepend_scheme", "first"},
+          {"split", false}};
+}
+
+TEST(SentencePiece, GivesTheReferenceIdsOfMetaspace) {
+  EditedTokenizer newer("sentencepiece");
+  newer.content["normalizer"] = nullptr;
+  newer.content["pre_tokenizer"] = Metaspace();
+  const auto tokenizer = newer.Load();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  ExpectReferenceIds(**tokenizer, absl::StrCat(kFolder, "/metaspace_ids.json"));
+  EXPECT_NE((*tokenizer)->identity(), (*Tokenizer::Load(kFolder))->identity());
+}
+
+// The vocabulary of the reference results in a GGUF file, which scores tokens: the earlier a merge
+// makes one, the higher.
+class SentencePieceGguf {
+ public:
+  SentencePieceGguf() {
+    const json file = json::parse(ReadBytes(absl::StrCat(kFolder, "/tokenizer.json")));
+    const json& model = file["model"];
+    tokens.resize(model["vocab"].size());
+    for (const auto& [name, id] : model["vocab"].items()) tokens[id.get<size_t>()] = name;
+    types.assign(tokens.size(), 1);
+    types[0] = 2;
+    types[1] = types[2] = 3;
+    for (size_t byte = 0; byte < 256; ++byte) types[3 + byte] = 6;
+    scores.assign(tokens.size(), 0);
+    float score = 0;
+    for (const json& merge : model["merges"]) {
+      const std::string joined = merge[0].get<std::string>() + merge[1].get<std::string>();
+      float& of = scores[model["vocab"][joined].get<size_t>()];
+      --score;
+      if (of == 0) of = score;
+    }
+  }
+
+  absl::StatusOr<std::unique_ptr<const Tokenizer>> Load() const {
+    std::string bytes = BytesOf(uint32_t{kGgufFloat32}) + BytesOf(uint64_t{scores.size()});
+    for (const float score : scores) bytes += BytesOf(score);
+    GgufWriter gguf;
+    gguf.Name("tokenizer.ggml.model", "llama")
+        .Names("tokenizer.ggml.tokens", tokens)
+        .Integers("tokenizer.ggml.token_type", types)
+        .Value("tokenizer.ggml.scores", kGgufArray, bytes)
+        .Count("tokenizer.ggml.bos_token_id", 1);
+    const TempFolder folder;
+    return Tokenizer::Load(folder.Write("model.gguf", gguf.Bytes()));
+  }
+  void ExpectError(const std::string& words) const {
+    const auto tokenizer = Load();
+    EXPECT_EQ(tokenizer.status().code(), kInvalid) << tokenizer.status();
+    EXPECT_THAT(std::string(tokenizer.status().message()), testing::HasSubstr(words));
+  }
+
+  std::vector<std::string> tokens;
+  std::vector<int32_t> types;
+  std::vector<float> scores;
+};
+
+TEST(SentencePiece, OfAGgufFileGivesTheSameIds) {
+  const auto tokenizer = SentencePieceGguf().Load();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  ExpectReferenceIds(**tokenizer, absl::StrCat(kFolder, "/ids.json"));
+  EXPECT_EQ((*tokenizer)->begin_token(), 1);  // though the file does not ask for it
+}
+
+TEST(SentencePiece, DamagedGgufFilesAreNamed) {
+  SentencePieceGguf few;
+  few.scores.pop_back();
+  few.ExpectError("tokenizer.ggml.scores is not one number for each of the 900 tokens");
+  SentencePieceGguf nan;
+  nan.scores[300] = NAN;
+  nan.ExpectError("tokenizer.ggml.scores[300] is nan; wanted a finite number");
+  SentencePieceGguf no_byte;
+  no_byte.tokens[3 + 0x41] = "A byte";
+  no_byte.ExpectError("token <0x41> is missing");
+}
+
+TEST(SentencePiece, TokensAreTheBytesOfTheText) {
+  const auto tokenizer = Tokenizer::Load(kFolder);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  for (const std::string text : {"Hello, world!", "  two  ", "\xF0\x9F\x99\x82 \u65e5", "<0x41>"}) {
+    std::string back;
+    const auto ids = (*tokenizer)->Encode(text, false);
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    for (const int32_t id : *ids) {
+      absl::StrAppend(&back, (*tokenizer)->TokenBytes(id));
+    }
+    EXPECT_EQ(back, " " + text);
+  }
+  EXPECT_EQ((*tokenizer)->TokenBytes(3 + 0xE2), "\xE2");
+  EXPECT_EQ((*tokenizer)->TokenBytes(1), "<s>");
+}
+
+TEST(SentencePiece, RefusesPartsItDoesNotHave) {
+  json splits = Metaspace(), always = Metaspace();
+  splits["split"] = true;
+  always["prepend_scheme"] = "always";
+  for (const auto& [place, value] :
+       std::vector<std::pair<std::string, json>>{{"/normalizer", nullptr},
+                                                 {"/normalizer", {{"type", "NFKC"}}},
+                                                 {"/normalizer/normalizers/0/prepend", "_"},
+                                                 {"/normalizer/normalizers/1/pattern/String", "x"},
+                                                 {"/pre_tokenizer", splits},
+                                                 {"/pre_tokenizer", always},
+                                                 {"/decoder/decoders/0/type", "WordPiece"},
+                                                 {"/added_tokens/1/normalized", true}}) {
+    EditedTokenizer tokenizer("sentencepiece");
+    tokenizer.content[json::json_pointer(place)] = value;
+    SCOPED_TRACE(place);
+    tokenizer.ExpectError(kUnimplemented, "wanted");
+  }
+}
+
+TEST(SentencePiece, ALongTextTakesNoTime) {
+  const auto tokenizer = Tokenizer::Load(kFolder);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const std::string words = "The License shall mean the terms and conditions. ";
+  std::string text;
+  while (text.size() < 2'000'000) text += words;
+  const auto ids = (*tokenizer)->Encode(text, false);
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  EXPECT_LT(ids->size(), text.size() / 2);
+}
+
+}  // namespace
+}  // namespace kvship
