@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -37,7 +38,7 @@ absl::StatusOr<std::vector<BytePairEncoding::Merge>> ResolveMerges(const Tokeniz
                                                                    const TokensByText& by_text) {
   std::vector<BytePairEncoding::Merge> merges;
   merges.reserve(parts.merges.size());
-  absl::flat_hash_map<std::pair<int32_t, int32_t>, size_t> seen;
+  absl::flat_hash_set<std::pair<int32_t, int32_t>> seen;
   seen.reserve(parts.merges.size());
   std::string joined_name;
   for (const auto& [left_name, right_name] : parts.merges) {
@@ -47,14 +48,16 @@ absl::StatusOr<std::vector<BytePairEncoding::Merge>> ResolveMerges(const Tokeniz
     const auto joined = by_text.find(joined_name);
     if (left == by_text.end() || right == by_text.end() || joined == by_text.end()) {
       return absl::InvalidArgumentError(
-          absl::StrCat(parts.where, ": merge ", merges.size(), ", \"", left_name, " ", right_name,
+          absl::StrCat(parts.where, ": merge ", seen.size(), ", \"", left_name, " ", right_name,
                        "\", names or makes a token that the vocabulary does not have"));
     }
-    if (!seen.emplace(std::pair(left->second, right->second), merges.size()).second) {
-      return absl::InvalidArgumentError(absl::StrCat(parts.where, ": merge ", merges.size(), ", \"",
+    if (!seen.emplace(left->second, right->second).second) {
+      return absl::InvalidArgumentError(absl::StrCat(parts.where, ": merge ", seen.size(), ", \"",
                                                      left_name, " ", right_name,
                                                      "\", is there twice"));
     }
+    // Text must not become a special token by its letters: whoever writes it could end a message.
+    if (parts.kinds[joined->second] == TokenKind::kSpecial) continue;
     merges.push_back({left->second, right->second, joined->second});
   }
   return merges;

@@ -144,6 +144,20 @@ TEST(SentencePiece, RefusesPartsItDoesNotHave) {
   }
 }
 
+TEST(SentencePiece, TextDoesNotBecomeASpecialTokenByMerges) {
+  EditedTokenizer edited("sentencepiece");
+  json& model = edited.content["model"];
+  model["vocab"]["</"] = 900;
+  model["vocab"]["s>"] = 901;
+  for (const char* merge : {"< /", "s >", "</ s>"}) model["merges"].push_back(merge);
+  const auto tokenizer = edited.Load();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto ids = (*tokenizer)->Encode("x</s>", /*parse_special=*/false);
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  EXPECT_EQ(std::count(ids->begin(), ids->end(), 2), 0);
+  EXPECT_EQ(std::count(ids->begin(), ids->end(), 900), 1);
+}
+
 TEST(SentencePiece, ALongTextTakesNoTime) {
   const auto tokenizer = Tokenizer::Load(kFolder);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
