@@ -76,6 +76,28 @@ list_failed() {
   echo "$1${list:2}"
 }
 
+# Waits until what a stage showed has also been written to its file; not for a process that holds the pipe and cannot be killed.
+settle() {
+  local writer=${!:-} i
+  for ((i = 0; i < 50; ++i)); do
+    kill -0 "$writer" 2>/dev/null || return 0
+    sleep 0.1
+  done
+  kill "$writer"
+}
+
+# A log, of a long one its beginning and its end: a test may say a line per number that is wrong.
+shorten() {
+  if [[ $(stat -c %s "$1") -le 200000 ]]; then
+    cat "$1"
+  else
+    head -c 150000 "$1"
+    printf '\n... left out ...\n'
+    tail -c 50000 "$1"
+  fi
+  rm "$1"
+}
+
 suite_seconds=60
 suites_seconds=300 # after which no more are begun
 table=()
@@ -102,8 +124,7 @@ run_suite() {
     esac
     skips=$(sed -nE 's/^\[  SKIPPED \] ([0-9]+) tests?, listed below:/\1 skipped/p' "$log")
     [[ $state == ok ]] || tail -n 15 "$log"
-    cat "$log" >>"$results/gpu-tests.txt"
-    rm "$log"
+    shorten "$log" >>"$results/gpu-tests.txt"
   fi
   [[ $state == ok ]] || failed+=("$2 ($state)")
   table+=("$(printf '%-40s %-12s %4d s  %s' "$2" "$state" $((SECONDS - begun)) "${skips:-}")")
@@ -136,13 +157,14 @@ run_tests() {
 # Without what takes long, and what has CUDA refuse something, which memcheck would call an error.
 sanitize() {
   local without='*OfALongPrompt*:*EveryCombination*:BufferTest.MoreThanThereIs*:BufferTest.IsRefusedWhile*'
-  local run log=$results/$1.log
-  : >"$log"
+  local run log=$results/suite.log
+  machine_line >"$results/$1.log"
   for run in "the others:-$without:WindowVotesTest.*" "WindowVotesTest:WindowVotesTest.*-$without"; do
     say "compute-sanitizer $1, ${run%%:*}"
     limited 60 "$1, ${run%%:*}" compute-sanitizer --tool "$1" --error-exitcode 1 "$bin/kvship_kernels_cuda_test" \
-      --gtest_filter="${run#*:}" >>"$log" 2>&1
+      --gtest_filter="${run#*:}" >"$log" 2>&1
     tail -n 3 "$log"
+    shorten "$log" >>"$results/$1.log"
   done
 }
 
@@ -164,21 +186,23 @@ run_services() {
     say "skipped: the services with the demo model: no $model"
     models=()
   fi
-  limited 400 services scripts/gpu_services.py "$services" "${models[@]}" > >(tee "$results/gpu-services.txt") 2>&1
+  machine_line >"$results/gpu-services.txt"
+  limited 400 services scripts/gpu_services.py "$services" "${models[@]}" > >(tee -a "$results/gpu-services.txt") 2>&1
 }
 
 run_wire() {
   has_services || return 0
-  limited 150 wire scripts/gpu_wire.py "$services" > >(tee "$results/gpu-wire.jsonl")
+  machine_line >"$results/gpu-wire.jsonl"
+  limited 150 wire scripts/gpu_wire.py "$services" > >(tee -a "$results/gpu-wire.jsonl")
 }
 
 run_kernels() {
   {
     echo "# The GPU, measured"
     echo
-    echo "- machine: $(gpu)"
+    echo "- machine: $device"
     echo "- compiler: ${KVSHIP_GPU_COMPILER:-$(nvcc --version | tail -n 1)}"
-    echo "- PyTorch, transformers: $(python3 -c 'import torch, transformers; print(torch.__version__, transformers.__version__)' 2>/dev/null)"
+    echo "- PyTorch, transformers: $(baseline_versions)"
     echo "- commit: $(commit)"
     echo
     echo "Kernels: time per operation, the bytes it has to move at least, their rate, and that rate as a share of what"
@@ -188,20 +212,29 @@ run_kernels() {
     echo '```'
   } >"$results/gpu.md"
   limited 200 kernels "$bin/kvship-cuda-bench" "$results/gpu-kernels.json" > >(tee -a "$results/gpu.md") 2>&1
-  wait
+  settle
   echo '```' >>"$results/gpu.md"
 }
 
-gpu() { nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "no nvidia-smi"; }
+# The first one. It is asked once, which may take seconds.
+gpu() {
+  timeout -k 5 30 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | sed -n 1p ||
+    echo "no nvidia-smi"
+}
 commit() { echo "${KVSHIP_COMMIT:-$(git rev-parse --short HEAD 2>/dev/null)}"; }
 
-machine_line() { printf '{"bench": "machine", "device": "%s", "commit": "%s"}\n' "$(gpu)" "$(commit)"; }
+machine_line() { printf '{"bench": "machine", "device": "%s", "commit": "%s"}\n' "$device" "$(commit)"; }
 
 engine() { limited "${seconds:-150}" "engine $*" "$bin/kvship-engine-bench" "$@"; }
 
+# Without importing them, which takes seconds.
+baseline_versions() {
+  python3 -c 'from importlib.metadata import version; print(version("torch"), version("transformers"))' 2>/dev/null
+}
+
 # PyTorch's and transformers' speeds at the same shapes, where they are installed.
 baseline() {
-  if python3 -c 'import torch, transformers' 2>/dev/null; then
+  if baseline_versions >/dev/null; then
     limited 150 "baseline $*" python3 bench/engine/cuda/transformers_baseline.py "$@"
   else
     say "skipped: baseline $1: no PyTorch or no transformers"
@@ -248,27 +281,33 @@ run_long() { run_bench long; }
 
 run_nccl() {
   if [[ -x $bin/kvship-nccl-bench ]]; then
-    limited 90 nccl "$bin/kvship-nccl-bench" > >(tee "$results/gpu-nccl.txt") 2>&1
+    machine_line >"$results/gpu-nccl.txt"
+    limited 90 nccl "$bin/kvship-nccl-bench" > >(tee -a "$results/gpu-nccl.txt") 2>&1
   else
     say "skipped: no kvship-nccl-bench in $bin"
   fi
 }
 
-# At most a stage's own files are in the folder beside the archive, whatever ends the script.
+# At most a stage's own files are in the folder beside the archive, which is whole whatever ends the script.
 pack() {
   [[ -n ${KVSHIP_GPU_PACK:-} ]] || return 0
-  local files
+  local files archive=$results/results.tar
+  rm -f "$archive.new"
   mapfile -t files < <(find "$results" -maxdepth 1 -type f ! -name results.tar -printf '%f\n')
-  [[ ${#files[@]} -eq 0 ]] || tar -C "$results" --append --remove-files -f "$results/results.tar" "${files[@]}"
+  [[ ${#files[@]} -gt 0 ]] || return 0
+  [[ ! -f $archive ]] || cp "$archive" "$archive.new"
+  tar -C "$results" --append -f "$archive.new" "${files[@]}" && mv "$archive.new" "$archive" &&
+    (cd "$results" && rm -- "${files[@]}")
 }
 
 [[ -z ${KVSHIP_GPU_SERVICES:-} ]] || has_services || die "KVSHIP_GPU_SERVICES is $services: wanted a folder with the services"
 [[ -n ${KVSHIP_GPU_BIN:-} ]] || build_programs
+device=$(gpu)
 trap pack EXIT
 for stage in "${stages[@]}"; do
   started=$SECONDS
   "run_$stage"
-  wait
+  settle
   pack
   say "$stage took $((SECONDS - started)) s$(list_failed '; failed so far: ')"
 done

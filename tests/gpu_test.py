@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""What scripts/gpu_services.py takes for a wrong answer, and that nothing outlives it."""
+"""Runs scripts/gpu.sh with stand-ins for the programs, NVIDIA's tools and the device: what it keeps and says, whatever fails."""
 
 import contextlib
 import io
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import unittest
@@ -16,6 +19,32 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 import gpu_services  # noqa: E402
+
+# What each does stands in the file of its name, or of the suite's or command's, in the folder $HOW: a few lines of bash.
+STAND_INS = {
+    "kvship_kernels_cuda_test": """
+case $1 in --gtest_list_tests) printf 'FirstTest.\\n  One\\nSecond/0.  # TypeParam = float\\n  One\\nWindowVotesTest.\\n  One\\n'; exit ;; esac
+how "${1#*=}"
+echo "[  PASSED  ] 1 test."
+""",
+    "kvship_kernels_cuda_libraries_test": '[[ $1 != --gtest_list_tests ]] || echo "LibrariesTest."; how "${1#*=}"',
+    "kvship_engine_cuda_test": '[[ $1 != --gtest_list_tests ]] || echo "EngineTest."; how "${1#*=}"',
+    "kvship-cuda-bench": """
+echo "read 4 GiB"
+echo '{"results": []}' >"$1"
+how bench
+echo "window_votes tma"
+""",
+    "kvship-engine-bench": """
+echo "{\\"bench\\": \\"$1\\"}"
+how "$1"
+""",
+    "kvship-nccl-bench": 'how nccl; echo PASSED',
+    "nvidia-smi": 'echo "NVIDIA H100, 580, 81559 MiB"',
+    "compute-sanitizer": 'echo "ERROR SUMMARY"; how "$2"',
+    "nvcc": 'echo "Cuda compilation tools, release 13.0, V13.0.88"',
+    "python3": "exit 1",  # there is no PyTorch
+}
 
 
 def read_when_written(path, process):
@@ -33,6 +62,81 @@ def has_ended(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+class GpuRun(unittest.TestCase):
+    def setUp(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="kvship-gpu-"))
+        self.addCleanup(shutil.rmtree, self.folder)
+        for name in ("bin", "how", "checkout"):
+            (self.folder / name).mkdir()
+        shutil.copytree(ROOT / "scripts", self.folder / "checkout/scripts", ignore=shutil.ignore_patterns("__pycache__"))
+        for name, text in STAND_INS.items():
+            self.write(f"bin/{name}", f'#!/bin/bash\nhow() {{ local f="$HOW/${{1//\\//_}}"; [[ ! -f $f ]] || source "$f"; }}\n{text}\n')
+        self.results = self.folder / "results"
+        self.environment = {"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "HOME": str(self.folder), "HOW": f"{self.folder}/how",
+                            "KVSHIP_GPU_BIN": f"{self.folder}/bin", "KVSHIP_COMMIT": "c0ffee", "KVSHIP_GPU_PACK": "yes"}
+
+    def write(self, path, text):
+        (self.folder / path).write_text(text)
+        (self.folder / path).chmod(0o755)
+
+    def run_stages(self, *stages, fails=True, **environment):
+        """What it said."""
+        done = subprocess.run([self.folder / "checkout/scripts/gpu.sh", self.results, *stages],
+                              env={**self.environment, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=100, check=False)
+        self.assertEqual(done.returncode, 1 if fails else 0, done.stdout)
+        return done.stdout
+
+    def packed(self):
+        """{name: text} of what is in the archive, beside which nothing is."""
+        self.assertEqual(os.listdir(self.results), ["results.tar"])
+        with tarfile.open(self.results / "results.tar") as archive:
+            return {name: archive.extractfile(name).read().decode() for name in archive.getnames()}
+
+    def test_all_results_are_packed_and_say_what_they_are_of(self):
+        self.run_stages("tests", "kernels", "nccl", "engine", "paper", "long", fails=False)
+        results = self.packed()
+        self.assertEqual({name for name in results if not name.endswith(".err")}, {
+            "gpu-tests.txt", "gpu-kernels.json", "gpu.md", "gpu-nccl.txt", "gpu-engine.jsonl", "gpu-paper.jsonl", "memcheck.log",
+            "racecheck.log", "gpu-long.jsonl"})
+        for name, text in results.items():
+            if not name.endswith((".err", ".json")):
+                self.assertIn("H100", text, name)
+                self.assertIn("c0ffee", text, name)
+        rows = [json.loads(line)["bench"] for line in results["gpu-engine.jsonl"].splitlines()]
+        self.assertEqual(rows, ["machine", "limits", "prefill", "prefill", "prefix", "decode"])
+        self.assertRegex(results["gpu.md"], r"(?s)```\nread 4 GiB\nwindow_votes tma\n```\n\Z")
+        self.assertRegex(results["gpu-tests.txt"], r"(?s)FirstTest\..*ok.*Second/0\..*ok.*LibrariesTest\..*WindowVotesTest\..*ok")
+
+    def test_a_test_that_says_a_line_per_number_leaves_a_short_log(self):
+        self.write("how/FirstTest.*", "echo begins; yes 'a number is wrong' | head -n 100000; echo ends; exit 1")
+        self.run_stages("tests")
+        text = self.packed()["gpu-tests.txt"]
+        self.assertLess(len(text), 250000)
+        self.assertRegex(text, r"(?s)begins\n.*left out.*ends\n")
+
+    def test_a_process_that_holds_the_output_open_holds_nothing_up(self):
+        self.write("how/bench", f"setsid sleep 60 & echo $! >{self.folder}/holder; exit 1")
+        self.addCleanup(lambda: os.kill(int((self.folder / "holder").read_text()), signal.SIGKILL))
+        begun = time.monotonic()
+        said = self.run_stages("kernels", "nccl")
+        self.assertLess(time.monotonic() - begun, 40)
+        self.assertIn("failed: kernels (exit code 1)\n", said)
+        self.assertRegex(self.packed()["gpu.md"], r"(?s)```\nread 4 GiB\n```\n\Z")
+
+    def test_what_is_killed_leaves_what_it_had(self):
+        self.write("how/decode", "echo $$ >$HOW/pid; exec sleep 100")
+        run = subprocess.Popen([self.folder / "checkout/scripts/gpu.sh", self.results, "kernels", "engine"], env=self.environment,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        pid = read_when_written(self.folder / "how/pid", run)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        os.kill(pid, signal.SIGKILL)
+        with tarfile.open(self.results / "results.tar") as archive:
+            self.assertEqual(sorted(archive.getnames()), ["gpu-kernels.json", "gpu.md"])
+        self.assertEqual((self.results / "gpu-engine.jsonl").read_text().count("\n"), 6)
 
 
 def record(tokens, kept=40, mass=1.0):
