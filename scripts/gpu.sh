@@ -42,11 +42,7 @@ programs=(kvship_kernels_cuda_test kvship_kernels_cuda_libraries_test kvship_eng
 bin=${KVSHIP_GPU_BIN:-build-gpu/bin}
 services=${KVSHIP_GPU_SERVICES:-build/bin}
 model=${KVSHIP_GPU_MODEL:-$model_path}
-libraries=$PWD/.gpu-deps/usr/lib/x86_64-linux-gnu
-# PyTorch brings NVIDIA's libraries where the system has none.
-torch=$(python3 -c 'import nvidia; print(list(nvidia.__path__)[0])' 2>/dev/null)
-libraries+=:/usr/local/cuda/lib64$(printf ':%s' "${torch:-/nowhere}"/*/lib)
-export LD_LIBRARY_PATH=$libraries:${LD_LIBRARY_PATH:-}
+export LD_LIBRARY_PATH=$PWD/.gpu-deps/usr/lib/x86_64-linux-gnu:/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 
 build_programs() {
   [[ -f .gpu-deps/usr/include/cudnn_frontend.h ]] || fetch_cudnn_frontend
@@ -57,6 +53,22 @@ build_programs() {
 }
 
 failed=()
+
+# Before anything runs: which of NVIDIA's libraries are there, and that the programs see a device. Without one every test
+# would be skipped.
+look() {
+  local program names folders said code=0
+  for program in "${programs[@]:0:5}"; do [[ -x $bin/$program ]] || die "no $program in $bin"; done
+  read -ra names <<<"${KVSHIP_GPU_LIBRARIES:-$(cuda_libraries)}"
+  folders=$(scripts/gpu_libraries.py "${names[@]}") || failed+=("libraries (not all of ${names[*]} are here)")
+  export LD_LIBRARY_PATH=$LD_LIBRARY_PATH${folders:+:$folders}
+  device=$(gpu)
+  say "$device, programs of $(commit)"
+  said=$(timeout -k 5 60 "$bin/kvship_kernels_cuda_test" --gtest_filter='DequantizeTest.*' 2>&1) || code=$?
+  [[ $code -ne 124 && $code -ne 137 ]] || die "a first, short test does not end"
+  ! grep -m 1 "$no_device" <<<"$said" || die "without one nothing is run"
+}
+no_device='^no CUDA device' # as tests/kernels/cuda/device_test.h says it
 
 # Runs a command for so many seconds at most. Never in a pipe, in whose subshell the names of what failed would be lost.
 limited() {
@@ -122,6 +134,7 @@ run_suite() {
       124 | 137) state="no end" ;;
       *) state="failed $code" ;;
     esac
+    ! grep -q "$no_device" "$log" || state="no device"
     skips=$(sed -nE 's/^\[  SKIPPED \] ([0-9]+) tests?, listed below:/\1 skipped/p' "$log")
     [[ $state == ok ]] || tail -n 15 "$log"
     shorten "$log" >>"$results/gpu-tests.txt"
@@ -302,7 +315,7 @@ pack() {
 
 [[ -z ${KVSHIP_GPU_SERVICES:-} ]] || has_services || die "KVSHIP_GPU_SERVICES is $services: wanted a folder with the services"
 [[ -n ${KVSHIP_GPU_BIN:-} ]] || build_programs
-device=$(gpu)
+look
 trap pack EXIT
 for stage in "${stages[@]}"; do
   started=$SECONDS

@@ -51,6 +51,7 @@ else
 fi
 cat >"$root/gpu-payload.env" <<ENV
 export KVSHIP_GPU_BIN=bin KVSHIP_GPU_SERVICES=bin KVSHIP_GPU_MODEL=model.gguf KVSHIP_GPU_PACK=yes
+export KVSHIP_GPU_LIBRARIES='$(cuda_libraries)'
 export KVSHIP_COMMIT='${KVSHIP_COMMIT:-$(git rev-parse --short HEAD)}' KVSHIP_GPU_COMPILER='$(nvcc --version | tail -n 1)'
 ENV
 # The programs hold the same kernels: with a dictionary larger than all of them each is stored once.

@@ -18,6 +18,7 @@ from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
+import gpu_libraries  # noqa: E402
 import gpu_services  # noqa: E402
 
 # What each does stands in the file of its name, or of the suite's or command's, in the folder $HOW: a few lines of bash.
@@ -45,6 +46,7 @@ how "$1"
     "nvcc": 'echo "Cuda compilation tools, release 13.0, V13.0.88"',
     "python3": "exit 1",  # there is no PyTorch
 }
+NO_DEVICE = 'printf "device_test.h:24: Skipped\\nno CUDA device: driver too old\\n"; exit 0'
 
 
 def read_when_written(path, process):
@@ -73,6 +75,7 @@ class GpuRun(unittest.TestCase):
         shutil.copytree(ROOT / "scripts", self.folder / "checkout/scripts", ignore=shutil.ignore_patterns("__pycache__"))
         for name, text in STAND_INS.items():
             self.write(f"bin/{name}", f'#!/bin/bash\nhow() {{ local f="$HOW/${{1//\\//_}}"; [[ ! -f $f ]] || source "$f"; }}\n{text}\n')
+        self.write("checkout/scripts/gpu_libraries.py", "#!/bin/bash\n[[ ! -f $HOW/libraries ]] || source $HOW/libraries\n")
         self.results = self.folder / "results"
         self.environment = {"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "HOME": str(self.folder), "HOW": f"{self.folder}/how",
                             "KVSHIP_GPU_BIN": f"{self.folder}/bin", "KVSHIP_COMMIT": "c0ffee", "KVSHIP_GPU_PACK": "yes"}
@@ -96,7 +99,8 @@ class GpuRun(unittest.TestCase):
             return {name: archive.extractfile(name).read().decode() for name in archive.getnames()}
 
     def test_all_results_are_packed_and_say_what_they_are_of(self):
-        self.run_stages("tests", "kernels", "nccl", "engine", "paper", "long", fails=False)
+        said = self.run_stages("tests", "kernels", "nccl", "engine", "paper", "long", fails=False)
+        self.assertIn("NVIDIA H100, 580, 81559 MiB, programs of c0ffee", said)
         results = self.packed()
         self.assertEqual({name for name in results if not name.endswith(".err")}, {
             "gpu-tests.txt", "gpu-kernels.json", "gpu.md", "gpu-nccl.txt", "gpu-engine.jsonl", "gpu-paper.jsonl", "memcheck.log",
@@ -109,6 +113,30 @@ class GpuRun(unittest.TestCase):
         self.assertEqual(rows, ["machine", "limits", "prefill", "prefill", "prefix", "decode"])
         self.assertRegex(results["gpu.md"], r"(?s)```\nread 4 GiB\nwindow_votes tma\n```\n\Z")
         self.assertRegex(results["gpu-tests.txt"], r"(?s)FirstTest\..*ok.*Second/0\..*ok.*LibrariesTest\..*WindowVotesTest\..*ok")
+
+    def test_without_a_device_nothing_is_begun(self):
+        self.write("how/DequantizeTest.*", NO_DEVICE)
+        said = self.run_stages("tests", "engine")
+        self.assertTrue(said.endswith("no CUDA device: driver too old\nwithout one nothing is run\n"), said)
+        self.assertEqual(os.listdir(self.results), [])
+
+    def test_a_device_that_is_lost_is_no_success(self):
+        self.write("how/Second_0.*", NO_DEVICE)
+        said = self.run_stages("tests")
+        self.assertIn("failed: Second/0. (no device)", said)
+        self.assertRegex(self.packed()["gpu-tests.txt"], r"Second/0\. +no device")
+
+    def test_libraries_that_are_missing_are_named_first_and_last(self):
+        self.write("how/libraries", 'echo "$1 MISSING" >&2; exit 1')
+        said = self.run_stages("nccl").splitlines()
+        self.assertEqual(said[0], "libcublasLt.so.13 MISSING")
+        self.assertRegex(said[-1], r"failed: libraries \(not all of libcublasLt\.so\.13 libcudnn\.so\.9 .* are here\)")
+
+    def test_libraries_that_are_elsewhere_are_found_by_the_programs(self):
+        self.write("how/libraries", "echo /opt/nccl:/opt/cudnn")
+        self.write("how/nccl", 'echo "in $LD_LIBRARY_PATH"')
+        self.run_stages("nccl", fails=False)
+        self.assertRegex(self.packed()["gpu-nccl.txt"], r"in .*:/opt/nccl:/opt/cudnn\n")
 
     def test_a_test_that_says_a_line_per_number_leaves_a_short_log(self):
         self.write("how/FirstTest.*", "echo begins; yes 'a number is wrong' | head -n 100000; echo ends; exit 1")
@@ -137,6 +165,37 @@ class GpuRun(unittest.TestCase):
         with tarfile.open(self.results / "results.tar") as archive:
             self.assertEqual(sorted(archive.getnames()), ["gpu-kernels.json", "gpu.md"])
         self.assertEqual((self.results / "gpu-engine.jsonl").read_text().count("\n"), 6)
+
+
+class GpuLibraries(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="kvship-libraries-")
+        self.addCleanup(shutil.rmtree, self.folder)
+        (self.there,) = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libm.so" in line][:1]
+
+    def look(self, *names):
+        out, err = io.StringIO(), io.StringIO()
+        with mock.patch.object(gpu_libraries, "DISK", (self.folder,)), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = gpu_libraries.main(names)
+        return code, out.getvalue().strip(), err.getvalue()
+
+    def test_says_where_the_loader_finds_one(self):
+        code, folders, said = self.look("libm.so.6")
+        self.assertEqual((code, folders), (0, ""))
+        self.assertRegex(said, r"^libm\.so\.6: /.*/libm.*\n$")
+
+    def test_names_the_folder_of_one_that_the_loader_does_not_find(self):
+        os.makedirs(f"{self.folder}/a/lib")
+        shutil.copy(self.there, f"{self.folder}/a/lib/libkvship_there.so.1")
+        code, folders, _ = self.look("libkvship_there.so.1", "libm.so.6")
+        self.assertEqual((code, folders), (0, f"{self.folder}/a/lib"))
+
+    def test_says_why_one_cannot_be_opened(self):
+        Path(f"{self.folder}/libkvship_broken.so.1").write_text("no library")
+        code, folders, said = self.look("libkvship_nowhere.so.1", "libkvship_broken.so.1")
+        self.assertEqual((code, folders), (1, ""))
+        self.assertIn("libkvship_nowhere.so.1: MISSING (libkvship_nowhere.so.1: cannot open shared object file", said)
+        self.assertIn(f"{self.folder}/libkvship_broken.so.1: file too short", said)
 
 
 def record(tokens, kept=40, mass=1.0):
