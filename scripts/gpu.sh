@@ -3,18 +3,21 @@
 #
 #   scripts/gpu.sh [FOLDER [STAGE...]]     bench/results and every stage but `long` unless named
 #
-#   tests       every test of the GPU, also under compute-sanitizer               gpu-tests.txt, memcheck.log, racecheck.log
+#   tests       every test of the GPU                                             gpu-tests.txt
 #   services    both services answer as on the CPU                                gpu-services.txt
 #   wire        a cache goes by gRPC and by NCCL                                  gpu-wire.jsonl
 #   kernels     time per operation                                                gpu-kernels.json, gpu.md
 #   engine      the shape of Llama-3.1-8B, PyTorch and transformers beside it     gpu-engine.jsonl
 #   paper       that of Llama-2-7B, for the figures of SnapKV's paper             gpu-paper.jsonl
 #   nccl        256 MiB between two processes                                     gpu-nccl.txt
+#   sanitize    the kernels' tests under compute-sanitizer                        memcheck.log, racecheck.log
 #   long        a prompt of 1,000,000 tokens, about nine minutes on an H200       gpu-long.jsonl
 #
 # Results are written as they come, and each command has its time: what fails or takes longer is named at the end, and
-# the rest runs. With KVSHIP_GPU_PACK=yes a stage that is done moves all of FOLDER into results.tar there, for machines from which few
-# files can be fetched.
+# the rest runs. KVSHIP_GPU_SECONDS is the time of all of them together, for a machine that is lent for so long: what it
+# does not suffice for is named as not run. KVSHIP_GPU_ONLY, a regular expression, chooses by those names what of the stages runs,
+# so that a run that was cut can go on. With KVSHIP_GPU_PACK=yes a stage that is done moves all of FOLDER into
+# results.tar there, for machines from which few files can be fetched.
 #
 # Needs .gpu-deps/ (scripts/gpu_deps.sh) where the packages are not installed. For sources outside git KVSHIP_COMMIT
 # names the commit; KVSHIP_GPU_BIN names a folder with programs that are built already. The services are those in build/bin
@@ -30,12 +33,15 @@ source scripts/setup.sh
 
 results=$(realpath -m "${1:-bench/results}")
 stages=("${@:2}")
-[[ ${#stages[@]} -gt 0 ]] || stages=(tests services wire kernels engine paper nccl)
+[[ ${#stages[@]} -gt 0 ]] || stages=(tests services wire kernels engine paper nccl sanitize)
 for stage in "${stages[@]}"; do
-  [[ $stage =~ ^(tests|services|wire|kernels|engine|paper|nccl|long)$ ]] ||
-    die "stage \"$stage\": wanted tests, services, wire, kernels, engine, paper, nccl or long"
+  [[ $stage =~ ^(tests|services|wire|kernels|engine|paper|nccl|sanitize|long)$ ]] ||
+    die "stage \"$stage\": wanted tests, services, wire, kernels, engine, paper, nccl, sanitize or long"
 done
 [[ -z ${KVSHIP_GPU_PACK:-} || $# -gt 0 ]] || die "KVSHIP_GPU_PACK: wanted a FOLDER, all of which is packed"
+run_seconds=${KVSHIP_GPU_SECONDS:-86400}
+[[ $run_seconds =~ ^[1-9][0-9]*$ ]] || die "KVSHIP_GPU_SECONDS is $run_seconds: wanted a number of seconds"
+only=${KVSHIP_GPU_ONLY:-.}
 mkdir -p "$results"
 programs=(kvship_kernels_cuda_test kvship_kernels_cuda_libraries_test kvship_engine_cuda_test kvship-cuda-bench
   kvship-engine-bench kvship-nccl-bench)
@@ -64,21 +70,36 @@ look() {
   export LD_LIBRARY_PATH=$LD_LIBRARY_PATH${folders:+:$folders}
   device=$(gpu)
   say "$device, programs of $(commit)"
-  said=$(timeout -k 5 60 "$bin/kvship_kernels_cuda_test" --gtest_filter='DequantizeTest.*' 2>&1) || code=$?
-  [[ $code -ne 124 && $code -ne 137 ]] || die "a first, short test does not end"
+  said=$(bounded 60 "$bin/kvship_kernels_cuda_test" --gtest_filter='DequantizeTest.*' 2>&1) || code=$?
+  [[ $(outcome $code) != "no end" ]] || die "a first, short test does not end"
   ! grep -m 1 "$no_device" <<<"$said" || die "without one nothing is run"
 }
 no_device='^no CUDA device' # as tests/kernels/cuda/device_test.h says it
 
-# Runs a command for so many seconds at most. Never in a pipe, in whose subshell the names of what failed would be lost.
+# Runs a command for so many seconds at most, and no longer than there is time.
+no_time=75 # the exit code where there is none
+bounded() {
+  local left=$((run_seconds - SECONDS))
+  [[ $left -gt 0 ]] || return $no_time
+  timeout -k 5 $((left < $1 ? left : $1)) "${@:2}"
+}
+
+# What an exit code of it says.
+outcome() {
+  case $1 in
+    0) echo ok ;;
+    124 | 137) echo "no end" ;;
+    "$no_time") echo "not run" ;;
+    *) echo "exit code $1" ;;
+  esac
+}
+
+# The same for a command that has a name. Never in a pipe, in whose subshell the names of what failed would be lost.
 limited() {
   local code=0
-  timeout -k 5 "$1" "${@:3}" || code=$?
-  case $code in
-    0) return ;;
-    124 | 137) failed+=("$2 (no end in $1 s)") ;;
-    *) failed+=("$2 (exit code $code)") ;;
-  esac
+  [[ $2 =~ $only ]] || return 0
+  bounded "$1" "${@:3}" || code=$?
+  [[ $code -eq 0 ]] || failed+=("$2 ($(outcome $code))")
 }
 
 list_failed() {
@@ -118,24 +139,22 @@ table=()
 list_suites() {
   local program
   for program in "$@"; do
-    timeout -k 5 60 "$bin/$program" --gtest_list_tests | awk -v program="$program" '$1 ~ /\.$/ { print program, $1 }'
+    bounded 60 "$bin/$program" --gtest_list_tests | awk -v program="$program" '$1 ~ /\.$/ { print program, $1 }'
   done | awk '/WindowVotesTest/ { last = last $0 "\n"; next } { print } END { printf "%s", last }'
 }
 
 # In a process of its own: a kernel that faults takes along all that its process does later.
 run_suite() {
-  local begun=$SECONDS code=0 state skips log=$results/suite.log
-  if [[ $((SECONDS - started)) -gt $suites_seconds ]]; then
-    state="not run"
-  else
-    timeout -k 5 $suite_seconds "$bin/$1" --gtest_filter="$2*" >"$log" 2>&1 || code=$?
-    case $code in
-      0) state=ok ;;
-      124 | 137) state="no end" ;;
-      *) state="failed $code" ;;
-    esac
-    ! grep -q "$no_device" "$log" || state="no device"
+  local begun=$SECONDS code=$no_time state skips log=$results/suite.log
+  [[ $2 =~ $only ]] || return 0
+  if [[ $((SECONDS - started)) -le $suites_seconds ]]; then
+    code=0
+    bounded $suite_seconds "$bin/$1" --gtest_filter="$2*" >"$log" 2>&1 || code=$?
     skips=$(sed -nE 's/^\[  SKIPPED \] ([0-9]+) tests?, listed below:/\1 skipped/p' "$log")
+  fi
+  state=$(outcome "$code")
+  if [[ -f $log ]]; then
+    ! grep -q "$no_device" "$log" || state="no device"
     [[ $state == ok ]] || tail -n 15 "$log"
     shorten "$log" >>"$results/gpu-tests.txt"
   fi
@@ -159,6 +178,9 @@ run_tests() {
   done
   for suite in "${suites[@]}"; do run_suite "${suite% *}" "${suite#* }"; done
   printf '%s\n' "${table[@]}" >>"$results/gpu-tests.txt"
+}
+
+run_sanitize() {
   if command -v compute-sanitizer >/dev/null; then
     sanitize memcheck
     sanitize racecheck
@@ -173,8 +195,9 @@ sanitize() {
   local run log=$results/suite.log
   machine_line >"$results/$1.log"
   for run in "the others:-$without:WindowVotesTest.*" "WindowVotesTest:WindowVotesTest.*-$without"; do
+    [[ "$1, ${run%%:*}" =~ $only ]] || continue
     say "compute-sanitizer $1, ${run%%:*}"
-    limited 60 "$1, ${run%%:*}" compute-sanitizer --tool "$1" --error-exitcode 1 "$bin/kvship_kernels_cuda_test" \
+    limited 120 "$1, ${run%%:*}" compute-sanitizer --tool "$1" --error-exitcode 1 "$bin/kvship_kernels_cuda_test" \
       --gtest_filter="${run#*:}" >"$log" 2>&1
     tail -n 3 "$log"
     shorten "$log" >>"$results/$1.log"
@@ -258,9 +281,9 @@ bench_engine() {
   machine_line
   engine limits
   engine prefill --tokens=4096,16384,32768
-  engine prefill --tokens=131072 --rounds=1
-  engine prefix --tokens=32768
   engine decode --batch=1,32 --tokens=16384 --nofull
+  engine prefix --tokens=32768
+  engine prefill --tokens=131072 --rounds=1
   baseline attention
   baseline prefill --tokens 16384,32768
 }

@@ -99,7 +99,7 @@ class GpuRun(unittest.TestCase):
             return {name: archive.extractfile(name).read().decode() for name in archive.getnames()}
 
     def test_all_results_are_packed_and_say_what_they_are_of(self):
-        said = self.run_stages("tests", "kernels", "nccl", "engine", "paper", "long", fails=False)
+        said = self.run_stages("tests", "kernels", "nccl", "engine", "paper", "sanitize", "long", fails=False)
         self.assertIn("NVIDIA H100, 580, 81559 MiB, programs of c0ffee", said)
         results = self.packed()
         self.assertEqual({name for name in results if not name.endswith(".err")}, {
@@ -110,7 +110,7 @@ class GpuRun(unittest.TestCase):
                 self.assertIn("H100", text, name)
                 self.assertIn("c0ffee", text, name)
         rows = [json.loads(line)["bench"] for line in results["gpu-engine.jsonl"].splitlines()]
-        self.assertEqual(rows, ["machine", "limits", "prefill", "prefill", "prefix", "decode"])
+        self.assertEqual(rows, ["machine", "limits", "prefill", "decode", "prefix", "prefill"])
         self.assertRegex(results["gpu.md"], r"(?s)```\nread 4 GiB\nwindow_votes tma\n```\n\Z")
         self.assertRegex(results["gpu-tests.txt"], r"(?s)FirstTest\..*ok.*Second/0\..*ok.*LibrariesTest\..*WindowVotesTest\..*ok")
 
@@ -118,6 +118,11 @@ class GpuRun(unittest.TestCase):
         self.write("how/DequantizeTest.*", NO_DEVICE)
         said = self.run_stages("tests", "engine")
         self.assertTrue(said.endswith("no CUDA device: driver too old\nwithout one nothing is run\n"), said)
+        self.assertEqual(os.listdir(self.results), [])
+
+    def test_with_a_device_that_hangs_nothing_is_begun(self):
+        self.write("how/DequantizeTest.*", "sleep 100")
+        self.assertIn("a first, short test does not end\n", self.run_stages("tests", "engine", KVSHIP_GPU_SECONDS="4"))
         self.assertEqual(os.listdir(self.results), [])
 
     def test_a_device_that_is_lost_is_no_success(self):
@@ -137,6 +142,33 @@ class GpuRun(unittest.TestCase):
         self.write("how/nccl", 'echo "in $LD_LIBRARY_PATH"')
         self.run_stages("nccl", fails=False)
         self.assertRegex(self.packed()["gpu-nccl.txt"], r"in .*:/opt/nccl:/opt/cudnn\n")
+
+    def test_what_fails_is_named_and_the_rest_runs(self):
+        self.write("how/FirstTest.*", "exit 3")
+        self.write("how/Second_0.*", "kill -SEGV $$")
+        self.write("how/prefill", "exit 1")
+        self.write("how/racecheck", "exit 1")
+        said = self.run_stages("tests", "engine", "sanitize")
+        self.assertIn("failed: FirstTest. (exit code 3), Second/0. (exit code 139), engine prefill --tokens=4096,16384,32768 "
+                      "(exit code 1), engine prefill --tokens=131072 --rounds=1 (exit code 1), racecheck, the others (exit code 1), "
+                      "racecheck, WindowVotesTest (exit code 1)", said)
+        self.assertEqual(self.packed()["gpu-engine.jsonl"].count("\n"), 6)
+
+    def test_the_time_of_all_ends_what_hangs_and_names_what_was_not_run(self):
+        self.write("how/decode", "sleep 100")
+        begun = time.monotonic()
+        said = self.run_stages("engine", "nccl", KVSHIP_GPU_SECONDS="6")
+        self.assertLess(time.monotonic() - begun, 30)
+        self.assertIn("failed: engine decode --batch=1,32 --tokens=16384 --nofull (no end), "
+                      "engine prefix --tokens=32768 (not run), engine prefill --tokens=131072 --rounds=1 (not run), nccl (not run)", said)
+        self.assertEqual(self.packed()["gpu-engine.jsonl"].count("\n"), 4)
+
+    def test_the_rest_of_a_run_can_be_chosen(self):
+        said = self.run_stages("tests", "engine", "sanitize", fails=False, KVSHIP_GPU_ONLY="^Second|prefix|racecheck, W")
+        self.assertNotRegex(said, "FirstTest|memcheck|the others")
+        results = self.packed()
+        self.assertRegex(results["gpu-tests.txt"], r"Second/0\. +ok")
+        self.assertEqual([json.loads(line)["bench"] for line in results["gpu-engine.jsonl"].splitlines()], ["machine", "prefix"])
 
     def test_a_test_that_says_a_line_per_number_leaves_a_short_log(self):
         self.write("how/FirstTest.*", "echo begins; yes 'a number is wrong' | head -n 100000; echo ends; exit 1")
@@ -164,7 +196,7 @@ class GpuRun(unittest.TestCase):
         os.kill(pid, signal.SIGKILL)
         with tarfile.open(self.results / "results.tar") as archive:
             self.assertEqual(sorted(archive.getnames()), ["gpu-kernels.json", "gpu.md"])
-        self.assertEqual((self.results / "gpu-engine.jsonl").read_text().count("\n"), 6)
+        self.assertEqual((self.results / "gpu-engine.jsonl").read_text().count("\n"), 4)
 
 
 class GpuLibraries(unittest.TestCase):
