@@ -39,6 +39,14 @@ quietly() {
   return 1
 }
 
+# NVIDIA's libraries that programs open when they use a GPU (base/shared_library.h), by the names that those ask for which
+# this machine's nvcc has built.
+cuda_libraries() {
+  local major
+  major=$(nvcc --version | sed -nE 's/.*release ([0-9]+)\..*/\1/p')
+  echo "libcublasLt.so.$major libcudnn.so.9 libnvrtc.so.$major libnccl.so.2"
+}
+
 # Every file of one kind that git tracks or would track, separated by NUL.
 files_matching() { git ls-files -z --cached --others --exclude-standard -- "$@"; }
 cxx_files() { files_matching '*.h' '*.cc' '*.cu' '*.cuh'; }

@@ -27,6 +27,7 @@ import urllib.request
 
 READY_TIMEOUT_S = 60
 ANSWER_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 20
 LEEWAY = 0.3  # nats
 NUM_TOKENS = 24
 NCCL_TIMEOUT_S = 60
@@ -91,7 +92,9 @@ def free_port():
 
 
 class Server:
-    """A server program on a device, ended with the object."""
+    """A server program on a device. `stop` ends it."""
+
+    started = []
 
     def __init__(self, bin_folder, name, model, device, *flags, environment=None):
         self.name, self.port, self.admin = f"{name} on {device}", free_port(), free_port()
@@ -100,6 +103,7 @@ class Server:
             [os.path.join(bin_folder, name), f"--model={model}", f"--listen=127.0.0.1:{self.port}",
              f"--admin=127.0.0.1:{self.admin}", f"--device={device}", *flags],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env={**os.environ, **(environment or {})})
+        self.started.append(self)
 
     def wait_until_ready(self):
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -120,10 +124,19 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(60)
+            return self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
+
+
+def kill_servers_on_sigterm():
+    """Those that outlive this process would hold the GPU's memory."""
+    def end(*_):
+        for server in Server.started:
+            server.process.kill()
+        sys.exit("ended by SIGTERM")
+    signal.signal(signal.SIGTERM, end)
 
 
 def on_one_gpu(role):
@@ -151,7 +164,11 @@ class Pair:
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind=None, *_):
+        if kind is subprocess.TimeoutExpired:  # what does not answer would not end either
+            for server in self.servers:
+                server.process.kill()
+                print(f"{server.name} said {server.log_text()}", flush=True)
         self.exit_codes = [server.stop() for server in reversed(self.servers)]
 
     def metric(self, name):
@@ -176,10 +193,11 @@ class Pair:
 
 class Checks:
     def __init__(self):
-        self.failed = 0
+        self.failed = []
 
     def report(self, passed, name, detail=""):
-        self.failed += not passed
+        if not passed:
+            self.failed.append(name)
         print(f"{'PASS' if passed else 'FAIL'} {name}{': ' if detail else ''}{detail}", flush=True)
 
     def compare(self, name, cpu, gpu):
@@ -229,6 +247,8 @@ def check_model(checks, bin_folder, model, name, encoder, vocab, folder):
                     what = f"{where}, {label(case)}"
                     try:
                         checks.compare(what, wanted, pair.answer(*case))
+                    except subprocess.TimeoutExpired:
+                        raise  # the others would hang as well
                     except FAILURES as error:
                         checks.report(False, what, str(error))
                 check_other_requests(checks, pair, where, cases, cpu, decode)
@@ -261,13 +281,14 @@ def check_other_requests(checks, pair, where, cases, cpu, decode):
     for sampling in (["--temperature=1"], ["--temperature=1", "--top-p=0.9"], ["--temperature=1.5", "--top-k=40", "--top-p=0.9"]):
         device, host = (pair.answer(*cases[0], "--seed=5", *sampling, *more)["tokens"] for more in ([], ["--logprobs=1"]))
         checks.report(device == host and len(device) == NUM_TOKENS,
-                      f"{where}, {' '.join(sampling)}: the decode node's device draws what the host draws")
+                      f"{where}, {' '.join(sampling)}: the decode node's device draws what the host draws",
+                      "" if device == host else f"{device}, the host {host}")
     together = [subprocess.Popen(
         [os.path.join(pair.bin_folder, "kvship"), "generate", f"--server=127.0.0.1:{pair.servers[1].port}", "--json",
          f"--tokens-file={prompt}", f"--compression={compression}", f"--max-tokens={NUM_TOKENS}", "--ignore-end"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) for prompt, compression in cases]
     for case, wanted, process in zip(cases, cpu, together):
-        text, _ = process.communicate(timeout=ANSWER_TIMEOUT_S)
+        text, _ = process.communicate(timeout=ANSWER_TIMEOUT_S)  # the clients of a node that hangs end when it is killed
         name = f"{where}, all at once, {label(case)}"
         if process.returncode == 0:
             checks.compare(name, wanted, json.loads(text))
@@ -282,6 +303,7 @@ def check_other_requests(checks, pair, where, cases, cpu, decode):
 def main():
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
+    kill_servers_on_sigterm()
     bin_folder = os.path.abspath(sys.argv[1])
     checks = Checks()
     with tempfile.TemporaryDirectory() as folder:
@@ -297,7 +319,7 @@ def main():
                 check_model(checks, bin_folder, model, name, encoder, vocab, folder)
             except FAILURES as error:
                 checks.report(False, name, str(error))
-    print(f"{checks.failed} checks failed" if checks.failed else "all checks passed")
+    print("\n".join([f"{len(checks.failed)} checks failed:", *checks.failed]) if checks.failed else "all checks passed")
     sys.exit(1 if checks.failed else 0)
 
 

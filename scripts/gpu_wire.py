@@ -14,7 +14,7 @@ import random
 import sys
 import tempfile
 
-from gpu_services import FAILURES, Pair, write_model
+from gpu_services import FAILURES, Pair, kill_servers_on_sigterm, write_model
 
 SHAPE = {"hidden": 256, "heads": 8, "kv_heads": 8, "head": 128, "ffn": 256, "vocab": 320, "layers": 32}
 NUM_TOKENS = 2048
@@ -42,6 +42,7 @@ def measure(bin_folder, model, prompt, transport, device="cuda"):
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
+    kill_servers_on_sigterm()
     with tempfile.TemporaryDirectory() as folder:
         model = write_model(folder, "LlamaForCausalLM", SHAPE)
         prompt = os.path.join(folder, "prompt.json")

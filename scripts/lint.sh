@@ -12,7 +12,7 @@ lint() {
   say "shellcheck"
   # With -a what dev sources too, which the others source in parts: by themselves they leave variables of it unused.
   shellcheck -x -a dev .ci/run || failed+=("shellcheck of dev")
-  shellcheck -x scripts/{bundle,gpu,gpu_deps,image}.sh deploy/image/{kvship-ready,*.sh} || failed+=("shellcheck of scripts")
+  shellcheck -x scripts/{bundle,gpu,gpu_deps,gpu_payload,image}.sh deploy/image/{kvship-ready,*.sh} || failed+=("shellcheck of scripts")
   say "python"
   files_matching '*.py' | xargs -0 /usr/bin/python3 -m py_compile || failed+=(python)
   say "buf lint"

@@ -134,13 +134,14 @@ def bench_kvpress(arguments):
         for batch in numbers(arguments.batch):
             fields = {"bench": "kvpress", "shape": arguments.shape, "batch": batch, "tokens": tokens, "kept": kept}
             try:
-                ids = (torch.arange(tokens, device="cuda") * 7919 % model.config.vocab_size).expand(batch, tokens)
+                places = torch.arange(tokens, device="cuda")
+                ids = (places * 7919 % model.config.vocab_size).expand(batch, tokens)
                 caches = []
 
                 def read():
                     caches[:] = [DynamicCache()]
-                    with press(model):
-                        model(ids, past_key_values=caches[0], use_cache=True, logits_to_keep=1)
+                    with press(model):  # asks for cache_position, which newer transformers hand on but no longer make
+                        model(ids, past_key_values=caches[0], use_cache=True, logits_to_keep=1, cache_position=places)
 
                 with torch.no_grad():
                     took = seconds(read, 1, 1)
