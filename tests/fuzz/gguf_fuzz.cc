@@ -45,8 +45,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t num_bytes) {
   }
   UseTokenizer(input.path());
   if (const auto chat = ChatTemplate::Load(input.path()); chat.ok()) {
-    const ChatMessage messages[] = {{"system", "s"}, {"user", "u"}};
+    const ChatMessage messages[] = {
+        {"system", "s"}, {"user", "u"}, {"assistant", "<think>t</think>a"}};
     (void)chat->Render(messages);
+    (void)chat->Render(messages, /*thinks=*/false);
   }
   return 0;
 }

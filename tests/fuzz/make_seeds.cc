@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
 #include "rpc/sampling.h"
@@ -108,6 +109,8 @@ void AddHttp(const std::string& root) {
   Folder bodies(root, "openai_body"), connections(root, "http_request");
   const char* const chats[] = {
       R"({"model":"tiny","messages":[{"role":"user","content":"the"}]})",
+      R"({"model":"tiny","messages":[{"role":"user","content":"the"},{"role":"assistant","content":"an"}],
+"chat_template_kwargs":{"enable_thinking":false}})",
       R"({"model":"tiny","messages":[{"role":"system","content":"an"},{"role":"user","content":[{"type":"text",
 "text":"the"}]}],"temperature":0.5,"top_p":0.9,"top_k":40,"seed":-1,"max_completion_tokens":7,"stop":["a"],
 "stream":true,"stream_options":{"include_usage":true},"logprobs":true,"top_logprobs":3,"user":"u","ignore_eos":true,
@@ -136,10 +139,36 @@ std::string WithoutTensors(std::string gguf) {
   return gguf;
 }
 
+GgufWriter SentencePieceGguf() {
+  std::vector<std::string> tokens = {"<unk>", "<s>", "</s>"};
+  std::vector<int32_t> types = {2, 3, 3};
+  for (int byte = 0; byte < 256; ++byte) tokens.push_back(absl::StrFormat("<0x%02X>", byte));
+  types.resize(tokens.size(), 6);
+  for (const char* token : {"\u2581", "t", "h", "e", "th", "the", "\u2581the"}) {
+    tokens.push_back(token);
+  }
+  types.resize(tokens.size(), 1);
+  std::string scores = BytesOf(uint32_t{kGgufFloat32}) + BytesOf(uint64_t{tokens.size()});
+  for (size_t id = 0; id < tokens.size(); ++id) scores += BytesOf(-static_cast<float>(id));
+  return GgufWriter()
+      .Name("tokenizer.ggml.model", "llama")
+      .Names("tokenizer.ggml.tokens", tokens)
+      .Integers("tokenizer.ggml.token_type", types)
+      .Value("tokenizer.ggml.scores", kGgufArray, scores)
+      .Count("tokenizer.ggml.bos_token_id", 1);
+}
+
 void AddModelFiles(const std::string& root) {
   Folder gguf(root, "gguf"), safetensors(root, "safetensors");
   gguf.Add(WithoutTensors(TinyGguf().Bytes()));
   gguf.Add(WithoutTensors(TinyGguf(/*factors=*/false, "qwen3").Bytes()));
+  gguf.Add(SentencePieceGguf().Bytes());
+  GgufWriter yarn = TinyGguf(/*factors=*/false, "qwen2");
+  yarn.Name("qwen2.rope.scaling.type", "yarn")
+      .Number("qwen2.rope.scaling.factor", 4)
+      .Number("qwen2.rope.scaling.yarn_beta_fast", 16)
+      .Count("qwen2.rope.scaling.original_context_length", 32);
+  gguf.Add(WithoutTensors(yarn.Bytes()));
   GgufWriter small;
   small.Count("general.alignment", 64).Value("flag", kGgufBool, "\1").Integers("list", {-1, 2});
   small.Names("names", {"a", ""}).Tensor("t", {32, 2}, kGgufQ8_0, std::string(68, '\1'));
