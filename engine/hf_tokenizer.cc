@@ -258,7 +258,8 @@ absl::Status ReadSpaces(const JsonObject& root, TokenizerParts& parts) {
       ASSIGN_OR_RETURN(const std::optional<JsonObject> pattern, step.Object("pattern"));
       if (!pattern.has_value()) return step.Bad("pattern", "is missing; wanted an object");
       ASSIGN_OR_RETURN(const std::string replaced, pattern->RequiredText("String"));
-      if (replaced != " ") return pattern->Unimplemented("String", "is something else; wanted a space");
+      if (replaced != " ")
+        return pattern->Unimplemented("String", "is something else; wanted a space");
       continue;
     }
     ASSIGN_OR_RETURN(const std::optional<bool> cuts, step.Flag("split"));
@@ -271,7 +272,8 @@ absl::Status ReadSpaces(const JsonObject& root, TokenizerParts& parts) {
     if (scheme == "first") parts.space_before = SpaceBefore::kText;
   }
   if (replaces) return absl::OkStatus();
-  return root.Unimplemented("normalizer", absl::StrCat("replaces no spaces; wanted ", kSpaceMark, " for them"));
+  return root.Unimplemented("normalizer",
+                            absl::StrCat("replaces no spaces; wanted ", kSpaceMark, " for them"));
 }
 
 // Of no account to who turns tokens into bytes one by one, but what another does is another model.
