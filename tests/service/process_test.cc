@@ -8,7 +8,7 @@
 #include <system_error>
 
 #include "absl/time/clock.h"
-#include "tests/no_thread_left.h"
+#include "tests/service/no_thread_left.h"
 
 namespace kvship {
 namespace {
@@ -21,7 +21,7 @@ size_t NumThreads() {
 
 TEST(StopSignals, OneIsHeededThoughTheSystemHasNoThreadLeft) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
+  GTEST_SKIP() << "sanitizers make threads in a way of their own";
 #endif
   const size_t num_threads_before = NumThreads();
   std::thread program([] {

@@ -11,7 +11,7 @@
 #include "service/admin_server.h"
 #include "service/listen_address.h"
 #include "service/rpc_server.h"
-#include "tests/no_thread_left.h"
+#include "tests/service/no_thread_left.h"
 
 namespace kvship {
 namespace {
@@ -72,7 +72,7 @@ TEST(RpcServer, RefusesBoundsThatGrpcCannotHold) {
 
 TEST(RpcServer, ItEndsThoughTheSystemHasNoThreadLeft) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
+  GTEST_SKIP() << "sanitizers make threads in a way of their own";
 #endif
   const Readiness readiness;
   RpcServer::Options options;

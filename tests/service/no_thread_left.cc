@@ -1,0 +1,45 @@
+#include "tests/service/no_thread_left.h"
+
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+#include <pthread.h>
+
+#include <atomic>
+#include <cerrno>
+#include <system_error>
+#include <thread>
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+
+namespace {
+std::atomic<bool> no_thread_is_left = false;
+}  // namespace
+
+// The program's own comes before that of the C library, for libraries as well. A limit by the
+// system would take memory along, or does not bind root.
+extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
+                              void* (*run)(void*), void* argument) noexcept {
+  static const auto create =
+      reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+  return no_thread_is_left ? EAGAIN : create(thread, attributes, run, argument);
+}
+
+namespace kvship {
+
+NoThreadLeft::NoThreadLeft() {
+  no_thread_is_left = true;
+  EXPECT_THROW(std::thread([] {}), std::system_error);  // by a library, libstdc++
+}
+
+NoThreadLeft::~NoThreadLeft() { no_thread_is_left = false; }
+
+}  // namespace kvship
+
+#else
+
+namespace kvship {
+NoThreadLeft::NoThreadLeft() = default;
+NoThreadLeft::~NoThreadLeft() = default;
+}  // namespace kvship
+
+#endif

@@ -1,0 +1,15 @@
+// NoThreadLeft stands for a system that has no thread left for this process, as long as it lives.
+// Not under sanitizers, which have their own way to make one.
+#pragma once
+
+namespace kvship {
+
+class NoThreadLeft {
+ public:
+  NoThreadLeft();
+  ~NoThreadLeft();
+  NoThreadLeft(const NoThreadLeft&) = delete;
+  NoThreadLeft& operator=(const NoThreadLeft&) = delete;
+};
+
+}  // namespace kvship
