@@ -130,14 +130,13 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> BpeTokenizer::Create(TokenizerP
     return absl::Status(pre_tokenizer.status().code(),
                         absl::StrCat(parts.where, ": ", pre_tokenizer.status().message()));
   }
-  return std::unique_ptr<const Tokenizer>(new BpeTokenizer(
-      std::move(parts), byte_tokens, *std::move(pre_tokenizer), std::move(encoding)));
+  return std::unique_ptr<const Tokenizer>(
+      new BpeTokenizer(std::move(parts), *std::move(pre_tokenizer), std::move(encoding)));
 }
 
-BpeTokenizer::BpeTokenizer(TokenizerParts parts, const std::array<int32_t, 256>& byte_tokens,
-                           PreTokenizer pre_tokenizer, BytePairEncoding merges)
-    : byte_tokens_(byte_tokens),
-      spelling_(parts.spelling),
+BpeTokenizer::BpeTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer,
+                           BytePairEncoding merges)
+    : spelling_(parts.spelling),
       space_before_(parts.space_before),
       normalizes_(parts.normalizes),
       pre_tokenizer_(std::move(pre_tokenizer)),
@@ -178,9 +177,7 @@ void BpeTokenizer::EncodeCharacters(absl::string_view text, bool begins_text,
   const auto add = [&](absl::string_view character) {
     const auto found = characters_.find(character);
     if (found != characters_.end()) return symbols.push_back(found->second);
-    for (const char byte : character) {
-      symbols.push_back(byte_tokens_[static_cast<unsigned char>(byte)]);
-    }
+    for (const char byte : character) symbols.push_back(merges_.byte_token(byte));
   };
   const bool has_space = text.front() == ' ' || absl::StartsWith(text, kSpaceMark);
   if (space_before_ == SpaceBefore::kEachPart ||

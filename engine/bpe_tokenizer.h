@@ -3,7 +3,6 @@
 // SentencePiece's. Immutable; any number of threads may use it.
 #pragma once
 
-#include <array>
 #include <memory>
 #include <optional>
 #include <span>
@@ -69,8 +68,7 @@ class BpeTokenizer : public Tokenizer {
  private:
   using TokensByName = absl::flat_hash_map<std::string, int32_t>;
 
-  BpeTokenizer(TokenizerParts parts, const std::array<int32_t, 256>& byte_tokens,
-               PreTokenizer pre_tokenizer, BytePairEncoding merges);
+  BpeTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer, BytePairEncoding merges);
   absl::Status EncodeBytes(absl::string_view text, BytePairEncoding::Scratch& scratch,
                            std::vector<int32_t>& ids) const;
   void EncodeCharacters(absl::string_view text, bool begins_text,
@@ -83,7 +81,6 @@ class BpeTokenizer : public Tokenizer {
   TokensByName special_tokens_;
   AddedTokens always_parsed_;
   AddedTokens all_added_;
-  std::array<int32_t, 256> byte_tokens_;
   TokenSpelling spelling_;
   SpaceBefore space_before_;
   bool normalizes_;

@@ -47,7 +47,7 @@ void BytePairEncoding::Encode(absl::string_view piece, Scratch& scratch,
   std::vector<int32_t>& tokens = scratch.tokens_;
   tokens.clear();
   for (const char byte : piece) {
-    const int32_t token = byte_tokens_[static_cast<unsigned char>(byte)];
+    const int32_t token = byte_token(byte);
     if (token >= 0 || unknown_byte_ == UnknownByte::kDroppedAfterMerges) tokens.push_back(token);
   }
   JoinAll(scratch, ids);

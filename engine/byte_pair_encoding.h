@@ -33,6 +33,9 @@ class BytePairEncoding {
   BytePairEncoding(const std::array<int32_t, 256>& byte_tokens, const std::vector<Merge>& merges,
                    UnknownByte unknown_byte);
 
+  // -1 where the vocabulary has none.
+  int32_t byte_token(char byte) const { return byte_tokens_[static_cast<unsigned char>(byte)]; }
+
   class Scratch;
 
   // Appends the tokens of `piece` to `ids`. The time grows as n log n.

@@ -12,15 +12,14 @@
 namespace kvship {
 namespace {
 
-absl::string_view WithoutLineEnds(absl::string_view text) {
-  while (absl::ConsumePrefix(&text, "\n")) continue;
-  while (absl::ConsumeSuffix(&text, "\n")) continue;
-  return text;
-}
-
 absl::string_view WithoutFirstLineEnds(absl::string_view text) {
   while (absl::ConsumePrefix(&text, "\n")) continue;
   return text;
+}
+
+absl::string_view WithoutLineEnds(absl::string_view text) {
+  while (absl::ConsumeSuffix(&text, "\n")) continue;
+  return WithoutFirstLineEnds(text);
 }
 
 // An answer, and the thoughts it began with.

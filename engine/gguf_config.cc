@@ -164,11 +164,8 @@ absl::Status ReadRope(const GgufFile& file, ModelConfig& model) {
     scaling.factor = *factor;
   }
   if (type.value_or("none") == "yarn") RETURN_IF_ERROR(ReadYarnScaling(file, model, scaling));
-  auto frequencies = RopeFrequencies(scaling, model.head_dim);
-  if (!frequencies.ok()) return Bad(file, frequencies.status().message());
-  model.rope_frequencies = *std::move(frequencies);
-  model.rope_attention_factor = RopeAttentionFactor(scaling);
-  model.context_tokens = ScaledContextTokens(scaling, model.context_tokens);
+  const absl::Status scaled = SetRope(scaling, model);
+  if (!scaled.ok()) return Bad(file, scaled.message());
   // Converters permute the rows of Q and K for llama alone.
   model.rope_pairs = model.architecture == "llama" ? RopePairs::kAdjacent : RopePairs::kHalves;
   return ApplyFactors(file, model);

@@ -203,14 +203,10 @@ absl::StatusOr<HfConfig> ReadHfConfig(const std::string& directory) {
   RETURN_IF_ERROR(ReadShape(config, model));
   RETURN_IF_ERROR(RefuseOptions(config, model.context_tokens));
   ASSIGN_OR_RETURN(const RopeScaling rope, ReadRope(config, model.context_tokens));
-  auto frequencies = RopeFrequencies(rope, model.head_dim);
-  if (!frequencies.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(file.path, ": ", frequencies.status().message()));
+  const absl::Status scaled = SetRope(rope, model);
+  if (!scaled.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(file.path, ": ", scaled.message()));
   }
-  model.rope_frequencies = *std::move(frequencies);
-  model.rope_attention_factor = RopeAttentionFactor(rope);
-  model.context_tokens = ScaledContextTokens(rope, model.context_tokens);
   model.rope_pairs = RopePairs::kHalves;
   RETURN_IF_ERROR(ReadTokens(directory, config, model));
   ASSIGN_OR_RETURN(const std::optional<bool> tied, config.Flag("tie_word_embeddings"));

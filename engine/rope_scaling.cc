@@ -99,11 +99,15 @@ double RopeAttentionFactor(const RopeScaling& scaling) {
   return scaling.factor <= 1 ? 1 : 1 + std::log(scaling.factor) / 10;
 }
 
-size_t ScaledContextTokens(const RopeScaling& scaling, size_t context_tokens) {
-  if (scaling.kind != RopeScaling::Kind::kYarn) return context_tokens;
+absl::Status SetRope(const RopeScaling& scaling, ModelConfig& model) {
+  ASSIGN_OR_RETURN(model.rope_frequencies, RopeFrequencies(scaling, model.head_dim));
+  model.rope_attention_factor = RopeAttentionFactor(scaling);
+  if (scaling.kind != RopeScaling::Kind::kYarn) return absl::OkStatus();
   constexpr double kMost = 1e15;  // which is no model's, and fits a size_t
   const double scaled = scaling.factor * scaling.original_context_tokens;
-  return std::max(context_tokens, static_cast<size_t>(std::min(scaled, kMost)));
+  model.context_tokens =
+      std::max(model.context_tokens, static_cast<size_t>(std::min(scaled, kMost)));
+  return absl::OkStatus();
 }
 
 }  // namespace kvship

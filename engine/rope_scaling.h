@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/model_config.h"
 
 namespace kvship {
 
@@ -37,8 +38,8 @@ absl::StatusOr<std::vector<double>> RopeFrequencies(const RopeScaling& scaling, 
 // By which every turned key and query is multiplied besides: 1, but for yarn.
 double RopeAttentionFactor(const RopeScaling& scaling);
 
-// As many tokens as a model reads whose checkpoint says `context_tokens`: checkpoints are also
-// given yarn by hand, and keep the number they were trained with.
-size_t ScaledContextTokens(const RopeScaling& scaling, size_t context_tokens);
+// Sets both, and context_tokens where yarn stretches them: checkpoints are also given yarn by hand,
+// and keep the number they were trained with. Errors: as RopeFrequencies.
+absl::Status SetRope(const RopeScaling& scaling, ModelConfig& model);
 
 }  // namespace kvship

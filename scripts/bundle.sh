@@ -113,8 +113,7 @@ README
 if [[ $with_cuda == ON ]]; then
   nvcc=$(command -v nvcc) || die "scripts/bundle.sh: no nvcc; wanted it with --cuda and --cuda-libraries"
   cuda_folder=${nvcc%/bin/nvcc}
-  cuda_major=$(nvcc --version | sed -nE 's/.*release ([0-9]+)\..*/\1/p')
-  cuda_names=("libcublasLt.so.$cuda_major" libcudnn.so.9 "libnvrtc.so.$cuda_major" libnccl.so.2)
+  read -ra cuda_names <<<"$(cuda_libraries)"
 fi
 bin=${KVSHIP_BUNDLE_BIN:-build-bundle/bin}
 [[ -n ${KVSHIP_BUNDLE_BIN:-} ]] || build_programs
