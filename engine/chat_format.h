@@ -41,7 +41,7 @@ struct ChatFormat {
   enum class EarlierThoughts {
     kStay,
     kGo,
-    kGoWhereAnswered,  // those behind the last user message stay
+    kGoWhereAnswered,  // those behind the last question stay
   };
   EarlierThoughts earlier_thoughts = EarlierThoughts::kStay;
 

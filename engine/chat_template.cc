@@ -40,7 +40,7 @@ absl::string_view FirstThoughts(absl::string_view content) {
   return WithoutLineEnds(thoughts);
 }
 
-// What Qwen3's template makes of an answer; `is_open`: no user message follows.
+// What Qwen3's template makes of an answer; `is_open`: no question follows.
 std::string AnswerOfQwen3(absl::string_view content, bool is_open, bool is_last) {
   const absl::string_view thoughts = FirstThoughts(content);
   absl::string_view answer = AfterThoughts(content);
@@ -50,10 +50,18 @@ std::string AnswerOfQwen3(absl::string_view content, bool is_open, bool is_last)
                       WithoutFirstLineEnds(answer));
 }
 
-// How many messages there are up to the last one of that role; 0: there is none.
-size_t NumUpToLast(absl::string_view role, std::span<const ChatMessage> messages) {
+bool IsSystem(const ChatMessage& message) { return message.role == "system"; }
+
+// Qwen's way to give a model what a tool said is a user message, which asks nothing.
+bool IsQuestion(const ChatMessage& message) {
+  return message.role == "user" && !(absl::StartsWith(message.content, "<tool_response>") &&
+                                     absl::EndsWith(message.content, "</tool_response>"));
+}
+
+// How many messages there are up to the last one that `is_it`; 0: there is none.
+size_t NumUpToLast(bool (*is_it)(const ChatMessage&), std::span<const ChatMessage> messages) {
   size_t count = messages.size();
-  while (count > 0 && messages[count - 1].role != role) --count;
+  while (count > 0 && !is_it(messages[count - 1])) --count;
   return count;
 }
 
@@ -120,7 +128,7 @@ std::string ChatTemplate::SystemMessage(absl::string_view content, bool is_first
 
 std::string ChatTemplate::Beginning(std::span<const ChatMessage> messages) const {
   if (format_.last_system_leads) {
-    const size_t count = NumUpToLast("system", messages);
+    const size_t count = NumUpToLast(IsSystem, messages);
     return absl::StrCat(format_.opening, count == 0 ? "" : messages[count - 1].content);
   }
   const bool adds_system = format_.always_system || !format_.default_system.empty();
@@ -154,7 +162,7 @@ absl::StatusOr<std::string> ChatTemplate::Render(std::span<const ChatMessage> me
   }
   RETURN_IF_ERROR(CheckRoles(messages));
   ASSIGN_OR_RETURN(const absl::string_view answer, AnswerThat(thinks));
-  const size_t num_answered = NumUpToLast("user", messages);
+  const size_t num_answered = NumUpToLast(IsQuestion, messages);
   std::string prompt = Beginning(messages);
   std::string before_user;  // a system message waiting for the user's
   for (size_t i = 0; i < messages.size(); ++i) {

@@ -47,7 +47,7 @@ class ChatTemplate {
   std::string SystemMessage(absl::string_view content, bool is_first) const;
   // What stands before the messages, which are not empty.
   std::string Beginning(std::span<const ChatMessage> messages) const;
-  // `is_open`: no user message follows.
+  // `is_open`: no question follows.
   std::string AnswerContent(absl::string_view content, bool is_open, bool is_last) const;
 
   ChatFormat format_;

@@ -145,6 +145,19 @@ TEST(ChatTemplate, EarlierAnswersOfQwen3LoseTheirThoughts) {
       "<|im_start|>assistant\n");
 }
 
+TEST(ChatTemplate, WhatAToolSaysToQwen3IsNoQuestion) {
+  EXPECT_EQ(*Render(kQwen3, {{"user", "Hi"},
+                             {"assistant", "<think>\nHm.\n</think>\n\nA"},
+                             {"user", "<tool_response>\n7\n</tool_response>"}}),
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\nHm.\n</think>\n\nA"
+            "<|im_end|>\n<|im_start|>user\n<tool_response>\n7\n</tool_response><|im_end|>\n"
+            "<|im_start|>assistant\n");
+  EXPECT_EQ(*Render(kQwen3, {{"user", "<tool_response></tool_response>"},
+                             {"assistant", "<think>\nHm.\n</think>\n\nA"}}),
+            "<|im_start|>user\n<tool_response></tool_response><|im_end|>\n"
+            "<|im_start|>assistant\nA<|im_end|>\n<|im_start|>assistant\n");
+}
+
 TEST(ChatTemplate, Qwen3IsToldWhetherToThink) {
   const std::string user = "<|im_start|>user\nHi<|im_end|>\n";
   EXPECT_EQ(*Render(kQwen3, {{"user", "Hi"}}, true), user + "<|im_start|>assistant\n");
