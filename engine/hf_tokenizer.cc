@@ -124,10 +124,13 @@ absl::Status ReadAddedTokens(const JsonObject& root, TokenizerParts& parts) {
       ASSIGN_OR_RETURN(const std::optional<bool> flag, token.Flag(field));
       if (flag.value_or(false)) return token.Unimplemented(field, "is true; wanted false");
     }
-    // Found in text that has been normalized, where every part got a space before it.
     ASSIGN_OR_RETURN(const std::optional<bool> normalized, token.Flag("normalized"));
-    if (normalized.value_or(false) && parts.space_before == SpaceBefore::kEachPart) {
-      return token.Unimplemented("normalized", "is true; wanted false beside Prepend");
+    if (normalized.value_or(false)) {
+      // It would be looked for with the spaces that the normalizer writes and adds.
+      if (parts.spelling == TokenSpelling::kSentencePiece && root.Find("normalizer") != nullptr) {
+        return token.Unimplemented("normalized", "is true; wanted false beside a normalizer");
+      }
+      parts.found_normalized.insert(static_cast<int32_t>(id));
     }
     ASSIGN_OR_RETURN(const std::optional<bool> special, token.Flag("special"));
     const TokenKind kind = special.value_or(false) ? TokenKind::kSpecial : TokenKind::kAdded;

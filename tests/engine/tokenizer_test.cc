@@ -71,6 +71,29 @@ TEST(TokenizerJson, RefusesPartsItDoesNotHave) {
   }
 }
 
+// As huggingface/tokenizers finds them: names first that are not normalized, then the others in
+// what lies between, normalized; and a special name that is text hides those inside it.
+TEST(TokenizerJson, NamesAreFoundInTheirOrder) {
+  EditedTokenizer edited("qwen");
+  const auto add = [&](const char* name, bool special, bool normalized) {
+    const auto id = static_cast<int32_t>(1000 + edited.content["added_tokens"].size());
+    edited.content["added_tokens"].push_back(
+        {{"id", id}, {"content", name}, {"special", special}, {"normalized", normalized}});
+    return id;
+  };
+  const int32_t cafe = add("caf\u00e9", false, true);
+  add("aqq", false, true);
+  const int32_t qqz = add("qqz", false, false);
+  const int32_t special = add("<|xq|>", true, false);
+  const int32_t xq = add("xq", false, false);
+  const auto tokenizer = edited.Load();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ(*(*tokenizer)->Encode("cafe\u0301", true), Ids{cafe});
+  EXPECT_EQ(*(*tokenizer)->Encode("aqqz", true), (Ids{64, qqz}));
+  EXPECT_EQ(*(*tokenizer)->Encode("xq<|xq|>xq", true), (Ids{xq, special, xq}));
+  EXPECT_EQ(*(*tokenizer)->Encode("xq<|xq|>xq", false), (Ids{xq, 761, 87, 80, 781, xq}));
+}
+
 // Its category is Cf, but PCRE2 counts it among \s.
 TEST(TokenizerJson, TheMongolianVowelSeparatorIsNoSpace) {
   const auto tokenizer = Tokenizer::Load(KVSHIP_GOLDENS "/tokenizers/llama3");
