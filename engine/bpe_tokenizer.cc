@@ -80,6 +80,17 @@ bool IsOneCharacter(absl::string_view text) {
   return !text.empty() && FirstCharacter(text).num_bytes == text.size();
 }
 
+bool NeedsSpace(SpaceBefore space_before, absl::string_view part, bool begins_text) {
+  const bool has_space = part.front() == ' ' || absl::StartsWith(part, kSpaceMark);
+  switch (space_before) {
+    case SpaceBefore::kNothing: return false;
+    case SpaceBefore::kText: return begins_text && !has_space;
+    case SpaceBefore::kEachPart: return true;
+    case SpaceBefore::kPlainParts: break;
+  }
+  return !has_space;
+}
+
 // Over lengths and contents, so that no two different parts give the same bytes.
 Sha256Digest IdentityOf(const TokenizerParts& parts) {
   std::string text =
@@ -182,11 +193,7 @@ void BpeTokenizer::EncodeCharacters(absl::string_view text, BytePairEncoding::Sc
     if (found != characters_.end()) return symbols.push_back(found->second);
     for (const char byte : character) symbols.push_back(merges_.byte_token(byte));
   };
-  const bool has_space = text.front() == ' ' || absl::StartsWith(text, kSpaceMark);
-  if (space_before_ == SpaceBefore::kEachPart ||
-      (space_before_ == SpaceBefore::kText && ids.empty() && !has_space)) {
-    add(kSpaceMark);
-  }
+  if (NeedsSpace(space_before_, text, /*begins_text=*/ids.empty())) add(kSpaceMark);
   while (!text.empty()) {
     const size_t num_bytes = FirstCharacter(text).num_bytes;
     add(text.front() == ' ' ? kSpaceMark : text.substr(0, num_bytes));

@@ -31,8 +31,9 @@ enum class TokenKind : uint8_t {
 // What gets a space before it, in the manner of SentencePiece.
 enum class SpaceBefore {
   kNothing,
-  kText,      // unless it begins with one, or with an added token
-  kEachPart,  // between added tokens
+  kText,        // unless it begins with one, or with an added token
+  kEachPart,    // between added tokens
+  kPlainParts,  // those of them that do not begin with one
 };
 
 struct TokenizerParts {

@@ -231,6 +231,21 @@ absl::Status ReadNormalizer(const JsonObject& root, TokenizerParts& parts) {
   return absl::OkStatus();
 }
 
+absl::Status ReadMetaspace(const JsonObject& step, TokenizerParts& parts) {
+  ASSIGN_OR_RETURN(const std::optional<bool> cuts, step.Flag("split"));
+  if (cuts.value_or(true)) return step.Unimplemented("split", "is true; wanted false");
+  ASSIGN_OR_RETURN(const std::string scheme, step.RequiredText("prepend_scheme"));
+  if (scheme != "first" && scheme != "always" && scheme != "never") {
+    return step.Unimplemented("prepend_scheme",
+                              absl::StrCat("is ", scheme, "; wanted first, always or never"));
+  }
+  // Behind a Prepend all parts begin with a space.
+  if (parts.space_before == SpaceBefore::kEachPart) return absl::OkStatus();
+  if (scheme == "first") parts.space_before = SpaceBefore::kText;
+  if (scheme == "always") parts.space_before = SpaceBefore::kPlainParts;
+  return absl::OkStatus();
+}
+
 // Where a SentencePiece tokenizer writes spaces, and which it adds: older files say so as steps of
 // the normalizer, newer ones as a pre-tokenizer.
 absl::Status ReadSpaces(const JsonObject& root, TokenizerParts& parts) {
@@ -265,14 +280,7 @@ absl::Status ReadSpaces(const JsonObject& root, TokenizerParts& parts) {
         return pattern->Unimplemented("String", "is something else; wanted a space");
       continue;
     }
-    ASSIGN_OR_RETURN(const std::optional<bool> cuts, step.Flag("split"));
-    if (cuts.value_or(true)) return step.Unimplemented("split", "is true; wanted false");
-    ASSIGN_OR_RETURN(const std::string scheme, step.RequiredText("prepend_scheme"));
-    if (scheme != "first" && scheme != "never") {
-      return step.Unimplemented("prepend_scheme",
-                                absl::StrCat("is ", scheme, "; wanted first or never"));
-    }
-    if (scheme == "first") parts.space_before = SpaceBefore::kText;
+    RETURN_IF_ERROR(ReadMetaspace(step, parts));
   }
   if (replaces) return absl::OkStatus();
   return root.Unimplemented("normalizer",

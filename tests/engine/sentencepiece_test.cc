@@ -43,6 +43,25 @@ TEST(SentencePiece, GivesTheReferenceIdsOfMetaspace) {
   EXPECT_NE((*tokenizer)->identity(), (*Tokenizer::Load(kFolder))->identity());
 }
 
+// What huggingface/tokenizers gives.
+TEST(SentencePiece, ASpaceBeforeAllPartsIsNotBeforeSpaces) {
+  const auto prepends = Tokenizer::Load(kFolder);
+  EditedTokenizer newer("sentencepiece");
+  newer.content["pre_tokenizer"] = Metaspace();
+  newer.content["pre_tokenizer"]["prepend_scheme"] = "always";
+  const auto both = newer.Load();
+  newer.content["normalizer"] = nullptr;
+  const auto always = newer.Load();
+  ASSERT_TRUE(prepends.ok() && both.ok() && always.ok()) << both.status() << always.status();
+  const auto encode = [](const auto& tokenizer, const char* text) {
+    return *(*tokenizer)->Encode(text, /*parse_special=*/true);
+  };
+  EXPECT_EQ(encode(always, "one</s>two"), encode(prepends, "one</s>two"));
+  EXPECT_EQ(encode(always, " one</s> two"), encode(prepends, "one</s>two"));
+  EXPECT_EQ(encode(both, " one</s> two"), encode(prepends, " one</s> two"));
+  EXPECT_NE((*always)->identity(), (*prepends)->identity());
+}
+
 // The vocabulary of the reference results in a GGUF file, which scores tokens: the earlier a merge
 // makes one, the higher.
 class SentencePieceGguf {
@@ -125,16 +144,16 @@ TEST(SentencePiece, TokensAreTheBytesOfTheText) {
 }
 
 TEST(SentencePiece, RefusesPartsItDoesNotHave) {
-  json splits = Metaspace(), always = Metaspace();
+  json splits = Metaspace(), sometimes = Metaspace();
   splits["split"] = true;
-  always["prepend_scheme"] = "always";
+  sometimes["prepend_scheme"] = "sometimes";
   for (const auto& [place, value] :
        std::vector<std::pair<std::string, json>>{{"/normalizer", nullptr},
                                                  {"/normalizer", {{"type", "NFKC"}}},
                                                  {"/normalizer/normalizers/0/prepend", "_"},
                                                  {"/normalizer/normalizers/1/pattern/String", "x"},
                                                  {"/pre_tokenizer", splits},
-                                                 {"/pre_tokenizer", always},
+                                                 {"/pre_tokenizer", sometimes},
                                                  {"/decoder/decoders/0/type", "WordPiece"},
                                                  {"/added_tokens/1/normalized", true}}) {
     EditedTokenizer tokenizer("sentencepiece");
