@@ -107,10 +107,14 @@ absl::Status ReadModel(const JsonObject& root, TokenizerParts& parts) {
   if (byte_fallback.value_or(false)) parts.spelling = TokenSpelling::kSentencePiece;
   ASSIGN_OR_RETURN(const std::optional<bool> fuse, model->Flag("fuse_unk"));
   if (fuse.value_or(false) && !byte_fallback.value_or(false)) {
-    return model->Unimplemented("fuse_unk", "is true; wanted false where byte_fallback is");
+    return model->Unimplemented("fuse_unk", "is true; wanted false where byte_fallback is false");
   }
   ASSIGN_OR_RETURN(const std::optional<bool> ignore_merges, model->Flag("ignore_merges"));
   parts.ignore_merges = ignore_merges.value_or(false);
+  if (parts.ignore_merges && byte_fallback.value_or(false)) {
+    return model->Unimplemented("ignore_merges",
+                                "is true; wanted false where byte_fallback is true");
+  }
   RETURN_IF_ERROR(ReadVocabulary(*model, parts));
   return ReadMerges(*model, parts);
 }

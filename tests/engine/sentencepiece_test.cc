@@ -155,6 +155,7 @@ TEST(SentencePiece, RefusesPartsItDoesNotHave) {
                                                  {"/pre_tokenizer", splits},
                                                  {"/pre_tokenizer", sometimes},
                                                  {"/decoder/decoders/0/type", "WordPiece"},
+                                                 {"/model/ignore_merges", true},
                                                  {"/added_tokens/1/normalized", true}}) {
     EditedTokenizer tokenizer("sentencepiece");
     tokenizer.content[json::json_pointer(place)] = value;
