@@ -41,13 +41,14 @@ absl::Status ReadPreTokenizer(const GgufFile& file, TokenizerParts& parts) {
   } else if (name == "llama-bpe" || name == "llama3" || name == "llama-v3") {
     parts.patterns = {{kLlama3Pattern}};
     parts.ignore_merges = true;
-  } else if (name == "qwen2") {
+  } else if (name == "qwen2" || name == "deepseek-r1-qwen") {
     parts.patterns = {{kQwen2Pattern}};
     parts.normalizes = true;
   } else {
     return absl::UnimplementedError(
         absl::StrCat(file.path(), ": metadata tokenizer.ggml.pre is ", name,
-                     "; wanted one of smollm, gpt-2, default, llama-bpe, llama3, qwen2"));
+                     "; wanted one of smollm, gpt-2, default, llama-bpe, llama3, qwen2, "
+                     "deepseek-r1-qwen"));
   }
   return absl::OkStatus();
 }

@@ -199,6 +199,22 @@ TEST(GgufTokenizer, NamesWhatItDoesNotHave) {
   EXPECT_THAT(std::string(load(other).message()), HasSubstr("tokenizer.ggml.pre is tekken"));
 }
 
+TEST(GgufTokenizer, OfDeepSeeksDistilledQwenIsQwens) {
+  const TempFolder folder;
+  const auto identity = [&](const char* pre_tokenizer) {
+    GgufWriter gguf;
+    gguf.Name("tokenizer.ggml.model", "gpt2")
+        .Name("tokenizer.ggml.pre", pre_tokenizer)
+        .Names("tokenizer.ggml.tokens", {"a", "b", "ab"})
+        .Names("tokenizer.ggml.merges", {"a b"});
+    const auto tokenizer = Tokenizer::Load(folder.Write("model.gguf", gguf.Bytes()));
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    return tokenizer.ok() ? (*tokenizer)->identity() : Sha256Digest{};
+  };
+  EXPECT_EQ(identity("deepseek-r1-qwen"), identity("qwen2"));
+  EXPECT_NE(identity("deepseek-r1-qwen"), identity("gpt-2"));
+}
+
 TEST(GgufTokenizer, GivesTheReferenceIdsOfTheDemoModel) {
   if (IsMissing(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
   const auto tokenizer = Tokenizer::Load(KVSHIP_DEMO_MODEL);
