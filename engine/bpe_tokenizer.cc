@@ -57,7 +57,9 @@ absl::StatusOr<std::vector<BytePairEncoding::Merge>> ResolveMerges(const Tokeniz
     }
     // Text must not become a special token by its letters: whoever writes it could end a message.
     if (parts.kinds[joined->second] == TokenKind::kSpecial) continue;
-    merges.push_back({left->second, right->second, joined->second});
+    const auto place = static_cast<uint32_t>(seen.size() - 1);
+    merges.push_back({left->second, right->second, joined->second,
+                      parts.merge_ranks.empty() ? place : parts.merge_ranks[place]});
   }
   return merges;
 }
@@ -108,6 +110,7 @@ Sha256Digest IdentityOf(const TokenizerParts& parts) {
     add(left);
     add(right);
   }
+  for (const uint32_t rank : parts.merge_ranks) absl::StrAppend(&text, "rank ", rank, "\n");
   absl::StrAppend(&text, "patterns ", parts.patterns.size(), "\n");
   for (const SplitPattern& pattern : parts.patterns) {
     absl::StrAppend(&text, pattern.is_regex, " ");

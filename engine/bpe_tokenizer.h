@@ -42,6 +42,7 @@ struct TokenizerParts {
   std::vector<TokenKind> kinds;                   // by id
   absl::flat_hash_set<int32_t> found_normalized;  // added tokens looked for in normalized text
   std::vector<std::pair<std::string, std::string>> merges;  // the most preferred first
+  std::vector<uint32_t> merge_ranks;  // of equals the leftmost joins first; empty: their order
   TokenSpelling spelling = TokenSpelling::kByteLevel;
   SpaceBefore space_before = SpaceBefore::kNothing;
   bool normalizes = false;  // text to form C (normal_form.h), but for the names of added tokens

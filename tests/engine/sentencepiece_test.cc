@@ -115,6 +115,22 @@ TEST(SentencePiece, OfAGgufFileGivesTheSameIds) {
   EXPECT_EQ((*tokenizer)->begin_token(), 1);  // though the file does not ask for it
 }
 
+// What llama.cpp gives, and SentencePiece.
+TEST(SentencePiece, OfEqualScoresTheLeftmostJoinsFirst) {
+  SentencePieceGguf gguf;
+  for (const char* token : {"zx", "qz"}) {
+    gguf.tokens.push_back(token);
+    gguf.types.push_back(1);
+    gguf.scores.push_back(-1e6);
+  }
+  const auto tokenizer = gguf.Load();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  std::vector<std::string> names;
+  const std::vector<int32_t> ids = *(*tokenizer)->Encode("qzx", /*parse_special=*/false);
+  for (const int32_t id : ids) names.push_back(gguf.tokens[id]);
+  EXPECT_THAT(names, testing::ElementsAre("\u2581", "qz", "x"));
+}
+
 TEST(SentencePiece, DamagedGgufFilesAreNamed) {
   SentencePieceGguf few;
   few.scores.pop_back();
