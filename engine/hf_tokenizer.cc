@@ -64,7 +64,10 @@ absl::Status ReadVocabulary(const JsonObject& model, TokenizerParts& parts) {
   if (!vocab.has_value()) return model.Bad("vocab", "is missing; wanted an object");
   parts.tokens.reserve(std::min<size_t>(vocab->fields().size(), kMaxTokens));
   for (const auto& [text, id] : vocab->fields().items()) {
-    if (!id.is_number_unsigned()) return vocab->Bad(text, "has an id that is no integer");
+    if (!id.is_number_unsigned()) {
+      const std::string value = id.is_number() ? id.dump() : absl::StrCat("a ", id.type_name());
+      return vocab->Bad(text, absl::StrCat("has id ", value, "; wanted an integer of 0 or more"));
+    }
     RETURN_IF_ERROR(PutToken(*vocab, id.get<uint64_t>(), text, TokenKind::kNormal, parts));
   }
   return absl::OkStatus();

@@ -123,6 +123,17 @@ TEST(TokenizerJson, RefusesWhatCannotBe) {
   }
 }
 
+TEST(TokenizerJson, NamesTheIdThatCannotBe) {
+  for (const auto& [id, words] : std::vector<std::pair<json, std::string>>{
+           {-1, "model: vocab: a has id -1; wanted an integer of 0 or more"},
+           {1.5, "a has id 1.5; wanted"},
+           {"7", "a has id a string; wanted"}}) {
+    EditedTokenizer tokenizer("llama3");
+    tokenizer.content["model"]["vocab"]["a"] = id;
+    tokenizer.ExpectError(absl::StatusCode::kInvalidArgument, words);
+  }
+}
+
 TEST(TokenizerJson, DamageGivesAnErrorOrATokenizerButNoCrash) {
   const TempFolder folder;
   const std::string whole = ReadBytes(KVSHIP_GOLDENS "/tokenizers/unknown/tokenizer.json");
