@@ -179,7 +179,7 @@ BpeTokenizer::BpeTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer,
         if (!parts.found_normalized.contains(id)) {
           names_.Add(text, id);
         } else {
-          normalized_names_.Add(normalizes_ ? NormalFormC(text).value_or(text) : text, id);
+          normalized_names_.Add(normalizes_ ? NormalFormC(text) : text, id);
         }
         break;
       case TokenKind::kUnused: break;
@@ -250,13 +250,9 @@ absl::StatusOr<std::vector<int32_t>> BpeTokenizer::Encode(absl::string_view text
     EncodeCharacters(part, scratch, ids);
     return absl::OkStatus();
   };
-  const auto normalize = [&](absl::string_view part) -> absl::Status {
-    std::string normal;
-    if (normalizes_) {
-      ASSIGN_OR_RETURN(normal, NormalFormC(part));
-      part = normal;
-    }
-    return SplitAtNames(normalized_names_, parse_special, part, ids, encode);
+  const auto normalize = [&](absl::string_view part) {
+    const std::string normal = normalizes_ ? NormalFormC(part) : std::string();
+    return SplitAtNames(normalized_names_, parse_special, normalizes_ ? normal : part, ids, encode);
   };
   RETURN_IF_ERROR(SplitAtNames(names_, parse_special, text, ids, normalize));
   return ids;
