@@ -186,7 +186,10 @@ ChatFormat Llama3(absl::string_view program) {
 }
 
 bool IsLlama2(absl::string_view program) {
-  return StrContains(program, R"('<<SYS>>\n')") && StrContains(program, R"('\n<</SYS>>\n\n')") &&
+  // Some have a system message for conversations without one, behind a switch written as a
+  // constant.
+  return !StrContains(program, "{%eliftrue==true") && StrContains(program, R"('<<SYS>>\n')") &&
+         StrContains(program, R"('\n<</SYS>>\n\n')") &&
          StrContains(program, "bos_token+'[INST] '+content.strip()+' [/INST]'") &&
          StrContains(program, "' '+content.strip()+' '+eos_token");
 }

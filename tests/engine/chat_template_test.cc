@@ -268,6 +268,17 @@ TEST(ChatTemplate, PutsTheSystemMessageOfLlama2IntoTheUsers) {
             "<s>[INST] <<SYS>>\n S\n\n<</SYS>>\n\n  Hi [/INST]");
 }
 
+TEST(ChatTemplate, RefusesLlama2WithASystemMessageOfItsOwn) {
+  const auto switched = [](const std::string& value) {
+    return "{% elif " + value +
+           " == true and not '<<SYS>>' in messages[0]['content'] %}"
+           "{% set system_message = 'Be kind.' %}" +
+           kLlama2;
+  };
+  EXPECT_EQ(*Render(switched("false"), {{"user", "Hi"}}), "<s>[INST] Hi [/INST]");
+  EXPECT_FALSE(Render(switched("true"), {{"user", "Hi"}}).ok());
+}
+
 TEST(ChatTemplate, KnowsMistralAndZephyr) {
   EXPECT_EQ(*Render(kMistral, {{"user", "Hi"}, {"assistant", "A"}, {"user", "B"}}),
             "<s>[INST] Hi [/INST]A</s>[INST] B [/INST]");
