@@ -124,9 +124,18 @@ absl::Status ReadModel(const JsonObject& root, TokenizerParts& parts) {
 
 absl::Status ReadAddedTokens(const JsonObject& root, TokenizerParts& parts) {
   ASSIGN_OR_RETURN(const std::vector<JsonObject> tokens, Items(root, "added_tokens"));
+  // huggingface/tokenizers numbers what the vocabulary lacks by itself, whatever the file says.
+  uint64_t next_id =
+      parts.kinds.size() -
+      static_cast<size_t>(std::count(parts.kinds.begin(), parts.kinds.end(), TokenKind::kUnused));
   for (const JsonObject& token : tokens) {
     ASSIGN_OR_RETURN(const std::string name, token.RequiredText("content"));
     ASSIGN_OR_RETURN(const uint64_t id, token.RequiredCount("id"));
+    const bool is_known = id < parts.tokens.size() && parts.kinds[id] != TokenKind::kUnused;
+    if (!is_known && id != next_id++) {
+      return token.Bad("id", absl::StrCat("is ", id, "; wanted ", next_id - 1,
+                                          ", the number of tokens before it"));
+    }
     for (const char* field : {"single_word", "lstrip", "rstrip"}) {
       ASSIGN_OR_RETURN(const std::optional<bool> flag, token.Flag(field));
       if (flag.value_or(false)) return token.Unimplemented(field, "is true; wanted false");

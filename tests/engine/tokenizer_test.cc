@@ -76,7 +76,7 @@ TEST(TokenizerJson, RefusesPartsItDoesNotHave) {
 TEST(TokenizerJson, NamesAreFoundInTheirOrder) {
   EditedTokenizer edited("qwen");
   const auto add = [&](const char* name, bool special, bool normalized) {
-    const auto id = static_cast<int32_t>(1000 + edited.content["added_tokens"].size());
+    const auto id = static_cast<int32_t>(901 + edited.content["added_tokens"].size());
     edited.content["added_tokens"].push_back(
         {{"id", id}, {"content", name}, {"special", special}, {"normalized", normalized}});
     return id;
@@ -121,6 +121,14 @@ TEST(TokenizerJson, RefusesWhatCannotBe) {
     tokenizer.content[json::json_pointer(place)] = value;
     tokenizer.ExpectError(absl::StatusCode::kInvalidArgument, "tokenizer.json");
   }
+}
+
+// huggingface/tokenizers would give it another.
+TEST(TokenizerJson, RefusesAnAddedTokenBehindAHole) {
+  EditedTokenizer tokenizer("qwen");
+  tokenizer.content["added_tokens"].erase(1);
+  tokenizer.ExpectError(absl::StatusCode::kInvalidArgument,
+                        "added_tokens[1]: id is 903; wanted 902, the number of tokens before it");
 }
 
 TEST(TokenizerJson, NamesTheIdThatCannotBe) {
