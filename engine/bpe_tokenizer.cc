@@ -2,7 +2,6 @@
 
 #include <array>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -58,7 +57,9 @@ absl::StatusOr<std::vector<BytePairEncoding::Merge>> ResolveMerges(const Tokeniz
     }
     // Text must not become a special token by its letters: whoever writes it could end a message.
     if (parts.kinds[joined->second] == TokenKind::kSpecial) continue;
-    merges.push_back({left->second, right->second, joined->second});
+    const auto place = static_cast<uint32_t>(seen.size() - 1);
+    merges.push_back({left->second, right->second, joined->second,
+                      parts.merge_ranks.empty() ? place : parts.merge_ranks[place]});
   }
   return merges;
 }
@@ -81,6 +82,17 @@ bool IsOneCharacter(absl::string_view text) {
   return !text.empty() && FirstCharacter(text).num_bytes == text.size();
 }
 
+bool NeedsSpace(SpaceBefore space_before, absl::string_view part, bool begins_text) {
+  const bool has_space = part.front() == ' ' || absl::StartsWith(part, kSpaceMark);
+  switch (space_before) {
+    case SpaceBefore::kNothing: return false;
+    case SpaceBefore::kText: return begins_text && !has_space;
+    case SpaceBefore::kEachPart: return true;
+    case SpaceBefore::kPlainParts: break;
+  }
+  return !has_space;
+}
+
 // Over lengths and contents, so that no two different parts give the same bytes.
 Sha256Digest IdentityOf(const TokenizerParts& parts) {
   std::string text =
@@ -98,12 +110,18 @@ Sha256Digest IdentityOf(const TokenizerParts& parts) {
     add(left);
     add(right);
   }
+  for (const uint32_t rank : parts.merge_ranks) absl::StrAppend(&text, "rank ", rank, "\n");
   absl::StrAppend(&text, "patterns ", parts.patterns.size(), "\n");
   for (const SplitPattern& pattern : parts.patterns) {
     absl::StrAppend(&text, pattern.is_regex, " ");
     add(pattern.pattern);
   }
   if (parts.normalizes) absl::StrAppend(&text, "NFC\n");
+  for (size_t id = 0; id < parts.tokens.size(); ++id) {
+    if (parts.found_normalized.contains(static_cast<int32_t>(id))) {
+      absl::StrAppend(&text, "normalized ", id, "\n");
+    }
+  }
   if (parts.spelling == TokenSpelling::kSentencePiece) {
     absl::StrAppend(&text, "SentencePiece ", static_cast<int>(parts.space_before), "\n");
   }
@@ -156,21 +174,20 @@ BpeTokenizer::BpeTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer,
         text = BytesOfToken(spelling_, text);
         if (parts.ignore_merges) whole_pieces_.emplace(text, id);
         break;
+      case TokenKind::kSpecial: special_tokens_.emplace(text, id); [[fallthrough]];
       case TokenKind::kAdded:
-        always_parsed_.Add(text, id);
-        all_added_.Add(text, id);
-        break;
-      case TokenKind::kSpecial:
-        all_added_.Add(text, id);
-        special_tokens_.emplace(text, id);
+        if (!parts.found_normalized.contains(id)) {
+          names_.Add(text, id);
+        } else {
+          normalized_names_.Add(normalizes_ ? NormalFormC(text) : text, id);
+        }
         break;
       case TokenKind::kUnused: break;
     }
   }
 }
 
-void BpeTokenizer::EncodeCharacters(absl::string_view text, bool begins_text,
-                                    BytePairEncoding::Scratch& scratch,
+void BpeTokenizer::EncodeCharacters(absl::string_view text, BytePairEncoding::Scratch& scratch,
                                     std::vector<int32_t>& ids) const {
   if (text.empty()) return;
   std::vector<int32_t> symbols;
@@ -179,11 +196,7 @@ void BpeTokenizer::EncodeCharacters(absl::string_view text, bool begins_text,
     if (found != characters_.end()) return symbols.push_back(found->second);
     for (const char byte : character) symbols.push_back(merges_.byte_token(byte));
   };
-  const bool has_space = text.front() == ' ' || absl::StartsWith(text, kSpaceMark);
-  if (space_before_ == SpaceBefore::kEachPart ||
-      (space_before_ == SpaceBefore::kText && begins_text && !has_space)) {
-    add(kSpaceMark);
-  }
+  if (NeedsSpace(space_before_, text, /*begins_text=*/ids.empty())) add(kSpaceMark);
   while (!text.empty()) {
     const size_t num_bytes = FirstCharacter(text).num_bytes;
     add(text.front() == ' ' ? kSpaceMark : text.substr(0, num_bytes));
@@ -194,11 +207,6 @@ void BpeTokenizer::EncodeCharacters(absl::string_view text, bool begins_text,
 
 absl::Status BpeTokenizer::EncodeBytes(absl::string_view text, BytePairEncoding::Scratch& scratch,
                                        std::vector<int32_t>& ids) const {
-  std::string normal;
-  if (normalizes_) {
-    ASSIGN_OR_RETURN(normal, NormalFormC(text));
-    text = normal;
-  }
   std::vector<absl::string_view> pieces;
   RETURN_IF_ERROR(pre_tokenizer_.Split(text, pieces));
   for (const absl::string_view piece : pieces) {
@@ -213,27 +221,40 @@ absl::Status BpeTokenizer::EncodeBytes(absl::string_view text, BytePairEncoding:
   return absl::OkStatus();
 }
 
+template <class EncodePart>
+absl::Status BpeTokenizer::SplitAtNames(const AddedTokens& names, bool parse_special,
+                                        absl::string_view text, std::vector<int32_t>& ids,
+                                        const EncodePart& encode) const {
+  size_t done = 0;
+  for (size_t from = 0;;) {
+    const AddedTokens::Match match = names.Find(text, from);
+    if (match.token < 0) return encode(text.substr(done));
+    from = match.begin + match.num_bytes;
+    if (IsSpecial(match.token) && !parse_special) continue;  // text like any other
+    RETURN_IF_ERROR(encode(text.substr(done, match.begin - done)));
+    ids.push_back(match.token);
+    done = from;
+  }
+}
+
 absl::StatusOr<std::vector<int32_t>> BpeTokenizer::Encode(absl::string_view text,
                                                           bool parse_special) const {
   if (const size_t valid_bytes = ValidUtf8Bytes(text); valid_bytes != text.size()) {
     return absl::InvalidArgumentError(
         absl::StrCat("text is not valid UTF-8 at byte ", valid_bytes, " of ", text.size()));
   }
-  const AddedTokens& added = parse_special ? all_added_ : always_parsed_;
   BytePairEncoding::Scratch scratch;
   std::vector<int32_t> ids;
-  for (size_t done = 0; done < text.size();) {
-    const AddedTokens::Match match = added.Find(text, done);
-    const absl::string_view part = text.substr(done, match.begin - done);  // to the end if none
-    if (spelling_ == TokenSpelling::kSentencePiece) {
-      EncodeCharacters(part, /*begins_text=*/done == 0, scratch, ids);
-    } else {
-      RETURN_IF_ERROR(EncodeBytes(part, scratch, ids));
-    }
-    if (match.token < 0) break;
-    ids.push_back(match.token);
-    done = match.begin + match.num_bytes;
-  }
+  const auto encode = [&](absl::string_view part) -> absl::Status {
+    if (spelling_ == TokenSpelling::kByteLevel) return EncodeBytes(part, scratch, ids);
+    EncodeCharacters(part, scratch, ids);
+    return absl::OkStatus();
+  };
+  const auto normalize = [&](absl::string_view part) {
+    const std::string normal = normalizes_ ? NormalFormC(part) : std::string();
+    return SplitAtNames(normalized_names_, parse_special, normalizes_ ? normal : part, ids, encode);
+  };
+  RETURN_IF_ERROR(SplitAtNames(names_, parse_special, text, ids, normalize));
   return ids;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "engine/added_tokens.h"
 #include "engine/byte_pair_encoding.h"
@@ -30,15 +31,18 @@ enum class TokenKind : uint8_t {
 // What gets a space before it, in the manner of SentencePiece.
 enum class SpaceBefore {
   kNothing,
-  kText,      // unless it begins with one, or with an added token
-  kEachPart,  // between added tokens
+  kText,        // unless it begins with one, or with an added token
+  kEachPart,    // between added tokens
+  kPlainParts,  // those of them that do not begin with one
 };
 
 struct TokenizerParts {
-  std::string where;                                        // the file, for messages
-  std::vector<std::string> tokens;                          // by id
-  std::vector<TokenKind> kinds;                             // by id
+  std::string where;                              // the file, for messages
+  std::vector<std::string> tokens;                // by id
+  std::vector<TokenKind> kinds;                   // by id
+  absl::flat_hash_set<int32_t> found_normalized;  // added tokens looked for in normalized text
   std::vector<std::pair<std::string, std::string>> merges;  // the most preferred first
+  std::vector<uint32_t> merge_ranks;  // of equals the leftmost joins first; empty: their order
   TokenSpelling spelling = TokenSpelling::kByteLevel;
   SpaceBefore space_before = SpaceBefore::kNothing;
   bool normalizes = false;  // text to form C (normal_form.h), but for the names of added tokens
@@ -69,18 +73,22 @@ class BpeTokenizer : public Tokenizer {
   using TokensByName = absl::flat_hash_map<std::string, int32_t>;
 
   BpeTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer, BytePairEncoding merges);
+  // Appends the tokens of `names` in the text, and has `encode` append those of what lies between.
+  template <class EncodePart>
+  absl::Status SplitAtNames(const AddedTokens& names, bool parse_special, absl::string_view text,
+                            std::vector<int32_t>& ids, const EncodePart& encode) const;
   absl::Status EncodeBytes(absl::string_view text, BytePairEncoding::Scratch& scratch,
                            std::vector<int32_t>& ids) const;
-  void EncodeCharacters(absl::string_view text, bool begins_text,
-                        BytePairEncoding::Scratch& scratch, std::vector<int32_t>& ids) const;
+  void EncodeCharacters(absl::string_view text, BytePairEncoding::Scratch& scratch,
+                        std::vector<int32_t>& ids) const;
 
   std::vector<TokenKind> kinds_;
   std::vector<std::string> token_bytes_;
   TokensByName characters_;    // by name; only of SentencePiece
   TokensByName whole_pieces_;  // by bytes; only where merges are ignored for whole tokens
   TokensByName special_tokens_;
-  AddedTokens always_parsed_;
-  AddedTokens all_added_;
+  AddedTokens names_;             // found in text as it is,
+  AddedTokens normalized_names_;  // and in what lies between, once that is normalized
   TokenSpelling spelling_;
   SpaceBefore space_before_;
   bool normalizes_;

@@ -22,9 +22,8 @@ BytePairEncoding::BytePairEncoding(const std::array<int32_t, 256>& byte_tokens,
                                    const std::vector<Merge>& merges, UnknownByte unknown_byte)
     : byte_tokens_(byte_tokens), unknown_byte_(unknown_byte) {
   rules_.reserve(merges.size());
-  for (size_t rank = 0; rank < merges.size(); ++rank) {
-    const Merge& merge = merges[rank];
-    const Rule rule = {static_cast<uint32_t>(rank), merge.joined};
+  for (const Merge& merge : merges) {
+    const Rule rule = {merge.rank, merge.joined};
     [[maybe_unused]] const bool is_new =
         rules_.emplace(PairKey(merge.left, merge.right), rule).second;
     assert(is_new);

@@ -22,14 +22,15 @@ class BytePairEncoding {
     int32_t left = 0;
     int32_t right = 0;
     int32_t joined = 0;
+    uint32_t rank = 0;  // the lower, the earlier
   };
 
   // What becomes of a byte that has no token: nothing in both cases, but if it is dropped before
   // the merges, its neighbours may join.
   enum class UnknownByte { kDroppedBeforeMerges, kDroppedAfterMerges };
 
-  // `byte_tokens`: the token of each single byte, -1 where the vocabulary has none. `merges`, the
-  // most preferred first; no pair may be there twice.
+  // `byte_tokens`: the token of each single byte, -1 where the vocabulary has none. Of `merges` no
+  // pair may be there twice.
   BytePairEncoding(const std::array<int32_t, 256>& byte_tokens, const std::vector<Merge>& merges,
                    UnknownByte unknown_byte);
 

@@ -104,11 +104,54 @@ ChatFormat Qwen3(absl::string_view program) {
   ChatFormat format = ChatMl(program);
   format.family = "qwen3";
   format.answer = AnswerOfQwen3(program);
-  format.drops_thoughts = true;
+  format.earlier_thoughts = ChatFormat::EarlierThoughts::kGoWhereAnswered;
   format.thinks = !absl::EndsWith(format.answer, "</think>\n\n");
   const std::string no_thoughts = LiteralBetween(
       program, "{%-ifenable_thinkingisdefinedandenable_thinkingisfalse%}{{-'", "'}}");
   if (!no_thoughts.empty()) format.answer_without_thoughts = format.answer + no_thoughts;
+  return format;
+}
+
+// The program without its signs against white space, of which copies have more and fewer.
+std::string WithoutTrimSigns(absl::string_view program) {
+  return absl::StrReplaceAll(program, {{"{%-", "{%"}, {"-%}", "%}"}, {"{{-", "{{"}, {"-}}", "}}"}});
+}
+
+// Where the answer of DeepSeek-R1's distilled models begins; empty if the program does not end with
+// that. (The bars are U+FF5C.)
+std::string AnswerOfDeepSeek(absl::string_view program) {
+  const auto ends_with = [program](absl::string_view literal) {
+    return absl::EndsWith(program, absl::StrCat("{%ifadd_generation_promptandnotns.is_tool%}{{'",
+                                                literal, "'}}{%endif%}"));
+  };
+  if (ends_with("<｜Assistant｜>")) return "<｜Assistant｜>";
+  return ends_with(R"(<｜Assistant｜><think>\n)") ? "<｜Assistant｜><think>\n" : "";
+}
+
+bool IsDeepSeek(absl::string_view program) {
+  return StrContains(program,
+                     "{%ifmessage.role=='system'%}{%setns.system_prompt=message.content%}{%endif%}"
+                     "{%endfor%}{{bos_token}}{{ns.system_prompt}}{%formessageinmessages%}"
+                     "{%ifmessage.role=='user'%}{%setns.is_tool=false%}"
+                     "{{'<｜User｜>'+message.content}}{%endif%}") &&
+         StrContains(program,
+                     "{%setcontent=message.content%}{%if'</think>'incontent%}"
+                     "{%setcontent=content.split('</think>')[-1]%}{%endif%}"
+                     "{{'<｜Assistant｜>'+content+'<｜end▁of▁sentence｜>'}}") &&
+         !AnswerOfDeepSeek(program).empty();
+}
+
+ChatFormat DeepSeek(absl::string_view program) {
+  ChatFormat format;
+  format.family = "deepseek";
+  format.user = {"<｜User｜>", ""};
+  format.assistant = {"<｜Assistant｜>", "<｜end▁of▁sentence｜>"};
+  format.answer = AnswerOfDeepSeek(program);
+  format.last_system_leads = true;
+  format.thinks = true;
+  format.earlier_thoughts = ChatFormat::EarlierThoughts::kGo;
+  // Tokens that some of its checkpoints do not call special.
+  format.marks_in_text = {"<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>", "<｜tool▁"};
   return format;
 }
 
@@ -143,7 +186,10 @@ ChatFormat Llama3(absl::string_view program) {
 }
 
 bool IsLlama2(absl::string_view program) {
-  return StrContains(program, R"('<<SYS>>\n')") && StrContains(program, R"('\n<</SYS>>\n\n')") &&
+  // Some have a system message for conversations without one, behind a switch written as a
+  // constant.
+  return !StrContains(program, "{%eliftrue==true") && StrContains(program, R"('<<SYS>>\n')") &&
+         StrContains(program, R"('\n<</SYS>>\n\n')") &&
          StrContains(program, "bos_token+'[INST] '+content.strip()+' [/INST]'") &&
          StrContains(program, "' '+content.strip()+' '+eos_token");
 }
@@ -201,8 +247,9 @@ ChatFormat Zephyr(const std::string& end_token) {
 absl::Status Unknown(absl::string_view program, absl::string_view why) {
   constexpr size_t kShownBytes = 120;
   return absl::UnimplementedError(absl::StrCat(
-      "chat template ", why, "; wanted one of the families chatml, qwen3, llama3, llama2, ",
-      "mistral, zephyr; it begins: ", absl::Utf8SafeCHexEscape(program.substr(0, kShownBytes))));
+      "chat template ", why, "; wanted one of the families chatml, qwen3, deepseek, llama3, ",
+      "llama2, mistral, zephyr; it begins: ",
+      absl::Utf8SafeCHexEscape(program.substr(0, kShownBytes))));
 }
 
 }  // namespace
@@ -216,6 +263,8 @@ absl::StatusOr<ChatFormat> RecogniseChatFormat(absl::string_view program,
     format = Qwen3(canonical);
   } else if (IsChatMl(canonical)) {
     format = ChatMl(canonical);
+  } else if (const std::string bare = WithoutTrimSigns(canonical); IsDeepSeek(bare)) {
+    format = DeepSeek(bare);
   } else if (IsLlama3(canonical)) {
     format = Llama3(canonical);
   } else if (IsLlama2(canonical)) {

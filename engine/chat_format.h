@@ -18,7 +18,7 @@ struct ChatFormat {
     std::string after;
   };
 
-  std::string family;   // "chatml", "qwen3", "llama3", "llama2", "mistral" or "zephyr"
+  std::string family;   // "chatml", "qwen3", "deepseek", "llama3", "llama2", "mistral" or "zephyr"
   std::string opening;  // before everything: the begin token's name, or empty
   Marks system;
   Marks user;
@@ -27,17 +27,23 @@ struct ChatFormat {
 
   bool has_system = true;       // else a system message is refused
   bool system_in_user = false;  // the system message, in its marks, begins the first user message
-  bool alternates = false;      // after the system message: user, assistant, user, ...
-  bool trims = false;           // white space around content, with what begins it, is dropped
-  bool always_system = false;   // a system message is there even if it is empty
+  bool last_system_leads = false;  // of system messages the last stands before everything, alone
+  bool alternates = false;         // after the system message: user, assistant, user, ...
+  bool trims = false;              // white space around content, with what begins it, is dropped
+  bool always_system = false;      // a system message is there even if it is empty
   std::string default_system;   // the system message of a conversation that has none; may be empty
   std::string system_preamble;  // inside the system message, before its content
 
   // Models that think before they answer write their thoughts between <think> and </think>.
   bool thinks = false;                  // here, unless it is told not to
   std::string answer_without_thoughts;  // where that answer begins; empty: it cannot be told
-  // Answers lose their thoughts, but for those after the last user message.
-  bool drops_thoughts = false;
+  // What becomes of them when the answer is sent back among the messages.
+  enum class EarlierThoughts {
+    kStay,
+    kGo,
+    kGoWhereAnswered,  // those behind the last question stay
+  };
+  EarlierThoughts earlier_thoughts = EarlierThoughts::kStay;
 
   std::vector<std::string> marks_in_text;  // what a message must not contain
 };

@@ -22,29 +22,47 @@ absl::string_view WithoutLineEnds(absl::string_view text) {
   return WithoutFirstLineEnds(text);
 }
 
-// An answer, and the thoughts it began with.
-struct ThoughtAnswer {
-  absl::string_view thoughts;
-  absl::string_view answer;
-};
+constexpr absl::string_view kThoughtsBegin = "<think>", kThoughtsEnd = "</think>";
 
-ThoughtAnswer SplitThoughts(absl::string_view content) {
-  constexpr absl::string_view kBegin = "<think>", kEnd = "</think>";
-  const size_t end = content.find(kEnd);
-  if (end == absl::string_view::npos) return {.thoughts = "", .answer = content};
-  absl::string_view thoughts = content.substr(0, end);
-  const size_t begin = thoughts.rfind(kBegin);
-  if (begin != absl::string_view::npos) thoughts.remove_prefix(begin + kBegin.size());
-  return {.thoughts = WithoutLineEnds(thoughts),
-          .answer = WithoutFirstLineEnds(content.substr(content.rfind(kEnd) + kEnd.size()))};
+// What follows the last thoughts; all of it if there are none.
+absl::string_view AfterThoughts(absl::string_view content) {
+  const size_t end = content.rfind(kThoughtsEnd);
+  return end == absl::string_view::npos ? content : content.substr(end + kThoughtsEnd.size());
 }
 
-// What the template makes of an answer whose model thinks; `is_open`: no user message follows.
-std::string ContentOfThinker(absl::string_view content, bool is_open, bool is_last) {
-  const ThoughtAnswer parts = SplitThoughts(content);
-  if (!is_open || (!is_last && parts.thoughts.empty())) return std::string(parts.answer);
-  return absl::StrCat("<think>\n", parts.thoughts, "\n</think>\n\n",
-                      WithoutFirstLineEnds(parts.answer));
+// The first thoughts; empty if there are none.
+absl::string_view FirstThoughts(absl::string_view content) {
+  const size_t end = content.find(kThoughtsEnd);
+  if (end == absl::string_view::npos) return "";
+  absl::string_view thoughts = content.substr(0, end);
+  const size_t begin = thoughts.rfind(kThoughtsBegin);
+  if (begin != absl::string_view::npos) thoughts.remove_prefix(begin + kThoughtsBegin.size());
+  return WithoutLineEnds(thoughts);
+}
+
+// What Qwen3's template makes of an answer; `is_open`: no question follows.
+std::string AnswerOfQwen3(absl::string_view content, bool is_open, bool is_last) {
+  const absl::string_view thoughts = FirstThoughts(content);
+  absl::string_view answer = AfterThoughts(content);
+  if (answer.size() < content.size()) answer = WithoutFirstLineEnds(answer);
+  if (!is_open || (!is_last && thoughts.empty())) return std::string(answer);
+  return absl::StrCat(kThoughtsBegin, "\n", thoughts, "\n", kThoughtsEnd, "\n\n",
+                      WithoutFirstLineEnds(answer));
+}
+
+bool IsSystem(const ChatMessage& message) { return message.role == "system"; }
+
+// Qwen's way to give a model what a tool said is a user message, which asks nothing.
+bool IsQuestion(const ChatMessage& message) {
+  return message.role == "user" && !(absl::StartsWith(message.content, "<tool_response>") &&
+                                     absl::EndsWith(message.content, "</tool_response>"));
+}
+
+// How many messages there are up to the last one that `is_it`; 0: there is none.
+size_t NumUpToLast(bool (*is_it)(const ChatMessage&), std::span<const ChatMessage> messages) {
+  size_t count = messages.size();
+  while (count > 0 && !is_it(messages[count - 1])) --count;
+  return count;
 }
 
 }  // namespace
@@ -101,9 +119,32 @@ absl::Status ChatTemplate::CheckRoles(std::span<const ChatMessage> messages) con
   return absl::OkStatus();
 }
 
-std::string ChatTemplate::SystemMessage(absl::string_view content) const {
-  return absl::StrCat(format_.system.before, format_.system_preamble, content,
+std::string ChatTemplate::SystemMessage(absl::string_view content, bool is_first) const {
+  if (format_.trims && !format_.system_in_user) content = StripWhitespace(content);
+  // Only the first one is the system message of a preamble; later ones are messages like any.
+  return absl::StrCat(format_.system.before, is_first ? format_.system_preamble : "", content,
                       format_.system.after);
+}
+
+std::string ChatTemplate::Beginning(std::span<const ChatMessage> messages) const {
+  if (format_.last_system_leads) {
+    const size_t count = NumUpToLast(IsSystem, messages);
+    return absl::StrCat(format_.opening, count == 0 ? "" : messages[count - 1].content);
+  }
+  const bool adds_system = format_.always_system || !format_.default_system.empty();
+  if (messages.front().role == "system" || !adds_system) return format_.opening;
+  return absl::StrCat(format_.opening, SystemMessage(format_.default_system, /*is_first=*/true));
+}
+
+std::string ChatTemplate::AnswerContent(absl::string_view content, bool is_open,
+                                        bool is_last) const {
+  switch (format_.earlier_thoughts) {
+    case ChatFormat::EarlierThoughts::kStay: break;
+    case ChatFormat::EarlierThoughts::kGo: content = AfterThoughts(content); break;
+    case ChatFormat::EarlierThoughts::kGoWhereAnswered:
+      return AnswerOfQwen3(content, is_open, is_last);
+  }
+  return std::string(content);
 }
 
 absl::StatusOr<absl::string_view> ChatTemplate::AnswerThat(std::optional<bool> thinks) const {
@@ -121,37 +162,27 @@ absl::StatusOr<std::string> ChatTemplate::Render(std::span<const ChatMessage> me
   }
   RETURN_IF_ERROR(CheckRoles(messages));
   ASSIGN_OR_RETURN(const absl::string_view answer, AnswerThat(thinks));
-  size_t num_answered = messages.size();  // up to the last user message
-  while (num_answered > 0 && messages[num_answered - 1].role != "user") --num_answered;
-  if (num_answered == 0) num_answered = messages.size();
-  std::string prompt = format_.opening;
-  if (messages.front().role != "system" &&
-      (format_.always_system || !format_.default_system.empty())) {
-    absl::StrAppend(&prompt, SystemMessage(format_.default_system));
-  }
-  std::string before_content;  // a system message waiting for the user's
+  const size_t num_answered = NumUpToLast(IsQuestion, messages);
+  std::string prompt = Beginning(messages);
+  std::string before_user;  // a system message waiting for the user's
   for (size_t i = 0; i < messages.size(); ++i) {
-    RETURN_IF_ERROR(CheckContent(messages[i], i));
-    absl::string_view content = messages[i].content;
-    std::string with_thoughts;
-    if (messages[i].role == "system") {
-      if (format_.trims && !format_.system_in_user) content = StripWhitespace(content);
-      // Only the first one is the system message of a preamble; later ones are messages like any.
-      const std::string text =
-          i == 0 ? SystemMessage(content)
-                 : absl::StrCat(format_.system.before, content, format_.system.after);
-      (format_.system_in_user ? before_content : prompt).append(text);
+    const ChatMessage& message = messages[i];
+    RETURN_IF_ERROR(CheckContent(message, i));
+    if (message.role == "system") {
+      if (format_.last_system_leads) continue;
+      (format_.system_in_user ? before_user : prompt)
+          .append(SystemMessage(message.content, /*is_first=*/i == 0));
       continue;
     }
-    if (format_.drops_thoughts && messages[i].role == "assistant") {
-      with_thoughts = ContentOfThinker(content, i >= num_answered, i + 1 == messages.size());
-      content = with_thoughts;
-    }
-    const ChatFormat::Marks& marks = messages[i].role == "user" ? format_.user : format_.assistant;
-    const std::string whole = absl::StrCat(before_content, content);
-    absl::StrAppend(&prompt, marks.before, format_.trims ? StripWhitespace(whole) : whole,
+    const bool is_user = message.role == "user";
+    const bool is_open = num_answered > 0 && i >= num_answered;
+    const std::string content =
+        is_user ? absl::StrCat(before_user, message.content)
+                : AnswerContent(message.content, is_open, i + 1 == messages.size());
+    const ChatFormat::Marks& marks = is_user ? format_.user : format_.assistant;
+    absl::StrAppend(&prompt, marks.before, format_.trims ? StripWhitespace(content) : content,
                     marks.after);
-    before_content.clear();
+    if (is_user) before_user.clear();
   }
   return absl::StrCat(prompt, answer);
 }

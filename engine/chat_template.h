@@ -44,7 +44,11 @@ class ChatTemplate {
   absl::StatusOr<absl::string_view> AnswerThat(std::optional<bool> thinks) const;
   absl::Status CheckContent(const ChatMessage& message, size_t index) const;
   absl::Status CheckRoles(std::span<const ChatMessage> messages) const;
-  std::string SystemMessage(absl::string_view content) const;
+  std::string SystemMessage(absl::string_view content, bool is_first) const;
+  // What stands before the messages, which are not empty.
+  std::string Beginning(std::span<const ChatMessage> messages) const;
+  // `is_open`: no question follows.
+  std::string AnswerContent(absl::string_view content, bool is_open, bool is_last) const;
 
   ChatFormat format_;
   std::vector<std::string> special_tokens_;

@@ -65,7 +65,11 @@ absl::StatusOr<std::optional<uint64_t>> GgufFile::Count(absl::string_view key) c
   if (value == nullptr) return std::nullopt;
   const std::optional<int64_t> number =
       value->is_array ? std::nullopt : IntegerAt(value->type, value->bytes, 0);
-  if (!number.has_value() || *number < 0) return WrongType(key, "an integer of 0 or more");
+  if (!number.has_value()) return WrongType(key, "an integer of 0 or more");
+  if (*number < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(path(), ": metadata ", key, " is ", *number,
+                                                   "; wanted an integer of 0 or more"));
+  }
   return static_cast<uint64_t>(*number);
 }
 

@@ -163,7 +163,13 @@ absl::Status ReadRope(const GgufFile& file, ModelConfig& model) {
     scaling.kind = RopeScaling::Kind::kLinear;
     scaling.factor = *factor;
   }
-  if (type.value_or("none") == "yarn") RETURN_IF_ERROR(ReadYarnScaling(file, model, scaling));
+  if (type.value_or("none") == "yarn") {
+    if (scaling.kind != RopeScaling::Kind::kLinear) {
+      return Bad(file, absl::StrCat("metadata ", Key(model, "rope.scaling.factor"),
+                                    " is 0 or missing; wanted a number above 0 for yarn"));
+    }
+    RETURN_IF_ERROR(ReadYarnScaling(file, model, scaling));
+  }
   const absl::Status scaled = SetRope(scaling, model);
   if (!scaled.ok()) return Bad(file, scaled.message());
   // Converters permute the rows of Q and K for llama alone.

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -41,13 +40,14 @@ absl::Status ReadPreTokenizer(const GgufFile& file, TokenizerParts& parts) {
   } else if (name == "llama-bpe" || name == "llama3" || name == "llama-v3") {
     parts.patterns = {{kLlama3Pattern}};
     parts.ignore_merges = true;
-  } else if (name == "qwen2") {
+  } else if (name == "qwen2" || name == "deepseek-r1-qwen") {
     parts.patterns = {{kQwen2Pattern}};
     parts.normalizes = true;
   } else {
     return absl::UnimplementedError(
         absl::StrCat(file.path(), ": metadata tokenizer.ggml.pre is ", name,
-                     "; wanted one of smollm, gpt-2, default, llama-bpe, llama3, qwen2"));
+                     "; wanted one of smollm, gpt-2, default, llama-bpe, llama3, qwen2, "
+                     "deepseek-r1-qwen"));
   }
   return absl::OkStatus();
 }
@@ -94,15 +94,8 @@ absl::Status ReadMerges(const GgufFile& file, TokenizerParts& parts) {
   return absl::OkStatus();
 }
 
-size_t NumCharacters(absl::string_view text) {
-  size_t count = 0;
-  for (; !text.empty(); text.remove_prefix(FirstCharacter(text).num_bytes)) ++count;
-  return count;
-}
-
 struct ScoredMerge {
   float score;
-  size_t left_characters, right_characters;
   absl::string_view left, right;
 };
 
@@ -113,19 +106,15 @@ void AddMerges(absl::string_view name, float score,
   // SentencePiece's own tokens have up to 16 characters; time grows as the square of the length.
   constexpr size_t kMostNameBytes = 256;
   if (name.empty() || name.size() > kMostNameBytes) return;
-  const size_t num_characters = NumCharacters(name);
-  size_t left_characters = 1;
-  for (size_t at = FirstCharacter(name).num_bytes; at < name.size(); ++left_characters) {
+  for (size_t at = FirstCharacter(name).num_bytes; at < name.size();) {
     const absl::string_view left = name.substr(0, at), right = name.substr(at);
-    if (names.contains(left) && names.contains(right)) {
-      merges.push_back({score, left_characters, num_characters - left_characters, left, right});
-    }
+    if (names.contains(left) && names.contains(right)) merges.push_back({score, left, right});
     at += FirstCharacter(right).num_bytes;
   }
 }
 
 // SentencePiece has scores instead of merges: of all neighbours that make a token those of the
-// highest score join first. As a list, in the order in which huggingface/transformers writes it.
+// highest score join first.
 absl::Status ReadScores(const GgufFile& file, TokenizerParts& parts) {
   ASSIGN_OR_RETURN(const auto scores, file.Floats("tokenizer.ggml.scores"));
   if (!scores.has_value() || scores->size() != parts.tokens.size()) {
@@ -147,11 +136,13 @@ absl::Status ReadScores(const GgufFile& file, TokenizerParts& parts) {
       AddMerges(parts.tokens[id], (*scores)[id], names, merges);
     }
   }
-  std::stable_sort(merges.begin(), merges.end(), [](const ScoredMerge& a, const ScoredMerge& b) {
-    return std::tie(a.score, a.left_characters, a.right_characters) >
-           std::tie(b.score, b.left_characters, b.right_characters);
-  });
-  for (const ScoredMerge& merge : merges) parts.merges.emplace_back(merge.left, merge.right);
+  std::stable_sort(merges.begin(), merges.end(),
+                   [](const ScoredMerge& a, const ScoredMerge& b) { return a.score > b.score; });
+  for (size_t i = 0; i < merges.size(); ++i) {
+    parts.merges.emplace_back(merges[i].left, merges[i].right);
+    const bool ties = i > 0 && merges[i].score == merges[i - 1].score;
+    parts.merge_ranks.push_back(ties ? parts.merge_ranks.back() : static_cast<uint32_t>(i));
+  }
   return absl::OkStatus();
 }
 

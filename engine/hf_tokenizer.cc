@@ -64,7 +64,10 @@ absl::Status ReadVocabulary(const JsonObject& model, TokenizerParts& parts) {
   if (!vocab.has_value()) return model.Bad("vocab", "is missing; wanted an object");
   parts.tokens.reserve(std::min<size_t>(vocab->fields().size(), kMaxTokens));
   for (const auto& [text, id] : vocab->fields().items()) {
-    if (!id.is_number_unsigned()) return vocab->Bad(text, "has an id that is no integer");
+    if (!id.is_number_unsigned()) {
+      const std::string value = id.is_number() ? id.dump() : absl::StrCat("a ", id.type_name());
+      return vocab->Bad(text, absl::StrCat("has id ", value, "; wanted an integer of 0 or more"));
+    }
     RETURN_IF_ERROR(PutToken(*vocab, id.get<uint64_t>(), text, TokenKind::kNormal, parts));
   }
   return absl::OkStatus();
@@ -107,27 +110,43 @@ absl::Status ReadModel(const JsonObject& root, TokenizerParts& parts) {
   if (byte_fallback.value_or(false)) parts.spelling = TokenSpelling::kSentencePiece;
   ASSIGN_OR_RETURN(const std::optional<bool> fuse, model->Flag("fuse_unk"));
   if (fuse.value_or(false) && !byte_fallback.value_or(false)) {
-    return model->Unimplemented("fuse_unk", "is true; wanted false where byte_fallback is");
+    return model->Unimplemented("fuse_unk", "is true; wanted false where byte_fallback is false");
   }
   ASSIGN_OR_RETURN(const std::optional<bool> ignore_merges, model->Flag("ignore_merges"));
   parts.ignore_merges = ignore_merges.value_or(false);
+  if (parts.ignore_merges && byte_fallback.value_or(false)) {
+    return model->Unimplemented("ignore_merges",
+                                "is true; wanted false where byte_fallback is true");
+  }
   RETURN_IF_ERROR(ReadVocabulary(*model, parts));
   return ReadMerges(*model, parts);
 }
 
 absl::Status ReadAddedTokens(const JsonObject& root, TokenizerParts& parts) {
   ASSIGN_OR_RETURN(const std::vector<JsonObject> tokens, Items(root, "added_tokens"));
+  // huggingface/tokenizers numbers what the vocabulary lacks by itself, whatever the file says.
+  uint64_t next_id =
+      parts.kinds.size() -
+      static_cast<size_t>(std::count(parts.kinds.begin(), parts.kinds.end(), TokenKind::kUnused));
   for (const JsonObject& token : tokens) {
     ASSIGN_OR_RETURN(const std::string name, token.RequiredText("content"));
     ASSIGN_OR_RETURN(const uint64_t id, token.RequiredCount("id"));
+    const bool is_known = id < parts.tokens.size() && parts.kinds[id] != TokenKind::kUnused;
+    if (!is_known && id != next_id++) {
+      return token.Bad("id", absl::StrCat("is ", id, "; wanted ", next_id - 1,
+                                          ", the number of tokens before it"));
+    }
     for (const char* field : {"single_word", "lstrip", "rstrip"}) {
       ASSIGN_OR_RETURN(const std::optional<bool> flag, token.Flag(field));
       if (flag.value_or(false)) return token.Unimplemented(field, "is true; wanted false");
     }
-    // Found in text that has been normalized, where every part got a space before it.
     ASSIGN_OR_RETURN(const std::optional<bool> normalized, token.Flag("normalized"));
-    if (normalized.value_or(false) && parts.space_before == SpaceBefore::kEachPart) {
-      return token.Unimplemented("normalized", "is true; wanted false beside Prepend");
+    if (normalized.value_or(false)) {
+      // It would be looked for with the spaces that the normalizer writes and adds.
+      if (parts.spelling == TokenSpelling::kSentencePiece && root.Find("normalizer") != nullptr) {
+        return token.Unimplemented("normalized", "is true; wanted false beside a normalizer");
+      }
+      parts.found_normalized.insert(static_cast<int32_t>(id));
     }
     ASSIGN_OR_RETURN(const std::optional<bool> special, token.Flag("special"));
     const TokenKind kind = special.value_or(false) ? TokenKind::kSpecial : TokenKind::kAdded;
@@ -228,6 +247,21 @@ absl::Status ReadNormalizer(const JsonObject& root, TokenizerParts& parts) {
   return absl::OkStatus();
 }
 
+absl::Status ReadMetaspace(const JsonObject& step, TokenizerParts& parts) {
+  ASSIGN_OR_RETURN(const std::optional<bool> cuts, step.Flag("split"));
+  if (cuts.value_or(true)) return step.Unimplemented("split", "is true; wanted false");
+  ASSIGN_OR_RETURN(const std::string scheme, step.RequiredText("prepend_scheme"));
+  if (scheme != "first" && scheme != "always" && scheme != "never") {
+    return step.Unimplemented("prepend_scheme",
+                              absl::StrCat("is ", scheme, "; wanted first, always or never"));
+  }
+  // Behind a Prepend all parts begin with a space.
+  if (parts.space_before == SpaceBefore::kEachPart) return absl::OkStatus();
+  if (scheme == "first") parts.space_before = SpaceBefore::kText;
+  if (scheme == "always") parts.space_before = SpaceBefore::kPlainParts;
+  return absl::OkStatus();
+}
+
 // Where a SentencePiece tokenizer writes spaces, and which it adds: older files say so as steps of
 // the normalizer, newer ones as a pre-tokenizer.
 absl::Status ReadSpaces(const JsonObject& root, TokenizerParts& parts) {
@@ -262,14 +296,7 @@ absl::Status ReadSpaces(const JsonObject& root, TokenizerParts& parts) {
         return pattern->Unimplemented("String", "is something else; wanted a space");
       continue;
     }
-    ASSIGN_OR_RETURN(const std::optional<bool> cuts, step.Flag("split"));
-    if (cuts.value_or(true)) return step.Unimplemented("split", "is true; wanted false");
-    ASSIGN_OR_RETURN(const std::string scheme, step.RequiredText("prepend_scheme"));
-    if (scheme != "first" && scheme != "never") {
-      return step.Unimplemented("prepend_scheme",
-                                absl::StrCat("is ", scheme, "; wanted first or never"));
-    }
-    if (scheme == "first") parts.space_before = SpaceBefore::kText;
+    RETURN_IF_ERROR(ReadMetaspace(step, parts));
   }
   if (replaces) return absl::OkStatus();
   return root.Unimplemented("normalizer",

@@ -3,69 +3,69 @@
 #include <utf8proc.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
+#include <cassert>
+#include <vector>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/str_cat.h"
-#include "base/status_macros.h"
 
 namespace kvship {
 namespace {
 
-constexpr size_t kMostMarks = 256;
+using Characters = std::vector<utf8proc_int32_t>;
 
-absl::Status Error(utf8proc_ssize_t code) {
-  const std::string message = absl::StrCat("text cannot be normalized: ", utf8proc_errmsg(code));
-  return code == UTF8PROC_ERROR_NOMEM ? absl::ResourceExhaustedError(message)
-                                      : absl::InvalidArgumentError(message);
-}
-
-const utf8proc_uint8_t* BytesOf(absl::string_view text) {
-  return reinterpret_cast<const utf8proc_uint8_t*>(text.data());
-}
-
-absl::Status CheckMarks(absl::string_view text) {
-  size_t in_a_row = 0;
+Characters Decomposed(absl::string_view text) {
+  const auto* const bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
+  Characters characters;
+  characters.reserve(text.size());
   for (size_t at = 0; at < text.size();) {
     utf8proc_int32_t character = 0;
-    const utf8proc_ssize_t num_bytes = utf8proc_iterate(
-        BytesOf(text) + at, static_cast<utf8proc_ssize_t>(text.size() - at), &character);
-    if (num_bytes < 0) return Error(num_bytes);
-    // What it is made of counts: there are characters of marks alone that are none themselves.
-    utf8proc_int32_t parts[8];
+    const utf8proc_ssize_t num_bytes =
+        utf8proc_iterate(bytes + at, static_cast<utf8proc_ssize_t>(text.size() - at), &character);
+    assert(num_bytes > 0);
+    utf8proc_int32_t parts[4];  // the most that Unicode has
     const utf8proc_ssize_t num_parts =
         utf8proc_decompose_char(character, parts, std::size(parts), UTF8PROC_DECOMPOSE, nullptr);
-    if (num_parts < 0) return Error(num_parts);
-    for (utf8proc_ssize_t i = 0; i < num_parts; ++i) {
-      in_a_row = utf8proc_get_property(parts[i])->combining_class == 0 ? 0 : in_a_row + 1;
-    }
-    if (in_a_row > kMostMarks) {
-      return absl::InvalidArgumentError(absl::StrCat("text has more than ", kMostMarks,
-                                                     " combining marks in a row before byte ", at,
-                                                     "; wanted at most that"));
-    }
+    assert(num_parts > 0 && num_parts <= static_cast<utf8proc_ssize_t>(std::size(parts)));
+    characters.insert(characters.end(), parts, parts + num_parts);
     at += static_cast<size_t>(num_bytes);
   }
-  return absl::OkStatus();
+  return characters;
 }
 
-struct Free {
-  void operator()(utf8proc_uint8_t* bytes) const { std::free(bytes); }
-};
+// utf8proc's own way takes the square of their number.
+void PutMarksInOrder(Characters& characters) {
+  const auto class_of = [](utf8proc_int32_t character) {
+    return utf8proc_get_property(character)->combining_class;
+  };
+  const auto is_mark = [&](utf8proc_int32_t character) { return class_of(character) != 0; };
+  for (auto begin = characters.begin();;) {
+    begin = std::find_if(begin, characters.end(), is_mark);
+    if (begin == characters.end()) return;
+    const auto end = std::find_if_not(begin, characters.end(), is_mark);
+    std::stable_sort(begin, end, [&](utf8proc_int32_t a, utf8proc_int32_t b) {
+      return class_of(a) < class_of(b);
+    });
+    begin = end;
+  }
+}
 
 }  // namespace
 
-absl::StatusOr<std::string> NormalFormC(absl::string_view text) {
+std::string NormalFormC(absl::string_view text) {
   if (std::all_of(text.begin(), text.end(), absl::ascii_isascii)) return std::string(text);
-  RETURN_IF_ERROR(CheckMarks(text));
-  utf8proc_uint8_t* bytes = nullptr;
-  const utf8proc_ssize_t num_bytes =
-      utf8proc_map(BytesOf(text), static_cast<utf8proc_ssize_t>(text.size()), &bytes,
-                   static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-  const std::unique_ptr<utf8proc_uint8_t, Free> owned(bytes);
-  if (num_bytes < 0) return Error(num_bytes);
-  return std::string(reinterpret_cast<const char*>(bytes), static_cast<size_t>(num_bytes));
+  Characters characters = Decomposed(text);
+  PutMarksInOrder(characters);
+  const utf8proc_ssize_t num_characters =
+      utf8proc_normalize_utf32(characters.data(), static_cast<utf8proc_ssize_t>(characters.size()),
+                               static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  std::string normal;
+  normal.reserve(text.size());
+  for (utf8proc_ssize_t i = 0; i < num_characters; ++i) {
+    utf8proc_uint8_t bytes[4];
+    const utf8proc_ssize_t num_bytes = utf8proc_encode_char(characters[i], bytes);
+    normal.append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(num_bytes));
+  }
+  return normal;
 }
 
 }  // namespace kvship

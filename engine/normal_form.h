@@ -4,13 +4,11 @@
 
 #include <string>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
 namespace kvship {
 
-// Of valid UTF-8. InvalidArgument for more than 256 combining marks in a row: putting them in order
-// takes the square of their number. ResourceExhausted if there is no memory for it.
-absl::StatusOr<std::string> NormalFormC(absl::string_view text);
+// Of valid UTF-8. The time grows as n log n.
+std::string NormalFormC(absl::string_view text);
 
 }  // namespace kvship

@@ -29,18 +29,29 @@ std::string ErrorText(int code) {
   return text;
 }
 
-// Patterns of tokenizer.json are written for Oniguruma, to which these mean something else than to
-// PCRE2: intersections of character classes, and \h for a hexadecimal digit.
-absl::Status CheckDialect(const SplitPattern& pattern) {
-  if (!pattern.is_regex) return absl::OkStatus();
-  for (const char* construct : {"&&", "\\h", "\\H"}) {
-    if (absl::StrContains(pattern.pattern, construct)) {
-      return absl::UnimplementedError(absl::StrCat("pre-tokenizer pattern ", pattern.pattern,
-                                                   " uses ", construct,
-                                                   ", which kvship does not translate"));
+// Patterns of tokenizer.json are written for Oniguruma. Of what means something else to PCRE2,
+// white space is translated and the rest refused: intersections of character classes, \h for a
+// hexadecimal digit, and words, which have other characters (marks).
+absl::StatusOr<std::string> Translated(absl::string_view pattern) {
+  const auto refused = [pattern](absl::string_view construct) {
+    return absl::UnimplementedError(absl::StrCat("pre-tokenizer pattern ", pattern, " uses ",
+                                                 construct, ", which kvship does not translate"));
+  };
+  std::string out;
+  for (size_t i = 0; i < pattern.size(); ++i) {
+    if (pattern[i] == '&' && absl::StartsWith(pattern.substr(i), "&&")) return refused("&&");
+    out.push_back(pattern[i]);
+    if (pattern[i] != '\\' || ++i == pattern.size()) continue;
+    const char kind = pattern[i];
+    if (absl::StrContains("hHwWbB", kind)) return refused(absl::StrCat("\\", std::string(1, kind)));
+    // PCRE2's \s has U+180E too, which Unicode took out of white space in 2013.
+    if (kind == 's' || kind == 'S') {
+      absl::StrAppend(&out, kind == 's' ? "p" : "P", "{White_Space}");
+    } else {
+      out.push_back(kind);
     }
   }
-  return absl::OkStatus();
+  return out;
 }
 
 // Where the character after text[i] begins.
@@ -89,15 +100,18 @@ void PreTokenizer::FreeCode::operator()(void* code) const {
 absl::StatusOr<PreTokenizer> PreTokenizer::Create(const std::vector<SplitPattern>& patterns) {
   PreTokenizer out;
   for (const SplitPattern& pattern : patterns) {
-    RETURN_IF_ERROR(CheckDialect(pattern));
+    std::string text = pattern.pattern;
+    if (pattern.is_regex) {
+      ASSIGN_OR_RETURN(text, Translated(text));
+    }
     // Oniguruma's ^ and $ stand at line ends, hence MULTILINE.
     const uint32_t options =
         PCRE2_UTF |
         (pattern.is_regex ? PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C : PCRE2_LITERAL);
     int error = 0;
     PCRE2_SIZE offset = 0;
-    Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.pattern.data()),
-                            pattern.pattern.size(), options, &error, &offset, nullptr));
+    Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), options, &error,
+                            &offset, nullptr));
     if (code == nullptr) {
       return absl::UnimplementedError(absl::StrCat("pre-tokenizer pattern ", pattern.pattern, ": ",
                                                    ErrorText(error), " at ", offset));

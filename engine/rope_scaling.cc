@@ -30,7 +30,13 @@ absl::Status CheckLess(absl::string_view low_field, double low, absl::string_vie
 
 absl::Status CheckYarn(const RopeScaling& scaling) {
   if (scaling.theta == 1) return absl::InvalidArgumentError("RoPE theta is 1; wanted another");
-  RETURN_IF_ERROR(CheckPositive("attention_factor", RopeAttentionFactor(scaling)));
+  // 1 + ln(factor) / 10 is 3 for a factor of 5e8; far from that attention has no meaning.
+  constexpr double kMostTimes = 100;
+  const double times = RopeAttentionFactor(scaling);
+  if (!(times >= 1 / kMostTimes && times <= kMostTimes)) {
+    return absl::InvalidArgumentError(absl::StrCat("RoPE attention_factor is ", times, "; wanted ",
+                                                   1 / kMostTimes, " to ", kMostTimes));
+  }
   return CheckLess("beta_slow", scaling.beta_slow, "beta_fast", scaling.beta_fast);
 }
 
@@ -103,10 +109,14 @@ absl::Status SetRope(const RopeScaling& scaling, ModelConfig& model) {
   ASSIGN_OR_RETURN(model.rope_frequencies, RopeFrequencies(scaling, model.head_dim));
   model.rope_attention_factor = RopeAttentionFactor(scaling);
   if (scaling.kind != RopeScaling::Kind::kYarn) return absl::OkStatus();
-  constexpr double kMost = 1e15;  // which is no model's, and fits a size_t
-  const double scaled = scaling.factor * scaling.original_context_tokens;
-  model.context_tokens =
-      std::max(model.context_tokens, static_cast<size_t>(std::min(scaled, kMost)));
+  constexpr double kMostTokens = 1 << 30;  // as ModelConfig::Validate has it
+  const double tokens = scaling.factor * scaling.original_context_tokens;
+  if (tokens > kMostTokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("RoPE factor is ", scaling.factor, " and original_max_position_embeddings ",
+                     scaling.original_context_tokens, "; wanted a product of at most ", 1 << 30));
+  }
+  model.context_tokens = std::max(model.context_tokens, static_cast<size_t>(tokens));
   return absl::OkStatus();
 }
 

@@ -53,6 +53,8 @@ TEST(Gguf, TellsAnAbsentKeyFromOneOfAnotherType) {
   EXPECT_FALSE(file->Count("absent")->has_value());
   EXPECT_EQ(file->Count("name").status().code(), kInvalid);
   EXPECT_EQ(file->Count("negative").status().code(), kInvalid);
+  EXPECT_THAT(std::string(file->Count("negative").status().message()),
+              HasSubstr("metadata negative is -1; wanted an integer of 0 or more"));
   EXPECT_EQ(file->Texts("name").status().code(), kInvalid);
   EXPECT_EQ(file->RequiredCount("absent").status().code(), kInvalid);
 }

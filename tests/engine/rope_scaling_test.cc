@@ -51,7 +51,7 @@ TEST(RopeFrequencies, NameWhatYarnCannotHave) {
   EXPECT_EQ(error_of(bad), "RoPE beta_fast is 0.5; wanted more than beta_slow, 1");
   bad = yarn;
   bad.attention_factor = -1;
-  EXPECT_EQ(error_of(bad), "RoPE attention_factor is -1; wanted a finite number above 0");
+  EXPECT_EQ(error_of(bad), "RoPE attention_factor is -1; wanted 0.01 to 100");
   bad = yarn;
   bad.theta = 1;
   EXPECT_EQ(error_of(bad), "RoPE theta is 1; wanted another");
@@ -133,6 +133,25 @@ TEST(LoadTransformer, RefusesYarnThatIsAnotherFormula) {
   longrope.config["rope_parameters"]["rope_type"] = "longrope";
   longrope.ExpectError(kUnimplemented,
                        "rope_type is longrope; wanted default, linear, llama3 or yarn");
+}
+
+TEST(LoadTransformer, NamesWhatIsAbsurdInYarn) {
+  for (const auto& [field, value, words] : std::vector<std::tuple<std::string, json, std::string>>{
+           {"factor", 1e30,
+            "factor is 1e+30 and original_max_position_embeddings 64; wanted a product"},
+           {"original_max_position_embeddings", uint64_t{1} << 62, "wanted a product of at most"},
+           {"attention_factor", 1e300, "attention_factor is 1e+300; wanted 0.01 to 100"},
+           {"attention_factor", 1e-3, "attention_factor is 0.001; wanted 0.01 to 100"}}) {
+    EditedModel model("qwen3_yarn");
+    model.config["rope_parameters"][field] = value;
+    model.ExpectError(kInvalid, words);
+  }
+  for (const bool is_there : {false, true}) {
+    GgufWriter gguf = TinyGguf();
+    gguf.Name("llama.rope.scaling.type", "yarn");
+    if (is_there) gguf.Number("llama.rope.scaling.factor", 0);
+    ExpectGgufError(gguf, kInvalid, "llama.rope.scaling.factor is 0 or missing");
+  }
 }
 
 TEST(LoadTransformer, DividesFrequenciesByTheFactorsOfAGguf) {

@@ -43,6 +43,25 @@ TEST(SentencePiece, GivesTheReferenceIdsOfMetaspace) {
   EXPECT_NE((*tokenizer)->identity(), (*Tokenizer::Load(kFolder))->identity());
 }
 
+// What huggingface/tokenizers gives.
+TEST(SentencePiece, ASpaceBeforeAllPartsIsNotBeforeSpaces) {
+  const auto prepends = Tokenizer::Load(kFolder);
+  EditedTokenizer newer("sentencepiece");
+  newer.content["pre_tokenizer"] = Metaspace();
+  newer.content["pre_tokenizer"]["prepend_scheme"] = "always";
+  const auto both = newer.Load();
+  newer.content["normalizer"] = nullptr;
+  const auto always = newer.Load();
+  ASSERT_TRUE(prepends.ok() && both.ok() && always.ok()) << both.status() << always.status();
+  const auto encode = [](const auto& tokenizer, const char* text) {
+    return *(*tokenizer)->Encode(text, /*parse_special=*/true);
+  };
+  EXPECT_EQ(encode(always, "one</s>two"), encode(prepends, "one</s>two"));
+  EXPECT_EQ(encode(always, " one</s> two"), encode(prepends, "one</s>two"));
+  EXPECT_EQ(encode(both, " one</s> two"), encode(prepends, " one</s> two"));
+  EXPECT_NE((*always)->identity(), (*prepends)->identity());
+}
+
 // The vocabulary of the reference results in a GGUF file, which scores tokens: the earlier a merge
 // makes one, the higher.
 class SentencePieceGguf {
@@ -96,6 +115,22 @@ TEST(SentencePiece, OfAGgufFileGivesTheSameIds) {
   EXPECT_EQ((*tokenizer)->begin_token(), 1);  // though the file does not ask for it
 }
 
+// What llama.cpp gives, and SentencePiece.
+TEST(SentencePiece, OfEqualScoresTheLeftmostJoinsFirst) {
+  SentencePieceGguf gguf;
+  for (const char* token : {"zx", "qz"}) {
+    gguf.tokens.push_back(token);
+    gguf.types.push_back(1);
+    gguf.scores.push_back(-1e6);
+  }
+  const auto tokenizer = gguf.Load();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  std::vector<std::string> names;
+  const std::vector<int32_t> ids = *(*tokenizer)->Encode("qzx", /*parse_special=*/false);
+  for (const int32_t id : ids) names.push_back(gguf.tokens[id]);
+  EXPECT_THAT(names, testing::ElementsAre("\u2581", "qz", "x"));
+}
+
 TEST(SentencePiece, DamagedGgufFilesAreNamed) {
   SentencePieceGguf few;
   few.scores.pop_back();
@@ -125,17 +160,18 @@ TEST(SentencePiece, TokensAreTheBytesOfTheText) {
 }
 
 TEST(SentencePiece, RefusesPartsItDoesNotHave) {
-  json splits = Metaspace(), always = Metaspace();
+  json splits = Metaspace(), sometimes = Metaspace();
   splits["split"] = true;
-  always["prepend_scheme"] = "always";
+  sometimes["prepend_scheme"] = "sometimes";
   for (const auto& [place, value] :
        std::vector<std::pair<std::string, json>>{{"/normalizer", nullptr},
                                                  {"/normalizer", {{"type", "NFKC"}}},
                                                  {"/normalizer/normalizers/0/prepend", "_"},
                                                  {"/normalizer/normalizers/1/pattern/String", "x"},
                                                  {"/pre_tokenizer", splits},
-                                                 {"/pre_tokenizer", always},
+                                                 {"/pre_tokenizer", sometimes},
                                                  {"/decoder/decoders/0/type", "WordPiece"},
+                                                 {"/model/ignore_merges", true},
                                                  {"/added_tokens/1/normalized", true}}) {
     EditedTokenizer tokenizer("sentencepiece");
     tokenizer.content[json::json_pointer(place)] = value;

@@ -61,12 +61,45 @@ TEST(TokenizerJson, RefusesPartsItDoesNotHave) {
            {"/pre_tokenizer/pretokenizers/0/behavior", "Removed"},
            {"/pre_tokenizer/pretokenizers/0/pattern/Regex", "[a-z&&[^b]]+"},
            {"/pre_tokenizer/pretokenizers/0/pattern/Regex", "(a"},
+           {"/pre_tokenizer/pretokenizers/0/pattern/Regex", "\\w+"},
+           {"/pre_tokenizer/pretokenizers/0/pattern/Regex", "a\\b"},
            {"/pre_tokenizer/pretokenizers/1/add_prefix_space", true},
            {"/post_processor", {{"type", "RobertaProcessing"}}}}) {
     EditedTokenizer tokenizer("llama3");
     tokenizer.content[json::json_pointer(place)] = value;
     tokenizer.ExpectError(absl::StatusCode::kUnimplemented, "tokenizer.json");
   }
+}
+
+// As huggingface/tokenizers finds them: names first that are not normalized, then the others in
+// what lies between, normalized; and a special name that is text hides those inside it.
+TEST(TokenizerJson, NamesAreFoundInTheirOrder) {
+  EditedTokenizer edited("qwen");
+  const auto add = [&](const char* name, bool special, bool normalized) {
+    const auto id = static_cast<int32_t>(901 + edited.content["added_tokens"].size());
+    edited.content["added_tokens"].push_back(
+        {{"id", id}, {"content", name}, {"special", special}, {"normalized", normalized}});
+    return id;
+  };
+  const int32_t cafe = add("caf\u00e9", false, true);
+  add("aqq", false, true);
+  const int32_t qqz = add("qqz", false, false);
+  const int32_t special = add("<|xq|>", true, false);
+  const int32_t xq = add("xq", false, false);
+  const auto tokenizer = edited.Load();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ(*(*tokenizer)->Encode("cafe\u0301", true), Ids{cafe});
+  EXPECT_EQ(*(*tokenizer)->Encode("aqqz", true), (Ids{64, qqz}));
+  EXPECT_EQ(*(*tokenizer)->Encode("xq<|xq|>xq", true), (Ids{xq, special, xq}));
+  EXPECT_EQ(*(*tokenizer)->Encode("xq<|xq|>xq", false), (Ids{xq, 761, 87, 80, 781, xq}));
+}
+
+// Its category is Cf, but PCRE2 counts it among \s.
+TEST(TokenizerJson, TheMongolianVowelSeparatorIsNoSpace) {
+  const auto tokenizer = Tokenizer::Load(KVSHIP_GOLDENS "/tokenizers/llama3");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  // What huggingface/tokenizers gives: one space is alone, the other begins the piece with it.
+  EXPECT_EQ(*(*tokenizer)->Encode("  \u180e", false), (Ids{220, 220, 157, 254, 236}));
 }
 
 TEST(TokenizerJson, RefusesWhatCannotBe) {
@@ -87,6 +120,25 @@ TEST(TokenizerJson, RefusesWhatCannotBe) {
     tokenizer.content["model"]["merges"][0] = {"Ġ", "t"};
     tokenizer.content[json::json_pointer(place)] = value;
     tokenizer.ExpectError(absl::StatusCode::kInvalidArgument, "tokenizer.json");
+  }
+}
+
+// huggingface/tokenizers would give it another.
+TEST(TokenizerJson, RefusesAnAddedTokenBehindAHole) {
+  EditedTokenizer tokenizer("qwen");
+  tokenizer.content["added_tokens"].erase(1);
+  tokenizer.ExpectError(absl::StatusCode::kInvalidArgument,
+                        "added_tokens[1]: id is 903; wanted 902, the number of tokens before it");
+}
+
+TEST(TokenizerJson, NamesTheIdThatCannotBe) {
+  for (const auto& [id, words] : std::vector<std::pair<json, std::string>>{
+           {-1, "model: vocab: a has id -1; wanted an integer of 0 or more"},
+           {1.5, "a has id 1.5; wanted"},
+           {"7", "a has id a string; wanted"}}) {
+    EditedTokenizer tokenizer("llama3");
+    tokenizer.content["model"]["vocab"]["a"] = id;
+    tokenizer.ExpectError(absl::StatusCode::kInvalidArgument, words);
   }
 }
 
@@ -164,6 +216,22 @@ TEST(GgufTokenizer, NamesWhatItDoesNotHave) {
   other.Name("tokenizer.ggml.model", "gpt2").Name("tokenizer.ggml.pre", "tekken");
   EXPECT_EQ(load(other).code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(load(other).message()), HasSubstr("tokenizer.ggml.pre is tekken"));
+}
+
+TEST(GgufTokenizer, OfDeepSeeksDistilledQwenIsQwens) {
+  const TempFolder folder;
+  const auto identity = [&](const char* pre_tokenizer) {
+    GgufWriter gguf;
+    gguf.Name("tokenizer.ggml.model", "gpt2")
+        .Name("tokenizer.ggml.pre", pre_tokenizer)
+        .Names("tokenizer.ggml.tokens", {"a", "b", "ab"})
+        .Names("tokenizer.ggml.merges", {"a b"});
+    const auto tokenizer = Tokenizer::Load(folder.Write("model.gguf", gguf.Bytes()));
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    return tokenizer.ok() ? (*tokenizer)->identity() : Sha256Digest{};
+  };
+  EXPECT_EQ(identity("deepseek-r1-qwen"), identity("qwen2"));
+  EXPECT_NE(identity("deepseek-r1-qwen"), identity("gpt-2"));
 }
 
 TEST(GgufTokenizer, GivesTheReferenceIdsOfTheDemoModel) {
