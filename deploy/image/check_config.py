@@ -13,7 +13,7 @@ def config_of(told):
     docker = image.get("Docker") or image  # buildah tells Docker's form beside OCI's
     config = docker.get("Config") or docker.get("config") or {}
     # podman keeps it beside the configuration.
-    return {"Healthcheck": image.get("HealthCheck"), **config}
+    return {"Healthcheck": image.get("Healthcheck"), **config}
 
 
 def faults(config, version):

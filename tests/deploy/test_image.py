@@ -106,7 +106,7 @@ LABELS = {f"org.opencontainers.image.{name}": "x" for name in ("title", "descrip
 HEALTH = {"Test": ["CMD", "kvship-ready", "9051", "9090"]}
 CONFIG = {"User": "65532:65532", "Cmd": ["kvship"], "Labels": LABELS}
 TOLD = {"docker": [{"Config": CONFIG | {"Healthcheck": HEALTH}}],
-        "podman": [{"Config": CONFIG, "HealthCheck": HEALTH}],
+        "podman": [{"Config": CONFIG, "Healthcheck": HEALTH}],
         "buildah": {"OCIv1": {"config": {}}, "Docker": {"config": CONFIG | {"Healthcheck": HEALTH}}}}
 
 

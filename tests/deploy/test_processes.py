@@ -11,6 +11,7 @@ import time
 
 import grpc
 import pytest
+from certificates import make_authority, make_certificate
 from kvship_processes import Server, free_ports
 from manifests import KUSTOMIZE, ROOT, Object, build, container, flag_files, flags, named, overlay
 
@@ -158,24 +159,6 @@ def test_a_pod_that_is_told_to_go_says_so(demo, role):
     watched = Health(demo.ports[role]["grpc"], SERVICES[role]).watch_from_serving_on()
     demo.servers[role].process.terminate()
     assert next(watched) == "NOT_SERVING"
-
-
-def make_authority(folder) -> None:
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                    "-days", "2", "-subj", "/CN=kvship-ca", "-out", folder / "ca.crt", "-keyout", folder / "ca.key"],
-                   check=True, capture_output=True)
-
-
-def make_certificate(folder, role: str, names: list[str]) -> None:
-    """What cert-manager writes into the Secret of a Certificate with these dnsNames."""
-    (folder / "names").write_text("subjectAltName=" + ",".join(f"DNS:{name}" for name in names))
-    subprocess.run(["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                    "-subj", "/", "-out", folder / "request", "-keyout", folder / f"{role}-tls.key"],
-                   check=True, capture_output=True)
-    subprocess.run(["openssl", "x509", "-req", "-in", folder / "request", "-CA", folder / "ca.crt",
-                    "-CAkey", folder / "ca.key", "-CAcreateserial", "-days", "2", "-extfile", folder / "names",
-                    "-out", folder / f"{role}-tls.crt"], check=True, capture_output=True)
-    (folder / f"{role}-ca.crt").write_bytes((folder / "ca.crt").read_bytes())
 
 
 @pytest.fixture
