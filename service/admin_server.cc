@@ -17,6 +17,7 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/start_thread.h"
 #include "base/status_macros.h"
 #include "service/listen_address.h"
 #include "service/node_metrics.h"
@@ -166,7 +167,7 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
   server->host = wanted.host;
   server->port = wanted.port;
   if (!server->Bind()) return CannotListen("admin", address);
-  server->thread = std::thread([server = server.get()] { server->Listen(); });
+  server->thread = StartThread("the admin port", [server = server.get()] { server->Listen(); });
   while (!server->http.is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return std::unique_ptr<AdminServer>(new AdminServer(std::move(server)));
 }

@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/start_thread.h"
 #include "base/status_macros.h"
 #include "service/metric_factory.h"
 #include "service/trace_json.h"
@@ -81,7 +82,7 @@ TraceExporter::TraceExporter(const std::string& service, const Endpoint& endpoin
   client_->set_read_timeout(kAnswerTimeout);
   client_->set_write_timeout(kAnswerTimeout);
   client_->set_keep_alive(true);
-  thread_ = std::thread([this] { Run(); });
+  thread_ = StartThread("traces", [this] { Run(); });
 }
 
 TraceExporter::~TraceExporter() {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/out_of_memory.h"
+#include "base/start_thread.h"
 #include "base/status_macros.h"
 #include "service/listen_address.h"
 
@@ -123,7 +124,7 @@ absl::Status HttpServer::Listen(const std::string& flag, const std::string& addr
   if (port_ <= 0 || ::listen(svr_sock_, kConnectionsToAccept) != 0) {
     return CannotListen(flag, address);
   }
-  acceptor_ = std::thread([this] { Accept(); });
+  acceptor_ = StartThread("the HTTP port", [this] { Accept(); });
   return absl::OkStatus();
 }
 
