@@ -16,9 +16,9 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "decode_service/http/connection_threads.h"
-#include "decode_service/http/http_connection.h"
 #include "decode_service/http/openai_error.h"
+#include "service/connection_threads.h"
+#include "service/http_connection.h"
 #include "service/watched_tls_context.h"
 
 namespace kvship {

@@ -118,6 +118,21 @@ TEST(AdminServerDeathTest, WithoutAThreadItEndsWithASentenceAndExitCodeOne) {
               "the system has no thread left for the admin port: .*wanted fewer --threads, or a limit");
 }
 
+TEST(AdminServer, OneThreadIsEnoughForIt) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers make threads in a way of their own";
+#endif
+  prometheus::Registry registry;
+  const Readiness readiness;
+  const NoThreadLeft none(1);
+  const auto server = *AdminServer::Start("kvship-test", "127.0.0.1:0", registry, readiness);
+  for (int i = 0; i < 3; ++i) {
+    const httplib::Result answer = httplib::Client("127.0.0.1", server->port()).Get("/healthz");
+    ASSERT_TRUE(answer);
+    EXPECT_EQ(answer->status, 200);
+  }
+}
+
 class AdminServerTest : public ::testing::Test {
  protected:
   AdminServerTest()
@@ -212,6 +227,35 @@ TEST_F(AdminServerTest, HalvesOfRequestsHoldUpNoProbe) {
   EXPECT_EQ(Get("/healthz")->status, 200);
   EXPECT_LT(absl::Now() - begin, absl::Seconds(3));
   for (const int half : halves) close(half);
+}
+
+// Whether the server closes the connection, on which it is sent `bytes` every 100 ms meanwhile.
+bool IsClosedThoughItGets(const std::string& bytes, int connection) {
+  char answer[256];
+  const absl::Time give_up = absl::Now() + absl::Seconds(5);
+  while (absl::Now() < give_up) {
+    if (send(connection, bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0) return true;
+    const ssize_t received = recv(connection, answer, sizeof(answer), MSG_DONTWAIT);
+    if (received == 0 || (received < 0 && errno != EAGAIN)) return true;
+    absl::SleepFor(absl::Milliseconds(100));
+  }
+  return false;
+}
+
+TEST_F(AdminServerTest, ARequestThatTricklesInHoldsItsConnectionForSecondsOnly) {
+  const int connection = Connect();
+  ASSERT_EQ(write(connection, "GET /healthz HTTP/1.1\r\nX: ", 26), 26);
+  EXPECT_TRUE(IsClosedThoughItGets("x", connection));
+  close(connection);
+}
+
+TEST_F(AdminServerTest, ARequestWithoutEndIsNotReadToItsEnd) {
+  const int connection = Connect();
+  ASSERT_EQ(write(connection, "GET /", 5), 5);
+  const absl::Time begin = absl::Now();
+  EXPECT_TRUE(IsClosedThoughItGets(std::string(16 << 10, 'x'), connection));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(1));
+  close(connection);
 }
 
 // The descriptor of this process that listens on the port.
