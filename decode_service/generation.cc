@@ -198,17 +198,38 @@ void Generation::Decode(PrefillAttempt::Result result) {
   report_.mutable_timing()->set_queue_ms(
       result.timing.queue_ms() + absl::ToDoubleMilliseconds(attempt_begin_ - call_.arrival));
   report_.mutable_timing()->set_first_token_ms(absl::ToDoubleMilliseconds(first_token));
-  uses_.metrics.AddCache(report_.kv());
-  auto session = std::make_unique<Session>(
-      request_.output, uses_.model.tokenizer.get(), std::move(result.cache), responses_,
-      [self = shared_from_this()](const Session::End& end) { self->OnSessionEnd(end); });
-  trace_.BeginDecode();
-  session->Take(result.first_token);
+  std::unique_ptr<Session> session;
+  // Who calls this would drop the exception, and the request never end.
+  const absl::Status memory = UnlessOutOfMemory([&] {
+    session = std::make_unique<Session>(
+        request_.output, uses_.model.tokenizer.get(), std::move(result.cache), responses_,
+        [self = shared_from_this()](const Session::End& end) { self->OnSessionEnd(end); });
+    uses_.metrics.AddCache(report_.kv());
+    trace_.BeginDecode();
+    session->Take(result.first_token);
+    return absl::OkStatus();
+  });
+  if (session == nullptr) {
+    result.cache.reset();  // before the request is seen to end
+    return Fail(memory);
+  }
+  if (!memory.ok() && !session->ended()) session->Fail(memory);
   if (!session->ended()) uses_.loop.Join(std::move(session));
 }
 
 void Generation::OnSessionEnd(const Session::End& end) {
   uses_.metrics.RemoveCache(report_.kv());
+  const absl::Status memory = UnlessOutOfMemory([&] {
+    Report(end);
+    return absl::OkStatus();
+  });
+  if (memory.ok()) return;
+  // As Fail, of what may have been counted and logged already.
+  GiveBack();
+  responses_->Fail(memory);
+}
+
+void Generation::Report(const Session::End& end) {
   trace_.EndDecode(end);
   report_.mutable_usage()->set_output_tokens(static_cast<uint32_t>(end.output_tokens));
   if (!end.status.ok()) return Fail(end.status);

@@ -1,0 +1,17 @@
+// NoMemoryFor stands for a system that has no memory left for allocations of exactly so many bytes,
+// in any thread, as long as it lives. Not under sanitizers, which have their own operator new.
+#pragma once
+
+#include <cstddef>
+
+namespace kvship {
+
+class NoMemoryFor {
+ public:
+  explicit NoMemoryFor(size_t num_bytes);
+  ~NoMemoryFor();
+  NoMemoryFor(const NoMemoryFor&) = delete;
+  NoMemoryFor& operator=(const NoMemoryFor&) = delete;
+};
+
+}  // namespace kvship
