@@ -79,7 +79,11 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     std::lock_guard lock(mutex_);
     tried = tried_;
   }
-  ASSIGN_OR_RETURN(const PrefillNodes::Visit visit, uses_.nodes.Choose(request_.tokens, tried));
+  PrefillNodes::Visit visit;
+  RETURN_IF_ERROR(UnlessOutOfMemory([&]() -> absl::Status {
+    ASSIGN_OR_RETURN(visit, uses_.nodes.Choose(request_.tokens, tried));
+    return absl::OkStatus();
+  }));
   // The callbacks keep this request alive for as long as the attempt needs it.
   auto attempt = std::make_shared<PrefillAttempt>(
       request_, uses_.model.identity,

@@ -13,8 +13,10 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/clock.h"
 #include "kv/frames.h"
+#include "kv/prefix_digests.h"
 #include "kvship/v1/prefill.grpc.pb.h"
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
@@ -44,6 +46,7 @@ class SilentNode final : public v1::PrefillService::Service {
                             v1::PrefillServiceGetModelInfoResponse* response) override {
     const Sha256Digest identity = {};
     response->mutable_model()->set_identity(identity.data(), identity.size());
+    response->mutable_load()->set_keeps_prefixes(true);
     return grpc::Status::OK;
   }
 
@@ -169,6 +172,13 @@ class GenerationTest : public ::testing::Test {
     return end.get();
   }
 
+  // Waits until the node's first answer is there.
+  bool IsChecked() const {
+    const absl::Time give_up = absl::Now() + absl::Seconds(10);
+    while (!parts_.nodes.CheckAnyAnswers().ok() && absl::Now() < give_up) std::this_thread::yield();
+    return parts_.nodes.CheckAnyAnswers().ok();
+  }
+
   std::unique_ptr<ReservationQueue::Ticket> Enter(size_t max_tail_tokens) {
     const KvPlan plan = *MakePlan({}, node_.shape, 50);
     return *node_.queue.Enter({.plan = plan, .max_tail_tokens = max_tail_tokens});
@@ -237,6 +247,31 @@ TEST_F(GenerationTest, OneThatMemoryDoesNotHoldWhenItsCacheHasComeEnds) {
   request.mutable_forced_tokens()->Resize(kForcedTokens, 7);
   const absl::Status end = EndWithoutMemoryFor(kForcedTokens * sizeof(int32_t), request);
   EXPECT_TRUE(absl::IsResourceExhausted(end)) << end;
+}
+
+TEST_F(GenerationTest, OneInLineWhosePromptsDigestsMemoryDoesNotHoldEndsAndTheLineGoesOn) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers have an operator new of their own";
+#endif
+  constexpr int kBlocks = 7;
+  ASSERT_TRUE(IsChecked());
+  const auto first = Enter(119 * kPageTokens);
+  ReservationQueue::Cache blocking = *node_.queue.TryReserve(*first);
+  const auto second = Enter(119 * kPageTokens);
+  node_.queue.StandInLine(*second, [](const absl::StatusOr<ReservationQueue::Cache>&) {});
+  v1::GenerateRequest request = Request();
+  request.mutable_tokens()->mutable_ids()->Resize(kBlocks * kPrefixBlockTokens, 1);
+  const auto generation = NewGeneration();
+  absl::Status ended;
+  OnEnd(*generation, [&](const absl::Status& end) { ended = end; });
+  generation->Start(request);
+  {
+    const NoMemoryFor none(kBlocks * sizeof(Sha256Digest), /*in_this_thread_alone=*/true);
+    blocking = nullptr;
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(ended)) << ended;
+  EXPECT_FALSE(node_.queue.has_line());
+  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
 }
 
 TEST_F(GenerationTest, OneWhoseReportMemoryDoesNotHoldEnds) {

@@ -1,5 +1,6 @@
 // NoMemoryFor stands for a system that has no memory left for allocations of exactly so many bytes,
-// in any thread, as long as it lives. Not under sanitizers, which have their own operator new.
+// in any thread or in this one alone, as long as it lives. Not under sanitizers, which have their
+// own operator new.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +9,7 @@ namespace kvship {
 
 class NoMemoryFor {
  public:
-  explicit NoMemoryFor(size_t num_bytes);
+  explicit NoMemoryFor(size_t num_bytes, bool in_this_thread_alone = false);
   ~NoMemoryFor();
   NoMemoryFor(const NoMemoryFor&) = delete;
   NoMemoryFor& operator=(const NoMemoryFor&) = delete;
