@@ -27,6 +27,9 @@ namespace kvship {
 // handler of errors.
 OpenAiError UnreadableHttpRequest(int http_status);
 
+// Answers with it.
+void Respond(const OpenAiError& error, httplib::Response& response);
+
 class HttpServer : public httplib::Server {
  public:
   // More than `max_connections` wait to be accepted, in the system's bounded queue. `tls` may be
