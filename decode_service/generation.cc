@@ -74,31 +74,32 @@ void Generation::OnRoom(absl::StatusOr<ReservationQueue::Cache> cache) {
 }
 
 absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
-  std::set<std::string> tried;
-  {
-    std::lock_guard lock(mutex_);
-    tried = tried_;
-  }
   PrefillNodes::Visit visit;
-  RETURN_IF_ERROR(UnlessOutOfMemory([&]() -> absl::Status {
+  std::shared_ptr<PrefillAttempt> attempt;
+  absl::Status prepared = UnlessOutOfMemory([&]() -> absl::Status {
+    std::unique_lock lock(mutex_);
+    const std::set<std::string> tried = tried_;
+    lock.unlock();
     ASSIGN_OR_RETURN(visit, uses_.nodes.Choose(request_.tokens, tried));
-    return absl::OkStatus();
-  }));
-  // The callbacks keep this request alive for as long as the attempt needs it.
-  auto attempt = std::make_shared<PrefillAttempt>(
-      request_, uses_.model.identity,
-      PrefillAttempt::Memory{uses_.queue, *ticket_, std::move(cache)},
-      [self = shared_from_this()](const v1::GenerateProgress& progress) {
-        self->responses_->SetProgress(progress);
-      },
-      [self = shared_from_this(), visit](absl::StatusOr<PrefillAttempt::Result> result) {
-        self->OnAttemptEnd(visit, std::move(result));
-      });
-  {
-    std::lock_guard lock(mutex_);
+    // The callbacks keep this request alive for as long as the attempt needs it.
+    attempt = std::make_shared<PrefillAttempt>(
+        request_, uses_.model.identity,
+        PrefillAttempt::Memory{uses_.queue, *ticket_, std::move(cache)},
+        [self = shared_from_this()](const v1::GenerateProgress& progress) {
+          self->responses_->SetProgress(progress);
+        },
+        [self = shared_from_this(), visit](absl::StatusOr<PrefillAttempt::Result> result) {
+          self->OnAttemptEnd(visit, std::move(result));
+        });
+    lock.lock();
+    tried_.insert(visit.node->address());
     attempt_ = attempt;
     attempt_begin_ = MonotonicNow();
-    tried_.insert(visit.node->address());
+    return absl::OkStatus();
+  });
+  if (!prepared.ok()) {
+    if (visit.node != nullptr) uses_.nodes.Ended(visit, absl::CancelledError());
+    return prepared;
   }
   const TraceContext trace = trace_.BeginAttempt(visit.node->address());
   // This node ends the request at its deadline. gRPC shall not at the same moment: a transfer that

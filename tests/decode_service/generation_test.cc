@@ -274,6 +274,24 @@ TEST_F(GenerationTest, OneInLineWhosePromptsDigestsMemoryDoesNotHoldEndsAndTheLi
   EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
 }
 
+TEST_F(GenerationTest, OneForWhoseAttemptThereIsNoMemoryEndsAndLeavesItsNode) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers have an operator new of their own";
+#endif
+  constexpr size_t kControlBytes = 16;  // that a shared pointer adds
+  ASSERT_TRUE(IsChecked());
+  const auto generation = NewGeneration();
+  absl::Status ended;
+  OnEnd(*generation, [&](const absl::Status& end) { ended = end; });
+  {
+    const NoMemoryFor none(sizeof(PrefillAttempt) + kControlBytes, /*in_this_thread_alone=*/true);
+    generation->Start(Request());
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(ended)) << ended;
+  EXPECT_EQ(parts_.nodes.Snapshot().at(0).load_tokens, 0u);
+  EXPECT_EQ(node_.queue.waiting_tokens(), 0u);
+}
+
 TEST_F(GenerationTest, OneWhoseReportMemoryDoesNotHoldEnds) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "sanitizers have an operator new of their own";
