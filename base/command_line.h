@@ -1,10 +1,14 @@
 // What all programs do alike with their command lines, beside Abseil.
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/flags/parse.h"
@@ -27,6 +31,23 @@ inline void AcceptDashesInFlags(int argc, char** argv) {
   }
 }
 
+// Whether what the program has printed is written, which a full disk prevents; says so if it is
+// not. For the end of a program.
+inline bool OutputIsWritten(const char* program) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return true;
+  std::fprintf(stderr, "%s: standard output cannot be written\n", program);
+  return false;
+}
+
+// Tells the flags as `arguments`, --help and its kind behind the program's name, want it, and ends
+// the program, with exit code 0. Abseil ends it with 1, which scripts take for an error.
+[[noreturn]] inline void TellFlags(std::vector<char*> arguments) {
+  static const char* const program = arguments[0];
+  std::atexit([] { _exit(OutputIsWritten(program) ? 0 : 1); });
+  absl::ParseCommandLine(static_cast<int>(arguments.size()), arguments.data());
+  std::exit(0);
+}
+
 // Sets the flags, and returns the program's name and what are none. --help tells `usage` and the
 // flags of the program's main file, --version the version. At most once in a program.
 inline std::vector<char*> ParseCommandLine(absl::string_view usage, int argc, char** argv) {
@@ -43,15 +64,21 @@ inline std::vector<char*> ParseCommandLine(absl::string_view usage, int argc, ch
   config.version_string = [] { return std::string("kvship " KVSHIP_VERSION "\n"); };
   absl::SetFlagsUsageConfig(config);
   AcceptDashesInFlags(argc, argv);
-  return absl::ParseCommandLine(argc, argv);
-}
-
-// Whether what the program has printed is written, which a full disk prevents; says so if it is
-// not. For the end of a program.
-inline bool OutputIsWritten(const char* program) {
-  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return true;
-  std::fprintf(stderr, "%s: standard output cannot be written\n", program);
-  return false;
+  std::vector<char*> arguments(argv, argv + argc);
+  const auto flags_end = std::find_if(arguments.begin(), arguments.end(), [](const char* argument) {
+    return argument == absl::string_view("--");
+  });
+  const auto help = std::stable_partition(
+      arguments.begin() + 1, flags_end,
+      [](const char* argument) { return !absl::StartsWith(argument, "--help"); });
+  std::vector<char*> help_arguments(help, flags_end);
+  arguments.erase(help, flags_end);
+  // What is wrong with the others comes first.
+  std::vector<char*> rest =
+      absl::ParseCommandLine(static_cast<int>(arguments.size()), arguments.data());
+  if (help_arguments.empty()) return rest;
+  help_arguments.insert(help_arguments.begin(), argv[0]);
+  TellFlags(std::move(help_arguments));
 }
 
 }  // namespace kvship

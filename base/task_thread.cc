@@ -2,9 +2,11 @@
 
 #include <utility>
 
+#include "base/start_thread.h"
+
 namespace kvship {
 
-TaskThread::TaskThread() : thread_([this] { Work(); }) {}
+TaskThread::TaskThread() : thread_(StartThread("tasks", [this] { Work(); })) {}
 
 TaskThread::~TaskThread() {
   {

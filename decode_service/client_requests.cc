@@ -13,7 +13,7 @@ constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 }  // namespace
 
 absl::StatusOr<ClientRequests::Place> ClientRequests::Enter(const std::string& client) {
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   const auto at = num_requests_.find(client);
   if (max_requests_ > 0 && at != num_requests_.end() && at->second >= max_requests_) {
     return WithRetryDelay(
@@ -23,6 +23,7 @@ absl::StatusOr<ClientRequests::Place> ClientRequests::Enter(const std::string& c
         kRetryDelay);
   }
   ++num_requests_[client];
+  lock.unlock();  // where there is no memory for the place, it is given back at once
   return Place(nullptr, [this, client](void*) { Leave(client); });
 }
 

@@ -1,10 +1,11 @@
 #include "decode_service/deadline_watch.h"
 
 #include "base/clock.h"
+#include "base/start_thread.h"
 
 namespace kvship {
 
-DeadlineWatch::DeadlineWatch() : thread_([this] { Run(); }) {}
+DeadlineWatch::DeadlineWatch() : thread_(StartThread("deadlines", [this] { Run(); })) {}
 
 DeadlineWatch::~DeadlineWatch() {
   {

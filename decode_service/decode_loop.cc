@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/out_of_memory.h"
+#include "base/start_thread.h"
 
 namespace kvship {
 
@@ -16,7 +17,7 @@ DecodeLoop::DecodeLoop(Decoder& decoder, DecodeMetrics& metrics, size_t max_batc
     : decoder_(decoder),
       metrics_(metrics),
       max_batch_sessions_(max_batch_sessions),
-      thread_([this] { Run(); }) {}
+      thread_(StartThread("the decode loop", [this] { Run(); })) {}
 
 DecodeLoop::~DecodeLoop() {
   {

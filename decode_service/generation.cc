@@ -74,27 +74,32 @@ void Generation::OnRoom(absl::StatusOr<ReservationQueue::Cache> cache) {
 }
 
 absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
-  std::set<std::string> tried;
-  {
-    std::lock_guard lock(mutex_);
-    tried = tried_;
-  }
-  ASSIGN_OR_RETURN(const PrefillNodes::Visit visit, uses_.nodes.Choose(request_.tokens, tried));
-  // The callbacks keep this request alive for as long as the attempt needs it.
-  auto attempt = std::make_shared<PrefillAttempt>(
-      request_, uses_.model.identity,
-      PrefillAttempt::Memory{uses_.queue, *ticket_, std::move(cache)},
-      [self = shared_from_this()](const v1::GenerateProgress& progress) {
-        self->responses_->SetProgress(progress);
-      },
-      [self = shared_from_this(), visit](absl::StatusOr<PrefillAttempt::Result> result) {
-        self->OnAttemptEnd(visit, std::move(result));
-      });
-  {
-    std::lock_guard lock(mutex_);
+  PrefillNodes::Visit visit;
+  std::shared_ptr<PrefillAttempt> attempt;
+  absl::Status prepared = UnlessOutOfMemory([&]() -> absl::Status {
+    std::unique_lock lock(mutex_);
+    const std::set<std::string> tried = tried_;
+    lock.unlock();
+    ASSIGN_OR_RETURN(visit, uses_.nodes.Choose(request_.tokens, tried));
+    // The callbacks keep this request alive for as long as the attempt needs it.
+    attempt = std::make_shared<PrefillAttempt>(
+        request_, uses_.model.identity,
+        PrefillAttempt::Memory{uses_.queue, *ticket_, std::move(cache)},
+        [self = shared_from_this()](const v1::GenerateProgress& progress) {
+          self->responses_->SetProgress(progress);
+        },
+        [self = shared_from_this(), visit](absl::StatusOr<PrefillAttempt::Result> result) {
+          self->OnAttemptEnd(visit, std::move(result));
+        });
+    lock.lock();
+    tried_.insert(visit.node->address());
     attempt_ = attempt;
     attempt_begin_ = MonotonicNow();
-    tried_.insert(visit.node->address());
+    return absl::OkStatus();
+  });
+  if (!prepared.ok()) {
+    if (visit.node != nullptr) uses_.nodes.Ended(visit, absl::CancelledError());
+    return prepared;
   }
   const TraceContext trace = trace_.BeginAttempt(visit.node->address());
   // This node ends the request at its deadline. gRPC shall not at the same moment: a transfer that
@@ -198,17 +203,38 @@ void Generation::Decode(PrefillAttempt::Result result) {
   report_.mutable_timing()->set_queue_ms(
       result.timing.queue_ms() + absl::ToDoubleMilliseconds(attempt_begin_ - call_.arrival));
   report_.mutable_timing()->set_first_token_ms(absl::ToDoubleMilliseconds(first_token));
-  uses_.metrics.AddCache(report_.kv());
-  auto session = std::make_unique<Session>(
-      request_.output, uses_.model.tokenizer.get(), std::move(result.cache), responses_,
-      [self = shared_from_this()](const Session::End& end) { self->OnSessionEnd(end); });
-  trace_.BeginDecode();
-  session->Take(result.first_token);
+  std::unique_ptr<Session> session;
+  // Who calls this would drop the exception, and the request never end.
+  const absl::Status memory = UnlessOutOfMemory([&] {
+    session = std::make_unique<Session>(
+        request_.output, uses_.model.tokenizer.get(), std::move(result.cache), responses_,
+        [self = shared_from_this()](const Session::End& end) { self->OnSessionEnd(end); });
+    uses_.metrics.AddCache(report_.kv());
+    trace_.BeginDecode();
+    session->Take(result.first_token);
+    return absl::OkStatus();
+  });
+  if (session == nullptr) {
+    result.cache.reset();  // before the request is seen to end
+    return Fail(memory);
+  }
+  if (!memory.ok() && !session->ended()) session->Fail(memory);
   if (!session->ended()) uses_.loop.Join(std::move(session));
 }
 
 void Generation::OnSessionEnd(const Session::End& end) {
   uses_.metrics.RemoveCache(report_.kv());
+  const absl::Status memory = UnlessOutOfMemory([&] {
+    Report(end);
+    return absl::OkStatus();
+  });
+  if (memory.ok()) return;
+  // As Fail, of what may have been counted and logged already.
+  GiveBack();
+  responses_->Fail(memory);
+}
+
+void Generation::Report(const Session::End& end) {
   trace_.EndDecode(end);
   report_.mutable_usage()->set_output_tokens(static_cast<uint32_t>(end.output_tokens));
   if (!end.status.ok()) return Fail(end.status);

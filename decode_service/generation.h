@@ -92,6 +92,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   absl::Status CheckFirstToken(int32_t token) const;
   void Decode(PrefillAttempt::Result result);
   void OnSessionEnd(const Session::End& end);
+  void Report(const Session::End& end);
   void Fail(const absl::Status& error);
   void LogEnd(const absl::Status& status) const;
 

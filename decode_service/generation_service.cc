@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/out_of_memory.h"
 #include "base/status_macros.h"
 #include "decode_service/tokenize.h"
 #include "rpc/errors.h"
@@ -163,9 +164,11 @@ grpc::ServerUnaryReactor* Answer(const Callers& callers, grpc::CallbackServerCon
   const absl::StatusOr<std::string> client = callers.Check(*context);
   absl::Status status = client.status();
   if (status.ok()) {
-    absl::StatusOr<Response> answer = make(*client);
-    status = answer.status();
-    if (answer.ok()) *response = *std::move(answer);
+    // Of the exception gRPC would make an error without a word.
+    status = UnlessOutOfMemory([&]() -> absl::Status {
+      ASSIGN_OR_RETURN(*response, make(*client));
+      return absl::OkStatus();
+    });
   }
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpcStatus(status));

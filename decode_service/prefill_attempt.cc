@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/out_of_memory.h"
 #include "base/status_macros.h"
 #include "decode_service/kv_report.h"
 #include "rpc/cache_messages.h"
@@ -38,6 +39,12 @@ bool PrefillAttempt::found_no_room() const {
 void PrefillAttempt::Open(const Connect& connect, std::shared_ptr<NcclReceiver> nccl) {
   Progress(v1::GenerateProgress::PHASE_QUEUED, 0);
   nccl_ = std::move(nccl);
+  std::string begin;
+  const absl::Status memory = UnlessOutOfMemory([&] {
+    begin = Sealed(BeginMessage());  // of a long prompt some megabytes
+    return absl::OkStatus();
+  });
+  if (!memory.ok()) return Fail(memory);
   std::shared_ptr<Channel> channel =
       nccl_ == nullptr ? connect(shared_from_this()) : nccl_->Open(connect, shared_from_this());
   bool ended = false;
@@ -48,7 +55,7 @@ void PrefillAttempt::Open(const Connect& connect, std::shared_ptr<NcclReceiver> 
   }
   // What came meanwhile had no channel to close.
   if (ended) return channel->Close(absl::CancelledError("the attempt has ended"));
-  channel->SendMessage(Sealed(BeginMessage()));
+  channel->SendMessage(std::move(begin));
 }
 
 void PrefillAttempt::Cancel(const absl::Status& why) {

@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/start_thread.h"
 #include "decode_service/prefill_fault.h"
 #include "kv/prefix_digests.h"
 #include "kvship/v1/prefill.grpc.pb.h"
@@ -80,7 +81,7 @@ PrefillNodes::PrefillNodes(Options options, DecodeMetrics& metrics)
     : options_(std::move(options)),
       metrics_(metrics),
       names_(std::make_shared<Names>()),
-      check_thread_([this] { CheckAgainAndAgain(); }) {
+      check_thread_(StartThread("prefill nodes", [this] { CheckAgainAndAgain(); })) {
   std::lock_guard lock(names_->mutex);
   names_->nodes = this;
   for (const std::string& target : options_.targets) {
@@ -89,7 +90,7 @@ PrefillNodes::PrefillNodes(Options options, DecodeMetrics& metrics)
       continue;
     }
     ++names_->num_threads;
-    std::thread([names = names_, target, options = options_] {
+    StartThread("the name " + target, [names = names_, target, options = options_] {
       LookUpAgainAndAgain(*names, target, options);
     }).detach();
   }

@@ -76,10 +76,13 @@ absl::StatusOr<std::unique_ptr<ReservationQueue::Ticket>> ReservationQueue::Ente
                      " prompt tokens wait already; this server's queue takes ",
                      options_.max_waiting_tokens, " in all"));
   }
+  // What may fail for want of memory comes first.
+  size_t& client_bytes = client_bytes_[demand.client];
+  std::unique_ptr<Ticket> ticket(new Ticket(*this, std::move(demand), bytes, next_place_++));
   waiting_tokens_ += tokens;
-  client_bytes_[demand.client] += bytes;
+  client_bytes += bytes;
   UpdateMetrics();
-  return std::unique_ptr<Ticket>(new Ticket(*this, std::move(demand), bytes, next_place_++));
+  return ticket;
 }
 
 bool ReservationQueue::has_line() const {

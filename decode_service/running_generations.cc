@@ -9,13 +9,14 @@
 namespace kvship {
 
 absl::StatusOr<RunningGenerations::Place> RunningGenerations::Take() {
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   if (draining_) return RefusedWhileDraining();
   if (running_.size() >= most_requests_) {
     return absl::ResourceExhaustedError(absl::StrCat(running_.size(), " requests are running; ",
                                                      "wanted fewer than ", most_requests_));
   }
   const auto at = running_.emplace(running_.end());
+  lock.unlock();  // as in ClientRequests::Enter
   return Place(&*at, [this, at](std::weak_ptr<Generation>*) {
     std::lock_guard lock(mutex_);
     running_.erase(at);

@@ -4,6 +4,7 @@ namespace kvship {
 
 std::vector<Sha256Digest> PrefixDigests(std::span<const int32_t> tokens) {
   std::vector<Sha256Digest> digests;
+  digests.reserve(tokens.size() / kPrefixBlockTokens);
   for (size_t end = kPrefixBlockTokens; end <= tokens.size(); end += kPrefixBlockTokens) {
     Sha256 hash;
     if (!digests.empty()) hash.Update(digests.back());

@@ -1,5 +1,6 @@
 #include "prefill_service/nccl_sender.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -73,8 +74,9 @@ bool NcclSender::Offer(Frame* frame) {
     }
     frame->block = std::move(taken.front());
   }
+  frame->deadline = MonotonicNow() + nccl_.transfer_timeout;
   const absl::StatusOr<NcclOffer> offer =
-      nccl_.executor->Offer(peer_, communicator_, MonotonicNow() + nccl_.transfer_timeout);
+      nccl_.executor->Offer(peer_, communicator_, frame->deadline);
   if (!offer.ok()) return false;
   frame->offer = *offer;
   const absl::Status uploaded =
@@ -180,12 +182,13 @@ absl::Status NcclSender::OnAnswer(const v1::NcclAnswer& answer) {
 // With the mutex: no answer of the executor's comes before this returns.
 void NcclSender::SendByNccl(Frame& frame) {
   frame.accepted = true;
+  frame.deadline = MonotonicNow() + nccl_.transfer_timeout;
   const uint32_t sequence = frame.header.sequence;
   const absl::Status sent = nccl_.executor->Send(
       peer_, frame.offer,
       {.bytes = {frame.block->device(), frame.header.num_bytes},
        .owner = frame.block,
-       .deadline = MonotonicNow() + nccl_.transfer_timeout,
+       .deadline = frame.deadline,
        .on_done = [self = shared_from_this(), sequence](const absl::Status& status) {
          self->OnLeft(sequence, status);
        }});
@@ -239,7 +242,12 @@ size_t NcclSender::unsent_bytes() const {
 void NcclSender::Close(absl::Status status) {
   {
     const std::lock_guard lock(mutex_);
-    if (!frames_.empty() && !closed_) {
+    // A client that never answers is not waited for.
+    const bool waits =
+        std::ranges::any_of(frames_, [&status, now = MonotonicNow()](const auto& at) {
+          return status.ok() || now < at.second.deadline;
+        });
+    if (waits && !closed_) {
       if (!closing_.has_value()) closing_ = std::move(status);
       return;
     }

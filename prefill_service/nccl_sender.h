@@ -52,8 +52,8 @@ class NcclSender final : public Channel,
   void SendStagedFrame(const FrameHeader& header, FrameStaging::BlockPtr payload) override;
   // Bytes that are not confirmed among them.
   size_t unsent_bytes() const override;
-  // After the transfers that the client has accepted, which otherwise would cost the communicator;
-  // with OK, after all frames are confirmed.
+  // After the transfers that the client has accepted, or may accept in their time, which otherwise
+  // would cost the communicator; with OK, after all frames are confirmed.
   void Close(absl::Status status) override;
 
  private:
@@ -63,6 +63,7 @@ class NcclSender final : public Channel,
     FrameStaging::BlockPtr block = nullptr;
     NcclOffer offer = {};
     bool accepted = false;
+    absl::Time deadline = absl::InfinitePast();  // monotonic; from then on nobody moves it
 
     // Its bytes in host memory; may wait for their copy.
     absl::StatusOr<SharedBytes> OnHost() const;

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/out_of_memory.h"
+#include "base/start_thread.h"
 #include "base/status_macros.h"
 #include "prefill_service/prefill_request.h"
 #include "rpc/errors.h"
@@ -49,7 +50,7 @@ absl::Status PrefillScheduler::Options::Validate() const {
 PrefillScheduler::PrefillScheduler(PromptReader& reader, PrefillMetrics& metrics,
                                    const Options& options)
     : reader_(reader), metrics_(metrics), options_(options) {
-  thread_ = std::thread([this] { Run(); });
+  thread_ = StartThread("the prefill engine", [this] { Run(); });
 }
 
 PrefillScheduler::~PrefillScheduler() {

@@ -21,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/log.h"
+#include "base/start_thread.h"
 #include "base/status_macros.h"
 
 namespace kvship {
@@ -148,7 +149,7 @@ class AllTlsCopies {
     } else {
       RETURN_IF_ERROR(at->second->Update());
     }
-    if (!thread_.joinable()) thread_ = std::thread([this] { UpdateAgainAndAgain(); });
+    if (!thread_.joinable()) thread_ = StartThread("TLS files", [this] { UpdateAgainAndAgain(); });
     return at->second->paths();
   }
 

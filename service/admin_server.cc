@@ -3,6 +3,7 @@
 #include <httplib.h>
 #include <prometheus/text_serializer.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -17,7 +18,11 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/out_of_memory.h"
+#include "base/start_thread.h"
 #include "base/status_macros.h"
+#include "service/connection_threads.h"
+#include "service/http_connection.h"
 #include "service/listen_address.h"
 #include "service/node_metrics.h"
 #include "service/status_page.h"
@@ -37,14 +42,48 @@ constexpr char kPagePolicy[] =
     "frame-ancestors 'none'";
 
 // Connections at a time. A browser that keeps one open, or opens one to have it, must not hold up a
-// probe, nor must who sends half a request: each has a thread, serves one request, and may wait for
-// it, or for the rest of it, for a second.
-constexpr size_t kThreads = 64;
-constexpr size_t kRequestsPerConnection = 1;
-constexpr time_t kIdleSeconds = 1;
+// probe, nor must who sends half a request: each has a thread, serves one request, and has so long
+// for all of it, and then for the answer.
+constexpr size_t kMostConnections = 64;
+constexpr absl::Duration kRequestTime = absl::Seconds(2);
+constexpr absl::Duration kAnswerTime = absl::Seconds(5);
+// Of a request; all here have a line and some headers.
+constexpr size_t kMostRequestBytes = 16 << 10;
 
 // Between attempts to open the port anew.
 constexpr absl::Duration kReopenPause = absl::Milliseconds(100);
+
+// Serves connections on threads that are made as they are needed, or where the system has none left
+// on the one that accepts.
+class Connections final : public httplib::TaskQueue {
+ public:
+  void enqueue(std::function<void()> serve) override {
+    if (!threads_.Run(serve)) serve();
+  }
+  void shutdown() override { threads_.Stop(); }
+
+ private:
+  ConnectionThreads threads_{kMostConnections};
+};
+
+// httplib's own connections bound neither a request's bytes nor its time.
+class HttpPort final : public httplib::Server {
+  bool process_and_close_socket(socket_t socket) override {
+    {
+      HttpConnection connection(socket, /*tls=*/nullptr);
+      const absl::Time request_end = MonotonicNow() + kRequestTime;
+      connection.BeginRequest(kMostRequestBytes, request_end);
+      connection.SetAnswerDeadline(request_end + kAnswerTime);
+      bool client_closes = false;
+      UnlessOutOfMemory([&] {
+        process_request(connection, /*close_connection=*/true, client_closes, nullptr);
+        return absl::OkStatus();
+      }).IgnoreError();  // who asked comes again
+    }
+    close(socket);
+    return true;
+  }
+};
 
 }  // namespace
 
@@ -59,7 +98,7 @@ struct AdminServer::Server {
   std::string program;
   std::string host;
   absl::Time started = MonotonicNow();
-  httplib::Server http;
+  HttpPort http;
   int listening = -1;  // the socket
   int port = 0;
   std::atomic<bool> stops = false;
@@ -128,7 +167,7 @@ bool AdminServer::Server::Bind() {
     return false;
   }
   // By default 5 connections may wait to be taken; one more would try again after a second.
-  return port > 0 && listen(listening, kThreads) == 0;
+  return port > 0 && listen(listening, kMostConnections) == 0;
 }
 
 void AdminServer::Server::Listen() {
@@ -152,10 +191,7 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
   ASSIGN_OR_RETURN(const ListenAddress wanted, ParseListenAddress("admin", address));
   auto server = std::make_unique<Server>();
   server->program = program;
-  server->http.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
-  server->http.set_keep_alive_max_count(kRequestsPerConnection);
-  server->http.set_keep_alive_timeout(kIdleSeconds);
-  server->http.set_read_timeout(kIdleSeconds);
+  server->http.new_task_queue = [] { return new Connections; };
   // By default two processes could share one port.
   server->http.set_socket_options([&listening = server->listening](int socket) {
     listening = socket;
@@ -166,7 +202,7 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
   server->host = wanted.host;
   server->port = wanted.port;
   if (!server->Bind()) return CannotListen("admin", address);
-  server->thread = std::thread([server = server.get()] { server->Listen(); });
+  server->thread = StartThread("the admin port", [server = server.get()] { server->Listen(); });
   while (!server->http.is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return std::unique_ptr<AdminServer>(new AdminServer(std::move(server)));
 }

@@ -12,9 +12,9 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/start_thread.h"
 #include "service/readiness.h"
 #include "transport/nccl_cuda.h"
 
@@ -34,14 +34,15 @@ constexpr timespec kExitPeriod = {.tv_sec = 0, .tv_nsec = 20'000'000};
 constexpr absl::Duration kEndTime = absl::Seconds(8);
 
 // For a last line. Whoever reads standard error may have stopped, and then no line ends.
-constexpr absl::Duration kLastLineTime = absl::Seconds(1);
+constexpr unsigned kLastLineSeconds = 1;
 
+// By an alarm, as the system may have no thread left that would look at the time.
 [[noreturn]] void ExitWith(const std::string& line, int exit_code) {
-  std::thread([line, exit_code] {
-    exit_code == 0 ? LogInfo(line) : LogError(line);
-    _exit(exit_code);
-  }).detach();
-  absl::SleepFor(kLastLineTime);
+  static std::atomic<int> code;
+  code = exit_code;
+  signal(SIGALRM, [](int) { _exit(code); });
+  alarm(kLastLineSeconds);
+  exit_code == 0 ? LogInfo(line) : LogError(line);
   _exit(exit_code);
 }
 
@@ -85,9 +86,8 @@ absl::Status UnlessOutOfThreads(const std::function<absl::Status()>& serve) {
   try {
     return serve();
   } catch (const std::system_error& error) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the system has no thread left for this server: ", error.what(),
-                     "; wanted fewer --threads, or a limit that lets it have more"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the system has no thread left for this server: ", error.what(), kMoreThreadsWanted));
   }
 }
 
@@ -117,12 +117,13 @@ void StopSignals::Wait(absl::Duration drain_timeout) {
 }
 
 ExitOnStop::ExitOnStop() {
-  thread_ = std::thread(
-      [this] { Watch(StopSet(), absl::InfiniteFuture(), "stopped while loading", "", 0); });
+  thread_ = StartThread("signals to stop", [this] {
+    Watch(StopSet(), absl::InfiniteFuture(), "stopped while loading", "", 0);
+  });
 }
 
 ExitOnStop::ExitOnStop(absl::Duration drain_timeout) {
-  thread_ = std::thread([this, drain_timeout] {
+  thread_ = StartThread("signals to stop", [this, drain_timeout] {
     begun_.wait(false);
     Watch(SecondStopSet(), MonotonicNow() + drain_timeout + kEndTime,
           "a second signal came; what still runs is left behind",

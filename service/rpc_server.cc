@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/start_thread.h"
 #include "base/status_macros.h"
 #include "service/listen_address.h"
 #include "service/option_range.h"
@@ -29,6 +30,10 @@ constexpr int kMostMetadataBytes = 8 << 10;
 constexpr size_t kMostBufferedBytes = size_t{1} << 30;
 
 constexpr int kHandshakeTimeoutMs = 10'000;
+
+// What gRPC begins with, and a few for what it makes later. Where it does not get one, it aborts
+// the process, or it serves nothing without a word.
+size_t NumGrpcThreads() { return 8 + 2 * std::clamp(std::thread::hardware_concurrency(), 2u, 16u); }
 
 void SetConnectionArguments(const RpcServer::Options& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
@@ -73,6 +78,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
     const std::vector<std::string>& service_names, const Readiness& readiness) {
   RETURN_IF_ERROR(options.Validate());
   RETURN_IF_ERROR(ParseListenAddress("listen", options.listen).status());
+  CheckThreadsAreLeft("gRPC", NumGrpcThreads());
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
@@ -96,9 +102,9 @@ RpcServer::RpcServer(std::unique_ptr<grpc::Server> server, int port,
       port_(port),
       service_names_(service_names),
       readiness_(readiness) {
-  health_thread_ = std::thread([this] { FollowReadiness(); });
+  health_thread_ = StartThread("gRPC's health service", [this] { FollowReadiness(); });
   // Now, for at the end the system may have no thread left for it.
-  shutdown_thread_ = std::thread([this] { ShutDownWhenTold(); });
+  shutdown_thread_ = StartThread("the end of the gRPC port", [this] { ShutDownWhenTold(); });
 }
 
 RpcServer::~RpcServer() {

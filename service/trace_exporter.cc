@@ -14,6 +14,8 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/out_of_memory.h"
+#include "base/start_thread.h"
 #include "base/status_macros.h"
 #include "service/metric_factory.h"
 #include "service/trace_json.h"
@@ -81,7 +83,7 @@ TraceExporter::TraceExporter(const std::string& service, const Endpoint& endpoin
   client_->set_read_timeout(kAnswerTimeout);
   client_->set_write_timeout(kAnswerTimeout);
   client_->set_keep_alive(true);
-  thread_ = std::thread([this] { Run(); });
+  thread_ = StartThread("traces", [this] { Run(); });
 }
 
 TraceExporter::~TraceExporter() {
@@ -113,7 +115,12 @@ void TraceExporter::Run() {
     queue_.erase(queue_.begin(), end);
     if (batch.empty()) continue;
     lock.unlock();
-    (Send(batch) ? exported_ : dropped_).Increment(static_cast<double>(batch.size()));
+    bool taken = false;
+    UnlessOutOfMemory([&] {
+      taken = Send(batch);
+      return absl::OkStatus();
+    }).IgnoreError();  // what is not taken is counted
+    (taken ? exported_ : dropped_).Increment(static_cast<double>(batch.size()));
     lock.lock();
   }
   done_ = true;

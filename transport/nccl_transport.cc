@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/start_thread.h"
 #include "base/status_macros.h"
 
 namespace kvship {
@@ -58,8 +59,9 @@ absl::StatusOr<std::unique_ptr<NcclTransport>> NcclTransport::Create(
 NcclTransport::NcclTransport(std::shared_ptr<NcclExecutor> executor,
                              std::shared_ptr<NcclLibrary> library)
     : executor_(std::move(executor)),
-      issuer_([executor = executor_, library = std::move(library)] { Issue(*executor, *library); }),
-      watcher_([executor = executor_] { Watch(*executor); }) {}
+      issuer_(StartThread("NCCL", [executor = executor_,
+                                   library = std::move(library)] { Issue(*executor, *library); })),
+      watcher_(StartThread("NCCL's deadlines", [executor = executor_] { Watch(*executor); })) {}
 
 NcclTransport::~NcclTransport() {
   executor_->Shutdown(absl::UnavailableError("NCCL is shut down"));

@@ -7,7 +7,7 @@
 
 #include "absl/time/time.h"
 #include "decode_service/generation.h"
-#include "decode_service/http/http_connection.h"
+#include "service/http_connection.h"
 
 namespace kvship {
 

@@ -3,12 +3,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <exception>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/out_of_memory.h"
+#include "base/start_thread.h"
 #include "base/status_macros.h"
 #include "service/listen_address.h"
 
@@ -46,6 +49,14 @@ void AnswerEndlessLine(HttpConnection& connection, const httplib::Logger& log) {
   log({}, logged);
 }
 
+absl::Status StatusOf(const std::exception_ptr& thrown) {
+  try {
+    return UnlessOutOfMemory([&]() -> absl::Status { std::rethrow_exception(thrown); });
+  } catch (...) {
+    return absl::InternalError("the request failed in the server, which goes on");
+  }
+}
+
 }  // namespace
 
 OpenAiError UnreadableHttpRequest(int http_status) {
@@ -71,6 +82,16 @@ OpenAiError UnreadableHttpRequest(int http_status) {
       http_status);
 }
 
+void Respond(const OpenAiError& error, httplib::Response& response) {
+  response.status = error.http_status;
+  response.set_content(error.Json(), "application/json");
+  if (error.retry_after) {
+    const int64_t seconds = absl::ToInt64Seconds(absl::Ceil(*error.retry_after, absl::Seconds(1)));
+    response.set_header("Retry-After", absl::StrCat(std::max<int64_t>(1, seconds)));
+  }
+  if (error.http_status == 401) response.set_header("WWW-Authenticate", "Bearer");
+}
+
 HttpServer::HttpServer(size_t max_connections, size_t max_body_bytes,
                        std::unique_ptr<WatchedTlsContext> tls)
     : max_body_bytes_(max_body_bytes), tls_(std::move(tls)), threads_(max_connections) {
@@ -80,6 +101,12 @@ HttpServer::HttpServer(size_t max_connections, size_t max_body_bytes,
     const int yes = 1;
     setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
   });
+  // Of a handler that has thrown, as where memory is short for what a body says.
+  set_exception_handler(
+      [](const httplib::Request&, httplib::Response& response, const std::exception_ptr& thrown) {
+        connection().CloseAfterAnswer();
+        Respond(OpenAiErrorOf(StatusOf(thrown)), response);
+      });
   set_post_routing_handler([](const httplib::Request&, httplib::Response& response) {
     response.headers.erase("Keep-Alive");  // says what httplib's own loop would do
     if (!connection().closes()) return;
@@ -123,7 +150,7 @@ absl::Status HttpServer::Listen(const std::string& flag, const std::string& addr
   if (port_ <= 0 || ::listen(svr_sock_, kConnectionsToAccept) != 0) {
     return CannotListen(flag, address);
   }
-  acceptor_ = std::thread([this] { Accept(); });
+  acceptor_ = StartThread("the HTTP port", [this] { Accept(); });
   return absl::OkStatus();
 }
 

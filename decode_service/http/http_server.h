@@ -16,9 +16,9 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "decode_service/http/connection_threads.h"
-#include "decode_service/http/http_connection.h"
 #include "decode_service/http/openai_error.h"
+#include "service/connection_threads.h"
+#include "service/http_connection.h"
 #include "service/watched_tls_context.h"
 
 namespace kvship {
@@ -26,6 +26,9 @@ namespace kvship {
 // What is wrong with a request for which httplib has answered `http_status` by itself. For a
 // handler of errors.
 OpenAiError UnreadableHttpRequest(int http_status);
+
+// Answers with it.
+void Respond(const OpenAiError& error, httplib::Response& response);
 
 class HttpServer : public httplib::Server {
  public:

@@ -31,16 +31,6 @@ constexpr char kOneModel[] = "/v1/models/";
 constexpr char kCompletions[] = "/v1/completions";
 constexpr char kChat[] = "/v1/chat/completions";
 
-void Respond(const OpenAiError& error, httplib::Response& response) {
-  response.status = error.http_status;
-  response.set_content(error.Json(), kJson);
-  if (error.retry_after) {
-    const int64_t seconds = absl::ToInt64Seconds(absl::Ceil(*error.retry_after, absl::Seconds(1)));
-    response.set_header("Retry-After", absl::StrCat(std::max<int64_t>(1, seconds)));
-  }
-  if (error.http_status == 401) response.set_header("WWW-Authenticate", "Bearer");
-}
-
 // For requests whose body is not, or only in part, read.
 void RespondAndClose(const OpenAiError& error, httplib::Response& response) {
   HttpServer::connection().CloseAfterAnswer();

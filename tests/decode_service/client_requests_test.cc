@@ -1,8 +1,13 @@
 #include "decode_service/client_requests.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <new>
 #include <vector>
+
+#include "decode_service/running_generations.h"
+#include "tests/decode_service/no_memory_for.h"
 
 namespace kvship {
 namespace {
@@ -22,6 +27,34 @@ TEST(ClientRequests, ZeroIsAnyNumber) {
   ClientRequests requests(0);
   std::vector<ClientRequests::Place> places;
   for (int i = 0; i < 100; ++i) places.push_back(*requests.Enter(""));
+}
+
+// Without memory for a place; of it only the size is not known.
+template <class Enter>
+void EnterWithoutMemory(const Enter& enter) {
+  for (size_t num_bytes = 16; num_bytes <= 256; num_bytes += 8) {
+    const NoMemoryFor none(num_bytes, /*in_this_thread_alone=*/true);
+    try {
+      EXPECT_TRUE(enter().ok());
+    } catch (const std::bad_alloc&) {
+    }
+  }
+}
+
+TEST(PlacesDeathTest, OneForWhichThereIsNoMemoryHoldsUpNobody) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers have an operator new of their own";
+#endif
+  const auto run_out = [] {
+    alarm(10);
+    ClientRequests clients(1);
+    EnterWithoutMemory([&] { return clients.Enter("a"); });
+    const auto place = clients.Enter("a");
+    RunningGenerations running(1);
+    EnterWithoutMemory([&] { return running.Take(); });
+    _exit(place.ok() && running.Take().ok() ? 0 : 1);
+  };
+  EXPECT_EXIT(run_out(), ::testing::ExitedWithCode(0), "");
 }
 
 }  // namespace

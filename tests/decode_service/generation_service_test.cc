@@ -66,6 +66,33 @@ TEST_F(GenerationServiceTest, RefusalsWhileDrainingSayWhatToDoAndAreCounted) {
   EXPECT_TRUE(service_.WaitUntilIdle(absl::ZeroDuration()));
 }
 
+// Has no memory for what it makes of a text.
+class ForgetfulTokenizer final : public Tokenizer {
+ public:
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view, bool) const override {
+    throw std::bad_alloc();
+  }
+  absl::string_view TokenBytes(int32_t) const override { return ""; }
+  bool IsSpecial(int32_t) const override { return false; }
+  std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
+  size_t vocab_tokens() const override { return 320; }
+  int32_t begin_token() const override { return -1; }
+  Sha256Digest identity() const override { return {}; }
+};
+
+TEST_F(GenerationServiceTest, ATextWhoseTokensMemoryDoesNotHoldIsRefused) {
+  parts_.node.model.tokenizer = std::make_unique<ForgetfulTokenizer>();
+  const auto stub = v1::GenerationService::NewStub(
+      grpc::CreateChannel(absl::StrCat("127.0.0.1:", port_), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  v1::TokenizeRequest request;
+  request.set_text("text");
+  v1::TokenizeResponse response;
+  const absl::Status end = FromGrpcStatus(stub->Tokenize(&context, request, &response));
+  EXPECT_TRUE(absl::IsResourceExhausted(end)) << end;
+  EXPECT_THAT(std::string(end.message()), HasSubstr("no memory left"));
+}
+
 class GenerationDeadlineTest : public GenerationServiceTest {
  protected:
   GenerationDeadlineTest() : GenerationServiceTest(absl::Milliseconds(100)) {}

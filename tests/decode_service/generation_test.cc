@@ -5,24 +5,34 @@
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <barrier>
 #include <functional>
 #include <future>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/clock.h"
+#include "kv/frames.h"
+#include "kv/prefix_digests.h"
 #include "kvship/v1/prefill.grpc.pb.h"
+#include "rpc/cache_messages.h"
+#include "rpc/compression.h"
 #include "rpc/errors.h"
+#include "rpc/sealed_message.h"
+#include "rpc/wire_version.h"
 #include "tests/address_limit.h"
 #include "tests/decode_service/generation_parts.h"
+#include "tests/decode_service/no_memory_for.h"
 
 namespace kvship {
 namespace {
 
 using ::testing::HasSubstr;
 
-// Takes prompts and says nothing.
+// Takes prompts, and says nothing unless it is told to answer.
 class SilentNode final : public v1::PrefillService::Service {
  public:
   SilentNode() {
@@ -36,34 +46,90 @@ class SilentNode final : public v1::PrefillService::Service {
                             v1::PrefillServiceGetModelInfoResponse* response) override {
     const Sha256Digest identity = {};
     response->mutable_model()->set_identity(identity.data(), identity.size());
+    response->mutable_load()->set_keeps_prefixes(true);
     return grpc::Status::OK;
   }
 
   std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+  // From now on prompts of this length get caches of zeros; `before_end` is called before the
+  // manifest is sent.
+  void Answer(const KvPlan& plan, std::function<void()> before_end) {
+    plan_ = plan;
+    before_end_ = std::move(before_end);
+  }
 
-  grpc::Status Prefill(
-      grpc::ServerContext*,
-      grpc::ServerReaderWriter<v1::PrefillResponse, v1::PrefillRequest>* stream) override {
+  using Stream = grpc::ServerReaderWriter<v1::PrefillResponse, v1::PrefillRequest>;
+  grpc::Status Prefill(grpc::ServerContext*, Stream* stream) override {
     v1::PrefillRequest request;
-    while (stream->Read(&request)) prompt_came = true;
+    while (stream->Read(&request)) {
+      prompt_came = true;
+      if (plan_ && request.has_begin()) SendReady(*stream);
+      if (plan_ && request.has_go()) SendCache(*stream);
+    }
     return grpc::Status::CANCELLED;
   }
 
   std::atomic<bool> prompt_came{false};
 
  private:
+  static void Send(Stream& stream, const v1::PrefillResponse& message) {
+    v1::PrefillResponse sealed;
+    sealed.ParseFromString(Sealed(message));
+    stream.Write(sealed);
+  }
+  void SendReady(Stream& stream) const {
+    v1::PrefillResponse message;
+    *message.mutable_ready()->mutable_wire_version() = WireVersionProto();
+    message.mutable_ready()->add_transports("grpc");
+    *message.mutable_ready()->mutable_plan() = PlanToProto(*plan_);
+    Send(stream, message);
+  }
+  void SendCache(Stream& stream) const {
+    FrameCutter cutter;
+    for (size_t l = 0; l < plan_->layer_tokens.size(); ++l) {
+      CompactLayer layer;
+      layer.layer = l;
+      layer.kept_tokens.assign(plan_->num_heads, static_cast<uint32_t>(plan_->prompt_tokens));
+      layer.retained_mass.assign(plan_->num_heads, 1);
+      layer.chosen_mass.assign(plan_->num_heads, 1);
+      layer.bytes = Buffer(LayoutOf(*plan_, layer.kept_tokens).num_bytes);
+      std::ranges::fill(layer.bytes.bytes(), std::byte{0});
+      const LayerFrames frames = cutter.Cut(std::move(layer));
+      v1::PrefillResponse message;
+      *message.mutable_layer() = LayerHeaderToProto(frames.header);
+      Send(stream, message);
+      for (const Frame& frame : frames.frames) {
+        v1::PrefillResponse sent;
+        sent.mutable_frame()->set_sequence(frame.header.sequence);
+        sent.mutable_frame()->set_layer(frame.header.layer);
+        sent.mutable_frame()->set_offset(frame.header.offset);
+        sent.mutable_frame()->set_checksum_kind(v1::CHECKSUM_CRC32C);
+        sent.mutable_frame()->set_checksum(frame.header.crc32c);
+        sent.mutable_frame()->set_payload(frame.payload.bytes.data(), frame.payload.bytes.size());
+        stream.Write(sent);
+      }
+    }
+    before_end_();
+    v1::PrefillResponse message;
+    ManifestToProto(cutter.Finish(plan_->prompt_tokens), message.mutable_manifest());
+    message.mutable_manifest()->mutable_first_token()->set_token_id(7);
+    Send(stream, message);
+  }
+
   int port_ = 0;
+  std::optional<KvPlan> plan_;
+  std::function<void()> before_end_;
   std::unique_ptr<grpc::Server> server_;
 };
 
 class GenerationTest : public ::testing::Test {
  protected:
-  std::shared_ptr<Generation> NewGeneration() {
+  std::shared_ptr<Generation> NewGeneration(const std::string& id = "r") {
     const absl::Time now = MonotonicNow();
     return std::make_shared<Generation>(
         parts_.uses,
         Generation::Call{
-            .id = "r", .client = "", .arrival = now, .deadline = now + absl::Minutes(1)});
+            .id = id, .client = "", .arrival = now, .deadline = now + absl::Minutes(1)});
   }
 
   // Calls `on_end` when a client would see how the request ended, with that.
@@ -82,6 +148,35 @@ class GenerationTest : public ::testing::Test {
     for (int i = 0; i < 50; ++i) request.mutable_tokens()->add_ids(1);
     request.set_max_tokens(2);
     return request;
+  }
+
+  // How a request ends where no memory is left for `num_bytes` from when its cache has come.
+  absl::Status EndWithoutMemoryFor(size_t num_bytes, v1::GenerateRequest request,
+                                   const std::string& id = "r") {
+    *request.mutable_compression() = *CompressionFromText("scorer=keep_all");
+    std::optional<NoMemoryFor> none;
+    silent_.Answer(*MakePlan(*ParseCompression("scorer=keep_all"), node_.shape, 50),
+                   [&] { none.emplace(num_bytes); });
+    const auto generation = NewGeneration(id);
+    std::promise<absl::Status> ended;
+    OnEnd(*generation, [&](const absl::Status& end) { ended.set_value(end); });
+    while (parts_.nodes.Snapshot().empty()) std::this_thread::yield();
+    generation->Start(request);
+    auto end = ended.get_future();
+    const bool has_ended = end.wait_for(std::chrono::seconds(10)) == std::future_status::ready;
+    none.reset();
+    if (!has_ended) return absl::UnknownError("it has not ended");
+    EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+    EXPECT_EQ(node_.queue.waiting_tokens(), 0u);
+    EXPECT_THAT(parts_.Metrics(), HasSubstr("kvship_decode_memory_saved_bytes 0"));
+    return end.get();
+  }
+
+  // Waits until the node's first answer is there.
+  bool IsChecked() const {
+    const absl::Time give_up = absl::Now() + absl::Seconds(10);
+    while (!parts_.nodes.CheckAnyAnswers().ok() && absl::Now() < give_up) std::this_thread::yield();
+    return parts_.nodes.CheckAnyAnswers().ok();
   }
 
   std::unique_ptr<ReservationQueue::Ticket> Enter(size_t max_tail_tokens) {
@@ -140,6 +235,72 @@ TEST_F(GenerationTest, APromptThatMemoryDoesNotHoldIsRefused) {
   }
   EXPECT_TRUE(absl::IsResourceExhausted(ended)) << ended;
   EXPECT_TRUE(RetryDelayOf(ended).has_value());
+}
+
+TEST_F(GenerationTest, OneThatMemoryDoesNotHoldWhenItsCacheHasComeEnds) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers have an operator new of their own";
+#endif
+  constexpr size_t kForcedTokens = 77;  // of which the session makes a copy
+  v1::GenerateRequest request = Request();
+  request.set_max_tokens(0);
+  request.mutable_forced_tokens()->Resize(kForcedTokens, 7);
+  const absl::Status end = EndWithoutMemoryFor(kForcedTokens * sizeof(int32_t), request);
+  EXPECT_TRUE(absl::IsResourceExhausted(end)) << end;
+}
+
+TEST_F(GenerationTest, OneInLineWhosePromptsDigestsMemoryDoesNotHoldEndsAndTheLineGoesOn) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers have an operator new of their own";
+#endif
+  constexpr int kBlocks = 7;
+  ASSERT_TRUE(IsChecked());
+  const auto first = Enter(119 * kPageTokens);
+  ReservationQueue::Cache blocking = *node_.queue.TryReserve(*first);
+  const auto second = Enter(119 * kPageTokens);
+  node_.queue.StandInLine(*second, [](const absl::StatusOr<ReservationQueue::Cache>&) {});
+  v1::GenerateRequest request = Request();
+  request.mutable_tokens()->mutable_ids()->Resize(kBlocks * kPrefixBlockTokens, 1);
+  const auto generation = NewGeneration();
+  absl::Status ended;
+  OnEnd(*generation, [&](const absl::Status& end) { ended = end; });
+  generation->Start(request);
+  {
+    const NoMemoryFor none(kBlocks * sizeof(Sha256Digest), /*in_this_thread_alone=*/true);
+    blocking = nullptr;
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(ended)) << ended;
+  EXPECT_FALSE(node_.queue.has_line());
+  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+}
+
+TEST_F(GenerationTest, OneForWhoseAttemptThereIsNoMemoryEndsAndLeavesItsNode) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers have an operator new of their own";
+#endif
+  constexpr size_t kControlBytes = 16;  // that a shared pointer adds
+  ASSERT_TRUE(IsChecked());
+  const auto generation = NewGeneration();
+  absl::Status ended;
+  OnEnd(*generation, [&](const absl::Status& end) { ended = end; });
+  {
+    const NoMemoryFor none(sizeof(PrefillAttempt) + kControlBytes, /*in_this_thread_alone=*/true);
+    generation->Start(Request());
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(ended)) << ended;
+  EXPECT_EQ(parts_.nodes.Snapshot().at(0).load_tokens, 0u);
+  EXPECT_EQ(node_.queue.waiting_tokens(), 0u);
+}
+
+TEST_F(GenerationTest, OneWhoseReportMemoryDoesNotHoldEnds) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers have an operator new of their own";
+#endif
+  const std::string id(1236, 'r');  // which the list of recent requests has a copy of
+  v1::GenerateRequest request = Request();
+  request.set_max_tokens(1);
+  const absl::Status end = EndWithoutMemoryFor(id.size() + 1, request, id);
+  EXPECT_TRUE(absl::IsResourceExhausted(end)) << end;
 }
 
 TEST_F(GenerationTest, EndingItDoesNotEjectItsPrefillNode) {

@@ -12,6 +12,7 @@
 #include "rpc/compression.h"
 #include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
+#include "tests/decode_service/no_memory_for.h"
 #include "tests/decode_service/tiny_node.h"
 
 namespace kvship {
@@ -302,6 +303,24 @@ TEST_F(PrefillAttemptTest, MemoryReservedBeforeIsUsed) {
   EXPECT_EQ(node_.pool->reserved_bytes(), reserved);
   SendCache();
   EXPECT_TRUE(end_->ok()) << end_->status();
+}
+
+TEST_F(PrefillAttemptTest, OneWhosePromptMemoryDoesNotHoldASecondTimeEndsAndOpensNoStream) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers have an operator new of their own";
+#endif
+  request_.request_id.assign(1236, 'r');
+  bool opened = false;
+  {
+    const NoMemoryFor none(request_.request_id.size() + 1);
+    Start(nullptr, [&](const std::shared_ptr<ChannelEvents>&) {
+      opened = true;
+      return channel_;
+    });
+  }
+  ASSERT_TRUE(end_.has_value());
+  EXPECT_TRUE(absl::IsResourceExhausted(end_->status())) << end_->status();
+  EXPECT_FALSE(opened);
 }
 
 TEST_F(PrefillAttemptTest, WhatComesWhileTheStreamIsOpenedEndsIt) {

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "service/metric_values.h"
 #include "tests/address_limit.h"
+#include "tests/decode_service/no_memory_for.h"
 
 namespace kvship {
 namespace {
@@ -244,6 +245,17 @@ TEST_F(ReservationQueueTest, AClientGetsNoMoreThanItsShare) {
   EXPECT_EQ(shared.Enter(demand(3, "b")).status().code(), absl::StatusCode::kFailedPrecondition);
   held.reset();
   EXPECT_TRUE(shared.Enter(demand(1, "a")).ok());
+}
+
+TEST_F(ReservationQueueTest, OneForWhoseTicketThereIsNoMemoryCountsForNothing) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers have an operator new of their own";
+#endif
+  {
+    const NoMemoryFor none(sizeof(ReservationQueue::Ticket), /*in_this_thread_alone=*/true);
+    EXPECT_THROW((void)queue_.Enter(DemandOf(1)), std::bad_alloc);
+  }
+  EXPECT_EQ(queue_.waiting_tokens(), 0u);
 }
 
 TEST(ReservationQueueMemoryTest, WhoseListOfPagesMemoryDoesNotHoldIsToldAndOthersGoOn) {

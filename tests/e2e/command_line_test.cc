@@ -30,12 +30,15 @@ TEST(CommandLineTest, HelpTellsTheProgramsOwnFlagsAndVersionWhichItIs) {
         std::pair{"kvship-decode", "--pool_bytes ("}, std::pair{"kvship", "--max_tokens ("}}) {
     SCOPED_TRACE(program);
     Process help(program, {"--help"});
-    help.Wait();
+    EXPECT_EQ(help.Wait(), 0);
     EXPECT_THAT(help.Output(),
                 AllOf(HasSubstr(flag), HasSubstr("default: "), Not(HasSubstr("--undefok"))));
     Process version(program, {"--version"});
     EXPECT_EQ(version.Wait(), 0);
     EXPECT_THAT(version.Output(), StartsWith("kvship " KVSHIP_VERSION "\n"));
+    Process wrong(program, {"--help", "--no_such_flag"});
+    EXPECT_EQ(wrong.Wait(), 1);
+    EXPECT_THAT(wrong.Errors(), HasSubstr("no_such_flag"));
   }
 }
 
@@ -43,7 +46,7 @@ TEST(CommandLineTest, OutputThatCannotBeWrittenIsAnError) {
   const TempFolder folder;
   const std::string errors = folder.path() + "/errors";
   for (const std::string command :
-       {"kvship plan", "kvship-inspect model " KVSHIP_GOLDENS "/models/llama"}) {
+       {"kvship plan", "kvship --help", "kvship-inspect model " KVSHIP_GOLDENS "/models/llama"}) {
     const std::string line = absl::StrCat(KVSHIP_BIN "/", command, " >/dev/full 2>", errors);
     EXPECT_EQ(WEXITSTATUS(std::system(line.c_str())), 1) << line;
     EXPECT_THAT(ReadBytes(errors), HasSubstr("standard output cannot be written")) << line;

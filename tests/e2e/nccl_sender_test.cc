@@ -188,6 +188,14 @@ TEST_F(NcclSenderTest, AfterAnErrorNothingIsSentAnew) {
   EXPECT_THAT(channel_->frames(), SizeIs(1));  // the second, of a closed channel
 }
 
+TEST_F(NcclSenderTest, AClientThatNeverAnswersHoldsNoStreamThatAnErrorEnds) {
+  SendFrame(0);
+  absl::SleepFor(kTimeout);
+  sender_->Close(absl::AbortedError("the reader took nothing"));
+  ASSERT_TRUE(channel_->closed().has_value());
+  EXPECT_EQ(channel_->closed()->message(), "the reader took nothing");
+}
+
 TEST_F(NcclSenderTest, FramesGoOverGrpcWhereThatIsFaster) {
   // NCCL moves 1 MiB in 50 ms or more.
   network_.SetTransferTime(absl::Milliseconds(50));

@@ -6,13 +6,14 @@
 
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <system_error>
 #include <thread>
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 
 namespace {
-std::atomic<bool> no_thread_is_left = false;
+std::atomic<int> threads_left = INT_MAX;  // which is any number
 }  // namespace
 
 // The program's own comes before that of the C library, for libraries as well. A limit by the
@@ -21,24 +22,26 @@ extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attribute
                               void* (*run)(void*), void* argument) noexcept {
   static const auto create =
       reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
-  return no_thread_is_left ? EAGAIN : create(thread, attributes, run, argument);
+  const bool is_limited = threads_left != INT_MAX;
+  return is_limited && threads_left-- <= 0 ? EAGAIN : create(thread, attributes, run, argument);
 }
 
 namespace kvship {
 
-NoThreadLeft::NoThreadLeft() {
-  no_thread_is_left = true;
+NoThreadLeft::NoThreadLeft(int num_threads) {
+  threads_left = 0;
   EXPECT_THROW(std::thread([] {}), std::system_error);  // by a library, libstdc++
+  threads_left = num_threads;
 }
 
-NoThreadLeft::~NoThreadLeft() { no_thread_is_left = false; }
+NoThreadLeft::~NoThreadLeft() { threads_left = INT_MAX; }
 
 }  // namespace kvship
 
 #else
 
 namespace kvship {
-NoThreadLeft::NoThreadLeft() = default;
+NoThreadLeft::NoThreadLeft(int) {}
 NoThreadLeft::~NoThreadLeft() = default;
 }  // namespace kvship
 

@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "tests/service/no_thread_left.h"
 
 namespace kvship {
@@ -37,6 +38,22 @@ TEST(StopSignals, OneIsHeededThoughTheSystemHasNoThreadLeft) {
     pthread_kill(program.native_handle(), SIGTERM);
     program.join();
   }
+}
+
+TEST(ExitOnStopDeathTest, OneIsHeededWhileLoadingThoughTheSystemHasNoThreadLeft) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers make threads in a way of their own";
+#endif
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto stop_while_loading = [] {
+    StartLog("kvship-test", LogFormat::kText);
+    const StopSignals signals;
+    const ExitOnStop exit_on_stop;
+    const NoThreadLeft none;
+    kill(getpid(), SIGTERM);
+    absl::SleepFor(absl::Seconds(10));
+  };
+  EXPECT_EXIT(stop_while_loading(), ::testing::ExitedWithCode(0), "stopped while loading");
 }
 
 TEST(RunServer, WithoutThreadsItEndsWithExitCodeOne) {

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "service/admin_server.h"
 #include "service/listen_address.h"
 #include "service/rpc_server.h"
@@ -82,6 +83,56 @@ TEST(RpcServer, ItEndsThoughTheSystemHasNoThreadLeft) {
   server->Shutdown(absl::ZeroDuration());
 }
 
+TEST(RpcServerDeathTest, WithoutThreadsForGrpcItEndsWithASentenceAndExitCodeOne) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers make threads in a way of their own";
+#endif
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const Readiness readiness;
+  RpcServer::Options options;
+  options.listen = "127.0.0.1:0";
+  for (const int num_threads : {0, 1, 2, 6, 11}) {
+    const auto start = [&] {
+      StartLog("kvship-test", LogFormat::kText);
+      const NoThreadLeft none(num_threads);
+      (void)RpcServer::Start(options, {}, {}, readiness);
+    };
+    EXPECT_EXIT(start(), ::testing::ExitedWithCode(1), "the system has no thread left for gRPC: ")
+        << num_threads;
+  }
+}
+
+TEST(AdminServerDeathTest, WithoutAThreadItEndsWithASentenceAndExitCodeOne) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers make threads in a way of their own";
+#endif
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto start = [] {
+    StartLog("kvship-test", LogFormat::kText);
+    prometheus::Registry registry;
+    const Readiness readiness;
+    const NoThreadLeft none;
+    (void)AdminServer::Start("kvship-test", "127.0.0.1:0", registry, readiness);
+  };
+  EXPECT_EXIT(start(), ::testing::ExitedWithCode(1),
+              "the system has no thread left for the admin port: .*wanted fewer --threads, or a limit");
+}
+
+TEST(AdminServer, OneThreadIsEnoughForIt) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers make threads in a way of their own";
+#endif
+  prometheus::Registry registry;
+  const Readiness readiness;
+  const NoThreadLeft none(1);
+  const auto server = *AdminServer::Start("kvship-test", "127.0.0.1:0", registry, readiness);
+  for (int i = 0; i < 3; ++i) {
+    const httplib::Result answer = httplib::Client("127.0.0.1", server->port()).Get("/healthz");
+    ASSERT_TRUE(answer);
+    EXPECT_EQ(answer->status, 200);
+  }
+}
+
 class AdminServerTest : public ::testing::Test {
  protected:
   AdminServerTest()
@@ -89,6 +140,16 @@ class AdminServerTest : public ::testing::Test {
   httplib::Result Get(const char* path) {
     httplib::Client client("127.0.0.1", server_->port());
     return client.Get(path);
+  }
+  // The socket of a connection.
+  int Connect() {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(server_->port()));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const int connection = socket(AF_INET, SOCK_STREAM, 0);
+    EXPECT_EQ(connect(connection, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    return connection;
   }
 
   prometheus::Registry registry_;
@@ -158,19 +219,43 @@ TEST_F(AdminServerTest, ConnectionsWithoutARequestHoldUpNoProbe) {
 
 TEST_F(AdminServerTest, HalvesOfRequestsHoldUpNoProbe) {
   std::vector<int> halves;
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(server_->port()));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   for (int i = 0; i < 40; ++i) {
-    halves.push_back(socket(AF_INET, SOCK_STREAM, 0));
-    ASSERT_EQ(connect(halves.back(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    halves.push_back(Connect());
     ASSERT_EQ(write(halves.back(), "GET /", 5), 5);
   }
   const absl::Time begin = absl::Now();
   EXPECT_EQ(Get("/healthz")->status, 200);
   EXPECT_LT(absl::Now() - begin, absl::Seconds(3));
   for (const int half : halves) close(half);
+}
+
+// Whether the server closes the connection, on which it is sent `bytes` every 100 ms meanwhile.
+bool IsClosedThoughItGets(const std::string& bytes, int connection) {
+  char answer[256];
+  const absl::Time give_up = absl::Now() + absl::Seconds(5);
+  while (absl::Now() < give_up) {
+    if (send(connection, bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0) return true;
+    const ssize_t received = recv(connection, answer, sizeof(answer), MSG_DONTWAIT);
+    if (received == 0 || (received < 0 && errno != EAGAIN)) return true;
+    absl::SleepFor(absl::Milliseconds(100));
+  }
+  return false;
+}
+
+TEST_F(AdminServerTest, ARequestThatTricklesInHoldsItsConnectionForSecondsOnly) {
+  const int connection = Connect();
+  ASSERT_EQ(write(connection, "GET /healthz HTTP/1.1\r\nX: ", 26), 26);
+  EXPECT_TRUE(IsClosedThoughItGets("x", connection));
+  close(connection);
+}
+
+TEST_F(AdminServerTest, ARequestWithoutEndIsNotReadToItsEnd) {
+  const int connection = Connect();
+  ASSERT_EQ(write(connection, "GET /", 5), 5);
+  const absl::Time begin = absl::Now();
+  EXPECT_TRUE(IsClosedThoughItGets(std::string(16 << 10, 'x'), connection));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(1));
+  close(connection);
 }
 
 // The descriptor of this process that listens on the port.

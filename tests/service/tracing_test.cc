@@ -12,6 +12,7 @@
 #include "service/trace_exporter.h"
 #include "service/trace_json.h"
 #include "service/tracer.h"
+#include "tests/address_limit.h"
 
 namespace kvship {
 namespace {
@@ -182,6 +183,21 @@ TEST_F(TraceExporterTest, FewSpansAreSentAfterASecond) {
 TEST_F(TraceExporterTest, WhatACollectorRefusesIsCounted) {
   Collector collector(503);
   Make(collector.endpoint())->Add(Span());
+  EXPECT_EQ(Counted("dropped"), 1);
+}
+
+TEST_F(TraceExporterTest, SpansWhoseJsonMemoryDoesNotHoldAreDropped) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
+#endif
+  auto exporter = Make("http://127.0.0.1:1");
+  TraceSpan span = Span();
+  span.attributes = {{"large", std::string(64 << 20, 'x')}};
+  exporter->Add(std::move(span));
+  {
+    const AddressLimit limit(size_t{32} << 20);
+    exporter.reset();
+  }
   EXPECT_EQ(Counted("dropped"), 1);
 }
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <future>
+#include <stdexcept>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -14,6 +15,8 @@
 
 namespace kvship {
 namespace {
+
+using ::testing::HasSubstr;
 
 TEST(ConnectionThreadsTest, NoMoreRunAtOnceThanAllowedAndAllAreRun) {
   ConnectionThreads threads(3);
@@ -111,6 +114,12 @@ class HttpServerTest : public ::testing::Test {
       gone_ = HttpServer::connection().client_has_gone();
       response.set_content("done", "text/plain");
     });
+    // Makes of the body what there is no memory for, or fails in another way.
+    server_.Post("/parse", [](const httplib::Request& request, httplib::Response&,
+                              const httplib::ContentReader&) {
+      if (request.has_param("wrong")) throw std::logic_error("wrong");
+      throw std::bad_alloc();
+    });
     // A stream for whose next part there is no memory.
     server_.Get("/short", [](const httplib::Request&, httplib::Response& response) {
       response.set_chunked_content_provider(
@@ -189,6 +198,20 @@ TEST_F(HttpServerTest, AnAnswerThatMemoryDoesNotHoldEndsItsConnectionAlone) {
   EXPECT_TRUE(Client().Get("/hello"));
 }
 
+TEST_F(HttpServerTest, ABodyThatMemoryDoesNotHoldIsRefusedWithASentence) {
+  const auto refused = Client().Post("/parse", std::string(1 << 20, 'x'), "text/plain");
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->status, 429);
+  EXPECT_THAT(refused->body, HasSubstr("no memory left"));
+  EXPECT_TRUE(refused->has_header("Retry-After"));
+  EXPECT_EQ(refused->get_header_value("Connection"), "close");
+  const auto failed = Client().Post("/parse?wrong=1", "x", "text/plain");
+  ASSERT_TRUE(failed);
+  EXPECT_EQ(failed->status, 500);
+  EXPECT_THAT(failed->body, HasSubstr("the request failed in the server"));
+  EXPECT_FALSE(failed->has_header("EXCEPTION_WHAT"));
+}
+
 TEST_F(HttpServerTest, StopWaitsForTheAnswerThatIsBeingGiven) {
   std::string body;
   std::thread client([&] {
@@ -228,7 +251,7 @@ TEST(HttpServerListenTest, APortInUseIsNamedWithItsFlag) {
   ASSERT_TRUE(first.Listen("http", "127.0.0.1:0").ok());
   const absl::Status status = second.Listen("http", absl::StrCat("127.0.0.1:", first.port()));
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("--http"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("--http"));
 }
 
 }  // namespace

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "decode_service/http/tls_session.h"
+#include "service/tls_session.h"
 
 namespace kvship {
 

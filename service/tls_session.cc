@@ -1,4 +1,4 @@
-#include "decode_service/http/tls_session.h"
+#include "service/tls_session.h"
 
 #include <fcntl.h>
 #include <openssl/err.h>

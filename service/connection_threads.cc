@@ -1,4 +1,4 @@
-#include "decode_service/http/connection_threads.h"
+#include "service/connection_threads.h"
 
 #include <system_error>
 #include <utility>

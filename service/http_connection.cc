@@ -1,4 +1,4 @@
-#include "decode_service/http/http_connection.h"
+#include "service/http_connection.h"
 
 #include <poll.h>
 #include <sys/socket.h>
