@@ -114,8 +114,9 @@ TEST(AdminServerDeathTest, WithoutAThreadItEndsWithASentenceAndExitCodeOne) {
     const NoThreadLeft none;
     (void)AdminServer::Start("kvship-test", "127.0.0.1:0", registry, readiness);
   };
-  EXPECT_EXIT(start(), ::testing::ExitedWithCode(1),
-              "the system has no thread left for the admin port: .*wanted fewer --threads, or a limit");
+  EXPECT_EXIT(
+      start(), ::testing::ExitedWithCode(1),
+      "the system has no thread left for the admin port: .*wanted fewer --threads, or a limit");
 }
 
 TEST(AdminServer, OneThreadIsEnoughForIt) {
