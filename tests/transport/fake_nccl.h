@@ -88,7 +88,7 @@ class FakeNccl::Gpu : public NcclLibrary, public std::enable_shared_from_this<Gp
   void SetDrainFault(const absl::Status& status) { Set(drain_fault_, status); }
 
   // Runs within the next NewUniqueId, as if another thread had come first.
-  void OnNextUniqueId(std::function<void()> run) { Set(on_next_unique_id_, run); }
+  void OnNextUniqueId(const std::function<void()>& run) { Set(on_next_unique_id_, run); }
 
   // From here on all calls come from another thread.
   void MoveToAnotherThread() { Set(thread_, std::thread::id()); }
