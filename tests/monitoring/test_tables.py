@@ -12,7 +12,8 @@ FLAGS_OF_OTHERS = {
     "kubectl": {"all", "dry-run", "for", "from-file", "replicas"}, "curl": {"cacert", "resolve"}, "systemctl": {"now"},
     "useradd": {"system"}, "cluster-autoscaler": {"max-graceful-termination-sec"},
     "debootstrap": {"variant"}, "docker": {"read-only"}, "scripts/image.sh": {"build-image", "runtime-image", "tag"},
-    "./dev": {"decode", "pictures", "rates"}, "guidellm": {"target", "data", "rate-type", "max-requests"},
+    "./dev": {"decode", "long", "pictures", "rates"}, "podman-compose": {"scale"},
+    "guidellm": {"target", "data", "rate-type", "max-requests"},
     "every program": {"helpfull"}}
 DOCUMENTS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 

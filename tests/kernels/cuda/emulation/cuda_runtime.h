@@ -168,6 +168,9 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
 }
 inline cudaError_t cudaMalloc(void** memory, size_t num_bytes) {
   constexpr size_t kAlignment = 256;
+  // Some systems promise any size (vm.overcommit_memory).
+  constexpr size_t kDeviceBytes = size_t{1} << 40;
+  if (num_bytes > kDeviceBytes) return cudaErrorMemoryAllocation;
   *memory = std::aligned_alloc(kAlignment, (num_bytes / kAlignment + 1) * kAlignment);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
