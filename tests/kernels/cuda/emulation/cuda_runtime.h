@@ -167,9 +167,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   return cudaSuccess;
 }
 inline cudaError_t cudaMalloc(void** memory, size_t num_bytes) {
-  constexpr size_t kAlignment = 256;
-  // Some systems promise any size (vm.overcommit_memory).
-  constexpr size_t kDeviceBytes = size_t{1} << 40;
+  constexpr size_t kAlignment = 256, kDeviceBytes = size_t{1} << 40;  // malloc may promise more
   if (num_bytes > kDeviceBytes) return cudaErrorMemoryAllocation;
   *memory = std::aligned_alloc(kAlignment, (num_bytes / kAlignment + 1) * kAlignment);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
