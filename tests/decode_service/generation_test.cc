@@ -5,7 +5,6 @@
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <atomic>
 #include <barrier>
 #include <functional>
@@ -26,6 +25,8 @@
 #include "tests/address_limit.h"
 #include "tests/decode_service/generation_parts.h"
 #include "tests/decode_service/no_memory_for.h"
+#include "tests/decode_service/zero_layer.h"
+#include "transport/prefill_wire.h"
 
 namespace kvship {
 namespace {
@@ -87,25 +88,13 @@ class SilentNode final : public v1::PrefillService::Service {
   void SendCache(Stream& stream) const {
     FrameCutter cutter;
     for (size_t l = 0; l < plan_->layer_tokens.size(); ++l) {
-      CompactLayer layer;
-      layer.layer = l;
-      layer.kept_tokens.assign(plan_->num_heads, static_cast<uint32_t>(plan_->prompt_tokens));
-      layer.retained_mass.assign(plan_->num_heads, 1);
-      layer.chosen_mass.assign(plan_->num_heads, 1);
-      layer.bytes = Buffer(LayoutOf(*plan_, layer.kept_tokens).num_bytes);
-      std::ranges::fill(layer.bytes.bytes(), std::byte{0});
-      const LayerFrames frames = cutter.Cut(std::move(layer));
+      const LayerFrames frames = cutter.Cut(ZeroLayer(*plan_, l, 0));
       v1::PrefillResponse message;
       *message.mutable_layer() = LayerHeaderToProto(frames.header);
       Send(stream, message);
       for (const Frame& frame : frames.frames) {
         v1::PrefillResponse sent;
-        sent.mutable_frame()->set_sequence(frame.header.sequence);
-        sent.mutable_frame()->set_layer(frame.header.layer);
-        sent.mutable_frame()->set_offset(frame.header.offset);
-        sent.mutable_frame()->set_checksum_kind(v1::CHECKSUM_CRC32C);
-        sent.mutable_frame()->set_checksum(frame.header.crc32c);
-        sent.mutable_frame()->set_payload(frame.payload.bytes.data(), frame.payload.bytes.size());
+        sent.ParseFromString(FlatBytes(FrameMessage(frame.header, frame.payload)));
         stream.Write(sent);
       }
     }
@@ -240,9 +229,7 @@ TEST_F(GenerationTest, APromptThatMemoryDoesNotHoldIsRefused) {
 }
 
 TEST_F(GenerationTest, OneThatMemoryDoesNotHoldWhenItsCacheHasComeEnds) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers have an operator new of their own";
-#endif
+  if (!NoMemoryFor::kWorks) GTEST_SKIP() << "sanitizers have an operator new of their own";
   constexpr size_t kForcedTokens = 77;  // of which the session makes a copy
   v1::GenerateRequest request = Request();
   request.set_max_tokens(0);
@@ -252,9 +239,7 @@ TEST_F(GenerationTest, OneThatMemoryDoesNotHoldWhenItsCacheHasComeEnds) {
 }
 
 TEST_F(GenerationTest, OneInLineWhosePromptsDigestsMemoryDoesNotHoldEndsAndTheLineGoesOn) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers have an operator new of their own";
-#endif
+  if (!NoMemoryFor::kWorks) GTEST_SKIP() << "sanitizers have an operator new of their own";
   constexpr int kBlocks = 7;
   ASSERT_TRUE(IsChecked());
   const auto first = Enter(119 * kPageTokens);
@@ -277,9 +262,7 @@ TEST_F(GenerationTest, OneInLineWhosePromptsDigestsMemoryDoesNotHoldEndsAndTheLi
 }
 
 TEST_F(GenerationTest, OneForWhoseAttemptThereIsNoMemoryEndsAndLeavesItsNode) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers have an operator new of their own";
-#endif
+  if (!NoMemoryFor::kWorks) GTEST_SKIP() << "sanitizers have an operator new of their own";
   constexpr size_t kControlBytes = 16;  // that a shared pointer adds
   ASSERT_TRUE(IsChecked());
   const auto generation = NewGeneration();
@@ -295,9 +278,7 @@ TEST_F(GenerationTest, OneForWhoseAttemptThereIsNoMemoryEndsAndLeavesItsNode) {
 }
 
 TEST_F(GenerationTest, OneWhoseReportMemoryDoesNotHoldEnds) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers have an operator new of their own";
-#endif
+  if (!NoMemoryFor::kWorks) GTEST_SKIP() << "sanitizers have an operator new of their own";
   const std::string id(1236, 'r');  // which the list of recent requests has a copy of
   v1::GenerateRequest request = Request();
   request.set_max_tokens(1);

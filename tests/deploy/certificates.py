@@ -2,6 +2,9 @@
 
 import subprocess
 from pathlib import Path
+from typing import Iterator
+
+from manifests import Object
 
 
 def make_authority(folder: Path) -> None:
@@ -22,3 +25,10 @@ def make_certificate(folder: Path, role: str, names: list[str]) -> None:
                     "-CAkey", folder / "ca.key", "-CAcreateserial", "-days", "2", "-extfile", folder / "names",
                     "-out", folder / f"{role}-tls.crt"], check=True, capture_output=True)
     (folder / f"{role}-ca.crt").write_bytes((folder / "ca.crt").read_bytes())
+
+
+def wanted(objects: list[Object]) -> Iterator[tuple[str, Object]]:
+    """The specifications of the Certificates among the objects, but for the authority's, each with its role."""
+    for each in objects:
+        if each["kind"] == "Certificate" and "dnsNames" in each["spec"]:
+            yield each["metadata"]["name"].removeprefix("kvship-"), each["spec"]

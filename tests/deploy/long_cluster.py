@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from certificates import make_authority, make_certificate
+from certificates import make_authority, make_certificate, wanted
 from manifests import KUBECTL, KUSTOMIZE, ROOT, Object, container, kustomization, named, pod_spec
 
 CONTEXT = os.environ.get("KVSHIP_CLUSTER", "")
@@ -214,12 +214,10 @@ def secured(tmp_path_factory):
     secrets = [secret("kvship-api-tokens", namespace, {
         "tokens": f"tests:{hashlib.sha256(TOKEN.encode()).hexdigest()}\n".encode()}),
         secret("kvship-client-token", namespace, {"token": TOKEN.encode()})]
-    for each in objects:
-        if each["kind"] == "Certificate" and "dnsNames" in each["spec"]:
-            role = each["metadata"]["name"].removeprefix("kvship-")
-            make_certificate(folder, role, each["spec"]["dnsNames"])
-            secrets.append(secret(each["spec"]["secretName"], namespace, {
-                name: (folder / f"{role}-{name}").read_bytes() for name in ("tls.crt", "tls.key", "ca.crt")}))
+    for role, certificate in wanted(objects):
+        make_certificate(folder, role, certificate["dnsNames"])
+        secrets.append(secret(certificate["secretName"], namespace, {
+            name: (folder / f"{role}-{name}").read_bytes() for name in ("tls.crt", "tls.key", "ca.crt")}))
     space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {
         "name": namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     own = [each for each in objects if each["kind"] not in ("Certificate", "Issuer")]

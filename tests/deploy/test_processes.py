@@ -11,7 +11,7 @@ import time
 
 import grpc
 import pytest
-from certificates import make_authority, make_certificate
+from certificates import make_authority, make_certificate, wanted
 from kvship_processes import Server, free_ports
 from manifests import KUSTOMIZE, ROOT, Object, build, container, flag_files, flags, named, overlay
 
@@ -165,11 +165,9 @@ def test_a_pod_that_is_told_to_go_says_so(demo, role):
 def secured(tmp_path):
     pools = Pools(overlay("h200"), tmp_path)
     make_authority(tmp_path)
-    for each in pools.objects:
-        if each["kind"] == "Certificate" and "dnsNames" in each["spec"]:
-            role = each["metadata"]["name"].removeprefix("kvship-")
-            # Servers are asked by the name of this machine.
-            make_certificate(tmp_path, role, each["spec"]["dnsNames"] + ["localhost"] * (role != "client"))
+    for role, certificate in wanted(pools.objects):
+        # Servers are asked by the name of this machine.
+        make_certificate(tmp_path, role, certificate["dnsNames"] + ["localhost"] * (role != "client"))
     (tmp_path / "decode-tokens").write_text(f"tests:{hashlib.sha256(TOKEN.encode()).hexdigest()}\n")
     (tmp_path / "token").write_text(TOKEN)
     try:

@@ -2,14 +2,12 @@
 
 #include <grpcpp/support/byte_buffer.h>
 
-#include <algorithm>
-#include <numeric>
-
 #include "base/crc32c.h"
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
 #include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
+#include "tests/decode_service/zero_layer.h"
 #include "tests/fuzz/require.h"
 #include "transport/prefill_wire.h"
 
@@ -155,24 +153,6 @@ void FuzzedAttempt::ReceiveOther(const std::string& bytes) {
   attempt_->OnMessage(std::as_bytes(std::span(sent)));
 }
 
-CompactLayer FuzzedAttempt::RightLayer(size_t layer) const {
-  const KvPlan& plan = request_.plan;
-  CompactLayer out;
-  out.layer = layer;
-  out.kept_tokens.assign(plan.num_heads,
-                         static_cast<uint32_t>(plan.layer_tokens[layer] / plan.num_heads));
-  out.retained_mass.assign(plan.num_heads, 0.5f);
-  out.chosen_mass.assign(plan.num_heads, 0.25f);
-  const LayerLayout layout = LayoutOf(plan, out.kept_tokens);
-  out.bytes = Buffer(layout.num_bytes);
-  std::fill(out.bytes.bytes().begin(), out.bytes.bytes().end(), std::byte{0});
-  for (const HeadBytes& head : layout.heads) {
-    auto* positions = reinterpret_cast<int32_t*>(out.bytes.data() + head.positions_offset);
-    std::iota(positions, positions + head.num_positions, 5);
-  }
-  return out;
-}
-
 std::vector<std::string> FuzzedAttempt::RightMessages() const {
   std::vector<std::string> messages;
   v1::PrefillResponse ready;
@@ -182,7 +162,7 @@ std::vector<std::string> FuzzedAttempt::RightMessages() const {
   messages.push_back(ready.SerializeAsString());
   FrameCutter cutter(kFrameBytes);
   for (size_t layer = 0; layer < kShape.num_layers; ++layer) {
-    const LayerFrames frames = cutter.Cut(RightLayer(layer));
+    const LayerFrames frames = cutter.Cut(ZeroLayer(request_.plan, layer, 5));
     v1::PrefillResponse message;
     *message.mutable_layer() = LayerHeaderToProto(frames.header);
     messages.push_back(message.SerializeAsString());

@@ -36,7 +36,6 @@ class FuzzedAttempt {
   void OnEnd(absl::StatusOr<PrefillAttempt::Result> result);
   void ReceiveFrame(FrameHeader header, BytePieces payload);
   void ReceiveOther(const std::string& bytes);
-  CompactLayer RightLayer(size_t layer) const;
   Sha256Digest DigestOfFrames() const;
 
   const GenerationRequest request_;
