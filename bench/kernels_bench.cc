@@ -39,9 +39,21 @@ struct Shape {
   const char* name;
   size_t rows, cols;
 };
-constexpr Shape kLayer[] = {
-    {"qkv", 960, 576}, {"o", 576, 576}, {"gate_up", 3072, 576}, {"down", 576, 1536}};
-constexpr size_t kLayers = 30, kVocabulary = 49152, kHidden = 576;
+struct Model {
+  Shape layer[4];
+  size_t layers, vocabulary;
+};
+// The demo model, and four layers of a Llama of 1.1B parameters for formats whose blocks of 256 do
+// not fit the demo model's rows.
+constexpr Model kSmall = {
+    {{"qkv", 960, 576}, {"o", 576, 576}, {"gate_up", 3072, 576}, {"down", 576, 1536}}, 30, 49152};
+constexpr Model kLarge = {
+    {{"qkv", 2560, 2048}, {"o", 2048, 2048}, {"gate_up", 11264, 2048}, {"down", 2048, 5632}},
+    4,
+    32000};
+const Model& ModelOf(WeightFormat format) {
+  return BlockOf(format).num_weights > 32 ? kLarge : kSmall;
+}
 
 double BytesOf(const std::vector<float>& numbers) {
   return static_cast<double>(numbers.size() * sizeof(float));
@@ -67,7 +79,9 @@ void ProductOfBlock(benchmark::State& state, const Shape& shape, WeightFormat fo
 void UnpackLayer(benchmark::State& state, WeightFormat format, Arithmetic arithmetic) {
   Backend backend(static_cast<size_t>(state.range(0)));
   std::vector<Weights> weights;
-  for (const Shape& shape : kLayer) weights.emplace_back(format, shape.rows, shape.cols);
+  for (const Shape& shape : ModelOf(format).layer) {
+    weights.emplace_back(format, shape.rows, shape.cols);
+  }
   std::vector<ProductWeights> unpacked(weights.size());
   const auto unpack = [&] {
     for (size_t i = 0; i < weights.size(); ++i) {
@@ -88,16 +102,18 @@ void UnpackLayer(benchmark::State& state, WeightFormat format, Arithmetic arithm
 void DecodeStep(benchmark::State& state, WeightFormat format, size_t batch) {
   Backend backend(static_cast<size_t>(state.range(0)));
   std::vector<Weights> weights;
-  for (size_t layer = 0; layer < kLayers; ++layer) {
-    for (const Shape& shape : kLayer) weights.emplace_back(format, shape.rows, shape.cols);
+  const Model& model = ModelOf(format);
+  for (size_t layer = 0; layer < model.layers; ++layer) {
+    for (const Shape& shape : model.layer) weights.emplace_back(format, shape.rows, shape.cols);
   }
-  weights.emplace_back(WeightFormat::kQ8_0, kVocabulary, kHidden);
+  const WeightFormat output = &model == &kSmall ? WeightFormat::kQ8_0 : format;
+  weights.emplace_back(output, model.vocabulary, model.layer[0].cols);
   Work work;
   for (const Weights& w : weights) {
     work.operations += 2.0 * static_cast<double>(batch * w.view.rows * w.view.cols);
     work.bytes += static_cast<double>(w.view.num_bytes());
   }
-  std::vector<float> x = Activations(batch * 1536), y(batch * kVocabulary);
+  std::vector<float> x = Activations(batch * model.layer[3].cols), y(batch * model.vocabulary);
   TimeWork(state, work, [&] {
     for (const Weights& w : weights) {
       const absl::Status status =
@@ -129,7 +145,7 @@ void ElementwiseOfBlock(benchmark::State& state, size_t num_rows) {
 }
 
 void Draw(benchmark::State& state, TokenDraw draw) {
-  const std::vector<float> logits = Activations(kVocabulary);
+  const std::vector<float> logits = Activations(kSmall.vocabulary);
   const Work work = {.bytes = BytesOf(logits)};
   TimeWork(state, work, [&] {
     benchmark::DoNotOptimize(DrawToken(logits, draw));
@@ -158,7 +174,7 @@ void Register() {
   const auto threads = [](benchmark::internal::Benchmark* b) {
     b->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMicrosecond)->MinTime(0.2);
   };
-  for (const Shape& shape : kLayer) {
+  for (const Shape& shape : kSmall.layer) {
     for (const Arithmetic arithmetic : {Arithmetic::kFast, Arithmetic::kFloat32}) {
       const std::string name = std::string("product/") + shape.name +
                                (arithmetic == Arithmetic::kFast ? "/fast" : "/float32");
@@ -166,16 +182,16 @@ void Register() {
                                            arithmetic, 512));
     }
   }
-  for (const WeightFormat format : {WeightFormat::kQ4_1, WeightFormat::kQ4_K, WeightFormat::kQ6_K,
-                                    WeightFormat::kQ8_0, WeightFormat::kBf16}) {
+  using enum WeightFormat;
+  for (const WeightFormat format : {kQ4_1, kQ4_K, kQ6_K, kQ8_0, kBf16}) {
     const std::string name = WeightFormatName(format);
     threads(benchmark::RegisterBenchmark(("unpack/" + name + "/fast").c_str(), UnpackLayer, format,
                                          Arithmetic::kFast));
     threads(benchmark::RegisterBenchmark(("unpack/" + name + "/float32").c_str(), UnpackLayer,
                                          format, Arithmetic::kFloat32));
   }
-  for (const WeightFormat format :
-       {WeightFormat::kQ4_1, WeightFormat::kQ8_0, WeightFormat::kBf16}) {
+  for (const WeightFormat format : {kBf16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kIQ4_NL, kQ2_K, kQ3_K,
+                                    kQ4_K, kQ5_K, kQ6_K, kIQ4_XS}) {
     for (const size_t batch : {1, 8}) {
       threads(benchmark::RegisterBenchmark(
           (std::string("decode/") + WeightFormatName(format) + "/batch" + std::to_string(batch))

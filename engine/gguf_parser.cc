@@ -11,6 +11,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 
 namespace kvship {
@@ -59,12 +60,12 @@ constexpr std::array<TensorFormat, 41> kTensorFormats = {{
     {"Q4_1", WeightFormat::kQ4_1},
     {nullptr, {}},
     {nullptr, {}},
-    {"Q5_0", {}},
-    {"Q5_1", {}},
+    {"Q5_0", WeightFormat::kQ5_0},
+    {"Q5_1", WeightFormat::kQ5_1},
     {"Q8_0", WeightFormat::kQ8_0},
     {"Q8_1", {}},
-    {"Q2_K", {}},
-    {"Q3_K", {}},
+    {"Q2_K", WeightFormat::kQ2_K},
+    {"Q3_K", WeightFormat::kQ3_K},
     {"Q4_K", WeightFormat::kQ4_K},
     {"Q5_K", WeightFormat::kQ5_K},
     {"Q6_K", WeightFormat::kQ6_K},
@@ -73,10 +74,10 @@ constexpr std::array<TensorFormat, 41> kTensorFormats = {{
     {"IQ2_XS", {}},
     {"IQ3_XXS", {}},
     {"IQ1_S", {}},
-    {"IQ4_NL", {}},
+    {"IQ4_NL", WeightFormat::kIQ4_NL},
     {"IQ3_S", {}},
     {"IQ2_S", {}},
-    {"IQ4_XS", {}},
+    {"IQ4_XS", WeightFormat::kIQ4_XS},
     {"I8", {}},
     {"I16", {}},
     {"I32", {}},
@@ -95,6 +96,14 @@ constexpr std::array<TensorFormat, 41> kTensorFormats = {{
     {"MXFP4", {}},
     {"NVFP4", {}},
 }};
+
+std::vector<const char*> NamesOfFormats() {
+  std::vector<const char*> names;
+  for (const TensorFormat& format : kTensorFormats) {
+    if (format.format.has_value()) names.push_back(format.name);
+  }
+  return names;
+}
 
 }  // namespace
 
@@ -249,9 +258,9 @@ absl::StatusOr<GgufParser::Entry> GgufParser::ReadEntry(uint64_t index) {
     return Bad(absl::StrCat(what, " has format ", number, ", which GGUF does not define"));
   }
   if (!format.format.has_value()) {
-    return absl::UnimplementedError(
-        absl::StrCat(out_.path(), ": ", what, " has format ", format.name,
-                     "; wanted one of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K"));
+    return absl::UnimplementedError(absl::StrCat(out_.path(), ": ", what, " has format ",
+                                                 format.name, "; wanted one of ",
+                                                 absl::StrJoin(NamesOfFormats(), ", ")));
   }
   tensor.format = *format.format;
   ASSIGN_OR_RETURN(entry.offset, Read<uint64_t>(what));

@@ -11,7 +11,23 @@
 
 namespace kvship {
 
-enum class WeightFormat : uint8_t { kF32, kF16, kBf16, kQ8_0, kQ4_0, kQ4_1, kQ4_K, kQ5_K, kQ6_K };
+enum class WeightFormat : uint8_t {
+  kF32,
+  kF16,
+  kBf16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kIQ4_NL,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ4_XS
+};
 
 struct WeightBlock {
   size_t num_weights;
@@ -26,12 +42,21 @@ constexpr WeightBlock BlockOf(WeightFormat format) {
     case WeightFormat::kQ8_0: return {32, 34};
     case WeightFormat::kQ4_0: return {32, 18};
     case WeightFormat::kQ4_1: return {32, 20};
+    case WeightFormat::kQ5_0: return {32, 22};
+    case WeightFormat::kQ5_1: return {32, 24};
+    case WeightFormat::kIQ4_NL: return {32, 18};
+    case WeightFormat::kQ2_K: return {256, 84};
+    case WeightFormat::kQ3_K: return {256, 110};
     case WeightFormat::kQ4_K: return {256, 144};
     case WeightFormat::kQ5_K: return {256, 176};
     case WeightFormat::kQ6_K: return {256, 210};
+    case WeightFormat::kIQ4_XS: return {256, 136};
   }
   return {0, 0};
 }
+
+// Whether weights are small integers with scales, and not floats.
+constexpr bool IsQuantized(WeightFormat format) { return BlockOf(format).num_weights > 1; }
 
 const char* WeightFormatName(WeightFormat format);
 

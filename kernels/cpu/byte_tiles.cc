@@ -28,21 +28,22 @@ void RoundPanels(const float* x, size_t x_stride, size_t num_rows, size_t cols,
   for (size_t row = 0; row < num_rows; ++row, x += x_stride) {
     const size_t panel = row / kPanelRows, r = row % kPanelRows;
     int8_t* bytes = rounded.bytes + panel * RoundedPanelBytes(cols) + r * kRoundedRunBytes;
-    float* scales = rounded.scales + panel * RoundedPanelScales(cols) + r * 2;
+    float* scales = rounded.scales + panel * RoundedPanelScales(cols) + r * kRoundedRunScales;
     for (size_t run = 0; run < runs; ++run) {
       RoundRun(x + run * kByteRun, bytes + run * kPanelRows * kRoundedRunBytes,
-               scales + run * kPanelRows * 2);
+               scales + run * kPanelRows * kRoundedRunScales);
     }
   }
 }
 
 #if HWY_TARGET == HWY_AVX3
 
-// Adds the products of a run's bytes (16 weight rows in each vector) with `bytes` of kRows rows.
-template <size_t kRows>
+// Adds the products of kCount columns' bytes (16 weight rows in each vector) with `bytes` of kRows
+// rows.
+template <size_t kRows, size_t kCount>
 HWY_INLINE void AddProducts(const std::byte* w, const int8_t* bytes, __m512i dot[kRows][2]) {
   HWY_UNROLL(8)
-  for (size_t s = 0; s < kByteRun / 4; ++s, w += kTileRows * 4) {
+  for (size_t s = 0; s < kCount / 4; ++s, w += kTileRows * 4) {
     const __m512i w0 = _mm512_load_si512(w), w1 = _mm512_load_si512(w + 64);
     HWY_UNROLL(8)
     for (size_t r = 0; r < kRows; ++r) {
@@ -55,41 +56,47 @@ HWY_INLINE void AddProducts(const std::byte* w, const int8_t* bytes, __m512i dot
 }
 
 // One tile for kRows rows of a panel.
-template <size_t kRows>
+template <size_t kScales, size_t kRows>
 HWY_INLINE void ByteKernel(const std::byte* tile, const int8_t* x, const float* x_scales,
                            size_t num_runs, float* sums) {
+  constexpr size_t kCount = kByteRun / kScales;  // columns that share a scale
   __m512 sum[kRows][2];
   HWY_UNROLL(8)
   for (size_t r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
   for (size_t run = 0; run < num_runs; ++run) {
-    __m512i dot[kRows][2];
-    HWY_UNROLL(8)
-    for (size_t r = 0; r < kRows; ++r) dot[r][0] = dot[r][1] = _mm512_setzero_si512();
-    AddProducts<kRows>(tile, x, dot);
-    HWY_UNROLL(8)
-    for (size_t r = 0; r < kRows; ++r) {
-      dot[r][0] = _mm512_slli_epi32(dot[r][0], 8);
-      dot[r][1] = _mm512_slli_epi32(dot[r][1], 8);
-    }
-    AddProducts<kRows>(tile, x + kByteRun, dot);
     const auto* scales = reinterpret_cast<const float*>(tile + kTileRows * kByteRun);
-    const __m512 scale0 = _mm512_load_ps(scales), scale1 = _mm512_load_ps(scales + 16);
-    const __m512 min0 = _mm512_load_ps(scales + kTileRows);
-    const __m512 min1 = _mm512_load_ps(scales + kTileRows + 16);
-    HWY_UNROLL(8)
-    for (size_t r = 0; r < kRows; ++r) {
-      const __m512 step = _mm512_set1_ps(x_scales[2 * r]);
-      const __m512 total = _mm512_set1_ps(x_scales[2 * r + 1]);
-      sum[r][0] =
-          _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][0]), _mm512_mul_ps(scale0, step), sum[r][0]);
-      sum[r][1] =
-          _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][1]), _mm512_mul_ps(scale1, step), sum[r][1]);
-      sum[r][0] = _mm512_fmadd_ps(min0, total, sum[r][0]);
-      sum[r][1] = _mm512_fmadd_ps(min1, total, sum[r][1]);
+    HWY_UNROLL(2)
+    for (size_t h = 0; h < kScales; ++h, scales += 2 * kTileRows) {
+      const std::byte* bytes = tile + h * kTileRows * kCount;
+      __m512i dot[kRows][2];
+      HWY_UNROLL(8)
+      for (size_t r = 0; r < kRows; ++r) dot[r][0] = dot[r][1] = _mm512_setzero_si512();
+      AddProducts<kRows, kCount>(bytes, x + h * kCount, dot);
+      HWY_UNROLL(8)
+      for (size_t r = 0; r < kRows; ++r) {
+        dot[r][0] = _mm512_slli_epi32(dot[r][0], 8);
+        dot[r][1] = _mm512_slli_epi32(dot[r][1], 8);
+      }
+      AddProducts<kRows, kCount>(bytes, x + kByteRun + h * kCount, dot);
+      const __m512 scale0 = _mm512_load_ps(scales), scale1 = _mm512_load_ps(scales + 16);
+      const __m512 min0 = _mm512_load_ps(scales + kTileRows);
+      const __m512 min1 = _mm512_load_ps(scales + kTileRows + 16);
+      HWY_UNROLL(8)
+      for (size_t r = 0; r < kRows; ++r) {
+        const float* x_scale = x_scales + r * kRoundedRunScales;
+        const __m512 step = _mm512_set1_ps(x_scale[0]);
+        const __m512 total = _mm512_set1_ps(x_scale[RoundedSumAt(kScales, h)]);
+        sum[r][0] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][0]), _mm512_mul_ps(scale0, step), sum[r][0]);
+        sum[r][1] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][1]), _mm512_mul_ps(scale1, step), sum[r][1]);
+        sum[r][0] = _mm512_fmadd_ps(min0, total, sum[r][0]);
+        sum[r][1] = _mm512_fmadd_ps(min1, total, sum[r][1]);
+      }
     }
-    tile += kByteTileRunBytes;
+    tile += ByteTileRunBytes(kScales);
     x += kPanelRows * kRoundedRunBytes;
-    x_scales += kPanelRows * 2;
+    x_scales += kPanelRows * kRoundedRunScales;
   }
   HWY_UNROLL(8)
   for (size_t r = 0; r < kRows; ++r) {
@@ -98,29 +105,31 @@ HWY_INLINE void ByteKernel(const std::byte* tile, const int8_t* x, const float* 
   }
 }
 
+template <size_t kScales>
 HWY_INLINE void BytePanel(size_t rows, const std::byte* tile, const int8_t* x,
                           const float* x_scales, size_t runs, float* sums) {
   switch (rows) {
-    case 1: return ByteKernel<1>(tile, x, x_scales, runs, sums);
-    case 2: return ByteKernel<2>(tile, x, x_scales, runs, sums);
-    case 3: return ByteKernel<3>(tile, x, x_scales, runs, sums);
-    case 4: return ByteKernel<4>(tile, x, x_scales, runs, sums);
-    case 5: return ByteKernel<5>(tile, x, x_scales, runs, sums);
-    case 6: return ByteKernel<6>(tile, x, x_scales, runs, sums);
+    case 1: return ByteKernel<kScales, 1>(tile, x, x_scales, runs, sums);
+    case 2: return ByteKernel<kScales, 2>(tile, x, x_scales, runs, sums);
+    case 3: return ByteKernel<kScales, 3>(tile, x, x_scales, runs, sums);
+    case 4: return ByteKernel<kScales, 4>(tile, x, x_scales, runs, sums);
+    case 5: return ByteKernel<kScales, 5>(tile, x, x_scales, runs, sums);
+    case 6: return ByteKernel<kScales, 6>(tile, x, x_scales, runs, sums);
     default: assert(false);
   }
 }
 
-void ByteTileProduct(const TileProductArgs& args) {
+template <size_t kScales>
+void TileProduct(const TileProductArgs& args) {
   alignas(64) float sums[kPanelRows * kTileRows];
   const size_t runs = args.cols / kByteRun;
   for (size_t column = 0; column < args.weight_rows; column += kTileRows) {
-    const std::byte* tile = args.tiles + column / kTileRows * ByteTileBytes(args.cols);
+    const std::byte* tile = args.tiles + column / kTileRows * TileBytes(args.layout, args.cols);
     const size_t count = std::min(kTileRows, args.weight_rows - column);
     for (size_t row = 0, panel = 0; row < args.num_rows; ++panel) {
       const size_t rows = std::min(kPanelRows, args.num_rows - row);
-      BytePanel(rows, tile, args.rounded.bytes + panel * RoundedPanelBytes(args.cols),
-                args.rounded.scales + panel * RoundedPanelScales(args.cols), runs, sums);
+      BytePanel<kScales>(rows, tile, args.rounded.bytes + panel * RoundedPanelBytes(args.cols),
+                         args.rounded.scales + panel * RoundedPanelScales(args.cols), runs, sums);
       for (size_t r = 0; r < rows; ++r, ++row) {
         FinishRow(sums + r * kTileRows, count, args.accumulate,
                   args.y + row * args.y_stride + column);
@@ -155,16 +164,17 @@ HWY_INLINE void WidenRun(const std::byte* tile, int16_t* words) {
   }
 }
 
-// Adds the products of a run's 16 weight rows from `words` on with kRows rows of a panel to sums
-// [kRows][kTileRows]. A product stays below 255 * 32512 < 2^23, and a run's 32 of them below 2^28.
-template <size_t kRows>
-HWY_INLINE void AddRun(const int16_t* words, const float* scales, const int8_t* x,
-                       const float* x_scales, float* sums) {
+// Adds the products of kCount columns of 16 weight rows, from `words` on, with kRows rows of a
+// panel to sums [kRows][kTileRows]. `totals` has the sums of x that go with the minimums. A product
+// stays below 255 * 32512 < 2^23, and a run's 32 of them below 2^28.
+template <size_t kCount, size_t kRows>
+HWY_INLINE void AddColumns(const int16_t* words, const float* scales, const int8_t* x,
+                           const float* steps, const float* totals, float* sums) {
   Ints dot[kRows][2];
   HWY_UNROLL(8)
   for (size_t r = 0; r < kRows; ++r) dot[r][0] = dot[r][1] = Ints{};
   HWY_UNROLL(1)  // unrolled, GCC reorders the sums and runs out of registers
-  for (size_t s = 0; s < kByteRun / 2; ++s, words += kTileRows * 2) {
+  for (size_t s = 0; s < kCount / 2; ++s, words += kTileRows * 2) {
     const auto* w = reinterpret_cast<const __m256i*>(words);
     const __m256i w0 = _mm256_load_si256(w), w1 = _mm256_load_si256(w + 1);
     HWY_UNROLL(8)
@@ -181,8 +191,8 @@ HWY_INLINE void AddRun(const int16_t* words, const float* scales, const int8_t* 
   const __m256 min0 = _mm256_load_ps(minimums), min1 = _mm256_load_ps(minimums + 8);
   HWY_UNROLL(8)
   for (size_t r = 0; r < kRows; ++r, sums += kTileRows) {
-    const __m256 step = _mm256_set1_ps(x_scales[2 * r]);
-    const __m256 total = _mm256_set1_ps(x_scales[2 * r + 1]);
+    const __m256 step = _mm256_set1_ps(steps[r * kRoundedRunScales]);
+    const __m256 total = _mm256_set1_ps(totals[r * kRoundedRunScales]);
     const __m256 sum0 = _mm256_fmadd_ps(_mm256_cvtepi32_ps((__m256i)dot[r][0]),
                                         _mm256_mul_ps(scale0, step), _mm256_load_ps(sums));
     const __m256 sum1 = _mm256_fmadd_ps(_mm256_cvtepi32_ps((__m256i)dot[r][1]),
@@ -192,51 +202,59 @@ HWY_INLINE void AddRun(const int16_t* words, const float* scales, const int8_t* 
   }
 }
 
-HWY_INLINE void AddRunOfRows(size_t rows, const int16_t* words, const float* scales,
-                             const int8_t* x, const float* x_scales, float* sums) {
+template <size_t kCount>
+HWY_INLINE void AddColumnsOfRows(size_t rows, const int16_t* words, const float* scales,
+                                 const int8_t* x, const float* steps, const float* totals,
+                                 float* sums) {
   switch (rows) {
-    case 1: return AddRun<1>(words, scales, x, x_scales, sums);
-    case 2: return AddRun<2>(words, scales, x, x_scales, sums);
-    case 3: return AddRun<3>(words, scales, x, x_scales, sums);
-    case 4: return AddRun<4>(words, scales, x, x_scales, sums);
-    case 5: return AddRun<5>(words, scales, x, x_scales, sums);
-    case 6: return AddRun<6>(words, scales, x, x_scales, sums);
+    case 1: return AddColumns<kCount, 1>(words, scales, x, steps, totals, sums);
+    case 2: return AddColumns<kCount, 2>(words, scales, x, steps, totals, sums);
+    case 3: return AddColumns<kCount, 3>(words, scales, x, steps, totals, sums);
+    case 4: return AddColumns<kCount, 4>(words, scales, x, steps, totals, sums);
+    case 5: return AddColumns<kCount, 5>(words, scales, x, steps, totals, sums);
+    case 6: return AddColumns<kCount, 6>(words, scales, x, steps, totals, sums);
     default: assert(false);
   }
 }
 
 // One tile with `rows` rows from a panel's first on, up to kPanelsTogether panels of them; sums
 // [rows][kTileRows].
+template <size_t kScales>
 void WordKernel(size_t rows, const std::byte* tile, const int8_t* x, const float* x_scales,
                 size_t num_runs, float* sums) {
+  constexpr size_t kCount = kByteRun / kScales;  // columns that share a scale
   alignas(64) int16_t words[kByteRun * kTileRows];
   std::fill_n(sums, rows * kTileRows, 0.0f);
-  for (size_t run = 0; run < num_runs; ++run, tile += kByteTileRunBytes) {
+  for (size_t run = 0; run < num_runs; ++run, tile += ByteTileRunBytes(kScales)) {
     WidenRun(tile, words);
     const auto* scales = reinterpret_cast<const float*>(tile + kTileRows * kByteRun);
     for (size_t row = 0, at = run; row < rows; row += kPanelRows, at += num_runs) {
       const int8_t* panel = x + at * kPanelRows * kRoundedRunBytes;
-      const float* panel_scales = x_scales + at * kPanelRows * 2;
+      const float* steps = x_scales + at * kPanelRows * kRoundedRunScales;
       const size_t panel_rows = std::min(kPanelRows, rows - row);
-      for (size_t half = 0; half < kTileRows; half += kTileRows / 2) {
-        AddRunOfRows(panel_rows, words + half * 2, scales + half, panel, panel_scales,
-                     sums + row * kTileRows + half);
+      for (size_t h = 0; h < kScales; ++h) {
+        for (size_t half = 0; half < kTileRows; half += kTileRows / 2) {
+          AddColumnsOfRows<kCount>(panel_rows, words + h * kTileRows * kCount + half * 2,
+                                   scales + h * 2 * kTileRows + half, panel + h * kCount * 2, steps,
+                                   steps + RoundedSumAt(kScales, h), sums + row * kTileRows + half);
+        }
       }
     }
   }
 }
 
-void ByteTileProduct(const TileProductArgs& args) {
+template <size_t kScales>
+void TileProduct(const TileProductArgs& args) {
   constexpr size_t kRows = kPanelsTogether * kPanelRows;
   alignas(64) float sums[kRows * kTileRows];
   const size_t runs = args.cols / kByteRun;
   for (size_t column = 0; column < args.weight_rows; column += kTileRows) {
-    const std::byte* tile = args.tiles + column / kTileRows * ByteTileBytes(args.cols);
+    const std::byte* tile = args.tiles + column / kTileRows * TileBytes(args.layout, args.cols);
     const size_t count = std::min(kTileRows, args.weight_rows - column);
     for (size_t first = 0; first < args.num_rows; first += kRows) {
       const size_t rows = std::min(kRows, args.num_rows - first), panel = first / kPanelRows;
-      WordKernel(rows, tile, args.rounded.bytes + panel * RoundedPanelBytes(args.cols),
-                 args.rounded.scales + panel * RoundedPanelScales(args.cols), runs, sums);
+      WordKernel<kScales>(rows, tile, args.rounded.bytes + panel * RoundedPanelBytes(args.cols),
+                          args.rounded.scales + panel * RoundedPanelScales(args.cols), runs, sums);
       for (size_t r = 0; r < rows; ++r) {
         FinishRow(sums + r * kTileRows, count, args.accumulate,
                   args.y + (first + r) * args.y_stride + column);
@@ -246,6 +264,12 @@ void ByteTileProduct(const TileProductArgs& args) {
 }
 
 #endif
+
+void ByteTileProduct(const TileProductArgs& args) {
+  if (args.layout == TileLayout::kBytes) return TileProduct<1>(args);
+  if (args.layout == TileLayout::kBytesInHalves) return TileProduct<2>(args);
+  assert(false);
+}
 
 #else
 

@@ -1,8 +1,8 @@
-#include <algorithm>
 #include <cassert>
 #include <cstring>
 
-#include "kernels/cpu/quantized_blocks.h"
+#include "base/float16.h"
+#include "kernels/cpu/byte_run.h"
 #include "kernels/product.h"
 
 namespace kvship {
@@ -19,28 +19,11 @@ void DequantizeFloats(const std::byte* row, size_t cols, float* out) {
 
 void DequantizeRuns(WeightFormat format, const std::byte* row, size_t cols, float* out) {
   ByteRun run;
-  for (size_t r = 0; r < cols / kByteRun; ++r) {
-    LoadByteRun(format, row, r, &run);
+  for (size_t begin = 0; begin < cols; begin += kByteRun, out += kByteRun) {
+    LoadByteRun(format, row, begin / kByteRun, &run);
     for (size_t i = 0; i < kByteRun; ++i) {
-      out[r * kByteRun + i] = run.scale * static_cast<float>(run.bytes[i]) + run.minimum;
-    }
-  }
-}
-
-// 256 weights: 128 bytes of low nibbles, 64 bytes of high bit pairs, 16 signed scales, d. Each half
-// of 128 weights is four rows of 32: rows 0 and 1 in the low nibbles of the half's 64 bytes, rows 2
-// and 3 in the high nibbles; row j's high bits are bits 2j and 2j + 1 of the half's 32 bytes.
-void DequantizeQ6_K(const std::byte* row, size_t cols, float* out) {
-  for (size_t begin = 0; begin < cols; begin += 256, row += 210) {
-    const float d = LoadF16(row + 208);
-    for (size_t i = 0; i < 256; ++i) {
-      const size_t half = i / 128, j = i % 128 / 32, lane = i % 32;
-      const auto low =
-          static_cast<uint32_t>(row[half * 64 + j % 2 * 32 + lane]) >> (j / 2 * 4) & 15;
-      const auto high = static_cast<uint32_t>(row[128 + half * 32 + lane]) >> (2 * j) & 3;
-      const auto scale = static_cast<int8_t>(row[192 + i / 16]);
-      const int q = static_cast<int>(low | high << 4) - 32;
-      out[begin + i] = d * static_cast<float>(scale) * static_cast<float>(q);
+      const size_t half = i / (kByteRun / 2);
+      out[i] = run.scales[half] * static_cast<float>(run.bytes[i]) + run.minimums[half];
     }
   }
 }
@@ -50,12 +33,7 @@ void DequantizeRow(WeightFormat format, const std::byte* row, size_t cols, float
     case WeightFormat::kF32: std::memcpy(out, row, cols * sizeof(float)); return;
     case WeightFormat::kF16: return DequantizeFloats<f16>(row, cols, out);
     case WeightFormat::kBf16: return DequantizeFloats<bf16>(row, cols, out);
-    case WeightFormat::kQ6_K: return DequantizeQ6_K(row, cols, out);
-    case WeightFormat::kQ8_0:
-    case WeightFormat::kQ4_0:
-    case WeightFormat::kQ4_1:
-    case WeightFormat::kQ4_K:
-    case WeightFormat::kQ5_K: return DequantizeRuns(format, row, cols, out);
+    default: return DequantizeRuns(format, row, cols, out);
   }
 }
 

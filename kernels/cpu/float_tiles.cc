@@ -62,8 +62,8 @@ void FloatTileProduct(const TileProductArgs& args) {
   constexpr size_t kRows = HWY_CAP_GE512 ? 12 : 6;
   alignas(64) float sums[kRows * kTileRows];
   for (size_t column = 0; column < args.weight_rows; column += kTileRows) {
-    const auto* tile =
-        reinterpret_cast<const float*>(args.tiles + column / kTileRows * FloatTileBytes(args.cols));
+    const auto* tile = reinterpret_cast<const float*>(
+        args.tiles + column / kTileRows * TileBytes(TileLayout::kFloats, args.cols));
     const size_t count = std::min(kTileRows, args.weight_rows - column);
     for (size_t row = 0; row < args.num_rows;) {
       const size_t left = args.num_rows - row;

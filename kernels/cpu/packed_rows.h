@@ -12,7 +12,7 @@ namespace kvship {
 // y[m, n] (+)= x[m] . W[begin + n], n < count. x is given as floats or rounded:
 //
 //   bytes  [num_rows][cols / 32][kRoundedRunBytes]
-//   scales [num_rows][cols / 32][2] f32: the step, and the step times the sum of the integers
+//   scales [num_rows][cols / 32][kRoundedRunScales] f32
 struct PackedRowsArgs {
   const WeightView* weights;
   size_t begin;
@@ -27,7 +27,7 @@ struct PackedRowsArgs {
   bool accumulate;
 };
 void PackedRowsFloat(const PackedRowsArgs& args);
-// On rounded activations; for formats with a byte form.
+// On rounded activations; for quantized formats.
 void PackedRowsBytes(const PackedRowsArgs& args);
 
 // Rounds a row of activations; cols is a multiple of 32.

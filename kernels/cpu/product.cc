@@ -56,13 +56,14 @@ absl::Status Product(Backend& backend, TensorView x, const ProductWeights& weigh
   const size_t splits =
       std::clamp<size_t>((wanted + row_tasks - 1) / row_tasks, 1, std::max<size_t>(num_tiles, 1));
   const RoundedRows rounded =
-      layout == TileLayout::kBytes ? RoundAll(backend, x) : RoundedRows{nullptr, nullptr};
+      layout == TileLayout::kFloats ? RoundedRows{nullptr, nullptr} : RoundAll(backend, x);
 
   backend.threads().ParallelFor(row_tasks * splits, [&](size_t task) {
     const size_t row = task / splits * kRowsPerTask;
     const size_t begin = task % splits * num_tiles / splits;
     const size_t end = (task % splits + 1) * num_tiles / splits;
     TileProductArgs args;
+    args.layout = layout;
     args.x = x.f32(row);
     args.x_stride = x.strides[0];
     args.num_rows = std::min(kRowsPerTask, num_rows - row);

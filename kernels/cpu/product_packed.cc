@@ -2,15 +2,17 @@
 
 #include "kernels/cpu/packed_rows.h"
 #include "kernels/cpu/product_tiles.h"
-#include "kernels/cpu/quantized_blocks.h"
 #include "kernels/cpu/weight_stack.h"
 #include "kernels/product.h"
 
 namespace kvship {
 namespace {
 
-// Weights per task: some microseconds of work, against a fraction of one to hand a task out.
-constexpr size_t kWeightsPerTask = 65536;
+// Weights per task at least: some microseconds of work, against a fraction of one to hand a task
+// out.
+constexpr size_t kWeightsPerTask = 131072;
+// And no more tasks than even the threads out: reading fetches ahead, at the end of a task in vain.
+constexpr size_t kTasksPerThread = 8;
 
 // From this many rows of activations on, weights are unpacked a tile at a time: the shuffling is
 // paid once for all rows. Both ways sum in the same order.
@@ -20,7 +22,7 @@ constexpr size_t kTileFrom = 6;
 enum class Way { kFloats, kBytes, kTiles };
 
 Way ChooseWay(const WeightView& weights, Arithmetic arithmetic, size_t num_rows) {
-  if (arithmetic == Arithmetic::kFloat32 || !HasByteForm(weights.format) || !HasByteProducts()) {
+  if (arithmetic == Arithmetic::kFloat32 || !IsQuantized(weights.format) || !HasByteProducts()) {
     return Way::kFloats;
   }
   return num_rows >= kTileFrom ? Way::kTiles : Way::kBytes;
@@ -34,10 +36,10 @@ struct Rounded {
   void Rows(const TensorView& x) {
     const size_t rows = x.dims[0], cols = x.dims[1];
     bytes = Array<int8_t>(rows * 2 * cols);
-    scales = Array<float>(rows * cols / kByteRun * 2);
+    scales = Array<float>(rows * cols / kByteRun * kRoundedRunScales);
     for (size_t m = 0; m < rows; ++m) {
       RoundRow(x.f32(m), cols, bytes.data() + m * 2 * cols,
-               scales.data() + m * cols / kByteRun * 2);
+               scales.data() + m * cols / kByteRun * kRoundedRunScales);
     }
   }
   void Panels(const TensorView& x) {
@@ -50,8 +52,10 @@ struct Rounded {
 
 void MultiplyTiles(const PackedRowsArgs& rows, Rounded& rounded) {
   const WeightView& weights = *rows.weights;
-  Array<std::byte> tile(ByteTileBytes(weights.cols));
+  const TileLayout layout = ByteLayoutOf(weights.format);
+  Array<std::byte> tile(TileBytes(layout, weights.cols));
   TileProductArgs args;
+  args.layout = layout;
   args.num_rows = rows.num_rows;
   args.cols = weights.cols;
   args.tiles = tile.data();
@@ -61,7 +65,7 @@ void MultiplyTiles(const PackedRowsArgs& rows, Rounded& rounded) {
   for (size_t n = 0; n < rows.count; n += kTileRows) {
     args.weight_rows = std::min(kTileRows, rows.count - n);
     args.y = rows.y + n;
-    UnpackTile(TileLayout::kBytes, {&weights, 1}, rows.begin + n, args.weight_rows, tile.data());
+    UnpackTile(layout, {&weights, 1}, rows.begin + n, args.weight_rows, tile.data());
     ByteTileProduct(args);
   }
 }
@@ -87,9 +91,12 @@ absl::Status ProductPacked(Backend& backend, TensorView x, std::span<const Weigh
   if (needs(Way::kBytes)) rounded.Rows(x);
   if (needs(Way::kTiles)) rounded.Panels(x);
 
+  const size_t threads = backend.threads().num_threads();
+  size_t wanted = std::clamp<size_t>(rows * cols / kWeightsPerTask, 1, kTasksPerThread * threads);
+  if (wanted > threads) wanted -= wanted % threads;
   // Whole tiles, so that only a matrix's last rows are an incomplete one.
-  const size_t rows_per_task =
-      std::max<size_t>(kWeightsPerTask / std::max<size_t>(cols, 1) / kTileRows, 1) * kTileRows;
+  const size_t tiles = (rows + kTileRows - 1) / kTileRows;
+  const size_t rows_per_task = std::max<size_t>((tiles + wanted - 1) / wanted, 1) * kTileRows;
   const size_t num_tasks = (rows + rows_per_task - 1) / rows_per_task;
   backend.threads().ParallelFor(num_tasks, [&](size_t task) {
     size_t begin = task * rows_per_task;

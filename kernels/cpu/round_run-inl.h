@@ -12,7 +12,7 @@
 #include <cstdint>
 
 #include "hwy/highway.h"
-#include "kernels/cpu/quantized_blocks.h"
+#include "kernels/cpu/byte_run.h"
 
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 #include <immintrin.h>
@@ -66,7 +66,7 @@ HWY_INLINE void StoreRounded(const __m256i* q, int8_t* out) {
 
 // Rounds 32 activations to 16 bits with a common step, the largest magnitude / 32512: x = step * q.
 // Eight bits would be too few: on the demo model they move the prompt's likelihood by up to 3 %.
-// `scales` gets the step and the step times the sum of the rounded values: NaN where one is NaN.
+// `scales` gets the step and the step times sums of the rounded values: NaN where one is NaN.
 HWY_INLINE void RoundRun(const float* x, int8_t* out, float* scales) {
   const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
   __m256 v[4];
@@ -87,13 +87,18 @@ HWY_INLINE void RoundRun(const float* x, int8_t* out, float* scales) {
   __m256i q[4];
   HWY_UNROLL(4)
   for (size_t i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
-  const __m256i q8 = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
-  __m128i q4 = _mm_add_epi32(_mm256_castsi256_si128(q8), _mm256_extracti128_si256(q8, 1));
-  q4 = _mm_add_epi32(q4, _mm_shuffle_epi32(q4, 0x4e));
-  q4 = _mm_add_epi32(q4, _mm_shuffle_epi32(q4, 0xb1));
+  // In each 128-bit half two lanes of the first 16 and two of the last.
+  const __m256i halves =
+      _mm256_hadd_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
+  const __m128i quarters =
+      _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+  const __m128i sums = _mm_hadd_epi32(quarters, quarters);
+  const int first = _mm_cvtsi128_si32(sums), last = _mm_extract_epi32(sums, 1);
   const float step = largest / kLargestRounded;
   scales[0] = step;
-  scales[1] = step * static_cast<float>(_mm_cvtsi128_si32(q4));
+  scales[1] = step * static_cast<float>(first + last);
+  scales[2] = step * static_cast<float>(first);
+  scales[3] = step * static_cast<float>(last);
   StoreRounded(q, out);
 }
 

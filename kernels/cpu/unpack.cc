@@ -12,13 +12,15 @@ namespace kvship {
 namespace {
 
 // Writes one row's run into its places in a byte tile.
-void StoreRun(const ByteRun& run, size_t tile_row, std::byte* tile_run) {
+void StoreRun(const ByteRun& run, size_t scales_per_run, size_t tile_row, std::byte* tile_run) {
   for (size_t s = 0; s < kByteRun / 4; ++s) {
     std::memcpy(tile_run + (s * kTileRows + tile_row) * 4, run.bytes + 4 * s, 4);
   }
-  std::byte* scales = tile_run + kTileRows * kByteRun;
-  std::memcpy(scales + tile_row * sizeof(float), &run.scale, sizeof(float));
-  std::memcpy(scales + (kTileRows + tile_row) * sizeof(float), &run.minimum, sizeof(float));
+  auto* scales = reinterpret_cast<float*>(tile_run + kTileRows * kByteRun) + tile_row;
+  for (size_t h = 0; h < scales_per_run; ++h, scales += 2 * kTileRows) {
+    scales[0] = run.scales[h];
+    scales[kTileRows] = run.minimums[h];
+  }
 }
 
 // Columns dequantized at a time on the way to a tile: a multiple of every block.
@@ -38,12 +40,13 @@ void ForEachChunk(const WeightView& weights, size_t row, const Store& store) {
   }
 }
 
-void UnpackByteRow(const WeightView& weights, size_t row, size_t tile_row, std::byte* tile) {
+void UnpackByteRow(size_t scales_per_run, const WeightView& weights, size_t row, size_t tile_row,
+                   std::byte* tile) {
   const std::byte* data = weights.data + row * weights.row_bytes();
   ByteRun run;
   for (size_t i = 0; i < weights.cols / kByteRun; ++i) {
     LoadByteRun(weights.format, data, i, &run);
-    StoreRun(run, tile_row, tile + i * kByteTileRunBytes);
+    StoreRun(run, scales_per_run, tile_row, tile + i * ByteTileRunBytes(scales_per_run));
   }
 }
 
@@ -55,11 +58,13 @@ void UnpackFloatRow(const WeightView& weights, size_t row, size_t tile_row, floa
 }
 
 TileLayout ChooseLayout(std::span<const WeightView> stacked, Arithmetic arithmetic) {
-  const bool bytes = arithmetic == Arithmetic::kFast && HasByteProducts() &&
-                     std::all_of(stacked.begin(), stacked.end(), [](const WeightView& weights) {
-                       return HasByteForm(weights.format);
-                     });
-  return bytes ? TileLayout::kBytes : TileLayout::kFloats;
+  if (arithmetic != Arithmetic::kFast || !HasByteProducts()) return TileLayout::kFloats;
+  TileLayout layout = TileLayout::kBytes;
+  for (const WeightView& weights : stacked) {
+    if (!IsQuantized(weights.format)) return TileLayout::kFloats;
+    layout = std::max(layout, ByteLayoutOf(weights.format));
+  }
+  return layout;
 }
 
 }  // namespace
@@ -72,15 +77,15 @@ void UnpackTile(TileLayout layout, std::span<const WeightView> stacked, size_t b
   for (size_t i = 0; i < count;) {
     const StackRow row = FindRow(stacked, begin + i);
     const size_t together = std::min(count - i, row.weights->rows - row.row);
-    if (has_groups && HasByteForm(row.weights->format) && i % kGroup == 0 && together >= kGroup) {
+    if (has_groups && IsQuantized(row.weights->format) && i % kGroup == 0 && together >= kGroup) {
       UnpackGroup(layout, *row.weights, row.row, i, tile);
       i += kGroup;
       continue;
     }
-    if (layout == TileLayout::kBytes) {
-      UnpackByteRow(*row.weights, row.row, i, tile);
-    } else {
+    if (layout == TileLayout::kFloats) {
       UnpackFloatRow(*row.weights, row.row, i, reinterpret_cast<float*>(tile));
+    } else {
+      UnpackByteRow(ScalesPerRun(layout), *row.weights, row.row, i, tile);
     }
     ++i;
   }

@@ -134,7 +134,8 @@ TEST(Gguf, RefusesTensorsThatDoNotFitTheFile) {
 
 TEST(Gguf, NamesTheFormatItDoesNotRead) {
   const std::string data = RandomFloats(64, 1);
-  ExpectError(GgufWriter().Tensor("w", {64}, kGgufQ5_0, data), kUnimplemented, "format Q5_0");
+  ExpectError(GgufWriter().Tensor("w", {64}, kGgufIQ3_S, data), kUnimplemented,
+              "format IQ3_S; wanted one of F32, F16, Q4_0,");
   ExpectError(GgufWriter().Tensor("w", {64}, 4, data), kInvalid, "format 4");
   ExpectError(GgufWriter().Tensor("w", {64}, 5000, data), kInvalid, "format 5000");
 }

@@ -70,8 +70,8 @@ enum GgufNumber : uint32_t {
   kGgufString = 8,
   kGgufArray = 9,
   kGgufF32 = 0,
-  kGgufQ5_0 = 6,
   kGgufQ8_0 = 8,
+  kGgufIQ3_S = 21,
 };
 
 class GgufWriter {

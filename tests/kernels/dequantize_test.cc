@@ -1,8 +1,12 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <fstream>
+#include <string>
 
+#include "absl/strings/escaping.h"
 #include "kernels/product.h"
+#include "nlohmann/json.hpp"
 #include "tests/kernels/weights.h"
 
 namespace kvship {
@@ -35,6 +39,22 @@ TEST_P(EveryFormat, StartsAtAnyRow) {
   EXPECT_EQ(std::memcmp(two.data(), all.data() + 256, two.size() * sizeof(float)), 0);
 }
 
+// What gguf, the Python package of llama.cpp, makes of random blocks (tests/goldens).
+TEST_P(EveryFormat, AgreesWithGguf) {
+  std::ifstream file(KVSHIP_GOLDENS "/weight_blocks.json");
+  const nlohmann::json formats = nlohmann::json::parse(file).at("formats");
+  const std::string name = WeightFormatName(GetParam());
+  ASSERT_EQ(formats.contains(name), IsQuantized(GetParam()));
+  if (!IsQuantized(GetParam())) return;
+  const std::string bytes = absl::HexStringToBytes(formats[name].at("bytes").get<std::string>());
+  const auto expected = formats[name].at("weights").get<std::vector<float>>();
+  const WeightView row = {reinterpret_cast<const std::byte*>(bytes.data()), GetParam(), 1, 256};
+  ASSERT_EQ(bytes.size(), row.num_bytes());
+  std::vector<float> got(256);
+  Dequantize(row, 0, TensorView(got.data(), {1, 256}));
+  EXPECT_EQ(got, expected);
+}
+
 std::vector<std::byte> Bytes(size_t count, std::initializer_list<std::pair<size_t, int>> set) {
   std::vector<std::byte> out(count);
   for (const auto& [at, value] : set) out[at] = static_cast<std::byte>(value);
@@ -63,6 +83,39 @@ TEST(Dequantize, Q4_1AddsItsMinimum) {
   EXPECT_EQ(got[0], -0.5f);
   EXPECT_EQ(got[16], 6.5f);
   EXPECT_EQ(got[31], -1.0f);
+}
+
+TEST(Dequantize, Q5_0TakesTheFifthBitOfWeight16FromTheThirdByteOfBits) {
+  const auto got =
+      DequantizeBlock(WeightFormat::kQ5_0, Bytes(22, {{1, 0x38}, {4, 0x01}, {6, 0x21}}));
+  EXPECT_EQ(got[0], 0.5f * (1 - 16));
+  EXPECT_EQ(got[16], 0.5f * (2 + 16 - 16));
+}
+
+TEST(Dequantize, Iq4XsLooksNibblesUp) {
+  // Scales are 32 too large: run 1 has 0 | 3 << 4 = 48, its high bits in bits 2 and 3 of byte 2.
+  const auto got =
+      DequantizeBlock(WeightFormat::kIQ4_XS, Bytes(136, {{1, 0x38}, {2, 0x0c}, {8 + 16, 0xf8}}));
+  EXPECT_EQ(got[32], 0.5f * 16 * 1);
+  EXPECT_EQ(got[48], 0.5f * 16 * 113);
+  EXPECT_EQ(got[0], 0.5f * -32 * -127);
+}
+
+TEST(Dequantize, Q2_KHasAScaleAndAMinimumForSixteenWeights) {
+  const auto got = DequantizeBlock(WeightFormat::kQ2_K,
+                                   Bytes(84, {{81, 0x38}, {83, 0x38}, {1, 0x25}, {16 + 16, 0x03}}));
+  EXPECT_EQ(got[16], 0.5f * 5 * 3 - 0.5f * 2);
+  EXPECT_EQ(got[17], -0.5f * 2);
+  EXPECT_EQ(got[0], 0.0f);
+}
+
+TEST(Dequantize, Q3_KSubtractsFourWhereTheThirdBitIsNotSet) {
+  // Scale 0 has its low bits in byte 96 and its high two in byte 104.
+  const auto got =
+      DequantizeBlock(WeightFormat::kQ3_K,
+                      Bytes(110, {{109, 0x38}, {96, 0x01}, {104, 0x02}, {32, 0x03}, {0, 0x01}}));
+  EXPECT_EQ(got[0], 0.5f * (1 + 32 - 32) * (3 + 4 - 4));
+  EXPECT_EQ(got[1], 0.5f * (1 + 32 - 32) * -4);
 }
 
 TEST(Dequantize, Q4_KTakesTheTopBitsOfLateScalesFromTheEarlyOnes) {

@@ -16,9 +16,10 @@
 namespace kvship {
 
 inline constexpr WeightFormat kAllFormats[] = {
-    WeightFormat::kF32,  WeightFormat::kF16,  WeightFormat::kBf16,
-    WeightFormat::kQ8_0, WeightFormat::kQ4_0, WeightFormat::kQ4_1,
-    WeightFormat::kQ4_K, WeightFormat::kQ5_K, WeightFormat::kQ6_K};
+    WeightFormat::kF32,    WeightFormat::kF16,  WeightFormat::kBf16,  WeightFormat::kQ8_0,
+    WeightFormat::kQ4_0,   WeightFormat::kQ4_1, WeightFormat::kQ5_0,  WeightFormat::kQ5_1,
+    WeightFormat::kIQ4_NL, WeightFormat::kQ2_K, WeightFormat::kQ3_K,  WeightFormat::kQ4_K,
+    WeightFormat::kQ5_K,   WeightFormat::kQ6_K, WeightFormat::kIQ4_XS};
 
 inline std::vector<float> RandomFloats(uint64_t seed, size_t count, double scale = 1.0) {
   std::vector<float> out(count);
@@ -67,6 +68,12 @@ struct RandomWeights {
       case WeightFormat::kQ8_0: return PutF16(at, value / 128);
       case WeightFormat::kQ4_0: return PutF16(at, value / 8);
       case WeightFormat::kQ4_1: PutF16(at + 2, second); return PutF16(at, value / 8);
+      case WeightFormat::kQ5_0: return PutF16(at, value / 16);
+      case WeightFormat::kQ5_1: PutF16(at + 2, second); return PutF16(at, value / 16);
+      case WeightFormat::kIQ4_NL: return PutF16(at, value / 128);
+      case WeightFormat::kQ2_K: PutF16(at + 82, second / 16); return PutF16(at + 80, value / 32);
+      case WeightFormat::kQ3_K: return PutF16(at + 108, value / 128);
+      case WeightFormat::kIQ4_XS: return PutF16(at, value / 4096);
       case WeightFormat::kQ4_K:
       case WeightFormat::kQ5_K: PutF16(at + 2, second / 64); return PutF16(at, value / 1024);
       case WeightFormat::kQ6_K: return PutF16(at + 208, value / 4096);
@@ -96,10 +103,20 @@ inline uint32_t SixBits(const std::byte* block, size_t run, size_t which) {
          Bits(block, begin + 8 * (run - 4 + 4 * which) + 6, 2) << 4;
 }
 
+inline constexpr int kIQ4Values[] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                     1,    13,   25,  38,  53,  69,  89,  113};
+
+// The 6-bit scale i of a Q3_K block.
+inline int Q3_KScaleBits(const std::byte* block, size_t i) {
+  const size_t low = 8 * (96 + i % 8) + (i < 8 ? 0 : 4), high = 8 * (104 + i % 4) + 2 * (i / 4);
+  return static_cast<int>(Bits(block, low, 4) | Bits(block, high, 2) << 4) - 32;
+}
+
 // Weight i of a block.
 inline double SlowWeight(WeightFormat format, const std::byte* block, size_t i) {
   const size_t half = i / 128, quarter = i % 128 / 32, lane = i % 32;  // of the K formats
   const size_t nibble = 8 * (lane + i / 64 * 32) + i % 64 / 32 * 4;
+  const size_t pair = 8 * (lane + half * 32) + 2 * quarter;
   switch (format) {
     case WeightFormat::kF32: return std::bit_cast<float>(Bits(block, 0, 32));
     case WeightFormat::kF16: return HalfAt(block, 0);
@@ -111,6 +128,33 @@ inline double SlowWeight(WeightFormat format, const std::byte* block, size_t i) 
              (static_cast<double>(Bits(block, 16 + 8 * (i % 16) + i / 16 * 4, 4)) - 8);
     case WeightFormat::kQ4_1:
       return HalfAt(block, 0) * Bits(block, 32 + 8 * (i % 16) + i / 16 * 4, 4) + HalfAt(block, 2);
+    case WeightFormat::kQ5_0: {
+      const uint32_t q = Bits(block, 48 + 8 * (i % 16) + i / 16 * 4, 4) | Bits(block, 16 + i, 1)
+                                                                              << 4;
+      return HalfAt(block, 0) * (static_cast<double>(q) - 16);
+    }
+    case WeightFormat::kQ5_1: {
+      const uint32_t q = Bits(block, 64 + 8 * (i % 16) + i / 16 * 4, 4) | Bits(block, 32 + i, 1)
+                                                                              << 4;
+      return HalfAt(block, 0) * q + HalfAt(block, 2);
+    }
+    case WeightFormat::kIQ4_NL:
+      return HalfAt(block, 0) * kIQ4Values[Bits(block, 16 + 8 * (i % 16) + i / 16 * 4, 4)];
+    case WeightFormat::kQ2_K:
+      return HalfAt(block, 80) * Bits(block, 8 * (i / 16), 4) * Bits(block, 8 * 16 + pair, 2) -
+             HalfAt(block, 82) * Bits(block, 8 * (i / 16) + 4, 4);
+    case WeightFormat::kQ3_K: {
+      const uint32_t q = Bits(block, 8 * 32 + pair, 2) | Bits(block, 8 * lane + i / 32, 1) << 2;
+      return HalfAt(block, 108) * Q3_KScaleBits(block, i / 16) * (static_cast<double>(q) - 4);
+    }
+    case WeightFormat::kIQ4_XS: {
+      const size_t run = i / 32;
+      const int scale =
+          static_cast<int>(Bits(block, 8 * 4 + 4 * run, 4) | Bits(block, 8 * 2 + 2 * run, 2) << 4) -
+          32;
+      return HalfAt(block, 0) * scale *
+             kIQ4Values[Bits(block, 8 * (8 + 16 * run + lane % 16) + lane / 16 * 4, 4)];
+    }
     case WeightFormat::kQ4_K:
       return HalfAt(block, 0) * SixBits(block, i / 32, 0) * Bits(block, 8 * 16 + nibble, 4) -
              HalfAt(block, 2) * SixBits(block, i / 32, 1);
