@@ -199,7 +199,10 @@ def parse_flags():
     parser.add_argument("--rounds", type=int, default=3, help="rounds that medians are taken over")
     parser.add_argument("--decode-tokens", type=int, default=32, help="tokens decoded after each prompt")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of every contender")
-    parser.add_argument("--only", default="", help="only contenders with this in their name")
+    parser.add_argument("--only", default="", help="only contenders with this in their name, or one of llama.cpp,kvship")
+    parser.add_argument("--random", default="", metavar="KIND",
+                        help="instead of the demo model: random weights in TinyLlama-1.1B's shape, quantized by llama.cpp "
+                             "to this, as Q4_K_M; without the two-process part")
     parser.add_argument("--no-transfer", action="store_true", help="leave the two-process part out")
     parser.add_argument("--output", default=os.path.join(ROOT, "bench", "results", "cpu.json"))
     add_port_flags(parser)
@@ -226,9 +229,27 @@ def write_report(report, path):
     say(f"written to {os.path.relpath(path)}")
 
 
+def use_random_model(args, folder):
+    say(f"making a random model of kind {args.random}")
+    path = os.path.join(folder, f"random-1.1b-{args.random}.gguf")
+    # A process of its own: Linux counts the memory of a process among the peaks of those it starts.
+    command = [sys.executable, os.path.join(HERE, "random_model.py"), path, args.random, args.model]
+    if subprocess.run(command, check=False).returncode != 0:
+        sys.exit("random_model.py failed")
+    args.model = path
+    args.no_transfer = True
+
+
 def main():
     args = parse_flags()
     load = load_at_start()
+    with tempfile.TemporaryDirectory() as folder:
+        if args.random:
+            use_random_model(args, folder)
+        compare(args, load)
+
+
+def compare(args, load):
     tokens = prompt_tokens(args)
     say("loading the models")
     contenders = all_contenders(args)

@@ -75,4 +75,4 @@ def all_contenders(args):
         "kvship 512 kept": lambda: KvshipContender(
             "kvship 512 kept", args.inspect, args.model, args.threads, "scorer=snapkv,budget_tokens=512"),
     }
-    return [maker() for name, maker in makers.items() if args.only in name]
+    return [maker() for name, maker in makers.items() if any(part in name for part in args.only.split(","))]
