@@ -204,13 +204,15 @@ def parse_flags():
                         help="instead of the demo model: random weights in TinyLlama-1.1B's shape, quantized by llama.cpp "
                              "to this, as Q4_K_M; without the two-process part")
     parser.add_argument("--no-transfer", action="store_true", help="leave the two-process part out")
-    parser.add_argument("--output", default=os.path.join(ROOT, "bench", "results", "cpu.json"))
+    parser.add_argument("--output", help="default bench/results/cpu.json, or cpu-KIND.json")
     add_port_flags(parser)
     args = parser.parse_args()
     args.lengths = sorted(int(length) for length in args.lengths.split(","))
     # Peak memory is that of a process so far, which ascending lengths make that of the length.
     args.context_tokens = (max(args.lengths) + args.decode_tokens + 255) // 256 * 256
     args.inspect = os.path.join(args.bin, "kvship-inspect")
+    name = f"cpu-{args.random.lower()}.json" if args.random else "cpu.json"
+    args.output = args.output or os.path.join(ROOT, "bench", "results", name)
     return args
 
 
