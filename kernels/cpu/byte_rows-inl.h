@@ -30,8 +30,8 @@ HWY_BEFORE_NAMESPACE();
 namespace kvship {
 namespace HWY_NAMESPACE {
 
-// One run of eight rows. Vector r of halves[h] has the 16 bytes of half h of rows r and r + 4:
-// added up, products with x end where the lanes of a row are beside each other.
+// One run of eight rows. Vector r of halves[h] has the 16 bytes of half h of rows r and r + 4: sums
+// of products with both halves of x have a row's four lanes side by side.
 struct RunGroup {
   __m256i halves[2][4];
   RunScales scales;
@@ -163,10 +163,11 @@ HWY_INLINE void ForEachRun(const WeightView& weights, const GroupRows& rows, con
         }
         fn(run++, group);
       };
-      [&]<size_t... kI>(std::index_sequence<kI...>) HWY_ATTR __attribute__((always_inline)) {
+      const auto all = [&]<size_t... kI>(std::index_sequence<kI...>) HWY_ATTR
+          __attribute__((always_inline)) {
         (one(std::integral_constant<size_t, kI>()), ...);
-      }
-      (std::make_index_sequence<kTogether>());
+      };
+      all(std::make_index_sequence<kTogether>());
     }
   }
 }

@@ -77,8 +77,8 @@ HWY_INLINE __m256 AddRun(const RunGroup& weights, const int8_t* x, const float* 
   for (size_t h = 0; h < kScales; ++h) {
     const __m256 dot = _mm256_cvtepi32_ps(DotHalves<2 / kScales>(weights, h, x));
     const __m256 total = _mm256_broadcast_ss(steps + RoundedSumAt(kScales, h));
-    sum = _mm256_fmadd_ps(dot, _mm256_mul_ps(weights.scales.scales[h], step), sum);
-    sum = _mm256_fmadd_ps(weights.scales.minimums[h], total, sum);
+    sum = _mm256_fmadd_ps(dot, _mm256_mul_ps(weights.scales.scale[h], step), sum);
+    sum = _mm256_fmadd_ps(weights.scales.minimum[h], total, sum);
   }
   return sum;
 }
@@ -93,16 +93,15 @@ HWY_INLINE void GroupKernel(const PackedRowsArgs& args, const GroupRows& rows, s
   __m256 sum[kRows];
   HWY_UNROLL(8)
   for (size_t m = 0; m < kRows; ++m) sum[m] = _mm256_setzero_ps();
-  ForEachRun<kFormat>(
-      *args.weights,
-      rows, [&](size_t run, const RunGroup& group) HWY_ATTR __attribute__((always_inline)) {
-        HWY_UNROLL(4)
-        for (size_t m = 0; m < kRows; ++m) {
-          const size_t at = m * num_runs + run;
-          sum[m] = AddRun<ScalesPerRun(kFormat)>(group, x + at * kRoundedRunBytes,
-                                                 steps + at * kRoundedRunScales, sum[m]);
-        }
-      });
+  const auto add = [&](size_t run, const RunGroup& group) HWY_ATTR __attribute__((always_inline)) {
+    HWY_UNROLL(4)
+    for (size_t m = 0; m < kRows; ++m) {
+      const size_t at = m * num_runs + run;
+      sum[m] = AddRun<ScalesPerRun(kFormat)>(group, x + at * kRoundedRunBytes,
+                                             steps + at * kRoundedRunScales, sum[m]);
+    }
+  };
+  ForEachRun<kFormat>(*args.weights, rows, add);
   HWY_UNROLL(8)
   for (size_t m = 0; m < kRows; ++m) {
     alignas(32) float sums[kGroupRows];

@@ -113,7 +113,7 @@ HWY_INLINE __m256i Shifted(__m256i words, size_t shift, int32_t mask) {
   return _mm256_and_si256(_mm256_srl_epi32(words, count), _mm256_set1_epi32(mask));
 }
 
-// The scales of a block of eight rows: of its one run, or what those of its eight are made of.
+// The scales of a block of eight rows: of its one run, or what those of its eight runs are made of.
 struct BlockScales {
   __m256 scale;
   __m256 minimum;
@@ -127,7 +127,8 @@ HWY_INLINE void LoadScales(const GroupRows& rows, size_t block, BlockScales* out
   if constexpr (kFormat == kQ4_1 || kFormat == kQ5_1) {
     HalvesOfEach(rows, block, &out->scale, &out->minimum);
   } else if constexpr (kFormat == kQ4_K || kFormat == kQ5_K) {
-    // Two halves, and the words in which each byte has six bits of scale or minimum and two more.
+    // Two halves; scales and minimums of runs 0-3, in bytes whose top two bits are high bits of
+    // those of runs 4-7; the low nibbles of these. Becomes scales of 0-3 and 4-7, and minimums.
     WordsOfEach(rows, block, words);
     out->scale = LowHalves(words[0]);
     out->minimum = -LowHalves(_mm256_srli_epi32(words[0], 16));
@@ -159,17 +160,17 @@ HWY_INLINE void LoadScales(const GroupRows& rows, size_t block, BlockScales* out
 
 // Scales of the two halves of a run, or of all of it at 0: ScalesPerRun(format).
 struct RunScales {
-  __m256 scales[2];
-  __m256 minimums[2];
+  __m256 scale[2];
+  __m256 minimum[2];
 };
 
 // Scales of signed weights, whose bytes are `middle` too large.
 HWY_INLINE void SetSigned(__m256 scales, float middle, size_t half, RunScales* out) {
-  out->scales[half] = scales;
-  out->minimums[half] = _mm256_mul_ps(scales, _mm256_set1_ps(-middle));
+  out->scale[half] = scales;
+  out->minimum[half] = _mm256_mul_ps(scales, _mm256_set1_ps(-middle));
 }
 
-// Of run `run` of a block.
+// Those of run `run` of a block.
 template <WeightFormat kFormat>
 HWY_INLINE void SetScales(const BlockScales& block, size_t run, RunScales* out) {
   using enum WeightFormat;
@@ -182,13 +183,13 @@ HWY_INLINE void SetScales(const BlockScales& block, size_t run, RunScales* out) 
   if constexpr (kFormat == kQ5_0) SetSigned(block.scale, 16, 0, out);
   if constexpr (kFormat == kIQ4_NL) SetSigned(block.scale, kIQ4Middle, 0, out);
   if constexpr (kFormat == kQ4_1 || kFormat == kQ5_1) {
-    out->scales[0] = block.scale;
-    out->minimums[0] = block.minimum;
+    out->scale[0] = block.scale;
+    out->minimum[0] = block.minimum;
   }
   if constexpr (kFormat == kQ4_K || kFormat == kQ5_K) {
     const size_t shift = run % 4 * 8;
-    out->scales[0] = times(block.scale, Shifted(words[run / 4], shift, 255));
-    out->minimums[0] = times(block.minimum, Shifted(words[2 + run / 4], shift, 255));
+    out->scale[0] = times(block.scale, Shifted(words[run / 4], shift, 255));
+    out->minimum[0] = times(block.minimum, Shifted(words[2 + run / 4], shift, 255));
   }
   if constexpr (kFormat == kIQ4_XS) {
     const __m256i high = _mm256_slli_epi32(Shifted(words[0], 16 + 2 * run, 3), 4);
@@ -200,8 +201,8 @@ HWY_INLINE void SetScales(const BlockScales& block, size_t run, RunScales* out) 
   for (size_t h = 0; h < ScalesPerRun(kFormat); ++h) {
     const size_t shift = run % 2 * 16 + h * 8;
     if constexpr (kFormat == kQ2_K) {
-      out->scales[h] = times(block.scale, Shifted(words[run / 2], shift, 15));
-      out->minimums[h] = times(block.minimum, Shifted(words[run / 2], shift + 4, 15));
+      out->scale[h] = times(block.scale, Shifted(words[run / 2], shift, 15));
+      out->minimum[h] = times(block.minimum, Shifted(words[run / 2], shift + 4, 15));
     }
     if constexpr (kFormat == kQ3_K) {
       // Low nibbles in two words, of the last four runs the high ones; two more bits in the third.

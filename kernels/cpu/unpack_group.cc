@@ -30,46 +30,45 @@ template <WeightFormat kFormat>
 void ByteGroup(size_t scales_per_run, const WeightView& weights, size_t row, size_t tile_row,
                std::byte* tile) {
   const GroupRows rows = RowsAt(weights, row, kGroupRows);
-  ForEachRun<kFormat>(
-      weights, rows, [&](size_t, const RunGroup& group) HWY_ATTR __attribute__((always_inline)) {
-        __m256i words[8];
-        WordsOf(group, words);
-        HWY_UNROLL(8)
-        for (size_t s = 0; s < 8; ++s) {
-          _mm256_store_si256(reinterpret_cast<__m256i*>(tile + (s * kTileRows + tile_row) * 4),
-                             words[s]);
-        }
-        auto* scales = reinterpret_cast<float*>(tile + kTileRows * kByteRun) + tile_row;
-        for (size_t h = 0; h < scales_per_run; ++h, scales += 2 * kTileRows) {
-          const size_t half = std::min(h, ScalesPerRun(kFormat) - 1);
-          _mm256_store_ps(scales, group.scales.scales[half]);
-          _mm256_store_ps(scales + kTileRows, group.scales.minimums[half]);
-        }
-        tile += ByteTileRunBytes(scales_per_run);
-      });
+  const auto store = [&](size_t, const RunGroup& group) HWY_ATTR __attribute__((always_inline)) {
+    __m256i words[8];
+    WordsOf(group, words);
+    HWY_UNROLL(8)
+    for (size_t s = 0; s < 8; ++s) {
+      _mm256_store_si256(reinterpret_cast<__m256i*>(tile + (s * kTileRows + tile_row) * 4),
+                         words[s]);
+    }
+    auto* scales = reinterpret_cast<float*>(tile + kTileRows * kByteRun) + tile_row;
+    for (size_t h = 0; h < scales_per_run; ++h, scales += 2 * kTileRows) {
+      const size_t half = std::min(h, ScalesPerRun(kFormat) - 1);
+      _mm256_store_ps(scales, group.scales.scale[half]);
+      _mm256_store_ps(scales + kTileRows, group.scales.minimum[half]);
+    }
+    tile += ByteTileRunBytes(scales_per_run);
+  };
+  ForEachRun<kFormat>(weights, rows, store);
 }
 
 template <WeightFormat kFormat>
 void FloatGroup(const WeightView& weights, size_t row, size_t tile_row, std::byte* tile) {
   const GroupRows rows = RowsAt(weights, row, kGroupRows);
   float* out = reinterpret_cast<float*>(tile) + tile_row;
-  ForEachRun<kFormat>(
-      weights, rows, [&](size_t, const RunGroup& group) HWY_ATTR __attribute__((always_inline)) {
-        __m256i words[8];
-        WordsOf(group, words);
-        HWY_UNROLL(8)
-        for (size_t s = 0; s < 8; ++s) {
-          const size_t half = s / 4 * (ScalesPerRun(kFormat) - 1);
-          HWY_UNROLL(4)
-          for (int c = 0; c < 4; ++c, out += kTileRows) {
-            const __m256i bytes =
-                _mm256_and_si256(_mm256_srli_epi32(words[s], 8 * c), _mm256_set1_epi32(255));
-            _mm256_store_ps(out,
-                            _mm256_fmadd_ps(_mm256_cvtepi32_ps(bytes), group.scales.scales[half],
-                                            group.scales.minimums[half]));
-          }
-        }
-      });
+  const auto store = [&](size_t, const RunGroup& group) HWY_ATTR __attribute__((always_inline)) {
+    __m256i words[8];
+    WordsOf(group, words);
+    HWY_UNROLL(8)
+    for (size_t s = 0; s < 8; ++s) {
+      const size_t half = s / 4 * (ScalesPerRun(kFormat) - 1);
+      HWY_UNROLL(4)
+      for (int c = 0; c < 4; ++c, out += kTileRows) {
+        const __m256i bytes =
+            _mm256_and_si256(_mm256_srli_epi32(words[s], 8 * c), _mm256_set1_epi32(255));
+        _mm256_store_ps(out, _mm256_fmadd_ps(_mm256_cvtepi32_ps(bytes), group.scales.scale[half],
+                                             group.scales.minimum[half]));
+      }
+    }
+  };
+  ForEachRun<kFormat>(weights, rows, store);
 }
 
 void UnpackGroup(TileLayout layout, const WeightView& weights, size_t row, size_t tile_row,
