@@ -68,7 +68,10 @@ template <int kSkip = 0>
 HWY_INLINE void WordsOfEach(const GroupRows& rows, size_t at, __m256i (&words)[4]) {
   __m256i pairs[4];
   HWY_UNROLL(4)
-  for (size_t r = 0; r < 4; ++r) pairs[r] = _mm256_bsrli_epi128(PairAt(rows, r, at), kSkip);
+  for (size_t r = 0; r < 4; ++r) {
+    pairs[r] = PairAt(rows, r, at);
+    if constexpr (kSkip > 0) pairs[r] = _mm256_bsrli_epi128(pairs[r], kSkip);
+  }
   Transpose(pairs, words);
 }
 

@@ -114,6 +114,8 @@ inline int Q3_KScaleBits(const std::byte* block, size_t i) {
 
 // Weight i of a block.
 inline double SlowWeight(WeightFormat format, const std::byte* block, size_t i) {
+  // Of the formats whose 32 nibbles are 16 bytes from `byte` on.
+  const auto split = [=](size_t byte) { return Bits(block, 8 * (byte + i % 16) + i / 16 * 4, 4); };
   const size_t half = i / 128, quarter = i % 128 / 32, lane = i % 32;  // of the K formats
   const size_t nibble = 8 * (lane + i / 64 * 32) + i % 64 / 32 * 4;
   const size_t pair = 8 * (lane + half * 32) + 2 * quarter;
@@ -123,23 +125,17 @@ inline double SlowWeight(WeightFormat format, const std::byte* block, size_t i) 
     case WeightFormat::kBf16: return ToFloat(bf16{static_cast<uint16_t>(Bits(block, 0, 16))});
     case WeightFormat::kQ8_0:
       return HalfAt(block, 0) * static_cast<int8_t>(Bits(block, 16 + 8 * i, 8));
-    case WeightFormat::kQ4_0:
-      return HalfAt(block, 0) *
-             (static_cast<double>(Bits(block, 16 + 8 * (i % 16) + i / 16 * 4, 4)) - 8);
-    case WeightFormat::kQ4_1:
-      return HalfAt(block, 0) * Bits(block, 32 + 8 * (i % 16) + i / 16 * 4, 4) + HalfAt(block, 2);
+    case WeightFormat::kQ4_0: return HalfAt(block, 0) * (static_cast<double>(split(2)) - 8);
+    case WeightFormat::kQ4_1: return HalfAt(block, 0) * split(4) + HalfAt(block, 2);
     case WeightFormat::kQ5_0: {
-      const uint32_t q = Bits(block, 48 + 8 * (i % 16) + i / 16 * 4, 4) | Bits(block, 16 + i, 1)
-                                                                              << 4;
+      const uint32_t q = split(6) | Bits(block, 16 + i, 1) << 4;
       return HalfAt(block, 0) * (static_cast<double>(q) - 16);
     }
     case WeightFormat::kQ5_1: {
-      const uint32_t q = Bits(block, 64 + 8 * (i % 16) + i / 16 * 4, 4) | Bits(block, 32 + i, 1)
-                                                                              << 4;
+      const uint32_t q = split(8) | Bits(block, 32 + i, 1) << 4;
       return HalfAt(block, 0) * q + HalfAt(block, 2);
     }
-    case WeightFormat::kIQ4_NL:
-      return HalfAt(block, 0) * kIQ4Values[Bits(block, 16 + 8 * (i % 16) + i / 16 * 4, 4)];
+    case WeightFormat::kIQ4_NL: return HalfAt(block, 0) * kIQ4Values[split(2)];
     case WeightFormat::kQ2_K:
       return HalfAt(block, 80) * Bits(block, 8 * (i / 16), 4) * Bits(block, 8 * 16 + pair, 2) -
              HalfAt(block, 82) * Bits(block, 8 * (i / 16) + 4, 4);
