@@ -5,9 +5,11 @@
 
 #include <cmath>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "base/buffer.h"
 #include "base/random.h"
 #include "bench/machine_limits.h"
 #include "kernels/elementwise.h"
@@ -18,18 +20,18 @@ namespace kvship {
 namespace {
 
 struct Weights {
-  std::vector<std::byte> bytes;
   WeightView view;
+  Array<std::byte> bytes;  // aligned as an engine's are
 
-  Weights(WeightFormat format, size_t rows, size_t cols) : view{nullptr, format, rows, cols} {
-    bytes.resize(view.num_bytes());
+  Weights(WeightFormat format, size_t rows, size_t cols)
+      : view{nullptr, format, rows, cols}, bytes(view.num_bytes()) {
     for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(MixBits(i) & 0x3f);
     view.data = bytes.data();
   }
 };
 
-std::vector<float> Activations(size_t count) {
-  std::vector<float> out(count);
+Array<float> Activations(size_t count) {
+  Array<float> out(count);
   for (size_t i = 0; i < count; ++i) out[i] = static_cast<float>(UniformUnit(1, i) - 0.5);
   return out;
 }
@@ -52,10 +54,10 @@ constexpr Model kLarge = {
     4,
     32000};
 const Model& ModelOf(WeightFormat format) {
-  return BlockOf(format).num_weights > 32 ? kLarge : kSmall;
+  return BlockOf(format).num_weights == 32 ? kSmall : kLarge;
 }
 
-double BytesOf(const std::vector<float>& numbers) {
+double BytesOf(const Array<float>& numbers) {
   return static_cast<double>(numbers.size() * sizeof(float));
 }
 
@@ -63,7 +65,7 @@ void ProductOfBlock(benchmark::State& state, const Shape& shape, WeightFormat fo
                     Arithmetic arithmetic, size_t num_rows) {
   Backend backend(static_cast<size_t>(state.range(0)));
   const Weights weights(format, shape.rows, shape.cols);
-  std::vector<float> x = Activations(num_rows * shape.cols), y(num_rows * shape.rows);
+  Array<float> x = Activations(num_rows * shape.cols), y(num_rows * shape.rows);
   ProductWeights unpacked;
   if (!UnpackWeights(backend, {&weights.view, 1}, arithmetic, &unpacked).ok()) return;
   const Work work = {
@@ -113,7 +115,7 @@ void DecodeStep(benchmark::State& state, WeightFormat format, size_t batch) {
     work.operations += 2.0 * static_cast<double>(batch * w.view.rows * w.view.cols);
     work.bytes += static_cast<double>(w.view.num_bytes());
   }
-  std::vector<float> x = Activations(batch * model.layer[3].cols), y(batch * model.vocabulary);
+  Array<float> x = Activations(batch * model.layer[3].cols), y(batch * model.vocabulary);
   TimeWork(state, work, [&] {
     for (const Weights& w : weights) {
       const absl::Status status =
@@ -126,7 +128,8 @@ void DecodeStep(benchmark::State& state, WeightFormat format, size_t batch) {
 
 void ElementwiseOfBlock(benchmark::State& state, size_t num_rows) {
   Backend backend(static_cast<size_t>(state.range(0)));
-  std::vector<float> x = Activations(num_rows * 3072), y(num_rows * 1536), weight(576, 1.0f);
+  Array<float> x = Activations(num_rows * 3072), y(num_rows * 1536);
+  const std::vector<float> weight(576, 1.0f);
   std::vector<float> cos_sin(num_rows * 64, 0.7f);
   // Read: rows twice, cosines and sines, gates with what they multiply; written: rows twice, out.
   constexpr size_t kRowNumbers = 4 * 576 + 64 + 3072 + 1536;
@@ -145,10 +148,10 @@ void ElementwiseOfBlock(benchmark::State& state, size_t num_rows) {
 }
 
 void Draw(benchmark::State& state, TokenDraw draw) {
-  const std::vector<float> logits = Activations(kSmall.vocabulary);
+  const Array<float> logits = Activations(kSmall.vocabulary);
   const Work work = {.bytes = BytesOf(logits)};
   TimeWork(state, work, [&] {
-    benchmark::DoNotOptimize(DrawToken(logits, draw));
+    benchmark::DoNotOptimize(DrawToken(logits.span(), draw));
     ++draw.index;
   });
 }
@@ -174,24 +177,27 @@ void Register() {
   const auto threads = [](benchmark::internal::Benchmark* b) {
     b->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMicrosecond)->MinTime(0.2);
   };
+  using enum WeightFormat;
+  const std::tuple<const char*, WeightFormat, Arithmetic> products[] = {
+      {"fast", kQ4_1, Arithmetic::kFast},
+      {"bf16", kBf16, Arithmetic::kFast},
+      {"float32", kQ4_1, Arithmetic::kFloat32}};
   for (const Shape& shape : kSmall.layer) {
-    for (const Arithmetic arithmetic : {Arithmetic::kFast, Arithmetic::kFloat32}) {
-      const std::string name = std::string("product/") + shape.name +
-                               (arithmetic == Arithmetic::kFast ? "/fast" : "/float32");
-      threads(benchmark::RegisterBenchmark(name.c_str(), ProductOfBlock, shape, WeightFormat::kQ4_1,
-                                           arithmetic, 512));
+    for (const auto& [kind, format, arithmetic] : products) {
+      const std::string name = std::string("product/") + shape.name + "/" + kind;
+      threads(benchmark::RegisterBenchmark(name.c_str(), ProductOfBlock, shape, format, arithmetic,
+                                           512));
     }
   }
-  using enum WeightFormat;
-  for (const WeightFormat format : {kQ4_1, kQ4_K, kQ6_K, kQ8_0, kBf16}) {
+  for (const WeightFormat format : {kQ4_1, kQ4_K, kQ6_K, kQ8_0, kBf16, kF16}) {
     const std::string name = WeightFormatName(format);
     threads(benchmark::RegisterBenchmark(("unpack/" + name + "/fast").c_str(), UnpackLayer, format,
                                          Arithmetic::kFast));
     threads(benchmark::RegisterBenchmark(("unpack/" + name + "/float32").c_str(), UnpackLayer,
                                          format, Arithmetic::kFloat32));
   }
-  for (const WeightFormat format : {kBf16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kIQ4_NL, kQ2_K, kQ3_K,
-                                    kQ4_K, kQ5_K, kQ6_K, kIQ4_XS}) {
+  for (const WeightFormat format : {kF16, kBf16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kIQ4_NL, kQ2_K,
+                                    kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_XS}) {
     for (const size_t batch : {1, 8}) {
       threads(benchmark::RegisterBenchmark(
           (std::string("decode/") + WeightFormatName(format) + "/batch" + std::to_string(batch))

@@ -164,8 +164,7 @@ absl::StatusOr<std::unique_ptr<const Transformer>> LoadHfDirectory(const std::st
 
 Arithmetic ArithmeticFor(const Transformer& model, Arithmetic wanted) {
   const WeightFormat format = model.layers.front().query.format;
-  const bool floats =
-      format == WeightFormat::kF32 || format == WeightFormat::kF16 || format == WeightFormat::kBf16;
+  const bool floats = format == WeightFormat::kF32 || format == WeightFormat::kF16;
   return floats ? Arithmetic::kFloat32 : wanted;
 }
 

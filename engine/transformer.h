@@ -48,8 +48,8 @@ struct Transformer {
   std::vector<Buffer> converted;  // tensors whose file format cannot be used in place
 };
 
-// The arithmetic to run `model` with where `wanted` is asked for: whoever keeps float weights wants
-// float results, so only block-quantized weights are multiplied fast.
+// The arithmetic to run `model` with where `wanted` is asked for: whoever keeps weights in float32
+// or float16 wants such results, so only weights in blocks and in bf16 are multiplied fast.
 Arithmetic ArithmeticFor(const Transformer& model, Arithmetic wanted);
 
 // Reads a GGUF file, or a directory with config.json and *.safetensors (single or sharded).

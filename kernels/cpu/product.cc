@@ -25,7 +25,22 @@ absl::Status CheckShapes(const TensorView& x, const ProductWeights& weights, con
   return absl::OkStatus();
 }
 
-// All of x rounded, in the backend's scratch memory.
+// All of x in panels for word tiles, in the backend's scratch memory.
+const float* WordsOfAll(Backend& backend, const TensorView& x, TileLayout layout) {
+  const size_t num_rows = x.dims[0], cols = x.dims[1];
+  const size_t tasks = (num_rows + kRowsPerTask - 1) / kRowsPerTask;
+  const size_t task_words = kRowsPerTask / kWordPanelRows * WordPanelSize(WordsOf(layout, cols));
+  auto* const words = reinterpret_cast<float*>(backend.Scratch(tasks * task_words * sizeof(float)));
+  const auto panels = layout == TileLayout::kFloats ? FloatPanels : Bf16Panels;
+  backend.threads().ParallelFor(tasks, [&](size_t task) {
+    const size_t row = task * kRowsPerTask;
+    panels(x.f32(row), x.strides[0], std::min(kRowsPerTask, num_rows - row), cols,
+           words + task * task_words);
+  });
+  return words;
+}
+
+// The same for byte tiles.
 RoundedRows RoundAll(Backend& backend, const TensorView& x) {
   const size_t num_rows = x.dims[0], cols = x.dims[1];
   const size_t tasks = (num_rows + kRowsPerTask - 1) / kRowsPerTask;
@@ -55,8 +70,9 @@ absl::Status Product(Backend& backend, TensorView x, const ProductWeights& weigh
   const size_t wanted = kTasksPerThread * backend.threads().num_threads();
   const size_t splits =
       std::clamp<size_t>((wanted + row_tasks - 1) / row_tasks, 1, std::max<size_t>(num_tiles, 1));
-  const RoundedRows rounded =
-      layout == TileLayout::kFloats ? RoundedRows{nullptr, nullptr} : RoundAll(backend, x);
+  const bool of_bytes = IsOfBytes(layout);
+  const RoundedRows rounded = of_bytes ? RoundAll(backend, x) : RoundedRows{nullptr, nullptr};
+  const float* const words = of_bytes ? nullptr : WordsOfAll(backend, x, layout);
 
   backend.threads().ParallelFor(row_tasks * splits, [&](size_t task) {
     const size_t row = task / splits * kRowsPerTask;
@@ -64,8 +80,6 @@ absl::Status Product(Backend& backend, TensorView x, const ProductWeights& weigh
     const size_t end = (task % splits + 1) * num_tiles / splits;
     TileProductArgs args;
     args.layout = layout;
-    args.x = x.f32(row);
-    args.x_stride = x.strides[0];
     args.num_rows = std::min(kRowsPerTask, num_rows - row);
     args.cols = weights.cols;
     args.tiles = weights.memory.data() + begin * TileBytes(layout, weights.cols);
@@ -73,11 +87,14 @@ absl::Status Product(Backend& backend, TensorView x, const ProductWeights& weigh
     args.y = y.f32(row) + begin * kTileRows;
     args.y_stride = y.strides[0];
     args.accumulate = accumulate;
-    if (layout == TileLayout::kFloats) return FloatTileProduct(args);
-    const size_t panel = row / kPanelRows;
-    args.rounded = {rounded.bytes + panel * RoundedPanelBytes(args.cols),
-                    rounded.scales + panel * RoundedPanelScales(args.cols)};
-    ByteTileProduct(args);
+    if (of_bytes) {
+      const size_t panel = row / kPanelRows;
+      args.rounded = {rounded.bytes + panel * RoundedPanelBytes(args.cols),
+                      rounded.scales + panel * RoundedPanelScales(args.cols)};
+      return ByteTileProduct(args);
+    }
+    args.words = words + row / kWordPanelRows * WordPanelSize(WordsOf(layout, args.cols));
+    layout == TileLayout::kFloats ? FloatTileProduct(args) : Bf16TileProduct(args);
   });
   return absl::OkStatus();
 }

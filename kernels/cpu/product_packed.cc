@@ -19,20 +19,26 @@ constexpr size_t kTasksPerThread = 8;
 constexpr size_t kTileFrom = 6;
 
 // How a matrix is multiplied.
-enum class Way { kFloats, kBytes, kTiles };
+enum class Way { kFloats, kBf16, kBytes, kTiles };
 
 Way ChooseWay(const WeightView& weights, Arithmetic arithmetic, size_t num_rows) {
-  if (arithmetic == Arithmetic::kFloat32 || !IsQuantized(weights.format) || !HasByteProducts()) {
-    return Way::kFloats;
-  }
+  if (arithmetic == Arithmetic::kFloat32) return Way::kFloats;
+  if (weights.format == WeightFormat::kBf16 && HasBf16Pairs()) return Way::kBf16;
+  if (!IsQuantized(weights.format) || !HasByteProducts()) return Way::kFloats;
   return num_rows >= kTileFrom ? Way::kTiles : Way::kBytes;
 }
 
-// Activations rounded for the ways that are wanted: row by row, and in panels.
+// Activations rounded for the ways that are wanted.
 struct Rounded {
+  Array<bf16> bf16s;
   Array<int8_t> bytes, panel_bytes;
   Array<float> scales, panel_scales;
 
+  void Bf16(const TensorView& x) {
+    const size_t rows = x.dims[0], cols = x.dims[1];
+    bf16s = Array<bf16>(rows * cols);
+    for (size_t m = 0; m < rows; ++m) RoundToBf16(x.f32(m), cols, bf16s.data() + m * cols);
+  }
   void Rows(const TensorView& x) {
     const size_t rows = x.dims[0], cols = x.dims[1];
     bytes = Array<int8_t>(rows * 2 * cols);
@@ -88,6 +94,7 @@ absl::Status ProductPacked(Backend& backend, TensorView x, std::span<const Weigh
       return ChooseWay(weights, arithmetic, x.dims[0]) == way;
     });
   };
+  if (needs(Way::kBf16)) rounded.Bf16(x);
   if (needs(Way::kBytes)) rounded.Rows(x);
   if (needs(Way::kTiles)) rounded.Panels(x);
 
@@ -109,6 +116,7 @@ absl::Status ProductPacked(Backend& backend, TensorView x, std::span<const Weigh
       args.count = std::min(end - begin, first.weights->rows - first.row);
       args.x = x.f32();
       args.x_stride = x.strides[0];
+      args.x_bf16 = rounded.bf16s.data();
       args.x_bytes = rounded.bytes.data();
       args.x_scales = rounded.scales.data();
       args.num_rows = x.dims[0];
@@ -117,6 +125,7 @@ absl::Status ProductPacked(Backend& backend, TensorView x, std::span<const Weigh
       args.accumulate = accumulate;
       switch (ChooseWay(*first.weights, arithmetic, x.dims[0])) {
         case Way::kFloats: PackedRowsFloat(args); break;
+        case Way::kBf16: PackedRowsBf16(args); break;
         case Way::kBytes: PackedRowsBytes(args); break;
         case Way::kTiles: MultiplyTiles(args, rounded); break;
       }

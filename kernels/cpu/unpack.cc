@@ -50,6 +50,13 @@ void UnpackByteRow(size_t scales_per_run, const WeightView& weights, size_t row,
   }
 }
 
+void UnpackBf16Row(const WeightView& weights, size_t row, size_t tile_row, std::byte* tile) {
+  const auto* from = reinterpret_cast<const bf16*>(weights.data + row * weights.row_bytes());
+  auto* to = reinterpret_cast<bf16*>(tile) + 2 * tile_row;
+  for (size_t i = 0; i < weights.cols; ++i) to[i / 2 * 2 * kTileRows + i % 2] = from[i];
+  if (weights.cols % 2 != 0) to[weights.cols / 2 * 2 * kTileRows + 1] = bf16{};
+}
+
 void UnpackFloatRow(const WeightView& weights, size_t row, size_t tile_row, float* tile) {
   ForEachChunk(weights, row, [&](const float* chunk, size_t begin, size_t cols) {
     float* out = tile + begin * kTileRows + tile_row;
@@ -58,7 +65,12 @@ void UnpackFloatRow(const WeightView& weights, size_t row, size_t tile_row, floa
 }
 
 TileLayout ChooseLayout(std::span<const WeightView> stacked, Arithmetic arithmetic) {
-  if (arithmetic != Arithmetic::kFast || !HasByteProducts()) return TileLayout::kFloats;
+  if (arithmetic != Arithmetic::kFast) return TileLayout::kFloats;
+  const auto is_bf16 = [](const WeightView& w) { return w.format == WeightFormat::kBf16; };
+  if (std::all_of(stacked.begin(), stacked.end(), is_bf16)) {
+    return HasBf16Pairs() ? TileLayout::kBf16Pairs : TileLayout::kFloats;
+  }
+  if (!HasByteProducts()) return TileLayout::kFloats;
   TileLayout layout = TileLayout::kBytes;
   for (const WeightView& weights : stacked) {
     if (!IsQuantized(weights.format)) return TileLayout::kFloats;
@@ -77,15 +89,18 @@ void UnpackTile(TileLayout layout, std::span<const WeightView> stacked, size_t b
   for (size_t i = 0; i < count;) {
     const StackRow row = FindRow(stacked, begin + i);
     const size_t together = std::min(count - i, row.weights->rows - row.row);
-    if (has_groups && IsQuantized(row.weights->format) && i % kGroup == 0 && together >= kGroup) {
+    const bool suits = IsQuantized(row.weights->format) || row.weights->cols % 16 == 0;
+    if (has_groups && suits && i % kGroup == 0 && together >= kGroup) {
       UnpackGroup(layout, *row.weights, row.row, i, tile);
       i += kGroup;
       continue;
     }
-    if (layout == TileLayout::kFloats) {
-      UnpackFloatRow(*row.weights, row.row, i, reinterpret_cast<float*>(tile));
-    } else {
-      UnpackByteRow(ScalesPerRun(layout), *row.weights, row.row, i, tile);
+    switch (layout) {
+      case TileLayout::kFloats:
+        UnpackFloatRow(*row.weights, row.row, i, reinterpret_cast<float*>(tile));
+        break;
+      case TileLayout::kBf16Pairs: UnpackBf16Row(*row.weights, row.row, i, tile); break;
+      default: UnpackByteRow(ScalesPerRun(layout), *row.weights, row.row, i, tile);
     }
     ++i;
   }

@@ -21,7 +21,7 @@ namespace HWY_NAMESPACE {
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 
 // The eight words of each row of a run.
-HWY_INLINE void WordsOf(const RunGroup& group, __m256i (&words)[8]) {
+HWY_INLINE void WordsOfRun(const RunGroup& group, __m256i (&words)[8]) {
   Transpose(group.halves[0], words);
   Transpose(group.halves[1], words + 4);
 }
@@ -32,7 +32,7 @@ void ByteGroup(size_t scales_per_run, const WeightView& weights, size_t row, siz
   const GroupRows rows = RowsAt(weights, row, kGroupRows);
   const auto store = [&](size_t, const RunGroup& group) HWY_ATTR __attribute__((always_inline)) {
     __m256i words[8];
-    WordsOf(group, words);
+    WordsOfRun(group, words);
     HWY_UNROLL(8)
     for (size_t s = 0; s < 8; ++s) {
       _mm256_store_si256(reinterpret_cast<__m256i*>(tile + (s * kTileRows + tile_row) * 4),
@@ -55,7 +55,7 @@ void FloatGroup(const WeightView& weights, size_t row, size_t tile_row, std::byt
   float* out = reinterpret_cast<float*>(tile) + tile_row;
   const auto store = [&](size_t, const RunGroup& group) HWY_ATTR __attribute__((always_inline)) {
     __m256i words[8];
-    WordsOf(group, words);
+    WordsOfRun(group, words);
     HWY_UNROLL(8)
     for (size_t s = 0; s < 8; ++s) {
       const size_t half = s / 4 * (ScalesPerRun(kFormat) - 1);
@@ -71,8 +71,58 @@ void FloatGroup(const WeightView& weights, size_t row, size_t tile_row, std::byt
   ForEachRun<kFormat>(weights, rows, store);
 }
 
+// Eight words of a tile: floats, or pairs of bf16 as they are.
+HWY_INLINE __m256i LoadWords(const float* from) {
+  return _mm256_castps_si256(_mm256_loadu_ps(from));
+}
+HWY_INLINE __m256i LoadWords(const f16* from) {
+  return _mm256_castps_si256(
+      _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+HWY_INLINE __m256i LoadWords(const bf16* from) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
+}
+struct Pair {
+  bf16 elements[2];
+};
+HWY_INLINE __m256i LoadWords(const Pair* from) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+
+template <class T>
+void WordGroup(const WeightView& weights, size_t row, size_t tile_row, std::byte* tile) {
+  const T* rows[kGroupRows];
+  for (size_t r = 0; r < kGroupRows; ++r) {
+    rows[r] = reinterpret_cast<const T*>(weights.data + (row + r) * weights.row_bytes());
+  }
+  tile += tile_row * sizeof(float);
+  for (size_t i = 0; i < weights.row_bytes() / sizeof(T); i += 8) {
+    __m256i pairs[2][4], words[8];
+    HWY_UNROLL(4)
+    for (size_t r = 0; r < 4; ++r) {
+      const __m256i a = LoadWords(rows[r] + i), b = LoadWords(rows[r + 4] + i);
+      pairs[0][r] = _mm256_permute2x128_si256(a, b, 0x20);
+      pairs[1][r] = _mm256_permute2x128_si256(a, b, 0x31);
+    }
+    Transpose(pairs[0], words);
+    Transpose(pairs[1], words + 4);
+    HWY_UNROLL(8)
+    for (size_t s = 0; s < 8; ++s, tile += kTileRows * sizeof(float)) {
+      _mm256_store_si256(reinterpret_cast<__m256i*>(tile), words[s]);
+    }
+  }
+}
+
 void UnpackGroup(TileLayout layout, const WeightView& weights, size_t row, size_t tile_row,
                  std::byte* tile) {
+  if (layout == TileLayout::kBf16Pairs) return WordGroup<Pair>(weights, row, tile_row, tile);
+  switch (weights.format) {
+    case WeightFormat::kF32: return WordGroup<float>(weights, row, tile_row, tile);
+    case WeightFormat::kF16: return WordGroup<f16>(weights, row, tile_row, tile);
+    case WeightFormat::kBf16: return WordGroup<bf16>(weights, row, tile_row, tile);
+    default: break;
+  }
   WithQuantizedFormat(weights.format, [&](auto format) {
     constexpr WeightFormat kFormat = decltype(format)::value;
     if (layout == TileLayout::kFloats) return FloatGroup<kFormat>(weights, row, tile_row, tile);

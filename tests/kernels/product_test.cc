@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/cpu/packed_rows.h"
 #include "tests/kernels/targets.h"
 #include "tests/kernels/weights.h"
 
@@ -17,7 +18,8 @@ struct Case {
   std::vector<WeightView> views;
   size_t rows = 0;
   size_t cols;
-  std::vector<double> reference;  // all rows, as doubles
+  std::vector<double> reference;      // all rows, as doubles
+  std::vector<WeightFormat> formats;  // of each row
 
   explicit Case(size_t num_cols) : cols(num_cols) {}
   void Add(WeightFormat format, size_t num_rows) {
@@ -26,12 +28,17 @@ struct Case {
     rows += num_rows;
     const std::vector<double> more = SlowWeights(weights.back().view);
     reference.insert(reference.end(), more.begin(), more.end());
+    formats.insert(formats.end(), num_rows, format);
   }
 };
 
 // The error allowed in y[m, n]. float32: each of K products and sums rounds, relative to the sum of
-// magnitudes. kFast besides: activations to 1/65024 of the largest in their run.
-double Bound(const float* x, const double* w, size_t cols, Arithmetic arithmetic) {
+// magnitudes. kFast besides: activations to 1/65024 of the largest in their run, or to bf16, where
+// the processor has it.
+double Bound(const float* x, const double* w, size_t cols, WeightFormat format,
+             Arithmetic arithmetic) {
+  const bool fast = arithmetic == Arithmetic::kFast;
+  const bool to_bf16 = fast && format == WeightFormat::kBf16 && HasBf16Pairs();
   double bound = 0;
   for (size_t run = 0; run < cols; run += 32) {
     const size_t end = std::min(cols, run + 32);
@@ -42,9 +49,8 @@ double Bound(const float* x, const double* w, size_t cols, Arithmetic arithmetic
       products += std::abs(x[k] * w[k]);
     }
     bound += products * static_cast<double>(cols) * 0x1p-23;
-    if (arithmetic == Arithmetic::kFast) {
-      bound += 1.01 / 65024 * largest_x * sum_w;
-    }
+    if (to_bf16) bound += 1.01 * 0x1p-9 * products;
+    if (fast && IsQuantized(format)) bound += 1.01 / 65024 * largest_x * sum_w;
   }
   return bound;
 }
@@ -60,7 +66,7 @@ void ExpectProduct(const Case& c, const std::vector<float>& x, const std::vector
         expected += x[m * c.cols + k] * c.reference[n * c.cols + k];
       }
       const double bound =
-          Bound(&x[m * c.cols], &c.reference[n * c.cols], c.cols, arithmetic) + 1e-6;
+          Bound(&x[m * c.cols], &c.reference[n * c.cols], c.cols, c.formats[n], arithmetic) + 1e-6;
       const double error = std::abs(y[m * c.rows + n] - expected);
       ASSERT_LE(error, bound) << "row " << m << ", weight row " << n;
       sum_error += error;
@@ -172,19 +178,27 @@ TEST_P(Products, ARowDependsNeitherOnItsCompanyNorOnThreads) {
 }
 
 TEST(Product, TakesColumnsThatFillNoRun) {
-  Case c(44);
-  c.Add(WeightFormat::kF32, 9);
-  c.Add(WeightFormat::kBf16, 3);
+  Case mixed(44), pairs(45);
+  mixed.Add(WeightFormat::kF32, 9);
+  mixed.Add(WeightFormat::kBf16, 3);
+  pairs.Add(WeightFormat::kBf16, 12);
   Backend backend(2);
-  const std::vector<float> x = RandomFloats(9, 5 * c.cols);
-  std::vector<float> y(5 * c.rows);
-  const TensorView xv(const_cast<float*>(x.data()), {5, c.cols}), yv(y.data(), {5, c.rows});
-  ProductWeights unpacked;
-  ASSERT_TRUE(UnpackWeights(backend, c.views, Arithmetic::kFast, &unpacked).ok());
-  ASSERT_TRUE(Product(backend, xv, unpacked, yv).ok());
-  ExpectProduct(c, x, y, 0.0f, Arithmetic::kFloat32);
-  ASSERT_TRUE(ProductPacked(backend, xv, c.views, Arithmetic::kFast, yv).ok());
-  ExpectProduct(c, x, y, 0.0f, Arithmetic::kFloat32);
+  for (const int64_t target : Targets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    const OnTarget scope(target);
+    for (const Case* c : {&mixed, &pairs}) {
+      const std::vector<float> x = RandomFloats(9, 5 * c->cols);
+      std::vector<float> y(5 * c->rows);
+      const TensorView xv(const_cast<float*>(x.data()), {5, c->cols}), yv(y.data(), {5, c->rows});
+      ProductWeights unpacked;
+      ASSERT_TRUE(UnpackWeights(backend, c->views, Arithmetic::kFast, &unpacked).ok());
+      ASSERT_TRUE(Product(backend, xv, unpacked, yv).ok());
+      // With others bf16 becomes float32.
+      ExpectProduct(*c, x, y, 0.0f, c == &mixed ? Arithmetic::kFloat32 : Arithmetic::kFast);
+      ASSERT_TRUE(ProductPacked(backend, xv, c->views, Arithmetic::kFast, yv).ok());
+      ExpectProduct(*c, x, y, 0.0f, Arithmetic::kFast);
+    }
+  }
 }
 
 TEST(Product, StacksFormatsAndStridesRows) {
