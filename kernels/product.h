@@ -30,7 +30,8 @@ struct ProductWeights {
 
 // Unpacks `stacked` (all with the same cols) into `out`, one below the other. With kFast, where the
 // processor has AVX2, quantized weights stay bytes (1.25 per weight instead of 4) and Product
-// rounds the activations to 16 bits in runs of 32.
+// rounds the activations to 16 bits in runs of 32; where it has AVX512-BF16, bf16 weights stay bf16
+// and Product rounds the activations to that.
 absl::Status UnpackWeights(Backend& backend, std::span<const WeightView> stacked,
                            Arithmetic arithmetic, ProductWeights* out);
 
@@ -40,8 +41,8 @@ absl::Status Product(Backend& backend, TensorView x, const ProductWeights& weigh
                      bool accumulate = false);
 
 // The same product straight on the packed weights, for small M (a decode batch); M up to some
-// dozens. Shapes: x [M, K] f32, y [M, sum of rows] f32. With kFast activations are rounded to 16
-// bits in runs of 32.
+// dozens. Shapes: x [M, K] f32, y [M, sum of rows] f32. With kFast activations are rounded in the
+// same way.
 absl::Status ProductPacked(Backend& backend, TensorView x, std::span<const WeightView> stacked,
                            Arithmetic arithmetic, TensorView y, bool accumulate = false);
 

@@ -48,6 +48,11 @@ HWY_INLINE void MultiplyRows(const PackedRowsArgs& args, size_t n, size_t first)
       reinterpret_cast<const Weight*>(args.weights->data) + (args.begin + n) * cols;
   const typename Op::X* x[kXRows];
   hn::Vec<decltype(d)> sums[kRows][kXRows][kSums];
+  const auto add = [&](size_t r, size_t i, size_t k) HWY_ATTR __attribute__((always_inline)) {
+    const auto w = Op::Load(weights + r * cols + k);
+    HWY_UNROLL(3)
+    for (size_t m = 0; m < kXRows; ++m) sums[r][m][i] = Op::Add(sums[r][m][i], w, x[m] + k);
+  };
   HWY_UNROLL(3)
   for (size_t m = 0; m < kXRows; ++m) {
     x[m] = Op::Row(args, first + m);
@@ -60,24 +65,23 @@ HWY_INLINE void MultiplyRows(const PackedRowsArgs& args, size_t n, size_t first)
     for (size_t i = 0; i < kSums; ++i) {
       HWY_UNROLL(4)
       for (size_t r = 0; r < kRows; ++r) {
-        const Weight* at = weights + r * cols + k + i * Op::kStep;
+        const size_t at = k + i * Op::kStep;
         // The hardware foresees one row, not several side by side.
-        if (kRows > 1 && first == 0) hwy::Prefetch(at + kRows * cols);
-        const auto w = Op::Load(at);
-        HWY_UNROLL(3)
-        for (size_t m = 0; m < kXRows; ++m) {
-          sums[r][m][i] = Op::Add(sums[r][m][i], w, x[m] + k + i * Op::kStep);
-        }
+        if (kRows > 1 && first == 0) hwy::Prefetch(weights + (kRows + r) * cols + at);
+        add(r, i, at);
       }
     }
   }
-  const size_t rest = cols - k;
+  for (; k + Op::kStep <= cols; k += Op::kStep) {
+    HWY_UNROLL(4)
+    for (size_t r = 0; r < kRows; ++r) add(r, 0, k);
+  }
   HWY_UNROLL(4)
   for (size_t r = 0; r < kRows; ++r) {
     HWY_UNROLL(3)
     for (size_t m = 0; m < kXRows; ++m) {
       float sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(sums[r][m][0], sums[r][m][1])));
-      for (size_t i = cols - rest; i < cols; ++i) {
+      for (size_t i = k; i < cols; ++i) {
         sum += ToFloat(weights[r * cols + i]) * ToFloat(x[m][i]);
       }
       float* y = args.y + (first + m) * args.y_stride + n + r;
@@ -89,7 +93,9 @@ HWY_INLINE void MultiplyRows(const PackedRowsArgs& args, size_t n, size_t first)
 template <class Op, size_t kRows>
 HWY_INLINE void MultiplyAll(const PackedRowsArgs& args, size_t n) {
   size_t m = 0;
-  for (; m + 3 <= args.num_rows; m += 3) MultiplyRows<Op, kRows, 3>(args, n, m);
+  for (; m + kXRowsTogether <= args.num_rows; m += kXRowsTogether) {
+    MultiplyRows<Op, kRows, kXRowsTogether>(args, n, m);
+  }
   if (args.num_rows - m == 2) MultiplyRows<Op, kRows, 2>(args, n, m);
   if (args.num_rows - m == 1) MultiplyRows<Op, kRows, 1>(args, n, m);
 }
