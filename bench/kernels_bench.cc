@@ -45,8 +45,8 @@ struct Model {
   Shape layer[4];
   size_t layers, vocabulary;
 };
-// The demo model, and four layers of a Llama of 1.1B parameters for formats whose blocks of 256 do
-// not fit the demo model's rows.
+// The demo model, and four layers of a Llama of 1.1B parameters for formats that the former is not
+// in: blocks of 256 do not fit its rows, and models in floats are larger.
 constexpr Model kSmall = {
     {{"qkv", 960, 576}, {"o", 576, 576}, {"gate_up", 3072, 576}, {"down", 576, 1536}}, 30, 49152};
 constexpr Model kLarge = {

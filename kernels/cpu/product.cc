@@ -25,33 +25,39 @@ absl::Status CheckShapes(const TensorView& x, const ProductWeights& weights, con
   return absl::OkStatus();
 }
 
+constexpr size_t RowTasks(size_t num_rows) { return (num_rows + kRowsPerTask - 1) / kRowsPerTask; }
+
+// Calls pack(task, x, num_rows) for the rows of each task.
+template <class Pack>
+void PackRows(Backend& backend, const TensorView& x, const Pack& pack) {
+  backend.threads().ParallelFor(RowTasks(x.dims[0]), [&](size_t task) {
+    const size_t row = task * kRowsPerTask;
+    pack(task, x.f32(row), std::min(kRowsPerTask, x.dims[0] - row));
+  });
+}
+
 // All of x in panels for word tiles, in the backend's scratch memory.
 const float* WordsOfAll(Backend& backend, const TensorView& x, TileLayout layout) {
-  const size_t num_rows = x.dims[0], cols = x.dims[1];
-  const size_t tasks = (num_rows + kRowsPerTask - 1) / kRowsPerTask;
+  const size_t cols = x.dims[1], tasks = RowTasks(x.dims[0]);
   const size_t task_words = kRowsPerTask / kWordPanelRows * WordPanelSize(WordsOf(layout, cols));
   auto* const words = reinterpret_cast<float*>(backend.Scratch(tasks * task_words * sizeof(float)));
   const auto panels = layout == TileLayout::kFloats ? FloatPanels : Bf16Panels;
-  backend.threads().ParallelFor(tasks, [&](size_t task) {
-    const size_t row = task * kRowsPerTask;
-    panels(x.f32(row), x.strides[0], std::min(kRowsPerTask, num_rows - row), cols,
-           words + task * task_words);
+  PackRows(backend, x, [&](size_t task, const float* rows, size_t num_rows) {
+    panels(rows, x.strides[0], num_rows, cols, words + task * task_words);
   });
   return words;
 }
 
 // The same for byte tiles.
 RoundedRows RoundAll(Backend& backend, const TensorView& x) {
-  const size_t num_rows = x.dims[0], cols = x.dims[1];
-  const size_t tasks = (num_rows + kRowsPerTask - 1) / kRowsPerTask;
+  const size_t cols = x.dims[1], tasks = RowTasks(x.dims[0]);
   const size_t task_bytes = kPanelsPerTask * RoundedPanelBytes(cols);
   const size_t task_scales = kPanelsPerTask * RoundedPanelScales(cols);
   std::byte* const memory = backend.Scratch(tasks * (task_bytes + task_scales * sizeof(float)));
   const RoundedRows rounded{reinterpret_cast<int8_t*>(memory),
                             reinterpret_cast<float*>(memory + tasks * task_bytes)};
-  backend.threads().ParallelFor(tasks, [&](size_t task) {
-    const size_t row = task * kRowsPerTask;
-    RoundPanels(x.f32(row), x.strides[0], std::min(kRowsPerTask, num_rows - row), cols,
+  PackRows(backend, x, [&](size_t task, const float* rows, size_t num_rows) {
+    RoundPanels(rows, x.strides[0], num_rows, cols,
                 {rounded.bytes + task * task_bytes, rounded.scales + task * task_scales});
   });
   return rounded;
@@ -65,7 +71,7 @@ absl::Status Product(Backend& backend, TensorView x, const ProductWeights& weigh
   const auto layout = static_cast<TileLayout>(weights.layout);
   const size_t num_rows = x.dims[0];
   const size_t num_tiles = (weights.rows + kTileRows - 1) / kTileRows;
-  const size_t row_tasks = (num_rows + kRowsPerTask - 1) / kRowsPerTask;
+  const size_t row_tasks = RowTasks(num_rows);
   if (row_tasks == 0) return absl::OkStatus();
   const size_t wanted = kTasksPerThread * backend.threads().num_threads();
   const size_t splits =
