@@ -42,6 +42,12 @@ ABSL_FLAG(absl::optional<double>, temperature, absl::nullopt, "0 is greedy");
 ABSL_FLAG(absl::optional<double>, top_p, absl::nullopt,
           "draw from the likeliest tokens that have this probability together");
 ABSL_FLAG(absl::optional<uint32_t>, top_k, absl::nullopt, "draw from so many likeliest tokens");
+ABSL_FLAG(absl::optional<double>, min_p, absl::nullopt,
+          "draw from tokens at least so many times as likely as the likeliest");
+ABSL_FLAG(absl::optional<double>, presence_penalty, absl::nullopt,
+          "taken from the logits of tokens that the output has, -2 to 2");
+ABSL_FLAG(absl::optional<double>, frequency_penalty, absl::nullopt,
+          "the same, as often as the output has them");
 ABSL_FLAG(absl::optional<uint64_t>, seed, absl::nullopt, "what the draws depend on");
 ABSL_FLAG(std::string, stop, "", "output ends before this text; may be given several times");
 ABSL_FLAG(uint32_t, logprobs, 0, "how many of the likeliest tokens to report, with --json");
@@ -121,6 +127,13 @@ absl::StatusOr<v1::GenerateRequest> OptionsFromFlags(const std::vector<std::stri
   if (const auto value = absl::GetFlag(FLAGS_temperature)) sampling.set_temperature(*value);
   if (const auto value = absl::GetFlag(FLAGS_top_p)) sampling.set_top_p(*value);
   if (const auto value = absl::GetFlag(FLAGS_top_k)) sampling.set_top_k(*value);
+  if (const auto value = absl::GetFlag(FLAGS_min_p)) sampling.set_min_p(*value);
+  if (const auto value = absl::GetFlag(FLAGS_presence_penalty)) {
+    sampling.set_presence_penalty(*value);
+  }
+  if (const auto value = absl::GetFlag(FLAGS_frequency_penalty)) {
+    sampling.set_frequency_penalty(*value);
+  }
   if (const auto value = absl::GetFlag(FLAGS_seed)) sampling.set_seed(*value);
   request.set_max_tokens(absl::GetFlag(FLAGS_max_tokens));
   for (const std::string& text : stop) {

@@ -163,7 +163,8 @@ absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message
                                               const RequestLimits& limits) {
   GenerationRequest request;
   OutputOptions& output = request.output;
-  ASSIGN_OR_RETURN(output.sampling, SamplingFromProto(message.sampling()));
+  ASSIGN_OR_RETURN(output.sampling,
+                   SamplingFromProto(message.sampling(), model.config().vocab_tokens));
   RETURN_IF_ERROR(CheckLogprobs(message.logprobs()));
   output.num_logprobs = message.logprobs();
   request.report_heads = message.report_heads();

@@ -28,6 +28,7 @@ void Session::Take(const OutputToken& token) {
   last_token_time_ = now;
   last_token_ = token.token;
   ++end_.output_tokens;
+  if (options_.sampling.has_penalty()) ++counts_[token.token];
 
   const bool is_end = std::find(options_.end_tokens.begin(), options_.end_tokens.end(),
                                 token.token) != options_.end_tokens.end();
@@ -51,7 +52,7 @@ void Session::Take(const OutputToken& token) {
 void Session::TakeLogits(std::span<const float> logits) {
   const size_t index = end_.output_tokens;
   Take(options_.forced_tokens.empty()
-           ? SampleToken(logits, options_.sampling, index, options_.num_logprobs)
+           ? SampleToken(logits, options_.sampling, index, options_.num_logprobs, counts_)
            : ForceToken(logits, options_.forced_tokens[index], options_.num_logprobs));
 }
 

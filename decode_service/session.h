@@ -61,8 +61,7 @@ class Session {
     return {.token = last_token_,
             .cache = cache_.get(),
             .wants_logits = wants_logits(),
-            .sampling = options_.sampling,
-            .index = end_.output_tokens};
+            .draw = options_.sampling.DrawOf(end_.output_tokens)};
   }
   ResponseBuffer& responses() { return *responses_; }
   absl::Time last_token_time() const { return last_token_time_; }
@@ -73,7 +72,10 @@ class Session {
  private:
   void Finish();
   // Else the next token is the one that the decoder draws, and nothing else is asked.
-  bool wants_logits() const { return options_.num_logprobs > 0 || !options_.forced_tokens.empty(); }
+  bool wants_logits() const {
+    return options_.num_logprobs > 0 || !options_.forced_tokens.empty() ||
+           options_.sampling.adjusts_logits();
+  }
 
   const OutputOptions options_;
   const Tokenizer* const tokenizer_;
@@ -81,6 +83,7 @@ class Session {
   const std::shared_ptr<ResponseBuffer> responses_;
   const std::function<void(const End&)> on_end_;
   OutputText text_;
+  TokenCounts counts_;  // of the output, where it is penalized
   int32_t last_token_ = 0;
   absl::Time first_token_time_;
   absl::Time last_token_time_;

@@ -40,7 +40,7 @@ absl::Status DecodeEngine::Step(std::span<const Item> items) {
   draws_.clear();
   for (const Item& item : items) {
     item.cache->AdvanceTail();
-    draws_.push_back(item.sampling.DrawOf(item.index));
+    draws_.push_back(item.draw);
   }
   return absl::OkStatus();
 }

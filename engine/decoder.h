@@ -8,7 +8,7 @@
 #include <span>
 
 #include "absl/status/status.h"
-#include "engine/sampling.h"
+#include "kernels/token_draw.h"
 #include "kv/plan.h"
 #include "kv/pool.h"
 #include "kv/sequence.h"
@@ -21,8 +21,7 @@ class Decoder {
     int32_t token = 0;               // inside the vocabulary
     SequenceCache* cache = nullptr;  // with room in its tail
     bool wants_logits = true;        // else only drawn() is asked for
-    SamplingOptions sampling = {};   // of the token that comes out, the output's `index`-th
-    uint64_t index = 0;
+    TokenDraw draw = {};             // of the token that comes out
   };
 
   virtual ~Decoder() = default;
@@ -38,7 +37,7 @@ class Decoder {
   virtual absl::Status CheckDevice() { return absl::OkStatus(); }
 
   // Of items[item] of the last step, valid until the next one: its logits [vocab], and the token
-  // that SampleToken() draws from them.
+  // that DrawToken() draws from them.
   virtual std::span<const float> logits(size_t item) const = 0;
   virtual int32_t drawn(size_t item) const = 0;
 };

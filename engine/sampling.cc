@@ -6,11 +6,12 @@
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 
 namespace kvship {
 namespace {
 
-absl::Status Wrong(const char* name, double value, const char* wanted) {
+absl::Status Wrong(absl::string_view name, double value, absl::string_view wanted) {
   return absl::InvalidArgumentError(
       absl::StrCat("sampling.", name, " is ", value, "; wanted ", wanted));
 }
@@ -37,6 +38,35 @@ std::vector<int32_t> LikeliestTokens(std::span<const float> logits, size_t count
   return tokens;
 }
 
+absl::Status CheckPenalty(absl::string_view name, double penalty) {
+  if (penalty >= -kMostPenalty && penalty <= kMostPenalty) return absl::OkStatus();
+  return Wrong(name, penalty, "a number from -2 to 2");
+}
+
+absl::Status CheckLogitBias(const std::map<int32_t, float>& logit_bias) {
+  if (logit_bias.size() > kMostLogitBiases) {
+    return absl::InvalidArgumentError(absl::StrCat("sampling.logit_bias is for ", logit_bias.size(),
+                                                   " tokens; wanted at most ", kMostLogitBiases));
+  }
+  for (const auto& [token, bias] : logit_bias) {
+    if (bias >= -kMostLogitBias && bias <= kMostLogitBias) continue;
+    return Wrong(absl::StrCat("logit_bias[", token, "]"), bias, "a number from -100 to 100");
+  }
+  return absl::OkStatus();
+}
+
+std::vector<float> AdjustedLogits(std::span<const float> logits, const SamplingOptions& options,
+                                  const TokenCounts& output) {
+  std::vector<float> adjusted(logits.begin(), logits.end());
+  for (const auto& [token, bias] : options.logit_bias) adjusted[token] += bias;
+  if (!options.has_penalty()) return adjusted;
+  for (const auto& [token, count] : output) {
+    adjusted[token] -=
+        static_cast<float>(options.presence_penalty + options.frequency_penalty * count);
+  }
+  return adjusted;
+}
+
 }  // namespace
 
 absl::Status SamplingOptions::Validate() const {
@@ -44,7 +74,10 @@ absl::Status SamplingOptions::Validate() const {
     return Wrong("temperature", temperature, "a number from 0 to 100");
   }
   if (!(top_p > 0 && top_p <= 1)) return Wrong("top_p", top_p, "a number above 0 and up to 1");
-  return absl::OkStatus();
+  if (!(min_p >= 0 && min_p <= 1)) return Wrong("min_p", min_p, "a number from 0 to 1");
+  RETURN_IF_ERROR(CheckPenalty("presence_penalty", presence_penalty));
+  RETURN_IF_ERROR(CheckPenalty("frequency_penalty", frequency_penalty));
+  return CheckLogitBias(logit_bias);
 }
 
 TokenDraw SamplingOptions::DrawOf(uint64_t index) const {
@@ -52,11 +85,14 @@ TokenDraw SamplingOptions::DrawOf(uint64_t index) const {
   // So cold that what is not the highest logit has no chance; more would be infinite.
   constexpr double kColdestScale = 1e30;
   const double scale = std::numbers::log2e * (1 << kHalvingBits) / temperature;
+  // Infinite of 0, and above what a distance may be of less than 2^-32.
+  const double farthest = -std::log2(min_p) * (1 << kHalvingBits);
   return {.scale = static_cast<float>(std::min(scale, kColdestScale)),
           .top_k = static_cast<uint32_t>(std::min<size_t>(top_k, UINT32_MAX)),
           .top_p = top_p == 1 ? 0 : std::max<uint64_t>(1, static_cast<uint64_t>(top_p * 0x1p64)),
           .seed = seed,
-          .index = index};
+          .index = index,
+          .farthest = static_cast<uint32_t>(std::min<double>(farthest, kNoChance))};
 }
 
 double LogSumExp(std::span<const float> logits) {
@@ -67,8 +103,11 @@ double LogSumExp(std::span<const float> logits) {
 }
 
 OutputToken SampleToken(std::span<const float> logits, const SamplingOptions& options,
-                        uint64_t index, size_t num_logprobs) {
-  const int32_t token = DrawToken(logits, options.DrawOf(index));
+                        uint64_t index, size_t num_logprobs, const TokenCounts& output) {
+  const TokenDraw draw = options.DrawOf(index);
+  const int32_t token = options.adjusts_logits()
+                            ? DrawToken(AdjustedLogits(logits, options, output), draw)
+                            : DrawToken(logits, draw);
   if (num_logprobs == 0) return {.token = token, .logprob = 0, .top = {}};
   return ForceToken(logits, token, num_logprobs);
 }

@@ -1,10 +1,12 @@
-// Drawing the next token from logits: a pure function of the logits, the options and the index of
-// the output token, so that the first token, drawn on the prefill node, and all later ones do not
-// depend on who else is served.
+// Drawing the next token from logits: a pure function of the logits, the options and the output so
+// far, so that the first token, drawn on the prefill node, and all later ones do not depend on who
+// else is served.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -17,10 +19,21 @@ struct SamplingOptions {
   double top_p =
       1;  // in (0, 1]: the smallest set of likeliest tokens with at least this probability
   size_t top_k = 0;  // only the top_k likeliest; 0: all
+  double min_p = 0;  // in [0, 1]: only tokens this many times as likely as the likeliest, before
+                     // top_k and top_p
   uint64_t seed = 0;
+  // In [-2, 2], taken from the logit of each token that the output has: once, and as often as the
+  // output has it. The prompt does not count.
+  double presence_penalty = 0;
+  double frequency_penalty = 0;
+  std::map<int32_t, float> logit_bias = {};  // in [-100, 100], added to these tokens' logits
 
   // The likeliest token is always drawn.
   bool is_greedy() const { return temperature == 0 || top_k == 1; }
+  // What has been drawn has a say in what is drawn.
+  bool has_penalty() const { return presence_penalty != 0 || frequency_penalty != 0; }
+  // Tokens are drawn from other logits than the model's, and not by DrawOf() alone.
+  bool adjusts_logits() const { return has_penalty() || !logit_bias.empty(); }
 
   // InvalidArgument naming field, value and what was wanted; NaN is always wrong.
   absl::Status Validate() const;
@@ -30,6 +43,9 @@ struct SamplingOptions {
 };
 
 inline constexpr double kMostTemperature = 100;
+inline constexpr double kMostPenalty = 2;
+inline constexpr float kMostLogitBias = 100;
+inline constexpr size_t kMostLogitBiases = 1024;
 inline constexpr size_t kMostLogprobs = 20;
 
 struct TokenLogprob {
@@ -37,8 +53,8 @@ struct TokenLogprob {
   float logprob = 0;
 };
 
-// One output token with the natural logarithms of the probabilities at temperature 1 that were
-// asked for.
+// One output token with the natural logarithms of the probabilities that were asked for, as the
+// model has them: at temperature 1, without bias and penalties.
 struct OutputToken {
   int32_t token = 0;
   float logprob = 0;  // filled if num_logprobs > 0 or the token was forced
@@ -49,9 +65,12 @@ struct OutputToken {
 // log(sum(exp(logits))); a logit less this is its token's log-probability. Not of an empty span.
 double LogSumExp(std::span<const float> logits);
 
-// The `index`-th output token (from 0) of a request.
+// How often the output has each of its tokens.
+using TokenCounts = std::unordered_map<int32_t, uint32_t>;
+
+// The `index`-th output token (from 0) of a request. `output` is looked at only for penalties.
 OutputToken SampleToken(std::span<const float> logits, const SamplingOptions& options,
-                        uint64_t index, size_t num_logprobs);
+                        uint64_t index, size_t num_logprobs, const TokenCounts& output = {});
 
 // `token` as if it had been drawn.
 OutputToken ForceToken(std::span<const float> logits, int32_t token, size_t num_logprobs);

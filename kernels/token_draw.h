@@ -5,9 +5,9 @@
 //   distance of a token = log2 of how many times the likeliest token is more likely
 //   weight of a token = 2^-distance
 //
-// top_k leaves the tokens of the smallest distances, then top_p of what is left the smallest set of
-// them with that share of the weights; ties go to the smallest id. Of those one is drawn in
-// proportion to its weight, by going through them in the order of their ids.
+// `farthest` leaves the tokens up to that distance, top_k of these the nearest, then top_p the
+// smallest set of the nearest with that share of the weights; ties go to the smallest id. Of those
+// one is drawn in proportion to its weight, by going through them in the order of their ids.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +16,11 @@
 
 namespace kvship {
 
+// A distance has 27 bits after the point, so that it is exact to a float's own precision, and 5
+// before it.
+inline constexpr int kHalvingBits = 27;
+inline constexpr uint32_t kNoChance = ~uint32_t{0};
+
 // How one token is drawn. Plain data, copied to devices as it is.
 struct TokenDraw {
   float scale = 0;     // 2^kHalvingBits log2(e) / temperature; 0: the likeliest token is drawn
@@ -23,6 +28,7 @@ struct TokenDraw {
   uint64_t top_p = 0;  // in units of 2^-64; 0: all
   uint64_t seed = 0;
   uint64_t index = 0;  // of the output token: of one seed every token has another random number
+  uint32_t farthest = kNoChance;  // only tokens of at most this distance; kNoChance: all
 };
 
 // The token drawn from logits [vocab], at least one and at most kMostDrawnFrom. A token less than
@@ -37,15 +43,11 @@ int32_t LikeliestToken(std::span<const float> logits);
 // Weights of so many tokens add up to less than 2^64.
 inline constexpr size_t kMostDrawnFrom = size_t{1} << 20;
 
-// A distance has 27 bits after the point, so that it is exact to a float's own precision, and 5
-// before it.
-inline constexpr int kHalvingBits = 27;
-inline constexpr uint32_t kNoChance = ~uint32_t{0};
-
 // No product is added to anything, so that a compiler which contracts has nothing to contract.
-constexpr uint32_t TokenDistance(float logit, float highest, float scale) {
-  const float distance = (highest - logit) * scale;
-  return distance < 0x1p32f ? static_cast<uint32_t>(distance) : kNoChance;
+constexpr uint32_t TokenDistance(float logit, float highest, float scale, uint32_t farthest) {
+  const float exact = (highest - logit) * scale;
+  const uint32_t distance = exact < 0x1p32f ? static_cast<uint32_t>(exact) : kNoChance;
+  return distance <= farthest ? distance : kNoChance;
 }
 
 // The terms of 2^-(x + 1/2): sqrt(1/2) ln(2)^k / k! in units of 2^-30, k to kLastWeightTerm. Local

@@ -69,7 +69,7 @@ absl::StatusOr<PrefillTask> ReadBegin(const v1::PrefillBegin& begin, const Model
   // What a client of an older minor version does not know has the value it had before it was an
   // option: the struct's default, never one of this server's flags.
   ASSIGN_OR_RETURN(task.compression, CompressionFromProto(begin.compression(), {}));
-  ASSIGN_OR_RETURN(task.sampling, SamplingFromProto(begin.sampling()));
+  ASSIGN_OR_RETURN(task.sampling, SamplingFromProto(begin.sampling(), model.vocab_tokens));
   absl::StatusOr<KvPlan> plan = MakePlan(task.compression, ShapeOf(model), begin.tokens_size());
   if (!plan.ok()) return WithField(plan.status(), "compression");
   RETURN_IF_ERROR(CheckPlan(begin.plan(), *plan));

@@ -6,12 +6,22 @@
 namespace kvship {
 
 absl::StatusOr<SamplingOptions> SamplingFromProto(const v1::SamplingOptions& message,
-                                                  const SamplingOptions& defaults) {
-  SamplingOptions options = defaults;
+                                                  size_t vocab_tokens) {
+  SamplingOptions options;
   if (message.has_temperature()) options.temperature = message.temperature();
   if (message.has_top_p()) options.top_p = message.top_p();
   if (message.has_top_k()) options.top_k = message.top_k();
+  if (message.has_min_p()) options.min_p = message.min_p();
   if (message.has_seed()) options.seed = message.seed();
+  if (message.has_presence_penalty()) options.presence_penalty = message.presence_penalty();
+  if (message.has_frequency_penalty()) options.frequency_penalty = message.frequency_penalty();
+  for (const auto& [token, bias] : message.logit_bias()) {
+    if (token >= vocab_tokens) {
+      return WrongField("sampling.logit_bias", absl::StrCat("for the token ", token),
+                        absl::StrCat("ids below the vocabulary's ", vocab_tokens));
+    }
+    options.logit_bias[static_cast<int32_t>(token)] = bias;
+  }
   if (absl::Status status = options.Validate(); !status.ok()) {
     return WithField(std::move(status), "sampling");
   }
@@ -23,7 +33,13 @@ v1::SamplingOptions SamplingToProto(const SamplingOptions& options) {
   message.set_temperature(options.temperature);
   message.set_top_p(options.top_p);
   message.set_top_k(static_cast<uint32_t>(options.top_k));
+  message.set_min_p(options.min_p);
   message.set_seed(options.seed);
+  message.set_presence_penalty(options.presence_penalty);
+  message.set_frequency_penalty(options.frequency_penalty);
+  for (const auto& [token, bias] : options.logit_bias) {
+    (*message.mutable_logit_bias())[static_cast<uint32_t>(token)] = bias;
+  }
   return message;
 }
 

@@ -7,10 +7,10 @@
 
 namespace kvship {
 
-// `defaults` overlaid with the fields that are set, validated. Errors: InvalidArgument with a
-// BadRequest detail "sampling".
+// What is not set has the struct's default. Errors: InvalidArgument with a BadRequest detail
+// "sampling", or "sampling.logit_bias" for a token outside the vocabulary.
 absl::StatusOr<SamplingOptions> SamplingFromProto(const v1::SamplingOptions& message,
-                                                  const SamplingOptions& defaults = {});
+                                                  size_t vocab_tokens);
 
 // Every field set.
 v1::SamplingOptions SamplingToProto(const SamplingOptions& options);

@@ -23,6 +23,7 @@ constexpr FieldName kFieldNames[] = {{"tokens.ids", "prompt"},
                                      {"chat.messages", "messages"},
                                      {"chat.thinking", "chat_template_kwargs.enable_thinking"},
                                      {"chat", "messages"},
+                                     {"sampling.logit_bias", "logit_bias"},
                                      {"compression", "kvship.compression"}};
 
 // The path `text` begins with, in the body's names.

@@ -1,8 +1,11 @@
 #include "decode_service/http/openai_request.h"
 
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "decode_service/http/openai_json.h"
@@ -20,6 +23,34 @@ constexpr double kDefaultTemperature = 1;
 constexpr int64_t kMostTokens = INT32_MAX;
 constexpr int64_t kMostTimeoutMs = INT32_MAX;  // 24 days
 
+double ReadPenalty(JsonFields& fields, const char* name) {
+  const double penalty = fields.Number(name).value_or(0);
+  fields.Check(penalty >= -kMostPenalty && penalty <= kMostPenalty, name, "a number from -2 to 2");
+  return penalty;
+}
+
+// {"token id": bias}. Whether the vocabulary has them is looked at where the model is known.
+void ReadLogitBias(JsonFields& fields, v1::SamplingOptions* sampling) {
+  const json* value = fields.Value("logit_bias");
+  if (value == nullptr) return;
+  fields.Check(
+      value->is_object() && value->size() <= kMostLogitBiases, "logit_bias",
+      absl::StrCat("an object with at most ", kMostLogitBiases, " token ids as its names"));
+  if (!value->is_object()) return;
+  for (const auto& [name, bias] : value->items()) {
+    const std::string path = absl::StrCat("logit_bias.", name);
+    uint32_t token = 0;
+    if (!absl::SimpleAtoi(name, &token) || absl::StrCat(token) != name) {
+      return fields.Note(WrongField(path, ShortJson(bias), "a token id as its name"));
+    }
+    const double number = bias.is_number() ? bias.get<double>() : NAN;
+    if (!(number >= -kMostLogitBias && number <= kMostLogitBias)) {
+      return fields.Note(WrongField(path, ShortJson(bias), "a number from -100 to 100"));
+    }
+    (*sampling->mutable_logit_bias())[token] = static_cast<float>(number);
+  }
+}
+
 void ReadSampling(JsonFields& fields, uint64_t drawn_seed, v1::SamplingOptions* sampling) {
   const double temperature = fields.Number("temperature").value_or(kDefaultTemperature);
   fields.Check(temperature >= 0 && temperature <= kMostTemperature, "temperature",
@@ -28,7 +59,15 @@ void ReadSampling(JsonFields& fields, uint64_t drawn_seed, v1::SamplingOptions* 
   const double top_p = fields.Number("top_p").value_or(1);
   fields.Check(top_p > 0 && top_p <= 1, "top_p", "a number above 0, at most 1");
   sampling->set_top_p(top_p);
-  sampling->set_top_k(static_cast<uint32_t>(fields.Integer("top_k", 0, kMostTokens).value_or(0)));
+  // -1 is vLLM's and SGLang's word for all.
+  const int64_t top_k = fields.Integer("top_k", -1, kMostTokens).value_or(0);
+  sampling->set_top_k(static_cast<uint32_t>(std::max<int64_t>(top_k, 0)));
+  const double min_p = fields.Number("min_p").value_or(0);
+  fields.Check(min_p >= 0 && min_p <= 1, "min_p", "a number from 0 to 1");
+  sampling->set_min_p(min_p);
+  sampling->set_presence_penalty(ReadPenalty(fields, "presence_penalty"));
+  sampling->set_frequency_penalty(ReadPenalty(fields, "frequency_penalty"));
+  ReadLogitBias(fields, sampling);
   const auto seed = fields.Integer("seed", INT64_MIN, INT64_MAX);
   sampling->set_seed(seed.has_value() ? static_cast<uint64_t>(*seed) : drawn_seed);
 }
@@ -199,9 +238,7 @@ void ReadTemplateArguments(JsonFields& fields, v1::ChatMessages* chat) {
 // What clients may send as long as it changes nothing.
 void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
   fields.Only("n", 1);
-  fields.Only("presence_penalty", 0);
-  fields.Only("frequency_penalty", 0);
-  fields.Only("logit_bias", json::object());
+  fields.Only("repetition_penalty", 1);
   if (api == OpenAiApi::kCompletions) {
     fields.Only("best_of", 1);
     fields.Only("echo", false);

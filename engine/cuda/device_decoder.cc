@@ -86,7 +86,7 @@ absl::Status DeviceDecoder::StepTogether(std::span<const Item> items,
     const Item& item = items[indices[b]];
     drawn_[indices[b]] = drawn[b];
     batch_.push_back(
-        {item.cache->id(), item.cache->num_tail_tokens() + 1, item.index + 1, drawn[b]});
+        {item.cache->id(), item.cache->num_tail_tokens() + 1, item.draw.index + 1, drawn[b]});
   }
   return absl::OkStatus();
 }
@@ -101,10 +101,10 @@ absl::Status DeviceDecoder::GiveTokens(std::span<const Item> items,
   for (size_t b = 0; b < indices.size(); ++b) {
     const Item& item = items[indices[b]];
     tokens.push_back(item.token);
-    members.push_back({item.token, item.cache, item.sampling.DrawOf(item.index)});
+    members.push_back({item.token, item.cache, item.draw});
     same_batch = same_batch && batch_[b].cache_id == item.cache->id() &&
                  batch_[b].num_tail_tokens == item.cache->num_tail_tokens() &&
-                 batch_[b].index == item.index;
+                 batch_[b].index == item.draw.index;
     same_tokens = same_tokens && same_batch && batch_[b].next_token == item.token;
   }
   if (!same_batch) return engine_->SetBatch(members);

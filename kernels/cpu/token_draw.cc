@@ -20,7 +20,7 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // TokenDistance of each of the logits.
-void Distances(std::span<const float> logits, float highest, float scale,
+void Distances(std::span<const float> logits, float highest, const TokenDraw& draw,
                uint32_t* HWY_RESTRICT distances) {
   const hn::ScalableTag<float> d;
   const hn::RebindToUnsigned<decltype(d)> du;
@@ -31,16 +31,18 @@ void Distances(std::span<const float> logits, float highest, float scale,
   size_t i = 0;
   for (; i + lanes <= logits.size(); i += lanes) {
     const auto logit = hn::LoadU(d, logits.data() + i);
-    const auto distance = hn::Mul(hn::Sub(hn::Set(d, highest), logit), hn::Set(d, scale));
+    const auto distance = hn::Mul(hn::Sub(hn::Set(d, highest), logit), hn::Set(d, draw.scale));
     const auto is_upper = hn::Ge(distance, half);
     const auto lower = hn::ConvertTo(di, hn::Sub(distance, hn::IfThenElseZero(is_upper, half)));
     const auto upper = hn::IfThenElseZero(hn::RebindMask(du, is_upper), hn::Set(du, 1u << 31));
-    const auto has_chance = hn::RebindMask(du, hn::Lt(distance, hn::Set(d, 0x1p32f)));
-    hn::StoreU(
-        hn::IfThenElse(has_chance, hn::Xor(hn::BitCast(du, lower), upper), hn::Set(du, kNoChance)),
-        du, distances + i);
+    const auto whole = hn::Xor(hn::BitCast(du, lower), upper);
+    const auto has_chance = hn::And(hn::RebindMask(du, hn::Lt(distance, hn::Set(d, 0x1p32f))),
+                                    hn::Le(whole, hn::Set(du, draw.farthest)));
+    hn::StoreU(hn::IfThenElse(has_chance, whole, hn::Set(du, kNoChance)), du, distances + i);
   }
-  for (; i < logits.size(); ++i) distances[i] = TokenDistance(logits[i], highest, scale);
+  for (; i < logits.size(); ++i) {
+    distances[i] = TokenDistance(logits[i], highest, draw.scale, draw.farthest);
+  }
 }
 
 // TokenWeight of each of the distances, of which there are whole vectors.
@@ -90,10 +92,10 @@ struct Chances {
   std::vector<uint64_t> weights;  // 0 of those that have none, or none any more
 };
 
-Chances ChancesOf(std::span<const float> logits, float highest, float scale) {
+Chances ChancesOf(std::span<const float> logits, float highest, const TokenDraw& draw) {
   const size_t size = (logits.size() + kBlock - 1) / kBlock * kBlock;
   Chances chances = {std::vector(size, kNoChance), std::vector<uint64_t>(size)};
-  HWY_DYNAMIC_DISPATCH(Distances)(logits, highest, scale, chances.distances.data());
+  HWY_DYNAMIC_DISPATCH(Distances)(logits, highest, draw, chances.distances.data());
   HWY_DYNAMIC_DISPATCH(Weights)(chances.distances, chances.weights.data());
   return chances;
 }
@@ -164,7 +166,7 @@ int32_t DrawToken(std::span<const float> logits, const TokenDraw& draw) {
   const int32_t likeliest = LikeliestToken(logits);
   const float highest = logits[likeliest];
   if (draw.scale == 0 || !std::isfinite(highest)) return likeliest;
-  Chances chances = ChancesOf(logits, highest, draw.scale);
+  Chances chances = ChancesOf(logits, highest, draw);
   const std::vector<uint64_t>& weights = chances.weights;
   if (draw.top_k > 0) {
     LeaveTheLikeliest(

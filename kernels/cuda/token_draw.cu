@@ -44,9 +44,10 @@ struct Row {
   uint32_t num_tokens;
   float highest;
   float scale;
+  uint32_t farthest;
 
   __device__ uint32_t Distance(uint32_t token) const {
-    return TokenDistance(logits[token], highest, scale);
+    return TokenDistance(logits[token], highest, scale, farthest);
   }
 };
 
@@ -202,7 +203,7 @@ __global__ void __launch_bounds__(kThreads) DrawKernel(const DrawTokensArgs args
   const Candidate likeliest = Likeliest(logits, num_tokens);
   int32_t token = likeliest.token;
   if (draw.scale > 0.0f && likeliest.logit > -INFINITY && likeliest.logit < INFINITY) {
-    const Row row = {logits, num_tokens, likeliest.logit, draw.scale};
+    const Row row = {logits, num_tokens, likeliest.logit, draw.scale, draw.farthest};
     token = static_cast<int32_t>(Draw(row, draw, bins));
   }
   if (threadIdx.x != 0) return;

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "decode_service/decode_loop.h"
 #include "engine/decode.h"
 #include "tests/decode_service/tiny_node.h"
@@ -78,6 +80,25 @@ TEST_F(DecoderTest, LogprobsNeedThem) {
   EXPECT_THAT(Answer({.max_tokens = 4, .num_logprobs = 1}),
               ElementsAreArray(node_.Reference(prompt_, kCompression, 4)));
   EXPECT_THAT(decoder_.wanted_logits, Each(true));
+}
+
+TEST_F(DecoderTest, WhatChangesTheLogitsNeedsThem) {
+  const std::vector<int32_t> plain = node_.Reference(prompt_, kCompression, 12);
+  // So small that it changes no answer.
+  EXPECT_THAT(Answer({.sampling = {.presence_penalty = 1e-6}, .max_tokens = 12}),
+              ElementsAreArray(plain));
+  EXPECT_THAT(decoder_.wanted_logits, Each(true));
+  EXPECT_THAT(Answer({.sampling = {.logit_bias = {{7, 100.0f}}}, .max_tokens = 5}), Each(7));
+  EXPECT_THAT(decoder_.wanted_logits, Each(true));
+}
+
+TEST_F(DecoderTest, PenaltiesCountTheWholeOutput) {
+  // Ever one of the two that is behind by less than what the model makes of them.
+  const SamplingOptions sampling = {.frequency_penalty = 2,
+                                    .logit_bias = {{7, 100.0f}, {8, 100.0f}}};
+  const std::vector<int32_t> answer = Answer({.sampling = sampling, .max_tokens = 20});
+  EXPECT_THAT(answer, Each(testing::AnyOf(7, 8)));
+  EXPECT_NEAR(static_cast<double>(std::count(answer.begin(), answer.end(), 7)), 10, 2);
 }
 
 TEST_F(DecoderTest, PlansAreRefusedBeforeTheyJoin) {

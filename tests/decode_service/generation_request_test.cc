@@ -153,6 +153,11 @@ TEST_F(GenerationRequestTest, WrongFieldsAreNamedWithTheirValues) {
        {"temperature", "-1"}},
       {[](auto* r) { r->mutable_sampling()->set_top_p(0); }, kInvalid, "sampling", {"top_p"}},
       {[](auto* r) { r->mutable_sampling()->set_top_p(NAN); }, kInvalid, "sampling", {"top_p"}},
+      {[](auto* r) { r->mutable_sampling()->set_min_p(2); }, kInvalid, "sampling", {"min_p is 2"}},
+      {[](auto* r) { (*r->mutable_sampling()->mutable_logit_bias())[320] = 1; },
+       kInvalid,
+       "sampling.logit_bias",
+       {"the token 320", "below the vocabulary's 320"}},
       {[](auto* r) { r->set_logprobs(21); }, kInvalid, "logprobs", {"is 21", "20"}},
       {[](auto* r) {
          for (int i = 0; i < 17; ++i) r->add_stop("x");

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
-#include <random>
+#include <set>
 
 namespace kvship {
 namespace {
@@ -68,6 +68,53 @@ TEST(Sampling, TopKAndTemperatureNarrowTheChoice) {
   }
 }
 
+TEST(Sampling, MinPLeavesWhatIsNotMuchLessLikelyThanTheLikeliest) {
+  const std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.2f)};
+  const auto num_drawn = [&logits](const SamplingOptions& options) {
+    std::set<int32_t> drawn;
+    for (uint64_t i = 0; i < 500; ++i) drawn.insert(SampleToken(logits, options, i, 0).token);
+    return drawn.size();
+  };
+  EXPECT_EQ(num_drawn({.temperature = 1, .min_p = 1e-300}), 3u);
+  EXPECT_EQ(num_drawn({.temperature = 1, .min_p = 0.39}), 3u);
+  EXPECT_EQ(num_drawn({.temperature = 1, .min_p = 0.41}), 2u);
+  EXPECT_EQ(num_drawn({.temperature = 2, .min_p = 0.61}), 3u) << "of the probabilities drawn from";
+  EXPECT_EQ(num_drawn({.temperature = 1, .min_p = 0.61}), 1u);
+  EXPECT_EQ(num_drawn({.temperature = 1, .min_p = 1}), 1u);
+  // Two tokens have 1 of 1 then, but 0.8 of all.
+  EXPECT_EQ(num_drawn({.temperature = 1, .top_p = 0.79, .min_p = 0.41}), 2u);
+  EXPECT_EQ(num_drawn({.temperature = 1, .top_p = 0.62, .min_p = 0.41}), 1u);
+}
+
+TEST(Sampling, PenaltiesAreTakenFromWhatTheOutputHas) {
+  const std::vector<float> logits = {3, 2.6f, 0};
+  const auto token = [&logits](const SamplingOptions& options, const TokenCounts& output) {
+    return SampleToken(logits, options, 0, 0, output).token;
+  };
+  EXPECT_EQ(token({.presence_penalty = 0.5}, {}), 0);
+  EXPECT_EQ(token({.presence_penalty = 0.5}, {{0, 1}}), 1);
+  EXPECT_EQ(token({.presence_penalty = 0.3}, {{0, 9}}), 0) << "once, however often it is there";
+  EXPECT_EQ(token({.presence_penalty = 0.5}, {{0, 1}, {1, 1}}), 0);
+  EXPECT_EQ(token({.frequency_penalty = 0.3}, {{0, 1}}), 0);
+  EXPECT_EQ(token({.frequency_penalty = 0.3}, {{0, 2}}), 1);
+  EXPECT_EQ(token({.frequency_penalty = 1}, {{0, 4}, {1, 3}}), 2);
+  EXPECT_EQ(token({.presence_penalty = -2}, {{1, 1}}), 1) << "a reward";
+  EXPECT_EQ(token({.temperature = 1e-3, .presence_penalty = 0.5}, {{0, 1}}), 1);
+}
+
+TEST(Sampling, ABiasForbidsOrForcesTokens) {
+  const std::vector<float> logits = {3, 2, 0};
+  EXPECT_EQ(SampleToken(logits, {.logit_bias = {{0, -100}}}, 0, 0).token, 1);
+  for (uint64_t i = 0; i < 50; ++i) {
+    EXPECT_EQ(SampleToken(logits, {.temperature = 1, .logit_bias = {{2, 100}}}, i, 0).token, 2);
+    EXPECT_NE(SampleToken(logits, {.temperature = 9, .logit_bias = {{1, -100}}}, i, 0).token, 1);
+  }
+  const OutputToken biased = SampleToken(logits, {.logit_bias = {{2, 100}}}, 0, 1);
+  EXPECT_EQ(biased.token, 2);
+  EXPECT_EQ(biased.logprob, ForceToken(logits, 2, 1).logprob) << "the model's own";
+  EXPECT_EQ(biased.top[0].token, 0);
+}
+
 TEST(Sampling, LogprobsAreThoseOfTheWholeDistribution) {
   const std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.2f)};
   const OutputToken forced = ForceToken(logits, 2, 2);
@@ -86,7 +133,28 @@ TEST(Sampling, RefusesWhatIsNoProbability) {
   EXPECT_FALSE((SamplingOptions{.top_p = 0}).Validate().ok());
   EXPECT_FALSE((SamplingOptions{.top_p = nan}).Validate().ok());
   EXPECT_FALSE((SamplingOptions{.top_p = 1.01}).Validate().ok());
+  for (double min_p : {-0.1, 1.1, nan}) {
+    EXPECT_FALSE((SamplingOptions{.min_p = min_p}).Validate().ok());
+  }
   EXPECT_TRUE((SamplingOptions{}).Validate().ok());
+}
+
+TEST(Sampling, RefusesPenaltiesAndBiasesOutOfBounds) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (double penalty : {-2.1, 2.1, nan}) {
+    EXPECT_FALSE((SamplingOptions{.presence_penalty = penalty}).Validate().ok());
+    EXPECT_FALSE((SamplingOptions{.frequency_penalty = penalty}).Validate().ok());
+  }
+  for (float bias : {-100.1f, 100.1f, kNan}) {
+    EXPECT_EQ((SamplingOptions{.logit_bias = {{5, bias}}}).Validate().message().substr(0, 25),
+              "sampling.logit_bias[5] is");
+  }
+  SamplingOptions options = {.presence_penalty = -2, .frequency_penalty = 2};
+  for (int32_t token = 0; token < 1024; ++token) options.logit_bias[token] = 100;
+  EXPECT_TRUE(options.Validate().ok());
+  options.logit_bias[1024] = 1;
+  EXPECT_EQ(options.Validate().message(),
+            "sampling.logit_bias is for 1025 tokens; wanted at most 1024");
 }
 
 }  // namespace

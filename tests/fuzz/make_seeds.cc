@@ -75,7 +75,12 @@ void AddRequests(const std::string& root) {
     if (const auto plan = MakePlan(options, ShapeOf(model.config()), kPromptTokens); plan.ok()) {
       *begin.mutable_plan() = PlanToProto(*plan);
     }
-    *begin.mutable_sampling() = SamplingToProto({.temperature = 0.7, .top_p = 0.9, .top_k = 5});
+    *begin.mutable_sampling() = SamplingToProto({.temperature = 0.7,
+                                                 .top_p = 0.9,
+                                                 .top_k = 5,
+                                                 .min_p = 0.01,
+                                                 .presence_penalty = 1,
+                                                 .logit_bias = {{3, 2.0f}}});
     begin.add_transports("grpc");
     begin.set_request_id("a-request");
     v1::GenerateRequest generate;
@@ -114,7 +119,8 @@ void AddHttp(const std::string& root) {
       R"({"model":"tiny","messages":[{"role":"system","content":"an"},{"role":"user","content":[{"type":"text",
 "text":"the"}]}],"temperature":0.5,"top_p":0.9,"top_k":40,"seed":-1,"max_completion_tokens":7,"stop":["a"],
 "stream":true,"stream_options":{"include_usage":true},"logprobs":true,"top_logprobs":3,"user":"u","ignore_eos":true,
-"kvship":{"report":true,"compression":"budget_tokens=8,window=4"},"n":1,"tools":[],"logit_bias":null})",
+"kvship":{"report":true,"compression":"budget_tokens=8,window=4"},"n":1,"tools":[],
+"min_p":0.1,"frequency_penalty":1,"logit_bias":{"5":-1}})",
   };
   const char* const completions[] = {
       R"({"model":"tiny","prompt":"the an","max_tokens":3,"logprobs":2,"stop":"in"})",

@@ -114,6 +114,15 @@ def test_a_seed_decides_the_answer(api):
     assert answer() != answer()
 
 
+def test_penalties_and_biases_change_what_is_drawn(api):
+    def tokens(**fields):
+        return api.complete("la la la la la la la la", max_tokens=20, temperature=0, logprobs=0, **fields).choices[0].logprobs.tokens
+    assert len(set(tokens())) < 5
+    assert len(set(tokens(presence_penalty=2, frequency_penalty=2))) > 10
+    # Also of the first token, which the prefill node draws.
+    assert len(set(tokens(logit_bias={"100": 100}))) == 1 and tokens(logit_bias={"100": 100})[0] != tokens()[0]
+
+
 def test_characters_stay_whole_across_chunks(api):
     # What such a text goes on with are characters of several tokens each.
     prompt, fields = "🙂日" * 12, {"max_tokens": 40, "temperature": 0, "extra_body": {"ignore_eos": True}}
@@ -127,7 +136,8 @@ def test_characters_stay_whole_across_chunks(api):
     ({"n": 2}, "n", "n is 2"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "tools is"),
     ({"response_format": {"type": "json_object"}}, "response_format", "json_object"),
-    ({"presence_penalty": 1}, "presence_penalty", "presence_penalty is 1"),
+    ({"presence_penalty": 3}, "presence_penalty", "presence_penalty is 3; wanted a number from -2 to 2"),
+    ({"logit_bias": {"99999": 1}}, "logit_bias", "logit_bias is for the token 99999; wanted ids below the vocabulary's 49152"),
     ({"max_tokens": 0}, "max_tokens", "max_tokens is 0; wanted an integer from 1"),
     ({"max_tokens": 100_000}, "max_tokens", "max_tokens is 100000; wanted at most"),
     ({"temperature": -1}, "temperature", "temperature is -1"),

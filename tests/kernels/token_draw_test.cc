@@ -30,13 +30,18 @@ TEST(TokenWeight, IsTheExponentialOfTheDistance) {
 }
 
 TEST(TokenDistance, WhatIsFarOffOrNoNumberHasNoChance) {
-  EXPECT_EQ(TokenDistance(5, 5, 1e30f), 0u);
-  EXPECT_EQ(TokenDistance(4.9999995f, 5, 1e30f), kNoChance);
-  EXPECT_NE(TokenDistance(0, 22.1f, kScale), kNoChance);
-  EXPECT_EQ(TokenDistance(0, 22.3f, kScale), kNoChance) << "exp(-22.3) is less than 2^-32";
-  EXPECT_EQ(TokenDistance(kNan, 0, kScale), kNoChance);
-  EXPECT_EQ(TokenDistance(-INFINITY, 0, kScale), kNoChance);
-  EXPECT_EQ(TokenDistance(INFINITY, INFINITY, kScale), kNoChance);
+  const auto distance = [](float logit, float highest, float scale) {
+    return TokenDistance(logit, highest, scale, kNoChance);
+  };
+  EXPECT_EQ(distance(5, 5, 1e30f), 0u);
+  EXPECT_EQ(distance(4.9999995f, 5, 1e30f), kNoChance);
+  EXPECT_NE(distance(0, 22.1f, kScale), kNoChance);
+  EXPECT_EQ(distance(0, 22.3f, kScale), kNoChance) << "exp(-22.3) is less than 2^-32";
+  EXPECT_EQ(distance(kNan, 0, kScale), kNoChance);
+  EXPECT_EQ(distance(-INFINITY, 0, kScale), kNoChance);
+  EXPECT_EQ(distance(INFINITY, INFINITY, kScale), kNoChance);
+  EXPECT_EQ(TokenDistance(2, 3, 100, 100), 100u);
+  EXPECT_EQ(TokenDistance(2, 3, 100, 99), kNoChance);
 }
 
 // How often each token is drawn, of `num_draws`.
@@ -77,6 +82,11 @@ TEST(DrawToken, DrawsInProportionToTheProbabilities) {
   const std::vector<double> two = Shares(logits, {.scale = kScale, .top_k = 2}, 20000);
   EXPECT_EQ(two[0], 0);
   EXPECT_NEAR(two[2], 0.5 / 0.8, 0.015);
+  // log2(0.5 / 0.3) is 0.74.
+  const std::vector<double> near =
+      Shares(logits, {.scale = kScale, .farthest = 3u << (kHalvingBits - 2)}, 20000);
+  EXPECT_EQ(near[0], 0);
+  EXPECT_NEAR(near[2], 0.5 / 0.8, 0.015);
 }
 
 TEST(DrawToken, TopPTakesTheFewestThatHoldIt) {
@@ -111,7 +121,7 @@ int32_t TokenByToken(const std::vector<float>& logits, const TokenDraw& draw) {
   };
   std::vector<Chance> chances;
   for (size_t i = 0; i < logits.size(); ++i) {
-    chances.push_back({TokenDistance(logits[i], highest, draw.scale), i});
+    chances.push_back({TokenDistance(logits[i], highest, draw.scale, draw.farthest), i});
   }
   std::sort(chances.begin(), chances.end());
   if (draw.top_k > 0) chances.resize(std::min<size_t>(draw.top_k, chances.size()));
@@ -143,6 +153,7 @@ TEST(DrawToken, DrawsTheSameOnEveryProcessor) {
     for (TokenDraw draw = {.scale = kScale / 8, .seed = 4}; draw.index < 200; ++draw.index) {
       draw.top_k = draw.index % 2 == 0 ? 0 : 1 << draw.index % 11;  // some more than there are
       draw.top_p = draw.index % 3 == 0 ? 0 : RandomBits(6, draw.index);
+      draw.farthest = draw.index % 5 < 3 ? kNoChance : RandomBits(7, draw.index) >> 32;
       ASSERT_EQ(DrawToken(logits, draw), TokenByToken(logits, draw)) << draw.index;
     }
   }

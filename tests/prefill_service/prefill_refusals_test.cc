@@ -79,6 +79,8 @@ TEST_F(PrefillRefusalsTest, WrongFieldsAreNamed) {
   ExpectWrong("sampling", "temperature", [](auto& begin) {
     begin.mutable_sampling()->set_temperature(std::numeric_limits<double>::quiet_NaN());
   });
+  ExpectWrong("sampling.logit_bias", "the token 320",
+              [](auto& begin) { (*begin.mutable_sampling()->mutable_logit_bias())[320] = 1; });
   ExpectWrong("compression.scorer", "best",
               [](auto& begin) { begin.mutable_compression()->set_scorer("best"); });
   ExpectWrong("compression", "kernel is '4'; wanted an odd number",

@@ -117,18 +117,38 @@ TEST(CompressionText, WhatIsWrongIsRefused) {
 }
 
 TEST(SamplingProto, RoundTripKeepsEveryOption) {
-  const SamplingOptions options = {.temperature = 0.7, .top_p = 0.9, .top_k = 40, .seed = 1u << 31};
-  const SamplingOptions back = *SamplingFromProto(SamplingToProto(options));
+  const SamplingOptions options = {.temperature = 0.7,
+                                   .top_p = 0.9,
+                                   .top_k = 40,
+                                   .min_p = 0.05,
+                                   .seed = 1u << 31,
+                                   .presence_penalty = 1.5,
+                                   .frequency_penalty = -0.5,
+                                   .logit_bias = {{7, -100.0f}, {99, 2.5f}}};
+  const SamplingOptions back = *SamplingFromProto(SamplingToProto(options), 100);
   EXPECT_EQ(back.temperature, options.temperature);
   EXPECT_EQ(back.top_p, options.top_p);
   EXPECT_EQ(back.top_k, options.top_k);
+  EXPECT_EQ(back.min_p, options.min_p);
   EXPECT_EQ(back.seed, options.seed);
+  EXPECT_EQ(back.presence_penalty, options.presence_penalty);
+  EXPECT_EQ(back.frequency_penalty, options.frequency_penalty);
+  EXPECT_EQ(back.logit_bias, options.logit_bias);
 }
 
 TEST(SamplingProto, WrongValuesAreRefused) {
   v1::SamplingOptions message;
   message.set_temperature(std::nan(""));
-  EXPECT_EQ(FieldOf(SamplingFromProto(message).status()), "sampling");
+  EXPECT_EQ(FieldOf(SamplingFromProto(message, 100).status()), "sampling");
+  message.Clear();
+  for (const uint32_t token : {100u, UINT32_MAX}) {
+    (*message.mutable_logit_bias())[token] = 1;
+    const absl::Status status = SamplingFromProto(message, 100).status();
+    EXPECT_EQ(FieldOf(status), "sampling.logit_bias");
+    EXPECT_EQ(status.message(), absl::StrCat("sampling.logit_bias is for the token ", token,
+                                             "; wanted ids below the vocabulary's 100"));
+    message.clear_logit_bias();
+  }
   EXPECT_EQ(FieldOf(CheckLogprobs(21)), "logprobs");
   EXPECT_TRUE(CheckLogprobs(20).ok());
 }

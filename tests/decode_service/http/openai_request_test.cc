@@ -12,6 +12,8 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Pair;
+using ::testing::UnorderedElementsAre;
 
 constexpr uint64_t kDrawnSeed = 77;
 
@@ -53,6 +55,7 @@ TEST(OpenAiRequestTest, WhatIsLeftOutHasOpenAisDefaults) {
 TEST(OpenAiRequestTest, EveryFieldArrives) {
   const auto request = ReadChat(
       Chat(R"(,"temperature":0.5,"top_p":0.9,"top_k":40,"seed":-1,"max_completion_tokens":7,
+               "min_p":0.05,"presence_penalty":1.5,"frequency_penalty":-2,"logit_bias":{"5":-100,"70":0.5},
                "stop":["a","b"],"stream":true,"stream_options":{"include_usage":true},
                "logprobs":true,"top_logprobs":3,"user":"u","ignore_eos":true,
                "kvship":{"report":true,"timeout_ms":250,"compression":"scorer=snapkv,budget_tokens=512"})"));
@@ -61,7 +64,12 @@ TEST(OpenAiRequestTest, EveryFieldArrives) {
   EXPECT_EQ(generate.sampling().temperature(), 0.5);
   EXPECT_EQ(generate.sampling().top_p(), 0.9);
   EXPECT_EQ(generate.sampling().top_k(), 40u);
+  EXPECT_EQ(generate.sampling().min_p(), 0.05);
   EXPECT_EQ(generate.sampling().seed(), UINT64_MAX);
+  EXPECT_EQ(generate.sampling().presence_penalty(), 1.5);
+  EXPECT_EQ(generate.sampling().frequency_penalty(), -2);
+  EXPECT_THAT(generate.sampling().logit_bias(),
+              UnorderedElementsAre(Pair(5, -100.0f), Pair(70, 0.5f)));
   EXPECT_EQ(generate.max_tokens(), 7u);
   EXPECT_THAT(generate.stop(), ElementsAre("a", "b"));
   EXPECT_EQ(generate.logprobs(), 3u);
@@ -158,6 +166,28 @@ TEST(OpenAiRequestTest, WrongValuesAreNamedWithFieldValueAndWhatWasWanted) {
   ExpectRefused(ReadChat("[]"), "", "the body is []; wanted an object");
 }
 
+TEST(OpenAiRequestTest, WhatBendsTheDrawHasBounds) {
+  EXPECT_EQ(ReadChat(Chat(R"(,"top_k":-1)"))->generate.sampling().top_k(), 0u);
+  ExpectRefused(ReadChat(Chat(R"(,"top_k":-2)")), "top_k", "an integer from -1");
+  ExpectRefused(ReadChat(Chat(R"(,"min_p":1.5)")), "min_p", "1.5; wanted a number from 0 to 1");
+  ExpectRefused(ReadChat(Chat(R"(,"presence_penalty":2.5)")), "presence_penalty", "from -2 to 2");
+  ExpectRefused(ReadChat(Chat(R"(,"frequency_penalty":"x")")), "frequency_penalty", "a number");
+  const auto bias = [](const std::string& value) {
+    return ReadChat(Chat(R"(,"logit_bias":)" + value));
+  };
+  EXPECT_TRUE(bias("{}").ok());
+  ExpectRefused(bias("[5]"), "logit_bias", "wanted an object");
+  ExpectRefused(bias(R"({"5":101})"), "logit_bias.5", "101; wanted a number from -100 to 100");
+  ExpectRefused(bias(R"({"5":"1"})"), "logit_bias.5", R"("1"; wanted a number)");
+  for (const char* name : {"Paris", "05", " 5", "-1", "4294967296", ""}) {
+    ExpectRefused(bias(absl::StrCat("{\"", name, "\":1}")), absl::StrCat("logit_bias.", name),
+                  "a token id as its name");
+  }
+  std::string many = R"({"0":1)";
+  for (int i = 1; i <= 1024; ++i) absl::StrAppend(&many, ",\"", i, "\":1");
+  ExpectRefused(bias(many + "}"), "logit_bias", "at most 1024 token ids");
+}
+
 TEST(OpenAiRequestTest, UnknownFieldsAreToldWithTheObjectThatHasThem) {
   ExpectRefused(ReadChat(R"({"model":"m","messages":[{"role":"user","content":"","x":1}]})"),
                 "messages[0].x", R"(messages[0] has the field "x", which this server)");
@@ -170,9 +200,7 @@ TEST(OpenAiRequestTest, UnknownFieldsAreToldWithTheObjectThatHasThem) {
 TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing) {
   for (const auto& [field, value] : std::initializer_list<std::pair<const char*, const char*>>{
            {"n", "2"},
-           {"presence_penalty", "0.5"},
-           {"frequency_penalty", "-1"},
-           {"logit_bias", R"({"5":1})"},
+           {"repetition_penalty", "1.1"},
            {"tools", R"([{"type":"function"}])"},
            {"tool_choice", R"("auto")"},
            {"functions", "[{}]"},
@@ -188,7 +216,7 @@ TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing
     ExpectRefused(ReadCompletion(Completion(absl::StrCat(R"(,")", field, R"(":)", value))), field,
                   field);
   }
-  EXPECT_TRUE(ReadChat(Chat(R"(,"n":1,"presence_penalty":0.0,"frequency_penalty":0,"logit_bias":{},
+  EXPECT_TRUE(ReadChat(Chat(R"(,"n":1,"repetition_penalty":1.0,
                                "tools":[],"response_format":{"type":"text"},"modalities":["text"])"))
                   .ok());
   EXPECT_TRUE(ReadCompletion(Completion(R"(,"best_of":1,"echo":false,"suffix":"")")).ok());

@@ -74,7 +74,7 @@ class DeviceDecoderTest : public DeviceTest {
     for (const Sequence* sequence : batch) {
       host_items.push_back({sequence->token, sequence->host.get()});
       device_items.push_back({sequence->token, sequence->device.get(), wants_logits,
-                              sequence->sampling, sequence->num_drawn});
+                              sequence->sampling.DrawOf(sequence->num_drawn)});
     }
     ASSERT_TRUE(host_.Step(host_items).ok());
     const absl::Status stepped = device_.decoder->Step(device_items);
@@ -142,7 +142,8 @@ TEST_F(DeviceDecoderTest, DrawsBySeedAndIndex) {
   Sequence c = Prefill(60, "scorer=keep_all,encoder=f16");
   a.sampling = {.temperature = 1.5, .top_p = 0.9, .seed = 5};
   b.sampling = {.temperature = 0.8, .top_k = 40, .seed = 6};
-  c.num_drawn = 7;  // greedy
+  c.sampling = {.temperature = 1, .min_p = 0.3, .seed = 7};
+  c.num_drawn = 7;
   for (int i = 0; i < 4; ++i) Step({&a, &b, &c}, true);
   for (int i = 0; i < 4; ++i) Step({&a, &b}, i % 2 == 0);
   b.num_drawn = 2;  // as if some had been taken back

@@ -42,13 +42,15 @@ void ExpectTheCpusTokens(const std::vector<float>& logits, const std::vector<Tok
       draw.index += step;
       ASSERT_EQ(got[b], DrawToken(logits, draw))
           << "of " << logits.size() << ", scale " << draw.scale / kScale << ", top_k " << draw.top_k
-          << ", top_p " << static_cast<double>(draw.top_p) * 0x1p-64 << ", index " << draw.index;
+          << ", top_p " << static_cast<double>(draw.top_p) * 0x1p-64 << ", index " << draw.index
+          << ", farthest " << draw.farthest;
     }
   }
 }
 
 // Every way to leave tokens out, at two temperatures.
 std::vector<TokenDraw> EveryKind() {
+  constexpr uint32_t kFarthest[] = {kNoChance, 3u << kHalvingBits, 1000};
   std::vector<TokenDraw> draws = {{.index = 3}};
   for (float scale : {kScale, kScale / 4}) {
     for (uint32_t top_k : {0, 1, 40, 3000, 100000}) {
@@ -57,7 +59,8 @@ std::vector<TokenDraw> EveryKind() {
                          .top_k = top_k,
                          .top_p = static_cast<uint64_t>(top_p * 0x1p64),
                          .seed = draws.size(),
-                         .index = 100 * draws.size()});
+                         .index = 100 * draws.size(),
+                         .farthest = kFarthest[draws.size() % 3]});
       }
     }
   }

@@ -113,13 +113,18 @@ def _stop_texts(stop: Sequence[str]) -> list[str]:
     return [check_text(f"stop[{i}]", text) for i, text in enumerate(stop)]
 
 
-def _sampling(temperature: float | None, top_p: float | None, top_k: int | None,
-              seed: int | None) -> types_pb2.SamplingOptions:
+def _sampling(numbers: Mapping[str, float | None], top_k: int | None, seed: int | None,
+              logit_bias: Mapping[int, float] | None) -> types_pb2.SamplingOptions:
+    if logit_bias is None:
+        logit_bias = {}
+    if not isinstance(logit_bias, Mapping):
+        raise TypeError(f"logit_bias is {logit_bias!r}; wanted a mapping from token ids to numbers")
     return types_pb2.SamplingOptions(
-        temperature=None if temperature is None else check_number("temperature", temperature),
-        top_p=None if top_p is None else check_number("top_p", top_p),
+        **{name: check_number(name, value) for name, value in numbers.items() if value is not None},
         top_k=None if top_k is None else check_integer("top_k", top_k),
-        seed=None if seed is None else check_integer("seed", seed, _UINT64_MAX))
+        seed=None if seed is None else check_integer("seed", seed, _UINT64_MAX),
+        logit_bias={check_integer("a token of logit_bias", token): check_number(f"logit_bias[{token}]", bias)
+                    for token, bias in logit_bias.items()})
 
 
 def generate_request(
@@ -132,7 +137,11 @@ def generate_request(
     temperature: float | None = None,
     top_p: float | None = None,
     top_k: int | None = None,
+    min_p: float | None = None,
     seed: int | None = None,
+    presence_penalty: float | None = None,
+    frequency_penalty: float | None = None,
+    logit_bias: Mapping[int, float] | None = None,
     stop: Sequence[str] = (),
     logprobs: int = 0,
     forced_tokens: Sequence[int] = (),
@@ -151,7 +160,8 @@ def generate_request(
         parse_special=parse_special, max_tokens=0 if max_tokens is None else check_integer("max_tokens", max_tokens),
         stop=_stop_texts(stop), logprobs=check_integer("logprobs", logprobs),
         forced_tokens=token_ids("forced_tokens", forced_tokens), ignore_end_tokens=ignore_end_tokens, report_heads=report_heads,
-        sampling=_sampling(temperature, top_p, top_k, seed))
+        sampling=_sampling({"temperature": temperature, "top_p": top_p, "min_p": min_p, "presence_penalty": presence_penalty,
+                            "frequency_penalty": frequency_penalty}, top_k, seed, logit_bias))
     if prompt is not None:
         request.prompt = check_text("prompt", prompt)
     elif messages is not None:
