@@ -43,7 +43,7 @@ absl::Status CheckPenalty(absl::string_view name, double penalty) {
   return Wrong(name, penalty, "a number from -2 to 2");
 }
 
-absl::Status CheckLogitBias(const std::map<int32_t, float>& logit_bias) {
+absl::Status CheckLogitBias(std::span<const TokenBias> logit_bias) {
   if (logit_bias.size() > kMostLogitBiases) {
     return absl::InvalidArgumentError(absl::StrCat("sampling.logit_bias is for ", logit_bias.size(),
                                                    " tokens; wanted at most ", kMostLogitBiases));

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -13,6 +12,14 @@
 #include "kernels/token_draw.h"
 
 namespace kvship {
+
+// Added to a token's logit.
+struct TokenBias {
+  int32_t token = 0;
+  float bias = 0;  // in [-100, 100]
+
+  bool operator==(const TokenBias&) const = default;
+};
 
 struct SamplingOptions {
   double temperature = 0;  // 0: the most likely token, ties to the smallest id
@@ -26,7 +33,7 @@ struct SamplingOptions {
   // output has it. The prompt does not count.
   double presence_penalty = 0;
   double frequency_penalty = 0;
-  std::map<int32_t, float> logit_bias = {};  // in [-100, 100], added to these tokens' logits
+  std::vector<TokenBias> logit_bias = {};
 
   // The likeliest token is always drawn.
   bool is_greedy() const { return temperature == 0 || top_k == 1; }

@@ -20,7 +20,7 @@ absl::StatusOr<SamplingOptions> SamplingFromProto(const v1::SamplingOptions& mes
       return WrongField("sampling.logit_bias", absl::StrCat("for the token ", token),
                         absl::StrCat("ids below the vocabulary's ", vocab_tokens));
     }
-    options.logit_bias[static_cast<int32_t>(token)] = bias;
+    options.logit_bias.push_back({static_cast<int32_t>(token), bias});
   }
   if (absl::Status status = options.Validate(); !status.ok()) {
     return WithField(std::move(status), "sampling");

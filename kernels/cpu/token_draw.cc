@@ -36,8 +36,10 @@ void Distances(std::span<const float> logits, float highest, const TokenDraw& dr
     const auto lower = hn::ConvertTo(di, hn::Sub(distance, hn::IfThenElseZero(is_upper, half)));
     const auto upper = hn::IfThenElseZero(hn::RebindMask(du, is_upper), hn::Set(du, 1u << 31));
     const auto whole = hn::Xor(hn::BitCast(du, lower), upper);
-    const auto has_chance = hn::And(hn::RebindMask(du, hn::Lt(distance, hn::Set(d, 0x1p32f))),
-                                    hn::Le(whole, hn::Set(du, draw.farthest)));
+    const auto is_near =
+        hn::Eq(hn::Min(whole, hn::Set(du, draw.farthest)), whole);  // Le knows no unsigned
+    const auto has_chance =
+        hn::And(hn::RebindMask(du, hn::Lt(distance, hn::Set(d, 0x1p32f))), is_near);
     hn::StoreU(hn::IfThenElse(has_chance, whole, hn::Set(du, kNoChance)), du, distances + i);
   }
   for (; i < logits.size(); ++i) {

@@ -150,9 +150,9 @@ TEST(Sampling, RefusesPenaltiesAndBiasesOutOfBounds) {
               "sampling.logit_bias[5] is");
   }
   SamplingOptions options = {.presence_penalty = -2, .frequency_penalty = 2};
-  for (int32_t token = 0; token < 1024; ++token) options.logit_bias[token] = 100;
+  options.logit_bias.resize(1024);
   EXPECT_TRUE(options.Validate().ok());
-  options.logit_bias[1024] = 1;
+  options.logit_bias.resize(1025);
   EXPECT_EQ(options.Validate().message(),
             "sampling.logit_bias is for 1025 tokens; wanted at most 1024");
 }

@@ -9,6 +9,7 @@
 #include "engine/decode.h"
 #include "engine/gpu.h"
 #include "engine/prefill.h"
+#include "engine/sampling.h"
 #include "tests/engine/cuda/random_model.h"
 #include "tests/kernels/cuda/device_test.h"
 
