@@ -45,9 +45,9 @@ ABSL_FLAG(absl::optional<uint32_t>, top_k, absl::nullopt, "draw from so many lik
 ABSL_FLAG(absl::optional<double>, min_p, absl::nullopt,
           "draw from tokens at least so many times as likely as the likeliest");
 ABSL_FLAG(absl::optional<double>, presence_penalty, absl::nullopt,
-          "taken from the logits of tokens that the output has, -2 to 2");
+          "taken once from the logits of tokens that the output has, -2 to 2");
 ABSL_FLAG(absl::optional<double>, frequency_penalty, absl::nullopt,
-          "the same, as often as the output has them");
+          "taken from a token's logit each time that the output has it, -2 to 2");
 ABSL_FLAG(absl::optional<uint64_t>, seed, absl::nullopt, "what the draws depend on");
 ABSL_FLAG(std::string, stop, "", "output ends before this text; may be given several times");
 ABSL_FLAG(uint32_t, logprobs, 0, "how many of the likeliest tokens to report, with --json");

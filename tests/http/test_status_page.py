@@ -158,7 +158,8 @@ def test_the_page_follows_new_requests_and_a_server_that_goes(start_decode, brow
 def test_the_prefill_page_shows_a_prompt_on_its_way(api, servers, open_page, scheme, width):
     page = open_page(servers.ports["prefill-admin-port"], scheme, width)
     assert page.locator("#role").inner_text() == "prefill"
-    with api.complete(LONG, max_tokens=1, stream=True) as stream:
+    # Long enough for two looks of the page, two seconds apart, however fast the machine is.
+    with api.complete(2 * LONG, max_tokens=1, stream=True) as stream:
         reader = threading.Thread(target=lambda: [chunk.id for chunk in stream])
         reader.start()
         page.wait_for_selector("#prompts tr:has-text('running'):has-text('%')")
