@@ -10,9 +10,19 @@ namespace {
 using Next = ResponseBuffer::Next;
 
 constexpr absl::Duration kWaitForErrors = absl::Seconds(1);
-constexpr absl::Duration kCommentInterval = absl::Seconds(1);
+// Proxies give up on a silent connection after 30 seconds and more. Not oftener: clients that take
+// no comments exist, and wait for a first token that comes sooner without meeting one.
+constexpr absl::Duration kKeepAlive = absl::Seconds(15);
+constexpr absl::Duration kProgress = absl::Seconds(1);
 
 }  // namespace
+
+EventStream::EventStream(std::unique_ptr<HttpGeneration> generation, OpenAiResponse response,
+                         bool progress)
+    : generation_(std::move(generation)),
+      response_(std::move(response)),
+      comment_interval_(progress ? kProgress : kKeepAlive),
+      last_write_(MonotonicNow()) {}
 
 absl::Status EventStream::Begin() {
   const absl::Time until = MonotonicNow() + kWaitForErrors;
@@ -36,7 +46,7 @@ std::string EventStream::Event(const v1::GenerateResponse& message) {
   if (message.has_output()) return response_.Event(message.output());
   if (message.has_report()) return response_.LastEvents(message.report());
   progress_ = message.progress();
-  const bool due = MonotonicNow() - last_write_ >= kCommentInterval;
+  const bool due = MonotonicNow() - last_write_ >= comment_interval_;
   return due ? CommentEvent(progress_) : "";
 }
 
@@ -47,7 +57,7 @@ bool EventStream::WriteNext(httplib::DataSink& sink) {
   if (first_) {
     message = *std::exchange(first_, std::nullopt);
   } else {
-    next = generation_->Take(MonotonicNow() + kCommentInterval, &message, &end);
+    next = generation_->Take(last_write_ + comment_interval_, &message, &end);
   }
   std::string event;
   switch (next) {

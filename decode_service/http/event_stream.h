@@ -1,6 +1,6 @@
 // EventStream is the answer to a request with "stream": true: it turns what a generation gives into
-// server-sent events, and fills the waiting for the first token with comments, so that proxies keep
-// the connection. Used by the connection's thread alone.
+// server-sent events. Comments among them keep proxies from closing a connection that is silent.
+// Used by the connection's thread alone.
 #pragma once
 
 #include <httplib.h>
@@ -16,8 +16,8 @@ namespace kvship {
 
 class EventStream {
  public:
-  EventStream(std::unique_ptr<HttpGeneration> generation, OpenAiResponse response)
-      : generation_(std::move(generation)), response_(std::move(response)) {}
+  // `progress`: comments tell every second how far the prompt is.
+  EventStream(std::unique_ptr<HttpGeneration> generation, OpenAiResponse response, bool progress);
 
   // Waits a moment for how the request begins: an error that comes so soon can be told by the HTTP
   // status. Call it first.
@@ -31,9 +31,10 @@ class EventStream {
 
   const std::unique_ptr<HttpGeneration> generation_;
   OpenAiResponse response_;
+  const absl::Duration comment_interval_;
   std::optional<v1::GenerateResponse> first_;  // came while it began
   v1::GenerateProgress progress_;
-  absl::Time last_write_ = absl::InfinitePast();
+  absl::Time last_write_;
 };
 
 }  // namespace kvship

@@ -264,7 +264,8 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
     if (!whole.ok()) return Respond(OpenAiErrorOf(whole.status()), response);
     return response.set_content(*whole, kJson);
   }
-  const auto stream = std::make_shared<EventStream>(std::move(generation), std::move(answer));
+  const auto stream =
+      std::make_shared<EventStream>(std::move(generation), std::move(answer), request.progress);
   if (absl::Status begin = stream->Begin(); !begin.ok()) {
     return Respond(OpenAiErrorOf(begin), response);
   }

@@ -143,6 +143,9 @@ void ReadExtension(JsonFields& fields, OpenAiRequest* request) {
   if (value == nullptr) return;
   JsonFields extension(*value, "kvship.");
   request->report = extension.Bool("report").value_or(false);
+  request->progress = extension.Bool("progress").value_or(false);
+  extension.Check(request->stream || !request->progress, "progress",
+                  "it left out where stream is not true");
   if (const auto ms = extension.Integer("timeout_ms", 1, kMostTimeoutMs)) {
     request->timeout = absl::Milliseconds(*ms);
   }

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 
 import pytest
@@ -171,15 +172,18 @@ def test_what_is_wrong_with_the_body_as_a_whole_has_no_param(api, connection):
     assert answer["error"]["message"].startswith('messages[0] has the field "x"')
 
 
-def test_waiting_is_filled_with_comments(api, connection):
+@pytest.mark.parametrize("progress", [False, True])
+def test_comments_tell_of_progress_where_it_is_asked_for(api, connection, progress):
     connection.request("POST", "/v1/completions",
-                       json.dumps({"model": api.model, "prompt": LONG, "max_tokens": 2, "stream": True}), JSON)
+                       json.dumps({"model": api.model, "prompt": 2 * LONG, "max_tokens": 2, "stream": True,
+                                   "kvship": {"progress": progress}}), JSON)
     answer = connection.getresponse()
     assert answer.headers["Content-Type"] == "text/event-stream"
     events = answer.read().decode().split("\n\n")
-    assert any(event.startswith(": prefill ") for event in events)
     assert events[-2:] == ["data: [DONE]", ""]
-    assert all(event.startswith((":", "data: ")) for event in events[:-1])
+    comments = [event for event in events[:-1] if not event.startswith("data: ")]
+    assert all(re.fullmatch(": (queued|prefill [0-9]+%)", comment) for comment in comments)
+    assert bool(comments) == progress
 
 
 @pytest.mark.parametrize("headers", [b"", b"Connection: Keep-Alive\r\n"], ids=["plain", "keep-alive"])

@@ -222,6 +222,18 @@ TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing
   EXPECT_TRUE(ReadCompletion(Completion(R"(,"best_of":1,"echo":false,"suffix":"")")).ok());
 }
 
+TEST(OpenAiRequestTest, WhatLoadGeneratorsSendIsTaken) {
+  // `vllm bench serve`, SGLang's bench_serving, AIPerf.
+  for (const char* fields :
+       {R"(,"repetition_penalty":1.0,"max_tokens":9,"logprobs":null,"stream":true,
+            "stream_options":{"include_usage":true},"ignore_eos":true)",
+        R"(,"temperature":0.0,"best_of":1,"max_tokens":9,"stream":true,"ignore_eos":true)",
+        R"(,"max_tokens":9,"stream":true,"stream_options":{"include_usage":true})"}) {
+    const auto request = ReadCompletion(Completion(fields));
+    EXPECT_TRUE(request.ok()) << request.status();
+  }
+}
+
 TEST(OpenAiRequestTest, CompressionIsTextOrAnObject) {
   const auto read = [](const std::string& compression) {
     return ReadChat(Chat(absl::StrCat(R"(,"kvship":{"compression":)", compression, "}")));
@@ -237,6 +249,9 @@ TEST(OpenAiRequestTest, CompressionIsTextOrAnObject) {
   ExpectRefused(read(R"({"window":[1]})"), "kvship.compression.window", "[1]");
   ExpectRefused(read("7"), "kvship.compression", "7");
   ExpectRefused(ReadChat(Chat(R"(,"kvship":{"reports":true})")), "kvship.reports", "reports");
+  EXPECT_TRUE(ReadChat(Chat(R"(,"stream":true,"kvship":{"progress":true})"))->progress);
+  ExpectRefused(ReadChat(Chat(R"(,"kvship":{"progress":true})")), "kvship.progress",
+                "stream is not true");
   for (const char* ms : {"0", "-1", "1.5", "\"1\"", "1e12"}) {
     ExpectRefused(ReadChat(Chat(absl::StrCat(R"(,"kvship":{"timeout_ms":)", ms, "}"))),
                   "kvship.timeout_ms", "wanted an integer from 1");
