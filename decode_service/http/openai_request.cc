@@ -38,14 +38,15 @@ void ReadLogitBias(JsonFields& fields, v1::SamplingOptions* sampling) {
       absl::StrCat("an object with at most ", kMostLogitBiases, " token ids as its names"));
   if (!value->is_object()) return;
   for (const auto& [name, bias] : value->items()) {
-    const std::string path = absl::StrCat("logit_bias.", name);
     uint32_t token = 0;
     if (!absl::SimpleAtoi(name, &token) || absl::StrCat(token) != name) {
-      return fields.Note(WrongField(path, ShortJson(bias), "a token id as its name"));
+      return fields.Note(WrongField("logit_bias", absl::StrCat("for ", ShortJson(name)),
+                                    "token ids as the names in it"));
     }
     const double number = bias.is_number() ? bias.get<double>() : NAN;
     if (!(number >= -kMostLogitBias && number <= kMostLogitBias)) {
-      return fields.Note(WrongField(path, ShortJson(bias), "a number from -100 to 100"));
+      return fields.Note(WrongField(absl::StrCat("logit_bias.", token), ShortJson(bias),
+                                    "a number from -100 to 100"));
     }
     (*sampling->mutable_logit_bias())[token] = static_cast<float>(number);
   }

@@ -14,6 +14,9 @@ FLAGS_OF_OTHERS = {
     "debootstrap": {"variant"}, "docker": {"read-only"}, "scripts/image.sh": {"build-image", "runtime-image", "tag"},
     "./dev": {"decode", "long", "pictures", "rates"}, "podman-compose": {"scale"},
     "guidellm": {"target", "data", "rate-type", "max-requests"},
+    "vllm": {"base-url", "model", "tokenizer", "dataset-name", "random-input-len", "random-output-len", "num-prompts",
+             "max-concurrency", "ignore-eos"},
+    "aiperf": {"url", "endpoint-type", "streaming", "isl", "osl", "extra-inputs", "request-count"},
     "every program": {"helpfull"}}
 DOCUMENTS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 

@@ -180,8 +180,8 @@ TEST(OpenAiRequestTest, WhatBendsTheDrawHasBounds) {
   ExpectRefused(bias(R"({"5":101})"), "logit_bias.5", "101; wanted a number from -100 to 100");
   ExpectRefused(bias(R"({"5":"1"})"), "logit_bias.5", R"("1"; wanted a number)");
   for (const char* name : {"Paris", "05", " 5", "-1", "4294967296", ""}) {
-    ExpectRefused(bias(absl::StrCat("{\"", name, "\":1}")), absl::StrCat("logit_bias.", name),
-                  "a token id as its name");
+    ExpectRefused(bias(absl::StrCat("{\"", name, "\":1}")), "logit_bias",
+                  absl::StrCat("logit_bias is for \"", name, "\"; wanted token ids as the names"));
   }
   std::string many = R"({"0":1)";
   for (int i = 1; i <= 1024; ++i) absl::StrAppend(&many, ",\"", i, "\":1");
