@@ -81,13 +81,14 @@ ChatTemplate::ChatTemplate(ChatFormat format, std::vector<std::string> special_t
     : format_(std::move(format)), special_tokens_(std::move(special_tokens)) {}
 
 absl::Status ChatTemplate::CheckContent(const ChatMessage& message, size_t index) const {
-  for (const auto* names : {&format_.marks_in_text, &special_tokens_}) {
+  for (const auto& [names, what] :
+       {std::pair(&format_.marks_in_text, "mark of the model's chat template"),
+        std::pair(&special_tokens_, "special token of the model")}) {
     for (const std::string& name : *names) {
       if (!absl::StrContains(message.content, name)) continue;
       return absl::InvalidArgumentError(absl::StrCat("messages[", index, "].content contains ",
-                                                     name,
-                                                     ", a mark of the model's chat template; "
-                                                     "wanted text without it"));
+                                                     name, ", a ", what,
+                                                     "; wanted text without it"));
     }
   }
   return absl::OkStatus();

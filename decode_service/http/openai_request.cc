@@ -99,6 +99,7 @@ void ReadStreaming(JsonFields& fields, OpenAiRequest* request) {
   JsonFields options(*value, "stream_options.");
   request->include_usage = options.Bool("include_usage").value_or(false);
   options.Only("include_obfuscation", false);
+  options.Only("continuous_usage_stats", false);
   fields.Note(options.Finish());
 }
 
@@ -226,6 +227,7 @@ void ReadMessages(JsonFields& fields, v1::ChatMessages* chat) {
     v1::ChatMessage& added = *chat->add_messages();
     added.set_role(role);
     added.set_content(ReadContent(message));
+    message.Only("tool_calls", json::array());
     fields.Note(message.Finish());
   }
 }
@@ -243,6 +245,8 @@ void ReadTemplateArguments(JsonFields& fields, v1::ChatMessages* chat) {
 void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
   fields.Only("n", 1);
   fields.Only("repetition_penalty", 1);
+  fields.Only("min_tokens", 0);
+  fields.Only("store", false);
   if (api == OpenAiApi::kCompletions) {
     fields.Only("best_of", 1);
     fields.Only("echo", false);
@@ -255,6 +259,7 @@ void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
   fields.Only("function_call", "none");
   fields.Only("response_format", {{"type", "text"}});
   fields.Only("modalities", json::array({"text"}));
+  fields.Bool("parallel_tool_calls");  // of no tools
 }
 
 }  // namespace
@@ -281,7 +286,8 @@ absl::StatusOr<OpenAiRequest> ReadOpenAiRequest(OpenAiApi api, absl::string_view
   ReadLogprobs(fields, &request);
   ReadExtension(fields, &request);
   request.generate.set_ignore_end_tokens(fields.Bool("ignore_eos").value_or(false));
-  fields.Text("user");  // an identifier for whoever looks into abuse; no one does here
+  // Identifiers for whoever looks into abuse or places prompts by them; no one does here.
+  for (const char* name : {"user", "safety_identifier", "prompt_cache_key"}) fields.Text(name);
   RETURN_IF_ERROR(fields.Finish());
   return request;
 }

@@ -42,11 +42,10 @@ Json Report(const v1::GenerateReport& report) {
 }
 
 Json Model(const std::string& id, int64_t created, size_t context_tokens) {
-  return {{"id", id},
-          {"object", "model"},
-          {"created", created},
-          {"owned_by", "kvship"},
-          {"max_model_len", context_tokens}};
+  return {{"id", id},           {"object", "model"},
+          {"created", created}, {"owned_by", "kvship"},
+          {"root", id},  // vLLM's clients read it
+          {"parent", nullptr},  {"max_model_len", context_tokens}};
 }
 
 }  // namespace

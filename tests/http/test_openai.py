@@ -20,6 +20,7 @@ def test_models_are_listed_and_found(api):
     models = api.client.models.list().data
     assert [model.id for model in models] == [api.model]
     assert api.client.models.retrieve(api.model).max_model_len == 8192
+    assert models[0].root == api.model
     with pytest.raises(openai.NotFoundError) as caught:
         api.client.models.retrieve("gpt-4")
     assert caught.value.code == "model_not_found"

@@ -16,7 +16,9 @@ FLAGS_OF_OTHERS = {
     "guidellm": {"target", "data", "rate-type", "max-requests"},
     "vllm": {"base-url", "model", "tokenizer", "dataset-name", "random-input-len", "random-output-len", "num-prompts",
              "max-concurrency", "ignore-eos"},
-    "aiperf": {"url", "endpoint-type", "streaming", "isl", "osl", "extra-inputs", "request-count"},
+    "bench_serving": {"backend"},
+    "aiperf": {"url", "endpoint-type", "streaming", "isl", "osl", "extra-inputs", "request-count",
+               "server-metrics"},
     "every program": {"helpfull"}}
 DOCUMENTS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 

@@ -201,7 +201,10 @@ TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing
   for (const auto& [field, value] : std::initializer_list<std::pair<const char*, const char*>>{
            {"n", "2"},
            {"repetition_penalty", "1.1"},
+           {"min_tokens", "5"},
+           {"store", "true"},
            {"tools", R"([{"type":"function"}])"},
+           {"safety_identifier", "5"},
            {"tool_choice", R"("auto")"},
            {"functions", "[{}]"},
            {"audio", "{}"},
@@ -216,7 +219,8 @@ TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing
     ExpectRefused(ReadCompletion(Completion(absl::StrCat(R"(,")", field, R"(":)", value))), field,
                   field);
   }
-  EXPECT_TRUE(ReadChat(Chat(R"(,"n":1,"repetition_penalty":1.0,
+  EXPECT_TRUE(ReadChat(Chat(R"(,"n":1,"repetition_penalty":1.0,"min_tokens":0,"store":false,
+                               "parallel_tool_calls":true,"safety_identifier":"u","prompt_cache_key":"k",
                                "tools":[],"response_format":{"type":"text"},"modalities":["text"])"))
                   .ok());
   EXPECT_TRUE(ReadCompletion(Completion(R"(,"best_of":1,"echo":false,"suffix":"")")).ok());
