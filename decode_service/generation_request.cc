@@ -32,7 +32,8 @@ absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::GenerateRequest& mes
   if (message.prompt().empty()) return WrongField("prompt", "empty", "text");
   ASSIGN_OR_RETURN(const Tokenizer* tokenizer, TokenizerFor("prompt", model));
   ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
-                   TextIds("prompt", message.prompt(), message.parse_special(), model));
+                   TextIds("prompt", message.prompt(),
+                           PlainUnless(message.parse_special(), message.prompt()), model));
   if (tokenizer->begin_token() >= 0) tokens.insert(tokens.begin(), tokenizer->begin_token());
   return tokens;
 }
@@ -51,14 +52,15 @@ absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatMessages& chat,
   }
   std::vector<ChatMessage> messages;
   for (const v1::ChatMessage& m : chat.messages()) messages.push_back({m.role(), m.content()});
-  const absl::StatusOr<std::string> text = model.chat_template->Render(
+  const absl::StatusOr<ChatPrompt> prompt = model.chat_template->Render(
       messages, chat.has_thinking() ? std::optional(chat.thinking()) : std::nullopt);
-  if (absl::IsFailedPrecondition(text.status())) {
-    return WithField(absl::FailedPreconditionError(absl::StrCat("chat.", text.status().message())),
-                     "chat.thinking");
+  if (absl::IsFailedPrecondition(prompt.status())) {
+    return WithField(
+        absl::FailedPreconditionError(absl::StrCat("chat.", prompt.status().message())),
+        "chat.thinking");
   }
-  if (!text.ok()) return WithField(text.status(), "chat.messages");
-  return TextIds("chat.messages", *text, /*parse_special=*/true, model);
+  if (!prompt.ok()) return WithField(prompt.status(), "chat.messages");
+  return TextIds("chat.messages", prompt->text, prompt->contents, model);
 }
 
 absl::StatusOr<std::vector<int32_t>> InputTokens(const v1::GenerateRequest& message,

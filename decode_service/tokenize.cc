@@ -32,14 +32,15 @@ absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view field,
 }
 
 absl::StatusOr<std::vector<int32_t>> TextIds(absl::string_view field, absl::string_view text,
-                                             bool parse_special, const ServedModel& model) {
+                                             std::span<const TextRange> plain,
+                                             const ServedModel& model) {
   if (text.size() > model.most_text_bytes) {
     const absl::Status error = absl::FailedPreconditionError(absl::StrCat(
         field, " has ", text.size(), " bytes; wanted at most ", model.most_text_bytes,
         ", as more cannot fit the context of ", model.config().context_tokens, " tokens"));
     return WithReason(WithField(error, field), kContextLengthExceeded);
   }
-  auto ids = model.tokenizer->Encode(text, parse_special);
+  auto ids = model.tokenizer->Encode(text, plain);
   if (!ids.ok()) return WithField(ids.status(), field);
   return ids;
 }
@@ -47,8 +48,9 @@ absl::StatusOr<std::vector<int32_t>> TextIds(absl::string_view field, absl::stri
 absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request,
                                               const ServedModel& model) {
   RETURN_IF_ERROR(CheckTokenizer(model));
-  ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                   TextIds("text", request.text(), request.parse_special(), model));
+  ASSIGN_OR_RETURN(
+      const std::vector<int32_t> ids,
+      TextIds("text", request.text(), PlainUnless(request.parse_special(), request.text()), model));
   v1::TokenizeResponse response;
   response.mutable_ids()->Add(ids.begin(), ids.end());
   return response;

@@ -5,10 +5,12 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "decode_service/served_model.h"
+#include "engine/tokenizer.h"
 #include "kvship/v1/generation.pb.h"
 
 namespace kvship {
@@ -18,10 +20,12 @@ absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view field,
                                               const google::protobuf::RepeatedField<uint32_t>& ids,
                                               const ServedModel& model);
 
-// The ids of the text of `field`, by a model that has a tokenizer. FailedPrecondition for a text
-// too long for any prompt, before any work; InvalidArgument for one that is not UTF-8.
+// The ids of the text of `field`, by a model that has a tokenizer, as its Encode gives them.
+// FailedPrecondition for a text too long for any prompt, before any work; InvalidArgument for one
+// that is not UTF-8.
 absl::StatusOr<std::vector<int32_t>> TextIds(absl::string_view field, absl::string_view text,
-                                             bool parse_special, const ServedModel& model);
+                                             std::span<const TextRange> plain,
+                                             const ServedModel& model);
 
 absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request,
                                               const ServedModel& model);

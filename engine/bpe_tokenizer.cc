@@ -1,5 +1,6 @@
 #include "engine/bpe_tokenizer.h"
 
+#include <algorithm>
 #include <array>
 
 #include "absl/strings/match.h"
@@ -130,6 +131,24 @@ Sha256Digest IdentityOf(const TokenizerParts& parts) {
   return sha.Finish();
 }
 
+// The first of the ranges that has bytes of `range`; null if there is none.
+const TextRange* FirstTouching(std::span<const TextRange> ranges, TextRange range) {
+  const auto found = std::partition_point(
+      ranges.begin(), ranges.end(), [&range](const TextRange& r) { return r.end <= range.begin; });
+  return found != ranges.end() && found->begin < range.end ? &*found : nullptr;
+}
+
+// What the ranges have of `part`, counted from where it begins.
+std::vector<TextRange> Within(std::span<const TextRange> ranges, TextRange part) {
+  std::vector<TextRange> within;
+  for (const TextRange& range : ranges) {
+    const size_t begin = std::max(range.begin, part.begin);
+    const size_t end = std::min(range.end, part.end);
+    if (begin < end) within.push_back({begin - part.begin, end - part.begin});
+  }
+  return within;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<const Tokenizer>> BpeTokenizer::Create(TokenizerParts parts) {
@@ -222,15 +241,21 @@ absl::Status BpeTokenizer::EncodeBytes(absl::string_view text, BytePairEncoding:
 }
 
 template <class EncodePart>
-absl::Status BpeTokenizer::SplitAtNames(const AddedTokens& names, bool parse_special,
-                                        absl::string_view text, std::vector<int32_t>& ids,
+absl::Status BpeTokenizer::SplitAtNames(const AddedTokens& names, absl::string_view text,
+                                        std::span<const TextRange> plain, std::vector<int32_t>& ids,
                                         const EncodePart& encode) const {
   size_t done = 0;
   for (size_t from = 0;;) {
     const AddedTokens::Match match = names.Find(text, from);
     if (match.token < 0) return encode(text.substr(done));
     from = match.begin + match.num_bytes;
-    if (IsSpecial(match.token) && !parse_special) continue;  // text like any other
+    if (IsSpecial(match.token)) {
+      if (const TextRange* range = FirstTouching(plain, {match.begin, from}); range != nullptr) {
+        // Text like any other. What follows the range may begin in the name.
+        from = std::max(match.begin + 1, std::min(from, range->end));
+        continue;
+      }
+    }
     RETURN_IF_ERROR(encode(text.substr(done, match.begin - done)));
     ids.push_back(match.token);
     done = from;
@@ -238,7 +263,7 @@ absl::Status BpeTokenizer::SplitAtNames(const AddedTokens& names, bool parse_spe
 }
 
 absl::StatusOr<std::vector<int32_t>> BpeTokenizer::Encode(absl::string_view text,
-                                                          bool parse_special) const {
+                                                          std::span<const TextRange> plain) const {
   if (const size_t valid_bytes = ValidUtf8Bytes(text); valid_bytes != text.size()) {
     return absl::InvalidArgumentError(
         absl::StrCat("text is not valid UTF-8 at byte ", valid_bytes, " of ", text.size()));
@@ -251,10 +276,15 @@ absl::StatusOr<std::vector<int32_t>> BpeTokenizer::Encode(absl::string_view text
     return absl::OkStatus();
   };
   const auto normalize = [&](absl::string_view part) {
+    const auto offset = static_cast<size_t>(part.data() - text.data());
+    std::vector<TextRange> plain_in_part = Within(plain, {offset, offset + part.size()});
     const std::string normal = normalizes_ ? NormalFormC(part) : std::string();
-    return SplitAtNames(normalized_names_, parse_special, normalizes_ ? normal : part, ids, encode);
+    if (normalizes_ && normal != part && !plain_in_part.empty()) {
+      plain_in_part = {{0, normal.size()}};  // nobody knows what became of which byte
+    }
+    return SplitAtNames(normalized_names_, normalizes_ ? normal : part, plain_in_part, ids, encode);
   };
-  RETURN_IF_ERROR(SplitAtNames(names_, parse_special, text, ids, normalize));
+  RETURN_IF_ERROR(SplitAtNames(names_, text, plain, ids, normalize));
   return ids;
 }
 

@@ -61,7 +61,7 @@ class BpeTokenizer : public Tokenizer {
   static absl::StatusOr<std::unique_ptr<const Tokenizer>> Create(TokenizerParts parts);
 
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
-                                              bool parse_special) const override;
+                                              std::span<const TextRange> plain) const override;
   absl::string_view TokenBytes(int32_t id) const override;
   bool IsSpecial(int32_t id) const override;
   std::optional<int32_t> SpecialToken(absl::string_view name) const override;
@@ -75,8 +75,9 @@ class BpeTokenizer : public Tokenizer {
   BpeTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer, BytePairEncoding merges);
   // Appends the tokens of `names` in the text, and has `encode` append those of what lies between.
   template <class EncodePart>
-  absl::Status SplitAtNames(const AddedTokens& names, bool parse_special, absl::string_view text,
-                            std::vector<int32_t>& ids, const EncodePart& encode) const;
+  absl::Status SplitAtNames(const AddedTokens& names, absl::string_view text,
+                            std::span<const TextRange> plain, std::vector<int32_t>& ids,
+                            const EncodePart& encode) const;
   absl::Status EncodeBytes(absl::string_view text, BytePairEncoding::Scratch& scratch,
                            std::vector<int32_t>& ids) const;
   void EncodeCharacters(absl::string_view text, BytePairEncoding::Scratch& scratch,

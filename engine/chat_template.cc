@@ -65,6 +65,12 @@ size_t NumUpToLast(bool (*is_it)(const ChatMessage&), std::span<const ChatMessag
   return count;
 }
 
+void AddContent(absl::string_view content, ChatPrompt& prompt) {
+  if (content.empty()) return;
+  prompt.contents.push_back({prompt.text.size(), prompt.text.size() + content.size()});
+  absl::StrAppend(&prompt.text, content);
+}
+
 }  // namespace
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_path) {
@@ -74,22 +80,18 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_path) {
     return absl::Status(format.status().code(),
                         absl::StrCat(source.where, ": ", format.status().message()));
   }
-  return ChatTemplate(*std::move(format), std::move(source.special_tokens));
+  return ChatTemplate(*std::move(format), source.special_tokens);
 }
 
-ChatTemplate::ChatTemplate(ChatFormat format, std::vector<std::string> special_tokens)
-    : format_(std::move(format)), special_tokens_(std::move(special_tokens)) {}
+ChatTemplate::ChatTemplate(ChatFormat format, const std::vector<std::string>& special_tokens)
+    : format_(std::move(format)), special_tokens_(special_tokens.begin(), special_tokens.end()) {}
 
 absl::Status ChatTemplate::CheckContent(const ChatMessage& message, size_t index) const {
-  for (const auto& [names, what] :
-       {std::pair(&format_.marks_in_text, "mark of the model's chat template"),
-        std::pair(&special_tokens_, "special token of the model")}) {
-    for (const std::string& name : *names) {
-      if (!absl::StrContains(message.content, name)) continue;
-      return absl::InvalidArgumentError(absl::StrCat("messages[", index, "].content contains ",
-                                                     name, ", a ", what,
-                                                     "; wanted text without it"));
-    }
+  for (const std::string& mark : format_.marks_in_text) {
+    if (special_tokens_.contains(mark) || !absl::StrContains(message.content, mark)) continue;
+    return absl::InvalidArgumentError(absl::StrCat("messages[", index, "].content contains ", mark,
+                                                   ", a mark of the model's chat template; "
+                                                   "wanted text without it"));
   }
   return absl::OkStatus();
 }
@@ -120,21 +122,27 @@ absl::Status ChatTemplate::CheckRoles(std::span<const ChatMessage> messages) con
   return absl::OkStatus();
 }
 
-std::string ChatTemplate::SystemMessage(absl::string_view content, bool is_first) const {
+void ChatTemplate::AddSystemMessage(absl::string_view content, bool is_first,
+                                    ChatPrompt& prompt) const {
   if (format_.trims && !format_.system_in_user) content = StripWhitespace(content);
   // Only the first one is the system message of a preamble; later ones are messages like any.
-  return absl::StrCat(format_.system.before, is_first ? format_.system_preamble : "", content,
-                      format_.system.after);
+  absl::StrAppend(&prompt.text, format_.system.before, is_first ? format_.system_preamble : "");
+  AddContent(content, prompt);
+  prompt.text.append(format_.system.after);
 }
 
-std::string ChatTemplate::Beginning(std::span<const ChatMessage> messages) const {
+ChatPrompt ChatTemplate::Beginning(std::span<const ChatMessage> messages) const {
+  ChatPrompt prompt = {.text = format_.opening, .contents = {}};
   if (format_.last_system_leads) {
     const size_t count = NumUpToLast(IsSystem, messages);
-    return absl::StrCat(format_.opening, count == 0 ? "" : messages[count - 1].content);
+    if (count > 0) AddContent(messages[count - 1].content, prompt);
+    return prompt;
   }
   const bool adds_system = format_.always_system || !format_.default_system.empty();
-  if (messages.front().role == "system" || !adds_system) return format_.opening;
-  return absl::StrCat(format_.opening, SystemMessage(format_.default_system, /*is_first=*/true));
+  if (messages.front().role != "system" && adds_system) {
+    AddSystemMessage(format_.default_system, /*is_first=*/true, prompt);
+  }
+  return prompt;
 }
 
 std::string ChatTemplate::AnswerContent(absl::string_view content, bool is_open,
@@ -156,36 +164,38 @@ absl::StatusOr<absl::string_view> ChatTemplate::AnswerThat(std::optional<bool> t
                    *thinks ? "never" : "always", " thinks; wanted it left out"));
 }
 
-absl::StatusOr<std::string> ChatTemplate::Render(std::span<const ChatMessage> messages,
-                                                 std::optional<bool> thinks) const {
+absl::StatusOr<ChatPrompt> ChatTemplate::Render(std::span<const ChatMessage> messages,
+                                                std::optional<bool> thinks) const {
   if (messages.empty()) {
     return absl::InvalidArgumentError("messages is empty; wanted at least one");
   }
   RETURN_IF_ERROR(CheckRoles(messages));
   ASSIGN_OR_RETURN(const absl::string_view answer, AnswerThat(thinks));
   const size_t num_answered = NumUpToLast(IsQuestion, messages);
-  std::string prompt = Beginning(messages);
-  std::string before_user;  // a system message waiting for the user's
+  ChatPrompt prompt = Beginning(messages);
+  ChatPrompt before_user;  // a system message waiting for the user's
   for (size_t i = 0; i < messages.size(); ++i) {
     const ChatMessage& message = messages[i];
     RETURN_IF_ERROR(CheckContent(message, i));
     if (message.role == "system") {
       if (format_.last_system_leads) continue;
-      (format_.system_in_user ? before_user : prompt)
-          .append(SystemMessage(message.content, /*is_first=*/i == 0));
+      AddSystemMessage(message.content, /*is_first=*/i == 0,
+                       format_.system_in_user ? before_user : prompt);
       continue;
     }
     const bool is_user = message.role == "user";
     const bool is_open = num_answered > 0 && i >= num_answered;
     const std::string content =
-        is_user ? absl::StrCat(before_user, message.content)
+        is_user ? absl::StrCat(before_user.text, message.content)
                 : AnswerContent(message.content, is_open, i + 1 == messages.size());
     const ChatFormat::Marks& marks = is_user ? format_.user : format_.assistant;
-    absl::StrAppend(&prompt, marks.before, format_.trims ? StripWhitespace(content) : content,
-                    marks.after);
-    if (is_user) before_user.clear();
+    prompt.text.append(marks.before);
+    AddContent(format_.trims ? StripWhitespace(content) : content, prompt);
+    prompt.text.append(marks.after);
+    if (is_user) before_user = {};
   }
-  return absl::StrCat(prompt, answer);
+  absl::StrAppend(&prompt.text, answer);
+  return prompt;
 }
 
 }  // namespace kvship

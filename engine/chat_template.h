@@ -8,15 +8,23 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engine/chat_format.h"
+#include "engine/tokenizer.h"
 
 namespace kvship {
 
 struct ChatMessage {
   std::string role;  // "system", "user" or "assistant"
   std::string content;
+};
+
+// A prompt made of messages.
+struct ChatPrompt {
+  std::string text;
+  std::vector<TextRange> contents;  // what the messages say, where names of special tokens are text
 };
 
 class ChatTemplate {
@@ -26,17 +34,17 @@ class ChatTemplate {
   // family kvship knows.
   static absl::StatusOr<ChatTemplate> Load(const std::string& model_path);
 
-  // `special_tokens` are the names that the tokenizer would read as tokens of their own.
-  ChatTemplate(ChatFormat format, std::vector<std::string> special_tokens);
+  // `special_tokens` are the names that the tokenizer reads as tokens outside of `contents` alone.
+  ChatTemplate(ChatFormat format, const std::vector<std::string>& special_tokens);
 
   // The whole prompt, ending where the assistant's answer begins. It holds the begin token where
-  // the template puts one: encode it with special tokens parsed, and put nothing before it.
+  // the template puts one: encode it with its contents as plain text, and put nothing before it.
   // `thinks`: whether the model is to think before it answers; without it, as it does by itself.
   // InvalidArgument: no messages, a role the family does not have, roles in an order it does not
-  // allow, or content with the name of a special token, which could pass for another message.
-  // FailedPrecondition: the template cannot make the model think, or not think.
-  absl::StatusOr<std::string> Render(std::span<const ChatMessage> messages,
-                                     std::optional<bool> thinks = std::nullopt) const;
+  // allow, or content with a mark of the template that is no special token, and so could pass for
+  // another message. FailedPrecondition: the template cannot make the model think, or not think.
+  absl::StatusOr<ChatPrompt> Render(std::span<const ChatMessage> messages,
+                                    std::optional<bool> thinks = std::nullopt) const;
 
   absl::string_view family() const { return format_.family; }
 
@@ -44,14 +52,14 @@ class ChatTemplate {
   absl::StatusOr<absl::string_view> AnswerThat(std::optional<bool> thinks) const;
   absl::Status CheckContent(const ChatMessage& message, size_t index) const;
   absl::Status CheckRoles(std::span<const ChatMessage> messages) const;
-  std::string SystemMessage(absl::string_view content, bool is_first) const;
+  void AddSystemMessage(absl::string_view content, bool is_first, ChatPrompt& prompt) const;
   // What stands before the messages, which are not empty.
-  std::string Beginning(std::span<const ChatMessage> messages) const;
+  ChatPrompt Beginning(std::span<const ChatMessage> messages) const;
   // `is_open`: no question follows.
   std::string AnswerContent(absl::string_view content, bool is_open, bool is_last) const;
 
   ChatFormat format_;
-  std::vector<std::string> special_tokens_;
+  absl::flat_hash_set<std::string> special_tokens_;
 };
 
 }  // namespace kvship

@@ -15,6 +15,19 @@
 
 namespace kvship {
 
+// Bytes of a text.
+struct TextRange {
+  size_t begin = 0;
+  size_t end = 0;
+
+  bool operator==(const TextRange&) const = default;
+};
+
+// What of a text is plain where names of special tokens are parsed everywhere, or nowhere.
+inline std::vector<TextRange> PlainUnless(bool parse_special, absl::string_view text) {
+  return parse_special ? std::vector<TextRange>() : std::vector{TextRange{0, text.size()}};
+}
+
 class Tokenizer {
  public:
   // From a GGUF file, or a model directory with tokenizer.json. Unimplemented names a tokenizer
@@ -22,11 +35,14 @@ class Tokenizer {
   static absl::StatusOr<std::unique_ptr<const Tokenizer>> Load(const std::string& path);
   virtual ~Tokenizer() = default;
 
-  // The ids of UTF-8 text. With `parse_special`, names of special tokens inside the text
-  // ("<|im_end|>") become those tokens; without, they are text like any other. Bytes that are not
-  // valid UTF-8 are InvalidArgument.
+  // The ids of UTF-8 text. Names of special tokens inside the text ("<|im_end|>") become those
+  // tokens, but for what touches a range of `plain`: there they are text like any other. The ranges
+  // are in order and apart. Bytes that are not valid UTF-8 are InvalidArgument.
   virtual absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
-                                                      bool parse_special) const = 0;
+                                                      std::span<const TextRange> plain) const = 0;
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool parse_special) const {
+    return Encode(text, PlainUnless(parse_special, text));
+  }
 
   // The bytes of one token: possibly a part of a UTF-8 sequence. Special tokens give their name.
   // Empty for ids outside.

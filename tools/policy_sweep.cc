@@ -26,8 +26,8 @@ absl::StatusOr<std::vector<int32_t>> ChatTokens(const std::string& message,
                                                 const Tokenizer& tokenizer,
                                                 const ChatTemplate& chat_template) {
   const ChatMessage user = {.role = "user", .content = message};
-  ASSIGN_OR_RETURN(const std::string text, chat_template.Render({&user, 1}));
-  return tokenizer.Encode(text, /*parse_special=*/true);
+  ASSIGN_OR_RETURN(const ChatPrompt prompt, chat_template.Render({&user, 1}));
+  return tokenizer.Encode(prompt.text, prompt.contents);
 }
 
 absl::StatusOr<SweepCase> ReadCase(const std::string& line, const Tokenizer& tokenizer,

@@ -23,7 +23,8 @@ constexpr char kBudget[] = "budget_tokens=40,window=8,kernel=7";
 // Each id's bytes are the letter 'a' plus id modulo 26.
 class LetterTokenizer final : public Tokenizer {
  public:
-  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view, bool) const override {
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view,
+                                              std::span<const TextRange>) const override {
     return absl::UnimplementedError("not needed");
   }
   absl::string_view TokenBytes(int32_t id) const override {

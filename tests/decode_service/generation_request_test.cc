@@ -17,7 +17,8 @@ using ::testing::HasSubstr;
 // Encodes each byte as the id of the same number.
 class ByteTokenizer final : public Tokenizer {
  public:
-  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool) const override {
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
+                                              std::span<const TextRange>) const override {
     return std::vector<int32_t>(text.begin(), text.end());
   }
   absl::string_view TokenBytes(int32_t) const override { return ""; }

@@ -69,7 +69,8 @@ TEST_F(GenerationServiceTest, RefusalsWhileDrainingSayWhatToDoAndAreCounted) {
 // Has no memory for what it makes of a text.
 class ForgetfulTokenizer final : public Tokenizer {
  public:
-  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view, bool) const override {
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view,
+                                              std::span<const TextRange>) const override {
     throw std::bad_alloc();
   }
   absl::string_view TokenBytes(int32_t) const override { return ""; }

@@ -17,8 +17,8 @@ using ::testing::HasSubstr;
 class ByteTokenizer final : public Tokenizer {
  public:
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
-                                              bool parse_special) const override {
-    if (parse_special && text == "<end>") return std::vector<int32_t>{256};
+                                              std::span<const TextRange> plain) const override {
+    if (plain.empty() && text == "<end>") return std::vector<int32_t>{256};
     if (text == "\xff") return absl::InvalidArgumentError("not UTF-8");
     std::vector<int32_t> ids;
     for (unsigned char byte : text) ids.push_back(byte);

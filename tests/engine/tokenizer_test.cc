@@ -94,6 +94,39 @@ TEST(TokenizerJson, NamesAreFoundInTheirOrder) {
   EXPECT_EQ(*(*tokenizer)->Encode("xq<|xq|>xq", false), (Ids{xq, 761, 87, 80, 781, xq}));
 }
 
+TEST(TokenizerJson, SpecialNamesInPlainRangesAreText) {
+  EditedTokenizer edited("qwen");
+  const auto add = [&](const char* name, bool normalized) {
+    const auto id = static_cast<int32_t>(901 + edited.content["added_tokens"].size());
+    edited.content["added_tokens"].push_back(
+        {{"id", id}, {"content", name}, {"special", true}, {"normalized", normalized}});
+    return id;
+  };
+  const int32_t mark = add("<|m|>", false);
+  const int32_t cafe = add("<caf\u00e9>", true);
+  const auto tokenizer = edited.Load();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  // Which of the two a text has, in their order.
+  const auto found = [&](absl::string_view text, const std::vector<TextRange>& plain) {
+    Ids ids = *(*tokenizer)->Encode(text, plain);
+    std::erase_if(ids, [&](int32_t id) { return id != mark && id != cafe; });
+    return ids;
+  };
+  EXPECT_EQ(found("<|m|>a<|m|>", {}), (Ids{mark, mark}));
+  EXPECT_EQ(found("<|m|>a<|m|>", {{0, 5}}), (Ids{mark}));
+  EXPECT_EQ(found("<|m|>a<|m|>", {{5, 6}}), (Ids{mark, mark})) << "touches neither";
+  EXPECT_EQ(found("<|m|>a<|m|>", {{4, 7}}), (Ids{})) << "touches both";
+  EXPECT_EQ(found("<|m|>a<|m|>", {{0, 1}, {10, 11}}), (Ids{}));
+  EXPECT_EQ(found("<|<|m|>", {{0, 2}}), (Ids{mark}));
+  EXPECT_EQ(found("a<caf\u00e9>", {{0, 1}}), (Ids{cafe}));
+  EXPECT_EQ(found("a<caf\u00e9><|m|>", {{1, 3}}), (Ids{mark}));
+  // Where normalization moves bytes, all of the part between names is as plain as any of it.
+  EXPECT_EQ(found("e\u0301<caf\u00e9>", {}), (Ids{cafe}));
+  EXPECT_EQ(found("e\u0301<caf\u00e9><|m|><caf\u00e9>", {{0, 3}}), (Ids{mark, cafe}));
+  EXPECT_EQ(*(*tokenizer)->Encode("x<|m|>", std::vector<TextRange>{{0, 6}}),
+            *(*tokenizer)->Encode("x<|m|>", false));
+}
+
 // Its category is Cf, but PCRE2 counts it among \s.
 TEST(TokenizerJson, TheMongolianVowelSeparatorIsNoSpace) {
   const auto tokenizer = Tokenizer::Load(KVSHIP_GOLDENS "/tokenizers/llama3");

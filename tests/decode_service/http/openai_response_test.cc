@@ -19,7 +19,8 @@ using Json = nlohmann::json;
 // Tokens 0 and 1 are the halves of "é", 2 is "a", 3 is special.
 class HalvesTokenizer final : public Tokenizer {
  public:
-  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view, bool) const override {
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view,
+                                              std::span<const TextRange>) const override {
     return absl::UnimplementedError("not needed");
   }
   absl::string_view TokenBytes(int32_t id) const override {
