@@ -141,10 +141,11 @@ const TextRange* FirstTouching(std::span<const TextRange> ranges, TextRange rang
 // What the ranges have of `part`, counted from where it begins.
 std::vector<TextRange> Within(std::span<const TextRange> ranges, TextRange part) {
   std::vector<TextRange> within;
-  for (const TextRange& range : ranges) {
-    const size_t begin = std::max(range.begin, part.begin);
-    const size_t end = std::min(range.end, part.end);
-    if (begin < end) within.push_back({begin - part.begin, end - part.begin});
+  const TextRange* range = FirstTouching(ranges, part);
+  if (range == nullptr) return within;
+  for (; range != ranges.data() + ranges.size() && range->begin < part.end; ++range) {
+    within.push_back({std::max(range->begin, part.begin) - part.begin,
+                      std::min(range->end, part.end) - part.begin});
   }
   return within;
 }

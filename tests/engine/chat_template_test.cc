@@ -355,7 +355,7 @@ TEST(ChatTemplate, IsReadFromATokenizerConfig) {
   EXPECT_EQ(chat->family(), "mistral");
   const auto prompt = chat->Render(Messages{{"user", "H<x>i"}});
   EXPECT_EQ(prompt->text, "<s>[INST] H<x>i [/INST]");
-  EXPECT_THAT(prompt->contents, ElementsAre(TextRange{11, 16}));
+  EXPECT_THAT(prompt->contents, ElementsAre(TextRange{10, 15}));
 
   folder.Write("chat_template.jinja", kChatMlWithoutSystem);
   EXPECT_EQ(ChatTemplate::Load(folder.path())->family(), "chatml");
