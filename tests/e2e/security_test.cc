@@ -318,7 +318,7 @@ TEST_F(ApiTokensTest, AClientHasNoMoreRequestsAtATimeThanItMay) {
 }
 
 TEST_F(ApiTokensTest, ARequestWithoutADeadlineGetsTheServers) {
-  const auto decode = Decode({"--default_deadline=60ms"});
+  const auto decode = Decode({"--default_deadline=5ms"});
   GenerationClient alice(decode->address(), WithTokenOf("alice"));
   const auto report = alice.Generate(TinyRequest(20, 2000), absl::InfiniteDuration(),
                                      [](const v1::GenerateResponse&) {});
