@@ -141,6 +141,13 @@ std::optional<double> JsonFields::Number(const std::string& name) {
   return value->is_number() ? value->get<double>() : 0;
 }
 
+std::optional<double> JsonFields::Number(const std::string& name, double least, double most) {
+  const std::optional<double> number = Number(name);
+  Check(!number || (*number >= least && *number <= most), name,
+        absl::StrCat("a number from ", least, " to ", most));
+  return number;
+}
+
 std::optional<int64_t> JsonFields::Integer(const std::string& name, int64_t least, int64_t most) {
   const json* value = Value(name);
   if (value == nullptr) return std::nullopt;

@@ -29,6 +29,7 @@ class JsonFields {
   std::optional<bool> Bool(const std::string& name);
   std::optional<std::string> Text(const std::string& name);
   std::optional<double> Number(const std::string& name);
+  std::optional<double> Number(const std::string& name, double least, double most);
   std::optional<int64_t> Integer(const std::string& name, int64_t least, int64_t most);
   // For values of several types: null if the field is not given.
   const nlohmann::json* Value(const std::string& name);

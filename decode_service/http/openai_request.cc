@@ -23,12 +23,6 @@ constexpr double kDefaultTemperature = 1;
 constexpr int64_t kMostTokens = INT32_MAX;
 constexpr int64_t kMostTimeoutMs = INT32_MAX;  // 24 days
 
-double ReadPenalty(JsonFields& fields, const char* name) {
-  const double penalty = fields.Number(name).value_or(0);
-  fields.Check(penalty >= -kMostPenalty && penalty <= kMostPenalty, name, "a number from -2 to 2");
-  return penalty;
-}
-
 // {"token id": bias}. Whether the vocabulary has them is looked at where the model is known.
 void ReadLogitBias(JsonFields& fields, v1::SamplingOptions* sampling) {
   const json* value = fields.Value("logit_bias");
@@ -53,21 +47,19 @@ void ReadLogitBias(JsonFields& fields, v1::SamplingOptions* sampling) {
 }
 
 void ReadSampling(JsonFields& fields, uint64_t drawn_seed, v1::SamplingOptions* sampling) {
-  const double temperature = fields.Number("temperature").value_or(kDefaultTemperature);
-  fields.Check(temperature >= 0 && temperature <= kMostTemperature, "temperature",
-               absl::StrCat("a number from 0 to ", kMostTemperature));
-  sampling->set_temperature(temperature);
+  sampling->set_temperature(
+      fields.Number("temperature", 0, kMostTemperature).value_or(kDefaultTemperature));
   const double top_p = fields.Number("top_p").value_or(1);
   fields.Check(top_p > 0 && top_p <= 1, "top_p", "a number above 0, at most 1");
   sampling->set_top_p(top_p);
   // -1 is vLLM's and SGLang's word for all.
   const int64_t top_k = fields.Integer("top_k", -1, kMostTokens).value_or(0);
   sampling->set_top_k(static_cast<uint32_t>(std::max<int64_t>(top_k, 0)));
-  const double min_p = fields.Number("min_p").value_or(0);
-  fields.Check(min_p >= 0 && min_p <= 1, "min_p", "a number from 0 to 1");
-  sampling->set_min_p(min_p);
-  sampling->set_presence_penalty(ReadPenalty(fields, "presence_penalty"));
-  sampling->set_frequency_penalty(ReadPenalty(fields, "frequency_penalty"));
+  sampling->set_min_p(fields.Number("min_p", 0, 1).value_or(0));
+  sampling->set_presence_penalty(
+      fields.Number("presence_penalty", -kMostPenalty, kMostPenalty).value_or(0));
+  sampling->set_frequency_penalty(
+      fields.Number("frequency_penalty", -kMostPenalty, kMostPenalty).value_or(0));
   ReadLogitBias(fields, sampling);
   const auto seed = fields.Integer("seed", INT64_MIN, INT64_MAX);
   sampling->set_seed(seed.has_value() ? static_cast<uint64_t>(*seed) : drawn_seed);
