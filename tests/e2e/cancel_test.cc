@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/clock.h"
+#include "tests/e2e/long_context_model.h"
 #include "tests/e2e/stream.h"
 #include "tests/e2e/tiny_request.h"
 #include "tests/e2e/unread_completion.h"
@@ -16,9 +17,9 @@
 namespace kvship {
 namespace {
 
-constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
-// Enough that they still decode when they go.
 constexpr size_t kNumClients = 16;
+// Enough that they still decode when they go.
+constexpr uint32_t kLongOutput = 20'000;
 // Steps take a few milliseconds, a look at a metric as long; the rest is for a busy machine.
 constexpr absl::Duration kMost = absl::Milliseconds(500);
 
@@ -38,7 +39,7 @@ class CancelTest : public ::testing::Test {
     flags.insert(flags.end(),
                  {"--threads=1", absl::StrCat("--prefill=", prefill_.address()),
                   absl::StrCat("--http=127.0.0.1:", http_port_), "--served_model_name=tiny"});
-    auto decode = std::make_unique<Server>("kvship-decode", kModel, flags);
+    auto decode = std::make_unique<Server>("kvship-decode", model_.path(), flags);
     EXPECT_TRUE(prefill_.WaitUntilReady() && decode->WaitUntilReady());
     return decode;
   }
@@ -47,7 +48,7 @@ class CancelTest : public ::testing::Test {
   // and returns how long their pages took to be back.
   template <class Client, class Make>
   absl::Duration GoneInMidDecode(const std::string& kind, const Make& make) {
-    const auto decode = Decode({"--max_unread_tokens=2000"});
+    const auto decode = Decode({absl::StrCat("--max_unread_tokens=", kLongOutput)});
     const auto all_decode = [&decode] {
       return decode->metric("kvship_decode_sessions") == kNumClients;
     };
@@ -73,13 +74,14 @@ class CancelTest : public ::testing::Test {
     return taken;
   }
 
+  const LongContextModel model_;
   const int http_port_ = FreePort();
-  Server prefill_{"kvship-prefill", kModel, {"--threads=1"}};
+  Server prefill_{"kvship-prefill", model_.path(), {"--threads=1"}};
 };
 
 TEST_F(CancelTest, PagesOfAGrpcClientThatGoesAreBackAtOnce) {
   const auto make = [](const Server& decode, size_t) {
-    return std::make_unique<Stream>(decode, TinyRequest(20, 2000));
+    return std::make_unique<Stream>(decode, TinyRequest(20, kLongOutput));
   };
   EXPECT_LT(GoneInMidDecode<Stream>("gRPC", make), kMost);
 }
@@ -87,7 +89,7 @@ TEST_F(CancelTest, PagesOfAGrpcClientThatGoesAreBackAtOnce) {
 TEST_F(CancelTest, PagesOfAnHttpClientThatGoesAreBackAtOnce) {
   const auto make = [this](const Server&, size_t i) {
     return std::make_unique<UnreadCompletion>(http_port_,
-                                              TinyHttpBody(20, 2000, /*stream=*/i % 2 == 0));
+                                              TinyHttpBody(20, kLongOutput, /*stream=*/i % 2 == 0));
   };
   EXPECT_LT(GoneInMidDecode<UnreadCompletion>("HTTP", make), kMost);
 }

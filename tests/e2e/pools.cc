@@ -4,26 +4,20 @@
 #include "absl/strings/str_join.h"
 
 namespace kvship {
-namespace {
-
-constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
-
-}  // namespace
-
 Pools::Pools(const std::vector<std::string>& decode_flags) {
   std::vector<std::string> prefill_addresses;
   for (size_t i = 0; i < kNodes; ++i) {
     std::vector<std::string> flags = {"--threads=1"};
     // One keeps beginnings of prompts, four blocks of the tiny model's: fewer than tests send.
     if (i == 1) flags.push_back("--prefix_cache_bytes=524288");
-    prefill_.push_back(std::make_unique<Server>("kvship-prefill", kModel, flags));
+    prefill_.push_back(std::make_unique<Server>("kvship-prefill", model_.path(), flags));
     prefill_addresses.push_back(prefill_[i]->address());
   }
   std::vector<std::string> flags = decode_flags;
   flags.push_back("--threads=1");
   flags.push_back(absl::StrCat("--prefill=", absl::StrJoin(prefill_addresses, ",")));
   for (size_t i = 0; i < kNodes; ++i) {
-    decode_.push_back(std::make_unique<Server>("kvship-decode", kModel, flags));
+    decode_.push_back(std::make_unique<Server>("kvship-decode", model_.path(), flags));
   }
 }
 

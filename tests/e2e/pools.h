@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/e2e/long_context_model.h"
 #include "tests/e2e/processes.h"
 
 namespace kvship {
@@ -27,6 +28,7 @@ class Pools {
   bool WaitUntilReady();
 
  private:
+  const LongContextModel model_;
   std::vector<std::unique_ptr<Server>> prefill_;
   std::vector<std::unique_ptr<Server>> decode_;
 };

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "tests/e2e/long_context_model.h"
 #include "tests/e2e/stream.h"
 #include "tests/e2e/tiny_request.h"
 
@@ -15,8 +16,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
-// The longest prompt takes some 0.3 s.
+// So slow that the prompt takes some tenths of a second.
 const std::vector<std::string> kSlow = {"--threads=1", "--block_tokens=1", "--float32",
                                         "--drain_timeout=20ms"};
 
@@ -33,11 +33,12 @@ void Stop(Server& prefill) {
 }
 
 TEST(PrefillDrainTest, APromptThatOutlivesTheWaitIsToldToComeAgain) {
-  Server prefill("kvship-prefill", kModel, kSlow);
-  Server decode("kvship-decode", kModel,
+  const LongContextModel model;
+  Server prefill("kvship-prefill", model.path(), kSlow);
+  Server decode("kvship-decode", model.path(),
                 {"--threads=1", absl::StrCat("--prefill=", prefill.address())});
   ASSERT_TRUE(prefill.WaitUntilReady() && decode.WaitUntilReady());
-  Stream stream(decode, TinyRequest(1990, 5));
+  Stream stream(decode, TinyRequest(6000, 5));
   Stop(prefill);
   const absl::Status end = stream.WaitForEnd();
   EXPECT_EQ(end.code(), absl::StatusCode::kUnavailable) << end;
@@ -45,15 +46,16 @@ TEST(PrefillDrainTest, APromptThatOutlivesTheWaitIsToldToComeAgain) {
 }
 
 TEST(PrefillDrainTest, APromptThatOutlivesTheWaitGoesToAnotherNode) {
-  Server first("kvship-prefill", kModel, kSlow);
-  Server second("kvship-prefill", kModel, kSlow);
+  const LongContextModel model;
+  Server first("kvship-prefill", model.path(), kSlow);
+  Server second("kvship-prefill", model.path(), kSlow);
   Server decode(
-      "kvship-decode", kModel,
+      "kvship-decode", model.path(),
       {"--threads=1", absl::StrCat("--prefill=", first.address(), ",", second.address())});
   ASSERT_TRUE(first.WaitUntilReady() && second.WaitUntilReady() && decode.WaitUntilReady());
   ASSERT_TRUE(Eventually([&] { return decode.num_serving_nodes() == 2; }));
   // The second one goes to the node that has nothing to do.
-  Stream one(decode, TinyRequest(1990, 5)), other(decode, TinyRequest(1990, 5));
+  Stream one(decode, TinyRequest(6000, 5)), other(decode, TinyRequest(6000, 5));
   Stop(first);
   EXPECT_EQ(one.WaitForEnd(), absl::OkStatus());
   EXPECT_EQ(other.WaitForEnd(), absl::OkStatus());

@@ -14,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "rpc/errors.h"
 #include "tests/e2e/api_tokens_file.h"
+#include "tests/e2e/long_context_model.h"
 #include "tests/e2e/stream.h"
 #include "tests/e2e/tiny_request.h"
 
@@ -22,17 +23,15 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
 constexpr size_t kSlabBytes = 256 << 10;
 
-// Answers of as many tokens as there are places in the context.
 constexpr uint32_t kLongOutput = 2000;
 
 struct Nodes {
   explicit Nodes(std::vector<std::string> decode_flags = {},
                  const std::vector<std::string>& prefill_flags = {"--threads=1"})
-      : prefill("kvship-prefill", kModel, prefill_flags),
-        decode("kvship-decode", kModel, WithPrefill(std::move(decode_flags))) {}
+      : prefill("kvship-prefill", model.path(), prefill_flags),
+        decode("kvship-decode", model.path(), WithPrefill(std::move(decode_flags))) {}
 
   bool WaitUntilReady() { return prefill.WaitUntilReady() && decode.WaitUntilReady(); }
   std::vector<std::string> WithPrefill(std::vector<std::string> flags) const {
@@ -44,13 +43,14 @@ struct Nodes {
     return Eventually([this] { return decode.metric("kvship_decode_pool_reserved_bytes") == 0; });
   }
 
+  const LongContextModel model;
   Server prefill;
   Server decode;
 };
 
-// So slow that the longest prompt takes some 0.3 s.
+// So slow that this prompt takes some tenths of a second.
 const std::vector<std::string> kSlowPrefill = {"--threads=1", "--block_tokens=1", "--float32"};
-constexpr size_t kLongPrompt = 1990;
+constexpr size_t kLongPrompt = 6000;
 
 // Keeps asking for short answers, several at a time.
 class Flood {
@@ -233,7 +233,7 @@ TEST(SchedulingTest, AShortPromptOvertakesALongOne) {
     EXPECT_EQ(short_stream.WaitForEnd(), absl::OkStatus());
     EXPECT_EQ(long_stream.WaitForEnd(), absl::OkStatus());
     std::cout << absl::StrFormat(
-        "first token of a prompt of 20 tokens alone: %.0f ms; behind one of 1,990: %.0f ms; that "
+        "first token of a prompt of 20 tokens alone: %.0f ms; behind one of 6,000: %.0f ms; that "
         "one itself: %.0f ms, alone %.0f ms\n",
         absl::ToDoubleMilliseconds(short_alone.first_token()),
         absl::ToDoubleMilliseconds(short_stream.first_token()),
@@ -245,7 +245,7 @@ TEST(SchedulingTest, AShortPromptOvertakesALongOne) {
 
 TEST(SchedulingTest, AFullPrefillQueueReachesTheClientWithADelay) {
   std::vector<std::string> prefill_flags = kSlowPrefill;
-  prefill_flags.push_back("--max_queue_tokens=2500");
+  prefill_flags.push_back("--max_queue_tokens=8000");
   Nodes nodes({}, prefill_flags);
   ASSERT_TRUE(nodes.WaitUntilReady());
   Stream first(nodes.decode, TinyRequest(kLongPrompt, 2));
@@ -253,7 +253,7 @@ TEST(SchedulingTest, AFullPrefillQueueReachesTheClientWithADelay) {
   Stream second(nodes.decode, TinyRequest(kLongPrompt, 2));
   const absl::Status end = second.WaitForEnd();
   EXPECT_EQ(end.code(), absl::StatusCode::kResourceExhausted) << end;
-  EXPECT_THAT(std::string(end.message()), HasSubstr("1990 tokens of 2500"));
+  EXPECT_THAT(std::string(end.message()), HasSubstr("6000 tokens of 8000"));
   EXPECT_GE(RetryDelayOf(end).value_or(absl::ZeroDuration()), absl::Seconds(1));
   EXPECT_EQ(first.WaitForEnd(), absl::OkStatus());
   std::cout << absl::StrFormat("refused after %.0f ms, to come again after %s\n",
@@ -276,9 +276,9 @@ TEST(SchedulingTest, APromptTooLongForANodesMemoryGoesToAnotherOrIsRefusedForGoo
                 "compression observes; wanted at most the 300000 of the prefill node's "
                 "--max_active_bytes"));
 
-  Server large("kvship-prefill", kModel, {"--threads=1"});
+  Server large("kvship-prefill", nodes.model.path(), {"--threads=1"});
   Server decode(
-      "kvship-decode", kModel,
+      "kvship-decode", nodes.model.path(),
       {"--threads=1", absl::StrCat("--prefill=", nodes.prefill.address(), ",", large.address())});
   ASSERT_TRUE(large.WaitUntilReady() && decode.WaitUntilReady());
   ASSERT_TRUE(Eventually([&] { return decode.num_serving_nodes() == 2; }));

@@ -26,8 +26,9 @@ class EditedModel {
     std::filesystem::copy(Golden(name), folder_.path());
     config = nlohmann::json::parse(ReadBytes(folder_.path() + "/config.json"));
   }
+  void Write() const { folder_.Write("config.json", config.dump()); }
   absl::StatusOr<std::unique_ptr<const Transformer>> Load() const {
-    folder_.Write("config.json", config.dump());
+    Write();
     return LoadTransformer(folder_.path());
   }
   void ExpectError(absl::StatusCode code, const std::string& words) const {
