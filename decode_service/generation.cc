@@ -14,11 +14,15 @@
 
 namespace kvship {
 
-void Generation::Start(const v1::GenerateRequest& message) {
+bool Generation::Start(const v1::GenerateRequest& message) {
   absl::Status status = UnlessOutOfMemory([&] { return Prepare(message); });
-  if (status.ok() && uses_.queue.has_line()) return WaitForRoom();
+  if (status.ok() && uses_.queue.has_line()) {
+    WaitForRoom();
+    return true;
+  }
   if (status.ok()) status = Attempt(nullptr);
   if (!status.ok()) Fail(status);
+  return status.ok();
 }
 
 absl::Status Generation::Prepare(const v1::GenerateRequest& message) {

@@ -66,8 +66,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
         trace_(uses.tracer, call_.trace),
         responses_(std::make_shared<ResponseBuffer>(uses.options.max_unread_tokens)) {}
 
-  // Checks the request and starts it; what is wrong with it comes through responses().
-  void Start(const v1::GenerateRequest& message);
+  // Checks the request and starts it. False if it has ended with that: what is wrong with it comes
+  // through responses().
+  bool Start(const v1::GenerateRequest& message);
   // The client has gone, or the deadline has passed: frees everything soon.
   void Cancel();
   // Ends it with `why`, soon.

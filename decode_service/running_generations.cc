@@ -1,7 +1,5 @@
 #include "decode_service/running_generations.h"
 
-#include <vector>
-
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "rpc/errors.h"
@@ -17,7 +15,7 @@ absl::StatusOr<RunningGenerations::Place> RunningGenerations::Take() {
   }
   const auto at = running_.emplace(running_.end());
   lock.unlock();  // as in ClientRequests::Enter
-  return Place(&*at, [this, at](std::weak_ptr<Generation>*) {
+  return Place(&*at, [this, at](std::vector<std::weak_ptr<Generation>>*) {
     std::lock_guard lock(mutex_);
     running_.erase(at);
     idle_.notify_all();
@@ -28,7 +26,7 @@ void RunningGenerations::Enter(const Place& place, const std::shared_ptr<Generat
   absl::Status ended;
   {
     std::lock_guard lock(mutex_);
-    *place = generation;
+    place->push_back(generation);
     ended = why_ended_;
   }
   if (!ended.ok()) generation->Cancel(ended);
@@ -55,7 +53,9 @@ void RunningGenerations::EndAll(const absl::Status& why) {
   {
     std::lock_guard lock(mutex_);
     why_ended_.Update(why);
-    for (const auto& generation : running_) running.push_back(generation.lock());
+    for (const auto& request : running_) {
+      for (const auto& generation : request) running.push_back(generation.lock());
+    }
   }
   for (const auto& generation : running) {
     if (generation != nullptr) generation->Cancel(why);

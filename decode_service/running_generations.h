@@ -7,6 +7,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -16,9 +17,9 @@ namespace kvship {
 
 class RunningGenerations {
  public:
-  // A request's place, which points to its generation once there is one; given back when the last
+  // A request's place, which points to its generations once there are any; given back when the last
   // copy goes.
-  using Place = std::shared_ptr<std::weak_ptr<Generation>>;
+  using Place = std::shared_ptr<std::vector<std::weak_ptr<Generation>>>;
 
   static constexpr size_t kAnyNumber = ~size_t{0};
   explicit RunningGenerations(size_t most_requests = kAnyNumber) : most_requests_(most_requests) {}
@@ -26,7 +27,7 @@ class RunningGenerations {
   // A request's, from before it is read. Errors: RefusedWhileDraining; ResourceExhausted if there
   // are as many as may be.
   absl::StatusOr<Place> Take();
-  // Makes the place's generation known to EndAll, before it starts.
+  // Makes a generation of the place known to EndAll, before it starts.
   void Enter(const Place& place, const std::shared_ptr<Generation>& generation);
 
   // No new ones from now on.
@@ -34,14 +35,14 @@ class RunningGenerations {
   bool draining() const;
   // Waits until none is left; false if that takes longer.
   bool WaitUntilIdle(absl::Duration timeout);
-  // Ends those that are there, and those whose generation is still to come, with `why`, soon.
+  // Ends those that are there, and those whose generations are still to come, with `why`, soon.
   void EndAll(const absl::Status& why);
 
  private:
   const size_t most_requests_;
   mutable std::mutex mutex_;
   std::condition_variable idle_;
-  std::list<std::weak_ptr<Generation>> running_;
+  std::list<std::vector<std::weak_ptr<Generation>>> running_;
   bool draining_ = false;
   absl::Status why_ended_;  // of EndAll
 };

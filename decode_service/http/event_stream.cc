@@ -17,47 +17,50 @@ constexpr absl::Duration kProgress = absl::Seconds(1);
 
 }  // namespace
 
-EventStream::EventStream(std::unique_ptr<HttpGeneration> generation, OpenAiResponse response,
+EventStream::EventStream(std::unique_ptr<HttpChoices> choices, OpenAiResponse response,
                          bool progress)
-    : generation_(std::move(generation)),
+    : choices_(std::move(choices)),
       response_(std::move(response)),
       comment_interval_(progress ? kProgress : kKeepAlive),
       last_write_(MonotonicNow()) {}
 
 absl::Status EventStream::Begin() {
   const absl::Time until = MonotonicNow() + kWaitForErrors;
-  v1::GenerateResponse message;
+  Message message;
   absl::Status end;
   while (true) {
-    switch (generation_->Take(until, &message, &end)) {
+    switch (choices_->Take(until, &message.choice, &message.response, &end)) {
       case Next::kNothing: return absl::OkStatus();
       case Next::kEnd: return end;
       case Next::kMessage: break;
     }
-    if (message.has_progress()) progress_ = message.progress();
-    if (progress_.phase() != v1::GenerateProgress::PHASE_PREFILL && message.has_progress())
-      continue;
+    if (message.response.has_progress()) {
+      progress_ = message.response.progress();
+      if (progress_.phase() != v1::GenerateProgress::PHASE_PREFILL) continue;
+    }
     first_ = std::move(message);
     return absl::OkStatus();
   }
 }
 
-std::string EventStream::Event(const v1::GenerateResponse& message) {
-  if (message.has_output()) return response_.Event(message.output());
-  if (message.has_report()) return response_.LastEvents(message.report());
-  progress_ = message.progress();
+std::string EventStream::Event(const Message& message) {
+  const v1::GenerateResponse& response = message.response;
+  if (response.has_output()) return response_.Event(message.choice, response.output());
+  if (response.has_report()) return response_.LastEvents(message.choice, response.report());
+  progress_ = response.progress();
   const bool due = MonotonicNow() - last_write_ >= comment_interval_;
   return due ? CommentEvent(progress_) : "";
 }
 
 bool EventStream::WriteNext(httplib::DataSink& sink) {
-  v1::GenerateResponse message;
+  Message message;
   absl::Status end;
   Next next = Next::kMessage;
   if (first_) {
     message = *std::exchange(first_, std::nullopt);
   } else {
-    next = generation_->Take(last_write_ + comment_interval_, &message, &end);
+    next =
+        choices_->Take(last_write_ + comment_interval_, &message.choice, &message.response, &end);
   }
   std::string event;
   switch (next) {

@@ -1,6 +1,6 @@
-// EventStream is the answer to a request with "stream": true: it turns what a generation gives into
-// server-sent events. Comments among them keep proxies from closing a connection that is silent.
-// Used by the connection's thread alone.
+// EventStream is the answer to a request with "stream": true: it turns what its generations give
+// into server-sent events. Comments among them keep proxies from closing a connection that is
+// silent. Used by the connection's thread alone.
 #pragma once
 
 #include <httplib.h>
@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "absl/status/status.h"
-#include "decode_service/http/http_generation.h"
+#include "decode_service/http/http_choices.h"
 #include "decode_service/http/openai_response.h"
 
 namespace kvship {
@@ -17,7 +17,7 @@ namespace kvship {
 class EventStream {
  public:
   // `progress`: comments tell every second how far the prompt is.
-  EventStream(std::unique_ptr<HttpGeneration> generation, OpenAiResponse response, bool progress);
+  EventStream(std::unique_ptr<HttpChoices> choices, OpenAiResponse response, bool progress);
 
   // Waits a moment for how the request begins: an error that comes so soon can be told by the HTTP
   // status. Call it first.
@@ -27,12 +27,16 @@ class EventStream {
   bool WriteNext(httplib::DataSink& sink);
 
  private:
-  std::string Event(const v1::GenerateResponse& message);
+  struct Message {
+    size_t choice = 0;
+    v1::GenerateResponse response;
+  };
+  std::string Event(const Message& message);
 
-  const std::unique_ptr<HttpGeneration> generation_;
+  const std::unique_ptr<HttpChoices> choices_;
   OpenAiResponse response_;
   const absl::Duration comment_interval_;
-  std::optional<v1::GenerateResponse> first_;  // came while it began
+  std::optional<Message> first_;  // came while it began
   v1::GenerateProgress progress_;
   absl::Time last_write_;
 };

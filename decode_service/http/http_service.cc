@@ -14,7 +14,7 @@
 #include "base/system_random.h"
 #include "decode_service/http/event_stream.h"
 #include "decode_service/http/http_body.h"
-#include "decode_service/http/http_generation.h"
+#include "decode_service/http/http_choices.h"
 #include "decode_service/http/openai_response.h"
 #include "rpc/request_id.h"
 
@@ -67,16 +67,17 @@ OpenAiError WrongMethod(const httplib::Request& request, const char* allowed,
       405);
 }
 
-absl::StatusOr<std::string> WholeAnswer(HttpGeneration& generation, OpenAiResponse& answer) {
-  std::string whole;
+absl::StatusOr<std::string> WholeAnswer(HttpChoices& choices, OpenAiResponse& answer) {
+  size_t choice;
   v1::GenerateResponse message;
   absl::Status end;
-  while (generation.Take(absl::InfiniteFuture(), &message, &end) != ResponseBuffer::Next::kEnd) {
-    if (message.has_output()) answer.Add(message.output());
-    if (message.has_report()) whole = answer.Whole(message.report());
+  while (choices.Take(absl::InfiniteFuture(), &choice, &message, &end) !=
+         ResponseBuffer::Next::kEnd) {
+    if (message.has_output()) answer.Add(choice, message.output());
+    if (message.has_report()) answer.End(choice, message.report());
   }
   if (!end.ok()) return end;
-  return whole;
+  return answer.Whole();
 }
 
 OpenAiError UnknownModel(absl::string_view model, absl::string_view served) {
@@ -241,17 +242,21 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
   connection.SetAnswerDeadline(deadline);
   const std::string id = NewRequestId();
   response.set_header("x-request-id", id);
-  const auto asked =
-      std::make_shared<Generation>(uses_, Generation::Call{.id = id,
-                                                           .client = client,
-                                                           .arrival = arrival,
-                                                           .deadline = deadline,
-                                                           .trace = TraceContextOf(http.headers)});
-  if (asked->trace().is_set()) {
-    response.set_header(kTraceResponse, asked->trace().TraceParent());
+  std::vector<std::shared_ptr<Generation>> generations;
+  for (size_t i = 0; i < request.num_choices(); ++i) {
+    generations.push_back(std::make_shared<Generation>(
+        uses_, Generation::Call{.id = i == 0 ? id : absl::StrCat(id, "-", i),
+                                .client = client,
+                                .arrival = arrival,
+                                .deadline = deadline,
+                                .trace = TraceContextOf(http.headers)}));
+    running_.Enter(place, generations[i]);
   }
-  running_.Enter(place, asked);
-  auto generation = std::make_unique<HttpGeneration>(asked, request.generate, deadline, connection);
+  if (generations[0]->trace().is_set()) {
+    response.set_header(kTraceResponse, generations[0]->trace().TraceParent());
+  }
+  auto choices =
+      std::make_unique<HttpChoices>(std::move(generations), request, deadline, connection);
   OpenAiResponse answer(request,
                         {.id = id,
                          .created = absl::ToUnixSeconds(absl::Now()),
@@ -260,12 +265,12 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
                         uses_.model.tokenizer.get());
   response.status = 200;
   if (!request.stream) {
-    const absl::StatusOr<std::string> whole = WholeAnswer(*generation, answer);
+    const absl::StatusOr<std::string> whole = WholeAnswer(*choices, answer);
     if (!whole.ok()) return Respond(OpenAiErrorOf(whole.status()), response);
     return response.set_content(*whole, kJson);
   }
   const auto stream =
-      std::make_shared<EventStream>(std::move(generation), std::move(answer), request.progress);
+      std::make_shared<EventStream>(std::move(choices), std::move(answer), request.progress);
   if (absl::Status begin = stream->Begin(); !begin.ok()) {
     return Respond(OpenAiErrorOf(begin), response);
   }

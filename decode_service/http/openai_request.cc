@@ -138,6 +138,8 @@ void ReadExtension(JsonFields& fields, OpenAiRequest* request) {
   JsonFields extension(*value, "kvship.");
   request->report = extension.Bool("report").value_or(false);
   request->progress = extension.Bool("progress").value_or(false);
+  extension.Check(!request->report || request->num_choices() == 1, "report",
+                  "it left out where there is more than one choice");
   extension.Check(request->stream || !request->progress, "progress",
                   "it left out where stream is not true");
   if (const auto ms = extension.Integer("timeout_ms", 1, kMostTimeoutMs)) {
@@ -149,35 +151,54 @@ void ReadExtension(JsonFields& fields, OpenAiRequest* request) {
   fields.Note(extension.Finish());
 }
 
-void ReadTokenIds(JsonFields& fields, const json& ids, v1::TokenIds* tokens) {
+void ReadTokenIds(JsonFields& fields, const std::string& path, const json& ids,
+                  v1::TokenIds* tokens) {
   for (const json& id : ids) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() > UINT32_MAX) {
-      return fields.Note(WrongField(absl::StrCat("prompt[", tokens->ids_size(), "]"), ShortJson(id),
+      return fields.Note(WrongField(absl::StrCat(path, "[", tokens->ids_size(), "]"), ShortJson(id),
                                     "a token id, in a list of token ids"));
     }
     tokens->add_ids(id.get<uint32_t>());
   }
 }
 
-// A string or a list of token ids; or a list with one of these.
-void ReadPrompt(JsonFields& fields, v1::GenerateRequest* generate) {
+// A string or a list of token ids.
+v1::GenerateRequest ReadPrompt(JsonFields& fields, const std::string& path, const json& prompt) {
+  v1::GenerateRequest request;
+  if (prompt.is_string()) {
+    request.set_prompt(prompt.get<std::string>());
+  } else if (prompt.is_array()) {
+    ReadTokenIds(fields, path, prompt, request.mutable_tokens());
+  } else {
+    fields.Note(WrongField(path, ShortJson(prompt), "a string or a list of token ids"));
+  }
+  return request;
+}
+
+// One of these, or a list of them.
+void ReadPrompts(JsonFields& fields, std::vector<v1::GenerateRequest>* prompts) {
   fields.Require("prompt");
   const json* prompt = fields.Value("prompt");
   if (prompt == nullptr) return;
   const bool is_list_of_prompts = prompt->is_array() && !prompt->empty() &&
                                   (prompt->front().is_string() || prompt->front().is_array());
-  if (is_list_of_prompts) {
-    fields.Check(prompt->size() == 1, "prompt",
-                 "one prompt: this server takes no more in a request");
-    prompt = &prompt->front();
+  if (!is_list_of_prompts) return prompts->push_back(ReadPrompt(fields, "prompt", *prompt));
+  fields.Check(prompt->size() <= kMostChoices, "prompt",
+               absl::StrCat("at most ", kMostChoices, " prompts"));
+  if (prompt->size() > kMostChoices) return;
+  for (const json& one : *prompt) {
+    prompts->push_back(ReadPrompt(fields, absl::StrCat("prompt[", prompts->size(), "]"), one));
   }
-  if (prompt->is_string()) {
-    generate->set_prompt(prompt->get<std::string>());
-  } else if (prompt->is_array()) {
-    ReadTokenIds(fields, *prompt, generate->mutable_tokens());
-  } else {
-    fields.Check(false, "prompt", "a string or a list of token ids");
-  }
+}
+
+// After the prompts.
+void ReadNumChoices(JsonFields& fields, OpenAiRequest* request) {
+  const int64_t n = fields.Integer("n", 1, kMostChoices).value_or(1);
+  request->choices_per_prompt = static_cast<uint32_t>(n);
+  fields.Check(request->num_choices() <= kMostChoices, "n",
+               absl::StrCat("at most ", kMostChoices, " choices of all prompts together"));
+  // More would be drawn to be thrown away.
+  if (request->api == OpenAiApi::kCompletions) fields.Only("best_of", n);
 }
 
 // Text, or a list of parts that are text.
@@ -235,12 +256,10 @@ void ReadTemplateArguments(JsonFields& fields, v1::ChatMessages* chat) {
 
 // What clients may send as long as it changes nothing.
 void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
-  fields.Only("n", 1);
   fields.Only("repetition_penalty", 1);
   fields.Only("min_tokens", 0);
   fields.Only("store", false);
   if (api == OpenAiApi::kCompletions) {
-    fields.Only("best_of", 1);
     fields.Only("echo", false);
     fields.Only("suffix", "");
     return;
@@ -256,6 +275,13 @@ void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
 
 }  // namespace
 
+v1::GenerateRequest OpenAiRequest::Choice(size_t i) const {
+  v1::GenerateRequest choice = prompts[i / choices_per_prompt];
+  choice.MergeFrom(generate);
+  choice.mutable_sampling()->set_seed(generate.sampling().seed() + i % choices_per_prompt);
+  return choice;
+}
+
 absl::StatusOr<OpenAiRequest> ReadOpenAiRequest(OpenAiApi api, absl::string_view body,
                                                 uint64_t drawn_seed) {
   ASSIGN_OR_RETURN(const json object, ParseBody(body));
@@ -265,11 +291,13 @@ absl::StatusOr<OpenAiRequest> ReadOpenAiRequest(OpenAiApi api, absl::string_view
   fields.Require("model");
   request.model = fields.Text("model").value_or("");
   if (api == OpenAiApi::kChat) {
-    ReadMessages(fields, request.generate.mutable_chat());
-    ReadTemplateArguments(fields, request.generate.mutable_chat());
+    v1::ChatMessages* chat = request.prompts.emplace_back().mutable_chat();
+    ReadMessages(fields, chat);
+    ReadTemplateArguments(fields, chat);
   } else {
-    ReadPrompt(fields, &request.generate);
+    ReadPrompts(fields, &request.prompts);
   }
+  ReadNumChoices(fields, &request);
   RefuseUnsupported(api, fields);
   ReadSampling(fields, drawn_seed, request.generate.mutable_sampling());
   ReadMaxTokens(fields, &request.generate);

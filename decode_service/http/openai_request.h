@@ -1,4 +1,4 @@
-// A request of OpenAI's API, from the bytes of its body to the GenerateRequest that stands for it.
+// A request of OpenAI's API, from the bytes of its body to the GenerateRequests that stand for it.
 // Pure functions; any bytes are fine. docs/openai.md lists the fields. What only the model can tell
 // (lengths, token ids, whether options go together) is left to ReadRequest.
 #pragma once
@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -20,7 +21,10 @@ enum class OpenAiApi { kCompletions, kChat };
 struct OpenAiRequest {
   OpenAiApi api = OpenAiApi::kCompletions;
   std::string model;
-  v1::GenerateRequest generate;
+  // Each has a prompt and nothing else.
+  std::vector<v1::GenerateRequest> prompts;
+  uint32_t choices_per_prompt = 1;
+  v1::GenerateRequest generate;  // the rest of them, which they have in common
   bool stream = false;
   bool include_usage = false;
   // Set if logprobs are wanted: how many of the likeliest tokens to show at each place.
@@ -29,7 +33,14 @@ struct OpenAiRequest {
   bool progress = false;  // comments in the stream
   // How long it may take, from its arrival.
   absl::Duration timeout = absl::InfiniteDuration();
+
+  size_t num_choices() const { return prompts.size() * choices_per_prompt; }
+  // What to generate for the i-th choice of the answer. Those of a prompt stand together, the j-th
+  // with the request's seed plus j.
+  v1::GenerateRequest Choice(size_t i) const;
 };
+
+inline constexpr size_t kMostChoices = 128;  // OpenAI's bound of `n`
 
 // A request without a seed gets `drawn_seed`. Errors: InvalidArgument with a BadRequest detail
 // naming field, value and what was wanted.

@@ -25,11 +25,9 @@ Json FinishReason(const v1::GenerateReport& report) {
   return report.finish_reason() == v1::GenerateReport::FINISH_REASON_LENGTH ? "length" : "stop";
 }
 
-Json Usage(const v1::Usage& usage) {
-  return {{"prompt_tokens", usage.prompt_tokens()},
-          {"completion_tokens", usage.output_tokens()},
-          {"total_tokens", usage.prompt_tokens() + usage.output_tokens()},
-          {"prompt_tokens_details", {{"cached_tokens", usage.reused_tokens()}}}};
+// Null where none are wanted.
+Json Logprobs(std::optional<OpenAiLogprobs>& logprobs, const OpenAiLogprobs::Tokens& tokens) {
+  return logprobs ? logprobs->Add(tokens) : Json();
 }
 
 Json Report(const v1::GenerateReport& report) {
@@ -55,8 +53,13 @@ OpenAiResponse::OpenAiResponse(const OpenAiRequest& request, Heading heading,
     : api_(request.api),
       include_usage_(request.include_usage),
       report_(request.report),
-      heading_(std::move(heading)) {
-  if (request.num_top_logprobs) logprobs_.emplace(api_, *request.num_top_logprobs, tokenizer);
+      heading_(std::move(heading)),
+      choices_per_prompt_(request.choices_per_prompt),
+      choices_(request.num_choices()) {
+  if (!request.num_top_logprobs) return;
+  for (Choice& choice : choices_) {
+    choice.logprobs.emplace(api_, *request.num_top_logprobs, tokenizer);
+  }
 }
 
 Json OpenAiResponse::Object(absl::string_view kind) const {
@@ -68,29 +71,50 @@ Json OpenAiResponse::Object(absl::string_view kind) const {
           {"system_fingerprint", heading_.fingerprint}};
 }
 
-Json OpenAiResponse::Logprobs(const OpenAiLogprobs::Tokens& tokens) {
-  return logprobs_ ? logprobs_->Add(tokens) : Json();
-}
-
-void OpenAiResponse::Add(const v1::GenerateOutput& output) {
-  text_ += output.text();
-  if (logprobs_) tokens_.MergeFrom(output.tokens());
-}
-
-std::string OpenAiResponse::Whole(const v1::GenerateReport& report) {
-  const bool chat = api_ == OpenAiApi::kChat;
-  Json choice = {{"index", 0}};
-  if (chat) {
-    choice["message"] = {{"role", "assistant"}, {"content", text_}, {"refusal", nullptr}};
-  } else {
-    choice["text"] = text_;
+Json OpenAiResponse::Usage() const {
+  uint64_t prompt = 0, reused = 0, output = 0;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    const v1::Usage& usage = choices_[i].report->usage();
+    output += usage.output_tokens();
+    if (i % choices_per_prompt_ != 0) continue;  // its prompt was counted
+    prompt += usage.prompt_tokens();
+    reused += usage.reused_tokens();
   }
-  choice["logprobs"] = Logprobs(tokens_);
-  choice["finish_reason"] = FinishReason(report);
-  Json object = Object(chat ? "chat.completion" : "text_completion");
-  object["choices"] = Json::array({std::move(choice)});
-  object["usage"] = Usage(report.usage());
-  if (report_) object["kvship"] = Report(report);
+  return {{"prompt_tokens", prompt},
+          {"completion_tokens", output},
+          {"total_tokens", prompt + output},
+          {"prompt_tokens_details", {{"cached_tokens", reused}}}};
+}
+
+void OpenAiResponse::Add(size_t choice, const v1::GenerateOutput& output) {
+  choices_[choice].text += output.text();
+  if (choices_[choice].logprobs) choices_[choice].tokens.MergeFrom(output.tokens());
+}
+
+void OpenAiResponse::End(size_t choice, const v1::GenerateReport& report) {
+  choices_[choice].report = report;
+  ++num_ended_;
+}
+
+Json OpenAiResponse::WholeChoice(size_t choice) {
+  Choice& ended = choices_[choice];
+  Json json = {{"index", choice}};
+  if (api_ == OpenAiApi::kChat) {
+    json["message"] = {{"role", "assistant"}, {"content", ended.text}, {"refusal", nullptr}};
+  } else {
+    json["text"] = ended.text;
+  }
+  json["logprobs"] = Logprobs(ended.logprobs, ended.tokens);
+  json["finish_reason"] = FinishReason(*ended.report);
+  return json;
+}
+
+std::string OpenAiResponse::Whole() {
+  Json object = Object(api_ == OpenAiApi::kChat ? "chat.completion" : "text_completion");
+  object["choices"] = Json::array();
+  for (size_t i = 0; i < choices_.size(); ++i) object["choices"].push_back(WholeChoice(i));
+  object["usage"] = Usage();
+  if (report_) object["kvship"] = Report(*choices_[0].report);
   return Dump(object);
 }
 
@@ -100,35 +124,42 @@ Json OpenAiResponse::Chunk() const {
   return chunk;
 }
 
-Json OpenAiResponse::ChunkChoices(const std::string& text, Json logprobs, Json finish_reason) {
-  Json choice = {{"index", 0}};
+Json OpenAiResponse::ChunkChoices(size_t choice, const std::string& text, Json logprobs,
+                                  Json finish_reason) {
+  Json json = {{"index", choice}};
   if (api_ == OpenAiApi::kCompletions) {
-    choice["text"] = text;
+    json["text"] = text;
   } else {
-    choice["delta"] = Json::object();
-    if (!std::exchange(began_, true)) choice["delta"]["role"] = "assistant";
-    if (finish_reason.is_null()) choice["delta"]["content"] = text;
+    json["delta"] = Json::object();
+    if (!std::exchange(choices_[choice].began, true)) json["delta"]["role"] = "assistant";
+    if (finish_reason.is_null()) json["delta"]["content"] = text;
   }
-  choice["logprobs"] = std::move(logprobs);
-  choice["finish_reason"] = std::move(finish_reason);
-  return Json::array({std::move(choice)});
+  json["logprobs"] = std::move(logprobs);
+  json["finish_reason"] = std::move(finish_reason);
+  return Json::array({std::move(json)});
 }
 
-std::string OpenAiResponse::Event(const v1::GenerateOutput& output) {
-  if (output.text().empty() && !logprobs_) return "";
+std::string OpenAiResponse::Event(size_t choice, const v1::GenerateOutput& output) {
+  std::optional<OpenAiLogprobs>& logprobs = choices_[choice].logprobs;
+  if (output.text().empty() && !logprobs) return "";
   Json chunk = Chunk();
-  chunk["choices"] = ChunkChoices(output.text(), Logprobs(output.tokens()), nullptr);
+  chunk["choices"] =
+      ChunkChoices(choice, output.text(), Logprobs(logprobs, output.tokens()), nullptr);
   return DataEvent(chunk);
 }
 
-std::string OpenAiResponse::LastEvents(const v1::GenerateReport& report) {
+std::string OpenAiResponse::LastEvents(size_t choice, const v1::GenerateReport& report) {
+  End(choice, report);
   Json finish = Chunk();
-  finish["choices"] = ChunkChoices("", nullptr, FinishReason(report));
+  finish["choices"] = ChunkChoices(choice, "", nullptr, FinishReason(report));
+  if (report_ && !include_usage_) finish["kvship"] = Report(report);
+  if (num_ended_ < choices_.size()) return DataEvent(finish);
+  if (!include_usage_) return absl::StrCat(DataEvent(finish), kEndOfStream);
   Json usage = Chunk();
   usage["choices"] = Json::array();
-  usage["usage"] = Usage(report.usage());
-  if (report_) (include_usage_ ? usage : finish)["kvship"] = Report(report);
-  return absl::StrCat(DataEvent(finish), include_usage_ ? DataEvent(usage) : "", kEndOfStream);
+  usage["usage"] = Usage();
+  if (report_) usage["kvship"] = Report(report);
+  return absl::StrCat(DataEvent(finish), DataEvent(usage), kEndOfStream);
 }
 
 std::string CommentEvent(const v1::GenerateProgress& progress) {

@@ -1,11 +1,13 @@
-// OpenAiResponse puts what a generation gives into the form of OpenAI's API: one JSON object, or
-// the server-sent events of a stream. One per request, fed in order; not thread safe.
+// OpenAiResponse puts what the generations of a request give into the form of OpenAI's API: one
+// JSON object, or the server-sent events of a stream. One per request; each choice is fed in order;
+// not thread safe.
 #pragma once
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "decode_service/http/openai_logprobs.h"
@@ -26,33 +28,42 @@ class OpenAiResponse {
   // `tokenizer` may be null.
   OpenAiResponse(const OpenAiRequest& request, Heading heading, const Tokenizer* tokenizer);
 
-  // Of an answer in one piece.
-  void Add(const v1::GenerateOutput& output);
-  std::string Whole(const v1::GenerateReport& report);
+  // Of an answer in one piece, which is whole when all choices have their reports.
+  void Add(size_t choice, const v1::GenerateOutput& output);
+  void End(size_t choice, const v1::GenerateReport& report);
+  std::string Whole();
 
-  // Of a stream: "data: {...}\n\n", or nothing where the output has nothing to show yet. The last
-  // ones end with "data: [DONE]\n\n".
-  std::string Event(const v1::GenerateOutput& output);
-  std::string LastEvents(const v1::GenerateReport& report);
+  // Of a stream: "data: {...}\n\n", or nothing where the output has nothing to show yet. Those of
+  // the last choice to end end with "data: [DONE]\n\n".
+  std::string Event(size_t choice, const v1::GenerateOutput& output);
+  std::string LastEvents(size_t choice, const v1::GenerateReport& report);
 
  private:
   using Json = nlohmann::ordered_json;
 
+  struct Choice {
+    std::optional<OpenAiLogprobs> logprobs;
+    std::string text;
+    OpenAiLogprobs::Tokens tokens;
+    bool began = false;  // a stream's first chunk was made
+    std::optional<v1::GenerateReport> report;
+  };
+
   Json Object(absl::string_view kind) const;
+  Json WholeChoice(size_t choice);
   // An object of a stream, but for its choices; and those.
   Json Chunk() const;
-  Json ChunkChoices(const std::string& text, Json logprobs, Json finish_reason);
-  // Null where none are wanted.
-  Json Logprobs(const OpenAiLogprobs::Tokens& tokens);
+  Json ChunkChoices(size_t choice, const std::string& text, Json logprobs, Json finish_reason);
+  // Of all choices.
+  Json Usage() const;
 
   const OpenAiApi api_;
   const bool include_usage_;
   const bool report_;
   const Heading heading_;
-  std::optional<OpenAiLogprobs> logprobs_;
-  std::string text_;
-  OpenAiLogprobs::Tokens tokens_;
-  bool began_ = false;  // a stream's first chunk was made
+  const size_t choices_per_prompt_;
+  std::vector<Choice> choices_;
+  size_t num_ended_ = 0;
 };
 
 // A comment of a stream, which clients skip: keeps proxies awake and shows people what goes on.

@@ -124,6 +124,7 @@ void AddHttp(const std::string& root) {
   };
   const char* const completions[] = {
       R"({"model":"tiny","prompt":"the an","max_tokens":3,"logprobs":2,"stop":"in"})",
+      R"({"model":"tiny","prompt":["the",[5,6]],"n":3,"best_of":3,"seed":4})",
       R"({"model":"tiny","prompt":[[5,6,7]],"kvship":{"compression":{"scorer":"keep_all","window":4}}})",
   };
   for (const char* body : chats) bodies.Add(std::string(1, '\0') + body);

@@ -13,7 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t num_bytes) {
   const absl::string_view body(reinterpret_cast<const char*>(data + 1), num_bytes - 1);
   const auto request = ReadOpenAiRequest(api, body, /*drawn_seed=*/1);
   if (request.ok()) {
-    CheckGenerateRequest(request->generate);
+    CheckGenerateRequest(request->Choice(request->num_choices() - 1));
   } else {
     const OpenAiError error = OpenAiErrorOf(request.status());
     Require(error.http_status == 400, "a wrong body is the client's fault");

@@ -55,6 +55,38 @@ def test_completions_take_text_and_token_ids(api):
     assert caught.value.param == "prompt[1]"
 
 
+def test_each_prompt_of_a_list_is_answered_as_alone(api):
+    prompts = ["One, two, three,", "The capital of France is", list(range(100, 150)), "Once upon a time"]
+    alone = [api.complete(prompt, max_tokens=12, temperature=0) for prompt in prompts]
+    together = api.complete(prompts, max_tokens=12, temperature=0)
+    assert [choice.index for choice in together.choices] == [0, 1, 2, 3]
+    assert [choice.text for choice in together.choices] == [answer.choices[0].text for answer in alone]
+    assert together.usage.prompt_tokens == sum(answer.usage.prompt_tokens for answer in alone)
+    assert together.usage.completion_tokens == sum(answer.usage.completion_tokens for answer in alone)
+    streamed = dict.fromkeys(range(4), "")
+    for chunk in api.complete(prompts, max_tokens=12, temperature=0, stream=True):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert list(streamed.values()) == [choice.text for choice in together.choices]
+
+
+def test_several_choices_are_those_of_the_seeds_that_follow(api):
+    fields = {"max_tokens": 16, "temperature": 1.2}
+    answer = api.chat(QUESTION, n=3, seed=5, **fields)
+    alone = [api.chat(QUESTION, seed=5 + i, **fields) for i in range(3)]
+    assert [choice.message.content for choice in answer.choices] == [each.choices[0].message.content for each in alone]
+    assert answer.usage.prompt_tokens == alone[0].usage.prompt_tokens
+    chunks = list(api.chat(QUESTION, n=3, seed=5, stream=True, **fields))
+    for i, each in enumerate(alone):
+        assert text_of(chunk for chunk in chunks if chunk.choices[0].index == i) == each.choices[0].message.content
+    assert sum(chunk.choices[0].finish_reason is not None for chunk in chunks) == 3
+
+
+def test_one_wrong_prompt_refuses_the_request_and_the_others_end(api):
+    with pytest.raises(openai.BadRequestError, match=r"prompt\[1\] is 99999; .* \(choice 2\)"):
+        api.complete(["Once", LONG, [5, 99999]], max_tokens=4000, stream=True, extra_body={"ignore_eos": True})
+    assert api.becomes_idle()
+
+
 def test_usage_tells_what_of_a_prompt_was_not_read_anew(tmp_path):
     with server_pair(tmp_path, prefill_flags=["--prefix_cache_bytes=200000000"]) as pair:
         api = Api(pair.http_port, pair.ports["decode-admin-port"])
@@ -144,7 +176,7 @@ def test_characters_stay_whole_across_chunks(api):
 
 
 @pytest.mark.parametrize("fields, param, message", [
-    ({"n": 2}, "n", "n is 2"),
+    ({"n": 129}, "n", "n is 129; wanted an integer from 1 to 128"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "tools is"),
     ({"response_format": {"type": "json_object"}}, "response_format", "json_object"),
     ({"presence_penalty": 3}, "presence_penalty", "presence_penalty is 3; wanted a number from -2 to 2"),
@@ -236,9 +268,10 @@ def test_a_client_that_goes_during_prefill_is_noticed(api, stream):
     assert api.becomes_idle()
 
 
-def test_a_client_that_goes_during_a_whole_answer_is_noticed(api):
+@pytest.mark.parametrize("prompts", ["Once", ["Once"] * 5])
+def test_a_client_that_goes_during_a_whole_answer_is_noticed(api, prompts):
     with pytest.raises(openai.APITimeoutError):
-        api.complete("Once", max_tokens=8000, timeout=1, extra_body={"ignore_eos": True})
+        api.complete(prompts, max_tokens=8000, timeout=1, extra_body={"ignore_eos": True})
     assert api.becomes_idle()
 
 

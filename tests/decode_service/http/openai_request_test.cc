@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/random.h"
 #include "rpc/errors.h"
 
@@ -88,7 +89,7 @@ TEST(OpenAiRequestTest, MessagesMayBeListsOfTextParts) {
       R"({"model":"m","messages":[{"role":"developer","content":"Be kind."},
           {"role":"user","content":[{"type":"text","text":"One"},{"type":"text","text":"two"}]}]})");
   ASSERT_TRUE(request.ok()) << request.status();
-  const auto& messages = request->generate.chat().messages();
+  const auto& messages = request->prompts[0].chat().messages();
   EXPECT_EQ(messages[0].role(), "system");
   EXPECT_EQ(messages[1].content(), "One\ntwo");
 }
@@ -97,9 +98,9 @@ TEST(OpenAiRequestTest, WhetherToThinkIsAnArgumentOfTheTemplate) {
   const auto thinking = [](const std::string& value) {
     return ReadChat(Chat(R"(,"chat_template_kwargs":{"enable_thinking":)" + value + "}"));
   };
-  EXPECT_FALSE(thinking("false")->generate.chat().thinking());
-  EXPECT_TRUE(thinking("true")->generate.chat().thinking());
-  EXPECT_FALSE(thinking("null")->generate.chat().has_thinking());
+  EXPECT_FALSE(thinking("false")->Choice(0).chat().thinking());
+  EXPECT_TRUE(thinking("true")->Choice(0).chat().thinking());
+  EXPECT_FALSE(thinking("null")->Choice(0).chat().has_thinking());
   ExpectRefused(thinking("0"), "chat_template_kwargs.enable_thinking", "0; wanted true or false");
   ExpectRefused(ReadChat(Chat(R"(,"chat_template_kwargs":{"tone":"kind"})")),
                 "chat_template_kwargs.tone", "tone");
@@ -120,21 +121,61 @@ TEST(OpenAiRequestTest, WrongMessagesAreNamed) {
                 "messages[0].content[0].type", "image_url");
 }
 
-TEST(OpenAiRequestTest, APromptIsTextOrTokenIdsOrAListWithOneOfThem) {
+TEST(OpenAiRequestTest, APromptIsTextOrTokenIdsOrAListOfThem) {
   const auto read = [](const std::string& prompt) {
     return ReadCompletion(absl::StrCat(R"({"model":"m","prompt":)", prompt, "}"));
   };
-  EXPECT_EQ(read(R"("Hi")")->generate.prompt(), "Hi");
-  EXPECT_EQ(read(R"(["Hi"])")->generate.prompt(), "Hi");
-  EXPECT_THAT(read("[1,2]")->generate.tokens().ids(), ElementsAre(1, 2));
-  EXPECT_THAT(read("[[1,2]]")->generate.tokens().ids(), ElementsAre(1, 2));
-  ExpectRefused(read(R"(["a","b"])"), "prompt", "one prompt");
-  ExpectRefused(read("[[1],[2]]"), "prompt", "one prompt");
+  for (const char* prompt : {R"("Hi")", R"(["Hi"])"}) {
+    ASSERT_EQ(read(prompt)->num_choices(), 1u);
+    EXPECT_EQ(read(prompt)->Choice(0).prompt(), "Hi");
+  }
+  for (const char* prompt : {"[1,2]", "[[1,2]]"}) {
+    ASSERT_EQ(read(prompt)->num_choices(), 1u);
+    EXPECT_THAT(read(prompt)->Choice(0).tokens().ids(), ElementsAre(1, 2));
+  }
+  const auto both = read(R"(["a",[7]])");
+  ASSERT_EQ(both->num_choices(), 2u);
+  EXPECT_EQ(both->Choice(0).prompt(), "a");
+  EXPECT_THAT(both->Choice(1).tokens().ids(), ElementsAre(7));
+  ExpectRefused(read(R"(["a",5])"), "prompt[1]", "5; wanted a string or a list of token ids");
+  ExpectRefused(read("[[1],[2,-3]]"), "prompt[1][1]", "-3");
+  ExpectRefused(read("[[-3]]"), "prompt[0][0]", "-3");
   ExpectRefused(read("[1,-2]"), "prompt[1]", "-2");
   ExpectRefused(read("[1.5]"), "prompt[0]", "1.5");
   ExpectRefused(read("[4294967296]"), "prompt[0]", "4294967296");
   ExpectRefused(read("7"), "prompt", "a string or a list of token ids");
   ExpectRefused(ReadCompletion(R"({"model":"m"})"), "prompt", "missing");
+}
+
+TEST(OpenAiRequestTest, ChoicesOfAPromptDifferInTheirSeeds) {
+  const auto request = ReadCompletion(
+      R"({"model":"m","prompt":["a","b"],"n":2,"best_of":2,"seed":5,"max_tokens":3})");
+  ASSERT_TRUE(request.ok()) << request.status();
+  ASSERT_EQ(request->num_choices(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    const v1::GenerateRequest choice = request->Choice(i);
+    EXPECT_EQ(choice.prompt(), i < 2 ? "a" : "b");
+    EXPECT_EQ(choice.sampling().seed(), 5 + i % 2);
+    EXPECT_EQ(choice.max_tokens(), 3u);
+  }
+  EXPECT_EQ(ReadChat(Chat(R"(,"n":2)"))->Choice(1).chat().messages(0).content(), "Hi");
+}
+
+TEST(OpenAiRequestTest, ChoicesAreBounded) {
+  const auto read = [](size_t num_prompts, int n) {
+    return ReadCompletion(absl::StrCat(
+        R"({"model":"m","prompt":[)",
+        absl::StrJoin(std::vector<std::string>(num_prompts, "\"a\""), ","), R"(],"n":)", n, "}"));
+  };
+  EXPECT_EQ(read(128, 1)->num_choices(), 128u);
+  EXPECT_EQ(read(2, 64)->num_choices(), 128u);
+  ExpectRefused(read(129, 1), "prompt", "wanted at most 128 prompts");
+  ExpectRefused(read(2, 65), "n", "n is 65; wanted at most 128 choices of all prompts together");
+  ExpectRefused(read(1, 129), "n", "n is 129; wanted an integer from 1 to 128");
+  ExpectRefused(read(1, 0), "n", "n is 0; wanted an integer from 1");
+  ExpectRefused(ReadCompletion(Completion(R"(,"n":2,"best_of":3)")), "best_of", "it left out or 2");
+  ExpectRefused(ReadChat(Chat(R"(,"n":2,"kvship":{"report":true})")), "kvship.report",
+                "it left out where there is more than one choice");
 }
 
 TEST(OpenAiRequestTest, LogprobsOfNoOtherTokensStillAskForTheDrawnOnes) {
@@ -199,7 +240,6 @@ TEST(OpenAiRequestTest, UnknownFieldsAreToldWithTheObjectThatHasThem) {
 
 TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing) {
   for (const auto& [field, value] : std::initializer_list<std::pair<const char*, const char*>>{
-           {"n", "2"},
            {"repetition_penalty", "1.1"},
            {"min_tokens", "5"},
            {"store", "true"},

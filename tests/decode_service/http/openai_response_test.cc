@@ -39,6 +39,7 @@ const HalvesTokenizer kTokenizer;
 OpenAiRequest Request(OpenAiApi api) {
   OpenAiRequest request;
   request.api = api;
+  request.prompts.resize(1);
   return request;
 }
 
@@ -74,6 +75,12 @@ v1::GenerateReport Report(v1::GenerateReport::FinishReason reason) {
   return report;
 }
 
+// Of an answer with one choice.
+std::string WholeAfter(OpenAiResponse& response, const v1::GenerateReport& report) {
+  response.End(0, report);
+  return response.Whole();
+}
+
 // The objects of a stream's events, the end's mark as the string "[DONE]".
 std::vector<Json> Objects(const std::string& events) {
   std::vector<Json> objects;
@@ -89,9 +96,9 @@ constexpr auto kLength = v1::GenerateReport::FINISH_REASON_LENGTH;
 
 TEST(OpenAiResponseTest, AWholeChatAnswerHasMessageUsageAndFinishReason) {
   OpenAiResponse response = ResponseTo(Request(OpenAiApi::kChat));
-  response.Add(Output("Hel", {2}));
-  response.Add(Output("lo", {2}));
-  EXPECT_EQ(Json::parse(response.Whole(Report(kEnd))), Json::parse(R"({
+  response.Add(0, Output("Hel", {2}));
+  response.Add(0, Output("lo", {2}));
+  EXPECT_EQ(Json::parse(WholeAfter(response, Report(kEnd))), Json::parse(R"({
     "id": "chatcmpl-1", "object": "chat.completion", "created": 5, "model": "m",
     "system_fingerprint": "fp",
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello", "refusal": null},
@@ -102,8 +109,8 @@ TEST(OpenAiResponseTest, AWholeChatAnswerHasMessageUsageAndFinishReason) {
 
 TEST(OpenAiResponseTest, AWholeCompletionHasItsText) {
   OpenAiResponse response = ResponseTo(Request(OpenAiApi::kCompletions));
-  response.Add(Output("Hello", {2}));
-  const Json whole = Json::parse(response.Whole(Report(kLength)));
+  response.Add(0, Output("Hello", {2}));
+  const Json whole = Json::parse(WholeAfter(response, Report(kLength)));
   EXPECT_EQ(whole["object"], "text_completion");
   EXPECT_EQ(whole["choices"],
             Json::parse(
@@ -112,8 +119,8 @@ TEST(OpenAiResponseTest, AWholeCompletionHasItsText) {
 
 TEST(OpenAiResponseTest, AChatStreamNamesTheRoleOnceAndEndsWithTheReason) {
   OpenAiResponse response = ResponseTo(Request(OpenAiApi::kChat));
-  std::string events = response.Event(Output("Hel", {2}));
-  events += response.Event(Output("lo", {2})) + response.LastEvents(Report(kEnd));
+  std::string events = response.Event(0, Output("Hel", {2}));
+  events += response.Event(0, Output("lo", {2})) + response.LastEvents(0, Report(kEnd));
   const std::vector<Json> objects = Objects(events);
   ASSERT_EQ(objects.size(), 4u);
   EXPECT_EQ(objects[0]["object"], "chat.completion.chunk");
@@ -132,7 +139,7 @@ TEST(OpenAiResponseTest, UsageComesInAChunkOfItsOwnAndIsNullBefore) {
   request.include_usage = true;
   OpenAiResponse response = ResponseTo(request);
   const std::vector<Json> objects =
-      Objects(response.Event(Output("a", {2})) + response.LastEvents(Report(kEnd)));
+      Objects(response.Event(0, Output("a", {2})) + response.LastEvents(0, Report(kEnd)));
   ASSERT_EQ(objects.size(), 4u);
   EXPECT_EQ(objects[0]["usage"], nullptr);
   EXPECT_EQ(objects[1]["usage"], nullptr);
@@ -146,21 +153,64 @@ TEST(OpenAiResponseTest, TheReportIsInTheLastObject) {
     request.report = true;
     request.include_usage = include_usage;
     OpenAiResponse response = ResponseTo(request);
-    const std::vector<Json> objects = Objects(response.LastEvents(Report(kEnd)));
+    const std::vector<Json> objects = Objects(response.LastEvents(0, Report(kEnd)));
     const Json& last = objects[objects.size() - 2];
     EXPECT_EQ(last["kvship"]["kv"]["ratio"], 3.0);
     EXPECT_EQ(last["kvship"]["kv"]["kept_tokens"], 2.0);
     EXPECT_EQ(last["kvship"]["timing"]["total_ms"], 8.0);
-    EXPECT_EQ(Json::parse(response.Whole(Report(kEnd)))["kvship"], last["kvship"]);
+    EXPECT_EQ(Json::parse(WholeAfter(response, Report(kEnd)))["kvship"], last["kvship"]);
     EXPECT_EQ(objects[0].contains("kvship"), !include_usage);
   }
 }
 
+TEST(OpenAiResponseTest, ChoicesStandInOrderAndAPromptIsCountedOnce) {
+  OpenAiRequest request = Request(OpenAiApi::kCompletions);
+  request.prompts.resize(2);
+  request.choices_per_prompt = 2;
+  OpenAiResponse response = ResponseTo(request);
+  for (const size_t choice : {3, 1, 0, 2}) {
+    response.Add(choice, Output(absl::StrCat("of ", choice), {2}));
+    response.End(choice, Report(choice == 1 ? kLength : kEnd));
+  }
+  const Json whole = Json::parse(response.Whole());
+  ASSERT_EQ(whole["choices"].size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(whole["choices"][i]["index"], i);
+    EXPECT_EQ(whole["choices"][i]["text"], absl::StrCat("of ", i));
+    EXPECT_EQ(whole["choices"][i]["finish_reason"], i == 1 ? "length" : "stop");
+  }
+  EXPECT_EQ(whole["usage"], Json::parse(R"({"prompt_tokens": 6, "completion_tokens": 16,
+      "total_tokens": 22, "prompt_tokens_details": {"cached_tokens": 4}})"));
+}
+
+TEST(OpenAiResponseTest, AStreamOfChoicesEndsWithTheLastOfThem) {
+  OpenAiRequest request = Request(OpenAiApi::kChat);
+  request.choices_per_prompt = 2;
+  request.include_usage = true;
+  OpenAiResponse response = ResponseTo(request);
+  std::string events = response.Event(1, Output("b", {2}));
+  events += response.LastEvents(1, Report(kEnd));
+  const std::vector<Json> first = Objects(events);
+  ASSERT_EQ(first.size(), 2u) << "the other choice goes on";
+  EXPECT_EQ(first[0]["choices"][0]["index"], 1);
+  EXPECT_EQ(first[1]["choices"][0]["finish_reason"], "stop");
+  events = response.Event(0, Output("a", {2}));
+  events += response.LastEvents(0, Report(kLength));
+  const std::vector<Json> last = Objects(events);
+  ASSERT_EQ(last.size(), 4u);
+  EXPECT_EQ(last[0]["choices"][0]["delta"], Json::parse(R"({"role": "assistant", "content": "a"})"))
+      << "each has its role";
+  EXPECT_EQ(last[1]["choices"][0]["index"], 0);
+  EXPECT_EQ(last[1]["choices"][0]["finish_reason"], "length");
+  EXPECT_EQ(last[2]["usage"]["total_tokens"], 3 + 2 * 4);
+  EXPECT_EQ(last[3], "[DONE]");
+}
+
 TEST(OpenAiResponseTest, OutputWithoutTextIsNoEventUnlessItHasLogprobs) {
   OpenAiRequest request = Request(OpenAiApi::kChat);
-  EXPECT_EQ(ResponseTo(request).Event(Output("", {0})), "");
+  EXPECT_EQ(ResponseTo(request).Event(0, Output("", {0})), "");
   request.num_top_logprobs = 0;
-  EXPECT_NE(ResponseTo(request).Event(Output("", {0})), "");
+  EXPECT_NE(ResponseTo(request).Event(0, Output("", {0})), "");
 }
 
 TEST(OpenAiResponseTest, ChatLogprobsHaveTheBytesOfHalfCharacters) {
@@ -168,7 +218,7 @@ TEST(OpenAiResponseTest, ChatLogprobsHaveTheBytesOfHalfCharacters) {
   request.num_top_logprobs = 1;
   OpenAiResponse response = ResponseTo(request);
   const Json content =
-      Objects(response.Event(Output("", {0})))[0]["choices"][0]["logprobs"]["content"];
+      Objects(response.Event(0, Output("", {0})))[0]["choices"][0]["logprobs"]["content"];
   EXPECT_EQ(content, Json::parse(R"([{"token": "\ufffd", "logprob": -0.5, "bytes": [195],
       "top_logprobs": [{"token": "a", "logprob": -9999.0, "bytes": [97]}]}])"));
 }
@@ -177,8 +227,8 @@ TEST(OpenAiResponseTest, CompletionLogprobsCountCharactersAndLeaveOutSpecialToke
   OpenAiRequest request = Request(OpenAiApi::kCompletions);
   request.num_top_logprobs = 0;
   OpenAiResponse response = ResponseTo(request);
-  response.Add(Output("aéa", {2, 0, 1, 2, 3}));
-  const Json logprobs = Json::parse(response.Whole(Report(kEnd)))["choices"][0]["logprobs"];
+  response.Add(0, Output("aéa", {2, 0, 1, 2, 3}));
+  const Json logprobs = Json::parse(WholeAfter(response, Report(kEnd)))["choices"][0]["logprobs"];
   EXPECT_EQ(logprobs["tokens"], Json::parse(R"(["a", "bytes:\\xc3", "bytes:\\xa9", "a"])"));
   EXPECT_EQ(logprobs["text_offset"], Json::parse("[0, 1, 1, 2]"));
   EXPECT_EQ(logprobs["token_logprobs"], Json::parse("[-0.5, -0.5, -0.5, -0.5]"));
@@ -189,8 +239,8 @@ TEST(OpenAiResponseTest, TextOffsetsGoOnThroughAStream) {
   OpenAiRequest request = Request(OpenAiApi::kCompletions);
   request.num_top_logprobs = 1;
   OpenAiResponse response = ResponseTo(request);
-  response.Event(Output("aa", {2, 2}));
-  const Json logprobs = Objects(response.Event(Output("a", {2})))[0]["choices"][0]["logprobs"];
+  response.Event(0, Output("aa", {2, 2}));
+  const Json logprobs = Objects(response.Event(0, Output("a", {2})))[0]["choices"][0]["logprobs"];
   EXPECT_EQ(logprobs["text_offset"], Json::parse("[2]"));
   EXPECT_EQ(logprobs["top_logprobs"], Json::parse(R"([{"a": -9999.0}])"));
 }

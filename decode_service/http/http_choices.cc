@@ -1,0 +1,130 @@
+#include "decode_service/http/http_choices.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+
+namespace kvship {
+namespace {
+
+// How soon what ends no wait is noticed: a goodbye over TLS from a client that keeps its socket.
+constexpr absl::Duration kClientCheck = absl::Milliseconds(200);
+
+// So that a client that sent many prompts knows which one is meant.
+absl::Status OfChoice(const absl::Status& error, size_t choice) {
+  absl::Status named(error.code(), absl::StrCat(error.message(), " (choice ", choice, ")"));
+  error.ForEachPayload([&named](absl::string_view type_url, const absl::Cord& payload) {
+    named.SetPayload(type_url, payload);
+  });
+  return named;
+}
+
+}  // namespace
+
+// A signal that is waited for together with a socket. Where no descriptor is left, nobody hears it,
+// and waits end by kClientCheck.
+class HttpChoices::Signal {
+ public:
+  Signal() : descriptor_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+  ~Signal() { close(descriptor_); }
+  Signal(const Signal&) = delete;
+  Signal& operator=(const Signal&) = delete;
+
+  void Give() { eventfd_write(descriptor_, 1); }
+  void Clear() {
+    eventfd_t num_given = 0;
+    eventfd_read(descriptor_, &num_given);
+  }
+  int descriptor() const { return descriptor_; }
+
+ private:
+  const int descriptor_;
+};
+
+HttpChoices::HttpChoices(std::vector<std::shared_ptr<Generation>> generations,
+                         const OpenAiRequest& request, absl::Time deadline,
+                         HttpConnection& connection)
+    : deadline_(deadline),
+      connection_(connection),
+      signal_(std::make_shared<Signal>()),
+      generations_(std::move(generations)) {
+  bool goes_on = true;
+  for (; goes_on && !cancelled_ && num_running_ < generations_.size(); ++num_running_) {
+    Generation& generation = *generations_[num_running_];
+    generation.responses().OnResponse([signal = signal_] { signal->Give(); });
+    goes_on = generation.Start(request.Choice(num_running_));
+    CancelIfPointless();  // reading many prompts takes its time
+  }
+  generations_.resize(num_running_);
+}
+
+HttpChoices::~HttpChoices() {
+  size_t choice;
+  v1::GenerateResponse message;
+  absl::Status end;
+  Cancel();
+  while (num_running_ > 0) Take(absl::InfiniteFuture(), &choice, &message, &end);
+}
+
+ResponseBuffer::Next HttpChoices::Take(absl::Time until, size_t* choice,
+                                       v1::GenerateResponse* message, absl::Status* end) {
+  while (true) {
+    const ResponseBuffer::Next next = TakeAny(choice, message, end);
+    if (next != ResponseBuffer::Next::kNothing || MonotonicNow() >= until) return next;
+    CancelIfPointless();
+    Wait(until);
+  }
+}
+
+ResponseBuffer::Next HttpChoices::TakeAny(size_t* choice, v1::GenerateResponse* message,
+                                          absl::Status* end) {
+  // Each in turn, so that none waits for one that always has something.
+  for (size_t looked = 0; looked < generations_.size(); ++looked) {
+    *choice = next_;
+    next_ = (next_ + 1) % generations_.size();
+    std::shared_ptr<Generation>& generation = generations_[*choice];
+    if (generation == nullptr) continue;
+    const ResponseBuffer::Next next = generation->responses().Take(message, end);
+    if (next == ResponseBuffer::Next::kMessage) return next;
+    if (next == ResponseBuffer::Next::kNothing) continue;
+    generation = nullptr;
+    if (!end->ok() && generations_.size() > 1) *end = OfChoice(*end, *choice);
+    if (--num_running_ == 0 || !end->ok()) return next;
+  }
+  return ResponseBuffer::Next::kNothing;
+}
+
+void HttpChoices::CancelIfPointless() {
+  if (cancelled_) return;
+  if (MonotonicNow() >= deadline_ || connection_.client_has_gone()) Cancel();
+}
+
+void HttpChoices::Cancel() {
+  cancelled_ = true;
+  for (const auto& generation : generations_) {
+    if (generation != nullptr) generation->Cancel();
+  }
+}
+
+void HttpChoices::Wait(absl::Time until) {
+  const absl::Time now = MonotonicNow();
+  until = std::min(until, now + kClientCheck);
+  if (!cancelled_) until = std::min(until, deadline_);
+  // Not for bytes on the socket: those of a next request would end every wait at once. Nor for the
+  // client once it has gone.
+  pollfd waited[] = {
+      {.fd = cancelled_ ? -1 : connection_.socket(), .events = POLLRDHUP, .revents = 0},
+      {.fd = signal_->descriptor(), .events = POLLIN, .revents = 0}};
+  const timespec left = absl::ToTimespec(std::max(until - now, absl::ZeroDuration()));
+  ppoll(waited, std::size(waited), &left, nullptr);
+  signal_->Clear();
+}
+
+}  // namespace kvship

@@ -1,0 +1,52 @@
+// HttpChoices are the generations of one request, one for each choice of its answer, that the
+// thread of its HTTP connection waits for. The wait looks after the client: one that goes away
+// cancels them at once, in whatever state they are. Used by the connection's thread alone.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "decode_service/generation.h"
+#include "decode_service/http/openai_request.h"
+#include "service/http_connection.h"
+
+namespace kvship {
+
+class HttpChoices {
+ public:
+  // Starts `generations`, at least one, the i-th with the request's i-th choice; all of them unless
+  // one is refused at once. They are shared with who ends them when the server stops. Borrows the
+  // connection that asks for them. `deadline` is monotonic.
+  HttpChoices(std::vector<std::shared_ptr<Generation>> generations, const OpenAiRequest& request,
+              absl::Time deadline, HttpConnection& connection);
+  // Cancels what has not ended, and waits for its end.
+  ~HttpChoices();
+
+  // The next message, and which choice it is of; or how the request ended, which it does with the
+  // first choice that fails, or the last one; kNothing if neither came by `until`, which is
+  // monotonic.
+  ResponseBuffer::Next Take(absl::Time until, size_t* choice, v1::GenerateResponse* message,
+                            absl::Status* end);
+
+ private:
+  class Signal;
+
+  ResponseBuffer::Next TakeAny(size_t* choice, v1::GenerateResponse* message, absl::Status* end);
+  void CancelIfPointless();
+  void Cancel();
+  void Wait(absl::Time until);
+
+  const absl::Time deadline_;
+  HttpConnection& connection_;
+  // Given when there is something to take. shared: the response buffers may speak up once more when
+  // all has been read
+  const std::shared_ptr<Signal> signal_;
+  // Null once ended. shared: the decode batch may still hold them then
+  std::vector<std::shared_ptr<Generation>> generations_;
+  size_t num_running_ = 0;
+  size_t next_ = 0;  // to be looked at
+  bool cancelled_ = false;
+};
+
+}  // namespace kvship
