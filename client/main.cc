@@ -48,6 +48,9 @@ ABSL_FLAG(absl::optional<double>, presence_penalty, absl::nullopt,
           "taken once from the logits of tokens that the output has, -2 to 2");
 ABSL_FLAG(absl::optional<double>, frequency_penalty, absl::nullopt,
           "taken from a token's logit each time that the output has it, -2 to 2");
+ABSL_FLAG(
+    absl::optional<double>, repetition_penalty, absl::nullopt,
+    "divides (below 0: multiplies) the logits of tokens that prompt or output has, 0.1 to 10");
 ABSL_FLAG(absl::optional<uint64_t>, seed, absl::nullopt, "what the draws depend on");
 ABSL_FLAG(std::string, stop, "", "output ends before this text; may be given several times");
 ABSL_FLAG(uint32_t, logprobs, 0, "how many of the likeliest tokens to report, with --json");
@@ -133,6 +136,9 @@ absl::StatusOr<v1::GenerateRequest> OptionsFromFlags(const std::vector<std::stri
   }
   if (const auto value = absl::GetFlag(FLAGS_frequency_penalty)) {
     sampling.set_frequency_penalty(*value);
+  }
+  if (const auto value = absl::GetFlag(FLAGS_repetition_penalty)) {
+    sampling.set_repetition_penalty(*value);
   }
   if (const auto value = absl::GetFlag(FLAGS_seed)) sampling.set_seed(*value);
   request.set_max_tokens(absl::GetFlag(FLAGS_max_tokens));

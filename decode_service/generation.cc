@@ -215,6 +215,7 @@ void Generation::Decode(PrefillAttempt::Result result) {
         [self = shared_from_this()](const Session::End& end) { self->OnSessionEnd(end); });
     uses_.metrics.AddCache(report_.kv());
     trace_.BeginDecode();
+    session->CountPrompt(request_.tokens);
     session->Take(result.first_token);
     return absl::OkStatus();
   });

@@ -48,6 +48,10 @@ class Session {
           std::shared_ptr<ResponseBuffer> responses, std::function<void(const End&)> on_end);
   ~Session();
 
+  // The prompt, for the penalty that counts it; before the first token is taken.
+  void CountPrompt(std::span<const int32_t> prompt) {
+    counts_ = PromptCounts(prompt, options_.sampling);
+  }
   // Takes the next output token: the first one comes from the prefill node.
   void Take(const OutputToken& token);
   // Takes it from the logits after the token before.
@@ -83,7 +87,7 @@ class Session {
   const std::shared_ptr<ResponseBuffer> responses_;
   const std::function<void(const End&)> on_end_;
   OutputText text_;
-  TokenCounts counts_;  // of the output, where it is penalized
+  TokenCounts counts_;  // where they are penalized
   int32_t last_token_ = 0;
   absl::Time first_token_time_;
   absl::Time last_token_time_;

@@ -56,13 +56,16 @@ absl::Status CheckLogitBias(std::span<const TokenBias> logit_bias) {
 }
 
 std::vector<float> AdjustedLogits(std::span<const float> logits, const SamplingOptions& options,
-                                  const TokenCounts& output) {
+                                  const TokenCounts& counts) {
   std::vector<float> adjusted(logits.begin(), logits.end());
   for (const auto& [token, bias] : options.logit_bias) adjusted[token] += bias;
   if (!options.has_penalty()) return adjusted;
-  for (const auto& [token, count] : output) {
-    adjusted[token] -=
-        static_cast<float>(options.presence_penalty + options.frequency_penalty * count);
+  const auto repeated = static_cast<float>(options.repetition_penalty);
+  for (const auto& [token, count] : counts) {
+    float& logit = adjusted[token];
+    logit = logit > 0 ? logit / repeated : logit * repeated;
+    if (count == 0) continue;
+    logit -= static_cast<float>(options.presence_penalty + options.frequency_penalty * count);
   }
   return adjusted;
 }
@@ -77,6 +80,10 @@ absl::Status SamplingOptions::Validate() const {
   if (!(min_p >= 0 && min_p <= 1)) return Wrong("min_p", min_p, "a number from 0 to 1");
   RETURN_IF_ERROR(CheckPenalty("presence_penalty", presence_penalty));
   RETURN_IF_ERROR(CheckPenalty("frequency_penalty", frequency_penalty));
+  if (!(repetition_penalty >= kLeastRepetitionPenalty &&
+        repetition_penalty <= kMostRepetitionPenalty)) {
+    return Wrong("repetition_penalty", repetition_penalty, "a number from 0.1 to 10");
+  }
   return CheckLogitBias(logit_bias);
 }
 
@@ -102,11 +109,18 @@ double LogSumExp(std::span<const float> logits) {
   return highest + std::log(sum);
 }
 
+TokenCounts PromptCounts(std::span<const int32_t> prompt, const SamplingOptions& options) {
+  TokenCounts counts;
+  if (options.repetition_penalty == 1) return counts;
+  for (const int32_t token : prompt) counts.emplace(token, 0);
+  return counts;
+}
+
 OutputToken SampleToken(std::span<const float> logits, const SamplingOptions& options,
-                        uint64_t index, size_t num_logprobs, const TokenCounts& output) {
+                        uint64_t index, size_t num_logprobs, const TokenCounts& counts) {
   const TokenDraw draw = options.DrawOf(index);
   const int32_t token = options.adjusts_logits()
-                            ? DrawToken(AdjustedLogits(logits, options, output), draw)
+                            ? DrawToken(AdjustedLogits(logits, options, counts), draw)
                             : DrawToken(logits, draw);
   if (num_logprobs == 0) return {.token = token, .logprob = 0, .top = {}};
   return ForceToken(logits, token, num_logprobs);

@@ -33,12 +33,17 @@ struct SamplingOptions {
   // output has it. The prompt does not count.
   double presence_penalty = 0;
   double frequency_penalty = 0;
+  // In [0.1, 10]: the logit of each token that prompt or output has is divided by it if it is above
+  // 0, else multiplied, before the other penalties. As CTRL has it (Keskar et al. 2019).
+  double repetition_penalty = 1;
   std::vector<TokenBias> logit_bias = {};
 
   // The likeliest token is always drawn.
   bool is_greedy() const { return temperature == 0 || top_k == 1; }
   // What has been drawn has a say in what is drawn.
-  bool has_penalty() const { return presence_penalty != 0 || frequency_penalty != 0; }
+  bool has_penalty() const {
+    return presence_penalty != 0 || frequency_penalty != 0 || repetition_penalty != 1;
+  }
   // Tokens are drawn from other logits than the model's, and not by DrawOf() alone.
   bool adjusts_logits() const { return has_penalty() || !logit_bias.empty(); }
 
@@ -51,6 +56,8 @@ struct SamplingOptions {
 
 inline constexpr double kMostTemperature = 100;
 inline constexpr double kMostPenalty = 2;
+inline constexpr double kLeastRepetitionPenalty = 0.1;
+inline constexpr double kMostRepetitionPenalty = 10;
 inline constexpr float kMostLogitBias = 100;
 inline constexpr size_t kMostLogitBiases = 1024;
 inline constexpr size_t kMostLogprobs = 20;
@@ -72,12 +79,15 @@ struct OutputToken {
 // log(sum(exp(logits))); a logit less this is its token's log-probability. Not of an empty span.
 double LogSumExp(std::span<const float> logits);
 
-// How often the output has each of its tokens.
+// How often the output has each token of prompt and output: 0 of those that the prompt alone has.
 using TokenCounts = std::unordered_map<int32_t, uint32_t>;
 
-// The `index`-th output token (from 0) of a request. `output` is looked at only for penalties.
+// Before there is output. Empty unless the prompt's tokens are penalized.
+TokenCounts PromptCounts(std::span<const int32_t> prompt, const SamplingOptions& options);
+
+// The `index`-th output token (from 0) of a request. `counts` is looked at only for penalties.
 OutputToken SampleToken(std::span<const float> logits, const SamplingOptions& options,
-                        uint64_t index, size_t num_logprobs, const TokenCounts& output = {});
+                        uint64_t index, size_t num_logprobs, const TokenCounts& counts = {});
 
 // `token` as if it had been drawn.
 OutputToken ForceToken(std::span<const float> logits, int32_t token, size_t num_logprobs);

@@ -20,7 +20,8 @@ absl::StatusOr<OutputToken> FirstToken(const PrefillTask& task, std::span<const 
   if (task.forced_token.has_value()) {
     return ForceToken(logits, *task.forced_token, task.num_logprobs);
   }
-  return SampleToken(logits, task.sampling, 0, task.num_logprobs);
+  return SampleToken(logits, task.sampling, 0, task.num_logprobs,
+                     PromptCounts(task.tokens, task.sampling));
 }
 
 }  // namespace

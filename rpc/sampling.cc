@@ -15,6 +15,7 @@ absl::StatusOr<SamplingOptions> SamplingFromProto(const v1::SamplingOptions& mes
   if (message.has_seed()) options.seed = message.seed();
   if (message.has_presence_penalty()) options.presence_penalty = message.presence_penalty();
   if (message.has_frequency_penalty()) options.frequency_penalty = message.frequency_penalty();
+  if (message.has_repetition_penalty()) options.repetition_penalty = message.repetition_penalty();
   for (const auto& [token, bias] : message.logit_bias()) {
     if (token >= vocab_tokens) {
       return WrongField("sampling.logit_bias", absl::StrCat("for the token ", token),
@@ -37,6 +38,7 @@ v1::SamplingOptions SamplingToProto(const SamplingOptions& options) {
   message.set_seed(options.seed);
   message.set_presence_penalty(options.presence_penalty);
   message.set_frequency_penalty(options.frequency_penalty);
+  message.set_repetition_penalty(options.repetition_penalty);
   for (const auto& [token, bias] : options.logit_bias) {
     (*message.mutable_logit_bias())[static_cast<uint32_t>(token)] = bias;
   }

@@ -9,7 +9,7 @@
 namespace kvship {
 
 inline constexpr uint32_t kWireMajor = 1;
-inline constexpr uint32_t kWireMinor = 5;
+inline constexpr uint32_t kWireMinor = 6;
 inline constexpr uint32_t kOldestWireMinor = 1;  // that is understood
 
 // How frames travel, as Begin, Ready and Go name it.

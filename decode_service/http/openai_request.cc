@@ -60,6 +60,9 @@ void ReadSampling(JsonFields& fields, uint64_t drawn_seed, v1::SamplingOptions* 
       fields.Number("presence_penalty", -kMostPenalty, kMostPenalty).value_or(0));
   sampling->set_frequency_penalty(
       fields.Number("frequency_penalty", -kMostPenalty, kMostPenalty).value_or(0));
+  sampling->set_repetition_penalty(
+      fields.Number("repetition_penalty", kLeastRepetitionPenalty, kMostRepetitionPenalty)
+          .value_or(1));
   ReadLogitBias(fields, sampling);
   const auto seed = fields.Integer("seed", INT64_MIN, INT64_MAX);
   sampling->set_seed(seed.has_value() ? static_cast<uint64_t>(*seed) : drawn_seed);
@@ -256,7 +259,6 @@ void ReadTemplateArguments(JsonFields& fields, v1::ChatMessages* chat) {
 
 // What clients may send as long as it changes nothing.
 void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
-  fields.Only("repetition_penalty", 1);
   fields.Only("min_tokens", 0);
   fields.Only("store", false);
   if (api == OpenAiApi::kCompletions) {

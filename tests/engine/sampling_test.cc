@@ -102,6 +102,28 @@ TEST(Sampling, PenaltiesAreTakenFromWhatTheOutputHas) {
   EXPECT_EQ(token({.temperature = 1e-3, .presence_penalty = 0.5}, {{0, 1}}), 1);
 }
 
+TEST(Sampling, WhatIsRepeatedIsLessLikelyOnEitherSideOfZero) {
+  const auto token = [](const std::vector<float>& logits, const SamplingOptions& options,
+                        const TokenCounts& counts) {
+    return SampleToken(logits, options, 0, 0, counts).token;
+  };
+  EXPECT_EQ(token({3, 2.6f, 0}, {.repetition_penalty = 1.2}, {}), 0);
+  EXPECT_EQ(token({3, 2.6f, 0}, {.repetition_penalty = 1.2}, {{0, 0}}), 1) << "of the prompt";
+  EXPECT_EQ(token({3, 2.6f, 0}, {.repetition_penalty = 1.1}, {{0, 7}}), 0) << "3 / 1.1 > 2.6";
+  EXPECT_EQ(token({-3, -3.4f}, {.repetition_penalty = 1.2}, {{0, 1}}), 1);
+  EXPECT_EQ(token({3, 2.6f}, {.repetition_penalty = 0.5}, {{1, 1}}), 1) << "a reward";
+  EXPECT_EQ(token({3, 2.6f}, {.presence_penalty = 1, .repetition_penalty = 1.1}, {{0, 0}}), 0)
+      << "the prompt is no presence";
+  // 4 / 2 - 1 < 1.2 < (4 - 1) / 2
+  EXPECT_EQ(token({4, 1.2f}, {.presence_penalty = 1, .repetition_penalty = 2}, {{0, 1}}), 1);
+}
+
+TEST(Sampling, ThePromptIsCountedWhereItIsPenalized) {
+  const std::vector<int32_t> prompt = {5, 7, 5};
+  EXPECT_EQ(PromptCounts(prompt, {.repetition_penalty = 1.1}), (TokenCounts{{5, 0}, {7, 0}}));
+  EXPECT_TRUE(PromptCounts(prompt, {.presence_penalty = 1}).empty());
+}
+
 TEST(Sampling, ABiasForbidsOrForcesTokens) {
   const std::vector<float> logits = {3, 2, 0};
   EXPECT_EQ(SampleToken(logits, {.logit_bias = {{0, -100}}}, 0, 0).token, 1);
@@ -143,6 +165,7 @@ TEST(Sampling, RefusesPenaltiesAndBiasesOutOfBounds) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   for (double penalty : {-2.1, 2.1, nan}) {
     EXPECT_FALSE((SamplingOptions{.presence_penalty = penalty}).Validate().ok());
+    EXPECT_FALSE((SamplingOptions{.repetition_penalty = 5 * penalty}).Validate().ok());
     EXPECT_FALSE((SamplingOptions{.frequency_penalty = penalty}).Validate().ok());
   }
   for (float bias : {-100.1f, 100.1f, kNan}) {

@@ -80,6 +80,7 @@ void AddRequests(const std::string& root) {
                                                  .top_k = 5,
                                                  .min_p = 0.01,
                                                  .presence_penalty = 1,
+                                                 .repetition_penalty = 1.1,
                                                  .logit_bias = {{3, 2.0f}}});
     begin.add_transports("grpc");
     begin.set_request_id("a-request");

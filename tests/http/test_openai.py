@@ -161,7 +161,10 @@ def test_penalties_and_biases_change_what_is_drawn(api):
     plain = tokens()
     assert len(set(plain)) < 6
     assert len(set(tokens(frequency_penalty=2))) > 10
-    # Also the first token, which the prefill node draws.
+    # The first token, which the prefill node draws, knows the prompt as well as all others do.
+    repeated = tokens(extra_body={"repetition_penalty": 5})
+    assert len(set(repeated)) == len(repeated) and not {" the", " end", "."} & set(repeated)
+    # Also the first token.
     forced = tokens(logit_bias={"100": 100})
     assert len(set(forced)) == 1 and forced[0] not in plain
 

@@ -125,6 +125,7 @@ TEST(SamplingProto, RoundTripKeepsEveryOption) {
                                    .seed = 1u << 31,
                                    .presence_penalty = 1.5,
                                    .frequency_penalty = -0.5,
+                                   .repetition_penalty = 1.05,
                                    .logit_bias = {{7, -100.0f}, {99, 2.5f}}};
   const SamplingOptions back = *SamplingFromProto(SamplingToProto(options), 100);
   EXPECT_EQ(back.temperature, options.temperature);
@@ -134,6 +135,7 @@ TEST(SamplingProto, RoundTripKeepsEveryOption) {
   EXPECT_EQ(back.seed, options.seed);
   EXPECT_EQ(back.presence_penalty, options.presence_penalty);
   EXPECT_EQ(back.frequency_penalty, options.frequency_penalty);
+  EXPECT_EQ(back.repetition_penalty, options.repetition_penalty);
   EXPECT_THAT(back.logit_bias, UnorderedElementsAreArray(options.logit_bias));
 }
 

@@ -8,11 +8,12 @@ from kvship.request import generate_request
 def test_values_arrive_under_their_names():
     request = generate_request("One", max_tokens=7, temperature=0.5, top_p=1, top_k=3, seed=2**64 - 1, stop=["a", "b"],
                                logprobs=2, forced_tokens=[5, 6], compression="scorer=snapkv,window=8", min_p=0.25,
-                               presence_penalty=-2, frequency_penalty=0.5, logit_bias={7: -100, 9: 1.5})
+                               presence_penalty=-2, frequency_penalty=0.5, repetition_penalty=1.05, logit_bias={7: -100, 9: 1.5})
     assert (request.prompt, request.max_tokens, request.logprobs) == ("One", 7, 2)
     assert (request.sampling.temperature, request.sampling.top_p) == (0.5, 1)
     assert (request.sampling.top_k, request.sampling.seed) == (3, 2**64 - 1)
     assert (request.sampling.min_p, request.sampling.presence_penalty, request.sampling.frequency_penalty) == (0.25, -2, 0.5)
+    assert request.sampling.repetition_penalty == 1.05
     assert dict(request.sampling.logit_bias) == {7: -100, 9: 1.5}
     assert list(request.stop) == ["a", "b"] and list(request.forced_tokens) == [5, 6]
     assert request.compression.window == 8
@@ -22,7 +23,7 @@ def test_values_arrive_under_their_names():
 def test_what_is_none_is_left_out():
     request = generate_request("One")
     assert not any(request.sampling.HasField(name) for name in ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty",
-                                                                 "frequency_penalty"))
+                                                                 "frequency_penalty", "repetition_penalty"))
     assert not request.sampling.logit_bias
     assert generate_request(tokens=[]).WhichOneof("input") == "tokens"
     assert generate_request(messages=[]).WhichOneof("input") == "chat"

@@ -56,7 +56,7 @@ TEST(OpenAiRequestTest, WhatIsLeftOutHasOpenAisDefaults) {
 TEST(OpenAiRequestTest, EveryFieldArrives) {
   const auto request = ReadChat(
       Chat(R"(,"temperature":0.5,"top_p":0.9,"top_k":40,"seed":-1,"max_completion_tokens":7,
-               "min_p":0.05,"presence_penalty":1.5,"frequency_penalty":-2,"logit_bias":{"5":-100,"70":0.5},
+               "min_p":0.05,"presence_penalty":1.5,"frequency_penalty":-2,"repetition_penalty":1.05,"logit_bias":{"5":-100,"70":0.5},
                "stop":["a","b"],"stream":true,"stream_options":{"include_usage":true},
                "logprobs":true,"top_logprobs":3,"user":"u","ignore_eos":true,
                "kvship":{"report":true,"timeout_ms":250,"compression":"scorer=snapkv,budget_tokens=512"})"));
@@ -68,6 +68,7 @@ TEST(OpenAiRequestTest, EveryFieldArrives) {
   EXPECT_EQ(generate.sampling().min_p(), 0.05);
   EXPECT_EQ(generate.sampling().seed(), UINT64_MAX);
   EXPECT_EQ(generate.sampling().presence_penalty(), 1.5);
+  EXPECT_EQ(generate.sampling().repetition_penalty(), 1.05);
   EXPECT_EQ(generate.sampling().frequency_penalty(), -2);
   EXPECT_THAT(generate.sampling().logit_bias(),
               UnorderedElementsAre(Pair(5, -100.0f), Pair(70, 0.5f)));
@@ -213,6 +214,10 @@ TEST(OpenAiRequestTest, WhatBendsTheDrawHasBounds) {
   ExpectRefused(ReadChat(Chat(R"(,"min_p":1.5)")), "min_p", "1.5; wanted a number from 0 to 1");
   ExpectRefused(ReadChat(Chat(R"(,"presence_penalty":2.5)")), "presence_penalty", "from -2 to 2");
   ExpectRefused(ReadChat(Chat(R"(,"frequency_penalty":"x")")), "frequency_penalty", "a number");
+  for (const char* penalty : {"0", "0.09", "10.1", "-1"}) {
+    ExpectRefused(ReadChat(Chat(absl::StrCat(R"(,"repetition_penalty":)", penalty))),
+                  "repetition_penalty", "a number from 0.1 to 10");
+  }
   const auto bias = [](const std::string& value) {
     return ReadChat(Chat(R"(,"logit_bias":)" + value));
   };
@@ -240,7 +245,6 @@ TEST(OpenAiRequestTest, UnknownFieldsAreToldWithTheObjectThatHasThem) {
 
 TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing) {
   for (const auto& [field, value] : std::initializer_list<std::pair<const char*, const char*>>{
-           {"repetition_penalty", "1.1"},
            {"min_tokens", "5"},
            {"store", "true"},
            {"tools", R"([{"type":"function"}])"},

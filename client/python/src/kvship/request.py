@@ -141,6 +141,7 @@ def generate_request(
     seed: int | None = None,
     presence_penalty: float | None = None,
     frequency_penalty: float | None = None,
+    repetition_penalty: float | None = None,
     logit_bias: Mapping[int, float] | None = None,
     stop: Sequence[str] = (),
     logprobs: int = 0,
@@ -161,7 +162,7 @@ def generate_request(
         stop=_stop_texts(stop), logprobs=check_integer("logprobs", logprobs),
         forced_tokens=token_ids("forced_tokens", forced_tokens), ignore_end_tokens=ignore_end_tokens, report_heads=report_heads,
         sampling=_sampling({"temperature": temperature, "top_p": top_p, "min_p": min_p, "presence_penalty": presence_penalty,
-                            "frequency_penalty": frequency_penalty}, top_k, seed, logit_bias))
+                            "frequency_penalty": frequency_penalty, "repetition_penalty": repetition_penalty}, top_k, seed, logit_bias))
     if prompt is not None:
         request.prompt = check_text("prompt", prompt)
     elif messages is not None:
