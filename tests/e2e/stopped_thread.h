@@ -13,6 +13,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "tests/e2e/processes.h"
 
 namespace kvship {
 
@@ -20,13 +21,8 @@ class StoppedThread {
  public:
   // Of the process `pid`, by the thread's name. Whoever made it must destroy it, too.
   StoppedThread(int pid, const std::string& name) {
-    const std::filesystem::path threads = absl::StrCat("/proc/", pid, "/task");
-    for (const auto& entry : std::filesystem::directory_iterator(threads)) {
-      std::string found;
-      std::getline(std::ifstream(entry.path() / "comm"), found);
-      const std::string id = entry.path().filename().string();
-      if (found == name && !absl::SimpleAtoi(id, &id_)) id_ = 0;
-    }
+    // A thread that has just begun has not yet given itself its name.
+    if (!Eventually([&] { return (id_ = Find(pid, name)) != 0; })) return;
     errno = 0;
     is_stopped_ = id_ != 0 && ptrace(PTRACE_SEIZE, id_, nullptr, nullptr) == 0 &&
                   ptrace(PTRACE_INTERRUPT, id_, nullptr, nullptr) == 0 &&
@@ -47,6 +43,18 @@ class StoppedThread {
   bool is_forbidden() const { return error_ == EPERM; }
 
  private:
+  // The thread's id; 0 if there is none of that name.
+  static pid_t Find(int pid, const std::string& name) {
+    const std::filesystem::path threads = absl::StrCat("/proc/", pid, "/task");
+    for (const auto& entry : std::filesystem::directory_iterator(threads)) {
+      std::string found;
+      std::getline(std::ifstream(entry.path() / "comm"), found);
+      pid_t id = 0;
+      if (found == name && absl::SimpleAtoi(entry.path().filename().string(), &id)) return id;
+    }
+    return 0;
+  }
+
   pid_t id_ = 0;
   bool is_stopped_ = false;
   int error_ = 0;

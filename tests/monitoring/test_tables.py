@@ -19,6 +19,7 @@ FLAGS_OF_OTHERS = {
     "bench_serving": {"backend"},
     "aiperf": {"url", "endpoint-type", "streaming", "isl", "osl", "extra-inputs", "request-count",
                "server-metrics"},
+    "lm_eval": {"batch_size"},
     "every program": {"helpfull"}}
 DOCUMENTS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 
