@@ -48,22 +48,12 @@ class HttpChoices::Signal {
   const int descriptor_;
 };
 
-HttpChoices::HttpChoices(std::vector<std::shared_ptr<Generation>> generations,
-                         const OpenAiRequest& request, absl::Time deadline,
+HttpChoices::HttpChoices(std::vector<std::shared_ptr<Generation>> generations, absl::Time deadline,
                          HttpConnection& connection)
     : deadline_(deadline),
       connection_(connection),
       signal_(std::make_shared<Signal>()),
-      generations_(std::move(generations)) {
-  bool goes_on = true;
-  for (; goes_on && !cancelled_ && num_running_ < generations_.size(); ++num_running_) {
-    Generation& generation = *generations_[num_running_];
-    generation.responses().OnResponse([signal = signal_] { signal->Give(); });
-    goes_on = generation.Start(request.Choice(num_running_));
-    CancelIfPointless();  // reading many prompts takes its time
-  }
-  generations_.resize(num_running_);
-}
+      generations_(std::move(generations)) {}
 
 HttpChoices::~HttpChoices() {
   size_t choice;
@@ -71,6 +61,18 @@ HttpChoices::~HttpChoices() {
   absl::Status end;
   Cancel();
   while (num_running_ > 0) Take(absl::InfiniteFuture(), &choice, &message, &end);
+}
+
+void HttpChoices::Start(const OpenAiRequest& request) {
+  bool goes_on = true;
+  while (goes_on && !cancelled_ && num_running_ < generations_.size()) {
+    Generation& generation = *generations_[num_running_];
+    generation.responses().OnResponse([signal = signal_] { signal->Give(); });
+    goes_on = generation.Start(request.Choice(num_running_));
+    ++num_running_;
+    CancelIfPointless();  // reading many prompts takes its time
+  }
+  if (!goes_on) next_ = num_running_ - 1;  // its refusal is told before what others have begun
 }
 
 ResponseBuffer::Next HttpChoices::Take(absl::Time until, size_t* choice,
@@ -95,7 +97,7 @@ ResponseBuffer::Next HttpChoices::TakeAny(size_t* choice, v1::GenerateResponse* 
     if (next == ResponseBuffer::Next::kMessage) return next;
     if (next == ResponseBuffer::Next::kNothing) continue;
     generation = nullptr;
-    if (!end->ok() && generations_.size() > 1) *end = OfChoice(*end, *choice);
+    if (!end->ok() && !cancelled_ && generations_.size() > 1) *end = OfChoice(*end, *choice);
     if (--num_running_ == 0 || !end->ok()) return next;
   }
   return ResponseBuffer::Next::kNothing;

@@ -15,14 +15,16 @@ namespace kvship {
 
 class HttpChoices {
  public:
-  // Starts `generations`, at least one, the i-th with the request's i-th choice; all of them unless
-  // one is refused at once. They are shared with who ends them when the server stops. Borrows the
-  // connection that asks for them. `deadline` is monotonic.
-  HttpChoices(std::vector<std::shared_ptr<Generation>> generations, const OpenAiRequest& request,
-              absl::Time deadline, HttpConnection& connection);
-  // Cancels what has not ended, and waits for its end.
+  // Of `generations`, at least one, which are shared with who ends them when the server stops.
+  // Borrows the connection that asks for them. `deadline` is monotonic.
+  HttpChoices(std::vector<std::shared_ptr<Generation>> generations, absl::Time deadline,
+              HttpConnection& connection);
+  // Cancels what was started and has not ended, and waits for its end.
   ~HttpChoices();
 
+  // Starts the i-th generation with the request's i-th choice; all of them unless one is refused at
+  // once. Call it first.
+  void Start(const OpenAiRequest& request);
   // The next message, and which choice it is of; or how the request ended, which it does with the
   // first choice that fails, or the last one; kNothing if neither came by `until`, which is
   // monotonic.
@@ -44,8 +46,8 @@ class HttpChoices {
   const std::shared_ptr<Signal> signal_;
   // Null once ended. shared: the decode batch may still hold them then
   std::vector<std::shared_ptr<Generation>> generations_;
-  size_t num_running_ = 0;
-  size_t next_ = 0;  // to be looked at
+  size_t num_running_ = 0;  // started, and not ended
+  size_t next_ = 0;         // to be looked at
   bool cancelled_ = false;
 };
 

@@ -255,8 +255,8 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
   if (generations[0]->trace().is_set()) {
     response.set_header(kTraceResponse, generations[0]->trace().TraceParent());
   }
-  auto choices =
-      std::make_unique<HttpChoices>(std::move(generations), request, deadline, connection);
+  auto choices = std::make_unique<HttpChoices>(std::move(generations), deadline, connection);
+  choices->Start(request);
   OpenAiResponse answer(request,
                         {.id = id,
                          .created = absl::ToUnixSeconds(absl::Now()),
