@@ -191,6 +191,9 @@ class GpuRun(unittest.TestCase):
         run = subprocess.Popen([self.folder / "checkout/scripts/gpu.sh", self.results, "kernels", "engine"], env=self.environment,
                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         pid = read_when_written(self.folder / "how/pid", run)
+        lines = self.results / "gpu-engine.jsonl"  # written by a process of its own, in its time
+        while run.poll() is None and not (lines.exists() and lines.read_text().count("\n") == 4):
+            time.sleep(0.05)
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
         os.kill(pid, signal.SIGKILL)

@@ -57,7 +57,7 @@ class CancelTest : public ::testing::Test {
     };
     std::vector<std::unique_ptr<Client>> clients;
     for (size_t i = 0; i < kNumClients; ++i) clients.push_back(make(*decode, i));
-    EXPECT_TRUE(Eventually(all_decode));
+    EXPECT_TRUE(Eventually(all_decode)) << decode->process.Errors();
     const double held_bytes = decode->metric("kvship_decode_pool_reserved_bytes");
     const double steps_before = num_steps();
     const absl::Time begin = MonotonicNow();

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/random.h"
+#include "tests/e2e/processes.h"
 
 namespace kvship {
 namespace {
@@ -23,6 +24,10 @@ std::string TargetOf(std::vector<std::string> servers, size_t first) {
 
 }  // namespace
 
+bool Connects(GenerationClient& client) {
+  return Eventually([&client] { return client.GetModelInfo(absl::Seconds(5)).ok(); });
+}
+
 CheckedLoad::CheckedLoad(const Options& options)
     : options_(options),
       requests_({.compressions = options.compressions,
@@ -35,6 +40,11 @@ CheckedLoad::CheckedLoad(const Options& options)
                                           .credentials = options_.credentials}));
     clients_without_retries_.push_back(std::make_unique<GenerationClient>(
         target, GenerationClient::Options{.retries = 0, .credentials = options_.credentials}));
+  }
+  for (const auto* clients : {&clients_, &clients_without_retries_}) {
+    for (const auto& client : *clients) {
+      if (!Connects(*client)) NoteFault(absl::UnavailableError("a client does not connect"));
+    }
   }
   if (const absl::Status learnt = requests_.Learn(*clients_[0]); !learnt.ok()) NoteFault(learnt);
 }

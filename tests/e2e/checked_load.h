@@ -17,6 +17,11 @@
 
 namespace kvship {
 
+// Whether a client reaches its server, for clients that try nothing twice: on a busy machine gRPC
+// 1.51 now and then takes for a connection's failure what another call left in errno ("No such file
+// or directory"; grpc/grpc#35064).
+bool Connects(GenerationClient& client);
+
 class CheckedLoad {
  public:
   struct Options {

@@ -37,6 +37,7 @@ class Readers {
     for (End& end : ends_) {
       threads_.emplace_back([this, &end, server] {
         GenerationClient client(server, {.retries = 0});
+        EXPECT_TRUE(Connects(client));
         absl::Time last_output;
         const auto on_response = [&](const v1::GenerateResponse& response) {
           if (!response.has_output()) return;

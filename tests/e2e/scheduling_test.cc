@@ -260,7 +260,9 @@ TEST(SchedulingTest, AFullPrefillQueueReachesTheClientWithADelay) {
   std::cout << absl::StrFormat("refused after %.0f ms, to come again after %s\n",
                                absl::ToDoubleMilliseconds(second.total()),
                                absl::FormatDuration(*RetryDelayOf(end)));
-  EXPECT_EQ(Stream(nodes.decode, TinyRequest(kLongPrompt, 2)).WaitForEnd(), absl::OkStatus());
+  EXPECT_TRUE(Eventually([&nodes] {
+    return Stream(nodes.decode, TinyRequest(kLongPrompt, 2)).WaitForEnd().ok();
+  })) << "the prefill node may count the first one a moment longer";
   EXPECT_TRUE(nodes.PoolEmpties());
 }
 

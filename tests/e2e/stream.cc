@@ -20,6 +20,8 @@ std::shared_ptr<grpc::Channel> Stream::Connect(const Server& decode) {
 Stream::Stream(const Server& decode, const v1::GenerateRequest& request, const Options& options)
     : stub_(v1::GenerationService::NewStub(options.channel ? options.channel : Connect(decode))),
       sent_(MonotonicNow()) {
+  // A connection that fails is tried again, for the reason of Connects() in checked_load.h.
+  context_.set_wait_for_ready(true);
   if (options.timeout != absl::InfiniteDuration()) {
     context_.set_deadline(absl::ToChronoTime(WallNow() + options.timeout));
   }
