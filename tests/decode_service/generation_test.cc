@@ -155,12 +155,16 @@ class GenerationTest : public ::testing::Test {
     const bool has_ended = end.wait_for(std::chrono::seconds(10)) == std::future_status::ready;
     none.reset();
     if (!has_ended) return absl::UnknownError("it has not ended");
-    // The connection must not end on a thread of gRPC's: here it would be the last of its kind.
-    while (generation.use_count() > 1) std::this_thread::yield();
+    WaitUntilNobodyElseHas(generation);
     EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
     EXPECT_EQ(node_.queue.waiting_tokens(), 0u);
     EXPECT_THAT(parts_.Metrics(), HasSubstr("kvship_decode_memory_saved_bytes 0"));
     return end.get();
+  }
+
+  // A connection must not end on a thread of gRPC's: here it would be the last of its kind.
+  static void WaitUntilNobodyElseHas(const std::shared_ptr<Generation>& generation) {
+    while (generation.use_count() > 1) std::this_thread::yield();
   }
 
   // Waits until the node's first answer is there.
@@ -206,6 +210,7 @@ TEST_F(GenerationTest, OneThatIsCancelledWhileItIsServedHoldsNothingWhenItsEndIs
     generation->Cancel(absl::CancelledError("gone"));
     ASSERT_NE(held.get_future().get(), own_bytes) << "round " << round;
     other.get();
+    WaitUntilNobodyElseHas(generation);
     ASSERT_EQ(node_.pool->reserved_bytes(), 0u);
     ASSERT_EQ(node_.queue.waiting_tokens(), 0u);
   }
@@ -296,6 +301,7 @@ TEST_F(GenerationTest, EndingItDoesNotEjectItsPrefillNode) {
   const absl::Status why = absl::UnavailableError("the server shuts down");
   generation->Cancel(why);
   EXPECT_EQ(ended.get_future().get(), why);
+  WaitUntilNobodyElseHas(generation);
   EXPECT_THAT(parts_.Metrics(), HasSubstr("kvship_decode_prefill_ejections_total 0"));
 }
 
