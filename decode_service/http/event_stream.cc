@@ -26,10 +26,10 @@ EventStream::EventStream(std::unique_ptr<HttpChoices> choices, OpenAiResponse re
 
 absl::Status EventStream::Begin() {
   const absl::Time until = MonotonicNow() + kWaitForErrors;
-  Message message;
+  HttpChoices::Message message;
   absl::Status end;
   while (true) {
-    switch (choices_->Take(until, &message.choice, &message.response, &end)) {
+    switch (choices_->Take(until, &message, &end)) {
       case Next::kNothing: return absl::OkStatus();
       case Next::kEnd: return end;
       case Next::kMessage: break;
@@ -43,7 +43,7 @@ absl::Status EventStream::Begin() {
   }
 }
 
-std::string EventStream::Event(const Message& message) {
+std::string EventStream::Event(const HttpChoices::Message& message) {
   const v1::GenerateResponse& response = message.response;
   if (response.has_output()) return response_.Event(message.choice, response.output());
   if (response.has_report()) return response_.LastEvents(message.choice, response.report());
@@ -53,14 +53,13 @@ std::string EventStream::Event(const Message& message) {
 }
 
 bool EventStream::WriteNext(httplib::DataSink& sink) {
-  Message message;
+  HttpChoices::Message message;
   absl::Status end;
   Next next = Next::kMessage;
   if (first_) {
     message = *std::exchange(first_, std::nullopt);
   } else {
-    next =
-        choices_->Take(last_write_ + comment_interval_, &message.choice, &message.response, &end);
+    next = choices_->Take(last_write_ + comment_interval_, &message, &end);
   }
   std::string event;
   switch (next) {

@@ -27,16 +27,12 @@ class EventStream {
   bool WriteNext(httplib::DataSink& sink);
 
  private:
-  struct Message {
-    size_t choice = 0;
-    v1::GenerateResponse response;
-  };
-  std::string Event(const Message& message);
+  std::string Event(const HttpChoices::Message& message);
 
   const std::unique_ptr<HttpChoices> choices_;
   OpenAiResponse response_;
   const absl::Duration comment_interval_;
-  std::optional<Message> first_;  // came while it began
+  std::optional<HttpChoices::Message> first_;  // came while it began
   v1::GenerateProgress progress_;
   absl::Time last_write_;
 };

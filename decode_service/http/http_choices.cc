@@ -56,11 +56,10 @@ HttpChoices::HttpChoices(std::vector<std::shared_ptr<Generation>> generations, a
       generations_(std::move(generations)) {}
 
 HttpChoices::~HttpChoices() {
-  size_t choice;
-  v1::GenerateResponse message;
+  Message message;
   absl::Status end;
   Cancel();
-  while (num_running_ > 0) Take(absl::InfiniteFuture(), &choice, &message, &end);
+  while (num_running_ > 0) Take(absl::InfiniteFuture(), &message, &end);
 }
 
 void HttpChoices::Start(const OpenAiRequest& request) {
@@ -75,29 +74,28 @@ void HttpChoices::Start(const OpenAiRequest& request) {
   if (!goes_on) next_ = num_running_ - 1;  // its refusal is told before what others have begun
 }
 
-ResponseBuffer::Next HttpChoices::Take(absl::Time until, size_t* choice,
-                                       v1::GenerateResponse* message, absl::Status* end) {
+ResponseBuffer::Next HttpChoices::Take(absl::Time until, Message* message, absl::Status* end) {
   while (true) {
-    const ResponseBuffer::Next next = TakeAny(choice, message, end);
+    const ResponseBuffer::Next next = TakeAny(message, end);
     if (next != ResponseBuffer::Next::kNothing || MonotonicNow() >= until) return next;
     CancelIfPointless();
     Wait(until);
   }
 }
 
-ResponseBuffer::Next HttpChoices::TakeAny(size_t* choice, v1::GenerateResponse* message,
-                                          absl::Status* end) {
+ResponseBuffer::Next HttpChoices::TakeAny(Message* message, absl::Status* end) {
   // Each in turn, so that none waits for one that always has something.
   for (size_t looked = 0; looked < generations_.size(); ++looked) {
-    *choice = next_;
+    message->choice = next_;
     next_ = (next_ + 1) % generations_.size();
-    std::shared_ptr<Generation>& generation = generations_[*choice];
+    std::shared_ptr<Generation>& generation = generations_[message->choice];
     if (generation == nullptr) continue;
-    const ResponseBuffer::Next next = generation->responses().Take(message, end);
+    const ResponseBuffer::Next next = generation->responses().Take(&message->response, end);
     if (next == ResponseBuffer::Next::kMessage) return next;
     if (next == ResponseBuffer::Next::kNothing) continue;
     generation = nullptr;
-    if (!end->ok() && !cancelled_ && generations_.size() > 1) *end = OfChoice(*end, *choice);
+    if (!end->ok() && !cancelled_ && generations_.size() > 1)
+      *end = OfChoice(*end, message->choice);
     if (--num_running_ == 0 || !end->ok()) return next;
   }
   return ResponseBuffer::Next::kNothing;

@@ -15,6 +15,11 @@ namespace kvship {
 
 class HttpChoices {
  public:
+  struct Message {
+    size_t choice = 0;
+    v1::GenerateResponse response;
+  };
+
   // Of `generations`, at least one, which are shared with who ends them when the server stops.
   // Borrows the connection that asks for them. `deadline` is monotonic.
   HttpChoices(std::vector<std::shared_ptr<Generation>> generations, absl::Time deadline,
@@ -25,16 +30,14 @@ class HttpChoices {
   // Starts the i-th generation with the request's i-th choice; all of them unless one is refused at
   // once. Call it first.
   void Start(const OpenAiRequest& request);
-  // The next message, and which choice it is of; or how the request ended, which it does with the
-  // first choice that fails, or the last one; kNothing if neither came by `until`, which is
-  // monotonic.
-  ResponseBuffer::Next Take(absl::Time until, size_t* choice, v1::GenerateResponse* message,
-                            absl::Status* end);
+  // The next message, or how the request ended, which it does with the first choice that fails, or
+  // the last one; kNothing if neither came by `until`, which is monotonic.
+  ResponseBuffer::Next Take(absl::Time until, Message* message, absl::Status* end);
 
  private:
   class Signal;
 
-  ResponseBuffer::Next TakeAny(size_t* choice, v1::GenerateResponse* message, absl::Status* end);
+  ResponseBuffer::Next TakeAny(Message* message, absl::Status* end);
   void CancelIfPointless();
   void Cancel();
   void Wait(absl::Time until);

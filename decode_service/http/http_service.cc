@@ -68,13 +68,12 @@ OpenAiError WrongMethod(const httplib::Request& request, const char* allowed,
 }
 
 absl::StatusOr<std::string> WholeAnswer(HttpChoices& choices, OpenAiResponse& answer) {
-  size_t choice;
-  v1::GenerateResponse message;
+  HttpChoices::Message message;
   absl::Status end;
-  while (choices.Take(absl::InfiniteFuture(), &choice, &message, &end) !=
-         ResponseBuffer::Next::kEnd) {
-    if (message.has_output()) answer.Add(choice, message.output());
-    if (message.has_report()) answer.End(choice, message.report());
+  while (choices.Take(absl::InfiniteFuture(), &message, &end) != ResponseBuffer::Next::kEnd) {
+    const v1::GenerateResponse& response = message.response;
+    if (response.has_output()) answer.Add(message.choice, response.output());
+    if (response.has_report()) answer.End(message.choice, response.report());
   }
   if (!end.ok()) return end;
   return answer.Whole();
@@ -242,6 +241,7 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
   connection.SetAnswerDeadline(deadline);
   const std::string id = NewRequestId();
   response.set_header("x-request-id", id);
+  const TraceContext trace = TraceContextOf(http.headers);
   std::vector<std::shared_ptr<Generation>> generations;
   for (size_t i = 0; i < request.num_choices(); ++i) {
     generations.push_back(std::make_shared<Generation>(
@@ -249,7 +249,7 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
                                 .client = client,
                                 .arrival = arrival,
                                 .deadline = deadline,
-                                .trace = TraceContextOf(http.headers)}));
+                                .trace = trace}));
     running_.Enter(place, generations[i]);
   }
   if (generations[0]->trace().is_set()) {

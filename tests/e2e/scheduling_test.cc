@@ -204,8 +204,8 @@ TEST(SchedulingTest, SlowReadersDoNotHoldUpTheBatch) {
   }
   ASSERT_TRUE(Eventually([&] { return nodes.decode.metric("kvship_decode_sessions") == 4; }));
   const double beside = tokens_per_second();
-  EXPECT_TRUE(Eventually([&] { return nodes.decode.metric("kvship_decode_sessions") == 4; }))
-      << "none of them has ended";
+  EXPECT_EQ(nodes.decode.metric("kvship_decode_requests_total{code=\"OK\"}"), 6)
+      << "none of the four has ended";
   std::cout << absl::StrFormat(
       "tokens per second of a stream alone: %.0f; beside four that are not read: %.0f\n", alone,
       beside);
@@ -260,9 +260,9 @@ TEST(SchedulingTest, AFullPrefillQueueReachesTheClientWithADelay) {
   std::cout << absl::StrFormat("refused after %.0f ms, to come again after %s\n",
                                absl::ToDoubleMilliseconds(second.total()),
                                absl::FormatDuration(*RetryDelayOf(end)));
-  EXPECT_TRUE(Eventually([&nodes] {
-    return Stream(nodes.decode, TinyRequest(kLongPrompt, 2)).WaitForEnd().ok();
-  })) << "the prefill node may count the first one a moment longer";
+  // The first one's answer may be there before the prefill node has it off its queue.
+  EXPECT_TRUE(Eventually([&] { return nodes.prefill.metric("kvship_prefill_queue_tokens") == 0; }));
+  EXPECT_EQ(Stream(nodes.decode, TinyRequest(kLongPrompt, 2)).WaitForEnd(), absl::OkStatus());
   EXPECT_TRUE(nodes.PoolEmpties());
 }
 
