@@ -4,6 +4,7 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "decode_service/tokenize.h"
@@ -51,15 +52,27 @@ absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatMessages& chat,
                      "chat");
   }
   std::vector<ChatMessage> messages;
-  for (const v1::ChatMessage& m : chat.messages()) messages.push_back({m.role(), m.content()});
+  for (const v1::ChatMessage& m : chat.messages()) {
+    messages.push_back({m.role(), m.content()});
+    for (const v1::ToolCall& call : m.tool_calls()) {
+      messages.back().tool_calls.push_back({call.name(), call.arguments()});
+    }
+  }
+  const std::vector<std::string> tools(chat.tools().begin(), chat.tools().end());
   const absl::StatusOr<ChatPrompt> prompt = model.chat_template->Render(
-      messages, chat.has_thinking() ? std::optional(chat.thinking()) : std::nullopt);
+      messages,
+      {.thinks = chat.has_thinking() ? std::optional(chat.thinking()) : std::nullopt,
+       .tools = tools,
+       .forced_call = chat.has_forced_call() ? std::optional(chat.forced_call()) : std::nullopt});
   if (absl::IsFailedPrecondition(prompt.status())) {
     return WithField(
         absl::FailedPreconditionError(absl::StrCat("chat.", prompt.status().message())),
         "chat.thinking");
   }
-  if (!prompt.ok()) return WithField(prompt.status(), "chat.messages");
+  if (!prompt.ok()) {
+    const bool is_of_tools = absl::StartsWith(prompt.status().message(), "tools");
+    return WithField(prompt.status(), is_of_tools ? "chat.tools" : "chat.messages");
+  }
   return TextIds("chat.messages", prompt->text, prompt->contents, model);
 }
 

@@ -1,5 +1,6 @@
 #include "engine/chat_format.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -13,9 +14,9 @@ namespace {
 
 using absl::StrContains;
 
-// The program with one spelling for what can be spelled in several ways: no white space outside
-// string literals, literals in single quotes with line ends as \n, and message.role for
-// message['role']. Good for looking things up, not for running.
+// The program with one spelling for what can be spelled in several ways: no comments, no white
+// space outside string literals, literals in single quotes with line ends as \n, and message.role
+// for message['role']. Good for looking things up, not for running.
 std::string Canonical(absl::string_view program) {
   std::string out;
   char quote = 0;
@@ -23,6 +24,10 @@ std::string Canonical(absl::string_view program) {
     const char c = program[i];
     if (quote == 0) {
       if (absl::ascii_isspace(c)) continue;
+      if (const absl::string_view rest = program.substr(i); absl::StartsWith(rest, "{#")) {
+        i += std::min(rest.find("#}"), rest.size() - 2) + 1;
+        continue;
+      }
       if (c == '\'' || c == '"') quote = c;
       out.push_back(c == '"' ? '\'' : c);
     } else if (c == '\\' && i + 1 < program.size()) {
@@ -68,6 +73,21 @@ bool HasChatMlMessages(absl::string_view program) {
           StrContains(program, R"({{-'<|im_start|>'+message.role+'\n'+content}})"));
 }
 
+// Where the program speaks of tools as Qwen's do.
+void AddHermesTools(absl::string_view program, ChatFormat& format) {
+  const std::string before = LiteralBetween(program, R"(# Tools\n\n)", "<tools>'}}");
+  const std::string after = LiteralBetween(program, R"('\n</tools>)", R"(<|im_end|>\n'}})");
+  if (before.empty() || after.empty() || !StrContains(program, "{{-tool|tojson}}") ||
+      !StrContains(program, R"(<tool_call>\n{"name": "'}})") ||
+      !StrContains(program, R"({{-'\n<tool_response>\n'}})")) {
+    return;
+  }
+  format.tool_syntax = ToolSyntax::kHermes;
+  format.tools_before = absl::StrCat("# Tools\n\n", before, "<tools>");
+  format.tools_after = absl::StrCat("\n</tools>", after);
+  format.tool = format.user;
+}
+
 bool IsChatMl(absl::string_view program) {
   // A program that takes thoughts out of the conversation in another way than Qwen3's; and a system
   // message that the program puts together in a variable is not seen by LiteralBetween.
@@ -84,6 +104,7 @@ ChatFormat ChatMl(absl::string_view program) {
   format.answer = "<|im_start|>assistant\n";
   format.default_system = LiteralBetween(program, R"('<|im_start|>system\n)", R"(<|im_end|>\n')");
   format.marks_in_text = {"<|im_start|>", "<|im_end|>"};
+  AddHermesTools(program, format);
   return format;
 }
 
@@ -155,6 +176,20 @@ ChatFormat DeepSeek(absl::string_view program) {
   return format;
 }
 
+// As Llama's programs have it from 3.1 on, in pieces.
+bool HasLlama3Tools(absl::string_view program) {
+  return StrContains(program,
+                     "{{-'Given the following functions, please respond with a JSON for "
+                     "a function call '}}{{-'with its proper arguments that best answers "
+                     R"(the given prompt.\n\n'}})"
+                     R"({{-'Respond in the format {"name": function name, )"
+                     R"("parameters": dictionary of argument name and its value}.'}})"
+                     R"({{-'Do not use variables.\n\n'}})") &&
+         StrContains(program, R"({{-'Environment: ipython\n'}})") &&
+         StrContains(program, "{{-t|tojson(indent=4)}}") &&
+         StrContains(program, R"({{-'<|start_header_id|>ipython<|end_header_id|>\n\n'}})");
+}
+
 bool IsLlama3(absl::string_view program) {
   return StrContains(program, R"('<|start_header_id|>'+message.role+'<|end_header_id|>\n\n')"
                               R"(+message.content|trim+'<|eot_id|>')") &&
@@ -180,6 +215,16 @@ ChatFormat Llama3(absl::string_view program) {
     format.always_system = true;
     format.system_preamble =
         absl::StrCat("Cutting Knowledge Date: ", knowledge, "\nToday Date: ", today, "\n\n");
+    if (HasLlama3Tools(program)) {
+      format.tool_syntax = ToolSyntax::kLlama3;
+      format.preamble_of_tools = "Environment: ipython\n";
+      format.tools_before =
+          "Given the following functions, please respond with a JSON for a function call with its "
+          "proper arguments that best answers the given prompt.\n\n"
+          R"(Respond in the format {"name": function name, "parameters": dictionary of argument )"
+          "name and its value}.Do not use variables.\n\n";
+      format.tool = {header("ipython"), "<|eot_id|>"};
+    }
   }
   format.marks_in_text = {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"};
   return format;

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "engine/tool_call.h"
 
 namespace kvship {
 
@@ -44,6 +45,14 @@ struct ChatFormat {
     kGoWhereAnswered,  // those behind the last question stay
   };
   EarlierThoughts earlier_thoughts = EarlierThoughts::kStay;
+
+  // Tools: where the model is told which there are (with kLlama3 in the first user message, with
+  // kHermes in the system's), and the marks around what one says.
+  ToolSyntax tool_syntax = ToolSyntax::kNone;
+  std::string preamble_of_tools;  // inside the system message, before its preamble
+  std::string tools_before;
+  std::string tools_after;
+  Marks tool;
 
   std::vector<std::string> marks_in_text;  // what a message must not contain
 };

@@ -79,6 +79,19 @@ absl::StatusOr<std::string> WholeAnswer(HttpChoices& choices, OpenAiResponse& an
   return answer.Whole();
 }
 
+// What finds the calls of tools in the answers to a request: none where the model was told of none.
+ToolCallReader CallsIn(const OpenAiRequest& request, const ServedModel& model) {
+  const v1::ChatMessages& chat = request.prompts[0].chat();
+  if (chat.tools().empty() || !model.chat_template) {
+    return ToolCallReader(ToolSyntax::kNone, /*thinks=*/false);
+  }
+  const ChatTemplate& chat_template = *model.chat_template;
+  const bool thinks = chat.has_thinking() ? chat.thinking() : chat_template.thinks();
+  ToolCallReader reader(chat_template.tool_syntax(), thinks && !chat.has_forced_call());
+  if (chat.has_forced_call()) reader.Add(chat_template.CallBeginning(chat.forced_call()));
+  return reader;
+}
+
 OpenAiError UnknownModel(absl::string_view model, absl::string_view served) {
   OpenAiError error = InvalidOpenAiRequest(
       absl::StrCat("the model '", model, "' is not served here; wanted '", served, "'"), 404);
@@ -262,7 +275,7 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
                          .created = absl::ToUnixSeconds(absl::Now()),
                          .model = model_,
                          .fingerprint = absl::StrCat("fp_", identity_.substr(0, 12))},
-                        uses_.model.tokenizer.get());
+                        uses_.model.tokenizer.get(), CallsIn(request, uses_.model));
   response.status = 200;
   if (!request.stream) {
     const absl::StatusOr<std::string> whole = WholeAnswer(*choices, answer);

@@ -21,6 +21,7 @@ struct FieldName {
 
 constexpr FieldName kFieldNames[] = {{"tokens.ids", "prompt"},
                                      {"chat.messages", "messages"},
+                                     {"chat.tools", "tools"},
                                      {"chat.thinking", "chat_template_kwargs.enable_thinking"},
                                      {"chat", "messages"},
                                      {"sampling.logit_bias", "logit_bias"},

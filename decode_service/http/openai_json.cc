@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "rpc/errors.h"
@@ -10,14 +11,15 @@
 namespace kvship {
 namespace {
 
-using nlohmann::json;
+using json = nlohmann::ordered_json;
 
-// Enough for a tool's JSON schema, so that a request with one is refused for the tool's sake;
-// little enough for the stack of whoever walks the tree.
+// Enough for a tool's JSON schema; little enough for the stack of whoever walks the tree.
 constexpr size_t kMostDepth = 64;
 constexpr size_t kMostShownBytes = 80;
+constexpr size_t kMostFields = 64;  // that a body should have; more are taken
 
-// Builds the tree. nlohmann's own builder keeps no position of an error and takes any depth.
+// Builds the tree. nlohmann's own builder keeps no position of an error, takes any depth, and looks
+// through all of an object for each field that it adds.
 class TreeBuilder final : public nlohmann::json_sax<json> {
  public:
   bool null() override { return Add(nullptr) != nullptr; }
@@ -27,13 +29,19 @@ class TreeBuilder final : public nlohmann::json_sax<json> {
   bool number_float(double value, const std::string&) override { return Add(value) != nullptr; }
   bool string(std::string& value) override { return Add(std::move(value)) != nullptr; }
   bool binary(json::binary_t&) override { return Fail("binary data"); }
-  bool start_object(size_t) override { return Open(json::object()); }
-  bool start_array(size_t) override { return Open(json::array()); }
+  bool start_object(size_t) override {
+    const bool is_root = open_.empty();
+    if (!OpenOne(json::object())) return false;
+    // A field more may copy those before, and here they are long.
+    if (is_root) root_.get_ref<json::object_t&>().reserve(kMostFields);
+    return true;
+  }
+  bool start_array(size_t) override { return OpenOne(json::array()); }
   bool end_object() override { return Close(); }
   bool end_array() override { return Close(); }
 
   bool key(std::string& name) override {
-    if (open_.back()->contains(name)) {
+    if (!open_.back().names.insert(name).second) {
       return Fail(absl::StrCat("names the field ", ShortJson(name), " twice; wanted it once"));
     }
     key_ = std::move(name);
@@ -61,18 +69,22 @@ class TreeBuilder final : public nlohmann::json_sax<json> {
 
   json* Add(json value) {
     if (open_.empty()) return &(root_ = std::move(value));
-    json& parent = *open_.back();
-    if (parent.is_object()) return &(parent[key_] = std::move(value));
+    json& parent = *open_.back().value;
+    if (parent.is_object()) {
+      return &parent.get_ref<json::object_t&>()
+                  .emplace_back(std::move(key_), std::move(value))
+                  .second;
+    }
     parent.push_back(std::move(value));
     return &parent.back();
   }
 
-  bool Open(json empty) {
+  bool OpenOne(json empty) {
     if (open_.size() == kMostDepth) {
       return Fail(absl::StrCat("is nested deeper than ", kMostDepth, " levels"));
     }
     // Stays where it is: nothing is added to a parent while a child of it is open.
-    open_.push_back(Add(std::move(empty)));
+    open_.push_back({.value = Add(std::move(empty)), .names = {}});
     return true;
   }
 
@@ -81,8 +93,13 @@ class TreeBuilder final : public nlohmann::json_sax<json> {
     return true;
   }
 
+  struct Open {
+    json* value;
+    absl::flat_hash_set<std::string> names;  // of an object's fields
+  };
+
   json root_;
-  std::vector<json*> open_;
+  std::vector<Open> open_;
   std::string key_;
   absl::Status error_;
 };

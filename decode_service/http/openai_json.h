@@ -16,7 +16,7 @@ namespace kvship {
 
 // InvalidArgument, naming the byte (from 1), for what is not JSON in valid UTF-8, is nested deeper
 // than 64, or names a field of an object twice.
-absl::StatusOr<nlohmann::json> ParseBody(absl::string_view body);
+absl::StatusOr<nlohmann::ordered_json> ParseBody(absl::string_view body);
 
 // One object's fields. Each is asked for by name and type; null is a field not given. The first
 // thing that is wrong is kept for Finish, so that readers need not check at every step. Borrows the
@@ -24,7 +24,7 @@ absl::StatusOr<nlohmann::json> ParseBody(absl::string_view body);
 class JsonFields {
  public:
   // `path` stands before names in messages: "messages[0].". Anything but an object is an error.
-  explicit JsonFields(const nlohmann::json& object, std::string path = "");
+  explicit JsonFields(const nlohmann::ordered_json& object, std::string path = "");
 
   std::optional<bool> Bool(const std::string& name);
   std::optional<std::string> Text(const std::string& name);
@@ -32,10 +32,10 @@ class JsonFields {
   std::optional<double> Number(const std::string& name, double least, double most);
   std::optional<int64_t> Integer(const std::string& name, int64_t least, int64_t most);
   // For values of several types: null if the field is not given.
-  const nlohmann::json* Value(const std::string& name);
+  const nlohmann::ordered_json* Value(const std::string& name);
 
   // The field may be left out or have the one value that this server supports.
-  void Only(const std::string& name, const nlohmann::json& supported);
+  void Only(const std::string& name, const nlohmann::ordered_json& supported);
   // The field must be given.
   void Require(const std::string& name);
   // Unless `ok`, the field's value is wrong.
@@ -53,13 +53,13 @@ class JsonFields {
   // "messages[0]"; empty: the body.
   absl::string_view ObjectPath() const;
 
-  const nlohmann::json& object_;
+  const nlohmann::ordered_json& object_;
   const std::string path_;
   std::set<std::string> asked_;
   absl::Status error_;
 };
 
 // A value for messages: its JSON, cut where it is long.
-std::string ShortJson(const nlohmann::json& value);
+std::string ShortJson(const nlohmann::ordered_json& value);
 
 }  // namespace kvship

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "decode_service/http/openai_json.h"
+#include "decode_service/http/openai_tools.h"
 #include "engine/sampling.h"
 #include "rpc/compression.h"
 #include "rpc/errors.h"
@@ -16,7 +17,7 @@
 namespace kvship {
 namespace {
 
-using nlohmann::json;
+using json = nlohmann::ordered_json;
 
 // OpenAI's default, where kvship.v1's is 0.
 constexpr double kDefaultTemperature = 1;
@@ -206,7 +207,6 @@ void ReadNumChoices(JsonFields& fields, OpenAiRequest* request) {
 
 // Text, or a list of parts that are text.
 std::string ReadContent(JsonFields& message) {
-  message.Require("content");
   const json* content = message.Value("content");
   if (content == nullptr) return "";
   if (content->is_string()) return content->get<std::string>();
@@ -232,18 +232,21 @@ void ReadMessages(JsonFields& fields, v1::ChatMessages* chat) {
   fields.Check(messages->is_array() && !messages->empty(), "messages",
                "a list of at least one message");
   if (!messages->is_array()) return;
+  ToolCallIds call_ids;
   for (size_t i = 0; i < messages->size(); ++i) {
     JsonFields message((*messages)[i], absl::StrCat("messages[", i, "]."));
     message.Require("role");
     std::string role = message.Text("role").value_or("");
     // Newer clients' name for the same.
     if (role == "developer") role = "system";
-    message.Check(role == "system" || role == "user" || role == "assistant", "role",
-                  "\"system\", \"developer\", \"user\" or \"assistant\"");
+    message.Check(role == "system" || role == "user" || role == "assistant" || role == "tool",
+                  "role", "\"system\", \"developer\", \"user\", \"assistant\" or \"tool\"");
     v1::ChatMessage& added = *chat->add_messages();
     added.set_role(role);
+    if (role == "assistant") call_ids.ReadCalls(message, &added);
+    if (added.tool_calls().empty()) message.Require("content");
     added.set_content(ReadContent(message));
-    message.Only("tool_calls", json::array());
+    if (role == "tool") call_ids.ReadAnswer(message, chat);
     fields.Note(message.Finish());
   }
 }
@@ -266,13 +269,10 @@ void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
     fields.Only("suffix", "");
     return;
   }
-  fields.Only("tools", json::array());
-  fields.Only("tool_choice", "none");
   fields.Only("functions", json::array());
   fields.Only("function_call", "none");
   fields.Only("response_format", {{"type", "text"}});
   fields.Only("modalities", json::array({"text"}));
-  fields.Bool("parallel_tool_calls");  // of no tools
 }
 
 }  // namespace
@@ -296,6 +296,8 @@ absl::StatusOr<OpenAiRequest> ReadOpenAiRequest(OpenAiApi api, absl::string_view
     v1::ChatMessages* chat = request.prompts.emplace_back().mutable_chat();
     ReadMessages(fields, chat);
     ReadTemplateArguments(fields, chat);
+    ReadTools(fields, chat);
+    request.parallel_tool_calls = fields.Bool("parallel_tool_calls").value_or(true);
   } else {
     ReadPrompts(fields, &request.prompts);
   }

@@ -29,8 +29,9 @@ struct OpenAiRequest {
   bool include_usage = false;
   // Set if logprobs are wanted: how many of the likeliest tokens to show at each place.
   std::optional<uint32_t> num_top_logprobs;
-  bool report = false;    // what became of the KV cache
-  bool progress = false;  // comments in the stream
+  bool parallel_tool_calls = true;  // else at most one in each choice
+  bool report = false;              // what became of the KV cache
+  bool progress = false;            // comments in the stream
   // How long it may take, from its arrival.
   absl::Duration timeout = absl::InfiniteDuration();
 

@@ -21,10 +21,6 @@ std::string Dump(const Json& json) {
 
 std::string DataEvent(const Json& json) { return absl::StrCat("data: ", Dump(json), "\n\n"); }
 
-Json FinishReason(const v1::GenerateReport& report) {
-  return report.finish_reason() == v1::GenerateReport::FINISH_REASON_LENGTH ? "length" : "stop";
-}
-
 // Null where none are wanted.
 Json Logprobs(std::optional<OpenAiLogprobs>& logprobs, const OpenAiLogprobs::Tokens& tokens) {
   return logprobs ? logprobs->Add(tokens) : Json();
@@ -49,16 +45,17 @@ Json Model(const std::string& id, int64_t created, size_t context_tokens) {
 }  // namespace
 
 OpenAiResponse::OpenAiResponse(const OpenAiRequest& request, Heading heading,
-                               const Tokenizer* tokenizer)
+                               const Tokenizer* tokenizer, const ToolCallReader& calls)
     : api_(request.api),
       include_usage_(request.include_usage),
       report_(request.report),
       heading_(std::move(heading)),
-      choices_per_prompt_(request.choices_per_prompt),
-      choices_(request.num_choices()) {
-  if (!request.num_top_logprobs) return;
-  for (Choice& choice : choices_) {
-    choice.logprobs.emplace(api_, *request.num_top_logprobs, tokenizer);
+      choices_per_prompt_(request.choices_per_prompt) {
+  for (size_t i = 0; i < request.num_choices(); ++i) {
+    choices_.push_back({.calls = OpenAiToolCalls(calls, absl::StrCat(heading_.id, "_", i),
+                                                 request.parallel_tool_calls ? SIZE_MAX : 1)});
+    if (!request.num_top_logprobs) continue;
+    choices_.back().logprobs.emplace(api_, *request.num_top_logprobs, tokenizer);
   }
 }
 
@@ -86,26 +83,39 @@ Json OpenAiResponse::Usage() const {
           {"prompt_tokens_details", {{"cached_tokens", reused}}}};
 }
 
-void OpenAiResponse::Add(size_t choice, const v1::GenerateOutput& output) {
-  choices_[choice].text += output.text();
-  if (choices_[choice].logprobs) choices_[choice].tokens.MergeFrom(output.tokens());
+void OpenAiResponse::Add(size_t index, const v1::GenerateOutput& output) {
+  Choice& choice = choices_[index];
+  choice.text += choice.calls.Add(output.text());
+  if (choice.logprobs) choice.tokens.MergeFrom(output.tokens());
 }
 
-void OpenAiResponse::End(size_t choice, const v1::GenerateReport& report) {
-  choices_[choice].report = report;
+void OpenAiResponse::End(size_t index, const v1::GenerateReport& report) {
+  Choice& choice = choices_[index];
+  choice.text += choice.calls.Finish();
+  choice.report = report;
   ++num_ended_;
 }
 
-Json OpenAiResponse::WholeChoice(size_t choice) {
-  Choice& ended = choices_[choice];
-  Json json = {{"index", choice}};
+Json OpenAiResponse::FinishReason(const Choice& choice) {
+  if (choice.report->finish_reason() == v1::GenerateReport::FINISH_REASON_LENGTH) return "length";
+  return choice.calls.all().empty() ? "stop" : "tool_calls";
+}
+
+Json OpenAiResponse::WholeChoice(size_t index) {
+  Choice& choice = choices_[index];
+  Json json = {{"index", index}};
   if (api_ == OpenAiApi::kChat) {
-    json["message"] = {{"role", "assistant"}, {"content", ended.text}, {"refusal", nullptr}};
+    Json& message = json["message"];
+    message = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
+    if (!choice.calls.all().empty()) {
+      if (choice.text.empty()) message["content"] = nullptr;
+      message["tool_calls"] = choice.calls.all();
+    }
   } else {
-    json["text"] = ended.text;
+    json["text"] = choice.text;
   }
-  json["logprobs"] = Logprobs(ended.logprobs, ended.tokens);
-  json["finish_reason"] = FinishReason(*ended.report);
+  json["logprobs"] = Logprobs(choice.logprobs, choice.tokens);
+  json["finish_reason"] = FinishReason(choice);
   return json;
 }
 
@@ -124,42 +134,51 @@ Json OpenAiResponse::Chunk() const {
   return chunk;
 }
 
-Json OpenAiResponse::ChunkChoices(size_t choice, const std::string& text, Json logprobs,
+Json OpenAiResponse::ChunkChoices(size_t index, const std::string& text, Json logprobs,
                                   Json finish_reason) {
-  Json json = {{"index", choice}};
+  Choice& choice = choices_[index];
+  Json json = {{"index", index}};
   if (api_ == OpenAiApi::kCompletions) {
     json["text"] = text;
   } else {
-    json["delta"] = Json::object();
-    if (!std::exchange(choices_[choice].began, true)) json["delta"]["role"] = "assistant";
-    if (finish_reason.is_null()) json["delta"]["content"] = text;
+    Json& delta = json["delta"] = Json::object();
+    if (!std::exchange(choice.began, true)) delta["role"] = "assistant";
+    const bool calls = choice.calls.has_new();
+    if (finish_reason.is_null() && !(calls && text.empty())) delta["content"] = text;
+    if (calls) delta["tool_calls"] = choice.calls.TakeNew();
   }
   json["logprobs"] = std::move(logprobs);
   json["finish_reason"] = std::move(finish_reason);
   return Json::array({std::move(json)});
 }
 
-std::string OpenAiResponse::Event(size_t choice, const v1::GenerateOutput& output) {
-  std::optional<OpenAiLogprobs>& logprobs = choices_[choice].logprobs;
-  if (output.text().empty() && !logprobs) return "";
+std::string OpenAiResponse::TextEvent(size_t choice, Json logprobs) {
+  const std::string text = std::exchange(choices_[choice].text, "");
+  if (text.empty() && !choices_[choice].calls.has_new() && logprobs.is_null()) return "";
   Json chunk = Chunk();
-  chunk["choices"] =
-      ChunkChoices(choice, output.text(), Logprobs(logprobs, output.tokens()), nullptr);
+  chunk["choices"] = ChunkChoices(choice, text, std::move(logprobs), nullptr);
   return DataEvent(chunk);
+}
+
+std::string OpenAiResponse::Event(size_t choice, const v1::GenerateOutput& output) {
+  choices_[choice].text += choices_[choice].calls.Add(output.text());
+  return TextEvent(choice, Logprobs(choices_[choice].logprobs, output.tokens()));
 }
 
 std::string OpenAiResponse::LastEvents(size_t choice, const v1::GenerateReport& report) {
   End(choice, report);
+  std::string events = TextEvent(choice, nullptr);
   Json finish = Chunk();
-  finish["choices"] = ChunkChoices(choice, "", nullptr, FinishReason(report));
+  finish["choices"] = ChunkChoices(choice, "", nullptr, FinishReason(choices_[choice]));
   if (report_ && !include_usage_) finish["kvship"] = Report(report);
-  if (num_ended_ < choices_.size()) return DataEvent(finish);
-  if (!include_usage_) return absl::StrCat(DataEvent(finish), kEndOfStream);
+  events += DataEvent(finish);
+  if (num_ended_ < choices_.size()) return events;
+  if (!include_usage_) return events + kEndOfStream;
   Json usage = Chunk();
   usage["choices"] = Json::array();
   usage["usage"] = Usage();
   if (report_) usage["kvship"] = Report(report);
-  return absl::StrCat(DataEvent(finish), DataEvent(usage), kEndOfStream);
+  return absl::StrCat(events, DataEvent(usage), kEndOfStream);
 }
 
 std::string CommentEvent(const v1::GenerateProgress& progress) {

@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "decode_service/http/openai_logprobs.h"
 #include "decode_service/http/openai_request.h"
+#include "decode_service/http/openai_tool_calls.h"
 
 namespace kvship {
 
@@ -25,8 +26,9 @@ class OpenAiResponse {
     std::string fingerprint;
   };
 
-  // `tokenizer` may be null.
-  OpenAiResponse(const OpenAiRequest& request, Heading heading, const Tokenizer* tokenizer);
+  // `tokenizer` may be null. `calls` finds the calls of tools in a choice.
+  OpenAiResponse(const OpenAiRequest& request, Heading heading, const Tokenizer* tokenizer,
+                 const ToolCallReader& calls);
 
   // Of an answer in one piece, which is whole when all choices have their reports.
   void Add(size_t choice, const v1::GenerateOutput& output);
@@ -42,18 +44,22 @@ class OpenAiResponse {
   using Json = nlohmann::ordered_json;
 
   struct Choice {
-    std::optional<OpenAiLogprobs> logprobs;
-    std::string text;
-    OpenAiLogprobs::Tokens tokens;
+    OpenAiToolCalls calls;
+    std::optional<OpenAiLogprobs> logprobs = {};
+    std::string text = {};  // that was not given yet
+    OpenAiLogprobs::Tokens tokens = {};
     bool began = false;  // a stream's first chunk was made
-    std::optional<v1::GenerateReport> report;
+    std::optional<v1::GenerateReport> report = {};
   };
 
   Json Object(absl::string_view kind) const;
+  static Json FinishReason(const Choice& choice);
   Json WholeChoice(size_t choice);
-  // An object of a stream, but for its choices; and those.
+  // An object of a stream, but for its choices; and those, with the calls that are new.
   Json Chunk() const;
   Json ChunkChoices(size_t choice, const std::string& text, Json logprobs, Json finish_reason);
+  // The chunk with the text and calls that were not given yet; empty where there are none.
+  std::string TextEvent(size_t choice, Json logprobs);
   // Of all choices.
   Json Usage() const;
 

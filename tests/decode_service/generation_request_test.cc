@@ -100,6 +100,38 @@ TEST_F(GenerationRequestTest, AModelThatMayThinkIsToldWhetherItIsTo) {
   EXPECT_EQ(FieldOf(status), "chat.thinking");
 }
 
+TEST_F(GenerationRequestTest, AModelThatKnowsToolsIsToldOfThem) {
+  model_.tokenizer = std::make_unique<ByteTokenizer>();
+  ChatFormat format;
+  format.tool_syntax = ToolSyntax::kLlama3;
+  format.tools_before = "T";
+  format.user.before = "U";
+  format.answer = "A";
+  model_.chat_template.emplace(format, std::vector<std::string>());
+  const auto text = [this](const v1::GenerateRequest& message) {
+    const auto request = Read(message);
+    EXPECT_TRUE(request.ok()) << request.status();
+    return request.ok() ? std::string(request->tokens.begin(), request->tokens.end()) : "";
+  };
+  v1::GenerateRequest message;
+  v1::ChatMessages& chat = *message.mutable_chat();
+  chat.add_messages()->set_role("user");
+  v1::ChatMessage& assistant = *chat.add_messages();
+  assistant.set_role("assistant");
+  v1::ToolCall& call = *assistant.add_tool_calls();
+  call.set_name("f");
+  call.set_arguments("{}");
+  chat.add_messages()->set_role("tool");
+  chat.add_tools("{}");
+  const std::string prompt = "UT{}\n\n{\"name\": \"f\", \"parameters\": {}}\"\"A";
+  EXPECT_EQ(text(message), prompt);
+  chat.set_forced_call("");
+  EXPECT_EQ(text(message), prompt + "{\"name\": \"");
+  chat.set_tools(0, "[]");
+  EXPECT_EQ(FieldOf(Read(message).status()), "chat.tools");
+  EXPECT_EQ(Read(message).status().message(), "tools[0] is no JSON object; wanted one");
+}
+
 TEST_F(GenerationRequestTest, ForcedTokensDecideTheLengthAndIgnoreEndTokens) {
   v1::GenerateRequest message = Tokens();
   for (uint32_t id : {2, 2, 3}) message.add_forced_tokens(id);

@@ -92,7 +92,7 @@ absl::StatusOr<std::string> Render(absl::string_view program, const Messages& me
                                    std::optional<bool> thinks = std::nullopt) {
   const auto format = RecogniseChatFormat(program, "<s>", "</s>");
   if (!format.ok()) return format.status();
-  const auto prompt = ChatTemplate(*format, {}).Render(messages, thinks);
+  const auto prompt = ChatTemplate(*format, {}).Render(messages, {.thinks = thinks});
   if (!prompt.ok()) return prompt.status();
   return prompt->text;
 }

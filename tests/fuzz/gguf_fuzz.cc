@@ -47,8 +47,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t num_bytes) {
   if (const auto chat = ChatTemplate::Load(input.path()); chat.ok()) {
     const ChatMessage messages[] = {
         {"system", "s"}, {"user", "u"}, {"assistant", "<think>t</think>a"}};
+    const std::string tools[] = {"{\"name\":\"f\"}"};
     (void)chat->Render(messages);
-    (void)chat->Render(messages, /*thinks=*/false);
+    (void)chat->Render(messages, {.thinks = false, .tools = tools});
   }
   return 0;
 }

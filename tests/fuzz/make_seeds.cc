@@ -111,6 +111,19 @@ void AddRequests(const std::string& root) {
   requests.Add(chat.SerializeAsString());
 }
 
+void AddToolCalls(const std::string& root) {
+  Folder outputs(root, "tool_call");
+  outputs.Add(
+      std::string("\0\3", 2) +
+      "the\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1, \"}\"]}}\n</tool_call>\n"
+      "<tool_call>{\"arguments\":{},\"name\":\"g\"}</tool_call>");
+  outputs.Add(
+      "\2\1<think>an</think>\n\n<tool_call>{\"name\":\"\\u00e9\"}</tool_call> <tool_call>{");
+  outputs.Add(
+      "\1\2{\"name\": \"f\", \"parameters\": {\"a\": -0.5e+1}}; "
+      "{\"name\":\"g\",\"parameters\":{}}");
+}
+
 void AddHttp(const std::string& root) {
   Folder bodies(root, "openai_body"), connections(root, "http_request");
   const char* const chats[] = {
@@ -122,6 +135,10 @@ void AddHttp(const std::string& root) {
 "stream":true,"stream_options":{"include_usage":true},"logprobs":true,"top_logprobs":3,"user":"u","ignore_eos":true,
 "kvship":{"report":true,"compression":"budget_tokens=8,window=4"},"n":1,"tools":[],
 "min_p":0.1,"frequency_penalty":1,"logit_bias":{"5":-1}})",
+      R"({"model":"tiny","messages":[{"role":"assistant","tool_calls":[{"id":"a","type":"function","function":
+{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":"a","content":"in"}],"tools":[{"type":"function",
+"function":{"name":"f","description":"d","parameters":{"type":"object"}}}],"tool_choice":{"type":"function",
+"function":{"name":"f"}},"parallel_tool_calls":false})",
   };
   const char* const completions[] = {
       R"({"model":"tiny","prompt":"the an","max_tokens":3,"logprobs":2,"stop":"in"})",
@@ -197,6 +214,7 @@ int main(int argc, char** argv) {
   const std::string root = argv[1];
   kvship::AddFrames(root);
   kvship::AddRequests(root);
+  kvship::AddToolCalls(root);
   kvship::AddHttp(root);
   kvship::AddModelFiles(root);
   return 0;

@@ -72,9 +72,9 @@ class Api:
 
 
 @contextlib.contextmanager
-def server_pair(folder, *decode_flags: str, prefill_flags=()):
+def server_pair(folder, *decode_flags: str, prefill_flags=(), model: str | None = None):
     [http_port] = free_ports(1)
-    arguments = SimpleNamespace(model=os.environ["KVSHIP_DEMO_MODEL"], bin=os.environ["KVSHIP_BIN"],
+    arguments = SimpleNamespace(model=model or os.environ["KVSHIP_DEMO_MODEL"], bin=os.environ["KVSHIP_BIN"],
                                 **free_port_arguments())
     with ServerPair(arguments, str(folder), [f"--http=127.0.0.1:{http_port}", *decode_flags],
                     prefill_flags=prefill_flags) as pair:

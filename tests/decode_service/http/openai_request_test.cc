@@ -115,7 +115,7 @@ TEST(OpenAiRequestTest, WrongMessagesAreNamed) {
   };
   ExpectRefused(read("[]"), "messages", "at least one message");
   ExpectRefused(read("[7]"), "messages[0]", "messages[0] is 7; wanted an object");
-  ExpectRefused(read(R"([{"role":"tool","content":""}])"), "messages[0].role", R"("tool")");
+  ExpectRefused(read(R"([{"role":"robot","content":""}])"), "messages[0].role", R"("robot")");
   ExpectRefused(read(R"([{"role":"user"}])"), "messages[0].content", "missing");
   ExpectRefused(read(R"([{"role":"user","content":"x","name":"Bo"}])"), "messages[0].name", "name");
   ExpectRefused(read(R"([{"role":"user","content":[{"type":"image_url","image_url":{}}]}])"),
@@ -247,9 +247,7 @@ TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing
   for (const auto& [field, value] : std::initializer_list<std::pair<const char*, const char*>>{
            {"min_tokens", "5"},
            {"store", "true"},
-           {"tools", R"([{"type":"function"}])"},
            {"safety_identifier", "5"},
-           {"tool_choice", R"("auto")"},
            {"functions", "[{}]"},
            {"audio", "{}"},
            {"response_format", R"({"type":"json_object"})"},
@@ -264,8 +262,8 @@ TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing
                   field);
   }
   EXPECT_TRUE(ReadChat(Chat(R"(,"n":1,"repetition_penalty":1.0,"min_tokens":0,"store":false,
-                               "parallel_tool_calls":true,"safety_identifier":"u","prompt_cache_key":"k",
-                               "tools":[],"response_format":{"type":"text"},"modalities":["text"])"))
+                               "safety_identifier":"u","prompt_cache_key":"k",
+                               "response_format":{"type":"text"},"modalities":["text"])"))
                   .ok());
   EXPECT_TRUE(ReadCompletion(Completion(R"(,"best_of":1,"echo":false,"suffix":"")")).ok());
 }
@@ -327,7 +325,10 @@ TEST(OpenAiRequestTest, DeepNestingIsRefused) {
 
 TEST(OpenAiRequestTest, DamagedBodiesNeverCrash) {
   const std::string whole =
-      Chat(R"(,"stop":["a"],"logprobs":true,"kvship":{"compression":{"window":8},"report":true})");
+      R"({"model":"m","messages":[{"role":"assistant","tool_calls":[{"id":"a","type":"function",)"
+      R"("function":{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":"a",)"
+      R"("content":"1"}],"tools":[{"type":"function","function":{"name":"f"}}],"stop":["a"],)"
+      R"("logprobs":true,"kvship":{"compression":{"window":8},"report":true}})";
   for (uint64_t i = 0; i < 20'000; ++i) {
     std::string damaged = whole.substr(0, RandomBits(1, i) % (whole.size() + 1));
     for (uint64_t j = 0; j < 3 && !damaged.empty(); ++j) {

@@ -43,9 +43,9 @@ OpenAiRequest Request(OpenAiApi api) {
   return request;
 }
 
-OpenAiResponse ResponseTo(const OpenAiRequest& request) {
+OpenAiResponse ResponseTo(const OpenAiRequest& request, ToolSyntax syntax = ToolSyntax::kNone) {
   return OpenAiResponse(request, {.id = "1", .created = 5, .model = "m", .fingerprint = "fp"},
-                        &kTokenizer);
+                        &kTokenizer, ToolCallReader(syntax, /*thinks=*/false));
 }
 
 v1::GenerateOutput Output(const std::string& text, const std::vector<uint32_t>& ids) {
@@ -161,6 +161,59 @@ TEST(OpenAiResponseTest, TheReportIsInTheLastObject) {
     EXPECT_EQ(Json::parse(WholeAfter(response, Report(kEnd)))["kvship"], last["kvship"]);
     EXPECT_EQ(objects[0].contains("kvship"), !include_usage);
   }
+}
+
+constexpr char kTextAndCall[] =
+    "Hm.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>";
+
+TEST(OpenAiResponseTest, AWholeAnswerHasItsToolCallsBesideItsText) {
+  OpenAiResponse response = ResponseTo(Request(OpenAiApi::kChat), ToolSyntax::kHermes);
+  response.Add(0, Output(kTextAndCall, {2}));
+  const Json choice = Json::parse(WholeAfter(response, Report(kEnd)))["choices"][0];
+  EXPECT_EQ(choice["finish_reason"], "tool_calls");
+  EXPECT_EQ(choice["message"],
+            Json::parse(R"({"role": "assistant", "content": "Hm.", "refusal": null,
+      "tool_calls": [{"id": "call_1_0_0", "type": "function",
+                      "function": {"name": "f", "arguments": "{}"}}]})"));
+}
+
+TEST(OpenAiResponseTest, AnAnswerOfToolCallsAloneHasNoContent) {
+  OpenAiResponse response = ResponseTo(Request(OpenAiApi::kChat), ToolSyntax::kLlama3);
+  response.Add(0, Output(R"({"name": "f", "parameters": {}})", {2}));
+  const Json choice = Json::parse(WholeAfter(response, Report(kEnd)))["choices"][0];
+  EXPECT_EQ(choice["message"]["content"], nullptr);
+  EXPECT_EQ(choice["message"]["tool_calls"].size(), 1u);
+}
+
+TEST(OpenAiResponseTest, ACallThatWasCutOffIsText) {
+  OpenAiResponse response = ResponseTo(Request(OpenAiApi::kChat), ToolSyntax::kHermes);
+  response.Add(0, Output("<tool_call>\n{\"name\": \"f\"", {2}));
+  const Json choice = Json::parse(WholeAfter(response, Report(kLength)))["choices"][0];
+  EXPECT_EQ(choice["finish_reason"], "length");
+  EXPECT_EQ(choice["message"]["content"], "<tool_call>\n{\"name\": \"f\"");
+  EXPECT_FALSE(choice["message"].contains("tool_calls"));
+}
+
+TEST(OpenAiResponseTest, AStreamHasACallInOneChunkAndWhatWasHeldBackBeforeItsEnd) {
+  OpenAiResponse response = ResponseTo(Request(OpenAiApi::kChat), ToolSyntax::kHermes);
+  std::string events;
+  for (const char c : absl::string_view(kTextAndCall)) {
+    events += response.Event(0, Output(std::string(1, c), {2}));
+  }
+  events += response.Event(0, Output(" <tool", {2}));
+  events += response.LastEvents(0, Report(kEnd));
+  std::vector<Json> choices;
+  for (const Json& object : Objects(events)) {
+    if (object.is_object()) choices.push_back(object["choices"][0]);
+  }
+  ASSERT_EQ(choices.size(), 6u) << "three characters, a call, text, and the end";
+  EXPECT_EQ(choices[0]["delta"], Json::parse(R"({"role": "assistant", "content": "H"})"));
+  EXPECT_EQ(choices[3]["delta"], Json::parse(R"({"tool_calls": [{"index": 0, "id": "call_1_0_0",
+      "type": "function", "function": {"name": "f", "arguments": "{}"}}]})"));
+  EXPECT_EQ(choices[4]["delta"], Json::parse(R"({"content": " <tool"})"));
+  EXPECT_EQ(choices[4]["finish_reason"], nullptr);
+  EXPECT_EQ(choices[5]["delta"], Json::object());
+  EXPECT_EQ(choices[5]["finish_reason"], "tool_calls");
 }
 
 TEST(OpenAiResponseTest, ChoicesStandInOrderAndAPromptIsCountedOnce) {

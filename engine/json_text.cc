@@ -1,0 +1,131 @@
+#include "engine/json_text.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace kvship {
+namespace {
+
+using nlohmann::json;
+
+constexpr size_t kMostDepth = 64;
+
+bool IsObject(absl::string_view text) {
+  return absl::StartsWith(absl::StripLeadingAsciiWhitespace(text), "{") &&
+         json::accept(text.begin(), text.end());
+}
+
+// The bytes of the string literal at the beginning of `text`, quotes included; all of them if it
+// does not end.
+size_t StringBytes(absl::string_view text) {
+  size_t i = 1;
+  while (i < text.size() && text[i] != '"') i += text[i] == '\\' ? 2 : 1;
+  return std::min(i + 1, text.size());
+}
+
+// Takes the first token off valid JSON, with the white space before it; empty: there is none.
+absl::string_view TakeToken(absl::string_view& text) {
+  text = absl::StripLeadingAsciiWhitespace(text);
+  size_t bytes = std::min<size_t>(text.size(), 1);
+  if (absl::StartsWith(text, "\"")) {
+    bytes = StringBytes(text);
+  } else if (!text.empty() && !absl::StrContains("{}[],:", text[0])) {
+    bytes = std::min(text.find_first_of("{}[],: \t\r\n"), text.size());
+  }
+  const absl::string_view token = text.substr(0, bytes);
+  text.remove_prefix(bytes);
+  return token;
+}
+
+std::string StringOf(absl::string_view literal) {
+  return json::parse(literal.begin(), literal.end()).get<std::string>();
+}
+
+// Writes valid JSON anew, token by token.
+class Printer {
+ public:
+  explicit Printer(size_t indent) : indent_(indent) {}
+
+  // False: too deep.
+  bool Add(absl::string_view token) {
+    const bool closes = token == "}" || token == "]";
+    if (closes) --depth_;
+    if (was_opened_ != closes) EndLine();
+    was_opened_ = false;
+    if (token[0] == '"') {
+      out_.append(json(StringOf(token)).dump());
+    } else {
+      absl::StrAppend(&out_, token);
+    }
+    if (token == ":") out_.push_back(' ');
+    if (token == ",") indent_ == 0 ? out_.push_back(' ') : EndLine();
+    if (token == "{" || token == "[") {
+      was_opened_ = true;
+      ++depth_;
+    }
+    return depth_ <= kMostDepth;
+  }
+  std::string Take() { return std::move(out_); }
+
+ private:
+  void EndLine() {
+    if (indent_ > 0) absl::StrAppend(&out_, "\n", std::string(depth_ * indent_, ' '));
+  }
+
+  const size_t indent_;
+  size_t depth_ = 0;
+  bool was_opened_ = false;  // an object or list, and nothing in it yet
+  std::string out_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::string> PythonJson(absl::string_view object, size_t indent) {
+  if (!IsObject(object)) return absl::InvalidArgumentError("is no JSON object; wanted one");
+  Printer printer(indent);
+  for (absl::string_view token = TakeToken(object); !token.empty(); token = TakeToken(object)) {
+    if (printer.Add(token)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("is nested deeper than ", kMostDepth, "; wanted at most that"));
+  }
+  return printer.Take();
+}
+
+std::optional<absl::string_view> JsonMember(absl::string_view object, absl::string_view name) {
+  if (!IsObject(object)) return std::nullopt;
+  TakeToken(object);
+  while (true) {
+    const absl::string_view member = TakeToken(object);
+    if (member == "}") return std::nullopt;  // of an empty object
+    TakeToken(object);                       // the colon
+    object = absl::StripLeadingAsciiWhitespace(object);
+    absl::string_view rest = object;
+    const absl::string_view first = TakeToken(rest);
+    const bool nests = first == "{" || first == "[";
+    const absl::string_view value = object.substr(0, nests ? JsonBytes(object) : first.size());
+    if (StringOf(member) == name) return value;
+    object.remove_prefix(value.size());
+    if (TakeToken(object) == "}") return std::nullopt;
+  }
+}
+
+size_t JsonBytes(absl::string_view text) {
+  size_t depth = 0;
+  for (size_t i = 0; i < text.size();) {
+    if (text[i] == '"') {
+      i += StringBytes(text.substr(i));
+      continue;
+    }
+    if (text[i] == '{' || text[i] == '[') ++depth;
+    if ((text[i] == '}' || text[i] == ']') && --depth == 0) return i + 1;
+    ++i;
+  }
+  return 0;
+}
+
+}  // namespace kvship

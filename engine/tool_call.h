@@ -1,0 +1,21 @@
+// Tools are functions that a model may ask its caller to call. ToolCall is one such wish. Plain
+// data.
+#pragma once
+
+#include <string>
+
+namespace kvship {
+
+struct ToolCall {
+  std::string name;
+  std::string arguments;  // a JSON object
+};
+
+// How families of models write their calls.
+enum class ToolSyntax {
+  kNone,    // they were not taught any
+  kHermes,  // <tool_call>\n{"name": ..., "arguments": {...}}\n</tool_call>, any number, after text
+  kLlama3,  // the answer is {"name": ..., "parameters": {...}}
+};
+
+}  // namespace kvship

@@ -1,0 +1,153 @@
+#include "engine/tool_call_reader.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/random.h"
+
+namespace kvship {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+struct Answer {
+  std::string text;
+  std::vector<std::string> calls;  // "name(arguments)"
+
+  bool operator==(const Answer&) const = default;
+};
+
+void Add(const ToolCallReader::Found& found, Answer& answer) {
+  answer.text += found.text;
+  for (const ToolCall& call : found.calls) {
+    answer.calls.push_back(absl::StrCat(call.name, "(", call.arguments, ")"));
+  }
+}
+
+// `cuts` are where the text is cut.
+Answer Read(ToolSyntax syntax, const std::string& text, const std::vector<size_t>& cuts = {},
+            bool thinks = false) {
+  ToolCallReader reader(syntax, thinks);
+  Answer answer;
+  size_t begin = 0;
+  for (size_t cut : cuts) {
+    Add(reader.Add(absl::string_view(text).substr(begin, cut - begin)), answer);
+    begin = cut;
+  }
+  Add(reader.Add(absl::string_view(text).substr(begin)), answer);
+  Add(reader.Finish(), answer);
+  return answer;
+}
+
+Answer ReadHermes(const std::string& text) { return Read(ToolSyntax::kHermes, text); }
+Answer ReadLlama3(const std::string& text) { return Read(ToolSyntax::kLlama3, text); }
+
+TEST(ToolCallReader, FindsCallsBetweenTheirMarks) {
+  const Answer answer = ReadHermes(
+      "Let me see.\n<tool_call>\n{\"name\": \"now\", \"arguments\": "
+      "{}}\n</tool_call>\n<tool_call>\n"
+      R"({"arguments": {"a": "{\"}</", "n": 12345678901234567890123}, "name": "f"})"
+      "\n</tool_call>\n");
+  EXPECT_EQ(answer.text, "Let me see.");
+  EXPECT_THAT(answer.calls,
+              ElementsAre("now({})", R"(f({"a": "{\"}</", "n": 12345678901234567890123}))"));
+  EXPECT_THAT(ReadHermes(R"(<tool_call>{"name": "now"}</tool_call>)").calls,
+              ElementsAre("now({})"));
+  // The model stopped a mark too early.
+  EXPECT_THAT(ReadHermes("<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n").calls,
+              ElementsAre("now({})"));
+}
+
+TEST(ToolCallReader, WhatIsNoCallIsText) {
+  for (const std::string text :
+       {"", "no\n call \n", "a \n<tool_call>{}</tool_call> b", "a <tool_calls> b",
+        "<tool_call>\nnow()\n</tool_call>", "<tool_call>{}",
+        "<tool_call>{\"name\": \"\"}</tool_call>", "<tool_call>{\"name\": 1}</tool_call> b",
+        "<tool_call>{\"name\": \"f\", \"arguments\": \"x\"}</tool_call>",
+        "a\n<tool_call>{\"name\": \"f\", \"argu", "</tool_call>", "<tool_ca",
+        "{\"name\": \"f\"}"}) {
+    const Answer answer = ReadHermes(text);
+    EXPECT_EQ(answer.text, text);
+    EXPECT_THAT(answer.calls, IsEmpty());
+  }
+  const Answer mixed =
+      ReadHermes("<tool_call>x</tool_call> or <tool_call>{\"name\": \"f\"}</tool_call> then");
+  EXPECT_EQ(mixed.text, "<tool_call>x</tool_call> or then");
+  EXPECT_THAT(mixed.calls, ElementsAre("f({})"));
+}
+
+TEST(ToolCallReader, TextIsGivenAtOnce) {
+  ToolCallReader reader(ToolSyntax::kHermes, /*thinks=*/false);
+  EXPECT_EQ(reader.Add("One ").text, "One");
+  EXPECT_EQ(reader.Add("<two").text, " <two");
+  EXPECT_EQ(reader.Add("> <tool").text, ">");
+  const auto found = reader.Add("_call>{\"name\": \"f\"}</tool_call>");
+  EXPECT_EQ(found.text, "");
+  EXPECT_EQ(found.calls.size(), 1u);
+}
+
+TEST(ToolCallReader, NothingInThoughtsIsACall) {
+  const std::string text =
+      "<think>\nI could <tool_call>{\"name\": \"f\"}</tool_call>.\n</think>\n\n"
+      "<tool_call>\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call>";
+  const Answer answer = Read(ToolSyntax::kHermes, text, {}, /*thinks=*/true);
+  EXPECT_EQ(answer.text, text.substr(0, text.find("\n\n")));
+  EXPECT_THAT(answer.calls, ElementsAre("g({})"));
+  EXPECT_EQ(Read(ToolSyntax::kHermes, "<think> </thi", {}, true).text, "<think> </thi");
+}
+
+TEST(ToolCallReader, ACallOfLlamasIsTheWholeAnswer) {
+  EXPECT_THAT(ReadLlama3("\n{\"name\": \"f\", \"parameters\": {\"a\": \"}\"}} ").calls,
+              ElementsAre("f({\"a\": \"}\"})"));
+  const Answer two = ReadLlama3(R"({"name": "f", "parameters": {}}; {"name":"g","parameters":{}})");
+  EXPECT_EQ(two.text, "");
+  EXPECT_THAT(two.calls, ElementsAre("f({})", "g({})"));
+  for (const std::string text :
+       {"", " ", "Hi {", " {\"name\": \"f\"} ", "{\"name\": \"f\", \"parameters\": {}} as JSON",
+        "{\"name\": \"f\", \"parameters\": {}", "{\"name\": \"f\", \"parameters\": []}",
+        "; {\"name\": \"f\", \"parameters\": {}}"}) {
+    const Answer answer = ReadLlama3(text);
+    EXPECT_EQ(answer.text, text);
+    EXPECT_THAT(answer.calls, IsEmpty());
+  }
+}
+
+// However it is cut, an answer is read alike: answers made of what marks and calls consist of.
+TEST(ToolCallReader, CutsMakeNoDifference) {
+  const std::string parts[] = {"<tool_call>",
+                               "</tool_call>",
+                               "<think>",
+                               "</think>",
+                               "{\"name\": \"f\"",
+                               ", \"arguments\": {}",
+                               ", \"parameters\": {}",
+                               "}",
+                               "\n",
+                               " ",
+                               ";",
+                               "x",
+                               "<",
+                               "\"",
+                               "{"};
+  uint64_t num_drawn = 0;
+  const auto below = [&num_drawn](size_t n) { return RandomBits(1, num_drawn++) % n; };
+  for (int round = 0; round < 3000; ++round) {
+    std::string text;
+    for (uint64_t n = below(12); n > 0; --n) text += parts[below(std::size(parts))];
+    std::vector<size_t> cuts;
+    for (size_t i = 0; i < text.size(); ++i) {
+      if (below(3) == 0) cuts.push_back(i);
+    }
+    for (const ToolSyntax syntax : {ToolSyntax::kHermes, ToolSyntax::kLlama3}) {
+      const bool thinks = round % 2 == 0;
+      EXPECT_EQ(Read(syntax, text, cuts, thinks), Read(syntax, text, {}, thinks)) << text;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvship

@@ -1,0 +1,125 @@
+"""Tools as OpenAI's own client uses them, on a model that recites its calls."""
+
+import json
+
+import openai
+import pytest
+from conftest import Api, server_pair
+from reciting_model import write_reciting_model
+
+# The expressions by which kvship knows Qwen2.5's way with tools.
+TEMPLATE = r"""{{- '<|im_start|>system\nYou help.<|im_end|>\n' }}
+{{- "\n\n# Tools\n\nYou have these:\n<tools>" }}{{- tool | tojson }}{{- "\n</tools>\n\nCall them.<|im_end|>\n" }}
+{{- '\n<tool_call>\n{"name": "' }}{{- '\n<tool_response>\n' }}
+{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}{{- '<|im_start|>assistant\n' }}"""
+SAID = "I look é it up."
+CALLS = [("weather", '{"town": "Köln", "days": [1, 2]}'), ("now", "{}")]
+TEXT = SAID + "".join(f'\n<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>' for name, arguments in CALLS)
+TOOLS = [{"type": "function", "function": {"name": name, "description": f"Says {name}", "parameters": {"type": "object"}}}
+         for name, _ in CALLS]
+
+
+def pieces_of(text: str) -> list[str]:
+    """Pieces of three and more characters, each another one."""
+    pieces: list[str] = []
+    while text:
+        length = 3
+        while text[:length] in pieces or 0 < len(text) - length < 3:
+            length += 1
+        pieces.append(text[:length])
+        text = text[length:]
+    return pieces
+
+
+@pytest.fixture(scope="module")
+def reciter(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reciter")
+    write_reciting_model(folder, pieces_of(TEXT), TEMPLATE)
+    with server_pair(tmp_path_factory.mktemp("servers"), model=str(folder)) as pair:
+        yield Api(pair.http_port, pair.ports["decode-admin-port"])
+
+
+def called(message) -> list[tuple[str, str]]:
+    return [(call.function.name, call.function.arguments) for call in message.tool_calls]
+
+
+def test_calls_are_told_from_text(reciter):
+    answer = reciter.chat("Hi", temperature=0, tools=TOOLS)
+    message = answer.choices[0].message
+    assert message.content == SAID and called(message) == CALLS
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert len({call.id for call in message.tool_calls}) == 2 and all(call.type == "function" for call in message.tool_calls)
+
+
+def test_a_stream_has_the_same_calls(reciter):
+    with reciter.client.chat.completions.stream(model=reciter.model, messages=[{"role": "user", "content": "Hi"}],
+                                                temperature=0, tools=TOOLS) as stream:
+        events = list(stream)
+        final = stream.get_final_completion().choices[0]
+    assert final.message.content == SAID and called(final.message) == CALLS and final.finish_reason == "tool_calls"
+    assert "".join(event.delta for event in events if event.type == "content.delta") == SAID
+
+
+def test_what_came_of_calls_goes_back(reciter):
+    messages = [{"role": "user", "content": "Hi"}]
+    first = reciter.client.chat.completions.create(model=reciter.model, messages=messages, temperature=0, tools=TOOLS)
+    call = first.choices[0].message
+    messages += [call, *({"role": "tool", "tool_call_id": each.id, "content": "12:00"} for each in call.tool_calls)]
+    second = reciter.client.chat.completions.create(model=reciter.model, messages=messages, temperature=0, tools=TOOLS)
+    # A token a byte: what was said, called and answered, with its marks.
+    turn = f"{TEXT}<|im_end|>\n<|im_start|>user\n" + "\n".join(["<tool_response>\n12:00\n</tool_response>"] * 2)
+    turn += "<|im_end|>\n<|im_start|>assistant\n"
+    assert second.usage.prompt_tokens == first.usage.prompt_tokens + len(turn.encode())
+
+
+def test_the_model_is_told_of_the_tools(reciter):
+    def prompt_tokens(**fields):
+        return reciter.chat("Hi", temperature=0, max_tokens=1, **fields).usage.prompt_tokens
+    listed = "\n\n# Tools\n\nYou have these:\n<tools>" + "".join(f"\n{json.dumps(tool)}" for tool in TOOLS)
+    assert prompt_tokens(tools=TOOLS) == prompt_tokens() + len(listed + "\n</tools>\n\nCall them.")
+    assert prompt_tokens(tools=TOOLS, tool_choice="none") == prompt_tokens()
+
+
+def test_without_tools_a_call_is_text(reciter):
+    for fields in {}, {"tools": TOOLS, "tool_choice": "none"}:
+        answer = reciter.chat("Hi", temperature=0, **fields).choices[0]
+        assert answer.message.content == TEXT and answer.message.tool_calls is None and answer.finish_reason == "stop"
+
+
+def test_one_call_at_a_time_is_the_first(reciter):
+    answer = reciter.chat("Hi", temperature=0, tools=TOOLS, parallel_tool_calls=False)
+    assert called(answer.choices[0].message) == CALLS[:1]
+
+
+@pytest.mark.parametrize("choice, beginning", [("required", '{"name": "'),
+                                               ({"type": "function", "function": {"name": "now"}}, '{"name": "now", "arguments":')])
+def test_a_call_may_be_forced(tmp_path, choice, beginning):
+    """The model goes on where the call's beginning, which the prompt has, ends."""
+    call = '{"name": "now", "arguments": {"zone": [1, "é"]}}'
+    write_reciting_model(tmp_path, pieces_of(f"{call[len(beginning):]}\n</tool_call>"), TEMPLATE, after=beginning[-1])
+    with server_pair(tmp_path, model=str(tmp_path)) as pair:
+        api = Api(pair.http_port, pair.ports["decode-admin-port"])
+        free = api.chat("Hi", temperature=0, tools=TOOLS)
+        forced = api.chat("Hi", temperature=0, tools=TOOLS, tool_choice=choice)
+    assert free.choices[0].message.tool_calls is None
+    assert called(forced.choices[0].message) == [("now", '{"zone": [1, "é"]}')] and forced.choices[0].message.content is None
+    assert forced.choices[0].finish_reason == "tool_calls"
+    assert forced.usage.prompt_tokens == free.usage.prompt_tokens + len("<tool_call>\n" + beginning)
+
+
+def test_each_choice_has_its_calls(reciter):
+    answer = reciter.chat("Hi", temperature=0, tools=TOOLS, n=2)
+    assert [called(choice.message) for choice in answer.choices] == [CALLS, CALLS]
+    assert len({call.id for choice in answer.choices for call in choice.message.tool_calls}) == 4
+
+
+def test_a_call_that_was_cut_off_is_text(reciter):
+    answer = reciter.chat("Hi", temperature=0, tools=TOOLS, max_tokens=len(pieces_of(TEXT)) - 1).choices[0]
+    assert answer.finish_reason == "length" and called(answer.message) == CALLS[:1]
+    assert answer.message.content.startswith(SAID + '\n<tool_call>\n{"name": "now"')
+
+
+def test_a_model_that_was_taught_none_is_told_of_none(api):
+    with pytest.raises(openai.BadRequestError, match="tools has 2 of them; wanted none, as the model's chat template") as caught:
+        api.chat("Hi", tools=TOOLS)
+    assert caught.value.param == "tools"
