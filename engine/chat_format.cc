@@ -1,6 +1,7 @@
 #include "engine/chat_format.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -88,11 +89,21 @@ void AddHermesTools(absl::string_view program, ChatFormat& format) {
   format.tool = format.user;
 }
 
+// Whether the program puts a system message together where it is given none and no tools, as that
+// of Hermes does.
+bool ComposesSystemMessage(absl::string_view program) {
+  constexpr absl::string_view kSystem = R"('<|im_start|>system\n'}})", kIfTools = "{%-iftools%}{{-";
+  for (size_t at = program.find(kSystem); at != absl::string_view::npos;
+       at = program.find(kSystem, at + 1)) {
+    if (!absl::EndsWith(program.substr(0, at), kIfTools)) return true;
+  }
+  return StrContains(program, "system_message");
+}
+
 bool IsChatMl(absl::string_view program) {
-  // A program that takes thoughts out of the conversation in another way than Qwen3's; and a system
-  // message that the program puts together in a variable is not seen by LiteralBetween.
+  // Not one that takes thoughts out of the conversation in another way than Qwen3's.
   return HasChatMlMessages(program) && StrContains(program, R"('<|im_start|>assistant\n')") &&
-         !StrContains(program, "<think>") && !StrContains(program, "system_message");
+         !StrContains(program, "<think>") && !ComposesSystemMessage(program);
 }
 
 ChatFormat ChatMl(absl::string_view program) {
@@ -270,6 +281,36 @@ ChatFormat Mistral(absl::string_view program, const std::string& end_token) {
   return format;
 }
 
+// Mistral's from its third tokenizer on: "[INST] " with a space or none, and the system message in
+// the last of the user's. Without its tools, whose calls have ids of nine letters.
+std::optional<ChatFormat> Mistral3(absl::string_view program, const std::string& end_token) {
+  ChatFormat format;
+  format.family = "mistral";
+  for (const char* begin : {"[INST]", "[INST] "}) {
+    if (StrContains(program, absl::StrCat("{%-ifloop.lastandsystem_messageisdefined%}{{-'", begin,
+                                          R"('+system_message+'\n\n'+message.content+'[/INST]'}})"
+                                          "{%-else%}{{-'",
+                                          begin, "'+message.content+'[/INST]'}}{%-endif%}"))) {
+      format.user = {begin, "[/INST]"};
+    }
+  }
+  if (StrContains(program, "{{-message.content+eos_token}}")) {
+    format.assistant = {"", end_token};
+  } else if (StrContains(program, "{{-' '+message.content|trim+eos_token}}")) {
+    format.assistant = {" ", end_token};
+    format.trims_answers = true;
+  } else {
+    return std::nullopt;
+  }
+  if (format.user.before.empty()) return std::nullopt;
+  format.system = {"", "\n\n"};
+  format.system_in_user = true;
+  format.system_in_last = true;
+  format.alternates = true;
+  format.marks_in_text = {"[INST]", "[/INST]"};
+  return format;
+}
+
 bool IsZephyr(absl::string_view program) {
   return StrContains(program, R"({{'<|user|>\n'+message.content+eos_token}})") &&
          StrContains(program, R"({{'<|system|>\n'+message.content+eos_token}})") &&
@@ -316,6 +357,8 @@ absl::StatusOr<ChatFormat> RecogniseChatFormat(absl::string_view program,
     format = Llama2(begin_token, end_token);
   } else if (IsMistral(canonical)) {
     format = Mistral(canonical, end_token);
+  } else if (auto mistral = Mistral3(canonical, end_token)) {
+    format = *std::move(mistral);
   } else if (IsZephyr(canonical)) {
     format = Zephyr(end_token);
   } else {

@@ -28,9 +28,11 @@ struct ChatFormat {
 
   bool has_system = true;       // else a system message is refused
   bool system_in_user = false;  // the system message, in its marks, begins the first user message
+  bool system_in_last = false;  // or rather the last one
   bool last_system_leads = false;  // of system messages the last stands before everything, alone
   bool alternates = false;         // after the system message: user, assistant, user, ...
   bool trims = false;              // white space around content, with what begins it, is dropped
+  bool trims_answers = false;      // white space around the assistant's content is
   bool always_system = false;      // a system message is there even if it is empty
   std::string default_system;   // the system message of a conversation that has none; may be empty
   std::string system_preamble;  // inside the system message, before its content

@@ -239,7 +239,8 @@ void ChatTemplate::AddAnswer(const ChatMessage& message, bool is_open, bool is_l
       format_.tool_syntax == ToolSyntax::kLlama3 && !message.tool_calls.empty();
   if (!calls_alone) {
     const std::string content = AnswerContent(message.content, is_open, is_last);
-    prompt.AddContent(format_.trims ? StripWhitespace(content) : content);
+    const bool trims = format_.trims || format_.trims_answers;
+    prompt.AddContent(trims ? StripWhitespace(content) : content);
   }
   AddToolCalls(format_, message.tool_calls,
                !calls_alone && SaysSomething(message.content, format_.earlier_thoughts), prompt);
@@ -284,8 +285,9 @@ absl::StatusOr<ChatPrompt> ChatTemplate::Render(std::span<const ChatMessage> mes
     } else {
       prompt.text.append(format_.user.before);
       prompt.Append(std::exchange(tools_of_user, {}));
+      const bool is_place = !format_.system_in_last || i + 1 == messages.size();
       const std::string content =
-          absl::StrCat(std::exchange(before_user, {}).text, message.content);
+          absl::StrCat(is_place ? std::exchange(before_user, {}).text : "", message.content);
       prompt.AddContent(format_.trims ? StripWhitespace(content) : content);
       prompt.text.append(format_.user.after);
     }

@@ -22,6 +22,10 @@ constexpr char kLlama3Pattern[] =
 constexpr char kQwen2Pattern[] =
     R"('[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})"
     R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr char kTekkenPattern[] =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
+    R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
+    R"(|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 absl::Status Bad(const GgufFile& file, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat(file.path(), ": ", what));
@@ -43,11 +47,14 @@ absl::Status ReadPreTokenizer(const GgufFile& file, TokenizerParts& parts) {
   } else if (name == "qwen2" || name == "deepseek-r1-qwen") {
     parts.patterns = {{kQwen2Pattern}};
     parts.normalizes = true;
+  } else if (name == "tekken") {
+    parts.patterns = {{kTekkenPattern}};
+    parts.ignore_merges = true;
   } else {
     return absl::UnimplementedError(
         absl::StrCat(file.path(), ": metadata tokenizer.ggml.pre is ", name,
                      "; wanted one of smollm, gpt-2, default, llama-bpe, llama3, qwen2, "
-                     "deepseek-r1-qwen"));
+                     "deepseek-r1-qwen, tekken"));
   }
   return absl::OkStatus();
 }

@@ -247,6 +247,8 @@ void ReadMessages(JsonFields& fields, v1::ChatMessages* chat) {
     if (added.tool_calls().empty()) message.Require("content");
     added.set_content(ReadContent(message));
     if (role == "tool") call_ids.ReadAnswer(message, chat);
+    // No template has a place for it. Here it tells nothing: what a tool says has the call's id.
+    if (role == "assistant" || role == "tool") message.Text("name");
     fields.Note(message.Finish());
   }
 }

@@ -246,9 +246,9 @@ TEST(GgufTokenizer, NamesWhatItDoesNotHave) {
   EXPECT_EQ(model.code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(model.message()), HasSubstr("tokenizer.ggml.model is bert"));
   GgufWriter other;
-  other.Name("tokenizer.ggml.model", "gpt2").Name("tokenizer.ggml.pre", "tekken");
+  other.Name("tokenizer.ggml.model", "gpt2").Name("tokenizer.ggml.pre", "falcon");
   EXPECT_EQ(load(other).code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(load(other).message()), HasSubstr("tokenizer.ggml.pre is tekken"));
+  EXPECT_THAT(std::string(load(other).message()), HasSubstr("tokenizer.ggml.pre is falcon"));
 }
 
 TEST(GgufTokenizer, OfDeepSeeksDistilledQwenIsQwens) {
@@ -265,6 +265,23 @@ TEST(GgufTokenizer, OfDeepSeeksDistilledQwenIsQwens) {
   };
   EXPECT_EQ(identity("deepseek-r1-qwen"), identity("qwen2"));
   EXPECT_NE(identity("deepseek-r1-qwen"), identity("gpt-2"));
+}
+
+// As huggingface/tokenizers does with the pattern of Mistral-Nemo's tokenizer.json.
+TEST(GgufTokenizer, TekkenSplitsWordsAtTheirCapitals) {
+  const TempFolder folder;
+  GgufWriter gguf;
+  gguf.Name("tokenizer.ggml.model", "gpt2")
+      .Name("tokenizer.ggml.pre", "tekken")
+      .Names("tokenizer.ggml.tokens", {"a", "b", "A", "B", "/", "Ċ", "1", "ab", "aB", "Ab", "AB",
+                                       "bA", "//", "/Ċ", "11", "ABa", "Aba"})
+      .Names("tokenizer.ggml.merges",
+             {"a b", "a B", "A b", "A B", "b A", "/ /", "/ Ċ", "1 1", "AB a"});
+  const auto tokenizer = Tokenizer::Load(folder.Write("model.gguf", gguf.Bytes()));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ(*(*tokenizer)->Encode("abAbaBABa", false), (Ids{7, 16, 3, 15}));  // Aba: no merges
+  EXPECT_EQ(*(*tokenizer)->Encode("11//\n", false), (Ids{6, 6, 12, 5}));
+  EXPECT_EQ(*(*tokenizer)->Encode("bA", false), (Ids{1, 2}));
 }
 
 TEST(GgufTokenizer, GivesTheReferenceIdsOfTheDemoModel) {

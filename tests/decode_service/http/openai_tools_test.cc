@@ -138,6 +138,12 @@ TEST(OpenAiToolsTest, WhatCameOfCallsStandsInTheirOrder) {
               ElementsAre("", "to c", "u", "to a", "to b"));
 }
 
+TEST(OpenAiToolsTest, NamesOfAgentsAndToolsAreTaken) {
+  const std::string named = R"({"role":"assistant","name":"agent","content":"Hi"})";
+  EXPECT_TRUE(Read(named).ok());
+  ExpectRefused(Read(R"({"role":"assistant","name":7,"content":"Hi"})"), "messages[0].name", "7");
+}
+
 TEST(OpenAiToolsTest, WrongCallsAreNamed) {
   const auto call = [](const std::string& call) {
     return Read(R"({"role":"assistant","tool_calls":[)" + call + "]}");
