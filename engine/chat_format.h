@@ -28,7 +28,7 @@ struct ChatFormat {
 
   bool has_system = true;       // else a system message is refused
   bool system_in_user = false;  // the system message, in its marks, begins the first user message
-  bool system_in_last = false;  // or rather the last one
+  bool system_in_last = false;  // with that: not the first, but the last
   bool last_system_leads = false;  // of system messages the last stands before everything, alone
   bool alternates = false;         // after the system message: user, assistant, user, ...
   bool trims = false;              // white space around content, with what begins it, is dropped

@@ -22,7 +22,8 @@ bool IsFunctionName(absl::string_view name) {
   return !name.empty() && name.size() <= kMostNameBytes;
 }
 
-// {"type": "function", "function": {...}}, with the names of both read by `read`.
+// {"type": "function", "function": {"name": ...}}. `read` is given the function and its name, and
+// reads what else it has.
 template <typename ReadFunction>
 void ReadFunctionOf(JsonFields& object, const ReadFunction& read) {
   object.Require("type");

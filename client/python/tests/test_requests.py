@@ -59,6 +59,7 @@ def test_wrong_values_are_named(fields, error, message):
 @pytest.mark.parametrize("message, error, told", [
     ({"role": "user"}, ValueError, r"messages\[1\] has no content; wanted role and content"),
     ({"content": "x"}, ValueError, r"messages\[1\] has no role"),
+    ({"role": "user", "content": "x", "name": "y"}, ValueError, r"messages\[1\] has 'name'; wanted role and content alone"),
     ({"role": "user", "content": None}, TypeError, r"messages\[1\]\['content'\] is None; wanted a string"),
     ("hello", TypeError, r"messages\[1\] is 'hello'; wanted a mapping with role and content"),
 ])

@@ -101,6 +101,9 @@ def _chat(messages: Sequence[Mapping[str, str]]) -> generation_pb2.ChatMessages:
         for field in ("role", "content"):
             if field not in message:
                 raise ValueError(f"messages[{i}] has no {field}; wanted role and content")
+        for field in message:
+            if field not in ("role", "content"):
+                raise ValueError(f"messages[{i}] has {field!r}; wanted role and content alone")
         chat.messages.add(role=check_text(f"messages[{i}]['role']", message["role"]),
                           content=check_text(f"messages[{i}]['content']", message["content"]))
     return chat
