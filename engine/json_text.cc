@@ -62,8 +62,8 @@ class Printer {
     } else {
       absl::StrAppend(&out_, token);
     }
-    if (token == ":") out_.push_back(' ');
-    if (token == ",") indent_ == 0 ? out_.push_back(' ') : EndLine();
+    if (token == ":" || (token == "," && indent_ == 0)) out_.push_back(' ');
+    if (token == ",") EndLine();
     if (token == "{" || token == "[") {
       was_opened_ = true;
       ++depth_;
