@@ -187,18 +187,26 @@ ChatFormat DeepSeek(absl::string_view program) {
   return format;
 }
 
-// As Llama's programs have it from 3.1 on, in pieces.
-bool HasLlama3Tools(absl::string_view program) {
-  return StrContains(program,
-                     "{{-'Given the following functions, please respond with a JSON for "
-                     "a function call '}}{{-'with its proper arguments that best answers "
-                     R"(the given prompt.\n\n'}})"
-                     R"({{-'Respond in the format {"name": function name, )"
-                     R"("parameters": dictionary of argument name and its value}.'}})"
-                     R"({{-'Do not use variables.\n\n'}})") &&
-         StrContains(program, R"({{-'Environment: ipython\n'}})") &&
-         StrContains(program, "{{-t|tojson(indent=4)}}") &&
-         StrContains(program, R"({{-'<|start_header_id|>ipython<|end_header_id|>\n\n'}})");
+// What Llama's programs say before the tools, from 3.1 on; empty if this one knows none.
+std::string ToolsOfLlama3(absl::string_view program) {
+  std::string literal, expressions;
+  for (const absl::string_view piece :
+       {"Given the following functions, please respond with a JSON for a function call ",
+        R"(with its proper arguments that best answers the given prompt.\n\n)",
+        R"(Respond in the format {"name": function name, "parameters": dictionary of argument )"
+        "name and its value}.",
+        R"(Do not use variables.\n\n)"}) {
+    absl::StrAppend(&literal, piece);
+    absl::StrAppend(&expressions, "{{-'", piece, "'}}");
+  }
+  std::string text;
+  if (StrContains(program, expressions) &&
+      StrContains(program, R"({{-'Environment: ipython\n'}})") &&
+      StrContains(program, "{{-t|tojson(indent=4)}}") &&
+      StrContains(program, R"({{-'<|start_header_id|>ipython<|end_header_id|>\n\n'}})")) {
+    absl::CUnescape(literal, &text);
+  }
+  return text;
 }
 
 bool IsLlama3(absl::string_view program) {
@@ -226,14 +234,10 @@ ChatFormat Llama3(absl::string_view program) {
     format.always_system = true;
     format.system_preamble =
         absl::StrCat("Cutting Knowledge Date: ", knowledge, "\nToday Date: ", today, "\n\n");
-    if (HasLlama3Tools(program)) {
+    format.tools_before = ToolsOfLlama3(program);
+    if (!format.tools_before.empty()) {
       format.tool_syntax = ToolSyntax::kLlama3;
       format.preamble_of_tools = "Environment: ipython\n";
-      format.tools_before =
-          "Given the following functions, please respond with a JSON for a function call with its "
-          "proper arguments that best answers the given prompt.\n\n"
-          R"(Respond in the format {"name": function name, "parameters": dictionary of argument )"
-          "name and its value}.Do not use variables.\n\n";
       format.tool = {header("ipython"), "<|eot_id|>"};
     }
   }

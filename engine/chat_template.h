@@ -27,9 +27,10 @@ class ChatTemplate {
   ChatTemplate(ChatFormat format, const std::vector<std::string>& special_tokens);
 
   struct Options {
-    std::optional<bool> thinks =
-        std::nullopt;  // before it answers; without it, as the model does by itself
-    std::span<const std::string> tools = {};  // that the model may call, each a JSON object
+    // Before it answers; without it, as the model does by itself.
+    std::optional<bool> thinks = std::nullopt;
+    // That the model may call, each a JSON object.
+    std::span<const std::string> tools = {};
     // The answer begins with a call of this one, or, if it is empty, of one the model chooses.
     std::optional<std::string> forced_call = std::nullopt;
   };

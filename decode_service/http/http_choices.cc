@@ -94,8 +94,9 @@ ResponseBuffer::Next HttpChoices::TakeAny(Message* message, absl::Status* end) {
     if (next == ResponseBuffer::Next::kMessage) return next;
     if (next == ResponseBuffer::Next::kNothing) continue;
     generation = nullptr;
-    if (!end->ok() && !cancelled_ && generations_.size() > 1)
+    if (!end->ok() && !cancelled_ && generations_.size() > 1) {
       *end = OfChoice(*end, message->choice);
+    }
     if (--num_running_ == 0 || !end->ok()) return next;
   }
   return ResponseBuffer::Next::kNothing;
