@@ -76,6 +76,23 @@ function(kvship_cudnn)
   endif()
 endfunction()
 
+# kvship_xgrammar(): the target kvship::xgrammar, compiled from the source that ./dev setup puts into the cache folder.
+function(kvship_xgrammar)
+  find_path(KVSHIP_XGRAMMAR_SOURCE_DIR cpp/grammar_matcher.cc
+            HINTS $ENV{XDG_CACHE_HOME}/kvship/xgrammar $ENV{HOME}/.cache/kvship/xgrammar)
+  if(NOT KVSHIP_XGRAMMAR_SOURCE_DIR)
+    message(FATAL_ERROR "XGrammar's source is missing; ./dev setup fetches it")
+  endif()
+  file(GLOB_RECURSE sources ${KVSHIP_XGRAMMAR_SOURCE_DIR}/cpp/*.cc)
+  list(FILTER sources EXCLUDE REGEX "/tvm_ffi/")  # Python's side
+  add_library(kvship_xgrammar STATIC ${sources})
+  set(include ${KVSHIP_XGRAMMAR_SOURCE_DIR}/include ${KVSHIP_XGRAMMAR_SOURCE_DIR}/3rdparty/dlpack/include)
+  target_include_directories(kvship_xgrammar SYSTEM PUBLIC ${include} PRIVATE ${KVSHIP_XGRAMMAR_SOURCE_DIR}/3rdparty/picojson)
+  target_compile_definitions(kvship_xgrammar PRIVATE XGRAMMAR_ENABLE_CPPTRACE=0
+                             XGRAMMAR_ENABLE_INTERNAL_CHECK=0 XGRAMMAR_LOG_CUSTOMIZE=1)
+  add_library(kvship::xgrammar ALIAS kvship_xgrammar)
+endfunction()
+
 # kvship_transport_nccl: transport/nccl_*.cc, on base alone. Where NCCL's header or CUDA's runtime is missing its executor is
 # built all the same, and says that there is no NCCL; KVSHIP_NCCL tells which.
 function(kvship_nccl_library)

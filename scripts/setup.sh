@@ -8,7 +8,7 @@ build_packages=(
   libpcre2-dev libutf8proc-dev libssl-dev prometheus-cpp-dev libcpp-httplib-dev
   libgtest-dev libgmock-dev libbenchmark-dev
   python3 python3-venv python3-pip
-  binutils patchelf
+  binutils patch patchelf
 )
 lint_packages=(clang-format clang-tidy shellcheck)
 # A browser for the status page's tests, and letters for it; what the documentation asks with.
@@ -23,10 +23,15 @@ model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 cudnn_frontend_package=nvidia-cudnn-frontend==1.32.0
 cudnn_frontend_sha256=106a646b280df5f76f14a0f8215a60422dae9614bf8281205d5655eba9c4d299
 
+# What holds output to a JSON schema, compiled into kvship-decode: its source, which no package of Debian 12 has.
+xgrammar_package=xgrammar==0.2.9
+xgrammar_sha256=f2a2cee567504eb767d1146d82807aa6474c894dc919110e077d613c224561c7
+
 # What every command needs; tests and studies also need the Python packages (setup_python).
 setup() {
   install_packages "${build_packages[@]}"
   fetch_model
+  fetch_xgrammar
   if command -v nvcc >/dev/null; then fetch_cudnn_frontend; fi
 }
 
@@ -130,6 +135,25 @@ fetch_cudnn_frontend() {
   else
     say "without cudnn-frontend: it could not be fetched from PyPI ($cudnn_frontend_package), or is not what was expected"
   fi
+  drop_staging
+}
+
+# What of XGrammar's source is compiled, mended, with its licence.
+fetch_xgrammar() {
+  local target=$cache_folder/xgrammar top=${xgrammar_package/==/-}
+  local wanted=(LICENSE NOTICE cpp include 3rdparty/dlpack/include 3rdparty/picojson)
+  [[ -d $target && $(sha256_of_folder "$target") == "$xgrammar_sha256" ]] && return 0
+  say "fetching the source of XGrammar, 3 MB, into $cache_folder"
+  make_staging
+  mkdir "$staging/source"
+  { quietly "$staging/log" scripts/fetch_sdist.py "$xgrammar_package" "$staging" &&
+    tar -C "$staging/source" -xzf "$staging/$top.tar.gz" --strip-components=1 "${wanted[@]/#/$top/}"; } ||
+    die "XGrammar could not be fetched from PyPI ($xgrammar_package); check the network and run ./dev setup again."
+  { quietly "$staging/log" patch -p1 -d "$staging/source" -i "$PWD/scripts/xgrammar.patch" &&
+    [[ $(sha256_of_folder "$staging/source") == "$xgrammar_sha256" ]]; } ||
+    die "The package $xgrammar_package is not what was expected: not used."
+  rm -rf "$target"
+  mv "$staging/source" "$target"
   drop_staging
 }
 

@@ -3,7 +3,7 @@
 
 What the image holds is Debian's or Ubuntu's packages and the programs, so dpkg knows all of it. Scanners of finished
 images would not see the libraries that are compiled in, headers and static ones: their packages are read from the build
-stage, where this runs. Headers that came from PyPI are named on the command line.
+stage, where this runs. What came from PyPI is named on the command line.
 """
 
 import argparse

@@ -132,11 +132,12 @@ def test_what_is_missing_in_an_image_is_named(change, said):
     assert said in check_config([{"Config": CONFIG | {"Healthcheck": HEALTH} | change}])
 
 
-def test_the_pinned_headers_of_cudnn_frontend_are_in_the_bill_of_materials():
+@pytest.mark.parametrize("package, name", [("nvidia-cudnn-frontend", "cudnn_frontend"), ("xgrammar", "xgrammar")])
+def test_what_is_compiled_in_from_pypi_is_pinned_and_in_the_bill_of_materials(package, name):
     setup = (ROOT / "scripts" / "setup.sh").read_text()
-    assert re.search(r"^cudnn_frontend_package=nvidia-cudnn-frontend==[\d.]+$", setup, re.MULTILINE)
+    assert re.search(rf"^{name}_package={package}==[\d.]+$", setup, re.MULTILINE)
     build, _, materials = CONTAINERFILE.partition("FROM build AS materials")
-    assert "fetch_cudnn_frontend" in build and '"$cudnn_frontend_package"' in materials
+    assert f"fetch_{name}" in build and f'"${name}_package"' in materials
 
 
 def test_without_a_builder_it_is_said_what_is_missing(tmp_path):
