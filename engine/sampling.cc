@@ -55,17 +55,23 @@ absl::Status CheckLogitBias(std::span<const TokenBias> logit_bias) {
   return absl::OkStatus();
 }
 
-std::vector<float> AdjustedLogits(std::span<const float> logits, const SamplingOptions& options,
-                                  const TokenCounts& counts) {
-  std::vector<float> adjusted(logits.begin(), logits.end());
-  for (const auto& [token, bias] : options.logit_bias) adjusted[token] += bias;
-  if (!options.has_penalty()) return adjusted;
+void Penalize(const TokenCounts& counts, const SamplingOptions& options, std::span<float> logits) {
   const auto repeated = static_cast<float>(options.repetition_penalty);
   for (const auto& [token, count] : counts) {
-    float& logit = adjusted[token];
+    float& logit = logits[token];
     logit = logit > 0 ? logit / repeated : logit * repeated;
     if (count == 0) continue;
     logit -= static_cast<float>(options.presence_penalty + options.frequency_penalty * count);
+  }
+}
+
+std::vector<float> AdjustedLogits(std::span<const float> logits, const SamplingOptions& options,
+                                  const TokenCounts& counts, std::span<const uint32_t> mask) {
+  std::vector<float> adjusted(logits.begin(), logits.end());
+  for (const auto& [token, bias] : options.logit_bias) adjusted[token] += bias;
+  if (options.has_penalty()) Penalize(counts, options, adjusted);
+  for (size_t token = 0; token < adjusted.size(); ++token) {
+    if (!Allows(mask, token)) adjusted[token] = -INFINITY;
   }
   return adjusted;
 }
@@ -117,10 +123,11 @@ TokenCounts PromptCounts(std::span<const int32_t> prompt, const SamplingOptions&
 }
 
 OutputToken SampleToken(std::span<const float> logits, const SamplingOptions& options,
-                        uint64_t index, size_t num_logprobs, const TokenCounts& counts) {
+                        uint64_t index, size_t num_logprobs, const TokenCounts& counts,
+                        std::span<const uint32_t> mask) {
   const TokenDraw draw = options.DrawOf(index);
-  const int32_t token = options.adjusts_logits()
-                            ? DrawToken(AdjustedLogits(logits, options, counts), draw)
+  const int32_t token = options.adjusts_logits() || !mask.empty()
+                            ? DrawToken(AdjustedLogits(logits, options, counts, mask), draw)
                             : DrawToken(logits, draw);
   if (num_logprobs == 0) return {.token = token, .logprob = 0, .top = {}};
   return ForceToken(logits, token, num_logprobs);

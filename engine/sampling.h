@@ -79,15 +79,25 @@ struct OutputToken {
 // log(sum(exp(logits))); a logit less this is its token's log-probability. Not of an empty span.
 double LogSumExp(std::span<const float> logits);
 
+// Tokens that may be drawn: token t if bit t % 32 of word t / 32 is set. Empty: all of them.
+using TokenMask = std::vector<uint32_t>;
+
+inline size_t TokenMaskWords(size_t vocab_tokens) { return (vocab_tokens + 31) / 32; }
+inline bool Allows(std::span<const uint32_t> mask, size_t token) {
+  return mask.empty() || (mask[token / 32] >> (token % 32) & 1) != 0;
+}
+
 // How often the output has each token of prompt and output: 0 of those that the prompt alone has.
 using TokenCounts = std::unordered_map<int32_t, uint32_t>;
 
 // Before there is output. Empty unless the prompt's tokens are penalized.
 TokenCounts PromptCounts(std::span<const int32_t> prompt, const SamplingOptions& options);
 
-// The `index`-th output token (from 0) of a request. `counts` is looked at only for penalties.
+// The `index`-th output token (from 0) of a request. `counts` is looked at only for penalties. A
+// token that `mask` does not allow is drawn only where no other has a logit above -infinity.
 OutputToken SampleToken(std::span<const float> logits, const SamplingOptions& options,
-                        uint64_t index, size_t num_logprobs, const TokenCounts& counts = {});
+                        uint64_t index, size_t num_logprobs, const TokenCounts& counts = {},
+                        std::span<const uint32_t> mask = {});
 
 // `token` as if it had been drawn.
 OutputToken ForceToken(std::span<const float> logits, int32_t token, size_t num_logprobs);

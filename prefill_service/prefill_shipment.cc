@@ -21,7 +21,7 @@ absl::StatusOr<OutputToken> FirstToken(const PrefillTask& task, std::span<const 
     return ForceToken(logits, *task.forced_token, task.num_logprobs);
   }
   return SampleToken(logits, task.sampling, 0, task.num_logprobs,
-                     PromptCounts(task.tokens, task.sampling));
+                     PromptCounts(task.tokens, task.sampling), task.allowed_tokens);
 }
 
 }  // namespace

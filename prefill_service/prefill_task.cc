@@ -35,6 +35,20 @@ absl::Status CheckTokens(const v1::PrefillBegin& begin, const ModelConfig& model
   return absl::OkStatus();
 }
 
+absl::StatusOr<TokenMask> AllowedTokens(const v1::PrefillBegin& begin, size_t vocab_tokens) {
+  TokenMask mask(begin.allowed_tokens().begin(), begin.allowed_tokens().end());
+  if (mask.empty()) return mask;
+  const size_t words = TokenMaskWords(vocab_tokens);
+  if (mask.size() != words) {
+    return WrongField("allowed_tokens", absl::StrCat("a list of ", mask.size()),
+                      absl::StrCat("the ", words, " words of the vocabulary, or none"));
+  }
+  for (size_t token = 0; token < vocab_tokens; ++token) {
+    if (Allows(mask, token)) return mask;
+  }
+  return WrongField("allowed_tokens", "all 0", "at least one token of the vocabulary");
+}
+
 absl::Status CheckTransports(const v1::PrefillBegin& begin) {
   const auto& offered = begin.transports();
   if (std::find(offered.begin(), offered.end(), kGrpcTransport) != offered.end()) {
@@ -76,6 +90,7 @@ absl::StatusOr<PrefillTask> ReadBegin(const v1::PrefillBegin& begin, const Model
   task.plan = *std::move(plan);
   task.tokens.assign(begin.tokens().begin(), begin.tokens().end());
   task.num_logprobs = begin.logprobs();
+  ASSIGN_OR_RETURN(task.allowed_tokens, AllowedTokens(begin, model.vocab_tokens));
   if (begin.has_forced_token()) task.forced_token = static_cast<int32_t>(begin.forced_token());
   return task;
 }

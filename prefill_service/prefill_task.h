@@ -27,6 +27,7 @@ struct PrefillTask {
   SamplingOptions sampling;
   size_t num_logprobs = 0;
   std::optional<int32_t> forced_token;
+  TokenMask allowed_tokens;  // for the first output token
   bool offers_nccl = false;  // as a transport, to its client
 };
 

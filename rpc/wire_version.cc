@@ -12,14 +12,14 @@ v1::WireVersion WireVersionProto() {
   return version;
 }
 
-absl::Status CheckWireVersion(const v1::WireVersion& version) {
-  if (version.major() == kWireMajor && version.minor() >= kOldestWireMinor) {
+absl::Status CheckWireVersion(const v1::WireVersion& version, uint32_t oldest_minor) {
+  if (version.major() == kWireMajor && version.minor() >= oldest_minor) {
     return absl::OkStatus();
   }
   return WithReason(
       absl::FailedPreconditionError(absl::StrCat(
           "the peer's wire_version is ", version.major(), ".", version.minor(), "; wanted ",
-          kWireMajor, ".", kOldestWireMinor, " or a later minor version of ", kWireMajor)),
+          kWireMajor, ".", oldest_minor, " or a later minor version of ", kWireMajor)),
       kWireVersionMismatch);
 }
 

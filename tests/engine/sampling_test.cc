@@ -137,6 +137,24 @@ TEST(Sampling, ABiasForbidsOrForcesTokens) {
   EXPECT_EQ(biased.top[0].token, 0);
 }
 
+TEST(Sampling, OnlyTokensOfTheMaskAreDrawn) {
+  std::vector<float> logits(70, 0);
+  logits[69] = 5;
+  TokenMask mask(TokenMaskWords(logits.size()));
+  for (const size_t token : {3, 31, 32, 64}) mask[token / 32] |= 1u << token % 32;
+  std::set<int32_t> drawn;
+  for (uint64_t i = 0; i < 200; ++i) {
+    drawn.insert(SampleToken(logits, {.temperature = 1}, i, 0, {}, mask).token);
+  }
+  EXPECT_EQ(drawn, (std::set<int32_t>{3, 31, 32, 64}));
+  const OutputToken likeliest = SampleToken(logits, {}, 0, 1, {}, mask);
+  EXPECT_EQ(likeliest.token, 3);
+  EXPECT_EQ(likeliest.logprob, ForceToken(logits, 3, 1).logprob) << "the model's own";
+  EXPECT_EQ(likeliest.top[0].token, 69);
+  EXPECT_EQ(SampleToken(logits, {.logit_bias = {{69, 100}}}, 0, 0, {}, mask).token, 3);
+  EXPECT_EQ(SampleToken(logits, {}, 0, 0, {}, TokenMask()).token, 69) << "an empty one is of all";
+}
+
 TEST(Sampling, LogprobsAreThoseOfTheWholeDistribution) {
   const std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.2f)};
   const OutputToken forced = ForceToken(logits, 2, 2);

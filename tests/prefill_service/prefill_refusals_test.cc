@@ -69,6 +69,10 @@ TEST_F(PrefillRefusalsTest, WrongFieldsAreNamed) {
   ExpectWrong("tokens", "fewer than the model's context of 2048",
               [](auto& begin) { begin.mutable_tokens()->Resize(2048, 1); });
   ExpectWrong("forced_token", "is 320", [](auto& begin) { begin.set_forced_token(320); });
+  ExpectWrong("allowed_tokens", "a list of 9; wanted the 10 words of the vocabulary",
+              [](auto& begin) { begin.mutable_allowed_tokens()->Resize(9, 1); });
+  ExpectWrong("allowed_tokens", "all 0; wanted at least one token",
+              [](auto& begin) { begin.mutable_allowed_tokens()->Resize(10, 0); });
   ExpectWrong("transports", "[nccl]; wanted a list with 'grpc'", [](auto& begin) {
     begin.clear_transports();
     begin.add_transports("nccl");

@@ -103,6 +103,18 @@ TEST_F(PrefillStreamTest, AForcedTokenIsTheFirstWithItsLogprob) {
   EXPECT_EQ(first.top_size(), 3);
 }
 
+TEST_F(PrefillStreamTest, TheFirstTokenIsOneOfThoseAllowed) {
+  v1::PrefillBegin begin = node_.Begin(RandomTokens(40, 3), "scorer=keep_all");
+  for (size_t i = 0; i < TokenMaskWords(320); ++i) begin.add_allowed_tokens(0);
+  for (const uint32_t allowed : {0u, 130u, 319u}) {
+    begin.mutable_allowed_tokens()->Set(allowed / 32, 1u << allowed % 32);
+    const auto call = CollectedCall::Start(node_, begin, {});
+    ASSERT_EQ(call->WaitUntilClosed(), absl::OkStatus());
+    EXPECT_EQ(call->First(Kind::kManifest).manifest().first_token().token_id(), allowed);
+    begin.mutable_allowed_tokens()->Set(allowed / 32, 0);
+  }
+}
+
 TEST_F(PrefillStreamTest, AnOrdinaryClientReadsFramesAsMessages) {
   const auto channel = grpc::CreateChannel(node_.target(), grpc::InsecureChannelCredentials());
   const auto stub = v1::PrefillService::NewStub(channel);
