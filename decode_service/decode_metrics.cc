@@ -15,6 +15,7 @@ using prometheus::Histogram;
 // From a cached short prompt to a long one on a slow machine.
 const Histogram::BucketBoundaries kFirstTokenSeconds = {0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,
                                                         2.5,  5,     10,   25,  50,   100};
+const Histogram::BucketBoundaries kStructureSeconds = {0.001, 0.005, 0.025, 0.1, 0.5, 2, 10};
 const Histogram::BucketBoundaries kBetweenTokensSeconds = {0.001, 0.0025, 0.005, 0.01, 0.025,
                                                            0.05,  0.1,    0.25,  0.5,  1};
 // From a loopback connection, where next to nothing is left to wait for, to a slow link.
@@ -111,6 +112,11 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
       between_tokens_seconds_(make.Histogram("time_between_tokens_seconds",
                                              "From an output token to the next one of its request",
                                              kBetweenTokensSeconds)),
+      structure_seconds_(
+          make.Histogram("structure_compile_seconds",
+                         "Compiling the JSON schema, or the strict tools, that a request's output "
+                         "is held to",
+                         kStructureSeconds)),
       transfer_seconds_(
           make.Histogram("transfer_seconds",
                          "From the end of the last layer's computation to the verified "
@@ -165,6 +171,10 @@ void DecodeMetrics::RemoveCache(const v1::KvReport& kv) {
 
 void DecodeMetrics::ObserveFirstToken(absl::Duration since_arrival) {
   first_token_seconds_.Observe(absl::ToDoubleSeconds(since_arrival));
+}
+
+void DecodeMetrics::ObserveStructure(absl::Duration compiling) {
+  structure_seconds_.Observe(absl::ToDoubleSeconds(compiling));
 }
 
 void DecodeMetrics::ObserveBetweenTokens(absl::Duration between) {

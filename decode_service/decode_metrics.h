@@ -39,6 +39,8 @@ class DecodeMetrics {
 
   void ObserveFirstToken(absl::Duration since_arrival);
   void ObserveBetweenTokens(absl::Duration between);
+  // The structure that an output is held to was compiled, or found compiled.
+  void ObserveStructure(absl::Duration compiling);
   void ObserveBatch(size_t num_sessions);
   void SetSessions(size_t num_sessions);
   void SetPool(size_t capacity_bytes, size_t reserved_bytes);
@@ -83,6 +85,7 @@ class DecodeMetrics {
   prometheus::Histogram& batch_sessions_;
   prometheus::Histogram& first_token_seconds_;
   prometheus::Histogram& between_tokens_seconds_;
+  prometheus::Histogram& structure_seconds_;
   prometheus::Histogram& transfer_seconds_;
   prometheus::Family<prometheus::Histogram>& retained_mass_;
 };

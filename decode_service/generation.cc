@@ -34,6 +34,24 @@ absl::Status Generation::Prepare(const v1::GenerateRequest& message) {
                                                .max_tail_tokens = request_.max_tail_tokens(),
                                                .client = call_.client}));
   request_.request_id = call_.id;
+  return CompileStructure(message.json_schema().empty() ? "chat.tools" : "json_schema");
+}
+
+absl::Status Generation::CompileStructure(absl::string_view field) {
+  if (request_.structure.empty()) return absl::OkStatus();
+  const auto wrong = [field](const absl::Status& status) {
+    return WithField(
+        absl::InvalidArgumentError(absl::StrCat(field, " cannot be compiled: ", status.message())),
+        field);
+  };
+  const absl::Time begun = MonotonicNow();
+  auto matcher = uses_.model.grammars->Match(request_.structure);
+  uses_.metrics.ObserveStructure(MonotonicNow() - begun);
+  if (!matcher.ok()) return wrong(matcher.status());
+  matcher_ = *std::move(matcher);
+  auto allowed = matcher_->Allowed();
+  if (!allowed.ok()) return wrong(allowed.status());
+  request_.first_token_mask = *std::move(allowed);
   return absl::OkStatus();
 }
 
@@ -192,6 +210,9 @@ absl::Status Generation::CheckFirstToken(int32_t token) const {
   if (!forced.empty() && token != forced[0]) {
     return absl::DataLossError("first_token is not the forced token of the request");
   }
+  if (!Allows(request_.first_token_mask, token)) {
+    return absl::DataLossError("first_token is none of allowed_tokens");
+  }
   return absl::OkStatus();
 }
 
@@ -216,6 +237,7 @@ void Generation::Decode(PrefillAttempt::Result result) {
     uses_.metrics.AddCache(report_.kv());
     trace_.BeginDecode();
     session->CountPrompt(request_.tokens);
+    session->HoldTo(std::move(matcher_));
     session->Take(result.first_token);
     return absl::OkStatus();
   });

@@ -80,6 +80,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
  private:
   absl::Status Prepare(const v1::GenerateRequest& message);
+  // `field`: where it comes from.
+  absl::Status CompileStructure(absl::string_view field);
   // Gives back what it holds: who sees the end of a request finds it free.
   void GiveBack();
   // Sends the prompt to a node not tried yet. Without a cache the node comes first, then memory.
@@ -89,7 +91,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void OnRoom(absl::StatusOr<ReservationQueue::Cache> cache);
   void OnAttemptEnd(const PrefillNodes::Visit& visit,
                     absl::StatusOr<PrefillAttempt::Result> result);
-  // DataLoss for a token that cannot be, or is not the forced one.
+  // DataLoss for a token that cannot be, is not the forced one, or is not allowed.
   absl::Status CheckFirstToken(int32_t token) const;
   void Decode(PrefillAttempt::Result result);
   void OnSessionEnd(const Session::End& end);
@@ -105,6 +107,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   GenerationRequest request_;
   ClientRequests::Place place_;                       // from Prepare to the end
   std::unique_ptr<ReservationQueue::Ticket> ticket_;  // from Prepare to the end
+  std::unique_ptr<OutputMatcher> matcher_;            // from Prepare to Decode; may be null
   v1::GenerateReport report_;
   absl::Duration receive_time_;  // as PrefillAttempt::Result
 

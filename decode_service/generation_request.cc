@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "decode_service/output_structure.h"
 #include "decode_service/tokenize.h"
 #include "engine/prefill.h"
 #include "rpc/compression.h"
@@ -39,7 +40,7 @@ absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::GenerateRequest& mes
   return tokens;
 }
 
-absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatMessages& chat,
+absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatMessages& chat, bool answers_at_once,
                                                 const ServedModel& model) {
   if (chat.messages_size() == 0) {
     return WrongField("chat.messages", "empty", "at least one message");
@@ -63,7 +64,8 @@ absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatMessages& chat,
       messages,
       {.thinks = chat.has_thinking() ? std::optional(chat.thinking()) : std::nullopt,
        .tools = tools,
-       .forced_call = chat.has_forced_call() ? std::optional(chat.forced_call()) : std::nullopt});
+       .forced_call = chat.has_forced_call() ? std::optional(chat.forced_call()) : std::nullopt,
+       .answers_at_once = answers_at_once});
   if (absl::IsFailedPrecondition(prompt.status())) {
     return WithField(
         absl::FailedPreconditionError(absl::StrCat("chat.", prompt.status().message())),
@@ -80,7 +82,8 @@ absl::StatusOr<std::vector<int32_t>> InputTokens(const v1::GenerateRequest& mess
                                                  const ServedModel& model) {
   switch (message.input_case()) {
     case v1::GenerateRequest::kPrompt: return PromptTokens(message, model);
-    case v1::GenerateRequest::kChat: return ChatTokens(message.chat(), model);
+    case v1::GenerateRequest::kChat:
+      return ChatTokens(message.chat(), !message.json_schema().empty(), model);
     case v1::GenerateRequest::kTokens:
       if (message.tokens().ids().empty()) {
         return WrongField("tokens.ids", "empty", "at least one id");
@@ -117,6 +120,36 @@ absl::Status CheckForcedTokens(const v1::GenerateRequest& message) {
     return WrongField("forced_tokens", given, "max_tokens left at 0 beside it");
   }
   return absl::OkStatus();
+}
+
+// The structure that the output is held to; empty: none.
+absl::StatusOr<std::string> StructureOf(const v1::GenerateRequest& message,
+                                        const ServedModel& model) {
+  const bool has_schema = !message.json_schema().empty();
+  if (has_schema) {
+    RETURN_IF_ERROR(TokenizerFor("json_schema", model).status());
+    if (message.chat().has_forced_call()) {
+      return WrongField("json_schema", "set", "it left out beside a forced call");
+    }
+  }
+  const ToolSyntax syntax =
+      model.chat_template ? model.chat_template->tool_syntax() : ToolSyntax::kNone;
+  ASSIGN_OR_RETURN(std::string structure, OutputStructure(message, syntax));
+  if (structure.empty()) return structure;
+  const absl::string_view field = has_schema ? "json_schema" : "chat.tools";
+  if (!message.forced_tokens().empty()) {
+    return WrongField(field, "set", "it left out beside forced_tokens");
+  }
+  if (message.ignore_end_tokens()) {
+    return WrongField(field, "set", "end tokens heeded beside it");
+  }
+  if (model.config().end_tokens.empty()) {
+    return WithField(
+        absl::FailedPreconditionError(absl::StrCat(
+            field, " is set, but no token of the model ends its outputs; wanted it left out")),
+        field);
+  }
+  return structure;
 }
 
 absl::string_view InputField(const v1::GenerateRequest& message) {
@@ -194,6 +227,7 @@ absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message
                    CompressionFromProto(message.compression(), limits.default_compression));
 
   ASSIGN_OR_RETURN(request.tokens, InputTokens(message, model));
+  ASSIGN_OR_RETURN(request.structure, StructureOf(message, model));
   ASSIGN_OR_RETURN(output.max_tokens, MaxTokens(message, request.tokens.size(), model, limits));
   auto plan = MakePlan(request.compression, ShapeOf(model.config()), request.tokens.size());
   if (!plan.ok()) return WithField(plan.status(), "compression");

@@ -82,6 +82,8 @@ v1::PrefillRequest PrefillAttempt::BeginMessage() const {
   if (!request_.output.forced_tokens.empty()) {
     begin.set_forced_token(static_cast<uint32_t>(request_.output.forced_tokens[0]));
   }
+  begin.mutable_allowed_tokens()->Add(request_.first_token_mask.begin(),
+                                      request_.first_token_mask.end());
   if (nccl_ != nullptr) nccl_->AddTo(&begin);
   begin.add_transports(kGrpcTransport);
   begin.set_request_id(request_.request_id);
@@ -152,7 +154,9 @@ void PrefillAttempt::OnAnyFrame(const AddFrame& add) {
 }
 
 absl::Status PrefillAttempt::OnReady(const v1::PrefillReady& ready) {
-  RETURN_IF_ERROR(CheckWireVersion(ready.wire_version()));
+  RETURN_IF_ERROR(CheckWireVersion(ready.wire_version(), request_.first_token_mask.empty()
+                                                             ? kOldestWireMinor
+                                                             : kAllowedTokensWireMinor));
   const auto& transports = ready.transports();
   const auto offers = [&transports](const char* transport) {
     return std::find(transports.begin(), transports.end(), transport) != transports.end();

@@ -39,6 +39,7 @@ absl::StatusOr<ServedModel> ServedModel::Load(const std::string& path) {
   if (tokenizer.ok()) {
     model.tokenizer = *std::move(tokenizer);
     RETURN_IF_ERROR(CheckBeginToken(path, model));
+    model.grammars = MakeOutputGrammars(*model.tokenizer, model.config());
     model.most_text_bytes = model.config().context_tokens * LongestTokenBytes(*model.tokenizer);
   }
   auto chat_template = ChatTemplate::Load(path);

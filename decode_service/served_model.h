@@ -1,5 +1,6 @@
 // ServedModel is what a decode node has loaded of its model: weights, tokenizer, chat template. The
-// last two may be missing; the model then takes token ids only, or no chat. Immutable.
+// last two may be missing; the model then takes token ids only, or no chat. Immutable, but for
+// grammars that are compiled when they are wanted.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/sha256.h"
+#include "decode_service/output_matcher.h"
 #include "engine/chat_template.h"
 #include "engine/tokenizer.h"
 #include "engine/transformer.h"
@@ -21,6 +23,7 @@ struct ServedModel {
   std::unique_ptr<const Tokenizer> tokenizer;  // may be null
   std::optional<ChatTemplate> chat_template;
   absl::Status why_no_chat_template;
+  std::unique_ptr<OutputGrammars> grammars;  // null without a tokenizer
   // A text with more bytes cannot fit the context, whatever tokens it has.
   size_t most_text_bytes = SIZE_MAX;
   Sha256Digest identity;  // of weights and tokenizer together

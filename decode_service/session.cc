@@ -21,6 +21,11 @@ Session::~Session() { assert(ended_); }
 
 void Session::Take(const OutputToken& token) {
   assert(!ended_);
+  if (matcher_ != nullptr) {
+    if (const absl::Status status = matcher_->Accept(token.token); !status.ok()) {
+      return Fail(absl::InternalError(status.message()));
+    }
+  }
   const absl::Time now = MonotonicNow();
   if (end_.output_tokens == 0) first_token_time_ = now;
   if (end_.output_tokens == 1) end_.first_decode = now - first_token_time_;
@@ -51,8 +56,14 @@ void Session::Take(const OutputToken& token) {
 
 void Session::TakeLogits(std::span<const float> logits) {
   const size_t index = end_.output_tokens;
+  TokenMask mask;
+  if (matcher_ != nullptr) {
+    absl::StatusOr<TokenMask> allowed = matcher_->Allowed();
+    if (!allowed.ok()) return Fail(allowed.status());
+    mask = *std::move(allowed);
+  }
   Take(options_.forced_tokens.empty()
-           ? SampleToken(logits, options_.sampling, index, options_.num_logprobs, counts_)
+           ? SampleToken(logits, options_.sampling, index, options_.num_logprobs, counts_, mask)
            : ForceToken(logits, options_.forced_tokens[index], options_.num_logprobs));
 }
 

@@ -8,10 +8,12 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "decode_service/output_matcher.h"
 #include "decode_service/output_text.h"
 #include "decode_service/reservation_queue.h"
 #include "decode_service/response_buffer.h"
@@ -52,9 +54,11 @@ class Session {
   void CountPrompt(std::span<const int32_t> prompt) {
     counts_ = PromptCounts(prompt, options_.sampling);
   }
+  // Holds the output to a structure; before the first token is taken.
+  void HoldTo(std::unique_ptr<OutputMatcher> matcher) { matcher_ = std::move(matcher); }
   // Takes the next output token: the first one comes from the prefill node.
   void Take(const OutputToken& token);
-  // Takes it from the logits after the token before.
+  // Takes it from the logits after the token before. Fails where none goes on within the structure.
   void TakeLogits(std::span<const float> logits);
 
   bool ended() const { return ended_; }
@@ -78,7 +82,7 @@ class Session {
   // Else the next token is the one that the decoder draws, and nothing else is asked.
   bool wants_logits() const {
     return options_.num_logprobs > 0 || !options_.forced_tokens.empty() ||
-           options_.sampling.adjusts_logits();
+           options_.sampling.adjusts_logits() || matcher_ != nullptr;
   }
 
   const OutputOptions options_;
@@ -86,6 +90,7 @@ class Session {
   ReservationQueue::Cache cache_;
   const std::shared_ptr<ResponseBuffer> responses_;
   const std::function<void(const End&)> on_end_;
+  std::unique_ptr<OutputMatcher> matcher_;  // null: any output will do
   OutputText text_;
   TokenCounts counts_;  // where they are penalized
   int32_t last_token_ = 0;

@@ -216,11 +216,11 @@ std::string ChatTemplate::AnswerContent(absl::string_view content, bool is_open,
 
 absl::StatusOr<absl::string_view> ChatTemplate::AnswerThat(const Options& options) const {
   std::optional<bool> thinks = options.thinks;
-  if (options.forced_call) {
+  if (options.forced_call || options.answers_at_once) {
     const bool must_think = format_.thinks && format_.answer_without_thoughts.empty();
     if (must_think || thinks.value_or(false)) {
       return absl::FailedPreconditionError(
-          "thinking stands before an answer, which here begins with a call; wanted a model that "
+          "thinking stands before an answer, which here is to begin at once; wanted a model that "
           "need not think, and thinking left out or false");
     }
     thinks = false;

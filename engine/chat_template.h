@@ -33,6 +33,8 @@ class ChatTemplate {
     std::span<const std::string> tools = {};
     // The answer begins with a call of this one, or, if it is empty, of one the model chooses.
     std::optional<std::string> forced_call = std::nullopt;
+    // Without thoughts, as for a forced call.
+    bool answers_at_once = false;
   };
   // The whole prompt, ending where the assistant's answer begins. It holds the begin token where
   // the template puts one: encode it with its contents as plain text, and put nothing before it.

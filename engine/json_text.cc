@@ -17,6 +17,7 @@ constexpr size_t kMostDepth = 64;
 
 bool IsObject(absl::string_view text) {
   return absl::StartsWith(absl::StripLeadingAsciiWhitespace(text), "{") &&
+         !absl::StrContains(text, '\0') &&  // for which it would end there
          json::accept(text.begin(), text.end());
 }
 

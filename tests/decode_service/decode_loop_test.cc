@@ -9,33 +9,18 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "tests/decode_service/letter_tokenizer.h"
 #include "tests/decode_service/tiny_node.h"
 
 namespace kvship {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 
 constexpr char kKeepAll[] = "scorer=keep_all";
 constexpr char kBudget[] = "budget_tokens=40,window=8,kernel=7";
-
-// Each id's bytes are the letter 'a' plus id modulo 26.
-class LetterTokenizer final : public Tokenizer {
- public:
-  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view,
-                                              std::span<const TextRange>) const override {
-    return absl::UnimplementedError("not needed");
-  }
-  absl::string_view TokenBytes(int32_t id) const override {
-    return absl::string_view("abcdefghijklmnopqrstuvwxyz").substr(id % 26, 1);
-  }
-  bool IsSpecial(int32_t id) const override { return id == 300; }
-  std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
-  size_t vocab_tokens() const override { return 320; }
-  int32_t begin_token() const override { return -1; }
-  Sha256Digest identity() const override { return {}; }
-};
 
 // Fails every step, or has no memory for what comes after it.
 class BrokenDecoder final : public Decoder {
@@ -48,6 +33,27 @@ class BrokenDecoder final : public Decoder {
 
   absl::Status error;
   absl::Status device;
+};
+
+// Allows the tokens of a list, each at its place; but the first, which may be any.
+class ListMatcher final : public OutputMatcher {
+ public:
+  explicit ListMatcher(std::vector<int32_t> tokens) : tokens_(std::move(tokens)) {}
+
+  absl::Status Accept(int32_t token) override {
+    if (taken_++ == 0 || token == tokens_[taken_ - 1]) return absl::OkStatus();
+    return absl::InvalidArgumentError("it is not the next one");
+  }
+  absl::StatusOr<TokenMask> Allowed() override {
+    if (taken_ == tokens_.size()) return absl::InternalError("nothing goes on");
+    TokenMask mask(TokenMaskWords(320));
+    mask[tokens_[taken_] / 32] |= 1u << tokens_[taken_] % 32;
+    return mask;
+  }
+
+ private:
+  const std::vector<int32_t> tokens_;
+  size_t taken_ = 0;
 };
 
 class DecodeLoopTest : public ::testing::Test {
@@ -66,7 +72,7 @@ class DecodeLoopTest : public ::testing::Test {
   }
 
   void Start(Request& request, const std::vector<int32_t>& prompt, const std::string& compression,
-             OutputOptions options) {
+             OutputOptions options, std::unique_ptr<OutputMatcher> matcher = nullptr) {
     TinyNode::Prefilled prefilled = node_.Prefill(prompt, compression, options.max_tokens - 1);
     const OutputToken first =
         options.forced_tokens.empty()
@@ -79,6 +85,7 @@ class DecodeLoopTest : public ::testing::Test {
           request.reserved_at_end = node_.pool->reserved_bytes();
           request.ended = true;
         });
+    session->HoldTo(std::move(matcher));
     session->Take(first);
     if (!session->ended()) loop_->Join(std::move(session));
   }
@@ -276,6 +283,24 @@ TEST_F(DecodeLoopTest, ForcedTokensAreOutputWithTheirLogprobs) {
     EXPECT_GE(token.top(0).logprob(), token.top(1).logprob());
     EXPECT_GE(token.top(0).logprob(), token.logprob());
   }
+}
+
+TEST_F(DecodeLoopTest, AMatcherSaysWhichTokensMayCome) {
+  StartLoop();
+  Request free, held, stuck;
+  const auto prompt = node_.Prompt(90, 1);
+  Start(free, prompt, kKeepAll, {.max_tokens = 6});
+  Start(held, prompt, kKeepAll, {.sampling = {.temperature = 1}, .max_tokens = 4},
+        std::make_unique<ListMatcher>(std::vector<int32_t>{0, 17, 0, 319}));
+  Start(stuck, prompt, kKeepAll, {.max_tokens = 4},
+        std::make_unique<ListMatcher>(std::vector<int32_t>{0, 5}));
+  for (Request* request : {&free, &held, &stuck}) ASSERT_TRUE(Finish(*request));
+  EXPECT_THAT(free.reader.tokens, ElementsAreArray(node_.Reference(prompt, kKeepAll, 6)));
+  held.reader.tokens.erase(held.reader.tokens.begin());  // the prefill node's
+  EXPECT_THAT(held.reader.tokens, ElementsAre(17, 0, 319));
+  EXPECT_EQ(stuck.reader.tokens.back(), 5);
+  EXPECT_EQ(stuck.end.status, absl::InternalError("nothing goes on"));
+  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
 }
 
 TEST_F(DecodeLoopTest, EndTokenEndsTheOutputAndHasNoText) {

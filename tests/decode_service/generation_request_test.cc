@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 
+#include "absl/strings/str_cat.h"
 #include "rpc/errors.h"
 
 namespace kvship {
@@ -244,6 +245,47 @@ TEST_F(GenerationRequestTest, ForcedTokensExcludeStopTexts) {
   message.add_stop("x");
   message.add_forced_tokens(1);
   EXPECT_EQ(FieldOf(Read(message).status()), "forced_tokens");
+}
+
+TEST_F(GenerationRequestTest, AnOutputIsHeldToASchemaOrToStrictTools) {
+  model_.tokenizer = std::make_unique<ByteTokenizer>();
+  ChatFormat format;
+  format.tool_syntax = ToolSyntax::kHermes;
+  model_.chat_template.emplace(format, std::vector<std::string>());
+  EXPECT_EQ(Read(Tokens())->structure, "");
+  v1::GenerateRequest schema = Tokens();
+  schema.set_json_schema(R"({"type": "integer", "title": "a number"})");
+  EXPECT_THAT(Read(schema)->structure, HasSubstr(R"("json_schema": {"type":"integer"})"));
+  v1::GenerateRequest tools;
+  tools.mutable_chat()->add_messages()->set_role("user");
+  tools.mutable_chat()->add_tools(R"({"function": {"name": "f"}})");
+  EXPECT_EQ(Read(tools)->structure, "");
+  tools.mutable_chat()->set_tools(0, R"({"function": {"name": "f", "strict": true}})");
+  EXPECT_THAT(Read(tools)->structure, HasSubstr("<tool_call>"));
+
+  const auto wrong = [this](v1::GenerateRequest message,
+                            const std::function<void(v1::GenerateRequest*)>& change) {
+    change(&message);
+    const absl::Status status = Read(message).status();
+    return absl::StrCat(FieldOf(status), ": ", status.message());
+  };
+  EXPECT_EQ(wrong(schema, [](auto* r) { r->set_json_schema(R"({"not": {}})"); }),
+            "json_schema: json_schema.not is {}; wanted it left out: no output can be held to it "
+            "here");
+  EXPECT_EQ(wrong(schema, [](auto* r) { r->add_forced_tokens(1); }),
+            "json_schema: json_schema is set; wanted it left out beside forced_tokens");
+  EXPECT_EQ(wrong(schema, [](auto* r) { r->set_ignore_end_tokens(true); }),
+            "json_schema: json_schema is set; wanted end tokens heeded beside it");
+  EXPECT_EQ(wrong(tools, [](auto* r) { r->set_ignore_end_tokens(true); }),
+            "chat.tools: chat.tools is set; wanted end tokens heeded beside it");
+  EXPECT_EQ(wrong(tools,
+                  [](auto* r) {
+                    r->set_json_schema("{}");
+                    r->mutable_chat()->set_forced_call("f");
+                  }),
+            "json_schema: json_schema is set; wanted it left out beside a forced call");
+  model_.tokenizer = nullptr;
+  EXPECT_THAT(wrong(schema, [](auto*) {}), HasSubstr("json_schema: json_schema is set, but"));
 }
 
 TEST_F(GenerationRequestTest, ServersOwnContextLimitCounts) {

@@ -24,6 +24,7 @@
 #include "rpc/wire_version.h"
 #include "tests/address_limit.h"
 #include "tests/decode_service/generation_parts.h"
+#include "tests/decode_service/letter_tokenizer.h"
 #include "tests/decode_service/no_memory_for.h"
 #include "tests/decode_service/zero_layer.h"
 #include "transport/prefill_wire.h"
@@ -111,6 +112,34 @@ class SilentNode final : public v1::PrefillService::Service {
   std::unique_ptr<grpc::Server> server_;
 };
 
+// Of every structure: its outputs begin with this token. Without one nothing can be compiled.
+class OneTokenGrammars final : public OutputGrammars {
+ public:
+  explicit OneTokenGrammars(std::optional<int32_t> token) : token_(token) {}
+
+  absl::StatusOr<std::unique_ptr<OutputMatcher>> Match(const std::string&) override {
+    if (!token_) return absl::InvalidArgumentError("too odd");
+    return std::make_unique<Matcher>(*token_);
+  }
+
+ private:
+  class Matcher final : public OutputMatcher {
+   public:
+    explicit Matcher(int32_t token) : token_(token) {}
+    absl::Status Accept(int32_t) override { return absl::OkStatus(); }
+    absl::StatusOr<TokenMask> Allowed() override {
+      TokenMask mask(TokenMaskWords(320));
+      mask[token_ / 32] |= 1u << token_ % 32;
+      return mask;
+    }
+
+   private:
+    const int32_t token_;
+  };
+
+  const std::optional<int32_t> token_;
+};
+
 class GenerationTest : public ::testing::Test {
  protected:
   std::shared_ptr<Generation> NewGeneration(const std::string& id = "r") {
@@ -140,12 +169,20 @@ class GenerationTest : public ::testing::Test {
   }
 
   // How a request ends where no memory is left for `num_bytes` from when its cache has come.
-  absl::Status EndWithoutMemoryFor(size_t num_bytes, v1::GenerateRequest request,
+  absl::Status EndWithoutMemoryFor(size_t num_bytes, const v1::GenerateRequest& request,
                                    const std::string& id = "r") {
-    *request.mutable_compression() = *CompressionFromText("scorer=keep_all");
     std::optional<NoMemoryFor> none;
+    return EndOf(
+        request, id, [&] { none.emplace(num_bytes); }, [&] { none.reset(); });
+  }
+
+  // How a request with an error ends, whose cache has come when `before_manifest` is called.
+  absl::Status EndOf(
+      v1::GenerateRequest request, const std::string& id = "r",
+      std::function<void()> before_manifest = [] {}, const std::function<void()>& at_end = [] {}) {
+    *request.mutable_compression() = *CompressionFromText("scorer=keep_all");
     silent_.Answer(*MakePlan(*ParseCompression("scorer=keep_all"), node_.shape, 50),
-                   [&] { none.emplace(num_bytes); });
+                   std::move(before_manifest));
     const auto generation = NewGeneration(id);
     std::promise<absl::Status> ended;
     OnEnd(*generation, [&](const absl::Status& end) { ended.set_value(end); });
@@ -153,7 +190,7 @@ class GenerationTest : public ::testing::Test {
     generation->Start(request);
     auto end = ended.get_future();
     const bool has_ended = end.wait_for(std::chrono::seconds(10)) == std::future_status::ready;
-    none.reset();
+    at_end();
     if (!has_ended) return absl::UnknownError("it has not ended");
     WaitUntilNobodyElseHas(generation);
     EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
@@ -289,6 +326,28 @@ TEST_F(GenerationTest, OneWhoseReportMemoryDoesNotHoldEnds) {
   request.set_max_tokens(1);
   const absl::Status end = EndWithoutMemoryFor(id.size() + 1, request, id);
   EXPECT_TRUE(absl::IsResourceExhausted(end)) << end;
+}
+
+TEST_F(GenerationTest, ANodeThatDrawsATokenWhichIsNotAllowedIsBroken) {
+  node_.model.tokenizer = std::make_unique<LetterTokenizer>();
+  node_.model.grammars = std::make_unique<OneTokenGrammars>(8);
+  v1::GenerateRequest request = Request();
+  request.set_json_schema("{}");
+  const absl::Status end = EndOf(request);  // it draws 7
+  EXPECT_EQ(end.code(), absl::StatusCode::kUnavailable) << end;
+  EXPECT_THAT(std::string(end.message()), HasSubstr("first_token is none of allowed_tokens"));
+}
+
+TEST_F(GenerationTest, ASchemaThatCannotBeCompiledIsNamed) {
+  node_.model.tokenizer = std::make_unique<LetterTokenizer>();
+  node_.model.grammars = std::make_unique<OneTokenGrammars>(std::nullopt);
+  v1::GenerateRequest request = Request();
+  request.set_json_schema("{}");
+  const absl::Status end = EndOf(request);
+  EXPECT_EQ(end.code(), absl::StatusCode::kInvalidArgument) << end;
+  EXPECT_EQ(FieldOf(end), "json_schema");
+  EXPECT_EQ(end.message(), "json_schema cannot be compiled: too odd");
+  EXPECT_EQ(node_.queue.waiting_tokens(), 0u);
 }
 
 TEST_F(GenerationTest, EndingItDoesNotEjectItsPrefillNode) {

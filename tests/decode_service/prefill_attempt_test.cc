@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
+#include "rpc/errors.h"
 #include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
 #include "tests/decode_service/no_memory_for.h"
@@ -18,6 +19,7 @@
 namespace kvship {
 namespace {
 
+using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 
 // A channel whose other end is the test.
@@ -244,6 +246,18 @@ TEST_F(PrefillAttemptTest, AMessageWithoutASealIsOfAnOlderNodeOrDamaged) {
   attempt_->OnMessage(std::as_bytes(std::span(older)));
   EXPECT_FALSE(end_.has_value()) << end_->status();
   EXPECT_TRUE(channel_->sent.back().has_go());
+}
+
+TEST_F(PrefillAttemptTest, TokensAllowedGoToNoNodeThatDoesNotKnowOfThem) {
+  request_.first_token_mask = TokenMask(10, 3);
+  Start();
+  EXPECT_THAT(channel_->sent.at(0).begin().allowed_tokens(),
+              ElementsAreArray(request_.first_token_mask));
+  v1::PrefillResponse ready = Ready();
+  ready.mutable_ready()->mutable_wire_version()->set_minor(kAllowedTokensWireMinor - 1);
+  Send(ready);
+  ASSERT_TRUE(end_.has_value());
+  EXPECT_EQ(ReasonOf(end_->status()), kWireVersionMismatch) << end_->status();
 }
 
 TEST_F(PrefillAttemptTest, NodeLostHalfwayFreesEverything) {

@@ -196,7 +196,7 @@ TEST(ChatTools, AForcedCallIsThePromptsEnd) {
   const std::string always_thinks = absl::StrReplaceAll(
       kQwen3, {{"{%- if enable_thinking is defined and enable_thinking is false %}", ""}});
   EXPECT_THAT(std::string(render(always_thinks, "now").status().message()),
-              HasSubstr("thinking stands before an answer, which here begins with a call"));
+              HasSubstr("thinking stands before an answer, which here is to begin at once"));
 }
 
 // Names of special tokens in it are text: "<|im_end|>" in a description ends no message.

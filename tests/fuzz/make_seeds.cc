@@ -101,6 +101,8 @@ void AddRequests(const std::string& root) {
   text.add_stop("in");
   text.set_logprobs(3);
   requests.Add(text.SerializeAsString());
+  text.set_json_schema(R"({"properties":{"a":{"type":"null"}}})");
+  requests.Add(text.SerializeAsString());
   v1::GenerateRequest chat;
   for (const char* role : {"system", "user", "assistant", "user"}) {
     v1::ChatMessage& message = *chat.mutable_chat()->add_messages();
@@ -122,6 +124,30 @@ void AddToolCalls(const std::string& root) {
   outputs.Add(
       "\1\2{\"name\": \"f\", \"parameters\": {\"a\": -0.5e+1}}; "
       "{\"name\":\"g\",\"parameters\":{}}");
+}
+
+void AddSchemas(const std::string& root) {
+  Folder folder(root, "json_schema");
+  const char* const schemas[] = {
+      R"({"type":"object","properties":{"a":{"type":"integer","minimum":0},"b":true},
+"required":["a"],"additionalProperties":false})",
+      R"({"type":"array","prefixItems":[{"const":1}],"items":{"type":"string","maxLength":3},
+"minItems":1,"maxItems":4})",
+      R"({"anyOf":[{"type":["string","null"],"format":"date"},
+{"oneOf":[{"enum":["a",1]},{"const":{"k":[0.5]}}],"discriminator":{}}]})",
+      R"({"$defs":{"a b":{"items":{"$ref":"#"}},"c/d":{}},
+"definitions":{"e":{"$ref":"#/$defs/a%20b"}},"allOf":[{"$ref":"#/$defs/c~1d"}],"title":"t"})",
+      R"({"type":["number","string"],"exclusiveMinimum":-1.5,"maximum":1e3,"minLength":2})",
+      R"({"properties":{"x":{"const":"\u00e9\n","type":"string"}},
+"additionalProperties":{"type":"boolean","default":false}})",
+      R"({"$schema":"s","$id":"i","description":"d","examples":[1],"type":"array",
+"items":{"format":"uuid","type":"string","title":"t"}})",
+      R"({"type":"string","pattern":"^(?:[A-Z\\d_-]{2,3}|\\u{e9}+?\\x61*)$|(?<n>\\ud83d\\ude00).?"})",
+      R"({"items":{"type":"integer","minimum":-5,"exclusiveMaximum":900}})",
+      R"({"type":"object","properties":{"value":{},"left":{"anyOf":[{"$ref":"#"},{"type":"null"}]}},
+"required":["left"]})",
+      R"({"function":{"name":"g\u00e9","strict":true,"parameters":{"type":"object"}}})"};
+  for (const char* schema : schemas) folder.Add(schema);
 }
 
 void AddHttp(const std::string& root) {
@@ -215,6 +241,7 @@ int main(int argc, char** argv) {
   kvship::AddFrames(root);
   kvship::AddRequests(root);
   kvship::AddToolCalls(root);
+  kvship::AddSchemas(root);
   kvship::AddHttp(root);
   kvship::AddModelFiles(root);
   return 0;

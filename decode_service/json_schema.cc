@@ -1,0 +1,289 @@
+#include "decode_service/json_schema.h"
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "base/status_macros.h"
+#include "decode_service/json_schema_one_of.h"
+#include "decode_service/json_schema_pattern.h"
+#include "decode_service/json_schema_values.h"
+#include "engine/json_text.h"
+
+namespace kvship {
+namespace {
+
+using json = nlohmann::ordered_json;
+constexpr size_t kMostBytes = 64 << 10;
+constexpr int64_t kMostItems = 1000;
+constexpr int64_t kMostCharacters = 1'000'000;
+
+// These say nothing that an output could be held to.
+const SchemaNames kAnnotations = {"$comment", "$schema",    "contentEncoding", "contentMediaType",
+                                  "default",  "deprecated", "description",     "example",
+                                  "examples", "readOnly",   "title",           "writeOnly"};
+// Those of others, too, unless who reads a schema chooses to.
+const SchemaNames kFormats = {"date", "date-time", "duration", "hostname",
+                              "ipv4", "ipv6",      "time",     "uuid"};
+
+// What a schema has beside these: one of kChoices, with what goes with it, or a type.
+const std::map<std::string, SchemaNames, std::less<>> kChoices = {{"$ref", {}},
+                                                                  {"anyOf", {}},
+                                                                  {"const", {"type"}},
+                                                                  {"enum", {"type"}},
+                                                                  {"oneOf", {"discriminator"}}};
+// A reference without %XX, in which URIs write what they cannot have.
+std::string WithoutPercents(absl::string_view reference) {
+  std::string text;
+  while (!reference.empty()) {
+    const absl::string_view code = reference.substr(1, 2);
+    if (reference[0] == '%' && code.size() == 2 && absl::ascii_isxdigit(code[0]) &&
+        absl::ascii_isxdigit(code[1])) {
+      absl::StrAppend(&text, absl::HexStringToBytes(code));
+      reference.remove_prefix(3);
+    } else {
+      text.push_back(reference[0]);
+      reference.remove_prefix(1);
+    }
+  }
+  return text;
+}
+
+absl::Status Take(size_t count, SchemaQuota& quota) {
+  quota.used += count;
+  if (quota.used <= quota.most) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(" has ", quota.used, " or more ", quota.of, "; wanted at most ", quota.most));
+}
+
+// Alternatives that have something in common, as all but null may: of those only one costs nothing.
+size_t NumFurther(const json& alternatives) {
+  const auto may_be_alike = [](const json& each) { return each != json{{"type", "null"}}; };
+  const size_t count = std::count_if(alternatives.begin(), alternatives.end(), may_be_alike);
+  return std::max<size_t>(count, 1) - 1;
+}
+
+class Checker {
+ public:
+  // `root`: the schema whose definitions others may name, as it came.
+  Checker(const json& root, SchemaQuotas& quotas) : root_(root), quotas_(quotas) {
+    for (const char* name : {"$defs", "definitions"}) {
+      if (!root.contains(name) || !root[name].is_object()) continue;
+      for (const auto& each : root[name].items()) {
+        const auto escaped = absl::StrReplaceAll(each.key(), {{"~", "~0"}, {"/", "~1"}});
+        references_.insert(absl::StrCat("#/", name, "/", escaped));
+      }
+    }
+  }
+
+  // Checks a schema, and writes it as XGrammar wants it.
+  absl::Status Read(json& schema, const std::string& path) {
+    if (schema == json(true)) schema = json::object();
+    if (!schema.is_object())
+      return WrongSchema(path, schema, "a schema, which is an object or true");
+    for (const std::string& name : kAnnotations) schema.erase(name);
+    // So some write a reference, to say more of it.
+    if (schema.size() == 1 && schema.contains("allOf") && schema["allOf"].is_array() &&
+        schema["allOf"].size() == 1) {
+      schema = json(schema["allOf"][0]);
+      return Read(schema, path + ".allOf[0]");
+    }
+    for (const auto& [choice, beside] : kChoices) {
+      if (!schema.contains(choice)) continue;
+      for (const auto& each : schema.items()) {
+        if (each.key() != choice && !beside.contains(each.key())) {
+          return CannotHold(path, each.key(), each.value(), choice);
+        }
+      }
+      return ReadChoice(choice, schema, path);
+    }
+    return ReadTyped(schema, path);
+  }
+
+ private:
+  static absl::Status CannotHold(const std::string& path, const std::string& name,
+                                 const json& value, absl::string_view beside) {
+    return WrongSchema(absl::StrCat(path, ".", name), value,
+                       absl::StrCat("it left out", beside.empty() ? "" : " beside ", beside,
+                                    ": no output can be held to it here"));
+  }
+
+  absl::Status ReadChoice(const std::string& choice, json& schema, const std::string& path) {
+    schema.erase("discriminator");
+    const json& value = schema[choice];
+    const std::string its_path = absl::StrCat(path, ".", choice);
+    if (choice == "$ref") {
+      RETURN_IF_ERROR(Take(1, quotas_.references));
+      if (value == "#" ||
+          (value.is_string() && references_.contains(WithoutPercents(value.get<std::string>())))) {
+        return absl::OkStatus();
+      }
+      return WrongSchema(its_path, value, "# or one of the schema's own $defs");
+    }
+    if (choice == "const") return CheckValues(json::array({value}), schema, its_path);
+    if (!value.is_array() || value.empty())
+      return WrongSchema(its_path, value, "a list of at least one");
+    if (choice == "enum") return CheckValues(value, schema, its_path);
+    RETURN_IF_ERROR(Take(NumFurther(value), quotas_.alternatives));
+    for (size_t i = 0; i < value.size(); ++i) {
+      RETURN_IF_ERROR(Read(schema[choice][i], absl::StrCat(its_path, "[", i, "]")));
+    }
+    if (choice == "anyOf") return absl::OkStatus();
+    if (!AreDisjointSchemas(value, root_)) {
+      return WrongSchema(its_path, value,
+                         "schemas of which no two can fit: of other types, or objects that all "
+                         "require a property with other values (const or enum)");
+    }
+    schema = {{"anyOf", json(value)}};
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckValues(const json& values, json& schema, const std::string& path) {
+    RETURN_IF_ERROR(Take(values.size(), quotas_.values));
+    RETURN_IF_ERROR(Take(values.dump().size(), quotas_.value_bytes));
+    ASSIGN_OR_RETURN(const SchemaNames types, SchemaTypes(schema, path));
+    for (const json& value : values) {
+      if (!IsExactInSchema(value)) return WrongSchema(path, value, "integers of 64 bits");
+      if (types.empty() || std::any_of(types.begin(), types.end(), [&value](const auto& type) {
+            return IsOfSchemaType(value, type);
+          })) {
+        continue;
+      }
+      return WrongSchema(path, value, "values of the type beside it");
+    }
+    schema.erase("type");
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadTyped(json& schema, const std::string& path) {
+    // Which of the two is meant, everybody knows.
+    if (!schema.contains("type") && schema.contains("properties")) schema["type"] = "object";
+    if (!schema.contains("type") && schema.contains("items")) schema["type"] = "array";
+    ASSIGN_OR_RETURN(const SchemaNames types, SchemaTypes(schema, path));
+    // Others than kFormats, and those of what is no string, are none that has to be kept.
+    if (schema.contains("format") && schema["format"].is_string() &&
+        !(types.contains("string") && kFormats.contains(schema["format"].get<std::string>()))) {
+      schema.erase("format");
+    }
+    for (const auto& each : schema.items()) {
+      const bool goes_with_type =
+          each.key() == "type" ||
+          std::any_of(types.begin(), types.end(), [&each](const auto& type) {
+            return KeywordsOfTypes().find(type)->second.contains(each.key());
+          });
+      if (goes_with_type) continue;
+      return CannotHold(path, each.key(), each.value(),
+                        types.empty() ? "" : absl::StrJoin(types, ", "));
+    }
+    if (types.contains("array")) RETURN_IF_ERROR(ReadArray(schema, path));
+    if (types.contains("object")) RETURN_IF_ERROR(ReadObject(schema, path));
+    if (types.contains("string")) RETURN_IF_ERROR(ReadString(schema, path));
+    return CheckSchemaBounds(schema, types, path);
+  }
+
+  absl::Status ReadString(json& schema, const std::string& path) {
+    RETURN_IF_ERROR(CheckSchemaCounts(schema, "minLength", "maxLength", kMostCharacters, path));
+    const bool has_length = schema.contains("minLength") || schema.contains("maxLength");
+    if (schema.contains("format") && (has_length || !schema["format"].is_string())) {
+      return WrongSchema(path + ".format", schema["format"], "a name, and no length beside it");
+    }
+    if (!schema.contains("pattern")) return absl::OkStatus();
+    const json& value = schema["pattern"];
+    if (!value.is_string() || has_length || schema.contains("format")) {
+      return WrongSchema(path + ".pattern", value, "a text, and no length or format beside it");
+    }
+    const auto pattern = ReadSchemaPattern(value.get<std::string>());
+    if (!pattern.ok()) return WrongSchema(path + ".pattern", value, pattern.status().message());
+    schema["pattern"] = pattern->text;
+    return Take(pattern->cost, quotas_.patterns);
+  }
+
+  absl::Status ReadArray(json& schema, const std::string& path) {
+    RETURN_IF_ERROR(CheckSchemaCounts(schema, "minItems", "maxItems", kMostItems, path));
+    if (!schema.contains("items")) schema["items"] = true;
+    if (schema["items"] != json(false)) RETURN_IF_ERROR(Read(schema["items"], path + ".items"));
+    if (!schema.contains("prefixItems")) return absl::OkStatus();
+    json& first = schema["prefixItems"];
+    if (!first.is_array()) return WrongSchema(path + ".prefixItems", first, "a list of schemas");
+    RETURN_IF_ERROR(Take(first.size(), quotas_.properties));
+    for (size_t i = 0; i < first.size(); ++i) {
+      RETURN_IF_ERROR(Read(first[i], absl::StrCat(path, ".prefixItems[", i, "]")));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadObject(json& schema, const std::string& path) {
+    json properties = schema.value("properties", json::object());
+    if (!properties.is_object()) return WrongSchema(path + ".properties", properties, "an object");
+    RETURN_IF_ERROR(Take(properties.size(), quotas_.properties));
+    for (auto& [name, property] : properties.items()) {
+      RETURN_IF_ERROR(Read(property, absl::StrCat(path, ".properties.", name)));
+    }
+    if (schema.contains("required")) {
+      const json& required = schema["required"];
+      if (!required.is_array()) return WrongSchema(path + ".required", required, "a list of names");
+      for (const json& name : required) {
+        if (name.is_string() && properties.contains(name.get<std::string>())) continue;
+        return WrongSchema(path + ".required", name, "names that properties has");
+      }
+    }
+    // Without either only {} would be allowed.
+    if (!schema.contains("additionalProperties")) {
+      schema["additionalProperties"] = properties.empty();
+    }
+    if (schema.contains("properties")) schema["properties"] = properties;
+    json& others = schema["additionalProperties"];
+    if (others == json(false)) return absl::OkStatus();
+    // A name that is written with escapes would pass for another one than it is.
+    if (!properties.empty()) {
+      return WrongSchema(path + ".additionalProperties", others, "false beside properties");
+    }
+    if (others == json(true)) return absl::OkStatus();
+    return Read(others, path + ".additionalProperties");
+  }
+
+  const json root_;
+  SchemaNames references_;
+  SchemaQuotas& quotas_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::string> CheckedJsonSchema(absl::string_view text, SchemaQuotas& quotas) {
+  if (text.size() > kMostBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(" has ", text.size(), " bytes; wanted at most ", kMostBytes));
+  }
+  const auto spelled = PythonJson(text);
+  if (!spelled.ok())
+    return absl::InvalidArgumentError(absl::StrCat(" ", spelled.status().message()));
+  json root = json::parse(*spelled, nullptr, /*allow_exceptions=*/false);
+  if (root.is_discarded()) {
+    return absl::InvalidArgumentError(" has a number that is too large; wanted smaller ones");
+  }
+  root.erase("$id");
+  Checker checker(root, quotas);
+  json definitions = json::object();
+  for (const char* name : {"$defs", "definitions"}) {
+    if (!root.contains(name)) continue;
+    if (!root[name].is_object())
+      return WrongSchema(absl::StrCat(".", name), root[name], "an object");
+    definitions[name] = std::move(root[name]);
+    root.erase(name);
+    for (auto& [each, schema] : definitions[name].items()) {
+      RETURN_IF_ERROR(checker.Read(schema, absl::StrCat(".", name, ".", each)));
+    }
+  }
+  RETURN_IF_ERROR(checker.Read(root, ""));
+  root.update(definitions);
+  return root.dump();
+}
+
+}  // namespace kvship

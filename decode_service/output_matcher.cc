@@ -1,0 +1,186 @@
+#include "decode_service/output_matcher.h"
+
+#include <dlpack/dlpack.h>
+#include <xgrammar/xgrammar.h>
+
+#include <list>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace {
+
+// What XGrammar, on this thread, has said that it will not do as asked.
+thread_local std::string warning;
+
+}  // namespace
+
+// How XGrammar tells of errors and warnings (its cpp/support/logging.h).
+namespace xgrammar {
+
+[[noreturn]] void LogFatalImpl(const std::string& file, int line, const std::string& message);
+void LogMessageImpl(const std::string& file, int line, int level, const std::string& message);
+
+void LogFatalImpl(const std::string& /*file*/, int /*line*/, const std::string& message) {
+  throw std::runtime_error(message);
+}
+
+void LogMessageImpl(const std::string& /*file*/, int /*line*/, int /*level*/,
+                    const std::string& message) {
+  warning = message;
+}
+
+}  // namespace xgrammar
+
+namespace kvship {
+namespace {
+
+// Of compiled structures.
+constexpr size_t kKeptBytes = 256 << 20;
+
+// InvalidArgument where XGrammar throws, or warns of what it will not do.
+template <typename Function>
+absl::Status Checked(const Function& function) {
+  // It may quote a whole schema.
+  constexpr size_t kMostShown = 200;
+  warning.clear();
+  try {
+    function();
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {
+    warning = error.what();
+    if (warning.empty()) warning = "a number is too large";
+  }
+  if (warning.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(warning.substr(0, kMostShown));
+}
+
+xgrammar::TokenizerInfo Vocabulary(const Tokenizer& tokenizer, const ModelConfig& model) {
+  // Those without bytes are never allowed: special ones, and rows of the model that stand for none.
+  std::vector<std::string> tokens(model.vocab_tokens);
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    const auto token = static_cast<int32_t>(id);
+    if (!tokenizer.IsSpecial(token)) tokens[id] = std::string(tokenizer.TokenBytes(token));
+  }
+  return xgrammar::TokenizerInfo(tokens, xgrammar::VocabType::RAW,
+                                 static_cast<int>(model.vocab_tokens), model.end_tokens);
+}
+
+class XgrammarMatcher final : public OutputMatcher {
+ public:
+  XgrammarMatcher(const xgrammar::CompiledGrammar& grammar, size_t vocab_tokens)
+      : matcher_(grammar), vocab_tokens_(vocab_tokens) {}
+
+  absl::Status Accept(int32_t token) override {
+    bool accepted = false;
+    RETURN_IF_ERROR(Checked([&] { accepted = matcher_.AcceptToken(token); }));
+    if (accepted) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("the token ", token, " is none of those that the output's structure allows"));
+  }
+
+  absl::StatusOr<TokenMask> Allowed() override {
+    TokenMask mask(TokenMaskWords(vocab_tokens_));
+    int64_t shape = static_cast<int64_t>(mask.size());
+    DLTensor tensor = {.data = mask.data(),
+                       .device = {kDLCPU, 0},
+                       .ndim = 1,
+                       .dtype = xgrammar::GetBitmaskDLType(),
+                       .shape = &shape,
+                       .strides = nullptr,
+                       .byte_offset = 0};
+    bool is_some = false;
+    const absl::Status status = Checked([&] { is_some = matcher_.FillNextTokenBitmask(&tensor); });
+    if (!status.ok()) return absl::InternalError(status.message());
+    if (!is_some) return TokenMask();
+    for (const uint32_t word : mask) {
+      if (word != 0) return mask;
+    }
+    return absl::InternalError(
+        "the model's vocabulary has no token for what the output's structure wants next");
+  }
+
+ private:
+  xgrammar::GrammarMatcher matcher_;
+  const size_t vocab_tokens_;
+};
+
+// Compiled structures, those used last first. (XGrammar's own cache also keeps what it refuses, and
+// gives it to others without the warning.) Thread safe.
+class GrammarCache {
+ public:
+  std::optional<xgrammar::CompiledGrammar> Find(const std::string& structure) {
+    std::lock_guard lock(mutex_);
+    const auto found = places_.find(structure);
+    if (found == places_.end()) return std::nullopt;
+    entries_.splice(entries_.begin(), entries_, found->second);
+    return entries_.front().grammar;
+  }
+
+  void Add(const std::string& structure, const xgrammar::CompiledGrammar& grammar) {
+    const size_t num_bytes = 2 * structure.size() + grammar.MemorySizeBytes();
+    std::lock_guard lock(mutex_);
+    if (places_.contains(structure)) return;  // another thread was faster
+    entries_.push_front({structure, grammar, num_bytes});
+    places_[structure] = entries_.begin();
+    for (num_bytes_ += num_bytes; num_bytes_ > kKeptBytes; entries_.pop_back()) {
+      num_bytes_ -= entries_.back().num_bytes;
+      places_.erase(entries_.back().structure);
+    }
+  }
+
+ private:
+  struct Entry {
+    std::string structure;
+    xgrammar::CompiledGrammar grammar;
+    size_t num_bytes;
+  };
+
+  std::mutex mutex_;
+  std::list<Entry> entries_;
+  std::unordered_map<std::string, std::list<Entry>::iterator> places_;
+  size_t num_bytes_ = 0;
+};
+
+class XgrammarGrammars final : public OutputGrammars {
+ public:
+  XgrammarGrammars(const Tokenizer& tokenizer, const ModelConfig& model)
+      : tokenizer_(tokenizer), model_(model) {}
+
+  absl::StatusOr<std::unique_ptr<OutputMatcher>> Match(const std::string& structure) override {
+    auto grammar = cache_.Find(structure);
+    if (!grammar) {
+      std::call_once(made_, [this] {
+        compiler_.emplace(Vocabulary(tokenizer_, model_), /*max_threads=*/1,
+                          /*cache_enabled=*/false);
+      });
+      RETURN_IF_ERROR(Checked([&] { grammar = compiler_->CompileStructuralTag(structure); }));
+      cache_.Add(structure, *grammar);
+    }
+    return std::make_unique<XgrammarMatcher>(*grammar, model_.vocab_tokens);
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  const ModelConfig& model_;
+  std::once_flag made_;
+  std::optional<xgrammar::GrammarCompiler> compiler_;  // made when first used: it takes a while
+  GrammarCache cache_;
+};
+
+}  // namespace
+
+std::unique_ptr<OutputGrammars> MakeOutputGrammars(const Tokenizer& tokenizer,
+                                                   const ModelConfig& model) {
+  return std::make_unique<XgrammarGrammars>(tokenizer, model);
+}
+
+}  // namespace kvship

@@ -1,0 +1,276 @@
+#include "decode_service/output_structure.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "decode_service/json_schema.h"
+#include "rpc/errors.h"
+#include "tests/decode_service/structure_walk.h"
+
+namespace kvship {
+namespace {
+
+using ::testing::StartsWith;
+
+std::string ToolJson(absl::string_view name, absl::string_view parameters,
+                     absl::string_view strict = "true") {
+  return absl::StrCat(R"({"type": "function", "function": {"name": ")", name,
+                      R"(", "parameters": )", parameters, R"(, "strict": )", strict, "}}");
+}
+
+constexpr char kInteger[] = R"({"properties": {"a": {"type": "integer"}}, "required": ["a"]})";
+constexpr char kNothing[] = R"({"type": "object", "additionalProperties": false})";
+
+v1::GenerateRequest WithTools(const std::vector<std::string>& tools) {
+  v1::GenerateRequest request;
+  for (const std::string& tool : tools) request.mutable_chat()->add_tools(tool);
+  return request;
+}
+
+// Of a strict tool "get" with an integer `a`, a strict one "put" without arguments and one whose
+// arguments are not held, "set".
+v1::GenerateRequest GetPutSet() {
+  return WithTools(
+      {ToolJson("get", kInteger), ToolJson("put", kNothing), ToolJson("set", kInteger, "false")});
+}
+
+// A call as the syntax writes it.
+std::string Call(ToolSyntax syntax, absl::string_view name, absl::string_view arguments) {
+  if (syntax == ToolSyntax::kLlama3) {
+    return absl::StrCat(R"({"name": ")", name, R"(", "parameters": )", arguments, "}");
+  }
+  return absl::StrCat("<tool_call>\n{\"name\": \"", name, R"(", "arguments": )", arguments,
+                      "}\n</tool_call>");
+}
+
+std::string Between(ToolSyntax syntax) { return syntax == ToolSyntax::kLlama3 ? "; " : "\n"; }
+
+class OutputStructureTest : public ::testing::TestWithParam<ToolSyntax> {
+ protected:
+  std::string CallOf(absl::string_view name, absl::string_view arguments) const {
+    return Call(GetParam(), name, arguments);
+  }
+  // What a call has behind a prompt that ends with the first quote of its name.
+  std::string BehindQuote(absl::string_view name, absl::string_view arguments) const {
+    static const std::string quote = "\"name\": \"";
+    const std::string call = CallOf(name, arguments);
+    return call.substr(call.find(quote) + quote.size());
+  }
+  // And with its `"arguments":`.
+  std::string BehindArguments(absl::string_view name, absl::string_view arguments) const {
+    static const std::string colon = "\":";
+    const std::string call = BehindQuote(name, arguments);
+    return call.substr(call.find(colon) + colon.size());
+  }
+  std::string Structure(const v1::GenerateRequest& request) const {
+    const auto structure = OutputStructure(request, GetParam());
+    EXPECT_TRUE(structure.ok()) << structure.status();
+    return structure.value_or("");
+  }
+  void ExpectHeld(const v1::GenerateRequest& request, const std::vector<std::string>& good,
+                  const std::vector<std::string>& wrong) const {
+    const std::string structure = Structure(request);
+    for (const std::string& text : good) EXPECT_EQ(WalkWhole(structure, text), "") << text;
+    for (const std::string& text : wrong) {
+      EXPECT_THAT(WalkWhole(structure, text), StartsWith("not ")) << text;
+    }
+  }
+  const std::string between_ = Between(GetParam());
+};
+
+INSTANTIATE_TEST_SUITE_P(Syntaxes, OutputStructureTest,
+                         ::testing::Values(ToolSyntax::kHermes, ToolSyntax::kLlama3),
+                         [](const auto& info) {
+                           return info.param == ToolSyntax::kHermes ? "Hermes" : "Llama3";
+                         });
+
+TEST_P(OutputStructureTest, NothingIsHeldWithoutASchemaOrAStrictTool) {
+  EXPECT_EQ(Structure({}), "");
+  EXPECT_EQ(Structure(WithTools({})), "");
+  for (const char* strict : {"false", "null", "1", "\"true\""}) {
+    EXPECT_EQ(Structure(WithTools({ToolJson("get", R"({"pattern": 5})", strict)})), "");
+  }
+  EXPECT_EQ(Structure(WithTools({R"({"type": "function", "function": {"name": "get"}})", "{}",
+                                 "no JSON", R"({"function": 5})"})),
+            "");
+}
+
+TEST_P(OutputStructureTest, CallsOfStrictToolsAreHeldAmongAnyText) {
+  const std::string get = CallOf("get", R"({"a": 5})"), put = CallOf("put", "{}");
+  ExpectHeld(
+      GetPutSet(),
+      {"", "any text", "<tool_cal", "é <end>\n\n", get, get + between_ + put,
+       CallOf("set", R"({"a": "x", "b": [1, {}]})"), CallOf("set", "{}"),
+       CallOf("get", "{\n  \"a\": -12\n}")},
+      {CallOf("get", R"({"a": "x"})"), CallOf("get", "{}"), CallOf("get", R"({"a": 1, "b": 2})"),
+       CallOf("put", R"({"a": 5})"), CallOf("set", "[1]"), CallOf("set", "5"),
+       CallOf("set", R"({"a": 1)"), CallOf("gets", R"({"a": 5})"), CallOf("", "{}"),
+       CallOf("Get", R"({"a": 5})"), CallOf("other", "{}"), get + CallOf("get", "{}"),
+       get.substr(0, get.size() - 1), get.substr(0, 20)});
+  if (GetParam() == ToolSyntax::kHermes) {
+    ExpectHeld(GetPutSet(),
+               {"{\"name\"", put + put, "Let me see.\n" + get + "\nAnd " + put + " so."},
+               {"text " + CallOf("other", "{}")});
+  } else {
+    // Whoever reads the answer takes what begins as an object for a call, however it is spelled.
+    ExpectHeld(GetPutSet(), {"No call: " + CallOf("other", "{}"), "see {} there"},
+               {"{\"name\"", "{}", R"({"name":"get", "parameters": {"a": "x"}})", "\n{}", " " + get,
+                R"({"type": "function", "name": "get", "parameters": {}})", put + put,
+                get + " and so on"});
+  }
+}
+
+TEST_P(OutputStructureTest, ACallOfThisToolIsHeldToItsEnd) {
+  const auto behind = [this](absl::string_view arguments) {
+    return BehindArguments("x", arguments);
+  };
+  v1::GenerateRequest request = GetPutSet();
+  request.mutable_chat()->set_forced_call("get");
+  const std::string good = behind(R"({"a": 5})");
+  ASSERT_EQ(good[0], ' ');
+  ExpectHeld(request, {good, behind(R"({ "a":5 })")},
+             {"", good.substr(1), " " + good, good + "\n", good + between_ + CallOf("put", "{}"),
+              behind("{}"), behind(R"({"a": 5, "b": 1})"), "text"});
+  request.mutable_chat()->set_forced_call("set");
+  ExpectHeld(request, {behind("{}"), behind(R"({"b": [null]})")}, {behind("[]"), behind("null")});
+}
+
+TEST_P(OutputStructureTest, ACallOfAnyToolIsHeldAndMoreMayFollow) {
+  v1::GenerateRequest request = GetPutSet();
+  request.mutable_chat()->set_forced_call("");
+  const std::string get = BehindQuote("get", R"({"a": 5})"), put = BehindQuote("put", "{}");
+  const std::string more = between_ + CallOf("get", R"({"a": 6})");
+  ExpectHeld(request,
+             {get, put, BehindQuote("set", R"({"a": "x"})"), get + more, put + more + more + more,
+              get + between_ + CallOf("set", "{}") + more},
+             {"", "\"" + get, " " + get, get + " and text", get + "\n\n" + put, get + between_,
+              get + CallOf("put", "{}"), BehindQuote("get", "{}"), BehindQuote("other", "{}"),
+              get + between_ + CallOf("get", "{}"), get + between_ + "text",
+              get + more.substr(0, more.size() - 1)});
+}
+
+TEST_P(OutputStructureTest, WithASchemaTheOutputIsOfItOrCalls) {
+  v1::GenerateRequest request = GetPutSet();
+  request.set_json_schema(R"({"type": "array", "items": {"type": "null"}})");
+  if (GetParam() == ToolSyntax::kLlama3) {
+    EXPECT_EQ(OutputStructure(request, GetParam()).status().message(),
+              "json_schema is set; wanted it left out beside tools, whose calls are JSON, too");
+    return;
+  }
+  const std::string get = CallOf("get", R"({"a": 5})"), put = CallOf("put", "{}");
+  ExpectHeld(request, {"[]", "[null, null]", get, put + between_ + get + between_ + get},
+             {"", "[1]", "text", "[]" + get, get + "[]", get + put, get + between_,
+              CallOf("get", "{}"), "text " + get});
+  // Without a strict tool, too.
+  request = WithTools({ToolJson("get", kInteger, "false")});
+  request.set_json_schema(R"({"properties": {"name": {"type": "integer"}}})");
+  ExpectHeld(request, {"{}", R"({"name": 5})", CallOf("get", R"({"b": "x"})")},
+             {R"({"name": "get"})", CallOf("put", "{}"), "text", ""});
+}
+
+TEST_P(OutputStructureTest, ToolsHaveTheQuotasOfOneSchema) {
+  std::string properties = "\"p\": {}";
+  for (int i = 1; i < 200; ++i) absl::StrAppend(&properties, ", \"p", i, "\": {}");
+  const std::string large = absl::StrCat(R"({"properties": {)", properties, "}}");
+  const auto message = [this, &large](const char* strict) {
+    return std::string(OutputStructure(WithTools({ToolJson("a", large), ToolJson("b", large),
+                                                  ToolJson("c", large, strict)}),
+                                       GetParam())
+                           .status()
+                           .message());
+  };
+  EXPECT_EQ(message("false"), "");
+  EXPECT_EQ(message("true"),
+            "chat.tools[2].function.parameters has 600 or more properties and prefixItems; wanted "
+            "at most 512");
+  const std::vector<std::string> many(129, ToolJson("a", "{}"));
+  EXPECT_THAT(std::string(OutputStructure(WithTools(many), GetParam()).status().message()),
+              StartsWith("chat.tools is a list of 129; wanted at most 128 tools"));
+}
+
+TEST_P(OutputStructureTest, AStrictToolWithoutParametersTakesAnyObject) {
+  const v1::GenerateRequest request =
+      WithTools({ToolJson("get", "null"),
+                 R"({"function": {"name": "put", "strict": true, "description": "d"}})"});
+  ExpectHeld(request, {CallOf("get", "{}"), CallOf("put", R"({"a": [1]})"), "text"},
+             {CallOf("get", "[]"), CallOf("put", "null"), CallOf("set", "{}")});
+}
+
+TEST_P(OutputStructureTest, NamesAreWrittenAsPromptsHaveThem) {
+  const v1::GenerateRequest request =
+      WithTools({ToolJson(R"(g\u00e9t)", kNothing), ToolJson(R"(a\"b\\c\/d\n)", kNothing),
+                 ToolJson("é😀", kNothing), ToolJson("get", kNothing), ToolJson("get2", kNothing)});
+  ExpectHeld(request,
+             {CallOf("gét", "{}"), CallOf(R"(a\"b\\c/d\n)", "{}"), CallOf("é😀", "{}"),
+              CallOf("get", "{}"), CallOf("get2", "{}")},
+             {CallOf(R"(g\u00e9t)", "{}"), CallOf("a", "{}"), CallOf("get3", "{}")});
+  for (const char* name : {"gét", "a\"b\\c/d\n", "é😀", "get2"}) {
+    v1::GenerateRequest forced = request;
+    forced.mutable_chat()->set_forced_call(name);
+    ExpectHeld(forced, {BehindArguments("x", "{}")},
+               {CallOf("get", "{}"), BehindArguments("x", R"({"a": 1})")});
+  }
+}
+
+TEST_P(OutputStructureTest, WrongSchemasOfToolsAreNamedByTheirPaths) {
+  const auto status =
+      OutputStructure(
+          WithTools(
+              {ToolJson("get", R"({"pattern": "a"})", "false"),
+               ToolJson("put", R"({"properties": {"a": {"type": "string", "pattern": "^^"}}})")}),
+          GetParam())
+          .status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_THAT(std::string(status.message()),
+              StartsWith("chat.tools[1].function.parameters.properties.a.pattern is \"^^\"; "
+                         "wanted it without ^ at its character 1"));
+  EXPECT_EQ(FieldOf(status), "chat.tools[1].function.parameters");
+  const auto no_object = OutputStructure(WithTools({ToolJson("get", "[]")}), GetParam()).status();
+  EXPECT_EQ(no_object.message(), "chat.tools[0].function.parameters is no JSON object; wanted one");
+}
+
+TEST_P(OutputStructureTest, AWrongSchemaIsNamedByItsField) {
+  v1::GenerateRequest request = GetPutSet();
+  request.set_json_schema(R"({"items": {"minimum": 5}})");
+  const auto status = OutputStructure(request, GetParam()).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_THAT(std::string(status.message()), StartsWith("json_schema.items.minimum is 5; wanted"));
+  EXPECT_EQ(FieldOf(status), "json_schema");
+  request.set_json_schema("{\"a\": \xff}");
+  EXPECT_EQ(OutputStructure(request, GetParam()).status().message(),
+            "json_schema is no JSON object; wanted one");
+}
+
+TEST_P(OutputStructureTest, SpecialTokensAreNeverAllowed) {
+  v1::GenerateRequest forced = GetPutSet();
+  forced.mutable_chat()->set_forced_call("");
+  for (const v1::GenerateRequest& request : {GetPutSet(), forced}) {
+    const auto matcher = *TheGrammars().Match(Structure(request));
+    const auto mask = matcher->Allowed();
+    ASSERT_TRUE(mask.ok()) << mask.status();
+    ASSERT_FALSE(mask->empty());
+    EXPECT_FALSE(Allows(*mask, WalkedTokenizer::kSpecial));
+    EXPECT_TRUE(absl::IsInvalidArgument(matcher->Accept(WalkedTokenizer::kSpecial)));
+    EXPECT_EQ(Allows(*mask, WalkedTokenizer::kEnd), !request.chat().has_forced_call());
+  }
+}
+
+TEST(OutputStructureWithoutToolSyntaxTest, OnlyTheSchemaIsHeld) {
+  v1::GenerateRequest request = GetPutSet();
+  EXPECT_EQ(*OutputStructure(request, ToolSyntax::kNone), "");
+  request.set_json_schema(kAnyJsonObject);
+  const auto structure = OutputStructure(request, ToolSyntax::kNone);
+  ASSERT_TRUE(structure.ok()) << structure.status();
+  EXPECT_EQ(WalkWhole(*structure, R"({"a": [1]})"), "");
+  EXPECT_THAT(WalkWhole(*structure, Call(ToolSyntax::kHermes, "get", R"({"a":5})")),
+              StartsWith("not "));
+  // The same as in a prompt.
+  v1::GenerateRequest prompt;
+  prompt.set_prompt("a");
+  prompt.set_json_schema(kAnyJsonObject);
+  EXPECT_EQ(*OutputStructure(prompt, ToolSyntax::kHermes), *structure);
+}
+
+}  // namespace
+}  // namespace kvship
