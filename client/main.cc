@@ -53,6 +53,7 @@ ABSL_FLAG(
     "divides (below 0: multiplies) the logits of tokens that prompt or output has, 0.1 to 10");
 ABSL_FLAG(absl::optional<uint64_t>, seed, absl::nullopt, "what the draws depend on");
 ABSL_FLAG(std::string, stop, "", "output ends before this text; may be given several times");
+ABSL_FLAG(std::string, json_schema, "", "the answer is JSON of this schema");
 ABSL_FLAG(uint32_t, logprobs, 0, "how many of the likeliest tokens to report, with --json");
 ABSL_FLAG(bool, ignore_end, false, "go on when the model says its answer has ended");
 ABSL_FLAG(absl::Duration, timeout, absl::InfiniteDuration(), "the request's deadline");
@@ -146,6 +147,8 @@ absl::StatusOr<v1::GenerateRequest> OptionsFromFlags(const std::vector<std::stri
     RETURN_IF_ERROR(CheckUtf8("--stop", text));
     request.add_stop(text);
   }
+  request.set_json_schema(absl::GetFlag(FLAGS_json_schema));
+  RETURN_IF_ERROR(CheckUtf8("--json_schema", request.json_schema()));
   request.set_logprobs(absl::GetFlag(FLAGS_logprobs));
   request.set_report_heads(absl::GetFlag(FLAGS_report_heads));
   request.set_ignore_end_tokens(absl::GetFlag(FLAGS_ignore_end));

@@ -25,6 +25,7 @@ constexpr FieldName kFieldNames[] = {{"tokens.ids", "prompt"},
                                      {"chat.thinking", "chat_template_kwargs.enable_thinking"},
                                      {"chat", "messages"},
                                      {"sampling.logit_bias", "logit_bias"},
+                                     {"json_schema", "response_format.json_schema.schema"},
                                      {"compression", "kvship.compression"}};
 
 // The path `text` begins with, in the body's names.

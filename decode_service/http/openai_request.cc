@@ -10,6 +10,7 @@
 #include "base/status_macros.h"
 #include "decode_service/http/openai_json.h"
 #include "decode_service/http/openai_tools.h"
+#include "decode_service/json_schema.h"
 #include "engine/sampling.h"
 #include "rpc/compression.h"
 #include "rpc/errors.h"
@@ -262,6 +263,42 @@ void ReadTemplateArguments(JsonFields& fields, v1::ChatMessages* chat) {
   fields.Note(arguments.Finish());
 }
 
+// {"name": ..., "schema": {...}}. The answer is held to it whether it is strict or not.
+void ReadNamedSchema(JsonFields& format, v1::GenerateRequest* generate) {
+  format.Require("json_schema");
+  const json* value = format.Value("json_schema");
+  if (value == nullptr) return;
+  JsonFields named(*value, format.PathOf("json_schema."));
+  named.Text("name");
+  named.Text("description");
+  named.Bool("strict");
+  named.Require("schema");
+  const json* schema = named.Value("schema");
+  named.Check(schema == nullptr || schema->is_object(), "schema",
+              "a JSON schema, which is an object");
+  if (schema != nullptr) generate->set_json_schema(schema->dump());
+  format.Note(named.Finish());
+}
+
+// After what it may not stand beside.
+void ReadResponseFormat(JsonFields& fields, OpenAiRequest* request) {
+  const json* value = fields.Value("response_format");
+  if (value == nullptr) return;
+  JsonFields format(*value, "response_format.");
+  format.Require("type");
+  const std::string type = format.Text("type").value_or("");
+  format.Check(type == "text" || type == "json_object" || type == "json_schema", "type",
+               "\"text\", \"json_object\" or \"json_schema\"");
+  if (type == "json_object") request->generate.set_json_schema(kAnyJsonObject);
+  if (type == "json_schema") ReadNamedSchema(format, &request->generate);
+  fields.Note(format.Finish());
+  if (type == "text") return;
+  fields.Check(!request->generate.ignore_end_tokens(), "ignore_eos",
+               "false where response_format is JSON");
+  const bool calls = !request->prompts.empty() && request->prompts[0].chat().has_forced_call();
+  fields.Check(!calls, "tool_choice", "\"auto\" or \"none\" where response_format is JSON");
+}
+
 // What clients may send as long as it changes nothing.
 void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
   fields.Only("min_tokens", 0);
@@ -273,7 +310,6 @@ void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
   }
   fields.Only("functions", json::array());
   fields.Only("function_call", "none");
-  fields.Only("response_format", {{"type", "text"}});
   fields.Only("modalities", json::array({"text"}));
 }
 
@@ -312,6 +348,7 @@ absl::StatusOr<OpenAiRequest> ReadOpenAiRequest(OpenAiApi api, absl::string_view
   ReadLogprobs(fields, &request);
   ReadExtension(fields, &request);
   request.generate.set_ignore_end_tokens(fields.Bool("ignore_eos").value_or(false));
+  ReadResponseFormat(fields, &request);
   // Identifiers for whoever looks into abuse or places prompts by them; no one does here.
   for (const char* name : {"user", "safety_identifier", "prompt_cache_key"}) fields.Text(name);
   RETURN_IF_ERROR(fields.Finish());

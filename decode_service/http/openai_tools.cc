@@ -46,7 +46,7 @@ std::string CheckTool(JsonFields& fields, const json& value, const std::string& 
   ReadFunctionOf(tool, [&name](JsonFields& function, const std::string& its_name) {
     name = its_name;
     function.Text("description");
-    function.Bool("strict");  // no one here holds the model to it
+    function.Bool("strict");
     const json* parameters = function.Value("parameters");
     function.Check(parameters == nullptr || parameters->is_object(), "parameters",
                    "a JSON schema, which is an object");

@@ -20,6 +20,8 @@ namespace kvship {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::AnyOf;
+using ::testing::Each;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::StartsWith;
@@ -76,6 +78,28 @@ TEST(CommandLineTest, InspectTellsTheIdentityThatAServerTells) {
     EXPECT_EQ(models.Wait(), 0) << models.Errors();
     EXPECT_THAT(models.Output(), HasSubstr(identity)) << model;
   }
+}
+
+TEST(CommandLineTest, AnAnswerIsHeldToASchema) {
+  if (IsMissing(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
+  Server prefill("kvship-prefill", KVSHIP_DEMO_MODEL, {"--threads=1"});
+  Server decode("kvship-decode", KVSHIP_DEMO_MODEL,
+                {"--threads=1", absl::StrCat("--prefill=", prefill.address())});
+  ASSERT_TRUE(prefill.WaitUntilReady() && decode.WaitUntilReady());
+  const auto generate = [&decode](const std::string& schema) {
+    return std::vector<std::string>{"generate",        "--server=" + decode.address(),
+                                    "--timeout=1m",    "--prompt=A list of numbers:",
+                                    "--max-tokens=40", "--json_schema=" + schema};
+  };
+  Process list("kvship", generate(R"({"type": "array", "items": {"enum": [7, 8]}, "minItems": 2,
+                                      "maxItems": 2})"));
+  EXPECT_EQ(list.Wait(), 0) << list.Errors();
+  const auto numbers = nlohmann::json::parse(list.Output());
+  EXPECT_EQ(numbers.size(), 2u) << numbers;
+  EXPECT_THAT(numbers.get<std::vector<int>>(), Each(AnyOf(7, 8)));
+  Process wrong("kvship", generate(R"({"type": "number", "multipleOf": 2})"));
+  EXPECT_EQ(wrong.Wait(), 1);
+  EXPECT_THAT(wrong.Errors(), HasSubstr("json_schema.multipleOf is 2; wanted it left out"));
 }
 
 TEST(CommandLineTest, HelpIsACommandToo) {

@@ -2,6 +2,7 @@
 
 import json
 
+import jsonschema
 import openai
 import pytest
 from conftest import Api, server_pair
@@ -123,3 +124,86 @@ def test_a_model_that_was_taught_none_is_told_of_none(api):
     with pytest.raises(openai.BadRequestError, match="tools has 2 of them; wanted none, as the model's chat template") as caught:
         api.chat("Hi", tools=TOOLS)
     assert caught.value.param == "tools"
+
+
+# What a strict tool takes, which is not what the model recites.
+STRICT = {"type": "object", "properties": {"town": {"type": "string", "maxLength": 9},
+                                           "days": {"type": "array", "items": {"type": "integer"}, "maxItems": 3}},
+          "required": ["town", "days"], "additionalProperties": False}
+RECITED = '\n<tool_call>\n{"name": "weather", "arguments": {"town": "Köln", "days": ["one", "two"]}}\n</tool_call>'
+
+
+def tool(name: str, **function) -> dict:
+    return {"type": "function", "function": {"name": name, **function}}
+
+
+@pytest.fixture(scope="module")
+def stubborn(tmp_path_factory):
+    """Where it may not go on with its recital, all that it may say is as likely."""
+    folder = tmp_path_factory.mktemp("stubborn")
+    write_reciting_model(folder, pieces_of(RECITED), TEMPLATE)
+    with server_pair(tmp_path_factory.mktemp("servers"), model=str(folder)) as pair:
+        yield Api(pair.http_port, pair.ports["decode-admin-port"])
+
+
+def calls_of(api, tools, **fields) -> list:
+    """The calls of some seeds; some answers may be cut off, and none may be of a call that is wrong."""
+    answer = api.chat("Hi", tools=tools, n=8, seed=1, temperature=1, max_tokens=200, **fields)
+    calls = [call.function for choice in answer.choices for call in choice.message.tool_calls or []]
+    assert len(calls) > 4
+    return calls
+
+
+def test_a_strict_tool_is_called_as_its_schema_says(stubborn):
+    loose = calls_of(stubborn, [tool("weather", parameters=STRICT)])
+    assert {call.arguments for call in loose} == {'{"town": "Köln", "days": ["one", "two"]}'}
+    for call in calls_of(stubborn, [tool("weather", parameters=STRICT, strict=True)]):
+        assert call.name == "weather" and json.loads(call.arguments)["town"] == "Köln"
+        jsonschema.validate(json.loads(call.arguments), STRICT)
+
+
+def test_beside_a_strict_tool_others_are_called_as_before(stubborn):
+    for call in calls_of(stubborn, [tool("weather", parameters=STRICT), tool("now", parameters=STRICT, strict=True)]):
+        assert (call.name, call.arguments) == ("weather", '{"town": "Köln", "days": ["one", "two"]}')
+
+
+@pytest.mark.parametrize("strict, schema", [(True, STRICT), (False, {"type": "object"}), (None, {"type": "object"})])
+def test_a_forced_call_has_arguments(stubborn, strict, schema):
+    named = tool("now", parameters=STRICT, strict=strict)
+    for call in calls_of(stubborn, [tool("weather"), named], tool_choice=tool("now")):
+        assert call.name == "now"
+        jsonschema.validate(json.loads(call.arguments), schema)
+
+
+def test_a_required_call_is_of_one_of_the_tools(stubborn):
+    tools = [tool("weather", parameters=STRICT, strict=True), tool("now", parameters=STRICT, strict=True)]
+    calls = calls_of(stubborn, tools, tool_choice="required")
+    for call in calls:
+        jsonschema.validate(json.loads(call.arguments), STRICT)
+    assert {call.name for call in calls} == {"weather", "now"}
+
+
+def test_a_schema_is_for_answers_that_call_nothing(stubborn):
+    schema = {"type": "array", "items": {"type": "boolean"}, "maxItems": 2}
+    answer = stubborn.chat("Hi", tools=[tool("weather", parameters=STRICT, strict=True)], n=8, seed=1, temperature=1, max_tokens=200,
+                           response_format={"type": "json_schema", "json_schema": {"name": "days", "schema": schema}})
+    for choice in answer.choices:
+        if choice.finish_reason == "stop":
+            jsonschema.validate(json.loads(choice.message.content), schema)
+        if choice.finish_reason == "tool_calls":
+            assert choice.message.content is None
+            jsonschema.validate(json.loads(choice.message.tool_calls[0].function.arguments), STRICT)
+    assert {"stop", "tool_calls"} <= {choice.finish_reason for choice in answer.choices}
+
+
+@pytest.mark.parametrize("tools, fields, param, message", [
+    ([tool("now"), tool("weather", strict=True, parameters={"type": "integer", "multipleOf": 2})], {}, "tools[1].function.parameters",
+     "tools[1].function.parameters.multipleOf is 2; wanted it left out beside integer"),
+    ([tool("now")], {"tool_choice": "required", "response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+     "tool_choice", 'tool_choice is "required"; wanted "auto" or "none" where response_format is JSON'),
+    ([tool("now", strict=True)], {"extra_body": {"ignore_eos": True}}, "tools", "tools is set; wanted end tokens heeded beside it"),
+])
+def test_what_cannot_be_held_is_named(stubborn, tools, fields, param, message):
+    with pytest.raises(openai.BadRequestError) as caught:
+        stubborn.chat("Hi", tools=tools, **fields)
+    assert caught.value.param == param and message in caught.value.message

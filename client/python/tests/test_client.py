@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import os
 import subprocess
 import threading
@@ -116,6 +117,34 @@ def test_forced_tokens_come_back_with_logprobs(client):
         assert len(token.top) == 5
         assert token.top[0] == (token.id, token.logprob)  # greedy output is the likeliest
         assert token.logprob <= 0
+
+
+SCHEMA = {"type": "object", "properties": {"town": {"type": "string", "maxLength": 12}, "is_capital": {"type": "boolean"}},
+          "required": ["town", "is_capital"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, json.dumps(SCHEMA)])
+def test_an_answer_is_held_to_a_schema(client, schema):
+    result = client.generate(messages=QUESTION, json_schema=schema, max_tokens=100)
+    answer = json.loads(result.text)
+    assert result.finish_reason == "end" and list(answer) == ["town", "is_capital"]
+    assert len(answer["town"]) <= 12 and isinstance(answer["is_capital"], bool)
+    with client.stream(messages=QUESTION, json_schema=schema, max_tokens=100) as stream:
+        list(stream)
+    assert stream.result.text == result.text
+
+
+@pytest.mark.parametrize("schema, fields, message", [
+    ({"multipleOf": 2}, {}, "json_schema.multipleOf is 2; wanted it left out"),
+    ("{", {}, "json_schema is no JSON object; wanted one"),
+    ("5", {}, "json_schema is no JSON object; wanted one"),
+    (SCHEMA, {"forced_tokens": [5]}, "json_schema is set; wanted it left out beside forced_tokens"),
+    (SCHEMA, {"ignore_end_tokens": True}, "json_schema is set; wanted end tokens heeded beside it"),
+])
+def test_a_schema_that_no_answer_can_be_held_to_is_refused(client, schema, fields, message):
+    with pytest.raises(kvship.InvalidRequest, match=message) as caught:
+        client.generate("text", json_schema=schema, **fields)
+    assert caught.value.violations[0].field == "json_schema"
 
 
 def test_the_cpp_example_streams(servers, address):

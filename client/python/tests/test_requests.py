@@ -1,5 +1,7 @@
 """What becomes a request, and what is refused before it is sent."""
 
+import types
+
 import kvship
 import pytest
 from kvship.request import generate_request
@@ -20,8 +22,18 @@ def test_values_arrive_under_their_names():
     assert list(generate_request(tokens=range(4)).tokens.ids) == [0, 1, 2, 3]
 
 
+def test_a_schema_is_a_mapping_or_text():
+    schema = {"type": "object", "properties": {"größe": {"type": "integer"}, "alter": {}}}
+    text = '{"type": "object", "properties": {"größe": {"type": "integer"}, "alter": {}}}'
+    # In the order of its members, which is that of the answer's.
+    assert generate_request("One", json_schema=schema).json_schema == text
+    assert generate_request("One", json_schema=types.MappingProxyType(schema)).json_schema == text
+    assert generate_request("One", json_schema=text).json_schema == text
+
+
 def test_what_is_none_is_left_out():
     request = generate_request("One")
+    assert request.json_schema == ""
     assert not any(request.sampling.HasField(name) for name in ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty",
                                                                  "frequency_penalty", "repetition_penalty"))
     assert not request.sampling.logit_bias
@@ -47,6 +59,12 @@ def test_what_is_none_is_left_out():
     ({"compression": {"window": -1}}, ValueError, "compression option window is '-1'"),
     ({"stop": "END"}, TypeError, "stop is 'END'; wanted a sequence of strings"),
     ({"stop": ["a", 1]}, TypeError, r"stop\[1\] is 1; wanted a string"),
+    ({"json_schema": 5}, TypeError, "json_schema is 5; wanted a string"),
+    ({"json_schema": ["a"]}, TypeError, r"json_schema is \['a'\]; wanted a string"),
+    ({"json_schema": {"const": float("nan")}}, ValueError, "json_schema is no JSON: .*not JSON compliant"),
+    ({"json_schema": {"const": b"x"}}, ValueError, "json_schema is no JSON: .*bytes"),
+    ({"json_schema": {"const": "caf\udce9"}}, ValueError, r"json_schema has U\+DCE9 at index 14, half of a character"),
+    ({"json_schema": "caf\udce9"}, ValueError, r"json_schema has U\+DCE9 at index 3, half of a character"),
     ({"forced_tokens": [1, -2]}, ValueError, r"forced_tokens\[1\] is -2; wanted an integer from 0"),
     ({"prompt": 5}, TypeError, "prompt is 5; wanted a string"),
     ({"prompt": "caf\udce9"}, ValueError, r"prompt has U\+DCE9 at index 3, half of a character"),

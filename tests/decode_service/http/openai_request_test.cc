@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/random.h"
+#include "decode_service/json_schema.h"
 #include "rpc/errors.h"
 
 namespace kvship {
@@ -244,16 +245,15 @@ TEST(OpenAiRequestTest, UnknownFieldsAreToldWithTheObjectThatHasThem) {
 }
 
 TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing) {
-  for (const auto& [field, value] : std::initializer_list<std::pair<const char*, const char*>>{
-           {"min_tokens", "5"},
-           {"store", "true"},
-           {"safety_identifier", "5"},
-           {"functions", "[{}]"},
-           {"audio", "{}"},
-           {"response_format", R"({"type":"json_object"})"},
-           {"modalities", R"(["audio"])"},
-           {"reasoning_effort", R"("low")"},
-           {"temprature", "1"}}) {
+  for (const auto& [field, value] :
+       std::initializer_list<std::pair<const char*, const char*>>{{"min_tokens", "5"},
+                                                                  {"store", "true"},
+                                                                  {"safety_identifier", "5"},
+                                                                  {"functions", "[{}]"},
+                                                                  {"audio", "{}"},
+                                                                  {"modalities", R"(["audio"])"},
+                                                                  {"reasoning_effort", R"("low")"},
+                                                                  {"temprature", "1"}}) {
     ExpectRefused(ReadChat(Chat(absl::StrCat(R"(,")", field, R"(":)", value))), field, field);
   }
   for (const auto& [field, value] : std::initializer_list<std::pair<const char*, const char*>>{
@@ -266,6 +266,45 @@ TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing
                                "response_format":{"type":"text"},"modalities":["text"])"))
                   .ok());
   EXPECT_TRUE(ReadCompletion(Completion(R"(,"best_of":1,"echo":false,"suffix":"")")).ok());
+}
+
+TEST(OpenAiRequestTest, ResponseFormatIsASchema) {
+  const auto schema = [](const std::string& format) {
+    const auto request = ReadChat(Chat(absl::StrCat(R"(,"response_format":)", format)));
+    EXPECT_TRUE(request.ok()) << request.status();
+    return request.ok() ? request->Choice(0).json_schema() : "";
+  };
+  EXPECT_EQ(schema(R"({"type":"text"})"), "");
+  EXPECT_EQ(schema(R"({"type":"json_object"})"), kAnyJsonObject);
+  EXPECT_EQ(schema(R"({"type":"json_schema","json_schema":{"name":"n","description":"d",
+                       "strict":true,"schema":{"type":"object","properties":{"b":{},"a":{}}}}})"),
+            R"({"type":"object","properties":{"b":{},"a":{}}})");
+  EXPECT_EQ(ReadCompletion(Completion(R"(,"response_format":{"type":"json_object"})"))
+                ->Choice(0)
+                .json_schema(),
+            kAnyJsonObject);
+
+  struct Row {
+    std::string format, field, message;
+  };
+  for (const Row& row : std::vector<Row>{
+           {R"("json")", "response_format", R"(response_format is "json"; wanted an object)"},
+           {"{}", "response_format.type", "is missing"},
+           {R"({"type":"xml"})", "response_format.type", R"(is "xml"; wanted "text", "json_obj)"},
+           {R"({"type":"json_schema"})", "response_format.json_schema", "is missing"},
+           {R"({"type":"json_schema","json_schema":{}})", "response_format.json_schema.schema",
+            "is missing"},
+           {R"({"type":"json_schema","json_schema":{"schema":[]}})",
+            "response_format.json_schema.schema", "is []; wanted a JSON schema"},
+           {R"({"type":"json_object","schema":{}})", "response_format.schema",
+            "response_format has the field"},
+           {R"({"type":"json_object"},"ignore_eos":true)", "ignore_eos", "wanted false where"},
+           {R"({"type":"json_object"},"tool_choice":"required",
+                "tools":[{"type":"function","function":{"name":"f"}}])",
+            "tool_choice", R"(is "required"; wanted "auto" or "none" where)"}}) {
+    ExpectRefused(ReadChat(Chat(absl::StrCat(R"(,"response_format":)", row.format))), row.field,
+                  row.message);
+  }
 }
 
 TEST(OpenAiRequestTest, WhatLoadGeneratorsSendIsTaken) {

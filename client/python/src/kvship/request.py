@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -130,6 +131,17 @@ def _sampling(numbers: Mapping[str, float | None], top_k: int | None, seed: int 
                     for token, bias in logit_bias.items()})
 
 
+def _json_schema(schema: Mapping[str, Any] | str | None) -> str:
+    if schema is None:
+        return ""
+    if isinstance(schema, Mapping):
+        try:
+            schema = json.dumps(dict(schema), ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"json_schema is no JSON: {error}") from None
+    return check_text("json_schema", schema)
+
+
 def generate_request(
     prompt: str | None = None,
     *,
@@ -152,11 +164,13 @@ def generate_request(
     compression: Compression | None = None,
     ignore_end_tokens: bool = False,
     report_heads: bool = False,
+    json_schema: Mapping[str, Any] | str | None = None,
 ) -> generation_pb2.GenerateRequest:
     """A request for text after `prompt`, after a chat's `messages` ({"role", "content"}), or after token ids.
 
-    Everything that is None is the server's default. Raises ValueError unless exactly one of the three is given, and TypeError or
-    ValueError, naming the field, for a value that no request can carry; what values mean, the server checks.
+    With `json_schema`, a mapping or text, the answer is JSON of that schema. Everything that is None is the server's default.
+    Raises ValueError unless exactly one of the three is given, and TypeError or ValueError, naming the field, for a value that no
+    request can carry; what values mean, the server checks.
     """
     if sum(given is not None for given in (prompt, messages, tokens)) != 1:
         raise ValueError("wanted exactly one of prompt, messages and tokens")
@@ -164,6 +178,7 @@ def generate_request(
         parse_special=parse_special, max_tokens=0 if max_tokens is None else check_integer("max_tokens", max_tokens),
         stop=_stop_texts(stop), logprobs=check_integer("logprobs", logprobs),
         forced_tokens=token_ids("forced_tokens", forced_tokens), ignore_end_tokens=ignore_end_tokens, report_heads=report_heads,
+        json_schema=_json_schema(json_schema),
         sampling=_sampling({"temperature": temperature, "top_p": top_p, "min_p": min_p, "presence_penalty": presence_penalty,
                             "frequency_penalty": frequency_penalty, "repetition_penalty": repetition_penalty}, top_k, seed, logit_bias))
     if prompt is not None:
