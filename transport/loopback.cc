@@ -11,7 +11,7 @@ namespace kvship {
 // calls.
 class LoopbackNetwork::End final : public Channel, public std::enable_shared_from_this<End> {
  public:
-  explicit End(LoopbackNetwork& network) : network_(network) {}
+  explicit End(LoopbackNetwork& network) : mutex_(network.mutex_), network_(network) {}
 
   void SendMessage(std::string message) override {
     Delivery delivery;
@@ -28,12 +28,12 @@ class LoopbackNetwork::End final : public Channel, public std::enable_shared_fro
   }
 
   size_t unsent_bytes() const override {
-    std::lock_guard lock(network_.mutex_);
+    std::lock_guard lock(*mutex_);
     return num_unsent_bytes;
   }
 
   void Close(absl::Status status) override {
-    std::lock_guard lock(network_.mutex_);
+    std::lock_guard lock(*mutex_);
     if (closed) return;
     closed = true;
     const std::shared_ptr<End> other = peer.lock();
@@ -56,7 +56,6 @@ class LoopbackNetwork::End final : public Channel, public std::enable_shared_fro
     }
   }
 
-  LoopbackNetwork& network_;
   std::weak_ptr<End> peer;
   std::shared_ptr<ChannelEvents> events;  // shared: kept until OnClosed
   bool is_client = false;
@@ -65,12 +64,15 @@ class LoopbackNetwork::End final : public Channel, public std::enable_shared_fro
 
  private:
   void Send(Delivery delivery) {
-    std::lock_guard lock(network_.mutex_);
+    std::lock_guard lock(*mutex_);
     delivery.to = peer.lock();
     num_unsent_bytes += delivery.message.size() + delivery.payload.bytes.size();
     if (closed || delivery.to == nullptr) return;
     network_.Post(std::move(delivery));
   }
+
+  const std::shared_ptr<std::mutex> mutex_;  // the network's; an end may outlive it
+  LoopbackNetwork& network_;                 // gone where this is closed, perhaps
 };
 
 LoopbackNetwork::LoopbackNetwork(const Faults& faults)
@@ -78,13 +80,16 @@ LoopbackNetwork::LoopbackNetwork(const Faults& faults)
 
 LoopbackNetwork::~LoopbackNetwork() {
   {
-    std::lock_guard lock(mutex_);
+    std::lock_guard lock(*mutex_);
     stopping_ = true;
   }
   wake_.notify_all();
   thread_.join();
+  {
+    std::lock_guard lock(*mutex_);
+    for (const std::shared_ptr<End>& end : open_) end->closed = true;
+  }
   for (const std::shared_ptr<End>& end : open_) {
-    end->closed = true;
     end->events->OnClosed(absl::UnavailableError("the loopback network has ended"));
     end->events.reset();
   }
@@ -99,20 +104,20 @@ std::shared_ptr<Channel> LoopbackNetwork::Open(std::shared_ptr<ChannelEvents> cl
   near->is_client = true;
   near->events = std::move(client);
   far->events = accept(far);
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(*mutex_);
   open_.push_back(near);
   open_.push_back(far);
   return near;
 }
 
 LoopbackNetwork::FaultCounts LoopbackNetwork::fault_counts() const {
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(*mutex_);
   return fault_counts_;
 }
 
 void LoopbackNetwork::Pause(bool paused) {
   {
-    std::lock_guard lock(mutex_);
+    std::lock_guard lock(*mutex_);
     paused_ = paused;
   }
   wake_.notify_all();
@@ -182,7 +187,7 @@ bool LoopbackNetwork::MeetFaults(Delivery& frame) {
 }
 
 void LoopbackNetwork::Deliver() {
-  std::unique_lock lock(mutex_);
+  std::unique_lock lock(*mutex_);
   while (true) {
     wake_.wait(lock, [this] { return stopping_ || (!paused_ && !queue_.empty()); });
     if (stopping_) return;

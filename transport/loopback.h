@@ -48,7 +48,7 @@ class LoopbackNetwork {
       std::function<std::shared_ptr<ChannelEvents>(const std::shared_ptr<Channel>& server)>;
 
   explicit LoopbackNetwork(const Faults& faults);
-  // Closes what is open with Unavailable.
+  // Closes what is open with Unavailable. Channels may outlive it, closed.
   ~LoopbackNetwork();
 
   // Connects two new channels: `client` gets the events of the returned one, what `accept` returns
@@ -81,7 +81,7 @@ class LoopbackNetwork {
   void CutLocked(const std::shared_ptr<End>& end);
 
   const Faults faults_;
-  mutable std::mutex mutex_;
+  const std::shared_ptr<std::mutex> mutex_ = std::make_shared<std::mutex>();
   std::condition_variable wake_;
   std::deque<Delivery> queue_;
   std::vector<std::shared_ptr<End>> open_;  // shared: with whoever sends

@@ -123,6 +123,18 @@ TEST(Loopback, ASeedGivesTheSameFaultsAgain) {
   EXPECT_EQ(runs[0], runs[1]);
 }
 
+TEST(Loopback, AChannelThatOutlivesItsNetworkIsClosed) {
+  auto client = std::make_shared<RecordedEvents>();
+  auto server = std::make_shared<RecordedEvents>();
+  auto network = std::make_unique<LoopbackNetwork>(LoopbackNetwork::Faults());
+  const auto near = network->Open(client, [&](const std::shared_ptr<Channel>&) { return server; });
+  network.reset();
+  near->SendMessage("late");
+  near->Close(absl::OkStatus());
+  EXPECT_TRUE(absl::IsUnavailable(client->WaitUntilClosed()));
+  EXPECT_TRUE(server->messages().empty());
+}
+
 TEST(Loopback, WhilePausedWhatIsSentStaysUnsent) {
   LoopbackNetwork network({});
   auto client = std::make_shared<RecordedEvents>();
