@@ -128,7 +128,8 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
       return absl::OkStatus();
     });
     if (!taken.ok() && !session.ended()) session.Fail(taken);
-    if (taken.ok()) metrics_.ObserveBetweenTokens(session.last_token_time() - before);
+    const absl::Time now = session.last_token_time();  // as before where none could be drawn
+    if (now != before) metrics_.ObserveBetweenTokens(now - before);
   }
 }
 

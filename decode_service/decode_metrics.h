@@ -39,7 +39,7 @@ class DecodeMetrics {
 
   void ObserveFirstToken(absl::Duration since_arrival);
   void ObserveBetweenTokens(absl::Duration between);
-  // The structure that an output is held to was compiled, or found compiled.
+  // The structure that an output is held to was compiled.
   void ObserveStructure(absl::Duration compiling);
   void ObserveBatch(size_t num_sessions);
   void SetSessions(size_t num_sessions);

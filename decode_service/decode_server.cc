@@ -173,6 +173,7 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<B
             .nccl = nccl_.get(),
             .recent = recent_,
             .tracer = tracer_,
+            .compiler = compiler_,
             .options = options_.generation},
       callers_(options_.security.allowed_peers, std::move(tokens)),
       service_(uses_, callers_,

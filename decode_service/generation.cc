@@ -15,12 +15,17 @@
 namespace kvship {
 
 bool Generation::Start(const v1::GenerateRequest& message) {
-  absl::Status status = UnlessOutOfMemory([&] { return Prepare(message); });
-  if (status.ok() && uses_.queue.has_line()) {
-    WaitForRoom();
-    return true;
-  }
-  if (status.ok()) status = Attempt(nullptr);
+  bool compiles = false;
+  absl::Status status = UnlessOutOfMemory([&]() -> absl::Status {
+    RETURN_IF_ERROR(Prepare(message));
+    if (request_.structure.empty()) return absl::OkStatus();
+    matcher_ = uses_.model.grammars->Kept(request_.structure);
+    compiles = matcher_ == nullptr;
+    if (compiles) uses_.compiler.Run([self = shared_from_this()] { self->Compile(); });
+    return absl::OkStatus();
+  });
+  if (status.ok() && compiles) return true;
+  if (status.ok()) status = GoOn();
   if (!status.ok()) Fail(status);
   return status.ok();
 }
@@ -34,24 +39,39 @@ absl::Status Generation::Prepare(const v1::GenerateRequest& message) {
                                                .max_tail_tokens = request_.max_tail_tokens(),
                                                .client = call_.client}));
   request_.request_id = call_.id;
-  return CompileStructure(message.json_schema().empty() ? "chat.tools" : "json_schema");
+  return absl::OkStatus();
 }
 
-absl::Status Generation::CompileStructure(absl::string_view field) {
-  if (request_.structure.empty()) return absl::OkStatus();
-  const auto wrong = [field](const absl::Status& status) {
-    return WithField(
-        absl::InvalidArgumentError(absl::StrCat(field, " cannot be compiled: ", status.message())),
-        field);
-  };
+void Generation::Compile() {
+  if (responses_->cancelled()) return Fail(responses_->why_cancelled());
   const absl::Time begun = MonotonicNow();
-  auto matcher = uses_.model.grammars->Match(request_.structure);
+  absl::Status status = UnlessOutOfMemory([&]() -> absl::Status {
+    ASSIGN_OR_RETURN(matcher_, uses_.model.grammars->Match(request_.structure));
+    return absl::OkStatus();
+  });
   uses_.metrics.ObserveStructure(MonotonicNow() - begun);
-  if (!matcher.ok()) return wrong(matcher.status());
-  matcher_ = *std::move(matcher);
-  auto allowed = matcher_->Allowed();
-  if (!allowed.ok()) return wrong(allowed.status());
-  request_.first_token_mask = *std::move(allowed);
+  status = absl::IsInvalidArgument(status) ? WrongStructure(status) : status;
+  if (status.ok()) status = GoOn();
+  if (!status.ok()) Fail(status);
+}
+
+absl::Status Generation::WrongStructure(const absl::Status& status) const {
+  const std::string& field = request_.structure_field;
+  return WithField(
+      absl::InvalidArgumentError(absl::StrCat(field, " cannot be compiled: ", status.message())),
+      field);
+}
+
+absl::Status Generation::GoOn() {
+  RETURN_IF_ERROR(UnlessOutOfMemory([&]() -> absl::Status {
+    if (matcher_ == nullptr) return absl::OkStatus();
+    auto allowed = matcher_->Allowed();
+    if (!allowed.ok()) return WrongStructure(allowed.status());
+    request_.first_token_mask = *std::move(allowed);
+    return absl::OkStatus();
+  }));
+  if (!uses_.queue.has_line()) return Attempt(nullptr);
+  WaitForRoom();
   return absl::OkStatus();
 }
 

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "base/task_thread.h"
 #include "decode_service/client_requests.h"
 #include "decode_service/decode_loop.h"
 #include "decode_service/decode_metrics.h"
@@ -48,6 +49,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     NcclService* nccl = nullptr;  // caches come over gRPC alone
     RecentRequests& recent;
     Tracer& tracer;
+    TaskThread& compiler;  // of the structures that outputs are held to
     const Options& options;
   };
 
@@ -80,8 +82,11 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
  private:
   absl::Status Prepare(const v1::GenerateRequest& message);
-  // `field`: where it comes from.
-  absl::Status CompileStructure(absl::string_view field);
+  // Compiles the structure that the output is held to, and goes on. On the compiler's thread.
+  void Compile();
+  absl::Status WrongStructure(const absl::Status& status) const;
+  // Prepared, and compiled: stands in line or goes to a prefill node.
+  absl::Status GoOn();
   // Gives back what it holds: who sees the end of a request finds it free.
   void GiveBack();
   // Sends the prompt to a node not tried yet. Without a cache the node comes first, then memory.
@@ -107,7 +112,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   GenerationRequest request_;
   ClientRequests::Place place_;                       // from Prepare to the end
   std::unique_ptr<ReservationQueue::Ticket> ticket_;  // from Prepare to the end
-  std::unique_ptr<OutputMatcher> matcher_;            // from Prepare to Decode; may be null
+  std::unique_ptr<OutputMatcher> matcher_;            // from GoOn to Decode; may be null
   v1::GenerateReport report_;
   absl::Duration receive_time_;  // as PrefillAttempt::Result
 

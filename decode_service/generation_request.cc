@@ -122,21 +122,22 @@ absl::Status CheckForcedTokens(const v1::GenerateRequest& message) {
   return absl::OkStatus();
 }
 
-// The structure that the output is held to; empty: none.
-absl::StatusOr<std::string> StructureOf(const v1::GenerateRequest& message,
-                                        const ServedModel& model) {
-  const bool has_schema = !message.json_schema().empty();
-  if (has_schema) {
-    RETURN_IF_ERROR(TokenizerFor("json_schema", model).status());
+// The structure that the output is held to, if it is, and what says so.
+absl::Status ReadStructure(const v1::GenerateRequest& message, const ServedModel& model,
+                           GenerationRequest* request) {
+  std::string& field = request->structure_field;
+  field = message.chat().has_forced_call() ? "chat.forced_call" : "chat.tools";
+  if (!message.json_schema().empty()) {
+    field = "json_schema";
+    RETURN_IF_ERROR(TokenizerFor(field, model).status());
     if (message.chat().has_forced_call()) {
-      return WrongField("json_schema", "set", "it left out beside a forced call");
+      return WrongField(field, "set", "it left out beside a forced call");
     }
   }
   const ToolSyntax syntax =
       model.chat_template ? model.chat_template->tool_syntax() : ToolSyntax::kNone;
-  ASSIGN_OR_RETURN(std::string structure, OutputStructure(message, syntax));
-  if (structure.empty()) return structure;
-  const absl::string_view field = has_schema ? "json_schema" : "chat.tools";
+  ASSIGN_OR_RETURN(request->structure, OutputStructure(message, syntax));
+  if (request->structure.empty()) return absl::OkStatus();
   if (!message.forced_tokens().empty()) {
     return WrongField(field, "set", "it left out beside forced_tokens");
   }
@@ -149,7 +150,7 @@ absl::StatusOr<std::string> StructureOf(const v1::GenerateRequest& message,
             field, " is set, but no token of the model ends its outputs; wanted it left out")),
         field);
   }
-  return structure;
+  return absl::OkStatus();
 }
 
 absl::string_view InputField(const v1::GenerateRequest& message) {
@@ -227,7 +228,7 @@ absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message
                    CompressionFromProto(message.compression(), limits.default_compression));
 
   ASSIGN_OR_RETURN(request.tokens, InputTokens(message, model));
-  ASSIGN_OR_RETURN(request.structure, StructureOf(message, model));
+  RETURN_IF_ERROR(ReadStructure(message, model, &request));
   ASSIGN_OR_RETURN(output.max_tokens, MaxTokens(message, request.tokens.size(), model, limits));
   auto plan = MakePlan(request.compression, ShapeOf(model.config()), request.tokens.size());
   if (!plan.ok()) return WithField(plan.status(), "compression");

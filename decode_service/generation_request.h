@@ -34,8 +34,9 @@ struct GenerationRequest {
   CompressionOptions compression;
   KvPlan plan;
   OutputOptions output;
-  std::string structure;            // that the output is held to (output_structure.h); empty: none
-  TokenMask first_token_mask = {};  // by `structure`, once it has been compiled
+  std::string structure;             // that the output is held to (output_structure.h); empty: none
+  std::string structure_field = {};  // of the request, that it comes from
+  TokenMask first_token_mask = {};   // by `structure`, once it has been compiled
   bool report_heads = false;
 
   // Output tokens but the last one need a place in the cache.

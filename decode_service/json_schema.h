@@ -26,6 +26,8 @@ struct SchemaQuotas {
   SchemaQuota values = {"values of enum and const", 500};
   SchemaQuota value_bytes = {"bytes of values", 16 << 10};
   SchemaQuota references = {"references", 300};
+  SchemaQuota formats = {"formats", 100};
+  SchemaQuota bounded = {"numbers with bounds", 400};
   SchemaQuota patterns = {"steps to match patterns", 1000};
 };
 

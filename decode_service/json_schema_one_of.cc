@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "decode_service/json_schema_values.h"
@@ -15,8 +16,10 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-// The definition of this name; null: there is none that can be seen.
+// The definition of this name; null: there is none that can be seen, or the name is written with
+// escapes.
 const json* Definition(absl::string_view reference, const json& root) {
+  if (absl::StrContains(reference, '%') || absl::StrContains(reference, '~')) return nullptr;
   for (const char* name : {"$defs", "definitions"}) {
     absl::string_view its_name = reference;
     if (!absl::ConsumePrefix(&its_name, absl::StrCat("#/", name, "/"))) continue;
@@ -47,9 +50,11 @@ std::optional<json> ValuesOf(const json& schema) {
   return std::nullopt;
 }
 
+// In whatever order the members of objects stand.
 bool HaveCommon(const json& a, const json& b) {
-  return std::any_of(a.begin(), a.end(), [&b](const json& value) {
-    return std::find(b.begin(), b.end(), value) != b.end();
+  const nlohmann::json values(a), others(b);
+  return std::any_of(values.begin(), values.end(), [&others](const nlohmann::json& value) {
+    return std::find(others.begin(), others.end(), value) != others.end();
   });
 }
 
@@ -109,15 +114,14 @@ bool AreDisjoint(const json& a, const json& b, const json& root) {
 
 }  // namespace
 
-bool AreDisjointSchemas(const json& alternatives, const json& root) {
-  std::vector<const json*> schemas;
-  for (const json& each : alternatives) {
-    schemas.push_back(Resolved(each, root));
-    if (schemas.back() == nullptr || !schemas.back()->is_object()) return false;
-  }
-  for (size_t i = 0; i < schemas.size(); ++i) {
-    for (size_t j = 0; j < i; ++j) {
-      if (!AreDisjoint(*schemas[i], *schemas[j], root)) return false;
+bool AreDisjointSchemas(const json& held, const json& came, const json& root) {
+  for (size_t i = 0; i < held.size(); ++i) {
+    const json* one = Resolved(held[i], root);
+    if (one == nullptr || !one->is_object()) return false;
+    for (size_t j = 0; j < came.size(); ++j) {
+      const json* other = Resolved(came[j], root);
+      if (other == nullptr || !other->is_object()) return false;
+      if (i != j && !AreDisjoint(*one, *other, root)) return false;
     }
   }
   return true;

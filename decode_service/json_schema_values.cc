@@ -91,6 +91,11 @@ absl::Status CheckSchemaCounts(const json& schema, const char* least, const char
                      absl::StrCat("at most ", most, ", which is ", schema[most].dump()));
 }
 
+bool HasSchemaBounds(const json& schema) {
+  return std::any_of(kOfNumbers.begin(), kOfNumbers.end(),
+                     [&schema](const std::string& name) { return schema.contains(name); });
+}
+
 absl::Status CheckSchemaBounds(const json& schema, const SchemaNames& types,
                                const std::string& path) {
   const double per_one = types.contains("integer") ? 1 : kFractions;

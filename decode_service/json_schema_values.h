@@ -35,6 +35,7 @@ bool IsExactInSchema(const nlohmann::ordered_json& value);
 absl::Status CheckSchemaCounts(const nlohmann::ordered_json& schema, const char* least,
                                const char* most, int64_t most_of_all, const std::string& path);
 
+bool HasSchemaBounds(const nlohmann::ordered_json& schema);
 // Bounds of numbers, which must leave one that XGrammar can write between them.
 absl::Status CheckSchemaBounds(const nlohmann::ordered_json& schema, const SchemaNames& types,
                                const std::string& path);

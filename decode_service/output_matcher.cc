@@ -105,7 +105,9 @@ class XgrammarMatcher final : public OutputMatcher {
       if (word != 0) return mask;
     }
     return absl::InternalError(
-        "the model's vocabulary has no token for what the output's structure wants next");
+        "the model's vocabulary has no token for what the output's structure wants next, or "
+        "nothing "
+        "fits it");
   }
 
  private:
@@ -156,16 +158,23 @@ class XgrammarGrammars final : public OutputGrammars {
       : tokenizer_(tokenizer), model_(model) {}
 
   absl::StatusOr<std::unique_ptr<OutputMatcher>> Match(const std::string& structure) override {
-    auto grammar = cache_.Find(structure);
-    if (!grammar) {
+    std::unique_ptr<OutputMatcher> matcher = Kept(structure);
+    if (matcher != nullptr) return matcher;
+    RETURN_IF_ERROR(Checked([&] {
       std::call_once(made_, [this] {
         compiler_.emplace(Vocabulary(tokenizer_, model_), /*max_threads=*/1,
                           /*cache_enabled=*/false);
       });
-      RETURN_IF_ERROR(Checked([&] { grammar = compiler_->CompileStructuralTag(structure); }));
-      cache_.Add(structure, *grammar);
-    }
-    return std::make_unique<XgrammarMatcher>(*grammar, model_.vocab_tokens);
+      const auto grammar = compiler_->CompileStructuralTag(structure);
+      matcher = std::make_unique<XgrammarMatcher>(grammar, model_.vocab_tokens);
+      if (warning.empty()) cache_.Add(structure, grammar);
+    }));
+    return matcher;
+  }
+
+  std::unique_ptr<OutputMatcher> Kept(const std::string& structure) override {
+    const auto grammar = cache_.Find(structure);
+    return grammar ? std::make_unique<XgrammarMatcher>(*grammar, model_.vocab_tokens) : nullptr;
   }
 
  private:

@@ -21,7 +21,7 @@ class OutputMatcher {
   // Goes on by an output token. InvalidArgument: it is none of those allowed.
   virtual absl::Status Accept(int32_t token) = 0;
   // The tokens that may come next, of those that end the output, too. Internal: there is none, as
-  // the vocabulary cannot spell what would have to follow.
+  // the vocabulary cannot spell what would have to follow, or nothing can.
   virtual absl::StatusOr<TokenMask> Allowed() = 0;
 };
 
@@ -29,9 +29,11 @@ class OutputMatcher {
 class OutputGrammars {
  public:
   virtual ~OutputGrammars() = default;
-  // At the beginning of an output of this structure (decode_service/output_structure.h).
-  // InvalidArgument, without a field: it cannot be compiled.
+  // At the beginning of an output of this structure (decode_service/output_structure.h), which is
+  // compiled unless it is kept. InvalidArgument, without a field: it cannot be.
   virtual absl::StatusOr<std::unique_ptr<OutputMatcher>> Match(const std::string& structure) = 0;
+  // The same, soon; null: it would have to be compiled.
+  virtual std::unique_ptr<OutputMatcher> Kept(const std::string& structure) = 0;
 };
 
 // Both must outlive it.

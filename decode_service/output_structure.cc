@@ -111,6 +111,10 @@ class Calls {
   Calls(const CallSpelling& spelling, std::vector<Tool> tools)
       : spelling_(spelling), tools_(std::move(tools)) {}
 
+  bool Has(const std::string& name) const {
+    return std::any_of(tools_.begin(), tools_.end(),
+                       [&name](const Tool& tool) { return tool.name == AsJson(name); });
+  }
   bool has_strict() const {
     return std::any_of(tools_.begin(), tools_.end(), [](const Tool& t) { return t.is_strict; });
   }
@@ -135,7 +139,10 @@ class Calls {
     std::vector<Part> rests;
     for (const Tool& tool : tools_) {
       const std::vector<Part> arguments = {JsonOf(tool.arguments), Text(spelling_.after)};
-      if (tool.name == AsJson(name)) return InTurn({Text(" "), arguments[0], arguments[1]});
+      if (!name.empty()) {
+        if (tool.name == AsJson(name)) return InTurn({Text(" "), arguments[0], arguments[1]});
+        continue;
+      }
       const std::string begin = absl::StrCat(tool.name.substr(1), spelling_.before_arguments);
       rests.push_back(InTurn({Text(begin), arguments[0], arguments[1]}));
     }
@@ -186,7 +193,13 @@ absl::StatusOr<std::string> OutputStructure(const v1::GenerateRequest& request, 
   }
   ASSIGN_OR_RETURN(std::vector<Tool> tools, ReadTools(chat));
   const Calls calls(syntax == ToolSyntax::kLlama3 ? kLlama3Calls : kHermesCalls, std::move(tools));
-  if (chat.has_forced_call()) return Structure(calls.Begun(chat.forced_call()));
+  if (chat.has_forced_call()) {
+    const std::string& name = chat.forced_call();
+    if (!name.empty() && !calls.Has(name)) {
+      return WrongField("chat.forced_call", AsJson(name), "the name of one of chat.tools");
+    }
+    return Structure(calls.Begun(name));
+  }
   if (!json.empty()) return Structure(OneOf({json, calls.Alone()}));
   return calls.has_strict() ? Structure(calls.Free()) : "";
 }

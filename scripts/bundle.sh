@@ -139,7 +139,7 @@ while read -r library; do
 done <<<"$libraries"
 [[ $cuda_libraries == no ]] || add_cuda_libraries
 add_licences "${carried[@]}"
-cat "$cache_folder"/xgrammar/{NOTICE,LICENSE} >"$root/licences/xgrammar"  # compiled into kvship-decode
+xgrammar_licences >"$root/licences/xgrammar"  # compiled into kvship-decode
 cp LICENSE "$root/"
 write_readme
 tar -C "$staging" --sort=name --owner=0 --group=0 --numeric-owner -czf "$folder/$name.tar.gz" "$name"

@@ -39,6 +39,12 @@ quietly() {
   return 1
 }
 
+# The licences of what is compiled of XGrammar: its own, and the beginning of picojson's header.
+xgrammar_licences() {
+  cat "$cache_folder"/xgrammar/{NOTICE,LICENSE}
+  sed '/\*\//q' "$cache_folder/xgrammar/3rdparty/picojson/picojson.h"
+}
+
 # NVIDIA's libraries that programs open when they use a GPU (base/shared_library.h), by the names that those ask for which
 # this machine's nvcc has built.
 cuda_libraries() {

@@ -25,7 +25,7 @@ cudnn_frontend_sha256=106a646b280df5f76f14a0f8215a60422dae9614bf8281205d5655eba9
 
 # What holds output to a JSON schema, compiled into kvship-decode: its source, which no package of Debian 12 has.
 xgrammar_package=xgrammar==0.2.9
-xgrammar_sha256=f2a2cee567504eb767d1146d82807aa6474c894dc919110e077d613c224561c7
+xgrammar_sha256=379167fba4a053eb4cba33803478143a41a59413415104e3cd7729de9861f883
 
 # What every command needs; tests and studies also need the Python packages (setup_python).
 setup() {

@@ -86,8 +86,9 @@ ToolCallReader CallsIn(const OpenAiRequest& request, const ServedModel& model) {
     return ToolCallReader(ToolSyntax::kNone, /*thinks=*/false);
   }
   const ChatTemplate& chat_template = *model.chat_template;
-  const bool thinks = chat.has_thinking() ? chat.thinking() : chat_template.thinks();
-  ToolCallReader reader(chat_template.tool_syntax(), thinks && !chat.has_forced_call());
+  const bool may_think = chat.has_thinking() ? chat.thinking() : chat_template.thinks();
+  const bool answers_at_once = chat.has_forced_call() || !request.generate.json_schema().empty();
+  ToolCallReader reader(chat_template.tool_syntax(), may_think && !answers_at_once);
   if (chat.has_forced_call()) reader.Add(chat_template.CallBeginning(chat.forced_call()));
   return reader;
 }

@@ -22,6 +22,7 @@ struct FieldName {
 constexpr FieldName kFieldNames[] = {{"tokens.ids", "prompt"},
                                      {"chat.messages", "messages"},
                                      {"chat.tools", "tools"},
+                                     {"chat.forced_call", "tool_choice"},
                                      {"chat.thinking", "chat_template_kwargs.enable_thinking"},
                                      {"chat", "messages"},
                                      {"sampling.logit_bias", "logit_bias"},

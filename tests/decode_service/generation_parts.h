@@ -30,6 +30,7 @@ struct GenerationParts {
   ClientRequests client_requests{0};
   RecentRequests recent;
   Tracer tracer;
+  TaskThread compiler;
   const Generation::Options options;
   const Generation::Uses uses{.model = node.model,
                               .nodes = nodes,
@@ -39,6 +40,7 @@ struct GenerationParts {
                               .metrics = node.metrics,
                               .recent = recent,
                               .tracer = tracer,
+                              .compiler = compiler,
                               .options = options};
 };
 

@@ -112,15 +112,22 @@ class SilentNode final : public v1::PrefillService::Service {
   std::unique_ptr<grpc::Server> server_;
 };
 
-// Of every structure: its outputs begin with this token. Without one nothing can be compiled.
+// Of every structure: its outputs begin with this token. Without one nothing can be compiled. None
+// is kept, and each is compiled once `may_go_on` is true.
 class OneTokenGrammars final : public OutputGrammars {
  public:
   explicit OneTokenGrammars(std::optional<int32_t> token) : token_(token) {}
 
   absl::StatusOr<std::unique_ptr<OutputMatcher>> Match(const std::string&) override {
+    ++num_compiled;
+    while (!may_go_on) std::this_thread::yield();
     if (!token_) return absl::InvalidArgumentError("too odd");
     return std::make_unique<Matcher>(*token_);
   }
+  std::unique_ptr<OutputMatcher> Kept(const std::string&) override { return nullptr; }
+
+  std::atomic<int> num_compiled = 0;
+  std::atomic<bool> may_go_on = true;
 
  private:
   class Matcher final : public OutputMatcher {
@@ -348,6 +355,30 @@ TEST_F(GenerationTest, ASchemaThatCannotBeCompiledIsNamed) {
   EXPECT_EQ(FieldOf(end), "json_schema");
   EXPECT_EQ(end.message(), "json_schema cannot be compiled: too odd");
   EXPECT_EQ(node_.queue.waiting_tokens(), 0u);
+}
+
+TEST_F(GenerationTest, OthersWaitForACompilerAndMayGoMeanwhile) {
+  node_.model.tokenizer = std::make_unique<LetterTokenizer>();
+  auto owned = std::make_unique<OneTokenGrammars>(std::nullopt);
+  OneTokenGrammars& grammars = *owned;
+  node_.model.grammars = std::move(owned);
+  grammars.may_go_on = false;
+  v1::GenerateRequest request = Request();
+  request.set_json_schema("{}");
+  std::promise<absl::Status> ends[2];
+  const std::shared_ptr<Generation> generations[] = {NewGeneration("a"), NewGeneration("b")};
+  for (int i = 0; i < 2; ++i) {
+    OnEnd(*generations[i], [&ends, i](const absl::Status& end) { ends[i].set_value(end); });
+    EXPECT_TRUE(generations[i]->Start(request));
+  }
+  const absl::Status why = absl::CancelledError("enough");
+  generations[1]->Cancel(why);
+  while (grammars.num_compiled == 0) std::this_thread::yield();
+  grammars.may_go_on = true;
+  EXPECT_TRUE(absl::IsInvalidArgument(ends[0].get_future().get()));
+  EXPECT_EQ(ends[1].get_future().get(), why);
+  EXPECT_EQ(grammars.num_compiled, 1);
+  for (const auto& generation : generations) WaitUntilNobodyElseHas(generation);
 }
 
 TEST_F(GenerationTest, EndingItDoesNotEjectItsPrefillNode) {

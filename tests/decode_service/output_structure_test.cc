@@ -213,6 +213,15 @@ TEST_P(OutputStructureTest, NamesAreWrittenAsPromptsHaveThem) {
   }
 }
 
+TEST_P(OutputStructureTest, OnlyAToolThatIsThereCanBeForced) {
+  v1::GenerateRequest request = WithTools({ToolJson("get", kNothing), R"({"a": 1})"});
+  request.mutable_chat()->set_forced_call("set");
+  const auto status = OutputStructure(request, GetParam()).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_EQ(status.message(), "chat.forced_call is \"set\"; wanted the name of one of chat.tools");
+  EXPECT_EQ(FieldOf(status), "chat.forced_call");
+}
+
 TEST_P(OutputStructureTest, WrongSchemasOfToolsAreNamedByTheirPaths) {
   const auto status =
       OutputStructure(

@@ -125,12 +125,9 @@ class Validator {
   const json root_;
 };
 
-// What XGrammar lets through that this parser of JSON does not, made what it does, in as many
-// characters: halves of surrogate pairs as UTF-8, and exponents of more than a double has.
+// What XGrammar lets through that this parser of JSON does not, made what it does: exponents of
+// more than a double has.
 std::string Mended(std::string text) {
-  for (size_t i = 0; i + 1 < text.size(); ++i) {
-    if (text[i] == '\xed' && text[i + 1] >= '\xa0') text[i] = '\xec';
-  }
   if (json::accept(text)) return text;
   for (size_t i = 1; i + 1 < text.size(); ++i) {
     const bool is_exponent = (text[i] == 'e' || text[i] == 'E') && std::isdigit(text[i - 1]) != 0;

@@ -190,7 +190,7 @@ SCHEMA = "response_format.json_schema.schema"
     ({"type": "integer", "minimum": 3, "maximum": 2}, " allows numbers from 3 to 2; wanted at least one"),
     ({"type": "integer", "minimum": "3"}, '.minimum is "3"; wanted a number'),
     ({"type": "string", "minLength": 3, "maxLength": 2}, ".minLength is 3; wanted at most maxLength, which is 2"),
-    ({"type": "array", "maxItems": -1}, ".maxItems is -1; wanted an integer from 0 to 1000"),
+    ({"type": "array", "maxItems": -1}, ".maxItems is -1; wanted an integer from 0 to 128"),
     ({"enum": []}, ".enum is []; wanted a list of at least one"),
     ({"type": "string", "enum": [1]}, ".enum is 1; wanted values of the type beside it"),
     ({"type": "decimal"}, '.type is "decimal"; wanted one of array, boolean'),

@@ -196,6 +196,24 @@ def test_a_schema_is_for_answers_that_call_nothing(stubborn):
     assert {"stop", "tool_calls"} <= {choice.finish_reason for choice in answer.choices}
 
 
+def test_a_model_that_may_think_calls_at_once_where_its_answer_is_held_to_a_schema(tmp_path):
+    """As Qwen3's template has it: the prompt then ends behind its thoughts, of which there are none."""
+    thinks = TEMPLATE.removesuffix("{{- '<|im_start|>assistant\\n' }}") + r"""
+{{ loop.index0 > ns.last_query_index }}{{ x.split('</think>')[-1].lstrip('\n') }}
+{{ '\n<think>\n' + reasoning_content.strip('\n') + '\n</think>\n\n' + content.lstrip('\n') }}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}
+{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %}"""
+    assert thinks.count("assistant") == 1
+    write_reciting_model(tmp_path, pieces_of('<tool_call>\n{"name": "weather", "arguments": {"town": "Oslo"}}\n</tool_call>'), thinks)
+    with server_pair(tmp_path, model=str(tmp_path)) as pair:
+        api = Api(pair.http_port, pair.ports["decode-admin-port"])
+        for fields in ({"response_format": {"type": "json_object"}}, {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}):
+            choice = api.chat("Hi", tools=[tool("weather")], temperature=0, max_tokens=100, **fields).choices[0]
+            assert choice.finish_reason == "tool_calls" and called(choice.message) == [("weather", '{"town": "Oslo"}')]
+        thought = api.chat("Hi", tools=[tool("weather")], temperature=0, max_tokens=100).choices[0]
+        assert not thought.message.tool_calls  # all of it is thoughts, which do not end
+
+
 @pytest.mark.parametrize("tools, fields, param, message", [
     ([tool("now"), tool("weather", strict=True, parameters={"type": "integer", "multipleOf": 2})], {}, "tools[1].function.parameters",
      "tools[1].function.parameters.multipleOf is 2; wanted it left out beside integer"),
