@@ -84,6 +84,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   absl::Status Prepare(const v1::GenerateRequest& message);
   // Compiles the structure that the output is held to, and goes on. On the compiler's thread.
   void Compile();
+  // InvalidArgument that names the field of the request.
   absl::Status WrongStructure(const absl::Status& status) const;
   // Prepared, and compiled: stands in line or goes to a prefill node.
   absl::Status GoOn();

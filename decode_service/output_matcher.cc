@@ -105,9 +105,8 @@ class XgrammarMatcher final : public OutputMatcher {
       if (word != 0) return mask;
     }
     return absl::InternalError(
-        "the model's vocabulary has no token for what the output's structure wants next, or "
-        "nothing "
-        "fits it");
+        "the model's vocabulary has no token for what the output's structure wants next, if that "
+        "is anything");
   }
 
  private:
