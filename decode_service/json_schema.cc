@@ -132,7 +132,7 @@ class Checker {
       return WrongSchema(its_path, value, "a list of at least one");
     if (choice == "enum") return CheckValues(value, schema, its_path);
     RETURN_IF_ERROR(Take(NumFurther(value), quotas_.alternatives));
-    const json as_it_came = value;
+    const json as_it_came = choice == "oneOf" ? value : json();
     for (size_t i = 0; i < value.size(); ++i) {
       RETURN_IF_ERROR(Read(schema[choice][i], absl::StrCat(its_path, "[", i, "]")));
     }

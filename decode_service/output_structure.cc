@@ -90,7 +90,7 @@ absl::StatusOr<std::vector<Tool>> ReadTools(const v1::ChatMessages& chat) {
   if (chat.tools_size() > kMostTools) {
     return WrongField(
         "chat.tools", absl::StrCat("a list of ", chat.tools_size()),
-        absl::StrCat("at most ", kMostTools, " tools where one is strict or a call ", "is forced"));
+        absl::StrCat("at most ", kMostTools, " tools where one is strict or a call is forced"));
   }
   std::vector<Tool> tools;
   SchemaQuotas quotas;  // which they share

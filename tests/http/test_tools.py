@@ -1,6 +1,7 @@
 """Tools as OpenAI's own client uses them, on a model that recites its calls."""
 
 import json
+from contextlib import contextmanager
 
 import jsonschema
 import openai
@@ -32,12 +33,18 @@ def pieces_of(text: str) -> list[str]:
     return pieces
 
 
+@contextmanager
+def reciting(folder, text: str, template: str = TEMPLATE, **fields):
+    """Servers of a model that says the text."""
+    write_reciting_model(folder, pieces_of(text), template, **fields)
+    with server_pair(folder, model=str(folder)) as pair:
+        yield Api(pair.http_port, pair.ports["decode-admin-port"])
+
+
 @pytest.fixture(scope="module")
 def reciter(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reciter")
-    write_reciting_model(folder, pieces_of(TEXT), TEMPLATE)
-    with server_pair(tmp_path_factory.mktemp("servers"), model=str(folder)) as pair:
-        yield Api(pair.http_port, pair.ports["decode-admin-port"])
+    with reciting(tmp_path_factory.mktemp("reciter"), TEXT) as api:
+        yield api
 
 
 def called(message) -> list[tuple[str, str]]:
@@ -97,9 +104,7 @@ def test_one_call_at_a_time_is_the_first(reciter):
 def test_a_call_may_be_forced(tmp_path, choice, beginning):
     """The model goes on where the call's beginning, which the prompt has, ends."""
     call = '{"name": "now", "arguments": {"zone": [1, "é"]}}'
-    write_reciting_model(tmp_path, pieces_of(f"{call[len(beginning):]}\n</tool_call>"), TEMPLATE, after=beginning[-1])
-    with server_pair(tmp_path, model=str(tmp_path)) as pair:
-        api = Api(pair.http_port, pair.ports["decode-admin-port"])
+    with reciting(tmp_path, f"{call[len(beginning):]}\n</tool_call>", after=beginning[-1]) as api:
         free = api.chat("Hi", temperature=0, tools=TOOLS)
         forced = api.chat("Hi", temperature=0, tools=TOOLS, tool_choice=choice)
     assert free.choices[0].message.tool_calls is None
@@ -140,10 +145,8 @@ def tool(name: str, **function) -> dict:
 @pytest.fixture(scope="module")
 def stubborn(tmp_path_factory):
     """Where it may not go on with its recital, all that it may say is as likely."""
-    folder = tmp_path_factory.mktemp("stubborn")
-    write_reciting_model(folder, pieces_of(RECITED), TEMPLATE)
-    with server_pair(tmp_path_factory.mktemp("servers"), model=str(folder)) as pair:
-        yield Api(pair.http_port, pair.ports["decode-admin-port"])
+    with reciting(tmp_path_factory.mktemp("stubborn"), RECITED) as api:
+        yield api
 
 
 def calls_of(api, tools, **fields) -> list:
@@ -204,9 +207,7 @@ def test_a_model_that_may_think_calls_at_once_where_its_answer_is_held_to_a_sche
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}
 {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %}"""
     assert thinks.count("assistant") == 1
-    write_reciting_model(tmp_path, pieces_of('<tool_call>\n{"name": "weather", "arguments": {"town": "Oslo"}}\n</tool_call>'), thinks)
-    with server_pair(tmp_path, model=str(tmp_path)) as pair:
-        api = Api(pair.http_port, pair.ports["decode-admin-port"])
+    with reciting(tmp_path, '<tool_call>\n{"name": "weather", "arguments": {"town": "Oslo"}}\n</tool_call>', thinks) as api:
         for fields in ({"response_format": {"type": "json_object"}}, {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}):
             choice = api.chat("Hi", tools=[tool("weather")], temperature=0, max_tokens=100, **fields).choices[0]
             assert choice.finish_reason == "tool_calls" and called(choice.message) == [("weather", '{"town": "Oslo"}')]
