@@ -86,6 +86,7 @@ function(kvship_xgrammar)
   file(GLOB_RECURSE sources ${KVSHIP_XGRAMMAR_SOURCE_DIR}/cpp/*.cc)
   list(FILTER sources EXCLUDE REGEX "/tvm_ffi/")  # Python's side
   add_library(kvship_xgrammar STATIC ${sources})
+  set_target_properties(kvship_xgrammar PROPERTIES UNITY_BUILD ON)  # a third of the time to compile
   set(include ${KVSHIP_XGRAMMAR_SOURCE_DIR}/include ${KVSHIP_XGRAMMAR_SOURCE_DIR}/3rdparty/dlpack/include)
   target_include_directories(kvship_xgrammar SYSTEM PUBLIC ${include} PRIVATE ${KVSHIP_XGRAMMAR_SOURCE_DIR}/3rdparty/picojson)
   target_compile_definitions(kvship_xgrammar PRIVATE XGRAMMAR_ENABLE_CPPTRACE=0

@@ -144,6 +144,9 @@ absl::Status ReadStructure(const v1::GenerateRequest& message, const ServedModel
   if (message.ignore_end_tokens()) {
     return WrongField(field, "set", "end tokens heeded beside it");
   }
+  if (message.min_tokens() > 0) {
+    return WrongField(field, "set", "min_tokens left at 0 beside it");
+  }
   if (model.config().end_tokens.empty()) {
     return WithField(
         absl::FailedPreconditionError(absl::StrCat(
@@ -189,6 +192,23 @@ absl::StatusOr<size_t> MaxTokens(const v1::GenerateRequest& message, size_t prom
   return wanted > 0 ? wanted : std::min(limits.default_max_tokens, room);
 }
 
+// After max_tokens.
+absl::Status ReadMinTokens(const v1::GenerateRequest& message, const ModelConfig& model,
+                           GenerationRequest* request) {
+  OutputOptions& output = request->output;
+  output.min_tokens = message.min_tokens();
+  if (output.min_tokens == 0) return absl::OkStatus();
+  if (!output.forced_tokens.empty()) {
+    return WrongField("min_tokens", absl::StrCat(output.min_tokens), "0 beside forced_tokens");
+  }
+  if (output.min_tokens > output.max_tokens) {
+    return WrongField("min_tokens", absl::StrCat(output.min_tokens),
+                      absl::StrCat("at most max_tokens, ", output.max_tokens));
+  }
+  request->first_token_mask = AllTokensBut(output.end_tokens, model.vocab_tokens);
+  return absl::OkStatus();
+}
+
 absl::Status CheckKeptTokens(const KvPlan& plan, const RequestLimits& limits) {
   const size_t total =
       std::accumulate(plan.layer_tokens.begin(), plan.layer_tokens.end(), size_t{0});
@@ -230,6 +250,7 @@ absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message
   ASSIGN_OR_RETURN(request.tokens, InputTokens(message, model));
   RETURN_IF_ERROR(ReadStructure(message, model, &request));
   ASSIGN_OR_RETURN(output.max_tokens, MaxTokens(message, request.tokens.size(), model, limits));
+  RETURN_IF_ERROR(ReadMinTokens(message, model.config(), &request));
   auto plan = MakePlan(request.compression, ShapeOf(model.config()), request.tokens.size());
   if (!plan.ok()) return WithField(plan.status(), "compression");
   request.plan = *std::move(plan);

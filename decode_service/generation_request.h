@@ -36,7 +36,7 @@ struct GenerationRequest {
   OutputOptions output;
   std::string structure;             // that the output is held to (output_structure.h); empty: none
   std::string structure_field = {};  // of the request, that it comes from
-  TokenMask first_token_mask = {};   // by `structure`, once it has been compiled
+  TokenMask first_token_mask = {};   // by `structure`, once it has been compiled, or by min_tokens
   bool report_heads = false;
 
   // Output tokens but the last one need a place in the cache.

@@ -51,8 +51,12 @@ class OutputText {
  public:
   explicit OutputText(std::vector<std::string> stop) : stop_(std::move(stop)) {}
 
-  // Text that can be sent once a token of these bytes has come.
-  std::string Add(absl::string_view token_bytes) { return stop_.Add(utf8_.Add(token_bytes)); }
+  // Text that can be sent once a token of these bytes has come. Stop texts in the first tokens pass
+  // where these may not stop the output.
+  std::string Add(absl::string_view token_bytes, bool may_stop = true) {
+    std::string text = utf8_.Add(token_bytes);
+    return may_stop ? stop_.Add(text) : text;
+  }
   // The rest, at the end of the output; empty after a stop text.
   std::string Finish() {
     std::string text = stop_.Add(utf8_.Finish());

@@ -39,7 +39,8 @@ void Session::Take(const OutputToken& token) {
                                 token.token) != options_.end_tokens.end();
   std::string text;
   if (tokenizer_ != nullptr && !is_end && !tokenizer_->IsSpecial(token.token)) {
-    text = text_.Add(tokenizer_->TokenBytes(token.token));
+    const bool may_stop = end_.output_tokens > options_.min_tokens;
+    text = text_.Add(tokenizer_->TokenBytes(token.token), may_stop);
   }
   if (text_.stopped()) {
     end_.reason = v1::GenerateReport::FINISH_REASON_STOP;
@@ -61,6 +62,8 @@ void Session::TakeLogits(std::span<const float> logits) {
     absl::StatusOr<TokenMask> allowed = matcher_->Allowed();
     if (!allowed.ok()) return Fail(allowed.status());
     mask = *std::move(allowed);
+  } else if (index < options_.min_tokens) {
+    mask = AllTokensBut(options_.end_tokens, logits.size());
   }
   Take(options_.forced_tokens.empty()
            ? SampleToken(logits, options_.sampling, index, options_.num_logprobs, counts_, mask)

@@ -26,6 +26,7 @@ namespace kvship {
 struct OutputOptions {
   SamplingOptions sampling = {};
   size_t max_tokens = 1;  // at least 1
+  size_t min_tokens = 0;  // until so many neither an end token nor a stop text ends the output
   size_t num_logprobs = 0;
   std::vector<int32_t> forced_tokens = {};  // none, or max_tokens of them
   std::vector<int32_t> end_tokens = {};     // any of them ends the output
@@ -82,7 +83,8 @@ class Session {
   // Else the next token is the one that the decoder draws, and nothing else is asked.
   bool wants_logits() const {
     return options_.num_logprobs > 0 || !options_.forced_tokens.empty() ||
-           options_.sampling.adjusts_logits() || matcher_ != nullptr;
+           options_.sampling.adjusts_logits() || matcher_ != nullptr ||
+           end_.output_tokens < options_.min_tokens;
   }
 
   const OutputOptions options_;

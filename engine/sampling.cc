@@ -115,6 +115,13 @@ double LogSumExp(std::span<const float> logits) {
   return highest + std::log(sum);
 }
 
+TokenMask AllTokensBut(std::span<const int32_t> tokens, size_t vocab_tokens) {
+  if (tokens.empty()) return {};
+  TokenMask mask(TokenMaskWords(vocab_tokens), UINT32_MAX);
+  for (const int32_t token : tokens) mask[token / 32] &= ~(uint32_t{1} << (token % 32));
+  return mask;
+}
+
 TokenCounts PromptCounts(std::span<const int32_t> prompt, const SamplingOptions& options) {
   TokenCounts counts;
   if (options.repetition_penalty == 1) return counts;

@@ -86,6 +86,8 @@ inline size_t TokenMaskWords(size_t vocab_tokens) { return (vocab_tokens + 31) /
 inline bool Allows(std::span<const uint32_t> mask, size_t token) {
   return mask.empty() || (mask[token / 32] >> (token % 32) & 1) != 0;
 }
+// All but `tokens`, which are of the vocabulary.
+TokenMask AllTokensBut(std::span<const int32_t> tokens, size_t vocab_tokens);
 
 // How often the output has each token of prompt and output: 0 of those that the prompt alone has.
 using TokenCounts = std::unordered_map<int32_t, uint32_t>;

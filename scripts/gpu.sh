@@ -24,6 +24,7 @@
 # or the folder that KVSHIP_GPU_SERVICES names (bin/ of an unpacked ./dev bundle --cuda), where there are some; they try
 # the demo model or the one that KVSHIP_GPU_MODEL names. What scripts/gpu_payload.sh packs brings all of this along.
 set -uo pipefail
+caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 source scripts/common.sh
 help_if_wanted "$@"
@@ -31,7 +32,8 @@ source scripts/setup.sh
 # shellcheck source=/dev/null
 [[ ! -f gpu-payload.env ]] || source gpu-payload.env
 
-results=$(realpath -m "${1:-bench/results}")
+results=$PWD/bench/results
+[[ -z ${1:-} ]] || results=$(cd "$caller" && realpath -m "$1")
 stages=("${@:2}")
 [[ ${#stages[@]} -gt 0 ]] || stages=(tests services wire kernels engine paper nccl sanitize)
 for stage in "${stages[@]}"; do

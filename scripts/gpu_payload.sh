@@ -8,6 +8,7 @@
 # LD_LIBRARY_PATH names. Of the demo model it takes the first layers. KVSHIP_COMMIT names the commit they were built of,
 # where that is not the one checked out.
 set -euo pipefail
+caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/common.sh
 help_if_wanted "$@"
@@ -20,7 +21,8 @@ most_bytes=52000000 # with the checkout, 14 MB, less than the 64 MiB that such a
 glibc='/(ld-linux[^/]*|lib(c|m|mvec|dl|pthread|rt|resolv|util|anl|nsl|nss_[a-z]+))\.so[^/]*$'
 
 bin=${KVSHIP_GPU_BIN:-build/bin}
-folder=$(realpath -m "${1:-build-gpu-payload}")
+folder=$PWD/build-gpu-payload
+[[ -z ${1:-} ]] || folder=$(cd "$caller" && realpath -m "$1")
 archive=$folder/kvship-gpu.tar.xz
 staging=$(mktemp -d)
 trap 'rm -rf "$staging"' EXIT

@@ -11,6 +11,7 @@ answers are compared up to the first token that differs, and that one has to be 
 """
 
 import array
+import http.client
 import json
 import os
 import random
@@ -32,7 +33,8 @@ LEEWAY = 0.3  # nats
 NUM_TOKENS = 24
 NCCL_TIMEOUT_S = 60
 # What ends one group of checks and leaves the rest to be made.
-FAILURES = (RuntimeError, OSError, ValueError, KeyError, subprocess.TimeoutExpired)
+FAILURES = (RuntimeError, OSError, ValueError, TypeError, LookupError, ArithmeticError, http.client.HTTPException,
+            subprocess.TimeoutExpired)
 
 
 def bf16(numbers):

@@ -76,6 +76,8 @@ void ReadMaxTokens(JsonFields& fields, v1::GenerateRequest* generate) {
   fields.Check(!newer || !older || *newer == *older, "max_tokens",
                "it left out beside max_completion_tokens");
   generate->set_max_tokens(static_cast<uint32_t>(newer.value_or(older.value_or(0))));
+  const auto least = fields.Integer("min_tokens", 0, kMostTokens);
+  generate->set_min_tokens(static_cast<uint32_t>(least.value_or(0)));
 }
 
 void ReadStop(JsonFields& fields, v1::GenerateRequest* generate) {
@@ -248,8 +250,7 @@ void ReadMessages(JsonFields& fields, v1::ChatMessages* chat) {
     if (added.tool_calls().empty()) message.Require("content");
     added.set_content(ReadContent(message));
     if (role == "tool") call_ids.ReadAnswer(message, chat);
-    // No template has a place for it. Here it tells nothing: what a tool says has the call's id.
-    if (role == "assistant" || role == "tool") message.Text("name");
+    message.Text("name");  // no template that is known has a place for it
     fields.Note(message.Finish());
   }
 }
@@ -295,13 +296,13 @@ void ReadResponseFormat(JsonFields& fields, OpenAiRequest* request) {
   if (type == "text") return;
   fields.Check(!request->generate.ignore_end_tokens(), "ignore_eos",
                "false where response_format is JSON");
+  fields.Check(request->generate.min_tokens() == 0, "min_tokens", "0 where response_format is JSON");
   const bool calls = !request->prompts.empty() && request->prompts[0].chat().has_forced_call();
   fields.Check(!calls, "tool_choice", "\"auto\" or \"none\" where response_format is JSON");
 }
 
 // What clients may send as long as it changes nothing.
 void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
-  fields.Only("min_tokens", 0);
   fields.Only("store", false);
   if (api == OpenAiApi::kCompletions) {
     fields.Only("echo", false);
@@ -311,6 +312,16 @@ void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
   fields.Only("functions", json::array());
   fields.Only("function_call", "none");
   fields.Only("modalities", json::array({"text"}));
+}
+
+// For whoever bills, looks into abuse or places prompts by them; no one does here.
+void ReadLabels(JsonFields& fields) {
+  for (const char* name : {"user", "safety_identifier", "prompt_cache_key"}) fields.Text(name);
+  if (const json* metadata = fields.Value("metadata"); metadata != nullptr) {
+    fields.Check(metadata->is_object(), "metadata", "an object");
+  }
+  const std::string tier = fields.Text("service_tier").value_or("auto");
+  fields.Check(tier == "auto" || tier == "default", "service_tier", "\"auto\" or \"default\"");
 }
 
 }  // namespace
@@ -349,8 +360,7 @@ absl::StatusOr<OpenAiRequest> ReadOpenAiRequest(OpenAiApi api, absl::string_view
   ReadExtension(fields, &request);
   request.generate.set_ignore_end_tokens(fields.Bool("ignore_eos").value_or(false));
   ReadResponseFormat(fields, &request);
-  // Identifiers for whoever looks into abuse or places prompts by them; no one does here.
-  for (const char* name : {"user", "safety_identifier", "prompt_cache_key"}) fields.Text(name);
+  ReadLabels(fields);
   RETURN_IF_ERROR(fields.Finish());
   return request;
 }

@@ -48,7 +48,8 @@ template <class... Parameters>
 absl::Status LaunchWith(cudaLaunchConfig_t config, cudaStream_t stream, dim3 grid, dim3 block,
                         size_t shared_bytes, void (*kernel)(Parameters...),
                         const std::type_identity_t<Parameters>&... arguments) {
-  constexpr size_t kSharedWithoutAsking = 48 << 10;
+  // With what a block has besides, less than 48 KiB.
+  constexpr size_t kSharedWithoutAsking = 47 << 10;
   if (shared_bytes > kSharedWithoutAsking) {
     const cudaError_t error = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));

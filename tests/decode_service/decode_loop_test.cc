@@ -320,6 +320,27 @@ TEST_F(DecodeLoopTest, EndTokenEndsTheOutputAndHasNoText) {
   EXPECT_EQ(request.reader.text.size(), at);
 }
 
+TEST_F(DecodeLoopTest, NothingEndsTheOutputBeforeItsLeastTokens) {
+  StartLoop();
+  const auto prompt = node_.Prompt(50, 8);
+  const auto reference = node_.Reference(prompt, kKeepAll, 12);
+  Request ended, stopped;
+  Start(ended, prompt, kKeepAll,
+        {.max_tokens = 12, .min_tokens = 6, .end_tokens = {reference[3], reference[6]}});
+  Start(stopped, prompt, kKeepAll,
+        {.max_tokens = 12, .min_tokens = 6, .stop = {std::string(tokenizer_.TokenBytes(reference[3]))}});
+  for (Request* request : {&ended, &stopped}) ASSERT_TRUE(Finish(*request));
+  EXPECT_GE(ended.reader.tokens.size(), 6u);
+  EXPECT_THAT(std::span(ended.reader.tokens).first(3),
+              ElementsAreArray(std::span(reference).first(3)));
+  for (size_t i = 0; i < 6; ++i) {
+    EXPECT_NE(ended.reader.tokens[i], reference[3]);
+    EXPECT_NE(ended.reader.tokens[i], reference[6]);
+  }
+  EXPECT_THAT(std::span(stopped.reader.tokens).first(6),
+              ElementsAreArray(std::span(reference).first(6)));
+}
+
 TEST_F(DecodeLoopTest, StopTextEndsTheOutputBeforeIt) {
   StartLoop();
   const auto prompt = node_.Prompt(50, 9);

@@ -276,6 +276,8 @@ TEST_F(GenerationRequestTest, AnOutputIsHeldToASchemaOrToStrictTools) {
             "json_schema: json_schema is set; wanted it left out beside forced_tokens");
   EXPECT_EQ(wrong(schema, [](auto* r) { r->set_ignore_end_tokens(true); }),
             "json_schema: json_schema is set; wanted end tokens heeded beside it");
+  EXPECT_EQ(wrong(schema, [](auto* r) { r->set_min_tokens(1); }),
+            "json_schema: json_schema is set; wanted min_tokens left at 0 beside it");
   EXPECT_EQ(wrong(tools, [](auto* r) { r->set_ignore_end_tokens(true); }),
             "chat.tools: chat.tools is set; wanted end tokens heeded beside it");
   EXPECT_EQ(wrong(tools,
@@ -286,6 +288,32 @@ TEST_F(GenerationRequestTest, AnOutputIsHeldToASchemaOrToStrictTools) {
             "json_schema: json_schema is set; wanted it left out beside a forced call");
   model_.tokenizer = nullptr;
   EXPECT_THAT(wrong(schema, [](auto*) {}), HasSubstr("json_schema: json_schema is set, but"));
+}
+
+TEST_F(GenerationRequestTest, MinTokensForbidTheEndAtFirst) {
+  v1::GenerateRequest message = Tokens();
+  message.set_max_tokens(8);
+  EXPECT_TRUE(Read(message)->first_token_mask.empty());
+  message.set_min_tokens(8);
+  const auto request = Read(message);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->output.min_tokens, 8u);
+  size_t forbidden = 0;
+  for (size_t token = 0; token < model_.config().vocab_tokens; ++token) {
+    forbidden += !Allows(request->first_token_mask, token);
+  }
+  EXPECT_EQ(forbidden, model_.config().end_tokens.size());
+  for (const int32_t token : model_.config().end_tokens) {
+    EXPECT_FALSE(Allows(request->first_token_mask, token));
+  }
+  message.set_ignore_end_tokens(true);
+  EXPECT_TRUE(Read(message)->first_token_mask.empty());
+
+  message.set_min_tokens(9);
+  EXPECT_EQ(Read(message).status().message(), "min_tokens is 9; wanted at most max_tokens, 8");
+  message.clear_max_tokens();
+  message.add_forced_tokens(1);
+  EXPECT_EQ(Read(message).status().message(), "min_tokens is 9; wanted 0 beside forced_tokens");
 }
 
 TEST_F(GenerationRequestTest, ServersOwnContextLimitCounts) {

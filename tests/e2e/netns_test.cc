@@ -31,7 +31,8 @@ constexpr absl::Duration kDeadline = absl::Seconds(20);
 // How late a client process may end on a busy machine.
 constexpr absl::Duration kLateness = absl::Seconds(10);
 // The client program says it in words: another attempt, or more time.
-constexpr char kRetriable[] = "no prefill node|prefill node was lost or not reached|[Dd]eadline";
+constexpr char kRetriable[] =
+    "no prefill node|prefill node was lost or not reached|[Dd]eadline|the timeout of .* has passed";
 
 class NetnsTest : public ::testing::Test {
  protected:

@@ -146,6 +146,15 @@ def test_output_ends_before_a_stop_text(api, stop):
     assert answer.choices[0].finish_reason == "stop"
 
 
+def test_nothing_ends_the_answer_before_its_least_tokens(api):
+    end = {"logit_bias": {"2": 100}}
+    assert api.complete("Once", max_tokens=20, **end).usage.completion_tokens == 1
+    at_last = api.complete("Once", max_tokens=20, extra_body={"min_tokens": 5}, **end)
+    assert (at_last.usage.completion_tokens, at_last.choices[0].finish_reason) == (6, "stop")
+    stopped = api.complete("Once", max_tokens=20, temperature=0, stop=" ", extra_body={"min_tokens": 5})
+    assert " " in stopped.choices[0].text and 6 <= stopped.usage.completion_tokens < 20
+
+
 def test_a_seed_decides_the_answer(api):
     def answer(**fields):
         return api.complete("Once upon a time", max_tokens=24, temperature=1.2, **fields).choices[0].text
@@ -183,6 +192,7 @@ def test_characters_stay_whole_across_chunks(api):
     ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "tools[0].function.name is missing"),
     ({"presence_penalty": 3}, "presence_penalty", "presence_penalty is 3; wanted a number from -2 to 2"),
     ({"logit_bias": {"99999": 1}}, "logit_bias", "logit_bias is for the token 99999; wanted ids below the vocabulary's 49152"),
+    ({"max_tokens": 4, "extra_body": {"min_tokens": 5}}, "min_tokens", "min_tokens is 5; wanted at most max_tokens, 4"),
     ({"max_tokens": 0}, "max_tokens", "max_tokens is 0; wanted an integer from 1"),
     ({"max_tokens": 100_000}, "max_tokens", "max_tokens is 100000; wanted at most"),
     ({"temperature": -1}, "temperature", "temperature is -1"),

@@ -8,10 +8,10 @@ from kvship.request import generate_request
 
 
 def test_values_arrive_under_their_names():
-    request = generate_request("One", max_tokens=7, temperature=0.5, top_p=1, top_k=3, seed=2**64 - 1, stop=["a", "b"],
+    request = generate_request("One", max_tokens=7, min_tokens=3, temperature=0.5, top_p=1, top_k=3, seed=2**64 - 1, stop=["a", "b"],
                                logprobs=2, forced_tokens=[5, 6], compression="scorer=snapkv,window=8", min_p=0.25,
                                presence_penalty=-2, frequency_penalty=0.5, repetition_penalty=1.05, logit_bias={7: -100, 9: 1.5})
-    assert (request.prompt, request.max_tokens, request.logprobs) == ("One", 7, 2)
+    assert (request.prompt, request.max_tokens, request.min_tokens, request.logprobs) == ("One", 7, 3, 2)
     assert (request.sampling.temperature, request.sampling.top_p) == (0.5, 1)
     assert (request.sampling.top_k, request.sampling.seed) == (3, 2**64 - 1)
     assert (request.sampling.min_p, request.sampling.presence_penalty, request.sampling.frequency_penalty) == (0.25, -2, 0.5)

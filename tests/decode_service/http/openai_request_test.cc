@@ -59,7 +59,7 @@ TEST(OpenAiRequestTest, EveryFieldArrives) {
       Chat(R"(,"temperature":0.5,"top_p":0.9,"top_k":40,"seed":-1,"max_completion_tokens":7,
                "min_p":0.05,"presence_penalty":1.5,"frequency_penalty":-2,"repetition_penalty":1.05,"logit_bias":{"5":-100,"70":0.5},
                "stop":["a","b"],"stream":true,"stream_options":{"include_usage":true},
-               "logprobs":true,"top_logprobs":3,"user":"u","ignore_eos":true,
+               "logprobs":true,"top_logprobs":3,"user":"u","ignore_eos":true,"min_tokens":5,
                "kvship":{"report":true,"timeout_ms":250,"compression":"scorer=snapkv,budget_tokens=512"})"));
   ASSERT_TRUE(request.ok()) << request.status();
   const v1::GenerateRequest& generate = request->generate;
@@ -74,6 +74,7 @@ TEST(OpenAiRequestTest, EveryFieldArrives) {
   EXPECT_THAT(generate.sampling().logit_bias(),
               UnorderedElementsAre(Pair(5, -100.0f), Pair(70, 0.5f)));
   EXPECT_EQ(generate.max_tokens(), 7u);
+  EXPECT_EQ(generate.min_tokens(), 5u);
   EXPECT_THAT(generate.stop(), ElementsAre("a", "b"));
   EXPECT_EQ(generate.logprobs(), 3u);
   EXPECT_TRUE(generate.ignore_end_tokens());
@@ -118,7 +119,8 @@ TEST(OpenAiRequestTest, WrongMessagesAreNamed) {
   ExpectRefused(read("[7]"), "messages[0]", "messages[0] is 7; wanted an object");
   ExpectRefused(read(R"([{"role":"robot","content":""}])"), "messages[0].role", R"("robot")");
   ExpectRefused(read(R"([{"role":"user"}])"), "messages[0].content", "missing");
-  ExpectRefused(read(R"([{"role":"user","content":"x","name":"Bo"}])"), "messages[0].name", "name");
+  ExpectRefused(read(R"([{"role":"user","content":"x","name":7}])"), "messages[0].name",
+                "name is 7; wanted a string");
   ExpectRefused(read(R"([{"role":"user","content":[{"type":"image_url","image_url":{}}]}])"),
                 "messages[0].content[0].type", "image_url");
 }
@@ -246,8 +248,9 @@ TEST(OpenAiRequestTest, UnknownFieldsAreToldWithTheObjectThatHasThem) {
 
 TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing) {
   for (const auto& [field, value] :
-       std::initializer_list<std::pair<const char*, const char*>>{{"min_tokens", "5"},
-                                                                  {"store", "true"},
+       std::initializer_list<std::pair<const char*, const char*>>{{"store", "true"},
+                                                                  {"metadata", "7"},
+                                                                  {"service_tier", R"("flex")"},
                                                                   {"safety_identifier", "5"},
                                                                   {"functions", "[{}]"},
                                                                   {"audio", "{}"},
@@ -261,8 +264,9 @@ TEST(OpenAiRequestTest, UnsupportedFieldsAreRefusedByNameUnlessTheyChangeNothing
     ExpectRefused(ReadCompletion(Completion(absl::StrCat(R"(,")", field, R"(":)", value))), field,
                   field);
   }
-  EXPECT_TRUE(ReadChat(Chat(R"(,"n":1,"repetition_penalty":1.0,"min_tokens":0,"store":false,
+  EXPECT_TRUE(ReadChat(Chat(R"(,"n":1,"repetition_penalty":1.0,"store":false,
                                "safety_identifier":"u","prompt_cache_key":"k",
+                               "metadata":{"team":"a"},"service_tier":"default",
                                "response_format":{"type":"text"},"modalities":["text"])"))
                   .ok());
   EXPECT_TRUE(ReadCompletion(Completion(R"(,"best_of":1,"echo":false,"suffix":"")")).ok());
@@ -299,6 +303,7 @@ TEST(OpenAiRequestTest, ResponseFormatIsASchema) {
            {R"({"type":"json_object","schema":{}})", "response_format.schema",
             "response_format has the field"},
            {R"({"type":"json_object"},"ignore_eos":true)", "ignore_eos", "wanted false where"},
+           {R"({"type":"json_object"},"min_tokens":5)", "min_tokens", "wanted 0 where"},
            {R"({"type":"json_object"},"tool_choice":"required",
                 "tools":[{"type":"function","function":{"name":"f"}}])",
             "tool_choice", R"(is "required"; wanted "auto" or "none" where)"}}) {

@@ -31,7 +31,7 @@ TEST_F(BufferTest, DeviceMemoryIsThePoolsUntilTheBufferIsDestroyed) {
 
 // What follows in the same memory comes after what is under way in it.
 TEST_F(BufferTest, MayBeDestroyedBeforeItsWorkIsDone) {
-  const Stream stream = Stream::Create().value();
+  const Stream stream = Stream::Create().value(), other = Stream::Create().value();
   const DeviceArray<uint8_t> copy(kBytes);
   {
     const DeviceBuffer buffer = DeviceBuffer::Create(kBytes).value();
@@ -39,7 +39,8 @@ TEST_F(BufferTest, MayBeDestroyedBeforeItsWorkIsDone) {
     cudaMemcpyAsync(copy.data(), buffer.data(), kBytes, cudaMemcpyDeviceToDevice, stream.get());
   }
   const DeviceBuffer next = DeviceBuffer::Create(kBytes).value();
-  cudaMemsetAsync(next.data(), 2, kBytes, stream.get());
+  cudaMemsetAsync(next.data(), 2, kBytes, other.get());
+  EXPECT_EQ(other.Wait("set"), absl::OkStatus());
   EXPECT_EQ(stream.Wait("copy"), absl::OkStatus());
   EXPECT_EQ(copy.ToHost(), std::vector<uint8_t>(kBytes, 1));
 }

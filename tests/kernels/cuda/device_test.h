@@ -32,6 +32,7 @@ template <class T>
 class DeviceArray {
  public:
   explicit DeviceArray(size_t size) : size_(size) {
+    if (size == 0) return;
     EXPECT_EQ(cudaMalloc(reinterpret_cast<void**>(&data_), size * sizeof(T)), cudaSuccess);
     EXPECT_EQ(cudaMemset(data_, 0xff, size * sizeof(T)), cudaSuccess);
   }

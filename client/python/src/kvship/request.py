@@ -149,6 +149,7 @@ def generate_request(
     tokens: Sequence[int] | None = None,
     parse_special: bool = False,
     max_tokens: int | None = None,
+    min_tokens: int = 0,
     temperature: float | None = None,
     top_p: float | None = None,
     top_k: int | None = None,
@@ -176,6 +177,7 @@ def generate_request(
         raise ValueError("wanted exactly one of prompt, messages and tokens")
     request = generation_pb2.GenerateRequest(
         parse_special=parse_special, max_tokens=0 if max_tokens is None else check_integer("max_tokens", max_tokens),
+        min_tokens=check_integer("min_tokens", min_tokens),
         stop=_stop_texts(stop), logprobs=check_integer("logprobs", logprobs),
         forced_tokens=token_ids("forced_tokens", forced_tokens), ignore_end_tokens=ignore_end_tokens, report_heads=report_heads,
         json_schema=_json_schema(json_schema),
