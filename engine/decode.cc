@@ -86,7 +86,8 @@ absl::Status DecodeEngine::Layer(size_t layer, std::span<const Item> items) {
   const TensorView residual = ActivationRows(residual_, batch, config.hidden_dim);
   const TensorView normed = ActivationRows(normed_, batch, config.hidden_dim);
   const std::array<WeightView, 3> qkv_weights = {w.query, w.key, w.value};
-  const std::array<WeightView, 2> gate_up_weights = {w.gate, w.up};
+  const FeedForwardWeights& ffn = w.experts.front();
+  const std::array<WeightView, 2> gate_up_weights = {ffn.gate, ffn.up};
 
   RETURN_IF_ERROR(RmsNorm(backend_, residual, w.attention_norm, config.norm_epsilon, normed));
   const TensorView qkv = ActivationRows(qkv_, batch, num_heads * config.head_dim);
@@ -105,7 +106,7 @@ absl::Status DecodeEngine::Layer(size_t layer, std::span<const Item> items) {
   RETURN_IF_ERROR(ProductPacked(backend_, normed, gate_up_weights, arithmetic_, gates));
   const TensorView gated = ActivationRows(gated_, batch, config.ffn_dim);
   RETURN_IF_ERROR(SiluMul(backend_, gates, gated));
-  return ProductPacked(backend_, gated, {&w.down, 1}, arithmetic_, residual, /*accumulate=*/true);
+  return ProductPacked(backend_, gated, {&ffn.down, 1}, arithmetic_, residual, /*accumulate=*/true);
 }
 
 }  // namespace kvship

@@ -41,11 +41,12 @@ absl::Status PrefillEngine::UnpackLayer(size_t layer) {
   unpacked_layer_ = SIZE_MAX;
   const LayerWeights& w = model_.layers[layer];
   const std::array<WeightView, 3> qkv = {w.query, w.key, w.value};
-  const std::array<WeightView, 2> gate_up = {w.gate, w.up};
+  const FeedForwardWeights& ffn = w.experts.front();
+  const std::array<WeightView, 2> gate_up = {ffn.gate, ffn.up};
   RETURN_IF_ERROR(UnpackWeights(backend_, qkv, options_.arithmetic, &qkv_));
   RETURN_IF_ERROR(UnpackWeights(backend_, {&w.output, 1}, options_.arithmetic, &output_));
   RETURN_IF_ERROR(UnpackWeights(backend_, gate_up, options_.arithmetic, &gate_up_));
-  RETURN_IF_ERROR(UnpackWeights(backend_, {&w.down, 1}, options_.arithmetic, &down_));
+  RETURN_IF_ERROR(UnpackWeights(backend_, {&ffn.down, 1}, options_.arithmetic, &down_));
   unpacked_layer_ = layer;
   return absl::OkStatus();
 }

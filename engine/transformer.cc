@@ -103,9 +103,10 @@ absl::StatusOr<LayerWeights> ReadLayer(WeightSource& source, const TensorNames& 
   }
   ASSIGN_OR_RETURN(out.output, source.Matrix(prefix + names.attention_output, hidden, query_dim));
   ASSIGN_OR_RETURN(out.ffn_norm, source.Vector(prefix + names.ffn_norm, hidden));
-  ASSIGN_OR_RETURN(out.gate, source.Matrix(prefix + names.gate, config.ffn_dim, hidden));
-  ASSIGN_OR_RETURN(out.up, source.Matrix(prefix + names.up, config.ffn_dim, hidden));
-  ASSIGN_OR_RETURN(out.down, source.Matrix(prefix + names.down, hidden, config.ffn_dim));
+  FeedForwardWeights& ffn = out.experts.emplace_back();
+  ASSIGN_OR_RETURN(ffn.gate, source.Matrix(prefix + names.gate, config.ffn_dim, hidden));
+  ASSIGN_OR_RETURN(ffn.up, source.Matrix(prefix + names.up, config.ffn_dim, hidden));
+  ASSIGN_OR_RETURN(ffn.down, source.Matrix(prefix + names.down, hidden, config.ffn_dim));
   return out;
 }
 

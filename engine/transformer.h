@@ -17,20 +17,26 @@
 
 namespace kvship {
 
-// One layer. Shapes as rows x columns: C hidden, Hq and H heads of D, F feed-forward.
+// Shapes as rows x columns: C hidden, Hq and H heads of D, F feed-forward, E experts.
+struct FeedForwardWeights {
+  WeightView gate;  // [F, C]
+  WeightView up;    // [F, C]
+  WeightView down;  // [C, F]
+};
+
+// One layer.
 struct LayerWeights {
-  std::vector<float> attention_norm;  // [C]
-  WeightView query;                   // [Hq D, C]
-  WeightView key;                     // [H D, C]
-  WeightView value;                   // [H D, C]
-  std::vector<float> qkv_bias;        // [(Hq + 2 H) D]; empty where the model has none
-  std::vector<float> query_norm;      // [D]; empty where the model has no QK norm
-  std::vector<float> key_norm;        // [D]; likewise
-  WeightView output;                  // [C, Hq D]
-  std::vector<float> ffn_norm;        // [C]
-  WeightView gate;                    // [F, C]
-  WeightView up;                      // [F, C]
-  WeightView down;                    // [C, F]
+  std::vector<float> attention_norm;        // [C]
+  WeightView query;                         // [Hq D, C]
+  WeightView key;                           // [H D, C]
+  WeightView value;                         // [H D, C]
+  std::vector<float> qkv_bias;              // [(Hq + 2 H) D]; empty where the model has none
+  std::vector<float> query_norm;            // [D]; empty where the model has no QK norm
+  std::vector<float> key_norm;              // [D]; likewise
+  WeightView output;                        // [C, Hq D]
+  std::vector<float> ffn_norm;              // [C]
+  WeightView router;                        // [E, C]; without data where there are no experts
+  std::vector<FeedForwardWeights> experts;  // E of them; one where there is no choice
 };
 
 struct Transformer {

@@ -71,6 +71,10 @@ class Uploader {
 };
 
 absl::Status CheckShape(const ModelConfig& config) {
+  if (config.has_experts()) {
+    return absl::UnimplementedError(absl::StrCat("model ", config.name, " has ", config.num_experts,
+                                                 " experts; wanted none on the GPU"));
+  }
   // PagedAttention's most, and what attention's kernels are made for.
   constexpr size_t kMostQueryHeads = 16;
   const size_t d = config.head_dim;
@@ -150,6 +154,7 @@ absl::StatusOr<std::unique_ptr<const DeviceTransformer>> DeviceTransformer::Uplo
   RETURN_IF_ERROR(uploader.Copy(model.embedding, device->embedding_));
   for (size_t i = 0; i < model.layers.size(); ++i) {
     const LayerWeights& from = model.layers[i];
+    const FeedForwardWeights& ffn = from.experts.front();
     const DeviceLayerWeights& to = device->layers_[i];
     const auto bytes = [](const WeightView& w) { return w.rows * w.cols * kElementBytes; };
     RETURN_IF_ERROR(uploader.Copy(from.attention_norm, to.attention_norm));
@@ -163,9 +168,9 @@ absl::StatusOr<std::unique_ptr<const DeviceTransformer>> DeviceTransformer::Uplo
     }
     RETURN_IF_ERROR(uploader.Copy(from.output, to.output));
     RETURN_IF_ERROR(uploader.Copy(from.ffn_norm, to.ffn_norm));
-    RETURN_IF_ERROR(uploader.Copy(from.gate, to.gate_up));
-    RETURN_IF_ERROR(uploader.Copy(from.up, to.gate_up + bytes(from.gate)));
-    RETURN_IF_ERROR(uploader.Copy(from.down, to.down));
+    RETURN_IF_ERROR(uploader.Copy(ffn.gate, to.gate_up));
+    RETURN_IF_ERROR(uploader.Copy(ffn.up, to.gate_up + bytes(ffn.gate)));
+    RETURN_IF_ERROR(uploader.Copy(ffn.down, to.down));
   }
   RETURN_IF_ERROR(uploader.Copy(model.output_norm, device->output_norm_));
   if (!tied) RETURN_IF_ERROR(uploader.Copy(model.output, device->output_));

@@ -38,7 +38,7 @@ TEST(LoadTransformer, ReadsTheModelsOfTheReferenceResults) {
     EXPECT_THAT(config.end_tokens, ElementsAre(2));
     EXPECT_EQ(config.begin_token, 1);
     ASSERT_EQ((*model)->layers.size(), 2u);
-    EXPECT_EQ((*model)->layers[1].down.cols, 128u);
+    EXPECT_EQ((*model)->layers[1].experts[0].down.cols, 128u);
     EXPECT_NE((*model)->output.data, (*model)->embedding.data);
     EXPECT_TRUE((*model)->converted.empty());
   }
@@ -321,7 +321,7 @@ TEST(LoadTransformer, ReadsTheDemoModel) {
   EXPECT_EQ(config.vocab_tokens, 49152u);
   EXPECT_THAT(config.end_tokens, ElementsAre(2));
   EXPECT_EQ((*model)->embedding.format, WeightFormat::kQ8_0);
-  EXPECT_EQ((*model)->layers[29].down.format, WeightFormat::kQ4_1);
+  EXPECT_EQ((*model)->layers[29].experts[0].down.format, WeightFormat::kQ4_1);
   EXPECT_TRUE((*model)->converted.empty());
 }
 

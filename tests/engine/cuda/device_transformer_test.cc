@@ -34,7 +34,7 @@ TEST_F(DeviceTransformerTest, BlocksAreUnpackedAsOnTheCpu) {
   const RandomWeights key(1, WeightFormat::kQ4_1, model.layers[1].key.rows, c);
   const RandomWeights up(2, WeightFormat::kQ6_K, f, c);
   model.layers[1].key = key.view;
-  model.layers[1].up = up.view;
+  model.layers[1].experts[0].up = up.view;
   const auto device = DeviceTransformer::Upload(model, DType::kF16);
   ASSERT_TRUE(device.ok()) << device.status();
   const DeviceLayerWeights& layer = (*device)->layer(1);

@@ -58,9 +58,7 @@ class RandomModel {
       }
       w.output = Matrix(c, config.num_query_heads * d);
       w.ffn_norm = Norm(c);
-      w.gate = Matrix(f, c);
-      w.up = Matrix(f, c);
-      w.down = Matrix(c, f);
+      w.experts = {{.gate = Matrix(f, c), .up = Matrix(f, c), .down = Matrix(c, f)}};
     }
     model_.output_norm = Norm(c);
     model_.output = Matrix(config.vocab_tokens, c);
