@@ -86,8 +86,6 @@ absl::Status DecodeEngine::Layer(size_t layer, std::span<const Item> items) {
   const TensorView residual = ActivationRows(residual_, batch, config.hidden_dim);
   const TensorView normed = ActivationRows(normed_, batch, config.hidden_dim);
   const std::array<WeightView, 3> qkv_weights = {w.query, w.key, w.value};
-  const FeedForwardWeights& ffn = w.experts.front();
-  const std::array<WeightView, 2> gate_up_weights = {ffn.gate, ffn.up};
 
   RETURN_IF_ERROR(RmsNorm(backend_, residual, w.attention_norm, config.norm_epsilon, normed));
   const TensorView qkv = ActivationRows(qkv_, batch, num_heads * config.head_dim);
@@ -102,11 +100,37 @@ absl::Status DecodeEngine::Layer(size_t layer, std::span<const Item> items) {
       {&w.output, 1}, arithmetic_, residual, /*accumulate=*/true));
 
   RETURN_IF_ERROR(RmsNorm(backend_, residual, w.ffn_norm, config.norm_epsilon, normed));
-  const TensorView gates = ActivationRows(gates_, batch, 2 * config.ffn_dim);
-  RETURN_IF_ERROR(ProductPacked(backend_, normed, gate_up_weights, arithmetic_, gates));
-  const TensorView gated = ActivationRows(gated_, batch, config.ffn_dim);
+  return FeedForward(w, normed, residual);
+}
+
+absl::Status DecodeEngine::FeedForward(const LayerWeights& w, TensorView x, TensorView residual) {
+  const ModelConfig& config = model_.config;
+  if (!config.has_experts()) return Expert(w.experts.front(), x, residual, /*accumulate=*/true);
+  const TensorView logits = ActivationRows(router_logits_, x.dims[0], config.num_experts);
+  RETURN_IF_ERROR(ProductPacked(backend_, x, {&w.router, 1}, Arithmetic::kFloat32, logits));
+  routing_.Clear();
+  routing_.Choose(logits, 0);
+  for (size_t expert = 0; expert < config.num_experts; ++expert) {
+    const std::span<const RoutedRow> rows = routing_.RowsOf(expert);
+    if (rows.empty()) continue;
+    const TensorView gathered = ActivationRows(gathered_, rows.size(), config.hidden_dim);
+    GatherRows(backend_, x, rows, gathered);
+    const TensorView out = ActivationRows(expert_out_, rows.size(), config.hidden_dim);
+    RETURN_IF_ERROR(Expert(w.experts[expert], gathered, out, /*accumulate=*/false));
+    AddRows(backend_, out, rows, residual);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DecodeEngine::Expert(const FeedForwardWeights& w, TensorView x, TensorView out,
+                                  bool accumulate) {
+  const size_t rows = x.dims[0], f = model_.config.ffn_dim;
+  const std::array<WeightView, 2> gate_up = {w.gate, w.up};
+  const TensorView gates = ActivationRows(gates_, rows, 2 * f);
+  RETURN_IF_ERROR(ProductPacked(backend_, x, gate_up, arithmetic_, gates));
+  const TensorView gated = ActivationRows(gated_, rows, f);
   RETURN_IF_ERROR(SiluMul(backend_, gates, gated));
-  return ProductPacked(backend_, gated, {&ffn.down, 1}, arithmetic_, residual, /*accumulate=*/true);
+  return ProductPacked(backend_, gated, {&w.down, 1}, arithmetic_, out, accumulate);
 }
 
 }  // namespace kvship

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "base/buffer.h"
 #include "engine/decoder.h"
+#include "engine/expert_routing.h"
 #include "engine/transformer.h"
 #include "kernels/backend.h"
 #include "kv/sequence.h"
@@ -19,7 +20,10 @@ class DecodeEngine final : public Decoder {
  public:
   // Borrows both; they must outlive the engine.
   DecodeEngine(const Transformer& model, Backend& backend, Arithmetic arithmetic)
-      : model_(model), backend_(backend), arithmetic_(ArithmeticFor(model, arithmetic)) {}
+      : model_(model),
+        backend_(backend),
+        arithmetic_(ArithmeticFor(model, arithmetic)),
+        routing_(model.config) {}
 
   // Any plan goes.
   absl::Status CheckPlan(const KvPlan&) const override { return absl::OkStatus(); }
@@ -35,6 +39,10 @@ class DecodeEngine final : public Decoder {
   absl::Status Layer(size_t layer, std::span<const Item> items);
   // Appends K and V to the tails and attends. qkv [B, (Hq + 2 H) D], Q and K turned.
   absl::Status Attend(size_t layer, std::span<const Item> items, TensorView qkv);
+  // residual += the layer's feed-forward network of x. Both [B, C].
+  absl::Status FeedForward(const LayerWeights& w, TensorView x, TensorView residual);
+  // out = one network of x, or += with `accumulate`.
+  absl::Status Expert(const FeedForwardWeights& w, TensorView x, TensorView out, bool accumulate);
 
   const Transformer& model_;
   Backend& backend_;
@@ -48,6 +56,11 @@ class DecodeEngine final : public Decoder {
   Buffer gates_;
   Buffer gated_;
   Buffer logits_;
+  // Of a mixture of experts.
+  ExpertRouting routing_;
+  Buffer router_logits_;
+  Buffer gathered_;
+  Buffer expert_out_;
   std::vector<TokenDraw> draws_;  // of the last step's items
   std::vector<PagedHead> heads_;
   std::vector<size_t> num_heads_;

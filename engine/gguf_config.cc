@@ -59,13 +59,53 @@ absl::Status ReadShape(const GgufFile& file, ModelConfig& model) {
   return absl::OkStatus();
 }
 
+// A mixture as neither Mixtral nor Qwen3-MoE is one.
+absl::Status RefuseExpertOptions(const GgufFile& file, const ModelConfig& model) {
+  // What each has to be where it is there; 0 says the same as nothing. A gating function of 1 is
+  // softmax.
+  constexpr std::pair<const char*, double> kOptions[] = {
+      {"expert_gating_func", 1},        {"expert_weights_scale", 1},
+      {"expert_shared_count", 0},       {"expert_shared_feed_forward_length", 0},
+      {"expert_group_count", 1},        {"leading_dense_block_count", 0},
+      {"interleave_moe_layer_step", 1}, {"moe_every_n_layers", 1},
+  };
+  for (const auto& [name, wanted] : kOptions) {
+    const std::string key = Key(model, name);
+    ASSIGN_OR_RETURN(const auto number, file.Number(key));
+    if (number.value_or(0) == 0 || *number == wanted) continue;
+    return Refuse(file, absl::StrCat("metadata ", key, " is ", *number, "; wanted ", wanted));
+  }
+  const std::string norm = Key(model, "expert_weights_norm");
+  ASSIGN_OR_RETURN(const auto normalizes, file.Flag(norm));
+  if (normalizes.value_or(true)) return absl::OkStatus();
+  return Refuse(file, absl::StrCat("metadata ", norm, " is false; wanted true"));
+}
+
+absl::Status ReadExperts(const GgufFile& file, ModelConfig& model) {
+  const std::string key = Key(model, "expert_count");
+  ASSIGN_OR_RETURN(const auto count, file.Count(key));
+  const bool has_experts = count.value_or(0) > 0, is_qwen = model.architecture == "qwen3moe";
+  if (is_qwen && !has_experts) {
+    return Bad(file, absl::StrCat("metadata ", key, " is ", count.has_value() ? "0" : "missing",
+                                  "; wanted at least 1"));
+  }
+  if (!has_experts) return absl::OkStatus();
+  if (!is_qwen && model.architecture != "llama") {
+    return Refuse(file, absl::StrCat("metadata ", key, " is ", *count, "; wanted a ",
+                                     model.architecture, " model without experts"));
+  }
+  model.num_experts = *count;
+  ASSIGN_OR_RETURN(model.experts_per_token, file.RequiredCount(Key(model, "expert_used_count")));
+  if (is_qwen) {
+    ASSIGN_OR_RETURN(model.ffn_dim, file.RequiredCount(Key(model, "expert_feed_forward_length")));
+  }
+  // Files do not say so, and llama.cpp does it for both architectures.
+  model.normalizes_expert_weights = true;
+  return RefuseExpertOptions(file, model);
+}
+
 // What would change the computation and kvship does not do.
 absl::Status RefuseOptions(const GgufFile& file, const ModelConfig& model) {
-  ASSIGN_OR_RETURN(const auto experts, file.Count(Key(model, "expert_count")));
-  if (experts.value_or(0) > 0) {
-    return Refuse(file, absl::StrCat("metadata ", Key(model, "expert_count"), " is ", *experts,
-                                     "; wanted a model without experts"));
-  }
   ASSIGN_OR_RETURN(const auto files, file.Count("split.count"));
   if (files.value_or(1) > 1) {
     return Refuse(file,
@@ -205,15 +245,17 @@ absl::Status ReadTokens(const GgufFile& file, ModelConfig& model) {
 
 absl::StatusOr<ModelConfig> ReadGgufConfig(const GgufFile& file) {
   ASSIGN_OR_RETURN(const absl::string_view architecture, file.RequiredText("general.architecture"));
-  if (architecture != "llama" && architecture != "qwen2" && architecture != "qwen3") {
+  if (architecture != "llama" && architecture != "qwen2" && architecture != "qwen3" &&
+      architecture != "qwen3moe") {
     return Refuse(file, absl::StrCat("metadata general.architecture is ", architecture,
-                                     "; wanted llama, qwen2 or qwen3"));
+                                     "; wanted llama, qwen2, qwen3 or qwen3moe"));
   }
   ModelConfig model;
   model.architecture = std::string(architecture);
   ASSIGN_OR_RETURN(const auto name, file.Text("general.name"));
   if (name.has_value()) model.name = std::string(*name);
   RETURN_IF_ERROR(ReadShape(file, model));
+  RETURN_IF_ERROR(ReadExperts(file, model));
   RETURN_IF_ERROR(RefuseOptions(file, model));
   RETURN_IF_ERROR(ReadRope(file, model));
   RETURN_IF_ERROR(ReadTokens(file, model));

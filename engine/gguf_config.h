@@ -1,5 +1,5 @@
 // The configuration that the metadata of a GGUF file gives for its architectures llama, which
-// covers Mistral too, and qwen3.
+// covers Mistral and Mixtral too, qwen2, qwen3 and qwen3moe.
 #pragma once
 
 #include "absl/status/statusor.h"

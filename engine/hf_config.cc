@@ -23,12 +23,49 @@ absl::StatusOr<std::string> ReadArchitecture(const JsonObject& config) {
   const std::string& name = list->front().get_ref<const std::string&>();
   if (name == "LlamaForCausalLM") return std::string("llama");
   if (name == "MistralForCausalLM") return std::string("mistral");
+  if (name == "MixtralForCausalLM") return std::string("mixtral");
   if (name == "Qwen2ForCausalLM") return std::string("qwen2");
   if (name == "Qwen3ForCausalLM") return std::string("qwen3");
-  return config.Unimplemented("architectures",
-                              absl::StrCat("is ", name,
-                                           "; wanted LlamaForCausalLM, MistralForCausalLM, "
-                                           "Qwen2ForCausalLM or Qwen3ForCausalLM"));
+  if (name == "Qwen3MoeForCausalLM") return std::string("qwen3moe");
+  return config.Unimplemented(
+      "architectures", absl::StrCat("is ", name,
+                                    "; wanted LlamaForCausalLM, MistralForCausalLM, "
+                                    "MixtralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM or "
+                                    "Qwen3MoeForCausalLM"));
+}
+
+// Qwen3-MoE may have dense layers between its mixtures.
+absl::Status RefuseDenseLayers(const JsonObject& config) {
+  ASSIGN_OR_RETURN(const std::optional<uint64_t> step, config.Count("decoder_sparse_step"));
+  if (step.value_or(1) != 1) {
+    return config.Unimplemented("decoder_sparse_step", absl::StrCat("is ", *step, "; wanted 1"));
+  }
+  const json* dense = config.Find("mlp_only_layers");
+  if (dense != nullptr && !dense->is_array()) return config.Bad("mlp_only_layers", "is not a list");
+  if (dense != nullptr && !dense->empty()) {
+    return config.Unimplemented("mlp_only_layers",
+                                absl::StrCat("is ", dense->dump(), "; wanted an empty list"));
+  }
+  return absl::OkStatus();
+}
+
+// Of an architecture that is a mixture of experts.
+absl::Status ReadExperts(const JsonObject& config, ModelConfig& model) {
+  const bool is_qwen = model.architecture == "qwen3moe";
+  if (!is_qwen && model.architecture != "mixtral") return absl::OkStatus();
+  // transformers 5 writes Qwen's number under Mixtral's name.
+  const bool is_local = !is_qwen || config.Find("num_local_experts") != nullptr;
+  const char* const count = is_local ? "num_local_experts" : "num_experts";
+  ASSIGN_OR_RETURN(model.num_experts, config.RequiredCount(count));
+  if (model.num_experts == 0) return config.Bad(count, "is 0; wanted at least 1");
+  ASSIGN_OR_RETURN(model.experts_per_token, config.RequiredCount("num_experts_per_tok"));
+  model.normalizes_expert_weights = true;
+  if (!is_qwen) return absl::OkStatus();
+  RETURN_IF_ERROR(RefuseDenseLayers(config));
+  ASSIGN_OR_RETURN(model.ffn_dim, config.RequiredCount("moe_intermediate_size"));
+  ASSIGN_OR_RETURN(const std::optional<bool> normalizes, config.Flag("norm_topk_prob"));
+  model.normalizes_expert_weights = normalizes.value_or(false);  // transformers' default
+  return absl::OkStatus();
 }
 
 // What would change the computation and kvship does not do.
@@ -201,6 +238,7 @@ absl::StatusOr<HfConfig> ReadHfConfig(const std::string& directory) {
   if (!path.has_filename()) path = path.parent_path();  // it ended with a slash, or a dot
   model.name = path.filename().string();
   RETURN_IF_ERROR(ReadShape(config, model));
+  RETURN_IF_ERROR(ReadExperts(config, model));
   RETURN_IF_ERROR(RefuseOptions(config, model.context_tokens));
   ASSIGN_OR_RETURN(const RopeScaling rope, ReadRope(config, model.context_tokens));
   const absl::Status scaled = SetRope(rope, model);

@@ -22,6 +22,13 @@ size_t BlockLayerFloats(const ModelConfig& config) {
   return 2 * config.num_kv_heads * BlockHeadFloats(config);
 }
 
+// Of a layer's weights that a token is multiplied with, those of its experts.
+double ExpertShare(const ModelConfig& config) {
+  const auto experts = static_cast<double>(3 * config.experts_per_token * config.ffn_dim);
+  const size_t heads = config.num_query_heads + config.num_kv_heads;
+  return experts / (experts + static_cast<double>(2 * heads * config.head_dim));
+}
+
 }  // namespace
 
 size_t PrefillEngine::PrefixBlockBytes(const ModelConfig& config) {
@@ -32,7 +39,8 @@ PrefillEngine::PrefillEngine(const Transformer& model, Backend& backend, Options
     : model_(model),
       backend_(backend),
       options_(options),
-      prefix_cache_(PrefixBlockBytes(model.config), options.prefix_cache_bytes) {
+      prefix_cache_(PrefixBlockBytes(model.config), options.prefix_cache_bytes),
+      feed_forward_(model, backend, ArithmeticFor(model, options.arithmetic)) {
   options_.arithmetic = ArithmeticFor(model, options.arithmetic);
 }
 
@@ -41,12 +49,14 @@ absl::Status PrefillEngine::UnpackLayer(size_t layer) {
   unpacked_layer_ = SIZE_MAX;
   const LayerWeights& w = model_.layers[layer];
   const std::array<WeightView, 3> qkv = {w.query, w.key, w.value};
-  const FeedForwardWeights& ffn = w.experts.front();
-  const std::array<WeightView, 2> gate_up = {ffn.gate, ffn.up};
   RETURN_IF_ERROR(UnpackWeights(backend_, qkv, options_.arithmetic, &qkv_));
   RETURN_IF_ERROR(UnpackWeights(backend_, {&w.output, 1}, options_.arithmetic, &output_));
-  RETURN_IF_ERROR(UnpackWeights(backend_, gate_up, options_.arithmetic, &gate_up_));
-  RETURN_IF_ERROR(UnpackWeights(backend_, {&ffn.down, 1}, options_.arithmetic, &down_));
+  if (model_.config.has_experts()) {
+    // In float32 always: a rounded logit would send rows to other experts.
+    RETURN_IF_ERROR(UnpackWeights(backend_, {&w.router, 1}, Arithmetic::kFloat32, &router_));
+  } else {
+    RETURN_IF_ERROR(feed_forward_.Unpack(layer, 0));
+  }
   unpacked_layer_ = layer;
   return absl::OkStatus();
 }
@@ -60,6 +70,7 @@ PrefillRun::PrefillRun(PrefillEngine& engine, std::vector<PrefillPrompt> prompts
   cos_sin_ = Buffer(num_rows_ * config.head_dim * sizeof(float));
   keys_ = Buffer(kv_bytes);
   values_ = Buffer(kv_bytes);
+  if (config.has_experts()) mixture_.emplace(config, num_rows_);
 }
 
 void PrefillRun::AddPrompt(PrefillPrompt prompt) {
@@ -76,14 +87,21 @@ void PrefillRun::AddPrompt(PrefillPrompt prompt) {
 size_t PrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs) {
   const size_t row =
       config.hidden_dim + config.head_dim + 2 * config.num_kv_heads * config.head_dim;
-  return num_tokens * row * sizeof(float) + LayerObservation::BytesFor(config, num_tokens, needs);
+  const size_t mixture_bytes = config.has_experts() ? MixtureRows::BytesFor(config, num_tokens) : 0;
+  return num_tokens * row * sizeof(float) + LayerObservation::BytesFor(config, num_tokens, needs) +
+         mixture_bytes;
 }
 
 double PrefillRun::fraction() const {
   // Within a layer, block by block; blocks near the end attend to more, which a progress line need
   // not know.
   const double num_rows = static_cast<double>(num_rows_);
-  const double layers = static_cast<double>(layer_) + static_cast<double>(begin_) / num_rows;
+  double of_layer = static_cast<double>(begin_) / num_rows;
+  if (mixture_.has_value()) {
+    const double share = ExpertShare(engine_.model().config);
+    of_layer = (1 - share) * of_layer + share * mixture_->fraction();
+  }
+  const double layers = static_cast<double>(layer_) + of_layer;
   const double to_read = 1 - layers / static_cast<double>(engine_.model().config.num_layers);
   return 1 - to_read * num_rows / static_cast<double>(num_tokens_);
 }
@@ -112,6 +130,25 @@ std::vector<PrefillRun::Piece> PrefillRun::PiecesOf(size_t begin, size_t end) {
 }
 
 absl::StatusOr<PrefillRun::Event> PrefillRun::Step() {
+  if (begin_ < num_rows_) {
+    RETURN_IF_ERROR(BlockStep());
+  } else {
+    RETURN_IF_ERROR(mixture_->Step(engine_.feed_forward_, layer_, engine_.options().block_tokens,
+                                   Residual(0, num_rows_)));
+  }
+  if (begin_ < num_rows_ || (mixture_.has_value() && !mixture_->done())) return Event::kBlockDone;
+  FillBlocks();
+  begin_ = 0;
+  ++layer_;
+  if (mixture_.has_value()) mixture_->Clear();
+  for (Prompt& prompt : prompts_) {
+    prompt.observation.Finish(engine_.backend());
+    if (done()) engine_.prefix_cache_.Keep(prompt.prefix);
+  }
+  return Event::kLayerDone;
+}
+
+absl::Status PrefillRun::BlockStep() {
   const size_t begin = begin_;
   const size_t end = std::min(begin + engine_.options().block_tokens, num_rows_);
   const std::vector<Piece> pieces = PiecesOf(begin, end);
@@ -123,15 +160,7 @@ absl::StatusOr<PrefillRun::Event> PrefillRun::Step() {
   RETURN_IF_ERROR(engine_.UnpackLayer(layer_));
   RETURN_IF_ERROR(Block(begin, end, pieces));
   begin_ = end;
-  if (end < num_rows_) return Event::kBlockDone;
-  FillBlocks();
-  begin_ = 0;
-  ++layer_;
-  for (Prompt& prompt : prompts_) {
-    prompt.observation.Finish(engine_.backend());
-    if (done()) engine_.prefix_cache_.Keep(prompt.prefix);
-  }
-  return Event::kLayerDone;
+  return absl::OkStatus();
 }
 
 template <class Copy>
@@ -203,11 +232,11 @@ absl::Status PrefillRun::Block(size_t begin, size_t end, const std::vector<Piece
     RETURN_IF_ERROR(Attend(piece, queries.Slice(0, piece.row, piece.num_rows),
                            attended.Slice(0, piece.row, piece.num_rows)));
   }
-  if (all_are_read) return FeedForward(Residual(begin, end), attended);
+  if (all_are_read) return AfterAttention(begin, end, attended);
   for (const Piece& piece : pieces) {
     if (!piece.ends_prompt()) continue;
     const size_t row = piece.row + piece.num_rows - 1;
-    RETURN_IF_ERROR(FeedForward(Residual(begin + row, begin + row + 1), attended.Slice(0, row, 1)));
+    RETURN_IF_ERROR(AfterAttention(begin + row, begin + row + 1, attended.Slice(0, row, 1)));
   }
   return absl::OkStatus();
 }
@@ -269,19 +298,18 @@ absl::Status PrefillRun::Attend(const Piece& piece, TensorView queries, TensorVi
                   : absl::OkStatus();
 }
 
-absl::Status PrefillRun::FeedForward(TensorView residual, TensorView attended) {
+absl::Status PrefillRun::AfterAttention(size_t begin, size_t end, TensorView attended) {
   Backend& backend = engine_.backend();
   const ModelConfig& config = engine_.model().config;
   const LayerWeights& w = engine_.model().layers[layer_];
-  const size_t rows = residual.dims[0];
+  const TensorView residual = Residual(begin, end);
   RETURN_IF_ERROR(Product(backend, attended, engine_.output_, residual, /*accumulate=*/true));
-  const TensorView normed = ActivationRows(engine_.normed_, rows, config.hidden_dim);
+  const TensorView normed = mixture_.has_value()
+                                ? mixture_->Normed(begin, end)
+                                : ActivationRows(engine_.normed_, end - begin, config.hidden_dim);
   RETURN_IF_ERROR(RmsNorm(backend, residual, w.ffn_norm, config.norm_epsilon, normed));
-  const TensorView gates = ActivationRows(engine_.gates_, rows, 2 * config.ffn_dim);
-  RETURN_IF_ERROR(Product(backend, normed, engine_.gate_up_, gates));
-  const TensorView gated = ActivationRows(engine_.gated_, rows, config.ffn_dim);
-  RETURN_IF_ERROR(SiluMul(backend, gates, gated));
-  return Product(backend, gated, engine_.down_, residual, /*accumulate=*/true);
+  return mixture_.has_value() ? mixture_->Choose(backend, engine_.router_, begin, end)
+                              : engine_.feed_forward_.Add(normed, residual);
 }
 
 LayerView PrefillRun::finished_layer(size_t prompt) {

@@ -2,22 +2,26 @@
 // layer's full K and V exist only while it runs, so that memory is the residual stream, one layer
 // of KV and one block of activations, however many layers the model has. Work is cut into (layer,
 // block) steps: between any two, a run can be paused, cancelled or destroyed, and several runs can
-// take turns. A run may read several short prompts side by side: they share its products, and each
-// gets what it would get alone, to the bit. The same holds for a prompt whose beginning another had
-// and the engine kept: the run reads it from where they differ, or from the first query that its
-// scorer observes, if that comes before.
+// take turns. Of a mixture of experts a layer has further steps after its blocks, of an expert
+// each. A run may read several short prompts side by side: they share its products, and each gets
+// what it would get alone, to the bit. The same holds for a prompt whose beginning another had and
+// the engine kept: the run reads it from where they differ, or from the first query that its scorer
+// observes, if that comes before.
 //
 // A PrefillEngine holds the scratch memory that runs share; it and its runs belong to one thread.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/buffer.h"
+#include "engine/feed_forward.h"
 #include "engine/kv_shape.h"
 #include "engine/layer_observation.h"
+#include "engine/mixture_rows.h"
 #include "engine/prefix_cache.h"
 #include "engine/transformer.h"
 #include "kernels/backend.h"
@@ -62,15 +66,13 @@ class PrefillEngine {
   size_t unpacked_layer_ = SIZE_MAX;
   ProductWeights qkv_;
   ProductWeights output_;
-  ProductWeights gate_up_;
-  ProductWeights down_;
+  ProductWeights router_;  // of a mixture of experts
+  FeedForward feed_forward_;
   // Activations of one block of M rows.
   Buffer normed_;    // [M, C]
   Buffer qkv_out_;   // [M, (Hq + 2 H) D]
   Buffer attended_;  // [M, Hq D]
   Buffer lse_;       // [Hq, M]
-  Buffer gates_;     // [M, 2 F]
-  Buffer gated_;     // [M, F]
 };
 
 // A prompt to be read, and what its scorer needs to see of each layer. Ids lie inside the
@@ -88,8 +90,8 @@ class PrefillRun {
 
   enum class Event { kBlockDone, kLayerDone };
 
-  // Computes the next block of queries. After kLayerDone finished_layer() may be read until the
-  // next Step. Not to be called once done().
+  // Computes the next block of queries, or the next expert's rows. After kLayerDone
+  // finished_layer() may be read until the next Step. Not to be called once done().
   absl::StatusOr<Event> Step();
 
   bool done() const { return layer_ == engine_.model().config.num_layers; }
@@ -129,10 +131,12 @@ class PrefillRun {
   void AddPrompt(PrefillPrompt prompt);
   std::vector<Piece> PiecesOf(size_t begin, size_t end);
   absl::Status EmbedBlock(size_t begin, const std::vector<Piece>& pieces);
+  absl::Status BlockStep();
   absl::Status Block(size_t begin, size_t end, const std::vector<Piece>& pieces);
   absl::Status QueryKeyValue(size_t begin, size_t end, const std::vector<Piece>& pieces);
   absl::Status Attend(const Piece& piece, TensorView queries, TensorView attended);
-  absl::Status FeedForward(TensorView residual, TensorView attended);
+  // What follows attention for rows [begin, end); of a mixture up to the choice of experts.
+  absl::Status AfterAttention(size_t begin, size_t end, TensorView attended);
   TensorView Residual(size_t begin, size_t end);
   // A prompt's part of keys_ or values_: [H, its tokens, D].
   TensorView Cached(Buffer& cache, const Prompt& prompt);
@@ -151,11 +155,12 @@ class PrefillRun {
   size_t num_tokens_ = 0;  // T, of all prompts
   size_t num_rows_ = 0;    // M, of those the ones that are read
   size_t layer_ = 0;
-  size_t begin_ = 0;  // first row of the next block
-  Buffer residual_;   // [M, C]
-  Buffer cos_sin_;    // [M, D]
-  Buffer keys_;       // [H, T, D] of the current layer
-  Buffer values_;     // [H, T, D]
+  size_t begin_ = 0;                    // first row of the next block; M: the experts' turn
+  Buffer residual_;                     // [M, C]
+  Buffer cos_sin_;                      // [M, D]
+  Buffer keys_;                         // [H, T, D] of the current layer
+  Buffer values_;                       // [H, T, D]
+  std::optional<MixtureRows> mixture_;  // of a mixture of experts
 };
 
 }  // namespace kvship

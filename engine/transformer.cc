@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/substitute.h"
 #include "base/status_macros.h"
 #include "engine/gguf.h"
 #include "engine/gguf_config.h"
@@ -15,7 +16,13 @@
 namespace kvship {
 namespace {
 
-// What the two kinds of checkpoint call the same tensors; those of a layer follow its prefix.
+struct FeedForwardNames {
+  const char* gate;
+  const char* up;
+  const char* down;
+};
+
+// What the kinds of checkpoint call the same tensors; those of a layer follow its prefix.
 struct TensorNames {
   const char* embedding;
   const char* output_norm;
@@ -32,9 +39,10 @@ struct TensorNames {
   const char* key_norm;
   const char* attention_output;
   const char* ffn_norm;
-  const char* gate;
-  const char* up;
-  const char* down;
+  FeedForwardNames feed_forward;  // of all tokens
+  const char* router;
+  FeedForwardNames expert;   // $0 stands for its number
+  FeedForwardNames experts;  // of all in one tensor; null where there is no such
 };
 
 constexpr TensorNames kHfNames = {
@@ -53,10 +61,24 @@ constexpr TensorNames kHfNames = {
     .key_norm = ".self_attn.k_norm.weight",
     .attention_output = ".self_attn.o_proj.weight",
     .ffn_norm = ".post_attention_layernorm.weight",
-    .gate = ".mlp.gate_proj.weight",
-    .up = ".mlp.up_proj.weight",
-    .down = ".mlp.down_proj.weight",
+    .feed_forward = {.gate = ".mlp.gate_proj.weight",
+                     .up = ".mlp.up_proj.weight",
+                     .down = ".mlp.down_proj.weight"},
+    .router = ".mlp.gate.weight",
+    .expert = {.gate = ".mlp.experts.$0.gate_proj.weight",
+               .up = ".mlp.experts.$0.up_proj.weight",
+               .down = ".mlp.experts.$0.down_proj.weight"},
+    .experts = {},
 };
+
+constexpr TensorNames MixtralNames() {
+  TensorNames names = kHfNames;
+  names.router = ".block_sparse_moe.gate.weight";
+  names.expert = {.gate = ".block_sparse_moe.experts.$0.w1.weight",
+                  .up = ".block_sparse_moe.experts.$0.w3.weight",
+                  .down = ".block_sparse_moe.experts.$0.w2.weight"};
+  return names;
+}
 
 constexpr TensorNames kGgufNames = {
     .embedding = "token_embd.weight",
@@ -74,10 +96,60 @@ constexpr TensorNames kGgufNames = {
     .key_norm = ".attn_k_norm.weight",
     .attention_output = ".attn_output.weight",
     .ffn_norm = ".ffn_norm.weight",
-    .gate = ".ffn_gate.weight",
-    .up = ".ffn_up.weight",
-    .down = ".ffn_down.weight",
+    .feed_forward = {.gate = ".ffn_gate.weight",
+                     .up = ".ffn_up.weight",
+                     .down = ".ffn_down.weight"},
+    .router = ".ffn_gate_inp.weight",
+    // Mixtral's first files have a tensor for each expert.
+    .expert = {.gate = ".ffn_gate.$0.weight",
+               .up = ".ffn_up.$0.weight",
+               .down = ".ffn_down.$0.weight"},
+    .experts = {.gate = ".ffn_gate_exps.weight",
+                .up = ".ffn_up_exps.weight",
+                .down = ".ffn_down_exps.weight"},
 };
+
+// One of the three matrices [rows, cols] of every expert.
+absl::StatusOr<std::vector<WeightView>> ReadExpertMatrices(WeightSource& source,
+                                                           const std::string& prefix,
+                                                           const char* expert, const char* experts,
+                                                           size_t count, size_t rows, size_t cols) {
+  const auto name = [&](size_t i) { return absl::StrCat(prefix, absl::Substitute(expert, i)); };
+  if (experts != nullptr && !source.Has(name(0))) {
+    return source.Matrices(absl::StrCat(prefix, experts), count, rows, cols);
+  }
+  std::vector<WeightView> matrices;
+  for (size_t i = 0; i < count; ++i) {
+    ASSIGN_OR_RETURN(const WeightView matrix, source.Matrix(name(i), rows, cols));
+    matrices.push_back(matrix);
+  }
+  return matrices;
+}
+
+absl::Status ReadFeedForward(WeightSource& source, const TensorNames& names,
+                             const ModelConfig& config, const std::string& prefix,
+                             LayerWeights& out) {
+  const size_t c = config.hidden_dim, f = config.ffn_dim;
+  ASSIGN_OR_RETURN(out.ffn_norm, source.Vector(prefix + names.ffn_norm, c));
+  if (!config.has_experts()) {
+    FeedForwardWeights& all = out.experts.emplace_back();
+    ASSIGN_OR_RETURN(all.gate, source.Matrix(prefix + names.feed_forward.gate, f, c));
+    ASSIGN_OR_RETURN(all.up, source.Matrix(prefix + names.feed_forward.up, f, c));
+    ASSIGN_OR_RETURN(all.down, source.Matrix(prefix + names.feed_forward.down, c, f));
+    return absl::OkStatus();
+  }
+  const size_t count = config.num_experts;
+  ASSIGN_OR_RETURN(out.router, source.Matrix(prefix + names.router, count, c));
+  const FeedForwardNames &one = names.expert, &all = names.experts;
+  ASSIGN_OR_RETURN(const std::vector<WeightView> gates,
+                   ReadExpertMatrices(source, prefix, one.gate, all.gate, count, f, c));
+  ASSIGN_OR_RETURN(const std::vector<WeightView> ups,
+                   ReadExpertMatrices(source, prefix, one.up, all.up, count, f, c));
+  ASSIGN_OR_RETURN(const std::vector<WeightView> downs,
+                   ReadExpertMatrices(source, prefix, one.down, all.down, count, c, f));
+  for (size_t i = 0; i < count; ++i) out.experts.push_back({gates[i], ups[i], downs[i]});
+  return absl::OkStatus();
+}
 
 absl::StatusOr<LayerWeights> ReadLayer(WeightSource& source, const TensorNames& names,
                                        const ModelConfig& config, size_t layer) {
@@ -102,11 +174,7 @@ absl::StatusOr<LayerWeights> ReadLayer(WeightSource& source, const TensorNames& 
     ASSIGN_OR_RETURN(out.key_norm, source.Vector(prefix + names.key_norm, config.head_dim));
   }
   ASSIGN_OR_RETURN(out.output, source.Matrix(prefix + names.attention_output, hidden, query_dim));
-  ASSIGN_OR_RETURN(out.ffn_norm, source.Vector(prefix + names.ffn_norm, hidden));
-  FeedForwardWeights& ffn = out.experts.emplace_back();
-  ASSIGN_OR_RETURN(ffn.gate, source.Matrix(prefix + names.gate, config.ffn_dim, hidden));
-  ASSIGN_OR_RETURN(ffn.up, source.Matrix(prefix + names.up, config.ffn_dim, hidden));
-  ASSIGN_OR_RETURN(ffn.down, source.Matrix(prefix + names.down, hidden, config.ffn_dim));
+  RETURN_IF_ERROR(ReadFeedForward(source, names, config, prefix, out));
   return out;
 }
 
@@ -156,7 +224,8 @@ absl::StatusOr<std::unique_ptr<const Transformer>> LoadHfDirectory(const std::st
     // Old checkpoints hold the unscaled frequencies, which the configuration gives too.
     if (absl::EndsWith(name, ".rotary_emb.inv_freq")) source.Ignore(name);
   }
-  RETURN_IF_ERROR(ReadWeights(source, kHfNames, config.tied_embeddings, *out));
+  const TensorNames names = out->config.architecture == "mixtral" ? MixtralNames() : kHfNames;
+  RETURN_IF_ERROR(ReadWeights(source, names, config.tied_embeddings, *out));
   out->files = std::move(weights.files);
   return out;
 }

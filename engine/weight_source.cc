@@ -40,6 +40,10 @@ std::string ConfigText(const ModelConfig& config) {
       config.num_query_heads, " ", config.num_kv_heads, " ", config.head_dim, " ", config.ffn_dim,
       " ", config.vocab_tokens, " ", config.context_tokens, " ",
       config.rope_pairs == RopePairs::kHalves ? "halves" : "adjacent", "\n");
+  if (config.has_experts()) {
+    absl::StrAppend(&text, "experts ", config.num_experts, " ", config.experts_per_token,
+                    config.normalizes_expert_weights ? " normalized" : "", "\n");
+  }
   absl::StrAppend(&text, "norm_epsilon ", absl::Hex(std::bit_cast<uint32_t>(config.norm_epsilon)),
                   "\nrope");
   for (const double frequency : config.rope_frequencies) {
@@ -74,15 +78,30 @@ absl::StatusOr<const FileTensor*> WeightSource::Find(const std::string& name,
   return &tensor;
 }
 
+// The tensor's bytes, copied where they lie unaligned.
+const std::byte* WeightSource::Aligned(const FileTensor& tensor) {
+  const std::byte* data = tensor.bytes.data();
+  if (reinterpret_cast<uintptr_t>(data) % AlignmentOf(tensor.format) == 0) return data;
+  Buffer& copy = converted_.emplace_back(tensor.bytes.size());
+  std::memcpy(copy.data(), data, tensor.bytes.size());
+  return copy.data();
+}
+
 absl::StatusOr<WeightView> WeightSource::Matrix(const std::string& name, size_t rows, size_t cols) {
   ASSIGN_OR_RETURN(const FileTensor* tensor, Find(name, {rows, cols}));
-  const std::byte* data = tensor->bytes.data();
-  if (reinterpret_cast<uintptr_t>(data) % AlignmentOf(tensor->format) != 0) {
-    Buffer& copy = converted_.emplace_back(tensor->bytes.size());
-    std::memcpy(copy.data(), data, tensor->bytes.size());
-    data = copy.data();
-  }
-  return WeightView{data, tensor->format, rows, cols};
+  return WeightView{Aligned(*tensor), tensor->format, rows, cols};
+}
+
+absl::StatusOr<std::vector<WeightView>> WeightSource::Matrices(const std::string& name,
+                                                               size_t count, size_t rows,
+                                                               size_t cols) {
+  ASSIGN_OR_RETURN(const FileTensor* tensor, Find(name, {count, rows, cols}));
+  // Rows of every format are multiples of its alignment, so that no matrix is worse off than the
+  // first.
+  WeightView matrix{Aligned(*tensor), tensor->format, rows, cols};
+  std::vector<WeightView> matrices;
+  for (size_t i = 0; i < count; ++i, matrix.data += matrix.num_bytes()) matrices.push_back(matrix);
+  return matrices;
 }
 
 absl::StatusOr<std::vector<float>> WeightSource::Vector(const std::string& name, size_t num_items) {

@@ -26,6 +26,10 @@ class WeightSource {
   // it is missing or of another shape.
   absl::StatusOr<WeightView> Matrix(const std::string& name, size_t rows, size_t cols);
 
+  // The same for a tensor of `count` such matrices, one after the other: [count, rows, cols].
+  absl::StatusOr<std::vector<WeightView>> Matrices(const std::string& name, size_t count,
+                                                   size_t rows, size_t cols);
+
   // The vector [num_items] as floats. InvalidArgument if it is missing, of another shape or not
   // finite; Unimplemented if it is quantized.
   absl::StatusOr<std::vector<float>> Vector(const std::string& name, size_t num_items);
@@ -49,6 +53,7 @@ class WeightSource {
 
  private:
   absl::StatusOr<const FileTensor*> Find(const std::string& name, const std::vector<size_t>& shape);
+  const std::byte* Aligned(const FileTensor& tensor);
 
   std::string where_;
   const FileTensors& tensors_;

@@ -97,9 +97,9 @@ TEST_P(TinyModel, GreedyTokensAreThoseOfTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Goldens, TinyModel,
-                         ::testing::Values("llama", "llama3_rope", "llama_bf16_tied",
-                                           "longchat_linear_rope", "mistral", "qwen2", "qwen3",
-                                           "qwen3_yarn"),
+                         ::testing::Values("llama", "llama3_rope", "llama_bf16_tied", "mixtral",
+                                           "qwen3moe", "longchat_linear_rope", "mistral", "qwen2",
+                                           "qwen3", "qwen3_yarn"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(LocalRun, ThreadsAndBlocksDoNotChangeWhatIsKept) {

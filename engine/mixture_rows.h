@@ -1,0 +1,57 @@
+// MixtureRows takes the rows of a prefill run through the experts of a layer. Blocks of rows come
+// in one after the other, and each row's experts are chosen; when all are in, steps take them
+// through one expert after the other. An expert's weights are so unpacked once for all rows of the
+// layer: a block has too few rows for each expert to make up for that. Belongs to one thread.
+#pragma once
+
+#include <cstddef>
+
+#include "absl/status/status.h"
+#include "base/buffer.h"
+#include "base/tensor_view.h"
+#include "engine/expert_routing.h"
+#include "engine/feed_forward.h"
+#include "engine/model_config.h"
+#include "kernels/backend.h"
+#include "kernels/product.h"
+
+namespace kvship {
+
+class MixtureRows {
+ public:
+  MixtureRows(const ModelConfig& config, size_t num_rows);
+
+  // Forgets the layer before.
+  void Clear();
+
+  // Where the normed activations of rows [begin, end) belong. Rows that nobody chooses experts for
+  // have none.
+  TensorView Normed(size_t begin, size_t end);
+
+  // Chooses the experts of rows [begin, end), by the layer's router.
+  absl::Status Choose(Backend& backend, const ProductWeights& router, size_t begin, size_t end);
+
+  // Takes up to `most_rows` rows through the next expert of the layer and adds what comes of it to
+  // the residual stream [num_rows, C]. Not to be called once done(). A row's experts come in
+  // ascending order.
+  absl::Status Step(FeedForward& feed_forward, size_t layer, size_t most_rows, TensorView residual);
+
+  // Whether each row has been through all its experts.
+  bool done() const { return num_done_ == num_chosen_; }
+  // The share of the steps' work that is done, in [0, 1].
+  double fraction() const;
+
+  static size_t BytesFor(const ModelConfig& config, size_t num_rows);
+
+ private:
+  const ModelConfig& config_;
+  ExpertRouting routing_;
+  Buffer normed_;  // [num_rows, C]
+  Buffer logits_;  // [M, E] of a block
+  // Counted once for each expert that a row goes through.
+  size_t num_chosen_ = 0, num_done_ = 0;
+  size_t expert_ = 0;     // that the next step is about
+  size_t first_row_ = 0;  // among the expert's
+};
+
+}  // namespace kvship
