@@ -149,7 +149,7 @@ TEST(PolicyTest, EveryPolicyGivesTheTokensOfOneProcess) {
 
 INSTANTIATE_TEST_SUITE_P(TinyModels, GoldenModelTest,
                          ::testing::Values("llama", "llama3_rope", "llama_bf16_tied", "mistral",
-                                           "qwen2", "qwen3"),
+                                           "qwen2", "qwen3", "mixtral", "qwen3moe"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(DemoModelTest, TwoProcessesGiveTheTokensOfOne) {

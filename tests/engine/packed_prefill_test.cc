@@ -5,6 +5,7 @@
 
 #include "base/random.h"
 #include "engine/prefill.h"
+#include "tests/engine/mixture_gguf.h"
 #include "tests/engine/read_all.h"
 
 namespace kvship {
@@ -19,7 +20,7 @@ PrefillPrompt RandomPrompt(size_t num_tokens, LayerNeeds needs) {
   return prompt;
 }
 
-class PackedPrefill : public ::testing::Test {
+class PackedPrefill : public ::testing::TestWithParam<const char*> {
  protected:
   void ExpectTheSameAsAlone(const std::vector<PrefillPrompt>& prompts) {
     const std::vector<std::vector<float>> packed = ReadAll(engine_, prompts);
@@ -31,26 +32,29 @@ class PackedPrefill : public ::testing::Test {
     }
   }
 
-  const std::unique_ptr<const Transformer> model_ =
-      *LoadTransformer(KVSHIP_GOLDENS "/models/llama");
+  const std::unique_ptr<const Transformer> model_ = TinyModelOf(GetParam());
   Backend backend_{2};
   PrefillEngine engine_{*model_, backend_, {.block_tokens = 64}};
 };
 
-TEST_F(PackedPrefill, ShortPromptsInOneBlock) {
+TEST_P(PackedPrefill, ShortPromptsInOneBlock) {
   ExpectTheSameAsAlone({RandomPrompt(1, {}), RandomPrompt(30, {}), RandomPrompt(17, {})});
 }
 
-TEST_F(PackedPrefill, WindowsColumnSumsAndMomentsOfEach) {
+TEST_P(PackedPrefill, WindowsColumnSumsAndMomentsOfEach) {
   ExpectTheSameAsAlone({RandomPrompt(20, {.window_begin = 12, .window_end = 20}),
                         RandomPrompt(25, {.window_begin = 3, .window_end = 9, .column_sums = true}),
                         RandomPrompt(19, {.future_tokens = 16, .moments_begin = 2})});
 }
 
-TEST_F(PackedPrefill, PromptsThatBlocksCut) {
+TEST_P(PackedPrefill, PromptsThatBlocksCut) {
   ExpectTheSameAsAlone({RandomPrompt(50, {.window_begin = 40, .window_end = 50}),
                         RandomPrompt(130, {.window_begin = 100, .window_end = 130})});
 }
+
+INSTANTIATE_TEST_SUITE_P(Models, PackedPrefill,
+                         ::testing::Values("llama", "mixtral", "mixtral_q8", "qwen3moe_q8"),
+                         [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace kvship

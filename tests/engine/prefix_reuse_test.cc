@@ -6,6 +6,7 @@
 #include "base/random.h"
 #include "engine/prefill.h"
 #include "kv/prefix_digests.h"
+#include "tests/engine/mixture_gguf.h"
 #include "tests/engine/read_all.h"
 
 namespace kvship {
@@ -26,11 +27,11 @@ LayerNeeds LastQueries(size_t num_tokens, size_t window) {
   return {.window_begin = num_tokens - window, .window_end = num_tokens};
 }
 
-class PrefixReuse : public ::testing::Test {
+class PrefixReuse : public ::testing::TestWithParam<const char*> {
  protected:
   // Of the model's K and V.
-  static size_t BlocksBytes(size_t num_blocks) {
-    const ModelConfig config = (*LoadTransformer(kModel))->config;
+  size_t BlocksBytes(size_t num_blocks) const {
+    const ModelConfig& config = model_->config;
     return num_blocks * config.num_layers * 2 * config.num_kv_heads * kBlock * config.head_dim * 4;
   }
   PrefillEngine EngineWith(size_t num_blocks) {
@@ -55,13 +56,12 @@ class PrefixReuse : public ::testing::Test {
     }
   }
 
-  static constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
-  const std::unique_ptr<const Transformer> model_ = *LoadTransformer(kModel);
+  const std::unique_ptr<const Transformer> model_ = TinyModelOf(GetParam());
   Backend backend_{2};
   PrefillEngine plain_engine_{*model_, backend_, {.block_tokens = 64}};
 };
 
-TEST_F(PrefixReuse, AQuestionAboutTheSameText) {
+TEST_P(PrefixReuse, AQuestionAboutTheSameText) {
   PrefillEngine engine = EngineWith(8);
   ExpectReused(engine, {{Tokens(600, 550, 1), LastQueries(600, 32)}}, {0});
   ExpectReused(engine, {{Tokens(620, 550, 2), LastQueries(620, 32)}}, {2 * kBlock});
@@ -71,7 +71,7 @@ TEST_F(PrefixReuse, AQuestionAboutTheSameText) {
   ExpectReused(engine, {{Tokens(1000, 550, 1), LastQueries(1000, 32)}}, {3 * kBlock});
 }
 
-TEST_F(PrefixReuse, NotBeyondTheFirstQueryThatIsObserved) {
+TEST_P(PrefixReuse, NotBeyondTheFirstQueryThatIsObserved) {
   PrefillEngine engine = EngineWith(8);
   const std::vector<int32_t> tokens = Tokens(600, 600, 1);
   ExpectReused(engine, {{tokens, LastQueries(600, 32)}}, {0});
@@ -82,14 +82,14 @@ TEST_F(PrefixReuse, NotBeyondTheFirstQueryThatIsObserved) {
   ExpectReused(engine, {{tokens, {}}}, {2 * kBlock});
 }
 
-TEST_F(PrefixReuse, TheLastTokenIsReadAlways) {
+TEST_P(PrefixReuse, TheLastTokenIsReadAlways) {
   PrefillEngine engine = EngineWith(8);
   const std::vector<int32_t> tokens = Tokens(2 * kBlock, 2 * kBlock, 1);
   ExpectReused(engine, {{tokens, {}}}, {0});
   ExpectReused(engine, {{tokens, {}}}, {kBlock});
 }
 
-TEST_F(PrefixReuse, PromptsSideBySide) {
+TEST_P(PrefixReuse, PromptsSideBySide) {
   PrefillEngine engine = EngineWith(8);
   ExpectReused(engine, {{Tokens(300, 280, 1), LastQueries(300, 8)}}, {0});
   ExpectReused(engine,
@@ -100,7 +100,7 @@ TEST_F(PrefixReuse, PromptsSideBySide) {
                {0, kBlock, 0, kBlock});
 }
 
-TEST_F(PrefixReuse, NoMoreThanThereIsMemoryFor) {
+TEST_P(PrefixReuse, NoMoreThanThereIsMemoryFor) {
   PrefillEngine engine = EngineWith(1);
   const PrefillPrompt prompt = {Tokens(700, 700, 1), LastQueries(700, 32)};
   ExpectReused(engine, {prompt}, {0});
@@ -108,7 +108,7 @@ TEST_F(PrefixReuse, NoMoreThanThereIsMemoryFor) {
   EXPECT_EQ(engine.prefix_cache().num_bytes(), BlocksBytes(1));
 }
 
-TEST_F(PrefixReuse, RunsThatTakeTurnsAndOneThatIsCancelled) {
+TEST_P(PrefixReuse, RunsThatTakeTurnsAndOneThatIsCancelled) {
   PrefillEngine engine = EngineWith(3);
   const std::vector<PrefillPrompt> first = {{Tokens(300, 280, 1), LastQueries(300, 8)}};
   const std::vector<PrefillPrompt> second = {{Tokens(560, 280, 2), LastQueries(560, 8)}};
@@ -126,7 +126,7 @@ TEST_F(PrefixReuse, RunsThatTakeTurnsAndOneThatIsCancelled) {
 }
 
 // Whatever is kept and forgotten meanwhile.
-TEST_F(PrefixReuse, ManyPromptsInLittleMemory) {
+TEST_P(PrefixReuse, ManyPromptsInLittleMemory) {
   PrefillEngine engine = EngineWith(4);
   for (uint64_t i = 0; i < 12; ++i) {
     const size_t num_tokens = 200 + RandomBits(1, i) % 700;
@@ -137,6 +137,9 @@ TEST_F(PrefixReuse, ManyPromptsInLittleMemory) {
     ASSERT_EQ(std::memcmp(read.data(), wanted.data(), wanted.size() * sizeof(float)), 0) << i;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Models, PrefixReuse, ::testing::Values("llama", "mixtral", "qwen3moe_q8"),
+                         [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace kvship

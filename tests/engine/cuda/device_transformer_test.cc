@@ -50,6 +50,14 @@ TEST_F(DeviceTransformerTest, BlocksAreUnpackedAsOnTheCpu) {
   }
 }
 
+TEST_F(DeviceTransformerTest, MixturesOfExpertsAreRefused) {
+  RandomModel random(RopePairs::kHalves);
+  random.mutable_model().config.num_experts = 8;
+  random.mutable_model().config.name = "mixture";
+  EXPECT_EQ(DeviceTransformer::Upload(random.model(), DType::kF16).status(),
+            absl::UnimplementedError("model mixture has 8 experts; wanted none on the GPU"));
+}
+
 TEST_F(DeviceTransformerTest, WhatIsLongerThanAPieceComesInSeveral) {
   // 40 MiB of floats.
   RandomModel random(RopePairs::kHalves);
