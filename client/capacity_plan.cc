@@ -177,8 +177,11 @@ double CompressSeconds(const PlannedModel& model, const Gpu& gpu, size_t prompt_
 double StepSeconds(const PlannedModel& model, const Gpu& gpu, size_t sessions, double kv_bytes) {
   const auto batch = static_cast<double>(sessions);
   const double products = 2 * batch * (model.layer_weights + model.output_weights);
+  // An expert is read where any token goes through it.
+  const double read =
+      model.step_bytes + model.experts_bytes * (1 - std::pow(1 - model.chosen_share, batch));
   return static_cast<double>(model.shape.num_layers) * kStepLayerSeconds +
-         std::max(ReadingSeconds(gpu, model.step_bytes), products / (kProductShare * gpu.flops)) +
+         std::max(ReadingSeconds(gpu, read), products / (kProductShare * gpu.flops)) +
          ReadingSeconds(gpu, batch * kv_bytes);
 }
 

@@ -18,10 +18,14 @@ struct PlannedModel {
   std::string name;
   KvShape shape;
   size_t context_tokens = 0;  // the longest prompt plus output it was made for
-  double layer_weights = 0;   // in all layers together
+  double layer_weights = 0;   // that a token is multiplied with, in all layers together
   double output_weights = 0;  // of the product that gives the logits
   double weight_bytes = 0;    // of all weights, embedding included
-  double step_bytes = 0;      // of these, what a decode step reads
+  double step_bytes = 0;      // of these, what a decode step reads whatever its tokens
+  // Of a mixture of experts, which step_bytes leaves out: all experts, and the share of them that
+  // one token goes through.
+  double experts_bytes = 0;
+  double chosen_share = 0;
 };
 
 // One GPU by its datasheet: operations and bytes per second.

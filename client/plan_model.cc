@@ -16,7 +16,11 @@ constexpr double kBytesPerWeight16 = 2;
 struct Dimensions {
   std::string name;
   size_t layers, query_heads, kv_heads, head_dim, hidden, ffn, vocab, context;
-  bool tied_embeddings;  // the output product reads the embedding
+  bool tied_embeddings;       // the output product reads the embedding
+  size_t experts = 1;         // feed-forward networks of a layer
+  size_t chosen_experts = 1;  // by a token
+
+  double expert_weights() const { return static_cast<double>(layers * 3 * ffn * hidden); }
 };
 
 // As their config.json say.
@@ -29,6 +33,8 @@ const Dimensions kShapes[] = {
     {"qwen3-8b", 36, 32, 8, 128, 4096, 12288, 151936, 40960, false},
     {"qwen3-32b", 64, 64, 8, 128, 5120, 25600, 151936, 40960, false},
     {"smollm2-135m", 30, 9, 3, 64, 576, 1536, 49152, 8192, true},
+    {"mixtral-8x7b", 32, 32, 8, 128, 4096, 14336, 32000, 32768, false, 8, 2},
+    {"qwen3-30b-a3b", 48, 32, 4, 128, 2048, 768, 151936, 40960, false, 128, 8},
 };
 
 Dimensions DimensionsOf(const ModelConfig& config, bool tied_embeddings) {
@@ -41,11 +47,13 @@ Dimensions DimensionsOf(const ModelConfig& config, bool tied_embeddings) {
           .ffn = config.ffn_dim,
           .vocab = config.vocab_tokens,
           .context = config.context_tokens,
-          .tied_embeddings = tied_embeddings};
+          .tied_embeddings = tied_embeddings,
+          .experts = config.has_experts() ? config.num_experts : 1,
+          .chosen_experts = config.has_experts() ? config.experts_per_token : 1};
 }
 
 // Queries and the attention's output have Hq heads, keys and values H; the feed-forward network has
-// three matrices. Norms and biases are too small to count.
+// three matrices. Norms, biases and routers are too small to count.
 PlannedModel ModelOf(const Dimensions& dimensions) {
   PlannedModel model;
   model.name = dimensions.name;
@@ -55,37 +63,46 @@ PlannedModel ModelOf(const Dimensions& dimensions) {
                  .num_query_heads = dimensions.query_heads,
                  .head_dim = dimensions.head_dim};
   const size_t heads = dimensions.query_heads + dimensions.kv_heads;
-  const size_t per_layer =
-      2 * heads * dimensions.head_dim * dimensions.hidden + 3 * dimensions.ffn * dimensions.hidden;
-  model.layer_weights = static_cast<double>(dimensions.layers * per_layer);
+  const size_t attention = 2 * heads * dimensions.head_dim * dimensions.hidden;
+  model.layer_weights =
+      static_cast<double>(dimensions.layers * attention) +
+      static_cast<double>(dimensions.chosen_experts) * dimensions.expert_weights();
   model.output_weights = static_cast<double>(dimensions.vocab * dimensions.hidden);
   return model;
 }
 
-// A step reads one row of an embedding that is not the output matrix too.
-void SetBytes(double weight_bytes, bool tied_embeddings, PlannedModel* model) {
-  const double read = model->layer_weights + model->output_weights;
-  const double all = read + (tied_embeddings ? 0 : model->output_weights);
-  model->weight_bytes = weight_bytes > 0 ? weight_bytes : all * kBytesPerWeight16;
-  model->step_bytes = model->weight_bytes * read / all;
+// Of `weight_bytes` in all, or 16 bits per weight where that is 0. A step reads one row of an
+// embedding that is not the output matrix too.
+PlannedModel ModelOf(const Dimensions& dimensions, double weight_bytes) {
+  PlannedModel model = ModelOf(dimensions);
+  const auto experts = static_cast<double>(dimensions.experts);
+  const auto chosen = static_cast<double>(dimensions.chosen_experts);
+  const double a_token = model.layer_weights + model.output_weights;
+  const double all = a_token + (experts - chosen) * dimensions.expert_weights() +
+                     (dimensions.tied_embeddings ? 0 : model.output_weights);
+  model.weight_bytes = weight_bytes > 0 ? weight_bytes : all * kBytesPerWeight16;
+  model.step_bytes = model.weight_bytes * a_token / all;
+  if (experts == 1) return model;
+  const double expert_bytes = model.weight_bytes * dimensions.expert_weights() / all;
+  model.step_bytes -= chosen * expert_bytes;
+  model.experts_bytes = experts * expert_bytes;
+  model.chosen_share = chosen / experts;
+  return model;
 }
 
 absl::StatusOr<PlannedModel> ReadGgufModel(const std::string& path) {
   ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
   ASSIGN_OR_RETURN(const ModelConfig config, ReadGgufConfig(file));
   const bool tied = !file.tensors().contains("output.weight");
-  PlannedModel model = ModelOf(DimensionsOf(config, tied));
   double bytes = 0;
   for (const auto& [name, tensor] : file.tensors()) {
     bytes += static_cast<double>(tensor.bytes.size());
   }
-  SetBytes(bytes, tied, &model);
-  return model;
+  return ModelOf(DimensionsOf(config, tied), bytes);
 }
 
 absl::StatusOr<PlannedModel> ReadHfModel(const std::string& directory) {
   ASSIGN_OR_RETURN(const HfConfig config, ReadHfConfig(directory));
-  PlannedModel model = ModelOf(DimensionsOf(config.model, config.tied_embeddings));
   double bytes = 0;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
@@ -93,8 +110,7 @@ absl::StatusOr<PlannedModel> ReadHfModel(const std::string& directory) {
       bytes += static_cast<double>(entry.file_size(error));
     }
   }
-  SetBytes(bytes, config.tied_embeddings, &model);
-  return model;
+  return ModelOf(DimensionsOf(config.model, config.tied_embeddings), bytes);
 }
 
 }  // namespace
@@ -105,11 +121,7 @@ absl::StatusOr<PlannedModel> ReadPlannedModel(const std::string& path_or_name) {
   if (std::filesystem::exists(path_or_name, error)) return ReadGgufModel(path_or_name);
   std::string names;
   for (const Dimensions& shape : kShapes) {
-    if (shape.name == path_or_name) {
-      PlannedModel model = ModelOf(shape);
-      SetBytes(0, shape.tied_embeddings, &model);
-      return model;
-    }
+    if (shape.name == path_or_name) return ModelOf(shape, 0);
     absl::StrAppend(&names, names.empty() ? "" : ", ", shape.name);
   }
   return absl::NotFoundError(absl::StrCat(

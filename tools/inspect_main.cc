@@ -126,6 +126,8 @@ absl::StatusOr<json> Model(const std::string& path) {
               {"num_kv_heads", c.num_kv_heads},
               {"head_dim", c.head_dim},
               {"ffn_dim", c.ffn_dim},
+              {"num_experts", c.num_experts},
+              {"experts_per_token", c.experts_per_token},
               {"vocab_tokens", c.vocab_tokens},
               {"context_tokens", c.context_tokens},
               {"end_tokens", c.end_tokens},

@@ -203,6 +203,8 @@ def parse_flags():
     parser.add_argument("--random", default="", metavar="KIND",
                         help="instead of the demo model: random weights in TinyLlama-1.1B's shape, quantized by llama.cpp "
                              "to this, as Q4_K_M; without the two-process part")
+    parser.add_argument("--experts", type=int, default=0, metavar="N",
+                        help="with --random: a mixture of N experts, four per token, with about as many operations for a token")
     parser.add_argument("--no-transfer", action="store_true", help="leave the two-process part out")
     parser.add_argument("--output", help="default bench/results/cpu.json, or cpu-KIND.json")
     add_port_flags(parser)
@@ -211,7 +213,8 @@ def parse_flags():
     # Peak memory is that of a process so far, which ascending lengths make that of the length.
     args.context_tokens = (max(args.lengths) + args.decode_tokens + 255) // 256 * 256
     args.inspect = os.path.join(args.bin, "kvship-inspect")
-    name = f"cpu-{args.random.lower()}.json" if args.random else "cpu.json"
+    mixture = f"{args.experts}-experts-" if args.experts else ""
+    name = f"cpu-{mixture}{args.random.lower()}.json" if args.random else "cpu.json"
     args.output = args.output or os.path.join(ROOT, "bench", "results", name)
     return args
 
@@ -235,7 +238,8 @@ def use_random_model(args, folder):
     say(f"making a random model of kind {args.random}")
     path = os.path.join(folder, f"random-1.1b-{args.random}.gguf")
     # A process of its own: Linux counts the memory of a process among the peaks of those it starts.
-    command = [sys.executable, os.path.join(HERE, "random_model.py"), path, args.random, args.model]
+    script = os.path.join(HERE, "random_model.py")
+    command = [sys.executable, script, path, args.random, args.model, str(args.experts)]
     if subprocess.run(command, check=False).returncode != 0:
         sys.exit("random_model.py failed")
     args.model = path

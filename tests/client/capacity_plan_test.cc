@@ -250,12 +250,32 @@ TEST(ReadPlannedModel, ReadsADirectory) {
 TEST(ReadPlannedModel, KnowsHowManyWeightsTheShapesHave) {
   // As their publishers count them, in billions.
   const std::pair<const char*, double> counts[] = {
-      {"llama-2-7b", 6.74}, {"llama-3.1-8b", 8.03}, {"llama-3.1-70b", 70.6},
-      {"mistral-7b", 7.25}, {"qwen2.5-7b", 7.62},   {"qwen3-8b", 8.19},
-      {"qwen3-32b", 32.8},  {"smollm2-135m", 0.135}};
+      {"llama-2-7b", 6.74},   {"llama-3.1-8b", 8.03},  {"llama-3.1-70b", 70.6},
+      {"mistral-7b", 7.25},   {"qwen2.5-7b", 7.62},    {"qwen3-8b", 8.19},
+      {"qwen3-32b", 32.8},    {"smollm2-135m", 0.135}, {"mixtral-8x7b", 46.7},
+      {"qwen3-30b-a3b", 30.5}};
   for (const auto& [name, billions] : counts) {
     EXPECT_NEAR(Model(name).weight_bytes / 2e9, billions, 0.006 * billions) << name;
   }
+}
+
+TEST(ReadPlannedModel, CountsTheExpertsOfATokenAndThoseOfABatch) {
+  const PlannedModel model = Model("mixtral-8x7b");
+  // 12.9 billion weights of 46.7 for a token, as its publisher counts; the embedding among them.
+  EXPECT_NEAR(model.layer_weights + 2 * model.output_weights, 12.9e9, 0.006 * 12.9e9);
+  const Gpu gpu{"", 1e18, 1e12, 1e12};
+  const double one = StepSeconds(model, gpu, 1, 0), many = StepSeconds(model, gpu, 64, 0);
+  EXPECT_NEAR(many - one, 0.75 * model.experts_bytes / 0.92e12, 0.01 * (many - one));
+  EXPECT_NEAR(model.step_bytes + model.experts_bytes + 2 * model.output_weights, model.weight_bytes,
+              1);
+  EXPECT_EQ(Model("mistral-7b").experts_bytes, 0);
+}
+
+TEST(ReadPlannedModel, ReadsAMixture) {
+  const auto model = ReadPlannedModel(KVSHIP_GOLDENS "/models/mixtral");
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(model->chosen_share, 0.5);
+  EXPECT_EQ(model->layer_weights, 2 * (12 * 16 * 64 + 2 * 3 * 128 * 64));
 }
 
 TEST(PlanText, SaysTheSameInBothForms) {
