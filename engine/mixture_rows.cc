@@ -4,7 +4,6 @@
 #include <span>
 
 #include "base/status_macros.h"
-#include "engine/activations.h"
 
 namespace kvship {
 
@@ -21,13 +20,9 @@ TensorView MixtureRows::Normed(size_t begin, size_t end) {
   return TensorView(normed_.as<float>() + begin * hidden, {end - begin, hidden});
 }
 
-absl::Status MixtureRows::Choose(Backend& backend, const ProductWeights& router, size_t begin,
-                                 size_t end) {
-  const TensorView logits = ActivationRows(logits_, end - begin, config_.num_experts);
-  RETURN_IF_ERROR(Product(backend, Normed(begin, end), router, logits));
+void MixtureRows::Choose(TensorView logits, size_t begin) {
   routing_.Choose(logits, begin);
-  num_chosen_ += (end - begin) * config_.experts_per_token;
-  return absl::OkStatus();
+  num_chosen_ += logits.dims[0] * config_.experts_per_token;
 }
 
 absl::Status MixtureRows::Step(FeedForward& feed_forward, size_t layer, size_t most_rows,

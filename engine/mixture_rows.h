@@ -12,8 +12,6 @@
 #include "engine/expert_routing.h"
 #include "engine/feed_forward.h"
 #include "engine/model_config.h"
-#include "kernels/backend.h"
-#include "kernels/product.h"
 
 namespace kvship {
 
@@ -28,8 +26,8 @@ class MixtureRows {
   // have none.
   TensorView Normed(size_t begin, size_t end);
 
-  // Chooses the experts of rows [begin, end), by the layer's router.
-  absl::Status Choose(Backend& backend, const ProductWeights& router, size_t begin, size_t end);
+  // Chooses the experts of rows [begin, begin + M) by their logits [M, E] f32.
+  void Choose(TensorView logits, size_t begin);
 
   // Takes up to `most_rows` rows through the next expert of the layer and adds what comes of it to
   // the residual stream [num_rows, C]. Not to be called once done(). A row's experts come in
@@ -47,7 +45,6 @@ class MixtureRows {
   const ModelConfig& config_;
   ExpertRouting routing_;
   Buffer normed_;  // [num_rows, C]
-  Buffer logits_;  // [M, E] of a block
   // Counted once for each expert that a row goes through.
   size_t num_chosen_ = 0, num_done_ = 0;
   size_t expert_ = 0;     // that the next step is about

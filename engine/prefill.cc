@@ -308,8 +308,11 @@ absl::Status PrefillRun::AfterAttention(size_t begin, size_t end, TensorView att
                                 ? mixture_->Normed(begin, end)
                                 : ActivationRows(engine_.normed_, end - begin, config.hidden_dim);
   RETURN_IF_ERROR(RmsNorm(backend, residual, w.ffn_norm, config.norm_epsilon, normed));
-  return mixture_.has_value() ? mixture_->Choose(backend, engine_.router_, begin, end)
-                              : engine_.feed_forward_.Add(normed, residual);
+  if (!mixture_.has_value()) return engine_.feed_forward_.Add(normed, residual);
+  const TensorView logits = ActivationRows(engine_.router_logits_, end - begin, config.num_experts);
+  RETURN_IF_ERROR(Product(backend, normed, engine_.router_, logits));
+  mixture_->Choose(logits, begin);
+  return absl::OkStatus();
 }
 
 LayerView PrefillRun::finished_layer(size_t prompt) {

@@ -69,10 +69,11 @@ class PrefillEngine {
   ProductWeights router_;  // of a mixture of experts
   FeedForward feed_forward_;
   // Activations of one block of M rows.
-  Buffer normed_;    // [M, C]
-  Buffer qkv_out_;   // [M, (Hq + 2 H) D]
-  Buffer attended_;  // [M, Hq D]
-  Buffer lse_;       // [Hq, M]
+  Buffer normed_;         // [M, C]
+  Buffer qkv_out_;        // [M, (Hq + 2 H) D]
+  Buffer attended_;       // [M, Hq D]
+  Buffer lse_;            // [Hq, M]
+  Buffer router_logits_;  // [M, E]
 };
 
 // A prompt to be read, and what its scorer needs to see of each layer. Ids lie inside the
