@@ -37,7 +37,6 @@ class ExpertRouting {
 
   // An expert's rows, in the order in which they were given.
   std::span<const RoutedRow> RowsOf(size_t expert) const { return rows_[expert]; }
-  size_t num_experts() const { return rows_.size(); }
 
   // Most that it holds for `num_rows` rows.
   static size_t BytesFor(const ModelConfig& config, size_t num_rows);

@@ -213,6 +213,11 @@ void AddModelFiles(const std::string& root) {
   Folder gguf(root, "gguf"), safetensors(root, "safetensors");
   gguf.Add(WithoutTensors(TinyGguf().Bytes()));
   gguf.Add(WithoutTensors(TinyGguf(/*factors=*/false, "qwen3").Bytes()));
+  GgufWriter mixture = TinyGguf(/*factors=*/false, "qwen3moe");
+  mixture.Count("qwen3moe.expert_count", 4)
+      .Count("qwen3moe.expert_used_count", 2)
+      .Count("qwen3moe.expert_feed_forward_length", 32);
+  gguf.Add(WithoutTensors(mixture.Bytes()));
   gguf.Add(SentencePieceGguf().Bytes());
   GgufWriter yarn = TinyGguf(/*factors=*/false, "qwen2");
   yarn.Name("qwen2.rope.scaling.type", "yarn")
