@@ -296,7 +296,8 @@ void ReadResponseFormat(JsonFields& fields, OpenAiRequest* request) {
   if (type == "text") return;
   fields.Check(!request->generate.ignore_end_tokens(), "ignore_eos",
                "false where response_format is JSON");
-  fields.Check(request->generate.min_tokens() == 0, "min_tokens", "0 where response_format is JSON");
+  fields.Check(request->generate.min_tokens() == 0, "min_tokens",
+               "0 where response_format is JSON");
   const bool calls = !request->prompts.empty() && request->prompts[0].chat().has_forced_call();
   fields.Check(!calls, "tool_choice", "\"auto\" or \"none\" where response_format is JSON");
 }

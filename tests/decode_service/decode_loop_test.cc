@@ -328,7 +328,9 @@ TEST_F(DecodeLoopTest, NothingEndsTheOutputBeforeItsLeastTokens) {
   Start(ended, prompt, kKeepAll,
         {.max_tokens = 12, .min_tokens = 6, .end_tokens = {reference[3], reference[6]}});
   Start(stopped, prompt, kKeepAll,
-        {.max_tokens = 12, .min_tokens = 6, .stop = {std::string(tokenizer_.TokenBytes(reference[3]))}});
+        {.max_tokens = 12,
+         .min_tokens = 6,
+         .stop = {std::string(tokenizer_.TokenBytes(reference[3]))}});
   for (Request* request : {&ended, &stopped}) ASSERT_TRUE(Finish(*request));
   EXPECT_GE(ended.reader.tokens.size(), 6u);
   EXPECT_THAT(std::span(ended.reader.tokens).first(3),
