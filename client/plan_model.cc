@@ -53,8 +53,9 @@ Dimensions DimensionsOf(const ModelConfig& config, bool tied_embeddings) {
 }
 
 // Queries and the attention's output have Hq heads, keys and values H; the feed-forward network has
-// three matrices. Norms, biases and routers are too small to count.
-PlannedModel ModelOf(const Dimensions& dimensions) {
+// three matrices. Norms, biases and routers are too small to count. The weights take `weight_bytes`
+// in all, or 16 bits each where that is 0.
+PlannedModel ModelOf(const Dimensions& dimensions, double weight_bytes) {
   PlannedModel model;
   model.name = dimensions.name;
   model.context_tokens = dimensions.context;
@@ -64,19 +65,13 @@ PlannedModel ModelOf(const Dimensions& dimensions) {
                  .head_dim = dimensions.head_dim};
   const size_t heads = dimensions.query_heads + dimensions.kv_heads;
   const size_t attention = 2 * heads * dimensions.head_dim * dimensions.hidden;
-  model.layer_weights =
-      static_cast<double>(dimensions.layers * attention) +
-      static_cast<double>(dimensions.chosen_experts) * dimensions.expert_weights();
-  model.output_weights = static_cast<double>(dimensions.vocab * dimensions.hidden);
-  return model;
-}
-
-// Of `weight_bytes` in all, or 16 bits per weight where that is 0. A step reads one row of an
-// embedding that is not the output matrix too.
-PlannedModel ModelOf(const Dimensions& dimensions, double weight_bytes) {
-  PlannedModel model = ModelOf(dimensions);
   const auto experts = static_cast<double>(dimensions.experts);
   const auto chosen = static_cast<double>(dimensions.chosen_experts);
+  model.layer_weights =
+      static_cast<double>(dimensions.layers * attention) + chosen * dimensions.expert_weights();
+  model.output_weights = static_cast<double>(dimensions.vocab * dimensions.hidden);
+
+  // A step reads one row of an embedding that is not the output matrix too.
   const double a_token = model.layer_weights + model.output_weights;
   const double all = a_token + (experts - chosen) * dimensions.expert_weights() +
                      (dimensions.tied_embeddings ? 0 : model.output_weights);

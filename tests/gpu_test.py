@@ -84,9 +84,9 @@ class GpuRun(unittest.TestCase):
         (self.folder / path).write_text(text)
         (self.folder / path).chmod(0o755)
 
-    def run_stages(self, *stages, fails=True, **environment):
+    def run_stages(self, *stages, fails=True, results=None, **environment):
         """What it said."""
-        done = subprocess.run([self.folder / "checkout/scripts/gpu.sh", self.results, *stages],
+        done = subprocess.run([self.folder / "checkout/scripts/gpu.sh", results or self.results, *stages], cwd=self.folder,
                               env={**self.environment, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, timeout=100, check=False)
         self.assertEqual(done.returncode, 1 if fails else 0, done.stdout)
@@ -113,6 +113,10 @@ class GpuRun(unittest.TestCase):
         self.assertEqual(rows, ["machine", "limits", "prefill", "decode", "prefix", "prefill"])
         self.assertRegex(results["gpu.md"], r"(?s)```\nread 4 GiB\nwindow_votes tma\n```\n\Z")
         self.assertRegex(results["gpu-tests.txt"], r"(?s)FirstTest\..*ok.*Second/0\..*ok.*LibrariesTest\..*WindowVotesTest\..*ok")
+
+    def test_a_relative_folder_is_the_callers(self):
+        self.run_stages("kernels", fails=False, results="results")
+        self.assertIn("gpu-kernels.json", self.packed())
 
     def test_without_a_device_nothing_is_begun(self):
         self.write("how/DequantizeTest.*", NO_DEVICE)
