@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/internal/sysinfo.h"
 #include "base/out_of_memory.h"
 #include "base/status_macros.h"
 #include "transport/grpc_outbox.h"
@@ -232,6 +233,9 @@ namespace {
 
 std::shared_ptr<grpc::Channel> Connect(const std::string& target,
                                        const PrefillConnection::Options& options) {
+  // gRPC 1.51 reads connect()'s errno after it has taken a lock. The first time that Abseil waits
+  // for one it looks up this number, once for the process, and leaves an ENOENT in errno.
+  absl::base_internal::NominalCPUFrequency();
   grpc::ChannelArguments args;
   // Bulk streams must not share a connection with other channels of the process.
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
