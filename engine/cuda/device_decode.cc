@@ -75,10 +75,13 @@ absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> DeviceDecodeEngine::Create(
       {&Self::normed_, row * config.hidden_dim},
       {&Self::qkv_, row * NumHeads(config) * config.head_dim},
       {&Self::attended_, row * config.num_query_heads * config.head_dim},
-      {&Self::gate_up_, row * 2 * config.ffn_dim},
-      {&Self::gated_, row * config.ffn_dim},
+      {&Self::gate_up_, config.has_experts() ? 0 : row * 2 * config.ffn_dim},
+      {&Self::gated_, config.has_experts() ? 0 : row * config.ffn_dim},
       {&Self::logits_, b * config.vocab_tokens * sizeof(float)}};
   RETURN_IF_ERROR(CreateBuffers(buffers, *engine));
+  if (config.has_experts()) {
+    ASSIGN_OR_RETURN(engine->mixture_, DeviceMixture::Create(model, *engine->products_, b));
+  }
   return engine;
 }
 
@@ -296,6 +299,12 @@ absl::Status DeviceDecodeEngine::EnqueueLayer(size_t layer) {
                             .cols = config.num_query_heads * d,
                             .accumulate = true}));
   RETURN_IF_ERROR(Norm(w.ffn_norm));
+  if (mixture_ != nullptr) {
+    return mixture_->Add(capture_.get(), {.layer = layer,
+                                          .normed = normed_.data(),
+                                          .residual = residual_.data(),
+                                          .num_tokens = batch_});
+  }
   RETURN_IF_ERROR(Multiply({.x = normed_.data(),
                             .weights = w.gate_up,
                             .out = gate_up_.data(),

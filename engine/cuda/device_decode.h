@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/cuda/device_mixture.h"
 #include "engine/cuda/device_transformer.h"
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/paged_attention.h"
@@ -79,6 +80,7 @@ class DeviceDecodeEngine {
   // uses that meanwhile, as NCCL may while it connects, would end the capture.
   Stream capture_;
   std::unique_ptr<Products> products_;
+  std::unique_ptr<DeviceMixture> mixture_;  // null in dense models
 
   size_t batch_ = 0;      // B
   size_t max_pages_ = 0;  // of any head, with a full tail, rounded up by StepPages
@@ -100,8 +102,8 @@ class DeviceDecodeEngine {
   DeviceBuffer normed_;      // [B, C]
   DeviceBuffer qkv_;         // [B, (Hq + 2 H) D]
   DeviceBuffer attended_;    // [B, Hq D]
-  DeviceBuffer gate_up_;     // [B, 2 F]
-  DeviceBuffer gated_;       // [B, F]
+  DeviceBuffer gate_up_;     // [B, 2 F]; none where there is a mixture
+  DeviceBuffer gated_;       // [B, F]; likewise
   DeviceBuffer logits_;      // [B, vocab] f32
   DeviceBuffer workspace_;   // of attention
 };

@@ -16,6 +16,9 @@ size_t KeyRows(size_t num_tokens) {
   return (num_tokens + kStep - 1) / kStep * kStep;
 }
 
+// Tokens of a mixture whose experts are read once each without waiting for the host.
+constexpr size_t kFewTokens = 32;
+
 // Of one head's K or V in a block of the prefix cache.
 size_t BlockHeadBytes(const ModelConfig& config) {
   return kPrefixBlockTokens * config.head_dim * kElementBytes;
@@ -67,8 +70,13 @@ absl::StatusOr<std::unique_ptr<DevicePrefillEngine>> DevicePrefillEngine::Create
   ASSIGN_OR_RETURN(engine->attended_, DeviceBuffer::Create(row * q));
   ASSIGN_OR_RETURN(engine->lse_, DeviceBuffer::Create(options.block_tokens *
                                                       config.num_query_heads * sizeof(float)));
-  ASSIGN_OR_RETURN(engine->gate_up_, DeviceBuffer::Create(row * 2 * config.ffn_dim));
-  ASSIGN_OR_RETURN(engine->gated_, DeviceBuffer::Create(row * config.ffn_dim));
+  if (config.has_experts()) {
+    ASSIGN_OR_RETURN(engine->mixture_,
+                     DeviceMixture::Create(model, *engine->products_, options.block_tokens));
+  } else {
+    ASSIGN_OR_RETURN(engine->gate_up_, DeviceBuffer::Create(row * 2 * config.ffn_dim));
+    ASSIGN_OR_RETURN(engine->gated_, DeviceBuffer::Create(row * config.ffn_dim));
+  }
   ASSIGN_OR_RETURN(engine->logits_, DeviceBuffer::Create(config.vocab_tokens * sizeof(float)));
   // Rows past a block's end may be read, though never used: they must not hold NaN.
   RETURN_IF_ERROR(CudaStatus(
@@ -302,6 +310,14 @@ absl::Status DevicePrefillRun::FeedForward(std::byte* residual, const std::byte*
                                    .num_tokens = num_rows,
                                    .width = c,
                                    .epsilon = config.norm_epsilon}));
+  if (engine_.mixture_ != nullptr) {
+    const DeviceMixture::Batch batch = {.layer = layer_,
+                                        .normed = engine_.normed_.data(),
+                                        .residual = residual,
+                                        .num_tokens = num_rows};
+    return num_rows <= kFewTokens ? engine_.mixture_->Add(stream, batch)
+                                  : engine_.mixture_->AddMany(stream, batch);
+  }
   RETURN_IF_ERROR(multiply(engine_.normed_.data(), w.gate_up, engine_.gate_up_.data(), 2 * f, c,
                            /*accumulate=*/false));
   RETURN_IF_ERROR(SiluMul(stream, {.gate_up = engine_.gate_up_.data(),

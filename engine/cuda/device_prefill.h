@@ -1,7 +1,7 @@
 // Prefill on the GPU, layer by layer as engine/prefill.h: memory is the residual stream, one layer
 // of KV and one block of activations. A step enqueues the work of one (layer, block of queries) and
-// returns at once. As there, a prompt is read from where it differs from one whose beginning the
-// engine kept, in pinned memory of the host.
+// returns at once, in a mixture of experts when these have been chosen. As there, a prompt is read
+// from where it differs from one whose beginning the engine kept, in pinned memory of the host.
 //
 // A DevicePrefillEngine holds the scratch memory that runs share; it, its runs and their stream
 // belong to one thread.
@@ -14,6 +14,7 @@
 #include <span>
 
 #include "absl/status/statusor.h"
+#include "engine/cuda/device_mixture.h"
 #include "engine/cuda/device_observation.h"
 #include "engine/cuda/device_transformer.h"
 #include "engine/prefix_cache.h"
@@ -62,13 +63,14 @@ class DevicePrefillEngine {
   PrefixCache prefix_cache_;  // of blocks [L, 2, H, kPrefixBlockTokens, D], K and then V
   std::unique_ptr<Products> products_;
   std::unique_ptr<CudnnAttention> cudnn_;
+  std::unique_ptr<DeviceMixture> mixture_;  // null in dense models
   // Activations of one block of M rows.
   DeviceBuffer normed_;    // [M, C]
   DeviceBuffer qkv_;       // [M, (Hq + 2 H) D]
   DeviceBuffer attended_;  // [M, Hq D]
   DeviceBuffer lse_;       // [Hq, M] f32
-  DeviceBuffer gate_up_;   // [M, 2 F]
-  DeviceBuffer gated_;     // [M, F]
+  DeviceBuffer gate_up_;   // [M, 2 F]; none where there is a mixture
+  DeviceBuffer gated_;     // [M, F]; likewise
   DeviceBuffer logits_;    // [vocab] f32
 };
 

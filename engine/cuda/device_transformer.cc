@@ -5,10 +5,16 @@
 
 #include "base/status_macros.h"
 #include "kernels/cuda/dequantize.h"
+#include "kernels/cuda/experts.h"
 #include "kernels/cuda/fill.h"
 
 namespace kvship::cuda {
 namespace {
+
+// Of a layer.
+size_t NumFeedForwards(const ModelConfig& config) {
+  return std::max<size_t>(1, config.num_experts);
+}
 
 // Hands out memory piece by piece, each aligned for the widest loads.
 class Layout {
@@ -71,9 +77,10 @@ class Uploader {
 };
 
 absl::Status CheckShape(const ModelConfig& config) {
-  if (config.has_experts()) {
+  if (config.num_experts > kMostExperts) {
     return absl::UnimplementedError(absl::StrCat("model ", config.name, " has ", config.num_experts,
-                                                 " experts; wanted none on the GPU"));
+                                                 " experts; wanted at most ", kMostExperts,
+                                                 " on the GPU"));
   }
   // PagedAttention's most, and what attention's kernels are made for.
   constexpr size_t kMostQueryHeads = 16;
@@ -99,13 +106,15 @@ absl::Status DeviceTransformer::Lay(bool tied) {
   const size_t q = config_.num_query_heads * d, kv = config_.num_kv_heads * d;
   const size_t bias = config_.has_query_key_value_bias() ? q + 2 * kv : 0;
   const size_t norm = config_.has_query_key_norm() ? d : 0;
+  const size_t router = config_.num_experts, experts = NumFeedForwards(config_);
   if (dtype_ != DType::kF16 && dtype_ != DType::kBf16) {
     return absl::InvalidArgumentError("dtype: wanted f16 or bf16");
   }
   RETURN_IF_ERROR(CheckShape(config_));
   Layout layout;
   struct Offsets {
-    size_t attention_norm, qkv, qkv_bias, query_norm, key_norm, output, ffn_norm, gate_up, down;
+    size_t attention_norm, qkv, qkv_bias, query_norm, key_norm, output, ffn_norm, router, gate_up,
+        down;
   };
   const size_t embedding = layout.Take(config_.vocab_tokens * c);
   std::vector<Offsets> offsets;
@@ -117,8 +126,9 @@ absl::Status DeviceTransformer::Lay(bool tied) {
                        .key_norm = layout.Take(norm),
                        .output = layout.Take(c * q),
                        .ffn_norm = layout.Take(c),
-                       .gate_up = layout.Take(2 * f * c),
-                       .down = layout.Take(c * f)});
+                       .router = layout.Take(router * c),
+                       .gate_up = layout.Take(experts * 2 * f * c),
+                       .down = layout.Take(experts * c * f)});
   }
   const size_t output_norm = layout.Take(c);
   const size_t output = tied ? embedding : layout.Take(config_.vocab_tokens * c);
@@ -135,6 +145,7 @@ absl::Status DeviceTransformer::Lay(bool tied) {
                        .key_norm = norm > 0 ? base + at.key_norm : nullptr,
                        .output = base + at.output,
                        .ffn_norm = base + at.ffn_norm,
+                       .router = router > 0 ? base + at.router : nullptr,
                        .gate_up = base + at.gate_up,
                        .down = base + at.down});
   }
@@ -154,7 +165,6 @@ absl::StatusOr<std::unique_ptr<const DeviceTransformer>> DeviceTransformer::Uplo
   RETURN_IF_ERROR(uploader.Copy(model.embedding, device->embedding_));
   for (size_t i = 0; i < model.layers.size(); ++i) {
     const LayerWeights& from = model.layers[i];
-    const FeedForwardWeights& ffn = from.experts.front();
     const DeviceLayerWeights& to = device->layers_[i];
     const auto bytes = [](const WeightView& w) { return w.rows * w.cols * kElementBytes; };
     RETURN_IF_ERROR(uploader.Copy(from.attention_norm, to.attention_norm));
@@ -168,9 +178,16 @@ absl::StatusOr<std::unique_ptr<const DeviceTransformer>> DeviceTransformer::Uplo
     }
     RETURN_IF_ERROR(uploader.Copy(from.output, to.output));
     RETURN_IF_ERROR(uploader.Copy(from.ffn_norm, to.ffn_norm));
-    RETURN_IF_ERROR(uploader.Copy(ffn.gate, to.gate_up));
-    RETURN_IF_ERROR(uploader.Copy(ffn.up, to.gate_up + bytes(ffn.gate)));
-    RETURN_IF_ERROR(uploader.Copy(ffn.down, to.down));
+    if (to.router != nullptr) RETURN_IF_ERROR(uploader.Copy(from.router, to.router));
+    const std::byte* gate_up = to.gate_up;
+    const std::byte* down = to.down;
+    for (const FeedForwardWeights& ffn : from.experts) {
+      RETURN_IF_ERROR(uploader.Copy(ffn.gate, gate_up));
+      RETURN_IF_ERROR(uploader.Copy(ffn.up, gate_up + bytes(ffn.gate)));
+      RETURN_IF_ERROR(uploader.Copy(ffn.down, down));
+      gate_up += bytes(ffn.gate) + bytes(ffn.up);
+      down += bytes(ffn.down);
+    }
   }
   RETURN_IF_ERROR(uploader.Copy(model.output_norm, device->output_norm_));
   if (!tied) RETURN_IF_ERROR(uploader.Copy(model.output, device->output_));
@@ -205,8 +222,9 @@ absl::StatusOr<std::unique_ptr<const DeviceTransformer>> DeviceTransformer::Rand
     }
     RETURN_IF_ERROR(fill(layer.output, c, config.num_query_heads * d));
     RETURN_IF_ERROR(ones(layer.ffn_norm, c));
-    RETURN_IF_ERROR(fill(layer.gate_up, 2 * f, c));
-    RETURN_IF_ERROR(fill(layer.down, c, f));
+    if (layer.router != nullptr) RETURN_IF_ERROR(fill(layer.router, config.num_experts, c));
+    RETURN_IF_ERROR(fill(layer.gate_up, NumFeedForwards(config) * 2 * f, c));
+    RETURN_IF_ERROR(fill(layer.down, NumFeedForwards(config) * c, f));
   }
   RETURN_IF_ERROR(ones(device->output_norm_, c));
   RETURN_IF_ERROR(fill(device->output_, config.vocab_tokens, c));

@@ -22,7 +22,8 @@ inline size_t NumHeads(const ModelConfig& config) {
   return config.num_query_heads + 2 * config.num_kv_heads;
 }
 
-// One layer. C hidden, Hq and H heads of D, F feed-forward; all in device memory, of dtype.
+// One layer. C hidden, Hq and H heads of D, F feed-forward, E experts, one in dense models; all in
+// device memory, of dtype.
 struct DeviceLayerWeights {
   const std::byte* attention_norm = nullptr;  // [C]
   const std::byte* qkv = nullptr;             // [(Hq + 2 H) D, C]
@@ -31,8 +32,9 @@ struct DeviceLayerWeights {
   const std::byte* key_norm = nullptr;        // [D]; likewise
   const std::byte* output = nullptr;          // [C, Hq D]
   const std::byte* ffn_norm = nullptr;        // [C]
-  const std::byte* gate_up = nullptr;         // [2 F, C], the gates first
-  const std::byte* down = nullptr;            // [C, F]
+  const std::byte* router = nullptr;          // [E, C]; null in dense models
+  const std::byte* gate_up = nullptr;         // [E, 2 F, C], each expert's gates first
+  const std::byte* down = nullptr;            // [E, C, F]
 };
 
 // What a GPU computes a model in: bf16 where its matrices are bf16, else f16. Two processes with

@@ -247,6 +247,23 @@ TEST_F(DeviceEngineTest, DoesToQueriesAndKeysWhatTheModelDoes) {
   }
 }
 
+TEST_F(DeviceEngineTest, TakesTokensThroughTheirExperts) {
+  struct Case {
+    size_t num_experts;
+    bool normalizes;
+    size_t num_tokens;  // the last block has many, or few
+  };
+  for (const Case& c : {Case{4, true, 300}, Case{40, false, 270}}) {
+    SCOPED_TRACE(testing::Message() << c.num_experts << " experts");
+    RandomModel random(RopePairs::kHalves, "qwen3moe", c.num_experts);
+    random.mutable_model().config.normalizes_expert_weights = c.normalizes;
+    Sides sides(random, c.num_tokens, "budget_tokens=64,window=16,encoder=bf16",
+                /*use_cudnn=*/true);
+    sides.Prefill();
+    sides.Decode(20);
+  }
+}
+
 TEST_F(DeviceEngineTest, TheWindowMayBeginInTheBlockBefore) {
   RandomModel random(RopePairs::kHalves);
   Sides sides(random, 260, "scorer=snapkv,budget_tokens=64,window=16,encoder=bf16",

@@ -50,12 +50,34 @@ TEST_F(DeviceTransformerTest, BlocksAreUnpackedAsOnTheCpu) {
   }
 }
 
-TEST_F(DeviceTransformerTest, MixturesOfExpertsAreRefused) {
+TEST_F(DeviceTransformerTest, ExpertsLieOneAfterTheOther) {
+  RandomModel random(RopePairs::kHalves, "mixtral", /*num_experts=*/4);
+  const LayerWeights& weights = random.model().layers[1];
+  const auto device = DeviceTransformer::Upload(random.model(), DType::kBf16);
+  ASSERT_TRUE(device.ok()) << device.status();
+  const DeviceLayerWeights& layer = (*device)->layer(1);
+  EXPECT_EQ(FromDevice(layer.router, weights.router.rows * weights.router.cols),
+            Rounded(DType::kBf16, weights.router));
+  const std::byte *gate_up = layer.gate_up, *down = layer.down;
+  const auto expect_next = [](const std::byte*& next, const WeightView& expected) {
+    const size_t count = expected.rows * expected.cols;
+    EXPECT_EQ(FromDevice(next, count), Rounded(DType::kBf16, expected));
+    next += count * kElementBytes;
+  };
+  for (const FeedForwardWeights& expert : weights.experts) {
+    expect_next(gate_up, expert.gate);
+    expect_next(gate_up, expert.up);
+    expect_next(down, expert.down);
+  }
+}
+
+TEST_F(DeviceTransformerTest, MoreExpertsThanAreChosenFromAreRefused) {
   RandomModel random(RopePairs::kHalves);
-  random.mutable_model().config.num_experts = 8;
+  random.mutable_model().config.num_experts = 513;
   random.mutable_model().config.name = "mixture";
-  EXPECT_EQ(DeviceTransformer::Upload(random.model(), DType::kF16).status(),
-            absl::UnimplementedError("model mixture has 8 experts; wanted none on the GPU"));
+  EXPECT_EQ(
+      DeviceTransformer::Upload(random.model(), DType::kF16).status(),
+      absl::UnimplementedError("model mixture has 513 experts; wanted at most 512 on the GPU"));
 }
 
 TEST_F(DeviceTransformerTest, WhatIsLongerThanAPieceComesInSeveral) {

@@ -2,6 +2,7 @@
 // with the same ones, and the two sides of a run on the GPU put together.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <random>
@@ -25,7 +26,10 @@ inline double Distance(std::span<const float> a, std::span<const float> b) {
 
 class RandomModel {
  public:
-  explicit RandomModel(RopePairs pairs, const char* architecture = "llama") {
+  // With experts a token's id says which two it goes through, whatever it has met before: what one
+  // side rounds otherwise than the other chooses no other expert.
+  explicit RandomModel(RopePairs pairs, const char* architecture = "llama",
+                       size_t num_experts = 0) {
     ModelConfig& config = model_.config;
     config.architecture = architecture;
     config.num_layers = 2;
@@ -33,7 +37,10 @@ class RandomModel {
     config.num_query_heads = 4;
     config.num_kv_heads = 2;
     config.head_dim = 64;
-    config.ffn_dim = 384;
+    config.ffn_dim = num_experts > 0 ? 136 : 384;
+    config.num_experts = num_experts;
+    config.experts_per_token = num_experts > 0 ? 2 : 0;
+    config.normalizes_expert_weights = true;
     config.vocab_tokens = 320;
     config.context_tokens = 4096;
     config.norm_epsilon = 1e-5f;
@@ -43,6 +50,14 @@ class RandomModel {
     }
     const size_t c = config.hidden_dim, f = config.ffn_dim, d = config.head_dim;
     model_.embedding = Matrix(config.vocab_tokens, c, 1.0f);
+    if (num_experts > 0) {
+      for (size_t token = 0; token < config.vocab_tokens; ++token) {
+        const size_t first = token % num_experts;
+        const size_t second = (first + 1 + token / num_experts % (num_experts - 1)) % num_experts;
+        matrices_.back()[token * c + first] = 16;
+        matrices_.back()[token * c + second] = 8;
+      }
+    }
     for (size_t layer = 0; layer < config.num_layers; ++layer) {
       LayerWeights& w = model_.layers.emplace_back();
       w.attention_norm = Norm(c);
@@ -58,7 +73,15 @@ class RandomModel {
       }
       w.output = Matrix(c, config.num_query_heads * d);
       w.ffn_norm = Norm(c);
-      w.experts = {{.gate = Matrix(f, c), .up = Matrix(f, c), .down = Matrix(c, f)}};
+      if (num_experts > 0) {
+        w.router = Matrix(num_experts, c);
+        for (size_t i = 0; i < num_experts * c; ++i) {
+          matrices_.back()[i] = i % c == i / c ? 0.25f : 0.0f;
+        }
+      }
+      for (size_t i = 0; i < std::max<size_t>(1, num_experts); ++i) {
+        w.experts.push_back({.gate = Matrix(f, c), .up = Matrix(f, c), .down = Matrix(c, f)});
+      }
     }
     model_.output_norm = Norm(c);
     model_.output = Matrix(config.vocab_tokens, c);
