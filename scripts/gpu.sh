@@ -9,6 +9,7 @@
 #   kernels     time per operation                                                gpu-kernels.json, gpu.md
 #   engine      the shape of Llama-3.1-8B, PyTorch and transformers beside it     gpu-engine.jsonl
 #   paper       that of Llama-2-7B, for the figures of SnapKV's paper             gpu-paper.jsonl
+#   mixture     that of Qwen3-30B-A3B, transformers beside it                     gpu-mixture.jsonl
 #   nccl        256 MiB between two processes                                     gpu-nccl.txt
 #   sanitize    the kernels' tests under compute-sanitizer                        memcheck.log, racecheck.log
 #   long        a prompt of 1,000,000 tokens, about nine minutes on an H200       gpu-long.jsonl
@@ -35,10 +36,10 @@ source scripts/setup.sh
 results=$PWD/bench/results
 [[ -z ${1:-} ]] || results=$(cd "$caller" && realpath -m "$1")
 stages=("${@:2}")
-[[ ${#stages[@]} -gt 0 ]] || stages=(tests services wire kernels engine paper nccl sanitize)
+[[ ${#stages[@]} -gt 0 ]] || stages=(tests services wire kernels engine paper mixture nccl sanitize)
 for stage in "${stages[@]}"; do
-  [[ $stage =~ ^(tests|services|wire|kernels|engine|paper|nccl|sanitize|long)$ ]] ||
-    die "stage \"$stage\": wanted tests, services, wire, kernels, engine, paper, nccl, sanitize or long"
+  [[ $stage =~ ^(tests|services|wire|kernels|engine|paper|mixture|nccl|sanitize|long)$ ]] ||
+    die "stage \"$stage\": wanted tests, services, wire, kernels, engine, paper, mixture, nccl, sanitize or long"
 done
 [[ -z ${KVSHIP_GPU_PACK:-} || $# -gt 0 ]] || die "KVSHIP_GPU_PACK: wanted a FOLDER, all of which is packed"
 run_seconds=${KVSHIP_GPU_SECONDS:-86400}
@@ -303,6 +304,14 @@ bench_paper() {
   fi
 }
 
+bench_mixture() {
+  machine_line
+  engine prefill --shape=30b-a3b --tokens=4096,16384,32768 --rounds=1
+  engine decode --shape=30b-a3b --batch=1,8,32 --tokens=16384 --nofull
+  baseline prefill --shape 30b-a3b --tokens 4096,16384
+  baseline decode --shape 30b-a3b --batch 1,32 --kept 2048
+}
+
 bench_long() {
   machine_line
   seconds=900 engine long --tokens=1000000 --budget=4096
@@ -315,6 +324,7 @@ run_bench() {
 }
 run_engine() { run_bench engine; }
 run_paper() { run_bench paper; }
+run_mixture() { run_bench mixture; }
 run_long() { run_bench long; }
 
 run_nccl() {

@@ -99,12 +99,12 @@ class GpuRun(unittest.TestCase):
             return {name: archive.extractfile(name).read().decode() for name in archive.getnames()}
 
     def test_all_results_are_packed_and_say_what_they_are_of(self):
-        said = self.run_stages("tests", "kernels", "nccl", "engine", "paper", "sanitize", "long", fails=False)
+        said = self.run_stages("tests", "kernels", "nccl", "engine", "paper", "mixture", "sanitize", "long", fails=False)
         self.assertIn("NVIDIA H100, 580, 81559 MiB, programs of c0ffee", said)
         results = self.packed()
         self.assertEqual({name for name in results if not name.endswith(".err")}, {
-            "gpu-tests.txt", "gpu-kernels.json", "gpu.md", "gpu-nccl.txt", "gpu-engine.jsonl", "gpu-paper.jsonl", "memcheck.log",
-            "racecheck.log", "gpu-long.jsonl"})
+            "gpu-tests.txt", "gpu-kernels.json", "gpu.md", "gpu-nccl.txt", "gpu-engine.jsonl", "gpu-paper.jsonl",
+            "gpu-mixture.jsonl", "memcheck.log", "racecheck.log", "gpu-long.jsonl"})
         for name, text in results.items():
             if not name.endswith((".err", ".json")):
                 self.assertIn("H100", text, name)

@@ -7,14 +7,17 @@
 namespace kvship::cuda {
 namespace {
 
-// A block multiplies 16 rows of weights with up to 32 rows of x. Its warps take columns in turn, 32
-// at a time, and add up what they have at the end.
+// A block multiplies 16 rows of weights with up to 32 rows of x. Its warps take columns in turn,
+// 128 at a time in four steps whose weights are all on their way before the first is multiplied,
+// and add up what they have at the end.
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpThreads;
 constexpr int kWeightRows = 16;
 constexpr int kTiles = 4;     // of rows of x,
 constexpr int kTileRows = 8;  // this many each
-constexpr int kStep = 32;     // columns
+constexpr int kStepColumns = 32;
+constexpr int kSteps = 4;
+constexpr int kTurn = kSteps * kStepColumns;
 
 struct Sums {
   float of[kWarps][kTiles * kTileRows][kWeightRows + 1];  // one more, for the banks
@@ -29,6 +32,12 @@ __device__ void MultiplyStep(const uint4 (&w)[2], const uint4& x, float (&sum)[4
   MultiplyAdd<T>(sum, first, x.x, x.y);
   const uint32_t second[4] = {w[0].z, w[1].z, w[0].w, w[1].w};
   MultiplyAdd<T>(sum, second, x.z, x.w);
+}
+
+template <class T>
+__device__ uint4 ChunkOrZeros(const T* from, bool is_there) {
+  if (!is_there) return make_uint4(0, 0, 0, 0);
+  return *reinterpret_cast<const uint4*>(from);
 }
 
 template <class T>
@@ -58,17 +67,23 @@ __global__ void __launch_bounds__(kThreads) ExpertProductKernel(const ExpertProd
                 (run.first + done + static_cast<size_t>(row)) * args.cols + column;
     }
     float sum[kTiles][4] = {};
-#pragma unroll 4
-    for (size_t k = static_cast<size_t>(warp) * kStep; k < args.cols; k += kWarps * kStep) {
-      const bool valid = k + column < args.cols;
-      const uint4 none = make_uint4(0, 0, 0, 0);
-      const uint4 both[2] = {valid ? *reinterpret_cast<const uint4*>(w[0] + k) : none,
-                             valid ? *reinterpret_cast<const uint4*>(w[1] + k) : none};
+    for (size_t begin = static_cast<size_t>(warp) * kTurn; begin < args.cols;
+         begin += kWarps * kTurn) {
+      uint4 chunks[kSteps][2];
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i) {
+        const size_t k = begin + i * kStepColumns;
+        chunks[i][0] = ChunkOrZeros(w[0] + k, k + column < args.cols);
+        chunks[i][1] = ChunkOrZeros(w[1] + k, k + column < args.cols);
+      }
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         if (tile * kTileRows >= count) break;
-        MultiplyStep<T>(both, valid ? *reinterpret_cast<const uint4*>(x[tile] + k) : none,
-                        sum[tile]);
+#pragma unroll
+        for (int i = 0; i < kSteps; ++i) {
+          const size_t k = begin + i * kStepColumns;
+          MultiplyStep<T>(chunks[i], ChunkOrZeros(x[tile] + k, k + column < args.cols), sum[tile]);
+        }
       }
     }
 #pragma unroll

@@ -13,8 +13,8 @@
 //   kvship-engine-bench longest
 //       the longest prompt that the device holds, with the full cache and with a compressed one
 //
-// One JSON object per result on stdout, as it comes. --shape=8b or 7b, --layers for fewer than the
-// model has.
+// One JSON object per result on stdout, as it comes. --shape=8b, 7b or 30b-a3b, --layers for
+// fewer than the model has.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -39,7 +39,7 @@
 #include "engine/prefill.h"
 #include "kernels/cuda/fill.h"
 
-ABSL_FLAG(std::string, shape, "8b", "model whose shape is run: 8b or 7b");
+ABSL_FLAG(std::string, shape, "8b", "model whose shape is run: 8b, 7b or 30b-a3b");
 ABSL_FLAG(uint32_t, layers, 0, "layers of it; 0: all");
 ABSL_FLAG(std::string, tokens, "16384,32768", "prompt lengths, separated by commas");
 ABSL_FLAG(std::string, batch, "1,32", "sequences per decode step");
@@ -298,9 +298,11 @@ absl::Status BenchStep(const DeviceTransformer& model, cudaStream_t stream, size
   double used_gb = 0;
   const auto seconds = StepSeconds(model, stream, batch, plan, &used_gb);
   const size_t kept = plan.layer_tokens.front() / config.num_kv_heads;
-  // Every weight but the embedding's is read, and every kept token's K and V.
+  // Every weight but the embedding's and of a mixture's other experts is read, and every kept
+  // token's K and V.
   const double bytes =
-      static_cast<double>(model.num_bytes() - config.vocab_tokens * config.hidden_dim * 2) +
+      static_cast<double>(model.num_bytes() - config.vocab_tokens * config.hidden_dim * 2) -
+      UnreadExpertBytes(config, batch) +
       static_cast<double>(batch * kept * config.num_layers * config.num_kv_heads) *
           static_cast<double>(config.head_dim * 4);
   std::printf(

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What PyTorch and transformers take for the shapes of engine_bench.cc, on the same device in the same run.
 
-    transformers_baseline.py attention | prefill --tokens 16384,32768 | decode --batch 2 --kept 16384 [--shape 7b]
+    transformers_baseline.py attention | prefill --tokens 16384,32768 | decode --batch 2 --kept 16384 [--shape 7b | 30b-a3b]
                              | kvpress --batch 2 --tokens 16384 --kept 2048 [--shape 7b]
 
 Random bf16 weights; attention through PyTorch's scaled_dot_product_attention. One JSON object per result.
@@ -55,17 +55,21 @@ def bench_attention(_arguments):
 
 
 def make_model(shape):
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3MoeConfig
 
-    kv_heads, ffn, vocab = {"8b": (8, 14336, 128256), "7b": (32, 11008, 32000)}[shape]
-    config = LlamaConfig(hidden_size=4096, intermediate_size=ffn, num_hidden_layers=32, num_attention_heads=32,
-                         num_key_value_heads=kv_heads, vocab_size=vocab, max_position_embeddings=1 << 20,
-                         attn_implementation="sdpa", dtype=torch.bfloat16)
+    common = {"num_attention_heads": 32, "max_position_embeddings": 1 << 20, "attn_implementation": "sdpa", "dtype": torch.bfloat16}
+    if shape == "30b-a3b":
+        config = Qwen3MoeConfig(hidden_size=2048, moe_intermediate_size=768, num_hidden_layers=48, num_key_value_heads=4,
+                                head_dim=128, num_experts=128, num_experts_per_tok=8, norm_topk_prob=True, vocab_size=151936, **common)
+    else:
+        kv_heads, ffn, vocab = {"8b": (8, 14336, 128256), "7b": (32, 11008, 32000)}[shape]
+        config = LlamaConfig(hidden_size=4096, intermediate_size=ffn, num_hidden_layers=32, num_key_value_heads=kv_heads,
+                             vocab_size=vocab, **common)
     with torch.device("cuda"):
         torch.set_default_dtype(torch.bfloat16)
         from transformers.initialization import no_init_weights
         with no_init_weights():
-            model = LlamaForCausalLM(config)
+            model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, weights in model.named_parameters():
             weights.fill_(1.0) if "norm" in name else weights.normal_(0.0, weights.shape[-1] ** -0.5)
@@ -159,7 +163,7 @@ def bench_kvpress(arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bench", choices=("attention", "prefill", "decode", "kvpress"))
-    parser.add_argument("--shape", choices=("8b", "7b"), default="8b")
+    parser.add_argument("--shape", choices=("8b", "7b", "30b-a3b"), default="8b")
     parser.add_argument("--tokens", default="16384,32768")
     parser.add_argument("--batch", default="2")
     parser.add_argument("--kept", default="16384")
