@@ -35,13 +35,14 @@ std::string Utf8Stream::Finish() {
   return std::string(kReplacement);
 }
 
-std::string StopMatcher::Add(absl::string_view text) {
+std::string StopMatcher::Add(absl::string_view text, bool may_end) {
   if (matched_) return "";
   held_.append(text.data(), text.size());
+  if (!may_end) num_passed_ = held_.size();
   size_t first_end = std::string::npos;
   size_t first_begin = 0;
   for (const std::string& stop : stop_) {
-    const size_t begin = held_.find(stop);
+    const size_t begin = held_.find(stop, num_passed_ - std::min(num_passed_, stop.size() - 1));
     if (begin == std::string::npos) continue;
     const size_t end = begin + stop.size();
     if (end < first_end || (end == first_end && begin < first_begin)) {
@@ -57,6 +58,7 @@ std::string StopMatcher::Add(absl::string_view text) {
   const size_t safe = held_.size() - BeginningAtEnd();
   std::string out = held_.substr(0, safe);
   held_.erase(0, safe);
+  num_passed_ -= std::min(num_passed_, safe);
   return out;
 }
 

@@ -31,8 +31,8 @@ class StopMatcher {
   explicit StopMatcher(std::vector<std::string> stop) : stop_(std::move(stop)) {}
 
   // The text that can no longer become part of a stop text. Once matched(), the text before the
-  // match; nothing after it.
-  std::string Add(absl::string_view text);
+  // match; nothing after it. Unless they `may_end` in `text`, stop texts may only begin there.
+  std::string Add(absl::string_view text, bool may_end = true);
   // What was held back.
   std::string Finish();
 
@@ -44,6 +44,7 @@ class StopMatcher {
 
   std::vector<std::string> stop_;
   std::string held_;
+  size_t num_passed_ = 0;  // bytes of held_ in which none may end
   bool matched_ = false;
 };
 
@@ -51,11 +52,10 @@ class OutputText {
  public:
   explicit OutputText(std::vector<std::string> stop) : stop_(std::move(stop)) {}
 
-  // Text that can be sent once a token of these bytes has come. Stop texts in the first tokens pass
-  // where these may not stop the output.
+  // Text that can be sent once a token of these bytes has come. Stop texts that end in it pass
+  // unless it `may_stop` the output.
   std::string Add(absl::string_view token_bytes, bool may_stop = true) {
-    std::string text = utf8_.Add(token_bytes);
-    return may_stop ? stop_.Add(text) : text;
+    return stop_.Add(utf8_.Add(token_bytes), may_stop);
   }
   // The rest, at the end of the output; empty after a stop text.
   std::string Finish() {

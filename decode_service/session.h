@@ -84,7 +84,7 @@ class Session {
   bool wants_logits() const {
     return options_.num_logprobs > 0 || !options_.forced_tokens.empty() ||
            options_.sampling.adjusts_logits() || matcher_ != nullptr ||
-           end_.output_tokens < options_.min_tokens;
+           (end_.output_tokens < options_.min_tokens && !options_.end_tokens.empty());
   }
 
   const OutputOptions options_;

@@ -109,14 +109,14 @@ absl::Status DecodeEngine::FeedForward(const LayerWeights& w, TensorView x, Tens
   const TensorView logits = ActivationRows(router_logits_, x.dims[0], config.num_experts);
   RETURN_IF_ERROR(ProductPacked(backend_, x, {&w.router, 1}, Arithmetic::kFloat32, logits));
   routing_.Clear();
-  routing_.Choose(logits, 0);
-  for (size_t expert = 0; expert < config.num_experts; ++expert) {
-    const std::span<const RoutedRow> rows = routing_.RowsOf(expert);
-    if (rows.empty()) continue;
+  routing_.Choose(backend_, logits, 0);
+  for (std::span<const RoutedRow> left = routing_.ByExpert(); !left.empty();) {
+    const std::span<const RoutedRow> rows = RowsOfFirstExpert(left, left.size());
+    left = left.subspan(rows.size());
     const TensorView gathered = ActivationRows(gathered_, rows.size(), config.hidden_dim);
     GatherRows(backend_, x, rows, gathered);
     const TensorView out = ActivationRows(expert_out_, rows.size(), config.hidden_dim);
-    RETURN_IF_ERROR(Expert(w.experts[expert], gathered, out, /*accumulate=*/false));
+    RETURN_IF_ERROR(Expert(w.experts[rows.front().expert], gathered, out, /*accumulate=*/false));
     AddRows(backend_, out, rows, residual);
   }
   return absl::OkStatus();

@@ -16,38 +16,46 @@ namespace kvship {
 
 struct RoutedRow {
   uint32_t row;
+  uint32_t expert;
   float weight;  // of the expert's output in the row's
 };
 
 class ExpertRouting {
  public:
   explicit ExpertRouting(const ModelConfig& config)
-      : experts_per_token_(config.experts_per_token),
-        normalizes_(config.normalizes_expert_weights),
-        rows_(config.num_experts) {}
+      : num_experts_(config.num_experts),
+        experts_per_token_(config.experts_per_token),
+        normalizes_(config.normalizes_expert_weights) {}
 
-  void Clear();
+  // Makes room for so many rows at a time, all that it then takes.
+  void Reserve(size_t num_rows);
+  static size_t BytesFor(const ModelConfig& config, size_t num_rows);
+
+  void Clear() { chosen_.clear(); }
 
   // Chooses the experts of rows [first_row, first_row + M) by their logits [M, E] f32: those with
   // the largest shares of a softmax over all experts, of equal ones the first. Weights are the
-  // shares, divided by their sum where the model normalizes them. Sources: arXiv 2401.04088,
-  // section 2.1, whose softmax over the chosen alone is the normalized one; Qwen3's technical
-  // report, arXiv 2505.09388, section 2.
-  void Choose(TensorView logits, size_t first_row);
+  // shares, divided by their sum where the model normalizes them; NaN where a logit is. Sources:
+  // arXiv 2401.04088, section 2.1, whose softmax over the chosen alone is the normalized one;
+  // Qwen3's technical report, arXiv 2505.09388, section 2.
+  void Choose(Backend& backend, TensorView logits, size_t first_row);
 
-  // An expert's rows, in the order in which they were given.
-  std::span<const RoutedRow> RowsOf(size_t expert) const { return rows_[expert]; }
-
-  // Most that it holds for `num_rows` rows.
-  static size_t BytesFor(const ModelConfig& config, size_t num_rows);
+  // All that was chosen since Clear, expert by expert, each expert's rows in the order in which
+  // they were given. Valid until the next call.
+  std::span<const RoutedRow> ByExpert();
 
  private:
+  void ChooseRow(const float* logits, uint32_t row, RoutedRow* chosen) const;
+
+  const size_t num_experts_;
   const size_t experts_per_token_;
   const bool normalizes_;
-  std::vector<std::vector<RoutedRow>> rows_;  // of each expert
-  std::vector<float> shares_;                 // of one row
-  std::vector<uint32_t> chosen_;              // by one row
+  std::vector<RoutedRow> chosen_;
+  std::vector<RoutedRow> by_expert_;
 };
+
+// Of rows that lie expert by expert the first expert's, at most `most_rows` of them.
+std::span<const RoutedRow> RowsOfFirstExpert(std::span<const RoutedRow> rows, size_t most_rows);
 
 // out[i] = x[rows[i].row]. x [M, C] f32, out [as many as rows, C] f32.
 void GatherRows(Backend& backend, TensorView x, std::span<const RoutedRow> rows, TensorView out);

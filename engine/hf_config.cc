@@ -64,7 +64,8 @@ absl::Status ReadExperts(const JsonObject& config, ModelConfig& model) {
   RETURN_IF_ERROR(RefuseDenseLayers(config));
   ASSIGN_OR_RETURN(model.ffn_dim, config.RequiredCount("moe_intermediate_size"));
   ASSIGN_OR_RETURN(const std::optional<bool> normalizes, config.Flag("norm_topk_prob"));
-  model.normalizes_expert_weights = normalizes.value_or(false);  // transformers' default
+  model.normalizes_expert_weights =
+      normalizes.value_or(false);  // transformers' default, but for Mixtral, whose files say it
   return absl::OkStatus();
 }
 

@@ -1,18 +1,18 @@
 #include "engine/mixture_rows.h"
 
-#include <algorithm>
-#include <span>
-
 #include "base/status_macros.h"
 
 namespace kvship {
 
 MixtureRows::MixtureRows(const ModelConfig& config, size_t num_rows)
-    : config_(config), routing_(config), normed_(num_rows * config.hidden_dim * sizeof(float)) {}
+    : config_(config), routing_(config), normed_(num_rows * config.hidden_dim * sizeof(float)) {
+  routing_.Reserve(num_rows);
+}
 
 void MixtureRows::Clear() {
   routing_.Clear();
-  num_chosen_ = num_done_ = expert_ = first_row_ = 0;
+  rows_ = {};
+  num_done_ = 0;
 }
 
 TensorView MixtureRows::Normed(size_t begin, size_t end) {
@@ -20,28 +20,21 @@ TensorView MixtureRows::Normed(size_t begin, size_t end) {
   return TensorView(normed_.as<float>() + begin * hidden, {end - begin, hidden});
 }
 
-void MixtureRows::Choose(TensorView logits, size_t begin) {
-  routing_.Choose(logits, begin);
-  num_chosen_ += logits.dims[0] * config_.experts_per_token;
+void MixtureRows::Choose(Backend& backend, TensorView logits, size_t begin) {
+  routing_.Choose(backend, logits, begin);
 }
 
 absl::Status MixtureRows::Step(FeedForward& feed_forward, size_t layer, size_t most_rows,
                                TensorView residual) {
-  while (first_row_ == routing_.RowsOf(expert_).size()) {
-    ++expert_;
-    first_row_ = 0;
-  }
-  std::span<const RoutedRow> rows = routing_.RowsOf(expert_).subspan(first_row_);
-  rows = rows.first(std::min(rows.size(), most_rows));
-  RETURN_IF_ERROR(feed_forward.Unpack(layer, expert_));
+  const auto rows = RowsOfFirstExpert(rows_.subspan(num_done_), most_rows);
+  RETURN_IF_ERROR(feed_forward.Unpack(layer, rows.front().expert));
   RETURN_IF_ERROR(feed_forward.AddRouted(Normed(0, residual.dims[0]), rows, residual));
-  first_row_ += rows.size();
   num_done_ += rows.size();
   return absl::OkStatus();
 }
 
 double MixtureRows::fraction() const {
-  return num_done_ == 0 ? 0 : static_cast<double>(num_done_) / static_cast<double>(num_chosen_);
+  return rows_.empty() ? 0 : static_cast<double>(num_done_) / static_cast<double>(rows_.size());
 }
 
 size_t MixtureRows::BytesFor(const ModelConfig& config, size_t num_rows) {

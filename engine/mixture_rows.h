@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 
 #include "absl/status/status.h"
 #include "base/buffer.h"
@@ -27,7 +28,10 @@ class MixtureRows {
   TensorView Normed(size_t begin, size_t end);
 
   // Chooses the experts of rows [begin, begin + M) by their logits [M, E] f32.
-  void Choose(TensorView logits, size_t begin);
+  void Choose(Backend& backend, TensorView logits, size_t begin);
+
+  // All rows are in.
+  void BeginSteps() { rows_ = routing_.ByExpert(); }
 
   // Takes up to `most_rows` rows through the next expert of the layer and adds what comes of it to
   // the residual stream [num_rows, C]. Not to be called once done(). A row's experts come in
@@ -35,7 +39,7 @@ class MixtureRows {
   absl::Status Step(FeedForward& feed_forward, size_t layer, size_t most_rows, TensorView residual);
 
   // Whether each row has been through all its experts.
-  bool done() const { return num_done_ == num_chosen_; }
+  bool done() const { return num_done_ == rows_.size(); }
   // The share of the steps' work that is done, in [0, 1].
   double fraction() const;
 
@@ -44,11 +48,9 @@ class MixtureRows {
  private:
   const ModelConfig& config_;
   ExpertRouting routing_;
-  Buffer normed_;  // [num_rows, C]
-  // Counted once for each expert that a row goes through.
-  size_t num_chosen_ = 0, num_done_ = 0;
-  size_t expert_ = 0;     // that the next step is about
-  size_t first_row_ = 0;  // among the expert's
+  Buffer normed_;                    // [num_rows, C]
+  std::span<const RoutedRow> rows_;  // that the steps go through
+  size_t num_done_ = 0;              // of them
 };
 
 }  // namespace kvship

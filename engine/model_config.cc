@@ -13,7 +13,6 @@ namespace {
 constexpr size_t kMaxLayers = 10'000;
 constexpr size_t kMaxDim = size_t{1} << 20;
 constexpr size_t kMaxTokens = size_t{1} << 30;
-constexpr size_t kMaxExperts = 1024;
 
 absl::Status CheckRange(absl::string_view field, size_t value, size_t max) {
   if (value >= 1 && value <= max) return absl::OkStatus();
@@ -57,7 +56,7 @@ absl::Status ModelConfig::Validate() const {
   RETURN_IF_ERROR(CheckRange("head_dim", head_dim, kMaxDim));
   RETURN_IF_ERROR(CheckRange("ffn_dim", ffn_dim, kMaxDim));
   if (has_experts()) {
-    RETURN_IF_ERROR(CheckRange("num_experts", num_experts, kMaxExperts));
+    RETURN_IF_ERROR(CheckRange("num_experts", num_experts, kMostExperts));
     RETURN_IF_ERROR(CheckRange("experts_per_token", experts_per_token, num_experts));
   }
   RETURN_IF_ERROR(CheckRange("vocab_tokens", vocab_tokens, kMostDrawnFrom));

@@ -13,6 +13,8 @@
 namespace kvship {
 
 struct ModelConfig {
+  static constexpr size_t kMostExperts = 1024;
+
   // "llama", "mistral", "mixtral", "qwen2", "qwen3" or "qwen3moe". A GGUF file calls the first
   // three llama.
   std::string architecture;

@@ -132,6 +132,7 @@ std::vector<PrefillRun::Piece> PrefillRun::PiecesOf(size_t begin, size_t end) {
 absl::StatusOr<PrefillRun::Event> PrefillRun::Step() {
   if (begin_ < num_rows_) {
     RETURN_IF_ERROR(BlockStep());
+    if (begin_ == num_rows_ && mixture_.has_value()) mixture_->BeginSteps();
   } else {
     RETURN_IF_ERROR(mixture_->Step(engine_.feed_forward_, layer_, engine_.options().block_tokens,
                                    Residual(0, num_rows_)));
@@ -311,7 +312,7 @@ absl::Status PrefillRun::AfterAttention(size_t begin, size_t end, TensorView att
   if (!mixture_.has_value()) return engine_.feed_forward_.Add(normed, residual);
   const TensorView logits = ActivationRows(engine_.router_logits_, end - begin, config.num_experts);
   RETURN_IF_ERROR(Product(backend, normed, engine_.router_, logits));
-  mixture_->Choose(logits, begin);
+  mixture_->Choose(backend, logits, begin);
   return absl::OkStatus();
 }
 

@@ -81,6 +81,12 @@ class HostPromptReading final : public PromptReading {
 
 }  // namespace
 
+size_t HostPromptReader::pack_tokens() const {
+  // So that each expert of a mixture has some dozens of rows, for which its weights are unpacked.
+  constexpr size_t kBlocksOfAMixture = 8;
+  return engine_.options().block_tokens * (config().has_experts() ? kBlocksOfAMixture : 1);
+}
+
 size_t HostPromptReader::BytesFor(const PrefillTask& task) const {
   const KvShape shape = ShapeOf(config());
   const auto compressor = Compressor::Create(task.compression, shape, task.plan);

@@ -17,7 +17,7 @@ class HostPromptReader final : public PromptReader {
       : engine_(model, backend, options) {}
 
   const ModelConfig& config() const override { return engine_.model().config; }
-  size_t pack_tokens() const override { return engine_.options().block_tokens; }
+  size_t pack_tokens() const override;
   absl::Status Check(const PrefillTask&) const override { return absl::OkStatus(); }
   size_t BytesFor(const PrefillTask& task) const override;
   size_t prefix_cache_bytes() const override { return engine_.prefix_cache().num_bytes(); }

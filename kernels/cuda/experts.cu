@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kThreads) ChooseKernel(const ChooseExpertsArgs
     if (expert < args.num_experts) keys[i] = KeyOfChoice(logits[expert], expert);
   }
   const size_t first_choice = token * args.experts_per_token;
-  float largest = 0.0f, sum = 0.0f;
+  float largest = 0.0f, chosen_sum = 0.0f;
   for (size_t j = 0; j < args.experts_per_token; ++j) {
     ChoiceKey best = 0;
 #pragma unroll
@@ -50,22 +50,22 @@ __global__ void __launch_bounds__(kThreads) ChooseKernel(const ChooseExpertsArgs
     const float logit = logits[expert];
     if (j == 0) largest = logit;
     const float share = expf(logit - largest);
-    sum += share;
+    chosen_sum += share;
     if (lane == 0) {
       args.experts[first_choice + j] = expert;
       args.weights[first_choice + j] = share;
     }
   }
-  if (!args.normalizes) {
-    sum = 0.0f;
-    for (size_t expert = lane; expert < args.num_experts; expert += kWarpThreads) {
-      sum += expf(logits[expert] - largest);
-    }
-    for (int step = kWarpThreads / 2; step > 0; step /= 2) {
-      sum += __shfl_xor_sync(0xffffffffu, sum, step);
-    }
+  float sum = 0.0f;
+  for (size_t expert = lane; expert < args.num_experts; expert += kWarpThreads) {
+    sum += expf(logits[expert] - largest);
+  }
+  for (int step = kWarpThreads / 2; step > 0; step /= 2) {
+    sum += __shfl_xor_sync(0xffffffffu, sum, step);
   }
   if (lane > 0) return;
+  const bool is_nan = sum != sum;
+  if (args.normalizes && !is_nan) sum = chosen_sum;
   for (size_t j = 0; j < args.experts_per_token; ++j) args.weights[first_choice + j] /= sum;
 }
 

@@ -20,7 +20,7 @@ inline constexpr size_t kMostExperts = 512;  // E
 
 // experts[m] = those with the K largest of logits[m], the largest first, of equal ones the first
 // expert; NaN is the smallest logit. weights[m] = their shares of a softmax over all experts, or,
-// if `normalizes`, over the chosen ones. Sources: engine/expert_routing.h.
+// if `normalizes`, over the chosen ones; NaN where a logit is. Sources: engine/expert_routing.h.
 struct ChooseExpertsArgs {
   const float* logits = nullptr;  // [M, E]
   uint32_t* experts = nullptr;    // [M, K]

@@ -332,7 +332,8 @@ TEST_F(DecodeLoopTest, NothingEndsTheOutputBeforeItsLeastTokens) {
          .min_tokens = 6,
          .stop = {std::string(tokenizer_.TokenBytes(reference[3]))}});
   for (Request* request : {&ended, &stopped}) ASSERT_TRUE(Finish(*request));
-  EXPECT_GE(ended.reader.tokens.size(), 6u);
+  // Where the model would have ended it first, it goes on otherwise.
+  ASSERT_GE(ended.reader.tokens.size(), 6u);
   EXPECT_THAT(std::span(ended.reader.tokens).first(3),
               ElementsAreArray(std::span(reference).first(3)));
   for (size_t i = 0; i < 6; ++i) {

@@ -93,5 +93,55 @@ TEST(OutputTextTest, HowBytesAreCutChangesNothing) {
   }
 }
 
+TEST(OutputTextTest, WhereNoStopTextMayEndOneMayBegin) {
+  OutputText output({"abc", "ab"});
+  EXPECT_EQ(output.Add("xabcab", false), "xabc");
+  EXPECT_EQ(output.Add("!a", false), "ab!");
+  EXPECT_EQ(output.Add("b"), "");
+  EXPECT_TRUE(output.stopped());
+  EXPECT_EQ(output.Finish(), "");
+}
+
+TEST(OutputTextTest, AStopTextThatHasPassedIsNotFoundLater) {
+  OutputText output({"ab", "abcd"});
+  EXPECT_EQ(output.Add("ab", false), "");
+  EXPECT_EQ(output.Add("cx"), "abcx");
+  EXPECT_EQ(output.Add("ab", false), "");
+  EXPECT_EQ(output.Add("c"), "");
+  EXPECT_EQ(output.Add("d"), "");
+  EXPECT_TRUE(output.stopped());
+}
+
+TEST(OutputTextTest, HowBytesAreCutAfterThePassedOnesChangesNothing) {
+  std::mt19937 random(3);
+  const std::vector<std::string> stop = {"aab", "ba", "abba"};
+  for (int trial = 0; trial < 500; ++trial) {
+    std::string bytes;
+    for (size_t i = 0; i < 30; ++i) bytes += "aab"[random() % 3];
+    const size_t passed = random() % 20;
+    // The first that ends past them.
+    std::string expected = bytes;
+    for (size_t end = passed + 1; end <= bytes.size() && expected == bytes; ++end) {
+      for (const std::string& text : {stop[2], stop[0], stop[1]}) {
+        if (end < text.size() || bytes.compare(end - text.size(), text.size(), text) != 0) continue;
+        expected = bytes.substr(0, end - text.size());
+        break;
+      }
+    }
+    for (const size_t piece : {1, 3, 30}) {
+      OutputText output(stop);
+      std::string text;
+      for (size_t at = 0; at < bytes.size() && !output.stopped();) {
+        const size_t size = std::min(piece, (at < passed ? passed : bytes.size()) - at);
+        text += output.Add(bytes.substr(at, size), at >= passed);
+        at += size;
+      }
+      text += output.Finish();
+      // What has been sent cannot be taken back.
+      EXPECT_EQ(text, expected) << bytes << " " << passed << " " << piece;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace kvship

@@ -9,6 +9,7 @@
 
 #include "prefill_service/host_prompt_reader.h"
 #include "prefill_service/prefill_scheduler.h"
+#include "tests/engine/mixture_gguf.h"
 #include "tests/prefill_service/prefill_node.h"
 
 namespace kvship {
@@ -152,6 +153,13 @@ TEST(HostPromptReader, VotesOfALongWindowComeInSteps) {
   }
   EXPECT_TRUE(reading->done());
   EXPECT_EQ(reading->fraction(), 1);
+}
+
+TEST(HostPromptReader, PacksAMixturesPromptsUpToSeveralBlocks) {
+  Backend backend(1);
+  const auto dense = TinyModelOf("llama"), mixture = TinyModelOf("mixtral");
+  EXPECT_EQ(HostPromptReader(*dense, backend, {.block_tokens = 16}).pack_tokens(), 16u);
+  EXPECT_EQ(HostPromptReader(*mixture, backend, {.block_tokens = 16}).pack_tokens(), 128u);
 }
 
 }  // namespace

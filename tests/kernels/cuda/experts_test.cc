@@ -66,8 +66,10 @@ TEST_F(ExpertsTest, TheLargestLogitsChooseOfEqualOnesTheFirst) {
 }
 
 TEST_F(ExpertsTest, NanIsTheSmallestLogitAndChoosesAnExpertAllTheSame) {
-  const Choices got = Choose({kNan, -1, kNan, 2, kNan, kNan, kNan, kNan}, 4, 3, true);
-  EXPECT_EQ(got.experts, (std::vector<uint32_t>{3, 1, 0, 0, 1, 2}));
+  const Choices got =
+      Choose({kNan, -1, kNan, 2, kNan, kNan, kNan, kNan, 3, kNan, 1, 2}, 4, 3, true);
+  EXPECT_EQ(got.experts, (std::vector<uint32_t>{3, 1, 0, 0, 1, 2, 0, 3, 2}));
+  for (const float weight : got.weights) EXPECT_TRUE(std::isnan(weight));
 }
 
 TEST_F(ExpertsTest, RowsLieExpertByExpertInTheOrderOfTheirTokens) {
