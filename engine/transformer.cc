@@ -41,8 +41,9 @@ struct TensorNames {
   const char* ffn_norm;
   FeedForwardNames feed_forward;  // of all tokens
   const char* router;
-  FeedForwardNames expert;   // $0 stands for its number
-  FeedForwardNames experts;  // of all in one tensor; null where there is no such
+  FeedForwardNames expert;      // $0 stands for its number
+  FeedForwardNames experts;     // of all in one tensor; null where there is no such
+  const char* experts_gate_up;  // of all, each one's gate before its up; likewise
 };
 
 constexpr TensorNames kHfNames = {
@@ -69,6 +70,7 @@ constexpr TensorNames kHfNames = {
                .up = ".mlp.experts.$0.up_proj.weight",
                .down = ".mlp.experts.$0.down_proj.weight"},
     .experts = {},
+    .experts_gate_up = nullptr,
 };
 
 constexpr TensorNames MixtralNames() {
@@ -107,6 +109,7 @@ constexpr TensorNames kGgufNames = {
     .experts = {.gate = ".ffn_gate_exps.weight",
                 .up = ".ffn_up_exps.weight",
                 .down = ".ffn_down_exps.weight"},
+    .experts_gate_up = ".ffn_gate_up_exps.weight",
 };
 
 // One of the three matrices [rows, cols] of every expert.
@@ -126,6 +129,27 @@ absl::StatusOr<std::vector<WeightView>> ReadExpertMatrices(WeightSource& source,
   return matrices;
 }
 
+absl::Status ReadGatesAndUps(WeightSource& source, const TensorNames& names,
+                             const ModelConfig& config, const std::string& prefix,
+                             std::vector<WeightView>& gates, std::vector<WeightView>& ups) {
+  const size_t c = config.hidden_dim, f = config.ffn_dim, count = config.num_experts;
+  const std::string fused =
+      names.experts_gate_up == nullptr ? "" : absl::StrCat(prefix, names.experts_gate_up);
+  if (source.Has(fused)) {
+    ASSIGN_OR_RETURN(gates, source.Matrices(fused, count, 2 * f, c));
+    for (WeightView& gate : gates) {
+      gate.rows = f;
+      WeightView& up = ups.emplace_back(gate);
+      up.data += up.num_bytes();
+    }
+    return absl::OkStatus();
+  }
+  const FeedForwardNames &one = names.expert, &all = names.experts;
+  ASSIGN_OR_RETURN(gates, ReadExpertMatrices(source, prefix, one.gate, all.gate, count, f, c));
+  ASSIGN_OR_RETURN(ups, ReadExpertMatrices(source, prefix, one.up, all.up, count, f, c));
+  return absl::OkStatus();
+}
+
 absl::Status ReadFeedForward(WeightSource& source, const TensorNames& names,
                              const ModelConfig& config, const std::string& prefix,
                              LayerWeights& out) {
@@ -140,13 +164,11 @@ absl::Status ReadFeedForward(WeightSource& source, const TensorNames& names,
   }
   const size_t count = config.num_experts;
   ASSIGN_OR_RETURN(out.router, source.Matrix(prefix + names.router, count, c));
-  const FeedForwardNames &one = names.expert, &all = names.experts;
-  ASSIGN_OR_RETURN(const std::vector<WeightView> gates,
-                   ReadExpertMatrices(source, prefix, one.gate, all.gate, count, f, c));
-  ASSIGN_OR_RETURN(const std::vector<WeightView> ups,
-                   ReadExpertMatrices(source, prefix, one.up, all.up, count, f, c));
-  ASSIGN_OR_RETURN(const std::vector<WeightView> downs,
-                   ReadExpertMatrices(source, prefix, one.down, all.down, count, c, f));
+  std::vector<WeightView> gates, ups;
+  RETURN_IF_ERROR(ReadGatesAndUps(source, names, config, prefix, gates, ups));
+  ASSIGN_OR_RETURN(
+      const std::vector<WeightView> downs,
+      ReadExpertMatrices(source, prefix, names.expert.down, names.experts.down, count, c, f));
   for (size_t i = 0; i < count; ++i) out.experts.push_back({gates[i], ups[i], downs[i]});
   return absl::OkStatus();
 }

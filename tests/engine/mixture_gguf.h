@@ -37,7 +37,7 @@ inline std::string Q8Blocks(const std::string& floats) {
 
 class MixtureGguf {
  public:
-  enum class Experts { kStacked, kSingle };
+  enum class Experts { kStacked, kFused, kSingle };
 
   // Of the golden model `name`, "mixtral" or "qwen3moe". Matrices have `format`: F32 or Q8_0.
   explicit MixtureGguf(const std::string& name, Experts experts = Experts::kStacked,
@@ -50,7 +50,10 @@ class MixtureGguf {
     Matrix("token_embd", "model.embed_tokens");
     Vector("output_norm", "model.norm");
     Matrix("output", "lm_head");
-    for (size_t layer = 0; layer < Count("num_hidden_layers"); ++layer) WriteLayer(layer, experts);
+    for (size_t layer = 0; layer < Count("num_hidden_layers"); ++layer) {
+      WriteLayer(layer);
+      WriteExperts(layer, experts);
+    }
   }
 
   GgufWriter& gguf() { return gguf_; }
@@ -93,7 +96,7 @@ class MixtureGguf {
         .Count(key("expert_feed_forward_length"), Count("moe_intermediate_size"));
   }
 
-  void WriteLayer(size_t layer, Experts experts) {
+  void WriteLayer(size_t layer) {
     const std::string to = absl::StrCat("blk.", layer, ".");
     const std::string from = absl::StrCat("model.layers.", layer, ".");
     Vector(to + "attn_norm", from + "input_layernorm");
@@ -107,27 +110,48 @@ class MixtureGguf {
       Vector(to + "attn_q_norm", from + "self_attn.q_norm");
       Vector(to + "attn_k_norm", from + "self_attn.k_norm");
     }
-    const std::string mixture = from + (is_qwen ? "mlp." : "block_sparse_moe.");
+  }
+
+  void WriteExperts(size_t layer, Experts experts) {
+    const std::string to = absl::StrCat("blk.", layer, ".");
+    const bool is_qwen = architecture_ == "qwen3moe";
+    const std::string mixture =
+        absl::StrCat("model.layers.", layer, is_qwen ? ".mlp." : ".block_sparse_moe.");
+    const std::string gate = is_qwen ? "gate_proj" : "w1", up = is_qwen ? "up_proj" : "w3";
+    const std::string down = is_qwen ? "down_proj" : "w2";
     // Routers stay floats in quantized files, too.
     Add(to + "ffn_gate_inp", Tensor(mixture + "gate").shape, Bytes(Tensor(mixture + "gate")),
         kGgufF32);
-    using Name = std::pair<const char*, const char*>;
-    for (const auto& [name, theirs] : {Name{"ffn_gate", is_qwen ? "gate_proj" : "w1"},
-                                       Name{"ffn_up", is_qwen ? "up_proj" : "w3"},
-                                       Name{"ffn_down", is_qwen ? "down_proj" : "w2"}}) {
-      std::string all;
-      std::vector<size_t> shape;
-      for (size_t i = 0; i < Count("num_local_experts"); ++i) {
-        const FileTensor& one = Tensor(absl::StrCat(mixture, "experts.", i, ".", theirs));
-        shape = one.shape;
-        all += Bytes(one);
-        if (experts == Experts::kSingle) {
-          Add(absl::StrCat(to, name, ".", i), shape, Bytes(one), format_);
-        }
-      }
-      shape.insert(shape.begin(), Count("num_local_experts"));
-      if (experts == Experts::kStacked) Add(to + name + "_exps", shape, all, format_);
+    if (experts == Experts::kFused) {
+      Stacked(to + "ffn_gate_up_exps", mixture, {gate, up});
+    } else {
+      OfExperts(to + "ffn_gate", mixture, gate, experts);
+      OfExperts(to + "ffn_up", mixture, up, experts);
     }
+    OfExperts(to + "ffn_down", mixture, down, experts);
+  }
+
+  const FileTensor& Expert(const std::string& mixture, size_t i, const std::string& theirs) const {
+    return Tensor(absl::StrCat(mixture, "experts.", i, ".", theirs));
+  }
+  void OfExperts(const std::string& name, const std::string& mixture, const std::string& theirs,
+                 Experts experts) {
+    if (experts != Experts::kSingle) return Stacked(name + "_exps", mixture, {theirs});
+    for (size_t i = 0; i < Count("num_local_experts"); ++i) {
+      const FileTensor& one = Expert(mixture, i, theirs);
+      Add(absl::StrCat(name, ".", i), one.shape, Bytes(one), format_);
+    }
+  }
+  // All experts in one tensor, of each the rows of these matrices.
+  void Stacked(const std::string& name, const std::string& mixture,
+               const std::vector<std::string>& theirs) {
+    const size_t count = Count("num_local_experts");
+    std::string all;
+    std::vector<size_t> shape = Expert(mixture, 0, theirs[0]).shape;
+    for (size_t i = 0; i < count; ++i) {
+      for (const std::string& matrix : theirs) all += Bytes(Expert(mixture, i, matrix));
+    }
+    Add(name, {count, theirs.size() * shape[0], shape[1]}, all, format_);
   }
 
   void Add(const std::string& name, const std::vector<size_t>& shape, const std::string& floats,

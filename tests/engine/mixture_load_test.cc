@@ -65,7 +65,7 @@ TEST(LoadMixture, TakesTheNumberOfQwensExpertsUnderBothNames) {
 TEST(LoadMixture, GgufFilesGiveTheSameLogits) {
   for (const char* name : {"mixtral", "qwen3moe"}) {
     const std::vector<float> wanted = Logits(**LoadTransformer(Golden(name)));
-    for (const Experts experts : {Experts::kStacked, Experts::kSingle}) {
+    for (const Experts experts : {Experts::kStacked, Experts::kFused, Experts::kSingle}) {
       const auto model = MixtureGguf(name, experts).Load();
       ASSERT_NE(model, nullptr);
       const std::vector<float> logits = Logits(*model);
@@ -82,6 +82,7 @@ TEST(LoadMixture, GgufFilesOfBlocksGiveAboutTheSameLogits) {
     const std::vector<float> wanted = Logits(**LoadTransformer(Golden(name)));
     const std::vector<float> logits =
         Logits(*MixtureGguf(name, Experts::kStacked, kGgufQ8_0).Load());
+    EXPECT_EQ(Logits(*MixtureGguf(name, Experts::kFused, kGgufQ8_0).Load()), logits);
     double difference = 0, norm = 0;
     for (size_t i = 0; i < logits.size(); ++i) {
       difference += std::pow(double{logits[i]} - wanted[i], 2);
