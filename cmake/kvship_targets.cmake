@@ -182,6 +182,7 @@ function(kvship_programs)
     if(CMAKE_CUDA_COMPILER)
       add_library(kvship_bench_cuda STATIC ${CMAKE_SOURCE_DIR}/bench/kernels/cuda/read_memory.cu
                   ${CMAKE_SOURCE_DIR}/bench/kernels/cuda/compression_bench.cc
+                  ${CMAKE_SOURCE_DIR}/bench/kernels/cuda/experts_bench.cc
                   ${CMAKE_SOURCE_DIR}/bench/kernels/cuda/frames_bench.cc
                   ${CMAKE_SOURCE_DIR}/bench/kernels/cuda/scorer_bench.cc)
       kvship_cuda_options(kvship_bench_cuda)

@@ -306,9 +306,9 @@ bench_paper() {
 
 bench_mixture() {
   machine_line
-  engine prefill --shape=30b-a3b --tokens=4096,16384,32768 --rounds=1
+  engine prefill --shape=30b-a3b --tokens=512,4096,32768
   engine decode --shape=30b-a3b --batch=1,8,32 --tokens=16384 --nofull
-  baseline prefill --shape 30b-a3b --tokens 4096,16384
+  baseline prefill --shape 30b-a3b --tokens 512,4096,32768
   baseline decode --shape 30b-a3b --batch 1,32 --kept 2048
 }
 

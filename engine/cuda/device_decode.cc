@@ -80,7 +80,8 @@ absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> DeviceDecodeEngine::Create(
       {&Self::logits_, b * config.vocab_tokens * sizeof(float)}};
   RETURN_IF_ERROR(CreateBuffers(buffers, *engine));
   if (config.has_experts()) {
-    ASSIGN_OR_RETURN(engine->mixture_, DeviceMixture::Create(model, *engine->products_, b));
+    ASSIGN_OR_RETURN(engine->mixture_, DeviceMixture::Create(model, *engine->products_,
+                                                             DeviceMixture::Use::kDecode, b));
   }
   return engine;
 }
@@ -300,10 +301,10 @@ absl::Status DeviceDecodeEngine::EnqueueLayer(size_t layer) {
                             .accumulate = true}));
   RETURN_IF_ERROR(Norm(w.ffn_norm));
   if (mixture_ != nullptr) {
-    return mixture_->Add(capture_.get(), {.layer = layer,
-                                          .normed = normed_.data(),
-                                          .residual = residual_.data(),
-                                          .num_tokens = batch_});
+    return mixture_->AddStep(capture_.get(), {.layer = layer,
+                                              .normed = normed_.data(),
+                                              .residual = residual_.data(),
+                                              .num_tokens = batch_});
   }
   RETURN_IF_ERROR(Multiply({.x = normed_.data(),
                             .weights = w.gate_up,

@@ -17,10 +17,12 @@ namespace kvship::cuda {
 
 class DeviceMixture {
  public:
-  // For up to `max_tokens` at a time of a model that has experts. Borrows both.
+  // For steps of decode, or for prompts: what it is not made for is not to be called. Up to
+  // `max_tokens` at a time of a model that has experts. Borrows model and products.
   // ResourceExhausted if the device has no room.
+  enum class Use { kDecode, kPrompts };
   static absl::StatusOr<std::unique_ptr<DeviceMixture>> Create(const DeviceTransformer& model,
-                                                               Products& products,
+                                                               Products& products, Use use,
                                                                size_t max_tokens);
 
   // Tokens, each with normed activations [C], that go through the experts of a layer; what comes of
@@ -32,12 +34,12 @@ class DeviceMixture {
     size_t num_tokens = 0;              // M
   };
 
-  // Made for the few tokens of a step of decode: enqueues all, and may be captured.
-  absl::Status Add(cudaStream_t stream, const Batch& batch);
+  // A step of decode: enqueues all, and may be captured.
+  absl::Status AddStep(cudaStream_t stream, const Batch& batch);
 
-  // Made for the many tokens of a prompt, whose experts have enough rows each for products of
-  // cuBLASLt: waits for the stream, to learn how many.
-  absl::Status AddMany(cudaStream_t stream, const Batch& batch);
+  // A block of a prompt: where experts have many rows each, cuBLASLt multiplies them, and the host
+  // waits for the stream to learn how many.
+  absl::Status AddBlock(cudaStream_t stream, const Batch& batch);
 
  private:
   DeviceMixture(const DeviceTransformer& model, Products& products)
@@ -46,7 +48,7 @@ class DeviceMixture {
   GroupByExpertArgs Grouping(size_t num_tokens, size_t multiple) const;
   // Chooses experts and brings the rows together.
   absl::Status Spread(cudaStream_t stream, const Batch& batch, const GroupByExpertArgs& grouping);
-  absl::Status Gate(cudaStream_t stream, size_t first_row, size_t num_rows);
+  absl::Status Gate(cudaStream_t stream, size_t num_rows);
   absl::Status Collect(cudaStream_t stream, const Batch& batch);
 
   const DeviceTransformer& model_;
@@ -60,7 +62,7 @@ class DeviceMixture {
   DeviceBuffer rows_;       // [P, C], and what comes of them
   DeviceBuffer gate_up_;    // [P, 2 F]
   DeviceBuffer gated_;      // [P, F]
-  PinnedBuffer host_runs_;  // [E] ExpertRows
+  PinnedBuffer host_runs_;  // [E] ExpertRows; for prompts
 };
 
 }  // namespace kvship::cuda

@@ -16,9 +16,6 @@ size_t KeyRows(size_t num_tokens) {
   return (num_tokens + kStep - 1) / kStep * kStep;
 }
 
-// Tokens of a mixture whose experts are read once each without waiting for the host.
-constexpr size_t kFewTokens = 32;
-
 // Of one head's K or V in a block of the prefix cache.
 size_t BlockHeadBytes(const ModelConfig& config) {
   return kPrefixBlockTokens * config.head_dim * kElementBytes;
@@ -72,7 +69,8 @@ absl::StatusOr<std::unique_ptr<DevicePrefillEngine>> DevicePrefillEngine::Create
                                                       config.num_query_heads * sizeof(float)));
   if (config.has_experts()) {
     ASSIGN_OR_RETURN(engine->mixture_,
-                     DeviceMixture::Create(model, *engine->products_, options.block_tokens));
+                     DeviceMixture::Create(model, *engine->products_, DeviceMixture::Use::kPrompts,
+                                           options.block_tokens));
   } else {
     ASSIGN_OR_RETURN(engine->gate_up_, DeviceBuffer::Create(row * 2 * config.ffn_dim));
     ASSIGN_OR_RETURN(engine->gated_, DeviceBuffer::Create(row * config.ffn_dim));
@@ -311,12 +309,10 @@ absl::Status DevicePrefillRun::FeedForward(std::byte* residual, const std::byte*
                                    .width = c,
                                    .epsilon = config.norm_epsilon}));
   if (engine_.mixture_ != nullptr) {
-    const DeviceMixture::Batch batch = {.layer = layer_,
-                                        .normed = engine_.normed_.data(),
-                                        .residual = residual,
-                                        .num_tokens = num_rows};
-    return num_rows <= kFewTokens ? engine_.mixture_->Add(stream, batch)
-                                  : engine_.mixture_->AddMany(stream, batch);
+    return engine_.mixture_->AddBlock(stream, {.layer = layer_,
+                                               .normed = engine_.normed_.data(),
+                                               .residual = residual,
+                                               .num_tokens = num_rows});
   }
   RETURN_IF_ERROR(multiply(engine_.normed_.data(), w.gate_up, engine_.gate_up_.data(), 2 * f, c,
                            /*accumulate=*/false));

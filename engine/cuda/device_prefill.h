@@ -1,7 +1,8 @@
 // Prefill on the GPU, layer by layer as engine/prefill.h: memory is the residual stream, one layer
 // of KV and one block of activations. A step enqueues the work of one (layer, block of queries) and
-// returns at once, in a mixture of experts when these have been chosen. As there, a prompt is read
-// from where it differs from one whose beginning the engine kept, in pinned memory of the host.
+// returns at once, in a mixture of experts perhaps when these have been chosen. As there, a prompt
+// is read from where it differs from one whose beginning the engine kept, in pinned memory of the
+// host.
 //
 // A DevicePrefillEngine holds the scratch memory that runs share; it, its runs and their stream
 // belong to one thread.

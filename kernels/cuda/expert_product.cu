@@ -19,10 +19,6 @@ constexpr int kStepColumns = 32;
 constexpr int kSteps = 4;
 constexpr int kTurn = kSteps * kStepColumns;
 
-struct Sums {
-  float of[kWarps][kTiles * kTileRows][kWeightRows + 1];  // one more, for the banks
-};
-
 // What lane (g, t) = (lane / 4, lane % 4) multiplies are columns 8 t to 8 t + 7 of a step, read as
 // one: tensor cores do not care which column is which, as long as both operands agree. So the first
 // of two products of 16 columns takes each lane's first four, the second the others.
@@ -41,8 +37,8 @@ __device__ uint4 ChunkOrZeros(const T* from, bool is_there) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) ExpertProductKernel(const ExpertProductArgs args) {
-  __shared__ Sums sums;
+__global__ void __launch_bounds__(kThreads, 5) ExpertProductKernel(const ExpertProductArgs args) {
+  __shared__ float sums[kWarps][kTiles * kTileRows][kWeightRows + 4];  // 4 more, for the banks
   WaitForTheKernelBefore();
   const ExpertRows run = args.runs[blockIdx.y];
   if (run.count == 0) return;
@@ -88,10 +84,11 @@ __global__ void __launch_bounds__(kThreads) ExpertProductKernel(const ExpertProd
     }
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
+      if (tile * kTileRows >= count) break;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = tile * kTileRows + AccumulatorColumn(lane) + i % 2;
-        sums.of[warp][row][AccumulatorRow(lane) + i / 2 * 8] = sum[tile][i];
+        sums[warp][row][AccumulatorRow(lane) + i / 2 * 8] = sum[tile][i];
       }
     }
     __syncthreads();
@@ -102,8 +99,8 @@ __global__ void __launch_bounds__(kThreads) ExpertProductKernel(const ExpertProd
       float low = 0.0f, high = 0.0f;
 #pragma unroll
       for (int other = 0; other < kWarps; ++other) {
-        low += sums.of[other][row][pair];
-        high += sums.of[other][row][pair + 1];
+        low += sums[other][row][pair];
+        high += sums[other][row][pair + 1];
       }
       T* const out = static_cast<T*>(args.out) +
                      (run.first + done + static_cast<size_t>(row)) * args.rows + first_row + pair;

@@ -63,12 +63,12 @@ inline size_t MostGroupedRows(const GroupByExpertArgs& args) {
   return args.num_tokens * args.experts_per_token + MostActiveExperts(args) * (args.multiple - 1);
 }
 
-// rows[positions[m, j]] = x[m]. x [M, C], rows [most grouped, C] of dtype; C is a multiple of 8.
+// rows[positions[m, j]] = x[m]. x [M, C], rows [most grouped, C] of 16-bit numbers; C is a multiple
+// of 8.
 struct SpreadRowsArgs {
   const void* x = nullptr;
   const uint32_t* positions = nullptr;  // [M, K]
   void* rows = nullptr;
-  DType dtype = DType::kBf16;
   size_t num_tokens = 0;         // M
   size_t experts_per_token = 0;  // K
   size_t width = 0;              // C

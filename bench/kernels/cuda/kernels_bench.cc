@@ -19,6 +19,7 @@
 
 #include "bench/kernels/cuda/compression_bench.h"
 #include "bench/kernels/cuda/device_timing.h"
+#include "bench/kernels/cuda/experts_bench.h"
 #include "bench/kernels/cuda/frames_bench.h"
 #include "bench/kernels/cuda/scorer_bench.h"
 #include "kernels/cuda/dequantize.h"
@@ -215,6 +216,7 @@ void RunAll(Bench& bench) {
   for (WeightFormat format : {WeightFormat::kQ4_1, WeightFormat::kQ6_K, WeightFormat::kQ8_0}) {
     BenchDequantize(bench, format);
   }
+  for (size_t tokens : {1, 32, 256}) BenchExperts(bench, tokens);
   for (const VotesShape& shape : kVotes) BenchVotesTma(bench, shape);
 }
 

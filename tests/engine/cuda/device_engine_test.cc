@@ -251,16 +251,18 @@ TEST_F(DeviceEngineTest, TakesTokensThroughTheirExperts) {
   struct Case {
     size_t num_experts;
     bool normalizes;
-    size_t num_tokens;  // the last block has many, or few
+    size_t num_tokens, block_tokens;
   };
-  for (const Case& c : {Case{4, true, 300}, Case{40, false, 270}}) {
+  // Blocks with many rows per expert and a last one with few; with few; many experts with many.
+  for (const Case& c :
+       {Case{4, true, 270, 128}, Case{40, false, 150, 128}, Case{9, true, 200, 256}}) {
     SCOPED_TRACE(testing::Message() << c.num_experts << " experts");
     RandomModel random(RopePairs::kHalves, "qwen3moe", c.num_experts);
     random.mutable_model().config.normalizes_expert_weights = c.normalizes;
     Sides sides(random, c.num_tokens, "budget_tokens=64,window=16,encoder=bf16",
-                /*use_cudnn=*/true);
+                /*use_cudnn=*/true, c.block_tokens);
     sides.Prefill();
-    sides.Decode(20);
+    sides.Decode(10);
   }
 }
 
