@@ -19,4 +19,10 @@ __device__ void UnpackChunk(const uint4& chunk, float (&x)[kChunkElements]) {
   }
 }
 
+template <class T>
+__device__ uint4 PackChunk(const float (&x)[kChunkElements]) {
+  return make_uint4(PackPair<T>(x[0], x[1]), PackPair<T>(x[2], x[3]), PackPair<T>(x[4], x[5]),
+                    PackPair<T>(x[6], x[7]));
+}
+
 }  // namespace kvship::cuda

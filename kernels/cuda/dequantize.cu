@@ -1,6 +1,6 @@
 #include "kernels/cuda/dequantize.h"
+#include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tile_layout.h"
 #include "kernels/weight_blocks.h"
 
@@ -37,9 +37,7 @@ __global__ void __launch_bounds__(kThreads) DequantizeKernel(const DequantizeArg
   if (chunk >= args.num_weights / kChunkElements) return;
   float x[kChunkElements];
   Unpack<kFormat>(args.packed, chunk * kChunkElements, x);
-  static_cast<uint4*>(args.out)[chunk] =
-      make_uint4(PackPair<T>(x[0], x[1]), PackPair<T>(x[2], x[3]), PackPair<T>(x[4], x[5]),
-                 PackPair<T>(x[6], x[7]));
+  static_cast<uint4*>(args.out)[chunk] = PackChunk<T>(x);
 }
 
 template <WeightFormat kFormat>

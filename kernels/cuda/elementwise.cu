@@ -32,9 +32,7 @@ __device__ Floats LoadChunk(const T* from) {
 
 template <class T>
 __device__ void StoreChunk(const Floats& chunk, T* to) {
-  *reinterpret_cast<uint4*>(to) =
-      make_uint4(PackPair<T>(chunk.x[0], chunk.x[1]), PackPair<T>(chunk.x[2], chunk.x[3]),
-                 PackPair<T>(chunk.x[4], chunk.x[5]), PackPair<T>(chunk.x[6], chunk.x[7]));
+  *reinterpret_cast<uint4*>(to) = PackChunk<T>(chunk.x);
 }
 
 template <class T>

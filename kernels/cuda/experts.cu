@@ -144,8 +144,7 @@ __global__ void __launch_bounds__(kThreads) CollectKernel(const CollectRowsArgs 
 #pragma unroll
     for (int e = 0; e < kChunkElements; ++e) sum[e] += weight * row[e];
   }
-  *x = make_uint4(PackPair<T>(sum[0], sum[1]), PackPair<T>(sum[2], sum[3]),
-                  PackPair<T>(sum[4], sum[5]), PackPair<T>(sum[6], sum[7]));
+  *x = PackChunk<T>(sum);
 }
 
 absl::Status CheckChoices(size_t num_tokens, size_t num_experts, size_t experts_per_token) {

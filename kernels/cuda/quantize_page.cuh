@@ -256,8 +256,7 @@ __device__ void ConvertElements(const PageHalf<T>& half) {
       page[2 * i + 1] = make_uint4(__float_as_uint(x[4]), __float_as_uint(x[5]),
                                    __float_as_uint(x[6]), __float_as_uint(x[7]));
     } else {
-      page[i] = make_uint4(PackPair<Element>(x[0], x[1]), PackPair<Element>(x[2], x[3]),
-                           PackPair<Element>(x[4], x[5]), PackPair<Element>(x[6], x[7]));
+      page[i] = PackChunk<Element>(x);
     }
   }
 }
