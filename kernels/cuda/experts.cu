@@ -69,8 +69,8 @@ __global__ void __launch_bounds__(kThreads) ChooseKernel(const ChooseExpertsArgs
   for (size_t j = 0; j < args.experts_per_token; ++j) args.weights[first_choice + j] /= sum;
 }
 
-// A block for each expert. Each counts the rows of all experts, which takes less time than a kernel
-// of its own that counts them for all blocks.
+// A block for each expert. Each counts the rows of all experts, which saves a kernel that would
+// count them for all.
 __global__ void __launch_bounds__(kRadixThreads) GroupKernel(const GroupByExpertArgs args) {
   constexpr int kPerThread = 8;
   __shared__ uint32_t counts[kMostExperts];
