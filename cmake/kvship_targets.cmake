@@ -94,6 +94,22 @@ function(kvship_xgrammar)
   add_library(kvship::xgrammar ALIAS kvship_xgrammar)
 endfunction()
 
+# kvship_jinja(): the target kvship::jinja of llama.cpp's Jinja engine, compiled from the source that ./dev setup puts into the
+# cache folder, and scripts/gpu_deps.sh among headers. KVSHIP_JINJA_SOURCE_DIR also has templates/, for tests.
+function(kvship_jinja)
+  find_path(KVSHIP_JINJA_SOURCE_DIR jinja/runtime.cpp PATH_SUFFIXES jinja
+            HINTS $ENV{XDG_CACHE_HOME}/kvship $ENV{HOME}/.cache/kvship)
+  if(NOT KVSHIP_JINJA_SOURCE_DIR)
+    message(FATAL_ERROR "The source of llama.cpp's Jinja engine is missing; ./dev setup fetches it")
+  endif()
+  file(GLOB_RECURSE sources ${KVSHIP_JINJA_SOURCE_DIR}/*.cpp)
+  add_library(kvship_jinja STATIC ${sources})
+  target_include_directories(kvship_jinja SYSTEM PUBLIC ${KVSHIP_JINJA_SOURCE_DIR})
+  target_compile_options(kvship_jinja PRIVATE -fwrapv)  # a template may count beyond 64 bits
+  target_link_libraries(kvship_jinja PRIVATE nlohmann_json::nlohmann_json)
+  add_library(kvship::jinja ALIAS kvship_jinja)
+endfunction()
+
 # kvship_transport_nccl: transport/nccl_*.cc, on base alone. Where NCCL's header or CUDA's runtime is missing its executor is
 # built all the same, and says that there is no NCCL; KVSHIP_NCCL tells which.
 function(kvship_nccl_library)

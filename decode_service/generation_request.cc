@@ -135,7 +135,7 @@ absl::Status ReadStructure(const v1::GenerateRequest& message, const ServedModel
     }
   }
   const ToolSyntax syntax =
-      model.chat_template ? model.chat_template->tool_syntax() : ToolSyntax::kNone;
+      model.chat_template ? model.chat_template->traits().tool_syntax : ToolSyntax::kNone;
   ASSIGN_OR_RETURN(request->structure, OutputStructure(message, syntax));
   if (request->structure.empty()) return absl::OkStatus();
   if (!message.forced_tokens().empty()) {

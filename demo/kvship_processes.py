@@ -125,7 +125,13 @@ class Server:
             pass
 
     def stop(self):
+        self.begin_stop()
+        self.finish_stop()
+
+    def begin_stop(self):
         self.signal_group(signal.SIGTERM)
+
+    def finish_stop(self):
         try:
             self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -196,8 +202,10 @@ class ServerPair:
         # A second Ctrl-C must not cut the cleaning short.
         held = {number: signal.signal(number, signal.SIG_IGN)
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        for server in reversed(self.servers):
-            server.stop()
+        for server in self.servers:
+            server.begin_stop()
+        for server in self.servers:
+            server.finish_stop()
         for number, handler in held.items():
             signal.signal(number, handler)
 

@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/string_view.h"
 #include "engine/tokenizer.h"
 #include "engine/tool_call.h"
 
@@ -19,20 +18,9 @@ struct ChatMessage {
 
 struct ChatPrompt {
   std::string text;
-  // What does not come from the template, where names of special tokens are text.
+  // Where names of special tokens are text, as they do not come from the template: a range touches
+  // every such name.
   std::vector<TextRange> contents;
-
-  void AddContent(absl::string_view content) {
-    if (content.empty()) return;
-    contents.push_back({text.size(), text.size() + content.size()});
-    text.append(content.data(), content.size());
-  }
-  void Append(const ChatPrompt& part) {
-    for (const TextRange& range : part.contents) {
-      contents.push_back({text.size() + range.begin, text.size() + range.end});
-    }
-    text.append(part.text);
-  }
 };
 
 }  // namespace kvship

@@ -50,45 +50,30 @@ std::string StringOf(absl::string_view literal) {
 // Writes valid JSON anew, token by token.
 class Printer {
  public:
-  explicit Printer(size_t indent) : indent_(indent) {}
-
   // False: too deep.
   bool Add(absl::string_view token) {
-    const bool closes = token == "}" || token == "]";
-    if (closes) --depth_;
-    if (was_opened_ != closes) EndLine();
-    was_opened_ = false;
+    if (token == "}" || token == "]") --depth_;
     if (token[0] == '"') {
       out_.append(json(StringOf(token)).dump());
     } else {
       absl::StrAppend(&out_, token);
     }
-    if (token == ":" || (token == "," && indent_ == 0)) out_.push_back(' ');
-    if (token == ",") EndLine();
-    if (token == "{" || token == "[") {
-      was_opened_ = true;
-      ++depth_;
-    }
+    if (token == ":" || token == ",") out_.push_back(' ');
+    if (token == "{" || token == "[") ++depth_;
     return depth_ <= kMostDepth;
   }
   std::string Take() { return std::move(out_); }
 
  private:
-  void EndLine() {
-    if (indent_ > 0) absl::StrAppend(&out_, "\n", std::string(depth_ * indent_, ' '));
-  }
-
-  const size_t indent_;
   size_t depth_ = 0;
-  bool was_opened_ = false;  // an object or list, and nothing in it yet
   std::string out_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::string> PythonJson(absl::string_view object, size_t indent) {
+absl::StatusOr<std::string> PythonJson(absl::string_view object) {
   if (!IsObject(object)) return absl::InvalidArgumentError("is no JSON object; wanted one");
-  Printer printer(indent);
+  Printer printer;
   for (absl::string_view token = TakeToken(object); !token.empty(); token = TakeToken(object)) {
     if (printer.Add(token)) continue;
     return absl::InvalidArgumentError(

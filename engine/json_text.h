@@ -10,11 +10,10 @@
 
 namespace kvship {
 
-// An object in the spelling of Python's json.dumps, which chat templates print by tojson: in one
-// line with ", " and ": ", or, with `indent`, a line for each value, indented by so many spaces a
-// level. Characters are themselves, not escapes. InvalidArgument "is not ..., wanted ...": it is
-// not one object of valid JSON in UTF-8, or nested deeper than 64.
-absl::StatusOr<std::string> PythonJson(absl::string_view object, size_t indent = 0);
+// An object in one line in the spelling of Python's json.dumps, which chat templates print by
+// tojson, with ", " and ": ". Characters are themselves, not escapes. InvalidArgument "is not ...,
+// wanted ...": it is not one object of valid JSON in UTF-8, or nested deeper than 64.
+absl::StatusOr<std::string> PythonJson(absl::string_view object);
 
 // The value of an object's member as it stands there; nothing where it has none of that name, or
 // `object` is no object of valid JSON.

@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "absl/strings/string_view.h"
+
 namespace kvship {
 
 struct ToolCall {
@@ -17,5 +19,9 @@ enum class ToolSyntax {
   kHermes,  // <tool_call>\n{"name": ..., "arguments": {...}}\n</tool_call>, any number, after text
   kLlama3,  // the answer is {"name": ..., "parameters": {...}}
 };
+
+// How a call of the function `name` begins: up to its arguments or, where it is empty, to the name.
+// Empty for kNone.
+std::string CallBeginning(ToolSyntax syntax, absl::string_view name);
 
 }  // namespace kvship

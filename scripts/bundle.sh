@@ -140,6 +140,7 @@ done <<<"$libraries"
 [[ $cuda_libraries == no ]] || add_cuda_libraries
 add_licences "${carried[@]}"
 xgrammar_licences >"$root/licences/xgrammar"  # compiled into kvship-decode
+cp "$cache_folder/jinja/LICENSE" "$root/licences/llama.cpp"  # its Jinja engine, compiled into them all
 cp LICENSE "$root/"
 write_readme
 tar -C "$staging" --sort=name --owner=0 --group=0 --numeric-owner -czf "$folder/$name.tar.gz" "$name"

@@ -55,6 +55,7 @@ export LD_LIBRARY_PATH=$PWD/.gpu-deps/usr/lib/x86_64-linux-gnu:/usr/local/cuda/l
 
 build_programs() {
   [[ -f .gpu-deps/usr/include/cudnn_frontend.h ]] || fetch_cudnn_frontend
+  [[ -d .gpu-deps/usr/include/jinja ]] || fetch_jinja
   cmake -S . -B build-gpu -G Ninja -DKVSHIP_SERVICES=OFF -DCMAKE_PREFIX_PATH="$PWD/.gpu-deps/usr" ||
     die "CMake could not configure build-gpu"
   grep -q kvship-nccl-bench build-gpu/build.ninja || unset 'programs[-1]'

@@ -34,6 +34,8 @@ for package in "${packages[@]}"; do
 done
 fetch_cudnn_frontend
 cp -r "$cache_folder/cudnn-frontend/include/." "$target/usr/include/"
+fetch_jinja
+cp -r "$cache_folder/jinja" "$target/usr/include/"
 # NVIDIA's KV-cache compression for transformers, to be compared with; what else it needs PyTorch's machine has.
 python3 -m pip install --quiet --no-deps --target "$target/python" kvpress==0.5.5 cachetools==8.0.2 ||
   say "no kvpress: the comparison with it is left out"

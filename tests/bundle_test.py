@@ -90,7 +90,7 @@ class BundleTest(unittest.TestCase):
 
     def test_every_library_has_its_licence(self):
         licences = os.listdir(os.path.join(self.bundle, "licences"))
-        for package in ("libabsl20220623", "libgrpc++1.51", "libssl3", "libstdc++6", "xgrammar", "Apache-2.0", "GPL-3"):
+        for package in ("libabsl20220623", "libgrpc++1.51", "libssl3", "libstdc++6", "llama.cpp", "xgrammar", "Apache-2.0", "GPL-3"):
             self.assertIn(package, licences)
         self.assertTrue(os.path.exists(os.path.join(self.bundle, "LICENSE")))
 

@@ -85,11 +85,11 @@ ToolCallReader CallsIn(const OpenAiRequest& request, const ServedModel& model) {
   if (chat.tools().empty() || !model.chat_template) {
     return ToolCallReader(ToolSyntax::kNone, /*thinks=*/false);
   }
-  const ChatTemplate& chat_template = *model.chat_template;
-  const bool may_think = chat.has_thinking() ? chat.thinking() : chat_template.thinks();
+  const ChatTraits& traits = model.chat_template->traits();
+  const bool may_think = chat.has_thinking() ? chat.thinking() : traits.thinks;
   const bool answers_at_once = chat.has_forced_call() || !request.generate.json_schema().empty();
-  ToolCallReader reader(chat_template.tool_syntax(), may_think && !answers_at_once);
-  if (chat.has_forced_call()) reader.Add(chat_template.CallBeginning(chat.forced_call()));
+  ToolCallReader reader(traits.tool_syntax, may_think && !answers_at_once);
+  if (chat.has_forced_call()) reader.Add(CallBeginning(traits.tool_syntax, chat.forced_call()));
   return reader;
 }
 
@@ -225,8 +225,11 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
   if (const auto error = ReadHttpBody(request, reader, options_.max_body_bytes, &body)) {
     return refuse_and_close(*error, *client);
   }
-  const auto asked = ReadOpenAiRequest(api, body, SystemRandomBits());
+  auto asked = ReadOpenAiRequest(api, body, SystemRandomBits());
   if (!asked.ok()) return Refuse(OpenAiErrorOf(asked.status()), *client, response);
+  if (const auto& chat = uses_.model.chat_template; chat && !chat->traits().has_parallel_calls) {
+    asked->parallel_tool_calls = false;  // several could not be sent back
+  }
   if (!Serves(asked->model)) return Refuse(UnknownModel(asked->model, model_), *client, response);
   Generate(request, *asked, *client, *std::move(place), response);
 }

@@ -48,7 +48,7 @@ def package_entry(package, vendor):
 def wheel_entry(requirement):
     """Of a package of PyPI, as NAME==VERSION."""
     name, _, version = requirement.partition("==")
-    return entry(f"pypi-{name}", name, version, f"pkg:pypi/{name}@{version}")
+    return entry(f"pypi-{name}", name, version, f"pkg:pypi/{name.replace('_', '-')}@{version}")
 
 
 def entry(identity, name, version, purl):

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "rpc/errors.h"
+#include "tests/engine/chat_programs.h"
 
 namespace kvship {
 namespace {
@@ -76,12 +77,9 @@ TEST_F(GenerationRequestTest, TextBecomesTokensBehindTheBeginToken) {
 
 TEST_F(GenerationRequestTest, AModelThatMayThinkIsToldWhetherItIsTo) {
   model_.tokenizer = std::make_unique<ByteTokenizer>();
-  ChatFormat format;
-  format.user.before = "U";
-  format.answer = "A";
-  format.thinks = true;
-  format.answer_without_thoughts = "AN";
-  model_.chat_template.emplace(format, std::vector<std::string>());
+  model_.chat_template = *ChatTemplate::Create(
+      ChatSource("{% for m in messages %}U{{ m.content }}{% endfor %}A"
+                 "{% if enable_thinking is defined and not enable_thinking %}N{% endif %}"));
   v1::GenerateRequest message;
   v1::ChatMessage& user = *message.mutable_chat()->add_messages();
   user.set_role("user");
@@ -92,8 +90,8 @@ TEST_F(GenerationRequestTest, AModelThatMayThinkIsToldWhetherItIsTo) {
   message.mutable_chat()->set_thinking(false);
   EXPECT_THAT(Read(message)->tokens, ElementsAre('U', '?', 'A', 'N'));
 
-  format.answer_without_thoughts.clear();
-  model_.chat_template.emplace(format, std::vector<std::string>());
+  model_.chat_template = *ChatTemplate::Create(
+      ChatSource("{% for m in messages %}U{{ m.content }}{% endfor %}<think>"));
   const absl::Status status = Read(message).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(status.message(),
@@ -103,12 +101,7 @@ TEST_F(GenerationRequestTest, AModelThatMayThinkIsToldWhetherItIsTo) {
 
 TEST_F(GenerationRequestTest, AModelThatKnowsToolsIsToldOfThem) {
   model_.tokenizer = std::make_unique<ByteTokenizer>();
-  ChatFormat format;
-  format.tool_syntax = ToolSyntax::kLlama3;
-  format.tools_before = "T";
-  format.user.before = "U";
-  format.answer = "A";
-  model_.chat_template.emplace(format, std::vector<std::string>());
+  model_.chat_template = *ChatTemplate::Create(ChatSource(Llama3Program()));
   const auto text = [this](const v1::GenerateRequest& message) {
     const auto request = Read(message);
     EXPECT_TRUE(request.ok()) << request.status();
@@ -124,7 +117,7 @@ TEST_F(GenerationRequestTest, AModelThatKnowsToolsIsToldOfThem) {
   call.set_arguments("{}");
   chat.add_messages()->set_role("tool");
   chat.add_tools("{}");
-  const std::string prompt = "UT{}\n\n{\"name\": \"f\", \"parameters\": {}}\"\"A";
+  const std::string prompt = "T[{}]UA{\"name\": \"f\", \"parameters\": {}}TA";
   EXPECT_EQ(text(message), prompt);
   chat.set_forced_call("");
   EXPECT_EQ(text(message), prompt + "{\"name\": \"");
@@ -249,9 +242,7 @@ TEST_F(GenerationRequestTest, ForcedTokensExcludeStopTexts) {
 
 TEST_F(GenerationRequestTest, AnOutputIsHeldToASchemaOrToStrictTools) {
   model_.tokenizer = std::make_unique<ByteTokenizer>();
-  ChatFormat format;
-  format.tool_syntax = ToolSyntax::kHermes;
-  model_.chat_template.emplace(format, std::vector<std::string>());
+  model_.chat_template = *ChatTemplate::Create(ChatSource(HermesProgram()));
   EXPECT_EQ(Read(Tokens())->structure, "");
   v1::GenerateRequest schema = Tokens();
   schema.set_json_schema(R"({"type": "integer", "title": "a number"})");

@@ -21,7 +21,7 @@ VERSION = re.search(r"project\(kvship VERSION ([\d.]+)", (ROOT / "CMakeLists.txt
 def test_the_bill_of_materials_names_every_package():
     told = subprocess.run(
         ["/usr/bin/python3", IMAGE / "materials.py", "--version=1.2.3", "--revision=abc", "--admindir=/var/lib/dpkg",
-         "nvidia-cudnn-frontend==1.32.0"],
+         "nvidia-cudnn-frontend==1.32.0", "llama_cpp_python==0.3.36"],
         check=True, capture_output=True, text=True, env=os.environ | {"SOURCE_DATE_EPOCH": "86400"}).stdout
     document = json.loads(told)
     assert document["spdxVersion"] == "SPDX-2.3" and document["creationInfo"]["created"] == "1970-01-02T00:00:00Z"
@@ -32,14 +32,15 @@ def test_the_bill_of_materials_names_every_package():
                                check=True, capture_output=True, text=True).stdout.splitlines()
     wanted = {line.removeprefix("installed ") for line in installed if line.startswith("installed ")}
     assert {f"{each['name']} {each['versionInfo']}" for each in document["packages"]} == wanted | {
-        "kvship 1.2.3", "nvidia-cudnn-frontend 1.32.0"}
+        "kvship 1.2.3", "nvidia-cudnn-frontend 1.32.0", "llama_cpp_python 0.3.36"}
     for relationship in document["relationships"]:
         assert relationship["relatedSpdxElement"] in packages
     linked = {packages[each["relatedSpdxElement"]]["name"] for each in document["relationships"]
               if each["relationshipType"] == "STATIC_LINK"}
     assert {"nlohmann-json3-dev", "libcpp-httplib-dev", "nvidia-cudnn-frontend"} <= linked
     locators = [ref["referenceLocator"] for package in document["packages"] for ref in package.get("externalRefs", [])]
-    locators.remove("pkg:pypi/nvidia-cudnn-frontend@1.32.0")
+    for pypi in ("nvidia-cudnn-frontend@1.32.0", "llama-cpp-python@0.3.36"):
+        locators.remove(f"pkg:pypi/{pypi}")
     assert all(re.fullmatch(r"pkg:deb/\w+/[\w.+-]+@[^@\s:]+\?arch=\w+", locator) for locator in locators)
 
 
@@ -132,7 +133,8 @@ def test_what_is_missing_in_an_image_is_named(change, said):
     assert said in check_config([{"Config": CONFIG | {"Healthcheck": HEALTH} | change}])
 
 
-@pytest.mark.parametrize("package, name", [("nvidia-cudnn-frontend", "cudnn_frontend"), ("xgrammar", "xgrammar")])
+@pytest.mark.parametrize("package, name", [("nvidia-cudnn-frontend", "cudnn_frontend"), ("xgrammar", "xgrammar"),
+                                           ("llama_cpp_python", "jinja")])
 def test_what_is_compiled_in_from_pypi_is_pinned_and_in_the_bill_of_materials(package, name):
     setup = (ROOT / "scripts" / "setup.sh").read_text()
     assert re.search(rf"^{name}_package={package}==[\d.]+$", setup, re.MULTILINE)

@@ -18,13 +18,6 @@ TEST(JsonText, IsSpelledAsPythonDoes) {
   EXPECT_EQ(*PythonJson("{}"), "{}");
 }
 
-TEST(JsonText, IsIndentedAsPythonDoes) {
-  EXPECT_EQ(*PythonJson(R"({"a":{"b":[1,{"c":2}],"d":{}},"e":[]})", 4),
-            "{\n    \"a\": {\n        \"b\": [\n            1,\n            {\n"
-            "                \"c\": 2\n            }\n        ],\n        \"d\": {}\n    },\n"
-            "    \"e\": []\n}");
-}
-
 TEST(JsonText, WhatIsNoObjectIsRefused) {
   for (const char* text :
        {"", "[]", "7", "{", "{}}", "{\"a\"}", "{\"a\":1,}", "{\"a\":\"\xff\"}"}) {
@@ -35,7 +28,7 @@ TEST(JsonText, WhatIsNoObjectIsRefused) {
     return absl::StrCat("{\"a\":", std::string(depth - 1, '['), std::string(depth - 1, ']'), "}");
   };
   EXPECT_TRUE(PythonJson(nested(64)).ok());
-  EXPECT_THAT(std::string(PythonJson(nested(65), 4).status().message()),
+  EXPECT_THAT(std::string(PythonJson(nested(65)).status().message()),
               HasSubstr("is nested deeper than 64"));
 }
 

@@ -9,11 +9,19 @@ import pytest
 from conftest import Api, server_pair
 from reciting_model import write_reciting_model
 
-# The expressions by which kvship knows Qwen2.5's way with tools.
-TEMPLATE = r"""{{- '<|im_start|>system\nYou help.<|im_end|>\n' }}
-{{- "\n\n# Tools\n\nYou have these:\n<tools>" }}{{- tool | tojson }}{{- "\n</tools>\n\nCall them.<|im_end|>\n" }}
-{{- '\n<tool_call>\n{"name": "' }}{{- '\n<tool_response>\n' }}
-{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}{{- '<|im_start|>assistant\n' }}"""
+# As Qwen2.5's, in short.
+TEMPLATE = r"""{{- '<|im_start|>system\nYou help.' }}
+{%- if tools %}{{- "\n\n# Tools\n\nYou have these:\n<tools>" }}{%- for tool in tools %}{{- "\n" + tool | tojson }}{%- endfor %}
+{{- "\n</tools>\n\nCall them." }}{%- endif %}{{- '<|im_end|>\n' }}
+{%- for message in messages %}
+{%- if message.role == 'tool' %}
+{%- if loop.previtem.role != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}
+{{- '\n<tool_response>\n' + message.content + '\n</tool_response>' }}
+{%- if loop.last or loop.nextitem.role != 'tool' %}{{- '<|im_end|>\n' }}{%- endif %}
+{%- else %}{{- '<|im_start|>' + message.role + '\n' + message.content }}
+{%- for call in message.tool_calls %}
+{{- '\n<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' + call.function.arguments | tojson + '}\n</tool_call>' }}
+{%- endfor %}{{- '<|im_end|>\n' }}{%- endif %}{%- endfor %}{{- '<|im_start|>assistant\n' }}"""
 SAID = "I look é it up."
 CALLS = [("weather", '{"town": "Köln", "days": [1, 2]}'), ("now", "{}")]
 TEXT = SAID + "".join(f'\n<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>' for name, arguments in CALLS)
@@ -97,6 +105,25 @@ def test_without_tools_a_call_is_text(reciter):
 def test_one_call_at_a_time_is_the_first(reciter):
     answer = reciter.chat("Hi", temperature=0, tools=TOOLS, parallel_tool_calls=False)
     assert called(answer.choices[0].message) == CALLS[:1]
+
+
+def test_where_one_call_can_be_sent_back_one_is_given(tmp_path):
+    """As Llama's template has it."""
+    template = r"""{%- if tools %}{{- tools | tojson }}{%- endif %}{%- for message in messages %}{{- message.content }}
+{%- if message.tool_calls and message.tool_calls | length != 1 %}{{- raise_exception('One call at a time!') }}{%- endif %}
+{%- for call in message.tool_calls %}
+{{- '{"name": "' + call.function.name + '", "parameters": ' + call.function.arguments | tojson + '}' }}
+{%- endfor %}{%- endfor %}{{- '\n' }}"""
+    calls = '{"name": "now", "parameters": {}}; {"name": "weather", "parameters": {"town": "Oslo"}}'
+    with reciting(tmp_path, calls, template) as api:
+        answer = api.chat("Hi", temperature=0, tools=TOOLS).choices[0].message
+        assert called(answer) == [("now", "{}")]
+        again = api.client.chat.completions.create(model=api.model, temperature=0, tools=TOOLS, messages=[
+            {"role": "user", "content": "Hi"}, answer, {"role": "tool", "tool_call_id": answer.tool_calls[0].id, "content": "12:00"}])
+        assert called(again.choices[0].message) == called(answer)
+        answer.tool_calls.append(answer.tool_calls[0].model_copy(update={"id": "another"}))
+        with pytest.raises(openai.BadRequestError, match="One call at a time!"):
+            api.client.chat.completions.create(model=api.model, tools=TOOLS, messages=[{"role": "user", "content": "Hi"}, answer])
 
 
 @pytest.mark.parametrize("choice, beginning", [("required", '{"name": "'),
@@ -201,12 +228,8 @@ def test_a_schema_is_for_answers_that_call_nothing(stubborn):
 
 def test_a_model_that_may_think_calls_at_once_where_its_answer_is_held_to_a_schema(tmp_path):
     """As Qwen3's template has it: the prompt then ends behind its thoughts, of which there are none."""
-    thinks = TEMPLATE.removesuffix("{{- '<|im_start|>assistant\\n' }}") + r"""
-{{ loop.index0 > ns.last_query_index }}{{ x.split('</think>')[-1].lstrip('\n') }}
-{{ '\n<think>\n' + reasoning_content.strip('\n') + '\n</think>\n\n' + content.lstrip('\n') }}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}
-{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %}"""
-    assert thinks.count("assistant") == 1
+    thinks = TEMPLATE + r"""
+{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}"""
     with reciting(tmp_path, '<tool_call>\n{"name": "weather", "arguments": {"town": "Oslo"}}\n</tool_call>', thinks) as api:
         for fields in ({"response_format": {"type": "json_object"}}, {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}):
             choice = api.chat("Hi", tools=[tool("weather")], temperature=0, max_tokens=100, **fields).choices[0]

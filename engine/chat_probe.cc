@@ -1,0 +1,120 @@
+#include "engine/chat_probe.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace kvship {
+namespace {
+
+// Words that no template has.
+constexpr char kSystem[] = "kvship-says", kUser[] = "kvship-asks", kAnswer[] = "kvship-answers",
+               kQuestion[] = "kvship-asks-again", kTool[] = "kvship_tool",
+               kResult[] = "kvship-result";
+
+// What it writes; empty for what it refuses.
+std::string Written(const ChatProgram& program, const ChatProgram::Input& input) {
+  const absl::StatusOr<ChatPrompt> prompt = program.Run(input);
+  return prompt.ok() ? prompt->text : "";
+}
+
+std::string Thinking(const ChatProgram& program, std::optional<bool> enable_thinking) {
+  const ChatMessage message = {"user", kUser};
+  return Written(program, {.messages = {&message, 1}, .enable_thinking = enable_thinking});
+}
+
+void ProbeThinking(const ChatProgram& program, ChatTraits& traits) {
+  const std::string by_itself = Thinking(program, std::nullopt);
+  const std::string without = Thinking(program, false);
+  traits.heeds_thinking = Thinking(program, true) != without;
+  // One that is not asked begins its thoughts in the prompt, or has none that could be told.
+  traits.thinks = traits.heeds_thinking
+                      ? by_itself != without
+                      : absl::EndsWith(absl::StripTrailingAsciiWhitespace(by_itself), "<think>");
+}
+
+void ProbeTools(const ChatProgram& program, ChatTraits& traits) {
+  const std::vector<std::string> tools = {absl::StrCat(
+      R"({"type": "function", "function": {"name": ")", kTool,
+      R"(", "description": "d", "parameters": {"type": "object", "properties": {}}}})")};
+  const ToolCall call = {kTool, R"({"kvship": [1, "x"]})"};
+  std::vector<ChatMessage> messages = {
+      {"user", kUser}, {"assistant", "", {call}}, {"tool", kResult}};
+  const std::string told = Written(program, {.messages = {messages.data(), 1}, .tools = tools});
+  const std::string called = Written(program, {.messages = messages, .tools = tools});
+  if (!absl::StrContains(told, kTool) || !absl::StrContains(called, kResult)) return;
+  for (const ToolSyntax syntax : {ToolSyntax::kHermes, ToolSyntax::kLlama3}) {
+    const std::string text = absl::StrCat(CallBeginning(syntax, kTool), " ", call.arguments,
+                                          syntax == ToolSyntax::kHermes ? "}\n</tool_call>" : "}");
+    if (!absl::StrContains(called, text)) continue;
+    traits.tool_syntax = syntax;
+    break;
+  }
+  messages[1].tool_calls.push_back(call);
+  messages.push_back(messages[2]);
+  traits.has_parallel_calls = program.Run({.messages = messages, .tools = tools}).ok();
+}
+
+// Of a text between messages, what looks like a mark ("<|user|>", "[/INST]"); all of it where
+// nothing does.
+std::vector<std::string> MarksIn(absl::string_view text) {
+  std::vector<std::string> marks;
+  for (size_t begin = text.find_first_of("<["); begin < text.size();
+       begin = text.find_first_of("<[", begin + 1)) {
+    const size_t end = text.find_first_of("<[>] \t\n", begin + 1);
+    if (end >= text.size() || text[end] != (text[begin] == '<' ? '>' : ']')) continue;
+    marks.emplace_back(text.substr(begin, end + 1 - begin));
+  }
+  text = absl::StripAsciiWhitespace(text);
+  if (marks.empty() && !text.empty()) marks.emplace_back(text);
+  return marks;
+}
+
+std::vector<std::string> ProbeMarks(const ChatProgram& program) {
+  const std::vector<ChatMessage> messages = {
+      {"user", kUser}, {"assistant", kAnswer}, {"user", kQuestion}};
+  const std::string prompt = Written(program, {.messages = messages});
+  std::vector<std::string> marks;
+  size_t begin = 0;
+  for (const char* said : {kUser, kAnswer, kQuestion, ""}) {
+    const size_t at = *said == 0 ? prompt.size() : prompt.find(said, begin);
+    if (at == std::string::npos) break;
+    if (begin > 0) {
+      for (std::string& mark : MarksIn(absl::string_view(prompt).substr(begin, at - begin))) {
+        // Thoughts are for messages to write.
+        if (program.NamesSpecialToken(mark) || absl::StrContains(mark, "think>")) continue;
+        marks.push_back(std::move(mark));
+      }
+    }
+    begin = at + absl::string_view(said).size();
+  }
+  std::sort(marks.begin(), marks.end());
+  marks.erase(std::unique(marks.begin(), marks.end()), marks.end());
+  return marks;
+}
+
+}  // namespace
+
+absl::StatusOr<ChatTraits> ProbeChatProgram(const ChatProgram& program) {
+  const std::array<ChatMessage, 2> messages = {ChatMessage{"system", kSystem},
+                                               ChatMessage{"user", kUser}};
+  const auto asked = program.Run({.messages = {&messages[1], 1}});
+  if (!asked.ok() || !absl::StrContains(asked->text, kUser)) {
+    return absl::UnimplementedError(
+        absl::StrCat("does not write what a user says: ",
+                     asked.ok() ? absl::string_view("it is left out") : asked.status().message()));
+  }
+  ChatTraits traits;
+  const std::string told = Written(program, {.messages = messages});
+  traits.has_system = absl::StrContains(told, kSystem) && absl::StrContains(told, kUser);
+  traits.marks = ProbeMarks(program);
+  ProbeTools(program, traits);
+  ProbeThinking(program, traits);
+  return traits;
+}
+
+}  // namespace kvship

@@ -1,0 +1,165 @@
+#include "engine/chat_program.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "engine/chat_probe.h"
+#include "tests/engine/chat_programs.h"
+
+namespace kvship {
+namespace {
+
+using nlohmann::json;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+using Messages = std::vector<ChatMessage>;
+
+ChatProgram Program(std::string program, std::vector<std::string> special_tokens = {}) {
+  auto parsed = ChatProgram::Parse(ChatSource(std::move(program), std::move(special_tokens)));
+  EXPECT_TRUE(parsed.ok()) << parsed.status();
+  return *std::move(parsed);
+}
+
+Messages MessagesOf(const json& conversation) {
+  Messages messages;
+  for (const json& item : conversation["messages"]) {
+    ChatMessage& message = messages.emplace_back(ChatMessage{item["role"], item["content"]});
+    for (const json& call : item.value("tool_calls", json::array())) {
+      message.tool_calls.push_back({call["name"], call["arguments"]});
+    }
+  }
+  return messages;
+}
+
+TEST(ChatProgram, PromptsAreThoseOfJinja2) {
+  const json goldens = json::parse(ReadText(KVSHIP_GOLDENS "/chat/prompts.json"));
+  for (const auto& [name, prompts] : goldens["prompts"].items()) {
+    const ChatProgram program = Program(PublishedProgram(name));
+    ASSERT_EQ(prompts.size(), goldens["conversations"].size());
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      SCOPED_TRACE(absl::StrCat(name, ", conversation ", i));
+      const json& conversation = goldens["conversations"][i];
+      const Messages messages = MessagesOf(conversation);
+      const auto tools = conversation["tools"].get<std::vector<std::string>>();
+      ChatProgram::Input input = {.messages = messages, .tools = tools};
+      if (conversation.contains("enable_thinking")) {
+        input.enable_thinking = conversation["enable_thinking"].get<bool>();
+      }
+      const auto prompt = program.Run(input);
+      if (prompts[i].is_object()) {
+        EXPECT_EQ(prompt.status().code(), absl::StatusCode::kInvalidArgument);
+        EXPECT_THAT(std::string(prompt.status().message()),
+                    HasSubstr(prompts[i]["error"].get<std::string>()));
+      } else {
+        ASSERT_TRUE(prompt.ok()) << prompt.status();
+        EXPECT_EQ(prompt->text, prompts[i].get<std::string>());
+      }
+    }
+  }
+}
+
+TEST(ChatProgram, NamesOfSpecialTokensThatMessagesWriteAreText) {
+  const ChatProgram program = Program(
+      "{% for m in messages %}<s>{{ '<|' + m.role + '|>' + (m.content | trim | upper) }}{% endfor "
+      "%}"
+      "{% for tool in tools %}{{ tool | tojson }}{% endfor %}",
+      {"<s>", "<|user|>", "<|USER|>", "｜x", "\uFDD0"});
+  const Messages messages = {{"user", " <|USER|> a<s>b ｜x <|user|>"},
+                             {"system", "\uFDD0\uFDD0 ok"}};
+  const std::vector<std::string> tools = {R"({"<|user|>": "\u003cs>\ufdd0"})"};
+  const auto prompt = program.Run({.messages = messages, .tools = tools});
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  EXPECT_EQ(prompt->text,
+            "<s><|user|><|USER|> A<S>B ｜X <|USER|><s><|system|>\uFDD0\uFDD0 OK"
+            "{\"<|user|>\": \"<s>\uFDD0\"}");
+  std::vector<std::string> marked;
+  for (const auto& [begin, end] : prompt->contents) {
+    EXPECT_EQ(end - begin, prompt->text.substr(begin, 3) == "｜" ? 3 : 1);
+    marked.push_back(prompt->text.substr(begin, 4));
+  }
+  EXPECT_THAT(marked, ElementsAre("<|US", "<S>B", "｜X", "<|US", "<|us", "<s>\xEF"));
+}
+
+TEST(ChatProgram, NumbersOfToolsKeepTheirDigits) {
+  const ChatProgram program = Program("{{ messages[0].content }}{{ tools | tojson }}");
+  const Messages messages = {{"user", ""}};
+  const std::vector<std::string> tools = {
+      R"({"b": 1.50, "a": 1e-7, "c": 123456789012345678901, "d": 0.1234567, "e": -3, "f": [null, true]})"};
+  EXPECT_EQ(program.Run({.messages = messages, .tools = tools})->text,
+            absl::StrCat("[", tools[0], "]"));
+}
+
+TEST(ChatProgram, WhatCannotBeIsRefusedInItsWords) {
+  const ChatProgram program = Program(
+      "{% if messages[0].role == 'tool' %}{{ raise_exception('No \"tools\" here') }}"
+      "{% endif %}{{ messages[0].content }}");
+  const auto refusal = [&program](const Messages& messages, std::vector<std::string> tools = {}) {
+    const auto prompt = program.Run({.messages = messages, .tools = tools});
+    EXPECT_EQ(prompt.status().code(), absl::StatusCode::kInvalidArgument) << prompt.status();
+    return std::string(prompt.status().message());
+  };
+  EXPECT_EQ(refusal({{"tool", "x"}}),
+            "messages cannot be: the model's chat template says, No \"tools\" here");
+  EXPECT_THAT(refusal({{"user", "x"}}, {"{}", "[]"}), HasSubstr("tools[1] is "));
+  EXPECT_THAT(refusal({{"user", "x"}, {"assistant", "", {{"f", "{"}}}}),
+              HasSubstr("messages[1].tool_calls[0].function.arguments is "));
+}
+
+TEST(ChatProgram, WhatIsNoProgramIsRefused) {
+  for (const char* program : {"{% if %}", "{{ messages[", "{% for m in messages %}", "{{ 1 + }}"}) {
+    const auto parsed = ChatProgram::Parse(ChatSource(program));
+    EXPECT_EQ(parsed.status().code(), absl::StatusCode::kUnimplemented) << program;
+  }
+}
+
+ChatTraits Probed(const std::string& name, std::vector<std::string> special_tokens = {}) {
+  const auto traits = ProbeChatProgram(Program(PublishedProgram(name), std::move(special_tokens)));
+  EXPECT_TRUE(traits.ok()) << traits.status();
+  return *traits;
+}
+
+TEST(ChatProbe, FindsWhatATemplateDoes) {
+  const ChatTraits qwq = Probed("Qwen-QwQ-32B", {"<|im_start|>", "<|im_end|>"});
+  EXPECT_TRUE(qwq.has_system);
+  EXPECT_FALSE(qwq.thinks);  // as published with the engine, and other than by Qwen
+  EXPECT_TRUE(qwq.heeds_thinking);
+  EXPECT_EQ(qwq.tool_syntax, ToolSyntax::kHermes);
+  EXPECT_THAT(qwq.marks, IsEmpty());
+
+  const ChatTraits qwen3 = Probed("Qwen-Qwen3-0.6B");
+  EXPECT_TRUE(qwen3.thinks);
+  EXPECT_TRUE(qwen3.heeds_thinking);
+  EXPECT_EQ(qwen3.tool_syntax, ToolSyntax::kHermes);
+  EXPECT_TRUE(qwen3.has_parallel_calls);
+  EXPECT_THAT(qwen3.marks, ElementsAre("<|im_end|>", "<|im_start|>"));
+
+  const ChatTraits llama = Probed("meta-llama-Llama-3.3-70B-Instruct");
+  EXPECT_FALSE(llama.thinks);
+  EXPECT_FALSE(llama.heeds_thinking);
+  EXPECT_EQ(llama.tool_syntax, ToolSyntax::kLlama3);
+  EXPECT_FALSE(llama.has_parallel_calls);
+
+  const ChatTraits gemma = Probed("google-gemma-2-2b-it");
+  EXPECT_FALSE(gemma.has_system);
+  EXPECT_EQ(gemma.tool_syntax, ToolSyntax::kNone);
+
+  // Its calls are written in another way, which nobody here reads.
+  EXPECT_EQ(Probed("moonshotai-Kimi-K2").tool_syntax, ToolSyntax::kNone);
+  const ChatTraits nemotron = Probed("NVIDIA-Nemotron-Nano-v2");
+  EXPECT_TRUE(nemotron.thinks);
+  EXPECT_FALSE(nemotron.heeds_thinking);
+}
+
+TEST(ChatProbe, AProgramThatLeavesOutTheUserIsRefused) {
+  const auto traits = ProbeChatProgram(Program("Hello"));
+  EXPECT_EQ(traits.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(traits.status().message()), HasSubstr("it is left out"));
+}
+
+}  // namespace
+}  // namespace kvship

@@ -1,0 +1,52 @@
+// Small chat templates for tests, as models have them.
+#pragma once
+
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/chat_template.h"
+#include "engine/chat_template_source.h"
+
+namespace kvship {
+
+inline ChatTemplateSource ChatSource(std::string program,
+                                     std::vector<std::string> special_tokens = {}) {
+  return {.where = "the template",
+          .program = std::move(program),
+          .begin_token = "<s>",
+          .end_token = "</s>",
+          .special_tokens = std::move(special_tokens)};
+}
+
+inline std::string ReadText(const std::string& path) {
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+// Of a published model, as it comes with llama.cpp's engine.
+inline std::string PublishedProgram(const std::string& name) {
+  return ReadText(KVSHIP_CHAT_TEMPLATES "/" + name + ".jinja");
+}
+
+// "T" and the tools, each message by its role's first letter, calls, and where the answer begins.
+inline std::string ProgramWithCalls(const std::string& before_name,
+                                    const std::string& before_arguments, const std::string& after) {
+  return "{%- if tools %}T{{ tools | tojson }}{% endif -%}"
+         "{%- for m in messages %}{{ m.role[0] | upper }}{{ m.content }}"
+         "{%- for call in m.tool_calls %}" +
+         before_name + "{{ call.function.name }}" + before_arguments +
+         "{{ call.function.arguments | tojson }}" + after + "{%- endfor %}{%- endfor %}{{ 'A' }}";
+}
+inline std::string HermesProgram() {
+  return ProgramWithCalls("{{ '<tool_call>\n{\"name\": \"' }}",
+                          "\", \"arguments\": ", "}{{ '\n</tool_call>' }}");
+}
+inline std::string Llama3Program() {
+  return ProgramWithCalls("{\"name\": \"", "\", \"parameters\": ", "}");
+}
+
+}  // namespace kvship
