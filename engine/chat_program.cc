@@ -17,6 +17,15 @@
 #include "base/utf8.h"
 #include "engine/json_text.h"
 
+namespace jinja {
+
+std::string_view python_strip(std::string_view text) {
+  const absl::string_view inner = kvship::StripWhitespace({text.data(), text.size()});
+  return {inner.data(), inner.size()};
+}
+
+}  // namespace jinja
+
 namespace kvship {
 namespace {
 

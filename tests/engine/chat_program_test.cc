@@ -85,6 +85,20 @@ TEST(ChatProgram, NamesOfSpecialTokensThatMessagesWriteAreText) {
   EXPECT_THAT(marked, ElementsAre("<|US", "<S>B", "｜X", "<|US", "<|us", "<s>\xEF"));
 }
 
+TEST(ChatProgram, TrimsWhatPythonTrims) {
+  const ChatProgram program = Program(
+      "{{ messages[0].content | trim }}|{{ messages[0].content.lstrip() }}|"
+      "{{ messages[0].content.rstrip('.') }}");
+  const auto trimmed = [&program](const char* content) {
+    const ChatMessage message = {"user", content};
+    return program.Run({.messages = {&message, 1}})->text;
+  };
+  EXPECT_EQ(trimmed("\u3000\u00a0 Hi\u2028\x1f"), "Hi|Hi\u2028\x1f|\u3000\u00a0 Hi\u2028\x1f");
+  EXPECT_EQ(trimmed("\u200bHi\u3000there.."),
+            "\u200bHi\u3000there..|\u200bHi\u3000there..|\u200bHi\u3000there");
+  EXPECT_EQ(trimmed(" \u3000\n"), "|| \u3000\n");
+}
+
 TEST(ChatProgram, NumbersOfToolsKeepTheirDigits) {
   const ChatProgram program = Program("{{ messages[0].content }}{{ tools | tojson }}");
   const Messages messages = {{"user", ""}};
