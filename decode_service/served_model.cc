@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "engine/model_identity.h"
 
@@ -47,6 +48,9 @@ absl::StatusOr<ServedModel> ServedModel::Load(const std::string& path) {
     model.chat_template = *std::move(chat_template);
   } else {
     model.why_no_chat_template = chat_template.status();
+    if (!absl::IsNotFound(chat_template.status())) {
+      LogWarning(absl::StrCat("no chats are served: ", chat_template.status().message()));
+    }
   }
   model.identity =
       CombinedIdentity(model.transformer->identity,
