@@ -28,9 +28,6 @@ absl::Status CheckCache(const SequenceCache& cache, const KvPlan& plan, PageForm
                    PageFormatName(tail_format)));
 }
 
-// Captured steps that are kept. Each takes a megabyte or so, and tens of milliseconds to make.
-constexpr size_t kMostGraphs = 64;
-
 // Pages that a step is captured for: four numbers per power of two, so that batches share graphs.
 // The splits beyond a sequence's end have nothing to do.
 size_t StepPages(size_t num_pages) {
@@ -86,13 +83,6 @@ absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> DeviceDecodeEngine::Create(
   return engine;
 }
 
-DeviceDecodeEngine::~DeviceDecodeEngine() { DropGraphs(); }
-
-void DeviceDecodeEngine::DropGraphs() {
-  for (const auto& [shape, graph] : graphs_) cudaGraphExecDestroy(graph);
-  graphs_.clear();
-}
-
 absl::Status DeviceDecodeEngine::SetBatch(std::span<const Item> items) {
   if (items.empty() || items.size() > max_sequences_) {
     return absl::InvalidArgumentError(
@@ -109,7 +99,7 @@ absl::Status DeviceDecodeEngine::SetBatch(std::span<const Item> items) {
   const size_t workspace_bytes = PagedAttentionWorkspaceBytes(Attention(0));
   if (workspace_bytes > workspace_.num_bytes()) {
     ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(workspace_bytes));
-    DropGraphs();
+    graphs_.Clear();
   }
   return absl::OkStatus();
 }
@@ -169,13 +159,12 @@ absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items) {
 
 absl::Status DeviceDecodeEngine::Step() {
   const Shape shape(batch_, max_pages_, prefix_format_, num_heads_);
-  auto graph = graphs_.find(shape);
-  if (graph == graphs_.end()) {
-    if (graphs_.size() == kMostGraphs) DropGraphs();
-    ASSIGN_OR_RETURN(cudaGraphExec_t captured, Capture());
-    graph = graphs_.emplace(shape, captured).first;
+  cudaGraphExec_t graph = graphs_.Find(shape);
+  if (graph == nullptr) {
+    ASSIGN_OR_RETURN(graph, Capture());
+    graphs_.Add(shape, graph);  // none is running: the shape is SetBatch's, which has waited
   }
-  return CudaStatus(cudaGraphLaunch(graph->second, stream_), "decode step");
+  return CudaStatus(cudaGraphLaunch(graph, stream_), "decode step");
 }
 
 absl::StatusOr<cudaGraphExec_t> DeviceDecodeEngine::Capture() {

@@ -6,7 +6,6 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <span>
 #include <tuple>
@@ -16,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "engine/cuda/device_mixture.h"
 #include "engine/cuda/device_transformer.h"
+#include "engine/cuda/step_graphs.h"
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/cuda/product.h"
@@ -32,7 +32,6 @@ class DeviceDecodeEngine {
   static absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> Create(const DeviceTransformer& model,
                                                                     cudaStream_t stream,
                                                                     size_t max_sequences);
-  ~DeviceDecodeEngine();
 
   struct Item {
     int32_t token = 0;  // inside the vocabulary
@@ -65,7 +64,6 @@ class DeviceDecodeEngine {
   absl::Status CopyTables(std::span<const Item> items);
   // What a step does, from its first operation to its last, is enqueued on capture_ alone.
   absl::StatusOr<cudaGraphExec_t> Capture();
-  void DropGraphs();
   absl::Status EnqueueStep();
   absl::Status EnqueueLayer(size_t layer);
   // Of the batch, in the model's format.
@@ -88,7 +86,10 @@ class DeviceDecodeEngine {
   size_t num_heads_ = 0;  // S: sets of kept tokens of a sequence, H or Hq
   // Captured steps, which hold until a buffer moves: of batch_, max_pages_ and the two others.
   using Shape = std::tuple<size_t, size_t, PageFormat, size_t>;
-  std::map<Shape, cudaGraphExec_t> graphs_;
+  // Each takes a megabyte or so, and tens of milliseconds to make. Sessions that come and go, in
+  // batches of up to 32, have a hundred shapes; most steps are of a few.
+  static constexpr size_t kMostGraphs = 64;
+  StepGraphs<Shape> graphs_{kMostGraphs};
 
   DeviceBuffer page_table_;  // addresses of all pages of the batch
   DeviceBuffer heads_;       // [L, B, S] PagedHead
