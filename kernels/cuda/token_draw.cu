@@ -15,6 +15,9 @@ namespace {
 // are a dozen passes at most, in each of which every thread has 128 of them.
 constexpr int kThreads = kRadixThreads;
 constexpr int kWarps = kThreads / kWarpThreads;
+// Logits that a thread has under way. A pass of one block is as long as the cache's latency times
+// the loads that wait for one another.
+constexpr int kAhead = 8;
 
 using Sum = unsigned long long;  // the 64 bits that atomicAdd knows
 using Bins = Sum[kRadixBins];
@@ -25,8 +28,9 @@ struct Candidate {
   int32_t token;
 };
 __device__ Candidate Better(Candidate a, Candidate b) {
-  const bool b_first = b.logit > a.logit || (b.logit == a.logit && b.token < a.token);
-  return b_first ? b : a;
+  // Without branches, which would have the next load wait for this one's result.
+  const bool b_first = (b.logit > a.logit) | ((b.logit == a.logit) & (b.token < a.token));
+  return {b_first ? b.logit : a.logit, b_first ? b.token : a.token};
 }
 __device__ Candidate BestOfWarp(Candidate best) {
 #pragma unroll
@@ -38,6 +42,24 @@ __device__ Candidate BestOfWarp(Candidate best) {
   return best;
 }
 
+// take(i, logits[i]) for the tokens i = first, first + kStride, ... below `end`, in that order.
+template <int kStride, class Take>
+__device__ void ForEachLogit(const float* logits, uint32_t first, uint32_t end, Take take) {
+#pragma unroll 1
+  for (uint32_t begin = first; begin < end; begin += kAhead * kStride) {
+    float ahead[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      ahead[k] = logits[min(begin + k * kStride, end - 1)];  // no load behind a branch
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const uint32_t i = begin + k * kStride;
+      if (i < end) take(i, ahead[k]);
+    }
+  }
+}
+
 // One sequence's logits.
 struct Row {
   const float* logits;
@@ -46,8 +68,8 @@ struct Row {
   float scale;
   uint32_t farthest;
 
-  __device__ uint32_t Distance(uint32_t token) const {
-    return TokenDistance(logits[token], highest, scale, farthest);
+  __device__ uint32_t Distance(float logit) const {
+    return TokenDistance(logit, highest, scale, farthest);
   }
 };
 
@@ -55,10 +77,9 @@ struct Row {
 __device__ Candidate Likeliest(const float* logits, uint32_t num_tokens) {
   __shared__ Candidate warps[kWarps];
   Candidate best = {-INFINITY, INT32_MAX};
-#pragma unroll 4
-  for (uint32_t i = threadIdx.x; i < num_tokens; i += kThreads) {
-    best = Better(best, {logits[i], static_cast<int32_t>(i)});
-  }
+  ForEachLogit<kThreads>(logits, threadIdx.x, num_tokens, [&](uint32_t i, float logit) {
+    best = Better(best, {logit, static_cast<int32_t>(i)});
+  });
   best = BestOfWarp(best);
   if (threadIdx.x % kWarpThreads == 0) warps[threadIdx.x / kWarpThreads] = best;
   __syncthreads();
@@ -111,13 +132,12 @@ __device__ Cutoff FindCutoff(const Row& row, Sum needed, Share share, Bins& bins
   for (int pass = 0; pass < kRadixPasses; ++pass) {
     bins[2 * threadIdx.x] = bins[2 * threadIdx.x + 1] = 0;
     __syncthreads();
-#pragma unroll 4
-    for (uint32_t i = threadIdx.x; i < row.num_tokens; i += kThreads) {
-      const uint32_t distance = row.Distance(i);
+    ForEachLogit<kThreads>(row.logits, threadIdx.x, row.num_tokens, [&](uint32_t, float logit) {
+      const uint32_t distance = row.Distance(logit);
       if (distance != kNoChance && RadixPrefix(distance, pass) == prefix) {
         atomicAdd(&bins[RadixDigit(distance, pass)], share(distance));  // integers: in any order
       }
-    }
+    });
     __syncthreads();
     const BlockSums<Sum> scan = BlockScan(bins[2 * threadIdx.x] + bins[2 * threadIdx.x + 1]);
     needed = min(needed, scan.total);
@@ -133,29 +153,28 @@ __device__ Cutoff FindCutoff(const Row& row, Sum needed, Share share, Bins& bins
 
 __device__ Sum TotalWeight(const Row& row, const Cutoff& cutoff) {
   Sum sum = 0;
-#pragma unroll 4
-  for (uint32_t i = threadIdx.x; i < row.num_tokens; i += kThreads) {
-    const uint32_t distance = row.Distance(i);
-    if (distance < cutoff.distance) sum += TokenWeight(distance);
-  }
+  ForEachLogit<kThreads>(row.logits, threadIdx.x, row.num_tokens, [&](uint32_t, float logit) {
+    const uint32_t distance = row.Distance(logit);
+    sum += distance < cutoff.distance ? Sum{TokenWeight(distance)} : Sum{0};
+  });
   return BlockScan(sum).total + cutoff.num_equal * TokenWeight(cutoff.distance);
 }
 
-// The token with which the shares of the first tokens, share(token) each, exceed `target`, which is
-// less than all of them. Every thread of the block calls it. Each turn is a pass over the part that
-// the turn before it has found.
+// The token with which the shares of the first tokens, share(token, logit) each, exceed `target`,
+// which is less than all of them. Every thread of the block calls it. Each turn is a pass over the
+// part that the turn before it has found.
 template <class Share>
-__device__ uint32_t FindToken(uint32_t num_tokens, Sum target, Share share) {
+__device__ uint32_t FindToken(const Row& row, Sum target, Share share) {
   __shared__ Sum sums[kWarps];
   const uint32_t lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
-  uint32_t begin = 0, end = num_tokens;
+  uint32_t begin = 0, end = row.num_tokens;
 #pragma unroll 1
   while (end - begin > 1) {
     const uint32_t part = (end - begin + kWarps - 1) / kWarps;
     const uint32_t own_end = min(end, begin + (warp + 1) * part);
     Sum sum = 0;
-#pragma unroll 4
-    for (uint32_t i = begin + warp * part + lane; i < own_end; i += kWarpThreads) sum += share(i);
+    ForEachLogit<kWarpThreads>(row.logits, begin + warp * part + lane, own_end,
+                               [&](uint32_t i, float logit) { sum += share(i, logit); });
     sum = WarpSum(sum);
     if (lane == 0) sums[warp] = sum;
     __syncthreads();
@@ -181,13 +200,13 @@ __device__ uint32_t Draw(const Row& row, const TokenDraw& draw, Bins& bins) {
   }
   uint32_t last_equal = row.num_tokens;
   if (cutoff.is_between_equals) {
-    last_equal = FindToken(row.num_tokens, cutoff.num_equal - 1, [&](uint32_t token) {
-      return row.Distance(token) == cutoff.distance ? Sum{1} : Sum{0};
+    last_equal = FindToken(row, cutoff.num_equal - 1, [&](uint32_t, float logit) {
+      return row.Distance(logit) == cutoff.distance ? Sum{1} : Sum{0};
     });
   }
   const Sum target = PartOf(RandomBits(draw.seed, draw.index), TotalWeight(row, cutoff));
-  return FindToken(row.num_tokens, target, [&](uint32_t token) {
-    const uint32_t distance = row.Distance(token);
+  return FindToken(row, target, [&](uint32_t token, float logit) {
+    const uint32_t distance = row.Distance(logit);
     const bool takes_part =
         distance < cutoff.distance || (distance == cutoff.distance && token <= last_equal);
     return takes_part ? Sum{TokenWeight(distance)} : Sum{0};
