@@ -73,21 +73,44 @@ __device__ void StartUnit(const Unit<T>& unit, int lane, T* stage) {
 
 // One element of the outputs of `count` parts, part after part, merged by their maxima and sums;
 // the parts' outputs and stats lie `out_stride` and `stats_stride` apart. What is fused is said, so
-// that all who merge get the same bits.
+// that all who merge get the same bits. The loads of kAhead parts are under way at once, and none
+// is behind a branch: past the end they are of the last part, which then has no weight.
 struct Merged {
   float out;
   float maximum;
   float sum;
 };
+template <int kAhead>
 __device__ inline Merged Merge(const float* out, size_t out_stride, const float2* stats,
                                size_t stats_stride, int count) {
   Merged merged = {0.0f, -INFINITY, 0.0f};
-  for (int i = 0; i < count; ++i) merged.maximum = fmaxf(merged.maximum, stats[i * stats_stride].x);
-  for (int i = 0; i < count; ++i) {
-    const float2 part = stats[i * stats_stride];
-    const float weight = part.y > 0.0f ? Exp2(part.x - merged.maximum) : 0.0f;
-    merged.sum = fmaf(part.y, weight, merged.sum);
-    if (weight > 0.0f) merged.out = fmaf(out[i * out_stride], weight, merged.out);
+#pragma unroll 1
+  for (int first = 0; first < count; first += kAhead) {
+    float maxima[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) maxima[k] = stats[min(first + k, count - 1) * stats_stride].x;
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) merged.maximum = fmaxf(merged.maximum, maxima[k]);
+  }
+#pragma unroll 1
+  for (int first = 0; first < count; first += kAhead) {
+    float2 parts[kAhead];
+    float outs[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int i = min(first + k, count - 1);
+      parts[k] = stats[i * stats_stride];
+      outs[k] = out[i * out_stride];
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const bool counts = first + k < count;
+      const float weight = counts & (parts[k].y > 0.0f) ? Exp2(parts[k].x - merged.maximum) : 0.0f;
+      const float sum = fmaf(parts[k].y, weight, merged.sum);
+      const float sum_of_outs = fmaf(outs[k], weight, merged.out);
+      merged.sum = counts ? sum : merged.sum;
+      merged.out = weight > 0.0f ? sum_of_outs : merged.out;  // zero times NaN is NaN
+    }
   }
   return merged;
 }
@@ -108,7 +131,8 @@ __device__ void StoreSplit(const PagedSplits& p, size_t request, int split, cons
   const size_t first_row = (request * p.max_splits + split) * p.group;
   for (int i = threadIdx.x; i < p.group * kHeadDim; i += kSplitThreads) {
     const int row = i / kHeadDim, column = i % kHeadDim;
-    const Merged merged = Merge(warp_out + i, kRows * kHeadDim, warp_stats + row, kRows, kWarps);
+    const Merged merged =
+        Merge<kWarps>(warp_out + i, kRows * kHeadDim, warp_stats + row, kRows, kWarps);
     if (p.max_splits == 1) {
       StoreElement(static_cast<T*>(p.args.out) + request * p.group * kHeadDim + i,
                    Normalised(merged));

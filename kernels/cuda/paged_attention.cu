@@ -200,6 +200,8 @@ __global__ void __launch_bounds__(kSplitThreads, 2) SplitKernel(const PagedSplit
 // fill the device. Both do the same operations, so that a sequence's result does not depend on its
 // company, which decides.
 constexpr int kMergeParts = 8;
+// Splits whose loads a thread has under way: it waits for the cache once, not once for each.
+constexpr int kMergeAhead = 8;
 constexpr size_t kThreadsOfMultiprocessor = 2048;
 
 template <class T, int kHeadDim, int kGroups>
@@ -215,8 +217,8 @@ __global__ void __launch_bounds__(kHeadDim* kGroups) MergeKernel(const PagedSpli
   T* out = static_cast<T*>(p.args.out) + (request * p.group + row) * kHeadDim + column;
   const auto merge = [&](int first, int count) {
     const size_t first_row = (request * p.max_splits + first) * p.group + row;
-    return Merge(p.partials + first_row * kHeadDim + column, p.group * kHeadDim,
-                 p.stats + first_row, p.group, count);
+    return Merge<kMergeAhead>(p.partials + first_row * kHeadDim + column, p.group * kHeadDim,
+                              p.stats + first_row, p.group, count);
   };
   if (num_splits <= kMergeParts) {
     // Each is a part of its own, and merging one changes no bit of it.
@@ -233,7 +235,8 @@ __global__ void __launch_bounds__(kHeadDim* kGroups) MergeKernel(const PagedSpli
   }
   __syncthreads();
   if (group > 0) return;
-  StoreElement(out, Normalised(Merge(part_out + column, kHeadDim, part_stats, 1, kMergeParts)));
+  StoreElement(
+      out, Normalised(Merge<kMergeParts>(part_out + column, kHeadDim, part_stats, 1, kMergeParts)));
 }
 
 int MaxSplits(const PagedAttentionArgs& args) {
