@@ -17,7 +17,8 @@ namespace {
 // Compiled for sm_90a alone. One block fills a multiprocessor: one thread of its last warp keeps
 // boxes of keys coming through a ring of stages, and each warpgroup takes every third tile from
 // there. Copies take none of their instructions, and while the products of one are under way those
-// of others become votes. A fourth warpgroup would leave a thread 96 registers, too few.
+// of others become votes. A fourth warpgroup would leave a thread 96 registers, too few: warps get
+// theirs by fours, so that 17 of them share what 20 do.
 constexpr int kWarpgroups = 3;
 constexpr int kWarpgroupWarps = 4;
 constexpr int kProducerWarp = kWarpgroups * kWarpgroupWarps;
