@@ -17,9 +17,9 @@ namespace kvship {
 // in it, or the machine has no such GPU or no driver; naming the library if it has no cuBLASLt.
 absl::Status FindGpu(const ComputeDevice& gpu);
 
-// Decode on a GPU: weights, caches and activations of up to `max_sequences` in its memory, which
-// are taken at once. Borrows nothing of `model`. Errors: Unimplemented for models that only the CPU
-// runs, ResourceExhausted if the GPU's memory does not hold it all.
+// Decode on a GPU: weights, caches, activations of up to `max_sequences` and attention's scratch in
+// its memory, which are taken at once. Borrows nothing of `model`. Errors: Unimplemented for models
+// that only the CPU runs, ResourceExhausted if the GPU's memory does not hold it all.
 absl::StatusOr<DecodeDevice> OpenGpuForDecode(const ComputeDevice& gpu, const Transformer& model,
                                               size_t pool_bytes, size_t max_sequences);
 

@@ -1,7 +1,6 @@
 #include "engine/cuda/device_decode.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "base/status_macros.h"
 #include "kernels/cuda/decode_step.h"
@@ -28,13 +27,6 @@ absl::Status CheckCache(const SequenceCache& cache, const KvPlan& plan, PageForm
                    PageFormatName(tail_format)));
 }
 
-// Pages that a step is captured for: four numbers per power of two, so that batches share graphs.
-// The splits beyond a sequence's end have nothing to do.
-size_t StepPages(size_t num_pages) {
-  const size_t step = std::max<size_t>(1, std::bit_floor(num_pages) / 4);
-  return (num_pages + step - 1) / step * step;
-}
-
 template <class T>
 absl::Status CopyTo(const DeviceBuffer& to, const std::vector<T>& from, cudaStream_t stream) {
   return CudaStatus(cudaMemcpyAsync(to.data(), from.data(), from.size() * sizeof(T),
@@ -45,7 +37,7 @@ absl::Status CopyTo(const DeviceBuffer& to, const std::vector<T>& from, cudaStre
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> DeviceDecodeEngine::Create(
-    const DeviceTransformer& model, cudaStream_t stream, size_t max_sequences) {
+    const DeviceTransformer& model, cudaStream_t stream, size_t max_sequences, size_t pool_bytes) {
   const ModelConfig& config = model.config();
   const size_t most_sequences = kMostPagedHeads / config.num_query_heads;
   if (max_sequences < 1 || max_sequences > most_sequences) {
@@ -59,9 +51,12 @@ absl::StatusOr<std::unique_ptr<DeviceDecodeEngine>> DeviceDecodeEngine::Create(
   const size_t new_pages = config.num_layers * b * config.num_kv_heads;
   const size_t most_heads = config.num_layers * b * config.num_query_heads;
   const size_t row = b * kElementBytes;
+  engine->most_split_rows_ = MostSplitRows(config, b, pool_bytes);
   using Self = DeviceDecodeEngine;
   const BufferSizes<Self> buffers = {
       {&Self::heads_, most_heads * sizeof(PagedHead)},
+      {&Self::first_split_, (most_heads + config.num_layers) * sizeof(uint32_t)},
+      {&Self::workspace_, engine->most_split_rows_ * SplitRowBytes(config.head_dim)},
       {&Self::new_pages_, new_pages * sizeof(std::byte*)},
       {&Self::slots_, b * sizeof(int32_t)},
       {&Self::positions_, b * sizeof(int32_t)},
@@ -95,13 +90,18 @@ absl::Status DeviceDecodeEngine::SetBatch(std::span<const Item> items) {
   batch_ = items.size();
   prefix_format_ = plan.format;
   num_heads_ = plan.num_heads;
-  RETURN_IF_ERROR(CopyTables(items));
-  const size_t workspace_bytes = PagedAttentionWorkspaceBytes(Attention(0));
-  if (workspace_bytes > workspace_.num_bytes()) {
-    ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Create(workspace_bytes));
-    graphs_.Clear();
+  const ModelConfig& config = model_.config();
+  std::vector<kvship::PagedHead> heads;
+  for (size_t layer = 0; layer < config.num_layers; ++layer) {
+    for (const Item& item : items) {
+      item.cache->AppendPagedHeads(layer, item.cache->max_tail_tokens(), &heads);
+    }
   }
-  return absl::OkStatus();
+  ASSIGN_OR_RETURN(const StepSplits splits,
+                   NumberSplits(heads, config.num_layers, config.num_query_heads / num_heads_,
+                                most_split_rows_));
+  num_splits_ = splits.num_splits;
+  return CopyTables(items, heads, splits.first_split);
 }
 
 absl::Status DeviceDecodeEngine::SetTokens(std::span<const int32_t> tokens) {
@@ -110,22 +110,13 @@ absl::Status DeviceDecodeEngine::SetTokens(std::span<const int32_t> tokens) {
                     "tokens");
 }
 
-absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items) {
-  const ModelConfig& config = model_.config();
-  std::vector<kvship::PagedHead> from;
+absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items,
+                                            std::span<const kvship::PagedHead> from,
+                                            const std::vector<uint32_t>& first_split) {
   size_t num_pages = 0;
-  for (size_t layer = 0; layer < config.num_layers; ++layer) {
-    for (const Item& item : items) {
-      item.cache->AppendPagedHeads(layer, item.cache->max_tail_tokens(), &from);
-    }
-  }
-  max_pages_ = 1;
   for (const kvship::PagedHead& head : from) {
-    const size_t own = head.prefix_pages.size() + head.tail_pages.size();
-    num_pages += own;
-    max_pages_ = std::max(max_pages_, own);
+    num_pages += head.prefix_pages.size() + head.tail_pages.size();
   }
-  max_pages_ = StepPages(max_pages_);
   if (num_pages * sizeof(std::byte*) > page_table_.num_bytes()) {
     ASSIGN_OR_RETURN(page_table_, DeviceBuffer::Create(num_pages * sizeof(std::byte*)));
   }
@@ -151,6 +142,7 @@ absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items) {
   }
   RETURN_IF_ERROR(CopyTo(page_table_, pages, stream_));
   RETURN_IF_ERROR(CopyTo(heads_, heads, stream_));
+  RETURN_IF_ERROR(CopyTo(first_split_, first_split, stream_));
   RETURN_IF_ERROR(CopyTo(tokens_, tokens, stream_));
   RETURN_IF_ERROR(CopyTo(draws_, draws, stream_));
   RETURN_IF_ERROR(CopyTo(positions_, positions, stream_));
@@ -158,7 +150,7 @@ absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items) {
 }
 
 absl::Status DeviceDecodeEngine::Step() {
-  const Shape shape(batch_, max_pages_, prefix_format_, num_heads_);
+  const Shape shape(batch_, num_splits_, prefix_format_, num_heads_);
   cudaGraphExec_t graph = graphs_.Find(shape);
   if (graph == nullptr) {
     ASSIGN_OR_RETURN(graph, Capture());
@@ -187,6 +179,7 @@ PagedAttentionArgs DeviceDecodeEngine::Attention(size_t layer) const {
   const ModelConfig& config = model_.config();
   return {.q = qkv_.data(),
           .heads = heads_.as<PagedHead>() + layer * batch_ * num_heads_,
+          .first_split = first_split_.as<uint32_t>() + layer * (batch_ * num_heads_ + 1),
           .out = attended_.data(),
           .workspace = workspace_.data(),
           .dtype = model_.dtype(),
@@ -196,7 +189,7 @@ PagedAttentionArgs DeviceDecodeEngine::Attention(size_t layer) const {
           .num_kv_heads = num_heads_,
           .head_dim = config.head_dim,
           .q_row_stride = NumHeads(config) * config.head_dim,
-          .max_pages = max_pages_};
+          .num_splits = num_splits_};
 }
 
 absl::Status DeviceDecodeEngine::Multiply(ProductArgs args) {

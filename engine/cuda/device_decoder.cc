@@ -10,13 +10,15 @@ namespace kvship::cuda {
 
 absl::StatusOr<std::unique_ptr<DeviceDecoder>> DeviceDecoder::Create(const Transformer& model,
                                                                      int ordinal,
-                                                                     size_t max_sequences) {
+                                                                     size_t max_sequences,
+                                                                     size_t pool_bytes) {
   std::unique_ptr<DeviceDecoder> decoder(new DeviceDecoder(ordinal));
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal), "GPU"));
   ASSIGN_OR_RETURN(decoder->stream_, Stream::Create());
   ASSIGN_OR_RETURN(decoder->model_, DeviceTransformer::Upload(model, DeviceDTypeOf(model)));
-  ASSIGN_OR_RETURN(decoder->engine_, DeviceDecodeEngine::Create(
-                                         *decoder->model_, decoder->stream_.get(), max_sequences));
+  ASSIGN_OR_RETURN(decoder->engine_,
+                   DeviceDecodeEngine::Create(*decoder->model_, decoder->stream_.get(),
+                                              max_sequences, pool_bytes));
   ASSIGN_OR_RETURN(decoder->logits_,
                    PinnedBuffer::Create(max_sequences * model.config.vocab_tokens * sizeof(float)));
   return decoder;
@@ -69,7 +71,15 @@ absl::Status DeviceDecoder::Step(std::span<const Item> items) {
 
 absl::Status DeviceDecoder::StepTogether(std::span<const Item> items,
                                          const std::vector<size_t>& indices) {
-  RETURN_IF_ERROR(GiveTokens(items, indices));
+  const absl::Status given = GiveTokens(items, indices);
+  if (absl::IsResourceExhausted(given) && indices.size() > 1) {
+    // Too many long prefixes in one layer for the scratch, which holds any one sequence.
+    batch_.clear();
+    const auto half = indices.begin() + static_cast<int64_t>(indices.size() / 2);
+    RETURN_IF_ERROR(StepTogether(items, {indices.begin(), half}));
+    return StepTogether(items, {half, indices.end()});
+  }
+  RETURN_IF_ERROR(given);
   RETURN_IF_ERROR(engine_->Step());
   const size_t vocab_tokens = model_->config().vocab_tokens;
   for (size_t b = 0; b < indices.size(); ++b) {

@@ -19,17 +19,18 @@ namespace kvship::cuda {
 
 class DeviceDecoder final : public Decoder {
  public:
-  // On the GPU `ordinal`, whose memory takes the weights and activations. Errors: as
-  // DeviceTransformer::Upload and DeviceDecodeEngine::Create.
+  // On the GPU `ordinal`, whose memory takes the weights and activations; caches will lie in a pool
+  // of `pool_bytes`. Errors: as DeviceTransformer::Upload and DeviceDecodeEngine::Create.
   static absl::StatusOr<std::unique_ptr<DeviceDecoder>> Create(const Transformer& model,
-                                                               int ordinal, size_t max_sequences);
+                                                               int ordinal, size_t max_sequences,
+                                                               size_t pool_bytes);
 
   DType dtype() const { return model_->dtype(); }
 
   absl::Status CheckPlan(const KvPlan& plan) const override;
 
   // Any number of sequences up to max_sequences. Those whose prefixes differ in their format or in
-  // their number of heads take turns.
+  // their number of heads take turns, and so do more than the engine's scratch has room for.
   absl::Status Step(std::span<const Item> items) override;
 
   absl::Status CheckDevice() override;
@@ -48,7 +49,8 @@ class DeviceDecoder final : public Decoder {
 
   explicit DeviceDecoder(int ordinal) : ordinal_(ordinal) {}
 
-  // A step of those items[i], i in `indices`, whose prefixes have one form.
+  // A step of those items[i], i in `indices`, whose prefixes have one form; in halves where they
+  // are too much at once.
   absl::Status StepTogether(std::span<const Item> items, const std::vector<size_t>& indices);
   absl::Status GiveTokens(std::span<const Item> items, const std::vector<size_t>& indices);
 

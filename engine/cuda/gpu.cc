@@ -32,7 +32,8 @@ absl::Status FindGpu(const ComputeDevice& gpu) {
 absl::StatusOr<DecodeDevice> OpenGpuForDecode(const ComputeDevice& gpu, const Transformer& model,
                                               size_t pool_bytes, size_t max_sequences) {
   RETURN_IF_ERROR(FindGpu(gpu));
-  ASSIGN_OR_RETURN(auto decoder, cuda::DeviceDecoder::Create(model, gpu.ordinal, max_sequences));
+  ASSIGN_OR_RETURN(auto decoder,
+                   cuda::DeviceDecoder::Create(model, gpu.ordinal, max_sequences, pool_bytes));
   ASSIGN_OR_RETURN(auto memory, cuda::PoolMemory::Create(gpu.ordinal, pool_bytes));
   DecodeDevice device;
   device.tail_format = PageFormatOf(decoder->dtype());

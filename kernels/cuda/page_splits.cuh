@@ -21,15 +21,42 @@ inline constexpr int kUnitsPerPage = static_cast<int>(kPageTokens) / kUnitTokens
 // A batch's attention, as its kernels get it.
 struct PagedSplits {
   PagedAttentionArgs args;
-  int group;  // query heads of a KV head
-  int max_splits;
-  float scale;      // log2(e) / sqrt(D)
-  float* partials;  // [B * H, max_splits, group, D]: unnormalised outputs
-  float2* stats;    // [B * H, max_splits, group]: maximum (in units of log2) and sum
+  uint32_t num_requests;  // B * H
+  int group;              // query heads of a KV head
+  float scale;            // log2(e) / sqrt(D)
+  float* partials;        // [num_splits, group, D]: unnormalised outputs
+  float2* stats;          // [num_splits, group]: maximum (in units of log2) and sum
 };
 
 // The splits of a batch whose prefixes are quantized: quantized_attention.cu.
 absl::Status LaunchQuantizedSplits(cudaStream_t stream, const PagedSplits& p);
+
+// A block's split.
+struct Split {
+  uint32_t request;  // B * H for those past the last split
+  int number;        // of the request's splits
+  bool is_only;      // the request has no other
+};
+
+// Which split of which request is number blockIdx.x of all. Every lane of a warp calls it: they
+// look at 32 requests at a time, as nothing can start before it is found.
+__device__ inline Split FindSplit(const PagedSplits& p, int lane) {
+  const uint32_t* first_split = p.args.first_split;
+  const uint32_t index = blockIdx.x;
+  const uint32_t num_splits = first_split[p.num_requests];
+  uint32_t begin = 0, count = p.num_requests;  // it is of one of these, and begins with them
+  while (count > 1) {
+    const uint32_t step = (count + kWarpThreads - 1) / kWarpThreads;
+    const uint32_t own = lane * step;
+    const bool is_before = own < count && first_split[begin + own] <= index;
+    const uint32_t part = __popc(__ballot_sync(0xffffffffu, is_before)) - 1;
+    begin += part * step;
+    count = min(step, count - part * step);
+  }
+  if (index >= num_splits) return {p.num_requests, 0, false};
+  const uint32_t first = first_split[begin], next = first_split[begin + 1];
+  return {begin, static_cast<int>(index - first), next - first == 1};
+}
 
 // Half a page: where its keys lie (its values lie half a page's bytes further), and how many of its
 // tokens count.
@@ -126,15 +153,15 @@ __device__ void StoreElement(T* to, float x) {
 // Merges the results of a block's warps, outputs [kWarps, kRows, D] and stats [kWarps, kRows] in
 // shared memory, and stores them as a part of the head's output or as the output itself.
 template <class T, int kHeadDim, int kRows>
-__device__ void StoreSplit(const PagedSplits& p, size_t request, int split, const float* warp_out,
+__device__ void StoreSplit(const PagedSplits& p, const Split& split, const float* warp_out,
                            const float2* warp_stats) {
-  const size_t first_row = (request * p.max_splits + split) * p.group;
+  const size_t first_row = static_cast<size_t>(blockIdx.x) * p.group;
   for (int i = threadIdx.x; i < p.group * kHeadDim; i += kSplitThreads) {
     const int row = i / kHeadDim, column = i % kHeadDim;
     const Merged merged =
         Merge<kWarps>(warp_out + i, kRows * kHeadDim, warp_stats + row, kRows, kWarps);
-    if (p.max_splits == 1) {
-      StoreElement(static_cast<T*>(p.args.out) + request * p.group * kHeadDim + i,
+    if (split.is_only) {
+      StoreElement(static_cast<T*>(p.args.out) + size_t{split.request} * p.group * kHeadDim + i,
                    Normalised(merged));
     } else {
       p.partials[first_row * kHeadDim + i] = merged.out;

@@ -139,12 +139,12 @@ __device__ void StoreWarp(const WarpState<T, kHeadDim>& state, int group, int la
 template <class T, class Prefix, int kHeadDim>
 __global__ void __launch_bounds__(kSplitThreads, 2) SplitKernel(const PagedSplits p) {
   WaitForTheKernelBefore();
-  const int split = blockIdx.x;
-  const size_t request = blockIdx.y;
-  const PagedHead head = p.args.heads[request];
-  const int num_pages = NumPages(head);
-  if (split > 0 && split * kSplitPages >= num_pages) return;
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
+  const Split split = FindSplit(p, lane);
+  if (split.request == p.num_requests) return;
+  const PagedHead head = p.args.heads[split.request];
+  const int num_pages = NumPages(head);
+  if (split.number > 0 && split.number * kSplitPages >= num_pages) return;
   constexpr int kUnitElements = 2 * kUnitTokens * kHeadDim;
   T* ring = reinterpret_cast<T*>(DynamicSharedMemory()) + warp * kStages * kUnitElements;
 
@@ -152,15 +152,16 @@ __global__ void __launch_bounds__(kSplitThreads, 2) SplitKernel(const PagedSplit
   Unit<T> units[kUnitsPerWarp];
 #pragma unroll
   for (int turn = 0; turn < kUnitsPerWarp; ++turn) {
-    units[turn] =
-        FindUnit<T, kHeadDim>(head, split * kSplitPages * kUnitsPerPage + turn * kWarps + warp);
+    units[turn] = FindUnit<T, kHeadDim>(
+        head, split.number * kSplitPages * kUnitsPerPage + turn * kWarps + warp);
   }
 #pragma unroll
   for (int turn = 0; turn < kStages - 1; ++turn) {
     StartUnit<T, kHeadDim>(units[turn], lane, ring + turn * kUnitElements);
   }
   WarpState<T, kHeadDim> state;
-  const size_t sequence = request / p.args.num_kv_heads, kv_head = request % p.args.num_kv_heads;
+  const size_t sequence = split.request / p.args.num_kv_heads;
+  const size_t kv_head = split.request % p.args.num_kv_heads;
   const T* queries = static_cast<const T*>(p.args.q) + sequence * p.args.q_row_stride +
                      kv_head * p.group * kHeadDim;
   state.LoadQueries(queries, p.group, lane);
@@ -192,7 +193,7 @@ __global__ void __launch_bounds__(kSplitThreads, 2) SplitKernel(const PagedSplit
   StoreWarp<T, kHeadDim>(state, p.group, lane, warp_out + warp * kMaxGroup * kHeadDim,
                          warp_stats + warp * kMaxGroup);
   __syncthreads();
-  StoreSplit<T, kHeadDim, kMaxGroup>(p, request, split, warp_out, warp_stats);
+  StoreSplit<T, kHeadDim, kMaxGroup>(p, split, warp_out, warp_stats);
 }
 
 // The splits of one row are merged in eight parts, and those then, whatever their number: by one
@@ -212,11 +213,12 @@ __global__ void __launch_bounds__(kHeadDim* kGroups) MergeKernel(const PagedSpli
   const size_t request = blockIdx.x;
   const int row = blockIdx.y;
   const int column = threadIdx.x % kHeadDim, group = threadIdx.x / kHeadDim;
-  const int num_splits =
-      max(1, (static_cast<int>(NumPages(p.args.heads[request])) + kSplitPages - 1) / kSplitPages);
+  const uint32_t first_split = p.args.first_split[request];
+  if (p.args.first_split[request + 1] - first_split == 1) return;  // it has stored its output
+  const int num_splits = static_cast<int>(NumSplits(NumPages(p.args.heads[request])));
   T* out = static_cast<T*>(p.args.out) + (request * p.group + row) * kHeadDim + column;
   const auto merge = [&](int first, int count) {
-    const size_t first_row = (request * p.max_splits + first) * p.group + row;
+    const size_t first_row = (size_t{first_split} + first) * p.group + row;
     return Merge<kMergeAhead>(p.partials + first_row * kHeadDim + column, p.group * kHeadDim,
                               p.stats + first_row, p.group, count);
   };
@@ -237,10 +239,6 @@ __global__ void __launch_bounds__(kHeadDim* kGroups) MergeKernel(const PagedSpli
   if (group > 0) return;
   StoreElement(
       out, Normalised(Merge<kMergeParts>(part_out + column, kHeadDim, part_stats, 1, kMergeParts)));
-}
-
-int MaxSplits(const PagedAttentionArgs& args) {
-  return static_cast<int>((args.max_pages + kSplitPages - 1) / kSplitPages);
 }
 
 absl::Status Check(const PagedAttentionArgs& args) {
@@ -264,12 +262,12 @@ absl::Status Check(const PagedAttentionArgs& args) {
                                                    ": wanted an even number, at least ",
                                                    args.num_query_heads * args.head_dim));
   }
-  if (args.max_pages < 1 || args.max_pages > (size_t{1} << 24)) {
+  if (args.num_splits < num_requests || args.num_splits > INT32_MAX) {
     return absl::InvalidArgumentError(
-        absl::StrCat("max_pages ", args.max_pages, ": wanted 1 to 2^24"));
+        absl::StrCat("num_splits ", args.num_splits, ": wanted ", num_requests, " to 2^31 - 1"));
   }
-  if (MaxSplits(args) > 1 && args.workspace == nullptr) {
-    return absl::InvalidArgumentError("workspace: wanted memory where max_pages exceeds a split");
+  if (args.num_splits > num_requests && args.workspace == nullptr) {
+    return absl::InvalidArgumentError("workspace: wanted memory where a head has several splits");
   }
   return absl::OkStatus();
 }
@@ -279,9 +277,8 @@ absl::Status LaunchSplits(cudaStream_t stream, const PagedSplits& p) {
   constexpr size_t kRingBytes = size_t{kWarps} * kStages * 2 * kUnitTokens * kHeadDim * sizeof(T);
   constexpr size_t kResultBytes =
       size_t{kWarps} * kMaxGroup * (kHeadDim * sizeof(float) + sizeof(float2));
-  return LaunchEarly(stream, dim3(p.max_splits, p.args.num_sequences * p.args.num_kv_heads),
-                     dim3(kSplitThreads), std::max(kRingBytes, kResultBytes),
-                     SplitKernel<T, Prefix, kHeadDim>, p);
+  return LaunchEarly(stream, dim3(p.args.num_splits), dim3(kSplitThreads),
+                     std::max(kRingBytes, kResultBytes), SplitKernel<T, Prefix, kHeadDim>, p);
 }
 
 template <class T, int kHeadDim>
@@ -293,11 +290,12 @@ absl::Status LaunchAttention(cudaStream_t stream, const PagedSplits& p) {
     default: launched = LaunchQuantizedSplits(stream, p);
   }
   RETURN_IF_ERROR(launched);
-  if (p.max_splits == 1) return absl::OkStatus();
-  const dim3 grid(p.args.num_sequences * p.args.num_kv_heads, p.group);
+  const size_t most_splits = p.args.num_splits - p.num_requests + 1;  // of one head
+  if (most_splits == 1) return absl::OkStatus();
+  const dim3 grid(p.num_requests, p.group);
   ASSIGN_OR_RETURN(const size_t processors, NumMultiprocessors());
   const size_t num_threads = size_t{grid.x} * grid.y * kHeadDim * kMergeParts;
-  if (p.max_splits > kMergeParts && num_threads <= processors * kThreadsOfMultiprocessor) {
+  if (most_splits > kMergeParts && num_threads <= processors * kThreadsOfMultiprocessor) {
     return LaunchEarly(stream, grid, dim3(kHeadDim * kMergeParts), 0,
                        MergeKernel<T, kHeadDim, kMergeParts>, p);
   }
@@ -307,23 +305,20 @@ absl::Status LaunchAttention(cudaStream_t stream, const PagedSplits& p) {
 }  // namespace
 
 size_t PagedAttentionWorkspaceBytes(const PagedAttentionArgs& args) {
-  const size_t max_splits = MaxSplits(args);
-  if (max_splits <= 1) return 0;
-  return args.num_sequences * args.num_query_heads * max_splits *
-         (args.head_dim * sizeof(float) + sizeof(float2));
+  if (args.num_splits == args.num_sequences * args.num_kv_heads) return 0;
+  return args.num_splits * (args.num_query_heads / args.num_kv_heads) *
+         SplitRowBytes(args.head_dim);
 }
 
 absl::Status PagedAttention(cudaStream_t stream, const PagedAttentionArgs& args) {
   RETURN_IF_ERROR(Check(args));
   PagedSplits p = {};
   p.args = args;
+  p.num_requests = static_cast<uint32_t>(args.num_sequences * args.num_kv_heads);
   p.group = static_cast<int>(args.num_query_heads / args.num_kv_heads);
-  p.max_splits = MaxSplits(args);
   p.scale = kLog2E / std::sqrt(static_cast<float>(args.head_dim));
   p.partials = static_cast<float*>(args.workspace);
-  const size_t num_partials =
-      args.num_sequences * args.num_query_heads * p.max_splits * args.head_dim;
-  p.stats = reinterpret_cast<float2*>(p.partials + num_partials);
+  p.stats = reinterpret_cast<float2*>(p.partials + args.num_splits * p.group * args.head_dim);
   return WithElementType(args.dtype, [&](auto element) {
     using T = decltype(element);
     return WithHeadDim(args.head_dim,

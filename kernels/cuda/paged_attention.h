@@ -49,15 +49,24 @@ constexpr PageSlice SliceOf(const PagedHead& head, uint32_t page) {
   return {in_tail, own_page, left < kPageTokens ? left : static_cast<uint32_t>(kPageTokens)};
 }
 
+// Splits of a head of so many pages; of one without tokens it is the one that gives zeros.
+constexpr uint32_t NumSplits(uint32_t num_pages) {
+  return num_pages <= kSplitPages ? 1 : (num_pages + kSplitPages - 1) / kSplitPages;
+}
+
 // Attention of B sequences. Every slot is visible; a head without tokens gives zeros. Prefixes are
 // in `prefix_format`, any but f32, tails in that of `dtype`. What pages of another format hold is
 // rounded to `dtype` once: results are those of a prefix of such numbers. Hq / H is at most 16, D
-// 64 or 128. Memory: device memory; `workspace` of PagedAttentionWorkspaceBytes() with the same
-// max_pages, not needed where max_pages <= kSplitPages.
+// 64 or 128. Splits are numbered through the heads; one that has no pages yet, and those from
+// first_split[B * H] to num_splits, do nothing. Memory: device memory; `workspace` of
+// PagedAttentionWorkspaceBytes(), not needed where num_splits is B * H.
 struct PagedAttentionArgs {
   const void* q = nullptr;           // [B, Hq, D] of dtype, after RoPE, q_row_stride apart
   const PagedHead* heads = nullptr;  // [B, H]
-  void* out = nullptr;               // [B, Hq * D] of dtype
+  // [B * H + 1]: of each head, of at least NumSplits(NumPages(head)) splits, and after the last;
+  // ascending from 0.
+  const uint32_t* first_split = nullptr;
+  void* out = nullptr;  // [B, Hq * D] of dtype
   void* workspace = nullptr;
   DType dtype = DType::kBf16;  // of q, out and the tails
   PageFormat prefix_format = PageFormat::kBf16;
@@ -66,8 +75,10 @@ struct PagedAttentionArgs {
   size_t num_kv_heads = 0;     // H
   size_t head_dim = 0;         // D
   size_t q_row_stride = 0;     // elements from one sequence's queries to the next's
-  size_t max_pages = 0;        // at least NumPages of every head
+  size_t num_splits = 0;       // at least first_split[B * H]; B * H says that no head has two
 };
+// The workspace has a row for each split and query head of its KV head: num_splits * Hq / H.
+constexpr size_t SplitRowBytes(size_t head_dim) { return (head_dim + 2) * sizeof(float); }
 size_t PagedAttentionWorkspaceBytes(const PagedAttentionArgs& args);
 absl::Status PagedAttention(cudaStream_t stream, const PagedAttentionArgs& args);
 

@@ -144,14 +144,14 @@ __global__ void __launch_bounds__(kSplitThreads, kQueryTiles == 1 ? 4 : 2)
   using Page = QuantizedUnit<T, kFormat, kHeadDim>;
   using Memory = WarpMemory<T, kFormat, kHeadDim>;
   WaitForTheKernelBefore();
-  const int split = blockIdx.x;
-  const size_t request = blockIdx.y;
-  const PagedHead head = p.args.heads[request];
-  const int num_pages = NumPages(head);
-  if (split > 0 && split * kSplitPages >= num_pages) return;
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
+  const Split split = FindSplit(p, lane);
+  if (split.request == p.num_requests) return;
+  const PagedHead head = p.args.heads[split.request];
+  const int num_pages = NumPages(head);
+  if (split.number > 0 && split.number * kSplitPages >= num_pages) return;
   std::byte* memory = DynamicSharedMemory() + warp * Memory::kBytes;
-  const int first_page = split * kSplitPages + warp;
+  const int first_page = split.number * kSplitPages + warp;
 
   const std::byte* pages[kPagesPerWarp];
   int num_tokens[kPagesPerWarp];
@@ -169,7 +169,8 @@ __global__ void __launch_bounds__(kSplitThreads, kQueryTiles == 1 ? 4 : 2)
     CommitCopies();
   }
   WarpState<T, CodeLayout<kFormat, kHeadDim>, kHeadDim, kQueryTiles> state;
-  const size_t sequence = request / p.args.num_kv_heads, kv_head = request % p.args.num_kv_heads;
+  const size_t sequence = split.request / p.args.num_kv_heads;
+  const size_t kv_head = split.request % p.args.num_kv_heads;
   state.Begin(static_cast<const T*>(p.args.q) + sequence * p.args.q_row_stride +
                   kv_head * p.group * kHeadDim,
               p.group, lane);
@@ -200,7 +201,7 @@ __global__ void __launch_bounds__(kSplitThreads, kQueryTiles == 1 ? 4 : 2)
   float2* warp_stats = reinterpret_cast<float2*>(warp_out + kWarps * kRows * kHeadDim);
   state.Store(p.group, lane, warp_out + warp * kRows * kHeadDim, warp_stats + warp * kRows);
   __syncthreads();
-  StoreSplit<T, kHeadDim, kRows>(p, request, split, warp_out, warp_stats);
+  StoreSplit<T, kHeadDim, kRows>(p, split, warp_out, warp_stats);
 }
 
 template <class T, PageFormat kFormat, int kHeadDim, int kQueryTiles>
@@ -208,8 +209,8 @@ absl::Status LaunchKernel(cudaStream_t stream, const PagedSplits& p) {
   constexpr size_t kPagesBytes = size_t{kWarps} * WarpMemory<T, kFormat, kHeadDim>::kBytes;
   constexpr size_t kResultBytes =
       size_t{kWarps} * kQueryTiles * kQueryTile * (kHeadDim * sizeof(float) + sizeof(float2));
-  return LaunchEarly(stream, dim3(p.max_splits, p.args.num_sequences * p.args.num_kv_heads),
-                     dim3(kSplitThreads), std::max(kPagesBytes, kResultBytes),
+  return LaunchEarly(stream, dim3(p.args.num_splits), dim3(kSplitThreads),
+                     std::max(kPagesBytes, kResultBytes),
                      QuantizedSplitKernel<T, kFormat, kHeadDim, kQueryTiles>, p);
 }
 

@@ -279,7 +279,7 @@ absl::StatusOr<double> StepSeconds(const DeviceTransformer& model, cudaStream_t 
     items.push_back({static_cast<int32_t>(b), cache.get()});
     caches.push_back(std::move(cache));
   }
-  ASSIGN_OR_RETURN(auto engine, DeviceDecodeEngine::Create(model, stream, batch));
+  ASSIGN_OR_RETURN(auto engine, DeviceDecodeEngine::Create(model, stream, batch, needed));
   RETURN_IF_ERROR(engine->SetBatch(items));
   Stopwatch watch(stream);
   for (size_t i = 0; i < kWarmUp + kSteps; ++i) {

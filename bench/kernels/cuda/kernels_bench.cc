@@ -59,7 +59,12 @@ void BenchDecode(Bench& bench, size_t batch, size_t kept, Heads heads = kGrouped
     host_heads[r].num_prefix_tokens = static_cast<uint32_t>(kept);
   }
   const DeviceBytes device_heads(std::as_bytes(std::span(host_heads)));
+  const size_t splits_each = NumSplits(static_cast<uint32_t>(pages_each));
+  std::vector<uint32_t> first_split(requests + 1);
+  for (size_t r = 0; r <= requests; ++r) first_split[r] = static_cast<uint32_t>(r * splits_each);
+  const DeviceBytes device_first_split(std::as_bytes(std::span(first_split)));
   PagedAttentionArgs args = {.q = q.data(),
+                             .first_split = device_first_split.as<uint32_t>(),
                              .out = out.data(),
                              .prefix_format = format,
                              .num_sequences = batch,
@@ -67,7 +72,7 @@ void BenchDecode(Bench& bench, size_t batch, size_t kept, Heads heads = kGrouped
                              .num_kv_heads = heads.kv,
                              .head_dim = kHeadDim,
                              .q_row_stride = heads.query * kHeadDim,
-                             .max_pages = pages_each};
+                             .num_splits = requests * splits_each};
   const DeviceBytes workspace(std::max<size_t>(1, PagedAttentionWorkspaceBytes(args)));
   args.workspace = workspace.data();
   const std::string suffix =

@@ -1,5 +1,7 @@
 // The GPU as a decode node sees it: caches written as they come from the wire, and steps of
 // changing batches, against the CPU's.
+#include "engine/cuda/device_decoder.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -169,6 +171,33 @@ TEST_F(DeviceDecoderTest, FormsOfPrefixesTakeTurnsInAStep) {
   Sequence c = Prefill(400, "budget_tokens=100,window=16,encoder=int4");
   Sequence d = Prefill(200, "budget_tokens=100,window=16,group_reduce=none,encoder=int4");
   for (int i = 0; i < 5; ++i) Step({&a, &b, &c, &d}, i % 2 == 1);
+}
+
+TEST_F(DeviceDecoderTest, ALongSequenceAmongShortOnesIsDecodedLikeOnTheCpu) {
+  Sequence a = Prefill(40, "scorer=keep_all,encoder=f16");
+  Sequence b = Prefill(1000, "scorer=keep_all,encoder=f16");
+  Sequence c = Prefill(200, "scorer=keep_all,encoder=f16");
+  for (int i = 0; i < 3; ++i) Step({&a, &b, &c}, true);
+  for (int i = 0; i < 3; ++i) Step({&c, &a}, true);
+}
+
+// As if the pool were smaller than what lies in it: then the scratch holds eight splits.
+TEST_F(DeviceDecoderTest, WhatTheScratchDoesNotHoldTakesTurns) {
+  device_.decoder = DeviceDecoder::Create(model_, 0, 4, /*pool_bytes=*/0).value();
+  Sequence a = Prefill(300, "scorer=keep_all,encoder=f16");
+  Sequence b = Prefill(400, "scorer=keep_all,encoder=f16");
+  Sequence c = Prefill(40, "scorer=keep_all,encoder=f16");
+  for (int i = 0; i < 3; ++i) Step({&a, &b, &c}, true);
+  for (int i = 0; i < 3; ++i) Step({&c, &b}, i % 2 == 0);
+  const Sequence d = Prefill(1000, "scorer=keep_all,encoder=f16");
+  for (const auto& batch :
+       {std::vector<const Sequence*>{&c, &d}, std::vector<const Sequence*>{&d}}) {
+    std::vector<Decoder::Item> items;
+    for (const Sequence* sequence : batch)
+      items.push_back({sequence->token, sequence->device.get()});
+    EXPECT_EQ(device_.decoder->Step(items).code(), absl::StatusCode::kResourceExhausted);
+  }
+  Step({&a, &b}, true);
 }
 
 TEST_F(DeviceDecoderTest, RefusesPlansByName) {

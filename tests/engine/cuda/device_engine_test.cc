@@ -108,7 +108,7 @@ class Sides {
   // Both sides take in the tokens that the device draws.
   void Decode(size_t num_steps) {
     DecodeEngine host(host_, backend_, Arithmetic::kFloat32);
-    auto device = DeviceDecodeEngine::Create(*device_, Stream(), 2).value();
+    auto device = DeviceDecodeEngine::Create(*device_, Stream(), 2, memory_.num_bytes()).value();
     int32_t token = 5;
     const DeviceDecodeEngine::Item item = {token, device_cache_.get()};
     const absl::Status set = device->SetBatch({&item, 1});

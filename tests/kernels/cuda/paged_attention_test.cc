@@ -53,7 +53,7 @@ class PagedCase {
     for (size_t i = 0; i < num_pages_; ++i) table[i] = device_memory_->data() + PlaceOf(i);
     table_.emplace(table);
     std::vector<PagedHead> heads;
-    size_t max_pages = 1;
+    std::vector<uint32_t> first_split = {0};
     for (size_t r = 0; r < lengths.size(); ++r) {
       PagedHead head;
       head.prefix_pages = table_->data() + first_page[r];
@@ -61,11 +61,13 @@ class PagedCase {
       head.num_prefix_tokens = lengths[r].prefix;
       head.num_tail_tokens = lengths[r].tail;
       heads.push_back(head);
-      max_pages = std::max<size_t>(max_pages, NumPages(head));
+      first_split.push_back(first_split.back() + NumSplits(NumPages(head)));
     }
     heads_.emplace(heads);
+    first_split_.emplace(first_split);
     args_ = {.q = device_q_.data(),
              .heads = heads_->data(),
+             .first_split = first_split_->data(),
              .out = out_.data(),
              .dtype = dtype,
              .prefix_format = format,
@@ -74,9 +76,14 @@ class PagedCase {
              .num_kv_heads = kv_heads,
              .head_dim = head_dim,
              .q_row_stride = kv_heads * group * head_dim,
-             .max_pages = max_pages};
-    workspace_.emplace(std::max<size_t>(1, PagedAttentionWorkspaceBytes(args_)));
-    args_.workspace = workspace_->data();
+             .num_splits = first_split.back()};
+    MakeWorkspace();
+  }
+
+  // As where batches of other lengths share a captured step.
+  void AddSplits(size_t count) {
+    args_.num_splits += count;
+    MakeWorkspace();
   }
 
   PagedAttentionArgs& args() { return args_; }
@@ -95,6 +102,11 @@ class PagedCase {
   }
 
  private:
+  void MakeWorkspace() {
+    workspace_.emplace(std::max<size_t>(1, PagedAttentionWorkspaceBytes(args_)));
+    args_.workspace = workspace_->data();
+  }
+
   size_t PlaceBytes() const {
     return std::max(PageBytes(format_, head_dim_), PageBytes(FormatOf(dtype_), head_dim_));
   }
@@ -175,6 +187,7 @@ class PagedCase {
   std::optional<DeviceArray<std::byte>> device_memory_;
   std::optional<DeviceArray<const std::byte*>> table_;
   std::optional<DeviceArray<PagedHead>> heads_;
+  std::optional<DeviceArray<uint32_t>> first_split_;
   std::optional<DeviceArray<std::byte>> workspace_;
   PagedAttentionArgs args_;
 };
@@ -224,6 +237,32 @@ TEST_F(PagedAttentionTest, OfManySplitsIsExact) {
   PagedCase(DType::kBf16, 1, 1, 128, {{65 * kSplitPages * kPageTokens + 3, 9}}).ExpectAsDefined();
 }
 
+// Blocks look for their heads 32 at a time, and each again.
+TEST_F(PagedAttentionTest, EveryBlockFindsItsHead) {
+  for (size_t num_heads : {31, 32, 33, 64, 1030}) {
+    std::vector<Lengths> lengths(num_heads, Lengths{1, 1});
+    lengths[0] = lengths[num_heads / 2] = lengths[num_heads - 2] = {520, 3};
+    PagedCase attention(DType::kF16, 1, 1, 64, lengths);
+    attention.ExpectAsDefined();
+    const std::vector<uint16_t> exactly = attention.Run();
+    attention.AddSplits(40);
+    EXPECT_EQ(attention.Run(), exactly);
+  }
+}
+
+TEST_F(PagedAttentionTest, ALongSequenceGivesShortOnesNoMemory) {
+  const std::vector<Lengths> lengths = {{20, 1}, {700, 7}, {9, 1}};
+  const PagedAttentionArgs args = PagedCase(DType::kBf16, 4, 1, 128, lengths).args();
+  EXPECT_EQ(args.num_splits, 1 + 3 + 1);
+  EXPECT_EQ(PagedAttentionWorkspaceBytes(args), 5 * 4 * (128 + 2) * sizeof(float));
+}
+
+TEST_F(PagedAttentionTest, RejectsFewerSplitsThanHeads) {
+  PagedCase c(DType::kBf16, 1, 1, 64, {{5, 1}, {5, 1}});
+  c.args().num_splits = 1;
+  EXPECT_EQ(PagedAttention(nullptr, c.args()).message(), "num_splits 1: wanted 2 to 2^31 - 1");
+}
+
 TEST_F(PagedAttentionTest, OfAPrefixInTheOtherFloatsIsExact) {
   PagedCase(PageFormat::kF16, DType::kBf16, 4, 2, 128, {{40, 1}, {1, 0}}).ExpectAsDefined();
   PagedCase(PageFormat::kF16, DType::kBf16, 9, 1, 64, {{100, 300}}).ExpectAsDefined();
@@ -268,6 +307,7 @@ TEST_P(QuantizedPagedAttentionTest, OfAnEmptyHeadIsZero) {
 TEST_P(QuantizedPagedAttentionTest, DoesNotDependOnTheCompany) {
   PagedCase alone(GetParam(), DType::kBf16, 4, 1, 128, {{300, 7}});
   PagedCase company(GetParam(), DType::kBf16, 4, 1, 128, {{300, 7}, {900, 60}});
+  company.AddSplits(5);
   const std::vector<uint16_t> a = alone.Run(), b = company.Run();
   EXPECT_EQ(a, std::vector<uint16_t>(b.begin(), b.begin() + static_cast<int64_t>(a.size())));
 }

@@ -16,6 +16,7 @@
 
 #include "tests/kernels/cuda/emulation/block.h"
 #include "tests/kernels/cuda/emulation/stream.h"
+#include "tests/kernels/cuda/emulation/warp.h"
 
 // NOLINTBEGIN(bugprone-reserved-identifier,google-explicit-constructor): the names and the implicit
 // conversions below are CUDA's.
@@ -84,42 +85,6 @@ T atomicAdd(T* to, T x) {
   const T before = *to;
   *to += x;
   return before;
-}
-
-inline void __syncthreads() { kvship::emulation::Block::Current().Meet(); }
-// Blocks run one after the other: what one has written the next one sees.
-inline void __threadfence() {}
-inline void __syncwarp() {
-  kvship::emulation::Block::Current().MeetWarp(nullptr, [](void* const*) {});
-}
-template <class T>
-T EmulatedShuffle(T x, size_t from_lane) {
-  struct Lane {
-    T x;
-    size_t from;
-    T result;
-  } lane = {x, from_lane, x};
-  kvship::emulation::Block::Current().MeetWarp(&lane, [](void* const* brought) {
-    for (size_t i = 0; i < kvship::emulation::kWarpThreads; ++i) {
-      Lane* own = static_cast<Lane*>(brought[i]);
-      if (own->from < kvship::emulation::kWarpThreads) {
-        own->result = static_cast<Lane*>(brought[own->from])->x;
-      }
-    }
-  });
-  return lane.result;
-}
-template <class T>
-T __shfl_sync(unsigned, T x, size_t from_lane) {
-  return EmulatedShuffle(x, from_lane);
-}
-template <class T>
-T __shfl_xor_sync(unsigned, T x, size_t mask) {
-  return EmulatedShuffle(x, kvship::emulation::Block::Current().lane() ^ mask);
-}
-template <class T>
-T __shfl_up_sync(unsigned, T x, size_t delta) {
-  return EmulatedShuffle(x, kvship::emulation::Block::Current().lane() - delta);
 }
 
 enum cudaError_t {
