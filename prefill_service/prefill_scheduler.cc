@@ -19,12 +19,6 @@
 namespace kvship {
 namespace {
 
-// For an answer to Ready; a client that is silent for longer holds up nobody behind it.
-constexpr absl::Duration kPatience = absl::Milliseconds(500);
-
-// How many seconds of waiting outweigh one second more of work. Larger: long requests wait longer.
-constexpr double kAgeing = 2;
-
 absl::Status ShuttingDown() {
   return WithReason(
       absl::UnavailableError("the prefill node is shutting down; send the request again"),
@@ -234,21 +228,6 @@ void PrefillScheduler::BeginSending(Request& request) {
   admitted_tokens_ -= request.num_tokens();
 }
 
-PrefillScheduler::Requests PrefillScheduler::PackFrom(const std::shared_ptr<Request>& first) {
-  Requests pack = {first};
-  size_t room_tokens = reader_.pack_tokens();
-  room_tokens -= std::min(room_tokens, first->num_tokens());
-  for (const auto& request : requests_) {
-    if (request == first || request->state != Request::State::kRunning || request->job != nullptr ||
-        request->num_tokens() > room_tokens) {
-      continue;
-    }
-    room_tokens -= request->num_tokens();
-    pack.push_back(request);
-  }
-  return pack;
-}
-
 absl::StatusOr<std::shared_ptr<PrefillJob>> PrefillScheduler::BeginJob(const Requests& requests) {
   std::vector<const PrefillTask*> tasks;
   std::vector<PrefillShipment*> shipments;
@@ -260,40 +239,6 @@ absl::StatusOr<std::shared_ptr<PrefillJob>> PrefillScheduler::BeginJob(const Req
   }
   ASSIGN_OR_RETURN(std::unique_ptr<PromptReading> reading, reader_.Begin(tasks));
   return std::make_shared<PrefillJob>(metrics_, std::move(reading), std::move(shipments));
-}
-
-void PrefillScheduler::Estimate() {
-  if (reader_.prefix_cache_bytes() == 0) return;
-  for (const auto& request : requests_) {
-    if (std::exchange(request->is_estimated, true) || request->job != nullptr) continue;
-    UnlessOutOfMemory([&] {
-      request->remaining_tokens -= static_cast<double>(reader_.CountReusable(request->task));
-      return absl::OkStatus();
-    }).IgnoreError();  // then its turn comes as that of a prompt that nobody knows
-  }
-}
-
-double PrefillScheduler::KeyOf(const Request& request) const {
-  return absl::ToDoubleSeconds(request.arrived - absl::UnixEpoch()) +
-         kAgeing * rate_.SecondsFor(request.remaining_tokens);
-}
-
-void PrefillScheduler::Sort() {
-  std::stable_sort(requests_.begin(), requests_.end(),
-                   [this](const auto& a, const auto& b) { return KeyOf(*a) < KeyOf(*b); });
-}
-
-bool PrefillScheduler::Blocked(const Request& request) const {
-  // One slow reader must not hold up those packed with it; what they ship is little.
-  if (request.job != nullptr && request.job->is_packed()) return false;
-  return request.channel->unsent_bytes() > options_.max_outbox_bytes;
-}
-
-std::shared_ptr<PrefillScheduler::Request> PrefillScheduler::NextToRun() {
-  for (const auto& request : requests_) {
-    if (request->state == Request::State::kRunning && !Blocked(*request)) return request;
-  }
-  return nullptr;
 }
 
 void PrefillScheduler::EndSent() {
@@ -322,34 +267,6 @@ void PrefillScheduler::EndOverdue(absl::Time now) {
                                                     request->stalled_bytes, " unsent bytes for ",
                                                     absl::FormatDuration(options_.stall_timeout))));
     }
-  }
-}
-
-// Beyond those that run, one request or as many short ones as fit into a run are told Ready, so
-// that their clients' answers are there when their turn comes.
-void PrefillScheduler::SendReady(absl::Time now) {
-  size_t num_active = 0, active_bytes = 0;
-  for (const auto& request : requests_) {
-    if (!request->is_active()) continue;
-    ++num_active;
-    active_bytes += request->run_bytes;
-  }
-  size_t next_tokens = 0;  // of those whose turn comes before, told Ready and not begun
-  for (const auto& request : requests_) {
-    if (request->is_queued()) {
-      if (draining_ || num_active >= options_.max_active_requests) return;
-      if (active_bytes + request->run_bytes > options_.max_active_bytes) return;
-      if (next_tokens > 0 && next_tokens + request->num_tokens() > reader_.pack_tokens()) {
-        return;
-      }
-      request->TellReady(now);
-      ++num_active;
-      active_bytes += request->run_bytes;
-    }
-    const bool is_silent =
-        request->state == Request::State::kReady && now - request->became_ready > kPatience;
-    const bool has_begun = request->job != nullptr || request->is_sending();
-    if (!has_begun && !is_silent) next_tokens += request->num_tokens();
   }
 }
 

@@ -7,6 +7,7 @@ namespace kvship {
 namespace {
 
 using Kind = v1::PrefillResponse::MessageCase;
+using State = PrefillScheduler::Prompt::State;
 using Calls = std::vector<std::shared_ptr<CollectedCall>>;
 
 constexpr size_t kBlockTokens = 64;
@@ -115,6 +116,34 @@ TEST_F(PrefillTurns, AClientThatDoesNotSayGoHoldsUpNobody) {
   ASSERT_TRUE(silent->WaitFor(Kind::kReady));
   EXPECT_TRUE(ManifestOf(*Ask(node, 200)).has_first_token());
   EXPECT_FALSE(HasEnded(*silent));
+}
+
+TEST_F(PrefillTurns, ClientsThatDoNotSayGoTakeNobodysPlace) {
+  PrefillNode node({.max_active_requests = 2, .go_timeout = absl::Minutes(10)}, 1, kBlockTokens);
+  const Calls silent = {Ask(node, 20, /*says_go=*/false), Ask(node, 20, /*says_go=*/false)};
+  for (const auto& call : silent) ASSERT_TRUE(call->WaitFor(Kind::kReady));
+  EXPECT_TRUE(Ask(node, 200)->WaitFor(Kind::kManifest));
+  for (const auto& call : silent) {
+    call->SayGo();
+    EXPECT_TRUE(ManifestOf(*call).has_first_token());
+  }
+}
+
+TEST_F(PrefillTurns, WhoSaysGoLateWaitsForMemory) {
+  const size_t room = PrefillRun::BytesFor(TinyModel().config(), 500, {});
+  PrefillNode node({.max_active_bytes = room, .go_timeout = absl::Minutes(10)}, kModelTimes,
+                   kBlockTokens);
+  const auto late = Ask(node, 300, /*says_go=*/false);
+  ASSERT_TRUE(late->WaitFor(Kind::kReady));
+  const auto other = Ask(node, 490);
+  ASSERT_TRUE(other->WaitFor(Kind::kProgress));
+  late->SayGo();
+  ASSERT_TRUE(late->WaitFor(Kind::kProgress));
+  for (const auto& prompt : node.scheduler.Prompts()) {
+    EXPECT_TRUE(prompt.prompt_tokens == 300 || prompt.state == State::kSending);
+  }
+  EXPECT_TRUE(ManifestOf(*late).has_first_token());
+  EXPECT_TRUE(ManifestOf(*other).has_first_token());
 }
 
 TEST_F(PrefillTurns, WhoseBeginningIsKnownComesBeforeWhoIsShorter) {
