@@ -39,7 +39,7 @@ ABSL_FLAG(size_t, max_queue_requests, 256,
           "requests admitted at a time, from arrival to the last byte sent");
 ABSL_FLAG(size_t, max_queue_tokens, 1 << 20,
           "prompt tokens admitted at a time; those that wait hold 4 bytes each");
-ABSL_FLAG(size_t, max_active_requests, 16, "requests that may hold memory at a time");
+ABSL_FLAG(size_t, max_active_requests, 16, "requests that may be ready to run at a time");
 ABSL_FLAG(
     size_t, max_active_bytes, size_t{4} << 30,
     "memory that prompts being read may hold, beside the model; one that takes more by itself is "

@@ -39,7 +39,8 @@ class PrefillScheduler {
     size_t max_queue_requests = 256;
     size_t max_queue_tokens = 1 << 20;
     // How many requests may be ready at once: each may hold its whole reservation on the decode
-    // node. A client that does not say Go at once is not counted until it does, here and below.
+    // node. A client that does not say Go at once is not counted until it does, here and below; nor
+    // is, here, one whose reader is slow.
     size_t max_active_requests = 16;
     // What their runs may hold here in all: residual streams, and one layer of KV each. A request
     // that takes more by itself is refused for good.
@@ -111,7 +112,6 @@ class PrefillScheduler {
   using Requests = std::vector<std::shared_ptr<Request>>;
   // What max_active_requests and max_active_bytes bound.
   struct Load {
-    void Add(const Request& request);
     size_t num_requests = 0;
     size_t run_bytes = 0;
   };
@@ -124,6 +124,7 @@ class PrefillScheduler {
   }
   // One step of the first request's job, which is begun where there is none.
   void RunStep(const std::shared_ptr<Request>& first, std::unique_lock<std::mutex>& lock);
+  void AddTo(Load* load, const Request& request) const;
   // Whether one more is within the bounds.
   bool HasRoom(const Load& load, const Request& request) const;
   // Of requests whose runs have begun.

@@ -44,9 +44,10 @@ bool PrefillScheduler::Blocked(const Request& request) const {
   return request.channel->unsent_bytes() > options_.max_outbox_bytes;
 }
 
-void PrefillScheduler::Load::Add(const Request& request) {
-  ++num_requests;
-  run_bytes += request.run_bytes;
+void PrefillScheduler::AddTo(Load* load, const Request& request) const {
+  // An idle engine must not wait for slow readers. What these hold is bounded in bytes.
+  load->num_requests += !Blocked(request);
+  load->run_bytes += request.run_bytes;
 }
 
 bool PrefillScheduler::HasRoom(const Load& load, const Request& request) const {
@@ -57,7 +58,7 @@ bool PrefillScheduler::HasRoom(const Load& load, const Request& request) const {
 PrefillScheduler::Load PrefillScheduler::Begun() const {
   Load begun;
   for (const auto& request : requests_) {
-    if (request->job != nullptr) begun.Add(*request);
+    if (request->job != nullptr) AddTo(&begun, *request);
   }
   return begun;
 }
@@ -80,14 +81,14 @@ PrefillScheduler::Requests PrefillScheduler::PackFrom(const std::shared_ptr<Requ
   size_t room_tokens = reader_.pack_tokens();
   room_tokens -= std::min(room_tokens, first->num_tokens());
   Load begun = Begun();
-  begun.Add(*first);
+  AddTo(&begun, *first);
   for (const auto& request : requests_) {
     if (request == first || request->state != Request::State::kRunning || request->job != nullptr ||
         request->num_tokens() > room_tokens || !HasRoom(begun, *request)) {
       continue;
     }
     room_tokens -= request->num_tokens();
-    begun.Add(*request);
+    AddTo(&begun, *request);
     pack.push_back(request);
   }
   return pack;
@@ -102,7 +103,7 @@ void PrefillScheduler::SendReady(absl::Time now) {
   };
   Load active;
   for (const auto& request : requests_) {
-    if (request->is_active() && !is_silent(*request)) active.Add(*request);
+    if (request->is_active() && !is_silent(*request)) AddTo(&active, *request);
   }
   size_t next_tokens = 0;  // of those whose turn comes before, told Ready and not begun
   for (const auto& request : requests_) {
@@ -112,7 +113,7 @@ void PrefillScheduler::SendReady(absl::Time now) {
         return;
       }
       request->TellReady(now);
-      active.Add(*request);
+      AddTo(&active, *request);
     }
     const bool has_begun = request->job != nullptr || request->is_sending();
     if (!has_begun && !is_silent(*request)) next_tokens += request->num_tokens();

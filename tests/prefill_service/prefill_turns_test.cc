@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/prefill_service/prefill_node.h"
+#include "tests/prefill_service/stalled_client.h"
 
 namespace kvship {
 namespace {
@@ -144,6 +145,18 @@ TEST_F(PrefillTurns, WhoSaysGoLateWaitsForMemory) {
   }
   EXPECT_TRUE(ManifestOf(*late).has_first_token());
   EXPECT_TRUE(ManifestOf(*other).has_first_token());
+}
+
+TEST_F(PrefillTurns, OneWhoseReaderIsSlowTakesNobodysPlace) {
+  PrefillScheduler::Options options;
+  options.max_active_requests = 1;
+  options.max_outbox_bytes = 1 << 20;
+  options.stall_timeout = absl::Minutes(10);
+  PrefillNode node(options, kModelTimes, kBlockTokens);
+  StalledClient stalled(node.target(),
+                        node.Begin(RandomTokens(2048, 1), "scorer=keep_all,encoder=f32"));
+  EXPECT_TRUE(Ask(node, 200)->WaitFor(Kind::kManifest));
+  EXPECT_TRUE(stalled.ReadAll().second.ok());
 }
 
 TEST_F(PrefillTurns, WhoseBeginningIsKnownComesBeforeWhoIsShorter) {
