@@ -21,13 +21,30 @@ bool Generation::Start(const v1::GenerateRequest& message) {
     if (request_.structure.empty()) return absl::OkStatus();
     matcher_ = uses_.model.grammars->Kept(request_.structure);
     compiles = matcher_ == nullptr;
-    if (compiles) uses_.compiler.Run([self = shared_from_this()] { self->Compile(); });
-    return absl::OkStatus();
+    return compiles ? WaitForCompiler() : absl::OkStatus();
   });
   if (status.ok() && compiles) return true;
   if (status.ok()) status = GoOn();
   if (!status.ok()) Fail(status);
   return status.ok();
+}
+
+absl::Status Generation::WaitForCompiler() {
+  // Weak: one that has left shall not hold its prompt until then.
+  std::function<void()> compile = [weak = weak_from_this()] {
+    const std::shared_ptr<Generation> self = weak.lock();
+    if (self != nullptr && self->LeaveCompiler() != nullptr) self->Compile();
+  };
+  std::lock_guard lock(mutex_);
+  if (responses_->cancelled()) return responses_->why_cancelled();
+  uses_.compiler.Run(std::move(compile));
+  awaits_compiler_ = shared_from_this();
+  return absl::OkStatus();
+}
+
+std::shared_ptr<Generation> Generation::LeaveCompiler() {
+  std::lock_guard lock(mutex_);
+  return std::exchange(awaits_compiler_, nullptr);
 }
 
 absl::Status Generation::Prepare(const v1::GenerateRequest& message) {
@@ -169,6 +186,7 @@ void Generation::Cancel() {
 
 void Generation::Cancel(const absl::Status& why) {
   responses_->Cancel(why);
+  if (const auto self = LeaveCompiler(); self != nullptr) return Fail(why);
   std::shared_ptr<PrefillAttempt> attempt;
   bool was_in_line;
   {

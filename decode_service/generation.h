@@ -82,7 +82,11 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
  private:
   absl::Status Prepare(const v1::GenerateRequest& message);
-  // Compiles the structure that the output is held to, and goes on. On the compiler's thread.
+  // Has it compiled when its turn comes; a cancellation before that ends it at once.
+  absl::Status WaitForCompiler();
+  // Null if it does not wait for its turn: it has come, or a cancellation has.
+  std::shared_ptr<Generation> LeaveCompiler();
+  // Compiles the structure that the output is held to, and goes on.
   void Compile();
   // InvalidArgument that names the field of the request.
   absl::Status WrongStructure(const absl::Status& status) const;
@@ -118,6 +122,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   absl::Duration receive_time_;  // as PrefillAttempt::Result
 
   std::mutex mutex_;
+  std::shared_ptr<Generation> awaits_compiler_;  // itself, while it does
   bool in_line_ = false;
   std::shared_ptr<PrefillAttempt> attempt_;  // shared: the channel calls it to its end
   absl::Time attempt_begin_;

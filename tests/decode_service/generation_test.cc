@@ -26,6 +26,7 @@
 #include "tests/decode_service/generation_parts.h"
 #include "tests/decode_service/letter_tokenizer.h"
 #include "tests/decode_service/no_memory_for.h"
+#include "tests/decode_service/one_token_grammars.h"
 #include "tests/decode_service/zero_layer.h"
 #include "transport/prefill_wire.h"
 
@@ -110,41 +111,6 @@ class SilentNode final : public v1::PrefillService::Service {
   std::optional<KvPlan> plan_;
   std::function<void()> before_end_;
   std::unique_ptr<grpc::Server> server_;
-};
-
-// Of every structure: its outputs begin with this token. Without one nothing can be compiled. None
-// is kept, and each is compiled once `may_go_on` is true.
-class OneTokenGrammars final : public OutputGrammars {
- public:
-  explicit OneTokenGrammars(std::optional<int32_t> token) : token_(token) {}
-
-  absl::StatusOr<std::unique_ptr<OutputMatcher>> Match(const std::string&) override {
-    ++num_compiled;
-    while (!may_go_on) std::this_thread::yield();
-    if (!token_) return absl::InvalidArgumentError("too odd");
-    return std::make_unique<Matcher>(*token_);
-  }
-  std::unique_ptr<OutputMatcher> Kept(const std::string&) override { return nullptr; }
-
-  std::atomic<int> num_compiled = 0;
-  std::atomic<bool> may_go_on = true;
-
- private:
-  class Matcher final : public OutputMatcher {
-   public:
-    explicit Matcher(int32_t token) : token_(token) {}
-    absl::Status Accept(int32_t) override { return absl::OkStatus(); }
-    absl::StatusOr<TokenMask> Allowed() override {
-      TokenMask mask(TokenMaskWords(320));
-      mask[token_ / 32] |= 1u << token_ % 32;
-      return mask;
-    }
-
-   private:
-    const int32_t token_;
-  };
-
-  const std::optional<int32_t> token_;
 };
 
 class GenerationTest : public ::testing::Test {
@@ -372,13 +338,17 @@ TEST_F(GenerationTest, OthersWaitForACompilerAndMayGoMeanwhile) {
     EXPECT_TRUE(generations[i]->Start(request));
   }
   const absl::Status why = absl::CancelledError("enough");
-  generations[1]->Cancel(why);
   while (grammars.num_compiled == 0) std::this_thread::yield();
+  generations[1]->Cancel(why);
+  std::future<absl::Status> gone = ends[1].get_future();
+  EXPECT_EQ(gone.wait_for(std::chrono::seconds(10)), std::future_status::ready);
+  EXPECT_EQ(generations[1].use_count(), 1);  // the compiler does not keep it
+  EXPECT_EQ(node_.queue.waiting_tokens(), 50u);
   grammars.may_go_on = true;
   EXPECT_TRUE(absl::IsInvalidArgument(ends[0].get_future().get()));
-  EXPECT_EQ(ends[1].get_future().get(), why);
+  EXPECT_EQ(gone.get(), why);
   EXPECT_EQ(grammars.num_compiled, 1);
-  for (const auto& generation : generations) WaitUntilNobodyElseHas(generation);
+  WaitUntilNobodyElseHas(generations[0]);
 }
 
 TEST_F(GenerationTest, EndingItDoesNotEjectItsPrefillNode) {
