@@ -15,6 +15,9 @@ namespace {
 
 using v1::NcclAnswer;
 
+// What an item takes beside its bytes, and the announcement of a frame.
+constexpr size_t kItemBytes = 256;
+
 NcclAnswer AnswerTo(uint32_t sequence, NcclAnswer::Outcome outcome) {
   NcclAnswer answer;
   answer.set_sequence(sequence);
@@ -77,9 +80,28 @@ void NcclReceiver::OnMessage(std::span<const std::byte> message) {
   }
   {
     const std::lock_guard lock(mutex_);
-    items_.push_back({.bytes = {message.begin(), message.end()}});
+    AddLocked({.bytes = {message.begin(), message.end()}});
+    CloseIfTooMuchWaitsLocked();
   }
   HandOn();
+}
+
+NcclReceiver::Item& NcclReceiver::AddLocked(Item item) {
+  waiting_bytes_ += kItemBytes + item.bytes.size();
+  return items_.emplace_back(std::move(item));
+}
+
+// Beside frames there comes less than one of them holds.
+absl::Status NcclReceiver::CheckWaitingLocked() const {
+  if (waiting_bytes_ <= most_bytes_ + kMostFrameBytes) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(waiting_bytes_,
+                                          " bytes wait for a frame before them; wanted at most ",
+                                          most_bytes_, " in the whole cache"));
+}
+
+void NcclReceiver::CloseIfTooMuchWaitsLocked() {
+  const absl::Status status = CheckWaitingLocked();
+  if (!status.ok() && channel_ != nullptr) channel_->Close(status);
 }
 
 void NcclReceiver::OnNotice(const v1::NcclNotice& notice) {
@@ -131,7 +153,8 @@ absl::Status NcclReceiver::OnAnnounced(const v1::NcclFrame& announced) {
         absl::StrCat("nccl.frame ", header.sequence, " came a second time; wanted it once"));
   }
   announced_.insert(header.sequence);
-  items_.push_back({.kind = Item::Kind::kFrame, .is_there = false, .header = header});
+  AddLocked({.kind = Item::Kind::kFrame, .is_there = false, .header = header});
+  RETURN_IF_ERROR(CheckWaitingLocked());
   // Before the lock goes: what has arrived is told after it.
   channel_->SendMessage(
       MessageOf(AcceptLocked(header, {announced.communicator(), announced.place()})));
@@ -224,8 +247,7 @@ void NcclReceiver::OnFrame(const FrameHeader& header, BytePieces payload) {
       lock.unlock();
       return HandOn();
     }
-    item = &items_.emplace_back();
-    item->kind = Item::Kind::kFrame;
+    item = &AddLocked({.kind = Item::Kind::kFrame});
   }
   item->is_there = true;
   item->header = header;
@@ -233,11 +255,7 @@ void NcclReceiver::OnFrame(const FrameHeader& header, BytePieces payload) {
     item->bytes.insert(item->bytes.end(), piece.begin(), piece.end());
   }
   waiting_bytes_ += item->bytes.size();
-  if (waiting_bytes_ > most_bytes_ + kMostFrameBytes && channel_ != nullptr) {
-    channel_->Close(absl::DataLossError(
-        absl::StrCat(waiting_bytes_, " bytes of frames wait for one before them; wanted at most ",
-                     most_bytes_, " in the whole cache")));
-  }
+  CloseIfTooMuchWaitsLocked();
   lock.unlock();
   HandOn();
 }
@@ -257,11 +275,11 @@ void NcclReceiver::HandOn() {
   while (!items_.empty() && items_.front().is_there) {
     const Item item = std::move(items_.front());
     items_.pop_front();
+    waiting_bytes_ -= kItemBytes + item.bytes.size();
     // Nobody wants what comes after an error but the end.
     if (closing_.has_value() && !closing_->ok() && item.kind != Item::Kind::kEnd) continue;
     if (item.kind == Item::Kind::kFrame) {
       ++(item.block != nullptr ? num_by_nccl_ : num_over_channel_);
-      waiting_bytes_ -= item.bytes.size();
     }
     lock.unlock();
     HandOn(item);
@@ -298,7 +316,7 @@ void NcclReceiver::OnClosed(const absl::Status& status) {
     items_.erase(first, items_.end());
     // Who has closed the stream hears of it, though the node may have sent everything meanwhile.
     const bool given_up = closing_.has_value() && !closing_->ok();
-    items_.push_back({.kind = Item::Kind::kEnd, .status = given_up ? *closing_ : status});
+    AddLocked({.kind = Item::Kind::kEnd, .status = given_up ? *closing_ : status});
   }
   if (lost) {
     nccl_.executor->Break(node_, communicator_,

@@ -28,8 +28,8 @@ class NcclReceiver final : public Channel,
  public:
   using Connect = std::function<std::shared_ptr<Channel>(std::shared_ptr<ChannelEvents>)>;
 
-  // `node` is the prefill node's address. More than `most_bytes` of frames that wait for one before
-  // them are no cache of the request's. Borrows the service.
+  // `node` is the prefill node's address. More than `most_bytes` that wait for a frame before them
+  // are no cache of the request's, and end the stream with DataLoss. Borrows the service.
   NcclReceiver(NcclService& nccl, std::string node, size_t most_bytes);
 
   // Opens the stream by `connect`; its events go to `events` from then on. Once.
@@ -76,6 +76,9 @@ class NcclReceiver final : public Channel,
   void HandOn();
   void HandOn(const Item& item);
   Item* FindLocked(uint32_t sequence);
+  Item& AddLocked(Item item);
+  absl::Status CheckWaitingLocked() const;
+  void CloseIfTooMuchWaitsLocked();
 
   NcclService& nccl_service_;  // while transfers are under way, as all of them end before it does
   const NcclEndpoint nccl_;
@@ -87,7 +90,7 @@ class NcclReceiver final : public Channel,
   std::shared_ptr<StagedFrameEvents> events_;  // shared: until the end has been handed on
   std::shared_ptr<Channel> channel_;           // shared: with the transport, as it gives it
   std::deque<Item> items_;
-  size_t waiting_bytes_ = 0;  // of frames that came over the channel
+  size_t waiting_bytes_ = 0;  // in host memory, of `items_`
   bool handing_on_ = false;
   std::set<uint32_t> announced_;  // sequences of frames
   size_t num_accepted_ = 0;       // under way

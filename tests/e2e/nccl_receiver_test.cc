@@ -199,6 +199,30 @@ TEST_F(NcclReceiverTest, NoMoreFramesWaitThanACacheHas) {
   EXPECT_TRUE(absl::IsDataLoss(*channel_->closed()));
 }
 
+TEST_F(NcclReceiverTest, NorDoMessages) {
+  const std::string message(kMostFrameBytes / 4, 'x');
+  for (uint32_t i = 0; i < 10; ++i) {
+    Tell(Announcement(i, "bytes", i));
+    Say(message);
+    SendFrame(i, "bytes");
+  }
+  EXPECT_TRUE(events_->WaitForMessages(10));
+  Tell(Announcement(10, "bytes", 10));
+  for (int i = 0; i < 3; ++i) Say(message);
+  EXPECT_FALSE(channel_->closed().has_value());
+  Say(message);
+  ASSERT_TRUE(channel_->closed().has_value());
+  EXPECT_TRUE(absl::IsDataLoss(*channel_->closed()));
+}
+
+TEST_F(NcclReceiverTest, NorDoAnnouncements) {
+  for (uint32_t i = 0; i < 1000; ++i) Tell(Announcement(i, "bytes", i));
+  EXPECT_FALSE(channel_->closed().has_value());
+  for (uint32_t i = 1000; i < 10000; ++i) Tell(Announcement(i, "bytes", i));
+  ASSERT_TRUE(channel_->closed().has_value());
+  EXPECT_TRUE(absl::IsDataLoss(*channel_->closed()));
+}
+
 TEST_F(NcclReceiverTest, ANoticeWithoutAnIntactSealIsTheAttemptsToJudge) {
   v1::PrefillResponse response;
   *response.mutable_nccl() = Announcement(0, "bytes", 0);
