@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "decode_service/deadline_watch.h"
+#include "base/deadline_watch.h"
 #include "decode_service/generation.h"
 #include "decode_service/running_generations.h"
 #include "kvship/v1/generation.grpc.pb.h"

@@ -242,17 +242,36 @@ size_t NcclSender::unsent_bytes() const {
 void NcclSender::Close(absl::Status status) {
   {
     const std::lock_guard lock(mutex_);
-    // A client that never answers is not waited for.
-    const bool waits =
-        std::ranges::any_of(frames_, [&status, now = MonotonicNow()](const auto& at) {
-          return status.ok() || now < at.second.deadline;
-        });
+    const bool waits = status.ok() ? !frames_.empty() : MonotonicNow() < LastDeadlineLocked();
     if (waits && !closed_) {
-      if (!closing_.has_value()) closing_ = std::move(status);
+      if (closing_.has_value()) return;
+      closing_ = std::move(status);
+      if (!closing_->ok()) CloseWhenLateLocked();
       return;
     }
   }
   channel_->Close(std::move(status));
+}
+
+absl::Time NcclSender::LastDeadlineLocked() const {
+  absl::Time last = absl::InfinitePast();
+  for (const auto& [sequence, frame] : frames_) last = std::max(last, frame.deadline);
+  return last;
+}
+
+// A client that never answers is not waited for.
+void NcclSender::CloseWhenLateLocked() {
+  nccl_service_.RunAt(LastDeadlineLocked(), [weak = weak_from_this()] {
+    const std::shared_ptr<NcclSender> self = weak.lock();
+    if (self == nullptr) return;
+    {
+      const std::lock_guard lock(self->mutex_);
+      if (self->frames_.empty()) return;  // the last of them has closed it, or it has ended
+      // Accepted meanwhile, one has got more time.
+      if (MonotonicNow() < self->LastDeadlineLocked()) return self->CloseWhenLateLocked();
+    }
+    self->channel_->Close(*self->closing_);
+  });
 }
 
 void NcclSender::OnClosed() {

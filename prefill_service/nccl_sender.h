@@ -82,6 +82,8 @@ class NcclSender final : public Channel,
   void OnLeft(uint32_t sequence, const absl::Status& status);
   // The frame is no more NCCL's; `over_channel` if its bytes have not arrived.
   void Take(uint32_t sequence, bool over_channel);
+  absl::Time LastDeadlineLocked() const;
+  void CloseWhenLateLocked();
   void Tell(const v1::NcclNotice& notice);
   void Break(uint64_t communicator, const char* why);
 

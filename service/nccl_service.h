@@ -1,6 +1,6 @@
 // NcclService is NCCL at work in a service's process: the transport of its GPU, the staging of
-// frames, and a thread for what the transport's callbacks may not wait for. Thread safe; owned by
-// main, where --transport asks for it.
+// frames, a thread for what the transport's callbacks may not wait for, and one for what comes at
+// its time. Thread safe; owned by main, where --transport asks for it.
 #pragma once
 
 #include <functional>
@@ -8,6 +8,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "base/deadline_watch.h"
 #include "base/task_thread.h"
 #include "service/nccl_metrics.h"
 #include "transport/nccl_endpoint.h"
@@ -42,6 +44,8 @@ class NcclService {
   NcclMetrics& metrics() const { return metrics_; }
   // Runs a task that may wait, after those before it.
   void RunAside(std::function<void()> task) { tasks_.Run(std::move(task)); }
+  // Runs one that must not wait, at a time of the monotonic clock.
+  void RunAt(absl::Time time, std::function<void()> task) { deadlines_.Add(time, std::move(task)); }
 
  private:
   NcclService(std::unique_ptr<NcclTransport> transport, NcclEndpoint endpoint,
@@ -50,6 +54,7 @@ class NcclService {
   NcclMetrics& metrics_;
   const NcclEndpoint endpoint_;
   TaskThread tasks_;
+  DeadlineWatch deadlines_;
   const std::unique_ptr<NcclTransport> transport_;  // goes first: its last answers make tasks
 };
 

@@ -49,6 +49,13 @@ class NcclSenderTest : public ::testing::Test {
   }
   // What a client does that takes the frame that was announced last.
   void Receive() {
+    Take();
+    EXPECT_TRUE(
+        Answer(channel_->said().back().frame().frame().sequence(), NcclAnswer::OUTCOME_RECEIVED)
+            .ok());
+  }
+  // And does not confirm it.
+  void Take() {
     const double sent = prefill_.Metric("_transfers_total");
     const v1::NcclFrame frame = channel_->said().back().frame();
     std::atomic<bool> done = false;
@@ -60,7 +67,6 @@ class NcclSenderTest : public ::testing::Test {
                     .ok());
     EXPECT_TRUE(Answer(frame.frame().sequence(), NcclAnswer::OUTCOME_ACCEPTED).ok());
     ASSERT_TRUE(Becomes([&] { return done && prefill_.Metric("_transfers_total") > sent; }));
-    EXPECT_TRUE(Answer(frame.frame().sequence(), NcclAnswer::OUTCOME_RECEIVED).ok());
   }
 
   FakeNccl network_{MonotonicNow};
@@ -194,6 +200,24 @@ TEST_F(NcclSenderTest, AClientThatNeverAnswersHoldsNoStreamThatAnErrorEnds) {
   sender_->Close(absl::AbortedError("the reader took nothing"));
   ASSERT_TRUE(channel_->closed().has_value());
   EXPECT_EQ(channel_->closed()->message(), "the reader took nothing");
+}
+
+TEST_F(NcclSenderTest, NorDoesOneThatMayStillAnswerWhenTheErrorComes) {
+  SendFrame(0);
+  sender_->Close(absl::AbortedError("the step failed"));
+  EXPECT_FALSE(channel_->closed().has_value());
+  ASSERT_TRUE(Becomes([this] { return channel_->closed().has_value(); }));
+  EXPECT_EQ(channel_->closed()->message(), "the step failed");
+}
+
+TEST_F(NcclSenderTest, NorDoesOneThatConfirmsNothing) {
+  SendFrame(0);
+  Take();
+  SendFrame(1);
+  sender_->Close(absl::AbortedError("the step failed"));
+  EXPECT_TRUE(Answer(1, NcclAnswer::OUTCOME_REFUSED).ok());
+  EXPECT_FALSE(channel_->closed().has_value());
+  ASSERT_TRUE(Becomes([this] { return channel_->closed().has_value(); }));
 }
 
 TEST_F(NcclSenderTest, FramesGoOverGrpcWhereThatIsFaster) {

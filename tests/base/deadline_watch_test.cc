@@ -1,4 +1,4 @@
-#include "decode_service/deadline_watch.h"
+#include "base/deadline_watch.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "decode_service/deadline_watch.h"
+#include "base/deadline_watch.h"
 
 #include "base/clock.h"
 #include "base/start_thread.h"
