@@ -178,7 +178,8 @@ absl::Status PrefillNodes::CheckAnyAnswers() const {
   const absl::Time now = MonotonicNow();
   const Nodes known = nodes();
   const bool any = std::any_of(known.begin(), known.end(), [now](const auto& node) {
-    return node->standing(now) <= Standing::kEjected;
+    const Standing standing = node->standing(now);
+    return standing == Standing::kServing || standing == Standing::kEjected;
   });
   return any ? absl::OkStatus() : NoneCanServe(known, /*tried=*/{}, now);
 }

@@ -61,8 +61,8 @@ class PrefillNodes {
   // What the visit came to; once for each that Choose gave.
   void Ended(const Visit& visit, const absl::Status& outcome);
 
-  // Whether prompts that come now have a chance: OK if a node that fits answered its last check,
-  // Unavailable, saying what is wrong with each, if none did.
+  // Whether prompts that come now have a chance: OK if a node that fits and does not shut down
+  // answered its last check, Unavailable, saying what is wrong with each, if none did.
   absl::Status CheckAnyAnswers() const;
 
   // What is known of each node now, by address.

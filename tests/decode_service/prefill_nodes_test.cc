@@ -210,6 +210,10 @@ TEST_F(PrefillNodesTest, WhoDrainsLeavesTheChoiceBeforeItRefuses) {
   EXPECT_EQ(TimesChosen(other, 20), 20);
   EXPECT_THAT(StateOf(draining).health, HasSubstr("shutting down"));
   EXPECT_EQ(Chosen({other.address()}), draining.address()) << "it may still take one";
+  EXPECT_EQ(nodes_->CheckAnyAnswers(), absl::OkStatus());
+  other.SetLoad(0, /*draining=*/true);
+  ASSERT_TRUE(HasServing(0));
+  EXPECT_THAT(std::string(nodes_->CheckAnyAnswers().message()), HasSubstr("shutting down"));
 }
 
 TEST_F(PrefillNodesTest, WhoSaysThatItIsStuckGetsNothing) {
