@@ -11,6 +11,7 @@
 #include "rpc/errors.h"
 #include "rpc/request_id.h"
 #include "service/refused_call.h"
+#include "transport/grpc_deadline.h"
 #include "transport/grpc_status.h"
 
 namespace kvship {
@@ -24,10 +25,6 @@ constexpr absl::Duration kReadingTime = absl::Milliseconds(200);
 // How long a client may take to read that its deadline has passed. gRPC ends no call before all of
 // its answer has been taken, and one that reads nothing would never do that.
 constexpr absl::Duration kLinger = absl::Seconds(2);
-
-bool HasDeadline(const grpc::CallbackServerContext& context) {
-  return context.deadline() != std::chrono::system_clock::time_point::max();
-}
 
 // One Generate call. Writes what its generation's ResponseBuffer has whenever the last write is
 // done.
@@ -47,9 +44,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     const std::string id = NewRequestId();
     context.AddInitialMetadata(kRequestIdMetadata, id);
     const absl::Time now = MonotonicNow();
-    const absl::Time deadline = HasDeadline(context)
-                                    ? FromWallTime(absl::FromChrono(context.deadline()))
-                                    : now + default_deadline;
+    const absl::Time asked = FromGrpcDeadline(context.raw_deadline());
+    const absl::Time deadline = asked == absl::InfiniteFuture() ? now + default_deadline : asked;
     call->generation_ = std::make_shared<Generation>(
         uses, Generation::Call{.id = id,
                                .client = client,

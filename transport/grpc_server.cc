@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/out_of_memory.h"
+#include "transport/grpc_deadline.h"
 #include "transport/grpc_outbox.h"
 #include "transport/grpc_status.h"
 #include "transport/prefill_wire.h"
@@ -22,7 +23,7 @@ class GrpcServerChannel final : public Channel,
   GrpcServerChannel(grpc::CallbackServerContext* context, const GrpcServerChannelOptions& options)
       : context_(context),
         arrival_(MonotonicNow()),
-        deadline_(FromWallTime(absl::FromChrono(context->deadline()))),
+        deadline_(FromGrpcDeadline(context->raw_deadline())),
         options_(options) {}
 
   void Start(const AcceptChannel& accept) {
