@@ -2,11 +2,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <future>
+#include <iterator>
+#include <latch>
 #include <stdexcept>
 
 #include "absl/strings/str_cat.h"
@@ -92,6 +96,67 @@ TEST(ConnectionThreadsTest, WithoutAThreadAConnectionIsRefusedAndLaterOnesAreRun
   finish.set_value();
   threads.Stop();
   EXPECT_EQ(num_ended, num_running + 1);
+}
+
+size_t NumThreads() {
+  const std::filesystem::directory_iterator all("/proc/self/task");
+  return std::distance(begin(all), end(all));
+}
+
+// Has `num_threads` connections at once, and returns when they have ended.
+void Burst(ConnectionThreads& threads, int num_threads) {
+  std::latch all_run(num_threads), all_ended(num_threads);
+  for (int i = 0; i < num_threads; ++i) {
+    ASSERT_TRUE(threads.Run([&] {
+      all_run.arrive_and_wait();
+      all_ended.count_down();
+    }));
+  }
+  all_ended.wait();
+}
+
+TEST(ConnectionThreadsTest, ThreadsThatAreNotUsedEndAndOthersAreMadeAgain) {
+  const size_t num_before = NumThreads();
+  ConnectionThreads threads(64, /*idle_time=*/absl::Milliseconds(50));
+  for (int i = 0; i < 2; ++i) {
+    Burst(threads, 64);
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    while (NumThreads() > num_before && absl::Now() < deadline) {
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+    EXPECT_EQ(NumThreads(), num_before);
+  }
+}
+
+TEST(ConnectionThreadsTest, NoConnectionIsLostBetweenThreadsThatEnd) {
+  ConnectionThreads threads(2, /*idle_time=*/absl::Microseconds(50));
+  std::atomic<int> num_run = 0;
+  for (int i = 0; i < 2000; ++i) {
+    ASSERT_TRUE(threads.Run([&num_run] { ++num_run; }));
+    absl::SleepFor(absl::Microseconds(i % 100));
+  }
+  threads.Stop();
+  EXPECT_EQ(num_run, 2000);
+}
+
+TEST(ConnectionThreadsTest, AConnectionWakesOneThreadHoweverManyAreIdle) {
+  constexpr int kThreads = 100;
+  constexpr int kConnections = 200;
+  ConnectionThreads threads(kThreads);
+  Burst(threads, kThreads);
+  const auto num_switches = [] {
+    rusage usage = {};
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_nvcsw;
+  };
+  const long num_before = num_switches();
+  for (int i = 0; i < kConnections; ++i) {
+    std::promise<void> ran;
+    ASSERT_TRUE(threads.Run([&ran] { ran.set_value(); }));
+    ran.get_future().wait();
+  }
+  // The thread's, this one's, and where they meet at a lock.
+  EXPECT_LT(num_switches() - num_before, kConnections * 10);
 }
 
 class HttpServerTest : public ::testing::Test {
