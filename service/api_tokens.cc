@@ -66,12 +66,6 @@ absl::StatusOr<std::unique_ptr<ApiTokens>> ApiTokens::Load(const std::string& pa
   std::unique_ptr<ApiTokens> tokens(new ApiTokens(path));
   tokens->version_ = FileVersion::Of(path);
   RETURN_IF_ERROR(tokens->Read());
-  if (tokens->tokens_.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", path,
-                     "' has no token, so that nobody could call; wanted a line "
-                     "NAME:SHA256 at least"));
-  }
   return tokens;
 }
 
@@ -85,6 +79,12 @@ absl::Status ApiTokens::Read() {
   auto tokens = ParseApiTokens(text);
   if (!tokens.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(path_, ": ", tokens.status().message()));
+  }
+  if (tokens->empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", path_,
+                     "' has no token, so that nobody could call; wanted a line "
+                     "NAME:SHA256 at least"));
   }
   tokens_ = *std::move(tokens);
   return absl::OkStatus();

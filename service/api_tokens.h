@@ -5,7 +5,8 @@
 //   batch:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 //
 // A client may have several lines, as while its token is replaced. A changed file is read again
-// before the next token is looked at. Thread safe.
+// before the next token is looked at; one without a token, or that cannot be read, changes nothing.
+// Thread safe.
 #pragma once
 
 #include <memory>
@@ -30,7 +31,7 @@ absl::StatusOr<std::vector<ApiToken>> ParseApiTokens(absl::string_view text);
 
 class ApiTokens {
  public:
-  // Errors: NotFound, or as ParseApiTokens, naming the file.
+  // Errors: NotFound, InvalidArgument without a token, or as ParseApiTokens, naming the file.
   static absl::StatusOr<std::unique_ptr<ApiTokens>> Load(const std::string& path);
 
   // The name of the client that has `token`; Unauthenticated if nobody has. How long it takes does

@@ -55,6 +55,19 @@ TEST(ApiTokens, AFileWithoutATokenIsRefused) {
   std::filesystem::remove(path);
 }
 
+TEST(ApiTokens, AFileThatIsEmptiedChangesNothing) {
+  const std::string path = ::testing::TempDir() + "kvship_emptied_tokens";
+  std::ofstream(path) << "before:" << kDigest << "\n";
+  const auto tokens = *ApiTokens::Load(path);
+  for (const char* text : {"", "# nobody\n", "half a line"}) {
+    std::ofstream(path) << text;
+    EXPECT_EQ(tokens->ClientOf("test").value_or(""), "before") << text;
+  }
+  std::ofstream(path) << "after:" << kDigest << "\n";
+  EXPECT_EQ(tokens->ClientOf("test").value_or(""), "after");
+  std::filesystem::remove(path);
+}
+
 TEST(ApiTokens, ADirectoryIsNoFileOfTokens) { EXPECT_FALSE(ApiTokens::Load("/").ok()); }
 
 TEST(ApiTokens, WhatCouldNotBeReadForLackOfDescriptorsIsReadLater) {
