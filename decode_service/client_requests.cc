@@ -27,6 +27,13 @@ absl::StatusOr<ClientRequests::Place> ClientRequests::Enter(const std::string& c
   return Place(nullptr, [this, client](void*) { Leave(client); });
 }
 
+absl::Status ClientRequests::CheckTogether(size_t num_requests) const {
+  if (max_requests_ == 0 || num_requests <= max_requests_) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the request has ", num_requests, " choices, each counted as a request; one ",
+                   "client may have ", max_requests_, " under way"));
+}
+
 void ClientRequests::Leave(const std::string& client) {
   std::lock_guard lock(mutex_);
   const auto at = num_requests_.find(client);

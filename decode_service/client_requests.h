@@ -7,6 +7,7 @@
 #include <mutex>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace kvship {
@@ -22,6 +23,9 @@ class ClientRequests {
   // ResourceExhausted, with a RetryInfo detail, if the client has as many as it may. All requests
   // without a client's name are one client's.
   absl::StatusOr<Place> Enter(const std::string& client);
+
+  // FailedPrecondition if no client may have so many at a time.
+  absl::Status CheckTogether(size_t num_requests) const;
 
  private:
   void Leave(const std::string& client);

@@ -50,7 +50,7 @@ absl::Status ReservationQueue::CheckFits(const Demand& demand) const {
 }
 
 absl::Status ReservationQueue::CheckClient(const std::string& client, size_t bytes) const {
-  if (options_.max_client_bytes == 0) return absl::OkStatus();
+  if (!bounds_clients()) return absl::OkStatus();
   if (bytes > options_.max_client_bytes) {
     return absl::FailedPreconditionError(
         absl::StrCat("the request needs ", bytes, " bytes of KV cache; one client may hold ",
@@ -62,6 +62,13 @@ absl::Status ReservationQueue::CheckClient(const std::string& client, size_t byt
   return absl::ResourceExhaustedError(
       absl::StrCat("the request needs ", bytes, " bytes of KV cache; its client's requests have ",
                    held, " of the ", options_.max_client_bytes, " that one client may hold"));
+}
+
+absl::Status ReservationQueue::CheckTogether(size_t num_requests, size_t bytes) const {
+  if (!bounds_clients() || bytes <= options_.max_client_bytes) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the request's ", num_requests, " choices need ", bytes, " bytes of KV cache; ",
+                   "one client may hold ", options_.max_client_bytes, " of this server's pool"));
 }
 
 absl::StatusOr<std::unique_ptr<ReservationQueue::Ticket>> ReservationQueue::Enter(Demand demand) {

@@ -72,6 +72,13 @@ class ReservationQueue {
   // ResourceExhausted if too many prompt tokens wait already, or the client's share is used up.
   absl::StatusOr<std::unique_ptr<Ticket>> Enter(Demand demand);
 
+  // FailedPrecondition if the demands of `num_requests` that enter together, of `bytes` in all, are
+  // more than one client's share.
+  absl::Status CheckTogether(size_t num_requests, size_t bytes) const;
+  bool bounds_clients() const { return options_.max_client_bytes > 0; }
+  // Of the pool, that the demand takes.
+  size_t PoolBytes(const Demand& demand) const;
+
   // Whether a request is in line.
   bool has_line() const;
 
@@ -112,7 +119,6 @@ class ReservationQueue {
   void PagesCameBack();
   // Takes the head of the line out, with its pages or an error; false if it has to wait.
   bool TakeFirst(OnReserved* on_reserved, absl::StatusOr<Cache>* cache);
-  size_t PoolBytes(const Demand& demand) const;
   void UpdateMetrics();
 
   KvPool& pool_;

@@ -16,6 +16,7 @@
 #include "decode_service/http/http_body.h"
 #include "decode_service/http/http_choices.h"
 #include "decode_service/http/openai_response.h"
+#include "rpc/errors.h"
 #include "rpc/request_id.h"
 
 namespace kvship {
@@ -91,6 +92,26 @@ ToolCallReader CallsIn(const OpenAiRequest& request, const ServedModel& model) {
   ToolCallReader reader(traits.tool_syntax, may_think && !answers_at_once);
   if (chat.has_forced_call()) reader.Add(CallBeginning(traits.tool_syntax, chat.forced_call()));
   return reader;
+}
+
+// FailedPrecondition for choices that a client's limits never let in together, however often the
+// request is sent. A choice that is wrong by itself is left to its generation.
+absl::Status CheckTogether(const OpenAiRequest& request, const Generation::Uses& uses) {
+  const size_t num_choices = request.num_choices();
+  if (num_choices == 1) return absl::OkStatus();
+  const char* field = request.choices_per_prompt > 1 ? "n" : "prompt";
+  RETURN_IF_ERROR(WithField(uses.client_requests.CheckTogether(num_choices), field));
+  if (!uses.queue.bounds_clients()) return absl::OkStatus();
+  size_t bytes = 0;
+  for (size_t i = 0; i < num_choices; i += request.choices_per_prompt) {
+    auto read = ReadRequest(request.Choice(i), uses.model, uses.options.limits);
+    if (!read.ok()) return absl::OkStatus();
+    const size_t max_tail_tokens = read->max_tail_tokens();
+    bytes +=
+        request.choices_per_prompt *
+        uses.queue.PoolBytes({.plan = std::move(read->plan), .max_tail_tokens = max_tail_tokens});
+  }
+  return WithField(uses.queue.CheckTogether(num_choices, bytes), field);
 }
 
 OpenAiError UnknownModel(absl::string_view model, absl::string_view served) {
@@ -231,6 +252,9 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
     asked->parallel_tool_calls = false;  // several could not be sent back
   }
   if (!Serves(asked->model)) return Refuse(UnknownModel(asked->model, model_), *client, response);
+  if (const absl::Status fits = CheckTogether(*asked, uses_); !fits.ok()) {
+    return Refuse(OpenAiErrorOf(fits), *client, response);
+  }
   Generate(request, *asked, *client, *std::move(place), response);
 }
 

@@ -23,6 +23,13 @@ TEST(ClientRequests, EachClientHasItsOwnPlaces) {
   EXPECT_TRUE(requests.Enter("a").ok());
 }
 
+TEST(ClientRequests, WhatCannotBeTogetherIsToldAtOnce) {
+  const ClientRequests requests(2);
+  EXPECT_TRUE(requests.CheckTogether(2).ok());
+  EXPECT_EQ(requests.CheckTogether(3).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(ClientRequests(0).CheckTogether(128).ok());
+}
+
 TEST(ClientRequests, ZeroIsAnyNumber) {
   ClientRequests requests(0);
   std::vector<ClientRequests::Place> places;

@@ -245,6 +245,10 @@ TEST_F(ReservationQueueTest, AClientGetsNoMoreThanItsShare) {
   EXPECT_EQ(shared.Enter(demand(3, "b")).status().code(), absl::StatusCode::kFailedPrecondition);
   held.reset();
   EXPECT_TRUE(shared.Enter(demand(1, "a")).ok());
+  const size_t bytes = shared.PoolBytes(demand(1, "a"));
+  EXPECT_TRUE(shared.CheckTogether(2, 2 * bytes).ok());
+  EXPECT_EQ(shared.CheckTogether(3, 3 * bytes).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(queue_.CheckTogether(3, 3 * bytes).ok());
 }
 
 TEST_F(ReservationQueueTest, OneForWhoseTicketThereIsNoMemoryCountsForNothing) {

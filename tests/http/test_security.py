@@ -59,6 +59,19 @@ def test_a_client_has_no_more_requests_at_a_time_than_it_may(start_decode, token
     assert api.chat("Hi", max_tokens=1).usage.completion_tokens == 1
 
 
+def test_choices_that_a_clients_limits_never_let_in_together_are_a_400(start_decode):
+    _, api = start_decode("--max_client_requests=3", f"--max_client_bytes={30 << 20}")
+    assert len(api.complete("Hi", n=3, max_tokens=1).choices) == 3
+    for fields, param in [({"prompt": "Hi", "n": 4}, "n"), ({"prompt": ["Hi"] * 4}, "prompt"),
+                          ({"prompt": "Hi", "n": 3, "max_tokens": 1000}, "n"),
+                          ({"prompt": ["Hi"] * 3, "max_tokens": 1000}, "prompt")]:
+        with pytest.raises(openai.BadRequestError) as refused:
+            api.complete(**{"max_tokens": 1, **fields})
+        assert refused.value.param == param, fields
+        assert "one client may" in refused.value.message
+    assert api.complete("Hi", max_tokens=1000, extra_body={"stop": "a"}).choices[0].finish_reason == "stop"
+
+
 def test_no_prompt_gets_into_the_logs_and_metrics(servers, start_decode, tokens):
     server, api = start_decode(tokens, api_key="token of alice")
     api.chat(f"The word is {MARKER}.", max_tokens=2)
