@@ -11,7 +11,8 @@ namespace {
 
 constexpr char kJson[] = "application/json";
 
-// What httplib does not check, and proxies may read in another way than it does.
+// What httplib does not check, and proxies may read in another way than it does: it skips a line of
+// the headers that ends in a bare LF, which may have been the one that tells of the body.
 bool BodyIsDelimited(const httplib::Request& request) {
   const size_t num_lengths = request.get_header_value_count("Content-Length");
   const size_t num_encodings = request.get_header_value_count("Transfer-Encoding");
@@ -20,9 +21,7 @@ bool BodyIsDelimited(const httplib::Request& request) {
     return num_lengths == 0 && num_encodings == 1 &&
            absl::EqualsIgnoreCase(request.get_header_value("Transfer-Encoding"), "chunked");
   }
-  return num_lengths == 0 ||
-         (num_lengths == 1 &&
-          absl::SimpleAtoi(request.get_header_value("Content-Length"), &length));
+  return num_lengths == 1 && absl::SimpleAtoi(request.get_header_value("Content-Length"), &length);
 }
 
 bool IsJson(absl::string_view content_type) {
@@ -62,7 +61,6 @@ std::optional<OpenAiError> ReadHttpBody(const httplib::Request& request,
         "the headers do not say where the body ends; wanted one Content-Length, or "
         "Transfer-Encoding: chunked");
   }
-  if (!HasHttpBody(request)) return std::nullopt;
   // httplib is lenient with chunks: what follows them is not to be taken for a request.
   if (request.has_header("Transfer-Encoding")) HttpServer::connection().CloseAfterAnswer();
   bool too_long = request.get_header_value<uint64_t>("Content-Length") > max_body_bytes;

@@ -204,7 +204,8 @@ HandlerResponse HttpService::Route(const httplib::Request& request,
     return HandlerResponse::Handled;
   }
   if (generates && request.method == "POST") return HandlerResponse::Unhandled;
-  if (HasHttpBody(request)) HttpServer::connection().CloseAfterAnswer();
+  // Nothing reads a body here, whether the headers tell of it or not.
+  if (!reads_only || HasHttpBody(request)) HttpServer::connection().CloseAfterAnswer();
   if (const auto client = ClientOf(request); !client.ok()) {
     Respond(OpenAiErrorOf(client.status()), response);
   } else if (generates) {

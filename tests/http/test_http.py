@@ -115,7 +115,7 @@ def test_chunked_bodies_are_read_and_bounded(api, connection):
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 2\r\nContent-Length: 3", "Content-Length: 2\r\nTransfer-Encoding: chunked",
-                                     "Content-Length: two", "Content-Length: -2", "Transfer-Encoding: gzip, chunked"])
+                                     "X-Nothing: 1", "Content-Length: 2\nX-Hidden: 1", "Content-Length: two", "Content-Length: -2", "Transfer-Encoding: gzip, chunked"])
 def test_a_body_without_a_clear_end_is_refused_and_the_connection_closed(api, framing):
     answer = raw_answer(api, "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
                              f"{framing}\r\n\r\n{{}}GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n".encode())
