@@ -8,7 +8,10 @@
 #include <exception>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/clock.h"
 #include "base/out_of_memory.h"
 #include "base/start_thread.h"
@@ -47,6 +50,18 @@ void AnswerEndlessLine(HttpConnection& connection, const httplib::Logger& log) {
   httplib::Response logged;
   logged.status = kUrlTooLong;
   log({}, logged);
+}
+
+// httplib takes "close" alone for that: it is one of a list, in letters of any case (RFC 9110,
+// section 7.6.1).
+bool SaysClose(const httplib::Request& request) {
+  for (size_t i = 0; i < request.get_header_value_count("Connection"); ++i) {
+    const std::string options = request.get_header_value("Connection", i);
+    for (const absl::string_view option : absl::StrSplit(options, ',')) {
+      if (absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(option), "close")) return true;
+    }
+  }
+  return false;
 }
 
 absl::Status StatusOf(const std::exception_ptr& thrown) {
@@ -206,14 +221,20 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
   while (!connection.closes() && WaitForRequest(connection)) {
     if (draining_) connection.CloseAfterAnswer();
     connection.BeginRequest(kMostHeaderBytes, MonotonicNow() + kUploadTime);
-    bool headers_read = false;
+    bool headers_read = false, client_closes = false, ok = false;
     const auto after_headers = [&](httplib::Request& request) {
       headers_read = true;
       request.ranges.clear();  // nothing here can be asked for in parts
+      // httplib looks for names of codings, and does not see that one is unwanted ("br;q=0").
+      request.headers.erase("Accept-Encoding");
+      if (SaysClose(request)) {
+        client_closes = true;
+        request.headers.erase("Connection");
+        request.set_header("Connection", "close");  // which the answer then says, too
+      }
       // What marks chunks takes an eighth of the body at most, and a little.
       connection.AllowBytes(max_body_bytes_ / 8 * 9 + kMostHeaderBytes);
     };
-    bool client_closes = false, ok = false;
     // What httplib does not catch.
     const absl::Status memory = UnlessOutOfMemory([&] {
       ok = process_request(connection, /*close_connection=*/false, client_closes, after_headers);
