@@ -246,7 +246,11 @@ void ReadMessages(JsonFields& fields, v1::ChatMessages* chat) {
                   "role", "\"system\", \"developer\", \"user\", \"assistant\" or \"tool\"");
     v1::ChatMessage& added = *chat->add_messages();
     added.set_role(role);
-    if (role == "assistant") call_ids.ReadCalls(message, &added);
+    if (role == "assistant") {
+      call_ids.ReadCalls(message, &added);
+      // Of an answer that is sent back as OpenAI's client gave it, the rest of which says it all.
+      for (const char* name : {"parsed", "annotations", "refusal"}) message.Value(name);
+    }
     if (added.tool_calls().empty()) message.Require("content");
     added.set_content(ReadContent(message));
     if (role == "tool") call_ids.ReadAnswer(message, chat);

@@ -109,6 +109,7 @@ void ToolCallIds::ReadCalls(JsonFields& message, v1::ChatMessage* added) {
       v1::ToolCall& read = *added->add_tool_calls();
       read.set_name(name);
       if (arguments.ok()) read.set_arguments(*arguments);
+      function.Value("parsed_arguments");  // the same, as OpenAI's client read them
     });
     message.Note(call.Finish());
   }

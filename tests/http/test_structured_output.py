@@ -83,6 +83,15 @@ def test_openais_client_parses_its_models(api):
     assert len(partial) > 5
 
 
+def test_what_openais_client_parsed_can_be_sent_back(api):
+    asked = {"role": "user", "content": ASKED}
+    message = parse(api, Trip, temperature=0).choices[0].message
+    for sent in (message, message.model_dump()):
+        answer = api.client.chat.completions.parse(model=api.model, messages=[asked, sent, asked], response_format=Trip,
+                                                   temperature=0, max_tokens=200)
+        assert isinstance(answer.choices[0].message.parsed, Trip)
+
+
 def test_each_choice_is_parsed(api):
     answer = parse(api, Place, n=4, seed=1, temperature=1.5)
     assert len(answer.choices) == 4 and all(isinstance(choice.message.parsed, Place) for choice in answer.choices)

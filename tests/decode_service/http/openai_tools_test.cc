@@ -144,6 +144,19 @@ TEST(OpenAiToolsTest, NamesOfAgentsAndToolsAreTaken) {
   ExpectRefused(Read(R"({"role":"assistant","name":7,"content":"Hi"})"), "messages[0].name", "7");
 }
 
+TEST(OpenAiToolsTest, WhatOpenAisClientAddsToAnAnswerIsNotLookedAt) {
+  const std::string added = R"("parsed":{"a":1},"annotations":[],"refusal":null)";
+  const auto request =
+      Read(R"({"role":"assistant","content":"Hi",)" + added +
+           R"(,"tool_calls":[{"id":"x","type":"function","function":{"name":"f","arguments":"{}",)"
+           R"("parsed_arguments":{}}}]})");
+  EXPECT_EQ(ChatOf(request).messages(0).content(), "Hi");
+  EXPECT_EQ(ChatOf(request).messages(0).tool_calls(0).arguments(), "{}");
+  EXPECT_TRUE(Read(R"({"role":"assistant","content":"Hi","refusal":"No","parsed":"x"})").ok());
+  ExpectRefused(Read(R"({"role":"user","content":"Hi",)" + added + "}"), "messages[0].parsed",
+                "parsed");
+}
+
 TEST(OpenAiToolsTest, WrongCallsAreNamed) {
   const auto call = [](const std::string& call) {
     return Read(R"({"role":"assistant","tool_calls":[)" + call + "]}");
