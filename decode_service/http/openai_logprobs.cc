@@ -72,6 +72,8 @@ Json OpenAiLogprobs::Add(const Tokens& tokens) {
     for (int i = 0; i < num_top; ++i) {
       top[CompletionToken(token.top(i).token_id())] = Shown(token.top(i).logprob());
     }
+    // The drawn token too, where it is not among these: there may be one more than was asked for.
+    top.emplace(CompletionToken(token.token_id()), Shown(token.logprob()));
     const std::string bytes = BytesOf(token.token_id());
     const bool inside = num_characters_ > 0 && !bytes.empty() && ContinuesCharacter(bytes[0]);
     names.push_back(CompletionToken(token.token_id()));

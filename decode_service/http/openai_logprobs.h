@@ -21,7 +21,8 @@ class OpenAiLogprobs {
 
   // Chat: {"content": [{"token", "logprob", "bytes", "top_logprobs"}, ...], "refusal": null}.
   // Completions: {"tokens", "token_logprobs", "top_logprobs", "text_offset"}, where bytes that are
-  // not whole UTF-8 show as "bytes:\xe2\x80". Special tokens give no text and have no entry.
+  // not whole UTF-8 show as "bytes:\xe2\x80", and "top_logprobs" has the drawn token too. Special
+  // tokens give no text and have no entry.
   nlohmann::ordered_json Add(const Tokens& tokens);
 
  private:

@@ -285,7 +285,16 @@ TEST(OpenAiResponseTest, CompletionLogprobsCountCharactersAndLeaveOutSpecialToke
   EXPECT_EQ(logprobs["tokens"], Json::parse(R"(["a", "bytes:\\xc3", "bytes:\\xa9", "a"])"));
   EXPECT_EQ(logprobs["text_offset"], Json::parse("[0, 1, 1, 2]"));
   EXPECT_EQ(logprobs["token_logprobs"], Json::parse("[-0.5, -0.5, -0.5, -0.5]"));
-  EXPECT_EQ(logprobs["top_logprobs"], Json::parse("[{}, {}, {}, {}]"));
+  EXPECT_EQ(logprobs["top_logprobs"], Json::parse(R"([{"a": -0.5}, {"bytes:\\xc3": -0.5},
+                                                      {"bytes:\\xa9": -0.5}, {"a": -0.5}])"));
+}
+
+TEST(OpenAiResponseTest, ADrawnTokenThatIsNotOfTheLikeliestStandsBesideThem) {
+  OpenAiRequest request = Request(OpenAiApi::kCompletions);
+  request.num_top_logprobs = 1;
+  OpenAiResponse response = ResponseTo(request);
+  const Json logprobs = Objects(response.Event(0, Output("", {0})))[0]["choices"][0]["logprobs"];
+  EXPECT_EQ(logprobs["top_logprobs"], Json::parse(R"([{"a": -9999.0, "bytes:\\xc3": -0.5}])"));
 }
 
 TEST(OpenAiResponseTest, TextOffsetsGoOnThroughAStream) {
