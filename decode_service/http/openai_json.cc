@@ -6,6 +6,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "base/status_macros.h"
 #include "rpc/errors.h"
 
 namespace kvship {
@@ -117,7 +118,13 @@ std::string ShortJson(const json& value) {
 absl::StatusOr<json> ParseBody(absl::string_view body) {
   TreeBuilder builder;
   json::sax_parse(body.begin(), body.end(), &builder);
-  return builder.Take();
+  ASSIGN_OR_RETURN(json tree, builder.Take());
+  // nlohmann takes one for the end, and what follows it for nothing. There is none inside.
+  if (const size_t nul = body.find('\0'); nul != absl::string_view::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("the body is not valid JSON at byte ", nul + 1,
+                                                   ": a NUL; wanted the body's end"));
+  }
+  return tree;
 }
 
 JsonFields::JsonFields(const json& object, std::string path)

@@ -352,6 +352,7 @@ TEST(OpenAiRequestTest, WhatIsNotJsonIsNamedByItsByte) {
   ExpectRefused(ReadChat(R"({"model": nul})"), "", "not valid JSON at byte 14");
   ExpectRefused(ReadChat(""), "", "at byte 1");
   ExpectRefused(ReadChat("{} x"), "", "at byte 4");
+  ExpectRefused(ReadChat(Chat("") + std::string("\0{", 2)), "", "at byte 58: a NUL");
   ExpectRefused(ReadChat("{\"model\":\"\xff\"}"), "", "ill-formed UTF-8");
   ExpectRefused(ReadChat(Chat(R"(,"temperature":NaN)")), "", "not valid JSON");
   ExpectRefused(ReadChat(Chat(R"(,"temperature":1e999)")), "", "1e999");
