@@ -237,7 +237,7 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
   // What refuses a request before its body is read, or has been read whole, ends the connection.
   const auto refuse_and_close = [&](const OpenAiError& error, const std::string& name) {
     HttpServer::connection().CloseAfterAnswer();
-    Refuse(error, name, response);
+    Refuse(error, request, name, response);
   };
   const absl::StatusOr<std::string> client = ClientOf(request);
   if (!client.ok()) return refuse_and_close(OpenAiErrorOf(client.status()), "");
@@ -248,25 +248,28 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
     return refuse_and_close(*error, *client);
   }
   auto asked = ReadOpenAiRequest(api, body, SystemRandomBits());
-  if (!asked.ok()) return Refuse(OpenAiErrorOf(asked.status()), *client, response);
+  if (!asked.ok()) return Refuse(OpenAiErrorOf(asked.status()), request, *client, response);
   if (const auto& chat = uses_.model.chat_template; chat && !chat->traits().has_parallel_calls) {
     asked->parallel_tool_calls = false;  // several could not be sent back
   }
-  if (!Serves(asked->model)) return Refuse(UnknownModel(asked->model, model_), *client, response);
+  if (!Serves(asked->model)) {
+    return Refuse(UnknownModel(asked->model, model_), request, *client, response);
+  }
   if (const absl::Status fits = CheckTogether(*asked, uses_); !fits.ok()) {
-    return Refuse(OpenAiErrorOf(fits), *client, response);
+    return Refuse(OpenAiErrorOf(fits), request, *client, response);
   }
   Generate(request, *asked, *client, *std::move(place), response);
 }
 
-void HttpService::Refuse(const OpenAiError& error, const std::string& client,
-                         httplib::Response& response) const {
+void HttpService::Refuse(const OpenAiError& error, const httplib::Request& request,
+                         const std::string& client, httplib::Response& response) const {
   const absl::StatusCode code = CodeOf(error);
   const std::string id = NewRequestId();
   uses_.metrics.CountRequest(absl::Status(code, error.message));
   // What is said of the request itself quotes it.
   const bool quotes = code == absl::StatusCode::kInvalidArgument || error.http_status == 404;
   LogInfo("request refused", {{"request_id", id},
+                              {"trace_id", TraceContextOf(request.headers).trace_id},
                               {"client", client},
                               {"code", absl::StatusCodeToString(code)},
                               {"error", quotes ? "" : error.message}});

@@ -57,7 +57,7 @@ class HttpService {
   void Answer(OpenAiApi api, const httplib::Request& request, httplib::Response& response,
               const httplib::ContentReader& reader);
   // Ends a request to generate that never became one: counted, logged and answered.
-  void Refuse(const OpenAiError& error, const std::string& client,
+  void Refuse(const OpenAiError& error, const httplib::Request& request, const std::string& client,
               httplib::Response& response) const;
   // `request` is what `http` asks for.
   void Generate(const httplib::Request& http, const OpenAiRequest& request,

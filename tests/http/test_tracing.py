@@ -9,6 +9,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
+import openai
 import pytest
 from conftest import LONG, Api, eventually, server_pair
 from kvship.v1 import generation_pb2, generation_pb2_grpc
@@ -88,9 +89,9 @@ def traced_api(traced):
     return Api(traced.http_port, traced.ports["decode-admin-port"])
 
 
-def complete(api, prompt=LONG[:4000], **headers):
+def complete(api, prompt=LONG[:4000], fields={}, **headers):
     return api.client.completions.with_raw_response.create(
-        model=api.model, prompt=prompt, max_tokens=4, extra_body={"ignore_eos": True}, extra_headers=headers)
+        model=api.model, prompt=prompt, max_tokens=4, extra_body={"ignore_eos": True, **fields}, extra_headers=headers)
 
 
 def test_a_request_is_one_trace_through_both_nodes(traced_api, collector):
@@ -135,6 +136,16 @@ def test_the_ids_are_in_the_logs_of_both_nodes(traced, traced_api):
     assert f'request ended request_id="{request_id}" trace_id="{trace}" code="OK"' in of_prefill
     line = json.loads(of_decode)
     assert (line["message"], line["code"], line["trace_id"]) == ("request ended", "OK", trace)
+
+
+def test_a_refusal_has_its_clients_trace_in_the_log(traced, traced_api):
+    trace = "d" * 32
+    with pytest.raises(openai.BadRequestError) as refused:
+        complete(traced_api, traceparent=f"00-{trace}-{CALLER}-01", fields={"temperature": -1})
+    request_id = refused.value.response.headers["x-request-id"]
+    with open(traced.servers[1].log_path, encoding="utf-8") as log:
+        (line,) = [json.loads(line) for line in log if request_id in line]
+    assert (line["message"], line["trace_id"]) == ("request refused", trace)
 
 
 def test_what_is_not_sampled_is_handed_on_and_not_sent(traced, traced_api, collector):
