@@ -57,7 +57,8 @@ ABSL_FLAG(size_t, max_context_tokens, 0,
           "the longest prompt plus output; 0: what the model was made for");
 ABSL_FLAG(size_t, max_batch_sessions, 32, "requests in one decode step, at most");
 ABSL_FLAG(size_t, max_waiting_tokens, 1 << 20,
-          "prompt tokens of requests that wait for memory or a prefill node, at most");
+          "prompt tokens of requests that wait for memory or a prefill node, at most; where none "
+          "waits, one prompt may have more");
 ABSL_FLAG(size_t, max_unread_tokens, 256,
           "output tokens that wait for a slow reader before its request sits out decode steps");
 ABSL_FLAG(size_t, max_client_bytes, 0,
