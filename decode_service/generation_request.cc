@@ -252,7 +252,7 @@ absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message
   ASSIGN_OR_RETURN(output.max_tokens, MaxTokens(message, request.tokens.size(), model, limits));
   RETURN_IF_ERROR(ReadMinTokens(message, model.config(), &request));
   auto plan = MakePlan(request.compression, ShapeOf(model.config()), request.tokens.size());
-  if (!plan.ok()) return WithField(plan.status(), "compression");
+  if (!plan.ok()) return WithCompressionField(plan.status());
   request.plan = *std::move(plan);
   RETURN_IF_ERROR(CheckKeptTokens(request.plan, limits));
   return request;

@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "base/status_macros.h"
 #include "rpc/errors.h"
 
@@ -65,6 +66,12 @@ absl::Status SetField(const FieldDescriptor& field, const std::string& text,
 
 }  // namespace
 
+absl::Status WithCompressionField(const absl::Status& status) {
+  absl::string_view name = status.message();
+  if (!absl::ConsumePrefix(&name, "compression option ")) return WithField(status, "compression");
+  return WithField(status, absl::StrCat("compression.", name.substr(0, name.find(' '))));
+}
+
 absl::StatusOr<CompressionOptions> CompressionFromProto(const v1::CompressionOptions& message,
                                                         const CompressionOptions& defaults) {
   CompressionOptions options = defaults;
@@ -75,9 +82,7 @@ absl::StatusOr<CompressionOptions> CompressionFromProto(const v1::CompressionOpt
         SetCompressionOption(field->name(), FieldText(message, *field), &options);
     if (!status.ok()) return WithField(status, absl::StrCat("compression.", field->name()));
   }
-  if (absl::Status status = options.Validate(); !status.ok()) {
-    return WithField(std::move(status), "compression");
-  }
+  RETURN_IF_ERROR(WithCompressionField(options.Validate()));
   return options;
 }
 

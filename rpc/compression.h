@@ -13,9 +13,13 @@
 namespace kvship {
 
 // `defaults` overlaid with the fields that are set, validated. Errors: InvalidArgument with a
-// BadRequest detail "compression.<name>".
+// BadRequest detail as of WithCompressionField.
 absl::StatusOr<CompressionOptions> CompressionFromProto(const v1::CompressionOptions& message,
                                                         const CompressionOptions& defaults);
+
+// An error of CompressionOptions::Validate or MakePlan with a BadRequest detail:
+// "compression.<name>" for the option that it begins with, "compression" where it is about several.
+absl::Status WithCompressionField(const absl::Status& status);
 
 // Every field set, with the budget as the one that counts. `options` are valid.
 v1::CompressionOptions CompressionToProto(const CompressionOptions& options);

@@ -92,8 +92,11 @@ TEST(CompressionProto, OptionsThatDoNotGoTogetherAreRefused) {
   v1::CompressionOptions message;
   message.set_budget_tokens(8);
   const absl::Status status = CompressionFromProto(message, {}).status();
-  EXPECT_EQ(FieldOf(status), "compression");
+  EXPECT_EQ(FieldOf(status), "compression.budget_tokens");
   EXPECT_THAT(std::string(status.message()), HasSubstr("budget_tokens is '8'"));
+  message.set_scorer("tova");
+  message.set_observe_begin(1);
+  EXPECT_EQ(FieldOf(CompressionFromProto(message, {}).status()), "compression");
 }
 
 TEST(CompressionText, SetsOnlyWhatItNames) {
