@@ -1,5 +1,6 @@
 #include "decode_service/http/openai_json.h"
 
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -105,6 +106,20 @@ class TreeBuilder final : public nlohmann::json_sax<json> {
   absl::Status error_;
 };
 
+// As JSON Schema has it, 2.0 is an integer, too: but only where a double tells it from its
+// neighbours.
+std::optional<int64_t> IntegerOf(const json& value) {
+  if (value.is_number_float()) {
+    constexpr double kMostExact = int64_t{1} << 53;
+    const double number = value.get<double>();
+    if (std::trunc(number) != number || std::abs(number) > kMostExact) return std::nullopt;
+    return static_cast<int64_t>(number);
+  }
+  const bool too_large = value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX;
+  if (!value.is_number_integer() || too_large) return std::nullopt;
+  return value.get<int64_t>();
+}
+
 }  // namespace
 
 std::string ShortJson(const json& value) {
@@ -175,11 +190,10 @@ std::optional<double> JsonFields::Number(const std::string& name, double least, 
 std::optional<int64_t> JsonFields::Integer(const std::string& name, int64_t least, int64_t most) {
   const json* value = Value(name);
   if (value == nullptr) return std::nullopt;
-  const bool too_large = value->is_number_unsigned() && value->get<uint64_t>() > INT64_MAX;
-  const int64_t integer = value->is_number_integer() && !too_large ? value->get<int64_t>() : 0;
-  Check(value->is_number_integer() && !too_large && integer >= least && integer <= most, name,
+  const std::optional<int64_t> integer = IntegerOf(*value);
+  Check(integer && *integer >= least && *integer <= most, name,
         absl::StrCat("an integer from ", least, " to ", most));
-  return integer;
+  return integer.value_or(0);
 }
 
 void JsonFields::Only(const std::string& name, const json& supported) {

@@ -198,6 +198,8 @@ TEST(OpenAiRequestTest, WrongValuesAreNamedWithFieldValueAndWhatWasWanted) {
   ExpectRefused(ReadChat(Chat(R"(,"top_p":0)")), "top_p", "above 0");
   ExpectRefused(ReadChat(Chat(R"(,"max_tokens":0)")), "max_tokens", "an integer from 1");
   ExpectRefused(ReadChat(Chat(R"(,"max_tokens":1.5)")), "max_tokens", "1.5");
+  ExpectRefused(ReadChat(Chat(R"(,"seed":1e18)")), "seed", "1e+18");
+  EXPECT_EQ(ReadChat(Chat(R"(,"max_tokens":2.0,"n":1e0)"))->generate.max_tokens(), 2u);
   ExpectRefused(ReadChat(Chat(R"(,"seed":18446744073709551615)")), "seed", "18446744073709551615");
   ExpectRefused(ReadChat(Chat(R"(,"max_tokens":1,"max_completion_tokens":2)")), "max_tokens",
                 "max_completion_tokens");
