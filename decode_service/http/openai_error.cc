@@ -5,12 +5,16 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "base/utf8.h"
 #include "rpc/errors.h"
 
 namespace kvship {
 namespace {
 
 constexpr char kInvalidRequest[] = "invalid_request_error";
+// A request may name a model, or a field, in as many bytes as a body has. gRPC's messages are cut
+// there, too.
+constexpr size_t kMostTextBytes = 1024;
 // Where the error does not say how long.
 constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 
@@ -29,6 +33,11 @@ constexpr FieldName kFieldNames[] = {{"tokens.ids", "prompt"},
                                      {"json_schema", "response_format.json_schema.schema"},
                                      {"compression", "kvship.compression"}};
 
+std::string Short(const std::string& text) {
+  if (text.size() <= kMostTextBytes) return text;
+  return absl::StrCat(CutUtf8(text, kMostTextBytes), "...");
+}
+
 // The path `text` begins with, in the body's names.
 std::string InJsonNames(absl::string_view text) {
   for (const FieldName& name : kFieldNames) {
@@ -46,9 +55,11 @@ std::string InJsonNames(absl::string_view text) {
 std::string OpenAiError::Json() const {
   using Json = nlohmann::ordered_json;
   const auto or_null = [](const std::string& text) { return text.empty() ? Json() : Json(text); };
-  const Json json = {
-      {"error",
-       {{"message", message}, {"type", type}, {"param", or_null(param)}, {"code", or_null(code)}}}};
+  const Json json = {{"error",
+                      {{"message", Short(message)},
+                       {"type", type},
+                       {"param", or_null(Short(param))},
+                       {"code", or_null(code)}}}};
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

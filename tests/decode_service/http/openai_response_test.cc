@@ -342,6 +342,15 @@ TEST(OpenAiErrorTest, FieldsHaveTheBodysNames) {
       {"error": {"message": "x", "type": "invalid_request_error", "param": null, "code": null}})"));
 }
 
+TEST(OpenAiErrorTest, LongTextsAreCut) {
+  const std::string name(1023, 'x');
+  const OpenAiError error = OpenAiErrorOf(
+      WithField(absl::InvalidArgumentError(name + "éé"), name + std::string(500, 'x')));
+  const Json json = Json::parse(error.Json())["error"];
+  EXPECT_EQ(json["message"], name + "...");
+  EXPECT_EQ(json["param"], name + "x...");
+}
+
 TEST(OpenAiErrorTest, TheServersRetryDelayIsKept) {
   const absl::Status status = WithRetryDelay(absl::ResourceExhaustedError("x"), absl::Seconds(7));
   EXPECT_EQ(OpenAiErrorOf(status).retry_after, absl::Seconds(7));
