@@ -209,15 +209,15 @@ TEST_F(GenerationRequestTest, WrongFieldsAreNamedWithTheirValues) {
        {"'best'", "snapkv"}},
       {[](auto* r) { r->mutable_compression()->set_kernel(4); },
        kInvalid,
-       "compression",
+       "compression.kernel",
        {"'4'", "odd"}},
       {[](auto* r) { r->mutable_compression()->set_budget_tokens(31); },
        kInvalid,
-       "compression",
+       "compression.budget_tokens",
        {"'31'", "32: what is always kept"}},
       {[](auto* r) { r->mutable_compression()->set_budget_ratio(0.2); },
        kInvalid,
-       "compression",
+       "compression.budget_ratio",
        {"budget_ratio", "0.2"}},
   };
   for (const Row& row : rows) {

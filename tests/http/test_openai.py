@@ -202,7 +202,7 @@ def test_characters_stay_whole_across_chunks(api):
     ({"extra_body": {"temprature": 1}}, "temprature", "temprature"),
     ({"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}, "chat_template_kwargs.enable_thinking",
      "chat_template_kwargs.enable_thinking is true, but the model never thinks"),
-    ({"extra_body": {"kvship": {"compression": {"kernel": 4}}}}, "kvship.compression", "kernel is '4'"),
+    ({"extra_body": {"kvship": {"compression": {"kernel": 4}}}}, "kvship.compression.kernel", "kernel is '4'"),
     ({"extra_body": {"kvship": {"timeout_ms": 0}}}, "kvship.timeout_ms", "kvship.timeout_ms is 0; wanted an integer from 1"),
     ({"extra_body": {"kvship": {"timeout_ms": -5}}}, "kvship.timeout_ms", "kvship.timeout_ms is -5"),
 ])
