@@ -85,7 +85,7 @@ absl::StatusOr<PrefillTask> ReadBegin(const v1::PrefillBegin& begin, const Model
   ASSIGN_OR_RETURN(task.compression, CompressionFromProto(begin.compression(), {}));
   ASSIGN_OR_RETURN(task.sampling, SamplingFromProto(begin.sampling(), model.vocab_tokens));
   absl::StatusOr<KvPlan> plan = MakePlan(task.compression, ShapeOf(model), begin.tokens_size());
-  if (!plan.ok()) return WithField(plan.status(), "compression");
+  if (!plan.ok()) return WithCompressionField(plan.status());
   RETURN_IF_ERROR(CheckPlan(begin.plan(), *plan));
   task.plan = *std::move(plan);
   task.tokens.assign(begin.tokens().begin(), begin.tokens().end());

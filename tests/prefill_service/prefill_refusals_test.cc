@@ -87,9 +87,9 @@ TEST_F(PrefillRefusalsTest, WrongFieldsAreNamed) {
               [](auto& begin) { (*begin.mutable_sampling()->mutable_logit_bias())[320] = 1; });
   ExpectWrong("compression.scorer", "best",
               [](auto& begin) { begin.mutable_compression()->set_scorer("best"); });
-  ExpectWrong("compression", "kernel is '4'; wanted an odd number",
+  ExpectWrong("compression.kernel", "kernel is '4'; wanted an odd number",
               [](auto& begin) { begin.mutable_compression()->set_kernel(4); });
-  ExpectWrong("compression", "budget_tokens is '20'",
+  ExpectWrong("compression.budget_tokens", "budget_tokens is '20'",
               [](auto& begin) { begin.mutable_compression()->set_budget_tokens(20); });
 }
 
