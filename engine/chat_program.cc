@@ -117,7 +117,7 @@ class ValueReader final : public nlohmann::json_sax<nlohmann::json> {
     if (open_.empty()) {
       whole_ = std::move(item);
     } else if (keys_.back() != nullptr) {
-      open_.back()->insert(std::exchange(keys_.back(), nullptr), std::move(item));
+      open_.back()->insert(std::exchange(keys_.back(), nullptr), item);
     } else {
       static_cast<jinja::value_array_t&>(*open_.back()).push_back(std::move(item));
     }
