@@ -33,7 +33,7 @@ absl::StatusOr<std::string> TokenName(const GgufFile& file, absl::string_view ke
 absl::StatusOr<ChatTemplateSource> ReadGguf(const std::string& path) {
   ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
   ASSIGN_OR_RETURN(const auto program, file.Text("tokenizer.chat_template"));
-  if (!program.has_value()) return None(path);
+  if (!program.has_value() || program->empty()) return None(path);
   ASSIGN_OR_RETURN(const auto tokens, file.Texts("tokenizer.ggml.tokens"));
   ASSIGN_OR_RETURN(const auto types, file.Integers("tokenizer.ggml.token_type"));
   ChatTemplateSource source;
