@@ -37,7 +37,7 @@ Messages MessagesOf(const json& conversation) {
 }
 
 TEST(ChatProgram, PromptsAreThoseOfJinja2) {
-  const json goldens = json::parse(ReadText(KVSHIP_GOLDENS "/chat/prompts.json"));
+  const json goldens = json::parse(ReadBytes(KVSHIP_GOLDENS "/chat/prompts.json"));
   for (const auto& [name, prompts] : goldens["prompts"].items()) {
     const ChatProgram program = Program(PublishedProgram(name));
     ASSERT_EQ(prompts.size(), goldens["conversations"].size());

@@ -1,14 +1,13 @@
 // Small chat templates for tests, as models have them.
 #pragma once
 
-#include <fstream>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "engine/chat_template.h"
 #include "engine/chat_template_source.h"
+#include "tests/engine/model_files.h"
 
 namespace kvship {
 
@@ -21,15 +20,9 @@ inline ChatTemplateSource ChatSource(std::string program,
           .special_tokens = std::move(special_tokens)};
 }
 
-inline std::string ReadText(const std::string& path) {
-  std::stringstream text;
-  text << std::ifstream(path).rdbuf();
-  return text.str();
-}
-
 // Of a published model, as it comes with llama.cpp's engine.
 inline std::string PublishedProgram(const std::string& name) {
-  return ReadText(KVSHIP_CHAT_TEMPLATES "/" + name + ".jinja");
+  return ReadBytes(KVSHIP_CHAT_TEMPLATES "/" + name + ".jinja");
 }
 
 // "T" and the tools, each message by its role's first letter, calls, and where the answer begins.
