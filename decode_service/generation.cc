@@ -233,6 +233,7 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
   const PrefillFault fault = FaultOf(error);
   if (fault != PrefillFault::kNone && num_tried < uses_.options.most_attempts) {
     LogWarning(absl::StrCat("prefill node ", visit.node->address(), ": ", error.ToString()));
+    uses_.queue.WaitAgain(*ticket_);
     if (Attempt(nullptr).ok()) return uses_.metrics.CountPrefillRetry(NameOf(fault));
   }
   Fail(ForCaller(error));

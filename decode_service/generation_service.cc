@@ -189,6 +189,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Refuse(
   context.AddInitialMetadata(kRequestIdMetadata, id);
   uses_.metrics.CountRequest(error);
   LogInfo("request refused", {{"request_id", id},
+                              {"trace_id", TraceContextOf(context.client_metadata()).trace_id},
                               {"client", client},
                               {"code", absl::StatusCodeToString(error.code())},
                               {"error", LoggedMessage(error)}});

@@ -120,11 +120,15 @@ absl::StatusOr<ReservationQueue::Cache> ReservationQueue::TryReserve(Ticket& tic
 
 void ReservationQueue::StandInLine(Ticket& ticket, OnReserved on_reserved) {
   std::lock_guard lock(mutex_);
-  // Anew, if it was served and the node that it was served for is lost.
-  waiting_tokens_ += ticket.demand_.plan.prompt_tokens - ticket.waiting_tokens_;
-  ticket.waiting_tokens_ = ticket.demand_.plan.prompt_tokens;
+  Count(ticket);
   line_tokens_ += ticket.demand_.plan.prompt_tokens;
   line_[ticket.place_] = {&ticket, std::move(on_reserved)};
+  UpdateMetrics();
+}
+
+void ReservationQueue::WaitAgain(Ticket& ticket) {
+  std::lock_guard lock(mutex_);
+  Count(ticket);
   UpdateMetrics();
 }
 
@@ -138,6 +142,11 @@ bool ReservationQueue::StepOut(Ticket& ticket) {
 size_t ReservationQueue::waiting_tokens() const {
   std::lock_guard lock(mutex_);
   return waiting_tokens_;
+}
+
+void ReservationQueue::Count(Ticket& ticket) {
+  waiting_tokens_ += ticket.demand_.plan.prompt_tokens - ticket.waiting_tokens_;
+  ticket.waiting_tokens_ = ticket.demand_.plan.prompt_tokens;
 }
 
 void ReservationQueue::StopCounting(Ticket& ticket) {

@@ -91,6 +91,9 @@ class ReservationQueue {
   // ResourceExhausted if there is no memory for their list.
   void StandInLine(Ticket& ticket, OnReserved on_reserved);
 
+  // Counts the ticket's prompt as waiting anew: the node that it was served for is lost.
+  void WaitAgain(Ticket& ticket);
+
   // Takes the ticket out of the line; false if it is not in it: `on_reserved` comes, or has come.
   bool StepOut(Ticket& ticket);
 
@@ -112,6 +115,7 @@ class ReservationQueue {
   absl::Status CheckFits(const Demand& demand) const;
   absl::Status CheckClient(const std::string& client, size_t bytes) const;
   absl::StatusOr<Cache> ReserveNow(Ticket& ticket);
+  void Count(Ticket& ticket);
   void StopCounting(Ticket& ticket);
   // What the ticket waits in line with; null if it does not.
   OnReserved LeaveLine(Ticket& ticket);

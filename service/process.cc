@@ -1,6 +1,7 @@
 #include "service/process.h"
 
 #include <fcntl.h>
+#include <grpc/support/log.h>
 #include <malloc.h>
 #include <signal.h>
 #include <unistd.h>
@@ -53,6 +54,20 @@ void KeepFreedMemory() {
   mallopt(M_TRIM_THRESHOLD, kTrimThresholdBytes);
   mallopt(M_TOP_PAD, kTopPadBytes);
 }
+
+// While it lives, what gRPC would write to standard error by itself, as of handshakes that fail,
+// are lines of the log. Threads of gRPC's may outlive the log.
+class GrpcLines {
+ public:
+  GrpcLines() { gpr_set_log_function(Write); }
+  ~GrpcLines() { gpr_set_log_function(nullptr); }
+
+ private:
+  static void Write(gpr_log_func_args* line) {
+    const std::string text = absl::StrCat("gRPC: ", line->message);
+    line->severity == GPR_LOG_SEVERITY_ERROR ? LogWarning(text) : LogInfo(text);
+  }
+};
 
 // Where the program was started without one of the standard streams, its number would be that of
 // the next socket, and the log would go to whoever is at its other end.
@@ -167,6 +182,7 @@ int RunServer(const std::string& program, const std::vector<char*>& arguments,
     return 1;
   }
   StartLog(program, *format);
+  const GrpcLines grpc_lines;
   absl::Status status = CheckNoArguments(arguments);
   if (status.ok()) status = UnlessOutOfThreads([&] { return serve(signals); });
   if (!status.ok()) {

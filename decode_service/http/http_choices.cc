@@ -94,6 +94,7 @@ ResponseBuffer::Next HttpChoices::TakeAny(Message* message, absl::Status* end) {
     if (next == ResponseBuffer::Next::kMessage) return next;
     if (next == ResponseBuffer::Next::kNothing) continue;
     generation = nullptr;
+    failed_ |= !end->ok();
     if (!end->ok() && !cancelled_ && generations_.size() > 1) {
       *end = OfChoice(*end, message->choice);
     }
@@ -108,9 +109,12 @@ void HttpChoices::CancelIfPointless() {
 }
 
 void HttpChoices::Cancel() {
+  const bool by_choice = failed_ && !cancelled_ && MonotonicNow() < deadline_;
   cancelled_ = true;
   for (const auto& generation : generations_) {
-    if (generation != nullptr) generation->Cancel();
+    if (generation == nullptr) continue;
+    by_choice ? generation->Cancel(absl::CancelledError("another choice of the request has failed"))
+              : generation->Cancel();
   }
 }
 

@@ -51,6 +51,7 @@ class HttpChoices {
   std::vector<std::shared_ptr<Generation>> generations_;
   size_t num_running_ = 0;  // started, and not ended
   size_t next_ = 0;         // to be looked at
+  bool failed_ = false;     // one of them, by itself or by being cancelled
   bool cancelled_ = false;
 };
 

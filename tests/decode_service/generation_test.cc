@@ -2,7 +2,6 @@
 #include "decode_service/generation.h"
 
 #include <gmock/gmock.h>
-#include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -14,104 +13,20 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
-#include "kv/frames.h"
 #include "kv/prefix_digests.h"
-#include "kvship/v1/prefill.grpc.pb.h"
-#include "rpc/cache_messages.h"
 #include "rpc/compression.h"
 #include "rpc/errors.h"
-#include "rpc/sealed_message.h"
-#include "rpc/wire_version.h"
 #include "tests/address_limit.h"
 #include "tests/decode_service/generation_parts.h"
 #include "tests/decode_service/letter_tokenizer.h"
 #include "tests/decode_service/no_memory_for.h"
 #include "tests/decode_service/one_token_grammars.h"
-#include "tests/decode_service/zero_layer.h"
-#include "transport/prefill_wire.h"
+#include "tests/decode_service/silent_node.h"
 
 namespace kvship {
 namespace {
 
 using ::testing::HasSubstr;
-
-// Takes prompts, and says nothing unless it is told to answer.
-class SilentNode final : public v1::PrefillService::Service {
- public:
-  SilentNode() {
-    grpc::ServerBuilder builder;
-    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
-    builder.RegisterService(this);
-    server_ = builder.BuildAndStart();
-  }
-
-  grpc::Status GetModelInfo(grpc::ServerContext*, const v1::PrefillServiceGetModelInfoRequest*,
-                            v1::PrefillServiceGetModelInfoResponse* response) override {
-    const Sha256Digest identity = {};
-    response->mutable_model()->set_identity(identity.data(), identity.size());
-    response->mutable_load()->set_keeps_prefixes(true);
-    return grpc::Status::OK;
-  }
-
-  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
-  // From now on prompts of this length get caches of zeros; `before_end` is called before the
-  // manifest is sent.
-  void Answer(const KvPlan& plan, std::function<void()> before_end) {
-    plan_ = plan;
-    before_end_ = std::move(before_end);
-  }
-
-  using Stream = grpc::ServerReaderWriter<v1::PrefillResponse, v1::PrefillRequest>;
-  grpc::Status Prefill(grpc::ServerContext*, Stream* stream) override {
-    v1::PrefillRequest request;
-    while (stream->Read(&request)) {
-      prompt_came = true;
-      if (plan_ && request.has_begin()) SendReady(*stream);
-      if (plan_ && request.has_go()) SendCache(*stream);
-    }
-    return grpc::Status::CANCELLED;
-  }
-
-  std::atomic<bool> prompt_came{false};
-
- private:
-  static void Send(Stream& stream, const v1::PrefillResponse& message) {
-    v1::PrefillResponse sealed;
-    sealed.ParseFromString(Sealed(message));
-    stream.Write(sealed);
-  }
-  void SendReady(Stream& stream) const {
-    v1::PrefillResponse message;
-    *message.mutable_ready()->mutable_wire_version() = WireVersionProto();
-    message.mutable_ready()->add_transports("grpc");
-    *message.mutable_ready()->mutable_plan() = PlanToProto(*plan_);
-    Send(stream, message);
-  }
-  void SendCache(Stream& stream) const {
-    FrameCutter cutter;
-    for (size_t l = 0; l < plan_->layer_tokens.size(); ++l) {
-      const LayerFrames frames = cutter.Cut(ZeroLayer(*plan_, l, 0));
-      v1::PrefillResponse message;
-      *message.mutable_layer() = LayerHeaderToProto(frames.header);
-      Send(stream, message);
-      for (const Frame& frame : frames.frames) {
-        v1::PrefillResponse sent;
-        sent.ParseFromString(FlatBytes(FrameMessage(frame.header, frame.payload)));
-        stream.Write(sent);
-      }
-    }
-    before_end_();
-    v1::PrefillResponse message;
-    ManifestToProto(cutter.Finish(plan_->prompt_tokens), message.mutable_manifest());
-    message.mutable_manifest()->mutable_first_token()->set_token_id(7);
-    Send(stream, message);
-  }
-
-  int port_ = 0;
-  std::optional<KvPlan> plan_;
-  std::function<void()> before_end_;
-  std::unique_ptr<grpc::Server> server_;
-};
 
 class GenerationTest : public ::testing::Test {
  protected:
@@ -349,6 +264,34 @@ TEST_F(GenerationTest, OthersWaitForACompilerAndMayGoMeanwhile) {
   EXPECT_EQ(gone.get(), why);
   EXPECT_EQ(grammars.num_compiled, 1);
   WaitUntilNobodyElseHas(generations[0]);
+}
+
+TEST_F(GenerationTest, OneWhoseNodeIsLostIsCountedAsWaitingAgain) {
+  SilentNode other;
+  GenerationParts parts{{silent_.address(), other.address()}, 1 << 20};
+  std::atomic<int> num_lost = 0;
+  for (SilentNode* node : {&silent_, &other}) {
+    node->LoseFirst(*MakePlan(*ParseCompression("scorer=keep_all"), parts.node.shape, 50),
+                    &num_lost);
+  }
+  while (parts.nodes.Snapshot().size() < 2) std::this_thread::yield();
+  const absl::Time now = MonotonicNow();
+  const auto generation = std::make_shared<Generation>(
+      parts.uses, Generation::Call{
+                      .id = "r", .client = "", .arrival = now, .deadline = now + absl::Minutes(1)});
+  std::promise<absl::Status> ended;
+  OnEnd(*generation, [&](const absl::Status& end) { ended.set_value(end); });
+  v1::GenerateRequest request = Request();
+  *request.mutable_compression() = *CompressionFromText("scorer=keep_all");
+  generation->Start(request);
+  while (!silent_.prompt_came || !other.prompt_came) std::this_thread::yield();
+  EXPECT_EQ(num_lost, 1);
+  EXPECT_EQ(parts.node.pool->reserved_bytes(), 0u);
+  EXPECT_EQ(parts.node.queue.waiting_tokens(), 50u);
+  generation->Cancel(absl::CancelledError("enough"));
+  EXPECT_TRUE(absl::IsCancelled(ended.get_future().get()));
+  WaitUntilNobodyElseHas(generation);
+  EXPECT_EQ(parts.node.queue.waiting_tokens(), 0u);
 }
 
 TEST_F(GenerationTest, EndingItDoesNotEjectItsPrefillNode) {

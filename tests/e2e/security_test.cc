@@ -8,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "client/generation_client.h"
 #include "kvship/v1/prefill.grpc.pb.h"
@@ -74,7 +75,7 @@ TEST(SecurityTest, MutualTlsServesARequestFromEndToEnd) {
 }
 
 TEST(SecurityTest, AClientWithoutACertificateOfTheAuthorityIsRefused) {
-  MutualTls nodes;
+  MutualTls nodes("DNS:decode.test,IP:127.0.0.1", {"--log_format=json"});
   ASSERT_TRUE(nodes.decode.WaitUntilReady()) << nodes.decode.process.Errors();
   Authority other;
   TlsFiles foreign = other.Issue("DNS:client.test");
@@ -84,6 +85,11 @@ TEST(SecurityTest, AClientWithoutACertificateOfTheAuthorityIsRefused) {
     EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   }
   EXPECT_EQ(Ask(nodes.decode, {.retries = 0}).code(), absl::StatusCode::kUnavailable);
+  const std::string log = nodes.decode.process.Errors();
+  EXPECT_THAT(log, HasSubstr(R"("message":"gRPC: Handshake failed)"));
+  for (const absl::string_view line : absl::StrSplit(log, '\n', absl::SkipEmpty())) {
+    EXPECT_TRUE(absl::StartsWith(line, R"({"time":")")) << line;
+  }
 }
 
 TEST(SecurityTest, OnlyAllowedNamesMayCall) {

@@ -1,0 +1,114 @@
+// A prefill node that takes prompts, and says nothing unless it is told to.
+#pragma once
+
+#include <grpcpp/server_builder.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kv/frames.h"
+#include "kvship/v1/prefill.grpc.pb.h"
+#include "rpc/cache_messages.h"
+#include "rpc/sealed_message.h"
+#include "rpc/wire_version.h"
+#include "tests/decode_service/zero_layer.h"
+#include "transport/prefill_wire.h"
+
+namespace kvship {
+
+class SilentNode final : public v1::PrefillService::Service {
+ public:
+  SilentNode() {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+  }
+
+  grpc::Status GetModelInfo(grpc::ServerContext*, const v1::PrefillServiceGetModelInfoRequest*,
+                            v1::PrefillServiceGetModelInfoResponse* response) override {
+    const Sha256Digest identity = {};
+    response->mutable_model()->set_identity(identity.data(), identity.size());
+    response->mutable_load()->set_keeps_prefixes(true);
+    return grpc::Status::OK;
+  }
+
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+  // From now on prompts of this length get caches of zeros; `before_end` is called before the
+  // manifest is sent.
+  void Answer(const KvPlan& plan, std::function<void()> before_end) {
+    plan_ = plan;
+    before_end_ = std::move(before_end);
+  }
+  // From now on prompts of this length come as far as memory, and are lost then, if they are the
+  // first of the nodes that share the count.
+  void LoseFirst(const KvPlan& plan, std::atomic<int>* num_lost) {
+    plan_ = plan;
+    num_lost_ = num_lost;
+  }
+
+  using Stream = grpc::ServerReaderWriter<v1::PrefillResponse, v1::PrefillRequest>;
+  grpc::Status Prefill(grpc::ServerContext*, Stream* stream) override {
+    v1::PrefillRequest request;
+    while (stream->Read(&request)) {
+      prompt_came = true;
+      if (plan_ && request.has_begin() && (num_lost_ == nullptr || *num_lost_ == 0)) {
+        SendReady(*stream);
+      }
+      if (num_lost_ != nullptr && request.has_go()) {
+        ++*num_lost_;
+        return {grpc::StatusCode::UNAVAILABLE, "lost"};
+      }
+      if (plan_ && request.has_go()) SendCache(*stream);
+    }
+    return grpc::Status::CANCELLED;
+  }
+
+  std::atomic<bool> prompt_came{false};
+
+ private:
+  static void Send(Stream& stream, const v1::PrefillResponse& message) {
+    v1::PrefillResponse sealed;
+    sealed.ParseFromString(Sealed(message));
+    stream.Write(sealed);
+  }
+  void SendReady(Stream& stream) const {
+    v1::PrefillResponse message;
+    *message.mutable_ready()->mutable_wire_version() = WireVersionProto();
+    message.mutable_ready()->add_transports("grpc");
+    *message.mutable_ready()->mutable_plan() = PlanToProto(*plan_);
+    Send(stream, message);
+  }
+  void SendCache(Stream& stream) const {
+    FrameCutter cutter;
+    for (size_t l = 0; l < plan_->layer_tokens.size(); ++l) {
+      const LayerFrames frames = cutter.Cut(ZeroLayer(*plan_, l, 0));
+      v1::PrefillResponse message;
+      *message.mutable_layer() = LayerHeaderToProto(frames.header);
+      Send(stream, message);
+      for (const Frame& frame : frames.frames) {
+        v1::PrefillResponse sent;
+        sent.ParseFromString(FlatBytes(FrameMessage(frame.header, frame.payload)));
+        stream.Write(sent);
+      }
+    }
+    before_end_();
+    v1::PrefillResponse message;
+    ManifestToProto(cutter.Finish(plan_->prompt_tokens), message.mutable_manifest());
+    message.mutable_manifest()->mutable_first_token()->set_token_id(7);
+    Send(stream, message);
+  }
+
+  int port_ = 0;
+  std::optional<KvPlan> plan_;
+  std::function<void()> before_end_;
+  std::atomic<int>* num_lost_ = nullptr;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace kvship
