@@ -147,7 +147,7 @@ absl::Status ReadStructure(const v1::GenerateRequest& message, const ServedModel
   if (message.min_tokens() > 0) {
     return WrongField(field, "set", "min_tokens left at 0 beside it");
   }
-  if (model.config().end_tokens.empty()) {
+  if (model.end_tokens().empty()) {
     return WithField(
         absl::FailedPreconditionError(absl::StrCat(
             field, " is set, but no token of the model ends its outputs; wanted it left out")),
@@ -242,7 +242,7 @@ absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message
   RETURN_IF_ERROR(CheckForcedTokens(message));
   ASSIGN_OR_RETURN(output.forced_tokens, TokenIds("forced_tokens", message.forced_tokens(), model));
   if (!message.ignore_end_tokens() && output.forced_tokens.empty()) {
-    output.end_tokens = model.config().end_tokens;
+    output.end_tokens = model.end_tokens();
   }
   ASSIGN_OR_RETURN(request.compression,
                    CompressionFromProto(message.compression(), limits.default_compression));

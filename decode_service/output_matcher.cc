@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "engine/end_tokens.h"
 
 namespace {
 
@@ -71,7 +72,8 @@ xgrammar::TokenizerInfo Vocabulary(const Tokenizer& tokenizer, const ModelConfig
     if (!tokenizer.IsSpecial(token)) tokens[id] = std::string(tokenizer.TokenBytes(token));
   }
   return xgrammar::TokenizerInfo(tokens, xgrammar::VocabType::RAW,
-                                 static_cast<int>(model.vocab_tokens), model.end_tokens);
+                                 static_cast<int>(model.vocab_tokens),
+                                 EndTokens(model, &tokenizer));
 }
 
 class XgrammarMatcher final : public OutputMatcher {

@@ -19,15 +19,15 @@ size_t LongestTokenBytes(const Tokenizer& tokenizer) {
   return longest;
 }
 
-// Two files name the token before a prompt: which of them is right nobody can tell.
+// A model without a row for it could not read any text.
 absl::Status CheckBeginToken(const std::string& path, const ServedModel& model) {
-  const int32_t before_text = model.tokenizer->begin_token();
-  if (before_text < 0 || before_text == model.config().begin_token) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(path, ": the tokenizer puts token ", before_text,
-                   " before a prompt; wanted the configuration's bos_token_id, ",
-                   model.config().begin_token < 0 ? "which is missing"
-                                                  : absl::StrCat(model.config().begin_token)));
+  const int32_t begin = model.tokenizer->begin_token();
+  if (begin < 0 || static_cast<size_t>(begin) < model.config().vocab_tokens) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(path, ": the tokenizer puts token ", begin,
+                                                 " before a prompt; wanted one of the model's ",
+                                                 model.config().vocab_tokens));
 }
 
 }  // namespace

@@ -7,11 +7,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/sha256.h"
 #include "decode_service/output_matcher.h"
 #include "engine/chat_template.h"
+#include "engine/end_tokens.h"
 #include "engine/tokenizer.h"
 #include "engine/transformer.h"
 #include "kv/shape.h"
@@ -29,9 +31,10 @@ struct ServedModel {
   Sha256Digest identity;  // of weights and tokenizer together
 
   const ModelConfig& config() const { return transformer->config; }
+  std::vector<int32_t> end_tokens() const { return EndTokens(config(), tokenizer.get()); }
 
   // Errors: as LoadTransformer and Tokenizer::Load, but for a model that has no tokenizer;
-  // InvalidArgument where the two put other tokens before a prompt.
+  // InvalidArgument where it puts a token before a prompt that the model lacks.
   static absl::StatusOr<ServedModel> Load(const std::string& path);
 };
 

@@ -180,6 +180,7 @@ BpeTokenizer::BpeTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer,
       pre_tokenizer_(std::move(pre_tokenizer)),
       merges_(std::move(merges)),
       begin_token_(parts.begin_token),
+      end_tokens_(parts.end_tokens),
       identity_(IdentityOf(parts)) {
   token_bytes_ = std::move(parts.tokens);
   kinds_ = std::move(parts.kinds);

@@ -52,6 +52,7 @@ struct TokenizerParts {
   BytePairEncoding::UnknownByte unknown_byte =  // like this
       BytePairEncoding::UnknownByte::kDroppedBeforeMerges;
   int32_t begin_token = -1;  // before every prompt; -1: none
+  std::vector<int32_t> end_tokens = {};
 };
 
 class BpeTokenizer : public Tokenizer {
@@ -67,6 +68,7 @@ class BpeTokenizer : public Tokenizer {
   std::optional<int32_t> SpecialToken(absl::string_view name) const override;
   size_t vocab_tokens() const override { return kinds_.size(); }
   int32_t begin_token() const override { return begin_token_; }
+  std::span<const int32_t> end_tokens() const override { return end_tokens_; }
   Sha256Digest identity() const override { return identity_; }
 
  private:
@@ -96,6 +98,7 @@ class BpeTokenizer : public Tokenizer {
   PreTokenizer pre_tokenizer_;
   BytePairEncoding merges_;
   int32_t begin_token_;
+  std::vector<int32_t> end_tokens_;
   Sha256Digest identity_;
 };
 

@@ -5,16 +5,15 @@
 #include <jinja/runtime.h>
 
 #include <algorithm>
-#include <array>
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
 #include "base/utf8.h"
+#include "engine/added_tokens.h"
 #include "engine/json_text.h"
 
 namespace jinja {
@@ -49,33 +48,25 @@ class Number final : public jinja::value_float_t {
 // Text of clients as the program sees it.
 class Marker {
  public:
-  explicit Marker(std::span<const std::string> special_tokens) : names_(special_tokens) {
-    begins_[static_cast<uint8_t>(kMark[0])] = true;
-    for (const std::string& name : names_) begins_[static_cast<uint8_t>(name[0])] = true;
-  }
+  // Of `names`, special tokens' and kMark.
+  explicit Marker(const AddedTokens& names) : names_(names) {}
 
   value operator()(absl::string_view text) const {
     std::string marked;
-    while (!text.empty()) {
-      const bool wants_mark = WantsMark(text);
-      const size_t bytes = wants_mark ? FirstCharacter(text).num_bytes : 1;
-      absl::StrAppend(&marked, text.substr(0, bytes), wants_mark ? kMark : "");
+    while (true) {
+      const AddedTokens::Match match = names_.Find(text, 0);
+      const size_t plain = std::min(match.begin, text.size());
+      absl::StrAppend(&marked, text.substr(0, plain));
+      text.remove_prefix(plain);
+      if (text.empty()) return jinja::mk_val<jinja::value_string>(marked);
+      const size_t bytes = FirstCharacter(text).num_bytes;
+      absl::StrAppend(&marked, text.substr(0, bytes), kMark);
       text.remove_prefix(bytes);
     }
-    return jinja::mk_val<jinja::value_string>(marked);
   }
 
  private:
-  // Behind its first character.
-  bool WantsMark(absl::string_view text) const {
-    if (!begins_[static_cast<uint8_t>(text[0])]) return false;
-    return absl::StartsWith(text, kMark) ||
-           std::any_of(names_.begin(), names_.end(),
-                       [text](const std::string& name) { return absl::StartsWith(text, name); });
-  }
-
-  const std::span<const std::string> names_;  // none is empty
-  std::array<bool, 256> begins_ = {};         // bytes that one of them begins with
+  const AddedTokens& names_;
 };
 
 // Makes values of JSON (nlohmann's interface for what reads it), members in their order.
@@ -252,6 +243,7 @@ ChatPrompt WithoutMarks(absl::string_view marked) {
 
 struct ChatProgram::Parsed {
   jinja::program program;
+  AddedTokens names;  // of special tokens, and kMark
 };
 
 ChatProgram::ChatProgram(std::shared_ptr<const ChatTemplateSource> source,
@@ -261,8 +253,10 @@ ChatProgram::ChatProgram(std::shared_ptr<const ChatTemplateSource> source,
 absl::StatusOr<ChatProgram> ChatProgram::Parse(const ChatTemplateSource& source) {
   try {
     jinja::lexer lexer;
-    auto parsed =
-        std::make_shared<Parsed>(Parsed{jinja::parse_from_tokens(lexer.tokenize(source.program))});
+    auto parsed = std::make_shared<Parsed>(
+        Parsed{jinja::parse_from_tokens(lexer.tokenize(source.program)), AddedTokens()});
+    parsed->names.Add(kMark, 0);
+    for (const std::string& name : source.special_tokens) parsed->names.Add(name, 0);
     return ChatProgram(std::make_shared<ChatTemplateSource>(source), std::move(parsed));
   } catch (const std::exception& error) {
     return absl::UnimplementedError(
@@ -271,14 +265,11 @@ absl::StatusOr<ChatProgram> ChatProgram::Parse(const ChatTemplateSource& source)
 }
 
 bool ChatProgram::NamesSpecialToken(absl::string_view text) const {
-  for (const std::string& name : source_->special_tokens) {
-    if (absl::StrContains(text, name)) return true;
-  }
-  return false;
+  return parsed_->names.Find(text, 0).begin != absl::string_view::npos;
 }
 
 absl::StatusOr<ChatPrompt> ChatProgram::Run(const Input& input) const {
-  const Marker marker(source_->special_tokens);
+  const Marker marker(parsed_->names);
   ASSIGN_OR_RETURN(const value messages, MessagesOf(input.messages, marker));
   ASSIGN_OR_RETURN(const value tools, ToolsOf(input.tools, marker));
   try {

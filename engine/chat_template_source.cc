@@ -8,6 +8,7 @@
 #include "base/mapped_file.h"
 #include "base/status_macros.h"
 #include "engine/gguf.h"
+#include "engine/hf_tokenizer.h"
 #include "engine/json_file.h"
 
 namespace kvship {
@@ -51,15 +52,6 @@ absl::StatusOr<ChatTemplateSource> ReadGguf(const std::string& path) {
     }
   }
   return source;
-}
-
-// bos_token and the like: a name, or an object with the name as its content.
-absl::StatusOr<std::string> TokenName(const JsonObject& config, absl::string_view field) {
-  const json* value = config.Find(field);
-  if (value == nullptr) return std::string();
-  if (value->is_string()) return value->get<std::string>();
-  ASSIGN_OR_RETURN(const std::optional<JsonObject> token, config.Object(field));
-  return token->RequiredText("content");
 }
 
 // chat_template: the program, or a list of named ones, of which "default" is meant.

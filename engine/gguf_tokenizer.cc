@@ -153,6 +153,22 @@ absl::Status ReadScores(const GgufFile& file, TokenizerParts& parts) {
   return absl::OkStatus();
 }
 
+// A file names one or two end tokens; that of a model tuned to chats may be the base model's alone.
+// As llama.cpp does, special tokens end outputs by their names.
+void FindEndTokens(TokenizerParts& parts) {
+  constexpr absl::string_view kNames[] = {"<|eot_id|>",      "<|eom_id|>",
+                                          "<|end_of_text|>", "<|im_end|>",
+                                          "<|endoftext|>",   "<|end|>",
+                                          "<end_of_turn>",   "</s>",
+                                          "<EOT>",           "<｜end▁of▁sentence｜>"};
+  for (size_t id = 0; id < parts.tokens.size(); ++id) {
+    const bool is_end =
+        parts.kinds[id] == TokenKind::kSpecial &&
+        std::find(std::begin(kNames), std::end(kNames), parts.tokens[id]) != std::end(kNames);
+    if (is_end) parts.end_tokens.push_back(static_cast<int32_t>(id));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<TokenizerParts> ReadGgufTokenizer(const GgufFile& file) {
@@ -177,6 +193,7 @@ absl::StatusOr<TokenizerParts> ReadGgufTokenizer(const GgufFile& file) {
   parts.tokens.reserve(tokens->size());
   for (const absl::string_view token : *tokens) parts.tokens.emplace_back(token);
   RETURN_IF_ERROR(ReadKinds(file, parts));
+  FindEndTokens(parts);
   RETURN_IF_ERROR(sentence_piece ? ReadScores(file, parts) : ReadMerges(file, parts));
   ASSIGN_OR_RETURN(const auto stated, file.Flag("tokenizer.ggml.add_bos_token"));
   ASSIGN_OR_RETURN(const auto begin, file.Count("tokenizer.ggml.bos_token_id"));

@@ -43,8 +43,8 @@ absl::Status RefuseDenseLayers(const JsonObject& config) {
   const json* dense = config.Find("mlp_only_layers");
   if (dense != nullptr && !dense->is_array()) return config.Bad("mlp_only_layers", "is not a list");
   if (dense != nullptr && !dense->empty()) {
-    return config.Unimplemented("mlp_only_layers",
-                                absl::StrCat("is ", dense->dump(), "; wanted an empty list"));
+    return config.Unimplemented(
+        "mlp_only_layers", absl::StrCat("is a list of ", dense->size(), "; wanted an empty one"));
   }
   return absl::OkStatus();
 }

@@ -1,6 +1,7 @@
 #include "engine/hf_tokenizer.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -328,7 +329,28 @@ absl::Status ReadUnknownToken(const JsonObject& root, TokenizerParts& parts) {
   return absl::OkStatus();
 }
 
+// By the tokenizer's own word; the model's configuration may have another one, or none.
+absl::Status ReadEndToken(const std::string& path, TokenizerParts& parts) {
+  const auto config = ReadJsonFile(path);
+  if (absl::IsNotFound(config.status())) return absl::OkStatus();
+  RETURN_IF_ERROR(config.status());
+  const JsonObject root(*config);
+  ASSIGN_OR_RETURN(const std::string name, TokenName(root, "eos_token"));
+  const auto found = std::find(parts.tokens.begin(), parts.tokens.end(), name);
+  if (name.empty() || found == parts.tokens.end()) return absl::OkStatus();
+  parts.end_tokens = {static_cast<int32_t>(found - parts.tokens.begin())};
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+absl::StatusOr<std::string> TokenName(const JsonObject& config, absl::string_view field) {
+  const json* value = config.Find(field);
+  if (value == nullptr) return std::string();
+  if (value->is_string()) return value->get<std::string>();
+  ASSIGN_OR_RETURN(const std::optional<JsonObject> token, config.Object(field));
+  return token->RequiredText("content");
+}
 
 absl::StatusOr<TokenizerParts> ReadHfTokenizer(const std::string& path) {
   ASSIGN_OR_RETURN(const JsonFile file, ReadJsonFile(path));
@@ -346,6 +368,8 @@ absl::StatusOr<TokenizerParts> ReadHfTokenizer(const std::string& path) {
   RETURN_IF_ERROR(ReadAddedTokens(root, parts));
   RETURN_IF_ERROR(ReadUnknownToken(root, parts));
   RETURN_IF_ERROR(ReadPostProcessor(root, parts));
+  const std::filesystem::path directory = std::filesystem::path(path).parent_path();
+  RETURN_IF_ERROR(ReadEndToken(directory / "tokenizer_config.json", parts));
   return parts;
 }
 

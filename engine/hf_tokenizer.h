@@ -1,11 +1,13 @@
 // The tokenizer that a tokenizer.json of huggingface/tokenizers describes, where it is BPE
-// on bytes, or on characters with bytes for those it lacks.
+// on bytes, or on characters with bytes for those it lacks, with what transformers keeps beside it
+// in tokenizer_config.json.
 #pragma once
 
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "engine/bpe_tokenizer.h"
+#include "engine/json_file.h"
 
 namespace kvship {
 
@@ -13,5 +15,9 @@ namespace kvship {
 // that is missing, of the wrong type, or cannot be. Unimplemented: a part that kvship does not
 // have.
 absl::StatusOr<TokenizerParts> ReadHfTokenizer(const std::string& path);
+
+// Of tokenizer_config.json, bos_token and the like: a name, or an object with the name as its
+// content. Empty where it has none.
+absl::StatusOr<std::string> TokenName(const JsonObject& config, absl::string_view field);
 
 }  // namespace kvship

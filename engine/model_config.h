@@ -38,7 +38,7 @@ struct ModelConfig {
   double rope_attention_factor = 1;  // times every turned query and key
   RopePairs rope_pairs = RopePairs::kHalves;
   std::vector<int32_t> end_tokens;  // any of them ends the output
-  int32_t begin_token = -1;         // put before the prompt when the tokenizer says so; -1: none
+  int32_t begin_token = -1;  // the file's; before a prompt stands what the tokenizer says; -1: none
 
   // A bias on queries, keys and values.
   bool has_query_key_value_bias() const { return architecture == "qwen2"; }

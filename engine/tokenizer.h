@@ -55,6 +55,9 @@ class Tokenizer {
   // What stands before every prompt's text, as the model was trained (add_bos_token); -1: nothing.
   virtual int32_t begin_token() const = 0;
 
+  // Special tokens that end an output whether the model's configuration says so or not.
+  virtual std::span<const int32_t> end_tokens() const { return {}; }
+
   // SHA-256 over everything that decides what Encode gives.
   virtual Sha256Digest identity() const = 0;
 };

@@ -18,24 +18,27 @@ double ExactBudget(const CompressionOptions& options, size_t prompt_tokens) {
 }
 
 // PyramidKV (arXiv 2406.02069): budgets fall from the first layer to the last by equal steps, in
-// kvpress' form.
+// kvpress' form; but where its last layer would not hold the window, what is left beside it falls,
+// as in the authors' code, where kvpress would have no pyramid.
 std::vector<size_t> PyramidBudgets(const CompressionOptions& options, double base,
                                    size_t num_layers, size_t prompt_tokens) {
   const double window = static_cast<double>(options.window);
   const double most = static_cast<double>(prompt_tokens) - window;
-  double low = base / options.beta;
-  double high = 2 * base - low;
+  const double beside = base / options.beta < window ? window : 0;
+  const double mean = base - beside;
+  double low = mean / options.beta;
+  double high = 2 * mean - low;
   if (high >= most) {
     high = most;
-    low = 2 * base - high;
+    low = 2 * mean - high;
   }
   std::vector<size_t> budgets(num_layers, static_cast<size_t>(std::nearbyint(base)));
-  const bool in_order = static_cast<double>(prompt_tokens) >= high && high >= low && low >= window;
-  if (!in_order) return budgets;
+  if (mean < 0) return budgets;
   const double step = num_layers > 1 ? (high - low) / static_cast<double>(num_layers - 1) : 0.0;
   for (size_t layer = 0; layer < num_layers; ++layer) {
     // To the nearest, half to even, as Python rounds.
-    budgets[layer] = static_cast<size_t>(std::nearbyint(high - static_cast<double>(layer) * step));
+    budgets[layer] =
+        static_cast<size_t>(std::nearbyint(beside + high - static_cast<double>(layer) * step));
   }
   return budgets;
 }

@@ -21,6 +21,7 @@ from kvship_eval.records import Record, Records, mean_ratio
 from kvship_eval.service import ask, holds_too_little
 
 NUM_FORCED = 64
+NUM_SUMMARIES = 8  # documents of each length
 LIKELIEST = 20
 
 
@@ -42,7 +43,8 @@ def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], factors
     records = Records(folder, "policies")
     budgets = [KEEP_ALL] + [policy.at_bytes(factor) for factor in factors for policy in policies]
     questions = [(kind, length, i) for length in lengths for kind in kinds for i in range(cases_per_kind)]
-    with tqdm(total=(len(questions) + len(lengths)) * len(budgets), desc="policies") as bar:
+    documents = [(length, i) for length in lengths for i in range(NUM_SUMMARIES)]
+    with tqdm(total=(len(questions) + len(documents)) * len(budgets), desc="policies") as bar:
         for kind, length, i in questions:
             case = make_case(kind, length, (i + 0.5) / cases_per_kind, seed + i, haystack)
             for policy in budgets:
@@ -53,12 +55,12 @@ def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], factors
                 answer = ask(client, case, policy)
                 if answer is not None:
                     records.add(key, {"study": "needle", "kind": str(kind), "length": length, **answer})
-        for length in lengths:
-            case = _summary_case(length, seed, haystack)
+        for length, i in documents:
+            case = _summary_case(length, seed + i, haystack)
             full = None
             for policy in budgets:
                 bar.update()
-                key = f"divergence/{length}/{policy.name}"
+                key = f"divergence/{length}/{i}/{policy.name}"
                 if key in records:
                     continue
                 if full is None:
@@ -144,7 +146,7 @@ def plot(folder: Path) -> list[Path]:
     return [save(figure, folder, "policies", "All policies at the same bytes",
                  f"{rows[0]['cases']} needle questions in documents of {lengths} tokens to every policy at every budget; a budget "
                  "is a number of bytes, pages, scales and positions counted, against the full cache in f16. Left: the share of "
-                 "what was asked for that the answers hold. Right: how far the next-token distributions of a summary of each "
-                 f"document, {NUM_FORCED} forced tokens, are from the full cache's. In the table: mass, the window's attention on "
+                 "what was asked for that the answers hold. Right: how far the next-token distributions of summaries of "
+                 f"{NUM_SUMMARIES} documents of each length, {NUM_FORCED} forced tokens each, are from the full cache's. In the table: mass, the window's attention on "
                  "kept tokens; middle, the same without the tokens that all policies keep; top-1, the share of equal likeliest "
                  "tokens; compress, the time that it took.")]

@@ -40,13 +40,14 @@ class Policy:
 KEEP_ALL = Policy("keep_all", "scorer=keep_all,encoder=f16")
 
 # What is compared at the same bytes. Each keeps what its paper always keeps.
-_ENCODER = "encoder=int4,window=16,kernel=31,group_reduce=mean"
+_INT4 = "encoder=int4,window=16,kernel=31"
+_LIKE_DEFAULT = f"scorer=snapkv,{_INT4},group_reduce=max"
 RIVALS = (
-    Policy("default", "scorer=snapkv,encoder=int4,window=16,kernel=31,group_reduce=max"),
-    Policy("snapkv, paper", "scorer=snapkv,encoder=int4,window=16,kernel=5,pool=max,group_reduce=mean"),
-    Policy("snapkv + ada", f"scorer=snapkv,allocator=ada,{_ENCODER}"),
-    Policy("snapkv + pyramid", f"scorer=snapkv,allocator=pyramid,{_ENCODER}"),
-    Policy("snapkv + chunks", f"scorer=snapkv,selector=chunks,{_ENCODER}"),
-    *(Policy(scorer, f"scorer={scorer},{_ENCODER}")
+    Policy("default", _LIKE_DEFAULT),
+    Policy("snapkv, paper", "scorer=snapkv,encoder=int4,window=32,kernel=7,pool=max,group_reduce=mean"),
+    Policy("default + ada", f"{_LIKE_DEFAULT},allocator=ada"),
+    Policy("default + pyramid", f"{_LIKE_DEFAULT},allocator=pyramid"),
+    Policy("default + chunks", f"{_LIKE_DEFAULT},selector=chunks"),
+    *(Policy(scorer, f"scorer={scorer},{_INT4},group_reduce=mean")
       for scorer in ("h2o", "tova", "streaming_llm", "knorm", "keydiff", "expected_attention", "random")),
 )

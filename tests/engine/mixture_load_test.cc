@@ -122,7 +122,7 @@ TEST(LoadMixture, RefusesDenseLayersAmongMixtures) {
   sparse.ExpectError(kUnimplemented, "decoder_sparse_step is 2; wanted 1");
   EditedModel listed("qwen3moe");
   listed.config["mlp_only_layers"] = {0};
-  listed.ExpectError(kUnimplemented, "mlp_only_layers is [0]; wanted an empty list");
+  listed.ExpectError(kUnimplemented, "mlp_only_layers is a list of 1; wanted an empty one");
 }
 
 TEST(LoadMixture, RefusesOptionsOfOtherMixturesInGgufFiles) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/byte_alphabet.h"
+#include "engine/end_tokens.h"
 #include "tests/engine/model_files.h"
 #include "tests/engine/reference_ids.h"
 #include "tests/needed.h"
@@ -290,6 +291,39 @@ TEST(GgufTokenizer, GivesTheReferenceIdsOfTheDemoModel) {
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   ExpectReferenceIds(**tokenizer, KVSHIP_GOLDENS "/smollm2/tokenizer.json");
   EXPECT_EQ((*tokenizer)->begin_token(), -1);
+}
+
+// Of a model tuned to chats, whose configuration may know the base model's end token alone.
+TEST(GgufTokenizer, SpecialTokensEndOutputsByTheirNames) {
+  const TempFolder folder;
+  GgufWriter gguf;
+  gguf.Name("tokenizer.ggml.model", "gpt2")
+      .Names("tokenizer.ggml.tokens", {"a", "<|im_end|>", "<|eot_id|>", "<|x|>", "<|end|>"})
+      .Names("tokenizer.ggml.merges", {})
+      .Integers("tokenizer.ggml.token_type", {1, 3, 3, 3, 1});
+  const auto tokenizer = Tokenizer::Load(folder.Write("model.gguf", gguf.Bytes()));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT((*tokenizer)->end_tokens(), testing::ElementsAre(1, 2));
+  ModelConfig model;
+  model.vocab_tokens = 2;
+  model.end_tokens = {0};
+  EXPECT_THAT(EndTokens(model, tokenizer->get()), testing::ElementsAre(0, 1));
+  EXPECT_THAT(EndTokens(model, nullptr), testing::ElementsAre(0));
+}
+
+TEST(TokenizerJson, TheFileBesideItNamesItsEndToken) {
+  const TempFolder folder;
+  folder.Write("tokenizer.json", ReadBytes(KVSHIP_GOLDENS "/tokenizers/llama3/tokenizer.json"));
+  for (const auto& [config, end_tokens] : std::vector<std::pair<std::string, Ids>>{
+           {R"({"eos_token": "<|eot_id|>"})", {903}},
+           {R"({"eos_token": {"content": "<|end_of_text|>"}})", {902}},
+           {R"({"eos_token": "<|none|>"})", {}},
+           {R"({"eos_token": null})", {}}}) {
+    folder.Write("tokenizer_config.json", config);
+    const auto tokenizer = Tokenizer::Load(folder.path());
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    EXPECT_THAT((*tokenizer)->end_tokens(), testing::ElementsAreArray(end_tokens)) << config;
+  }
 }
 
 // The same pairs of letters joined one way in a short piece, another way in a long one: both must
