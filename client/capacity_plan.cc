@@ -48,12 +48,15 @@ double StepKvBytes(const PlannedModel& model, const RequestCost& cost, const Pla
          token_bytes * static_cast<double>(load.output_tokens) / 2;
 }
 
-// The most sessions whose caches fit, and whose step is as fast as wanted.
-size_t MostSessions(const PlannedModel& model, const Gpu& gpu, const PlannedLoad& load,
-                    double session_bytes, double kv_bytes) {
+// The most sessions whose caches fit.
+size_t FittingSessions(const PlannedModel& model, const Gpu& gpu, double session_bytes) {
   const double room = kMemoryShare * gpu.memory_bytes - model.weight_bytes;
-  if (room < session_bytes) return 0;
-  auto sessions = static_cast<size_t>(room / session_bytes);
+  return room < session_bytes ? 0 : static_cast<size_t>(room / session_bytes);
+}
+
+// Of so many, the most whose step is as fast as wanted.
+size_t FastSessions(const PlannedModel& model, const Gpu& gpu, const PlannedLoad& load,
+                    size_t sessions, double kv_bytes) {
   if (load.most_seconds_per_token <= 0) return sessions;
   size_t too_many = sessions + 1;
   size_t enough = 0;
@@ -82,16 +85,20 @@ RequestCost CostOf(const PlannedModel& model, const Gpu& gpu, const PlannedLoad&
   cost.session_bytes = static_cast<double>(
       SequenceCache::BytesFor(model.shape, cost.plan, load.output_tokens, PageFormat::kF16));
   const double kv_bytes = StepKvBytes(model, cost, load);
-  cost.sessions = MostSessions(model, gpu, load, cost.session_bytes, kv_bytes);
+  const size_t fitting = FittingSessions(model, gpu, cost.session_bytes);
+  cost.sessions = FastSessions(model, gpu, load, fitting, kv_bytes);
   cost.step_seconds = StepSeconds(model, gpu, std::max<size_t>(1, cost.sessions), kv_bytes);
 
   const double rate = load.requests_per_second;
   const double link_nodes = rate * cost.transfer_seconds;
   cost.prefill_nodes = NodesFor(std::max(rate * busy_seconds, link_nodes));
   if (cost.sessions > 0) {
-    const double request_seconds = static_cast<double>(load.output_tokens) * cost.step_seconds;
-    const double decode_nodes = rate * request_seconds / static_cast<double>(cost.sessions);
-    cost.decode_nodes = NodesFor(std::max(decode_nodes, link_nodes));
+    const double output_seconds = static_cast<double>(load.output_tokens) * cost.step_seconds;
+    const double batch_nodes = rate * output_seconds / static_cast<double>(cost.sessions);
+    // Memory is reserved before the prompt is read.
+    const double held_seconds = cost.first_token_seconds() + output_seconds;
+    const double memory_nodes = rate * held_seconds / static_cast<double>(fitting);
+    cost.decode_nodes = NodesFor(std::max({batch_nodes, memory_nodes, link_nodes}));
   }
   return cost;
 }

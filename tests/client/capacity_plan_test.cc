@@ -165,6 +165,17 @@ TEST(PlanCapacity, TakesSoManySessionsThatTheirStepIsFastEnough) {
   EXPECT_EQ(none->compact.decode_nodes, 0);
 }
 
+TEST(PlanCapacity, GivesNodesForMemoryThatIsHeldWhileAPromptIsRead) {
+  PlannedLoad load = Load(131072, 400);
+  load.requests_per_second = 2;
+  load.output_tokens = 64;
+  const auto plan = PlanCapacity(Model("llama-3.1-8b"), H200(), Kept(2048), load);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  // Each holds one of six places for 10.4 s of prefill and 1.8 s of output.
+  EXPECT_EQ(plan->whole.sessions, 6);
+  EXPECT_EQ(plan->whole.decode_nodes, 6);
+}
+
 TEST(PlanCapacity, GivesNodesForTheWorkThatArrives) {
   PlannedLoad load = Load(32768, 1e6);
   load.requests_per_second = 4;

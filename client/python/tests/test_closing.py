@@ -1,5 +1,6 @@
 """What becomes of calls when one side closes, or gRPC itself refuses them."""
 
+import asyncio
 import threading
 import time
 from concurrent import futures
@@ -13,7 +14,8 @@ from kvship.v1 import generation_pb2, generation_pb2_grpc
 class Service(generation_pb2_grpc.GenerationServiceServicer):
     """Lets the first calls go, as a server does that closes its port, and answers the next one when it may."""
 
-    def __init__(self, num_let_go: int) -> None:
+    def __init__(self, num_let_go: int, code: grpc.StatusCode = grpc.StatusCode.CANCELLED) -> None:
+        self.code = code
         self.num_calls = 0
         self.called = threading.Event()
         self.may_answer = threading.Event()
@@ -23,7 +25,7 @@ class Service(generation_pb2_grpc.GenerationServiceServicer):
         self.num_calls += 1
         self.called.set()
         if self.num_calls <= self._num_let_go:
-            context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+            context.abort(self.code, self.code.name)
         self.may_answer.wait(timeout=20)
         yield generation_pb2.GenerateResponse(output=generation_pb2.GenerateOutput(text="answer"))
         yield generation_pb2.GenerateResponse(report=generation_pb2.GenerateReport())
@@ -91,4 +93,37 @@ def test_closing_the_client_ends_its_calls_for_good(serve):
     thread.join(timeout=20)
     service.may_answer.set()
     assert [type(error) for error in errors] == [kvship.Cancelled]
+    assert service.num_calls == 1
+
+
+@pytest.mark.parametrize("ending", ["cancel", "close"])
+def test_a_call_that_is_ended_between_two_attempts_is_not_made_again(serve, ending):
+    service = Service(num_let_go=1, code=grpc.StatusCode.RESOURCE_EXHAUSTED)  # a pause of a second
+    client = kvship.Client(serve(service), timeout=20)
+    stream = client.stream("text")
+    timer = threading.Timer(0.3, stream.cancel if ending == "cancel" else client.close)
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(kvship.Cancelled):
+        list(stream)
+    assert time.monotonic() - start < 0.9
+    timer.join()
+    client.close()
+    assert service.num_calls == 1
+
+
+def test_an_async_call_that_is_cancelled_between_two_attempts_is_not_made_again(serve):
+    service = Service(num_let_go=1, code=grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+    async def ask():
+        async with kvship.AsyncClient(serve(service), timeout=20) as client:
+            stream = client.stream("text")
+            asyncio.get_running_loop().call_later(0.3, stream.cancel)
+            start = time.monotonic()
+            with pytest.raises(kvship.Cancelled):
+                async for _ in stream:
+                    pass
+            assert time.monotonic() - start < 0.9
+
+    asyncio.run(ask())
     assert service.num_calls == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +27,7 @@ class AsyncStream:
         self._request = request
         self._metadata = metadata
         self._attempts = attempts
-        self._cancelled = False
+        self._cancelled = asyncio.Event()
         self._call = self._start()
         self._events = self._read()
         self._result = Generation()
@@ -53,15 +54,18 @@ class AsyncStream:
                 self._done = True
                 return
             except grpc.aio.AioRpcError as rpc_error:
-                error = errors.from_rpc(rpc_error, self._cancelled)
-                delay = None if has_output or self._cancelled else self._attempts.delay_after(error)
+                ended = self._cancelled.is_set()
+                error = errors.from_rpc(rpc_error, ended)
+                delay = None if has_output or ended else self._attempts.delay_after(error)
                 if delay is None:
                     raise error from None
             except asyncio.CancelledError:
-                if not self._cancelled:
+                if not self._cancelled.is_set():
                     raise
-                raise errors.Cancelled(grpc.StatusCode.CANCELLED, "the call was cancelled") from None
-            await asyncio.sleep(delay)
+                raise errors.cancelled() from None
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._cancelled.wait(), delay)
+                raise errors.cancelled()
             self._call = self._start()
 
     def __aiter__(self) -> AsyncIterator[Progress | Output]:
@@ -80,7 +84,7 @@ class AsyncStream:
 
     def cancel(self) -> None:
         """Ends the request; the iteration then raises Cancelled."""
-        self._cancelled = True
+        self._cancelled.set()
         self._call.cancel()
 
     async def __aenter__(self) -> Self:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,6 +37,28 @@ def call_metadata(api_token: str | None) -> Metadata:
     return (("authorization", f"Bearer {api_token}"),)
 
 
+class _Closing:
+    """Whether a client has been closed, which those that pause between attempts hear of at once."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._changed = threading.Condition()
+
+    def set(self) -> None:
+        self.is_set = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Who pauses looks again at what it waits for."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def pause(self, seconds: float, cancelled: Callable[[], bool] = lambda: False) -> bool:
+        """Whether the client was closed, or the call cancelled, by then."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.is_set or cancelled(), seconds)
+
+
 class Stream:
     """A request under way: iterate over its Progress and Output; then `report` and `result` are there.
 
@@ -45,7 +66,7 @@ class Stream:
     """
 
     def __init__(self, stub: Any, request: generation_pb2.GenerateRequest, attempts: Attempts, metadata: Metadata,
-                 closed: threading.Event) -> None:
+                 closed: _Closing) -> None:
         self._closed = closed
         self._stub = stub
         self._request = request
@@ -78,13 +99,23 @@ class Stream:
                 self._done = True
                 return
             except grpc.RpcError as rpc_error:
-                ended = self._cancelled or self._closed.is_set()
+                ended = self._cancelled or self._closed.is_set
                 error = errors.from_rpc(rpc_error, ended)
                 delay = None if has_output or ended else self._attempts.delay_after(error)
                 if delay is None:
                     raise error from None
-            time.sleep(delay)
-            self._call = self._start()
+            if self._closed.pause(delay, lambda: self._cancelled):
+                raise errors.cancelled()
+            self._call = self._restart()
+
+    def _restart(self) -> Any:
+        try:
+            call = self._start()
+        except ValueError:  # the channel is closed, by the client or by who gave it away
+            raise errors.cancelled() from None
+        if self._cancelled:  # since the pause
+            call.cancel()
+        return call
 
     def __iter__(self) -> Iterator[Progress | Output]:
         return self._events
@@ -104,6 +135,7 @@ class Stream:
         """Ends the request; the iteration then raises Cancelled."""
         self._cancelled = True
         self._call.cancel()
+        self._closed.wake()
 
     def __enter__(self) -> Self:
         return self
@@ -127,7 +159,7 @@ class Client:
                  channel_options: Sequence[tuple[str, Any]] = ()) -> None:
         self._timeout = timeout
         self._retries = retries
-        self._closed = threading.Event()
+        self._closed = _Closing()
         self._metadata = call_metadata(api_token)
         options = [*CHANNEL_OPTIONS, *channel_options]
         self._channel = (grpc.insecure_channel(address, options) if credentials is None
@@ -170,11 +202,12 @@ class Client:
             try:
                 return method(request, timeout=attempts.timeout(), metadata=self._metadata)
             except grpc.RpcError as rpc_error:
-                error = errors.from_rpc(rpc_error, self._closed.is_set())
-                delay = None if self._closed.is_set() else attempts.delay_after(error)
+                error = errors.from_rpc(rpc_error, self._closed.is_set)
+                delay = None if self._closed.is_set else attempts.delay_after(error)
                 if delay is None:
                     raise error from None
-            time.sleep(delay)
+            if self._closed.pause(delay):
+                raise errors.cancelled()
 
     def wait_until_ready(self, timeout: float) -> None:
         """Returns once a server answers. Raises Unavailable after `timeout` seconds."""

@@ -58,6 +58,11 @@ class Cancelled(Error):
     """The call was cancelled."""
 
 
+def cancelled() -> Cancelled:
+    """By this side."""
+    return Cancelled(grpc.StatusCode.CANCELLED, "the call was cancelled")
+
+
 _KINDS: dict[grpc.StatusCode, type[Error]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
