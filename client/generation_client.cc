@@ -31,6 +31,8 @@ std::shared_ptr<grpc::Channel> Connect(
     const std::string& server, const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxSendMessageSize(kMostSentBytes);
+  // Else all channels to one address would share a connection.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // A server that vanished without a word is noticed while a prompt is read in silence.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
@@ -101,9 +103,11 @@ GenerationClient::GenerationClient(const std::string& server)
 GenerationClient::GenerationClient(const std::string& server, Options options)
     : server_(server),
       options_(std::move(options)),
-      token_status_(CheckApiToken("Options::api_token", options_.api_token)),
-      channel_(Connect(server, options_.credentials)),
-      stub_(v1::GenerationService::NewStub(channel_)) {}
+      token_status_(CheckApiToken("Options::api_token", options_.api_token)) {
+  for (size_t i = 0; i < std::max<size_t>(1, options_.connections); ++i) {
+    stubs_.push_back(v1::GenerationService::NewStub(Connect(server, options_.credentials)));
+  }
+}
 
 void GenerationClient::SetContext(absl::Duration timeout, grpc::ClientContext* context) const {
   if (timeout != absl::InfiniteDuration()) {
@@ -141,7 +145,7 @@ absl::StatusOr<v1::GenerateReport> GenerationClient::GenerateOnce(
   grpc::ClientContext context;
   SetContext(limit.deadline - MonotonicNow(), &context);
   const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
-  const auto reader = stub_->Generate(&context, request);
+  const auto reader = stub().Generate(&context, request);
   v1::GenerateReport report;
   bool complete = false;
   v1::GenerateResponse response;
@@ -167,7 +171,7 @@ absl::StatusOr<v1::ModelInfo> GenerationClient::GetModelInfo(absl::Duration time
     SetContext(deadline - MonotonicNow(), &context);
     v1::GenerationServiceGetModelInfoResponse response;
     const absl::Status status =
-        EndOf(stub_->GetModelInfo(&context, {}, &response), timeout, /*stopped=*/false);
+        EndOf(stub().GetModelInfo(&context, {}, &response), timeout, /*stopped=*/false);
     if (status.ok()) return response.model();
     const auto delay = attempts.DelayAfter(status);
     if (!delay.has_value()) return status;

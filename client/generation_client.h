@@ -7,10 +7,12 @@
 
 #include <grpcpp/security/credentials.h>
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -26,6 +28,9 @@ class GenerationClient {
  public:
   struct Options {
     size_t retries = 3;
+    // That calls of stub() take in turn. A server takes so many calls at a time over one, and what
+    // stands before several servers may give each connection one of them.
+    size_t connections = 1;
     // unset: plain text. rpc/tls.h makes them of files.
     std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;
     // Sent with every call; in plain text, whoever sees the call sees it. Empty: none. As
@@ -52,7 +57,7 @@ class GenerationClient {
   // For who runs many calls at a time: the stub, what each call's context needs (a token that
   // cannot be sent is left out), and what the end of a call with that timeout comes to; `stopped`:
   // whether this side has cancelled it.
-  v1::GenerationService::Stub& stub() { return *stub_; }
+  v1::GenerationService::Stub& stub() { return *stubs_[next_stub_++ % stubs_.size()]; }
   void SetContext(absl::Duration timeout, grpc::ClientContext* context) const;
   absl::Status EndOf(const grpc::Status& status, absl::Duration timeout, bool stopped) const;
 
@@ -70,8 +75,8 @@ class GenerationClient {
   const std::string server_;
   const Options options_;
   const absl::Status token_status_;
-  const std::shared_ptr<grpc::Channel> channel_;
-  const std::unique_ptr<v1::GenerationService::Stub> stub_;
+  std::vector<std::unique_ptr<v1::GenerationService::Stub>> stubs_;  // one per connection
+  std::atomic<size_t> next_stub_ = 0;
 };
 
 }  // namespace kvship

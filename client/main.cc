@@ -2,8 +2,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
-#include <fstream>
 #include <initializer_list>
 #include <string>
 #include <utility>
@@ -18,6 +16,7 @@
 #include "base/command_line.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "client/api_token.h"
 #include "client/commands.h"
 #include "client/request_text.h"
 #include "rpc/compression.h"
@@ -38,6 +37,7 @@ ABSL_FLAG(bool, chat, false, "the prompt is a user's message in a chat");
 ABSL_FLAG(std::string, system, "", "the chat's system message");
 ABSL_FLAG(std::string, compression, "", "scorer=snapkv,budget_tokens=512,...");
 ABSL_FLAG(uint32_t, max_tokens, 0, "output tokens, at most; 0: the server's default");
+ABSL_FLAG(uint32_t, min_tokens, 0, "output tokens before the answer may end");
 ABSL_FLAG(absl::optional<double>, temperature, absl::nullopt, "0 is greedy");
 ABSL_FLAG(absl::optional<double>, top_p, absl::nullopt,
           "draw from the likeliest tokens that have this probability together");
@@ -66,6 +66,9 @@ ABSL_FLAG(size_t, requests, 16, "bench: how many requests");
 ABSL_FLAG(
     size_t, concurrency, 0,
     "bench: so many at a time, the next one when one has ended; 1 without --rate and --trace");
+ABSL_FLAG(size_t, connections, 16,
+          "bench: connections that requests take in turn; a server, or what stands before several, "
+          "may take only so many requests over one");
 ABSL_FLAG(double, rate, 0,
           "bench: requests per second on average, whatever became of others; plan: of all nodes "
           "together, 1 where it is 0");
@@ -97,6 +100,8 @@ constexpr size_t kPlannedOutputTokens = 512;
 
 // What a bench keeps of each request takes some 200 bytes.
 constexpr size_t kMostRequests = 10'000'000;
+
+constexpr size_t kMostConnections = 1024;
 
 constexpr char kUsage[] =
     "kvship COMMAND [flags]\n"
@@ -143,6 +148,7 @@ absl::StatusOr<v1::GenerateRequest> OptionsFromFlags(const std::vector<std::stri
   }
   if (const auto value = absl::GetFlag(FLAGS_seed)) sampling.set_seed(*value);
   request.set_max_tokens(absl::GetFlag(FLAGS_max_tokens));
+  request.set_min_tokens(absl::GetFlag(FLAGS_min_tokens));
   for (const std::string& text : stop) {
     RETURN_IF_ERROR(CheckUtf8("--stop", text));
     request.add_stop(text);
@@ -318,29 +324,9 @@ absl::Status Plan() {
   return command.Run();
 }
 
-absl::StatusOr<std::string> ApiToken() {
-  std::string source = "the environment's KVSHIP_API_TOKEN";
-  std::string token;
-  const std::string path = absl::GetFlag(FLAGS_api_token_file);
-  if (!path.empty()) {
-    source = absl::StrCat("--api_token_file '", path, "'");
-    std::ifstream file(path);
-    std::getline(file, token, '\0');  // all of it
-  } else if (const char* set = std::getenv("KVSHIP_API_TOKEN"); set != nullptr) {
-    token = set;
-  }
-  absl::StripAsciiWhitespace(&token);
-  if (token.empty() && !path.empty()) {
-    return absl::NotFoundError(
-        absl::StrCat("--api_token_file is '", path, "', in which there is no token"));
-  }
-  RETURN_IF_ERROR(CheckApiToken(source, token));
-  return token;
-}
-
 absl::StatusOr<GenerationClient::Options> ClientOptionsFromFlags() {
   GenerationClient::Options options;
-  ASSIGN_OR_RETURN(options.api_token, ApiToken());
+  ASSIGN_OR_RETURN(options.api_token, ReadApiToken(absl::GetFlag(FLAGS_api_token_file)));
   const TlsFiles tls = {.certificate = absl::GetFlag(FLAGS_tls_cert),
                         .key = absl::GetFlag(FLAGS_tls_key),
                         .ca = absl::GetFlag(FLAGS_tls_ca)};
@@ -358,7 +344,14 @@ absl::Status Run(const std::string& command, const std::vector<std::string>& sto
   if (command == "plan") return Plan();
   RETURN_IF_ERROR(BoundFromFlag("timeout", absl::GetFlag(FLAGS_timeout)).status());
   ASSIGN_OR_RETURN(GenerationClient::Options options, ClientOptionsFromFlags());
-  if (command == "bench") options.retries = 0;  // it counts every error
+  if (command == "bench") {
+    options.retries = 0;  // it counts every error
+    options.connections = absl::GetFlag(FLAGS_connections);
+    if (options.connections == 0 || options.connections > kMostConnections) {
+      return absl::InvalidArgumentError(absl::StrCat("--connections is ", options.connections,
+                                                     "; wanted 1 to ", kMostConnections));
+    }
+  }
   GenerationClient client(absl::GetFlag(FLAGS_server), std::move(options));
   if (command == "models") {
     return RunModels(client, absl::GetFlag(FLAGS_timeout), absl::GetFlag(FLAGS_json));

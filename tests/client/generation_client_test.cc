@@ -7,6 +7,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <mutex>
+#include <set>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -36,6 +38,10 @@ class ScriptedService final : public v1::GenerationService::Service {
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest*,
                         grpc::ServerWriter<v1::GenerateResponse>* writer) override {
     const size_t call = num_calls++;
+    {
+      std::lock_guard lock(mutex_);
+      peers_.insert(context->peer());
+    }
     const Script& script = scripts_[std::min(call, scripts_.size() - 1)];
     v1::GenerateResponse response;
     for (const std::string& text : script.outputs) {
@@ -50,7 +56,14 @@ class ScriptedService final : public v1::GenerationService::Service {
 
   std::atomic<size_t> num_calls = 0;
 
+  size_t num_peers() const {
+    std::lock_guard lock(mutex_);
+    return peers_.size();
+  }
+
  private:
+  mutable std::mutex mutex_;
+  std::set<std::string> peers_;  // connections by which calls came
   const std::vector<Script> scripts_;
 };
 
@@ -90,6 +103,20 @@ TEST(GenerationClient, AsksAgainWhereNoServerTookTheCall) {
   EXPECT_EQ(report->usage().output_tokens(), 7u);
   EXPECT_EQ(server.text, "ab");
   EXPECT_EQ(server.service.num_calls, 3u);
+}
+
+TEST(GenerationClient, CallsTakeItsConnectionsInTurn) {
+  ScriptedServer server({{{}, absl::OkStatus()}});
+  for (const size_t connections : {size_t{1}, size_t{3}}) {
+    const size_t before = server.service.num_peers();
+    GenerationClient client(server.address, {.connections = connections});
+    for (int i = 0; i < 6; ++i) {
+      const auto report =
+          client.Generate({}, absl::Seconds(20), [](const v1::GenerateResponse&) {});
+      EXPECT_TRUE(report.ok()) << report.status();
+    }
+    EXPECT_EQ(server.service.num_peers() - before, connections);
+  }
 }
 
 TEST(GenerationClient, GivesUpAfterItsRetries) {
