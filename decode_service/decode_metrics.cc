@@ -117,11 +117,12 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
                          "Compiling the JSON schema, or the strict tools, that a request's output "
                          "is held to",
                          kStructureSeconds)),
-      transfer_seconds_(
-          make.Histogram("transfer_seconds",
-                         "From the end of the last layer's computation to the verified "
-                         "cache: the part of the transfer that requests wait for",
-                         kTransferSeconds)),
+      transfer_seconds_(make.Histogram(
+          "transfer_seconds",
+          "The part of the transfer that requests wait for: from the end of the last "
+          "layer's computation to the verified cache, and before that while the "
+          "network held it up",
+          kTransferSeconds)),
       retained_mass_(make.Histograms("retained_mass_ratio",
                                      "Share of the window's attention on kept tokens, by policy")) {
   http_responses_.Add({{"status", "200"}});

@@ -175,6 +175,7 @@ absl::Status PrefillAttempt::OnReady(const v1::PrefillReady& ready) {
     RETURN_IF_ERROR(TakeMemory());
     receiver_.emplace(*cache_);
     channel = channel_;
+    go_time_ = MonotonicNow();
   }
   v1::PrefillRequest go;
   const bool by_nccl = nccl_ != nullptr && offers(kNcclTransport);
@@ -194,6 +195,15 @@ absl::Status PrefillAttempt::TakeMemory() {
   return absl::OkStatus();
 }
 
+// When the node had computed all, by our clock; what held the computation up because of the network
+// counts as after it. That word itself comes behind all frames that the network has not taken yet:
+// late by just what is to be measured.
+absl::Time PrefillAttempt::ComputedTime(const v1::PrefillManifest& manifest) const {
+  if (!manifest.has_computed_after_ms()) return computed_time_;
+  const absl::Time told = go_time_ + absl::Milliseconds(manifest.computed_after_ms());
+  return std::max(go_time_, std::min(told, computed_time_));
+}
+
 absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
   ASSIGN_OR_RETURN(const KvManifest manifest, ManifestFromProto(message));
   Result result;
@@ -211,7 +221,7 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
     result.timing.set_prefill_ms(message.prefill_ms());
     result.timing.set_compress_ms(message.compress_ms());
     if (computed_time_ != absl::Time()) {
-      result.timing.set_transfer_ms(Milliseconds(MonotonicNow() - computed_time_));
+      result.timing.set_transfer_ms(Milliseconds(MonotonicNow() - ComputedTime(message)));
     }
     result.receive_time = receive_time_;
     result.cache = std::move(cache_);

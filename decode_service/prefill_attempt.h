@@ -75,6 +75,7 @@ class PrefillAttempt : public StagedFrameEvents,
   absl::Status OnReady(const v1::PrefillReady& ready);
   absl::Status TakeMemory();
   absl::Status OnManifest(const v1::PrefillManifest& manifest);
+  absl::Time ComputedTime(const v1::PrefillManifest& manifest) const;
   // Ends the attempt with an error and the stream with it.
   void Fail(const absl::Status& error);
   void End(absl::StatusOr<Result> result);
@@ -94,8 +95,10 @@ class PrefillAttempt : public StagedFrameEvents,
   std::optional<CacheReceiver> receiver_;  // from Go on
   bool found_no_room_ = false;
   bool cancelled_ = false;
-  absl::Time computed_time_;  // when the node's last layer was done
-  absl::Time last_arrival_;   // of a layer's header or frame; by the monotonic clock
+  // By the monotonic clock.
+  absl::Time go_time_;
+  absl::Time computed_time_;  // when the node's word came that its last layer was done
+  absl::Time last_arrival_;   // of a layer's header or frame
   absl::Duration receive_time_;
 };
 

@@ -1,5 +1,8 @@
 #include "prefill_service/prefill_request.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "base/clock.h"
 #include "base/log.h"
 #include "rpc/cache_messages.h"
@@ -36,6 +39,11 @@ void PrefillScheduler::Request::WatchReader(size_t max_outbox_bytes, absl::Time 
   } else if (stalled_since == absl::InfiniteFuture() || unsent_bytes != stalled_bytes) {
     stalled_since = now;
     stalled_bytes = unsent_bytes;
+  }
+  if (job != nullptr && !job->is_packed() && unsent_bytes > max_outbox_bytes) {
+    blocked_since_ = std::min(blocked_since_, now);
+  } else if (blocked_since_ != absl::InfiniteFuture()) {
+    shipment->AddReaderWait(now - std::exchange(blocked_since_, absl::InfiniteFuture()));
   }
 }
 

@@ -34,7 +34,7 @@ class PrefillScheduler::Request {
   void TellReady(absl::Time now);
   // Says nothing twice.
   void TellPlace(size_t place);
-  // Notes whether the reader takes what was sent.
+  // Notes whether the reader takes what was sent, and how long it has held up the request's run.
   void WatchReader(size_t max_outbox_bytes, absl::Time now);
   // For the log, and for the trace.
   void TellEnd(const absl::Status& status) const;
@@ -49,6 +49,7 @@ class PrefillScheduler::Request {
   double remaining_tokens;    // of its run to be read, computed layers deducted
   const absl::Time arrived;
   absl::Time became_ready;
+  absl::Time go_time;
   // While the outbox is full or is the last to go: since when it has this many bytes.
   absl::Time stalled_since = absl::InfiniteFuture();
   size_t stalled_bytes = 0;
@@ -58,6 +59,7 @@ class PrefillScheduler::Request {
 
  private:
   size_t told_place_ = SIZE_MAX;
+  absl::Time blocked_since_ = absl::InfiniteFuture();
 };
 
 }  // namespace kvship

@@ -107,6 +107,7 @@ absl::Status PrefillScheduler::Go(Request& request) {
                                    : "go came a second time; wanted it once");
   }
   request.state = Request::State::kRunning;
+  request.go_time = MonotonicNow();
   Wake();
   return absl::OkStatus();
 }
@@ -232,8 +233,9 @@ absl::StatusOr<std::shared_ptr<PrefillJob>> PrefillScheduler::BeginJob(const Req
   std::vector<const PrefillTask*> tasks;
   std::vector<PrefillShipment*> shipments;
   for (const auto& request : requests) {
-    request->shipment = std::make_unique<PrefillShipment>(
-        metrics_, request->task, *request->channel, MonotonicNow() - request->arrived);
+    request->shipment =
+        std::make_unique<PrefillShipment>(metrics_, request->task, *request->channel,
+                                          MonotonicNow() - request->arrived, request->go_time);
     tasks.push_back(&request->task);
     shipments.push_back(request->shipment.get());
   }

@@ -33,6 +33,7 @@ void PrefillShipment::SendProgress(double fraction) {
   const auto rounded = static_cast<float>(fraction);
   if (!computed && (rounded >= 1 || now - last_progress_ < kProgressPeriod)) return;
   last_progress_ = now;
+  if (computed) computed_time_ = now;
   v1::PrefillResponse response;
   response.mutable_progress()->set_fraction(rounded);
   channel_.SendMessage(Sealed(response));
@@ -85,6 +86,8 @@ absl::Status PrefillShipment::SendManifest(PromptReading& reading, size_t prompt
   manifest.set_prefill_ms(absl::ToDoubleMilliseconds(totals_.prefill_time));
   manifest.set_compress_ms(absl::ToDoubleMilliseconds(totals_.compress_time));
   manifest.set_reused_tokens(static_cast<uint32_t>(totals_.reused_tokens));
+  manifest.set_computed_after_ms(
+      absl::ToDoubleMilliseconds(computed_time_ - go_time_ - reader_wait_));
   channel_.SendMessage(Sealed(response));
 
   metrics_.prompt_tokens.Increment(static_cast<double>(task_.plan.prompt_tokens));

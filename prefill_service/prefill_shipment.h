@@ -19,18 +19,22 @@ namespace kvship {
 
 class PrefillShipment {
  public:
-  // Borrows metrics, task and channel. `queue_time` is what the request has waited.
+  // Borrows metrics, task and channel. `queue_time` is what the request has waited, `go_time` when
+  // its client said Go, monotonic.
   PrefillShipment(PrefillMetrics& metrics, const PrefillTask& task, Channel& channel,
-                  absl::Duration queue_time)
+                  absl::Duration queue_time, absl::Time go_time)
       : metrics_(metrics),
         task_(task),
         channel_(channel),
+        go_time_(go_time),
         totals_({.queue_time = queue_time, .compute_begin = MonotonicNow()}) {}
 
   const PrefillTask& task() const { return task_; }
   // What it has done so far.
   const PrefillTotals& totals() const { return totals_; }
 
+  // For so long it was not read on, as its reader was slow.
+  void AddReaderWait(absl::Duration waited) { reader_wait_ += waited; }
   // Tells the reader now and then; 1 is always told: everything has been computed.
   void SendProgress(double fraction);
   // The layer that `reading` has just finished, of its `prompt`-th prompt.
@@ -42,9 +46,12 @@ class PrefillShipment {
   PrefillMetrics& metrics_;
   const PrefillTask& task_;
   Channel& channel_;
+  const absl::Time go_time_;
   FrameCutter cutter_;
   PrefillTotals totals_;
   absl::Time last_progress_ = absl::InfinitePast();
+  absl::Time computed_time_;  // of the last layer
+  absl::Duration reader_wait_;
 };
 
 }  // namespace kvship

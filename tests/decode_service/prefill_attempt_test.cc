@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <limits>
 
 #include "absl/time/clock.h"
 #include "base/clock.h"
@@ -105,11 +106,13 @@ class PrefillAttemptTest : public ::testing::Test {
     v1::PrefillResponse message;
     ManifestToProto(cutter.Finish(kPromptTokens), message.mutable_manifest());
     message.mutable_manifest()->mutable_first_token()->set_token_id(7);
+    if (computed_after_ms_) message.mutable_manifest()->set_computed_after_ms(*computed_after_ms_);
     Send(message);
   }
 
   TinyNode node_{1 << 20};
   bool pool_is_blocked_ = false;
+  std::optional<double> computed_after_ms_;  // as the manifest tells
   GenerationRequest request_;
   std::unique_ptr<ReservationQueue::Ticket> ticket_;
   std::vector<v1::GenerateProgress> progress_;
@@ -162,6 +165,38 @@ TEST_F(PrefillAttemptTest, OnlyTheTimeInWhichLayersComeInIsReceiveTime) {
   ASSERT_TRUE(end_.has_value() && end_->ok()) << end_->status();
   EXPECT_GE((*end_)->receive_time, kFrameDelay);
   EXPECT_LE((*end_)->receive_time, whole - kComputing);
+}
+
+TEST_F(PrefillAttemptTest, TransferTakesWhatTheNodeDidNot) {
+  constexpr absl::Duration kBacklog = absl::Milliseconds(60), kComputing = absl::Milliseconds(10);
+  constexpr double kNoNumber = std::numeric_limits<double>::quiet_NaN();
+  for (const std::optional<double> told :
+       {std::optional(absl::ToDoubleMilliseconds(kComputing)), std::optional<double>(),
+        std::optional(1e300), std::optional(-1e300), std::optional(kNoNumber)}) {
+    computed_after_ms_ = told;
+    end_.reset();
+    Start();
+    const absl::Time begun = MonotonicNow();
+    Send(Ready());
+    absl::SleepFor(kBacklog);
+    v1::PrefillResponse computed;
+    computed.mutable_progress()->set_fraction(1);
+    Send(computed);
+    SendCache();
+    const double whole = absl::ToDoubleMilliseconds(MonotonicNow() - begun);
+    ASSERT_TRUE(end_.has_value() && end_->ok()) << end_->status();
+    const double transfer = (*end_)->timing.transfer_ms();
+    if (told == absl::ToDoubleMilliseconds(kComputing)) {
+      EXPECT_GE(transfer, absl::ToDoubleMilliseconds(kBacklog - kComputing));
+      EXPECT_LE(transfer, whole - *told);
+    } else if (told < 0) {
+      EXPECT_LE(transfer, whole);
+    } else {
+      EXPECT_LE(transfer, whole - absl::ToDoubleMilliseconds(kBacklog));
+    }
+    EXPECT_GE(transfer, 0);
+    attempt_->OnClosed(absl::OkStatus());
+  }
 }
 
 TEST_F(PrefillAttemptTest, AnyFaultyFrameEndsItWithDataLoss) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <malloc.h>
 
+#include "base/clock.h"
 #include "tests/prefill_service/prefill_node.h"
 #include "tests/prefill_service/stalled_client.h"
 
@@ -31,6 +32,15 @@ bool BecomesActive(const PrefillNode& node, size_t wanted) {
                       absl::Seconds(30));
 }
 
+// Until no step has been taken for a while.
+void WaitUntilNothingMoves(const PrefillNode& node) {
+  double steps = -1;
+  while (node.Metric("kvship_prefill_step_seconds") > steps) {
+    steps = node.Metric("kvship_prefill_step_seconds");
+    absl::SleepFor(absl::Milliseconds(400));
+  }
+}
+
 struct Stalled {
   size_t layer_bytes = 0;
   size_t total_bytes = 0;
@@ -48,12 +58,7 @@ Stalled RunStalled(size_t times) {
   out.layer_bytes = out.total_bytes / node.model.config().num_layers;
   const size_t allocated_before = AllocatedBytes();
   StalledClient client(node.target(), begin);
-  // Until no step has been taken for a while.
-  double steps = -1;
-  while (node.Metric("kvship_prefill_step_seconds") > steps) {
-    steps = node.Metric("kvship_prefill_step_seconds");
-    absl::SleepFor(absl::Milliseconds(400));
-  }
+  WaitUntilNothingMoves(node);
   out.outbox_bytes = node.Metric("kvship_prefill_outbox_bytes");
   out.allocated_bytes = AllocatedBytes() - allocated_before;
   return out;
@@ -85,6 +90,20 @@ TEST(PrefillMemory, AReaderThatGoesOnGetsAll) {
   const auto [num_bytes, status] = client.ReadAll();
   EXPECT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(num_bytes, begin.plan().wire_bytes());
+}
+
+TEST(PrefillMemory, TheTimeThatAReaderHoldsItUpIsNotTheNodes) {
+  constexpr absl::Duration kPause = absl::Milliseconds(500);
+  PrefillNode node({.max_outbox_bytes = kOutboxBytes}, 64, 256);
+  const absl::Time begun = MonotonicNow();
+  StalledClient client(node.target(),
+                       node.Begin(RandomTokens(kPromptTokens, 6), "scorer=keep_all,encoder=f32"));
+  WaitUntilNothingMoves(node);
+  absl::SleepFor(kPause);
+  ASSERT_TRUE(client.ReadAll().second.ok());
+  const double told = client.manifest().computed_after_ms();
+  EXPECT_GT(told, 0);
+  EXPECT_LT(told, absl::ToDoubleMilliseconds(MonotonicNow() - begun - kPause));
 }
 
 TEST(PrefillMemory, AnotherRequestRunsWhileAReaderStalls) {

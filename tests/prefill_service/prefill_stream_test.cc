@@ -6,6 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/clock.h"
 #include "tests/prefill_service/prefill_node.h"
 
 namespace kvship {
@@ -40,6 +41,7 @@ class PrefillStreamTest : public ::testing::Test {
 TEST_F(PrefillStreamTest, AWholeCacheArrivesWithTheGoldenFirstToken) {
   const Golden golden = LlamaGolden();
   const auto cache = ReserveFor(golden.prompt, "scorer=keep_all,encoder=f32");
+  const absl::Time begun = MonotonicNow();
   const auto call = CollectedCall::Start(
       node_, node_.Begin(golden.prompt, "scorer=keep_all,encoder=f32"), {.cache = cache.get()});
   ASSERT_EQ(call->WaitUntilClosed(), absl::OkStatus());
@@ -50,6 +52,8 @@ TEST_F(PrefillStreamTest, AWholeCacheArrivesWithTheGoldenFirstToken) {
   EXPECT_EQ(manifest.next_position(), golden.prompt.size());
   EXPECT_EQ(manifest.total_bytes(), cache->plan().wire_bytes());
   EXPECT_GT(manifest.prefill_ms(), 0);
+  EXPECT_GT(manifest.computed_after_ms(), 0);
+  EXPECT_LE(manifest.computed_after_ms(), absl::ToDoubleMilliseconds(MonotonicNow() - begun));
 }
 
 TEST_F(PrefillStreamTest, ACompactCacheArrivesWithTheTokensThePlanPromises) {

@@ -38,15 +38,21 @@ class StalledClient {
   std::pair<size_t, grpc::Status> ReadAll() {
     size_t num_bytes = 0;
     v1::PrefillResponse response;
-    while (stream_->Read(&response)) num_bytes += response.frame().payload().size();
+    while (stream_->Read(&response)) {
+      num_bytes += response.frame().payload().size();
+      if (response.has_manifest()) manifest_ = response.manifest();
+    }
     finished_ = true;
     return {num_bytes, stream_->Finish()};
   }
+  // That came with what was left.
+  const v1::PrefillManifest& manifest() const { return manifest_; }
 
  private:
   grpc::ClientContext context_;
   const std::unique_ptr<v1::PrefillService::Stub> stub_;
   const std::unique_ptr<grpc::ClientReaderWriter<v1::PrefillRequest, v1::PrefillResponse>> stream_;
+  v1::PrefillManifest manifest_;
   bool finished_ = false;
 };
 
