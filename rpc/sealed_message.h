@@ -24,7 +24,9 @@ enum class Seal {
 };
 Seal SealOf(std::span<const std::byte> message);
 
-// DataLoss if the seal is broken, or missing where the sender speaks a version that has seals.
+// DataLoss if the seal is broken, or missing where the sender speaks a version that has seals. Of a
+// sender that is known to speak one without, what looks like a seal is none. A version of 0 is not
+// known yet.
 absl::Status CheckSeal(Seal seal, const v1::WireVersion& sender);
 
 }  // namespace kvship

@@ -40,13 +40,25 @@ TEST(SealedMessage, EveryTurnedBitAndEveryCutIsNoticed) {
   }
 }
 
-TEST(SealedMessage, AnOlderSenderNeedsNoSealButABrokenOneIsNoticed) {
+TEST(SealedMessage, AnOlderSenderNeedsNoSealWhateverItsMessageEndsIn) {
   v1::WireVersion older = WireVersionProto();
   older.set_minor(1);
-  EXPECT_TRUE(Check(Begin().SerializeAsString(), older).ok());
+  v1::PrefillRequest begin = Begin();
+  for (const char* request_id : {"order-x1234", "order-u1234"}) {  // u is a seal's tag
+    begin.mutable_begin()->set_request_id(request_id);
+    EXPECT_EQ(Check(begin.SerializeAsString(), older), absl::OkStatus()) << request_id;
+  }
+}
+
+TEST(SealedMessage, OfASenderThatIsNotKnownABrokenSealIsNoticed) {
   std::string damaged = Sealed(Begin());
   damaged[3] ^= 1;
-  EXPECT_TRUE(absl::IsDataLoss(Check(damaged, older)));
+  v1::WireVersion before_any = WireVersionProto();
+  before_any.set_minor(0);
+  for (const v1::WireVersion& sender : {v1::WireVersion(), before_any}) {
+    EXPECT_EQ(Check(Begin().SerializeAsString(), sender), absl::OkStatus());
+    EXPECT_TRUE(absl::IsDataLoss(Check(damaged, sender)));
+  }
 }
 
 }  // namespace
