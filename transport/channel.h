@@ -63,7 +63,8 @@ class Channel {
   virtual size_t unsent_bytes() const = 0;
   // Ends the stream. With OK, after what was sent before has gone out; with an error, what is still
   // unsent is dropped. The serving side's error reaches the peer; a client's error is a
-  // cancellation to the peer. Only the first call counts.
+  // cancellation to the peer, also after its OK, which leaves the end to the serving side. Of other
+  // calls only the first counts.
   virtual void Close(absl::Status status) = 0;
 };
 

@@ -90,7 +90,7 @@ class GrpcClientChannel final : public Channel,
 
   void Close(absl::Status status) override {
     std::lock_guard lock(mutex_);
-    if (closed_) return;
+    if (closed_ && (status.ok() || !close_status_.ok())) return;
     closed_ = true;
     close_status_ = std::move(status);
     if (close_status_.ok()) {
@@ -100,13 +100,6 @@ class GrpcClientChannel final : public Channel,
       outbox_.DropWaiting();
       if (context_ != nullptr) context_->TryCancel();
     }
-  }
-
-  // Ends it, though Close may have been called with OK, after which the server may take its time.
-  void Cancel() {
-    Close(absl::CancelledError("the connection is closed"));
-    std::lock_guard lock(mutex_);
-    if (context_ != nullptr) context_->TryCancel();
   }
 
   // Whether this thread is inside one of the call's events.
@@ -220,7 +213,7 @@ void PrefillConnection::OpenCalls::EndAll() {
     std::lock_guard lock(mutex_);
     for (GrpcClientChannel* call : calls_) open.push_back(call->shared_from_this());
   }
-  for (const auto& call : open) call->Cancel();
+  for (const auto& call : open) call->Close(absl::CancelledError("the connection is closed"));
   open.clear();
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] {

@@ -34,8 +34,9 @@ class LoopbackNetwork::End final : public Channel, public std::enable_shared_fro
 
   void Close(absl::Status status) override {
     std::lock_guard lock(*mutex_);
-    if (closed) return;
+    if (closed && (status.ok() || !half_closed)) return;
     closed = true;
+    half_closed = is_client && status.ok();
     const std::shared_ptr<End> other = peer.lock();
     if (other == nullptr) return;
     if (!status.ok()) {
@@ -46,7 +47,7 @@ class LoopbackNetwork::End final : public Channel, public std::enable_shared_fro
     }
     for (const std::shared_ptr<End>& end : {other, shared_from_this()}) {
       // A client that closes with OK only says that it sends no more.
-      if (status.ok() && is_client) break;
+      if (half_closed) break;
       Delivery delivery;
       delivery.to = end;
       delivery.closes = true;
@@ -60,6 +61,7 @@ class LoopbackNetwork::End final : public Channel, public std::enable_shared_fro
   std::shared_ptr<ChannelEvents> events;  // shared: kept until OnClosed
   bool is_client = false;
   bool closed = false;
+  bool half_closed = false;  // by the client: the server has not ended it yet
   size_t num_unsent_bytes = 0;
 
  private:
@@ -133,6 +135,7 @@ void LoopbackNetwork::CutLocked(const std::shared_ptr<End>& end) {
   for (const std::shared_ptr<End>& cut : {end, end->peer.lock()}) {
     if (cut == nullptr) continue;
     cut->closed = true;
+    cut->half_closed = false;
     Delivery delivery;
     delivery.to = cut;
     delivery.closes = true;
@@ -208,6 +211,7 @@ void LoopbackNetwork::Deliver() {
     }
     if (delivery.closes) {
       to->closed = true;
+      to->half_closed = false;
       open_.erase(std::remove(open_.begin(), open_.end(), to), open_.end());
     }
     const std::shared_ptr<ChannelEvents> sender =

@@ -178,6 +178,19 @@ TEST(GrpcChannel, AClientsCloseCancelsTheServersSide) {
   }
 }
 
+TEST(GrpcChannel, AClientsErrorAfterItsOkCancelsTheServersSide) {
+  Server server;
+  auto client = std::make_shared<RecordedEvents>();
+  server.on_message = [](Channel& channel, const std::string&) { channel.SendMessage(kHello); };
+  const auto channel = server.Connect(client);
+  channel->SendMessage("begin");
+  ASSERT_TRUE(client->WaitForMessages(1));
+  channel->Close(absl::OkStatus());
+  server.channel->SendMessage("\x7a\x7f too short");  // it does not end, and sends what is nothing
+  EXPECT_TRUE(absl::IsDataLoss(client->WaitUntilClosed()));
+  EXPECT_TRUE(absl::IsCancelled(server.events->WaitUntilClosed()));
+}
+
 TEST(GrpcChannel, TheDeadlineEndsBothSides) {
   Server server;
   auto client = std::make_shared<RecordedEvents>();

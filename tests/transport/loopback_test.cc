@@ -78,6 +78,17 @@ TEST(Loopback, MessagesGoBothWays) {
   EXPECT_EQ(far->unsent_bytes(), 4u);
 }
 
+TEST(Loopback, AClientsErrorAfterItsOkIsACancellation) {
+  LoopbackNetwork network({});
+  auto client = std::make_shared<RecordedEvents>();
+  auto server = std::make_shared<RecordedEvents>();
+  const auto near = network.Open(client, [&](const std::shared_ptr<Channel>&) { return server; });
+  near->Close(absl::OkStatus());
+  near->Close(absl::DataLossError("nonsense"));
+  EXPECT_TRUE(absl::IsCancelled(server->WaitUntilClosed()));
+  EXPECT_TRUE(absl::IsDataLoss(client->WaitUntilClosed()));
+}
+
 TEST(Loopback, EachFaultDoesWhatItsNameSays) {
   EXPECT_LT(Way({.drop = 0.5}).client->frames().size(), kFrames);
   EXPECT_GT(Way({.duplicate = 0.5}).client->frames().size(), kFrames);
