@@ -143,7 +143,7 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrefillRpcService::
   if (trace.context().is_set()) {
     context->AddInitialMetadata(kTraceResponse, trace.context().TraceParent());
   }
-  return ServeChannel(context, options_, [&](const std::shared_ptr<Channel>& channel) {
+  return ServeChannel(context, options_, deadlines_, [&](const std::shared_ptr<Channel>& channel) {
     return Accept(channel, trace, *caller);
   });
 }

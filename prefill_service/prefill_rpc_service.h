@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "base/deadline_watch.h"
 #include "base/sha256.h"
 #include "engine/model_config.h"
 #include "kv/compression_options.h"
@@ -66,6 +67,7 @@ class PrefillRpcService final
 
   const Parts parts_;
   const GrpcServerChannelOptions options_;
+  DeadlineWatch deadlines_;  // of calls
   std::mutex mutex_;
   std::condition_variable idle_;
   size_t num_calls_ = 0;

@@ -1,11 +1,11 @@
 #include "transport/grpc_server.h"
 
-#include <grpcpp/alarm.h>
 #include <grpcpp/server_context.h>
 
 #include <mutex>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/out_of_memory.h"
 #include "transport/grpc_deadline.h"
@@ -20,21 +20,25 @@ class GrpcServerChannel final : public Channel,
                                 public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                                 public std::enable_shared_from_this<GrpcServerChannel> {
  public:
-  GrpcServerChannel(grpc::CallbackServerContext* context, const GrpcServerChannelOptions& options)
+  GrpcServerChannel(grpc::CallbackServerContext* context, const GrpcServerChannelOptions& options,
+                    DeadlineWatch& deadlines)
       : context_(context),
         arrival_(MonotonicNow()),
         deadline_(FromGrpcDeadline(context->raw_deadline())),
-        options_(options) {}
+        options_(options),
+        deadlines_(deadlines) {}
 
   void Start(const AcceptChannel& accept) {
     self_ = shared_from_this();
     events_ = accept(self_);
     // Threads that gRPC hands the channel on to lock this first, and so see all that stands above.
     std::lock_guard lock(mutex_);
-    SetAlarm(first_message_alarm_, options_.first_message_timeout, [](GrpcServerChannel& channel) {
-      if (!channel.first_message_came_) {
-        channel.CloseLocked(absl::DeadlineExceededError("the stream's first message did not come"));
-      }
+    first_message_ = After(options_.first_message_timeout, [](GrpcServerChannel& channel) {
+      if (channel.first_message_came_) return;
+      // No deadline of the request's, for which the client would give it up.
+      channel.CloseLocked(absl::AbortedError(
+          absl::StrCat("the stream's first message did not come within ",
+                       absl::FormatDuration(channel.options_.first_message_timeout))));
     });
     StartRead(&incoming_);
   }
@@ -107,8 +111,8 @@ class GrpcServerChannel final : public Channel,
       done_ = true;
       status = close_status_;
     }
-    first_message_alarm_.Cancel();
-    linger_alarm_.Cancel();
+    deadlines_.Remove(first_message_);
+    deadlines_.Remove(linger_);
     End(status);
     const std::shared_ptr<GrpcServerChannel> last = std::move(self_);
   }
@@ -133,7 +137,7 @@ class GrpcServerChannel final : public Channel,
   // A peer that reads nothing must not hold what is left for ever.
   void Linger() {
     lingering_bytes_ = outbox_.num_bytes();
-    SetAlarm(linger_alarm_, options_.linger, [](GrpcServerChannel& channel) {
+    linger_ = After(options_.linger, [](GrpcServerChannel& channel) {
       if (channel.finished_) return;
       if (channel.outbox_.num_bytes() < channel.lingering_bytes_) return channel.Linger();
       channel.context_->TryCancel();
@@ -151,20 +155,13 @@ class GrpcServerChannel final : public Channel,
     }
   }
 
-  struct AlarmAction {
-    std::weak_ptr<GrpcServerChannel> channel;  // weak: an alarm keeps its action until it dies
-    void (*act)(GrpcServerChannel&);
-  };
-
   // Runs `act` under the lock after `delay`, unless the call is done by then.
-  void SetAlarm(grpc::Alarm& alarm, absl::Duration delay, void (*act)(GrpcServerChannel&)) {
-    const AlarmAction set = {weak_from_this(), act};
-    alarm.Set(absl::ToChronoTime(WallNow() + delay), [set](bool due) {
-      const AlarmAction action = set;  // the thread sanitizer sees no other hand-over
-      const std::shared_ptr<GrpcServerChannel> self = action.channel.lock();
-      if (!due || self == nullptr) return;
+  DeadlineWatch::Key After(absl::Duration delay, void (*act)(GrpcServerChannel&)) {
+    return deadlines_.Add(MonotonicNow() + delay, [weak = weak_from_this(), act] {
+      const std::shared_ptr<GrpcServerChannel> self = weak.lock();
+      if (self == nullptr) return;
       std::lock_guard lock(self->mutex_);
-      if (!self->done_) action.act(*self);
+      if (!self->done_) act(*self);
     });
   }
 
@@ -185,6 +182,7 @@ class GrpcServerChannel final : public Channel,
   const absl::Time arrival_;  // monotonic, as the deadline
   const absl::Time deadline_;
   const GrpcServerChannelOptions options_;
+  DeadlineWatch& deadlines_;
   grpc::ByteBuffer incoming_;
 
   mutable std::mutex mutex_;
@@ -195,8 +193,8 @@ class GrpcServerChannel final : public Channel,
   bool cancelled_ = false;  // nothing that is written arrives any more
   bool finished_ = false;   // gRPC has been given the status
   bool done_ = false;
-  grpc::Alarm first_message_alarm_;
-  grpc::Alarm linger_alarm_;
+  DeadlineWatch::Key first_message_;
+  DeadlineWatch::Key linger_;
   size_t lingering_bytes_ = 0;  // unsent when it was set
 
   std::mutex events_mutex_;                  // events come one at a time
@@ -208,8 +206,8 @@ class GrpcServerChannel final : public Channel,
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ServeChannel(
     grpc::CallbackServerContext* context, const GrpcServerChannelOptions& options,
-    const AcceptChannel& accept) {
-  auto channel = std::make_shared<GrpcServerChannel>(context, options);
+    DeadlineWatch& deadlines, const AcceptChannel& accept) {
+  auto channel = std::make_shared<GrpcServerChannel>(context, options, deadlines);
   channel->Start(accept);
   return channel.get();
 }

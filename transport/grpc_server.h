@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "absl/time/time.h"
+#include "base/deadline_watch.h"
 #include "transport/channel.h"
 
 namespace kvship {
@@ -17,7 +18,7 @@ using AcceptChannel =
     std::function<std::shared_ptr<ChannelEvents>(const std::shared_ptr<Channel>& channel)>;
 
 struct GrpcServerChannelOptions {
-  // A stream whose first message has not come by then is ended.
+  // A stream whose first message has not come by then is ended, with Aborted.
   absl::Duration first_message_timeout = absl::Seconds(30);
   // When the channel is closed: how long a peer may take none of what is left, and none of the
   // closing status.
@@ -25,9 +26,9 @@ struct GrpcServerChannelOptions {
 };
 
 // For a raw callback method: makes the channel of a new call. Messages received are handed on as
-// they are; frames are sent as PrefillResponse.
+// they are; frames are sent as PrefillResponse. Borrows `deadlines` until the call is done.
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ServeChannel(
     grpc::CallbackServerContext* context, const GrpcServerChannelOptions& options,
-    const AcceptChannel& accept);
+    DeadlineWatch& deadlines, const AcceptChannel& accept);
 
 }  // namespace kvship

@@ -1,4 +1,5 @@
 // Servers whose wall clock jumps by hours, forth and back, while they serve.
+#include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 #include <httplib.h>
 
@@ -9,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "kvship/v1/prefill.grpc.pb.h"
 #include "tests/e2e/at_rest.h"
 #include "tests/e2e/checked_requests.h"
 #include "tests/e2e/fault_shell.h"
@@ -124,6 +126,23 @@ TEST_F(FaultClockTest, DeadlinesPassNeitherEarlierNorLater) {
     EXPECT_TRUE(Eventually([&] { return AskOverHttp().status == 200; }));
   }
   ExpectNothingIsLeft();
+}
+
+// The prefill node waits 30 s for a stream's first message.
+using LongFaultClockTest = FaultClockTest;
+
+TEST_F(LongFaultClockTest, AStreamThatSaysNothingEndsNoLater) {
+  const auto stub = v1::PrefillService::NewStub(
+      grpc::CreateChannel(prefill_.address(), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Minutes(2)));
+  const absl::Time begin = MonotonicNow();
+  const auto stream = stub->Prefill(&context);
+  absl::SleepFor(absl::Seconds(1));
+  JumpTo(-kHour);
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_GE(MonotonicNow() - begin, absl::Seconds(29));
+  EXPECT_LT(MonotonicNow() - begin, absl::Seconds(60));
 }
 
 TEST_F(FaultClockTest, DrainingTakesNoLonger) {

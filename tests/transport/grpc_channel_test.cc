@@ -49,7 +49,7 @@ class Server
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Prefill(
       grpc::CallbackServerContext* context) override {
-    return ServeChannel(context, options_, accept_);
+    return ServeChannel(context, options_, deadlines_, accept_);
   }
 
   std::function<void(Channel&, const std::string&)> on_message;
@@ -74,6 +74,7 @@ class Server
 
  private:
   const GrpcServerChannelOptions options_;
+  DeadlineWatch deadlines_;
   AcceptChannel accept_;
   int port_ = 0;
   std::mutex mutex_;
@@ -212,7 +213,8 @@ TEST(GrpcChannel, AStreamWithoutAFirstMessageIsEnded) {
   Server server({.first_message_timeout = absl::Milliseconds(50)});
   auto client = std::make_shared<RecordedEvents>();
   server.Connect(client);
-  EXPECT_EQ(client->WaitUntilClosed().code(), absl::StatusCode::kDeadlineExceeded);
+  // Not DeadlineExceeded: no request's deadline has passed.
+  EXPECT_EQ(client->WaitUntilClosed().code(), absl::StatusCode::kAborted);
 }
 
 TEST(GrpcChannel, BytesThatAreNoResponseEndTheClientsSide) {
