@@ -48,6 +48,8 @@ ABSL_FLAG(size_t, prefix_cache_bytes, 0,
           "memory for beginnings of prompts, which are not read again where another prompt begins "
           "alike; 0: none is kept");
 ABSL_FLAG(size_t, max_outbox_bytes, 32 << 20, "unsent bytes at which a request stops computing");
+ABSL_FLAG(size_t, max_unsent_bytes, size_t{1} << 30,
+          "unsent bytes of all requests at which no prompt begins to be read");
 ABSL_FLAG(absl::Duration, go_timeout, absl::Seconds(30), "how long a client may take to say Go");
 ABSL_FLAG(absl::Duration, stall_timeout, absl::Seconds(30),
           "how long a reader may take nothing while its outbox is full");
@@ -86,6 +88,7 @@ absl::StatusOr<PrefillProgramOptions> OptionsFromFlags() {
   options.scheduler.max_active_requests = absl::GetFlag(FLAGS_max_active_requests);
   options.scheduler.max_active_bytes = absl::GetFlag(FLAGS_max_active_bytes);
   options.scheduler.max_outbox_bytes = absl::GetFlag(FLAGS_max_outbox_bytes);
+  options.scheduler.max_unsent_bytes = absl::GetFlag(FLAGS_max_unsent_bytes);
   options.scheduler.go_timeout = absl::GetFlag(FLAGS_go_timeout);
   options.scheduler.stall_timeout = absl::GetFlag(FLAGS_stall_timeout);
   options.scheduler.stuck_timeout = absl::GetFlag(FLAGS_stuck_timeout);

@@ -30,6 +30,7 @@ class PrefillScheduler::Request {
   // Told Ready, and not yet read.
   bool is_active() const { return state == State::kReady || state == State::kRunning; }
   bool is_sending() const { return state == State::kSending; }
+  bool has_begun() const { return job != nullptr || is_sending(); }
 
   void TellReady(absl::Time now);
   // Says nothing twice.

@@ -34,6 +34,7 @@ absl::Status PrefillScheduler::Options::Validate() const {
         CheckPositive("max_active_requests", max_active_requests),
         CheckPositive("max_active_bytes", max_active_bytes),
         CheckPositive("max_outbox_bytes", max_outbox_bytes),
+        CheckPositive("max_unsent_bytes", max_unsent_bytes),
         CheckPositive("go_timeout", go_timeout), CheckPositive("stall_timeout", stall_timeout),
         CheckStuckTimeout("stuck_timeout", stuck_timeout)}) {
     if (!status.ok()) return status;
@@ -300,16 +301,14 @@ void PrefillScheduler::End(Request& request, absl::Status status) {
 void PrefillScheduler::UpdateGauges() {
   size_t num_queued = 0;
   size_t num_active = 0;
-  size_t outbox_bytes = 0;
   for (const auto& request : requests_) {
     num_queued += request->is_queued();
     num_active += request->is_active();
-    outbox_bytes += request->channel->unsent_bytes();
   }
   metrics_.queue_requests.Set(static_cast<double>(num_queued));
   metrics_.active_requests.Set(static_cast<double>(num_active));
   metrics_.queue_tokens.Set(static_cast<double>(admitted_tokens_));
-  metrics_.outbox_bytes.Set(static_cast<double>(outbox_bytes));
+  metrics_.outbox_bytes.Set(static_cast<double>(UnsentBytes()));
   metrics_.sending_requests.Set(static_cast<double>(requests_.size() - num_queued - num_active));
 }
 

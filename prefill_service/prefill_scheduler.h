@@ -48,6 +48,9 @@ class PrefillScheduler {
     // A request with more unsent bytes than this does not run. A layer is sent whole, so that up to
     // one compact layer more may be unsent; of packed prompts, their whole caches.
     size_t max_outbox_bytes = 32 << 20;
+    // While more than this is unsent in all, no run begins: many slow readers together must not
+    // exhaust the node's memory. Those that have begun go on, within max_outbox_bytes each.
+    size_t max_unsent_bytes = size_t{1} << 30;
     // From Ready to Go.
     absl::Duration go_timeout = absl::Seconds(30);
     // A full outbox, or the last of a cache, that has not moved for so long ends the request.
@@ -129,6 +132,8 @@ class PrefillScheduler {
   bool HasRoom(const Load& load, const Request& request) const;
   // Of requests whose runs have begun.
   Load Begun() const;
+  // Of the caches that are being read or sent.
+  size_t UnsentBytes() const;
   // The request whose turn it is; null if none can run.
   std::shared_ptr<Request> NextToRun();
   // `first`, and if it is short the next ones that fit into one block with it.

@@ -63,9 +63,17 @@ PrefillScheduler::Load PrefillScheduler::Begun() const {
   return begun;
 }
 
+size_t PrefillScheduler::UnsentBytes() const {
+  size_t num_bytes = 0;
+  for (const auto& request : requests_) {
+    if (request->has_begun()) num_bytes += request->channel->unsent_bytes();
+  }
+  return num_bytes;
+}
+
 std::shared_ptr<PrefillScheduler::Request> PrefillScheduler::NextToRun() {
   const Load begun = Begun();
-  bool may_begin = true;
+  bool may_begin = UnsentBytes() <= options_.max_unsent_bytes;
   for (const auto& request : requests_) {
     if (request->state != Request::State::kRunning || Blocked(*request)) continue;
     if (request->job != nullptr) return request;
@@ -105,18 +113,19 @@ void PrefillScheduler::SendReady(absl::Time now) {
   for (const auto& request : requests_) {
     if (request->is_active() && !is_silent(*request)) AddTo(&active, *request);
   }
+  // Who could not begin would hold its decode node's memory for nothing.
+  const bool may_begin = !draining_ && UnsentBytes() <= options_.max_unsent_bytes;
   size_t next_tokens = 0;  // of those whose turn comes before, told Ready and not begun
   for (const auto& request : requests_) {
     if (request->is_queued()) {
-      if (draining_ || !HasRoom(active, *request)) return;
+      if (!may_begin || !HasRoom(active, *request)) return;
       if (next_tokens > 0 && next_tokens + request->num_tokens() > reader_.pack_tokens()) {
         return;
       }
       request->TellReady(now);
       AddTo(&active, *request);
     }
-    const bool has_begun = request->job != nullptr || request->is_sending();
-    if (!has_begun && !is_silent(*request)) next_tokens += request->num_tokens();
+    if (!request->has_begun() && !is_silent(*request)) next_tokens += request->num_tokens();
   }
 }
 

@@ -161,6 +161,8 @@ def test_threads_and_memory_are_within_the_limits(name, role):
     assert given["threads"] == limits["cpu"]
     bounded = int(given["max_active_bytes" if role == "prefill" else "pool_bytes"])
     on_host = int(given.get("prefix_cache_bytes", 0))
+    if role == "prefill":
+        on_host += int(given["max_unsent_bytes"])
     if given.get("device") == "cuda":
         told = subprocess.run([os.path.join(os.environ["KVSHIP_BIN"], "kvship"), "plan", "--json", "--gpu=h200",
                                "--model=llama-3.1-8b"], check=True, capture_output=True, text=True).stdout

@@ -120,6 +120,24 @@ TEST_F(PrefillSendingTest, OthersAreReadMeanwhile) {
   EXPECT_EQ(Gauge("sending_requests"), 1);
 }
 
+TEST_F(PrefillSendingTest, WhileTooMuchIsUnsentNoPromptBeginsToBeRead) {
+  StartNode({.max_unsent_bytes = 1 << 20});
+  StalledClient stalled(node_->target(), Begin());
+  ASSERT_TRUE(AreSending(1)) << "its own run goes on";
+  const auto other = CollectedCall::Start(*node_, Begin(100), {});
+  ASSERT_TRUE(other->WaitFor(v1::PrefillResponse::kQueued));
+  EXPECT_FALSE(other->WaitFor(v1::PrefillResponse::kReady, absl::Seconds(1)));
+  EXPECT_TRUE(stalled.ReadAll().second.ok());
+  EXPECT_EQ(other->WaitUntilClosed(), absl::OkStatus());
+}
+
+TEST_F(PrefillSendingTest, AReaderThatTakesNothingKeepsOthersOutNoLongerThanItIsGivenUp) {
+  StartNode({.max_unsent_bytes = 1 << 20, .stall_timeout = absl::Seconds(1)});
+  const StalledClient stalled(node_->target(), Begin());
+  ASSERT_TRUE(AreSending(1));
+  EXPECT_EQ(CollectedCall::Start(*node_, Begin(100), {})->WaitUntilClosed(), absl::OkStatus());
+}
+
 TEST_F(PrefillSendingTest, WhatIsBeingSentKeepsNoLongPromptOut) {
   StartNode({.max_queue_tokens = 50});
   const StalledClient stalled(node_->target(), Begin());
