@@ -1,5 +1,9 @@
 #include "transport/prefill_wire.h"
 
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/wire_format_lite.h>
+#include <grpcpp/support/proto_buffer_reader.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -12,16 +16,18 @@
 namespace kvship {
 namespace {
 
+using google::protobuf::internal::WireFormatLite;
+using google::protobuf::io::CodedInputStream;
 using v1::KvFrame;
 using v1::PrefillResponse;
 
 // Protobuf's wire types (protobuf.dev, "Encoding").
-enum WireType : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
+enum WireType : uint32_t { kVarint = 0, kBytes = 2, kFixed32 = 5 };
 
 constexpr uint32_t Tag(uint32_t field, WireType type) { return field << 3 | type; }
 
-// Longer than the fields of any frame before its payload: 6 tags, 4 varints of up to 10 bytes, a
-// checksum, 2 lengths.
+// Longer than the fields of any frame before its payload: 6 tags, 4 varints of
+// up to 10 bytes, a checksum, 2 lengths.
 constexpr size_t kMostPrefixBytes = 64;
 
 class PrefixWriter {
@@ -70,155 +76,75 @@ absl::Status Broken(absl::string_view what) {
   return absl::DataLossError(absl::StrCat("a message is no PrefillResponse: ", what));
 }
 
-// Reads protobuf fields from bytes that lie in several pieces.
-class PieceReader {
- public:
-  explicit PieceReader(BytePieces pieces) : pieces_(pieces) {
-    for (auto piece : pieces) remaining_ += piece.size();
-  }
+// A field that is not known here. As protobuf's parser, and unlike its SkipField, it takes no
+// number 0 and no length of more than 31 bits.
+bool Skip(CodedInputStream& in, uint32_t tag) {
+  if (tag >> 3 == 0) return false;
+  if ((tag & 7) != kBytes) return WireFormatLite::SkipField(&in, tag);
+  int num_bytes = 0;
+  return in.ReadVarintSizeAsInt(&num_bytes) && in.Skip(num_bytes);
+}
 
-  size_t remaining() const { return remaining_; }
-
-  absl::StatusOr<uint64_t> Varint() {
-    uint64_t value = 0;
-    for (int shift = 0; shift < 64; shift += 7) {
-      if (remaining_ == 0) return Broken("it ends inside a number");
-      const auto byte = static_cast<uint8_t>(NextByte());
-      value |= uint64_t{byte & 0x7fu} << shift;
-      if (byte < 0x80) return value;
-    }
-    return Broken("a number has more than 10 bytes");
+// The next `num_bytes`, where they lie; false if there are fewer.
+bool TakePieces(CodedInputStream& in, int num_bytes,
+                std::vector<std::span<const std::byte>>* pieces) {
+  while (num_bytes > 0) {
+    const void* data = nullptr;
+    int piece_bytes = 0;
+    if (!in.GetDirectBufferPointer(&data, &piece_bytes)) return false;
+    piece_bytes = std::min(piece_bytes, num_bytes);
+    pieces->emplace_back(static_cast<const std::byte*>(data), piece_bytes);
+    in.Skip(piece_bytes);
+    num_bytes -= piece_bytes;
   }
+  return true;
+}
 
-  absl::StatusOr<uint32_t> FieldTag() {
-    ASSIGN_OR_RETURN(const uint64_t tag, Varint());
-    if (tag >> 3 == 0 || tag > UINT32_MAX) return Broken(absl::StrCat("it has a tag ", tag));
-    return static_cast<uint32_t>(tag);
-  }
-
-  absl::StatusOr<uint32_t> Fixed32() {
-    if (remaining_ < 4) return Broken("it ends inside a number");
-    uint32_t value = 0;
-    for (int shift = 0; shift < 32; shift += 8) {
-      value |= static_cast<uint32_t>(NextByte()) << shift;
-    }
-    return value;
-  }
-
-  absl::StatusOr<uint64_t> Length() {
-    ASSIGN_OR_RETURN(const uint64_t length, Varint());
-    if (length > remaining_) {
-      return Broken(absl::StrCat("a field of ", length, " bytes has only ", remaining_));
-    }
-    return length;
-  }
-
-  // The next `num_bytes`, at most remaining(), as pieces; `taken` may be null.
-  void Take(uint64_t num_bytes, std::vector<std::span<const std::byte>>* taken) {
-    remaining_ -= num_bytes;
-    while (num_bytes > 0) {
-      const size_t n = std::min<uint64_t>(num_bytes, pieces_[piece_].size() - offset_);
-      if (taken != nullptr && n > 0) taken->push_back(pieces_[piece_].subspan(offset_, n));
-      num_bytes -= n;
-      Advance(n);
-    }
-  }
-
-  absl::Status Skip(uint32_t wire_type) {
-    switch (wire_type) {
-      case kVarint: return Varint().status();
-      case kFixed32: return SkipBytes(4);
-      case kFixed64: return SkipBytes(8);
-      case kBytes: {
-        ASSIGN_OR_RETURN(const uint64_t length, Length());
-        return SkipBytes(length);
-      }
-      default: return Broken(absl::StrCat("it has a field of wire type ", wire_type));
-    }
-  }
-
- private:
-  absl::Status SkipBytes(uint64_t num_bytes) {
-    if (num_bytes > remaining_) return Broken("it ends inside a field");
-    Take(num_bytes, nullptr);
-    return absl::OkStatus();
-  }
-  std::byte NextByte() {
-    while (offset_ == pieces_[piece_].size()) Advance(0);
-    const std::byte byte = pieces_[piece_][offset_];
-    --remaining_;
-    Advance(1);
-    return byte;
-  }
-  void Advance(size_t num_bytes) {
-    offset_ += num_bytes;
-    if (offset_ == pieces_[piece_].size() && piece_ + 1 < pieces_.size()) {
-      ++piece_;
-      offset_ = 0;
-    }
-  }
-
-  const BytePieces pieces_;
-  size_t piece_ = 0;
-  size_t offset_ = 0;  // in the piece
-  size_t remaining_ = 0;
-};
-
-absl::Status ReadFrame(PieceReader& reader, ReceivedResponse* out) {
-  uint64_t checksum_kind = 0;
-  while (reader.remaining() > 0) {
-    ASSIGN_OR_RETURN(const uint32_t tag, reader.FieldTag());
+// The fields from where `in` stands to its limit.
+absl::Status ReadFrame(CodedInputStream& in, ReceivedResponse* out) {
+  FrameHeader& header = out->header;
+  uint32_t checksum_kind = 0;
+  while (in.BytesUntilLimit() > 0) {
+    const uint32_t tag = in.ReadTag();
+    bool is_read = false;
     switch (tag) {
-      case Tag(KvFrame::kSequenceFieldNumber, kVarint): {
-        ASSIGN_OR_RETURN(const uint64_t sequence, reader.Varint());
-        out->header.sequence = static_cast<uint32_t>(sequence);
+      case Tag(KvFrame::kSequenceFieldNumber, kVarint):
+        is_read = in.ReadVarint32(&header.sequence);
         break;
-      }
-      case Tag(KvFrame::kLayerFieldNumber, kVarint): {
-        ASSIGN_OR_RETURN(const uint64_t layer, reader.Varint());
-        out->header.layer = static_cast<uint32_t>(layer);
+      case Tag(KvFrame::kLayerFieldNumber, kVarint):
+        is_read = in.ReadVarint32(&header.layer);
         break;
-      }
-      case Tag(KvFrame::kOffsetFieldNumber, kVarint): {
-        ASSIGN_OR_RETURN(out->header.offset, reader.Varint());
+      case Tag(KvFrame::kOffsetFieldNumber, kVarint):
+        is_read = in.ReadVarint64(&header.offset);
         break;
-      }
-      case Tag(KvFrame::kChecksumKindFieldNumber, kVarint): {
-        ASSIGN_OR_RETURN(checksum_kind, reader.Varint());
+      case Tag(KvFrame::kChecksumKindFieldNumber, kVarint):
+        is_read = in.ReadVarint32(&checksum_kind);
         break;
-      }
-      case Tag(KvFrame::kChecksumFieldNumber, kFixed32): {
-        ASSIGN_OR_RETURN(out->header.crc32c, reader.Fixed32());
+      case Tag(KvFrame::kChecksumFieldNumber, kFixed32):
+        is_read = in.ReadLittleEndian32(&header.crc32c);
         break;
-      }
       case Tag(KvFrame::kPayloadFieldNumber, kBytes): {
-        ASSIGN_OR_RETURN(const uint64_t num_bytes, reader.Length());
-        if (num_bytes > kMostFrameBytes) {
+        int num_bytes = 0;
+        is_read = in.ReadVarintSizeAsInt(&num_bytes);
+        if (is_read && static_cast<size_t>(num_bytes) > kMostFrameBytes) {
           return absl::DataLossError(
               absl::StrCat("a frame has ", num_bytes, " bytes; wanted at most ", kMostFrameBytes));
         }
-        out->header.num_bytes = static_cast<uint32_t>(num_bytes);
+        header.num_bytes = static_cast<uint32_t>(num_bytes);
         out->payload.clear();
-        reader.Take(num_bytes, &out->payload);
+        is_read = is_read && TakePieces(in, num_bytes, &out->payload);
         break;
       }
-      default: RETURN_IF_ERROR(reader.Skip(tag & 7));
+      default: is_read = Skip(in, tag);
     }
+    if (!is_read) return Broken(absl::StrCat("its frame cannot be read at a tag ", tag));
   }
   if (checksum_kind != v1::CHECKSUM_CRC32C) {
-    return absl::DataLossError(absl::StrCat("frame ", out->header.sequence, " has checksum_kind ",
+    return absl::DataLossError(absl::StrCat("frame ", header.sequence, " has checksum_kind ",
                                             checksum_kind, "; wanted ", v1::CHECKSUM_CRC32C,
                                             " (CRC32C)"));
   }
   return absl::OkStatus();
-}
-
-std::string Flatten(BytePieces pieces) {
-  std::string bytes;
-  for (auto piece : pieces) {
-    bytes.append(reinterpret_cast<const char*>(piece.data()), piece.size());
-  }
-  return bytes;
 }
 
 }  // namespace
@@ -244,34 +170,31 @@ grpc::ByteBuffer FrameMessage(const FrameHeader& header, SharedBytes payload) {
 
 absl::StatusOr<ReceivedResponse> ReadResponse(const grpc::ByteBuffer& message) {
   ReceivedResponse out;
-  if (!message.Dump(&out.slices).ok()) return Broken("its buffer cannot be read");
-  std::vector<std::span<const std::byte>> pieces;
-  for (const grpc::Slice& slice : out.slices) {
-    if (slice.size() > 0) pieces.push_back(std::as_bytes(std::span(slice.begin(), slice.size())));
-  }
-  PieceReader reader(pieces);
+  out.buffer = std::make_unique<grpc::ByteBuffer>(message);
+  grpc::ProtoBufferReader stream(out.buffer.get());
+  if (!stream.status().ok()) return Broken("its buffer cannot be read");
+  CodedInputStream in(&stream);
   bool has_other = false;
   constexpr uint32_t kFrameTag = Tag(PrefillResponse::kFrameFieldNumber, kBytes);
-  while (reader.remaining() > 0) {
-    ASSIGN_OR_RETURN(const uint32_t tag, reader.FieldTag());
+  while (const uint32_t tag = in.ReadTag()) {
     if (tag != kFrameTag) {
       has_other |= tag < kFrameTag;  // the other kinds of message have smaller field numbers
-      RETURN_IF_ERROR(reader.Skip(tag & 7));
+      if (!Skip(in, tag)) {
+        return Broken(absl::StrCat("it cannot be read at a tag ", tag));
+      }
       continue;
     }
     if (out.is_frame) return Broken("it has two frames");
     out.is_frame = true;
-    ASSIGN_OR_RETURN(const uint64_t num_bytes, reader.Length());
-    std::vector<std::span<const std::byte>> frame;
-    reader.Take(num_bytes, &frame);
-    PieceReader frame_reader(frame);
-    RETURN_IF_ERROR(ReadFrame(frame_reader, &out));
+    int num_bytes = 0;
+    if (!in.ReadVarintSizeAsInt(&num_bytes)) return Broken("its frame has no length");
+    const CodedInputStream::Limit limit = in.PushLimit(num_bytes);
+    RETURN_IF_ERROR(ReadFrame(in, &out));
+    in.PopLimit(limit);
   }
+  if (!in.ConsumedEntireMessage()) return Broken("it ends inside a field, or has a tag 0");
   if (out.is_frame && has_other) return Broken("it has a frame and something else");
-  if (!out.is_frame) {
-    out.bytes = Flatten(pieces);
-    out.slices.clear();
-  }
+  if (!out.is_frame) out.bytes = FlatBytes(message);
   return out;
 }
 

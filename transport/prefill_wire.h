@@ -5,6 +5,7 @@
 
 #include <grpcpp/support/byte_buffer.h>
 
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,9 +24,9 @@ grpc::ByteBuffer FrameMessage(const FrameHeader& header, SharedBytes payload);
 struct ReceivedResponse {
   bool is_frame = false;
   FrameHeader header;
-  std::vector<std::span<const std::byte>> payload;  // lies in `slices` or in `bytes`
+  std::vector<std::span<const std::byte>> payload;  // lies in `buffer`
   std::string bytes;
-  std::vector<grpc::Slice> slices;
+  std::unique_ptr<grpc::ByteBuffer> buffer;  // which has no move, and holds short pieces itself
 };
 
 // Reads a message from whatever peer. A frame may have its fields in any order; unknown fields are
