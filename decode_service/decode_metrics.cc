@@ -37,9 +37,9 @@ DecodeMetrics::PrefillNodeMetrics::PrefillNodeMetrics(const MetricFactory& make)
     : retries(make.Counters(
           "prefill_retries_total",
           "Prompts sent to another prefill node, by what was wrong with the one before: "
-          "lost (its stream broke), broken (it sent what cannot be), full, gave_up (it "
-          "waited too long for this side), draining, mismatch (another model, wire "
-          "version or plan, or too little memory)")),
+          "lost (its stream broke, or it said that it is stuck), broken (it sent what "
+          "cannot be), full, gave_up (it waited too long for this side), draining, "
+          "mismatch (another model, wire version or plan, or too little memory)")),
       ejections(make.Counter("prefill_ejections_total",
                              "Times that a prefill node got no prompts for a while because one "
                              "had failed there")),

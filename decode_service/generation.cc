@@ -152,6 +152,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
         });
     lock.lock();
     tried_.insert(visit.node->address());
+    visit.node->Enter(attempt);
     attempt_ = attempt;
     attempt_begin_ = MonotonicNow();
     return absl::OkStatus();
@@ -212,15 +213,13 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
   uses_.nodes.Ended(visit, ended_here ? absl::CancelledError() : result.status());
   trace_.EndAttempt(result.status(), result.ok() ? absl::Milliseconds(result->timing.transfer_ms())
                                                  : absl::ZeroDuration());
-  size_t num_tried = 0;
-  bool found_no_room = false;
-  {
-    std::lock_guard lock(mutex_);
-    const std::shared_ptr<PrefillAttempt> attempt = std::exchange(attempt_, nullptr);
-    found_no_room = attempt != nullptr && attempt->found_no_room();
-    if (found_no_room) tried_.erase(visit.node->address());
-    num_tried = tried_.size();
-  }
+  std::unique_lock lock(mutex_);
+  const std::shared_ptr<PrefillAttempt> attempt = std::exchange(attempt_, nullptr);
+  const bool found_no_room = attempt->found_no_room();
+  if (found_no_room) tried_.erase(visit.node->address());
+  const size_t num_tried = tried_.size();
+  lock.unlock();
+  visit.node->Leave(attempt);
   if (responses_->cancelled()) {
     result = responses_->why_cancelled();  // the cache goes before the request is seen to end
     return Fail(result.status());

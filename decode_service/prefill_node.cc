@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <random>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "decode_service/prefill_attempt.h"
 #include "decode_service/prefill_fault.h"
 #include "rpc/errors.h"
 
@@ -24,9 +26,11 @@ absl::Duration EjectionAfter(size_t failures) {
   return longest * std::uniform_real_distribution<>(0.5, 1.0)(random);
 }
 
-// Whether the node itself says that it cannot serve, and not the connection that it is not there.
+// Whether the node itself says that it cannot serve. Other errors are also what gRPC makes of a
+// connection that breaks in the wrong moment, or carries nonsense.
 bool IsOwnWord(const absl::Status& check) {
-  return !check.ok() && !(absl::IsUnavailable(check) && ReasonOf(check).empty());
+  return !ReasonOf(check).empty() || absl::IsPermissionDenied(check) ||
+         absl::IsUnauthenticated(check) || absl::IsUnimplemented(check);
 }
 
 }  // namespace
@@ -75,13 +79,34 @@ bool PrefillNode::NoteEnd(size_t prompt_tokens, absl::Time begun, const absl::St
   }
   const PrefillFault fault = FaultOf(outcome);
   draining_ |= fault == PrefillFault::kDraining;
-  if (!CountsAgainstNode(fault) || begun < ejected_at_) return false;
+  if (!CountsAgainstNode(fault) || begun < ejected_at_ || IsOwnWord(check_)) return false;
   ++failures_;
   last_failure_ = outcome;
   ejected_at_ = now;
   ejected_until_ = now + EjectionAfter(failures_);
   told_.reset();
   return true;
+}
+
+void PrefillNode::Enter(const std::shared_ptr<PrefillAttempt>& attempt) {
+  std::lock_guard lock(mutex_);
+  attempts_.insert(attempt);
+}
+
+void PrefillNode::Leave(const std::shared_ptr<PrefillAttempt>& attempt) {
+  std::lock_guard lock(mutex_);
+  attempts_.erase(attempt);
+}
+
+void PrefillNode::EndAttempts(const absl::Status& why) {
+  std::vector<std::shared_ptr<PrefillAttempt>> under_way;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& attempt : attempts_) under_way.push_back(attempt.lock());
+  }
+  for (const auto& attempt : under_way) {
+    if (attempt != nullptr) attempt->Cancel(why);
+  }
 }
 
 PrefillNode::Standing PrefillNode::StandingLocked(absl::Time now) const {

@@ -4,8 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <tuple>
 
@@ -15,6 +17,8 @@
 #include "transport/grpc_client.h"
 
 namespace kvship {
+
+class PrefillAttempt;
 
 // What is known of a prefill node, for people to read.
 struct PrefillNodeState {
@@ -44,9 +48,9 @@ class PrefillNode {
   PrefillConnection& connection() { return connection_; }
 
   // Notes what a check came to. `own_tokens` is what outstanding_tokens() was when it was asked.
-  // An error that has a reason (rpc/errors.h) is the node's own word, and it does not fit. True if
-  // that is news: what is wrong with the node, or that nothing is, has changed since this or
-  // NoteEnd last returned true.
+  // An error that has a reason (rpc/errors.h), or that gRPC does not make of a broken connection,
+  // is the node's own word, and it does not fit. True if that is news: what is wrong with the node,
+  // or that nothing is, has changed since this or NoteEnd last returned true.
   bool NoteCheck(const absl::Status& status, const v1::PrefillLoad& load, uint64_t own_tokens,
                  absl::Time now);
 
@@ -55,8 +59,14 @@ class PrefillNode {
   // The prompt that was sent at `begun` has come to `outcome`. True if that ejects the node: the
   // first failure after a success for up to 1 s, each further one in a row for twice as long, up to
   // 30 s, and all less a random part. Prompts that were on their way when it was ejected are one
-  // failure together.
+  // failure together, and what fails at a node that does not fit is none.
   bool NoteEnd(size_t prompt_tokens, absl::Time begun, const absl::Status& outcome, absl::Time now);
+
+  // An attempt is under way there, from Enter to Leave.
+  void Enter(const std::shared_ptr<PrefillAttempt>& attempt);
+  void Leave(const std::shared_ptr<PrefillAttempt>& attempt);
+  // Ends those with `why`, soon.
+  void EndAttempts(const absl::Status& why);
 
   Standing standing(absl::Time now) const;
   // Prompt tokens that we wait for, and of others by the node's last word.
@@ -86,6 +96,7 @@ class PrefillNode {
   uint64_t others_tokens_ = 0;
   uint64_t outstanding_tokens_ = 0;
   size_t outstanding_prompts_ = 0;
+  std::set<std::weak_ptr<PrefillAttempt>, std::owner_less<>> attempts_;
   size_t failures_ = 0;  // in a row
   absl::Status last_failure_;
   absl::Time ejected_at_ = absl::InfinitePast();

@@ -16,6 +16,7 @@
 #include "decode_service/prefill_fault.h"
 #include "kv/prefix_digests.h"
 #include "kvship/v1/prefill.grpc.pb.h"
+#include "rpc/errors.h"
 #include "rpc/model_info.h"
 #include "transport/grpc_status.h"
 
@@ -353,13 +354,20 @@ void PrefillNodes::NoteAnswer(const Check& check) {
         absl::UnimplementedError("it is no prefill node; wanted the --listen of a kvship-prefill");
   }
   const absl::Time now = MonotonicNow();
-  if (!check.node->NoteCheck(status, check.response.load(), check.own_tokens, now)) return;
-  const PrefillNodeState state = check.node->state(now);
-  const std::string line = absl::StrCat("prefill node ", state.address, ": ", state.health);
-  if (state.serving) {
-    LogInfo(line);
-  } else {
-    LogWarning(line);
+  if (check.node->NoteCheck(status, check.response.load(), check.own_tokens, now)) {
+    const PrefillNodeState state = check.node->state(now);
+    const std::string line = absl::StrCat("prefill node ", state.address, ": ", state.health);
+    if (state.serving) {
+      LogInfo(line);
+    } else {
+      LogWarning(line);
+    }
+  }
+  // Every time: a prompt may have been on its way there. One that is being read by a node which
+  // drains, or which refuses us from now on, goes on.
+  if (ReasonOf(status) == kNotReady) {
+    check.node->EndAttempts(
+        absl::UnavailableError(absl::StrCat("it says that it cannot serve: ", status.message())));
   }
 }
 

@@ -266,34 +266,6 @@ TEST_F(GenerationTest, OthersWaitForACompilerAndMayGoMeanwhile) {
   WaitUntilNobodyElseHas(generations[0]);
 }
 
-TEST_F(GenerationTest, OneWhoseNodeIsLostIsCountedAsWaitingAgain) {
-  SilentNode other;
-  GenerationParts parts{{silent_.address(), other.address()}, 1 << 20};
-  std::atomic<int> num_lost = 0;
-  for (SilentNode* node : {&silent_, &other}) {
-    node->LoseFirst(*MakePlan(*ParseCompression("scorer=keep_all"), parts.node.shape, 50),
-                    &num_lost);
-  }
-  while (parts.nodes.Snapshot().size() < 2) std::this_thread::yield();
-  const absl::Time now = MonotonicNow();
-  const auto generation = std::make_shared<Generation>(
-      parts.uses, Generation::Call{
-                      .id = "r", .client = "", .arrival = now, .deadline = now + absl::Minutes(1)});
-  std::promise<absl::Status> ended;
-  OnEnd(*generation, [&](const absl::Status& end) { ended.set_value(end); });
-  v1::GenerateRequest request = Request();
-  *request.mutable_compression() = *CompressionFromText("scorer=keep_all");
-  generation->Start(request);
-  while (!silent_.prompt_came || !other.prompt_came) std::this_thread::yield();
-  EXPECT_EQ(num_lost, 1);
-  EXPECT_EQ(parts.node.pool->reserved_bytes(), 0u);
-  EXPECT_EQ(parts.node.queue.waiting_tokens(), 50u);
-  generation->Cancel(absl::CancelledError("enough"));
-  EXPECT_TRUE(absl::IsCancelled(ended.get_future().get()));
-  WaitUntilNobodyElseHas(generation);
-  EXPECT_EQ(parts.node.queue.waiting_tokens(), 0u);
-}
-
 TEST_F(GenerationTest, EndingItDoesNotEjectItsPrefillNode) {
   const auto generation = NewGeneration();
   std::promise<absl::Status> ended;

@@ -55,8 +55,31 @@ TEST_F(PrefillNodeTest, ItsOwnWordThatItCannotServeIsNoSilence) {
   EXPECT_EQ(standing(), Standing::kUnfit);
   CheckFails(WithReason(absl::FailedPreconditionError("another model"), kModelMismatch));
   EXPECT_EQ(standing(), Standing::kUnfit);
-  CheckFails(absl::PermissionDeniedError("not you"));
-  EXPECT_EQ(standing(), Standing::kUnfit);
+  for (const absl::Status& refusal :
+       {absl::PermissionDeniedError("not you"), absl::UnauthenticatedError("who are you"),
+        absl::UnimplementedError("it is no prefill node")}) {
+    CheckFails(refusal);
+    EXPECT_EQ(standing(), Standing::kUnfit) << refusal;
+  }
+  Answer();
+  EXPECT_EQ(standing(), Standing::kServing);
+}
+
+TEST_F(PrefillNodeTest, ACheckThatGrpcBreaksIsASilence) {
+  for (const absl::Status& broken :
+       {absl::InternalError("RST_STREAM"), absl::UnknownError("Stream removed"),
+        absl::CancelledError("")}) {
+    Answer();
+    CheckFails(broken);
+    EXPECT_EQ(standing(), Standing::kSilent) << broken;
+  }
+}
+
+TEST_F(PrefillNodeTest, WhatFailsWhereItSaysThatItCannotServeDoesNotEjectIt) {
+  Answer();
+  node_.NoteBegin(10);
+  CheckFails(WithReason(absl::UnavailableError("the engine is stuck"), kNotReady));
+  EXPECT_FALSE(node_.NoteEnd(10, now_, absl::UnavailableError("the engine is stuck"), now_));
   Answer();
   EXPECT_EQ(standing(), Standing::kServing);
 }

@@ -14,9 +14,11 @@
 #include "kv/frames.h"
 #include "kvship/v1/prefill.grpc.pb.h"
 #include "rpc/cache_messages.h"
+#include "rpc/errors.h"
 #include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
 #include "tests/decode_service/zero_layer.h"
+#include "transport/grpc_status.h"
 #include "transport/prefill_wire.h"
 
 namespace kvship {
@@ -35,7 +37,9 @@ class SilentNode final : public v1::PrefillService::Service {
     const Sha256Digest identity = {};
     response->mutable_model()->set_identity(identity.data(), identity.size());
     response->mutable_load()->set_keeps_prefixes(true);
-    return grpc::Status::OK;
+    response->mutable_load()->set_draining(is_draining);
+    return is_stuck ? ToGrpcStatus(WithReason(absl::UnavailableError("it is stuck"), kNotReady))
+                    : grpc::Status::OK;
   }
 
   std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
@@ -70,6 +74,8 @@ class SilentNode final : public v1::PrefillService::Service {
   }
 
   std::atomic<bool> prompt_came{false};
+  std::atomic<bool> is_stuck{false};  // it says so when it is asked
+  std::atomic<bool> is_draining{false};
 
  private:
   static void Send(Stream& stream, const v1::PrefillResponse& message) {

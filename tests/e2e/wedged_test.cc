@@ -8,7 +8,9 @@
 #include <httplib.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <iostream>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -109,7 +111,7 @@ TEST(WedgedTest, ADecodeLoopThatStandsStillMakesItsNodeUnreadyUntilItGoesOn) {
       absl::ToDoubleSeconds(noticed), absl::ToDoubleMilliseconds(ready));
 }
 
-TEST(WedgedTest, APromptGoesToAnotherNodeThanOneWhoseEngineStandsStill) {
+TEST(WedgedTest, PromptsGoToAnotherNodeThanOneWhoseEngineStandsStillAndLeaveItForThat) {
   Server wedge("kvship-prefill", kModel, {"--threads=1", kStuck});
   Server other("kvship-prefill", kModel, {"--threads=1", kStuck});
   Server decode("kvship-decode", kModel,
@@ -119,19 +121,34 @@ TEST(WedgedTest, APromptGoesToAnotherNodeThanOneWhoseEngineStandsStill) {
   std::optional<StoppedThread> wedged(std::in_place, wedge.process.pid(), "prefill_engine");
   if (wedged->is_forbidden()) GTEST_SKIP() << "no thread of another process may be stopped here";
   ASSERT_TRUE(wedged->is_stopped());
+  std::vector<std::unique_ptr<Stream>> early;
+  for (int i = 0; i < 20; ++i) {
+    early.push_back(std::make_unique<Stream>(decode, TinyRequest(50, 5)));
+  }
   const absl::Duration noticed = BecomesUnready(wedge, "the engine has been in one step for");
   ASSERT_TRUE(Eventually([&] { return decode.num_serving_nodes() == 1; }));
+  absl::Duration longest;
+  for (const auto& stream : early) {
+    EXPECT_EQ(stream->WaitForEnd(), absl::OkStatus());
+    longest = std::max(longest, stream->total());
+  }
+  const double num_moved = decode.metric("kvship_decode_prefill_retries_total{reason=\"lost\"}");
+  EXPECT_GT(num_moved, 0);
   for (int i = 0; i < 10; ++i) {
     EXPECT_EQ(Stream(decode, TinyRequest(50, 5)).WaitForEnd(), absl::OkStatus());
   }
-  EXPECT_EQ(decode.metric("kvship_decode_prefill_ejections_total"), 0) << "none was sent there";
+  EXPECT_EQ(decode.metric("kvship_decode_prefill_retries_total{reason=\"lost\"}"), num_moved)
+      << "none was sent there";
+  EXPECT_EQ(decode.metric("kvship_decode_prefill_ejections_total"), 0) << "it said it itself";
   wedged.reset();
   const absl::Duration ready = BecomesReady(wedge);
   EXPECT_TRUE(Eventually([&] { return decode.num_serving_nodes() == 2; }));
   std::cout << absl::StrFormat(
-      "prefill engine stopped: unready after %.1f s of 1 s allowed, 10 of 10 prompts to the other "
-      "node; ready %.0f ms after it went on\n",
-      absl::ToDoubleSeconds(noticed), absl::ToDoubleMilliseconds(ready));
+      "prefill engine stopped: unready after %.1f s of 1 s allowed; of 20 prompts before that %.0f "
+      "left it for the other node, the last answered after %.1f s, 10 of 10 after it went there; "
+      "ready %.0f ms after it went on\n",
+      absl::ToDoubleSeconds(noticed), num_moved, absl::ToDoubleSeconds(longest),
+      absl::ToDoubleMilliseconds(ready));
 }
 
 // A server that is told to stop while its working thread stands still and nobody waits for it.
