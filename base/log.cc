@@ -23,7 +23,7 @@ ordered_json ToJson(uint64_t number) { return number; }
 ordered_json ToJson(double number) { return std::round(number * 1000) / 1000; }
 
 void Log(spdlog::level::level_enum level, absl::string_view message,
-         std::initializer_list<LogField> fields = {}) {
+         std::initializer_list<LogField> fields) {
   std::string line = g_json ? Dump(ToJson(message)) : std::string(message);
   for (const LogField& field : fields) {
     const std::string value = Dump(std::visit([](auto v) { return ToJson(v); }, field.value));
@@ -56,7 +56,9 @@ void PrepareLog() { spdlog::default_logger_raw(); }
 void LogInfo(absl::string_view message, std::initializer_list<LogField> fields) {
   Log(spdlog::level::info, message, fields);
 }
-void LogWarning(absl::string_view message) { Log(spdlog::level::warn, message); }
-void LogError(absl::string_view message) { Log(spdlog::level::err, message); }
+void LogWarning(absl::string_view message, std::initializer_list<LogField> fields) {
+  Log(spdlog::level::warn, message, fields);
+}
+void LogError(absl::string_view message) { Log(spdlog::level::err, message, {}); }
 
 }  // namespace kvship

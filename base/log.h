@@ -30,7 +30,7 @@ struct LogField {
 };
 
 void LogInfo(absl::string_view message, std::initializer_list<LogField> fields = {});
-void LogWarning(absl::string_view message);
+void LogWarning(absl::string_view message, std::initializer_list<LogField> fields = {});
 void LogError(absl::string_view message);
 
 }  // namespace kvship

@@ -138,8 +138,12 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
   absl::Status prepared = UnlessOutOfMemory([&]() -> absl::Status {
     std::unique_lock lock(mutex_);
     const std::set<std::string> tried = tried_;
+    const PrefillFault fault = FaultOf(failure_);
     lock.unlock();
-    ASSIGN_OR_RETURN(visit, uses_.nodes.Choose(request_.tokens, tried));
+    // Who is told to come again shall not wait for a connection that hardly comes about.
+    const auto worst = fault == PrefillFault::kFull ? PrefillNode::Standing::kEjected
+                                                    : PrefillNode::Standing::kSilent;
+    ASSIGN_OR_RETURN(visit, uses_.nodes.Choose(request_.tokens, tried, worst));
     // The callbacks keep this request alive for as long as the attempt needs it.
     attempt = std::make_shared<PrefillAttempt>(
         request_, uses_.model.identity,
@@ -208,34 +212,40 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
       result = status;
     }
   }
+  std::unique_lock lock(mutex_);
+  const std::shared_ptr<PrefillAttempt> attempt = std::exchange(attempt_, nullptr);
+  if (attempt->found_no_room()) tried_.erase(visit.node->address());
+  lock.unlock();
+  visit.node->Leave(attempt);
   // What was ended here says nothing of the node, whatever the error.
   const bool ended_here = !result.ok() && responses_->cancelled();
   uses_.nodes.Ended(visit, ended_here ? absl::CancelledError() : result.status());
   trace_.EndAttempt(result.status(), result.ok() ? absl::Milliseconds(result->timing.transfer_ms())
                                                  : absl::ZeroDuration());
-  std::unique_lock lock(mutex_);
-  const std::shared_ptr<PrefillAttempt> attempt = std::exchange(attempt_, nullptr);
-  const bool found_no_room = attempt->found_no_room();
-  if (found_no_room) tried_.erase(visit.node->address());
-  const size_t num_tried = tried_.size();
-  lock.unlock();
-  visit.node->Leave(attempt);
   if (responses_->cancelled()) {
     result = responses_->why_cancelled();  // the cache goes before the request is seen to end
     return Fail(result.status());
   }
-  if (found_no_room) return WaitForRoom();
+  if (attempt->found_no_room()) return WaitForRoom();
   if (result.ok()) return Decode(*std::move(result));
+  OnNodeFailure(visit.node->address(), result.status());
+}
 
-  const absl::Status& error = result.status();
+void Generation::OnNodeFailure(const std::string& node, const absl::Status& error) {
   uses_.metrics.CountPrefillFailure(error);
+  std::unique_lock lock(mutex_);
+  failure_ = MoreTelling(failure_, error);
+  const absl::Status told = failure_;
+  const size_t num_tried = tried_.size();
+  lock.unlock();
   const PrefillFault fault = FaultOf(error);
   if (fault != PrefillFault::kNone && num_tried < uses_.options.most_attempts) {
-    LogWarning(absl::StrCat("prefill node ", visit.node->address(), ": ", error.ToString()));
+    LogWarning(absl::StrCat("prefill node ", node, ": ", error.ToString()),
+               {{"request_id", call_.id}, {"node", node}});
     uses_.queue.WaitAgain(*ticket_);
     if (Attempt(nullptr).ok()) return uses_.metrics.CountPrefillRetry(NameOf(fault));
   }
-  Fail(ForCaller(error));
+  Fail(ForCaller(told));
 }
 
 absl::Status Generation::CheckFirstToken(int32_t token) const {

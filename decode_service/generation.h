@@ -101,6 +101,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void OnRoom(absl::StatusOr<ReservationQueue::Cache> cache);
   void OnAttemptEnd(const PrefillNodes::Visit& visit,
                     absl::StatusOr<PrefillAttempt::Result> result);
+  // Sends the prompt to another node, if it may, or ends the request.
+  void OnNodeFailure(const std::string& node, const absl::Status& error);
   // DataLoss for a token that cannot be, is not the forced one, or is not allowed.
   absl::Status CheckFirstToken(int32_t token) const;
   void Decode(PrefillAttempt::Result result);
@@ -127,6 +129,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::shared_ptr<PrefillAttempt> attempt_;  // shared: the channel calls it to its end
   absl::Time attempt_begin_;
   std::set<std::string> tried_;  // addresses of nodes
+  absl::Status failure_;         // of theirs the most telling
 };
 
 }  // namespace kvship

@@ -11,6 +11,17 @@ bool NodesDiffer(absl::string_view reason) {
   return reason == kModelMismatch || reason == kWireVersionMismatch || reason == kPlanMismatch;
 }
 
+// How much an error tells the caller of what to do.
+int TellingOf(const absl::Status& error) {
+  if (error.ok()) return 0;
+  switch (FaultOf(error)) {
+    case PrefillFault::kNone: return 4;  // no other node would do better
+    case PrefillFault::kFull: return 3;
+    case PrefillFault::kMismatch: return NodesDiffer(ReasonOf(error)) ? 1 : 2;
+    default: return 1;
+  }
+}
+
 }  // namespace
 
 PrefillFault FaultOf(const absl::Status& error) {
@@ -45,6 +56,10 @@ absl::string_view NameOf(PrefillFault fault) {
 
 bool CountsAgainstNode(PrefillFault fault) {
   return fault == PrefillFault::kLost || fault == PrefillFault::kBroken;
+}
+
+absl::Status MoreTelling(const absl::Status& earlier, const absl::Status& later) {
+  return TellingOf(later) >= TellingOf(earlier) ? later : earlier;
 }
 
 absl::Status DeadlinePassed() {

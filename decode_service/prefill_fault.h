@@ -8,7 +8,7 @@
 namespace kvship {
 
 enum class PrefillFault {
-  kNone,      // of the node; the request, the caller or this server ended the attempt
+  kNone,      // of the node: no error; or the request, the caller or this server ended the attempt
   kLost,      // the node is gone, or let the request go
   kBroken,    // it sent what cannot be
   kFull,      // it has no room now
@@ -17,7 +17,6 @@ enum class PrefillFault {
   kMismatch,  // it runs another model, wire version or plan, or has too little memory
 };
 
-// `error` is not OK.
 PrefillFault FaultOf(const absl::Status& error);
 
 // "lost", "broken", "full", "gave_up", "draining" or "mismatch"; "none".
@@ -25,6 +24,11 @@ absl::string_view NameOf(PrefillFault fault);
 
 // Whether the fault lets fear that the node fails the next prompt too.
 bool CountsAgainstNode(PrefillFault fault);
+
+// Of what two attempts at one prompt came to, the one that the caller is told: a node that will
+// have room says more than one that never has, and that more than one which does not answer. The
+// later of two that say as much; `earlier` may be OK.
+absl::Status MoreTelling(const absl::Status& earlier, const absl::Status& later);
 
 absl::Status DeadlinePassed();
 

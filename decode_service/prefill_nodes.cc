@@ -115,18 +115,18 @@ PrefillNodes::~PrefillNodes() {
 }
 
 absl::StatusOr<PrefillNodes::Visit> PrefillNodes::Choose(std::span<const int32_t> prompt,
-                                                         const std::set<std::string>& tried) {
+                                                         const std::set<std::string>& tried,
+                                                         Standing worst) {
   const Nodes known = nodes();  // destroyed without the lock: that may end connections
   std::vector<Sha256Digest> digests;
   if (std::any_of(known.begin(), known.end(), KeepsPrefixes)) digests = PrefixDigests(prompt);
   std::lock_guard lock(choice_mutex_);
   const absl::Time now = MonotonicNow();
   Nodes best;
-  Standing best_standing = Standing::kUnfit;
+  Standing best_standing = worst;
   for (const auto& node : known) {
     const Standing standing = node->standing(now);
-    if (tried.contains(node->address()) || standing == Standing::kUnfit || standing > best_standing)
-      continue;
+    if (tried.contains(node->address()) || standing > best_standing) continue;
     if (standing < best_standing) best.clear();
     best_standing = standing;
     best.push_back(node);

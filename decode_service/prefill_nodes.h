@@ -54,9 +54,11 @@ class PrefillNodes {
 
   // A node for a prompt, of the best standing that there is: of two random ones, and the one that
   // was last given its longest beginning and keeps such, the one that has the least to read, the
-  // prompt counted without what it may have of it. Nodes whose addresses are in `tried` are left
-  // out. Unavailable, saying what is wrong with each, if none is left.
-  absl::StatusOr<Visit> Choose(std::span<const int32_t> prompt, const std::set<std::string>& tried);
+  // prompt counted without what it may have of it. Nodes whose addresses are in `tried`, and those
+  // of a standing below `worst`, are left out. Unavailable, saying what is wrong with each, if none
+  // is left.
+  absl::StatusOr<Visit> Choose(std::span<const int32_t> prompt, const std::set<std::string>& tried,
+                               PrefillNode::Standing worst = PrefillNode::Standing::kSilent);
 
   // What the visit came to; once for each that Choose gave.
   void Ended(const Visit& visit, const absl::Status& outcome);

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "decode_service/generation.h"
 #include "rpc/compression.h"
+#include "rpc/errors.h"
 #include "tests/decode_service/generation_parts.h"
 #include "tests/decode_service/silent_node.h"
 
@@ -21,6 +22,7 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr size_t kPromptTokens = 50;
+constexpr char kNobody[] = "127.0.0.1:1";
 
 class GenerationNodesTest : public ::testing::Test {
  protected:
@@ -126,6 +128,26 @@ TEST_F(GenerationNodesTest, OneWhoseNodeDrainsIsReadThere) {
       [this] { return HasMetric("kvship_decode_prefill_nodes{standing=\"draining\"} 1"); }));
   EXPECT_TRUE(absl::IsCancelled(Cancel()));
   EXPECT_FALSE(next.prompt_came);
+}
+
+TEST_F(GenerationNodesTest, AFullNodeIsNotMadeALostOneByOthersThatDoNotAnswer) {
+  a_.Refuse(WithRetryDelay(absl::ResourceExhaustedError("the queue is full"), absl::Seconds(7)));
+  Start({a_.address(), kNobody});
+  const absl::Status end = End();
+  EXPECT_EQ(end.code(), absl::StatusCode::kResourceExhausted) << end;
+  EXPECT_EQ(RetryDelayOf(end), absl::Seconds(7));
+  EXPECT_TRUE(HasMetric("kvship_decode_prefill_retries_total{reason=\"full\"} 0"))
+      << "a connection would be waited for";
+}
+
+TEST_F(GenerationNodesTest, WhatIsTooMuchForTheNodeThatAnswersIsSaidToBeSo) {
+  const absl::Status never =
+      WithReason(absl::FailedPreconditionError("too long"), kContextLengthExceeded);
+  a_.Refuse(never);
+  Start({a_.address(), kNobody});
+  EXPECT_EQ(End(), never);
+  EXPECT_TRUE(HasMetric("kvship_decode_prefill_retries_total{reason=\"mismatch\"} 1"))
+      << "another may have more memory";
 }
 
 }  // namespace

@@ -25,5 +25,22 @@ TEST(PrefillFault, ADeadlineThatGrpcNoticesIsSaidLikeOneThatTheServerNotices) {
   EXPECT_EQ(ForCaller(absl::DeadlineExceededError("Deadline Exceeded")), DeadlinePassed());
 }
 
+TEST(PrefillFault, RoomThatWillComeIsToldBeforeWhatNeverFitsAndThatBeforeALostNode) {
+  const absl::Status lost = absl::UnavailableError("connection refused");
+  const absl::Status differs = WithReason(absl::FailedPreconditionError("x"), kModelMismatch);
+  const absl::Status never = WithReason(absl::FailedPreconditionError("x"), kContextLengthExceeded);
+  const absl::Status full = absl::ResourceExhaustedError("the queue is full");
+  const absl::Status deadline = absl::DeadlineExceededError("too late");
+  const absl::Status ascending[] = {absl::OkStatus(), lost, never, full, deadline};
+  for (size_t less = 0; less < std::size(ascending); ++less) {
+    for (size_t more = less + 1; more < std::size(ascending); ++more) {
+      EXPECT_EQ(MoreTelling(ascending[more], ascending[less]), ascending[more]);
+      EXPECT_EQ(MoreTelling(ascending[less], ascending[more]), ascending[more]);
+    }
+  }
+  EXPECT_EQ(MoreTelling(lost, differs), differs);
+  EXPECT_EQ(MoreTelling(differs, lost), lost);
+}
+
 }  // namespace
 }  // namespace kvship

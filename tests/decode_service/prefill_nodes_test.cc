@@ -75,8 +75,9 @@ class PrefillNodesTest : public ::testing::Test {
   }
 
   // Where a prompt of 10 tokens goes; it ends at once, well.
-  std::string Chosen(const std::set<std::string>& tried = {}) {
-    const auto visit = nodes_->Choose(kPrompt, tried);
+  std::string Chosen(const std::set<std::string>& tried = {},
+                     PrefillNode::Standing worst = PrefillNode::Standing::kSilent) {
+    const auto visit = nodes_->Choose(kPrompt, tried, worst);
     if (!visit.ok()) return visit.status().ToString();
     nodes_->Ended(*visit, absl::OkStatus());
     return visit->node->address();
@@ -264,6 +265,7 @@ TEST_F(PrefillNodesTest, WhoIsGoneIsMissedAndWhoReturnsIsFound) {
   EXPECT_THAT(std::string(nodes_->CheckAnyAnswers().message()),
               HasSubstr("no prefill node can serve: " + node->address() + ": "));
   EXPECT_EQ(Chosen(), node->address()) << "it may yet answer, and there is no other";
+  EXPECT_THAT(Chosen({}, PrefillNode::Standing::kEjected), HasSubstr("no prefill node can serve"));
   node = std::make_unique<FakeNode>(port);
   EXPECT_TRUE(HasServing(1));
 }

@@ -55,12 +55,15 @@ class SilentNode final : public v1::PrefillService::Service {
     plan_ = plan;
     num_lost_ = num_lost;
   }
+  // From now on prompts are refused so.
+  void Refuse(const absl::Status& refusal) { refusal_ = refusal; }
 
   using Stream = grpc::ServerReaderWriter<v1::PrefillResponse, v1::PrefillRequest>;
   grpc::Status Prefill(grpc::ServerContext*, Stream* stream) override {
     v1::PrefillRequest request;
     while (stream->Read(&request)) {
       prompt_came = true;
+      if (!refusal_.ok()) return ToGrpcStatus(refusal_);
       if (plan_ && request.has_begin() && (num_lost_ == nullptr || *num_lost_ == 0)) {
         SendReady(*stream);
       }
@@ -113,6 +116,7 @@ class SilentNode final : public v1::PrefillService::Service {
   int port_ = 0;
   std::optional<KvPlan> plan_;
   std::function<void()> before_end_;
+  absl::Status refusal_;
   std::atomic<int>* num_lost_ = nullptr;
   std::unique_ptr<grpc::Server> server_;
 };

@@ -25,6 +25,7 @@
 namespace kvship {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -134,6 +135,9 @@ TEST(WedgedTest, PromptsGoToAnotherNodeThanOneWhoseEngineStandsStillAndLeaveItFo
   }
   const double num_moved = decode.metric("kvship_decode_prefill_retries_total{reason=\"lost\"}");
   EXPECT_GT(num_moved, 0);
+  EXPECT_THAT(decode.process.Errors(),
+              ContainsRegex(absl::StrCat("cannot serve: .* request_id=\"[^\"]+\" node=\"",
+                                         wedge.address(), "\"")));
   for (int i = 0; i < 10; ++i) {
     EXPECT_EQ(Stream(decode, TinyRequest(50, 5)).WaitForEnd(), absl::OkStatus());
   }
