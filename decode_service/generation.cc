@@ -208,9 +208,7 @@ void Generation::Cancel(const absl::Status& why) {
 void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
                               absl::StatusOr<PrefillAttempt::Result> result) {
   if (result.ok()) {
-    if (absl::Status status = CheckFirstToken(result->first_token.token); !status.ok()) {
-      result = status;
-    }
+    if (absl::Status status = CheckFirstToken(result->first_token); !status.ok()) result = status;
   }
   std::unique_lock lock(mutex_);
   const std::shared_ptr<PrefillAttempt> attempt = std::exchange(attempt_, nullptr);
@@ -218,7 +216,7 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
   lock.unlock();
   visit.node->Leave(attempt);
   // What was ended here says nothing of the node, whatever the error.
-  const bool ended_here = !result.ok() && responses_->cancelled();
+  const bool ended_here = !result.ok() && (responses_->cancelled() || attempt->failed_here());
   uses_.nodes.Ended(visit, ended_here ? absl::CancelledError() : result.status());
   trace_.EndAttempt(result.status(), result.ok() ? absl::Milliseconds(result->timing.transfer_ms())
                                                  : absl::ZeroDuration());
@@ -227,6 +225,7 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
     return Fail(result.status());
   }
   if (attempt->found_no_room()) return WaitForRoom();
+  if (attempt->failed_here()) return Fail(result.status());
   if (result.ok()) return Decode(*std::move(result));
   OnNodeFailure(visit.node->address(), result.status());
 }
@@ -248,12 +247,28 @@ void Generation::OnNodeFailure(const std::string& node, const absl::Status& erro
   Fail(ForCaller(told));
 }
 
-absl::Status Generation::CheckFirstToken(int32_t token) const {
+absl::Status Generation::CheckFirstToken(const OutputToken& first_token) const {
+  const int32_t token = first_token.token;
   const size_t vocab_tokens = uses_.model.config().vocab_tokens;
+  const auto is_of_vocabulary = [vocab_tokens](int32_t id) {
+    return id >= 0 && static_cast<size_t>(id) < vocab_tokens;
+  };
   const std::vector<int32_t>& forced = request_.output.forced_tokens;
-  if (token < 0 || static_cast<size_t>(token) >= vocab_tokens) {
+  if (!is_of_vocabulary(token)) {
     return absl::DataLossError(
         absl::StrCat("first_token is not of the vocabulary; wanted an id below ", vocab_tokens));
+  }
+  if (first_token.top.size() > request_.output.num_logprobs) {
+    return absl::DataLossError(absl::StrCat("first_token.top has ", first_token.top.size(),
+                                            " tokens; wanted at most ",
+                                            request_.output.num_logprobs));
+  }
+  for (const TokenLogprob& likely : first_token.top) {
+    if (!is_of_vocabulary(likely.token)) {
+      return absl::DataLossError(absl::StrCat(
+          "first_token.top has a token that is not of the vocabulary; wanted ids below ",
+          vocab_tokens));
+    }
   }
   if (!forced.empty() && token != forced[0]) {
     return absl::DataLossError("first_token is not the forced token of the request");

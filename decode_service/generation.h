@@ -104,7 +104,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   // Sends the prompt to another node, if it may, or ends the request.
   void OnNodeFailure(const std::string& node, const absl::Status& error);
   // DataLoss for a token that cannot be, is not the forced one, or is not allowed.
-  absl::Status CheckFirstToken(int32_t token) const;
+  absl::Status CheckFirstToken(const OutputToken& first_token) const;
   void Decode(PrefillAttempt::Result result);
   void OnSessionEnd(const Session::End& end);
   void Report(const Session::End& end);

@@ -1,6 +1,7 @@
 #include "decode_service/prefill_attempt.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +20,29 @@ namespace {
 
 double Milliseconds(absl::Duration duration) { return absl::ToDoubleMilliseconds(duration); }
 
+// What a node tells of its work.
+absl::Status CheckTold(const v1::PrefillManifest& manifest, size_t prompt_tokens) {
+  if (manifest.reused_tokens() > prompt_tokens) {
+    return absl::DataLossError(absl::StrCat("manifest's reused_tokens ", manifest.reused_tokens(),
+                                            " came; wanted at most ", prompt_tokens));
+  }
+  for (const auto& [name, time_ms] :
+       {std::pair("queue_ms", manifest.queue_ms()), std::pair("prefill_ms", manifest.prefill_ms()),
+        std::pair("compress_ms", manifest.compress_ms())}) {
+    if (!std::isfinite(time_ms) || time_ms < 0) {
+      return absl::DataLossError(
+          absl::StrCat("manifest's ", name, " ", time_ms, " came; wanted 0 or more"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Whether it is this side that failed: what is wrong with what a node sends is DataLoss or
+// FailedPrecondition.
+bool IsOwnFailure(const absl::Status& error) {
+  return !absl::IsDataLoss(error) && !absl::IsFailedPrecondition(error);
+}
+
 }  // namespace
 
 PrefillAttempt::PrefillAttempt(const GenerationRequest& request, const Sha256Digest& model_identity,
@@ -34,6 +58,11 @@ PrefillAttempt::PrefillAttempt(const GenerationRequest& request, const Sha256Dig
 bool PrefillAttempt::found_no_room() const {
   std::lock_guard lock(mutex_);
   return found_no_room_;
+}
+
+bool PrefillAttempt::failed_here() const {
+  std::lock_guard lock(mutex_);
+  return failed_here_;
 }
 
 void PrefillAttempt::Open(const Connect& connect, std::shared_ptr<NcclReceiver> nccl) {
@@ -99,37 +128,45 @@ void PrefillAttempt::Progress(v1::GenerateProgress::Phase phase, float fraction)
 }
 
 void PrefillAttempt::OnMessage(std::span<const std::byte> bytes) {
+  const absl::Status status = UnlessOutOfMemory([&] { return TakeMessage(bytes); });
+  if (!status.ok()) Fail(status);
+}
+
+absl::Status PrefillAttempt::TakeMessage(std::span<const std::byte> bytes) {
   v1::PrefillResponse message;
   if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
-    return Fail(absl::DataLossError("the prefill node sent a message that cannot be read"));
+    return absl::DataLossError("the prefill node sent a message that cannot be read");
   }
   if (message.has_ready()) node_version_ = message.ready().wire_version();
-  absl::Status status = CheckSeal(SealOf(bytes), node_version_);
-  if (!status.ok()) return Fail(status);
+  RETURN_IF_ERROR(CheckSeal(SealOf(bytes), node_version_));
   switch (message.message_case()) {
     case v1::PrefillResponse::kQueued: Progress(v1::GenerateProgress::PHASE_QUEUED, 0); break;
-    case v1::PrefillResponse::kReady: status = OnReady(message.ready()); break;
-    case v1::PrefillResponse::kProgress: {
-      const float fraction = std::clamp(message.progress().fraction(), 0.0f, 1.0f);
-      if (fraction == 1) {
-        std::lock_guard lock(mutex_);
-        computed_time_ = MonotonicNow();
-      }
-      Progress(v1::GenerateProgress::PHASE_PREFILL, fraction);
-      break;
-    }
+    case v1::PrefillResponse::kReady: return OnReady(message.ready());
+    case v1::PrefillResponse::kProgress: return OnPrefillProgress(message.progress().fraction());
     case v1::PrefillResponse::kLayer: {
       std::lock_guard lock(mutex_);
       last_arrival_ = MonotonicNow();
-      status = receiver_ ? receiver_->BeginLayer(LayerHeaderFromProto(message.layer()))
-                         : absl::DataLossError("the prefill node sent a layer before Go");
-      break;
+      return receiver_ ? receiver_->BeginLayer(LayerHeaderFromProto(message.layer()))
+                       : absl::DataLossError("the prefill node sent a layer before Go");
     }
-    case v1::PrefillResponse::kManifest: status = OnManifest(message.manifest()); break;
+    case v1::PrefillResponse::kManifest: return OnManifest(message.manifest());
     default:  // a newer minor version may tell more than this one understands
       break;
   }
-  if (!status.ok()) Fail(status);
+  return absl::OkStatus();
+}
+
+absl::Status PrefillAttempt::OnPrefillProgress(float fraction) {
+  if (std::isnan(fraction)) {
+    return absl::DataLossError("progress.fraction is not a number; wanted 0 to 1");
+  }
+  fraction = std::clamp(fraction, 0.0f, 1.0f);
+  if (fraction == 1) {
+    std::lock_guard lock(mutex_);
+    computed_time_ = MonotonicNow();
+  }
+  Progress(v1::GenerateProgress::PHASE_PREFILL, fraction);
+  return absl::OkStatus();
 }
 
 void PrefillAttempt::OnFrame(const FrameHeader& header, BytePieces payload) {
@@ -145,7 +182,7 @@ void PrefillAttempt::OnAnyFrame(const AddFrame& add) {
   absl::Status status;
   {
     std::lock_guard lock(mutex_);
-    status = receiver_ ? add(*receiver_)
+    status = receiver_ ? UnlessOutOfMemory([&] { return add(*receiver_); })
                        : absl::DataLossError("the prefill node sent a frame before Go");
     const absl::Time now = MonotonicNow();
     receive_time_ += now - std::exchange(last_arrival_, now);
@@ -206,6 +243,7 @@ absl::Time PrefillAttempt::ComputedTime(const v1::PrefillManifest& manifest) con
 
 absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
   ASSIGN_OR_RETURN(const KvManifest manifest, ManifestFromProto(message));
+  RETURN_IF_ERROR(CheckTold(message, request_.tokens.size()));
   Result result;
   result.first_token = OutputTokenFromProto(message.first_token());
   std::shared_ptr<Channel> channel;
@@ -245,6 +283,10 @@ void PrefillAttempt::OnClosed(const absl::Status& status) {
 }
 
 void PrefillAttempt::Fail(const absl::Status& error) {
+  {
+    std::lock_guard lock(mutex_);
+    if (on_end_ != nullptr) failed_here_ = IsOwnFailure(error);
+  }
   Cancel(error);
   End(error);
 }

@@ -60,6 +60,8 @@ class PrefillAttempt : public StagedFrameEvents,
   void Cancel(const absl::Status& why);
   // After the end: whether it ended because the node was ready and our pool had no room.
   bool found_no_room() const;
+  // After the end: whether it ended because this side failed, which says nothing of the node.
+  bool failed_here() const;
 
   void OnMessage(std::span<const std::byte> message) override;
   void OnFrame(const FrameHeader& header, BytePieces payload) override;
@@ -70,6 +72,8 @@ class PrefillAttempt : public StagedFrameEvents,
  private:
   v1::PrefillRequest BeginMessage() const;
   void Progress(v1::GenerateProgress::Phase phase, float fraction);
+  absl::Status TakeMessage(std::span<const std::byte> bytes);
+  absl::Status OnPrefillProgress(float fraction);
   using AddFrame = std::function<absl::Status(CacheReceiver&)>;
   void OnAnyFrame(const AddFrame& add);
   absl::Status OnReady(const v1::PrefillReady& ready);
@@ -94,6 +98,7 @@ class PrefillAttempt : public StagedFrameEvents,
   ReservationQueue::Cache cache_;
   std::optional<CacheReceiver> receiver_;  // from Go on
   bool found_no_room_ = false;
+  bool failed_here_ = false;
   bool cancelled_ = false;
   // By the monotonic clock.
   absl::Time go_time_;

@@ -27,8 +27,8 @@ constexpr char kNobody[] = "127.0.0.1:1";
 class GenerationNodesTest : public ::testing::Test {
  protected:
   // Sends a request to a decode node with these prefill nodes, once they are known.
-  void Start(const std::vector<std::string>& addresses) {
-    parts_.emplace(addresses, 1 << 20);
+  void Start(const std::vector<std::string>& addresses, const KvPool::Writer& writer = nullptr) {
+    parts_.emplace(addresses, 1 << 20, writer);
     ASSERT_TRUE(Eventually([&] { return parts_->nodes.Snapshot().size() == addresses.size(); }));
     ASSERT_TRUE(Eventually([&] { return parts_->nodes.CheckAnyAnswers().ok(); }));
     const absl::Time now = MonotonicNow();
@@ -148,6 +148,28 @@ TEST_F(GenerationNodesTest, WhatIsTooMuchForTheNodeThatAnswersIsSaidToBeSo) {
   EXPECT_EQ(End(), never);
   EXPECT_TRUE(HasMetric("kvship_decode_prefill_retries_total{reason=\"mismatch\"} 1"))
       << "another may have more memory";
+}
+
+TEST_F(GenerationNodesTest, WhatThisNodeCannotWriteEndsTheRequestAndIsNoNodesFault) {
+  for (SilentNode* node : {&a_, &b_}) node->Answer(Plan(), [] {});
+  const absl::Status lost = absl::InternalError("the GPU is lost");
+  Start({a_.address(), b_.address()}, [&lost](auto) { return lost; });
+  EXPECT_EQ(End(), lost);
+  EXPECT_FALSE(a_.prompt_came && b_.prompt_came);
+  EXPECT_TRUE(HasMetric("kvship_decode_prefill_ejections_total 0"));
+  EXPECT_TRUE(HasMetric("kvship_decode_prefill_failures_total{code=\"INTERNAL\"} 0"));
+}
+
+TEST_F(GenerationNodesTest, LikelyTokensThatWereNotAskedForAreBroken) {
+  for (SilentNode* node : {&a_, &b_}) {
+    node->Answer(
+        Plan(), [] {}, /*num_likely=*/1);
+  }
+  Start({a_.address(), b_.address()});
+  const absl::Status end = End();
+  EXPECT_EQ(end.code(), absl::StatusCode::kUnavailable) << end;
+  EXPECT_THAT(std::string(end.message()),
+              HasSubstr("first_token.top has 1 tokens; wanted at most 0"));
 }
 
 }  // namespace

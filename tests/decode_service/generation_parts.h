@@ -14,8 +14,8 @@ namespace kvship {
 
 struct GenerationParts {
   explicit GenerationParts(std::vector<std::string> prefill_targets = {},
-                           size_t pool_bytes = 16 << 20)
-      : node(pool_bytes), nodes({.targets = std::move(prefill_targets)}, node.metrics) {}
+                           size_t pool_bytes = 16 << 20, const KvPool::Writer& writer = nullptr)
+      : node(pool_bytes, writer), nodes({.targets = std::move(prefill_targets)}, node.metrics) {}
 
   // In Prometheus' text format.
   std::string Metrics() const {

@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <functional>
 #include <limits>
+#include <utility>
 
 #include "absl/time/clock.h"
 #include "base/clock.h"
@@ -85,10 +87,13 @@ class PrefillAttemptTest : public ::testing::Test {
     return message;
   }
 
-  // Sends layers of zeros, then the manifest; `change` sees
-  // every frame before it is sent.
+  // Sends layers of zeros, then the manifest; the functions see every frame, and the manifest,
+  // before it is sent.
   using Change = std::function<void(FrameHeader&, std::vector<std::byte>&)>;
-  void SendCache(const Change& change = [](FrameHeader&, std::vector<std::byte>&) {}) {
+  using ChangeManifest = std::function<void(v1::PrefillManifest&)>;
+  void SendCache(
+      const Change& change = [](FrameHeader&, std::vector<std::byte>&) {},
+      const ChangeManifest& change_manifest = [](v1::PrefillManifest&) {}) {
     FrameCutter cutter(/*most_frame_bytes=*/1000);
     for (size_t l = 0; l < node_.shape.num_layers; ++l) {
       const LayerFrames frames = cutter.Cut(ZeroLayer(request_.plan, l, 60));
@@ -107,10 +112,16 @@ class PrefillAttemptTest : public ::testing::Test {
     ManifestToProto(cutter.Finish(kPromptTokens), message.mutable_manifest());
     message.mutable_manifest()->mutable_first_token()->set_token_id(7);
     if (computed_after_ms_) message.mutable_manifest()->set_computed_after_ms(*computed_after_ms_);
+    change_manifest(*message.mutable_manifest());
     Send(message);
   }
 
-  TinyNode node_{1 << 20};
+  // What the pool's device says when it has written.
+  std::function<absl::Status()> write_ = [] { return absl::OkStatus(); };
+  TinyNode node_{1 << 20, [this](std::span<const KvPool::PageBytes> pages) {
+                   for (const auto& [to, from] : pages) std::memcpy(to, from.data(), from.size());
+                   return write_();
+                 }};
   bool pool_is_blocked_ = false;
   std::optional<double> computed_after_ms_;  // as the manifest tells
   GenerationRequest request_;
@@ -223,6 +234,55 @@ TEST_F(PrefillAttemptTest, AnyFaultyFrameEndsItWithDataLoss) {
     EXPECT_EQ(end_->status().code(), absl::StatusCode::kDataLoss) << end_->status();
     EXPECT_EQ(channel_->closed->code(), absl::StatusCode::kDataLoss);
     attempt_->OnClosed(*channel_->closed);
+  }
+}
+
+TEST_F(PrefillAttemptTest, AFieldOfTheManifestThatCannotBeEndsItWithDataLoss) {
+  using Manifest = v1::PrefillManifest;
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const std::pair<const char*, ChangeManifest> changes[] = {
+      {"reused_tokens 101", [](Manifest& told) { told.set_reused_tokens(kPromptTokens + 1); }},
+      {"queue_ms nan", [](Manifest& told) { told.set_queue_ms(kNan); }},
+      {"prefill_ms -1", [](Manifest& told) { told.set_prefill_ms(-1); }},
+      {"compress_ms inf", [](Manifest& told) { told.set_compress_ms(kInfinity); }},
+  };
+  for (const auto& [field, change] : changes) {
+    end_.reset();
+    Start();
+    Send(Ready());
+    SendCache([](FrameHeader&, auto&) {}, change);
+    ASSERT_TRUE(end_.has_value());
+    EXPECT_EQ(end_->status().code(), absl::StatusCode::kDataLoss) << field;
+    EXPECT_THAT(std::string(end_->status().message()), HasSubstr(field));
+    EXPECT_FALSE(attempt_->failed_here());
+  }
+}
+
+TEST_F(PrefillAttemptTest, ProgressThatIsNoNumberEndsItWithDataLoss) {
+  v1::PrefillResponse message;
+  message.mutable_progress()->set_fraction(std::numeric_limits<float>::quiet_NaN());
+  Send(message);
+  ASSERT_TRUE(end_.has_value());
+  EXPECT_EQ(end_->status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(end_->status().message()), HasSubstr("progress.fraction"));
+}
+
+TEST_F(PrefillAttemptTest, WhatThisSideCannotWriteIsNotTheNodesFailure) {
+  const absl::Status lost = absl::InternalError("the GPU is lost");
+  const std::pair<absl::StatusCode, std::function<absl::Status()>> writes[] = {
+      {absl::StatusCode::kInternal, [&] { return lost; }},
+      {absl::StatusCode::kResourceExhausted, []() -> absl::Status { throw std::bad_alloc(); }},
+  };
+  for (const auto& [code, write] : writes) {
+    end_.reset();
+    Start();
+    write_ = write;
+    Send(Ready());
+    SendCache();
+    ASSERT_TRUE(end_.has_value());
+    EXPECT_EQ(end_->status().code(), code) << end_->status();
+    EXPECT_TRUE(attempt_->failed_here());
   }
 }
 

@@ -44,10 +44,11 @@ class SilentNode final : public v1::PrefillService::Service {
 
   std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
   // From now on prompts of this length get caches of zeros; `before_end` is called before the
-  // manifest is sent.
-  void Answer(const KvPlan& plan, std::function<void()> before_end) {
+  // manifest is sent, which has as many likely tokens.
+  void Answer(const KvPlan& plan, std::function<void()> before_end, int num_likely = 0) {
     plan_ = plan;
     before_end_ = std::move(before_end);
+    num_likely_ = num_likely;
   }
   // From now on prompts of this length come as far as memory, and are lost then, if they are the
   // first of the nodes that share the count.
@@ -109,13 +110,16 @@ class SilentNode final : public v1::PrefillService::Service {
     before_end_();
     v1::PrefillResponse message;
     ManifestToProto(cutter.Finish(plan_->prompt_tokens), message.mutable_manifest());
-    message.mutable_manifest()->mutable_first_token()->set_token_id(7);
+    v1::OutputToken& first_token = *message.mutable_manifest()->mutable_first_token();
+    first_token.set_token_id(7);
+    for (int i = 0; i < num_likely_; ++i) first_token.add_top()->set_token_id(7);
     Send(stream, message);
   }
 
   int port_ = 0;
   std::optional<KvPlan> plan_;
   std::function<void()> before_end_;
+  int num_likely_ = 0;
   absl::Status refusal_;
   std::atomic<int>* num_lost_ = nullptr;
   std::unique_ptr<grpc::Server> server_;

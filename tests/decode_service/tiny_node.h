@@ -28,9 +28,12 @@ inline std::vector<int32_t> RandomPrompt(size_t num_tokens, uint64_t seed, size_
 }
 
 struct TinyNode {
-  explicit TinyNode(size_t pool_bytes = 16 << 20)
+  // With a `writer` that stands for a device's.
+  explicit TinyNode(size_t pool_bytes = 16 << 20, const KvPool::Writer& writer = nullptr)
       : model(*ServedModel::Load(KVSHIP_GOLDENS "/models/llama")),
-        pool(*KvPool::Create(pool_bytes)),
+        device_memory(writer == nullptr ? 0 : pool_bytes),
+        pool(writer == nullptr ? *KvPool::Create(pool_bytes)
+                               : *KvPool::CreateOver(device_memory, writer)),
         shape(ShapeOf(model.config())),
         queue(*pool, metrics, shape, PageFormat::kF16, {}) {}
 
@@ -80,6 +83,7 @@ struct TinyNode {
   ServedModel model;
   prometheus::Registry registry;
   DecodeMetrics metrics{registry};
+  std::vector<std::byte> device_memory;
   std::unique_ptr<KvPool> pool;
   KvShape shape;
   ReservationQueue queue;
