@@ -93,6 +93,7 @@ absl::Status DecodeServer::Options::Validate() const {
                       CheckPositive("default_max_tokens", generation.limits.default_max_tokens),
                       CheckPositive("max_batch_sessions", max_batch_sessions),
                       CheckPositive("max_waiting_tokens", queue.max_waiting_tokens),
+                      CheckPositive("max_waiting_requests", queue.max_waiting_requests),
                       CheckPositive("max_unread_tokens", generation.max_unread_tokens),
                       CheckPositive("pool_bytes", pool_bytes), CheckThreads("threads", num_threads),
                       CheckNotNegative("drain_timeout", drain_timeout),

@@ -59,6 +59,8 @@ ABSL_FLAG(size_t, max_batch_sessions, 32, "requests in one decode step, at most"
 ABSL_FLAG(size_t, max_waiting_tokens, 1 << 20,
           "prompt tokens of requests that wait for memory or a prefill node, at most; where none "
           "waits, one prompt may have more");
+ABSL_FLAG(size_t, max_waiting_requests, 4096,
+          "requests that wait for memory or a prefill node, at most");
 ABSL_FLAG(size_t, max_unread_tokens, 256,
           "output tokens that wait for a slow reader before its request sits out decode steps");
 ABSL_FLAG(size_t, max_client_bytes, 0,
@@ -112,6 +114,7 @@ void SetLimits(DecodeServer::Options& options) {
   options.default_deadline = absl::GetFlag(FLAGS_default_deadline);
   options.default_compression = absl::GetFlag(FLAGS_default_compression);
   options.queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
+  options.queue.max_waiting_requests = absl::GetFlag(FLAGS_max_waiting_requests);
   options.queue.max_client_bytes = absl::GetFlag(FLAGS_max_client_bytes);
   options.generation.max_unread_tokens = absl::GetFlag(FLAGS_max_unread_tokens);
   RequestLimits& limits = options.generation.limits;

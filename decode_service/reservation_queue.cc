@@ -71,22 +71,31 @@ absl::Status ReservationQueue::CheckTogether(size_t num_requests, size_t bytes) 
                    "one client may hold ", options_.max_client_bytes, " of this server's pool"));
 }
 
-absl::StatusOr<std::unique_ptr<ReservationQueue::Ticket>> ReservationQueue::Enter(Demand demand) {
-  RETURN_IF_ERROR(CheckFits(demand));
-  const size_t bytes = PoolBytes(demand);
-  const size_t tokens = demand.plan.prompt_tokens;
-  std::lock_guard lock(mutex_);
-  RETURN_IF_ERROR(CheckClient(demand.client, bytes));
-  if (waiting_tokens_ > 0 && waiting_tokens_ + tokens > options_.max_waiting_tokens) {
+absl::Status ReservationQueue::CheckWaiting(size_t prompt_tokens) const {
+  if (waiting_requests_ >= options_.max_waiting_requests) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("the prompt has ", tokens, " tokens and ", waiting_tokens_,
+        absl::StrCat(waiting_requests_, " requests wait already; this server's queue takes ",
+                     options_.max_waiting_requests));
+  }
+  if (waiting_tokens_ > 0 && waiting_tokens_ + prompt_tokens > options_.max_waiting_tokens) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the prompt has ", prompt_tokens, " tokens and ", waiting_tokens_,
                      " prompt tokens wait already; this server's queue takes ",
                      options_.max_waiting_tokens, " in all"));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<ReservationQueue::Ticket>> ReservationQueue::Enter(Demand demand) {
+  RETURN_IF_ERROR(CheckFits(demand));
+  const size_t bytes = PoolBytes(demand);
+  std::lock_guard lock(mutex_);
+  RETURN_IF_ERROR(CheckClient(demand.client, bytes));
+  RETURN_IF_ERROR(CheckWaiting(demand.plan.prompt_tokens));
   // What may fail for want of memory comes first.
   size_t& client_bytes = client_bytes_[demand.client];
   std::unique_ptr<Ticket> ticket(new Ticket(*this, std::move(demand), bytes, next_place_++));
-  waiting_tokens_ += tokens;
+  Count(*ticket);
   client_bytes += bytes;
   UpdateMetrics();
   return ticket;
@@ -145,12 +154,16 @@ size_t ReservationQueue::waiting_tokens() const {
 }
 
 void ReservationQueue::Count(Ticket& ticket) {
-  waiting_tokens_ += ticket.demand_.plan.prompt_tokens - ticket.waiting_tokens_;
-  ticket.waiting_tokens_ = ticket.demand_.plan.prompt_tokens;
+  if (std::exchange(ticket.waits_, true)) return;
+  ++waiting_requests_;
+  waiting_tokens_ += ticket.demand_.plan.prompt_tokens;
 }
 
 void ReservationQueue::StopCounting(Ticket& ticket) {
-  waiting_tokens_ -= std::exchange(ticket.waiting_tokens_, 0);
+  if (std::exchange(ticket.waits_, false)) {
+    --waiting_requests_;
+    waiting_tokens_ -= ticket.demand_.plan.prompt_tokens;
+  }
   UpdateMetrics();
 }
 

@@ -1,5 +1,5 @@
 // ReservationQueue hands out the decode pool to requests, first come first served. A request enters
-// it when it arrives, which counts its prompt against a bound on all that wait, and its bytes
+// it when it arrives, which counts it and its prompt against bounds on all that wait, and its bytes
 // against its client's share; it takes its pages when a prefill node is ready for it, or stands in
 // line until they are free. Its place in the line is that of its arrival, however late it lines up.
 // Caches give their pages back, and so wake the line, when they are destroyed. Thread safe; must
@@ -30,6 +30,8 @@ class ReservationQueue {
   struct Options {
     // Prompt tokens of requests that wait, in all; one request may wait however long it is.
     size_t max_waiting_tokens = 1 << 20;
+    // Requests that wait: even a short one holds a stream and tens of KiB.
+    size_t max_waiting_requests = 4096;
     // Bytes of the pool that one client's requests may wait for and hold; 0: any number.
     size_t max_client_bytes = 0;
   };
@@ -51,17 +53,13 @@ class ReservationQueue {
    private:
     friend class ReservationQueue;
     Ticket(ReservationQueue& queue, Demand demand, size_t pool_bytes, size_t place)
-        : queue_(queue),
-          demand_(std::move(demand)),
-          pool_bytes_(pool_bytes),
-          place_(place),
-          waiting_tokens_(demand_.plan.prompt_tokens) {}
+        : queue_(queue), demand_(std::move(demand)), pool_bytes_(pool_bytes), place_(place) {}
 
     ReservationQueue& queue_;
     const Demand demand_;
     const size_t pool_bytes_;
     const size_t place_;
-    size_t waiting_tokens_;  // 0 once served; guarded by the queue's mutex
+    bool waits_ = false;  // is counted; guarded by the queue's mutex
   };
 
   // Borrows pool and metrics.
@@ -69,7 +67,8 @@ class ReservationQueue {
                    PageFormat tail_format, const Options& options);
 
   // Errors: FailedPrecondition if the demand is more than the whole pool or a client's share of it;
-  // ResourceExhausted if too many prompt tokens wait already, or the client's share is used up.
+  // ResourceExhausted if too many requests or prompt tokens wait already, or the client's share is
+  // used up.
   absl::StatusOr<std::unique_ptr<Ticket>> Enter(Demand demand);
 
   // FailedPrecondition if the demands of `num_requests` that enter together, of `bytes` in all, are
@@ -113,6 +112,7 @@ class ReservationQueue {
   };
 
   absl::Status CheckFits(const Demand& demand) const;
+  absl::Status CheckWaiting(size_t prompt_tokens) const;
   absl::Status CheckClient(const std::string& client, size_t bytes) const;
   absl::StatusOr<Cache> ReserveNow(Ticket& ticket);
   void Count(Ticket& ticket);
@@ -133,6 +133,7 @@ class ReservationQueue {
   mutable std::mutex mutex_;
   size_t next_place_ = 0;
   size_t waiting_tokens_ = 0;
+  size_t waiting_requests_ = 0;
   std::map<size_t, Waiting> line_;              // by place
   size_t line_tokens_ = 0;                      // prompt tokens of those in it
   bool serving_ = false;                        // a thread is serving the line

@@ -156,6 +156,20 @@ TEST_F(ReservationQueueTest, FullQueueRefusesForNow) {
   EXPECT_TRUE(queue_.Enter(DemandOf(2)).ok());
 }
 
+TEST_F(ReservationQueueTest, RequestsThatWaitAreBoundedHoweverShort) {
+  ReservationQueue queue(*pool_, metrics_, kShape, PageFormat::kF16, {.max_waiting_requests = 2});
+  const auto served = *queue.Enter(DemandOf(1));
+  const auto waiting = *queue.Enter(DemandOf(1));
+  const auto refused = queue.Enter(DemandOf(1));
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.status().message()),
+              HasSubstr("2 requests wait already; this server's queue takes 2"));
+  const auto cache = queue.TryReserve(*served);
+  EXPECT_TRUE(queue.Enter(DemandOf(1)).ok());
+  queue.WaitAgain(*served);
+  EXPECT_FALSE(queue.Enter(DemandOf(1)).ok());
+}
+
 TEST_F(ReservationQueueTest, OnePromptLongerThanTheBoundMayWaitAlone) {
   ReservationQueue short_queue(*pool_, metrics_, kShape, PageFormat::kF16,
                                {.max_waiting_tokens = 10});
@@ -200,7 +214,8 @@ TEST_F(ReservationQueueTest, WhoFailsAtOnceWhenServedLetsTheNextOnesCome) {
   constexpr int kNumWaiting = 20000;
   ReservationQueue::Demand small = DemandOf(1);
   small.plan = *MakePlan(*ParseCompression("scorer=keep_all"), kShape, 1);
-  ReservationQueue long_queue(*pool_, metrics_, kShape, PageFormat::kF16, {});
+  ReservationQueue long_queue(*pool_, metrics_, kShape, PageFormat::kF16,
+                              {.max_waiting_requests = kNumWaiting});
   std::vector<std::unique_ptr<ReservationQueue::Ticket>> tickets(kNumWaiting);
   for (auto& ticket : tickets) {
     ticket = *long_queue.Enter(small);

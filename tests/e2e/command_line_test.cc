@@ -171,6 +171,7 @@ TEST(CommandLineTest, NumbersOutOfRangeAreRefusedByTheFlagsName) {
         std::tuple{"kvship-decode", "--default_max_tokens=0", "at least 1"},
         std::tuple{"kvship-decode", "--max_batch_sessions=0", "at least 1"},
         std::tuple{"kvship-decode", "--max_waiting_tokens=0", "at least 1"},
+        std::tuple{"kvship-decode", "--max_waiting_requests=0", "at least 1"},
         std::tuple{"kvship-decode", "--max_unread_tokens=0", "at least 1"},
         std::tuple{"kvship-decode", "--max_http_requests=0", "at least 1"},
         std::tuple{"kvship-decode", "--default_deadline=-1s", "more than 0"},
