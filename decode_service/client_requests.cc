@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "decode_service/rejection.h"
 #include "rpc/errors.h"
 
 namespace kvship {
@@ -16,11 +17,10 @@ absl::StatusOr<ClientRequests::Place> ClientRequests::Enter(const std::string& c
   std::unique_lock lock(mutex_);
   const auto at = num_requests_.find(client);
   if (max_requests_ > 0 && at != num_requests_.end() && at->second >= max_requests_) {
-    return WithRetryDelay(
-        absl::ResourceExhaustedError(absl::StrCat("the client has ", at->second,
-                                                  " requests under way; wanted fewer than ",
-                                                  max_requests_, " before another one")),
-        kRetryDelay);
+    const absl::Status full = absl::ResourceExhaustedError(
+        absl::StrCat("the client has ", at->second, " requests under way; wanted fewer than ",
+                     max_requests_, " before another one"));
+    return WithRetryDelay(WithReason(full, kClientLimit), kRetryDelay);
   }
   ++num_requests_[client];
   lock.unlock();  // where there is no memory for the place, it is given back at once

@@ -20,8 +20,8 @@ class ClientRequests {
   // Given back when it goes.
   using Place = std::shared_ptr<void>;
 
-  // ResourceExhausted, with a RetryInfo detail, if the client has as many as it may. All requests
-  // without a client's name are one client's.
+  // ResourceExhausted, with a RetryInfo detail and kClientLimit, if the client has as many as it
+  // may. All requests without a client's name are one client's.
   absl::StatusOr<Place> Enter(const std::string& client);
 
   // FailedPrecondition if no client may have so many at a time.

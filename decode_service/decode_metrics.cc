@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "decode_service/prefill_fault.h"
+#include "decode_service/rejection.h"
+#include "rpc/errors.h"
 #include "service/metric_factory.h"
 
 namespace kvship {
@@ -12,16 +15,30 @@ namespace {
 
 using prometheus::Histogram;
 
-// From a cached short prompt to a long one on a slow machine.
-const Histogram::BucketBoundaries kFirstTokenSeconds = {0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,
-                                                        2.5,  5,     10,   25,  50,   100};
+// From a cached short prompt to a request's deadline, as the flags have it.
+const Histogram::BucketBoundaries kFirstTokenSeconds = {
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 200, 400, 600};
 const Histogram::BucketBoundaries kStructureSeconds = {0.001, 0.005, 0.025, 0.1, 0.5, 2, 10};
-const Histogram::BucketBoundaries kBetweenTokensSeconds = {0.001, 0.0025, 0.005, 0.01, 0.025,
-                                                           0.05,  0.1,    0.25,  0.5,  1};
+// To where a step is nearly stuck.
+const Histogram::BucketBoundaries kBetweenTokensSeconds = {
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30};
 // From a loopback connection, where next to nothing is left to wait for, to a slow link.
 const Histogram::BucketBoundaries kTransferSeconds = {
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10};
 const Histogram::BucketBoundaries kBatchSessions = {1, 2, 4, 8, 16, 32, 64};
+
+// What rejections count as, by the reasons of their statuses; without one memory was short.
+constexpr std::pair<absl::string_view, const char*> kRejections[] = {
+    {kPoolFull, "pool"}, {kPrefillFull, "prefill"}, {kClientLimit, "client"}, {kHttpFull, "http"}};
+constexpr char kMemoryShort[] = "memory";
+
+std::string RejectionOf(const absl::Status& status) {
+  const std::string reason = ReasonOf(status);
+  for (const auto& [known, label] : kRejections) {
+    if (reason == known) return label;
+  }
+  return kMemoryShort;
+}
 
 // Negative where nothing is dropped: pages are whole.
 double MemorySavedBytes(const v1::KvReport& kv) {
@@ -66,6 +83,12 @@ DecodeMetrics::PrefillNodeMetrics::PrefillNodeMetrics(const MetricFactory& make)
 DecodeMetrics::DecodeMetrics(const MetricFactory& make)
     : model_(make.ModelInfo()),
       requests_(make.Requests()),
+      rejections_(make.Counters(
+          "rejections_total",
+          "Requests that ended with RESOURCE_EXHAUSTED, by what there was too little of: pool (too "
+          "many prompt tokens wait, some in line for the KV pool), prefill (too many wait, all for "
+          "prefill nodes, or these are full), client (its --max_client_requests or "
+          "--max_client_bytes), http (--max_http_requests), memory (beside the pool)")),
       http_responses_(make.Counters(
           "http_responses_total",
           "Answers on the HTTP port, of whatever path, by status; a stream's status is "
@@ -93,6 +116,7 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
       pool_capacity_bytes_(make.Gauge("pool_capacity_bytes", "Bytes of the KV pool")),
       pool_reserved_bytes_(
           make.Gauge("pool_reserved_bytes", "Bytes of the KV pool that are handed out")),
+      pool_fill_ratio_(make.Gauge("pool_fill_ratio", "Share of the KV pool that is handed out")),
       memory_saved_bytes_(
           make.Gauge("memory_saved_bytes",
                      "Bytes that the whole prompts of running requests would take beyond "
@@ -102,6 +126,7 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
           make.Gauge("waiting_prompt_tokens",
                      "Prompt tokens of requests without memory: they wait for a prefill node to be "
                      "ready, or in line for room in the KV pool")),
+      line_requests_(make.Gauge("line_requests", "Requests in line for room in the KV pool")),
       line_tokens_(make.Gauge("line_prompt_tokens",
                               "Prompt tokens of requests in line for room in the KV pool")),
       batch_sessions_(
@@ -126,12 +151,16 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
       retained_mass_(make.Histograms("retained_mass_ratio",
                                      "Share of the window's attention on kept tokens, by policy")) {
   http_responses_.Add({{"status", "200"}});
+  for (const auto& [reason, label] : kRejections) rejections_.Add({{"reason", label}});
+  rejections_.Add({{"reason", kMemoryShort}});
 }
 
 void DecodeMetrics::SetModel(const std::string& name) { model_.Add({{"model", name}}).Set(1); }
 
 void DecodeMetrics::CountRequest(const absl::Status& status) {
   requests_.Add({{"code", absl::StatusCodeToString(status.code())}}).Increment();
+  if (!absl::IsResourceExhausted(status)) return;
+  rejections_.Add({{"reason", RejectionOf(status)}}).Increment();
 }
 
 void DecodeMetrics::CountHttpResponse(int status) {
@@ -193,10 +222,12 @@ void DecodeMetrics::SetSessions(size_t num_sessions) {
 void DecodeMetrics::SetPool(size_t capacity_bytes, size_t reserved_bytes) {
   pool_capacity_bytes_.Set(static_cast<double>(capacity_bytes));
   pool_reserved_bytes_.Set(static_cast<double>(reserved_bytes));
+  pool_fill_ratio_.Set(static_cast<double>(reserved_bytes) / static_cast<double>(capacity_bytes));
 }
 
-void DecodeMetrics::SetWaitingTokens(size_t prompt_tokens, size_t line_tokens) {
+void DecodeMetrics::SetWaiting(size_t prompt_tokens, size_t line_requests, size_t line_tokens) {
   waiting_tokens_.Set(static_cast<double>(prompt_tokens));
+  line_requests_.Set(static_cast<double>(line_requests));
   line_tokens_.Set(static_cast<double>(line_tokens));
 }
 

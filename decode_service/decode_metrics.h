@@ -23,7 +23,8 @@ class DecodeMetrics {
 
   // The model that is served; once.
   void SetModel(const std::string& name);
-  // A request's end: its outcome is the gRPC status code's name, "OK" or "RESOURCE_EXHAUSTED".
+  // A request's end: its outcome is the gRPC status code's name, "OK" or "RESOURCE_EXHAUSTED"; that
+  // one counts by its reason (rejection.h), too.
   void CountRequest(const absl::Status& status);
   // An answer on the HTTP port, by its status.
   void CountHttpResponse(int status);
@@ -44,8 +45,8 @@ class DecodeMetrics {
   void ObserveBatch(size_t num_sessions);
   void SetSessions(size_t num_sessions);
   void SetPool(size_t capacity_bytes, size_t reserved_bytes);
-  // Prompt tokens of requests without memory; of these, in line for it.
-  void SetWaitingTokens(size_t prompt_tokens, size_t line_tokens);
+  // Prompt tokens of requests without memory; of these, the requests in line for it, and theirs.
+  void SetWaiting(size_t prompt_tokens, size_t line_requests, size_t line_tokens);
   // `reason` as NameOf(PrefillFault).
   void CountPrefillRetry(absl::string_view reason);
   void CountPrefillEjection();
@@ -67,6 +68,7 @@ class DecodeMetrics {
 
   prometheus::Family<prometheus::Gauge>& model_;
   prometheus::Family<prometheus::Counter>& requests_;
+  prometheus::Family<prometheus::Counter>& rejections_;
   prometheus::Family<prometheus::Counter>& http_responses_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& output_tokens_;
@@ -78,9 +80,11 @@ class DecodeMetrics {
   PrefillNodeMetrics prefill_;
   prometheus::Gauge& pool_capacity_bytes_;
   prometheus::Gauge& pool_reserved_bytes_;
+  prometheus::Gauge& pool_fill_ratio_;
   prometheus::Gauge& memory_saved_bytes_;
   prometheus::Gauge& sessions_;
   prometheus::Gauge& waiting_tokens_;
+  prometheus::Gauge& line_requests_;
   prometheus::Gauge& line_tokens_;
   prometheus::Histogram& batch_sessions_;
   prometheus::Histogram& first_token_seconds_;

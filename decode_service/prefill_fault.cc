@@ -1,6 +1,7 @@
 #include "decode_service/prefill_fault.h"
 
 #include "absl/strings/str_cat.h"
+#include "decode_service/rejection.h"
 #include "rpc/errors.h"
 
 namespace kvship {
@@ -84,6 +85,7 @@ absl::Status ForCaller(const absl::Status& error) {
       if (!NodesDiffer(ReasonOf(error))) return error;
       return absl::UnavailableError(
           absl::StrCat("the prefill node does not fit this one: ", error.message()));
+    case PrefillFault::kFull: return WithReason(error, kPrefillFull);
     default: return error;
   }
 }

@@ -33,7 +33,7 @@ absl::Status MoreTelling(const absl::Status& earlier, const absl::Status& later)
 absl::Status DeadlinePassed();
 
 // What the caller is told: to it, a node that was lost, gave up, sent broken data or runs another
-// model or wire version is no node at all.
+// model or wire version is no node at all. A full one's error has the reason kPrefillFull.
 absl::Status ForCaller(const absl::Status& error);
 
 }  // namespace kvship

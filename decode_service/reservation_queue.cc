@@ -6,6 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/out_of_memory.h"
 #include "base/status_macros.h"
+#include "decode_service/rejection.h"
+#include "rpc/errors.h"
 
 namespace kvship {
 
@@ -59,9 +61,10 @@ absl::Status ReservationQueue::CheckClient(const std::string& client, size_t byt
   const auto at = client_bytes_.find(client);
   const size_t held = at == client_bytes_.end() ? 0 : at->second;
   if (held + bytes <= options_.max_client_bytes) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
+  const absl::Status full = absl::ResourceExhaustedError(
       absl::StrCat("the request needs ", bytes, " bytes of KV cache; its client's requests have ",
                    held, " of the ", options_.max_client_bytes, " that one client may hold"));
+  return WithReason(full, kClientLimit);
 }
 
 absl::Status ReservationQueue::CheckTogether(size_t num_requests, size_t bytes) const {
@@ -72,18 +75,18 @@ absl::Status ReservationQueue::CheckTogether(size_t num_requests, size_t bytes) 
 }
 
 absl::Status ReservationQueue::CheckWaiting(size_t prompt_tokens) const {
+  std::string full;
   if (waiting_requests_ >= options_.max_waiting_requests) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(waiting_requests_, " requests wait already; this server's queue takes ",
-                     options_.max_waiting_requests));
+    full = absl::StrCat(waiting_requests_, " requests wait already; this server's queue takes ",
+                        options_.max_waiting_requests);
+  } else if (waiting_tokens_ > 0 && waiting_tokens_ + prompt_tokens > options_.max_waiting_tokens) {
+    full = absl::StrCat("the prompt has ", prompt_tokens, " tokens and ", waiting_tokens_,
+                        " prompt tokens wait already; this server's queue takes ",
+                        options_.max_waiting_tokens, " in all");
   }
-  if (waiting_tokens_ > 0 && waiting_tokens_ + prompt_tokens > options_.max_waiting_tokens) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the prompt has ", prompt_tokens, " tokens and ", waiting_tokens_,
-                     " prompt tokens wait already; this server's queue takes ",
-                     options_.max_waiting_tokens, " in all"));
-  }
-  return absl::OkStatus();
+  if (full.empty()) return absl::OkStatus();
+  // Without a line all that wait do so for prefill nodes, and more room here would help nobody.
+  return WithReason(absl::ResourceExhaustedError(full), line_.empty() ? kPrefillFull : kPoolFull);
 }
 
 absl::StatusOr<std::unique_ptr<ReservationQueue::Ticket>> ReservationQueue::Enter(Demand demand) {
@@ -169,7 +172,7 @@ void ReservationQueue::StopCounting(Ticket& ticket) {
 
 void ReservationQueue::UpdateMetrics() {
   metrics_.SetPool(pool_.capacity_bytes(), pool_.reserved_bytes());
-  metrics_.SetWaitingTokens(waiting_tokens_, line_tokens_);
+  metrics_.SetWaiting(waiting_tokens_, line_.size(), line_tokens_);
 }
 
 ReservationQueue::OnReserved ReservationQueue::LeaveLine(Ticket& ticket) {

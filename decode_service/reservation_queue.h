@@ -67,8 +67,8 @@ class ReservationQueue {
                    PageFormat tail_format, const Options& options);
 
   // Errors: FailedPrecondition if the demand is more than the whole pool or a client's share of it;
-  // ResourceExhausted if too many requests or prompt tokens wait already, or the client's share is
-  // used up.
+  // ResourceExhausted, with its reason (rejection.h), if too many requests or prompt tokens wait
+  // already, or the client's share is used up.
   absl::StatusOr<std::unique_ptr<Ticket>> Enter(Demand demand);
 
   // FailedPrecondition if the demands of `num_requests` that enter together, of `bytes` in all, are

@@ -16,6 +16,7 @@
 #include "decode_service/http/http_body.h"
 #include "decode_service/http/http_choices.h"
 #include "decode_service/http/openai_response.h"
+#include "decode_service/rejection.h"
 #include "rpc/errors.h"
 #include "rpc/request_id.h"
 
@@ -49,7 +50,6 @@ absl::StatusCode CodeOf(const OpenAiError& error) {
   switch (error.http_status) {
     case 401: return absl::StatusCode::kUnauthenticated;
     case 404: return absl::StatusCode::kNotFound;
-    case 413:
     case 429: return absl::StatusCode::kResourceExhausted;
     case 503: return absl::StatusCode::kUnavailable;
     default: return absl::StatusCode::kInvalidArgument;
@@ -265,7 +265,10 @@ void HttpService::Refuse(const OpenAiError& error, const httplib::Request& reque
                          const std::string& client, httplib::Response& response) const {
   const absl::StatusCode code = CodeOf(error);
   const std::string id = NewRequestId();
-  uses_.metrics.CountRequest(absl::Status(code, error.message));
+  absl::Status status(code, error.message);
+  // What else a request may be one too many of is looked at when it has been read.
+  if (absl::IsResourceExhausted(status)) status = WithReason(status, kHttpFull);
+  uses_.metrics.CountRequest(status);
   // What is said of the request itself quotes it.
   const bool quotes = code == absl::StatusCode::kInvalidArgument || error.http_status == 404;
   LogInfo("request refused", {{"request_id", id},

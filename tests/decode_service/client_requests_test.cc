@@ -6,7 +6,9 @@
 #include <new>
 #include <vector>
 
+#include "decode_service/rejection.h"
 #include "decode_service/running_generations.h"
+#include "rpc/errors.h"
 #include "tests/decode_service/no_memory_for.h"
 
 namespace kvship {
@@ -17,7 +19,10 @@ TEST(ClientRequests, EachClientHasItsOwnPlaces) {
   auto first = requests.Enter("a");
   const auto second = requests.Enter("a");
   EXPECT_TRUE(first.ok() && second.ok());
-  EXPECT_EQ(requests.Enter("a").status().code(), absl::StatusCode::kResourceExhausted);
+  const absl::Status refused = requests.Enter("a").status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(refused), kClientLimit);
+  EXPECT_TRUE(RetryDelayOf(refused).has_value());
   EXPECT_TRUE(requests.Enter("b").ok());
   *first = nullptr;
   EXPECT_TRUE(requests.Enter("a").ok());

@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "decode_service/prefill_fault.h"
+#include "decode_service/rejection.h"
+#include "rpc/errors.h"
 
 namespace kvship {
 namespace {
@@ -85,6 +87,30 @@ TEST_F(DecodeMetricsTest, WhatAlertsWatchIsThereBeforeItHappens) {
   }
   metrics_.CountPrefillFailure(absl::DataLossError("broken"));
   EXPECT_EQ(Value("prefill_failures_total{code=\"DATA_LOSS\"}"), 1);
+}
+
+TEST_F(DecodeMetricsTest, RejectionsAreCountedByWhatThereWasTooLittleOf) {
+  const absl::Status rejected = absl::ResourceExhaustedError("full");
+  metrics_.CountRequest(WithReason(rejected, kPoolFull));
+  metrics_.CountRequest(WithReason(rejected, kPoolFull));
+  metrics_.CountRequest(WithReason(rejected, kPrefillFull));
+  metrics_.CountRequest(WithReason(rejected, "ONE_OF_A_LATER_VERSION"));
+  metrics_.CountRequest(rejected);
+  metrics_.CountRequest(WithReason(absl::UnavailableError("gone"), kPoolFull));
+  EXPECT_EQ(Value("rejections_total{reason=\"pool\"}"), 2);
+  EXPECT_EQ(Value("rejections_total{reason=\"prefill\"}"), 1);
+  EXPECT_EQ(Value("rejections_total{reason=\"memory\"}"), 2);
+  EXPECT_EQ(Value("rejections_total{reason=\"client\"}"), 0);
+  EXPECT_EQ(Value("rejections_total{reason=\"http\"}"), 0);
+}
+
+TEST_F(DecodeMetricsTest, TimesUpToTheDeadlineAreToldApart) {
+  metrics_.ObserveFirstToken(absl::Seconds(300));
+  EXPECT_EQ(Value("time_to_first_token_seconds_bucket{le=\"200\"}"), 0);
+  EXPECT_EQ(Value("time_to_first_token_seconds_bucket{le=\"400\"}"), 1);
+  metrics_.ObserveBetweenTokens(absl::Seconds(4));
+  EXPECT_EQ(Value("time_between_tokens_seconds_bucket{le=\"2.5\"}"), 0);
+  EXPECT_EQ(Value("time_between_tokens_seconds_bucket{le=\"5\"}"), 1);
 }
 
 TEST_F(DecodeMetricsTest, TheModelIsALabel) {

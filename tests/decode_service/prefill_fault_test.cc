@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "decode_service/rejection.h"
 #include "rpc/errors.h"
 
 namespace kvship {
@@ -19,6 +20,14 @@ TEST(PrefillFault, ARequestThatAsksForTooMuchIsToldSo) {
     const absl::Status error = WithReason(absl::FailedPreconditionError("x"), reason);
     EXPECT_EQ(ForCaller(error), error);
   }
+}
+
+TEST(PrefillFault, AFullNodesErrorSaysThatPrefillNodesAreFull) {
+  const absl::Status error =
+      ForCaller(WithRetryDelay(absl::ResourceExhaustedError("x"), absl::Seconds(3)));
+  EXPECT_EQ(error.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(error), kPrefillFull);
+  EXPECT_EQ(RetryDelayOf(error), absl::Seconds(3));
 }
 
 TEST(PrefillFault, ADeadlineThatGrpcNoticesIsSaidLikeOneThatTheServerNotices) {

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "decode_service/rejection.h"
+#include "rpc/errors.h"
 #include "service/metric_values.h"
 #include "tests/address_limit.h"
 #include "tests/decode_service/no_memory_for.h"
@@ -127,16 +129,22 @@ TEST_F(ReservationQueueTest, WaitingAndStandingInLineAreToldApart) {
   const auto gauge = [this](const char* name) {
     return MetricValues(registry_).Sum(absl::StrCat("kvship_decode_", name, "_prompt_tokens"));
   };
+  const auto in_line = [this] {
+    return MetricValues(registry_).Sum("kvship_decode_line_requests");
+  };
   Request first(queue_, DemandOf(3));
   const auto early = *queue_.Enter(DemandOf(1));  // at a prefill node, say
   EXPECT_EQ(gauge("waiting"), 256);
   EXPECT_EQ(gauge("line"), 0);
+  EXPECT_EQ(in_line(), 0);
+  EXPECT_EQ(MetricValues(registry_).Sum("kvship_decode_pool_fill_ratio"), 0.75);
   Request large(queue_, DemandOf(2));
   EXPECT_EQ(gauge("waiting"), 3 * 256);
   EXPECT_EQ(gauge("line"), 2 * 256);
   {
     Request gone(queue_, DemandOf(3));
     EXPECT_EQ(gauge("line"), 5 * 256);
+    EXPECT_EQ(in_line(), 2);
   }
   EXPECT_EQ(gauge("line"), 2 * 256);
   first.cache.reset();
@@ -151,6 +159,7 @@ TEST_F(ReservationQueueTest, FullQueueRefusesForNow) {
   const auto refused = queue_.Enter(DemandOf(2));
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("takes 2560 in all"));
+  EXPECT_EQ(ReasonOf(refused.status()), kPrefillFull) << "the pool is empty";
   EXPECT_TRUE(queue_.Enter(DemandOf(1)).ok());
   waiting.pop_back();
   EXPECT_TRUE(queue_.Enter(DemandOf(2)).ok());
@@ -168,6 +177,13 @@ TEST_F(ReservationQueueTest, RequestsThatWaitAreBoundedHoweverShort) {
   EXPECT_TRUE(queue.Enter(DemandOf(1)).ok());
   queue.WaitAgain(*served);
   EXPECT_FALSE(queue.Enter(DemandOf(1)).ok());
+}
+
+TEST_F(ReservationQueueTest, ARefusalBehindALineIsForWantOfRoomInThePool) {
+  Request all(queue_, DemandOf(4));
+  std::vector<std::unique_ptr<Request>> line;
+  for (int i = 0; i < 3; ++i) line.push_back(std::make_unique<Request>(queue_, DemandOf(3)));
+  EXPECT_EQ(ReasonOf(queue_.Enter(DemandOf(2)).status()), kPoolFull);
 }
 
 TEST_F(ReservationQueueTest, OnePromptLongerThanTheBoundMayWaitAlone) {
@@ -256,6 +272,7 @@ TEST_F(ReservationQueueTest, AClientGetsNoMoreThanItsShare) {
   const absl::Status refused = shared.Enter(demand(1, "a")).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(refused.message()), HasSubstr("524288 of the 524288"));
+  EXPECT_EQ(ReasonOf(refused), kClientLimit);
   EXPECT_TRUE(shared.Enter(demand(1, "b")).ok());
   EXPECT_EQ(shared.Enter(demand(3, "b")).status().code(), absl::StatusCode::kFailedPrecondition);
   held.reset();

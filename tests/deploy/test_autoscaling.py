@@ -24,9 +24,9 @@ def pool(reserved: list[int]) -> list[dict[str, str]]:
             series("kvship_decode_pool_capacity_bytes", ["100+0x40"] * 3))
 
 
-def refused(per_sample: list[int]) -> list[dict[str, str]]:
-    return pool([0, 0, 0]) + series("kvship_decode_requests_total", [f"0+{value}x40" for value in per_sample],
-                                    code="RESOURCE_EXHAUSTED")
+def refused(per_sample: list[int], reason: str = "pool") -> list[dict[str, str]]:
+    return pool([0, 0, 0]) + series("kvship_decode_rejections_total", [f"0+{value}x40" for value in per_sample],
+                                    reason=reason)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def triggers(role: str) -> list[tuple[str, float]]:
 
 
 def test_prefill_nodes_follow_the_tokens_in_their_queues(evaluate):
-    [(query, threshold)] = triggers("prefill")
+    query, threshold = triggers("prefill")[0]
     waiting = series("kvship_prefill_queue_tokens", ["60000+0x40", "40000+0x40", "900000+0x40"])
     evaluate(query, waiting, {"{}": 100000})
     assert math.ceil(100000 / threshold) == 4
@@ -71,6 +71,20 @@ def test_decode_nodes_grow_while_requests_are_refused(evaluate):
     assert threshold == 1
 
 
+def test_prefill_nodes_grow_while_all_are_full(evaluate):
+    query, threshold = triggers("prefill")[1]
+    queues = series("kvship_prefill_queue_tokens", ["9+0x40"] * 3)
+    evaluate(query, queues + refused([3, 6, 50], "prefill"), {"{}": 5})
+    evaluate(query, queues + refused([3, 6, 50]), {})
+    assert threshold == 1
+
+
+@pytest.mark.parametrize("reason", ["prefill", "client", "http", "memory"])
+def test_decode_nodes_do_not_grow_for_what_they_do_not_bring(evaluate, reason):
+    query, _ = triggers("decode")[1]
+    evaluate(query, refused([3, 6, 50], reason), {})
+
+
 def test_nobody_refused_scales_nothing(evaluate):
     query, _ = triggers("decode")[1]
     evaluate(query, refused([0, 0, 50]), {})
@@ -87,10 +101,9 @@ def adapter_query(name: str) -> str:
 
 @pytest.mark.parametrize(("name", "input_series", "wanted"), [
     ("kvship_prefill_queue_tokens", series("kvship_prefill_queue_tokens", ["60+0x40", "40+0x40", "9+0x40"]), (60, 40)),
-    ("kvship_decode_pool_fill_ratio", pool([90, 20, 100]), (0.9, 0.2)),
-    ("kvship_decode_rejections_per_second", refused([3, 0, 50]), (0.2, 0)),
-    ("kvship_decode_rejections_per_second",
-     pool([0, 0, 0]) + series("kvship_decode_requests_total", ["0+1x40"] * 3, code="OK"), (0, 0))])
+    ("kvship_decode_pool_fill_ratio", series("kvship_decode_pool_fill_ratio", ["0.9+0x40", "0.2+0x40", "1+0x40"]),
+     (0.9, 0.2)),
+    ("kvship_decode_rejections_per_second", refused([3, 0, 50]) + refused([9, 9, 9], "client"), (0.2, 0))])
 def test_the_adapter_gives_the_autoscalers_what_they_ask_for(evaluate, name, input_series, wanted):
     evaluate(adapter_query(name), input_series, {f'{{pod="{pod}"}}': value for (_, pod), value in zip(PODS, wanted)})
     autoscalers = yaml.safe_load_all((KUSTOMIZE / "components/autoscaling-hpa/autoscalers.yaml").read_text())

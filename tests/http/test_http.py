@@ -73,7 +73,7 @@ def test_other_paths_and_methods_have_errors_of_the_same_form(api, connection):
 @pytest.mark.parametrize("body, headers, code, status", [
     (b"{", JSON, "INVALID_ARGUMENT", 400),
     (json.dumps({"model": "gpt-4", "prompt": "Hi"}), JSON, "NOT_FOUND", 404),
-    (b" " * ((16 << 20) + 1), JSON, "RESOURCE_EXHAUSTED", 413),
+    (b" " * ((16 << 20) + 1), JSON, "INVALID_ARGUMENT", 413),
     (b"{}", {"Content-Type": "text/plain"}, "INVALID_ARGUMENT", 415),
 ], ids=["body", "model", "length", "type"])
 def test_refusals_are_counted_and_logged(api, servers, connection, body, headers, code, status):

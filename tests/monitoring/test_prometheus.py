@@ -76,7 +76,7 @@ def test_scalers_have_data_to_scale_by(prometheus):
     texts = [ROOT / "deploy/kustomize/components/autoscaling/scaled-objects.yaml"]
     triggers = [trigger for path in texts for each in yaml.safe_load_all(path.read_text())
                 for trigger in each["spec"]["triggers"]]
-    assert len(triggers) == 3
+    assert len(triggers) == 4
     for trigger in triggers:
         # Where nobody is refused, that part has no result, which counts as 0.
         asked = re.sub(r"> 0\b", ">= 0", trigger["metadata"]["query"])
@@ -103,6 +103,8 @@ def test_a_prefill_node_without_room_is_a_failure_and_the_request_a_rejection(bi
     with MonitoredPair(binaries, tmp_path, prefill_flags=["--max_queue_requests=1"]) as pair:
         pair.bench("--requests=40", "--concurrency=8", "--prompt_tokens=400", "--output_tokens=2", check=False)
         told = pair.metrics("decode")
-    for name in ("prefill_failures_total", "requests_total"):
-        count = re.search(rf'^kvship_decode_{name}{{code="RESOURCE_EXHAUSTED"}} (\d+)$', told, re.MULTILINE)
+    for name in ('prefill_failures_total{code="RESOURCE_EXHAUSTED"}', 'requests_total{code="RESOURCE_EXHAUSTED"}',
+                 'rejections_total{reason="prefill"}'):
+        count = re.search(rf"^kvship_decode_{name} (\d+)$", told, re.MULTILINE)
         assert int(count.group(1)) > 0, name
+    assert 'kvship_decode_rejections_total{reason="pool"} 0\n' in told
