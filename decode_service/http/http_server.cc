@@ -16,6 +16,7 @@
 #include "base/out_of_memory.h"
 #include "base/start_thread.h"
 #include "base/status_macros.h"
+#include "base/system_random.h"
 #include "service/listen_address.h"
 
 namespace kvship {
@@ -62,6 +63,11 @@ bool SaysClose(const httplib::Request& request) {
     }
   }
   return false;
+}
+
+// A tenth more or less: what was opened together shall not be closed together.
+absl::Duration NearlyAsLong(absl::Duration age) {
+  return age * (0.9 + 0.2 * static_cast<double>(SystemRandomBits() % 1024) / 1023);
 }
 
 absl::Status StatusOf(const std::exception_ptr& thrown) {
@@ -218,8 +224,9 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
   // Of one that opens now Stop may have seen nothing.
   if (stopping_) return;
   if (!connection.Handshake(MonotonicNow() + kHandshakeTime)) return;
+  const absl::Time old = MonotonicNow() + NearlyAsLong(max_connection_age_);
   while (!connection.closes() && WaitForRequest(connection)) {
-    if (draining_) connection.CloseAfterAnswer();
+    if (draining_ || MonotonicNow() > old) connection.CloseAfterAnswer();
     connection.BeginRequest(kMostHeaderBytes, MonotonicNow() + kUploadTime);
     bool headers_read = false, client_closes = false, ok = false;
     const auto after_headers = [&](httplib::Request& request) {

@@ -39,6 +39,10 @@ class HttpServer : public httplib::Server {
   // As Stop, at once.
   ~HttpServer() override;
 
+  // A connection ends with its first answer after this age, give or take a tenth, so that clients
+  // find new servers and see new certificates. Before Listen.
+  void SetMaxConnectionAge(absl::Duration age) { max_connection_age_ = age; }
+
   // Is told of every answer, set_logger's only of those that httplib gives.
   void SetLogger(httplib::Logger log);
 
@@ -69,6 +73,7 @@ class HttpServer : public httplib::Server {
   const size_t max_body_bytes_;
   const std::unique_ptr<WatchedTlsContext> tls_;  // may be null; used by the acceptor
   httplib::Logger log_ = [](const httplib::Request&, const httplib::Response&) {};
+  absl::Duration max_connection_age_ = absl::Minutes(30);  // as gRPC's (service/rpc_server.h)
   int port_ = 0;
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};

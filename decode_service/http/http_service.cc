@@ -26,8 +26,10 @@ namespace {
 using HandlerResponse = httplib::Server::HandlerResponse;
 
 constexpr char kJson[] = "application/json";
+constexpr char kPlainText[] = "text/plain; charset=utf-8";
 constexpr char kEventStream[] = "text/event-stream";
 constexpr char kOldVersion[] = "HTTP/1.0";
+constexpr char kHealth[] = "/health";
 constexpr char kModels[] = "/v1/models";
 constexpr char kOneModel[] = "/v1/models/";
 constexpr char kCompletions[] = "/v1/completions";
@@ -125,9 +127,11 @@ OpenAiError UnknownModel(absl::string_view model, absl::string_view served) {
 }  // namespace
 
 HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
-                         const Options& options, std::unique_ptr<WatchedTlsContext> tls)
+                         const Readiness& readiness, const Options& options,
+                         std::unique_ptr<WatchedTlsContext> tls)
     : uses_(uses),
       callers_(callers),
+      readiness_(readiness),
       options_(options),
       identity_(HexString(uses.model.identity)),
       model_(options.served_model_name.empty() ? NameOf(uses.model, identity_)
@@ -139,12 +143,14 @@ HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
 
 absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation::Uses& uses,
                                                                 const Callers& callers,
+                                                                const Readiness& readiness,
                                                                 const Options& options) {
   std::unique_ptr<WatchedTlsContext> tls;
   if (!options.tls.certificate.empty()) {
     ASSIGN_OR_RETURN(tls, WatchedTlsContext::Load(options.tls));
   }
-  std::unique_ptr<HttpService> service(new HttpService(uses, callers, options, std::move(tls)));
+  std::unique_ptr<HttpService> service(
+      new HttpService(uses, callers, readiness, options, std::move(tls)));
   HttpService* self = service.get();
   self->server_.set_pre_routing_handler(
       [self](const httplib::Request& request, httplib::Response& response) {
@@ -206,11 +212,14 @@ HandlerResponse HttpService::Route(const httplib::Request& request,
   if (generates && request.method == "POST") return HandlerResponse::Unhandled;
   // Nothing reads a body here, whether the headers tell of it or not.
   if (!reads_only || HasHttpBody(request)) HttpServer::connection().CloseAfterAnswer();
-  if (const auto client = ClientOf(request); !client.ok()) {
+  // Load balancers have no token.
+  if (path == kHealth && reads_only) {
+    AnswerHealth(response);
+  } else if (const auto client = ClientOf(request); !client.ok()) {
     Respond(OpenAiErrorOf(client.status()), response);
   } else if (generates) {
     Respond(WrongMethod(request, "POST", response), response);
-  } else if (path != kModels && !absl::StartsWith(path, kOneModel)) {
+  } else if (path != kHealth && path != kModels && !absl::StartsWith(path, kOneModel)) {
     Respond(InvalidOpenAiRequest(absl::StrCat("there is no ", path, " here"), 404), response);
   } else if (!reads_only) {
     Respond(WrongMethod(request, "GET, HEAD", response), response);
@@ -218,6 +227,13 @@ HandlerResponse HttpService::Route(const httplib::Request& request,
     AnswerModels(path, response);
   }
   return HandlerResponse::Handled;
+}
+
+void HttpService::AnswerHealth(httplib::Response& response) const {
+  const bool ready = readiness_.Check().ok();
+  response.status = ready ? 200 : 503;
+  // The reason names prefill nodes, and is for who may ask the admin port.
+  response.set_content(ready ? "ready\n" : "not ready\n", kPlainText);
 }
 
 void HttpService::AnswerModels(absl::string_view path, httplib::Response& response) const {

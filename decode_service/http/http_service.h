@@ -13,6 +13,7 @@
 #include "decode_service/http/openai_request.h"
 #include "decode_service/running_generations.h"
 #include "service/callers.h"
+#include "service/readiness.h"
 
 namespace kvship {
 
@@ -30,9 +31,11 @@ class HttpService {
     TlsFiles tls = {};  // without a certificate: plain text. Clients are known by tokens alone
   };
 
-  // Listens and serves. Errors: as HttpServer::Listen and ServerTlsContext.
+  // Listens and serves. Borrows callers and readiness. Errors: as HttpServer::Listen and
+  // ServerTlsContext.
   static absl::StatusOr<std::unique_ptr<HttpService>> Start(const Generation::Uses& uses,
                                                             const Callers& callers,
+                                                            const Readiness& readiness,
                                                             const Options& options);
   // As Stop, at once.
   ~HttpService();
@@ -47,12 +50,13 @@ class HttpService {
   void Stop(absl::Duration grace);
 
  private:
-  HttpService(const Generation::Uses& uses, const Callers& callers, const Options& options,
-              std::unique_ptr<WatchedTlsContext> tls);
+  HttpService(const Generation::Uses& uses, const Callers& callers, const Readiness& readiness,
+              const Options& options, std::unique_ptr<WatchedTlsContext> tls);
 
   // Answers all but the generating endpoints' own requests.
   httplib::Server::HandlerResponse Route(const httplib::Request& request,
                                          httplib::Response& response) const;
+  void AnswerHealth(httplib::Response& response) const;
   void AnswerModels(absl::string_view path, httplib::Response& response) const;
   void Answer(OpenAiApi api, const httplib::Request& request, httplib::Response& response,
               const httplib::ContentReader& reader);
@@ -69,6 +73,7 @@ class HttpService {
 
   const Generation::Uses uses_;
   const Callers& callers_;
+  const Readiness& readiness_;
   const Options options_;
   const std::string identity_;  // the model's, in hexadecimal
   const std::string model_;     // what it is called here

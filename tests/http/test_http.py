@@ -62,11 +62,11 @@ def test_what_is_not_a_request_is_a_400(connection, body, message):
 def test_other_paths_and_methods_have_errors_of_the_same_form(api, connection):
     for method, path, expected in [("GET", "/", 404), ("POST", "/v1/embeddings", 404), ("GET", "/v1/completions", 405),
                                    ("POST", "/v1/models", 405), ("DELETE", "/v1/models/x", 405),
-                                   ("PUT", "/v1/chat/completions", 405)]:
+                                   ("PUT", "/v1/chat/completions", 405), ("POST", "/health", 405)]:
         status, headers, answer = ask(connection, "{}" if method != "GET" else None, path, method)
         assert status == expected, (method, path)
         assert answer["error"]["type"] == "invalid_request_error"
-        assert headers["Allow"] == (None if expected != 405 else "GET, HEAD" if "models" in path else "POST")
+        assert headers["Allow"] == (None if expected != 405 else "POST" if "completions" in path else "GET, HEAD")
     assert ask(connection, None, "/v1/models/" + api.model.replace(" ", "%20"), "GET")[0] == 200
 
 

@@ -36,6 +36,22 @@ def test_only_a_known_token_is_served(start_decode, tokens):
         assert refused.value.code == "invalid_api_key"
 
 
+def health(api) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", api.http_port, timeout=5)
+    connection.request("GET", "/health")
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def test_who_has_no_token_may_ask_whether_requests_are_welcome(start_decode, tokens):
+    server, api = start_decode(tokens, "--drain_timeout=20s", api_key="token of alice")
+    assert health(api) == (200, b"ready\n")
+    with api.chat(LONG, stream=True, max_tokens=4000, extra_body={"ignore_eos": True}) as stream:
+        next(iter(stream))
+        server.process.terminate()
+        assert eventually(lambda: health(api) == (503, b"not ready\n"))
+
+
 def test_without_a_token_the_body_is_not_read(start_decode, tokens):
     _, api = start_decode(tokens, api_key="token of alice")
     connection = http.client.HTTPConnection("127.0.0.1", api.http_port, timeout=30)

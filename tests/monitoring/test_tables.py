@@ -20,6 +20,8 @@ FLAGS_OF_OTHERS = {
     "aiperf": {"url", "endpoint-type", "streaming", "isl", "osl", "extra-inputs", "request-count",
                "server-metrics"},
     "lm_eval": {"batch_size"},
+    "the endpoint picker": {"model-server-metrics-port", "total-queued-requests-metric", "total-running-requests-metric",
+                            "kv-cache-usage-percentage-metric", "lora-info-metric", "cache-info-metric"},
     "every program": {"helpfull"}}
 DOCUMENTS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 

@@ -311,6 +311,23 @@ TEST_F(HttpServerTest, DrainingClosesConnectionsButStillAnswers) {
   EXPECT_EQ(answer->get_header_value("Connection"), "close");
 }
 
+TEST(HttpServerAgeTest, AnOldConnectionEndsAfterItsAnswer) {
+  HttpServer server(1, 1);
+  server.Get("/hello", [](const httplib::Request&, httplib::Response& response) {
+    response.set_content("hi", "text/plain");
+  });
+  server.SetMaxConnectionAge(absl::ZeroDuration());
+  ASSERT_TRUE(server.Listen("http", "127.0.0.1:0").ok());
+  httplib::Client client("127.0.0.1", server.port());
+  client.set_keep_alive(true);
+  for (int i = 0; i < 2; ++i) {
+    const auto answer = client.Get("/hello");
+    ASSERT_TRUE(answer);
+    EXPECT_EQ(answer->body, "hi");
+    EXPECT_EQ(answer->get_header_value("Connection"), "close");
+  }
+}
+
 TEST(HttpServerListenTest, APortInUseIsNamedWithItsFlag) {
   HttpServer first(1, 1), second(1, 1);
   ASSERT_TRUE(first.Listen("http", "127.0.0.1:0").ok());
