@@ -189,7 +189,7 @@ DecodeServer::~DecodeServer() { readiness_.StartDraining(); }
 absl::Status DecodeServer::Listen() {
   RETURN_IF_ERROR(tracer_.Start(kProgram, options_.otlp_endpoint, registry_));
   ASSIGN_OR_RETURN(admin_, AdminServer::Start(kProgram, options_.admin, registry_, readiness_,
-                                              options_.security.tls.certificate));
+                                              callers_.tokens()));
   admin_->AddMetrics(*nccl_metrics_);
   const v1::ModelInfo model = ModelInfoToProto(model_.config(), model_.identity,
                                                options_.generation.limits.default_compression);

@@ -109,8 +109,7 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options, StopSignals
   RETURN_IF_ERROR(tracer.Start(kProgram, options.otlp_endpoint, registry));
   Readiness readiness;
   ASSIGN_OR_RETURN(const auto admin,
-                   AdminServer::Start(kProgram, options.admin, registry, readiness,
-                                      options.security.tls.certificate));
+                   AdminServer::Start(kProgram, options.admin, registry, readiness));
   admin->AddMetrics(nccl_metrics);
 
   ASSIGN_OR_RETURN(const ServedModel model, LoadModel(options.model));

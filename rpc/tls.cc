@@ -78,6 +78,19 @@ absl::StatusOr<CertificateValidity> ReadCertificateValidity(const std::string& p
                              .end = ToTime(X509_get0_notAfter(certificate.get()))};
 }
 
+std::optional<TlsInUse> FindTlsInUse() {
+  std::optional<TlsInUse> found;
+  for (const auto& [paths, are_current] : AllTlsCopiesInUse()) {
+    if (!found.has_value()) found.emplace();
+    found->is_current &= are_current;
+    if (paths.certificate.empty()) continue;
+    const auto validity = ReadCertificateValidity(paths.certificate);
+    if (!validity.ok()) continue;
+    if (!found->validity || validity->end < found->validity->end) found->validity = *validity;
+  }
+  return found;
+}
+
 absl::StatusOr<std::shared_ptr<SSL_CTX>> ServerTlsContext(const TlsFiles& files) {
   std::shared_ptr<SSL_CTX> context(SSL_CTX_new(TLS_server_method()), SSL_CTX_free);
   SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);

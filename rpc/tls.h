@@ -8,6 +8,7 @@
 #include <openssl/ssl.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -28,6 +29,18 @@ struct CertificateValidity {
 
 // Of the first certificate in a PEM file. InvalidArgument naming the file that has none.
 absl::StatusOr<CertificateValidity> ReadCertificateValidity(const std::string& path);
+
+// What gRPC's credentials of this process are made of.
+struct TlsInUse {
+  // Whether it is what the files hold; false where that cannot be used, and what was there before
+  // goes on.
+  bool is_current = true;
+  // Of the certificate; of the first to expire, where credentials have different ones.
+  std::optional<CertificateValidity> validity;
+};
+
+// None where there are no credentials.
+std::optional<TlsInUse> FindTlsInUse();
 
 // A server's context with the certificate and key, for TLS 1.2 and 1.3. Peers are asked for no
 // certificate. InvalidArgument naming the file that cannot be used and why.

@@ -1,6 +1,7 @@
 #include "rpc/tls_copies.h"
 
 #include <fcntl.h>
+#include <openssl/ssl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -81,6 +82,8 @@ class TlsCopies {
   absl::Status Update();
 
   TlsFiles paths() const { return AsTlsFiles(copies_); }
+  // Whether the last Update had no error.
+  bool are_current() const { return are_current_; }
 
  private:
   absl::Status Adopt(const OfEach<std::string>& contents);
@@ -89,6 +92,7 @@ class TlsCopies {
   const CheckTlsFiles check_;
   OfEach<std::string> contents_;  // of the copies
   MemoryFiles copies_;
+  bool are_current_ = true;
 };
 
 absl::Status TlsCopies::Update() {
@@ -99,8 +103,9 @@ absl::Status TlsCopies::Update() {
     content << std::ifstream(paths[i]).rdbuf();
     contents[i] = content.str();
   }
-  if (contents != contents_) RETURN_IF_ERROR(Adopt(contents));
-  return absl::OkStatus();
+  const absl::Status status = contents == contents_ ? absl::OkStatus() : Adopt(contents);
+  are_current_ = status.ok();
+  return status;
 }
 
 absl::Status TlsCopies::Adopt(const OfEach<std::string>& contents) {
@@ -129,7 +134,10 @@ absl::Status TlsCopies::Adopt(const OfEach<std::string>& contents) {
 // OpenSSL, which have been made before.
 class AllTlsCopies {
  public:
-  AllTlsCopies() { PrepareLog(); }
+  AllTlsCopies() {
+    OPENSSL_init_ssl(0, nullptr);
+    PrepareLog();
+  }
   ~AllTlsCopies() {
     {
       std::lock_guard lock(mutex_);
@@ -151,6 +159,15 @@ class AllTlsCopies {
     }
     if (!thread_.joinable()) thread_ = StartThread("TLS files", [this] { UpdateAgainAndAgain(); });
     return at->second->paths();
+  }
+
+  std::vector<TlsCopiesInUse> InUse() {
+    std::lock_guard lock(mutex_);
+    std::vector<TlsCopiesInUse> in_use;
+    for (const auto& [paths, copies] : copies_) {
+      in_use.push_back({.paths = copies->paths(), .are_current = copies->are_current()});
+    }
+    return in_use;
   }
 
  private:
@@ -182,12 +199,18 @@ class AllTlsCopies {
   std::thread thread_;
 };
 
+AllTlsCopies& All() {
+  static AllTlsCopies all;
+  return all;
+}
+
 }  // namespace
 
 absl::StatusOr<TlsFiles> CopiesOf(const TlsFiles& files, CheckTlsFiles check) {
-  RETURN_IF_ERROR(check(files));  // first: OpenSSL must outlive them
-  static AllTlsCopies all;
-  return all.PathsFor(files, check);
+  RETURN_IF_ERROR(check(files));
+  return All().PathsFor(files, check);
 }
+
+std::vector<TlsCopiesInUse> AllTlsCopiesInUse() { return All().InUse(); }
 
 }  // namespace kvship

@@ -3,6 +3,8 @@
 // do not fit. The copies only ever hold what can be used. Thread safe.
 #pragma once
 
+#include <vector>
+
 #include "absl/status/statusor.h"
 #include "rpc/tls.h"
 
@@ -15,5 +17,14 @@ using CheckTlsFiles = absl::Status (*)(const TlsFiles&);
 // date twice a second; what cannot be used changes nothing and is a warning in the log. Errors: as
 // of `check`, or ResourceExhausted if no copy can be made.
 absl::StatusOr<TlsFiles> CopiesOf(const TlsFiles& files, CheckTlsFiles check);
+
+struct TlsCopiesInUse {
+  TlsFiles paths;
+  // Whether they are what the files were when these were last looked at.
+  bool are_current = true;
+};
+
+// All that CopiesOf has made.
+std::vector<TlsCopiesInUse> AllTlsCopiesInUse();
 
 }  // namespace kvship

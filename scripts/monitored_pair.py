@@ -1,5 +1,6 @@
-"""A prefill and a decode process with certificates on free ports, a load for them, and a Prometheus to watch them."""
+"""A prefill and a decode process with certificates and a token on free ports, a load for them, and a Prometheus to watch them."""
 
+import hashlib
 import json
 import math
 import os
@@ -43,13 +44,16 @@ class MonitoredPair:
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
                         "-days", "2", "-subj", "/CN=node", "-addext", "subjectAltName=IP:127.0.0.1",
                         "-out", certificate, "-keyout", key], check=True, capture_output=True)
-        self.tls_ca = f"--tls_ca={certificate}"
+        token, tokens = self.folder / "token", self.folder / "tokens"
+        token.write_text("bench")
+        tokens.write_text(f"bench:{hashlib.sha256(b'bench').hexdigest()}\n")
+        self.client_flags = [f"--tls_ca={certificate}", f"--api_token_file={token}"]
         prefill, self.port, self.admin_ports["prefill"], self.admin_ports["decode"] = free_ports(4)
         identity = [f"--tls_cert={certificate}", f"--tls_key={key}"]
         try:
             self._start("prefill", prefill, *identity, *self.prefill_flags)
             self._start("decode", self.port, *identity, f"--prefill=127.0.0.1:{prefill}", "--http=",
-                        f"--prefill_tls_ca={certificate}", *self.decode_flags)
+                        f"--prefill_tls_ca={certificate}", f"--api_tokens_file={tokens}", *self.decode_flags)
             for server in self.servers:
                 server.wait_until_ready()
         except BaseException:
@@ -70,7 +74,7 @@ class MonitoredPair:
     def bench(self, *flags: str, check: bool = True) -> None:
         """Sends requests with `kvship bench`; an error of its own is a ProcessError."""
         done = subprocess.run([*DIES_WITH_PARENT, os.path.join(self.binaries, "kvship"), "bench",
-                               f"--server=127.0.0.1:{self.port}", self.tls_ca, *flags],
+                               f"--server=127.0.0.1:{self.port}", *self.client_flags, *flags],
                               capture_output=True, text=True, check=False)
         if check and done.returncode != 0:
             raise ProcessError(f"kvship bench failed: {done.stderr}")

@@ -90,8 +90,7 @@ class HttpPort final : public httplib::Server {
 struct AdminServer::Server {
   // Adds what all programs say of themselves, and what this one does.
   nlohmann::ordered_json Status(const Readiness& readiness);
-  void AddHandlers(prometheus::Registry& registry, const Readiness& readiness,
-                   const std::string& certificate);
+  void AddHandlers(prometheus::Registry& registry, const Readiness& readiness, ApiTokens* tokens);
   bool Bind();
   void Listen();
 
@@ -123,10 +122,10 @@ nlohmann::ordered_json AdminServer::Server::Status(const Readiness& readiness) {
 }
 
 void AdminServer::Server::AddHandlers(prometheus::Registry& registry, const Readiness& readiness,
-                                      const std::string& certificate) {
+                                      ApiTokens* tokens) {
   using httplib::Request;
   using httplib::Response;
-  http.Get("/metrics", [this, &registry, node = NodeMetrics(program, readiness, certificate)](
+  http.Get("/metrics", [this, &registry, node = NodeMetrics(program, readiness, tokens)](
                            const Request&, Response& response) {
     std::vector<prometheus::MetricFamily> families = registry.Collect();
     std::ranges::move(node.Collect(), std::back_inserter(families));
@@ -187,7 +186,7 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
                                                                 const std::string& address,
                                                                 prometheus::Registry& registry,
                                                                 const Readiness& readiness,
-                                                                const std::string& certificate) {
+                                                                ApiTokens* tokens) {
   ASSIGN_OR_RETURN(const ListenAddress wanted, ParseListenAddress("admin", address));
   auto server = std::make_unique<Server>();
   server->program = program;
@@ -198,7 +197,7 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
     const int yes = 1;
     setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
   });
-  server->AddHandlers(registry, readiness, certificate);
+  server->AddHandlers(registry, readiness, tokens);
   server->host = wanted.host;
   server->port = wanted.port;
   if (!server->Bind()) return CannotListen("admin", address);

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "service/api_tokens.h"
 #include "service/readiness.h"
 
 namespace kvship {
@@ -25,14 +26,13 @@ class AdminServer {
   using StatusSource = std::function<nlohmann::ordered_json()>;
 
   // Listens on `address` ("host:port"; the flag's name is for messages) and serves until destroyed.
-  // `certificate`: the PEM file of the other ports, which /metrics tells the end of; empty: none.
-  // Borrows registry and readiness. Errors: InvalidArgument (no address), Unavailable (port in
-  // use).
+  // `tokens`: of the other ports, which /metrics tells of; null: none are wanted. Borrows all
+  // these. Errors: InvalidArgument (no address), Unavailable (port in use).
   static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& program,
                                                             const std::string& address,
                                                             prometheus::Registry& registry,
                                                             const Readiness& readiness,
-                                                            const std::string& certificate = "");
+                                                            ApiTokens* tokens = nullptr);
   ~AdminServer();
 
   int port() const;

@@ -90,20 +90,30 @@ absl::Status ApiTokens::Read() {
   return absl::OkStatus();
 }
 
+void ApiTokens::Refresh() {
+  const FileVersion version = FileVersion::Of(path_);
+  const bool has_changed = std::exchange(version_, version) != version;
+  if (!has_changed && !is_unread_) return;
+  const absl::Status status = Read();
+  are_current_ = status.ok();
+  is_unread_ = absl::IsNotFound(status);
+  if (status.ok()) {
+    LogInfo(absl::StrCat("read ", tokens_.size(), " API tokens from ", path_));
+  } else if (has_changed) {
+    LogWarning(absl::StrCat("the API tokens stay as they were: ", status.message()));
+  }
+}
+
+bool ApiTokens::AreCurrent() {
+  std::lock_guard lock(mutex_);
+  Refresh();
+  return are_current_;
+}
+
 absl::StatusOr<std::string> ApiTokens::ClientOf(absl::string_view token) {
   const Sha256Digest digest = DigestOf(token);
   std::lock_guard lock(mutex_);
-  const FileVersion version = FileVersion::Of(path_);
-  const bool has_changed = std::exchange(version_, version) != version;
-  if (has_changed || is_unread_) {
-    const absl::Status status = Read();
-    is_unread_ = absl::IsNotFound(status);
-    if (status.ok()) {
-      LogInfo(absl::StrCat("read ", tokens_.size(), " API tokens from ", path_));
-    } else if (has_changed) {
-      LogWarning(absl::StrCat("the API tokens stay as they were: ", status.message()));
-    }
-  }
+  Refresh();
   const ApiToken* found = nullptr;
   for (const ApiToken& known : tokens_) {
     if (CRYPTO_memcmp(known.digest.data(), digest.data(), digest.size()) == 0) found = &known;

@@ -38,13 +38,19 @@ class ApiTokens {
   // not depend on which digests resemble the token's.
   absl::StatusOr<std::string> ClientOf(absl::string_view token);
 
+  // Whether the tokens are those in the file; false where that cannot be used as it is.
+  bool AreCurrent();
+
  private:
   explicit ApiTokens(const std::string& path) : path_(path) {}
   absl::Status Read();
+  // Reads a changed file. Under the lock.
+  void Refresh();
 
   const std::string path_;
   std::mutex mutex_;
   FileVersion version_;
+  bool are_current_ = true;
   bool is_unread_ = false;  // which may have been for want of a descriptor: it is tried again
   std::vector<ApiToken> tokens_;
 };

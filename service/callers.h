@@ -29,6 +29,8 @@ class Callers {
   // The same by an "authorization" header alone.
   absl::StatusOr<std::string> CheckToken(absl::string_view authorization) const;
 
+  ApiTokens* tokens() const { return tokens_.get(); }  // null: none are wanted
+
  private:
   const std::vector<std::string> allowed_peers_;
   const std::unique_ptr<ApiTokens> tokens_;

@@ -59,11 +59,16 @@ TEST(ApiTokens, AFileThatIsEmptiedChangesNothing) {
   const std::string path = ::testing::TempDir() + "kvship_emptied_tokens";
   std::ofstream(path) << "before:" << kDigest << "\n";
   const auto tokens = *ApiTokens::Load(path);
+  EXPECT_TRUE(tokens->AreCurrent());
   for (const char* text : {"", "# nobody\n", "half a line"}) {
     std::ofstream(path) << text;
+    EXPECT_FALSE(tokens->AreCurrent()) << text;
     EXPECT_EQ(tokens->ClientOf("test").value_or(""), "before") << text;
   }
+  std::filesystem::remove(path);
+  EXPECT_FALSE(tokens->AreCurrent());
   std::ofstream(path) << "after:" << kDigest << "\n";
+  EXPECT_TRUE(tokens->AreCurrent());
   EXPECT_EQ(tokens->ClientOf("test").value_or(""), "after");
   std::filesystem::remove(path);
 }

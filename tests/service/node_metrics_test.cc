@@ -1,30 +1,22 @@
 #include "service/node_metrics.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "rpc/tls.h"
 
 namespace kvship {
 namespace {
 
-// Signs itself; good from 2026-11-26 07:58:54 to 2027-02-24 07:58:54 UTC.
-constexpr char kCertificate[] = R"(-----BEGIN CERTIFICATE-----
-MIIBczCCARmgAwIBAgIUH1us4egvDo2QenLdIapno7puSsIwCgYIKoZIzj0EAwIw
-DzENMAsGA1UEAwwEdGVzdDAeFw0yNjExMjYwNzU4NTRaFw0yNzAyMjQwNzU4NTRa
-MA8xDTALBgNVBAMMBHRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQBqGkv
-9U0Coc3LlvCHPGcvZCfQTlWA8CaLIloOY76Hxy2qrQAWLUzXgXE5fyY0Hi/xgP2U
-rbWQ1tU2i+c+yttYo1MwUTAdBgNVHQ4EFgQUfQ4K3rQA4EfmogU3R0orCibSf34w
-HwYDVR0jBBgwFoAUfQ4K3rQA4EfmogU3R0orCibSf34wDwYDVR0TAQH/BAUwAwEB
-/zAKBggqhkjOPQQDAgNIADBFAiEAms/HOqaKN0wZiLr3BaEz3fDTy8ux+9tlNleH
-quhGSCQCID3Ds0cs4CE8CAK2T4+dxMm1sY8AKsMcFYDns2iR7VBT
------END CERTIFICATE-----
-)";
-constexpr double kBegin = 1795679934, kEnd = 1803455934;
+using ::testing::AnyOf;
+using ::testing::EndsWith;
 
 std::map<std::string, double> Values(const NodeMetrics& metrics) {
   std::map<std::string, double> values;
@@ -36,7 +28,7 @@ std::map<std::string, double> Values(const NodeMetrics& metrics) {
 
 TEST(NodeMetrics, ReadyFollowsReadiness) {
   Readiness readiness;
-  const NodeMetrics metrics("kvship-test", readiness, "");
+  const NodeMetrics metrics("kvship-test", readiness, nullptr);
   EXPECT_EQ(Values(metrics)["kvship_test_ready"], 0);
   readiness.StartServing([] { return absl::OkStatus(); });
   EXPECT_EQ(Values(metrics)["kvship_test_ready"], 1);
@@ -46,7 +38,7 @@ TEST(NodeMetrics, ReadyFollowsReadiness) {
 
 TEST(NodeMetrics, ANodeThatDrainsIsToldFromOneThatIsStuck) {
   Readiness readiness;
-  const NodeMetrics metrics("kvship-test", readiness, "");
+  const NodeMetrics metrics("kvship-test", readiness, nullptr);
   readiness.StartServing([] { return absl::UnavailableError("stuck"); });
   EXPECT_EQ(Values(metrics)["kvship_test_ready"], 0);
   EXPECT_EQ(Values(metrics).at("kvship_test_draining"), 0);
@@ -54,31 +46,64 @@ TEST(NodeMetrics, ANodeThatDrainsIsToldFromOneThatIsStuck) {
   EXPECT_EQ(Values(metrics)["kvship_test_draining"], 1);
 }
 
-TEST(NodeMetrics, WithoutACertificateNothingIsToldOfOne) {
+TEST(NodeMetrics, WithoutTlsAndTokensNothingIsToldOfThem) {
   const Readiness readiness;
-  for (const auto& [name, value] : Values(NodeMetrics("kvship-test", readiness, ""))) {
-    EXPECT_EQ(name.find("certificate"), std::string::npos) << name;
+  for (const auto& [name, value] : Values(NodeMetrics("kvship-test", readiness, nullptr))) {
+    EXPECT_THAT(name, AnyOf(EndsWith("_ready"), EndsWith("_draining")));
   }
 }
 
-TEST(NodeMetrics, ACertificateThatCannotBeReadIsSeen) {
-  const Readiness readiness;
-  const auto values = Values(NodeMetrics("kvship-test", readiness, "/no/such/file.pem"));
-  EXPECT_EQ(values.at("kvship_test_certificate_readable"), 0);
-  EXPECT_EQ(values.count("kvship_test_certificate_not_after_timestamp_seconds"), 0u);
+class NodeMetricsFilesTest : public ::testing::Test {
+ protected:
+  NodeMetricsFilesTest() {
+    std::string name = ::testing::TempDir() + "kvship_node_XXXXXX";
+    folder_ = mkdtemp(name.data());
+    files_ = {.certificate = folder_ + "/cert.pem", .key = folder_ + "/key.pem"};
+  }
+  ~NodeMetricsFilesTest() override { std::filesystem::remove_all(folder_); }
+
+  // A new certificate at the first place, and its key at the second.
+  static void Make(const std::string& certificate, const std::string& key, int days) {
+    const std::string command = absl::StrCat(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days ", days,
+        " -subj /CN=test -out ", certificate, " -keyout ", key, " 2>/dev/null");
+    ASSERT_EQ(std::system(command.c_str()), 0);
+  }
+  double Value(const std::string& name) const { return Values(metrics_)["kvship_test_" + name]; }
+  bool Becomes(const std::string& name, double value) const {
+    for (int i = 0; i < 1000 && Value(name) != value; ++i) absl::SleepFor(absl::Milliseconds(10));
+    return Value(name) == value;
+  }
+
+  std::string folder_;
+  TlsFiles files_;
+  Readiness readiness_;
+  NodeMetrics metrics_{"kvship-test", readiness_, nullptr};
+};
+
+TEST_F(NodeMetricsFilesTest, ACertificateWhoseKeyDoesNotFitIsNotTheOneInUse) {
+  Make(files_.certificate, files_.key, 1);
+  ASSERT_TRUE(ServerTls(files_).ok());
+  EXPECT_EQ(Value("tls_files_current"), 1);
+  const double begin = Value("certificate_not_before_timestamp_seconds");
+  const double end = Value("certificate_not_after_timestamp_seconds");
+  EXPECT_EQ(end - begin, 24 * 3600);
+  Make(files_.certificate, folder_ + "/its.key", 9);
+  EXPECT_TRUE(Becomes("tls_files_current", 0));
+  EXPECT_EQ(Value("certificate_not_after_timestamp_seconds"), end);
+  std::filesystem::rename(folder_ + "/its.key", files_.key);
+  EXPECT_TRUE(Becomes("tls_files_current", 1));
+  EXPECT_GT(Value("certificate_not_after_timestamp_seconds"), end);
 }
 
-TEST(NodeMetrics, TheCertificateIsReadAnewEachTime) {
-  const std::filesystem::path path =
-      std::filesystem::temp_directory_path() / absl::StrCat("kvship_certificate_", getpid());
-  const Readiness readiness;
-  const NodeMetrics metrics("kvship-test", readiness, path);
-  std::ofstream(path) << kCertificate;
-  EXPECT_EQ(Values(metrics)["kvship_test_certificate_not_before_timestamp_seconds"], kBegin);
-  EXPECT_EQ(Values(metrics)["kvship_test_certificate_not_after_timestamp_seconds"], kEnd);
-  EXPECT_EQ(Values(metrics)["kvship_test_certificate_readable"], 1);
-  std::filesystem::remove(path);
-  EXPECT_EQ(Values(metrics)["kvship_test_certificate_readable"], 0);
+TEST_F(NodeMetricsFilesTest, TokensThatCannotBeReadAreSeen) {
+  const std::string path = folder_ + "/tokens";
+  std::ofstream(path) << "a:" << std::string(64, '0') << "\n";
+  const auto tokens = *ApiTokens::Load(path);
+  const NodeMetrics metrics("kvship-test", readiness_, tokens.get());
+  EXPECT_EQ(Values(metrics).at("kvship_test_api_tokens_current"), 1);
+  std::ofstream(path) << "half a li";
+  EXPECT_EQ(Values(metrics).at("kvship_test_api_tokens_current"), 0);
 }
 
 }  // namespace
