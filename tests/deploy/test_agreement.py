@@ -14,8 +14,11 @@ ROLES = ["prefill", "decode"]
 SETS = [*OVERLAYS, "mtls+model-image+autoscaling-hpa+cuda+nccl+monitoring+network-policy",
         "plaintext+model-pvc+autoscaling+network-policy"]
 ON_GPUS = [name for name in SETS if name == "h200" or "cuda" in name]
-# What a program needs beside the memory that its flags bound: messages, activations, its code.
+# What a program needs beside the memory that is bounded: activations, its code.
 PROGRAM_BYTES = 256 << 20
+# What gRPC may hold of messages (service/rpc_server.cc), and the flags' defaults for HTTP.
+GRPC_BYTES = 1 << 30
+MAX_HTTP_REQUESTS, MAX_MESSAGE_BYTES = 256, 16 << 20
 
 each_pool = pytest.mark.parametrize(("name", "role"), [(name, role) for name in SETS for role in ROLES])
 
@@ -27,6 +30,13 @@ def program(role: str) -> str:
 def known_flags(role: str) -> set[str]:
     told = subprocess.run([program(role), "--helpfull"], check=False, capture_output=True, text=True).stdout
     return set(re.findall(r"^ +--(\w+) \(", told, re.MULTILINE))
+
+
+def message_bytes(role: str, given: dict[str, str]) -> int:
+    """Of requests that may be there at a time."""
+    longest = int(given.get("max_message_bytes", MAX_MESSAGE_BYTES))
+    over_http = int(given.get("max_http_requests", MAX_HTTP_REQUESTS)) * longest if role == "decode" else 0
+    return max(GRPC_BYTES, 4 * longest) + over_http
 
 
 def deployment(name: str, role: str):
@@ -171,7 +181,7 @@ def test_threads_and_memory_are_within_the_limits(name, role):
         assert bounded + planned["model"]["weight_bytes"] <= 0.9 * planned["gpu"]["memory_bytes"]
     else:
         on_host += bounded
-    assert on_host + PROGRAM_BYTES <= manifests.num_bytes(limits["memory"])
+    assert on_host + message_bytes(role, given) + PROGRAM_BYTES <= manifests.num_bytes(limits["memory"])
 
 
 @pytest.mark.parametrize(("name", "role"), [(name, role) for name in ON_GPUS for role in ROLES])
