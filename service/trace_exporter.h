@@ -24,7 +24,8 @@ namespace kvship {
 
 class TraceExporter {
  public:
-  // `service` names the program to the collector, "kvship-decode"; its metrics are called
+  // `service` names the program to the collector, "kvship-decode", beside its version and the host;
+  // its metrics are called
   // kvship_decode_trace_spans_{exported,dropped}_total. `endpoint` is "http://HOST:PORT", where
   // spans go to /v1/traces; it may be https, and may have a path before that one. Borrows the
   // registry. InvalidArgument naming --otlp_endpoint.
@@ -49,7 +50,7 @@ class TraceExporter {
   // Whether the collector took them.
   bool Send(const std::vector<TraceSpan>& spans);
 
-  const std::string service_;
+  const std::vector<TraceSpan::Attribute> resource_;
   const Endpoint endpoint_;
   prometheus::Counter& exported_;
   prometheus::Counter& dropped_;

@@ -18,6 +18,15 @@ Json KeyValue(const std::string& key, Json value) {
   return {{"key", key}, {"value", std::move(value)}};
 }
 
+Json AttributesJson(std::span<const TraceSpan::Attribute> attributes) {
+  Json list = Json::array();
+  for (const TraceSpan::Attribute& attribute : attributes) {
+    list.push_back(KeyValue(
+        attribute.name, std::visit([](const auto& v) { return AnyValue(v); }, attribute.value)));
+  }
+  return list;
+}
+
 Json SpanJson(const TraceSpan& span, absl::Duration to_wall_clock) {
   constexpr int kError = 2;
   const auto nanoseconds = [to_wall_clock](absl::Time time) {
@@ -29,11 +38,7 @@ Json SpanJson(const TraceSpan& span, absl::Duration to_wall_clock) {
       {"kind", static_cast<int>(span.kind)},     {"startTimeUnixNano", nanoseconds(span.begin)},
       {"endTimeUnixNano", nanoseconds(span.end)}};
   if (!span.context.state.empty()) json["traceState"] = span.context.state;
-  Json& attributes = json["attributes"] = Json::array();
-  for (const TraceSpan::Attribute& attribute : span.attributes) {
-    attributes.push_back(KeyValue(
-        attribute.name, std::visit([](const auto& v) { return AnyValue(v); }, attribute.value)));
-  }
+  json["attributes"] = AttributesJson(span.attributes);
   if (!span.status.ok()) {
     json["status"] = {{"code", kError}, {"message", absl::StatusCodeToString(span.status.code())}};
   }
@@ -42,15 +47,14 @@ Json SpanJson(const TraceSpan& span, absl::Duration to_wall_clock) {
 
 }  // namespace
 
-std::string TraceJson(const std::string& service_name, std::span<const TraceSpan> spans,
-                      absl::Duration to_wall_clock) {
+std::string TraceJson(std::span<const TraceSpan::Attribute> resource,
+                      std::span<const TraceSpan> spans, absl::Duration to_wall_clock) {
   Json list = Json::array();
   for (const TraceSpan& span : spans) list.push_back(SpanJson(span, to_wall_clock));
   const Json scope = {{"scope", {{"name", "kvship"}}}, {"spans", std::move(list)}};
-  const Json resource = {
-      {"attributes", Json::array({KeyValue("service.name", AnyValue(service_name))})}};
-  const Json body = {{"resourceSpans", Json::array({{{"resource", resource},
-                                                     {"scopeSpans", Json::array({scope})}}})}};
+  const Json body = {
+      {"resourceSpans", Json::array({{{"resource", {{"attributes", AttributesJson(resource)}}},
+                                      {"scopeSpans", Json::array({scope})}}})}};
   return body.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

@@ -9,8 +9,9 @@
 
 namespace kvship {
 
-// `to_wall_clock` is what makes the wall clock's time of the spans' times.
-std::string TraceJson(const std::string& service_name, std::span<const TraceSpan> spans,
-                      absl::Duration to_wall_clock);
+// `resource` says what made them. `to_wall_clock` is what makes the wall clock's time of the spans'
+// times.
+std::string TraceJson(std::span<const TraceSpan::Attribute> resource,
+                      std::span<const TraceSpan> spans, absl::Duration to_wall_clock);
 
 }  // namespace kvship

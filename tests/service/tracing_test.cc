@@ -101,7 +101,8 @@ TEST(TraceJson, IsAsOtlpWantsIt) {
                                          {"kvship.prompt_tokens", uint64_t{9007199254740993}},
                                          {"kvship.kept_tokens", 0.5}},
                           .status = absl::CancelledError("quotes the prompt")};
-  const Json body = Json::parse(TraceJson("kvship-test", {&span, 1}, absl::Seconds(1000)));
+  const TraceSpan::Attribute service = {"service.name", "kvship-test"};
+  const Json body = Json::parse(TraceJson({&service, 1}, {&span, 1}, absl::Seconds(1000)));
   const Json& resource = body["resourceSpans"][0];
   EXPECT_EQ(resource["resource"]["attributes"][0]["value"]["stringValue"], "kvship-test");
   const Json& out = resource["scopeSpans"][0]["spans"][0];
@@ -121,11 +122,18 @@ TEST(TraceJson, IsAsOtlpWantsIt) {
 class Collector {
  public:
   explicit Collector(int status = 200) {
-    server_.Post("/v1/traces", [this, status](const httplib::Request& request,
-                                              httplib::Response& response) {
-      num_spans_ += Json::parse(request.body)["resourceSpans"][0]["scopeSpans"][0]["spans"].size();
-      response.status = status;
-    });
+    server_.Post("/v1/traces",
+                 [this, status](const httplib::Request& request, httplib::Response& response) {
+                   const Json sent = Json::parse(request.body)["resourceSpans"][0];
+                   {
+                     std::lock_guard lock(mutex_);
+                     for (const Json& attribute : sent["resource"]["attributes"]) {
+                       resource_[attribute["key"]] = attribute["value"]["stringValue"];
+                     }
+                   }
+                   num_spans_ += sent["scopeSpans"][0]["spans"].size();
+                   response.status = status;
+                 });
     port_ = server_.bind_to_any_port("127.0.0.1");
     thread_ = std::thread([this] { server_.listen_after_bind(); });
     while (!server_.is_running()) absl::SleepFor(absl::Milliseconds(1));
@@ -136,11 +144,17 @@ class Collector {
   }
   std::string endpoint() const { return "http://127.0.0.1:" + std::to_string(port_); }
   size_t num_spans() const { return num_spans_; }
+  std::map<std::string, std::string> resource() {
+    std::lock_guard lock(mutex_);
+    return resource_;
+  }
 
  private:
   httplib::Server server_;
   int port_ = 0;
   std::atomic<size_t> num_spans_{0};
+  std::mutex mutex_;
+  std::map<std::string, std::string> resource_;
   std::thread thread_;
 };
 
@@ -168,6 +182,17 @@ TEST_F(TraceExporterTest, WhatIsLeftIsSentAtTheEnd) {
   EXPECT_EQ(collector.num_spans(), 1000u);
   EXPECT_EQ(Counted("exported"), 1000);
   EXPECT_EQ(Counted("dropped"), 0);
+}
+
+TEST_F(TraceExporterTest, SpansSayWhichProcessMadeThem) {
+  Collector collector;
+  Make(collector.endpoint())->Add(Span());
+  char host[256] = {};
+  ASSERT_EQ(gethostname(host, sizeof(host) - 1), 0);
+  const std::map<std::string, std::string> wanted = {{"service.name", "kvship-test"},
+                                                     {"service.version", KVSHIP_VERSION},
+                                                     {"service.instance.id", host}};
+  EXPECT_EQ(collector.resource(), wanted);
 }
 
 TEST_F(TraceExporterTest, FewSpansAreSentAfterASecond) {
