@@ -64,8 +64,10 @@ ABSL_FLAG(size_t, max_waiting_requests, 4096,
 ABSL_FLAG(size_t, max_unread_tokens, 256,
           "output tokens that wait for a slow reader before its request sits out decode steps");
 ABSL_FLAG(size_t, max_client_bytes, 0,
-          "bytes of the pool that one client's requests may wait for and hold; 0: any number");
-ABSL_FLAG(size_t, max_client_requests, 0, "requests of one client at a time; 0: any number");
+          "bytes of this process's pool that one client's requests may wait for and hold; 0: any "
+          "number");
+ABSL_FLAG(size_t, max_client_requests, 0,
+          "requests of one client at a time, in this process; 0: any number");
 ABSL_FLAG(size_t, max_message_bytes, 16 << 20, "the longest request message");
 ABSL_FLAG(size_t, max_streams, 1024, "requests of one connection at a time");
 ABSL_FLAG(absl::Duration, stuck_timeout, absl::Seconds(60),
