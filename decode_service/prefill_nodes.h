@@ -52,7 +52,8 @@ class PrefillNodes {
   PrefillNodes(Options options, DecodeMetrics& metrics);
   ~PrefillNodes();
 
-  // A node for a prompt, of the best standing that there is: of two random ones, and the one that
+  // A node for a prompt, of the best standing that there is: of two random ones, the first
+  // of which all decode nodes draw alike for a beginning that they do not know, and the one that
   // was last given its longest beginning and keeps such, the one that has the least to read, the
   // prompt counted without what it may have of it. Nodes whose addresses are in `tried`, and those
   // of a standing below `worst`, are left out. Unavailable, saying what is wrong with each, if none

@@ -24,4 +24,19 @@ void PrefixPlaces::Note(std::span<const Sha256Digest> digests, const std::string
   }
 }
 
+size_t PreferredPlace(std::span<const absl::string_view> addresses, const Sha256Digest& digest) {
+  size_t preferred = 0;
+  Sha256Digest highest = {};
+  for (size_t i = 0; i < addresses.size(); ++i) {
+    Sha256 sha;
+    sha.Update(digest);
+    sha.Update(std::as_bytes(std::span(addresses[i].data(), addresses[i].size())));
+    const Sha256Digest hash = sha.Finish();
+    if (hash < highest) continue;
+    highest = hash;
+    preferred = i;
+  }
+  return preferred;
+}
+
 }  // namespace kvship

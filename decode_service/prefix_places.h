@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "base/sha256.h"
 
 namespace kvship {
@@ -40,5 +41,10 @@ class PrefixPlaces {
   std::list<Sha256Digest> uses_;  // the latest first
   std::map<Sha256Digest, Entry> entries_;
 };
+
+// Of `addresses`, at least one, the place of what is given with a prompt that begins with the block
+// of this digest, by a rule that all processes share: the highest hash of both (rendezvous hashing,
+// Thaler and Ravishankar 1998), so that one that comes or goes moves its own beginnings alone.
+size_t PreferredPlace(std::span<const absl::string_view> addresses, const Sha256Digest& digest);
 
 }  // namespace kvship

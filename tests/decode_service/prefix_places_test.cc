@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "kv/prefix_digests.h"
 
 namespace kvship {
@@ -39,6 +41,26 @@ TEST(PrefixPlaces, ForgetsTheLeastRecentlyUsedAndOfAPromptItsEndFirst) {
   EXPECT_EQ(places.Find(Blocks({5})).num_blocks, 1u);
   places.Note(Blocks({6, 7, 8, 9, 10}), "d");
   EXPECT_EQ(places.Find(Blocks({6, 7, 8, 9, 10})).num_blocks, 4u);
+}
+
+TEST(PreferredPlace, IsTheSameForAllAndStaysWhenOthersGo) {
+  const std::vector<absl::string_view> all = {"10.0.0.1:50051", "10.0.0.2:50051", "10.0.0.3:50051"};
+  std::map<absl::string_view, int> times;
+  for (int i = 0; i < 300; ++i) {
+    Sha256Digest digest = {};
+    digest[0] = static_cast<std::byte>(i);
+    digest[1] = static_cast<std::byte>(i / 256);
+    const absl::string_view place = all[PreferredPlace(all, digest)];
+    ++times[place];
+    const std::vector<absl::string_view> reversed(all.rbegin(), all.rend());
+    EXPECT_EQ(reversed[PreferredPlace(reversed, digest)], place);
+    std::vector<absl::string_view> fewer;
+    for (const absl::string_view address : all) {
+      if (address != "10.0.0.3:50051" || place == address) fewer.push_back(address);
+    }
+    EXPECT_EQ(fewer[PreferredPlace(fewer, digest)], place);
+  }
+  for (const absl::string_view address : all) EXPECT_GT(times[address], 70) << address;
 }
 
 }  // namespace
