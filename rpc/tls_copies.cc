@@ -103,7 +103,7 @@ absl::Status TlsCopies::Update() {
     content << std::ifstream(paths[i]).rdbuf();
     contents[i] = content.str();
   }
-  const absl::Status status = contents == contents_ ? absl::OkStatus() : Adopt(contents);
+  absl::Status status = contents == contents_ ? absl::OkStatus() : Adopt(contents);
   are_current_ = status.ok();
   return status;
 }
