@@ -156,6 +156,17 @@ absl::Status ReadStructure(const v1::GenerateRequest& message, const ServedModel
   return absl::OkStatus();
 }
 
+// Those in calls, which are told by the names of these; after the structure.
+std::vector<int32_t> ShownTokens(const v1::GenerateRequest& message, const ServedModel& model,
+                                 absl::string_view structure) {
+  std::vector<int32_t> shown;
+  for (const int32_t token : model.call_tokens) {
+    const bool is_held = absl::StrContains(structure, model.tokenizer->TokenBytes(token));
+    if (is_held || !message.chat().tools().empty()) shown.push_back(token);
+  }
+  return shown;
+}
+
 absl::string_view InputField(const v1::GenerateRequest& message) {
   switch (message.input_case()) {
     case v1::GenerateRequest::kChat: return "chat.messages";
@@ -249,6 +260,7 @@ absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message
 
   ASSIGN_OR_RETURN(request.tokens, InputTokens(message, model));
   RETURN_IF_ERROR(ReadStructure(message, model, &request));
+  output.shown_tokens = ShownTokens(message, model, request.structure);
   ASSIGN_OR_RETURN(output.max_tokens, MaxTokens(message, request.tokens.size(), model, limits));
   RETURN_IF_ERROR(ReadMinTokens(message, model.config(), &request));
   auto plan = MakePlan(request.compression, ShapeOf(model.config()), request.tokens.size());

@@ -5,8 +5,6 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -16,6 +14,7 @@
 #include "decode_service/json_schema_pattern.h"
 #include "decode_service/json_schema_values.h"
 #include "engine/json_text.h"
+#include "engine/schema_types.h"
 
 namespace kvship {
 namespace {
@@ -39,22 +38,6 @@ const std::map<std::string, SchemaNames, std::less<>> kChoices = {{"$ref", {}},
                                                                   {"const", {"type"}},
                                                                   {"enum", {"type"}},
                                                                   {"oneOf", {"discriminator"}}};
-// A reference without %XX, in which URIs write what they cannot have.
-std::string WithoutPercents(absl::string_view reference) {
-  std::string text;
-  while (!reference.empty()) {
-    const absl::string_view code = reference.substr(1, 2);
-    if (reference[0] == '%' && code.size() == 2 && absl::ascii_isxdigit(code[0]) &&
-        absl::ascii_isxdigit(code[1])) {
-      absl::StrAppend(&text, absl::HexStringToBytes(code));
-      reference.remove_prefix(3);
-    } else {
-      text.push_back(reference[0]);
-      reference.remove_prefix(1);
-    }
-  }
-  return text;
-}
 
 absl::Status Take(size_t count, SchemaQuota& quota) {
   quota.used += count;
@@ -73,7 +56,8 @@ size_t NumFurther(const json& alternatives) {
 class Checker {
  public:
   // `root`: the schema whose definitions others may name, as it came.
-  Checker(const json& root, SchemaQuotas& quotas) : root_(root), quotas_(quotas) {
+  Checker(const json& root, SchemaQuotas& quotas, absl::string_view not_in_patterns)
+      : root_(root), quotas_(quotas), not_in_patterns_(not_in_patterns) {
     for (const char* name : {"$defs", "definitions"}) {
       if (!root.contains(name) || !root[name].is_object()) continue;
       for (const auto& each : root[name].items()) {
@@ -202,7 +186,7 @@ class Checker {
     if (!value.is_string() || has_length || schema.contains("format")) {
       return WrongSchema(path + ".pattern", value, "a text, and no length or format beside it");
     }
-    const auto pattern = ReadSchemaPattern(value.get<std::string>());
+    const auto pattern = ReadSchemaPattern(value.get<std::string>(), not_in_patterns_);
     if (!pattern.ok()) return WrongSchema(path + ".pattern", value, pattern.status().message());
     schema["pattern"] = pattern->text;
     return Take(pattern->cost, quotas_.patterns);
@@ -255,11 +239,13 @@ class Checker {
   const json root_;
   SchemaNames references_;
   SchemaQuotas& quotas_;
+  const absl::string_view not_in_patterns_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::string> CheckedJsonSchema(absl::string_view text, SchemaQuotas& quotas) {
+absl::StatusOr<std::string> CheckedJsonSchema(absl::string_view text, SchemaQuotas& quotas,
+                                              absl::string_view not_in_patterns) {
   if (text.size() > kMostBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat(" has ", text.size(), " bytes; wanted at most ", kMostBytes));
@@ -269,7 +255,7 @@ absl::StatusOr<std::string> CheckedJsonSchema(absl::string_view text, SchemaQuot
     return absl::InvalidArgumentError(absl::StrCat(" ", spelled.status().message()));
   json root = json::parse(*spelled);
   root.erase("$id");
-  Checker checker(root, quotas);
+  Checker checker(root, quotas, not_in_patterns);
   json definitions = json::object();
   for (const char* name : {"$defs", "definitions"}) {
     if (!root.contains(name)) continue;

@@ -33,8 +33,10 @@ struct SchemaQuotas {
 
 // A schema for XGrammar that allows what `text` does. InvalidArgument, to be read behind the name
 // of the schema's field (".properties.age.multipleOf is 2; wanted ..."): it is no JSON, no schema
-// that an output can be held to, or more than is left of the quotas.
-absl::StatusOr<std::string> CheckedJsonSchema(absl::string_view text, SchemaQuotas& quotas);
+// that an output can be held to, or more than is left of the quotas. Strings of patterns have no
+// character of `not_in_patterns`.
+absl::StatusOr<std::string> CheckedJsonSchema(absl::string_view text, SchemaQuotas& quotas,
+                                              absl::string_view not_in_patterns = "");
 inline absl::StatusOr<std::string> CheckedJsonSchema(absl::string_view text) {
   SchemaQuotas quotas;
   return CheckedJsonSchema(text, quotas);

@@ -80,7 +80,9 @@ bool IsAscii(char32_t c) { return c < 0x80; }
 
 class Reader {
  public:
-  explicit Reader(std::u32string pattern) : pattern_(std::move(pattern)) {}
+  Reader(std::u32string pattern, absl::string_view without) : pattern_(std::move(pattern)) {
+    for (const char c : without) without_.push_back({char32_t(c), char32_t(c)});
+  }
 
   absl::StatusOr<SchemaPattern> Read() {
     ASSIGN_OR_RETURN(const Part whole, ReadAlternatives(0));
@@ -128,7 +130,8 @@ class Reader {
   }
 
   Part Others() {
-    return {SetText(kPlain) + "*", positions_.Repeated(positions_.OneOf(kPlain), 0, {})};
+    const CharacterSet set = PlainBut(without_);
+    return {SetText(set) + "*", positions_.Repeated(positions_.OneOf(set), 0, {})};
   }
 
   absl::StatusOr<Part> ReadSequence(int depth) {
@@ -226,7 +229,9 @@ class Reader {
       set = {{next, next}};
       ++at_;
     }
-    set = PlainBut(PlainBut(set));
+    CharacterSet others = PlainBut(set);
+    others.insert(others.end(), without_.begin(), without_.end());
+    set = PlainBut(others);
     if (set.size() > kMostRanges) {
       return Wrong(absl::StrCat("at most ", kMostRanges, " ranges of characters"), begin);
     }
@@ -340,19 +345,21 @@ class Reader {
   }
 
   const std::u32string pattern_;
+  CharacterSet without_;
   size_t at_ = 0;
   PatternPositions positions_;
 };
 
 }  // namespace
 
-absl::StatusOr<SchemaPattern> ReadSchemaPattern(absl::string_view pattern) {
+absl::StatusOr<SchemaPattern> ReadSchemaPattern(absl::string_view pattern,
+                                                absl::string_view without) {
   std::u32string characters = Decoded(pattern);
   if (characters.size() > kMostPatternCharacters) {
     return absl::InvalidArgumentError(
         absl::StrCat("at most ", kMostPatternCharacters, " characters"));
   }
-  return Reader(std::move(characters)).Read();
+  return Reader(std::move(characters), without).Read();
 }
 
 }  // namespace kvship

@@ -17,7 +17,8 @@ struct SchemaPattern {
 // What matches UTF-8 text in which `pattern` is found. InvalidArgument, to be read behind
 // "wanted ": it is no regular expression, says what cannot be held (assertions but ^ and $ around
 // the whole or an alternative of it, references to groups, Unicode's classes, flags), is too
-// long, or wants a character that JSON writes with an escape.
-absl::StatusOr<SchemaPattern> ReadSchemaPattern(absl::string_view pattern);
+// long, or wants a character that JSON writes with an escape, or an ASCII one of `without`.
+absl::StatusOr<SchemaPattern> ReadSchemaPattern(absl::string_view pattern,
+                                                absl::string_view without = "");
 
 }  // namespace kvship

@@ -3,6 +3,7 @@
 #include <dlpack/dlpack.h>
 #include <xgrammar/xgrammar.h>
 
+#include <algorithm>
 #include <list>
 #include <mutex>
 #include <new>
@@ -12,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "engine/end_tokens.h"
@@ -64,12 +66,16 @@ absl::Status Checked(const Function& function) {
   return absl::InvalidArgumentError(warning.substr(0, kMostShown));
 }
 
-xgrammar::TokenizerInfo Vocabulary(const Tokenizer& tokenizer, const ModelConfig& model) {
+xgrammar::TokenizerInfo Vocabulary(const Tokenizer& tokenizer, const ModelConfig& model,
+                                   std::span<const int32_t> shown_tokens) {
   // Those without bytes are never allowed: special ones, and rows of the model that stand for none.
   std::vector<std::string> tokens(model.vocab_tokens);
   for (size_t id = 0; id < tokens.size(); ++id) {
     const auto token = static_cast<int32_t>(id);
     if (!tokenizer.IsSpecial(token)) tokens[id] = std::string(tokenizer.TokenBytes(token));
+  }
+  for (const int32_t token : shown_tokens) {
+    tokens[token] = std::string(tokenizer.TokenBytes(token));
   }
   return xgrammar::TokenizerInfo(tokens, xgrammar::VocabType::RAW,
                                  static_cast<int>(model.vocab_tokens),
@@ -78,12 +84,15 @@ xgrammar::TokenizerInfo Vocabulary(const Tokenizer& tokenizer, const ModelConfig
 
 class XgrammarMatcher final : public OutputMatcher {
  public:
-  XgrammarMatcher(const xgrammar::CompiledGrammar& grammar, size_t vocab_tokens)
-      : matcher_(grammar), vocab_tokens_(vocab_tokens) {}
+  // `hidden_tokens` are allowed nowhere.
+  XgrammarMatcher(const xgrammar::CompiledGrammar& grammar, size_t vocab_tokens,
+                  std::vector<int32_t> hidden_tokens)
+      : matcher_(grammar), vocab_tokens_(vocab_tokens), hidden_tokens_(std::move(hidden_tokens)) {}
 
   absl::Status Accept(int32_t token) override {
-    bool accepted = false;
-    RETURN_IF_ERROR(Checked([&] { accepted = matcher_.AcceptToken(token); }));
+    bool accepted =
+        std::find(hidden_tokens_.begin(), hidden_tokens_.end(), token) == hidden_tokens_.end();
+    if (accepted) RETURN_IF_ERROR(Checked([&] { accepted = matcher_.AcceptToken(token); }));
     if (accepted) return absl::OkStatus();
     return absl::InvalidArgumentError(
         absl::StrCat("the token ", token, " is none of those that the output's structure allows"));
@@ -102,7 +111,8 @@ class XgrammarMatcher final : public OutputMatcher {
     bool is_some = false;
     const absl::Status status = Checked([&] { is_some = matcher_.FillNextTokenBitmask(&tensor); });
     if (!status.ok()) return absl::InternalError(status.message());
-    if (!is_some) return TokenMask();
+    if (!is_some) return AllTokensBut(hidden_tokens_, vocab_tokens_);
+    for (const int32_t token : hidden_tokens_) mask[token / 32] &= ~(uint32_t{1} << (token % 32));
     for (const uint32_t word : mask) {
       if (word != 0) return mask;
     }
@@ -114,6 +124,7 @@ class XgrammarMatcher final : public OutputMatcher {
  private:
   xgrammar::GrammarMatcher matcher_;
   const size_t vocab_tokens_;
+  const std::vector<int32_t> hidden_tokens_;
 };
 
 // Compiled structures, those used last first. (XGrammar's own cache also keeps what it refuses, and
@@ -155,19 +166,23 @@ class GrammarCache {
 
 class XgrammarGrammars final : public OutputGrammars {
  public:
-  XgrammarGrammars(const Tokenizer& tokenizer, const ModelConfig& model)
-      : tokenizer_(tokenizer), model_(model) {}
+  XgrammarGrammars(const Tokenizer& tokenizer, const ModelConfig& model,
+                   std::span<const int32_t> shown_tokens)
+      : tokenizer_(tokenizer),
+        model_(model),
+        shown_tokens_(shown_tokens.begin(), shown_tokens.end()) {}
 
   absl::StatusOr<std::unique_ptr<OutputMatcher>> Match(const std::string& structure) override {
     std::unique_ptr<OutputMatcher> matcher = Kept(structure);
     if (matcher != nullptr) return matcher;
     RETURN_IF_ERROR(Checked([&] {
       std::call_once(made_, [this] {
-        compiler_.emplace(Vocabulary(tokenizer_, model_), /*max_threads=*/1,
+        compiler_.emplace(Vocabulary(tokenizer_, model_, shown_tokens_), /*max_threads=*/1,
                           /*cache_enabled=*/false);
       });
       const auto grammar = compiler_->CompileStructuralTag(structure);
-      matcher = std::make_unique<XgrammarMatcher>(grammar, model_.vocab_tokens);
+      matcher =
+          std::make_unique<XgrammarMatcher>(grammar, model_.vocab_tokens, HiddenTokens(structure));
       if (warning.empty()) cache_.Add(structure, grammar);
     }));
     return matcher;
@@ -175,12 +190,24 @@ class XgrammarGrammars final : public OutputGrammars {
 
   std::unique_ptr<OutputMatcher> Kept(const std::string& structure) override {
     const auto grammar = cache_.Find(structure);
-    return grammar ? std::make_unique<XgrammarMatcher>(*grammar, model_.vocab_tokens) : nullptr;
+    if (!grammar) return nullptr;
+    return std::make_unique<XgrammarMatcher>(*grammar, model_.vocab_tokens,
+                                             HiddenTokens(structure));
   }
 
  private:
+  // Of the shown ones those that the structure does not have.
+  std::vector<int32_t> HiddenTokens(const std::string& structure) const {
+    std::vector<int32_t> hidden;
+    for (const int32_t token : shown_tokens_) {
+      if (!absl::StrContains(structure, tokenizer_.TokenBytes(token))) hidden.push_back(token);
+    }
+    return hidden;
+  }
+
   const Tokenizer& tokenizer_;
   const ModelConfig& model_;
+  const std::vector<int32_t> shown_tokens_;
   std::once_flag made_;
   std::optional<xgrammar::GrammarCompiler> compiler_;  // made when first used: it takes a while
   GrammarCache cache_;
@@ -189,8 +216,9 @@ class XgrammarGrammars final : public OutputGrammars {
 }  // namespace
 
 std::unique_ptr<OutputGrammars> MakeOutputGrammars(const Tokenizer& tokenizer,
-                                                   const ModelConfig& model) {
-  return std::make_unique<XgrammarGrammars>(tokenizer, model);
+                                                   const ModelConfig& model,
+                                                   std::span<const int32_t> shown_tokens) {
+  return std::make_unique<XgrammarGrammars>(tokenizer, model, shown_tokens);
 }
 
 }  // namespace kvship

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -36,8 +37,10 @@ class OutputGrammars {
   virtual std::unique_ptr<OutputMatcher> Kept(const std::string& structure) = 0;
 };
 
-// Both must outlive it.
+// Both must outlive it. `shown_tokens` are special ones that are allowed as their names, in
+// structures that have these.
 std::unique_ptr<OutputGrammars> MakeOutputGrammars(const Tokenizer& tokenizer,
-                                                   const ModelConfig& model);
+                                                   const ModelConfig& model,
+                                                   std::span<const int32_t> shown_tokens = {});
 
 }  // namespace kvship

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "engine/model_identity.h"
+#include "engine/tool_call.h"
 
 namespace kvship {
 namespace {
@@ -17,6 +18,16 @@ size_t LongestTokenBytes(const Tokenizer& tokenizer) {
     longest = std::max(longest, tokenizer.TokenBytes(static_cast<int32_t>(id)).size());
   }
   return longest;
+}
+
+std::vector<int32_t> CallTokens(const Tokenizer& tokenizer, ToolSyntax syntax,
+                                const ModelConfig& model) {
+  std::vector<int32_t> tokens;
+  for (const absl::string_view name : SpellingOf(syntax).special_tokens) {
+    const auto token = tokenizer.SpecialToken(name);
+    if (token && static_cast<size_t>(*token) < model.vocab_tokens) tokens.push_back(*token);
+  }
+  return tokens;
 }
 
 // A model without a row for it could not read any text.
@@ -40,7 +51,6 @@ absl::StatusOr<ServedModel> ServedModel::Load(const std::string& path) {
   if (tokenizer.ok()) {
     model.tokenizer = *std::move(tokenizer);
     RETURN_IF_ERROR(CheckBeginToken(path, model));
-    model.grammars = MakeOutputGrammars(*model.tokenizer, model.config());
     model.most_text_bytes = model.config().context_tokens * LongestTokenBytes(*model.tokenizer);
   }
   auto chat_template = ChatTemplate::Load(path);
@@ -51,6 +61,13 @@ absl::StatusOr<ServedModel> ServedModel::Load(const std::string& path) {
     if (!absl::IsNotFound(chat_template.status())) {
       LogWarning(absl::StrCat("no chats are served: ", chat_template.status().message()));
     }
+  }
+  if (model.tokenizer != nullptr) {
+    if (model.chat_template) {
+      model.call_tokens =
+          CallTokens(*model.tokenizer, model.chat_template->traits().tool_syntax, model.config());
+    }
+    model.grammars = MakeOutputGrammars(*model.tokenizer, model.config(), model.call_tokens);
   }
   model.identity =
       CombinedIdentity(model.transformer->identity,

@@ -25,6 +25,7 @@ struct ServedModel {
   std::unique_ptr<const Tokenizer> tokenizer;  // may be null
   std::optional<ChatTemplate> chat_template;
   absl::Status why_no_chat_template;
+  std::vector<int32_t> call_tokens;          // special ones that stand in calls of tools
   std::unique_ptr<OutputGrammars> grammars;  // null without a tokenizer
   // A text with more bytes cannot fit the context, whatever tokens it has.
   size_t most_text_bytes = SIZE_MAX;

@@ -7,6 +7,13 @@
 #include "base/clock.h"
 
 namespace kvship {
+namespace {
+
+bool Contains(const std::vector<int32_t>& tokens, int32_t token) {
+  return std::find(tokens.begin(), tokens.end(), token) != tokens.end();
+}
+
+}  // namespace
 
 Session::Session(OutputOptions options, const Tokenizer* tokenizer, ReservationQueue::Cache cache,
                  std::shared_ptr<ResponseBuffer> responses, std::function<void(const End&)> on_end)
@@ -35,11 +42,11 @@ void Session::Take(const OutputToken& token) {
   ++end_.output_tokens;
   if (options_.sampling.has_penalty()) ++counts_[token.token];
 
-  const bool is_end = std::find(options_.end_tokens.begin(), options_.end_tokens.end(),
-                                token.token) != options_.end_tokens.end();
+  const bool is_end = Contains(options_.end_tokens, token.token);
+  const bool is_shown = Contains(options_.shown_tokens, token.token);
   std::string text;
-  if (tokenizer_ != nullptr && !is_end && !tokenizer_->IsSpecial(token.token)) {
-    const bool may_stop = end_.output_tokens > options_.min_tokens;
+  if (tokenizer_ != nullptr && !is_end && (is_shown || !tokenizer_->IsSpecial(token.token))) {
+    const bool may_stop = end_.output_tokens > options_.min_tokens && !is_shown;
     text = text_.Add(tokenizer_->TokenBytes(token.token), may_stop);
   }
   if (text_.stopped()) {

@@ -31,6 +31,8 @@ struct OutputOptions {
   std::vector<int32_t> forced_tokens = {};  // none, or max_tokens of them
   std::vector<int32_t> end_tokens = {};     // any of them ends the output
   std::vector<std::string> stop = {};
+  // Special ones whose names are text of the output all the same, in which no stop text ends.
+  std::vector<int32_t> shown_tokens = {};
 };
 
 class Session {

@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 
 namespace kvship {
 namespace {
@@ -14,7 +15,8 @@ namespace {
 // Words that no template has.
 constexpr char kSystem[] = "kvship-says", kUser[] = "kvship-asks", kAnswer[] = "kvship-answers",
                kQuestion[] = "kvship-asks-again", kTool[] = "kvship_tool",
-               kResult[] = "kvship-result";
+               kResult[] = "kvship-result", kParameter[] = "kvship_parameter";
+constexpr char kValue[] = R"([1, "x"])";
 
 // What it writes; empty for what it refuses.
 std::string Written(const ChatProgram& program, const ChatProgram::Input& input) {
@@ -37,20 +39,35 @@ void ProbeThinking(const ChatProgram& program, ChatTraits& traits) {
                       : absl::EndsWith(absl::StripTrailingAsciiWhitespace(by_itself), "<think>");
 }
 
+// A call of the tool as the syntax has it, with `arguments` as JSON.
+std::string CallText(ToolSyntax syntax, absl::string_view arguments) {
+  const CallSpelling& spelling = SpellingOf(syntax);
+  const std::string written =
+      syntax == ToolSyntax::kQwenXml
+          ? absl::StrCat("<parameter=", kParameter, ">\n", kValue, "\n</parameter>\n")
+          : std::string(arguments);
+  return absl::StrCat(spelling.before_all, spelling.before_name, kTool, spelling.before_arguments,
+                      written, spelling.after, spelling.after_all);
+}
+
+// Mistral's templates write calls with their ids, which need not be there.
+std::string WithoutIds(absl::string_view prompt) {
+  return absl::StrReplaceAll(prompt, {{absl::StrCat("[CALL_ID]", kFirstCallId), ""},
+                                      {absl::StrCat(", \"id\": \"", kFirstCallId, "\""), ""}});
+}
+
 void ProbeTools(const ChatProgram& program, ChatTraits& traits) {
   const std::vector<std::string> tools = {absl::StrCat(
       R"({"type": "function", "function": {"name": ")", kTool,
       R"(", "description": "d", "parameters": {"type": "object", "properties": {}}}})")};
-  const ToolCall call = {kTool, R"({"kvship": [1, "x"]})"};
+  const ToolCall call = {kTool, absl::StrCat("{\"", kParameter, "\": ", kValue, "}")};
   std::vector<ChatMessage> messages = {
       {"user", kUser}, {"assistant", "", {call}}, {"tool", kResult}};
   const std::string told = Written(program, {.messages = {messages.data(), 1}, .tools = tools});
-  const std::string called = Written(program, {.messages = messages, .tools = tools});
+  const std::string called = WithoutIds(Written(program, {.messages = messages, .tools = tools}));
   if (!absl::StrContains(told, kTool) || !absl::StrContains(called, kResult)) return;
-  for (const ToolSyntax syntax : {ToolSyntax::kHermes, ToolSyntax::kLlama3}) {
-    const std::string text = absl::StrCat(CallBeginning(syntax, kTool), " ", call.arguments,
-                                          syntax == ToolSyntax::kHermes ? "}\n</tool_call>" : "}");
-    if (!absl::StrContains(called, text)) continue;
+  for (const ToolSyntax syntax : kToolSyntaxes) {
+    if (!absl::StrContains(called, CallText(syntax, call.arguments))) continue;
     traits.tool_syntax = syntax;
     break;
   }

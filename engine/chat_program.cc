@@ -148,7 +148,7 @@ absl::StatusOr<value> ObjectOf(absl::string_view json, const Marker& marker,
 value Text(const std::string& text) { return jinja::mk_val<jinja::value_string>(text); }
 
 // Calls are numbered, and what came of them is in their order. Mistral's programs want nine letters
-// and digits.
+// and digits, which those that clients know are not.
 std::string CallId(size_t number) { return absl::StrFormat("call%05d", number % 100000); }
 
 struct Member {

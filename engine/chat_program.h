@@ -10,10 +10,14 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "engine/chat_prompt.h"
 #include "engine/chat_template_source.h"
 
 namespace kvship {
+
+// The id that programs are given of a conversation's first call.
+inline constexpr absl::string_view kFirstCallId = "call00000";
 
 class ChatProgram {
  public:

@@ -15,12 +15,6 @@ using nlohmann::json;
 
 constexpr size_t kMostDepth = 64;
 
-bool IsObject(absl::string_view text) {
-  return absl::StartsWith(absl::StripLeadingAsciiWhitespace(text), "{") &&
-         !absl::StrContains(text, '\0') &&  // for which it would end there
-         json::accept(text.begin(), text.end());
-}
-
 // The bytes of the string literal at the beginning of `text`, quotes included; all of them if it
 // does not end.
 size_t StringBytes(absl::string_view text) {
@@ -71,8 +65,14 @@ class Printer {
 
 }  // namespace
 
+bool IsJsonObject(absl::string_view text) {
+  return absl::StartsWith(absl::StripLeadingAsciiWhitespace(text), "{") &&
+         !absl::StrContains(text, '\0') &&  // for which it would end there
+         json::accept(text.begin(), text.end());
+}
+
 absl::StatusOr<std::string> PythonJson(absl::string_view object) {
-  if (!IsObject(object)) return absl::InvalidArgumentError("is no JSON object; wanted one");
+  if (!IsJsonObject(object)) return absl::InvalidArgumentError("is no JSON object; wanted one");
   Printer printer;
   for (absl::string_view token = TakeToken(object); !token.empty(); token = TakeToken(object)) {
     if (printer.Add(token)) continue;
@@ -83,7 +83,7 @@ absl::StatusOr<std::string> PythonJson(absl::string_view object) {
 }
 
 std::optional<absl::string_view> JsonMember(absl::string_view object, absl::string_view name) {
-  if (!IsObject(object)) return std::nullopt;
+  if (!IsJsonObject(object)) return std::nullopt;
   TakeToken(object);
   while (true) {
     const absl::string_view member = TakeToken(object);
@@ -100,16 +100,20 @@ std::optional<absl::string_view> JsonMember(absl::string_view object, absl::stri
   }
 }
 
-size_t JsonBytes(absl::string_view text) {
-  size_t depth = 0;
-  for (size_t i = 0; i < text.size();) {
-    if (text[i] == '"') {
-      i += StringBytes(text.substr(i));
-      continue;
+size_t JsonEnd::Find(absl::string_view text) {
+  if (at_ > 0 && depth_ == 0) return at_;
+  for (; at_ < text.size(); ++at_) {
+    const char c = text[at_];
+    if (is_in_string_) {
+      if (c == '\\') ++at_;  // and what it escapes
+      if (c == '"') is_in_string_ = false;
+    } else if (c == '"') {
+      is_in_string_ = true;
+    } else if (c == '{' || c == '[') {
+      ++depth_;
+    } else if ((c == '}' || c == ']') && --depth_ == 0) {
+      return ++at_;
     }
-    if (text[i] == '{' || text[i] == '[') ++depth;
-    if ((text[i] == '}' || text[i] == ']') && --depth == 0) return i + 1;
-    ++i;
   }
   return 0;
 }

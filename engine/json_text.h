@@ -19,8 +19,21 @@ absl::StatusOr<std::string> PythonJson(absl::string_view object);
 // `object` is no object of valid JSON.
 std::optional<absl::string_view> JsonMember(absl::string_view object, absl::string_view name);
 
-// How many bytes the JSON value at the beginning of `text` has, an object or a list; 0: it does not
-// end. What is between its ends need not be valid.
-size_t JsonBytes(absl::string_view text);
+// Whether `text` is one object of valid JSON, with white space around it or without.
+bool IsJsonObject(absl::string_view text);
+
+// Finds the end of an object or a list of JSON at the beginning of a text that grows. What is
+// between its ends need not be valid.
+class JsonEnd {
+ public:
+  // How many bytes it has; 0: it does not end yet. `text` is what it was the last time, and more.
+  size_t Find(absl::string_view text);
+
+ private:
+  size_t at_ = 0;  // bytes that were looked at
+  size_t depth_ = 0;
+  bool is_in_string_ = false;
+};
+inline size_t JsonBytes(absl::string_view text) { return JsonEnd().Find(text); }
 
 }  // namespace kvship

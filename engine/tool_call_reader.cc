@@ -1,20 +1,19 @@
 #include "engine/tool_call_reader.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "engine/json_text.h"
+#include "absl/strings/str_replace.h"
+#include "engine/json_calls.h"
+#include "engine/xml_calls.h"
 
 namespace kvship {
 namespace {
 
 constexpr absl::string_view kThoughtsEnd = "</think>";
-constexpr absl::string_view kCallBegin = "<tool_call>", kCallEnd = "</tool_call>";
 
 // `text` without what at its end may be the beginning of `mark`.
 absl::string_view BeforeMark(absl::string_view text, absl::string_view mark) {
@@ -23,110 +22,116 @@ absl::string_view BeforeMark(absl::string_view text, absl::string_view mark) {
   return text.substr(0, text.size() - bytes);
 }
 
-std::optional<ToolCall> CallOf(absl::string_view text, ToolSyntax syntax) {
-  const bool is_llama3 = syntax == ToolSyntax::kLlama3;
-  const auto name = JsonMember(text, "name");
-  auto arguments = JsonMember(text, is_llama3 ? "parameters" : "arguments");
-  if (!arguments && !is_llama3) arguments = "{}";  // of a function that takes none
-  if (!name || !absl::StartsWith(*name, "\"") || *name == "\"\"") return std::nullopt;
-  if (!arguments || !absl::StartsWith(*arguments, "{")) return std::nullopt;
-  return ToolCall{nlohmann::json::parse(name->begin(), name->end()).get<std::string>(),
-                  std::string(*arguments)};
+// By which what may be a call is known, and special tokens that belong to calls.
+std::vector<absl::string_view> MarksOf(ToolSyntax syntax) {
+  const CallSpelling& spelling = SpellingOf(syntax);
+  std::vector<absl::string_view> marks(spelling.special_tokens.begin(),
+                                       spelling.special_tokens.end());
+  for (const absl::string_view mark : {spelling.mark, spelling.other_mark}) {
+    if (!mark.empty()) marks.push_back(mark);
+  }
+  return marks;
 }
 
-// One, or several with white space or semicolons between; none if `text` has anything else.
-std::vector<ToolCall> Llama3Calls(absl::string_view text) {
-  std::vector<ToolCall> calls;
-  while (!(text = absl::StripLeadingAsciiWhitespace(text)).empty()) {
-    if (!calls.empty() && text[0] == ';') {
-      text.remove_prefix(1);
-      continue;
-    }
-    const size_t bytes = text[0] == '{' ? JsonBytes(text) : 0;
-    auto call = CallOf(text.substr(0, bytes), ToolSyntax::kLlama3);
-    if (!call) return {};
-    calls.push_back(*std::move(call));
-    text.remove_prefix(bytes);
-  }
-  return calls;
+std::string WithoutSpecialTokens(absl::string_view text, ToolSyntax syntax) {
+  std::vector<std::pair<absl::string_view, absl::string_view>> names;
+  for (const absl::string_view name : SpellingOf(syntax).special_tokens)
+    names.emplace_back(name, "");
+  return absl::StrReplaceAll(text, names);
 }
 
 }  // namespace
 
-ToolCallReader::ToolCallReader(ToolSyntax syntax, bool thinks)
+ToolCallReader::ToolCallReader(ToolSyntax syntax, bool thinks, std::span<const std::string> tools)
     : syntax_(syntax),
+      parameters_(std::make_shared<ToolParameters>(
+          syntax == ToolSyntax::kQwenXml ? tools : std::span<const std::string>())),
       place_(syntax == ToolSyntax::kNone ? Place::kPlain
              : thinks                    ? Place::kThoughts
                                          : Place::kText) {}
 
 ToolCallReader::Found ToolCallReader::Add(absl::string_view piece) {
   Found found;
-  searched_ = unread_.size();
   absl::StrAppend(&unread_, piece);
-  while (Step(&found)) continue;
+  while (Step(/*is_whole=*/false, &found)) continue;
   return found;
 }
 
 void ToolCallReader::Give(absl::string_view text, size_t bytes_read, Found* found) {
   absl::StrAppend(&found->text, text);
   unread_.erase(0, bytes_read);
-  searched_ = 0;
 }
 
-bool ToolCallReader::Step(Found* found) {
+bool ToolCallReader::Step(bool is_whole, Found* found) {
+  const bool is_llama3 = syntax_ == ToolSyntax::kLlama3;
   switch (place_) {
     case Place::kThoughts: return StepInThoughts(found);
-    case Place::kText: return syntax_ == ToolSyntax::kLlama3 ? BeginLlama3() : StepInText(found);
-    case Place::kCall: return syntax_ == ToolSyntax::kLlama3 ? false : StepInCall(found);
+    case Place::kText: return is_llama3 ? BeginLlama3() : StepInText(is_whole, found);
+    case Place::kCall: return is_llama3 ? false : StepInCall(is_whole, found);
     case Place::kPlain: Give(unread_, unread_.size(), found); return false;
   }
   return false;
 }
 
 bool ToolCallReader::StepInThoughts(Found* found) {
-  const size_t end = absl::string_view(unread_).find(kThoughtsEnd);
+  const absl::string_view unread = unread_;
+  const size_t end = unread.find(kThoughtsEnd);
   const bool ends = end != absl::string_view::npos;
-  const absl::string_view thoughts =
-      ends ? absl::string_view(unread_).substr(0, end + kThoughtsEnd.size())
-           : BeforeMark(unread_, kThoughtsEnd);
-  if (ends) place_ = Place::kText;
-  Give(thoughts, thoughts.size(), found);
+  absl::string_view thoughts = BeforeMark(unread, kThoughtsEnd);
+  for (const absl::string_view name : SpellingOf(syntax_).special_tokens) {
+    thoughts = std::min(thoughts, BeforeMark(unread, name));  // the shorter one
+  }
+  if (ends) {
+    place_ = Place::kText;
+    thoughts = unread.substr(0, end + kThoughtsEnd.size());
+  }
+  Give(WithoutSpecialTokens(thoughts, syntax_), thoughts.size(), found);
   return ends;
 }
 
-bool ToolCallReader::StepInText(Found* found) {
+bool ToolCallReader::StepInText(bool is_whole, Found* found) {
   const absl::string_view unread = unread_;
-  const size_t call = unread.find(kCallBegin);
+  absl::string_view text = unread;
+  size_t call = absl::string_view::npos;
+  for (const absl::string_view mark : MarksOf(syntax_)) {
+    call = std::min(call, unread.find(mark));
+    if (!is_whole) text = std::min(text, BeforeMark(unread, mark));  // the shorter one
+  }
   const bool calls = call != absl::string_view::npos;
-  const absl::string_view text = absl::StripTrailingAsciiWhitespace(
-      calls ? unread.substr(0, call) : BeforeMark(unread, kCallBegin));
+  if (calls) text = unread.substr(0, call);
+  text = absl::StripTrailingAsciiWhitespace(text);
   if (calls) {
     place_ = Place::kCall;
-    call_begin_ = call - text.size() + kCallBegin.size();
+    call_begin_ = call - text.size();
+    reading_ = CallReading();
   }
   Give(text, text.size(), found);
   return calls;
 }
 
-bool ToolCallReader::StepInCall(Found* found) {
-  const size_t from = std::max(call_begin_, searched_ - std::min(searched_, kCallEnd.size()));
-  const size_t end = absl::string_view(unread_).find(kCallEnd, from);
-  if (end == absl::string_view::npos) return false;
-  EndHermesCall(end, end + kCallEnd.size(), found);
-  place_ = Place::kText;
-  return true;
+CallState ToolCallReader::ReadCall(bool is_whole) {
+  const absl::string_view text = absl::string_view(unread_).substr(call_begin_);
+  switch (syntax_) {
+    case ToolSyntax::kHermes: return ReadHermesCall(text, is_whole, reading_);
+    case ToolSyntax::kQwenXml: return ReadXmlCall(text, is_whole, *parameters_, reading_);
+    default: return ReadMistralCalls(text, is_whole, reading_);
+  }
 }
 
-void ToolCallReader::EndHermesCall(size_t call_end, size_t bytes_read, Found* found) {
-  const absl::string_view unread = unread_;
-  absl::string_view text;
-  if (auto call = CallOf(unread.substr(call_begin_, call_end - call_begin_), syntax_)) {
-    found->calls.push_back(*std::move(call));
+bool ToolCallReader::StepInCall(bool is_whole, Found* found) {
+  const CallState state = ReadCall(is_whole);
+  if (state == CallState::kUnfinished) return false;
+  const size_t bytes = call_begin_ + reading_.num_bytes;
+  std::string text;
+  if (state == CallState::kCalls) {
+    for (ToolCall& call : reading_.calls) found->calls.push_back(std::move(call));
     has_called_ = true;
   } else {
-    text = unread.substr(0, bytes_read);
+    text = WithoutSpecialTokens(absl::string_view(unread_).substr(0, bytes), syntax_);
   }
-  Give(text, bytes_read, found);
+  Give(text, bytes, found);
+  place_ = Place::kText;
+  return true;
 }
 
 bool ToolCallReader::BeginLlama3() {
@@ -138,14 +143,10 @@ bool ToolCallReader::BeginLlama3() {
 
 ToolCallReader::Found ToolCallReader::Finish() {
   Found found;
-  if (place_ == Place::kCall && syntax_ == ToolSyntax::kHermes) {
-    EndHermesCall(unread_.size(), unread_.size(), &found);
-  } else if (place_ == Place::kCall) {
-    found.calls = Llama3Calls(unread_);
-    if (found.calls.empty()) found.text = unread_;
-  } else if (!has_called_ || !absl::StripAsciiWhitespace(unread_).empty()) {
-    found.text = unread_;
-  }
+  while (Step(/*is_whole=*/true, &found)) continue;
+  if (place_ == Place::kCall) found.calls = Llama3Calls(unread_);  // of another syntax none is left
+  const bool is_blank = absl::StripAsciiWhitespace(unread_).empty();
+  if (found.calls.empty() && !(has_called_ && is_blank)) absl::StrAppend(&found.text, unread_);
   unread_.clear();
   return found;
 }

@@ -320,6 +320,15 @@ TEST_F(DecodeLoopTest, EndTokenEndsTheOutputAndHasNoText) {
   EXPECT_EQ(request.reader.text.size(), at);
 }
 
+TEST_F(DecodeLoopTest, ASpecialTokenThatIsShownHasTextInWhichNoStopTextEnds) {
+  StartLoop();
+  Request request;
+  Start(request, node_.Prompt(50, 8), kKeepAll,
+        {.max_tokens = 3, .forced_tokens = {0, 300, 1}, .stop = {"o"}, .shown_tokens = {300}});
+  ASSERT_TRUE(Finish(request));
+  EXPECT_EQ(request.reader.text, "aob");
+}
+
 TEST_F(DecodeLoopTest, NothingEndsTheOutputBeforeItsLeastTokens) {
   StartLoop();
   const auto prompt = node_.Prompt(50, 8);

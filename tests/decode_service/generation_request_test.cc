@@ -15,9 +15,10 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 // Encodes each byte as the id of the same number.
-class ByteTokenizer final : public Tokenizer {
+class ByteTokenizer : public Tokenizer {
  public:
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                               std::span<const TextRange>) const override {
@@ -124,6 +125,29 @@ TEST_F(GenerationRequestTest, AModelThatKnowsToolsIsToldOfThem) {
   chat.set_tools(0, "[]");
   EXPECT_EQ(FieldOf(Read(message).status()), "chat.tools");
   EXPECT_EQ(Read(message).status().message(), "tools[0] is no JSON object; wanted one");
+}
+
+// Has special tokens that stand in calls.
+class CallTokenizer final : public ByteTokenizer {
+ public:
+  absl::string_view TokenBytes(int32_t id) const override {
+    return id == 300 ? "[TOOL_CALLS]" : id == 301 ? "[ARGS]" : "";
+  }
+};
+
+TEST_F(GenerationRequestTest, TokensOfCallsAreShownWhereThereMayBeCalls) {
+  model_.tokenizer = std::make_unique<CallTokenizer>();
+  model_.chat_template = *ChatTemplate::Create(ChatSource(MistralProgram()));
+  model_.call_tokens = {300, 301};
+  v1::GenerateRequest message;
+  message.mutable_chat()->add_messages()->set_role("user");
+  EXPECT_THAT(Read(message)->output.shown_tokens, IsEmpty());
+  // A text that is held to it has to have it.
+  message.set_json_schema(R"({"const": "[ARGS]"})");
+  EXPECT_THAT(Read(message)->output.shown_tokens, ElementsAre(301));
+  message.clear_json_schema();
+  message.mutable_chat()->add_tools(R"({"function": {"name": "f"}})");
+  EXPECT_THAT(Read(message)->output.shown_tokens, ElementsAre(300, 301));
 }
 
 TEST_F(GenerationRequestTest, ForcedTokensDecideTheLengthAndIgnoreEndTokens) {

@@ -22,6 +22,8 @@ namespace kvship {
 class WalkedTokenizer final : public Tokenizer {
  public:
   static constexpr int32_t kEnd = 256, kOtherEnd = 257, kSpecial = 258;
+  // Special ones that are shown as what they are called.
+  static constexpr int32_t kCallMark = 259, kArgumentsMark = 260;
   static constexpr size_t kRows = 320;  // of the model
 
   // Without a token for each of the bytes `missing`.
@@ -29,7 +31,8 @@ class WalkedTokenizer final : public Tokenizer {
     for (int byte = 0; byte < 256; ++byte) tokens_.emplace_back(1, static_cast<char>(byte));
     for (const char byte : missing) tokens_[static_cast<uint8_t>(byte)].clear();
     // Special ones, by their names, which are text like any other inside a string.
-    for (const char* name : {"<end>", "<over>", "abc"}) tokens_.emplace_back(name);
+    for (const char* name : {"<end>", "<over>", "abc", "[TOOL_CALLS]", "[ARGS]"})
+      tokens_.emplace_back(name);
     const absl::string_view longer =
         R"({"|":|": |", "|"}|},|}}|]}|[]|{}|[[|","b":|a"|name|abc|true|alse|null|12|-1|.5|0.0|e1)"
         R"(|2024-|:00|\u00|\"|<tool_call>|</tool|  |   )"
@@ -51,7 +54,7 @@ class WalkedTokenizer final : public Tokenizer {
   absl::string_view TokenBytes(int32_t id) const override {
     return static_cast<size_t>(id) < tokens_.size() ? tokens_[id] : absl::string_view();
   }
-  bool IsSpecial(int32_t id) const override { return id >= kEnd && id <= kSpecial; }
+  bool IsSpecial(int32_t id) const override { return id >= kEnd && id <= kArgumentsMark; }
   std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
   size_t vocab_tokens() const override { return tokens_.size(); }
   int32_t begin_token() const override { return -1; }
@@ -85,8 +88,9 @@ inline const WalkedTokenizer& TheWalkedTokenizer() {
 
 inline OutputGrammars& TheGrammars() {
   static const ModelConfig model = WalkedModel();
+  static const int32_t shown[] = {WalkedTokenizer::kCallMark, WalkedTokenizer::kArgumentsMark};
   static const std::unique_ptr<OutputGrammars> grammars =
-      MakeOutputGrammars(TheWalkedTokenizer(), model);
+      MakeOutputGrammars(TheWalkedTokenizer(), model, shown);
   return *grammars;
 }
 

@@ -169,6 +169,26 @@ TEST(ChatProbe, FindsWhatATemplateDoes) {
   EXPECT_FALSE(nemotron.heeds_thinking);
 }
 
+TEST(ChatProbe, FindsHowATemplateWritesCalls) {
+  const std::pair<const char*, ToolSyntax> templates[] = {
+      {"Qwen3-Coder", ToolSyntax::kQwenXml},
+      {"Qwen3.5-4B", ToolSyntax::kQwenXml},
+      {"NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", ToolSyntax::kQwenXml},
+      {"StepFun3.5-Flash", ToolSyntax::kQwenXml},
+      {"ByteDance-Seed-OSS", ToolSyntax::kNone},  // whose marks have other names
+      {"mistralai-Mistral-Nemo-Instruct-2407", ToolSyntax::kMistralList},
+      {"Mistral-Small-3.2-24B-Instruct-2506", ToolSyntax::kMistral},
+      {"mistralai-Ministral-3-14B-Reasoning-2512", ToolSyntax::kMistral},
+      {"unsloth-mistral-Devstral-Small-2507", ToolSyntax::kMistral}};
+  for (const auto& [name, syntax] : templates) {
+    const ChatTraits traits = Probed(name);
+    EXPECT_EQ(traits.tool_syntax, syntax) << name;
+    EXPECT_TRUE(traits.has_parallel_calls) << name;
+  }
+  EXPECT_EQ(ProbeChatProgram(Program(MistralSpacedListProgram()))->tool_syntax,
+            ToolSyntax::kMistralSpacedList);
+}
+
 TEST(ChatProbe, AProgramThatLeavesOutTheUserIsRefused) {
   const auto traits = ProbeChatProgram(Program("Hello"));
   EXPECT_EQ(traits.status().code(), absl::StatusCode::kUnimplemented);

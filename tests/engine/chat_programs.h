@@ -42,4 +42,11 @@ inline std::string Llama3Program() {
   return ProgramWithCalls("{\"name\": \"", "\", \"parameters\": ", "}");
 }
 
+inline std::string MistralProgram() { return ProgramWithCalls("[TOOL_CALLS]", "[ARGS]", ""); }
+// As Mistral 7B v0.3's, of one call a message.
+inline std::string MistralSpacedListProgram() {
+  return ProgramWithCalls("[TOOL_CALLS] [{\"name\": \"",
+                          "\", \"arguments\": ", ", \"id\": \"{{ call.id }}\"}]");
+}
+
 }  // namespace kvship

@@ -86,6 +86,14 @@ TEST(ChatTemplate, AForcedCallIsThePromptsEnd) {
   EXPECT_EQ(end(PublishedProgram("meta-llama-Llama-3.1-8B-Instruct"), "f"),
             "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
             "{\"name\": \"f\", \"parameters\":");
+  EXPECT_EQ(end(PublishedProgram("Qwen3-Coder"), "f"),
+            "<|im_end|>\n<|im_start|>assistant\n<tool_call>\n<function=f>\n");
+  EXPECT_EQ(end(PublishedProgram("Qwen3-Coder"), ""),
+            "<|im_end|>\n<|im_start|>assistant\n<tool_call>\n<function=");
+  EXPECT_EQ(end(PublishedProgram("mistralai-Mistral-Nemo-Instruct-2407"), "f"),
+            "[/INST][TOOL_CALLS][{\"name\": \"f\", \"arguments\":");
+  EXPECT_EQ(end(PublishedProgram("unsloth-mistral-Devstral-Small-2507"), "f"),
+            "[/INST][TOOL_CALLS]f[ARGS]");
   EXPECT_EQ(Template(qwen)
                 .Render(kHi, {.thinks = true, .tools = kTools, .forced_call = "f"})
                 .status()
@@ -96,6 +104,20 @@ TEST(ChatTemplate, AForcedCallIsThePromptsEnd) {
   ASSERT_FALSE(named->contents.empty());
   const auto [begin, after] = named->contents.back();
   EXPECT_EQ(named->text.substr(begin, after - begin), "<end>");
+}
+
+TEST(ChatTemplate, MarksOfAForcedCallAreTokens) {
+  const ChatTemplate devstral = Template(PublishedProgram("unsloth-mistral-Devstral-Small-2507"),
+                                         {"[INST]", "[/INST]", "</s>", "[TOOL_CALLS]", "[ARGS]"});
+  const auto prompt =
+      devstral.Render(Messages{{"user", "[ARGS]"}}, {.tools = kTools, .forced_call = "f"});
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  EXPECT_THAT(prompt->text, EndsWith("[INST][ARGS][/INST][TOOL_CALLS]f[ARGS]"));
+  std::vector<std::string> texts;
+  for (const auto& [begin, end] : prompt->contents) {
+    texts.push_back(prompt->text.substr(begin, end - begin));
+  }
+  EXPECT_THAT(texts, ElementsAre("[", "f"));  // the user's name of one, and the function's
 }
 
 TEST(ChatTemplate, WhatItHasNoPlaceForIsRefused) {

@@ -3,10 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
-
-#include "absl/strings/str_cat.h"
 #include "base/random.h"
+#include "tests/engine/read_calls.h"
 
 namespace kvship {
 namespace {
@@ -14,37 +12,16 @@ namespace {
 using testing::ElementsAre;
 using testing::IsEmpty;
 
-struct Answer {
-  std::string text;
-  std::vector<std::string> calls;  // "name(arguments)"
-
-  bool operator==(const Answer&) const = default;
-};
-
-void Add(const ToolCallReader::Found& found, Answer& answer) {
-  answer.text += found.text;
-  for (const ToolCall& call : found.calls) {
-    answer.calls.push_back(absl::StrCat(call.name, "(", call.arguments, ")"));
-  }
-}
-
-// `cuts` are where the text is cut.
 Answer Read(ToolSyntax syntax, const std::string& text, const std::vector<size_t>& cuts = {},
             bool thinks = false) {
-  ToolCallReader reader(syntax, thinks);
-  Answer answer;
-  size_t begin = 0;
-  for (size_t cut : cuts) {
-    Add(reader.Add(absl::string_view(text).substr(begin, cut - begin)), answer);
-    begin = cut;
-  }
-  Add(reader.Add(absl::string_view(text).substr(begin)), answer);
-  Add(reader.Finish(), answer);
-  return answer;
+  return ReadCut(ToolCallReader(syntax, thinks), text, cuts);
 }
-
-Answer ReadHermes(const std::string& text) { return Read(ToolSyntax::kHermes, text); }
-Answer ReadLlama3(const std::string& text) { return Read(ToolSyntax::kLlama3, text); }
+Answer ReadHermes(const std::string& text) {
+  return ReadEveryWay(ToolCallReader(ToolSyntax::kHermes, /*thinks=*/false), text);
+}
+Answer ReadLlama3(const std::string& text) {
+  return ReadEveryWay(ToolCallReader(ToolSyntax::kLlama3, /*thinks=*/false), text);
+}
 
 TEST(ToolCallReader, FindsCallsBetweenTheirMarks) {
   const Answer answer = ReadHermes(
@@ -132,7 +109,16 @@ TEST(ToolCallReader, CutsMakeNoDifference) {
                                "x",
                                "<",
                                "\"",
-                               "{"};
+                               "{",
+                               "[",
+                               "]",
+                               "<function=f>",
+                               "</function>",
+                               "<parameter=a>",
+                               "</parameter>",
+                               "[TOOL_CALLS]",
+                               "[ARGS]",
+                               "[CALL_ID]"};
   uint64_t num_drawn = 0;
   const auto below = [&num_drawn](size_t n) { return RandomBits(1, num_drawn++) % n; };
   for (int round = 0; round < 3000; ++round) {
@@ -142,7 +128,7 @@ TEST(ToolCallReader, CutsMakeNoDifference) {
     for (size_t i = 0; i < text.size(); ++i) {
       if (below(3) == 0) cuts.push_back(i);
     }
-    for (const ToolSyntax syntax : {ToolSyntax::kHermes, ToolSyntax::kLlama3}) {
+    for (const ToolSyntax syntax : kToolSyntaxes) {
       const bool thinks = round % 2 == 0;
       EXPECT_EQ(Read(syntax, text, cuts, thinks), Read(syntax, text, {}, thinks)) << text;
     }

@@ -44,10 +44,10 @@ void CheckTools(absl::string_view text) {
   chat.add_tools(std::string(text));
   chat.add_tools(
       absl::StrCat(R"({"function":{"name":"f","strict":true,"parameters":)", text, "}}"));
-  const size_t kind = text.size() % 6;
-  if (kind / 2 > 0) chat.set_forced_call(kind / 2 == 1 ? "f" : "");
+  const size_t kind = text.size() % 3;
+  if (kind > 0) chat.set_forced_call(kind == 1 ? "f" : "");
   const auto structure =
-      OutputStructure(request, kind % 2 == 0 ? ToolSyntax::kHermes : ToolSyntax::kLlama3);
+      OutputStructure(request, kToolSyntaxes[text.size() / 3 % std::size(kToolSyntaxes)]);
   if (structure.ok()) {
     Require(structure->empty() || json::accept(*structure), "a structure is JSON");
   } else {

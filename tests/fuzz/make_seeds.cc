@@ -115,15 +115,28 @@ void AddRequests(const std::string& root) {
 
 void AddToolCalls(const std::string& root) {
   Folder outputs(root, "tool_call");
-  outputs.Add(
-      std::string("\0\3", 2) +
+  const auto add = [&outputs](char syntax, bool thinks, const std::string& output) {
+    outputs.Add(std::string({static_cast<char>(2 * syntax + (thinks ? 1 : 0)), '\3'}) + output);
+  };
+  add(0, false,
       "the\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1, \"}\"]}}\n</tool_call>\n"
       "<tool_call>{\"arguments\":{},\"name\":\"g\"}</tool_call>");
-  outputs.Add(
-      "\2\1<think>an</think>\n\n<tool_call>{\"name\":\"\\u00e9\"}</tool_call> <tool_call>{");
-  outputs.Add(
-      "\1\2{\"name\": \"f\", \"parameters\": {\"a\": -0.5e+1}}; "
-      "{\"name\":\"g\",\"parameters\":{}}");
+  add(0, true, "<think>an</think>\n\n<tool_call>{\"name\":\"\\u00e9\"}</tool_call> <tool_call>{");
+  add(1, false,
+      "{\"name\": \"f\", \"parameters\": {\"a\": -0.5e+1}}; {\"name\":\"g\",\"parameters\":{}}");
+  add(2, false,
+      "the\n<tool_call>\n<function=f>\n<parameter=a>\n[1, \"</parameter>\"]\n</parameter>\n"
+      "<parameter=b>\nNone\n</parameter>\n</function>\n</tool_call>\n<tool_call> <function=g>");
+  add(2, true,
+      "an</think>\n<function=f><parameter=c>-1.5</parameter></function></tool_call> an "
+      "<function=f>\n<parameter=b>\nthe </parameter> an\n</parameter>\n</function>");
+  add(3, false,
+      "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {\"a\": \"]\"}, \"id\": \"abcdefghi\"}]");
+  add(4, true, "an</think>[TOOL_CALLS][{\"name\":\"f\"}, {\"name\":\"g\"}]");
+  add(5, false,
+      "the [TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{\"a\": {\"b\": \"}\"}}[TOOL_CALLS]g[ARGS]{} an "
+      "[ARGS] "
+      "[TOOL_CALLS] in");
 }
 
 void AddSchemas(const std::string& root) {

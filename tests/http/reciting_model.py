@@ -16,18 +16,21 @@ def byte_characters() -> list[str]:
     return [chr(byte if byte in shown else 256 + others.index(byte)) for byte in range(256)]
 
 
-def write_reciting_model(folder: Path, pieces: list[str], chat_template: str, after: str = "\n") -> None:
-    """Behind the character `after` it says `pieces`, a token each, and ends. Each is another one, and longer than a byte."""
+def write_reciting_model(folder: Path, pieces: list[str], chat_template: str, after: str = "\n", special: tuple[str, ...] = ()) -> None:
+    """Behind the character or special token `after` it says `pieces`, a token each, and ends. Each is another one, and longer than a
+    byte; those that are special tokens are among `special`."""
     characters = byte_characters()
     vocabulary = {character: byte for byte, character in enumerate(characters)}
-    for piece in pieces:
-        vocabulary["".join(characters[byte] for byte in piece.encode())] = len(vocabulary)
+    spelled = ["".join(characters[byte] for byte in piece.encode()) for piece in pieces]
+    for piece in [*special, *(each for each in spelled if each not in special)]:
+        vocabulary[piece] = len(vocabulary)
     end = len(vocabulary)
-    assert end == 256 + len(pieces) < WIDTH, "pieces that are bytes, or two alike, or too many"
-    recital = [ord(after), *range(256, end), end]
+    assert len(set(pieces)) == len(pieces) and end < WIDTH, "two pieces alike, or too many"
+    recital = [vocabulary[after] if after in special else ord(after), *(vocabulary[piece] for piece in spelled), end]
+    assert min(recital[1:]) >= 256, "pieces that are bytes"
     (folder / "tokenizer.json").write_text(json.dumps({
-        "added_tokens": [{"id": end, "content": "<end>", "single_word": False, "lstrip": False, "rstrip": False,
-                          "normalized": False, "special": True}],
+        "added_tokens": [{"id": vocabulary.get(name, end), "content": name, "single_word": False, "lstrip": False, "rstrip": False,
+                          "normalized": False, "special": True} for name in (*special, "<end>")],
         "normalizer": None, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
         "post_processor": None, "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}))
     (folder / "chat_template.jinja").write_text(chat_template)

@@ -1,6 +1,7 @@
 """Tools as OpenAI's own client uses them, on a model that recites its calls."""
 
 import json
+import re
 from contextlib import contextmanager
 
 import jsonschema
@@ -29,22 +30,26 @@ TOOLS = [{"type": "function", "function": {"name": name, "description": f"Says {
          for name, _ in CALLS]
 
 
-def pieces_of(text: str) -> list[str]:
-    """Pieces of three and more characters, each another one."""
+def pieces_of(text: str, special: tuple[str, ...] = ()) -> list[str]:
+    """Pieces of three and more characters, each another one; special tokens are pieces of their own."""
     pieces: list[str] = []
-    while text:
-        length = 3
-        while text[:length] in pieces or 0 < len(text) - length < 3:
-            length += 1
-        pieces.append(text[:length])
-        text = text[length:]
+    for part in re.split("|".join(f"({re.escape(name)})" for name in special), text) if special else [text]:
+        if part in special:
+            pieces.append(part)
+            continue
+        while part:
+            length = 3
+            while part[:length] in pieces or 0 < len(part) - length < 3:
+                length += 1
+            pieces.append(part[:length])
+            part = part[length:]
     return pieces
 
 
 @contextmanager
 def reciting(folder, text: str, template: str = TEMPLATE, **fields):
     """Servers of a model that says the text."""
-    write_reciting_model(folder, pieces_of(text), template, **fields)
+    write_reciting_model(folder, pieces_of(text, fields.get("special", ())), template, **fields)
     with server_pair(folder, model=str(folder)) as pair:
         yield Api(pair.http_port, pair.ports["decode-admin-port"])
 

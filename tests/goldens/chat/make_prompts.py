@@ -17,7 +17,8 @@ TEMPLATES = """
     Qwen-QwQ-32B Qwen-Qwen2.5-7B-Instruct Qwen-Qwen3-0.6B Qwen3-Coder NVIDIA-Nemotron-Nano-v2
     deepseek-ai-DeepSeek-R1-Distill-Qwen-32B deepseek-ai-DeepSeek-V3.1 meta-llama-Llama-3.1-8B-Instruct
     meta-llama-Llama-3.3-70B-Instruct microsoft-Phi-3.5-mini-instruct mistralai-Mistral-Nemo-Instruct-2407
-    google-gemma-2-2b-it GLM-4.6 moonshotai-Kimi-K2 ibm-granite-granite-4.0
+    google-gemma-2-2b-it GLM-4.6 moonshotai-Kimi-K2 ibm-granite-granite-4.0 Qwen3.5-4B
+    mistralai-Ministral-3-14B-Reasoning-2512
 """.split()
 
 TOOL = {"type": "function", "function": {

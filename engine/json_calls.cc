@@ -1,0 +1,133 @@
+#include "engine/json_calls.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/strip.h"
+#include "engine/json_text.h"
+
+namespace kvship {
+namespace {
+
+constexpr absl::string_view kHermesBegin = "<tool_call>", kHermesEnd = "</tool_call>";
+constexpr absl::string_view kMistralBegin = "[TOOL_CALLS]", kMistralId = "[CALL_ID]",
+                            kMistralArguments = "[ARGS]";
+
+// {"name": ..., `arguments_name`: {...}}; without `needs_arguments` a function that takes none may
+// have none.
+std::optional<ToolCall> CallOf(absl::string_view text, absl::string_view arguments_name,
+                               bool needs_arguments = false) {
+  const auto name = JsonMember(text, "name");
+  auto arguments = JsonMember(text, arguments_name);
+  if (!arguments && !needs_arguments) arguments = "{}";
+  if (!name || !absl::StartsWith(*name, "\"") || *name == "\"\"") return std::nullopt;
+  if (!arguments || !absl::StartsWith(*arguments, "{")) return std::nullopt;
+  return ToolCall{nlohmann::json::parse(name->begin(), name->end()).get<std::string>(),
+                  std::string(*arguments)};
+}
+
+// One or several, with white space and separators between; none if `text` has anything else.
+template <typename ReadCall>
+std::vector<ToolCall> AllCalls(absl::string_view text, char separator, const ReadCall& read) {
+  std::vector<ToolCall> calls;
+  while (!(text = absl::StripLeadingAsciiWhitespace(text)).empty()) {
+    if (!calls.empty() && text[0] == separator) {
+      text.remove_prefix(1);
+      continue;
+    }
+    const size_t bytes = text[0] == '{' ? JsonBytes(text) : 0;
+    std::optional<ToolCall> call = read(text.substr(0, bytes));
+    if (!call) return {};
+    calls.push_back(*std::move(call));
+    text.remove_prefix(bytes);
+  }
+  return calls;
+}
+
+bool IsOfName(char c) { return absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.'; }
+
+// Takes NAME[ARGS] off the text, or NAME and an id and [ARGS], whichever marks are there.
+CallState TakeMistralName(absl::string_view& text, std::string& name) {
+  const auto bytes = std::find_if_not(text.begin(), text.end(), IsOfName) - text.begin();
+  name = std::string(text.substr(0, bytes));
+  text.remove_prefix(bytes);
+  if (text.empty() || MayBecome(text, kMistralId)) return CallState::kUnfinished;
+  if (absl::ConsumePrefix(&text, kMistralId)) {
+    text.remove_prefix(std::find_if_not(text.begin(), text.end(), absl::ascii_isalnum) -
+                       text.begin());
+  }
+  if (text.empty() || MayBecome(text, kMistralArguments)) return CallState::kUnfinished;
+  absl::ConsumePrefix(&text, kMistralArguments);
+  text = absl::StripLeadingAsciiWhitespace(text);
+  if (text.empty()) return CallState::kUnfinished;
+  return !name.empty() && text[0] == '{' ? CallState::kCalls : CallState::kNone;
+}
+
+// What `json`, which `reading` has come to the end of, calls: a list, one of its items, or the
+// arguments of the call that is named before it.
+std::vector<ToolCall> MistralCalls(absl::string_view json, const CallReading& reading) {
+  if (!reading.name.empty()) {
+    if (!IsJsonObject(json)) return {};
+    return {{reading.name, std::string(json)}};
+  }
+  if (absl::ConsumePrefix(&json, "[")) json.remove_suffix(1);
+  return AllCalls(json, ',', [](absl::string_view text) { return CallOf(text, "arguments"); });
+}
+
+// Up to the JSON that its calls are in.
+CallState ReadMistralHead(absl::string_view text, CallReading& reading) {
+  absl::string_view rest = text;
+  if (!absl::ConsumePrefix(&rest, kMistralBegin)) return CallState::kNone;
+  rest = absl::StripLeadingAsciiWhitespace(rest);
+  if (rest.empty()) return CallState::kUnfinished;
+  if (rest[0] != '[' && rest[0] != '{') {
+    const CallState state = TakeMistralName(rest, reading.name);
+    if (state != CallState::kCalls) return state;
+  }
+  reading.at = text.size() - rest.size();
+  return CallState::kCalls;
+}
+
+}  // namespace
+
+CallState ReadHermesCall(absl::string_view text, bool is_whole, CallReading& reading) {
+  const size_t end = text.find(kHermesEnd, std::max(reading.searched, kHermesBegin.size()));
+  reading.searched = text.size() - std::min(text.size(), kHermesEnd.size());
+  const bool has_end = end != absl::string_view::npos;
+  if (!has_end && !is_whole) return CallState::kUnfinished;
+  reading.num_bytes = has_end ? end + kHermesEnd.size() : text.size();
+  auto call = CallOf(text.substr(0, end).substr(kHermesBegin.size()), "arguments");
+  if (!call) return CallState::kNone;
+  reading.calls.push_back(*std::move(call));
+  return CallState::kCalls;
+}
+
+CallState ReadMistralCalls(absl::string_view text, bool is_whole, CallReading& reading) {
+  CallState state = reading.at > 0 ? CallState::kCalls : ReadMistralHead(text, reading);
+  size_t bytes = 0;
+  if (state == CallState::kCalls) {
+    bytes = reading.json.Find(text.substr(reading.at));
+    if (bytes == 0) state = CallState::kUnfinished;
+  }
+  if (state == CallState::kUnfinished && !is_whole) return state;
+  if (state == CallState::kCalls) {
+    reading.calls = MistralCalls(text.substr(reading.at, bytes), reading);
+    reading.num_bytes = reading.at + bytes;
+    if (!reading.calls.empty()) return state;
+  }
+  // What was cut off is none, to its end; of what is another thing, the mark alone.
+  reading.num_bytes = state == CallState::kUnfinished ? text.size() : text.find(']') + 1;
+  return CallState::kNone;
+}
+
+std::vector<ToolCall> Llama3Calls(absl::string_view text) {
+  return AllCalls(text, ';', [](absl::string_view call) {
+    return CallOf(call, "parameters", /*needs_arguments=*/true);
+  });
+}
+
+}  // namespace kvship
