@@ -28,7 +28,8 @@ absl::Status CheckTold(const v1::PrefillManifest& manifest, size_t prompt_tokens
   }
   for (const auto& [name, time_ms] :
        {std::pair("queue_ms", manifest.queue_ms()), std::pair("prefill_ms", manifest.prefill_ms()),
-        std::pair("compress_ms", manifest.compress_ms())}) {
+        std::pair("compress_ms", manifest.compress_ms()),
+        std::pair("computed_after_ms", manifest.computed_after_ms())}) {
     if (!std::isfinite(time_ms) || time_ms < 0) {
       return absl::DataLossError(
           absl::StrCat("manifest's ", name, " ", time_ms, " came; wanted 0 or more"));
