@@ -61,11 +61,13 @@ StructuralPart AnyArguments(const StructuralPart& value) {
   return Repeated(Argument(PatternPart("[A-Za-z0-9_.$-]+"), value), 0);
 }
 
+constexpr size_t kMostValues = 512;
+
 class Writer {
  public:
   explicit Writer(const json& root) : root_(root) {}
 
-  absl::StatusOr<StructuralPart> Write() const {
+  absl::StatusOr<StructuralPart> Write() {
     if (absl::StrContains(root_.dump(), R"("$ref":"#")")) {
       return absl::InvalidArgumentError(" refers to itself by #; wanted a name of $defs");
     }
@@ -97,7 +99,12 @@ class Writer {
   }
 
  private:
-  absl::StatusOr<StructuralPart> Value(const json& schema, const std::string& path) const {
+  absl::StatusOr<StructuralPart> Value(const json& schema, const std::string& path) {
+    if (num_values_left_-- == 0) {
+      return WrongSchema(
+          path, schema,
+          absl::StrCat("at most ", kMostValues, " alternatives in all, none of which is its own"));
+    }
     const JsonTypes types = JsonTypesOf(schema, root_);
     if (!types.contains("string")) return JsonPart(WithDefinitions(schema).dump());
     const json& named = ReferredSchema(schema, root_);
@@ -145,7 +152,7 @@ class Writer {
     return OneOf(texts);
   }
 
-  absl::StatusOr<StructuralPart> StringValue(const json& schema, const std::string& path) const {
+  absl::StatusOr<StructuralPart> StringValue(const json& schema, const std::string& path) {
     const json& named = ReferredSchema(schema, root_);
     if (named.contains("enum") || named.contains("const") || named.contains("anyOf")) {
       return Value(named, path);
@@ -168,6 +175,8 @@ class Writer {
   }
 
   const json& root_;
+  // Alternatives are written out, and those that refer to each other may be without end.
+  size_t num_values_left_ = kMostValues;
 };
 
 }  // namespace

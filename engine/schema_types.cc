@@ -1,5 +1,7 @@
 #include "engine/schema_types.h"
 
+#include <set>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -39,14 +41,19 @@ const json* Referred(const json& reference, const json& root) {
   }
 }
 
-void AddTypes(const json& schema, const json& root, int depth, JsonTypes& types) {
+// `seen`: what was referred to, once each: alternatives that refer to each other are as many as
+// their powers.
+void AddTypes(const json& schema, const json& root, int depth, std::set<const json*>& seen,
+              JsonTypes& types) {
   if (!schema.is_object() || depth > kMostDepth) return;
   const auto has_list = [&schema](const char* name) {
     return schema.contains(name) && schema[name].is_array();
   };
   if (schema.contains("$ref")) {
     const json* referred = Referred(schema["$ref"], root);
-    if (referred != nullptr) AddTypes(*referred, root, depth + 1, types);
+    if (referred != nullptr && seen.insert(referred).second) {
+      AddTypes(*referred, root, depth + 1, seen, types);
+    }
   } else if (schema.contains("const")) {
     types.insert(TypeOfValue(schema["const"]));
   } else if (has_list("enum")) {
@@ -65,7 +72,7 @@ void AddTypes(const json& schema, const json& root, int depth, JsonTypes& types)
   } else {
     for (const char* name : {"anyOf", "oneOf", "allOf"}) {
       if (!has_list(name)) continue;
-      for (const json& each : schema[name]) AddTypes(each, root, depth + 1, types);
+      for (const json& each : schema[name]) AddTypes(each, root, depth + 1, seen, types);
     }
   }
 }
@@ -90,7 +97,8 @@ std::string WithoutPercents(absl::string_view reference) {
 
 JsonTypes JsonTypesOf(const json& schema, const json& root) {
   JsonTypes types;
-  AddTypes(schema, root, 0, types);
+  std::set<const json*> seen;
+  AddTypes(schema, root, 0, seen, types);
   return types.empty() ? JsonTypes{"string"} : types;
 }
 

@@ -107,7 +107,6 @@ class PrefillAttemptTest : public ::testing::Test {
     v1::PrefillResponse message;
     ManifestToProto(cutter.Finish(kPromptTokens), message.mutable_manifest());
     message.mutable_manifest()->mutable_first_token()->set_token_id(7);
-    if (computed_after_ms_) message.mutable_manifest()->set_computed_after_ms(*computed_after_ms_);
     change_manifest(*message.mutable_manifest());
     Send(message);
   }
@@ -119,7 +118,6 @@ class PrefillAttemptTest : public ::testing::Test {
                    return write_();
                  }};
   bool pool_is_blocked_ = false;
-  std::optional<double> computed_after_ms_;  // as the manifest tells
   GenerationRequest request_;
   std::unique_ptr<ReservationQueue::Ticket> ticket_;
   std::vector<v1::GenerateProgress> progress_;

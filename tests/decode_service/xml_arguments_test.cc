@@ -211,6 +211,10 @@ TEST(XmlArgumentsTest, WhatBareTextDoesNotTellApartIsRefused) {
   EXPECT_THAT(message(Of(R"({"const": "</parameter>"})")), HasSubstr("wanted a value"));
   EXPECT_THAT(message(Of(R"({"items": {"$ref": "#"}})")),
               StartsWith(at + " refers to itself by #"));
+  EXPECT_THAT(message(R"({"properties": {"a": {"$ref": "#/$defs/a"}}, "required": ["a"],
+                  "additionalProperties": false,
+                  "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "string"}]}}})"),
+              HasSubstr("wanted at most 512 alternatives in all, none of which is its own"));
   EXPECT_THAT(message(R"({"type": "array"})"), HasSubstr("wanted an object with properties"));
   EXPECT_THAT(message(R"({"anyOf": [{"type": "object"}]})"), HasSubstr("wanted an object"));
   EXPECT_THAT(message(R"({"properties": {"a>": {}}})"), HasSubstr("a name, without < and >"));

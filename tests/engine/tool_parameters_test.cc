@@ -39,6 +39,14 @@ TEST(JsonTypesOf, AreThoseOfTheValuesThatASchemaAllows) {
   }
 }
 
+TEST(JsonTypesOf, LooksAtAlternativesThatReferToEachOtherOnce) {
+  json root = {{"$defs", {{"a", {{"anyOf", json::array()}}}}}};
+  json& alternatives = root["$defs"]["a"]["anyOf"];
+  for (int i = 0; i < 100; ++i) alternatives.push_back({{"$ref", "#/$defs/a"}});
+  alternatives.push_back({{"type", "null"}});
+  EXPECT_EQ(JsonTypesOf(root["$defs"]["a"], root), JsonTypes{"null"});
+}
+
 TEST(JsonOfText, IsWhatTheTypesMakeOfIt) {
   const std::tuple<JsonTypes, const char*, const char*> texts[] = {
       {{"string"}, "5", R"("5")"},
