@@ -18,13 +18,16 @@ double ExactBudget(const CompressionOptions& options, size_t prompt_tokens) {
 }
 
 // PyramidKV (arXiv 2406.02069): budgets fall from the first layer to the last by equal steps, in
-// kvpress' form; but where its last layer would not hold the window, what is left beside it falls,
-// as in the authors' code, where kvpress would have no pyramid.
+// kvpress' form; but where its last layer would not hold what is always kept, what is left beside
+// that falls, as in the authors' code, where kvpress would have no pyramid.
 std::vector<size_t> PyramidBudgets(const CompressionOptions& options, double base,
                                    size_t num_layers, size_t prompt_tokens) {
   const double window = static_cast<double>(options.window);
-  const double most = static_cast<double>(prompt_tokens) - window;
-  const double beside = base / options.beta < window ? window : 0;
+  const size_t sinks = options.sinks.value_or(TraitsOf(options.scorer).sinks);
+  const auto always =
+      static_cast<double>(sinks + std::max(options.window, options.recent_tokens.value_or(0)));
+  const double beside = base / options.beta < always ? always : 0;
+  const double most = static_cast<double>(prompt_tokens) - std::max(window, beside);
   const double mean = base - beside;
   double low = mean / options.beta;
   double high = 2 * mean - low;

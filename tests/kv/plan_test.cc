@@ -85,6 +85,9 @@ TEST(Plan, APyramidWhoseTopWouldNotHoldTheWindowStandsBesideIt) {
   EXPECT_EQ(plan->budgets[0].tokens, 165u);  // 32 + 2 * 68 - 3.4
   EXPECT_EQ(plan->budgets[1].tokens, 100u);
   EXPECT_EQ(plan->budgets[2].tokens, 35u);  // 32 + 3.4
+  plan = MakePlan(Options("allocator=pyramid,budget_tokens=100,sinks=8"), kShape, 1000);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->budgets[2].tokens, 43u);  // 40 + 60 / 20
 }
 
 TEST(Plan, ScorersKeepWhatTheirPapersKeep) {
