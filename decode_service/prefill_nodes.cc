@@ -141,11 +141,13 @@ absl::StatusOr<PrefillNodes::Visit> PrefillNodes::Choose(std::span<const int32_t
 std::shared_ptr<PrefillNode> PrefillNodes::ChooseOf(const Nodes& best,
                                                     std::span<const Sha256Digest> digests) {
   const PrefixPlaces::Place place = places_.Find(digests);
-  // Other decode nodes may know more of a beginning that is new here, and draw the same.
-  const bool is_new = place.address.empty() && !digests.empty();
-  std::vector<absl::string_view> addresses;
-  for (const auto& node : best) addresses.push_back(node->address());
-  const size_t first = is_new ? PreferredPlace(addresses, digests[0]) : RandomBelow(best.size());
+  size_t first = RandomBelow(best.size());
+  if (place.address.empty() && !digests.empty()) {
+    // Other decode nodes may know more of a beginning that is new here, and draw the same.
+    std::vector<absl::string_view> addresses;
+    for (const auto& node : best) addresses.push_back(node->address());
+    first = PreferredPlace(addresses, digests[0]);
+  }
   // Where there is one only, it is compared with itself.
   const size_t second =
       (first + 1 + RandomBelow(std::max<size_t>(1, best.size() - 1))) % best.size();
