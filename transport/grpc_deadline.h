@@ -1,4 +1,4 @@
-// The deadline of a call at its server.
+// Reads the deadline of a call at its server. A pure function.
 #pragma once
 
 #include <grpc/support/time.h>
@@ -7,9 +7,9 @@
 
 namespace kvship {
 
-// The monotonic time of a context's raw_deadline(); InfiniteFuture if there is none, or it is later
-// than gRPC's own deadline() can tell: clients of Go and Java say "none" by 292 years, which that
-// makes a time long past.
+// Converts a server context's raw_deadline() to monotonic time; InfiniteFuture if there is none, or
+// it exceeds what gRPC's own deadline() can represent: Go and Java clients send 292 years for
+// "none", which deadline() turns into a time long past.
 absl::Time FromGrpcDeadline(gpr_timespec deadline);
 
 }  // namespace kvship

@@ -1,4 +1,4 @@
-// Statuses between Abseil and gRPC. Payloads of an absl::Status travel as details of a
+// Converts statuses between Abseil and gRPC. Payloads of an absl::Status travel as details of a
 // google.rpc.Status in the trailer, where any gRPC library finds them. Pure functions.
 #pragma once
 
@@ -8,10 +8,10 @@
 
 namespace kvship {
 
-// An error always has details, if only its code and message: gRPC's own have none.
+// An error always has details, at least its code and message: errors of gRPC itself have none.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
-// Details that cannot be read are left out.
+// Omits details that cannot be parsed.
 absl::Status FromGrpcStatus(const grpc::Status& status);
 
 }  // namespace kvship

@@ -1,6 +1,6 @@
-// LoopbackNetwork connects channels inside one process, and does to frames what networks do to
-// them, as a seed says: the same seed and the same sends give the same faults. For tests of what
-// stands on channels. One thread delivers all events of all channels, in the order they were sent.
+// LoopbackNetwork connects channels inside one process and injects faults into their frames, for
+// tests of code that uses channels. The same seed and the same sends give the same faults. Thread
+// safe; one thread of its own delivers all events of all channels, in the order they were sent.
 #pragma once
 
 #include <condition_variable>
@@ -22,17 +22,17 @@ class LoopbackNetwork {
   struct Faults {
     uint64_t seed = 0;
     double drop = 0;       // the frame never arrives
-    double corrupt = 0;    // one bit of its payload is turned
-    double truncate = 0;   // its payload ends early
+    double corrupt = 0;    // one bit of its payload is flipped
+    double truncate = 0;   // its payload is cut short
     double duplicate = 0;  // it arrives twice
     double reorder = 0;    // it arrives after the next event
-    double delay = 0;      // it arrives `delay_time` late, and all behind it
+    double delay = 0;      // it and everything behind it arrive `delay_time` late
     absl::Duration delay_time = absl::Milliseconds(1);
-    // Both ends are closed with Unavailable instead of delivering this frame; SIZE_MAX: never.
+    // Closes both ends with Unavailable instead of delivering this frame; SIZE_MAX: never.
     size_t cut_before_frame = SIZE_MAX;
   };
 
-  // How many there were so far, of each kind.
+  // Faults injected so far, by kind.
   struct FaultCounts {
     size_t dropped = 0;
     size_t corrupted = 0;
@@ -48,23 +48,23 @@ class LoopbackNetwork {
       std::function<std::shared_ptr<ChannelEvents>(const std::shared_ptr<Channel>& server)>;
 
   explicit LoopbackNetwork(const Faults& faults);
-  // Closes what is open with Unavailable. Channels may outlive it, closed.
+  // Closes open channels with Unavailable. Channels may outlive the network, closed.
   ~LoopbackNetwork();
 
-  // Connects two new channels: `client` gets the events of the returned one, what `accept` returns
-  // those of the other. Events are kept until OnClosed has returned.
+  // Connects two new channels and returns the client's. `accept` is called with the server's and
+  // returns its events. Events are kept until OnClosed has returned.
   std::shared_ptr<Channel> Open(std::shared_ptr<ChannelEvents> client, const Accept& accept);
 
   FaultCounts fault_counts() const;
 
-  // While paused nothing is delivered, and what is sent stays unsent.
+  // While paused, delivers nothing; what is sent counts as unsent.
   void Pause(bool paused);
 
  private:
   class End;
   struct Delivery {
     std::shared_ptr<End> to;
-    bool is_fault_exempt = false;  // has met its faults, and is no longer counted as unsent
+    bool is_fault_exempt = false;  // its faults were injected; it no longer counts as unsent
     bool is_frame = false;
     std::string message;
     FrameHeader header;
@@ -76,7 +76,7 @@ class LoopbackNetwork {
   void Deliver();
   static void Hand(const Delivery& delivery, ChannelEvents& events);
   void Post(Delivery delivery);
-  // Whether the frame is to be delivered now; may change it, or put others into the queue.
+  // Injects faults. Returns whether to deliver the frame now; may change it or queue others.
   bool MeetFaults(Delivery& frame);
   void CutLocked(const std::shared_ptr<End>& end);
 

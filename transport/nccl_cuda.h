@@ -1,6 +1,6 @@
-// The NCCL and CUDA behind the NCCL transport: communicators of two ranks, non-blocking, with few
-// CTAs, and a stream each. NCCL neither authenticates nor encrypts what it moves: it is for
-// networks that are the cluster's own.
+// The NcclLibrary of real NCCL and CUDA: non-blocking communicators of two ranks with few CTAs,
+// each with its own stream. NCCL neither authenticates nor encrypts its traffic: use it only on
+// networks private to the cluster.
 #pragma once
 
 #include <memory>
@@ -12,18 +12,18 @@ namespace kvship {
 
 struct NcclCudaOptions {
   int device = 0;
-  // Blocks of threads that one transfer may take from the device's other work; NCCL_MAX_CTAS
-  // overrides it. On one link each moves some 20 GB/s.
+  // CTAs that one transfer may take from the device's other work; NCCL_MAX_CTAS overrides it. On
+  // one link each CTA moves about 20 GB/s.
   int max_ctas = 4;
 };
 
-// Sets up the environment that NCCL reads: without its RAS service, which listens on a port,
-// without a unique id of somebody else's, and without what only collectives need. Called first in
-// main, before there are threads.
+// Sets the environment that NCCL and CUDA read: no RAS service, which listens on a port; no
+// inherited unique id; nothing that only collectives need; more CUDA work queues. Call it first in
+// main, before any thread starts.
 void PrepareNcclEnvironment();
 
-// Errors: FailedPrecondition, naming it, if libnccl is not there; Unavailable if there is no such
-// device, or if this build is without NCCL.
+// Errors: FailedPrecondition, naming the library, if libnccl is not installed; Unavailable if there
+// is no such device or this build lacks NCCL.
 absl::StatusOr<std::shared_ptr<NcclLibrary>> CreateNcclLibrary(const NcclCudaOptions& options);
 
 }  // namespace kvship

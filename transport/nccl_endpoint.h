@@ -1,5 +1,5 @@
-// NcclEndpoint is what a request's stream uses of NCCL. Plain data; its parts are shared, as
-// transfers may end after the process' own part in them.
+// NcclEndpoint holds what a request's stream needs to transfer over NCCL. Plain data. Its members
+// are shared because transfers may outlive the process' own use of them.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +14,10 @@ namespace kvship {
 struct NcclEndpoint {
   std::shared_ptr<NcclExecutor> executor;
   std::shared_ptr<FrameStaging> staging;
-  // What peers know this GPU by, drawn at random: a process that is started anew is another one.
+  // Identifies this GPU to peers: drawn at random, so that a restarted process is a new peer.
   uint64_t gpu = 0;
-  // From a frame's announcement to its bytes; a transfer of 1 MiB takes a millisecond, and may wait
-  // for those of other requests.
+  // From a frame's announcement to the arrival of its bytes. A transfer of 1 MiB takes a
+  // millisecond, and may queue behind those of other requests.
   absl::Duration transfer_timeout = absl::Seconds(2);
 };
 

@@ -1,23 +1,23 @@
-// NcclExecutor moves bytes between this GPU and those of its peers over NCCL, or says at once that
-// the other transport has to: a communicator is made lazily, when a request asks for a peer, and
-// until it is warm, while it is rebuilt, when it is lost and when it is slower, every request gets
-// an error here and goes on over gRPC.
+// NcclExecutor moves bytes between this GPU and its peers' GPUs over NCCL. It creates a
+// communicator lazily, when a request asks for a peer. While a communicator connects, warms up or
+// reconnects, and when it is lost or slower than the other transport, calls fail at once and
+// requests use gRPC.
 //
-// Between two processes a transfer goes like this, the messages on the request's own stream:
+// The protocol of one transfer; the messages travel on the request's own stream:
 //
 //   rank 0, the sender              rank 1, the receiver
-//   Offer -> announce ------------->  Receive -> accepted, or refused and passed over
+//   Offer -> announce ------------->  Receive -> accepted, or refused and skipped
 //   Send, or Skip  <----------------
-//   on_done                           on_done -> says whether the bytes were good
+//   on_done                           on_done -> reports whether the bytes were good
 //
-// Nothing is allocated or freed on the device while a kernel may wait for a peer: a connect closes
-// the door for new transfers of this GPU, waits for those that were let in, and runs alone; so does
-// an eviction. After a failure nothing is issued until the abort has returned.
+// Nothing is allocated or freed on the device while a kernel may wait for a peer: a connect stops
+// the admission of transfers on this GPU, waits until those admitted have ended, and runs alone. So
+// does an eviction. After a failure nothing is issued until the abort has returned.
 //
-// Thread safe, and without threads of its own: NcclTransport gives it one that calls Advance, which
-// makes all calls of NCCL, and one that calls Watch, which keeps the deadlines even when a call
-// does not return. Aborts run on helper threads and may never return: that is why it is held by
-// shared_ptr, which they share.
+// Thread safe, without threads of its own: NcclTransport runs one that calls Advance, which makes
+// all NCCL calls, and one that calls Watch, which enforces deadlines even when a call hangs. Aborts
+// run on helper threads and may never return; therefore shared_ptr holds the executor, and they
+// share it.
 #pragma once
 
 #include <condition_variable>
@@ -40,105 +40,107 @@
 namespace kvship {
 
 struct NcclOptions {
-  // Device memory that communicators may take together: of more, the least recently used goes.
+  // Device memory for all communicators together; above it the least recently used one is evicted.
   size_t max_bytes = size_t{1} << 30;
-  // What one takes. 52 to 100 MB were measured, depending on NCCL_MAX_CTAS and NCCL_BUFFSIZE.
+  // Device memory of one communicator. 52 to 100 MB were measured, by NCCL_MAX_CTAS and
+  // NCCL_BUFFSIZE.
   size_t communicator_bytes = 100'000'000;
-  // From the invitation until it is warm, the wait for transfers under way included; 0.1 to 0.9 s
-  // were measured, and more in a process' first.
+  // From the invitation until the communicator is warm, including the wait for transfers in flight.
+  // 0.1 to 0.9 s were measured, and more for a process' first.
   absl::Duration connect_timeout = absl::Seconds(5);
-  // After a failure a peer's communicator is not made again for min_backoff; each further failure
-  // without a transfer in between doubles that.
+  // After a failure the peer is not reconnected for min_backoff; each further failure without a
+  // transfer in between doubles the backoff, up to max_backoff.
   absl::Duration min_backoff = absl::Seconds(1);
   absl::Duration max_backoff = absl::Minutes(1);
-  // The same of a peer that cannot be connected with: each try may cost NCCL a thread and some
+  // As max_backoff, for a peer that fails to connect: each attempt may cost NCCL a thread and some
   // memory for good.
   absl::Duration max_connect_backoff = absl::Hours(1);
-  // A communicator that was used so lately does not go for another's sake: more peers than there is
-  // room for would only ever connect.
+  // A communicator used this recently is not evicted for another: otherwise more peers than fit
+  // would only ever reconnect.
   absl::Duration min_residency = absl::Seconds(30);
-  // So long a peer that NCCL reaches more slowly than the other transport does goes without it;
-  // then it is measured again.
+  // How long a peer that NCCL reaches more slowly than the other transport does is left to the
+  // other one; then NCCL is measured again.
   absl::Duration slow_rest = absl::Seconds(30);
 
-  // InvalidArgument, naming the field.
+  // Errors: InvalidArgument, naming the field.
   absl::Status Validate() const;
 };
 
 class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
  public:
   using Clock = std::function<absl::Time()>;
-  // Runs a job that may block for ever on a thread of its own.
+  // Runs `job`, which may block forever, on a thread of its own.
   using RunAside = std::function<void(std::function<void()> job)>;
 
-  // `library` is shared with aborts that hang. Errors: those of Validate.
+  // Hanging aborts share `library`. Errors: those of Validate.
   static absl::StatusOr<std::shared_ptr<NcclExecutor>> Create(std::shared_ptr<NcclLibrary> library,
                                                               const NcclOptions& options, Clock now,
                                                               RunAside run_aside);
 
-  // `peer` names the GPU at the other end, as the authenticated stream knows it. Errors all mean
-  // "use the other transport". Unavailable: not now. NotFound: the communicator is gone, evicted or
+  // `peer` names the GPU at the other end, as the authenticated stream knows it. Every error means
+  // "use the other transport". Unavailable: not now. NotFound: the communicator was evicted or
   // lost; tell the peer, which calls Break.
 
-  // Whether an invitation by the peer would be accepted now.
+  // Returns OK if an invitation by the peer would be accepted now.
   absl::Status MayConnect(const std::string& peer) const;
-  // Begins to connect with a peer as rank 0; it must be given the id, to Accept it. A communicator
-  // that is there already is replaced: whoever invites knows that the peer has lost it.
+  // Starts connecting to a peer as rank 0; the caller sends it the id, for Accept. Replaces an
+  // existing communicator: whoever invites knows that the peer has lost it.
   absl::StatusOr<NcclUniqueId> Invite(const std::string& peer);
-  // Begins to connect as rank 1. After an error tell the peer, which calls Break for the id's
+  // Starts connecting as rank 1. After an error tell the peer, which calls Break with the id's
   // NcclCommunicatorNumber.
   absl::Status Accept(const std::string& peer, const NcclUniqueId& id);
-  // The communicator that the peer has here, ready or not; 0: none. Ends that name different ones
-  // have to connect anew.
+  // Returns the peer's communicator, ready or not; 0: none. Ends that name different ones must
+  // reconnect.
   uint64_t CommunicatorOf(const std::string& peer) const;
-  // Whether offers are taken at present.
+  // Returns whether offers are accepted now.
   bool IsReady(const std::string& peer, uint64_t communicator) const;
-  // The communicator for a request's transfers; both ends must name the same.
+  // Returns the communicator for a request's transfers; both ends must name the same.
   absl::StatusOr<uint64_t> ReadyCommunicator(const std::string& peer);
 
-  // The sender's next transfer. Send or Skip must follow before the deadline: as NCCL cannot be
-  // told that a transfer is off, an offer without an answer costs the communicator.
+  // Reserves the sender's next transfer. Send or Skip must follow before the deadline: NCCL cannot
+  // cancel one transfer, so an unanswered offer costs the communicator.
   absl::StatusOr<NcclOffer> Offer(const std::string& peer, uint64_t communicator,
                                   absl::Time deadline);
-  // What was offered and accepted, as many bytes as were announced. on_done is called if and only
-  // if OK is returned.
+  // Sends what was offered and accepted, exactly as many bytes as announced. on_done is called if
+  // and only if Send returns OK.
   absl::Status Send(const std::string& peer, const NcclOffer& offer, NcclTransfer transfer);
-  // What was announced. After OK the peer may send; after an error the offer has been passed over
-  // here, and the peer must Skip it. on_done as for Send.
+  // Receives what was announced. After OK the peer may send. After an error the offer has been
+  // skipped here, and the peer must Skip it too. on_done as for Send.
   absl::Status Receive(const std::string& peer, const NcclOffer& offer, NcclTransfer transfer);
-  // The offer was refused by the peer, or, at the receiver, is by us. FailedPrecondition if it was
-  // none or has been used.
+  // Skips an offer that the peer refused (sender) or that we refuse (receiver). FailedPrecondition
+  // if there is no such offer or it was used.
   absl::Status Skip(const std::string& peer, const NcclOffer& offer);
-  // Gives up a communicator, if it is still the peer's: the peer has, or refused it, or the stream
-  // of an accepted offer broke. All its transfers fail.
+  // Aborts a communicator, if it is still the peer's: because the peer did so or refused it, or
+  // because the stream of an accepted offer broke. All its transfers fail.
   void Break(const std::string& peer, uint64_t communicator, const absl::Status& why);
-  // How fast the other transport reaches a peer that NCCL reaches too.
+  // Reports the other transport's speed to a peer that NCCL reaches too.
   void ReportOther(const std::string& peer, double bytes_per_second);
 
   NcclSnapshot Snapshot() const;
 
-  // For the two threads. Advance does what can be done without waiting, and returns whether
-  // something is under way that has to be looked at again soon; Watch fails what is late, and
-  // returns when the next deadline passes.
+  // For the two threads. Advance does all work that needs no waiting, and returns whether work is
+  // in progress that must be polled soon. Watch fails what has timed out, and returns the next
+  // deadline.
   bool Advance();
   absl::Time Watch();
-  // Counts whatever may give the two something to do; AwaitChange waits until it is not `seen`.
+  // Counts the events that may give the two threads work. AwaitChange waits until the count is not
+  // `seen`.
   uint64_t num_changes() const;
   void AwaitChange(uint64_t seen, absl::Duration at_most) const;
 
-  // Answers everything with `why`, aborts all and refuses from now on.
+  // Fails all transfers with `why`, aborts all communicators and refuses calls from now on.
   void Shutdown(const absl::Status& why);
   bool has_ended() const;
-  // Waits until nothing is being aborted: false if that takes longer.
+  // Waits until all aborts have ended; false on timeout.
   bool AwaitClosed(absl::Duration at_most) const;
 
  private:
   using Lock = std::unique_lock<std::mutex>;
-  using LinkPtr = std::shared_ptr<NcclLink>;  // shared: with the abort that outlives its place here
+  using LinkPtr = std::shared_ptr<NcclLink>;  // shared: an abort may outlive its entry here
   struct Peer {
     LinkPtr link;  // none: absent, or failed until retry_time
     bool had_one = false;
-    uint64_t num_failures = 0;  // since a transfer was done
+    uint64_t num_failures = 0;  // since the last completed transfer
     absl::Time retry_time = absl::InfinitePast();
     absl::Time forget_time = absl::InfiniteFuture();
     double other_bytes_per_second = 0;
@@ -161,7 +163,7 @@ class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
   absl::StatusOr<LinkPtr> Admit(const std::string& peer);
   absl::StatusOr<LinkPtr> Find(const std::string& peer, uint64_t communicator) const;
 
-  // Make calls of NCCL: they release the lock meanwhile. False if the link is closed then.
+  // These call NCCL and release the lock meanwhile. False if the link was closed during the call.
   bool Call(Lock& lock, const LinkPtr& link, const std::function<absl::Status()>& call);
   bool AdvanceLink(Lock& lock, const LinkPtr& link);
   bool Connect(Lock& lock, const LinkPtr& link);
@@ -188,10 +190,10 @@ class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
   uint64_t num_changes_ = 0;
   absl::Status shut_down_;  // why, once it is
   std::map<std::string, Peer> peers_;
-  std::vector<NcclUniqueId> spare_ids_;  // drawn for invitations that then could not be sent
-  LinkPtr connecting_;                   // the one before it is ready; never more than one
+  std::vector<NcclUniqueId> spare_ids_;  // drawn for invitations that could not be sent
+  LinkPtr connecting_;                   // not yet ready; at most one at a time
   std::vector<LinkPtr> closing_;         // until drained
-  std::vector<Answer> answers_;          // to be given as soon as the lock is free
+  std::vector<Answer> answers_;          // given as soon as the lock is free
   NcclCounters counters_;
 };
 

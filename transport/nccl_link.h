@@ -1,7 +1,7 @@
-// NcclLink is one communicator with one peer, from the plan to connect until its stream is drained:
-// how far it is, and its transfers in the order in which both ends issue them. Not thread safe:
-// guarded by its executor's mutex, but for calls of the communicator, which come from the
-// executor's thread while `in_call` is set.
+// NcclLink is the state of one communicator with one peer, from the decision to connect until its
+// stream is drained: its phase, and its transfers in the order in which both ends issue them. Not
+// thread safe: the executor's mutex guards it, except calls of the communicator, which the
+// executor's thread makes while `in_call` is set.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,8 @@
 
 namespace kvship {
 
-// What both ends call a communicator: of its unique id, which cannot be computed from it.
+// The number by which both ends name a communicator: a hash of its unique id, which it does not
+// reveal.
 uint64_t NcclCommunicatorNumber(const NcclUniqueId& id);
 
 class NcclLink {
@@ -42,38 +43,37 @@ class NcclLink {
         rank(rank),
         connect_deadline(connect_deadline) {}
 
-  // The sender's next transfer: its sequence number. ResourceExhausted if too many wait.
+  // Returns the sequence number of the sender's next transfer. ResourceExhausted if too many wait.
   absl::StatusOr<uint64_t> Offer(absl::Time deadline);
-  // What the sender offered, or the receiver was offered, is to be moved when its turn comes.
-  // FailedPrecondition if the number was not offered or has been used; `transfer` is then
-  // untouched.
+  // Supplies the buffer of an offered transfer, which moves when its turn comes. FailedPrecondition
+  // if `sequence` was not offered or was used; `transfer` is then untouched.
   absl::Status Give(uint64_t sequence, NcclTransfer&& transfer);
-  // It is not: its turn is passed over, as it must be on the other side.
+  // Skips the transfer's turn; the other side must skip it too. Errors as Give.
   absl::Status Skip(uint64_t sequence);
-  // The operation whose turn it is, if it is there and a mark is free for it.
+  // Returns the operation whose turn it is, if its buffer is there and a mark is free.
   std::optional<Operation> TakeNext();
 
-  // The steps of an operation: issued, on the stream behind a mark, done.
+  // The steps of an operation: issued, marked on the stream, passed.
   void Issue(Operation operation) { issuing_ = std::move(operation); }
   bool is_issuing() const { return issuing_.has_value(); }
   size_t next_mark() const { return num_marked_ % kNcclMarks; }
   void Marked();
   bool has_marked() const { return !marked_.empty(); }
   size_t oldest_mark() const { return (num_marked_ - marked_.size()) % kNcclMarks; }
-  // Takes the oldest off the stream, and measures.
+  // Removes the oldest marked operation and measures its rate.
   Operation Passed(absl::Time now);
 
-  // No transfer is offered, waits or is under way.
+  // Returns whether no transfer is offered, waiting or in flight.
   bool is_quiet() const { return num_transfers() == 0; }
   size_t num_transfers() const;
-  // What NCCL may still write to or read from.
+  // Bytes that NCCL may still read or write.
   size_t bytes_under_way() const;
-  // When the first of its deadlines passes, and what then has not happened.
+  // The earliest deadline, and a description of what has missed its deadline by `now`.
   absl::Time NextDeadline() const;
   std::string Expired(absl::Time now) const;
 
-  // Everything that has not been answered, which is then none of the link's any more but for the
-  // owners of what is under way: those stay, in quarantine, until the link is destroyed.
+  // Takes all unanswered transfers out of the link. The link keeps the owners of those in flight,
+  // in quarantine, until it is destroyed.
   std::vector<NcclTransfer> TakeUnanswered();
 
   const std::string peer;
@@ -85,14 +85,14 @@ class NcclLink {
   std::unique_ptr<NcclCommunicator> communicator;
   bool in_call = false;
   absl::Time last_used;
-  double bytes_per_second = 0;  // lately; 0: not measured
+  double bytes_per_second = 0;  // moving average; 0: not measured
 
  private:
   struct Turn {
     enum class Kind { kOffered, kGiven, kSkipped } kind;
-    NcclTransfer transfer;  // of an offer only the deadline
+    NcclTransfer transfer;  // an offer has only the deadline
   };
-  // The sender's offer, or the receiver's new turn.
+  // Returns the sender's offer, or a new turn of the receiver.
   absl::StatusOr<Turn*> TurnOf(uint64_t sequence);
   void PassOverSkipped();
 

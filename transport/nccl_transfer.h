@@ -1,5 +1,5 @@
-// NcclOffer names one transfer on both sides, NcclTransfer is what one side gives for it. Plain
-// data.
+// NcclOffer identifies one transfer on both sides; NcclTransfer is one side's buffer and callback
+// for it. Plain data.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@
 
 namespace kvship {
 
-// What the sender announces, with the number of bytes, on the request's stream. NCCL matches
+// Announced by the sender, with the number of bytes, on the request's stream. NCCL matches
 // operations by their order alone, so every transfer of a communicator, of whatever request, has a
 // place in that order.
 struct NcclOffer {
@@ -24,18 +24,18 @@ struct NcclOffer {
 };
 
 struct NcclTransfer {
-  // Device memory. The sender's has been written: its checksum is in the announcement.
+  // Device memory. The sender has already written it: its checksum is in the announcement.
   std::span<std::byte> bytes = {};
-  // Keeps `bytes` alive and out of other hands for as long as the device may touch them, which
-  // after a failure is longer than until on_done. Its destructor may run on any thread and must not
-  // free device memory, which waits for the device. shared: with whoever verifies or resends the
+  // Keeps `bytes` alive and unused by others as long as the device may touch them, which after a
+  // failure is longer than until on_done. Its destructor may run on any thread and must not free
+  // device memory, which would wait for the device. shared: with whoever verifies or resends the
   // bytes
   std::shared_ptr<const void> owner = nullptr;
-  // Of the executor's clock.
+  // By the executor's clock.
   absl::Time deadline = absl::InfiniteFuture();
-  // Called once, without locks, on a thread of the transport; must not wait, may call the executor.
-  // OK: the sender's bytes have left, or the receiver's are there, not yet verified. An error: they
-  // have to go over the other transport, into other memory than `bytes`.
+  // Called once, without locks held, on a thread of the transport; must not block, may call the
+  // executor. OK: the sender's bytes have left, or the receiver's have arrived, unverified. An
+  // error: resend over the other transport, into memory other than `bytes`.
   std::function<void(const absl::Status&)> on_done = nullptr;
 };
 

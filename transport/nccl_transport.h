@@ -1,5 +1,5 @@
-// NcclTransport is an NcclExecutor at work: with the thread that makes all NCCL calls of one GPU,
-// the thread that keeps the deadlines, and helper threads for aborts. Thread safe; owned by main,
+// NcclTransport runs an NcclExecutor: it owns the thread that makes all NCCL calls of one GPU, the
+// thread that enforces deadlines, and the helper threads for aborts. Thread safe; owned by main,
 // one per GPU.
 #pragma once
 
@@ -14,10 +14,11 @@ namespace kvship {
 
 class NcclTransport {
  public:
-  // Errors: those of NcclOptions::Validate. `library` is shared with aborts that hang.
+  // Errors: those of NcclOptions::Validate. Hanging aborts share `library`.
   static absl::StatusOr<std::unique_ptr<NcclTransport>> Create(std::shared_ptr<NcclLibrary> library,
                                                                const NcclOptions& options);
-  // Shuts down. What hangs in NCCL for longer than two seconds is left behind, with its thread.
+  // Shuts down. Leaves behind calls that hang in NCCL for more than two seconds, with their
+  // threads.
   ~NcclTransport();
   NcclTransport(const NcclTransport&) = delete;
   NcclTransport& operator=(const NcclTransport&) = delete;
@@ -27,7 +28,7 @@ class NcclTransport {
  private:
   NcclTransport(std::shared_ptr<NcclExecutor> executor, std::shared_ptr<NcclLibrary> library);
 
-  const std::shared_ptr<NcclExecutor> executor_;  // shared: with its threads, should they hang
+  const std::shared_ptr<NcclExecutor> executor_;  // shared: with its threads, in case they hang
   std::thread issuer_;
   std::thread watcher_;
 };

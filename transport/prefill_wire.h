@@ -1,6 +1,6 @@
-// The bytes of PrefillResponse messages in gRPC buffers: a frame is written around its payload and
-// read in place, without copying it, and is at the same time an ordinary protobuf message that any
-// gRPC client can parse. docs/wire.md has an example in bytes. Pure functions.
+// Writes and reads PrefillResponse messages in gRPC buffers. A frame is written around its payload
+// and read in place, without a copy, yet it is an ordinary protobuf message that any gRPC client
+// can parse. docs/wire.md has an example in bytes. Pure functions.
 #pragma once
 
 #include <grpcpp/support/byte_buffer.h>
@@ -16,8 +16,8 @@
 
 namespace kvship {
 
-// A PrefillResponse whose frame has `header` and `payload`. The buffer refers to the payload and
-// keeps its owner alive.
+// Returns a PrefillResponse whose frame has `header` and `payload`. The buffer refers to the
+// payload and keeps its owner alive.
 grpc::ByteBuffer FrameMessage(const FrameHeader& header, SharedBytes payload);
 
 // A received PrefillResponse: a frame, or the bytes of any other message.
@@ -26,14 +26,14 @@ struct ReceivedResponse {
   FrameHeader header;
   std::vector<std::span<const std::byte>> payload;  // lies in `buffer`
   std::string bytes;
-  std::unique_ptr<grpc::ByteBuffer> buffer;  // which has no move, and holds short pieces itself
+  std::unique_ptr<grpc::ByteBuffer> buffer;  // not movable, and stores short slices inline
 };
 
-// Reads a message from whatever peer. A frame may have its fields in any order; unknown fields are
+// Parses a message of an untrusted peer. A frame's fields may be in any order; unknown fields are
 // skipped. DataLoss if the bytes are no PrefillResponse or the checksum is of an unknown kind.
 absl::StatusOr<ReceivedResponse> ReadResponse(const grpc::ByteBuffer& message);
 
-// The bytes of a message as one piece.
+// Copies the bytes of a message into one string.
 std::string FlatBytes(const grpc::ByteBuffer& message);
 
 }  // namespace kvship
