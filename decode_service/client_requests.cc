@@ -8,7 +8,7 @@
 namespace kvship {
 namespace {
 
-// About as long as a short request takes.
+// About the duration of a short request.
 constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 
 }  // namespace
@@ -23,7 +23,7 @@ absl::StatusOr<ClientRequests::Place> ClientRequests::Enter(const std::string& c
     return WithRetryDelay(WithReason(full, kClientLimit), kRetryDelay);
   }
   ++num_requests_[client];
-  lock.unlock();  // where there is no memory for the place, it is given back at once
+  lock.unlock();  // if allocating the place fails, Leave runs at once and locks
   return Place(nullptr, [this, client](void*) { Leave(client); });
 }
 

@@ -1,4 +1,4 @@
-// ClientRequests counts each client's requests that are under way, and bounds them. Thread safe.
+// ClientRequests counts and limits each client's concurrent requests. Thread safe.
 #pragma once
 
 #include <cstddef>
@@ -14,17 +14,17 @@ namespace kvship {
 
 class ClientRequests {
  public:
-  // `max_requests` of one client at a time; 0: any number.
+  // At most `max_requests` of one client at a time; 0: unlimited.
   explicit ClientRequests(size_t max_requests) : max_requests_(max_requests) {}
 
-  // Given back when it goes.
+  // A slot; returned when the last copy is destroyed.
   using Place = std::shared_ptr<void>;
 
-  // ResourceExhausted, with a RetryInfo detail and kClientLimit, if the client has as many as it
-  // may. All requests without a client's name are one client's.
+  // Takes a slot. ResourceExhausted, with a RetryInfo detail and kClientLimit, if the client holds
+  // all of its slots. All requests without a client name count as one client's.
   absl::StatusOr<Place> Enter(const std::string& client);
 
-  // FailedPrecondition if no client may have so many at a time.
+  // FailedPrecondition if `num_requests` at a time exceed the limit of one client.
   absl::Status CheckTogether(size_t num_requests) const;
 
  private:
@@ -32,7 +32,7 @@ class ClientRequests {
 
   const size_t max_requests_;
   std::mutex mutex_;
-  std::map<std::string, size_t> num_requests_;  // by client; none are 0
+  std::map<std::string, size_t> num_requests_;  // by client; never 0
 };
 
 }  // namespace kvship

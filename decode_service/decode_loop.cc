@@ -118,7 +118,7 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
       continue;
     }
     const absl::Time before = session.last_token_time();
-    // To draw a token takes memory, too: of as many numbers as the vocabulary has tokens.
+    // Sampling needs memory too: as many numbers as the vocabulary has tokens.
     const absl::Status taken = UnlessOutOfMemory([&] {
       if (items[i].wants_logits) {
         session.TakeLogits(decoder_.logits(i));
@@ -128,7 +128,7 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
       return absl::OkStatus();
     });
     if (!taken.ok() && !session.ended()) session.Fail(taken);
-    const absl::Time now = session.last_token_time();  // as before where none could be drawn
+    const absl::Time now = session.last_token_time();  // unchanged if no token was sampled
     if (now != before) metrics_.ObserveBetweenTokens(now - before);
   }
 }

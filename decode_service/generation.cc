@@ -30,7 +30,7 @@ bool Generation::Start(const v1::GenerateRequest& message) {
 }
 
 absl::Status Generation::WaitForCompiler() {
-  // Weak: one that has left shall not hold its prompt until then.
+  // Weak: a request that has left the queue must not keep its prompt in memory until its turn.
   std::function<void()> compile = [weak = weak_from_this()] {
     const std::shared_ptr<Generation> self = weak.lock();
     if (self != nullptr && self->LeaveCompiler() != nullptr) self->Compile();
@@ -124,7 +124,7 @@ void Generation::OnRoom(absl::StatusOr<ReservationQueue::Cache> cache) {
     in_line_ = false;
   }
   if (responses_->cancelled()) {
-    cache = responses_->why_cancelled();  // the pages go before the request is seen to end
+    cache = responses_->why_cancelled();  // frees the pages before the request's end is visible
     return Fail(cache.status());
   }
   absl::Status status = cache.status();
@@ -140,11 +140,11 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     const std::set<std::string> tried = tried_;
     const PrefillFault fault = FaultOf(failure_);
     lock.unlock();
-    // Who is told to come again shall not wait for a connection that hardly comes about.
+    // A client that will be told to retry must not wait for an unlikely connection.
     const auto worst = fault == PrefillFault::kFull ? PrefillNode::Standing::kEjected
                                                     : PrefillNode::Standing::kSilent;
     ASSIGN_OR_RETURN(visit, uses_.nodes.Choose(request_.tokens, tried, worst));
-    // The callbacks keep this request alive for as long as the attempt needs it.
+    // The callbacks keep this request alive as long as the attempt needs it.
     attempt = std::make_shared<PrefillAttempt>(
         request_, uses_.model.identity,
         PrefillAttempt::Memory{uses_.queue, *ticket_, std::move(cache)},
@@ -166,8 +166,8 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     return prepared;
   }
   const TraceContext trace = trace_.BeginAttempt(visit.node->address());
-  // This node ends the request at its deadline. gRPC shall not at the same moment: a transfer that
-  // is cut off costs the communicator.
+  // This node ends the request at its deadline. gRPC must not do so at the same moment: cutting off
+  // a transfer costs the communicator.
   const absl::Duration patience =
       uses_.nccl == nullptr ? absl::ZeroDuration() : 2 * uses_.nccl->endpoint().transfer_timeout;
   const auto connect = [&](std::shared_ptr<ChannelEvents> events) {
@@ -178,7 +178,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
                              ? nullptr
                              : std::make_shared<NcclReceiver>(*uses_.nccl, visit.node->address(),
                                                               request_.plan.wire_bytes()));
-  // A cancellation that came before the attempt could be seen.
+  // For a cancellation that came before it could see the attempt.
   if (responses_->cancelled()) attempt->Cancel(responses_->why_cancelled());
   return absl::OkStatus();
 }
@@ -197,7 +197,7 @@ void Generation::Cancel(const absl::Status& why) {
   {
     std::lock_guard lock(mutex_);
     attempt = attempt_;
-    // If it is being served just now, OnRoom ends it.
+    // If the line is serving it right now, OnRoom ends it.
     was_in_line = in_line_ && uses_.queue.StepOut(*ticket_);
     if (was_in_line) in_line_ = false;
   }
@@ -215,13 +215,13 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
   if (attempt->found_no_room()) tried_.erase(visit.node->address());
   lock.unlock();
   visit.node->Leave(attempt);
-  // What was ended here says nothing of the node, whatever the error.
+  // An attempt that this side ended says nothing about the node, whatever the error.
   const bool ended_here = !result.ok() && (responses_->cancelled() || attempt->failed_here());
   uses_.nodes.Ended(visit, ended_here ? absl::CancelledError() : result.status());
   trace_.EndAttempt(result.status(), result.ok() ? absl::Milliseconds(result->timing.transfer_ms())
                                                  : absl::ZeroDuration());
   if (responses_->cancelled()) {
-    result = responses_->why_cancelled();  // the cache goes before the request is seen to end
+    result = responses_->why_cancelled();  // frees the cache before the request's end is visible
     return Fail(result.status());
   }
   if (attempt->found_no_room()) return WaitForRoom();
@@ -287,12 +287,12 @@ void Generation::Decode(PrefillAttempt::Result result) {
   *report_.mutable_timing() = result.timing;
   report_.mutable_usage()->set_reused_tokens(result.reused_tokens);
   receive_time_ = result.receive_time;
-  // A node that was lost, too, was waiting.
+  // Time spent on a lost node counts as waiting.
   report_.mutable_timing()->set_queue_ms(
       result.timing.queue_ms() + absl::ToDoubleMilliseconds(attempt_begin_ - call_.arrival));
   report_.mutable_timing()->set_first_token_ms(absl::ToDoubleMilliseconds(first_token));
   std::unique_ptr<Session> session;
-  // Who calls this would drop the exception, and the request never end.
+  // The caller would drop the exception, and the request would never end.
   const absl::Status memory = UnlessOutOfMemory([&] {
     session = std::make_unique<Session>(
         request_.output, uses_.model.tokenizer.get(), std::move(result.cache), responses_,
@@ -305,7 +305,7 @@ void Generation::Decode(PrefillAttempt::Result result) {
     return absl::OkStatus();
   });
   if (session == nullptr) {
-    result.cache.reset();  // before the request is seen to end
+    result.cache.reset();  // before the request's end is visible
     return Fail(memory);
   }
   if (!memory.ok() && !session->ended()) session->Fail(memory);
@@ -319,7 +319,7 @@ void Generation::OnSessionEnd(const Session::End& end) {
     return absl::OkStatus();
   });
   if (memory.ok()) return;
-  // As Fail, of what may have been counted and logged already.
+  // As Fail, without what may have been counted and logged already.
   GiveBack();
   responses_->Fail(memory);
 }

@@ -1,8 +1,7 @@
-// Generation is one Generate request on its way: it has the prompt read by a prefill node (by
-// another one, where the first is lost; after standing in line, where the pool is full), hands the
-// cache over to the decode loop, and ends with a
-// report or an error in its ResponseBuffer. Thread safe; kept alive by whichever part of it is
-// still going on.
+// Generation runs one Generate request: it waits in the queue if the pool is full, has a prefill
+// node read the prompt (and another one if the first is lost), hands the cache to the decode loop,
+// and ends with a report or an error in its ResponseBuffer. Thread safe. Whichever stage is in
+// progress keeps it alive.
 #pragma once
 
 #include <memory>
@@ -30,15 +29,15 @@ class Generation : public std::enable_shared_from_this<Generation> {
  public:
   struct Options {
     RequestLimits limits;
-    // Output tokens that wait for a slow reader before its request leaves the batch.
+    // Output tokens that may queue for a slow reader before its request leaves the batch.
     size_t max_unread_tokens = 256;
-    // Prefill nodes tried for one prompt.
+    // The most prefill nodes to try for one prompt.
     size_t most_attempts = 3;
-    // What a request refused for lack of room is told to wait.
+    // The retry delay given to a request refused for lack of room.
     absl::Duration retry_delay = absl::Seconds(1);
   };
 
-  // What generations share; must outlive them.
+  // What all generations share; must outlive them.
   struct Uses {
     const ServedModel& model;
     PrefillNodes& nodes;
@@ -46,20 +45,20 @@ class Generation : public std::enable_shared_from_this<Generation> {
     ReservationQueue& queue;
     DecodeLoop& loop;
     DecodeMetrics& metrics;
-    NcclService* nccl = nullptr;  // caches come over gRPC alone
+    NcclService* nccl = nullptr;  // null: caches come over gRPC only
     RecentRequests& recent;
     Tracer& tracer;
-    TaskThread& compiler;  // of the structures that outputs are held to
+    TaskThread& compiler;  // compiles the structures that constrain outputs
     const Options& options;
   };
 
-  // The call that a request came by.
+  // The call that carried the request.
   struct Call {
-    std::string id;      // stands in the logs of both nodes
-    std::string client;  // whose it is; empty: not known
+    std::string id;      // appears in the logs of both nodes
+    std::string client;  // the client's name; empty: unknown
     absl::Time arrival;  // monotonic, as the deadline
     absl::Time deadline;
-    TraceContext trace = {};  // that its client sent along
+    TraceContext trace = {};  // sent by the client
   };
 
   Generation(const Uses& uses, Call call)
@@ -68,42 +67,44 @@ class Generation : public std::enable_shared_from_this<Generation> {
         trace_(uses.tracer, call_.trace),
         responses_(std::make_shared<ResponseBuffer>(uses.options.max_unread_tokens)) {}
 
-  // Checks the request and starts it. False if it has ended with that: what is wrong with it comes
-  // through responses().
+  // Checks the request and starts it. False if it has ended already; responses() then has the
+  // error.
   bool Start(const v1::GenerateRequest& message);
-  // The client has gone, or the deadline has passed: frees everything soon.
+  // Cancels: the client has gone, or the deadline has passed. Asynchronous.
   void Cancel();
-  // Ends it with `why`, soon.
+  // Ends the request with `why`. Asynchronous.
   void Cancel(const absl::Status& why);
 
   ResponseBuffer& responses() { return *responses_; }
-  // The request's place in its trace; not set where it has none.
+  // The request's span in its trace; not set if it is not traced.
   const TraceContext& trace() const { return trace_.context(); }
 
  private:
   absl::Status Prepare(const v1::GenerateRequest& message);
-  // Has it compiled when its turn comes; a cancellation before that ends it at once.
+  // Queues the compilation of the output's structure; a cancellation before its turn ends the
+  // request at once.
   absl::Status WaitForCompiler();
-  // Null if it does not wait for its turn: it has come, or a cancellation has.
+  // Leaves the compiler's queue. Null if not in it: its turn or a cancellation has come.
   std::shared_ptr<Generation> LeaveCompiler();
-  // Compiles the structure that the output is held to, and goes on.
+  // Compiles the structure that constrains the output, and continues.
   void Compile();
-  // InvalidArgument that names the field of the request.
+  // InvalidArgument that names the request's field.
   absl::Status WrongStructure(const absl::Status& status) const;
-  // Prepared, and compiled: stands in line or goes to a prefill node.
+  // Continues after Prepare and compilation: queues for memory or goes to a prefill node.
   absl::Status GoOn();
-  // Gives back what it holds: who sees the end of a request finds it free.
+  // Releases slot and ticket, so that whoever sees the request's end finds them free.
   void GiveBack();
-  // Sends the prompt to a node not tried yet. Without a cache the node comes first, then memory.
+  // Sends the prompt to a node not tried yet. A null `cache` means: node first, memory when it is
+  // ready.
   absl::Status Attempt(ReservationQueue::Cache cache);
-  // Stands in line for memory, and then goes on.
+  // Queues for memory, then continues.
   void WaitForRoom();
   void OnRoom(absl::StatusOr<ReservationQueue::Cache> cache);
   void OnAttemptEnd(const PrefillNodes::Visit& visit,
                     absl::StatusOr<PrefillAttempt::Result> result);
-  // Sends the prompt to another node, if it may, or ends the request.
+  // Retries on another node, if attempts are left, or ends the request.
   void OnNodeFailure(const std::string& node, const absl::Status& error);
-  // DataLoss for a token that cannot be, is not the forced one, or is not allowed.
+  // DataLoss for a token that is invalid, not the forced one, or not allowed.
   absl::Status CheckFirstToken(const OutputToken& first_token) const;
   void Decode(PrefillAttempt::Result result);
   void OnSessionEnd(const Session::End& end);
@@ -114,7 +115,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   const Uses uses_;
   const Call call_;
   GenerationTrace trace_;
-  // shared: the session outlives the call that reads, or the other way round
+  // shared: session and reading call may outlive each other
   const std::shared_ptr<ResponseBuffer> responses_;
   GenerationRequest request_;
   ClientRequests::Place place_;                       // from Prepare to the end
@@ -124,12 +125,12 @@ class Generation : public std::enable_shared_from_this<Generation> {
   absl::Duration receive_time_;  // as PrefillAttempt::Result
 
   std::mutex mutex_;
-  std::shared_ptr<Generation> awaits_compiler_;  // itself, while it does
+  std::shared_ptr<Generation> awaits_compiler_;  // itself, while in the compiler's queue
   bool in_line_ = false;
   std::shared_ptr<PrefillAttempt> attempt_;  // shared: the channel calls it to its end
   absl::Time attempt_begin_;
   std::set<std::string> tried_;  // addresses of nodes
-  absl::Status failure_;         // of theirs the most telling
+  absl::Status failure_;         // the most telling of their failures
 };
 
 }  // namespace kvship

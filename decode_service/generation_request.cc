@@ -20,7 +20,7 @@ namespace {
 constexpr int kMostStopTexts = 16;
 constexpr size_t kMostStopBytes = 256;
 
-// FailedPrecondition where a text cannot be read, and the tokenizer otherwise.
+// Returns the tokenizer; FailedPrecondition if the model has none.
 absl::StatusOr<const Tokenizer*> TokenizerFor(absl::string_view field, const ServedModel& model) {
   if (model.tokenizer != nullptr) return model.tokenizer.get();
   return WithField(
@@ -122,7 +122,7 @@ absl::Status CheckForcedTokens(const v1::GenerateRequest& message) {
   return absl::OkStatus();
 }
 
-// The structure that the output is held to, if it is, and what says so.
+// Reads the structure that constrains the output, if any, and the field that sets it.
 absl::Status ReadStructure(const v1::GenerateRequest& message, const ServedModel& model,
                            GenerationRequest* request) {
   std::string& field = request->structure_field;
@@ -156,7 +156,7 @@ absl::Status ReadStructure(const v1::GenerateRequest& message, const ServedModel
   return absl::OkStatus();
 }
 
-// Those in calls, which are told by the names of these; after the structure.
+// The special tokens that mark tool calls and so must appear in the text. Call after ReadStructure.
 std::vector<int32_t> ShownTokens(const v1::GenerateRequest& message, const ServedModel& model,
                                  absl::string_view structure) {
   std::vector<int32_t> shown;
@@ -180,7 +180,7 @@ absl::Status ExceedsContext(absl::string_view field, absl::string_view message) 
                     kContextLengthExceeded);
 }
 
-// How many tokens may be output, at most, within the context.
+// The maximum number of output tokens that fit the context.
 absl::StatusOr<size_t> MaxTokens(const v1::GenerateRequest& message, size_t prompt_tokens,
                                  const ServedModel& model, const RequestLimits& limits) {
   const size_t context = limits.ContextOf(model.config());
@@ -203,7 +203,7 @@ absl::StatusOr<size_t> MaxTokens(const v1::GenerateRequest& message, size_t prom
   return wanted > 0 ? wanted : std::min(limits.default_max_tokens, room);
 }
 
-// After max_tokens.
+// Call after max_tokens is set.
 absl::Status ReadMinTokens(const v1::GenerateRequest& message, const ModelConfig& model,
                            GenerationRequest* request) {
   OutputOptions& output = request->output;

@@ -1,5 +1,5 @@
-// GenerationTrace are the spans of one Generate request on the decode node; docs/tracing.md says
-// what each measures. Told at each turn of the request, by one thread after the other. Thread safe.
+// GenerationTrace records the spans of one Generate request on the decode node; docs/tracing.md
+// defines each. The request reports each of its stages, from one thread at a time. Thread safe.
 #pragma once
 
 #include <mutex>
@@ -16,17 +16,19 @@ namespace kvship {
 
 class GenerationTrace {
  public:
-  // The request has arrived, and waits. Borrows the tracer; `caller` is what its client sent.
+  // Starts when the request arrives and queues. Borrows the tracer; `caller` is what its client
+  // sent.
   GenerationTrace(Tracer& tracer, const TraceContext& caller);
 
-  // The request's own; not set where it belongs to no trace.
+  // The request's own context; not set if the request is not traced.
   const TraceContext& context() const { return context_; }
 
-  // It waits once more.
+  // The request queues again.
   void BeginQueue();
-  // Its prompt is sent to a prefill node; gives what is to be sent along.
+  // The prompt is sent to a prefill node; returns the context to send along.
   TraceContext BeginAttempt(const std::string& node_address);
-  // `transfer`: the part of it after the node had computed all; zero where it did not come to that.
+  // `transfer`: the part of the attempt after the node had computed everything; zero if it never
+  // did.
   void EndAttempt(const absl::Status& status, absl::Duration transfer);
   // The session has its first token.
   void BeginDecode();
@@ -48,7 +50,7 @@ class GenerationTrace {
 
   std::mutex mutex_;
   std::optional<absl::Time> queue_begin_;
-  std::optional<TraceSpan> attempt_;  // under way
+  std::optional<TraceSpan> attempt_;  // in progress
   absl::Time decode_begin_;
 };
 

@@ -21,18 +21,18 @@ namespace {
 
 using json = nlohmann::ordered_json;
 constexpr size_t kMostBytes = 64 << 10;
-constexpr int64_t kMostItems = 128;  // beyond, XGrammar counts, which takes long a token
+constexpr int64_t kMostItems = 128;  // above, XGrammar uses counters, which are slow per token
 constexpr int64_t kMostCharacters = 1'000'000;
 
-// These say nothing that an output could be held to.
+// These do not constrain an output.
 const SchemaNames kAnnotations = {"$comment", "$schema",    "contentEncoding", "contentMediaType",
                                   "default",  "deprecated", "description",     "example",
                                   "examples", "readOnly",   "title",           "writeOnly"};
-// Those of others, too, unless who reads a schema chooses to.
+// Other formats are annotations too, unless a validator chooses to assert them.
 const SchemaNames kFormats = {"date", "date-time", "duration", "hostname",
                               "ipv4", "ipv6",      "time",     "uuid"};
 
-// What a schema has beside these: one of kChoices, with what goes with it, or a type.
+// Other keywords of a schema: one of kChoices, with the keywords allowed beside it, or a type.
 const std::map<std::string, SchemaNames, std::less<>> kChoices = {{"$ref", {}},
                                                                   {"anyOf", {}},
                                                                   {"const", {"type"}},
@@ -46,7 +46,7 @@ absl::Status Take(size_t count, SchemaQuota& quota) {
       absl::StrCat(" has ", quota.used, " or more ", quota.of, "; wanted at most ", quota.most));
 }
 
-// Alternatives that have something in common, as all but null may: of those only one costs nothing.
+// The number of alternatives that may overlap, as all but null may, after the first, which is free.
 size_t NumFurther(const json& alternatives) {
   const auto may_be_alike = [](const json& each) { return each != json{{"type", "null"}}; };
   const size_t count = std::count_if(alternatives.begin(), alternatives.end(), may_be_alike);
@@ -55,7 +55,7 @@ size_t NumFurther(const json& alternatives) {
 
 class Checker {
  public:
-  // `root`: the schema whose definitions others may name, as it came.
+  // `root`: the unmodified schema whose definitions may be referenced.
   Checker(const json& root, SchemaQuotas& quotas, absl::string_view not_in_patterns)
       : root_(root), quotas_(quotas), not_in_patterns_(not_in_patterns) {
     for (const char* name : {"$defs", "definitions"}) {
@@ -67,13 +67,13 @@ class Checker {
     }
   }
 
-  // Checks a schema, and writes it as XGrammar wants it.
+  // Checks a schema and rewrites it in the form that XGrammar expects.
   absl::Status Read(json& schema, const std::string& path) {
     if (schema == json(true)) schema = json::object();
     if (!schema.is_object())
       return WrongSchema(path, schema, "a schema, which is an object or true");
     for (const std::string& name : kAnnotations) schema.erase(name);
-    // So some write a reference, to say more of it.
+    // Some generators wrap a reference like this, to annotate it.
     if (schema.size() == 1 && schema.contains("allOf") && schema["allOf"].is_array() &&
         schema["allOf"].size() == 1) {
       schema = json(schema["allOf"][0]);
@@ -148,11 +148,11 @@ class Checker {
   }
 
   absl::Status ReadTyped(json& schema, const std::string& path) {
-    // Which of the two is meant, everybody knows.
+    // The keyword implies the type.
     if (!schema.contains("type") && schema.contains("properties")) schema["type"] = "object";
     if (!schema.contains("type") && schema.contains("items")) schema["type"] = "array";
     ASSIGN_OR_RETURN(const SchemaNames types, SchemaTypes(schema, path));
-    // Others than kFormats, and those of what is no string, are none that has to be kept.
+    // Formats not in kFormats, or of non-strings, need not be enforced.
     if (schema.contains("format") && schema["format"].is_string() &&
         !(types.contains("string") && kFormats.contains(schema["format"].get<std::string>()))) {
       schema.erase("format");
@@ -221,14 +221,14 @@ class Checker {
         return WrongSchema(path + ".required", name, "names that properties has");
       }
     }
-    // Without either only {} would be allowed.
+    // With neither, only {} would be allowed.
     if (!schema.contains("additionalProperties")) {
       schema["additionalProperties"] = properties.empty();
     }
     if (schema.contains("properties")) schema["properties"] = properties;
     json& others = schema["additionalProperties"];
     if (others == json(false)) return absl::OkStatus();
-    // A name that is written with escapes would pass for another one than it is.
+    // A property's name written with escapes would match as an additional property.
     if (!properties.empty()) {
       return WrongSchema(path + ".additionalProperties", others, "false beside properties");
     }

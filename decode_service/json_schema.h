@@ -1,6 +1,6 @@
-// JSON schemas that an output can be held to: CheckedJsonSchema lets through what XGrammar does
-// exactly, and refuses by name what it would do otherwise or not at all. Pure functions; any bytes
-// are fine.
+// JSON schemas that can constrain an output. CheckedJsonSchema accepts what XGrammar implements
+// exactly, and rejects by name what XGrammar implements differently or not at all. Pure functions;
+// any input bytes are safe.
 #pragma once
 
 #include <string>
@@ -10,16 +10,16 @@
 
 namespace kvship {
 
-// The schema of any JSON object.
+// A schema that any JSON object matches.
 inline constexpr char kAnyJsonObject[] = R"({"type": "object", "additionalProperties": true})";
 
-// How much of something the schemas of a request have, and may have.
+// A limit on one resource of all schemas of a request, and its use so far.
 struct SchemaQuota {
   absl::string_view of;
   size_t most;
   size_t used = 0;
 };
-// Schemas that people write stay far below. Beyond, XGrammar may take long to compile or to match.
+// Hand-written schemas stay far below. Above, XGrammar may take long to compile or to match.
 struct SchemaQuotas {
   SchemaQuota alternatives = {"further alternatives of anyOf and oneOf", 64};
   SchemaQuota properties = {"properties and prefixItems", 512};
@@ -31,10 +31,10 @@ struct SchemaQuotas {
   SchemaQuota patterns = {"steps to match patterns", 1000};
 };
 
-// A schema for XGrammar that allows what `text` does. InvalidArgument, to be read behind the name
-// of the schema's field (".properties.age.multipleOf is 2; wanted ..."): it is no JSON, no schema
-// that an output can be held to, or more than is left of the quotas. Strings of patterns have no
-// character of `not_in_patterns`.
+// Returns a schema for XGrammar that allows what `text` does. InvalidArgument, to be appended to
+// the name of the schema's field (".properties.age.multipleOf is 2; wanted ..."), if `text` is not
+// JSON, not a supported schema, or exceeds what is left of the quotas. Strings with patterns
+// exclude the characters of `not_in_patterns`.
 absl::StatusOr<std::string> CheckedJsonSchema(absl::string_view text, SchemaQuotas& quotas,
                                               absl::string_view not_in_patterns = "");
 inline absl::StatusOr<std::string> CheckedJsonSchema(absl::string_view text) {

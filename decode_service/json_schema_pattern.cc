@@ -18,11 +18,11 @@ namespace {
 
 constexpr size_t kMostPatternCharacters = 1000;  // of a pattern
 constexpr size_t kMostPositions = 1000;          // with repetitions written out
-constexpr size_t kMostTimes = 128;   // beyond, XGrammar counts, which is a thousand times slower
+constexpr size_t kMostTimes = 128;   // above, XGrammar uses counters: a thousand times slower
 constexpr size_t kMostRanges = 100;  // of a set
 constexpr int kMostDepth = 32;       // of groups
 
-// What stands in JSON's strings as it is; no range with characters of several lengths in UTF-8.
+// Characters that JSON strings need not escape; no range mixes lengths in UTF-8.
 const CharacterSet kPlain = {{' ', '!'},      {'#', '['},       {']', 0x7f},        {0x80, 0x7ff},
                              {0x800, 0xd7ff}, {0xe000, 0xffff}, {0x10000, 0x10ffff}};
 const CharacterSet kDigits = {{'0', '9'}};
@@ -32,7 +32,7 @@ const CharacterSet kSpace = {{'\t', '\r'},     {' ', ' '},       {0xa0, 0xa0},  
                              {0x3000, 0x3000}, {0xfeff, 0xfeff}};
 const CharacterSet kLineEnds = {{'\n', '\n'}, {'\r', '\r'}, {0x2028, 0x2029}};
 
-// The plain characters that are not in the set.
+// The plain characters outside the set.
 CharacterSet PlainBut(CharacterSet set) {
   std::sort(set.begin(), set.end(),
             [](CharacterRange a, CharacterRange b) { return a.first < b.first; });
@@ -50,8 +50,7 @@ CharacterSet PlainBut(CharacterSet set) {
 
 int Utf8Bytes(char32_t c) { return c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4; }
 
-// Of each length in UTF-8 on its own: of sets across them XGrammar would let overlong forms
-// through.
+// Writes one set per length in UTF-8: for mixed sets XGrammar would accept overlong forms.
 std::string SetText(const CharacterSet& set) {
   std::string text;
   int length = 0;
@@ -86,7 +85,7 @@ class Reader {
 
   absl::StatusOr<SchemaPattern> Read() {
     ASSIGN_OR_RETURN(const Part whole, ReadAlternatives(0));
-    if (at_ < pattern_.size()) return Without(at_);  // the ) of no group
+    if (at_ < pattern_.size()) return Without(at_);  // an unmatched )
     return SchemaPattern{absl::StrCat("^", whole.text, "$"), positions_.Cost(whole.positions)};
   }
 
@@ -106,7 +105,7 @@ class Reader {
   static absl::Status Wrong(absl::string_view wanted, size_t at) {
     return absl::InvalidArgumentError(absl::StrCat(wanted, " at its character ", at));
   }
-  // What stands there, and `count` characters of it say what it is.
+  // The error that the pattern's `count` characters at `at` are unsupported.
   absl::Status Without(size_t at, size_t count = 1) const {
     const auto is_shown = [](char32_t c) { return c > ' ' && c < 0x7f; };
     const std::u32string shown = pattern_.substr(at, count);
@@ -135,7 +134,7 @@ class Reader {
   }
 
   absl::StatusOr<Part> ReadSequence(int depth) {
-    const bool is_whole = depth == 0;  // and not in a group
+    const bool is_whole = depth == 0;  // not in a group
     Part sequence;
     sequence.positions.begin = positions_.size();
     if (is_whole && !Take('^')) sequence = Others();
@@ -169,7 +168,7 @@ class Reader {
     } else if (!Take('*')) {
       return part;
     }
-    Take('?');  // fewest first: the same strings match
+    Take('?');  // lazy: matches the same strings
     return Repeated(part, least, most);
   }
 
@@ -180,15 +179,14 @@ class Reader {
     }
     const size_t num_positions = positions_.size() - part.positions.begin;
     if (positions_.size() + num_positions * most.value_or(least) > kMostPositions) return TooLong();
-    // XGrammar's own ? and {2,} let other strings through, too, behind a part that may repeat its
-    // end.
+    // XGrammar's own ? and {2,} accept further strings after a part whose end may repeat.
     const std::string text = most        ? absl::StrCat(part.text, "{", least, ",", *most, "}")
                              : least < 2 ? absl::StrCat(part.text, least == 0 ? "*" : "+")
                                          : absl::StrCat(part.text, "{", least, "}", part.text, "*");
     return Part{text, positions_.Repeated(part.positions, least, most)};
   }
 
-  // Behind the brace: {2}, {2,} or {2,3}.
+  // After the brace: {2}, {2,} or {2,3}.
   absl::Status ReadBounds(size_t* least, std::optional<size_t>* most) {
     const size_t begin = at_ - 1;
     const std::optional<size_t> first = ReadNumber();
@@ -278,17 +276,17 @@ class Reader {
     return is_negated ? PlainBut(set) : set;
   }
 
-  // One of the set that begins there.
+  // Reads one member of the set that begins at `begin`.
   absl::StatusOr<CharacterSet> ReadMember(size_t begin) {
     if (at_ == pattern_.size()) return Wrong("a ] for the [", begin);
     const char32_t next = pattern_[at_++];
     if (next == '\\') return ReadEscape(/*in_set=*/true);
-    // Some read ] as the first as one of the set, others as its end.
+    // Dialects differ on a ] in first place: a member or the end.
     if (next == ']') return Wrong("something before the ]", at_ - 1);
     return CharacterSet{{next, next}};
   }
 
-  // Behind the backslash.
+  // After the backslash.
   absl::StatusOr<CharacterSet> ReadEscape(bool in_set) {
     const size_t begin = at_ - 1;
     if (at_ == pattern_.size()) return Wrong("something behind the backslash", begin);
@@ -304,14 +302,14 @@ class Reader {
       case 'u': return ReadCode(begin, 4);
       default: break;
     }
-    // No string of these patterns has the first, which are control characters.
+    // Strings of these patterns have no control characters.
     const bool is_control = std::u32string_view(U"fnrtv").find(next) != std::u32string_view::npos;
     if (is_control || (in_set && next == 'b')) return CharacterSet{{'\n', '\n'}};
     if (!IsAscii(next) || !absl::ascii_ispunct(static_cast<char>(next))) return Without(begin, 2);
     return CharacterSet{{next, next}};
   }
 
-  // Hexadecimal digits, so many; of a character beyond 0xffff in braces or as two surrogates.
+  // Reads `num_digits` hexadecimal digits; a character above 0xffff is in braces or two surrogates.
   absl::StatusOr<CharacterSet> ReadCode(size_t begin, size_t num_digits) {
     const auto digits = [this](size_t count) -> std::optional<char32_t> {
       char32_t code = 0;

@@ -1,4 +1,4 @@
-// Regular expressions of JSON schemas ("pattern"; ECMA-262). A part of json_schema.h.
+// Regular expressions of JSON schemas ("pattern"; ECMA-262). Part of json_schema.h. Pure functions.
 #pragma once
 
 #include <cstddef>
@@ -10,14 +10,15 @@
 namespace kvship {
 
 struct SchemaPattern {
-  std::string text;  // for XGrammar, of the whole contents of strings, none with an escape
-  size_t cost = 0;   // of compiling it (PatternPositions::Cost)
+  std::string text;  // for XGrammar; matches whole string contents, without escapes
+  size_t cost = 0;   // of compilation (PatternPositions::Cost)
 };
 
-// What matches UTF-8 text in which `pattern` is found. InvalidArgument, to be read behind
-// "wanted ": it is no regular expression, says what cannot be held (assertions but ^ and $ around
-// the whole or an alternative of it, references to groups, Unicode's classes, flags), is too
-// long, or wants a character that JSON writes with an escape, or an ASCII one of `without`.
+// Returns an expression for UTF-8 text that contains a match of `pattern`. InvalidArgument, to be
+// appended to "wanted ", if `pattern` is no regular expression, uses an unsupported feature
+// (assertions but ^ and $ around the whole or an alternative of it, back references, Unicode
+// classes, flags), is too long, or needs a character that JSON escapes or an ASCII character of
+// `without`.
 absl::StatusOr<SchemaPattern> ReadSchemaPattern(absl::string_view pattern,
                                                 absl::string_view without = "");
 

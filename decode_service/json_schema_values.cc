@@ -12,8 +12,8 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-constexpr double kMostBound = 1e15;  // of numbers, in magnitude
-constexpr double kFractions = 1e6;   // of one, in which numbers between bounds are written
+constexpr double kMostBound = 1e15;  // for numbers, in magnitude
+constexpr double kFractions = 1e6;   // per unit: precision of numbers between bounds
 
 const SchemaNames kOfNumbers = {"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum"};
 
@@ -73,7 +73,7 @@ absl::StatusOr<SchemaNames> SchemaTypes(const json& schema, const std::string& p
 bool IsExactInSchema(const json& value) {
   if (value.is_structured()) return std::all_of(value.begin(), value.end(), IsExactInSchema);
   if (value.is_number_unsigned()) return value.get<uint64_t>() <= INT64_MAX;
-  // Too large an integer has become a float.
+  // A too large integer was parsed as a float.
   return !value.is_number_float() || std::abs(value.get<double>()) < 0x1p63;
 }
 

@@ -1,4 +1,4 @@
-// What single keywords of a JSON schema say: types, values, counts and bounds. A part of
+// Reads and checks single keywords of a JSON schema: types, values, counts and bounds. Part of
 // json_schema.h. Pure functions; errors are InvalidArgument and begin with the path.
 #pragma once
 
@@ -15,28 +15,28 @@ namespace kvship {
 
 using SchemaNames = std::set<std::string, std::less<>>;
 
-// The types there are, and the keywords that go with each.
+// The supported types, and the keywords of each.
 const std::map<std::string, SchemaNames, std::less<>>& KeywordsOfTypes();
 
-// "PATH is IS; wanted WANTED", with a long value cut.
+// The error "PATH is IS; wanted WANTED"; truncates a long value.
 absl::Status WrongSchema(absl::string_view path, const nlohmann::ordered_json& is,
                          absl::string_view wanted);
 
-// Those of "type", a name or a list of them; none where it is not given.
+// The types in "type", a name or a list of names; empty if absent.
 absl::StatusOr<SchemaNames> SchemaTypes(const nlohmann::ordered_json& schema,
                                         const std::string& path);
 
 bool IsOfSchemaType(const nlohmann::ordered_json& value, absl::string_view type);
 
-// Whether XGrammar writes the value's numbers as they are.
+// Returns whether XGrammar reproduces the value's numbers exactly.
 bool IsExactInSchema(const nlohmann::ordered_json& value);
 
-// Two keywords, each a number from 0 to `most_of_all`, the first at most the second.
+// Checks two keywords: each a number from 0 to `most_of_all`, the first at most the second.
 absl::Status CheckSchemaCounts(const nlohmann::ordered_json& schema, const char* least,
                                const char* most, int64_t most_of_all, const std::string& path);
 
 bool HasSchemaBounds(const nlohmann::ordered_json& schema);
-// Bounds of numbers, which must leave one that XGrammar can write between them.
+// Checks bounds of numbers, which must leave at least one number that XGrammar can write.
 absl::Status CheckSchemaBounds(const nlohmann::ordered_json& schema, const SchemaNames& types,
                                const std::string& path);
 

@@ -1,4 +1,4 @@
-// What a request's final report says of its prompt's cache.
+// Makes the part of a request's final report about its prompt's cache. A pure function.
 #pragma once
 
 #include <span>
@@ -9,8 +9,8 @@
 
 namespace kvship {
 
-// The report of a cache whose layers have all come, without what only the transfer knows
-// (shipped_bytes, transport) and without `compression`.
+// Reports on a cache whose layers have all arrived. Leaves out `compression` and what only the
+// transfer knows (shipped_bytes, transport).
 v1::KvReport MakeKvReport(const SequenceCache& cache, std::span<const LayerHeader> layers);
 
 }  // namespace kvship

@@ -20,12 +20,12 @@
 
 namespace {
 
-// What XGrammar, on this thread, has said that it will not do as asked.
+// XGrammar's last warning on this thread that it will not do as asked.
 thread_local std::string warning;
 
 }  // namespace
 
-// How XGrammar tells of errors and warnings (its cpp/support/logging.h).
+// XGrammar's hooks for errors and warnings (its cpp/support/logging.h).
 namespace xgrammar {
 
 [[noreturn]] void LogFatalImpl(const std::string& file, int line, const std::string& message);
@@ -45,13 +45,13 @@ void LogMessageImpl(const std::string& /*file*/, int /*line*/, int /*level*/,
 namespace kvship {
 namespace {
 
-// Of compiled structures.
+// For compiled structures.
 constexpr size_t kKeptBytes = 256 << 20;
 
-// InvalidArgument where XGrammar throws, or warns of what it will not do.
+// Calls XGrammar. InvalidArgument if it throws, or warns that it will not do as asked.
 template <typename Function>
 absl::Status Checked(const Function& function) {
-  // It may quote a whole schema.
+  // The message may quote a whole schema.
   constexpr size_t kMostShown = 200;
   warning.clear();
   try {
@@ -68,7 +68,7 @@ absl::Status Checked(const Function& function) {
 
 xgrammar::TokenizerInfo Vocabulary(const Tokenizer& tokenizer, const ModelConfig& model,
                                    std::span<const int32_t> shown_tokens) {
-  // Those without bytes are never allowed: special ones, and rows of the model that stand for none.
+  // Tokens without bytes are never allowed: special ones, and model rows without a token.
   std::vector<std::string> tokens(model.vocab_tokens);
   for (size_t id = 0; id < tokens.size(); ++id) {
     const auto token = static_cast<int32_t>(id);
@@ -84,7 +84,7 @@ xgrammar::TokenizerInfo Vocabulary(const Tokenizer& tokenizer, const ModelConfig
 
 class XgrammarMatcher final : public OutputMatcher {
  public:
-  // `hidden_tokens` are allowed nowhere.
+  // `hidden_tokens` are never allowed.
   XgrammarMatcher(const xgrammar::CompiledGrammar& grammar, size_t vocab_tokens,
                   std::vector<int32_t> hidden_tokens)
       : matcher_(grammar), vocab_tokens_(vocab_tokens), hidden_tokens_(std::move(hidden_tokens)) {}
@@ -127,8 +127,8 @@ class XgrammarMatcher final : public OutputMatcher {
   const std::vector<int32_t> hidden_tokens_;
 };
 
-// Compiled structures, those used last first. (XGrammar's own cache also keeps what it refuses, and
-// gives it to others without the warning.) Thread safe.
+// An LRU cache of compiled structures. (XGrammar's own cache also keeps structures that it rejects,
+// and returns them later without the warning.) Thread safe.
 class GrammarCache {
  public:
   std::optional<xgrammar::CompiledGrammar> Find(const std::string& structure) {
@@ -196,7 +196,7 @@ class XgrammarGrammars final : public OutputGrammars {
   }
 
  private:
-  // Of the shown ones those that the structure does not have.
+  // The shown tokens that do not occur in the structure.
   std::vector<int32_t> HiddenTokens(const std::string& structure) const {
     std::vector<int32_t> hidden;
     for (const int32_t token : shown_tokens_) {
@@ -209,7 +209,7 @@ class XgrammarGrammars final : public OutputGrammars {
   const ModelConfig& model_;
   const std::vector<int32_t> shown_tokens_;
   std::once_flag made_;
-  std::optional<xgrammar::GrammarCompiler> compiler_;  // made when first used: it takes a while
+  std::optional<xgrammar::GrammarCompiler> compiler_;  // created on first use: slow
   GrammarCache cache_;
 };
 

@@ -1,6 +1,6 @@
-// OutputMatcher holds one output to a structure, such as JSON of a schema: after each token it
-// tells which may come next. OutputGrammars compiles structures over a model's vocabulary, by
-// XGrammar (Dong et al. 2024, arXiv 2411.15100), and keeps what it has compiled.
+// OutputMatcher constrains one output to a structure, such as JSON of a schema: after each token it
+// returns the tokens allowed next. OutputGrammars compiles structures for a model's vocabulary,
+// with XGrammar (Dong et al. 2024, arXiv 2411.15100), and caches them.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +15,14 @@
 
 namespace kvship {
 
-// One output's place in its structure. Not thread safe.
+// The state of one output within its structure. Not thread safe.
 class OutputMatcher {
  public:
   virtual ~OutputMatcher() = default;
-  // Goes on by an output token. InvalidArgument: it is none of those allowed.
+  // Advances by an output token. InvalidArgument if the token is not allowed.
   virtual absl::Status Accept(int32_t token) = 0;
-  // The tokens that may come next, of those that end the output, too. Internal: there is none, as
-  // the vocabulary cannot spell what would have to follow, or nothing can.
+  // Returns the tokens allowed next, end tokens included. Internal if there is none: the vocabulary
+  // cannot spell the continuation, or the structure has none.
   virtual absl::StatusOr<TokenMask> Allowed() = 0;
 };
 
@@ -30,15 +30,16 @@ class OutputMatcher {
 class OutputGrammars {
  public:
   virtual ~OutputGrammars() = default;
-  // At the beginning of an output of this structure (decode_service/output_structure.h), which is
-  // compiled unless it is kept. InvalidArgument, without a field: it cannot be.
+  // Returns a matcher at the start of an output of this structure
+  // (decode_service/output_structure.h); compiles the structure unless cached. InvalidArgument,
+  // without a field, if it cannot be compiled.
   virtual absl::StatusOr<std::unique_ptr<OutputMatcher>> Match(const std::string& structure) = 0;
-  // The same, soon; null: it would have to be compiled.
+  // As Match, without compiling: null if the structure is not cached.
   virtual std::unique_ptr<OutputMatcher> Kept(const std::string& structure) = 0;
 };
 
-// Both must outlive it. `shown_tokens` are special ones that are allowed as their names, in
-// structures that have these.
+// `tokenizer` and `model` must outlive the result. `shown_tokens` are special tokens allowed as
+// their names, in structures that contain these.
 std::unique_ptr<OutputGrammars> MakeOutputGrammars(const Tokenizer& tokenizer,
                                                    const ModelConfig& model,
                                                    std::span<const int32_t> shown_tokens = {});

@@ -24,8 +24,8 @@ constexpr char kTextThatIsNoJson[] = R"({"type": "optional", "content": {"type":
     "elements": [{"type": "regex", "pattern": "[^{\\s]"}, {"type": "any_text"}]}})";
 
 struct Tool {
-  std::string name;          // as prompts have it
-  StructuralPart arguments;  // with what is around them in a call of this syntax
+  std::string name;          // as prompts spell it
+  StructuralPart arguments;  // with their delimiters in this syntax
   bool is_strict = false;
 };
 
@@ -63,7 +63,7 @@ absl::StatusOr<std::vector<Tool>> ReadTools(const v1::ChatMessages& chat, ToolSy
         absl::StrCat("at most ", kMostTools, " tools where one is strict or a call is forced"));
   }
   std::vector<Tool> tools;
-  SchemaQuotas quotas;  // which they share
+  SchemaQuotas quotas;  // shared by all tools
   for (int i = 0; i < chat.tools_size(); ++i) {
     absl::StatusOr<Tool> tool = ReadTool(chat.tools(i), syntax, quotas);
     if (!tool.ok()) {
@@ -89,8 +89,8 @@ class Calls {
     return std::any_of(tools_.begin(), tools_.end(), [](const Tool& t) { return t.is_strict; });
   }
 
-  // As many as the model likes: between whatever text, or alone, where text would be taken for one
-  // that begins as a JSON object does.
+  // Allows any number of calls: between any text or, if the syntax has no mark, either calls alone
+  // or text that does not begin like a JSON object.
   StructuralPart Free() const {
     if (spelling_.mark.empty()) return OneOf({Alone(), kTextThatIsNoJson});
     const bool is_list = !spelling_.before_all.empty();
@@ -104,13 +104,13 @@ class Calls {
                         R"(], "tags": )", tags, "}");
   }
 
-  // One or more, and nothing else.
+  // Allows one or more calls, and nothing else.
   StructuralPart Alone() const {
     return InTurn({TextPart(spelling_.before_all), Several(), TextPart(spelling_.after_all)});
   }
 
-  // The prompt ends with the beginning of one of this tool, up to its arguments, or, without a
-  // name, of one up to the name; then more may follow.
+  // Allows the rest of a call that the prompt begins: from the arguments of the tool `name` or,
+  // without a name, from the name; then more calls may follow.
   StructuralPart Begun(absl::string_view name) const {
     const StructuralPart after = TextPart(spelling_.after), end = TextPart(spelling_.after_all);
     std::vector<StructuralPart> rests;
@@ -143,7 +143,7 @@ class Calls {
     return absl::StrCat("[", absl::StrJoin(tags, ", "), "]");
   }
 
-  // One or more, without what stands around all.
+  // Allows one or more calls, without the delimiters around them all.
   StructuralPart Several() const {
     return absl::StrCat(R"({"type": "tags_with_separator", "at_least_one": true, "separator": )",
                         StringLiteral(spelling_.between), R"(, "tags": )", Tags(), "}");

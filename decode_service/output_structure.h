@@ -1,5 +1,6 @@
-// The structure that a request holds its output to, JSON of a schema or calls of tools, written as
-// a structural tag: JSON by which XGrammar is told of it. Pure functions; any bytes are fine.
+// Makes the structure that constrains a request's output, JSON of a schema or tool calls, as a
+// structural tag: the JSON that describes it to XGrammar. A pure function; any input bytes are
+// safe.
 #pragma once
 
 #include <optional>
@@ -12,8 +13,8 @@
 
 namespace kvship {
 
-// Empty: any output will do. `syntax` is how the model calls tools. InvalidArgument with a
-// BadRequest detail: a schema is wrong, or says what cannot be held (decode_service/json_schema.h).
+// Empty if the output is unconstrained. `syntax` is the model's tool call syntax. InvalidArgument
+// with a BadRequest detail if a schema is wrong or unsupported (decode_service/json_schema.h).
 absl::StatusOr<std::string> OutputStructure(const v1::GenerateRequest& request, ToolSyntax syntax);
 
 }  // namespace kvship

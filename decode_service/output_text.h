@@ -1,6 +1,6 @@
 // OutputText turns the bytes of output tokens into text that can be sent at once: always whole
-// UTF-8, and never a part of what may become a stop text. Cutting the same bytes into other tokens
-// gives the same text. One per request; not thread safe.
+// UTF-8, and never part of a possible stop text. The text does not depend on how the bytes are
+// split into tokens. One per request; not thread safe.
 #pragma once
 
 #include <cstddef>
@@ -11,40 +11,41 @@
 
 namespace kvship {
 
-// Cuts bytes into whole UTF-8 characters. Each byte that belongs to none becomes U+FFFD, as the
-// Unicode standard (section 3.9, "maximal subparts") recommends.
+// Decodes a stream of bytes into whole UTF-8 characters. Each invalid sequence becomes one U+FFFD,
+// as the Unicode standard (section 3.9, "maximal subparts") recommends.
 class Utf8Stream {
  public:
-  // The characters completed by `bytes`; the unfinished rest, at most 3 bytes, is held back.
+  // Returns the characters that `bytes` completes; holds back an unfinished one, at most 3 bytes.
   std::string Add(absl::string_view bytes);
-  // What was held back: an unfinished character becomes U+FFFD.
+  // Returns what was held back: an unfinished character becomes U+FFFD.
   std::string Finish();
 
  private:
   std::string rest_;
 };
 
-// Finds the first of some texts in a stream: the one that ends first, of several the longest.
+// Finds the first stop text in a stream: the one that ends first, the longest if several do.
 class StopMatcher {
  public:
-  // None of them may be empty.
+  // No stop text may be empty.
   explicit StopMatcher(std::vector<std::string> stop) : stop_(std::move(stop)) {}
 
-  // The text that can no longer become part of a stop text. Once matched(), the text before the
-  // match; nothing after it. Unless they `may_end` in `text`, stop texts may only begin there.
+  // Returns the text that can no longer become part of a stop text. Once matched(), returns the
+  // text before the match, then nothing. Unless `may_end`, no stop text ends in `text`; one may
+  // begin there.
   std::string Add(absl::string_view text, bool may_end = true);
-  // What was held back.
+  // Returns what was held back.
   std::string Finish();
 
   bool matched() const { return matched_; }
 
  private:
-  // Length of the longest end of `held_` that some stop text begins with.
+  // Length of the longest suffix of `held_` that is a prefix of a stop text.
   size_t BeginningAtEnd() const;
 
   std::vector<std::string> stop_;
   std::string held_;
-  size_t num_passed_ = 0;  // bytes of held_ in which none may end
+  size_t num_passed_ = 0;  // bytes of held_ in which no stop text may end
   bool matched_ = false;
 };
 
@@ -52,18 +53,18 @@ class OutputText {
  public:
   explicit OutputText(std::vector<std::string> stop) : stop_(std::move(stop)) {}
 
-  // Text that can be sent once a token of these bytes has come. Stop texts that end in it pass
-  // unless it `may_stop` the output.
+  // Returns the text that can be sent after a token of these bytes. Unless `may_stop`, stop texts
+  // that end in the token are ignored.
   std::string Add(absl::string_view token_bytes, bool may_stop = true) {
     return stop_.Add(utf8_.Add(token_bytes), may_stop);
   }
-  // The rest, at the end of the output; empty after a stop text.
+  // Returns the rest, at the end of the output; empty after a stop text.
   std::string Finish() {
     std::string text = stop_.Add(utf8_.Finish());
     return text + stop_.Finish();
   }
 
-  // A stop text has come: the output has ended before it.
+  // Returns whether a stop text was found: the output ends before it.
   bool stopped() const { return stop_.matched(); }
 
  private:

@@ -24,7 +24,7 @@ bool Contains(const CharacterSet& set, char32_t c) {
   });
 }
 
-// Characters such that any other is in just the sets that one of them is in.
+// One character of each class of characters that belong to the same sets.
 std::set<char32_t> Representatives(absl::Span<const CharacterSet> sets) {
   std::set<char32_t> characters;
   for (const CharacterSet& set : sets) {
@@ -83,13 +83,13 @@ PatternPositions::Part PatternPositions::Repeated(const Part& part, size_t least
   const size_t num_positions = size() - part.begin;
   const size_t times = most.value_or(std::max<size_t>(least, 1));
   std::vector<Part> copies = {part};
-  // Before they are connected to each other.
+  // Copies must be made before they are connected.
   while (copies.size() < times) copies.push_back(CopyOf(part, num_positions));
   Part whole;
   whole.begin = part.begin;
   whole.first = part.first;
   whole.may_be_empty = least == 0 || part.may_be_empty;
-  Indices ends;  // behind which the next copy may stand
+  Indices ends;  // after which the next copy may follow
   for (size_t i = 0; i < times; ++i) {
     Connect(ends, copies[i].first);
     if (part.may_be_empty) {
@@ -105,7 +105,7 @@ PatternPositions::Part PatternPositions::Repeated(const Part& part, size_t least
 }
 
 size_t PatternPositions::Cost(const Part& whole) const {
-  // A place that takes any letter is passed by more of a vocabulary than one that takes ASCII's.
+  // More tokens of a vocabulary match a position of any letter than one of ASCII.
   constexpr size_t kOfAllLetters = 4;
   size_t cost = 0;
   for (const CharacterSet& set : sets_) cost += set.back().last < 0x80 ? 1 : kOfAllLetters;
@@ -119,7 +119,7 @@ std::optional<size_t> PatternPositions::MostAtOnce(const Part& whole) const {
   std::set<Indices> seen;
   std::vector<Indices> open;
   size_t most = 0, steps = 0;
-  // To each of the sets that a character leads to from a place before these.
+  // Visits, for each character, the set of positions in `next` that it leads to.
   const auto go_on = [&](const Indices& next) {
     for (const char32_t c : characters) {
       Indices to;

@@ -1,6 +1,6 @@
-// The positions of a regular expression, as Glushkov's automaton has them (Glushkov 1961, "The
-// abstract theory of automata"): each is a place at which one character of a set stands. They tell
-// what it costs to match. Pure; not thread safe.
+// PatternPositions builds Glushkov's automaton of a regular expression (Glushkov 1961, "The
+// abstract theory of automata"). A position is a place for one character of a set. The positions
+// tell the cost of matching. Not thread safe.
 #pragma once
 
 #include <cstddef>
@@ -14,30 +14,30 @@ namespace kvship {
 struct CharacterRange {
   char32_t first, last;
 };
-// Not empty; ranges in their order, of which no two overlap.
+// Not empty; ascending ranges that do not overlap.
 using CharacterSet = std::vector<CharacterRange>;
 
 class PatternPositions {
  public:
   using Indices = std::vector<size_t>;  // ascending
-  // A part of the expression; made anew it is the empty one.
+  // A part of the expression; by default the empty one.
   struct Part {
-    size_t begin = 0;  // its positions are those from here to the end of the part after it
+    size_t begin = 0;  // its positions reach from here to the end of the part after it
     Indices first, last;
     bool may_be_empty = true;
   };
 
-  // Parts are made from left to right, as they stand in the expression.
+  // Parts must be created from left to right, as they stand in the expression.
   Part OneOf(const CharacterSet& set);
   Part InTurn(Part a, const Part& b);
   static Part Either(Part a, const Part& b);
-  // From `least` to `most` times, or, without it, as often as one likes; most >= 1. Of the part
-  // made last.
+  // Repeats the part created last, `least` to `most` times; without `most`, without limit. `most`
+  // must be at least 1.
   Part Repeated(const Part& part, size_t least, std::optional<size_t> most);
 
   size_t size() const { return sets_.size(); }
-  // How many positions there are, one that takes others than ASCII's counted several times, times
-  // how many of them a text may be at in one moment. kEndless: that takes long to tell.
+  // The number of positions (non-ASCII ones count several times) times the number that a text may
+  // be at simultaneously. kEndless: too many to compute quickly.
   size_t Cost(const Part& whole) const;
   static constexpr size_t kEndless = 1 << 30;
 
@@ -47,7 +47,7 @@ class PatternPositions {
   std::optional<size_t> MostAtOnce(const Part& whole) const;
 
   std::vector<CharacterSet> sets_;
-  std::vector<Indices> next_;  // of each: those that may stand behind it
+  std::vector<Indices> next_;  // for each position: those that may follow it
 };
 
 }  // namespace kvship

@@ -7,12 +7,12 @@
 namespace kvship {
 namespace {
 
-// Whether it is the two nodes that do not fit together, whatever the request.
+// Returns whether the two nodes are incompatible, whatever the request.
 bool NodesDiffer(absl::string_view reason) {
   return reason == kModelMismatch || reason == kWireVersionMismatch || reason == kPlanMismatch;
 }
 
-// How much an error tells the caller of what to do.
+// Ranks how much an error tells the caller about what to do.
 int TellingOf(const absl::Status& error) {
   if (error.ok()) return 0;
   switch (FaultOf(error)) {
@@ -30,8 +30,8 @@ PrefillFault FaultOf(const absl::Status& error) {
   if (!ReasonOf(error).empty()) return PrefillFault::kMismatch;
   switch (error.code()) {
     case absl::StatusCode::kUnavailable: return PrefillFault::kLost;
-    // What gRPC makes of a connection that breaks in the wrong moment, or carries nonsense; and
-    // what a node says of itself that is out of order.
+    // gRPC reports these for a connection that breaks mid-message or carries garbage; a node
+    // reports them for a fault of its own.
     case absl::StatusCode::kUnknown:
     case absl::StatusCode::kInternal:
     case absl::StatusCode::kUnimplemented: return PrefillFault::kLost;
@@ -68,7 +68,7 @@ absl::Status DeadlinePassed() {
 }
 
 absl::Status ForCaller(const absl::Status& error) {
-  // An attempt has its request's, and gRPC may be the first to notice.
+  // The attempt's deadline is the request's, and gRPC may notice first.
   if (absl::IsDeadlineExceeded(error)) return DeadlinePassed();
   switch (FaultOf(error)) {
     case PrefillFault::kLost:
@@ -81,7 +81,7 @@ absl::Status ForCaller(const absl::Status& error) {
       return absl::UnavailableError(
           absl::StrCat("the prefill node gave the request up: ", error.message()));
     case PrefillFault::kMismatch:
-      // The others are the request's: it asks for more than the nodes can do.
+      // Other reasons concern the request: it asks for more than the nodes can do.
       if (!NodesDiffer(ReasonOf(error))) return error;
       return absl::UnavailableError(
           absl::StrCat("the prefill node does not fit this one: ", error.message()));

@@ -1,5 +1,5 @@
-// What the error of an attempt at a prefill node says of the node, and so what is to be done. Pure
-// functions.
+// Classifies an attempt's error: the prefill node's fault or not, and so whether to retry and what
+// to tell the caller. Pure functions.
 #pragma once
 
 #include "absl/status/status.h"
@@ -8,12 +8,12 @@
 namespace kvship {
 
 enum class PrefillFault {
-  kNone,      // of the node: no error; or the request, the caller or this server ended the attempt
-  kLost,      // the node is gone, or let the request go
-  kBroken,    // it sent what cannot be
+  kNone,      // no fault of the node: no error; or request, caller or this server ended it
+  kLost,      // the node is gone or dropped the request
+  kBroken,    // it sent invalid data
   kFull,      // it has no room now
-  kGaveUp,    // it ended the request because this side, or the way here, was too slow for it
-  kDraining,  // it shuts down
+  kGaveUp,    // it ended the request because this side or the network was too slow
+  kDraining,  // it is shutting down
   kMismatch,  // it runs another model, wire version or plan, or has too little memory
 };
 
@@ -22,18 +22,17 @@ PrefillFault FaultOf(const absl::Status& error);
 // "lost", "broken", "full", "gave_up", "draining" or "mismatch"; "none".
 absl::string_view NameOf(PrefillFault fault);
 
-// Whether the fault lets fear that the node fails the next prompt too.
+// Returns whether the fault suggests that the node fails the next prompt too.
 bool CountsAgainstNode(PrefillFault fault);
 
-// Of what two attempts at one prompt came to, the one that the caller is told: a node that will
-// have room says more than one that never has, and that more than one which does not answer. The
-// later of two that say as much; `earlier` may be OK.
+// Returns which error of two attempts at one prompt the caller gets: "no room now" beats "never
+// enough room", which beats "no answer". On a tie, the later one. `earlier` may be OK.
 absl::Status MoreTelling(const absl::Status& earlier, const absl::Status& later);
 
 absl::Status DeadlinePassed();
 
-// What the caller is told: to it, a node that was lost, gave up, sent broken data or runs another
-// model or wire version is no node at all. A full one's error has the reason kPrefillFull.
+// Converts an error for the caller: Unavailable if the node was lost, gave up, sent broken data, or
+// runs another model or wire version. The error of a full node has the reason kPrefillFull.
 absl::Status ForCaller(const absl::Status& error);
 
 }  // namespace kvship

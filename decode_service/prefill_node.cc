@@ -13,12 +13,12 @@
 namespace kvship {
 namespace {
 
-// A node that was lost is back within a second or is not back at all soon; checks tell which.
+// A lost node is back within a second, or not soon; checks tell which.
 constexpr absl::Duration kFirstEjection = absl::Seconds(1);
-// What a node that fails every prompt costs: one prompt's retry per so long.
+// Bounds the cost of a node that fails every prompt: one retry per this time.
 constexpr absl::Duration kLongestEjection = absl::Seconds(30);
 
-// Random, so that decode nodes that lost the same node do not try it again at once.
+// Random, so that decode nodes that lost the same node do not retry it simultaneously.
 absl::Duration EjectionAfter(size_t failures) {
   thread_local std::minstd_rand random(std::random_device{}());
   const absl::Duration longest = std::min(
@@ -26,8 +26,8 @@ absl::Duration EjectionAfter(size_t failures) {
   return longest * std::uniform_real_distribution<>(0.5, 1.0)(random);
 }
 
-// Whether the node itself says that it cannot serve. Other errors are also what gRPC makes of a
-// connection that breaks in the wrong moment, or carries nonsense.
+// Returns whether the node itself refuses to serve. gRPC also returns the other errors, for a
+// connection that breaks mid-message or carries garbage.
 bool IsOwnWord(const absl::Status& check) {
   return !ReasonOf(check).empty() || absl::IsPermissionDenied(check) ||
          absl::IsUnauthenticated(check) || absl::IsUnimplemented(check);
@@ -49,14 +49,14 @@ absl::string_view PrefillNode::NameOf(Standing standing) {
 bool PrefillNode::NoteCheck(const absl::Status& status, const v1::PrefillLoad& load,
                             uint64_t own_tokens, absl::Time now) {
   std::lock_guard lock(mutex_);
-  // Who comes back after a silence has started anew, or its network has: it need not wait.
+  // A node that answers again was restarted, or its network was: end its ejection.
   if (status.ok() && !check_.ok()) ejected_until_ = std::min(ejected_until_, now);
   check_ = status;
   draining_ = load.draining();
   keeps_prefixes_ = load.keeps_prefixes();
   others_tokens_ = load.prompt_tokens() - std::min<uint64_t>(load.prompt_tokens(), own_tokens);
   const Standing standing = StandingLocked(now);
-  if (standing == Standing::kEjected) return false;  // NoteEnd has told it
+  if (standing == Standing::kEjected) return false;  // NoteEnd reported it
   const std::tuple news(standing, check_.code(), ReasonOf(check_));
   return std::exchange(told_, news) != news;
 }
@@ -113,7 +113,7 @@ PrefillNode::Standing PrefillNode::StandingLocked(absl::Time now) const {
   if (IsOwnWord(check_)) return Standing::kUnfit;
   if (!check_.ok()) return Standing::kSilent;
   if (draining_) return Standing::kDraining;
-  // After the time one prompt finds out whether it is well again.
+  // After the ejection, one prompt probes the node.
   const bool awaits_probe = failures_ > 0 && outstanding_prompts_ > 0;
   return now < ejected_until_ || awaits_probe ? Standing::kEjected : Standing::kServing;
 }

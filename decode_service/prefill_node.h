@@ -1,5 +1,5 @@
-// PrefillNode is one prefill node as a decode node sees it: the connection, what it has to do, and
-// how well it has done of late. Thread safe.
+// PrefillNode is a decode node's view of one prefill node: its connection, its load and its health.
+// Thread safe.
 #pragma once
 
 #include <cstddef>
@@ -20,24 +20,24 @@ namespace kvship {
 
 class PrefillAttempt;
 
-// What is known of a prefill node, for people to read.
+// The state of a prefill node, for display.
 struct PrefillNodeState {
   std::string address;
-  bool serving = false;      // prompts are sent to it
-  std::string health;        // "serving", or what is wrong with it
-  uint64_t load_tokens = 0;  // prompt tokens that it has to read, by its last word and what we sent
-  absl::Duration ejected_for = absl::ZeroDuration();  // from now on; zero: it is not ejected
+  bool serving = false;      // it is sent prompts
+  std::string health;        // "serving", or the problem
+  uint64_t load_tokens = 0;  // prompt tokens outstanding there, by its last report and what we sent
+  absl::Duration ejected_for = absl::ZeroDuration();  // time left; zero: not ejected
 };
 
 class PrefillNode {
  public:
-  // How much speaks for a node, the best first: prompts go to those with the best standing.
+  // A node's health, best first: prompts go to the nodes of the best standing.
   enum class Standing {
-    kServing,   // answered its last check, and its last prompt
-    kDraining,  // answered that it shuts down
-    kEjected,   // answered, but failed its last prompt; for some time it gets none, then one
-    kSilent,    // did not answer its last check, or was not asked yet
-    kUnfit,     // answered that it cannot serve; gets no prompt
+    kServing,   // its last check and its last prompt succeeded
+    kDraining,  // said that it is shutting down
+    kEjected,   // answers, but failed its last prompt: gets none for a while, then one
+    kSilent,    // did not answer its last check, or was not checked yet
+    kUnfit,     // said that it cannot serve; gets no prompts
   };
   static absl::string_view NameOf(Standing standing);
 
@@ -47,35 +47,35 @@ class PrefillNode {
   const std::string& address() const { return address_; }
   PrefillConnection& connection() { return connection_; }
 
-  // Notes what a check came to. `own_tokens` is what outstanding_tokens() was when it was asked.
-  // An error that has a reason (rpc/errors.h), or that gRPC does not make of a broken connection,
-  // is the node's own word, and it does not fit. True if that is news: what is wrong with the node,
-  // or that nothing is, has changed since this or NoteEnd last returned true.
+  // Records the result of a check. `own_tokens` is outstanding_tokens() when the check was sent. An
+  // error with a reason (rpc/errors.h), or one that gRPC does not also return for a broken
+  // connection, is the node's own refusal: kUnfit. Returns true on news: the problem, or that there
+  // is none, has changed since this or NoteEnd last returned true.
   bool NoteCheck(const absl::Status& status, const v1::PrefillLoad& load, uint64_t own_tokens,
                  absl::Time now);
 
-  // A prompt is sent to it.
+  // Records that a prompt is sent to the node.
   void NoteBegin(size_t prompt_tokens);
-  // The prompt that was sent at `begun` has come to `outcome`. True if that ejects the node: the
-  // first failure after a success for up to 1 s, each further one in a row for twice as long, up to
-  // 30 s, and all less a random part. Prompts that were on their way when it was ejected are one
-  // failure together, and what fails at a node that does not fit is none.
+  // Records the outcome of a prompt that was sent at `begun`. Returns true if that ejects the node:
+  // for up to 1 s after its first failure since a success, doubled for each further one up to 30 s,
+  // less a random part. Prompts in flight when the node was ejected do not count again, and
+  // failures at an unfit node do not count.
   bool NoteEnd(size_t prompt_tokens, absl::Time begun, const absl::Status& outcome, absl::Time now);
 
-  // An attempt is under way there, from Enter to Leave.
+  // An attempt is in progress at the node from Enter to Leave.
   void Enter(const std::shared_ptr<PrefillAttempt>& attempt);
   void Leave(const std::shared_ptr<PrefillAttempt>& attempt);
-  // Ends those with `why`, soon.
+  // Ends all attempts in progress with `why`. Asynchronous.
   void EndAttempts(const absl::Status& why);
 
   Standing standing(absl::Time now) const;
-  // Prompt tokens that we wait for, and of others by the node's last word.
+  // Prompt tokens outstanding at the node: ours, plus those of others by its last report.
   uint64_t load_tokens() const;
-  // Those that we wait for.
+  // Our own outstanding prompt tokens.
   uint64_t outstanding_tokens() const;
-  // Whether it keeps beginnings of prompts, by its last word.
+  // Whether the node has a prefix cache, by its last report.
   bool keeps_prefixes() const;
-  // What is wrong with it: OK if it is serving, FailedPrecondition if it runs another model.
+  // The node's problem: OK if it is serving, FailedPrecondition if it runs another model.
   absl::Status health(absl::Time now) const;
   PrefillNodeState state(absl::Time now) const;
 
@@ -88,8 +88,8 @@ class PrefillNode {
 
   mutable std::mutex mutex_;
   absl::Status check_ = absl::UnavailableError("it has not answered yet");
-  // What the last news was; none at first, and after an ejection. Not the message, in which time
-  // may be told.
+  // The last news; none at first and after an ejection. Excludes the message, which may contain
+  // times.
   std::optional<std::tuple<Standing, absl::StatusCode, std::string>> told_;
   bool draining_ = false;
   bool keeps_prefixes_ = false;

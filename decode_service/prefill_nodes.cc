@@ -28,7 +28,7 @@ using Standing = PrefillNode::Standing;
 constexpr Standing kStandings[] = {Standing::kServing, Standing::kDraining, Standing::kEjected,
                                    Standing::kSilent, Standing::kUnfit};
 
-// For look-ups to end that are under way; those that take longer are left behind.
+// Time for look-ups in progress to end; slower ones are abandoned.
 constexpr absl::Duration kLookUpGrace = absl::Milliseconds(500);
 
 size_t RandomBelow(size_t bound) {
@@ -40,16 +40,16 @@ bool KeepsPrefixes(const std::shared_ptr<PrefillNode>& node) { return node->keep
 
 }  // namespace
 
-// What the targets stand for. Each name is looked up by a thread of its own: while a name server is
-// silent, which may last for minutes, neither the others nor the end of the nodes wait for it.
+// The addresses of the targets. Each name has its own look-up thread: a silent name server may
+// block it for minutes, and neither other names nor shutdown wait for it.
 struct PrefillNodes::Names {
   std::mutex mutex;
   std::condition_variable wake;
-  PrefillNodes* nodes = nullptr;  // null: they are gone
+  PrefillNodes* nodes = nullptr;  // null: destroyed
   size_t num_threads = 0;
   std::map<std::string, std::set<std::string>> found;  // by target
 
-  // By address, of servers.
+  // The servers' names by address.
   std::map<std::string, std::string> ServerNames() const;
 };
 
@@ -61,7 +61,7 @@ std::map<std::string, std::string> PrefillNodes::Names::ServerNames() const {
   return names;
 }
 
-// One question to a node.
+// One health check of a node.
 struct PrefillNodes::Check {
   explicit Check(std::shared_ptr<PrefillNode> asked)
       : node(std::move(asked)),
@@ -143,12 +143,12 @@ std::shared_ptr<PrefillNode> PrefillNodes::ChooseOf(const Nodes& best,
   const PrefixPlaces::Place place = places_.Find(digests);
   size_t first = RandomBelow(best.size());
   if (place.address.empty() && !digests.empty()) {
-    // Other decode nodes may know more of a beginning that is new here, and draw the same.
+    // Other decode nodes may know a beginning that is new here, and choose the same node.
     std::vector<absl::string_view> addresses;
     for (const auto& node : best) addresses.push_back(node->address());
     first = PreferredPlace(addresses, digests[0]);
   }
-  // Where there is one only, it is compared with itself.
+  // A single node is compared with itself.
   const size_t second =
       (first + 1 + RandomBelow(std::max<size_t>(1, best.size() - 1))) % best.size();
   const auto has_it = [&](const auto& node) {
@@ -156,7 +156,7 @@ std::shared_ptr<PrefillNode> PrefillNodes::ChooseOf(const Nodes& best,
   };
   Nodes drawn = {best[first], best[second]};
   std::copy_if(best.begin(), best.end(), std::back_inserter(drawn), has_it);
-  // Whoever has the beginning may have as much more to do as need not be read again.
+  // A node with the beginning cached may have that much more queued.
   const auto to_read = [&](const auto& node) {
     return node->load_tokens() +
            (digests.size() - (has_it(node) ? place.num_blocks : 0)) * kPrefixBlockTokens;
@@ -177,7 +177,7 @@ void PrefillNodes::Ended(const Visit& visit, const absl::Status& outcome) {
   metrics_.CountPrefillEjection();
   UpdateGauges();
   std::lock_guard lock(mutex_);
-  next_round_ = absl::InfinitePast();  // to know soon whether it is still there
+  next_round_ = absl::InfinitePast();  // to learn soon whether it is alive
   wake_.notify_all();
 }
 
@@ -297,14 +297,15 @@ void PrefillNodes::StartChecks() {
       continue;
     }
     const auto& channel = node->connection().grpc_channel();
-    // gRPC's own pauses between attempts to connect would hide a node that has just come back.
+    // gRPC's connection backoff would hide a node that has just come back.
     grpc::experimental::ChannelResetConnectionBackoff(channel.get());
-    // The answer comes after this by gRPC's order too, which the thread sanitizer does not see.
+    // gRPC orders the answer after this too, but the thread sanitizer does not see that.
     std::unique_lock lock(mutex_);
     Check& check = checks_.emplace_back(node);
     lock.unlock();
     check.context.set_deadline(absl::ToChronoTime(WallNow() + options_.check_timeout));
-    // Who serves and whose connection is refused is gone; who was gone may come at any moment.
+    // A serving node that refuses connections is gone: fail at once. A silent one may return any
+    // moment.
     check.context.set_wait_for_ready(node->standing(MonotonicNow()) == Standing::kSilent);
     check.stub->async()->GetModelInfo(&check.context, &check.request, &check.response,
                                       [this, &check](const grpc::Status& status) {
@@ -331,7 +332,7 @@ void PrefillNodes::FinishAnswered(std::unique_lock<std::mutex>& lock) {
     for (const Check& check : answered) NoteAnswer(check);
     UpdateGauges();
   }
-  // Here, not on one of gRPC's threads: the last reference to a node may go, and its connection.
+  // Here, not on a gRPC thread: this may drop the last reference to a node and its connection.
   answered.clear();
   lock.lock();
 }
@@ -342,7 +343,7 @@ absl::Status PrefillNodes::NoAnswer(const Check& check) const {
   if (channel->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY) {
     return absl::UnavailableError(absl::StrCat("it did not answer within ", time));
   }
-  // Which of these it is gRPC says to calls that do not wait for the connection.
+  // gRPC tells the two apart only for calls that do not wait for the connection.
   const bool has_tls = options_.connection.credentials != nullptr;
   return absl::UnavailableError(absl::StrCat(
       "no connection to it within ", time,
@@ -369,8 +370,8 @@ void PrefillNodes::NoteAnswer(const Check& check) {
       LogWarning(line);
     }
   }
-  // Every time: a prompt may have been on its way there. One that is being read by a node which
-  // drains, or which refuses us from now on, goes on.
+  // On every such answer: a prompt may have been sent in between. Prompts at a node that drains, or
+  // that refuses us from now on, go on.
   if (ReasonOf(status) == kNotReady) {
     check.node->EndAttempts(
         absl::UnavailableError(absl::StrCat("it says that it cannot serve: ", status.message())));

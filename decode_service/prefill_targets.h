@@ -1,5 +1,6 @@
-// Where prefill nodes are, as --prefill names them: "dns:///host:port" stands for all addresses
-// that the host has, anything else for itself. Pure but for AddressesOf, which asks name servers.
+// The addresses of prefill nodes, as --prefill gives them: "dns:///host:port" stands for all
+// addresses of the host, anything else for itself. Pure functions, except AddressesOf, which
+// queries name servers.
 #pragma once
 
 #include <set>
@@ -11,20 +12,20 @@
 
 namespace kvship {
 
-// InvalidArgument if there is none, or naming the first that is not HOST:PORT.
+// InvalidArgument if `targets` is empty, or naming the first that is not HOST:PORT.
 absl::Status CheckTargets(const std::vector<std::string>& targets);
 
 // FailedPrecondition naming the first target that is not on this machine.
 absl::Status CheckTargetsInPlainText(const std::vector<std::string>& targets);
 
-// Whether the target stands for what name servers say.
+// Returns whether the target must be resolved by name servers.
 bool IsName(absl::string_view target);
 
-// The numeric addresses "ipv4:host:port", "ipv6:[host]:port" that a target stands for, or itself;
-// none if the name is not known now. Blocks where the target is a name.
+// Resolves a target to numeric addresses "ipv4:host:port", "ipv6:[host]:port", or to itself if it
+// is no name; empty if the name is unknown now. Blocks if the target is a name.
 std::set<std::string> AddressesOf(const std::string& target);
 
-// What the server of a target is called: "host:port".
+// The name of a target's server: "host:port".
 std::string ServerNameOf(absl::string_view target);
 
 }  // namespace kvship

@@ -11,7 +11,7 @@ PrefixPlaces::Place PrefixPlaces::Find(std::span<const Sha256Digest> digests) co
 }
 
 void PrefixPlaces::Note(std::span<const Sha256Digest> digests, const std::string& address) {
-  // The first is used last, as every other one is found with it.
+  // From last to first block, so that the LRU evicts a prompt's later blocks before its first one.
   for (size_t i = digests.size(); i-- > 0;) {
     const auto [entry, is_new] = entries_.try_emplace(digests[i]);
     if (!is_new) uses_.erase(entry->second.use);

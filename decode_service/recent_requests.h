@@ -1,5 +1,5 @@
-// RecentRequests are the reports of the last requests that succeeded, for the status page: what
-// became of their prompts' caches and where the time went, never what they said. Thread safe.
+// RecentRequests keeps the reports of the last successful requests for the status page: how their
+// caches were compressed and where the time went, never their text. Thread safe.
 #pragma once
 
 #include <deque>
@@ -14,20 +14,20 @@ namespace kvship {
 
 class RecentRequests {
  public:
-  // Each holds a few numbers per layer and head, up to some 100 KiB for the largest models.
+  // Each entry holds a few numbers per layer and head, up to about 100 KiB for the largest models.
   static constexpr size_t kMost = 16;
 
   struct Entry {
     std::string request_id;
-    absl::Time ended;             // of the monotonic clock
+    absl::Time ended;             // monotonic
     v1::GenerateReport report;    // with its layers
     absl::Duration receive_time;  // as PrefillAttempt::Result
   };
 
-  // Forgets the oldest where there are kMost already.
+  // Evicts the oldest entry if there are kMost.
   void Add(Entry entry);
 
-  // The newest first.
+  // Returns the entries, newest first.
   std::vector<Entry> Newest() const;
 
  private:

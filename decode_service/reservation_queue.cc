@@ -85,7 +85,7 @@ absl::Status ReservationQueue::CheckWaiting(size_t prompt_tokens) const {
                         options_.max_waiting_tokens, " in all");
   }
   if (full.empty()) return absl::OkStatus();
-  // Without a line all that wait do so for prefill nodes, and more room here would help nobody.
+  // If the line is empty, all wait for prefill nodes, and more pool memory would not help.
   return WithReason(absl::ResourceExhaustedError(full), line_.empty() ? kPrefillFull : kPoolFull);
 }
 
@@ -95,7 +95,7 @@ absl::StatusOr<std::unique_ptr<ReservationQueue::Ticket>> ReservationQueue::Ente
   std::lock_guard lock(mutex_);
   RETURN_IF_ERROR(CheckClient(demand.client, bytes));
   RETURN_IF_ERROR(CheckWaiting(demand.plan.prompt_tokens));
-  // What may fail for want of memory comes first.
+  // Allocations that may fail come first.
   size_t& client_bytes = client_bytes_[demand.client];
   std::unique_ptr<Ticket> ticket(new Ticket(*this, std::move(demand), bytes, next_place_++));
   Count(*ticket);
@@ -195,12 +195,11 @@ void ReservationQueue::Leave(Ticket& ticket) {
     if (client->second == 0) client_bytes_.erase(client);
     forgotten = LeaveLine(ticket);
   }
-  // Whoever stood behind may need less than who left.
+  // The next in line may need less than the one that left.
   ServeLine();
 }
 
-// One thread at a time: who is served may give pages back at once, and must not serve others from
-// within.
+// One thread at a time: a served request may return pages at once, and must not recurse.
 void ReservationQueue::ServeLine() {
   std::unique_lock lock(mutex_);
   serve_again_ = true;
@@ -225,7 +224,7 @@ bool ReservationQueue::TakeFirst(OnReserved* on_reserved, absl::StatusOr<Cache>*
     *cache = ReserveNow(first);
     return absl::OkStatus();
   });
-  // For memory beside the pool nobody waits: it is not told when there is some.
+  // Nobody waits for memory outside the pool: nothing signals when it is freed.
   if (!memory.ok()) *cache = memory;
   if (memory.ok() && absl::IsResourceExhausted(cache->status())) return false;
   *on_reserved = LeaveLine(first);

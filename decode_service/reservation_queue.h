@@ -1,8 +1,8 @@
-// ReservationQueue hands out the decode pool to requests, first come first served. A request enters
-// it when it arrives, which counts it and its prompt against bounds on all that wait, and its bytes
-// against its client's share; it takes its pages when a prefill node is ready for it, or stands in
-// line until they are free. Its place in the line is that of its arrival, however late it lines up.
-// Caches give their pages back, and so wake the line, when they are destroyed. Thread safe; must
+// ReservationQueue does admission control for the decode pool, first come, first served. A request
+// enters on arrival: that counts it and its prompt against bounds on all waiting requests, and its
+// bytes against its client's share. It reserves its pages when a prefill node is ready for it, or
+// waits in line until they are free; its place in line is that of its arrival, however late it
+// joins the line. Destroying a cache returns its pages and so wakes the line. Thread safe; must
 // outlive its tickets and caches.
 #pragma once
 
@@ -28,24 +28,24 @@ class ReservationQueue {
   using Cache = std::unique_ptr<SequenceCache, GiveBack>;
 
   struct Options {
-    // Prompt tokens of requests that wait, in all; one request may wait however long it is.
+    // Total prompt tokens of waiting requests; a single request of any length may wait.
     size_t max_waiting_tokens = 1 << 20;
-    // Requests that wait: even a short one holds a stream and tens of KiB.
+    // Number of waiting requests: even a short one holds a stream and tens of KiB.
     size_t max_waiting_requests = 4096;
-    // Bytes of the pool that one client's requests may wait for and hold; 0: any number.
+    // Pool bytes that one client's requests may wait for and hold; 0: unlimited.
     size_t max_client_bytes = 0;
   };
 
-  // What one request asks for.
+  // What one request needs.
   struct Demand {
     KvPlan plan;
     size_t max_tail_tokens = 0;
-    std::string client = {};  // a name; all requests without one are one client's
+    std::string client = {};  // a name; all requests without one count as one client's
   };
 
   using OnReserved = std::function<void(absl::StatusOr<Cache>)>;
 
-  // A request's place by its arrival, kept until destroyed. Used by one thread at a time.
+  // A request's place by arrival, held until destroyed. Used by one thread at a time.
   class Ticket {
    public:
     ~Ticket();
@@ -59,48 +59,50 @@ class ReservationQueue {
     const Demand demand_;
     const size_t pool_bytes_;
     const size_t place_;
-    bool waits_ = false;  // is counted; guarded by the queue's mutex
+    bool waits_ = false;  // counted as waiting; guarded by the queue's mutex
   };
 
   // Borrows pool and metrics.
   ReservationQueue(KvPool& pool, DecodeMetrics& metrics, const KvShape& shape,
                    PageFormat tail_format, const Options& options);
 
-  // Errors: FailedPrecondition if the demand is more than the whole pool or a client's share of it;
-  // ResourceExhausted, with its reason (rejection.h), if too many requests or prompt tokens wait
-  // already, or the client's share is used up.
+  // Admits a request. Errors: FailedPrecondition if the demand exceeds the whole pool or one
+  // client's share of it; ResourceExhausted, with its reason (rejection.h), if too many requests or
+  // prompt tokens wait already, or the client's share is used up.
   absl::StatusOr<std::unique_ptr<Ticket>> Enter(Demand demand);
 
-  // FailedPrecondition if the demands of `num_requests` that enter together, of `bytes` in all, are
-  // more than one client's share.
+  // FailedPrecondition if `num_requests` demands that enter together, of `bytes` in total, exceed
+  // one client's share.
   absl::Status CheckTogether(size_t num_requests, size_t bytes) const;
   bool bounds_clients() const { return options_.max_client_bytes > 0; }
-  // Of the pool, that the demand takes.
+  // The pool bytes that the demand takes.
   size_t PoolBytes(const Demand& demand) const;
 
-  // Whether a request is in line.
+  // Returns whether any request is in line.
   bool has_line() const;
 
-  // The pages of the ticket's demand, now. ResourceExhausted if there is no room, or no memory for
-  // their list, or somebody in line came before; other errors as KvPool::Reserve.
+  // Reserves the pages of the ticket's demand without waiting. ResourceExhausted if there is no
+  // room, no memory for the page list, or an earlier request in line; other errors as
+  // KvPool::Reserve.
   absl::StatusOr<Cache> TryReserve(Ticket& ticket);
 
-  // Stands in line for them until served by ServeLine. `on_reserved` is called once, on a thread
-  // that serves the line, unless the ticket is destroyed first; it must not block. It gets
-  // ResourceExhausted if there is no memory for their list.
+  // Waits in line for the pages until ServeLine serves the ticket. `on_reserved` is called once, on
+  // a thread that serves the line, unless the ticket is destroyed first; it must not block. It gets
+  // ResourceExhausted if there is no memory for the page list.
   void StandInLine(Ticket& ticket, OnReserved on_reserved);
 
-  // Counts the ticket's prompt as waiting anew: the node that it was served for is lost.
+  // Counts the ticket's prompt as waiting again, because its prefill node was lost.
   void WaitAgain(Ticket& ticket);
 
-  // Takes the ticket out of the line; false if it is not in it: `on_reserved` comes, or has come.
+  // Removes the ticket from the line; false if it is not in line: `on_reserved` is being or was
+  // called.
   bool StepOut(Ticket& ticket);
 
-  // Serves the line from its head as far as the pool goes; also done when pages come back.
+  // Serves the line from its head while the pool has room; also runs when pages are returned.
   void ServeLine();
 
-  // Gives back what the cache reserved for its prompt and did not fill, and serves the line with
-  // it.
+  // Returns pages that the cache reserved for its prompt but did not fill, and serves the line with
+  // them.
   void GiveBackUnused(SequenceCache& cache);
 
   size_t waiting_tokens() const;
@@ -117,11 +119,11 @@ class ReservationQueue {
   absl::StatusOr<Cache> ReserveNow(Ticket& ticket);
   void Count(Ticket& ticket);
   void StopCounting(Ticket& ticket);
-  // What the ticket waits in line with; null if it does not.
+  // Removes the ticket from the line; returns its callback, or null.
   OnReserved LeaveLine(Ticket& ticket);
   void Leave(Ticket& ticket);
   void PagesCameBack();
-  // Takes the head of the line out, with its pages or an error; false if it has to wait.
+  // Removes the head of the line, with its pages or an error; false if it must wait.
   bool TakeFirst(OnReserved* on_reserved, absl::StatusOr<Cache>* cache);
   void UpdateMetrics();
 
@@ -135,9 +137,9 @@ class ReservationQueue {
   size_t waiting_tokens_ = 0;
   size_t waiting_requests_ = 0;
   std::map<size_t, Waiting> line_;              // by place
-  size_t line_tokens_ = 0;                      // prompt tokens of those in it
+  size_t line_tokens_ = 0;                      // prompt tokens of the requests in line
   bool serving_ = false;                        // a thread is serving the line
-  bool serve_again_ = false;                    // and has to look once more
+  bool serve_again_ = false;                    // and must check once more
   std::map<std::string, size_t> client_bytes_;  // of all tickets
 };
 

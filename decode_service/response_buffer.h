@@ -1,7 +1,8 @@
-// ResponseBuffer stands between what makes one request's answer and the call that sends it. Makers
-// never wait: while the reader is busy, progress is overwritten and output is gathered into one
-// message, up to a bound past which the request leaves the decode batch until it is read. Thread
-// safe; the callbacks are called without a lock held, on the thread that caused them.
+// ResponseBuffer is the queue between the producers of one request's responses and the call that
+// sends them. Producers never block: while the reader is busy, new progress replaces old progress
+// and output is merged into one message, up to a limit at which the request leaves the decode batch
+// until the message is read. Thread safe; callbacks run without a lock held, on the thread that
+// caused them.
 #pragma once
 
 #include <cstddef>
@@ -20,24 +21,24 @@ class ResponseBuffer {
  public:
   explicit ResponseBuffer(size_t max_waiting_tokens) : max_waiting_tokens_(max_waiting_tokens) {}
 
-  // For the makers.
+  // For the producers.
   void SetProgress(const v1::GenerateProgress& progress);
   void AddOutput(absl::string_view text, const OutputToken& token);
-  // The end: a report, or an error. Only the first one counts.
+  // Ends the responses with a report or an error. Only the first end counts.
   void Finish(const v1::GenerateReport& report);
   void Fail(const absl::Status& error);
-  // Whether more output may be added; false once the reader has gone.
+  // Returns whether more output may be added; false once the reader has gone.
   bool has_room() const;
-  // Called when there is room again, and when the reader has gone.
+  // `callback` is called when there is room again, and when the reader has gone.
   void OnReader(std::function<void()> callback);
 
   // For the reader.
   enum class Next { kNothing, kMessage, kEnd };
-  // Takes the next message, or how the request ended.
+  // Takes the next message, or the request's final status.
   Next Take(v1::GenerateResponse* message, absl::Status* end);
-  // Called when Take has something.
+  // `callback` is called when Take has something.
   void OnResponse(std::function<void()> callback);
-  // Says that nothing will be read any more, and why; makers stop as soon as they see it.
+  // The reader stops reading, because of `why`; producers stop as soon as they notice.
   void Cancel(const absl::Status& why);
 
   bool cancelled() const;

@@ -1,5 +1,6 @@
-// RunningGenerations are one port's requests that are under way: it bounds them, waits for their
-// end when the port drains, and ends those that take too long. Thread safe; outlives its places.
+// RunningGenerations tracks one port's requests in progress: it limits their number, waits for
+// their end when the port drains, and ends those that take too long. Thread safe; must outlive its
+// places.
 #pragma once
 
 #include <condition_variable>
@@ -17,25 +18,26 @@ namespace kvship {
 
 class RunningGenerations {
  public:
-  // A request's place, which points to its generations once there are any; given back when the last
-  // copy goes.
+  // A request's slot, which points to its generations once they exist; returned when the last copy
+  // is destroyed.
   using Place = std::shared_ptr<std::vector<std::weak_ptr<Generation>>>;
 
   static constexpr size_t kAnyNumber = ~size_t{0};
   explicit RunningGenerations(size_t most_requests = kAnyNumber) : most_requests_(most_requests) {}
 
-  // A request's, from before it is read. Errors: RefusedWhileDraining; ResourceExhausted if there
-  // are as many as may be.
+  // Takes a slot, before the request is read. Errors: RefusedWhileDraining; ResourceExhausted if
+  // all slots are taken.
   absl::StatusOr<Place> Take();
-  // Makes a generation of the place known to EndAll, before it starts.
+  // Registers a generation of the slot for EndAll, before it starts.
   void Enter(const Place& place, const std::shared_ptr<Generation>& generation);
 
-  // No new ones from now on.
+  // Refuses new requests from now on.
   void StartDraining();
   bool draining() const;
-  // Waits until none is left; false if that takes longer.
+  // Waits until no request is left; false on timeout.
   bool WaitUntilIdle(absl::Duration timeout);
-  // Ends those that are there, and those whose generations are still to come, with `why`, soon.
+  // Ends all requests, and those whose generations are not registered yet, with `why`.
+  // Asynchronous.
   void EndAll(const absl::Status& why);
 
  private:
@@ -44,7 +46,7 @@ class RunningGenerations {
   std::condition_variable idle_;
   std::list<std::vector<std::weak_ptr<Generation>>> running_;
   bool draining_ = false;
-  absl::Status why_ended_;  // of EndAll
+  absl::Status why_ended_;  // set by EndAll
 };
 
 }  // namespace kvship

@@ -30,7 +30,7 @@ std::vector<int32_t> CallTokens(const Tokenizer& tokenizer, ToolSyntax syntax,
   return tokens;
 }
 
-// A model without a row for it could not read any text.
+// A model without the tokenizer's begin token could read no text.
 absl::Status CheckBeginToken(const std::string& path, const ServedModel& model) {
   const int32_t begin = model.tokenizer->begin_token();
   if (begin < 0 || static_cast<size_t>(begin) < model.config().vocab_tokens) {

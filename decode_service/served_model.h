@@ -1,6 +1,6 @@
-// ServedModel is what a decode node has loaded of its model: weights, tokenizer, chat template. The
-// last two may be missing; the model then takes token ids only, or no chat. Immutable, but for
-// grammars that are compiled when they are wanted.
+// ServedModel is the model that a decode node has loaded: weights, tokenizer, chat template. The
+// last two may be missing; the model then accepts token ids only, or no chat. Immutable, except
+// that grammars are compiled on demand. Thread safe.
 #pragma once
 
 #include <cstdint>
@@ -25,17 +25,17 @@ struct ServedModel {
   std::unique_ptr<const Tokenizer> tokenizer;  // may be null
   std::optional<ChatTemplate> chat_template;
   absl::Status why_no_chat_template;
-  std::vector<int32_t> call_tokens;          // special ones that stand in calls of tools
+  std::vector<int32_t> call_tokens;          // special tokens that occur in tool calls
   std::unique_ptr<OutputGrammars> grammars;  // null without a tokenizer
-  // A text with more bytes cannot fit the context, whatever tokens it has.
+  // A text with more bytes cannot fit the context, however it is tokenized.
   size_t most_text_bytes = SIZE_MAX;
   Sha256Digest identity;  // of weights and tokenizer together
 
   const ModelConfig& config() const { return transformer->config; }
   std::vector<int32_t> end_tokens() const { return EndTokens(config(), tokenizer.get()); }
 
-  // Errors: as LoadTransformer and Tokenizer::Load, but for a model that has no tokenizer;
-  // InvalidArgument where it puts a token before a prompt that the model lacks.
+  // Errors: as LoadTransformer and Tokenizer::Load, except that a missing tokenizer is no error;
+  // InvalidArgument if the tokenizer prepends a token that the model lacks.
   static absl::StatusOr<ServedModel> Load(const std::string& path);
 };
 

@@ -84,7 +84,7 @@ void Session::Fail(const absl::Status& error) {
 
 void Session::Finish() {
   ended_ = true;
-  // The pages first: who sees the end of a request finds its memory free.
+  // The pages first: whoever sees the request's end finds its memory free.
   cache_.reset();
   on_end_(end_);
 }

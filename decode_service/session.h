@@ -1,6 +1,6 @@
-// Session is one request in the decode batch: its cache, the token that goes in next, and what
-// becomes of the logits that come out, up to the end of the output. It belongs to the decode loop's
-// thread once it has joined.
+// Session is one request in the decode batch: it holds the cache and the next input token, and
+// turns logits into output until the output ends. Once joined, it belongs to the decode loop's
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -26,47 +26,48 @@ namespace kvship {
 struct OutputOptions {
   SamplingOptions sampling = {};
   size_t max_tokens = 1;  // at least 1
-  size_t min_tokens = 0;  // until so many neither an end token nor a stop text ends the output
+  size_t min_tokens = 0;  // before this many, no end token or stop text ends the output
   size_t num_logprobs = 0;
   std::vector<int32_t> forced_tokens = {};  // none, or max_tokens of them
   std::vector<int32_t> end_tokens = {};     // any of them ends the output
   std::vector<std::string> stop = {};
-  // Special ones whose names are text of the output all the same, in which no stop text ends.
+  // Special tokens whose names are still part of the output text; no stop text ends in them.
   std::vector<int32_t> shown_tokens = {};
 };
 
 class Session {
  public:
-  // How a session ended. `status` is not OK where it was cancelled or a step failed.
+  // How a session ended. `status` is not OK if it was cancelled or a step failed.
   struct End {
     absl::Status status;
     v1::GenerateReport::FinishReason reason = v1::GenerateReport::FINISH_REASON_UNSPECIFIED;
     size_t output_tokens = 0;
     absl::Duration first_decode;  // from the first to the second output token
-    absl::Duration decode;        // from the first to the last
+    absl::Duration decode;        // from the first to the last one
   };
 
-  // `cache` holds the prompt and has room for max_tokens - 1 more. `tokenizer` may be null: then
-  // the output has no text. `responses` is shared with the call that reads it. `on_end` is called
-  // once, after the cache was given back.
+  // `cache` holds the prompt and has room for max_tokens - 1 more. `tokenizer` may be null: the
+  // output then has no text. `responses` is shared with the call that reads it. `on_end` is called
+  // once, after the cache was returned to the pool.
   Session(OutputOptions options, const Tokenizer* tokenizer, ReservationQueue::Cache cache,
           std::shared_ptr<ResponseBuffer> responses, std::function<void(const End&)> on_end);
   ~Session();
 
-  // The prompt, for the penalty that counts it; before the first token is taken.
+  // Counts the prompt's tokens for the repetition penalty; call before the first Take.
   void CountPrompt(std::span<const int32_t> prompt) {
     counts_ = PromptCounts(prompt, options_.sampling);
   }
-  // Holds the output to a structure; before the first token is taken.
+  // Constrains the output to a structure; call before the first Take.
   void HoldTo(std::unique_ptr<OutputMatcher> matcher) { matcher_ = std::move(matcher); }
-  // Takes the next output token: the first one comes from the prefill node.
+  // Appends the next output token; the first one comes from the prefill node.
   void Take(const OutputToken& token);
-  // Takes it from the logits after the token before. Fails where none goes on within the structure.
+  // Samples the next token from the previous token's logits and appends it. Fails the session if
+  // the structure allows no token.
   void TakeLogits(std::span<const float> logits);
 
   bool ended() const { return ended_; }
   bool cancelled() const { return responses_->cancelled(); }
-  // The reader keeps up.
+  // Returns whether the reader keeps up.
   bool can_run() const { return responses_->has_room(); }
   Decoder::Item item() const {
     return {.token = last_token_,
@@ -77,12 +78,12 @@ class Session {
   ResponseBuffer& responses() { return *responses_; }
   absl::Time last_token_time() const { return last_token_time_; }
 
-  // Ends it with an error; the output so far has been sent.
+  // Ends the session with an error; the output so far has been sent.
   void Fail(const absl::Status& error);
 
  private:
   void Finish();
-  // Else the next token is the one that the decoder draws, and nothing else is asked.
+  // If false, the decoder samples the next token, and nothing else is needed.
   bool wants_logits() const {
     return options_.num_logprobs > 0 || !options_.forced_tokens.empty() ||
            options_.sampling.adjusts_logits() || matcher_ != nullptr ||
@@ -94,9 +95,9 @@ class Session {
   ReservationQueue::Cache cache_;
   const std::shared_ptr<ResponseBuffer> responses_;
   const std::function<void(const End&)> on_end_;
-  std::unique_ptr<OutputMatcher> matcher_;  // null: any output will do
+  std::unique_ptr<OutputMatcher> matcher_;  // null: unconstrained
   OutputText text_;
-  TokenCounts counts_;  // where they are penalized
+  TokenCounts counts_;  // if they are penalized
   int32_t last_token_ = 0;
   absl::Time first_token_time_;
   absl::Time last_token_time_;

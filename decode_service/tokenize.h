@@ -1,6 +1,7 @@
-// Text and token ids at the RPC edge: what Tokenize and Detokenize answer. Pure functions.
+// Converts between text and token ids at the RPC edge, for Tokenize, Detokenize and prompts. Pure
+// functions.
 //
-// Errors: FailedPrecondition where the model has no tokenizer; InvalidArgument with a BadRequest
+// Errors: FailedPrecondition if the model has no tokenizer; InvalidArgument with a BadRequest
 // detail that names the field.
 #pragma once
 
@@ -15,13 +16,13 @@
 
 namespace kvship {
 
-// The ids of `field`. InvalidArgument, with the index, for one outside the model's vocabulary.
+// Returns `field`'s ids. InvalidArgument, with the index, for an id outside the model's vocabulary.
 absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view field,
                                               const google::protobuf::RepeatedField<uint32_t>& ids,
                                               const ServedModel& model);
 
-// The ids of the text of `field`, by a model that has a tokenizer, as its Encode gives them.
-// FailedPrecondition for a text too long for any prompt, before any work; InvalidArgument for one
+// Tokenizes the text of `field`, as the tokenizer's Encode does; the model must have one.
+// FailedPrecondition, before any work, for a text too long for any prompt; InvalidArgument for one
 // that is not UTF-8.
 absl::StatusOr<std::vector<int32_t>> TextIds(absl::string_view field, absl::string_view text,
                                              std::span<const TextRange> plain,

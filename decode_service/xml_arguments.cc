@@ -19,7 +19,7 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-// As XGrammar has them for strings of JSON.
+// XGrammar's own patterns for JSON strings.
 const std::map<std::string, std::string, std::less<>>& PatternsOfFormats() {
   static const std::string date = R"(\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01]))",
                            time = R"(([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d+)?)"
@@ -82,7 +82,7 @@ class Writer {
       ASSIGN_OR_RETURN(const StructuralPart value, Value(others, ".additionalProperties"));
       return AnyArguments(value);
     }
-    std::vector<StructuralPart> arguments = {TextPart("")};  // where there are none
+    std::vector<StructuralPart> arguments = {TextPart("")};  // if there are no arguments
     const json properties = named.value("properties", json::object());
     const json required = named.value("required", json::array());
     for (const auto& [name, schema] : properties.items()) {
@@ -117,7 +117,7 @@ class Writer {
       } else if (JsonTypesOf(choice, root_) == JsonTypes{"string"}) {
         ASSIGN_OR_RETURN(choices.emplace_back(), StringValue(choice, path));
       } else {
-        // Text that a string may be could be read as one of these.
+        // A string's text could be parsed as one of these.
         return WrongSchema(path, schema,
                            "no type but null beside string, as this model writes both in bare "
                            "text");
@@ -126,7 +126,7 @@ class Writer {
     return OneOf(choices);
   }
 
-  // A schema for each of what it allows: of anyOf, or of a list of types.
+  // Returns one schema per alternative: of anyOf, or of a list of types.
   static json Choices(const json& schema) {
     if (schema.contains("anyOf")) return schema["anyOf"];
     json choices = json::array();
@@ -175,7 +175,7 @@ class Writer {
   }
 
   const json& root_;
-  // Alternatives are written out, and those that refer to each other may be without end.
+  // Alternatives are expanded, and recursive ones would never end.
   size_t num_values_left_ = kMostValues;
 };
 

@@ -1,8 +1,7 @@
-// The arguments of a tool as models write them between marks as in XML, in bare text
-// (ToolSyntax::kQwenXml). XGrammar has a form for them ("qwen_xml_parameter"), whose strings may
-// have white space around them that their schema does not allow, or the mark of their own end; so
-// they are put together here, of parts that engine/xml_calls.h reads as they were meant. Pure
-// functions.
+// Constrains tool arguments in the XML-like syntax of some models, in bare text
+// (ToolSyntax::kQwenXml). XGrammar's own form of it ("qwen_xml_parameter") allows white space
+// around strings that their schema does not allow, and the end mark inside them; so the structure
+// is built here from parts that engine/xml_calls.h parses as they were meant. Pure functions.
 #pragma once
 
 #include <string>
@@ -13,15 +12,15 @@
 
 namespace kvship {
 
-// Any arguments.
+// Allows any arguments.
 StructuralPart AnyXmlArguments();
 
-// Those of a schema that CheckedJsonSchema has let through, told that patterns shall be without
-// kNotInXmlPatterns. InvalidArgument, to be read behind the name of the schema's field: they cannot
-// be told apart in bare text.
+// Allows the arguments of a schema that CheckedJsonSchema accepted with kNotInXmlPatterns as
+// `not_in_patterns`. InvalidArgument, to be appended to the name of the schema's field, if the
+// arguments would be ambiguous in bare text.
 absl::StatusOr<StructuralPart> XmlArguments(const std::string& schema);
 
-// No text without it has a mark.
+// Every mark contains this character.
 inline constexpr absl::string_view kNotInXmlPatterns = "<";
 
 }  // namespace kvship

@@ -10,8 +10,8 @@ namespace {
 using Next = ResponseBuffer::Next;
 
 constexpr absl::Duration kWaitForErrors = absl::Seconds(1);
-// Proxies give up on a silent connection after 30 seconds and more. Not oftener: clients that take
-// no comments exist, and wait for a first token that comes sooner without meeting one.
+// Proxies close a silent connection after 30 seconds or more. Not more often: some clients accept
+// no comments, and get none before a first token that comes sooner.
 constexpr absl::Duration kKeepAlive = absl::Seconds(15);
 constexpr absl::Duration kProgress = absl::Seconds(1);
 

@@ -1,6 +1,6 @@
-// EventStream is the answer to a request with "stream": true: it turns what its generations give
-// into server-sent events. Comments among them keep proxies from closing a connection that is
-// silent. Used by the connection's thread alone.
+// EventStream answers a request with "stream": true: it turns the output of its generations into
+// server-sent events. Comment events keep proxies from closing a silent connection. Used only by
+// the connection's thread.
 #pragma once
 
 #include <httplib.h>
@@ -16,14 +16,14 @@ namespace kvship {
 
 class EventStream {
  public:
-  // `progress`: comments tell every second how far the prompt is.
+  // `progress`: send a comment every second that reports the prompt's progress.
   EventStream(std::unique_ptr<HttpChoices> choices, OpenAiResponse response, bool progress);
 
-  // Waits a moment for how the request begins: an error that comes so soon can be told by the HTTP
-  // status. Call it first.
+  // Waits briefly for the first event, so that an early error can be returned as the HTTP status.
+  // Call it first.
   absl::Status Begin();
 
-  // Writes what comes next, and says so when that was the end. False if the client takes no more.
+  // Writes the next event, and marks the end. False if the client accepts no more.
   bool WriteNext(httplib::DataSink& sink);
 
  private:
@@ -32,7 +32,7 @@ class EventStream {
   const std::unique_ptr<HttpChoices> choices_;
   OpenAiResponse response_;
   const absl::Duration comment_interval_;
-  std::optional<HttpChoices::Message> first_;  // came while it began
+  std::optional<HttpChoices::Message> first_;  // received by Begin
   v1::GenerateProgress progress_;
   absl::Time last_write_;
 };

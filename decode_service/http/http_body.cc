@@ -11,8 +11,8 @@ namespace {
 
 constexpr char kJson[] = "application/json";
 
-// What httplib does not check, and proxies may read in another way than it does: it skips a line of
-// the headers that ends in a bare LF, which may have been the one that tells of the body.
+// httplib does not check this, and proxies may parse it differently: it skips a header line that
+// ends in a bare LF, which may be the one that delimits the body.
 bool BodyIsDelimited(const httplib::Request& request) {
   const size_t num_lengths = request.get_header_value_count("Content-Length");
   const size_t num_encodings = request.get_header_value_count("Transfer-Encoding");
@@ -29,7 +29,7 @@ bool IsJson(absl::string_view content_type) {
   return absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(type), kJson);
 }
 
-// The first coding of the body that is one; empty if there is none.
+// The first content coding other than identity; empty if there is none.
 std::string ContentEncoding(const httplib::Request& request) {
   for (size_t i = 0; i < request.get_header_value_count("Content-Encoding"); ++i) {
     std::string coding = request.get_header_value("Content-Encoding", i);
@@ -61,7 +61,7 @@ std::optional<OpenAiError> ReadHttpBody(const httplib::Request& request,
         "the headers do not say where the body ends; wanted one Content-Length, or "
         "Transfer-Encoding: chunked");
   }
-  // httplib is lenient with chunks: what follows them is not to be taken for a request.
+  // httplib parses chunks leniently: bytes after them must not be taken for a request.
   if (request.has_header("Transfer-Encoding")) HttpServer::connection().CloseAfterAnswer();
   bool too_long = request.get_header_value<uint64_t>("Content-Length") > max_body_bytes;
   const bool read = !too_long && reader([&](const char* bytes, size_t num_bytes) {

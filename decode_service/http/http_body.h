@@ -1,6 +1,6 @@
-// The body of an HTTP request to one of the generating endpoints: JSON as it is, without a
-// Content-Encoding, whose end the headers tell in exactly one way. Called by handlers of
-// HttpServer, on the connection's thread.
+// Reads the body of an HTTP request to a generating endpoint: JSON without a Content-Encoding,
+// whose length the headers define in exactly one way. Called by handlers of HttpServer, on the
+// connection's thread.
 #pragma once
 
 #include <httplib.h>
@@ -14,8 +14,8 @@ namespace kvship {
 
 bool HasHttpBody(const httplib::Request& request);
 
-// Reads the body, or gives an error of the client's. Where more of the request may follow than was
-// read, the connection is closed after the answer.
+// Reads the body, or returns a client error. If unread bytes of the request may follow, the
+// connection closes after the response.
 std::optional<OpenAiError> ReadHttpBody(const httplib::Request& request,
                                         const httplib::ContentReader& reader, size_t max_body_bytes,
                                         std::string* body);

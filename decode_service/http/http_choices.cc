@@ -14,10 +14,10 @@
 namespace kvship {
 namespace {
 
-// How soon what ends no wait is noticed: a goodbye over TLS from a client that keeps its socket.
+// Polling interval for what wakes no wait: a TLS goodbye from a client that keeps its socket.
 constexpr absl::Duration kClientCheck = absl::Milliseconds(200);
 
-// So that a client that sent many prompts knows which one is meant.
+// Names the choice, so that a client with many prompts knows which one failed.
 absl::Status OfChoice(const absl::Status& error, size_t choice) {
   absl::Status named(error.code(), absl::StrCat(error.message(), " (choice ", choice, ")"));
   error.ForEachPayload([&named](absl::string_view type_url, const absl::Cord& payload) {
@@ -28,8 +28,8 @@ absl::Status OfChoice(const absl::Status& error, size_t choice) {
 
 }  // namespace
 
-// A signal that is waited for together with a socket. Where no descriptor is left, nobody hears it,
-// and waits end by kClientCheck.
+// A signal that ppoll can wait for beside a socket. If no descriptor is left, it wakes nobody, and
+// waits end by kClientCheck.
 class HttpChoices::Signal {
  public:
   Signal() : descriptor_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
@@ -69,9 +69,9 @@ void HttpChoices::Start(const OpenAiRequest& request) {
     generation.responses().OnResponse([signal = signal_] { signal->Give(); });
     goes_on = generation.Start(request.Choice(num_running_));
     ++num_running_;
-    CancelIfPointless();  // reading many prompts takes its time
+    CancelIfPointless();  // reading many prompts takes time
   }
-  if (!goes_on) next_ = num_running_ - 1;  // its refusal is told before what others have begun
+  if (!goes_on) next_ = num_running_ - 1;  // report its refusal before the others' output
 }
 
 ResponseBuffer::Next HttpChoices::Take(absl::Time until, Message* message, absl::Status* end) {
@@ -84,7 +84,7 @@ ResponseBuffer::Next HttpChoices::Take(absl::Time until, Message* message, absl:
 }
 
 ResponseBuffer::Next HttpChoices::TakeAny(Message* message, absl::Status* end) {
-  // Each in turn, so that none waits for one that always has something.
+  // Round robin, so that no choice starves.
   for (size_t looked = 0; looked < generations_.size(); ++looked) {
     message->choice = next_;
     next_ = (next_ + 1) % generations_.size();
@@ -122,8 +122,8 @@ void HttpChoices::Wait(absl::Time until) {
   const absl::Time now = MonotonicNow();
   until = std::min(until, now + kClientCheck);
   if (!cancelled_) until = std::min(until, deadline_);
-  // Not for bytes on the socket: those of a next request would end every wait at once. Nor for the
-  // client once it has gone.
+  // Do not wait for bytes on the socket: those of a pipelined request would end every wait at once.
+  // Nor for a client that has gone.
   pollfd waited[] = {
       {.fd = cancelled_ ? -1 : connection_.socket(), .events = POLLRDHUP, .revents = 0},
       {.fd = signal_->descriptor(), .events = POLLIN, .revents = 0}};

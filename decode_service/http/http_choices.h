@@ -1,6 +1,6 @@
-// HttpChoices are the generations of one request, one for each choice of its answer, that the
-// thread of its HTTP connection waits for. The wait looks after the client: one that goes away
-// cancels them at once, in whatever state they are. Used by the connection's thread alone.
+// HttpChoices runs the generations of one HTTP request, one for each choice of its response, and
+// lets the connection's thread wait for them. The wait also watches the client: if it disconnects,
+// all are cancelled at once, in whatever state. Used only by the connection's thread.
 #pragma once
 
 #include <memory>
@@ -20,18 +20,18 @@ class HttpChoices {
     v1::GenerateResponse response;
   };
 
-  // Of `generations`, at least one, which are shared with who ends them when the server stops.
-  // Borrows the connection that asks for them. `deadline` is monotonic.
+  // `generations`, at least one, are shared with the server, which ends them when it stops. Borrows
+  // the connection that asks for them. `deadline` is monotonic.
   HttpChoices(std::vector<std::shared_ptr<Generation>> generations, absl::Time deadline,
               HttpConnection& connection);
-  // Cancels what was started and has not ended, and waits for its end.
+  // Cancels started generations that have not ended, and waits for their end.
   ~HttpChoices();
 
-  // Starts the i-th generation with the request's i-th choice; all of them unless one is refused at
+  // Starts the i-th generation with the request's i-th choice, in order, until one is refused at
   // once. Call it first.
   void Start(const OpenAiRequest& request);
-  // The next message, or how the request ended, which it does with the first choice that fails, or
-  // the last one; kNothing if neither came by `until`, which is monotonic.
+  // Returns the next message, or the request's end: it ends with the first choice that fails, else
+  // with the last one. kNothing if neither came by `until`, which is monotonic.
   ResponseBuffer::Next Take(absl::Time until, Message* message, absl::Status* end);
 
  private:
@@ -44,14 +44,14 @@ class HttpChoices {
 
   const absl::Time deadline_;
   HttpConnection& connection_;
-  // Given when there is something to take. shared: the response buffers may speak up once more when
-  // all has been read
+  // Raised when there is something to take. shared: the response buffers may raise it once more
+  // after all has been read
   const std::shared_ptr<Signal> signal_;
-  // Null once ended. shared: the decode batch may still hold them then
+  // Null once ended. shared: the decode batch may then still hold them
   std::vector<std::shared_ptr<Generation>> generations_;
   size_t num_running_ = 0;  // started, and not ended
-  size_t next_ = 0;         // to be looked at
-  bool failed_ = false;     // one of them, by itself or by being cancelled
+  size_t next_ = 0;         // polled next
+  bool failed_ = false;     // one of them failed or was cancelled
   bool cancelled_ = false;
 };
 

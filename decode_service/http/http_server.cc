@@ -23,15 +23,15 @@ namespace kvship {
 namespace {
 
 constexpr absl::Duration kKeepAlive = absl::Seconds(30);
-// How soon a connection without a request notices that the server stops or needs its thread.
+// How soon an idle connection notices that the server stops or needs its thread.
 constexpr absl::Duration kIdleCheck = absl::Milliseconds(250);
 constexpr absl::Duration kHandshakeTime = absl::Seconds(10);
-// For a request to arrive whole, from its first byte on.
+// Time for a whole request to arrive, from its first byte.
 constexpr absl::Duration kUploadTime = absl::Minutes(1);
 constexpr size_t kMostHeaderBytes = 64 << 10;
-// httplib's own queue has 5 places.
+// Listen backlog; httplib's own is 5.
 constexpr int kConnectionsToAccept = 512;
-// Until there are file descriptors again.
+// Wait until file descriptors are free again.
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(10);
 
 constexpr int kUrlTooLong = 414;
@@ -40,7 +40,7 @@ constexpr int kHeadersTooLong = 431;
 
 thread_local HttpConnection* current_connection = nullptr;
 
-// httplib has no answer to a first line that does not end.
+// httplib does not answer a request line that does not end.
 void AnswerEndlessLine(HttpConnection& connection, const httplib::Logger& log) {
   const std::string body = UnreadableHttpRequest(kUrlTooLong).Json();
   const std::string answer =
@@ -53,7 +53,7 @@ void AnswerEndlessLine(HttpConnection& connection, const httplib::Logger& log) {
   log({}, logged);
 }
 
-// httplib takes "close" alone for that: it is one of a list, in letters of any case (RFC 9110,
+// httplib recognizes only "close" alone, but it may be one option of a list, in any case (RFC 9110,
 // section 7.6.1).
 bool SaysClose(const httplib::Request& request) {
   for (size_t i = 0; i < request.get_header_value_count("Connection"); ++i) {
@@ -65,7 +65,7 @@ bool SaysClose(const httplib::Request& request) {
   return false;
 }
 
-// A tenth more or less: what was opened together shall not be closed together.
+// Plus or minus a tenth: connections opened together must not close together.
 absl::Duration NearlyAsLong(absl::Duration age) {
   return age * (0.9 + 0.2 * static_cast<double>(SystemRandomBits() % 1024) / 1023);
 }
@@ -122,28 +122,28 @@ HttpServer::HttpServer(size_t max_connections, size_t max_body_bytes,
     const int yes = 1;
     setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
   });
-  // Of a handler that has thrown, as where memory is short for what a body says.
+  // For a handler that threw, such as for lack of memory for a body.
   set_exception_handler(
       [](const httplib::Request&, httplib::Response& response, const std::exception_ptr& thrown) {
         connection().CloseAfterAnswer();
         Respond(OpenAiErrorOf(StatusOf(thrown)), response);
       });
   set_post_routing_handler([](const httplib::Request&, httplib::Response& response) {
-    response.headers.erase("Keep-Alive");  // says what httplib's own loop would do
+    response.headers.erase("Keep-Alive");  // describes httplib's own loop
     if (!connection().closes()) return;
     response.headers.erase("Connection");
     response.set_header("Connection", "close");
   });
 }
 
-// A connection's socket, which Stop finds as long as it is open.
+// A connection's socket, registered for Stop while it is open.
 class HttpServer::OpenSocket {
  public:
   OpenSocket(HttpServer& server, int socket) : server_(server), socket_(socket) {
     std::lock_guard lock(server_.mutex_);
     server_.open_sockets_.insert(socket_);
   }
-  // Under the lock: once it is closed, its number may be another file's.
+  // Under the lock: a closed descriptor's number may be reused.
   ~OpenSocket() {
     std::lock_guard lock(server_.mutex_);
     server_.open_sockets_.erase(socket_);
@@ -177,12 +177,12 @@ absl::Status HttpServer::Listen(const std::string& flag, const std::string& addr
 
 void HttpServer::Stop(absl::Duration grace) {
   if (stopping_.exchange(true) || svr_sock_ == INVALID_SOCKET) return;
-  shutdown(svr_sock_, SHUT_RDWR);  // wakes who accepts
+  shutdown(svr_sock_, SHUT_RDWR);  // wakes the acceptor
   {
     std::unique_lock lock(mutex_);
     all_closed_.wait_until(lock, ToSteadyTime(MonotonicNow() + grace),
                            [this] { return open_sockets_.empty(); });
-    // Wakes who reads or writes.
+    // Wakes readers and writers.
     for (const int socket : open_sockets_) shutdown(socket, SHUT_RDWR);
   }
   threads_.Stop();
@@ -221,7 +221,7 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
   const OpenSocket open(*this, socket);
   HttpConnection connection(socket, tls);
   current_connection = &connection;
-  // Of one that opens now Stop may have seen nothing.
+  // Stop may not have seen a connection that opens now.
   if (stopping_) return;
   if (!connection.Handshake(MonotonicNow() + kHandshakeTime)) return;
   const absl::Time old = MonotonicNow() + NearlyAsLong(max_connection_age_);
@@ -231,18 +231,18 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
     bool headers_read = false, client_closes = false, ok = false;
     const auto after_headers = [&](httplib::Request& request) {
       headers_read = true;
-      request.ranges.clear();  // nothing here can be asked for in parts
-      // httplib looks for names of codings, and does not see that one is unwanted ("br;q=0").
+      request.ranges.clear();  // range requests are not supported
+      // httplib matches names of codings, and ignores that one may be refused ("br;q=0").
       request.headers.erase("Accept-Encoding");
       if (SaysClose(request)) {
         client_closes = true;
         request.headers.erase("Connection");
-        request.set_header("Connection", "close");  // which the answer then says, too
+        request.set_header("Connection", "close");  // so that the response says it too
       }
-      // What marks chunks takes an eighth of the body at most, and a little.
+      // Chunk framing takes at most an eighth of the body, and a little.
       connection.AllowBytes(max_body_bytes_ / 8 * 9 + kMostHeaderBytes);
     };
-    // What httplib does not catch.
+    // Exceptions that httplib does not catch.
     const absl::Status memory = UnlessOutOfMemory([&] {
       ok = process_request(connection, /*close_connection=*/false, client_closes, after_headers);
       return absl::OkStatus();

@@ -1,7 +1,7 @@
 // HttpServer is an HTTP/1.1 server with a thread per connection. cpp-httplib parses, routes and
-// writes; accepting, waiting and reading are done here, because the library's connections take up
-// processor time while they wait, read without bounds, and go on after an answer that left a part
-// of the request unread. Handlers, set before Listen, run on the connection's thread.
+// writes; this class accepts, waits and reads, because the library's connections use CPU while they
+// wait, read without limits, and reuse a connection after a response that left part of the request
+// unread. Set handlers before Listen; they run on the connection's thread.
 #pragma once
 
 #include <httplib.h>
@@ -23,45 +23,44 @@
 
 namespace kvship {
 
-// What is wrong with a request for which httplib has answered `http_status` by itself. For a
-// handler of errors.
+// For an error handler: the problem of a request that httplib itself answered with `http_status`.
 OpenAiError UnreadableHttpRequest(int http_status);
 
-// Answers with it.
+// Fills `response` with the error.
 void Respond(const OpenAiError& error, httplib::Response& response);
 
 class HttpServer : public httplib::Server {
  public:
-  // More than `max_connections` wait to be accepted, in the system's bounded queue. `tls` may be
+  // Connections beyond `max_connections` wait in the system's bounded accept queue. `tls` may be
   // null: plain text.
   HttpServer(size_t max_connections, size_t max_body_bytes,
              std::unique_ptr<WatchedTlsContext> tls = nullptr);
   // As Stop, at once.
   ~HttpServer() override;
 
-  // A connection ends with its first answer after this age, give or take a tenth, so that clients
-  // find new servers and see new certificates. Before Listen.
+  // A connection closes after its first response past this age, plus or minus a tenth, so that
+  // clients find new servers and see new certificates. Call before Listen.
   void SetMaxConnectionAge(absl::Duration age) { max_connection_age_ = age; }
 
-  // Is told of every answer, set_logger's only of those that httplib gives.
+  // `log` is called for every response; set_logger's, only for those that httplib makes.
   void SetLogger(httplib::Logger log);
 
-  // Listens on "host:port" (`flag` is for messages) and serves. Errors: InvalidArgument (no
+  // Listens on "host:port" and serves; `flag` is for messages. Errors: InvalidArgument (no
   // address), Unavailable (port in use).
   absl::Status Listen(const std::string& flag, const std::string& address);
   int port() const { return port_; }
 
-  // Serves a connection that was accepted, to its end, on the calling thread. Owns the socket.
-  // `tls` may be null: plain text.
+  // Serves an accepted connection to its end, on the calling thread. Owns the socket. `tls` may be
+  // null: plain text.
   void Serve(int socket, const std::shared_ptr<SSL_CTX>& tls);
 
-  // Every connection ends after its present answer; new ones are still accepted.
+  // Every connection closes after its current response; new ones are still accepted.
   void StartDraining() { draining_ = true; }
-  // Accepts no more and waits for the answers that are being given: for `grace`, after which no
-  // connection waits for its client any more.
+  // Stops accepting and waits up to `grace` for responses in progress. After that, no connection
+  // waits for its client any more.
   void Stop(absl::Duration grace);
 
-  // The connection that the calling handler serves.
+  // Returns the connection that the calling handler serves.
   static HttpConnection& connection();
 
  private:
@@ -79,7 +78,7 @@ class HttpServer : public httplib::Server {
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
   std::condition_variable all_closed_;
-  std::set<int> open_sockets_;  // of connections that are being served
+  std::set<int> open_sockets_;  // of connections being served
   ConnectionThreads threads_;
   std::thread acceptor_;
 };

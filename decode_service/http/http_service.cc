@@ -35,19 +35,19 @@ constexpr char kOneModel[] = "/v1/models/";
 constexpr char kCompletions[] = "/v1/completions";
 constexpr char kChat[] = "/v1/chat/completions";
 
-// For requests whose body is not, or only in part, read.
+// For requests whose body is not fully read.
 void RespondAndClose(const OpenAiError& error, httplib::Response& response) {
   HttpServer::connection().CloseAfterAnswer();
   Respond(error, response);
 }
 
-// As RFC 9112, section 3.2, wants it.
+// Required by RFC 9112, section 3.2.
 bool NamesItsHost(const httplib::Request& request) {
   const size_t num_hosts = request.get_header_value_count("Host");
   return num_hosts == 1 || (num_hosts == 0 && request.version == kOldVersion);
 }
 
-// The code under which the same refusal is counted on the gRPC port.
+// The status code that counts the same refusal on the gRPC port.
 absl::StatusCode CodeOf(const OpenAiError& error) {
   switch (error.http_status) {
     case 401: return absl::StatusCode::kUnauthenticated;
@@ -82,7 +82,7 @@ absl::StatusOr<std::string> WholeAnswer(HttpChoices& choices, OpenAiResponse& an
   return answer.Whole();
 }
 
-// What finds the calls of tools in the answers to a request: none where the model was told of none.
+// Makes the reader that finds tool calls in the output; it finds none if the request has no tools.
 ToolCallReader CallsIn(const OpenAiRequest& request, const ServedModel& model) {
   const v1::ChatMessages& chat = request.prompts[0].chat();
   if (chat.tools().empty() || !model.chat_template) {
@@ -97,8 +97,8 @@ ToolCallReader CallsIn(const OpenAiRequest& request, const ServedModel& model) {
   return reader;
 }
 
-// FailedPrecondition for choices that a client's limits never let in together, however often the
-// request is sent. A choice that is wrong by itself is left to its generation.
+// FailedPrecondition if a client's limits can never admit all choices together. An invalid choice
+// is left to its generation.
 absl::Status CheckTogether(const OpenAiRequest& request, const Generation::Uses& uses) {
   const size_t num_choices = request.num_choices();
   if (num_choices == 1) return absl::OkStatus();
@@ -139,7 +139,7 @@ HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
                                                : options.served_model_name),
       start_time_(absl::ToUnixSeconds(absl::Now())),
       running_(options.max_requests),
-      // Clients keep connections that they do not use; and whoever is refused needs one too.
+      // Clients keep idle connections, and refused requests need one too.
       server_(2 * options.max_requests + 64, options.max_body_bytes, std::move(tls)) {}
 
 absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation::Uses& uses,
@@ -165,7 +165,7 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation
           self->Answer(api, request, response, reader);
         });
   }
-  // Errors that httplib finds by itself have no body yet.
+  // Errors that httplib itself detects have no body yet.
   self->server_.set_error_handler([](const httplib::Request&, httplib::Response& response) {
     if (!response.body.empty()) return;
     RespondAndClose(UnreadableHttpRequest(response.status), response);
@@ -211,7 +211,7 @@ HandlerResponse HttpService::Route(const httplib::Request& request,
     return HandlerResponse::Handled;
   }
   if (generates && request.method == "POST") return HandlerResponse::Unhandled;
-  // Nothing reads a body here, whether the headers tell of it or not.
+  // Nothing reads a body here, whether or not the headers announce one.
   if (!reads_only || HasHttpBody(request)) HttpServer::connection().CloseAfterAnswer();
   // Load balancers have no token.
   if (path == kHealth && reads_only) {
@@ -233,7 +233,7 @@ HandlerResponse HttpService::Route(const httplib::Request& request,
 void HttpService::AnswerHealth(httplib::Response& response) const {
   const bool ready = readiness_.Check().ok();
   response.status = ready ? 200 : 503;
-  // The reason names prefill nodes, and is for who may ask the admin port.
+  // The reason names prefill nodes; only the admin port may show it.
   response.set_content(ready ? "ready\n" : "not ready\n", kPlainText);
 }
 
@@ -251,7 +251,7 @@ void HttpService::AnswerModels(absl::string_view path, httplib::Response& respon
 
 void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
                          httplib::Response& response, const httplib::ContentReader& reader) {
-  // What refuses a request before its body is read, or has been read whole, ends the connection.
+  // Refusing a request before its whole body is read closes the connection.
   const auto refuse_and_close = [&](const OpenAiError& error, const std::string& name) {
     HttpServer::connection().CloseAfterAnswer();
     Refuse(error, request, name, response);
@@ -267,7 +267,7 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
   auto asked = ReadOpenAiRequest(api, body, SystemRandomBits());
   if (!asked.ok()) return Refuse(OpenAiErrorOf(asked.status()), request, *client, response);
   if (const auto& chat = uses_.model.chat_template; chat && !chat->traits().has_parallel_calls) {
-    asked->parallel_tool_calls = false;  // several could not be sent back
+    asked->parallel_tool_calls = false;  // the template cannot represent several
   }
   if (!Serves(asked->model)) {
     return Refuse(UnknownModel(asked->model, model_), request, *client, response);
@@ -283,10 +283,10 @@ void HttpService::Refuse(const OpenAiError& error, const httplib::Request& reque
   const absl::StatusCode code = CodeOf(error);
   const std::string id = NewRequestId();
   absl::Status status(code, error.message);
-  // What else a request may be one too many of is looked at when it has been read.
+  // Other limits are checked after the request is read.
   if (absl::IsResourceExhausted(status)) status = WithReason(status, kHttpFull);
   uses_.metrics.CountRequest(status);
-  // What is said of the request itself quotes it.
+  // Messages about the request quote it.
   const bool quotes = code == absl::StatusCode::kInvalidArgument || error.http_status == 404;
   LogInfo("request refused", {{"request_id", id},
                               {"trace_id", TraceContextOf(request.headers).trace_id},
@@ -340,12 +340,12 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
     return Respond(OpenAiErrorOf(begin), response);
   }
   response.set_header("Cache-Control", "no-cache");
-  response.set_header("X-Accel-Buffering", "no");  // nginx would gather the events
+  response.set_header("X-Accel-Buffering", "no");  // nginx would buffer the events
   // Both live as long as the response.
   auto write_next = [stream, place = std::move(place)](size_t, httplib::DataSink& sink) {
     return stream->WriteNext(sink);
   };
-  if (http.version == kOldVersion) {  // knows no chunks: the answer's end is the connection's
+  if (http.version == kOldVersion) {  // no chunks: the response ends with the connection
     connection.CloseAfterAnswer();
     return response.set_content_provider(kEventStream, std::move(write_next));
   }

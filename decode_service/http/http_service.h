@@ -1,5 +1,6 @@
-// HttpService is the public API in the form of OpenAI's, for clients that speak it already. Each
-// request is a Generation like those of GenerationService. docs/openai.md says what it takes.
+// HttpService serves the public API in OpenAI's form, for existing clients of it. Each request runs
+// as Generations, like those of GenerationService, for which its connection's thread waits.
+// docs/openai.md documents it.
 #pragma once
 
 #include <memory>
@@ -22,13 +23,13 @@ class HttpService {
   struct Options {
     std::string listen = "127.0.0.1:8000";  // empty: none
     size_t max_body_bytes = 16 << 20;
-    // Requests at a time; more are refused.
+    // Concurrent requests; more are refused.
     size_t max_requests = 256;
-    // For one request, from its body's last byte to the last byte of the answer.
+    // Limit for one request, from its body's last byte to the last byte of the response.
     absl::Duration deadline = absl::Minutes(10);
-    // What the API calls the model; empty: by its own name.
+    // The model's name in the API; empty: its own name.
     std::string served_model_name = {};
-    TlsFiles tls = {};  // without a certificate: plain text. Clients are known by tokens alone
+    TlsFiles tls = {};  // without a certificate: plain text. Only tokens identify clients
   };
 
   // Listens and serves. Borrows callers and readiness. Errors: as HttpServer::Listen and
@@ -37,37 +38,37 @@ class HttpService {
                                                             const Callers& callers,
                                                             const Readiness& readiness,
                                                             const Options& options);
-  // As Stop, at once.
+  // As Stop, without grace.
   ~HttpService();
 
   int port() const { return server_.port(); }
 
-  // As RunningGenerations; connections end with their present request.
+  // As RunningGenerations; connections close after their current request.
   void StartDraining();
   bool WaitUntilIdle(absl::Duration timeout) { return running_.WaitUntilIdle(timeout); }
   void EndAll(const absl::Status& why) { running_.EndAll(why); }
-  // Ends what is still running; clients have `grace` to read its end.
+  // Ends requests in progress; clients have `grace` to read the end.
   void Stop(absl::Duration grace);
 
  private:
   HttpService(const Generation::Uses& uses, const Callers& callers, const Readiness& readiness,
               const Options& options, std::unique_ptr<WatchedTlsContext> tls);
 
-  // Answers all but the generating endpoints' own requests.
+  // Answers every request except POSTs to the generating endpoints.
   httplib::Server::HandlerResponse Route(const httplib::Request& request,
                                          httplib::Response& response) const;
   void AnswerHealth(httplib::Response& response) const;
   void AnswerModels(absl::string_view path, httplib::Response& response) const;
   void Answer(OpenAiApi api, const httplib::Request& request, httplib::Response& response,
               const httplib::ContentReader& reader);
-  // Ends a request to generate that never became one: counted, logged and answered.
+  // Ends a generating request that failed before it started: counts, logs and answers it.
   void Refuse(const OpenAiError& error, const httplib::Request& request, const std::string& client,
               httplib::Response& response) const;
-  // `request` is what `http` asks for.
+  // `request` is the parsed body of `http`.
   void Generate(const httplib::Request& http, const OpenAiRequest& request,
                 const std::string& client, RunningGenerations::Place place,
                 httplib::Response& response);
-  // The name of who sends it; Unauthenticated if that is not known and has to be.
+  // Returns the client's name; Unauthenticated if it is unknown and required.
   absl::StatusOr<std::string> ClientOf(const httplib::Request& request) const;
   bool Serves(absl::string_view model) const;
 
@@ -75,11 +76,11 @@ class HttpService {
   const Callers& callers_;
   const Readiness& readiness_;
   const Options options_;
-  const std::string identity_;  // the model's, in hexadecimal
-  const std::string model_;     // what it is called here
+  const std::string identity_;  // of the model, in hexadecimal
+  const std::string model_;     // the model's name here
   const int64_t start_time_;    // seconds since 1970
 
-  RunningGenerations running_;  // from before their bodies are read
+  RunningGenerations running_;  // entered before their bodies are read
 
   HttpServer server_;
 };

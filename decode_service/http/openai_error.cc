@@ -12,10 +12,9 @@ namespace kvship {
 namespace {
 
 constexpr char kInvalidRequest[] = "invalid_request_error";
-// A request may name a model, or a field, in as many bytes as a body has. gRPC's messages are cut
-// there, too.
+// A model or field name may be as long as the body. gRPC's messages are truncated there, too.
 constexpr size_t kMostTextBytes = 1024;
-// Where the error does not say how long.
+// Used if the error has no retry delay.
 constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 
 struct FieldName {
@@ -38,7 +37,7 @@ std::string Short(const std::string& text) {
   return absl::StrCat(CutUtf8(text, kMostTextBytes), "...");
 }
 
-// The path `text` begins with, in the body's names.
+// Converts the path that `text` begins with to the body's names.
 std::string InJsonNames(absl::string_view text) {
   for (const FieldName& name : kFieldNames) {
     absl::string_view rest = text;
@@ -89,7 +88,7 @@ OpenAiError OpenAiErrorOf(const absl::Status& status) {
       error.code = "invalid_api_key";
       break;
     case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kCancelled:  // the server's stop: a client that has gone reads nothing
+    case absl::StatusCode::kCancelled:  // the server stops: a lost client reads nothing
       error.http_status = 503;
       error.type = "service_unavailable_error";
       error.retry_after = RetryDelayOf(status).value_or(kRetryAfter);

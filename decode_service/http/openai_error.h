@@ -16,17 +16,17 @@ struct OpenAiError {
   std::string type = "server_error";
   std::string param = {};  // the field's name; empty: null
   std::string code = {};   // empty: null
-  // When the same request may be sent again, where that makes sense.
+  // When to retry the same request, if that makes sense.
   std::optional<absl::Duration> retry_after = {};
 
   std::string Json() const;
 };
 
-// The error of a request that ended with `status`. Names of kvship.v1's fields become those of the
-// body's.
+// Converts the status that a request ended with. Replaces names of kvship.v1's fields by those of
+// the body.
 OpenAiError OpenAiErrorOf(const absl::Status& status);
 
-// An error that is the client's own: 400 by default, or 401, 404, 405, 413, 414, 415, 431.
+// Makes a client error: 400 by default, or 401, 404, 405, 413, 414, 415, 431.
 OpenAiError InvalidOpenAiRequest(std::string message, int http_status = 400);
 
 }  // namespace kvship

@@ -15,13 +15,13 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-// Enough for a tool's JSON schema; little enough for the stack of whoever walks the tree.
+// Enough for a tool's JSON schema, and safe for the stack of recursive readers.
 constexpr size_t kMostDepth = 64;
 constexpr size_t kMostShownBytes = 80;
-constexpr size_t kMostFields = 64;  // that a body should have; more are taken
+constexpr size_t kMostFields = 64;  // reserved for a body; more are accepted
 
-// Builds the tree. nlohmann's own builder keeps no position of an error, takes any depth, and looks
-// through all of an object for each field that it adds.
+// Builds the tree. nlohmann's own builder records no error position, accepts any depth, and adds
+// each field with a linear search.
 class TreeBuilder final : public nlohmann::json_sax<json> {
  public:
   bool null() override { return Add(nullptr) != nullptr; }
@@ -34,7 +34,7 @@ class TreeBuilder final : public nlohmann::json_sax<json> {
   bool start_object(size_t) override {
     const bool is_root = open_.empty();
     if (!OpenOne(json::object())) return false;
-    // A field more may copy those before, and here they are long.
+    // Growing would copy the fields so far, which are long here.
     if (is_root) root_.get_ref<json::object_t&>().reserve(kMostFields);
     return true;
   }
@@ -85,7 +85,7 @@ class TreeBuilder final : public nlohmann::json_sax<json> {
     if (open_.size() == kMostDepth) {
       return Fail(absl::StrCat("is nested deeper than ", kMostDepth, " levels"));
     }
-    // Stays where it is: nothing is added to a parent while a child of it is open.
+    // The pointer stays valid: a parent does not grow while a child of it is open.
     open_.push_back({.value = Add(std::move(empty)), .names = {}});
     return true;
   }
@@ -106,8 +106,8 @@ class TreeBuilder final : public nlohmann::json_sax<json> {
   absl::Status error_;
 };
 
-// As JSON Schema has it, 2.0 is an integer, too: but only where a double tells it from its
-// neighbours.
+// As in JSON Schema, 2.0 is an integer too, but only while doubles distinguish neighbouring
+// integers.
 std::optional<int64_t> IntegerOf(const json& value) {
   if (value.is_number_float()) {
     constexpr double kMostExact = int64_t{1} << 53;
@@ -134,7 +134,7 @@ absl::StatusOr<json> ParseBody(absl::string_view body) {
   TreeBuilder builder;
   json::sax_parse(body.begin(), body.end(), &builder);
   ASSIGN_OR_RETURN(json tree, builder.Take());
-  // nlohmann takes one for the end, and what follows it for nothing. There is none inside.
+  // nlohmann takes a NUL for the end and ignores the rest. Valid JSON contains none.
   if (const size_t nul = body.find('\0'); nul != absl::string_view::npos) {
     return absl::InvalidArgumentError(absl::StrCat("the body is not valid JSON at byte ", nul + 1,
                                                    ": a NUL; wanted the body's end"));
@@ -222,7 +222,7 @@ absl::Status JsonFields::Finish() const {
   if (!error_.ok()) return error_;
   for (const auto& [name, value] : object_.items()) {
     if (value.is_null() || asked_.contains(name)) continue;
-    // The name is the client's: shown as JSON, it cannot pass for something else.
+    // The name comes from the client: quoted as JSON, it cannot pass for something else.
     return WithField(absl::InvalidArgumentError(absl::StrCat(
                          path_.empty() ? "the body" : ObjectPath(), " has the field ",
                          ShortJson(name), ", which this server does not know; wanted it left out")),

@@ -1,6 +1,5 @@
-// JSON as it comes from clients: ParseBody turns bytes that nobody has looked at into a tree that
-// is safe to walk, and JsonFields reads an object of it field by field and refuses what is left
-// over.
+// Parses JSON from clients: ParseBody turns untrusted bytes into a tree that is safe to walk;
+// JsonFields reads an object of it field by field and rejects unknown fields.
 #pragma once
 
 #include <cstdint>
@@ -14,16 +13,15 @@
 
 namespace kvship {
 
-// InvalidArgument, naming the byte (from 1), for what is not JSON in valid UTF-8, is nested deeper
-// than 64, or names a field of an object twice.
+// InvalidArgument, naming the byte (from 1), if `body` is not JSON in valid UTF-8, nests deeper
+// than 64, or has a field twice in one object.
 absl::StatusOr<nlohmann::ordered_json> ParseBody(absl::string_view body);
 
-// One object's fields. Each is asked for by name and type; null is a field not given. The first
-// thing that is wrong is kept for Finish, so that readers need not check at every step. Borrows the
-// object. Not thread safe.
+// Reads one object's fields by name and type; null counts as absent. Keeps the first error for
+// Finish, so that callers need not check at every step. Borrows the object. Not thread safe.
 class JsonFields {
  public:
-  // `path` stands before names in messages: "messages[0].". Anything but an object is an error.
+  // `path` is the prefix of names in messages: "messages[0].". Anything but an object is an error.
   explicit JsonFields(const nlohmann::ordered_json& object, std::string path = "");
 
   std::optional<bool> Bool(const std::string& name);
@@ -31,22 +29,22 @@ class JsonFields {
   std::optional<double> Number(const std::string& name);
   std::optional<double> Number(const std::string& name, double least, double most);
   std::optional<int64_t> Integer(const std::string& name, int64_t least, int64_t most);
-  // For values of several types: null if the field is not given.
+  // For values of several types: null if the field is absent.
   const nlohmann::ordered_json* Value(const std::string& name);
 
-  // The field may be left out or have the one value that this server supports.
+  // The field must be absent or have the one value that this server supports.
   void Only(const std::string& name, const nlohmann::ordered_json& supported);
-  // The field must be given.
+  // The field must be present.
   void Require(const std::string& name);
-  // Unless `ok`, the field's value is wrong.
+  // Records that the field's value is wrong, unless `ok`.
   void Check(bool ok, const std::string& name, absl::string_view wanted);
-  // For errors found elsewhere.
+  // Records an error found elsewhere.
   void Note(const absl::Status& error);
 
   // "messages[0].content".
   std::string PathOf(const std::string& name) const { return path_ + name; }
 
-  // The first error. Without one: InvalidArgument for a field that nobody has asked for.
+  // Returns the first error, else InvalidArgument for a field that was never read.
   absl::Status Finish() const;
 
  private:
@@ -59,7 +57,7 @@ class JsonFields {
   absl::Status error_;
 };
 
-// A value for messages: its JSON, cut where it is long.
+// The value's JSON for messages; truncated if long.
 std::string ShortJson(const nlohmann::ordered_json& value);
 
 }  // namespace kvship

@@ -11,7 +11,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// JSON has no minus infinity; OpenAI's API says this for tokens that cannot be.
+// JSON has no minus infinity; OpenAI's API uses this for impossible tokens.
 constexpr double kLeastLogprob = -9999;
 
 double Shown(float logprob) { return std::max<double>(logprob, kLeastLogprob); }
@@ -72,7 +72,7 @@ Json OpenAiLogprobs::Add(const Tokens& tokens) {
     for (int i = 0; i < num_top; ++i) {
       top[CompletionToken(token.top(i).token_id())] = Shown(token.top(i).logprob());
     }
-    // The drawn token too, where it is not among these: there may be one more than was asked for.
+    // The sampled token too, if not among these: there may be one more than requested.
     top.emplace(CompletionToken(token.token_id()), Shown(token.logprob()));
     const std::string bytes = BytesOf(token.token_id());
     const bool inside = num_characters_ > 0 && !bytes.empty() && ContinuesCharacter(bytes[0]);

@@ -1,5 +1,6 @@
-// The log probabilities of output tokens in the two forms of OpenAI's API. One per request, fed
-// with its tokens in order: the text offsets of completions count on. Not thread safe.
+// OpenAiLogprobs formats the log probabilities of output tokens in the two forms of OpenAI's API.
+// One per request; Add its tokens in order, because completions count text offsets. Not thread
+// safe.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,8 @@ class OpenAiLogprobs {
  public:
   using Tokens = google::protobuf::RepeatedPtrField<v1::OutputToken>;
 
-  // Shows the `num_top` likeliest tokens at each place. `tokenizer` may be null: tokens then show
-  // as "token_id:17".
+  // Shows the `num_top` most likely tokens at each place. `tokenizer` may be null: tokens are then
+  // shown as "token_id:17".
   OpenAiLogprobs(OpenAiApi api, uint32_t num_top, const Tokenizer* tokenizer)
       : api_(api), num_top_(num_top), tokenizer_(tokenizer) {}
 
@@ -34,7 +35,7 @@ class OpenAiLogprobs {
   const OpenAiApi api_;
   const uint32_t num_top_;
   const Tokenizer* const tokenizer_;
-  size_t num_characters_ = 0;  // of the tokens so far; one that is not finished counts
+  size_t num_characters_ = 0;  // of the tokens so far, an unfinished one included
 };
 
 }  // namespace kvship

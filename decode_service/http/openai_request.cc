@@ -25,7 +25,7 @@ constexpr double kDefaultTemperature = 1;
 constexpr int64_t kMostTokens = INT32_MAX;
 constexpr int64_t kMostTimeoutMs = INT32_MAX;  // 24 days
 
-// {"token id": bias}. Whether the vocabulary has them is looked at where the model is known.
+// {"token id": bias}. ReadRequest checks the ids against the vocabulary.
 void ReadLogitBias(JsonFields& fields, v1::SamplingOptions* sampling) {
   const json* value = fields.Value("logit_bias");
   if (value == nullptr) return;
@@ -54,7 +54,7 @@ void ReadSampling(JsonFields& fields, uint64_t drawn_seed, v1::SamplingOptions* 
   const double top_p = fields.Number("top_p").value_or(1);
   fields.Check(top_p > 0 && top_p <= 1, "top_p", "a number above 0, at most 1");
   sampling->set_top_p(top_p);
-  // -1 is vLLM's and SGLang's word for all.
+  // vLLM and SGLang use -1 for "all".
   const int64_t top_k = fields.Integer("top_k", -1, kMostTokens).value_or(0);
   sampling->set_top_k(static_cast<uint32_t>(std::max<int64_t>(top_k, 0)));
   sampling->set_min_p(fields.Number("min_p", 0, 1).value_or(0));
@@ -112,7 +112,7 @@ void ReadLogprobs(JsonFields& fields, OpenAiRequest* request) {
   } else {
     request->num_top_logprobs = fields.Integer("logprobs", 0, kMostLogprobs);
   }
-  // The drawn token's own logprob comes with the likeliest ones only.
+  // The sampled token's logprob is reported only along with top tokens.
   if (request->num_top_logprobs) {
     request->generate.set_logprobs(std::max(1u, *request->num_top_logprobs));
   }
@@ -182,7 +182,7 @@ v1::GenerateRequest ReadPrompt(JsonFields& fields, const std::string& path, cons
   return request;
 }
 
-// One of these, or a list of them.
+// One prompt, or a list of them.
 void ReadPrompts(JsonFields& fields, std::vector<v1::GenerateRequest>* prompts) {
   fields.Require("prompt");
   const json* prompt = fields.Value("prompt");
@@ -198,13 +198,13 @@ void ReadPrompts(JsonFields& fields, std::vector<v1::GenerateRequest>* prompts) 
   }
 }
 
-// After the prompts.
+// Call after ReadPrompts.
 void ReadNumChoices(JsonFields& fields, OpenAiRequest* request) {
   const int64_t n = fields.Integer("n", 1, kMostChoices).value_or(1);
   request->choices_per_prompt = static_cast<uint32_t>(n);
   fields.Check(request->num_choices() <= kMostChoices, "n",
                absl::StrCat("at most ", kMostChoices, " choices of all prompts together"));
-  // More would be drawn to be thrown away.
+  // More choices would be generated only to be discarded.
   if (request->api == OpenAiApi::kCompletions) fields.Only("best_of", n);
 }
 
@@ -221,7 +221,7 @@ std::string ReadContent(JsonFields& message) {
     const std::string type = part.Text("type").value_or("");
     part.Check(type == "text", "type", "\"text\": this server reads nothing else");
     part.Require("text");
-    // As separate lines: words of two parts must not run into each other.
+    // On separate lines, so that words of two parts do not run together.
     absl::StrAppend(&text, i == 0 ? "" : "\n", part.Text("text").value_or(""));
     message.Note(part.Finish());
   }
@@ -240,7 +240,7 @@ void ReadMessages(JsonFields& fields, v1::ChatMessages* chat) {
     JsonFields message((*messages)[i], absl::StrCat("messages[", i, "]."));
     message.Require("role");
     std::string role = message.Text("role").value_or("");
-    // Newer clients' name for the same.
+    // The newer name of "system".
     if (role == "developer") role = "system";
     message.Check(role == "system" || role == "user" || role == "assistant" || role == "tool",
                   "role", "\"system\", \"developer\", \"user\", \"assistant\" or \"tool\"");
@@ -248,18 +248,18 @@ void ReadMessages(JsonFields& fields, v1::ChatMessages* chat) {
     added.set_role(role);
     if (role == "assistant") {
       call_ids.ReadCalls(message, &added);
-      // Of an answer that is sent back as OpenAI's client gave it, the rest of which says it all.
+      // From a response that is sent back as OpenAI's client parsed it; redundant with the rest.
       for (const char* name : {"parsed", "annotations", "refusal"}) message.Value(name);
     }
     if (added.tool_calls().empty()) message.Require("content");
     added.set_content(ReadContent(message));
     if (role == "tool") call_ids.ReadAnswer(message, chat);
-    message.Text("name");  // no template that is known has a place for it
+    message.Text("name");  // no known template uses it
     fields.Note(message.Finish());
   }
 }
 
-// As vLLM and SGLang have it for models that may think.
+// The form of vLLM and SGLang, for models that may think.
 void ReadTemplateArguments(JsonFields& fields, v1::ChatMessages* chat) {
   const json* value = fields.Value("chat_template_kwargs");
   if (value == nullptr) return;
@@ -268,7 +268,7 @@ void ReadTemplateArguments(JsonFields& fields, v1::ChatMessages* chat) {
   fields.Note(arguments.Finish());
 }
 
-// {"name": ..., "schema": {...}}. The answer is held to it whether it is strict or not.
+// {"name": ..., "schema": {...}}. The output is constrained to it whether strict or not.
 void ReadNamedSchema(JsonFields& format, v1::GenerateRequest* generate) {
   format.Require("json_schema");
   const json* value = format.Value("json_schema");
@@ -285,7 +285,7 @@ void ReadNamedSchema(JsonFields& format, v1::GenerateRequest* generate) {
   format.Note(named.Finish());
 }
 
-// After what it may not stand beside.
+// Call after the fields that it excludes.
 void ReadResponseFormat(JsonFields& fields, OpenAiRequest* request) {
   const json* value = fields.Value("response_format");
   if (value == nullptr) return;
@@ -306,7 +306,7 @@ void ReadResponseFormat(JsonFields& fields, OpenAiRequest* request) {
   fields.Check(!calls, "tool_choice", "\"auto\" or \"none\" where response_format is JSON");
 }
 
-// What clients may send as long as it changes nothing.
+// Fields that are accepted only with values that change nothing.
 void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
   fields.Only("store", false);
   if (api == OpenAiApi::kCompletions) {
@@ -319,7 +319,7 @@ void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
   fields.Only("modalities", json::array({"text"}));
 }
 
-// For whoever bills, looks into abuse or places prompts by them; no one does here.
+// Labels for billing, abuse detection or routing; ignored here.
 void ReadLabels(JsonFields& fields) {
   for (const char* name : {"user", "safety_identifier", "prompt_cache_key"}) fields.Text(name);
   if (const json* metadata = fields.Value("metadata"); metadata != nullptr) {

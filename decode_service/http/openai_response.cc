@@ -14,14 +14,14 @@ using Json = nlohmann::ordered_json;
 
 constexpr char kEndOfStream[] = "data: [DONE]\n\n";
 
-// Output text is whole UTF-8; a model's name may be anything.
+// Output text is valid UTF-8; a model's name may not be.
 std::string Dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 std::string DataEvent(const Json& json) { return absl::StrCat("data: ", Dump(json), "\n\n"); }
 
-// Null where none are wanted.
+// Null if none were requested.
 Json Logprobs(std::optional<OpenAiLogprobs>& logprobs, const OpenAiLogprobs::Tokens& tokens) {
   return logprobs ? logprobs->Add(tokens) : Json();
 }
@@ -38,7 +38,7 @@ Json Report(const v1::GenerateReport& report) {
 Json Model(const std::string& id, int64_t created, size_t context_tokens) {
   return {{"id", id},           {"object", "model"},
           {"created", created}, {"owned_by", "kvship"},
-          {"root", id},  // vLLM's clients read it
+          {"root", id},  // for clients of vLLM
           {"parent", nullptr},  {"max_model_len", context_tokens}};
 }
 
@@ -73,7 +73,7 @@ Json OpenAiResponse::Usage() const {
   for (size_t i = 0; i < choices_.size(); ++i) {
     const v1::Usage& usage = choices_[i].report->usage();
     output += usage.output_tokens();
-    if (i % choices_per_prompt_ != 0) continue;  // its prompt was counted
+    if (i % choices_per_prompt_ != 0) continue;  // its prompt is counted already
     prompt += usage.prompt_tokens();
     reused += usage.reused_tokens();
   }
@@ -130,7 +130,7 @@ std::string OpenAiResponse::Whole() {
 
 Json OpenAiResponse::Chunk() const {
   Json chunk = Object(api_ == OpenAiApi::kChat ? "chat.completion.chunk" : "text_completion");
-  if (include_usage_) chunk["usage"] = nullptr;  // in all but the last
+  if (include_usage_) chunk["usage"] = nullptr;  // in all chunks but the last
   return chunk;
 }
 

@@ -1,6 +1,6 @@
-// OpenAiResponse puts what the generations of a request give into the form of OpenAI's API: one
-// JSON object, or the server-sent events of a stream. One per request; each choice is fed in order;
-// not thread safe.
+// OpenAiResponse formats the output of a request's generations in OpenAI's form: one JSON object,
+// or the server-sent events of a stream. One per request; feed each choice in order; not thread
+// safe.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ namespace kvship {
 
 class OpenAiResponse {
  public:
-  // What all objects of one answer have in common.
+  // Common to all objects of one response.
   struct Heading {
     std::string id;       // without its prefix
     int64_t created = 0;  // seconds since 1970
@@ -30,13 +30,13 @@ class OpenAiResponse {
   OpenAiResponse(const OpenAiRequest& request, Heading heading, const Tokenizer* tokenizer,
                  const ToolCallReader& calls);
 
-  // Of an answer in one piece, which is whole when all choices have their reports.
+  // For a response in one piece, which is complete when all choices have their reports.
   void Add(size_t choice, const v1::GenerateOutput& output);
   void End(size_t choice, const v1::GenerateReport& report);
   std::string Whole();
 
-  // Of a stream: "data: {...}\n\n", or nothing where the output has nothing to show yet. Those of
-  // the last choice to end end with "data: [DONE]\n\n".
+  // For a stream: "data: {...}\n\n", or empty if the output has nothing to show yet. The events of
+  // the last choice to end finish with "data: [DONE]\n\n".
   std::string Event(size_t choice, const v1::GenerateOutput& output);
   std::string LastEvents(size_t choice, const v1::GenerateReport& report);
 
@@ -46,21 +46,21 @@ class OpenAiResponse {
   struct Choice {
     OpenAiToolCalls calls;
     std::optional<OpenAiLogprobs> logprobs = {};
-    std::string text = {};  // that was not given yet
+    std::string text = {};  // not returned yet
     OpenAiLogprobs::Tokens tokens = {};
-    bool began = false;  // a stream's first chunk was made
+    bool began = false;  // the stream's first chunk was made
     std::optional<v1::GenerateReport> report = {};
   };
 
   Json Object(absl::string_view kind) const;
   static Json FinishReason(const Choice& choice);
   Json WholeChoice(size_t choice);
-  // An object of a stream, but for its choices; and those, with the calls that are new.
+  // An object of a stream without its choices; and the choices, with the new calls.
   Json Chunk() const;
   Json ChunkChoices(size_t choice, const std::string& text, Json logprobs, Json finish_reason);
-  // The chunk with the text and calls that were not given yet; empty where there are none.
+  // The chunk with the text and calls not returned yet; empty if there are none.
   std::string TextEvent(size_t choice, Json logprobs);
-  // Of all choices.
+  // The usage of all choices.
   Json Usage() const;
 
   const OpenAiApi api_;
@@ -72,7 +72,7 @@ class OpenAiResponse {
   size_t num_ended_ = 0;
 };
 
-// A comment of a stream, which clients skip: keeps proxies awake and shows people what goes on.
+// A comment event, which clients skip: keeps proxies awake and shows people the progress.
 std::string CommentEvent(const v1::GenerateProgress& progress);
 // The error that ends a stream.
 std::string ErrorEvent(const absl::Status& status);

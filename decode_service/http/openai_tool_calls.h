@@ -1,5 +1,5 @@
-// OpenAiToolCalls tells the calls of tools in one choice's output from its text, and puts them into
-// the form of OpenAI's API. Fed in order; not thread safe.
+// OpenAiToolCalls separates tool calls from text in one choice's output, and formats them in
+// OpenAI's form. Feed the output in order; not thread safe.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -13,16 +13,17 @@ class OpenAiToolCalls {
  public:
   using Json = nlohmann::ordered_json;
 
-  // The calls' ids begin with `id`. After `most` of them the model's further calls are left out.
+  // Call ids contain `id`. Calls beyond the first `most` are dropped.
   OpenAiToolCalls(const ToolCallReader& reader, std::string id, size_t most);
 
-  // The text in a piece of output; Finish: what was held back, as a call might have followed.
+  // Add returns the text in a piece of output. Finish returns what was held back as the possible
+  // start of a call.
   std::string Add(const std::string& output) { return Keep(reader_.Add(output)); }
   std::string Finish() { return Keep(reader_.Finish()); }
 
-  // All that were found, as a message has them.
+  // All calls found, in the form of a message.
   const Json& all() const { return calls_; }
-  // Those that were not taken yet, as a stream's chunk has them.
+  // The calls not taken yet, in the form of a stream's chunk.
   Json TakeNew();
   bool has_new() const { return num_taken_ < calls_.size(); }
 

@@ -13,7 +13,7 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-constexpr size_t kMostNameBytes = 64;  // OpenAI's bound
+constexpr size_t kMostNameBytes = 64;  // OpenAI's limit
 
 bool IsFunctionName(absl::string_view name) {
   for (const char c : name) {
@@ -22,8 +22,8 @@ bool IsFunctionName(absl::string_view name) {
   return !name.empty() && name.size() <= kMostNameBytes;
 }
 
-// {"type": "function", "function": {"name": ...}}. `read` is given the function and its name, and
-// reads what else it has.
+// Reads {"type": "function", "function": {"name": ...}}. Calls `read` with the function and its
+// name, to read its other fields.
 template <typename ReadFunction>
 void ReadFunctionOf(JsonFields& object, const ReadFunction& read) {
   object.Require("type");
@@ -39,7 +39,7 @@ void ReadFunctionOf(JsonFields& object, const ReadFunction& read) {
   object.Note(function.Finish());
 }
 
-// The name of the tool.
+// Returns the tool's name.
 std::string CheckTool(JsonFields& fields, const json& value, const std::string& path) {
   JsonFields tool(value, path);
   std::string name;
@@ -55,7 +55,7 @@ std::string CheckTool(JsonFields& fields, const json& value, const std::string& 
   return name;
 }
 
-// The names of all tools.
+// Returns the names of all tools.
 std::set<std::string> ReadToolList(JsonFields& fields, v1::ChatMessages* chat) {
   std::set<std::string> names;
   const json* tools = fields.Value("tools");
@@ -109,7 +109,7 @@ void ToolCallIds::ReadCalls(JsonFields& message, v1::ChatMessage* added) {
       v1::ToolCall& read = *added->add_tool_calls();
       read.set_name(name);
       if (arguments.ok()) read.set_arguments(*arguments);
-      function.Value("parsed_arguments");  // the same, as OpenAI's client read them
+      function.Value("parsed_arguments");  // the same, parsed by OpenAI's client
     });
     message.Note(call.Finish());
   }

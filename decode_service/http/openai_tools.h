@@ -1,5 +1,5 @@
-// Tools in a request of OpenAI's chat API: the functions that a model may call, its calls in
-// messages, and what came of them. What is wrong is noted in the fields read.
+// Reads the tools in a request of OpenAI's chat API: the functions that a model may call, its calls
+// in messages, and the results of these. Errors are recorded in the JsonFields read.
 #pragma once
 
 #include <map>
@@ -11,23 +11,23 @@
 
 namespace kvship {
 
-inline constexpr size_t kMostTools = 128;  // OpenAI's bound
+inline constexpr size_t kMostTools = 128;  // OpenAI's limit
 
-// The fields `tools` and `tool_choice`. Where the model shall call none, `chat` has no tools.
+// Reads `tools` and `tool_choice`. With tool_choice "none", `chat` gets no tools.
 void ReadTools(JsonFields& fields, v1::ChatMessages* chat);
 
-// ToolCallIds puts what came of calls, which names the id of its call, into the order of the calls,
-// by which models tell them apart. One per conversation.
+// ToolCallIds puts the results of calls, which refer to calls by id, into the order of the calls,
+// by which models match them. One per conversation.
 class ToolCallIds {
  public:
-  // The calls of the last of the messages, an assistant's.
+  // Reads the calls of the last message, an assistant's.
   void ReadCalls(JsonFields& message, v1::ChatMessage* added);
-  // The last of the messages is what came of one.
+  // Reads the last message, the result of a call.
   void ReadAnswer(JsonFields& message, v1::ChatMessages* chat);
 
  private:
-  std::map<std::string, size_t> open_;  // calls without an answer, and which of their message's
-  std::vector<size_t> answered_;        // which those of the last messages in a row were
+  std::map<std::string, size_t> open_;  // unanswered calls by id, with their index in the message
+  std::vector<size_t> answered_;        // indices of the calls that the latest results answer
 };
 
 }  // namespace kvship
