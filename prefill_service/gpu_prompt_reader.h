@@ -1,5 +1,5 @@
-// The GPU's PromptReader, free of CUDA's headers. prefill_service/cuda/ has it where there is a
-// CUDA compiler; gpu_prompt_reader_missing.cc says that it is not there.
+// Opens the GPU's PromptReader without including CUDA headers. prefill_service/cuda/ implements it
+// if a CUDA compiler is present; else gpu_prompt_reader_missing.cc returns an error.
 #pragma once
 
 #include <memory>
@@ -11,10 +11,10 @@
 
 namespace kvship {
 
-// Takes memory for weights and activations on the GPU; borrows nothing of `model`. `block_tokens`
-// is a power of two of at least 128, or 0 for the default. Errors: as FindGpu, Unimplemented for
-// models that only the CPU runs, ResourceExhausted if the GPU's memory does not hold it,
-// InvalidArgument for a prefix cache without room for a block.
+// Allocates weights and activations on the GPU; borrows nothing of `model`. `block_tokens` is a
+// power of two of at least 128, or 0 for the default. Errors: as FindGpu; Unimplemented for models
+// that only the CPU runs; ResourceExhausted if they exceed the GPU's memory; InvalidArgument for a
+// prefix cache smaller than one block.
 absl::StatusOr<std::unique_ptr<PromptReader>> OpenGpuPromptReader(const ComputeDevice& gpu,
                                                                   const Transformer& model,
                                                                   size_t block_tokens,

@@ -1,5 +1,5 @@
-// PrefillJob carries one prompt through its reader, or several short ones side by side, and ships
-// each prompt's cache layer by layer. Belongs to the engine thread.
+// PrefillJob runs one prompt, or a pack of several short ones, through the reader, and ships each
+// prompt's cache layer by layer. Belongs to the engine thread.
 #pragma once
 
 #include <memory>
@@ -18,21 +18,22 @@ class PrefillJob {
   PrefillJob(PrefillMetrics& metrics, std::unique_ptr<PromptReading> reading,
              std::vector<PrefillShipment*> shipments);
 
-  // Computes one block of queries of one layer; at a layer's end compresses and sends it; at the
-  // end draws the first tokens and sends the manifests. Not to be called once done().
+  // Computes one block of queries of one layer. At a layer's end, compresses and sends it; at the
+  // last layer's end, samples the first tokens and sends the manifests. Must not be called once
+  // done().
   absl::Status Step();
 
-  // Uses a shipment no more, whose request has ended; the others are read on.
+  // Stops using the shipment of a request that has ended; the other prompts continue.
   void Forget(const PrefillShipment& shipment);
 
   bool done() const { return done_; }
-  // Prompt tokens still to be read, layers not yet computed counted as shares of them.
+  // Prompt tokens still to be read: num_tokens() times the share of the work that is left.
   double remaining_tokens() const { return (1 - reading_->fraction()) * num_tokens(); }
   bool is_packed() const { return shipments_.size() > 1; }
   size_t num_tokens() const { return num_tokens_; }
-  // Those that are not known from other prompts.
+  // Prompt tokens that are not in the prefix cache.
   size_t tokens_to_read() const { return tokens_to_read_; }
-  // Of all steps, compression counted.
+  // Time of all steps, compression included.
   absl::Duration step_time() const { return step_time_; }
 
  private:

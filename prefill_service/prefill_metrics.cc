@@ -65,7 +65,7 @@ void PrefillMetrics::CountRequest(absl::StatusCode outcome) {
 }
 
 void PrefillMetrics::ObserveRetainedMass(const CompressionOptions& policy, double mass) {
-  // Of a model whose activations overflow: it would stay in the sum for good.
+  // A model whose activations overflow gives NaN, which would stay in the sum for good.
   if (std::isnan(mass)) return;
   retained_mass_
       .Add({{"scorer", policy.scorer},

@@ -1,4 +1,4 @@
-// PrefillMetrics is what a prefill node counts and times; every name begins with kvship_prefill_.
+// PrefillMetrics holds the metrics of a prefill node; every name begins with kvship_prefill_.
 // Thread safe.
 #pragma once
 
@@ -21,11 +21,11 @@ class PrefillMetrics {
   // Borrows the registry.
   explicit PrefillMetrics(prometheus::Registry& registry);
 
-  // The model that is served; once.
+  // Sets the name of the served model; call once.
   void SetModel(const std::string& name);
-  // A request has ended, or was refused.
+  // Counts a request that ended or was refused.
   void CountRequest(absl::StatusCode outcome);
-  // The retained attention mass of one layer, the mean over its heads; NaN does not count.
+  // Observes the retained attention mass of one layer, its heads' mean; ignores NaN.
   void ObserveRetainedMass(const CompressionOptions& policy, double mass);
 
   prometheus::Counter& prompt_tokens;

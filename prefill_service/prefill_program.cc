@@ -58,9 +58,9 @@ absl::StatusOr<std::unique_ptr<PromptReader>> OpenReader(const PrefillProgramOpt
   return std::make_unique<HostPromptReader>(model, backend, engine);
 }
 
-// Streams that never end by themselves, such as watches of the health service.
+// Grace for streams that never end by themselves, such as watches of the health service.
 constexpr absl::Duration kOtherCallsGrace = absl::Milliseconds(200);
-// For the engine's present step, and for the word that a request has ended.
+// For the engine's current step, and for sending the requests' ends.
 constexpr absl::Duration kMostEndTime = absl::Seconds(2);
 
 void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& scheduler,
@@ -79,7 +79,7 @@ void Drain(absl::Duration timeout, Readiness& readiness, PrefillScheduler& sched
   server.Shutdown(kOtherCallsGrace);
 }
 
-// Nothing where caches go by gRPC alone.
+// Returns null if caches go over gRPC only.
 absl::StatusOr<std::unique_ptr<NcclService>> OpenNccl(const PrefillProgramOptions& options,
                                                       NcclMetrics& metrics) {
   if (!options.uses_nccl) return nullptr;
@@ -152,7 +152,7 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options, StopSignals
 
   signals.Wait(options.drain_timeout);
   Drain(options.drain_timeout, readiness, scheduler, service, *server);
-  admin->ShowStatus(nullptr);  // the scheduler goes before it
+  admin->ShowStatus(nullptr);  // the scheduler is destroyed before it
   return absl::OkStatus();
 }
 

@@ -1,5 +1,5 @@
-// The kvship-prefill program behind its flags: opens the ports, loads the model, serves until
-// SIGTERM, drains.
+// The kvship-prefill program, after flag parsing: opens the ports, loads the model, serves until
+// SIGTERM, drains. Called by main.
 #pragma once
 
 #include <string>
@@ -21,19 +21,19 @@ struct PrefillProgramOptions {
   size_t num_threads = 0;  // 0: one per core
   bool float32 = false;
   ComputeDevice device;
-  bool uses_nccl = false;           // with a GPU
+  bool uses_nccl = false;           // requires a GPU
   size_t block_tokens = 0;          // queries per step; 0: 256 on the CPU, 8192 on a GPU
-  size_t prefix_cache_bytes = 0;    // for prompts' beginnings; 0: none are kept
-  std::string default_compression;  // the options' text form
+  size_t prefix_cache_bytes = 0;    // 0: no prefix cache
+  std::string default_compression;  // in the options' text form
   PrefillScheduler::Options scheduler;
-  std::string otlp_endpoint;  // of the collector of traces; empty: none
+  std::string otlp_endpoint;  // of the trace collector; empty: none
   absl::Duration drain_timeout = absl::Seconds(30);
 
   // InvalidArgument naming the flag.
   absl::Status Validate() const;
 };
 
-// Returns after one of `signals`, with OK if all went well.
+// Runs until one of `signals` arrives; returns OK if all went well.
 absl::Status RunPrefillProgram(const PrefillProgramOptions& options, StopSignals& signals);
 
 }  // namespace kvship

@@ -1,5 +1,5 @@
-// One request in the scheduler's hands: what it asks for, its stream, and how far it is. Guarded by
-// the scheduler's mutex; job and shipment belong to the engine thread.
+// PrefillScheduler::Request is one admitted request: its task, its stream and its state. The
+// scheduler's mutex guards it; job and shipment belong to the engine thread.
 #pragma once
 
 #include <memory>
@@ -27,34 +27,35 @@ class PrefillScheduler::Request {
 
   size_t num_tokens() const { return task.tokens.size(); }
   bool is_queued() const { return state == State::kQueued; }
-  // Told Ready, and not yet read.
+  // Ready was sent, and the prompt is not read yet.
   bool is_active() const { return state == State::kReady || state == State::kRunning; }
   bool is_sending() const { return state == State::kSending; }
   bool has_begun() const { return job != nullptr || is_sending(); }
 
   void TellReady(absl::Time now);
-  // Says nothing twice.
+  // Sends the place, unless it was sent last time.
   void TellPlace(size_t place);
-  // Notes whether the reader takes what was sent, and how long it has held up the request's run.
+  // Checks whether the reader consumes what was sent, and how long it has blocked the request's
+  // run.
   void WatchReader(size_t max_outbox_bytes, absl::Time now);
-  // For the log, and for the trace.
+  // Logs the end and ends the trace.
   void TellEnd(const absl::Status& status) const;
 
   const PrefillTask task;
-  const size_t run_bytes;                  // that its run holds: PromptReader::BytesFor
-  const std::shared_ptr<Channel> channel;  // shared with the call, which may end first
+  const size_t run_bytes;                  // memory of its run: PromptReader::BytesFor
+  const std::shared_ptr<Channel> channel;  // shared: with the call, which may end first
   State state = State::kQueued;
-  absl::Status cancelled;  // OK: it is not
+  absl::Status cancelled;  // OK: not cancelled
   bool ended = false;
-  bool is_estimated = false;  // what of it need not be read has been deducted
-  double remaining_tokens;    // of its run to be read, computed layers deducted
+  bool is_estimated = false;  // reusable tokens have been deducted
+  double remaining_tokens;    // to be read in its run, computed layers deducted
   const absl::Time arrived;
   absl::Time became_ready;
   absl::Time go_time;
-  // While the outbox is full or is the last to go: since when it has this many bytes.
+  // Since when the outbox has had this many bytes, while it is full or all that is left to send.
   absl::Time stalled_since = absl::InfiniteFuture();
   size_t stalled_bytes = 0;
-  // From the first step on. shared: by those packed into one run
+  // Set from the first step on. shared: by requests packed into one run
   std::unique_ptr<PrefillShipment> shipment;
   std::shared_ptr<PrefillJob> job;
 

@@ -1,5 +1,5 @@
-// PrefillRpcService is kvship.v1.PrefillService: it reads what comes on the streams, checks it, and
-// hands it to the scheduler. Thread safe.
+// PrefillRpcService implements kvship.v1.PrefillService: it parses and checks the messages of each
+// stream and hands requests to the scheduler. Thread safe.
 #pragma once
 
 #include <condition_variable>
@@ -25,7 +25,7 @@ class PrefillRpcService final
     : public v1::PrefillService::WithRawCallbackMethod_Prefill<
           v1::PrefillService::WithCallbackMethod_GetModelInfo<v1::PrefillService::Service>> {
  public:
-  // What the service serves; borrowed, and outlives all calls. `default_compression` is for
+  // What the service uses; borrowed, must outlive all calls. `default_compression` is for
   // GetModelInfo only: Begin has every field set.
   struct Parts {
     const Callers& callers;
@@ -36,8 +36,8 @@ class PrefillRpcService final
     PrefillMetrics& metrics;
     Tracer& tracer;
     const Readiness& readiness;
-    bool keeps_prefixes = false;  // for prompts that begin alike
-    NcclService* nccl = nullptr;  // none: frames go over gRPC alone
+    bool keeps_prefixes = false;  // there is a prefix cache
+    NcclService* nccl = nullptr;  // null: frames go over gRPC only
   };
 
   PrefillRpcService(const Parts& parts, const GrpcServerChannelOptions& options)
@@ -50,15 +50,16 @@ class PrefillRpcService final
                                          const v1::PrefillServiceGetModelInfoRequest* request,
                                          v1::PrefillServiceGetModelInfoResponse* response) override;
 
-  // What serves one Prefill stream, over whatever channel it came, of the caller with this name.
+  // Returns the handler of one Prefill stream, on any kind of channel. `caller` is the caller's
+  // name.
   std::shared_ptr<ChannelEvents> Accept(const std::shared_ptr<Channel>& channel,
                                         const PrefillTrace& trace = {},
                                         const std::string& caller = "");
 
-  // Whether all calls have ended, with all they had to send, within `timeout`.
+  // Waits until all calls have ended and sent all they had to; false on timeout.
   bool WaitUntilIdle(absl::Duration timeout);
 
-  // The longest Begin that can be right: ids of a whole context take up to 5 bytes each.
+  // The size of the longest valid Begin: ids of a whole context take up to 5 bytes each.
   static size_t MostMessageBytes(const ModelConfig& model);
 
  private:

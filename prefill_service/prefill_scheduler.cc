@@ -90,7 +90,7 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
 
 absl::Status PrefillScheduler::CheckRunBytes(size_t num_tokens, size_t run_bytes) const {
   if (run_bytes <= options_.max_active_bytes) return absl::OkStatus();
-  // With a reason, as another node may have more memory.
+  // With a reason, because another node may have more memory.
   return WithReason(absl::FailedPreconditionError(absl::StrCat(
                         "a prompt of ", num_tokens, " tokens takes ", run_bytes,
                         " bytes while it is read, with what its compression observes; wanted at "
@@ -179,7 +179,7 @@ void PrefillScheduler::Run() {
       RunStep(next, lock);
       continue;
     }
-    // It looks for overdue requests, too.
+    // The timeout is for overdue requests.
     wake_.wait_for(lock, absl::ToChronoMilliseconds(Heartbeat::kPeriod), [this] { return woken_; });
     woken_ = false;
   }
@@ -188,7 +188,7 @@ void PrefillScheduler::Run() {
 void PrefillScheduler::RunStep(const std::shared_ptr<Request>& first,
                                std::unique_lock<std::mutex>& lock) {
   const Requests pack = first->job == nullptr ? PackFrom(first) : Requests();
-  // None that is read can go while the lock is open: only this thread ends those.
+  // Requests being read cannot end while the lock is released: only this thread ends them.
   lock.unlock();
   std::shared_ptr<PrefillJob> job = first->job;
   absl::Status status = UnlessOutOfMemory([&]() -> absl::Status {

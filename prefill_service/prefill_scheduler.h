@@ -1,13 +1,13 @@
-// PrefillScheduler decides whose step the engine computes next. Requests wait in one queue, bounded
-// in requests and tokens; the first few are told Ready, and once their clients have said Go they
-// take turns on the one engine thread. Between any two steps a shorter request may come first, and
-// any can be cancelled. Short prompts whose turn has come are packed into one run. A request whose
-// reader is slow does not run, so that what is unsent stays bounded, and another may. What has been
-// read counts among the requests of the queue until the network has taken its cache.
+// PrefillScheduler decides which request's step the engine computes next. Requests wait in one
+// queue, bounded in requests and tokens. The first few are sent Ready; once their clients answer
+// Go, they take turns on the one engine thread. Between two steps a shorter request may preempt,
+// and any may be cancelled. Short prompts are packed into one run. A request with a slow reader is
+// paused, which bounds its unsent bytes, and another may run. A request that has been read counts
+// against the limit of requests until the network has taken its cache. Thread safe.
 //
-// The order is shortest remaining time first, with ageing (KeyOf): each request's key is the time
-// it arrived plus twice what it still takes, so that a long one is overtaken only by those that
-// arrive within twice its own length.
+// The order is shortest remaining time first, with ageing (KeyOf): a request's key is its arrival
+// time plus twice its remaining time, so that only those that arrive within twice its own length
+// overtake a long one.
 #pragma once
 
 #include <condition_variable>
@@ -32,118 +32,117 @@ namespace kvship {
 class PrefillScheduler {
  public:
   struct Options {
-    // Bounds of what is admitted: requests that have not ended, and tokens of those not yet read. A
-    // request that finds nothing else to read is admitted whatever its length. Past them:
-    // ResourceExhausted. A request that waits holds 4 bytes a token, so that the bound in tokens is
-    // one in bytes too.
+    // Admission limits: requests not yet ended, and tokens of those not yet read. If nothing else
+    // is left to read, a request of any length is admitted. Above them: ResourceExhausted. A queued
+    // request holds 4 bytes per token, so the limit in tokens is also one in bytes.
     size_t max_queue_requests = 256;
     size_t max_queue_tokens = 1 << 20;
-    // How many requests may be ready at once: each may hold its whole reservation on the decode
-    // node. A client that does not say Go at once is not counted until it does, here and below; nor
-    // is, here, one whose reader is slow.
+    // Requests that may be ready at once: each may hold its whole reservation on the decode node. A
+    // client that delays its Go is not counted until it sends it, here and below; nor, here, is a
+    // request with a slow reader.
     size_t max_active_requests = 16;
-    // What their runs may hold here in all: residual streams, and one layer of KV each. A request
-    // that takes more by itself is refused for good.
+    // Total memory of their runs: residual streams, and one layer of KV each. A request that needs
+    // more by itself is rejected for good.
     size_t max_active_bytes = size_t{4} << 30;
-    // A request with more unsent bytes than this does not run. A layer is sent whole, so that up to
-    // one compact layer more may be unsent; of packed prompts, their whole caches.
+    // A request with more unsent bytes than this is paused. A layer is sent whole, so up to one
+    // more compact layer may be unsent; of packed prompts, their whole caches.
     size_t max_outbox_bytes = 32 << 20;
-    // While more than this is unsent in all, no run begins: many slow readers together must not
-    // exhaust the node's memory. Those that have begun go on, within max_outbox_bytes each.
+    // While the total of unsent bytes exceeds this, no run starts: many slow readers must not
+    // exhaust the node's memory. Started runs continue, within max_outbox_bytes each.
     size_t max_unsent_bytes = size_t{1} << 30;
-    // From Ready to Go.
+    // Maximum time from Ready to Go.
     absl::Duration go_timeout = absl::Seconds(30);
-    // A full outbox, or the last of a cache, that has not moved for so long ends the request.
+    // A request ends if its full outbox, or the rest of its cache, has not moved for this long.
     absl::Duration stall_timeout = absl::Seconds(30);
-    // An engine thread that gives no sign of life for so long is stuck, and the node not ready.
+    // An engine thread without a heartbeat for this long is stuck, and the node is not ready.
     absl::Duration stuck_timeout = absl::Seconds(60);
 
     // InvalidArgument naming the field.
     absl::Status Validate() const;
   };
 
-  // One request in the scheduler's hands; opaque to others.
+  // One admitted request; opaque to callers.
   class Request;
 
-  // Borrows reader and metrics, which must outlive it. The reader belongs to its thread.
+  // Borrows reader and metrics, which must outlive it. Only its engine thread runs the reader.
   PrefillScheduler(PromptReader& reader, PrefillMetrics& metrics, const Options& options);
 
-  // Ends what is left with Unavailable.
+  // Ends remaining requests with Unavailable.
   ~PrefillScheduler();
 
-  // Admits a request; from then on it answers on `channel`, and closes it at the end.
-  // FailedPrecondition as PromptReader::Check, or if its run takes more than max_active_bytes;
-  // ResourceExhausted with a retry delay if the queue is full, Unavailable while draining.
+  // Admits a request, which then responds on `channel` and closes it at the end. FailedPrecondition
+  // as PromptReader::Check, or if its run needs more than max_active_bytes; ResourceExhausted with
+  // a retry delay if the queue is full; Unavailable while draining.
   absl::StatusOr<std::shared_ptr<Request>> Submit(PrefillTask task,
                                                   std::shared_ptr<Channel> channel);
 
-  // The client has reserved memory. DataLoss if it was not told Ready, or said Go before.
+  // The client has reserved memory. DataLoss if Ready was not sent, or Go came before.
   absl::Status Go(Request& request);
 
-  // Nobody reads what the request sends any more, for `why`: what it holds is freed before the next
-  // step.
+  // Cancels a request because of `why`: nobody reads its stream any more. Frees what it holds
+  // before the next step.
   void Cancel(Request& request, const absl::Status& why);
 
-  // Some channel has sent something.
+  // Some channel has sent bytes.
   void NoticeSent();
 
-  // Refuses new requests and those still queued. Those that were told Ready go on.
+  // Refuses new requests and ends those still queued. Requests that were sent Ready continue.
   void StartDraining();
-  // Ends all requests with Unavailable, after the engine's present step.
+  // Ends all requests with Unavailable, after the engine's current step.
   void EndAll();
 
-  // As Heartbeat::Check of the engine thread. Never waits.
+  // As Heartbeat::Check, for the engine thread. Never blocks.
   absl::Status CheckProgress() const;
 
-  // Prompt tokens of requests that were admitted and are still to be read.
+  // Prompt tokens of admitted requests that are not read yet.
   size_t admitted_tokens() const;
 
-  // A request for people to see.
+  // The state of a request, for display.
   struct Prompt {
-    // Ready: its client has not said Go yet. Sending: it has been read.
+    // Ready: its client has not sent Go yet. Sending: the prompt has been read.
     enum class State { kQueued, kReady, kRunning, kSending };
     std::string request_id;
     size_t prompt_tokens = 0;
     State state = State::kQueued;
-    double fraction = 0;  // of it, and what is read with it, that has been read
+    double fraction = 0;  // share of its run that has been read
     absl::Duration age = {};
   };
-  // Those admitted that have not ended, in the order of their turns.
+  // Admitted requests that have not ended, in scheduling order.
   std::vector<Prompt> Prompts() const;
 
  private:
   using Requests = std::vector<std::shared_ptr<Request>>;
-  // What max_active_requests and max_active_bytes bound.
+  // What max_active_requests and max_active_bytes limit.
   struct Load {
     size_t num_requests = 0;
     size_t run_bytes = 0;
   };
 
   void Run();
-  // With the lock: what there is to do has changed.
+  // Wakes the engine thread. Requires the lock.
   void Wake() {
     woken_ = true;
     wake_.notify_one();
   }
-  // One step of the first request's job, which is begun where there is none.
+  // Runs one step of `first`'s job, after starting the job if there is none.
   void RunStep(const std::shared_ptr<Request>& first, std::unique_lock<std::mutex>& lock);
   void AddTo(Load* load, const Request& request) const;
-  // Whether one more is within the bounds.
+  // Returns whether one more request is within the limits.
   bool HasRoom(const Load& load, const Request& request) const;
-  // Of requests whose runs have begun.
+  // The load of requests whose runs have started.
   Load Begun() const;
-  // Of the caches that are being read or sent.
+  // Unsent bytes of all requests that are being read or sent.
   size_t UnsentBytes() const;
-  // The request whose turn it is; null if none can run.
+  // Returns the request to run next; null if none can run.
   std::shared_ptr<Request> NextToRun();
-  // `first`, and if it is short the next ones that fit into one block with it.
+  // Returns `first` and, if it is short, the next ones that fit into one block with it.
   Requests PackFrom(const std::shared_ptr<Request>& first);
   absl::StatusOr<std::shared_ptr<PrefillJob>> BeginJob(const Requests& requests);
-  // The prompt has been read, and the request ends once all has been sent.
+  // The prompt has been read; the request ends once everything has been sent.
   void BeginSending(Request& request);
-  // Deducts from new requests what need not be read of them.
+  // Deducts prefix cache hits from new requests.
   void Estimate();
-  // What orders requests, the smallest first, in seconds.
+  // The sort key of requests, smallest first, in seconds.
   double KeyOf(const Request& request) const;
   void Sort();
   absl::Status CheckRunBytes(size_t num_tokens, size_t run_bytes) const;
@@ -161,7 +160,7 @@ class PrefillScheduler {
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  // In the order of their turns. shared: channels' events hold them too.
+  // In scheduling order. shared: channels' events hold them too.
   Requests requests_;
   bool woken_ = false;
   bool draining_ = false;

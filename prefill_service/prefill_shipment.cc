@@ -13,7 +13,7 @@
 namespace kvship {
 namespace {
 
-// Often enough for a progress line, too seldom to weigh on the wire.
+// Often enough for a progress line, too rare to load the wire.
 constexpr absl::Duration kProgressPeriod = absl::Milliseconds(100);
 
 absl::StatusOr<OutputToken> FirstToken(const PrefillTask& task, std::span<const float> logits) {
@@ -28,7 +28,7 @@ absl::StatusOr<OutputToken> FirstToken(const PrefillTask& task, std::span<const 
 
 void PrefillShipment::SendProgress(double fraction) {
   const absl::Time now = MonotonicNow();
-  // Only the end is 1, whatever rounding does to what comes before.
+  // Only the end is exactly 1, whatever rounding does before.
   const bool computed = fraction == 1;
   const auto rounded = static_cast<float>(fraction);
   if (!computed && (rounded >= 1 || now - last_progress_ < kProgressPeriod)) return;

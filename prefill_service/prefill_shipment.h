@@ -1,6 +1,6 @@
-// PrefillShipment is one request's compact cache on its way out: it has each layer compressed as
-// soon as the layer is finished and sends it, so that of the full cache no more than one layer ever
-// exists, and closes with the first token and the manifest. Belongs to the engine thread.
+// PrefillShipment sends one request's compact cache: it has each layer compressed and sends it as
+// soon as the layer is computed, so that at most one full layer exists at a time, and ends with the
+// first token and the manifest. Belongs to the engine thread.
 #pragma once
 
 #include <span>
@@ -19,8 +19,8 @@ namespace kvship {
 
 class PrefillShipment {
  public:
-  // Borrows metrics, task and channel. `queue_time` is what the request has waited, `go_time` when
-  // its client said Go, monotonic.
+  // Borrows metrics, task and channel. `queue_time` is how long the request waited; `go_time`,
+  // monotonic, is when its client sent Go.
   PrefillShipment(PrefillMetrics& metrics, const PrefillTask& task, Channel& channel,
                   absl::Duration queue_time, absl::Time go_time)
       : metrics_(metrics),
@@ -30,16 +30,17 @@ class PrefillShipment {
         totals_({.queue_time = queue_time, .compute_begin = MonotonicNow()}) {}
 
   const PrefillTask& task() const { return task_; }
-  // What it has done so far.
+  // Totals so far.
   const PrefillTotals& totals() const { return totals_; }
 
-  // For so long it was not read on, as its reader was slow.
+  // Adds time during which the request was paused for its slow reader.
   void AddReaderWait(absl::Duration waited) { reader_wait_ += waited; }
-  // Tells the reader now and then; 1 is always told: everything has been computed.
+  // Sends progress, rate-limited, to the reader. Always sends 1: everything has been computed.
   void SendProgress(double fraction);
-  // The layer that `reading` has just finished, of its `prompt`-th prompt.
+  // Compresses and sends the layer that `reading` has just finished, of its `prompt`-th prompt.
   absl::Status ShipLayer(PromptReading& reading, size_t prompt);
-  // `reading` is done with its `prompt`-th prompt; `prefill_time` is what the engine took before.
+  // Ends the `prompt`-th prompt of `reading`, which is done. `prefill_time` is the engine's time
+  // before.
   absl::Status SendManifest(PromptReading& reading, size_t prompt, absl::Duration prefill_time);
 
  private:

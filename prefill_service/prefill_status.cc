@@ -11,7 +11,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// More than a page shows well; the counts are of all.
+// More than a page shows well; the counts cover all.
 constexpr size_t kMostPrompts = 32;
 
 uint64_t Count(const MetricValues& metrics, const std::string& name) {

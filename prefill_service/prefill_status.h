@@ -1,4 +1,4 @@
-// What a prefill node tells of itself in /status.json; docs/status.md lists the fields. Pure.
+// Makes a prefill node's part of /status.json; docs/status.md lists the fields. A pure function.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -80,8 +80,8 @@ absl::StatusOr<PrefillTask> ReadBegin(const v1::PrefillBegin& begin, const Model
   RETURN_IF_ERROR(CheckLogprobs(begin.logprobs()));
   PrefillTask task;
   task.request_id = begin.request_id();
-  // What a client of an older minor version does not know has the value it had before it was an
-  // option: the struct's default, never one of this server's flags.
+  // An option unknown to a client of an older minor version gets the struct's default, which is the
+  // behaviour before the option existed; never this server's flags.
   ASSIGN_OR_RETURN(task.compression, CompressionFromProto(begin.compression(), {}));
   ASSIGN_OR_RETURN(task.sampling, SamplingFromProto(begin.sampling(), model.vocab_tokens));
   absl::StatusOr<KvPlan> plan = MakePlan(task.compression, ShapeOf(model), begin.tokens_size());

@@ -1,5 +1,5 @@
-// PrefillTask is one request as the prefill node understood it: everything that Begin says, checked
-// at the RPC edge, once. Plain data.
+// PrefillTask is one validated request on the prefill node: all fields of Begin, checked once at
+// the RPC edge. Plain data.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ namespace kvship {
 
 struct PrefillTask {
   std::string request_id;  // for the log; may be empty
-  PrefillTrace trace;      // of the call that it came by
+  PrefillTrace trace;      // of its call
   std::vector<int32_t> tokens;
   CompressionOptions compression;
   KvPlan plan;
@@ -28,13 +28,13 @@ struct PrefillTask {
   size_t num_logprobs = 0;
   std::optional<int32_t> forced_token;
   TokenMask allowed_tokens;  // for the first output token
-  bool offers_nccl = false;  // as a transport, to its client
+  bool offers_nccl = false;  // among the transports offered to the client
 };
 
 // Checks all of Begin. `identity` is the combined one of rpc/model_info.h.
 //
-// Errors: FailedPrecondition with a reason (wire version, model or plan differ), InvalidArgument
-// with the field (everything else that is wrong).
+// Errors: FailedPrecondition with a reason if wire version, model or plan differ; InvalidArgument
+// naming the field for everything else.
 absl::StatusOr<PrefillTask> ReadBegin(const v1::PrefillBegin& begin, const ModelConfig& model,
                                       const Sha256Digest& identity);
 

@@ -1,4 +1,4 @@
-// PrefillTotals are what became of one prompt on the prefill node so far. Plain data.
+// PrefillTotals holds sizes and times of one prompt on the prefill node so far. Plain data.
 #pragma once
 
 #include <cstddef>
@@ -8,13 +8,13 @@
 namespace kvship {
 
 struct PrefillTotals {
-  double kept_tokens = 0;  // per head, the mean over heads and layers
+  double kept_tokens = 0;  // per head: mean over heads and layers
   size_t shipped_bytes = 0;
   size_t reused_tokens = 0;  // known at the end
   absl::Duration queue_time = {};
   absl::Duration prefill_time = {};  // without compress_time; known at the end
   absl::Duration compress_time = {};
-  // Monotonic; unset where it did not come to that.
+  // Monotonic; InfiniteFuture if not reached.
   absl::Time compute_begin = absl::InfiniteFuture();
   absl::Time compute_end = absl::InfiniteFuture();
   absl::Time compress_begin = absl::InfiniteFuture();  // of the first layer

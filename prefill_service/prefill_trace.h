@@ -1,5 +1,5 @@
-// PrefillTrace are the spans of one Prefill call on the prefill node; docs/tracing.md says what
-// each measures. One that was made without a tracer does nothing. A value.
+// PrefillTrace records the spans of one Prefill call on the prefill node; docs/tracing.md defines
+// each. Without a tracer it does nothing. A value.
 #pragma once
 
 #include <string>
@@ -15,14 +15,14 @@ namespace kvship {
 class PrefillTrace {
  public:
   PrefillTrace() = default;
-  // The call has come. Borrows the tracer; `caller` is what its client sent.
+  // Starts when the call arrives. Borrows the tracer; `caller` is what its client sent.
   PrefillTrace(Tracer& tracer, const TraceContext& caller)
       : tracer_(&tracer),
         caller_span_id_(caller.span_id),
         context_(tracer.Below(caller)),
         begin_(MonotonicNow()) {}
 
-  // The call's own; not set where it belongs to no trace.
+  // The call's own context; not set if the call is not traced.
   const TraceContext& context() const { return context_; }
 
   // The call has ended.

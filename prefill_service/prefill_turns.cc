@@ -1,4 +1,4 @@
-// Whose turn comes when: the part of PrefillScheduler that chooses.
+// The scheduling policy of PrefillScheduler: which request runs next.
 #include <algorithm>
 #include <utility>
 
@@ -9,10 +9,10 @@
 namespace kvship {
 namespace {
 
-// For an answer to Ready; a client that is silent for longer holds up nobody behind it.
+// Time to answer Ready; a client silent for longer blocks nobody behind it.
 constexpr absl::Duration kPatience = absl::Milliseconds(500);
 
-// How many seconds of waiting outweigh one second more of work. Larger: long requests wait longer.
+// Seconds of waiting that outweigh one more second of work. Larger: long requests wait longer.
 constexpr double kAgeing = 2;
 
 }  // namespace
@@ -24,7 +24,7 @@ void PrefillScheduler::Estimate() {
     UnlessOutOfMemory([&] {
       request->remaining_tokens -= static_cast<double>(reader_.CountReusable(request->task));
       return absl::OkStatus();
-    }).IgnoreError();  // then its turn comes as that of a prompt that nobody knows
+    }).IgnoreError();  // then it is scheduled as without a cache hit
   }
 }
 
@@ -39,13 +39,13 @@ void PrefillScheduler::Sort() {
 }
 
 bool PrefillScheduler::Blocked(const Request& request) const {
-  // One slow reader must not hold up those packed with it; what they ship is little.
+  // A slow reader must not block requests packed with it; they ship little.
   if (request.job != nullptr && request.job->is_packed()) return false;
   return request.channel->unsent_bytes() > options_.max_outbox_bytes;
 }
 
 void PrefillScheduler::AddTo(Load* load, const Request& request) const {
-  // An idle engine must not wait for slow readers. What these hold is bounded in bytes.
+  // An idle engine must not wait for slow readers. The bytes that they hold are bounded.
   load->num_requests += !Blocked(request);
   load->run_bytes += request.run_bytes;
 }
@@ -77,7 +77,7 @@ std::shared_ptr<PrefillScheduler::Request> PrefillScheduler::NextToRun() {
   for (const auto& request : requests_) {
     if (request->state != Request::State::kRunning || Blocked(*request)) continue;
     if (request->job != nullptr) return request;
-    // None behind it begins first: short ones that keep coming would keep a long one out for good.
+    // No later request starts first: a stream of short ones would starve a long one.
     may_begin = may_begin && HasRoom(begun, *request);
     if (may_begin) return request;
   }
@@ -102,9 +102,9 @@ PrefillScheduler::Requests PrefillScheduler::PackFrom(const std::shared_ptr<Requ
   return pack;
 }
 
-// Beyond those that run, one request or as many short ones as fit into a run are told Ready, so
-// that their clients' answers are there when their turn comes. Whoever is silent holds nothing here
-// and takes nobody's place; says it Go after all, it begins when there is room.
+// Sends Ready one run ahead of those that run (to one request, or to as many short ones as fit into
+// a run), so that the clients have answered when their turn comes. A silent client holds no memory
+// here and no place in line; if it sends Go after all, its run starts when there is room.
 void PrefillScheduler::SendReady(absl::Time now) {
   const auto is_silent = [now](const Request& request) {
     return request.state == Request::State::kReady && now - request.became_ready > kPatience;
@@ -113,9 +113,9 @@ void PrefillScheduler::SendReady(absl::Time now) {
   for (const auto& request : requests_) {
     if (request->is_active() && !is_silent(*request)) AddTo(&active, *request);
   }
-  // Who could not begin would hold its decode node's memory for nothing.
+  // A request that could not start would hold its decode node's memory for nothing.
   const bool may_begin = !draining_ && UnsentBytes() <= options_.max_unsent_bytes;
-  size_t next_tokens = 0;  // of those whose turn comes before, told Ready and not begun
+  size_t next_tokens = 0;  // of earlier requests that were sent Ready and have not started
   for (const auto& request : requests_) {
     if (request->is_queued()) {
       if (!may_begin || !HasRoom(active, *request)) return;

@@ -1,4 +1,4 @@
-// ReadingRate is how fast a prefill node has read prompts of late. Not thread safe.
+// ReadingRate is a moving average of a prefill node's reading speed. Not thread safe.
 #pragma once
 
 #include <algorithm>
@@ -10,19 +10,19 @@ namespace kvship {
 
 class ReadingRate {
  public:
-  // A run has read so many tokens in `time`.
+  // Records that a run has read `num_tokens` in `time`.
   void Note(size_t num_tokens, absl::Duration time) {
     const double newest =
         static_cast<double>(num_tokens) / std::max(absl::ToDoubleSeconds(time), 1e-6);
     mean_ = is_known() ? kNewestWeight * newest + (1 - kNewestWeight) * mean_ : newest;
   }
 
-  // What reading so many tokens takes; a guess until something was read.
+  // Estimates the time to read `num_tokens`; a guess until something was read.
   double SecondsFor(double num_tokens) const {
     return num_tokens / (is_known() ? mean_ : kFirstTokensPerSecond);
   }
 
-  // After which a request that found so many tokens before it may try again.
+  // The retry delay of a request that found `num_tokens` queued.
   absl::Duration RetryDelay(size_t num_tokens) const {
     if (!is_known()) return kShortestRetryDelay;
     return std::clamp(absl::Seconds(SecondsFor(static_cast<double>(num_tokens))),

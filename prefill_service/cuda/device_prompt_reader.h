@@ -1,5 +1,5 @@
-// DevicePromptReader reads prompts on one GPU: DevicePrefillEngine and DeviceCompressor. The GPU
-// always has the next block of queries to go on with while the host ships a layer.
+// DevicePromptReader reads prompts on one GPU with DevicePrefillEngine and DeviceCompressor. While
+// the host ships a layer, the GPU always has the next block of queries to compute.
 #pragma once
 
 #include <memory>
@@ -40,8 +40,8 @@ class DevicePromptReader final : public PromptReader {
   std::unique_ptr<const DeviceTransformer> model_;
   Stream stream_;
   std::unique_ptr<DevicePrefillEngine> engine_;
-  // What a reading copies to the host goes to the last. The ones before it, together no larger,
-  // stay till the end: freeing pinned memory waits for the device, and so for transfers to peers.
+  // Readings copy to the host into the last buffer. Earlier ones, together no larger, are kept:
+  // freeing pinned memory waits for the device, and so for transfers to peers.
   std::vector<PinnedBuffer> staging_;
 };
 

@@ -1,6 +1,5 @@
-// DevicePromptReading carries one prompt through a GPU. It enqueues one block of queries ahead of
-// the one that is waited for, so that the GPU computes while the host ships a layer or serves
-// others.
+// DevicePromptReading runs one prompt through a GPU. It enqueues one block of queries ahead of the
+// one waited for, so that the GPU computes while the host ships a layer or serves others.
 #pragma once
 
 #include <memory>
@@ -18,8 +17,8 @@ namespace kvship::cuda {
 
 class DevicePromptReading final : public PromptReading {
  public:
-  // Borrows the engine, and `staging`, which readings of one engine share: the last is used, and
-  // larger ones are added. The GPU `ordinal` is the engine's, and current.
+  // Borrows the engine, and `staging`, which all readings of the engine share: a reading uses the
+  // last buffer and appends larger ones. The GPU `ordinal` is the engine's, and current.
   static absl::StatusOr<std::unique_ptr<DevicePromptReading>> Create(
       DevicePrefillEngine& engine, int ordinal, std::vector<PinnedBuffer>& staging,
       const PrefillTask& task);
@@ -32,7 +31,7 @@ class DevicePromptReading final : public PromptReading {
   absl::StatusOr<Array<float>> Logits(size_t prompt) override;
 
  private:
-  // A block on its way.
+  // An enqueued block.
   struct Block {
     Event kind;
     cuda::Event done;
@@ -41,7 +40,7 @@ class DevicePromptReading final : public PromptReading {
   DevicePromptReading(DevicePrefillEngine& engine, int ordinal, std::vector<PinnedBuffer>& staging)
       : engine_(engine), ordinal_(ordinal), staging_(staging) {}
 
-  // The next block, if there is one.
+  // Enqueues the next block, if there is one.
   absl::Status EnqueueAhead();
   absl::Status GrowStaging(size_t num_bytes);
 
