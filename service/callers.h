@@ -1,5 +1,5 @@
-// Callers decides who may call a service, by certificate and by token, and what a caller is called
-// in logs and limits. Thread safe.
+// Callers authenticates and authorizes the callers of a service, by certificate and by token, and
+// names them for logs and limits. Thread safe.
 #pragma once
 
 #include <grpcpp/server_context.h>
@@ -16,20 +16,20 @@ namespace kvship {
 
 class Callers {
  public:
-  // `allowed_peers` are names of certificates; none: all that the port lets in. `tokens` may be
-  // null: none are wanted.
+  // `allowed_peers` are certificate names; empty: all that the port accepts. `tokens` may be null:
+  // no token is required.
   Callers(std::vector<std::string> allowed_peers, std::unique_ptr<ApiTokens> tokens)
       : allowed_peers_(std::move(allowed_peers)), tokens_(std::move(tokens)) {}
 
-  // The caller's name: its token's, where tokens are wanted; otherwise its certificate's first one;
-  // empty where it has none. PermissionDenied for another certificate, Unauthenticated without a
-  // token that is known; both say what was wanted.
+  // Returns the caller's name: that of its token if tokens are required, else the first name of its
+  // certificate, else empty. PermissionDenied for another certificate, Unauthenticated without a
+  // known token; both say what was wanted.
   absl::StatusOr<std::string> Check(const grpc::ServerContextBase& context) const;
 
-  // The same by an "authorization" header alone.
+  // As Check, by an "authorization" header alone.
   absl::StatusOr<std::string> CheckToken(absl::string_view authorization) const;
 
-  ApiTokens* tokens() const { return tokens_.get(); }  // null: none are wanted
+  ApiTokens* tokens() const { return tokens_.get(); }  // null: no token is required
 
  private:
   const std::vector<std::string> allowed_peers_;

@@ -1,6 +1,6 @@
-// ConnectionThreads runs connections, each on a thread of its own. Threads are made as they are
-// needed and used again, those first that were used last; one that is not used for a while ends.
-// Thread safe.
+// ConnectionThreads is a thread pool that runs each connection on its own thread. It creates
+// threads on demand and reuses the most recently used first; a thread idle for a while ends. Thread
+// safe.
 #pragma once
 
 #include <condition_variable>
@@ -16,26 +16,26 @@ namespace kvship {
 
 class ConnectionThreads {
  public:
-  // Longer than pauses between a client's connections are; a burst's threads are soon gone.
+  // Longer than a client's pauses between connections, yet a burst's threads end soon.
   static constexpr absl::Duration kIdleTime = absl::Seconds(5);
 
   explicit ConnectionThreads(size_t max_threads, absl::Duration idle_time = kIdleTime)
       : max_threads_(max_threads), idle_time_(idle_time) {}
   ~ConnectionThreads() { Stop(); }
 
-  // Runs `serve`, once fewer than `max_threads` are busy; false, and it is not run, after Stop and
-  // where the system has no thread for it.
+  // Runs `serve` once fewer than `max_threads` are busy. Returns false, without running it, after
+  // Stop and if the system has no thread for it.
   bool Run(std::function<void()> serve);
-  // Someone waits in Run, or was the last to come and got no thread.
+  // Returns whether a caller waits in Run, or the last one got no thread.
   bool crowded() const;
-  // Returns when all that runs has ended.
+  // Returns when all running connections have ended.
   void Stop();
 
  private:
   struct Worker {
     std::thread thread;
     std::function<void()> serve;   // what to run next
-    std::condition_variable wake;  // its own: a connection wakes no other thread
+    std::condition_variable wake;  // one per thread: a connection wakes no other
   };
   using Workers = std::list<Worker>;
 
@@ -47,8 +47,8 @@ class ConnectionThreads {
   std::condition_variable room_;       // for Run
   std::condition_variable all_ended_;  // for Stop
   Workers busy_;
-  Workers idle_;       // the one used last at the end
-  std::thread ended_;  // joined by the next to end, or by Stop
+  Workers idle_;       // most recently used at the end
+  std::thread ended_;  // joined by the next thread to end, or by Stop
   bool crowded_ = false;
   bool stop_ = false;
 };

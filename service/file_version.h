@@ -1,4 +1,4 @@
-// FileVersion tells one content of a file from the next without reading it. A value.
+// FileVersion detects that a file's content has changed, without reading it. A value.
 #pragma once
 
 #include <sys/stat.h>
@@ -15,7 +15,7 @@ struct FileVersion {
   int64_t changed_seconds = 0;
   int64_t changed_nanoseconds = 0;
 
-  // Follows links, as Kubernetes replaces the files of a volume by moving one. All 0 where there is
+  // Follows symbolic links: Kubernetes updates a volume's files by renaming one. All 0 if there is
   // no file.
   static FileVersion Of(const std::string& path) {
     struct stat s = {};

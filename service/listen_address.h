@@ -1,4 +1,4 @@
-// A listen address as flags give it: "host:port". Pure functions.
+// Parses the listen addresses of flags: "host:port". Pure functions.
 #pragma once
 
 #include <string>
@@ -9,17 +9,17 @@ namespace kvship {
 
 struct ListenAddress {
   std::string host;
-  int port = 0;  // 0: any free one
+  int port = 0;  // 0: any free port
 };
 
-// "127.0.0.1:50051", "[::]:50051", ":50051" (all IPv4 interfaces). InvalidArgument naming `flag`
-// and the text if it is none.
+// Parses "127.0.0.1:50051", "[::]:50051" or ":50051" (all IPv4 interfaces). InvalidArgument naming
+// `flag` and the text for anything else.
 absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const std::string& text);
 
-// Whether only this machine reaches `host`, an address or a name: 127.0.0.0/8, ::1 or localhost.
+// Returns whether `host` is reachable from this machine only: 127.0.0.0/8, ::1 or localhost.
 bool IsLoopback(const std::string& host);
 
-// The error of a port that cannot be had.
+// The error for a port that cannot be bound.
 absl::Status CannotListen(const std::string& flag, const std::string& address);
 
 }  // namespace kvship

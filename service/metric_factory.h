@@ -1,5 +1,5 @@
-// MetricFactory makes a program's metrics in its registry, all under its prefix. A value; what it
-// makes lives in the registry.
+// MetricFactory creates a program's metrics in its registry, all with its prefix. A value; the
+// registry owns what it creates.
 #pragma once
 
 #include <prometheus/counter.h>
@@ -15,7 +15,7 @@
 
 namespace kvship {
 
-// What the names of a program's metrics begin with: "kvship_decode_" of "kvship-decode".
+// The prefix of a program's metrics: "kvship_decode_" for "kvship-decode".
 std::string MetricPrefix(absl::string_view program);
 
 class MetricFactory {
@@ -24,21 +24,21 @@ class MetricFactory {
   MetricFactory(prometheus::Registry& registry, absl::string_view program)
       : registry_(registry), prefix_(MetricPrefix(program)) {}
 
-  // `name` is what follows the prefix; `help` is for people.
+  // `name` is the name without the prefix; `help` is for people.
   prometheus::Counter& Counter(absl::string_view name, const char* help) const;
   prometheus::Gauge& Gauge(absl::string_view name, const char* help) const;
   prometheus::Histogram& Histogram(absl::string_view name, const char* help,
                                    const prometheus::Histogram::BucketBoundaries& bounds) const;
 
-  // One metric for each value of labels.
+  // One metric for each set of label values.
   prometheus::Family<prometheus::Counter>& Counters(absl::string_view name, const char* help) const;
   prometheus::Family<prometheus::Gauge>& Gauges(absl::string_view name, const char* help) const;
   prometheus::Family<prometheus::Histogram>& Histograms(absl::string_view name,
                                                         const char* help) const;
 
-  // Requests that ended, by gRPC status code. Those codes that alerts watch begin at zero.
+  // Ended requests by gRPC status code. Codes that alerts watch start at zero.
   prometheus::Family<prometheus::Counter>& Requests() const;
-  // 1; the label names the model that is served.
+  // Constant 1; the label names the served model.
   prometheus::Family<prometheus::Gauge>& ModelInfo() const;
 
  private:
@@ -48,12 +48,12 @@ class MetricFactory {
   const std::string prefix_;
 };
 
-// A counter that appears with its first event has, to Prometheus, never increased: one per code is
-// there from now on.
+// Creates one counter per code at zero: to Prometheus, a counter that first appears with its first
+// event has never increased.
 void BeginAtZero(prometheus::Family<prometheus::Counter>& family,
                  std::initializer_list<absl::StatusCode> codes);
 
-// Of shares of attention that kept tokens retain: most of what matters happens close to 1.
+// Bucket bounds for shares of retained attention: most that matters happens close to 1.
 prometheus::Histogram::BucketBoundaries RetainedMassBounds();
 
 }  // namespace kvship

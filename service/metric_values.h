@@ -1,5 +1,4 @@
-// MetricValues are the values that a registry's counters and gauges had at one moment, by name. A
-// value.
+// MetricValues is a snapshot of a registry's counters and gauges, by name. A value.
 #pragma once
 
 #include <prometheus/registry.h>
@@ -15,11 +14,11 @@ class MetricValues {
  public:
   explicit MetricValues(const prometheus::Registry& registry) : families_(registry.Collect()) {}
 
-  // The sum over all labels; 0 for a name that nobody has counted under yet.
+  // The sum over all labels; 0 for a name without any count yet.
   double Sum(const std::string& name) const;
-  // How often something was observed by the histogram `name`.
+  // The number of observations of the histogram `name`.
   uint64_t Observations(const std::string& name) const;
-  // By the value of `label`.
+  // The values by the value of `label`.
   std::map<std::string, double> By(const std::string& name, const std::string& label) const;
 
  private:

@@ -1,6 +1,6 @@
-// NcclMetrics are what a node tells of NCCL: communicators, what became of them, transfers, and
-// what had to go over gRPC instead. Names begin with the program's, as
-// kvship_decode_nccl_aborts_total; all are 0 where NCCL is not used. Thread safe.
+// NcclMetrics exports a node's NCCL metrics: communicators and their fate, transfers, and fallbacks
+// to gRPC. Names begin with the program's, as kvship_decode_nccl_aborts_total; all are 0 if NCCL is
+// not used. Thread safe.
 #pragma once
 
 #include <prometheus/collectable.h>
@@ -18,14 +18,14 @@ namespace kvship {
 
 class NcclMetrics final : public prometheus::Collectable {
  public:
-  // `program` as "kvship-decode".
+  // `program`: for example "kvship-decode".
   explicit NcclMetrics(const std::string& program);
 
-  // Whose communicators and transfers are told from now on. shared: until the next one
+  // Exports this executor's values from now on. shared: until replaced
   void Watch(std::shared_ptr<const NcclExecutor> executor);
 
-  // Frames that went over gRPC for reasons that the executor does not know: no staging was free, or
-  // what came had another checksum.
+  // Count frames that went over gRPC for reasons unknown to the executor: no staging buffer was
+  // free, or the received bytes had a wrong checksum.
   void CountNoMemory() { ++no_memory_; }
   void CountDamaged() { ++damaged_; }
 

@@ -1,6 +1,6 @@
-// NcclService is NCCL at work in a service's process: the transport of its GPU, the staging of
-// frames, a thread for what the transport's callbacks may not wait for, and one for what comes at
-// its time. Thread safe; owned by main, where --transport asks for it.
+// NcclService runs NCCL in a service's process: it owns the transport of the GPU, the staging
+// buffers of frames, a thread for work that the transport's callbacks must not wait for, and one
+// for timers. Thread safe; owned by main, if --transport asks for it.
 #pragma once
 
 #include <functional>
@@ -17,17 +17,18 @@
 
 namespace kvship {
 
-// Whether --transport is "nccl" rather than "grpc". Errors: InvalidArgument naming the flag.
+// Returns whether --transport is "nccl" rather than "grpc". Errors: InvalidArgument naming the
+// flag.
 absl::StatusOr<bool> WantsNccl(absl::string_view transport, bool has_gpu);
 
 class NcclService {
  public:
-  // Frames under way at a time, of all requests: 64 MiB, what a fast link moves in a few
+  // Frames in flight at a time, of all requests: 64 MiB, which a fast link moves in a few
   // milliseconds.
   static constexpr size_t kStagedFrames = 64;
 
-  // On a GPU of the machine, with staging in its memory. Errors: as CreateNcclLibrary. Borrows
-  // metrics.
+  // Opens NCCL on a GPU of this machine, with `staging` in its memory. Borrows metrics. Errors: as
+  // CreateNcclLibrary.
   static absl::StatusOr<std::unique_ptr<NcclService>> Open(int gpu,
                                                            std::shared_ptr<FrameStaging> staging,
                                                            NcclMetrics& metrics);
@@ -37,14 +38,14 @@ class NcclService {
                                                              const NcclOptions& options,
                                                              absl::Duration transfer_timeout,
                                                              NcclMetrics& metrics);
-  // What is under way fails first.
+  // Fails transfers in flight first.
   ~NcclService();
 
   const NcclEndpoint& endpoint() const { return endpoint_; }
   NcclMetrics& metrics() const { return metrics_; }
-  // Runs a task that may wait, after those before it.
+  // Queues a task that may block; tasks run in order.
   void RunAside(std::function<void()> task) { tasks_.Run(std::move(task)); }
-  // Runs one that must not wait, at a time of the monotonic clock.
+  // Runs a task that must not block, at a monotonic time.
   void RunAt(absl::Time time, std::function<void()> task) { deadlines_.Add(time, std::move(task)); }
 
  private:
@@ -55,7 +56,7 @@ class NcclService {
   const NcclEndpoint endpoint_;
   TaskThread tasks_;
   DeadlineWatch deadlines_;
-  const std::unique_ptr<NcclTransport> transport_;  // goes first: its last answers make tasks
+  const std::unique_ptr<NcclTransport> transport_;  // destroyed first: its callbacks queue tasks
 };
 
 }  // namespace kvship

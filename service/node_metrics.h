@@ -1,7 +1,6 @@
-// NodeMetrics are what a node can tell of itself only when it is asked: whether it is ready or
-// on its way out, how long the certificate that it uses is good for, and whether what it uses of
-// its TLS files and tokens is what these hold. Names begin with the program's, as
-// kvship_decode_ready. Thread safe.
+// NodeMetrics exports what a node computes only when scraped: whether it is ready or draining, how
+// long its certificate is valid, and whether the TLS files and tokens in use are current. Names
+// begin with the program's, as kvship_decode_ready. Thread safe.
 #pragma once
 
 #include <prometheus/collectable.h>
@@ -17,10 +16,10 @@ namespace kvship {
 
 class NodeMetrics final : public prometheus::Collectable {
  public:
-  // `program` as "kvship-decode". `tokens` may be null: none are wanted. Borrows both.
+  // `program`: for example "kvship-decode". `tokens` may be null: none are required. Borrows both.
   NodeMetrics(const std::string& program, const Readiness& readiness, ApiTokens* tokens);
 
-  // Of TLS where credentials have been made (rpc/tls.h).
+  // Includes TLS if credentials were created (rpc/tls.h).
   std::vector<prometheus::MetricFamily> Collect() const override;
 
  private:

@@ -1,5 +1,5 @@
-// Ranges in which a program's options must lie. Each check gives InvalidArgument that names the
-// field, its value and what was wanted. Pure functions.
+// Range checks of a program's options. Each returns InvalidArgument naming the field, its value and
+// what was wanted. Pure functions.
 #pragma once
 
 #include <cstddef>
@@ -12,25 +12,25 @@
 
 namespace kvship {
 
-// 1 to `most`.
+// Wants 1 to `most`.
 absl::Status CheckPositive(absl::string_view field, size_t value,
                            size_t most = std::numeric_limits<size_t>::max());
 
 absl::Status CheckPositive(absl::string_view field, absl::Duration value);
 absl::Status CheckNotNegative(absl::string_view field, absl::Duration value);
 
-// Threads that compute: 0, which is one per processor, to 1024.
+// Wants a number of compute threads: 0 (one per processor) to 1024.
 absl::Status CheckThreads(absl::string_view field, size_t value);
 
-// Flags that both programs have: a model is named, and float32 is asked of the CPU alone. Their
-// messages begin with the flag.
+// Checks flags common to both programs: a model is named, and float32 is used on the CPU only.
+// Messages begin with the flag.
 absl::Status CheckModelFlags(absl::string_view model, bool float32, bool has_gpu);
 
-// Of checks whose fields are flags' names: OK, or the first that is not, with "--" before its
-// field.
+// Combines checks whose fields are flag names: returns the first error, with "--" before its field,
+// or OK.
 absl::Status FirstWrongFlag(std::initializer_list<absl::Status> checks);
 
-// `status` of what `flag`, "--name", gave; its message begins with the flag.
+// Returns `status` with `flag`, "--name", before its message.
 absl::Status OfFlag(absl::string_view flag, const absl::Status& status);
 
 }  // namespace kvship

@@ -1,5 +1,6 @@
-// PortSecurity is what a server's flags say about its ports: the certificate, whose certificates
-// are accepted, and whether ports may be open to other machines without all that. A value.
+// PortSecurity holds a server's flags about the security of its ports: the certificate, whose
+// certificates are accepted, and whether ports may be open to other machines without these. A
+// value.
 #pragma once
 
 #include <memory>
@@ -12,22 +13,22 @@
 namespace kvship {
 
 struct PortSecurity {
-  TlsFiles tls = {};                            // `ca`: of clients. All empty: plain text
-  std::vector<std::string> allowed_peers = {};  // names of clients' certificates; none: all of `ca`
-  // Ports may be open to other machines in plain text, and to whoever comes.
+  TlsFiles tls = {};                            // `ca` is for clients. All empty: plain text
+  std::vector<std::string> allowed_peers = {};  // names of client certificates; empty: all of `ca`
+  // Allows ports open to other machines in plain text and to anonymous callers.
   bool insecure = false;
 
   bool has_tls() const { return !tls.certificate.empty(); }
 
-  // InvalidArgument naming flags that do not go together.
+  // InvalidArgument naming incompatible flags.
   absl::Status Validate() const;
 
-  // Of the gRPC port; null: plain text. As ServerTls, naming the flags.
+  // Makes the gRPC port's credentials; null: plain text. Errors as ServerTls, naming the flags.
   absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials() const;
 
-  // What goes to other machines needs TLS, and must know who calls. FailedPrecondition otherwise,
-  // naming `flag` and those that are missing; `callers` are the flags one of which makes callers
-  // known, and `are_known` whether one of them is set.
+  // Checks that a port open to other machines has TLS and authenticates callers. FailedPrecondition
+  // otherwise, naming `flag` and the missing flags; `callers` are the flags one of which
+  // authenticates callers, and `are_known` whether one of them is set.
   absl::Status CheckListen(const std::string& flag, const std::string& address,
                            const std::string& callers, bool are_known) const;
 };

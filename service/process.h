@@ -1,4 +1,4 @@
-// What a server program does to its process before and after it serves. Called by main only.
+// Process setup and shutdown of a server program: signals, exit, log. Called by main only.
 #pragma once
 
 #include <signal.h>
@@ -15,13 +15,13 @@
 
 namespace kvship {
 
-// While it lives, a signal of StopSignals, which must be there, ends the process at once.
+// While it exists, a signal of StopSignals, which must exist, ends the process at once.
 class ExitOnStop {
  public:
-  // With exit code 0: what is still loading has nothing to drain.
+  // Exit code 0: a server that is still loading has nothing to drain.
   ExitOnStop();
-  // From Begin on, with exit code 1, as what drains has not ended; SIGHUP does nothing. Without a
-  // signal too, some seconds after `drain_timeout`: a step that does not return is left behind.
+  // From Begin on, with exit code 1 because draining has not ended; ignores SIGHUP. Also ends the
+  // process without a signal, some seconds after `drain_timeout`: a step that hangs is abandoned.
   explicit ExitOnStop(absl::Duration drain_timeout);
   ~ExitOnStop();
 
@@ -36,33 +36,32 @@ class ExitOnStop {
   std::thread thread_;
 };
 
-// SIGTERM, SIGINT and SIGHUP, by which a server is told to stop. To be made before any thread
-// starts, so that all threads leave these signals alone. SIGPIPE, SIGUSR1 and SIGUSR2 are ignored
-// from then on.
+// Receives SIGTERM, SIGINT and SIGHUP, which stop a server. Construct it before any thread starts,
+// so that all threads block these signals. Ignores SIGPIPE, SIGUSR1 and SIGUSR2 from then on.
 class StopSignals {
  public:
   StopSignals();
 
-  // Returns when one has come. Until this object is destroyed, what the server still does is under
-  // ExitOnStop(drain_timeout).
+  // Waits for a signal. Afterwards ExitOnStop(drain_timeout) is active until this object is
+  // destroyed.
   void Wait(absl::Duration drain_timeout);
 
  private:
   std::optional<ExitOnStop> drain_;
 };
 
-// The main of a server, whose command line has been read: starts the log and runs `serve`, which
-// returns when all that it began has ended. `arguments`: the program's name and what on the command
-// line is no flag, which a server takes none of. Returns the process's exit code.
+// The main function of a server after flag parsing: starts the log and runs `serve`, which returns
+// when all that it started has ended. `arguments`: the program's name and the non-flag arguments,
+// of which a server accepts none. Returns the process's exit code.
 int RunServer(const std::string& program, const std::vector<char*>& arguments,
               const std::string& log_format,
               const std::function<absl::Status(StopSignals&)>& serve);
 
-// Where traces go: what --otlp_endpoint says, or if that is empty the environment's
-// OTEL_EXPORTER_OTLP_ENDPOINT, which OpenTelemetry's own programs read.
+// Returns where to send traces: --otlp_endpoint or, if empty, the environment's
+// OTEL_EXPORTER_OTLP_ENDPOINT, as OpenTelemetry's own programs do.
 std::string OtlpEndpoint(const std::string& flag);
 
-// Says what happens now that a signal has come: running requests have `timeout` to end.
+// Logs that draining starts: running requests have `timeout` to end.
 void LogDraining(absl::Duration timeout);
 
 }  // namespace kvship

@@ -1,6 +1,6 @@
-// Readiness says whether a server should get new requests: not before its model is loaded, not
-// while it is draining, and not while the thread that does the work is stuck. The admin port and
-// gRPC's health service both tell what it tells. Thread safe.
+// Readiness tells whether a server should get new requests: not before its model is loaded, not
+// while it drains, and not while its worker thread is stuck. The admin port and gRPC's health
+// service report it. Thread safe.
 #pragma once
 
 #include <functional>
@@ -11,20 +11,20 @@
 
 namespace kvship {
 
-// How long a server that shuts down, and says so, still takes new requests: until those who ask
-// for its readiness, twice a second or so, have seen it and send none.
+// How long a server that has announced its shutdown still accepts requests: until clients, which
+// poll readiness about twice a second, have noticed.
 inline constexpr absl::Duration kDrainNotice = absl::Seconds(1);
 
 class Readiness {
  public:
-  // The model is loaded and the ports are open. `check` says, from any thread and at once, whether
-  // the work still makes progress; Internal if it never will.
+  // The model is loaded and the ports are open. `check` returns, from any thread and without
+  // blocking, whether the work makes progress; Internal if it never will again.
   void StartServing(std::function<absl::Status()> check);
 
-  // From now on never ready again.
+  // Never ready from now on.
   void StartDraining();
 
-  // OK, or the reason; Internal if only a new process helps.
+  // Returns OK, or the reason; Internal if only a restart helps.
   absl::Status Check() const;
   bool draining() const;
 

@@ -1,4 +1,4 @@
-// A streaming call that ends with an error before anything is known of it.
+// RefusedCall ends a streaming call with an error before anything is read.
 #pragma once
 
 #include "absl/status/status.h"

@@ -1,5 +1,5 @@
 // RpcServer is a gRPC server with what every kvship program offers on its port: its services,
-// gRPC's health service (which follows Readiness, per service), reflection, keepalive, and bounds
+// gRPC's health service (which follows Readiness, per service), reflection, keepalive, and limits
 // on messages and streams.
 #pragma once
 
@@ -22,17 +22,17 @@ namespace kvship {
 
 class RpcServer {
  public:
-  // gRPC holds its bounds as int.
+  // gRPC stores its limits as int.
   static constexpr size_t kMostMessageBytes = std::numeric_limits<int>::max();
 
   struct Options {
     std::string listen = "127.0.0.1:50051";
-    // A longer request is refused before it is read. At most kMostMessageBytes.
+    // Longer requests are refused before they are read. At most kMostMessageBytes.
     size_t max_message_bytes = 4 << 20;
-    // Streams of one connection at a time; more wait.
+    // Concurrent streams per connection; more wait.
     size_t max_streams = 1024;
-    // A connection ends after this age, plus a grace for its running calls, so that clients resolve
-    // names again and find new servers.
+    // A connection closes after this age, plus a grace for its running calls, so that clients
+    // resolve names again and find new servers.
     absl::Duration max_connection_age = absl::Minutes(30);
     absl::Duration max_connection_age_grace = absl::Minutes(30);
     // unset: plain text
@@ -42,19 +42,20 @@ class RpcServer {
     absl::Status Validate() const;
   };
 
-  // Listens and serves. Services and readiness are borrowed. `service_names` are those that the
-  // health service answers for, besides "". Errors: as Options::Validate, InvalidArgument (no
-  // address), Unavailable (port in use).
+  // Listens and serves. Borrows services and readiness. The health service answers for
+  // `service_names` and "". Errors: as Options::Validate, InvalidArgument (no address), Unavailable
+  // (port in use).
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(
       const Options& options, const std::vector<grpc::Service*>& services,
       const std::vector<std::string>& service_names, const Readiness& readiness);
 
-  // Cancels what is still running, at once.
+  // Cancels running calls at once.
   ~RpcServer();
 
-  // Takes no new calls from now on, and asks clients to connect elsewhere. Running calls go on.
+  // Refuses new calls from now on, and tells clients to reconnect elsewhere. Running calls
+  // continue.
   void StartShutdown();
-  // StartShutdown, and gives the running calls `grace` to end; then cancels them. Returns when all
+  // StartShutdown; then gives running calls `grace` to end, and cancels the rest. Returns when all
   // have ended.
   void Shutdown(absl::Duration grace);
 

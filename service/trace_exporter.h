@@ -1,6 +1,6 @@
-// TraceExporter sends spans to an OpenTelemetry collector, as OTLP/HTTP in JSON, from a thread of
-// its own. Nobody waits for it: what does not fit its bounded queue, and what the collector does
-// not take at once, is dropped and counted. Thread safe.
+// TraceExporter sends spans to an OpenTelemetry collector, as OTLP/HTTP in JSON, from its own
+// thread. It never blocks callers: spans that exceed its bounded queue, and those that the
+// collector does not accept at once, are dropped and counted. Thread safe.
 #pragma once
 
 #include <prometheus/counter.h>
@@ -25,14 +25,13 @@ namespace kvship {
 class TraceExporter {
  public:
   // `service` names the program to the collector, "kvship-decode", beside its version and the host;
-  // its metrics are called
-  // kvship_decode_trace_spans_{exported,dropped}_total. `endpoint` is "http://HOST:PORT", where
-  // spans go to /v1/traces; it may be https, and may have a path before that one. Borrows the
-  // registry. InvalidArgument naming --otlp_endpoint.
+  // its metrics are kvship_decode_trace_spans_{exported,dropped}_total. `endpoint` is
+  // "http://HOST:PORT"; it may be https, and may have a path. Spans go to its /v1/traces. Borrows
+  // the registry. InvalidArgument naming --otlp_endpoint.
   static absl::StatusOr<std::unique_ptr<TraceExporter>> Create(const std::string& service,
                                                                const std::string& endpoint,
                                                                prometheus::Registry& registry);
-  // Sends what is left, for two seconds at most, or three if the collector cannot be reached.
+  // Sends queued spans, for at most two seconds, or three if the collector is unreachable.
   ~TraceExporter();
 
   void Add(TraceSpan span);
@@ -47,7 +46,7 @@ class TraceExporter {
                 prometheus::Registry& registry);
   static absl::StatusOr<Endpoint> ParseEndpoint(const std::string& text);
   void Run();
-  // Whether the collector took them.
+  // Returns whether the collector accepted them.
   bool Send(const std::vector<TraceSpan>& spans);
 
   const std::vector<TraceSpan::Attribute> resource_;
@@ -55,7 +54,7 @@ class TraceExporter {
   prometheus::Counter& exported_;
   prometheus::Counter& dropped_;
   const std::unique_ptr<httplib::Client> client_;
-  bool reachable_ = true;  // of the thread: so that the log is told once
+  bool reachable_ = true;  // of the thread: so that it logs once
 
   std::mutex mutex_;
   std::condition_variable wake_;

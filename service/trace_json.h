@@ -1,4 +1,4 @@
-// Spans as the body of an OTLP/HTTP request in JSON (opentelemetry-proto 1.3, trace/v1). Pure.
+// Formats spans as the JSON body of an OTLP/HTTP request (opentelemetry-proto 1.3, trace/v1). Pure.
 #pragma once
 
 #include <span>
@@ -9,8 +9,7 @@
 
 namespace kvship {
 
-// `resource` says what made them. `to_wall_clock` is what makes the wall clock's time of the spans'
-// times.
+// `resource` describes their source. `to_wall_clock` is added to the spans' times.
 std::string TraceJson(std::span<const TraceSpan::Attribute> resource,
                       std::span<const TraceSpan> spans, absl::Duration to_wall_clock);
 

@@ -1,5 +1,5 @@
-// TraceSpan is one thing that was done for a request, and when. Plain data; the names and what they
-// measure are in docs/tracing.md.
+// TraceSpan is one operation of a request, with its times. Plain data; docs/tracing.md lists the
+// names and what they measure.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ struct TraceSpan {
   std::string name;
   Kind kind = Kind::kInternal;
   TraceContext context;
-  std::string parent_id = {};  // of the span above; empty: there is none
-  absl::Time begin;            // of the monotonic clock
+  std::string parent_id = {};  // of the parent span; empty: none
+  absl::Time begin;            // monotonic
   absl::Time end;
   std::vector<Attribute> attributes = {};
   absl::Status status = {};

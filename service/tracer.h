@@ -1,6 +1,6 @@
-// Tracer is how a program takes part in traces: it gives requests and what is done for them their
-// places in a trace, and hands spans that are sampled to an exporter, if there is one. Without one
-// it only hands on what came. Thread safe.
+// Tracer is a program's access to tracing: it creates the contexts of requests and their spans, and
+// passes sampled spans to an exporter, if there is one. Without an exporter it only propagates
+// incoming contexts. Thread safe.
 #pragma once
 
 #include <memory>
@@ -16,20 +16,20 @@ namespace kvship {
 
 class Tracer {
  public:
-  // From now on spans are sent to `endpoint`, if it is not empty. Before the first request, where
-  // at all. Borrows the registry. Errors: as TraceExporter::Create.
+  // Sends spans to `endpoint` from now on, unless it is empty. Call before the first request, if at
+  // all. Borrows the registry. Errors: as TraceExporter::Create.
   absl::Status Start(const std::string& service, const std::string& endpoint,
                      prometheus::Registry& registry);
 
-  // The context of what is done below `parent`, or of a request from a caller without a trace: a
-  // trace begins here then, if there is an exporter. Where no span will be recorded it is that of
-  // `parent`, so that those further down hang where they should.
+  // Returns the context of a child span of `parent` or, for a caller without a trace, of a new
+  // trace if there is an exporter. If no span will be recorded, returns `parent`, so that spans
+  // further down have the right parent.
   TraceContext Below(const TraceContext& parent) const {
     const bool records = exporter_ != nullptr && (parent.sampled || !parent.is_set());
     return records ? NewSpan(parent) : parent;
   }
 
-  // Whether spans of it are kept; those of others need not be made.
+  // Returns whether its spans are recorded; others need not be made.
   bool Records(const TraceContext& context) const {
     return exporter_ != nullptr && context.sampled;
   }
