@@ -1,5 +1,5 @@
-// Messages of kvship.v1 as JSON for people and programs, under the fields' own names and in the
-// order in which they are declared. Pure functions.
+// Converts messages of kvship.v1 to JSON for people and programs, with the fields' own names in
+// declaration order. Pure functions.
 #pragma once
 
 #include <google/protobuf/message.h>
@@ -8,8 +8,8 @@
 
 namespace kvship {
 
-// The fields of a message but for repeated ones; bytes in hexadecimal. With `only_set`, those that
-// were set.
+// Returns the non-repeated fields of a message; bytes in hexadecimal. With `only_set`, only set
+// ones.
 nlohmann::ordered_json MessageFields(const google::protobuf::Message& message, bool only_set);
 
 }  // namespace kvship

@@ -1,5 +1,5 @@
-// The id of a request, which both nodes write into their logs: made where the request arrives, sent
-// on in Begin, and told to the client. Pure functions, but for the draw.
+// The id of a request, which both nodes log. It is drawn where the request arrives, sent on in
+// Begin, and returned to the client. Pure functions, except the draw.
 #pragma once
 
 #include <cstddef>
@@ -7,13 +7,13 @@
 
 namespace kvship {
 
-// Initial metadata of a Generate call: the request's id.
+// The initial metadata of a Generate call that carries the id.
 inline constexpr char kRequestIdMetadata[] = "kvship-request-id";
 
-// Ids of other clients may look otherwise, up to so long.
+// Ids of other clients may have other forms, up to this length.
 inline constexpr size_t kMostRequestIdBytes = 64;
 
-// 128 random bits as 32 hex digits.
+// Returns 128 random bits as 32 hex digits.
 std::string NewRequestId();
 
 }  // namespace kvship

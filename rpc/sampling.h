@@ -1,4 +1,4 @@
-// Sampling options and output tokens between their protobuf and plain forms. Pure functions.
+// Converts sampling options and output tokens between protobuf and plain structs. Pure functions.
 #pragma once
 
 #include "absl/status/statusor.h"
@@ -7,12 +7,12 @@
 
 namespace kvship {
 
-// What is not set has the struct's default. Errors: InvalidArgument with a BadRequest detail
+// Unset fields get the struct's defaults. Errors: InvalidArgument with a BadRequest detail
 // "sampling", or "sampling.logit_bias" for a token outside the vocabulary.
 absl::StatusOr<SamplingOptions> SamplingFromProto(const v1::SamplingOptions& message,
                                                   size_t vocab_tokens);
 
-// Every field set.
+// Sets every field.
 v1::SamplingOptions SamplingToProto(const SamplingOptions& options);
 
 OutputToken OutputTokenFromProto(const v1::OutputToken& message);

@@ -1,6 +1,6 @@
-// A sealed message ends in the CRC32C of its other bytes, so that one that was damaged on its way
-// is not taken for another: TCP's own checksum is weak, and ends at every proxy. Frames have
-// checksums of their own. docs/wire.md shows a seal in bytes. Pure functions.
+// A sealed message ends with the CRC32C of its other bytes, which detects corruption in transit:
+// TCP's own checksum is weak, and ends at every proxy. Frames have their own checksums.
+// docs/wire.md shows a seal in bytes. Pure functions.
 #pragma once
 
 #include <google/protobuf/message_lite.h>
@@ -14,19 +14,18 @@
 
 namespace kvship {
 
-// The bytes of a PrefillRequest or PrefillResponse, sealed.
+// Serializes a PrefillRequest or PrefillResponse, sealed.
 std::string Sealed(const google::protobuf::MessageLite& message);
 
 enum class Seal {
-  kNone,    // there is none: the sender is older, or the message was damaged just there
-  kIntact,  // the bytes are those that were sent
+  kNone,    // absent: the sender is older, or the seal itself was corrupted
+  kIntact,  // the bytes are as sent
   kBroken,
 };
 Seal SealOf(std::span<const std::byte> message);
 
-// DataLoss if the seal is broken, or missing where the sender speaks a version that has seals. Of a
-// sender that is known to speak one without, what looks like a seal is none. A version of 0 is not
-// known yet.
+// DataLoss if the seal is broken, or missing although the sender's version has seals. If that
+// version is known to have none, ignores what looks like a seal. A version of 0 is unknown yet.
 absl::Status CheckSeal(Seal seal, const v1::WireVersion& sender);
 
 }  // namespace kvship

@@ -1,6 +1,6 @@
-// TLS from PEM files, for servers and channels. For gRPC's credentials the files are read again
-// about once a second, so that a certificate is replaced without a restart: connections made after
-// that have the new one. Files that cannot be used then change nothing. Thread safe.
+// TLS credentials from PEM files, for servers and channels. gRPC credentials reread the files about
+// once a second, so that certificates can be replaced without a restart: connections made after
+// that use the new one. Unusable files then change nothing. Thread safe.
 #pragma once
 
 #include <grpcpp/security/credentials.h>
@@ -17,9 +17,9 @@
 namespace kvship {
 
 struct TlsFiles {
-  std::string certificate = {};  // ours, with the intermediate ones after it
+  std::string certificate = {};  // our own, followed by the intermediate ones
   std::string key = {};          // of the certificate
-  std::string ca = {};           // who signs the certificates of peers
+  std::string ca = {};           // the CAs that sign peers' certificates
 };
 
 struct CertificateValidity {
@@ -27,31 +27,32 @@ struct CertificateValidity {
   absl::Time end;
 };
 
-// Of the first certificate in a PEM file. InvalidArgument naming the file that has none.
+// Reads the validity of the first certificate in a PEM file. InvalidArgument naming the file if it
+// has none.
 absl::StatusOr<CertificateValidity> ReadCertificateValidity(const std::string& path);
 
-// What gRPC's credentials of this process are made of.
+// The state of this process' gRPC credentials.
 struct TlsInUse {
-  // Whether it is what the files hold; false where that cannot be used, and what was there before
-  // goes on.
+  // Whether the credentials match the files; false if the files are unusable and the previous
+  // content stays in use.
   bool is_current = true;
-  // Of the certificate; of the first to expire, where credentials have different ones.
+  // Validity of the certificate; of the first to expire if credentials have different ones.
   std::optional<CertificateValidity> validity;
 };
 
-// None where there are no credentials.
+// Returns nullopt if there are no credentials.
 std::optional<TlsInUse> FindTlsInUse();
 
-// A server's context with the certificate and key, for TLS 1.2 and 1.3. Peers are asked for no
-// certificate. InvalidArgument naming the file that cannot be used and why.
+// Makes a server's context with the certificate and key, for TLS 1.2 and 1.3. Requests no
+// certificate from peers. InvalidArgument naming the unusable file and why.
 absl::StatusOr<std::shared_ptr<SSL_CTX>> ServerTlsContext(const TlsFiles& files);
 
-// A server's credentials; where `ca` is set, peers need a certificate that it signed. Errors: as
+// Makes a server's credentials; if `ca` is set, peers need a certificate that it signed. Errors: as
 // ServerTlsContext.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerTls(const TlsFiles& files);
 
-// A channel's credentials: the server must have a certificate that `ca` signed, for the name it is
-// called by. Where `certificate` and `key` are set they are shown to it. Errors: as
+// Makes a channel's credentials: the server must have a certificate signed by `ca` for the name
+// that is dialled. If `certificate` and `key` are set, they are presented to it. Errors: as
 // ServerTlsContext.
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ChannelTls(const TlsFiles& files);
 
