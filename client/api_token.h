@@ -1,4 +1,4 @@
-// Where the command line's API token comes from.
+// Reads the API token for the command line.
 #pragma once
 
 #include <string>
@@ -7,8 +7,8 @@
 
 namespace kvship {
 
-// In the file, or, without a path, in the environment's KVSHIP_API_TOKEN; empty where it is not
-// set. NotFound if the file has none; InvalidArgument as CheckApiToken
+// Reads the token from the file or, if `path` is empty, from the environment's KVSHIP_API_TOKEN;
+// empty if unset. NotFound if the file has none; InvalidArgument as CheckApiToken
 // (client/generation_client.h).
 absl::StatusOr<std::string> ReadApiToken(const std::string& path);
 

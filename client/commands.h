@@ -1,5 +1,5 @@
-// The commands of the `kvship` program. Each returns its error; answers go to standard output, what
-// is said about them to standard error.
+// The commands of the `kvship` program. Each returns its error and writes results to standard
+// output, messages about them to standard error.
 #pragma once
 
 #include <string>
@@ -14,20 +14,20 @@
 
 namespace kvship {
 
-// kvship generate: one answer.
+// kvship generate: runs one request.
 struct GenerateCommand {
   v1::GenerateRequest request = {};
   absl::Duration timeout = absl::InfiniteDuration();
-  bool progress = false;         // a line on standard error while there is no output yet
+  bool progress = false;         // a line on standard error until there is output
   bool report = false;           // a table on standard error at the end
-  bool json = false;             // the record on standard output instead of the text
-  std::string report_file = {};  // the record into this file
+  bool json = false;             // print the record instead of the text
+  std::string report_file = {};  // write the record to this file
 
   absl::Status Run(GenerationClient& client) const;
 };
 
-// kvship chat: a conversation, a line of standard input at a time. `request` carries the options
-// and, in its chat, what goes before the first line.
+// kvship chat: a conversation, one line of standard input at a time. `request` carries the options
+// and, in its chat, the messages before the first line.
 struct ChatCommand {
   v1::GenerateRequest request = {};
   absl::Duration timeout = absl::InfiniteDuration();
@@ -36,7 +36,7 @@ struct ChatCommand {
   absl::Status Run(GenerationClient& client) const;
 };
 
-// kvship bench: many requests, at planned times or so many at a time, and how long they took.
+// kvship bench: sends many requests, at planned times or with a fixed concurrency, and times them.
 struct BenchCommand {
   LoadRun::Options run = {};
   std::vector<PlannedRequest> plan = {};
@@ -44,22 +44,22 @@ struct BenchCommand {
   bool progress = false;  // a line on standard error each second
   bool json = false;
 
-  // The last error if no request succeeded; the errors of others are counted.
+  // Returns the last error if no request succeeded; other errors are only counted.
   absl::Status Run(GenerationClient& client) const;
 };
 
-// kvship plan: what a load takes of GPUs and links. Asks no server.
+// kvship plan: the GPUs and links that a load needs. Contacts no server.
 struct PlanCommand {
   std::string model = {};        // a path, or a shape's name
   std::string gpu = {};          // a name, or TFLOPS:GB/S:GB
-  std::string compression = {};  // where it differs from the measured default
+  std::string compression = {};  // if it differs from the measured default
   PlannedLoad load = {};
   bool json = false;
 
   absl::Status Run() const;
 };
 
-// kvship models: what the server runs.
+// kvship models: shows the model that the server runs.
 absl::Status RunModels(GenerationClient& client, absl::Duration timeout, bool json);
 
 }  // namespace kvship

@@ -1,8 +1,8 @@
-// GenerationClient talks to a decode server: one blocking call per request. Thread safe.
+// GenerationClient is a client of a decode server: one blocking call per request. Thread safe.
 //
 // Errors are the server's, with its details: FieldOf, RetryDelayOf and ReasonOf (rpc/errors.h) read
-// them. A call that finds no server, or no room, is made again inside its timeout, and only before
-// any output. A timeout of InfiniteDuration is none. Texts must be UTF-8.
+// them. Calls that find no server, or no room, are retried within their timeout, and only before
+// any output. A timeout of InfiniteDuration means none. Texts must be UTF-8.
 #pragma once
 
 #include <grpcpp/security/credentials.h>
@@ -20,33 +20,33 @@
 
 namespace kvship {
 
-// InvalidArgument, naming `source` and never quoting the token, unless it can be sent: printable
-// ASCII characters. Empty is none.
+// Checks that the token can be sent: printable ASCII characters; empty means none. InvalidArgument,
+// naming `source` and never quoting the token, if not.
 absl::Status CheckApiToken(absl::string_view source, absl::string_view token);
 
 class GenerationClient {
  public:
   struct Options {
     size_t retries = 3;
-    // That calls of stub() take in turn. A server takes so many calls at a time over one, and what
-    // stands before several servers may give each connection one of them.
+    // Connections that stub() uses in turn. A server limits the calls per connection, and a load
+    // balancer may route each connection to one of several servers.
     size_t connections = 1;
-    // unset: plain text. rpc/tls.h makes them of files.
+    // unset: plain text. rpc/tls.h makes them from files.
     std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;
-    // Sent with every call; in plain text, whoever sees the call sees it. Empty: none. As
-    // CheckApiToken wants it: with another one every call is refused here.
+    // Sent with every call; in plain text, anyone on the network can read it. Empty: none. If
+    // CheckApiToken rejects it, every call fails here.
     std::string api_token = {};
   };
 
-  // `server` is a gRPC name, "127.0.0.1:50050" or "dns:///decode:50050". Connects when first used.
+  // `server` is a gRPC name, "127.0.0.1:50050" or "dns:///decode:50050". Connects on first use.
   explicit GenerationClient(const std::string& server);
   GenerationClient(const std::string& server, Options options);
 
-  // Runs one request to its end. `on_response` sees progress and output as they come. A stop that
-  // is requested, from any thread or from `on_response`, ends the request and frees all it holds on
-  // the servers. Errors: as the server's; Unavailable, naming the server, if it cannot be reached;
-  // Unimplemented, likewise, if it has no such service; FailedPrecondition for a message larger
-  // than it takes; DeadlineExceeded; Cancelled.
+  // Runs one request to its end. Calls `on_response` with progress and output as they arrive.
+  // Requesting `stop`, from any thread or from `on_response`, ends the request and frees all it
+  // holds on the servers. Errors: as the server's; Unavailable, naming the server, if it is
+  // unreachable; Unimplemented, likewise, if it lacks the service; FailedPrecondition for a message
+  // above its limit; DeadlineExceeded; Cancelled.
   absl::StatusOr<v1::GenerateReport> Generate(
       const v1::GenerateRequest& request, absl::Duration timeout,
       const std::function<void(const v1::GenerateResponse&)>& on_response,
@@ -54,9 +54,9 @@ class GenerationClient {
 
   absl::StatusOr<v1::ModelInfo> GetModelInfo(absl::Duration timeout);
 
-  // For who runs many calls at a time: the stub, what each call's context needs (a token that
-  // cannot be sent is left out), and what the end of a call with that timeout comes to; `stopped`:
-  // whether this side has cancelled it.
+  // For callers that run many concurrent calls: the stub; the settings of each call's context
+  // (without a token that cannot be sent); and the final status of a call with that timeout.
+  // `stopped`: this side has cancelled it.
   v1::GenerationService::Stub& stub() { return *stubs_[next_stub_++ % stubs_.size()]; }
   void SetContext(absl::Duration timeout, grpc::ClientContext* context) const;
   absl::Status EndOf(const grpc::Status& status, absl::Duration timeout, bool stopped) const;
@@ -64,7 +64,7 @@ class GenerationClient {
  private:
   struct Limit {
     absl::Duration timeout;
-    absl::Time deadline;  // of the monotonic clock
+    absl::Time deadline;  // monotonic
   };
 
   absl::StatusOr<v1::GenerateReport> GenerateOnce(

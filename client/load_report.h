@@ -1,5 +1,5 @@
-// What a load run found: exact percentiles over all requests and tokens, errors by code, bytes, and
-// goodput, the requests that met their latency targets. Pure functions.
+// The results of a load run: exact percentiles over all requests and tokens, errors by code, bytes,
+// and goodput (requests that met their latency targets). Pure functions.
 #pragma once
 
 #include <map>
@@ -12,10 +12,10 @@
 
 namespace kvship {
 
-// What a request must meet to count as good; an infinite target is always met.
+// The latencies that a good request meets; an infinite target is always met.
 struct LatencyTargets {
   absl::Duration first_token = absl::InfiniteDuration();
-  absl::Duration between_tokens = absl::InfiniteDuration();  // its mean
+  absl::Duration between_tokens = absl::InfiniteDuration();  // mean per request
 };
 
 struct LoadReport {
@@ -33,7 +33,7 @@ struct LoadReport {
 LoadReport MakeLoadReport(const std::vector<LoadRequestResult>& results,
                           const LatencyTargets& targets, absl::Duration duration);
 
-// The value that a share of the ascending values does not exceed (nearest rank); 0 of none.
+// The value that `share` of the ascending values do not exceed (nearest rank); 0 if there are none.
 double Percentile(const std::vector<double>& ascending, double share);
 
 std::string LoadReportText(const LoadReport& report);

@@ -1,6 +1,6 @@
-// LoadRun sends planned requests at their times, whatever became of those before, and times what
-// comes back. Latencies count from when a request was to be sent, so that a generator that lags
-// cannot hide a server that does.
+// LoadRun sends planned requests at their times, whatever the state of earlier ones, and times the
+// responses. Latencies count from the planned send time, so that a lagging generator cannot hide a
+// lagging server.
 #pragma once
 
 #include <condition_variable>
@@ -30,14 +30,14 @@ struct LoadRequestResult {
 class LoadRun {
  public:
   struct Options {
-    // What all requests have in common. Without an input each gets a prompt of random ids below
-    // vocab_tokens, as long as planned.
+    // Common to all requests. Without an input, each gets a prompt of random ids below
+    // vocab_tokens, of the planned length.
     v1::GenerateRequest request = {};
     uint32_t vocab_tokens = 0;
     uint64_t seed = 0;
     absl::Duration timeout = absl::InfiniteDuration();
-    // Requests under way at a time; past them one is not sent and counts as ResourceExhausted. In a
-    // closed loop arrivals are ignored: a request is sent whenever fewer are under way.
+    // Concurrent requests; above this limit a request is not sent and counts as ResourceExhausted.
+    // In a closed loop arrival times are ignored: a request is sent whenever fewer are in flight.
     size_t max_in_flight = 4096;
     bool closed_loop = false;
   };
@@ -50,7 +50,7 @@ class LoadRun {
   LoadRun(GenerationClient& client, Options options)
       : client_(client), options_(std::move(options)) {}
 
-  // Runs the plan to its end; `on_progress` is called about once a second, on this thread.
+  // Runs the plan to its end. Calls `on_progress` about once a second, on this thread.
   std::vector<LoadRequestResult> Run(const std::vector<PlannedRequest>& plan,
                                      const std::function<void(const Progress&)>& on_progress);
 
@@ -59,7 +59,7 @@ class LoadRun {
 
   void Send(const PlannedRequest& planned, size_t index, absl::Time at);
   void Finished(size_t index, LoadRequestResult result);
-  // Waits until done(now), looked at when something has finished and at `wake`; tells of the
+  // Waits until done(now), which it checks when a request has finished and at `wake`; reports
   // progress meanwhile.
   void WaitUntil(const std::function<bool(absl::Time)>& done, absl::Time wake,
                  const std::function<void(const Progress&)>& on_progress);

@@ -1,5 +1,4 @@
-// A capacity plan as people and programs read it: the table of `kvship plan`, and its --json. Pure
-// functions.
+// Formats a capacity plan: the table of `kvship plan`, and its --json. Pure functions.
 #pragma once
 
 #include <string>
@@ -12,11 +11,12 @@ struct PlanRecord {
   PlannedModel model = {};
   Gpu gpu = {};
   PlannedLoad load = {};
-  std::string compression = {};  // as it was given; empty: the default
+  std::string compression = {};  // as given; empty: the default
   CapacityPlan plan = {};
 };
 
-// Whole and compact cache side by side, and the two link speeds in a sentence each.
+// A table of whole and compact cache side by side, and one sentence for each of the two link
+// speeds.
 std::string PlanTable(const PlanRecord& record);
 
 // One object: "model", "gpu", "load", "whole", "compact", "hiding_gbps", "break_even_gbps". Times

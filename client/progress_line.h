@@ -1,5 +1,5 @@
-// ProgressLine tells a person on standard error what a request is waiting for, over and over on the
-// same line where that is a terminal. Not thread safe.
+// ProgressLine shows on standard error what a request is waiting for; on a terminal, it rewrites
+// one line. Not thread safe.
 #pragma once
 
 #include <string>
@@ -10,11 +10,11 @@ namespace kvship {
 
 class ProgressLine {
  public:
-  // Says nothing unless `enabled`.
+  // Prints nothing unless `enabled`.
   explicit ProgressLine(bool enabled);
 
   void Show(const v1::GenerateProgress& progress);
-  // Takes the line away before other output.
+  // Erases the line; call before other output.
   void Clear();
 
  private:

@@ -1,6 +1,5 @@
-// A request's outcome as people and programs read it: the table that `kvship generate --report`
-// prints, and the JSON record of --json and --report-file. Field names are those of
-// kvship.v1.GenerateReport. Pure functions.
+// Formats a request's result: the table that `kvship generate --report` prints, and the JSON record
+// of --json and --report-file. Field names are those of kvship.v1.GenerateReport. Pure functions.
 #pragma once
 
 #include <string>
@@ -10,14 +9,14 @@
 
 namespace kvship {
 
-// What one request gave.
+// The result of one request.
 struct Answer {
   std::string text;
   std::vector<v1::OutputToken> tokens;
   v1::GenerateReport report;
 };
 
-// {"text", "tokens", "finish_reason", "usage", "kv", "timing"}, and "logprobs" where there are any.
+// {"text", "tokens", "finish_reason", "usage", "kv", "timing"}, and "logprobs" if there are any.
 std::string AnswerJson(const Answer& answer);
 
 // Lines of "name value".

@@ -1,5 +1,5 @@
-// How a person says a request's input, text or files, and the GenerateRequest it becomes. What only
-// the server can know is left to it to check.
+// Makes a GenerateRequest's input from command-line text or files. What only the server can know is
+// left to it to check.
 #pragma once
 
 #include <string>
@@ -10,17 +10,16 @@
 
 namespace kvship {
 
-// Where the prompt comes from: exactly one of the first three.
+// The source of the prompt: exactly one of the first three is set.
 struct PromptSource {
   std::string text = {};
   std::string text_file = {};
   std::string tokens_file = {};  // a JSON list of ids
-  bool chat = false;             // the text is a user's message, `system` the one before it
+  bool chat = false;             // the text is a user's message, preceded by `system`
   std::string system = {};
 };
 
-// Requests carry nothing else: InvalidArgument, naming `source` and the byte, for a text that is
-// not UTF-8.
+// Requests carry only UTF-8: InvalidArgument, naming `source` and the byte, for any other text.
 absl::Status CheckUtf8(absl::string_view source, absl::string_view text);
 
 // Sets the request's input. Errors: InvalidArgument, or NotFound for a file that cannot be read.

@@ -1,6 +1,6 @@
-// When a call that failed before any output is made again: where no server took it or none had
-// room, and inside the deadline. The Python client has the same rules. One per call; not thread
-// safe.
+// Attempts decides whether and when to retry a call that failed before any output: if no server
+// accepted it or none had room, and within the deadline. The Python client has the same rules. One
+// per call; not thread safe.
 #pragma once
 
 #include <cstddef>
@@ -14,11 +14,11 @@ namespace kvship {
 
 class Attempts {
  public:
-  // `deadline` is of the monotonic clock.
+  // `deadline` is monotonic.
   Attempts(size_t retries, absl::Time deadline) : retries_left_(retries), deadline_(deadline) {}
 
-  // How long to wait before the next attempt; none where there must not be one. After
-  // ResourceExhausted as long as the server said, after Unavailable a random part of a time that
+  // Returns the delay before the next attempt; nullopt if there must be none. After
+  // ResourceExhausted: what the server asked for. After Unavailable: a random part of a time that
   // doubles.
   std::optional<absl::Duration> DelayAfter(const absl::Status& error);
 
