@@ -54,7 +54,7 @@ class HttpService {
   HttpService(const Generation::Uses& uses, const Callers& callers, const Readiness& readiness,
               const Options& options, std::unique_ptr<WatchedTlsContext> tls);
 
-  // Answers every request except POSTs to the generating endpoints.
+  // Answers every request but POSTs, with one Host header, to the generating endpoints.
   httplib::Server::HandlerResponse Route(const httplib::Request& request,
                                          httplib::Response& response) const;
   void AnswerHealth(httplib::Response& response) const;
