@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/utf8.h"
 #include "decode_service/prefill_fault.h"
 #include "decode_service/rejection.h"
 #include "rpc/errors.h"
@@ -39,6 +40,10 @@ std::string RejectionOf(const absl::Status& status) {
   }
   return kMemoryShort;
 }
+
+constexpr size_t kMaxClients = 1000;
+constexpr char kNoName[] = "(none)";
+constexpr char kOtherClients[] = "(others)";
 
 // Negative where nothing is dropped: pages are whole.
 double MemorySavedBytes(const v1::KvReport& kv) {
@@ -80,6 +85,42 @@ DecodeMetrics::PrefillNodeMetrics::PrefillNodeMetrics(const MetricFactory& make)
   }
 }
 
+DecodeMetrics::ClientMetrics::ClientMetrics(const MetricFactory& make)
+    : requests_(make.Counters(
+          "client_requests_total",
+          "Requests that ended, by gRPC status code and by client: the name of its API token or "
+          "certificate, (none) without one, (others) for names after the first thousand")),
+      tokens_(make.Counters(
+          "client_tokens_total",
+          "Tokens of requests whose prompts were read, however they ended, by client and kind: "
+          "prompt; reused, of these those at the prompt's beginning that an earlier prompt had "
+          "already; output")) {}
+
+std::string DecodeMetrics::ClientMetrics::LabelOf(const std::string& client) {
+  if (client.empty()) return kNoName;
+  // A certificate's name can be any bytes, and Prometheus takes no metrics with a label that is
+  // not UTF-8.
+  if (ValidUtf8Bytes(client) != client.size()) return kOtherClients;
+  std::lock_guard lock(mutex_);
+  if (labels_.size() < kMaxClients) labels_.insert(client);
+  return labels_.contains(client) ? client : kOtherClients;
+}
+
+void DecodeMetrics::ClientMetrics::CountRequest(const std::string& client, absl::StatusCode code) {
+  requests_.Add({{"client", LabelOf(client)}, {"code", absl::StatusCodeToString(code)}})
+      .Increment();
+}
+
+void DecodeMetrics::ClientMetrics::CountUsage(const std::string& client, const v1::Usage& usage) {
+  const std::string label = LabelOf(client);
+  const auto count = [&](const char* kind, uint32_t tokens) {
+    tokens_.Add({{"client", label}, {"kind", kind}}).Increment(tokens);
+  };
+  count("prompt", usage.prompt_tokens());
+  count("reused", usage.reused_tokens());
+  count("output", usage.output_tokens());
+}
+
 DecodeMetrics::DecodeMetrics(const MetricFactory& make)
     : model_(make.ModelInfo()),
       requests_(make.Requests()),
@@ -89,6 +130,7 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
           "many prompt tokens wait, some in line for the KV pool), prefill (too many wait, all for "
           "prefill nodes, or these are full), client (its --max_client_requests or "
           "--max_client_bytes), http (--max_http_requests), memory (beside the pool)")),
+      clients_(make),
       http_responses_(make.Counters(
           "http_responses_total",
           "Answers on the HTTP port, of whatever path, by status; a stream's status is "
@@ -157,10 +199,15 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
 
 void DecodeMetrics::SetModel(const std::string& name) { model_.Add({{"model", name}}).Set(1); }
 
-void DecodeMetrics::CountRequest(const absl::Status& status) {
+void DecodeMetrics::CountRequest(const absl::Status& status, const std::string& client) {
+  clients_.CountRequest(client, status.code());
   requests_.Add({{"code", absl::StatusCodeToString(status.code())}}).Increment();
   if (!absl::IsResourceExhausted(status)) return;
   rejections_.Add({{"reason", RejectionOf(status)}}).Increment();
+}
+
+void DecodeMetrics::CountUsage(const v1::Usage& usage, const std::string& client) {
+  clients_.CountUsage(client, usage);
 }
 
 void DecodeMetrics::CountHttpResponse(int status) {

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
-#include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 
 #include "absl/status/status.h"
@@ -23,9 +23,11 @@ class DecodeMetrics {
 
   // The model that is served; once.
   void SetModel(const std::string& name);
-  // A request's end: its outcome is the gRPC status code's name, "OK" or "RESOURCE_EXHAUSTED"; that
-  // one counts by its reason (rejection.h), too.
-  void CountRequest(const absl::Status& status);
+  // The end of a request of `client` (empty: not known): its outcome is the gRPC status code's
+  // name, "OK" or "RESOURCE_EXHAUSTED"; that one counts by its reason (rejection.h), too.
+  void CountRequest(const absl::Status& status, const std::string& client);
+  // The tokens of a request whose prompt was read, however it ended, by client.
+  void CountUsage(const v1::Usage& usage, const std::string& client);
   // An answer on the HTTP port, by its status.
   void CountHttpResponse(int status);
   // What a request that succeeded reports of its KV cache and tokens; its layers took
@@ -64,11 +66,29 @@ class DecodeMetrics {
     prometheus::Family<prometheus::Counter>& failures;
   };
 
+  // By client, whose names may be those of any number of certificates: the first thousand have
+  // series of their own.
+  class ClientMetrics {
+   public:
+    explicit ClientMetrics(const MetricFactory& make);
+    void CountRequest(const std::string& client, absl::StatusCode code);
+    void CountUsage(const std::string& client, const v1::Usage& usage);
+
+   private:
+    std::string LabelOf(const std::string& client);
+
+    prometheus::Family<prometheus::Counter>& requests_;
+    prometheus::Family<prometheus::Counter>& tokens_;
+    std::mutex mutex_;
+    std::set<std::string> labels_;
+  };
+
   explicit DecodeMetrics(const MetricFactory& make);
 
   prometheus::Family<prometheus::Gauge>& model_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Counter>& rejections_;
+  ClientMetrics clients_;
   prometheus::Family<prometheus::Counter>& http_responses_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& output_tokens_;

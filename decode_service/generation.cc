@@ -327,6 +327,7 @@ void Generation::OnSessionEnd(const Session::End& end) {
 void Generation::Report(const Session::End& end) {
   trace_.EndDecode(end);
   report_.mutable_usage()->set_output_tokens(static_cast<uint32_t>(end.output_tokens));
+  uses_.metrics.CountUsage(report_.usage(), call_.client);
   if (!end.status.ok()) return Fail(end.status);
   report_.set_finish_reason(end.reason);
   v1::Timing& timing = *report_.mutable_timing();
@@ -337,7 +338,7 @@ void Generation::Report(const Session::End& end) {
                                  absl::ToDoubleSeconds(end.decode));
   }
   GiveBack();
-  uses_.metrics.CountRequest(absl::OkStatus());
+  uses_.metrics.CountRequest(absl::OkStatus(), call_.client);
   uses_.metrics.CountReport(report_, receive_time_);
   uses_.recent.Add({.request_id = call_.id,
                     .ended = MonotonicNow(),
@@ -352,7 +353,7 @@ void Generation::Report(const Session::End& end) {
 void Generation::Fail(const absl::Status& error) {
   GiveBack();
   const bool full = absl::IsResourceExhausted(error) && !RetryDelayOf(error).has_value();
-  uses_.metrics.CountRequest(error);
+  uses_.metrics.CountRequest(error, call_.client);
   LogEnd(error);
   trace_.End(call_.id, error, report_);
   responses_->Fail(full ? WithRetryDelay(error, uses_.options.retry_delay) : error);

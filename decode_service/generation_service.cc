@@ -187,7 +187,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Refuse(
     const absl::Status& error, const std::string& client, grpc::CallbackServerContext& context) {
   const std::string id = NewRequestId();
   context.AddInitialMetadata(kRequestIdMetadata, id);
-  uses_.metrics.CountRequest(error);
+  uses_.metrics.CountRequest(error, client);
   LogInfo("request refused", {{"request_id", id},
                               {"trace_id", TraceContextOf(context.client_metadata()).trace_id},
                               {"client", client},

@@ -285,7 +285,7 @@ void HttpService::Refuse(const OpenAiError& error, const httplib::Request& reque
   absl::Status status(code, error.message);
   // Other limits are checked after the request is read.
   if (absl::IsResourceExhausted(status)) status = WithReason(status, kHttpFull);
-  uses_.metrics.CountRequest(status);
+  uses_.metrics.CountRequest(status, client);
   // Messages about the request quote it.
   const bool quotes = code == absl::StatusCode::kInvalidArgument || error.http_status == 404;
   LogInfo("request refused", {{"request_id", id},

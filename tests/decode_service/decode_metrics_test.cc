@@ -91,17 +91,58 @@ TEST_F(DecodeMetricsTest, WhatAlertsWatchIsThereBeforeItHappens) {
 
 TEST_F(DecodeMetricsTest, RejectionsAreCountedByWhatThereWasTooLittleOf) {
   const absl::Status rejected = absl::ResourceExhaustedError("full");
-  metrics_.CountRequest(WithReason(rejected, kPoolFull));
-  metrics_.CountRequest(WithReason(rejected, kPoolFull));
-  metrics_.CountRequest(WithReason(rejected, kPrefillFull));
-  metrics_.CountRequest(WithReason(rejected, "ONE_OF_A_LATER_VERSION"));
-  metrics_.CountRequest(rejected);
-  metrics_.CountRequest(WithReason(absl::UnavailableError("gone"), kPoolFull));
+  metrics_.CountRequest(WithReason(rejected, kPoolFull), "");
+  metrics_.CountRequest(WithReason(rejected, kPoolFull), "");
+  metrics_.CountRequest(WithReason(rejected, kPrefillFull), "");
+  metrics_.CountRequest(WithReason(rejected, "ONE_OF_A_LATER_VERSION"), "");
+  metrics_.CountRequest(rejected, "");
+  metrics_.CountRequest(WithReason(absl::UnavailableError("gone"), kPoolFull), "");
   EXPECT_EQ(Value("rejections_total{reason=\"pool\"}"), 2);
   EXPECT_EQ(Value("rejections_total{reason=\"prefill\"}"), 1);
   EXPECT_EQ(Value("rejections_total{reason=\"memory\"}"), 2);
   EXPECT_EQ(Value("rejections_total{reason=\"client\"}"), 0);
   EXPECT_EQ(Value("rejections_total{reason=\"http\"}"), 0);
+}
+
+TEST_F(DecodeMetricsTest, RequestsAndTokensAreCountedByClient) {
+  v1::Usage usage;
+  usage.set_prompt_tokens(1000);
+  usage.set_reused_tokens(256);
+  usage.set_output_tokens(20);
+  metrics_.CountUsage(usage, "batch");
+  metrics_.CountUsage(usage, "batch");
+  metrics_.CountRequest(absl::OkStatus(), "batch");
+  metrics_.CountRequest(absl::CancelledError(), "batch");
+  EXPECT_EQ(Value("client_tokens_total{client=\"batch\",kind=\"prompt\"}"), 2000);
+  EXPECT_EQ(Value("client_tokens_total{client=\"batch\",kind=\"reused\"}"), 512);
+  EXPECT_EQ(Value("client_tokens_total{client=\"batch\",kind=\"output\"}"), 40);
+  EXPECT_EQ(Value("client_requests_total{client=\"batch\",code=\"OK\"}"), 1);
+  EXPECT_EQ(Value("client_requests_total{client=\"batch\",code=\"CANCELLED\"}"), 1);
+  EXPECT_EQ(Value("requests_total{code=\"OK\"}"), 1);
+}
+
+TEST_F(DecodeMetricsTest, ClientsWithoutANameAreOne) {
+  metrics_.CountRequest(absl::OkStatus(), "");
+  metrics_.CountRequest(absl::UnauthenticatedError("unknown"), "");
+  EXPECT_EQ(Value("client_requests_total{client=\"(none)\",code=\"OK\"}"), 1);
+  EXPECT_EQ(Value("client_requests_total{client=\"(none)\",code=\"UNAUTHENTICATED\"}"), 1);
+}
+
+TEST_F(DecodeMetricsTest, ANameThatIsNotUtf8IsNoLabel) {
+  metrics_.CountRequest(absl::OkStatus(), "caf\xe9");
+  EXPECT_EQ(Value("client_requests_total{client=\"(others)\",code=\"OK\"}"), 1);
+}
+
+// Or whoever has many certificates would make as many series.
+TEST_F(DecodeMetricsTest, ClientsBeyondAThousandAreOne) {
+  for (size_t i = 0; i < 1002; ++i) {
+    metrics_.CountRequest(absl::OkStatus(), absl::StrCat("client-", i));
+  }
+  metrics_.CountRequest(absl::OkStatus(), "client-0");
+  EXPECT_EQ(Value("client_requests_total{client=\"client-0\",code=\"OK\"}"), 2);
+  EXPECT_EQ(Value("client_requests_total{client=\"client-999\",code=\"OK\"}"), 1);
+  EXPECT_EQ(Value("client_requests_total{client=\"client-1000\",code=\"OK\"}"), -1);
+  EXPECT_EQ(Value("client_requests_total{client=\"(others)\",code=\"OK\"}"), 2);
 }
 
 TEST_F(DecodeMetricsTest, TimesUpToTheDeadlineAreToldApart) {

@@ -75,6 +75,22 @@ def test_a_client_has_no_more_requests_at_a_time_than_it_may(start_decode, token
     assert api.chat("Hi", max_tokens=1).usage.completion_tokens == 1
 
 
+def test_requests_and_tokens_are_counted_by_client(start_decode, tokens):
+    _, api = start_decode(tokens, api_key="token of alice")
+    usage = api.chat("Hi", max_tokens=3, extra_body={"ignore_eos": True}).usage
+    api.connect("token of bob").models.list()
+    with pytest.raises(openai.AuthenticationError):
+        api.connect("token of carol").completions.create(model=api.model, prompt="Hi", max_tokens=1)
+    with urllib.request.urlopen(f"http://127.0.0.1:{api.admin_port}/metrics") as metrics:
+        told = metrics.read().decode()
+    for series, value in [('tokens_total{client="alice",kind="prompt"}', usage.prompt_tokens),
+                          ('tokens_total{client="alice",kind="output"}', usage.completion_tokens),
+                          ('requests_total{client="alice",code="OK"}', 1),
+                          ('requests_total{client="(none)",code="UNAUTHENTICATED"}', 1)]:
+        assert f"kvship_decode_client_{series} {value}\n" in told
+    assert 'client="bob"' not in told  # whoever asks for models alone uses none
+
+
 def test_choices_that_a_clients_limits_never_let_in_together_are_a_400(start_decode):
     _, api = start_decode("--max_client_requests=3", f"--max_client_bytes={30 << 20}")
     assert len(api.complete("Hi", n=3, max_tokens=1).choices) == 3

@@ -62,7 +62,11 @@ def dashboard():
                    {"decode": "sum(kvship_decode_ready{SELECT})", "prefill": "sum(kvship_prefill_ready{SELECT})"},
                    "That welcome new requests"),
             curves("Rejections", "reqps",
-                   {"decode": requests("RESOURCE_EXHAUSTED"),
-                    "prefill": 'sum(rate(kvship_prefill_requests_total{SELECT,code="RESOURCE_EXHAUSTED"}WINDOW))'},
-                   "For lack of room; a decode node tries other prefill nodes before it rejects"),
+                   {"{{reason}}": "sum by (reason) (rate(kvship_decode_rejections_total{SELECT}WINDOW))",
+                    "by prefill nodes":
+                        'sum(rate(kvship_prefill_requests_total{SELECT,code="RESOURCE_EXHAUSTED"}WINDOW))'},
+                   "By what there was too little of; before a decode node rejects for prefill nodes, it tries the others"),
+            curves("Tokens by client", "short",
+                   {"{{client}}": 'sum by (client) (rate(kvship_decode_client_tokens_total{SELECT,kind!="reused"}WINDOW))'},
+                   "Prompt and output tokens per second; a client is the name of an API token or certificate", stacked=True),
         ])
