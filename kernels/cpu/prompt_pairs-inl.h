@@ -1,13 +1,13 @@
 // The products of prompt attention on pairs of 16-bit numbers, which the processor adds up twice as
-// fast as float32: q.k with AVX2, both with AVX-512 that has VNNI and BF16. Highway 1.0.3 has
-// neither, hence intrinsics.
+// fast as float32: q.k with AVX2 and with AVX-512 that has VNNI, both products where it has BF16
+// too. Highway 1.0.3 has neither, hence intrinsics.
 //
 // q.k is an integer product: each row is scaled to a norm of 46000, so that by Cauchy-Schwarz no
 // sum passes 2^31 (46008^2, for rounding adds up to sqrt(D) / 2 to a norm), and its error is about
 // 1e-5 |q| |k| sqrt(2) / 8, where bfloat16 would have 100 times that: scores enter exponentials.
-// AVX-512 rounds probabilities and values to bfloat16; the sum that divides them is not. AVX2,
-// which has nothing like it, keeps them in float32: integers would need a scale that other tokens
-// share, and then a row's result would depend on how the prompt was cut.
+// BF16 instructions take probabilities and values rounded to bfloat16; the sum that divides them is
+// not. Without them they stay in float32: integers would need a scale that other tokens share, and
+// then a row's result would depend on how the prompt was cut.
 
 #if defined(KVSHIP_KERNELS_CPU_PROMPT_PAIRS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVSHIP_KERNELS_CPU_PROMPT_PAIRS_INL_H_
@@ -25,28 +25,7 @@
 #include <immintrin.h>
 
 #if HWY_TARGET == HWY_AVX3
-HWY_BEFORE_NAMESPACE();
-namespace kvship {
-namespace HWY_NAMESPACE {
-
-// A part of PairTiles that is inlined into code for all of AVX-512, so without BF16 instructions.
-struct PairProbabilities {
-  // Pair j / 2 takes the place of row j / 2 of the scores, which has been read.
-  static HWY_INLINE void StoreProbabilities(FloatVec p0, FloatVec p1, size_t key, float* column) {
-    const hn::RebindToUnsigned<FloatTag> d;
-    const auto half = hn::Set(d, 0x8000);
-    const auto low = hn::ShiftRight<16>(hn::Add(hn::BitCast(d, p0), half));
-    const auto high = hn::Add(hn::BitCast(d, p1), half);
-    const auto pair = hn::Or(low, hn::And(high, hn::Set(d, 0xffff0000)));
-    hn::Store(pair, d, reinterpret_cast<uint32_t*>(column + key / 2 * BlockLanes()));
-  }
-};
-
-}  // namespace HWY_NAMESPACE
-}  // namespace kvship
-HWY_AFTER_NAMESPACE();
-
-HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni,avx512bf16")
+HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
 #else
 HWY_BEFORE_NAMESPACE();
 #endif
@@ -65,6 +44,14 @@ HWY_INLINE Ints AddPairProducts(Ints sum, IntVec a, IntVec b) {
   return (Ints)_mm512_dpwssd_epi32((__m512i)sum, a.raw, b.raw);
 #else
   return sum + (Ints)_mm256_madd_epi16(a.raw, b.raw);
+#endif
+}
+
+inline bool CanAddPairProducts() {
+#if HWY_TARGET == HWY_AVX3
+  return __builtin_cpu_supports("avx512vnni");
+#else
+  return true;
 #endif
 }
 
@@ -96,6 +83,10 @@ inline size_t PaddedKeys(const PromptShape& shape) { return (shape.num_keys + 15
 class KeyPairs {
  public:
   static constexpr size_t kMaxHeadDim = 512;
+
+  static bool TakesHeadDim(size_t head_dim) {
+    return head_dim % 16 == 0 && head_dim <= kMaxHeadDim;
+  }
 
   static size_t NumBytes(const PromptShape& shape) {
     return shape.kv_heads * PaddedKeys(shape) * (shape.head_dim * sizeof(int16_t) + sizeof(float));
@@ -190,7 +181,49 @@ class KeyPairs {
   float query_scale_;
 };
 
+// Keys in 16 bits, in the backend's scratch memory; values where they lie.
+class KeyTiles : public KeyPairs, public FloatTiles {
+ public:
+  static bool Suits(const PromptAttentionArgs& args) {
+    return TakesHeadDim(args.q.dims[2]) && CanAddPairProducts();
+  }
+
+  KeyTiles(const PromptAttentionArgs& args, std::byte* memory)
+      : KeyPairs(PromptShape(args), memory), FloatTiles(args) {}
+
+  using KeyPairs::LoadQuery;
+  using KeyPairs::Score;
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvship
+HWY_AFTER_NAMESPACE();
+
 #if HWY_TARGET == HWY_AVX3
+HWY_BEFORE_NAMESPACE();
+namespace kvship {
+namespace HWY_NAMESPACE {
+
+// A part of PairTiles that is inlined into code for all of AVX-512, so without BF16 instructions.
+struct PairProbabilities {
+  // Pair j / 2 takes the place of row j / 2 of the scores, which has been read.
+  static HWY_INLINE void StoreProbabilities(FloatVec p0, FloatVec p1, size_t key, float* column) {
+    const hn::RebindToUnsigned<FloatTag> d;
+    const auto half = hn::Set(d, 0x8000);
+    const auto low = hn::ShiftRight<16>(hn::Add(hn::BitCast(d, p0), half));
+    const auto high = hn::Add(hn::BitCast(d, p1), half);
+    const auto pair = hn::Or(low, hn::And(high, hn::Set(d, 0xffff0000)));
+    hn::Store(pair, d, reinterpret_cast<uint32_t*>(column + key / 2 * BlockLanes()));
+  }
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvship
+HWY_AFTER_NAMESPACE();
+
+HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni,avx512bf16")
+namespace kvship {
+namespace HWY_NAMESPACE {
 
 // Two rows of 16 floats as bfloat16, element i of both side by side.
 HWY_INLINE __m512i InterleaveBf16(__m512 row0, __m512 row1) {
@@ -205,8 +238,8 @@ HWY_INLINE __m512i InterleaveBf16(__m512 row0, __m512 row1) {
 class PairTiles : public KeyPairs, public PairProbabilities {
  public:
   static bool Suits(const PromptAttentionArgs& args) {
-    return args.q.dims[2] % 16 == 0 && args.q.dims[2] <= kMaxHeadDim &&
-           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+    return TakesHeadDim(args.q.dims[2]) && CanAddPairProducts() &&
+           __builtin_cpu_supports("avx512bf16");
   }
 
   static size_t NumBytes(const PromptShape& shape) {
@@ -277,39 +310,42 @@ class PairTiles : public KeyPairs, public PairProbabilities {
   int32_t* value_pairs_;  // [H, padded_keys_ / 2, D]
 };
 
-#else
-
-// Keys in 16 bits, in the backend's scratch memory; values where they lie.
-class PairTiles : public KeyPairs, public FloatTiles {
- public:
-  static bool Suits(const PromptAttentionArgs& args) {
-    return args.q.dims[2] % 16 == 0 && args.q.dims[2] <= kMaxHeadDim;
-  }
-
-  PairTiles(const PromptAttentionArgs& args, std::byte* memory)
-      : KeyPairs(PromptShape(args), memory), FloatTiles(args) {}
-
-  using KeyPairs::LoadQuery;
-  using KeyPairs::Score;
-};
+}  // namespace HWY_NAMESPACE
+}  // namespace kvship
+HWY_AFTER_NAMESPACE();
 
 #endif
 
-// Whether it has attended: other shapes and processors want float32.
-inline bool AttendWithPairs(Backend& backend, const PromptAttentionArgs& args) {
-  if (!PairTiles::Suits(args)) return false;
+HWY_BEFORE_NAMESPACE();
+namespace kvship {
+namespace HWY_NAMESPACE {
+
+template <class Tiles>
+void AttendPacked(Backend& backend, const PromptAttentionArgs& args) {
   const PromptShape shape(args);
-  const size_t tile_bytes = (PairTiles::NumBytes(shape) + 63) / 64 * 64;
+  const size_t tile_bytes = (Tiles::NumBytes(shape) + 63) / 64 * 64;
   const size_t thread_bytes = ThreadFloats(shape.head_dim) * sizeof(float);
   std::byte* const memory =
       backend.Scratch(tile_bytes + backend.threads().num_threads() * thread_bytes);
-  PairTiles tiles(args, memory);
+  Tiles tiles(args, memory);
   const size_t tiles_per_head = (shape.num_keys + kTileKeys - 1) / kTileKeys;
   backend.threads().ParallelFor(shape.kv_heads * tiles_per_head, [&](size_t task) {
     const size_t begin = task % tiles_per_head * kTileKeys;
     tiles.Pack(args, task / tiles_per_head, begin, std::min(begin + kTileKeys, shape.num_keys));
   });
   AttendWith(tiles, backend, args, reinterpret_cast<float*>(memory + tile_bytes));
+}
+
+// Whether it has attended: other shapes and processors want float32.
+inline bool AttendWithPairs(Backend& backend, const PromptAttentionArgs& args) {
+#if HWY_TARGET == HWY_AVX3
+  if (PairTiles::Suits(args)) {
+    AttendPacked<PairTiles>(backend, args);
+    return true;
+  }
+#endif
+  if (!KeyTiles::Suits(args)) return false;
+  AttendPacked<KeyTiles>(backend, args);
   return true;
 }
 
