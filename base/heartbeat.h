@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,9 @@ class Heartbeat {
   // A thread that waits for work beats so often at least.
   static constexpr absl::Duration kPeriod = absl::Milliseconds(200);
 
+  // Times the longest step: late enough that a step which is only slow has ended.
+  static constexpr int kHopeless = 5;
+
   // Of the thread that is watched.
   void Beat() { last_.store(Now(), std::memory_order_relaxed); }
 
@@ -27,15 +31,19 @@ class Heartbeat {
   void LoseDevice() { device_lost_.store(true, std::memory_order_relaxed); }
   bool device_lost() const { return device_lost_.load(std::memory_order_relaxed); }
 
-  // OK; Unavailable if `thread` has been silent for `most`, so long as it is; Internal, for good,
-  // if its device is lost. `thread` is its name for people.
+  // OK; Unavailable if `thread` has been silent for `most`, so long as it is; Internal if only a
+  // new process helps: it has been silent for kHopeless times as long, or its device is lost.
+  // `thread` is its name for people.
   absl::Status Check(absl::string_view thread, absl::Duration most) const {
     if (device_lost()) {
       return absl::InternalError("the GPU is lost: the process has to be started anew");
     }
-    if (silence() < most) return absl::OkStatus();
-    return absl::UnavailableError(absl::StrFormat("%s has been in one step for %.0f s", thread,
-                                                  absl::ToDoubleSeconds(silence())));
+    const absl::Duration silent = silence();
+    if (silent < most) return absl::OkStatus();
+    const std::string stuck = absl::StrFormat("%s has been in one step for %.0f s", thread,
+                                              absl::ToDoubleSeconds(silent));
+    if (silent < kHopeless * most) return absl::UnavailableError(stuck);
+    return absl::InternalError(absl::StrCat(stuck, ": the process has to be started anew"));
   }
 
   // Since the last beat, or since it was made.

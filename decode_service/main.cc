@@ -71,7 +71,8 @@ ABSL_FLAG(size_t, max_client_requests, 0,
 ABSL_FLAG(size_t, max_message_bytes, 16 << 20, "the longest request message");
 ABSL_FLAG(size_t, max_streams, 1024, "requests of one connection at a time");
 ABSL_FLAG(absl::Duration, stuck_timeout, absl::Seconds(60),
-          "how long one decode step may take before /readyz says no");
+          "how long one decode step may take before /readyz says no; after five times as long "
+          "/healthz does");
 ABSL_FLAG(absl::Duration, default_deadline, absl::Minutes(10),
           "the longest a request over gRPC may take that brings no deadline");
 ABSL_FLAG(size_t, max_http_requests, 256, "requests over HTTP at a time");

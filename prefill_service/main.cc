@@ -54,7 +54,8 @@ ABSL_FLAG(absl::Duration, go_timeout, absl::Seconds(30), "how long a client may 
 ABSL_FLAG(absl::Duration, stall_timeout, absl::Seconds(30),
           "how long a reader may take nothing while its outbox is full");
 ABSL_FLAG(absl::Duration, stuck_timeout, absl::Seconds(60),
-          "how long one engine step may take before /readyz says no");
+          "how long one engine step may take before /readyz says no; after five times as long "
+          "/healthz does");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
           "how long running requests may take to end after SIGTERM");
 ABSL_FLAG(std::string, otlp_endpoint, "",

@@ -1,6 +1,7 @@
 // AdminServer is the plaintext HTTP port for people and machines that watch a server:
 //   /metrics      Prometheus text format
-//   /healthz      200 while the process runs, 503 once only a new one helps (its GPU is lost)
+//   /healthz      200 while the process runs, 503 once only a new one helps: its GPU is lost, or
+//                 it has been in one step for too long
 //   /readyz       200 when Readiness is, else 503 with the reason
 //   /status.json  what the program is doing (docs/status.md)
 //   /             the same for people: a page that reads /status.json every two seconds

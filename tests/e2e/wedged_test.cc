@@ -104,6 +104,10 @@ TEST(WedgedTest, ADecodeLoopThatStandsStillMakesItsNodeUnreadyUntilItGoesOn) {
   Stream stream(decode, TinyRequest(20, 100));
   const absl::Duration noticed =
       BecomesUnready(decode, "the decode batch has been in one step for");
+  const auto is_healthy = [&] { return !HttpGet(decode.admin_port, "/healthz").empty(); };
+  EXPECT_TRUE(is_healthy()) << "it may only be slow";
+  EXPECT_TRUE(Eventually([&] { return !is_healthy(); }, absl::Seconds(20)))
+      << "after five times as long it wants a new process";
   wedged.reset();
   const absl::Duration ready = BecomesReady(decode);
   EXPECT_EQ(stream.WaitForEnd(), absl::OkStatus());
