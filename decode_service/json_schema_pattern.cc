@@ -18,6 +18,9 @@ namespace {
 
 constexpr size_t kMostPatternCharacters = 1000;  // of a pattern
 constexpr size_t kMostPositions = 1000;          // with repetitions written out
+// Groups and bars have no positions, but cost XGrammar time and memory, too: the limit of all three,
+// with repetitions written out.
+constexpr size_t kMostParts = 4 * kMostPositions;
 constexpr size_t kMostTimes = 128;   // above, XGrammar uses counters: a thousand times slower
 constexpr size_t kMostRanges = 100;  // of a set
 constexpr int kMostDepth = 32;       // of groups
@@ -93,6 +96,7 @@ class Reader {
   struct Part {
     std::string text;  // for XGrammar
     PatternPositions::Part positions;
+    size_t num_parts = 0;  // characters, groups and bars, with repetitions written out
   };
 
   char32_t Next() const { return at_ < pattern_.size() ? pattern_[at_] : U'\0'; }
@@ -114,7 +118,8 @@ class Reader {
   }
 
   Part InTurn(Part a, const Part& b) {
-    return {a.text + b.text, positions_.InTurn(std::move(a.positions), b.positions)};
+    return {a.text + b.text, positions_.InTurn(std::move(a.positions), b.positions),
+            a.num_parts + b.num_parts};
   }
 
   absl::StatusOr<Part> ReadAlternatives(int depth) {
@@ -122,15 +127,17 @@ class Reader {
     while (Take('|')) {
       ASSIGN_OR_RETURN(const Part next, ReadSequence(depth));
       all = {absl::StrCat(all.text, "|", next.text),
-             PatternPositions::Either(std::move(all.positions), next.positions)};
+             PatternPositions::Either(std::move(all.positions), next.positions),
+             all.num_parts + 1 + next.num_parts};
     }
     all.text = absl::StrCat("(?:", all.text, ")");
+    ++all.num_parts;
     return all;
   }
 
   Part Others() {
     const CharacterSet set = PlainBut(without_);
-    return {SetText(set) + "*", positions_.Repeated(positions_.OneOf(set), 0, {})};
+    return {SetText(set) + "*", positions_.Repeated(positions_.OneOf(set), 0, {}), 1};
   }
 
   absl::StatusOr<Part> ReadSequence(int depth) {
@@ -179,11 +186,14 @@ class Reader {
     }
     const size_t num_positions = positions_.size() - part.positions.begin;
     if (positions_.size() + num_positions * most.value_or(least) > kMostPositions) return TooLong();
+    const size_t num_copies = most ? *most : least < 2 ? 1 : least + 1;
+    const size_t num_parts = part.num_parts * std::max<size_t>(num_copies, 1);
+    if (num_parts > kMostParts) return TooLong();
     // XGrammar's own ? and {2,} accept further strings after a part whose end may repeat.
     const std::string text = most        ? absl::StrCat(part.text, "{", least, ",", *most, "}")
                              : least < 2 ? absl::StrCat(part.text, least == 0 ? "*" : "+")
                                          : absl::StrCat(part.text, "{", least, "}", part.text, "*");
-    return Part{text, positions_.Repeated(part.positions, least, most)};
+    return Part{text, positions_.Repeated(part.positions, least, most), num_parts};
   }
 
   // After the brace: {2}, {2,} or {2,3}.
@@ -235,7 +245,7 @@ class Reader {
     }
     if (set.empty()) return Wrong("a character that JSON writes without an escape", begin);
     if (positions_.size() == kMostPositions) return TooLong();
-    return Part{SetText(set), positions_.OneOf(set)};
+    return Part{SetText(set), positions_.OneOf(set), 1};
   }
 
   absl::StatusOr<Part> ReadGroup(int depth) {

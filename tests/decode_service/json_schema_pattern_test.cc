@@ -193,6 +193,13 @@ std::string EveryOther(int count) {
   return text;
 }
 
+// A group in `depth` groups that repeat it.
+std::string NestedGroups(const std::string& inner, const std::string& times, int depth) {
+  std::string text = "(" + inner + ")";
+  for (int i = 0; i < depth; ++i) text = "(" + text + times + ")";
+  return text;
+}
+
 TEST(JsonSchemaPatternTest, OthersAreRefused) {
   const std::pair<std::string, const char*> rows[] = {
       {"(?=a)b", "it without (?= at its character 0"},
@@ -260,6 +267,12 @@ TEST(JsonSchemaPatternTest, OthersAreRefused) {
       {"^((a|b){20}|c{20}){20}$", "at most 1000 characters, repetitions written out"},
       {"^(a{100}){6}|(b{100}){6}$", "at most 1000 characters, repetitions written out"},
       {"^(a{100}){10}b$", "at most 1000 characters, repetitions written out"},
+      {"^" + NestedGroups("", "{2,}", 31) + "$",
+       "at most 1000 characters, repetitions written out"},
+      {"^" + NestedGroups("", "{100}", 2) + "$",
+       "at most 1000 characters, repetitions written out"},
+      {"^" + NestedGroups("a|||||||", "{30}", 2) + "$",
+       "at most 1000 characters, repetitions written out"},
       {std::string(1001, 'a'), "at most 1000 characters"},
       {"^[^" + EveryOther(101) + "]$", "at most 100 ranges of characters at its character 1"},
       {std::string(100, '('), "no deeper groups at its character 32"},
