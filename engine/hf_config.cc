@@ -172,8 +172,7 @@ absl::StatusOr<RopeScaling> ReadRope(const JsonObject& config, size_t context_to
 absl::Status AddEndTokens(const JsonObject& config, std::vector<int32_t>& end_tokens) {
   const json* value = config.Find("eos_token_id");
   if (value == nullptr) return absl::OkStatus();
-  const json list = value->is_array() ? *value : json::array({*value});
-  for (const json& token : list) {
+  const auto add = [&](const json& token) {
     if (!token.is_number_unsigned() || token.get<uint64_t>() > INT32_MAX) {
       return config.Bad("eos_token_id", "is not a token id or a list of them");
     }
@@ -181,7 +180,10 @@ absl::Status AddEndTokens(const JsonObject& config, std::vector<int32_t>& end_to
     if (std::find(end_tokens.begin(), end_tokens.end(), id) == end_tokens.end()) {
       end_tokens.push_back(id);
     }
-  }
+    return absl::OkStatus();
+  };
+  if (!value->is_array()) return add(*value);
+  for (const json& token : *value) RETURN_IF_ERROR(add(token));
   return absl::OkStatus();
 }
 

@@ -149,6 +149,15 @@ TEST(LoadTransformer, RefusesAConfigurationThatCannotBe) {
   }
 }
 
+TEST(LoadTransformer, ListsInListsAreNoEndTokensHoweverDeep) {
+  const size_t depth = 200'000;
+  EditedModel model;
+  model.folder().Write(
+      "generation_config.json",
+      absl::StrCat("{\"eos_token_id\": ", std::string(depth, '['), std::string(depth, ']'), "}"));
+  model.ExpectError(kInvalid, "is not a token id or a list of them");
+}
+
 TEST(LoadTransformer, ShowsBothShapesWhereATensorDoesNotFit) {
   EditedModel model;
   model.config["intermediate_size"] = 96;
