@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kMostStopTexts = 16;
 constexpr size_t kMostStopBytes = 256;
+constexpr size_t kMostMessages = 16'384;  // of a chat, with its calls of tools
 
 // Returns the tokenizer; FailedPrecondition if the model has none.
 absl::StatusOr<const Tokenizer*> TokenizerFor(absl::string_view field, const ServedModel& model) {
@@ -40,6 +41,30 @@ absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::GenerateRequest& mes
   return tokens;
 }
 
+// A chat template takes time and memory for each message, also for an empty one: a chat that cannot
+// fit the context is refused before it runs.
+absl::Status CheckChatSize(const v1::ChatMessages& chat, const ServedModel& model) {
+  const size_t most_messages = std::min(kMostMessages, model.config().context_tokens);
+  size_t num_messages = 0, num_bytes = 0;
+  for (const v1::ChatMessage& message : chat.messages()) {
+    num_messages += 1 + static_cast<size_t>(message.tool_calls_size());
+    num_bytes += message.role().size() + message.content().size();
+    for (const v1::ToolCall& call : message.tool_calls()) {
+      num_bytes += call.name().size() + call.arguments().size();
+    }
+  }
+  if (num_messages > most_messages) {
+    return WithReason(
+        WithField(absl::FailedPreconditionError(
+                      absl::StrCat("chat.messages has ", num_messages,
+                                   " messages and calls of tools; wanted at most ", most_messages)),
+                  "chat.messages"),
+        kContextLengthExceeded);
+  }
+  for (const std::string& tool : chat.tools()) num_bytes += tool.size();
+  return CheckTextBytes("chat.messages", num_bytes, model);
+}
+
 absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatMessages& chat, bool answers_at_once,
                                                 const ServedModel& model) {
   if (chat.messages_size() == 0) {
@@ -52,6 +77,7 @@ absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatMessages& chat, bo
                                       model.why_no_chat_template.message(), "; wanted a prompt")),
                      "chat");
   }
+  RETURN_IF_ERROR(CheckChatSize(chat, model));
   std::vector<ChatMessage> messages;
   for (const v1::ChatMessage& m : chat.messages()) {
     messages.push_back({m.role(), m.content()});

@@ -31,15 +31,18 @@ absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view field,
   return tokens;
 }
 
+absl::Status CheckTextBytes(absl::string_view field, size_t num_bytes, const ServedModel& model) {
+  if (num_bytes <= model.most_text_bytes) return absl::OkStatus();
+  const absl::Status error = absl::FailedPreconditionError(absl::StrCat(
+      field, " has ", num_bytes, " bytes; wanted at most ", model.most_text_bytes,
+      ", as more cannot fit the context of ", model.config().context_tokens, " tokens"));
+  return WithReason(WithField(error, field), kContextLengthExceeded);
+}
+
 absl::StatusOr<std::vector<int32_t>> TextIds(absl::string_view field, absl::string_view text,
                                              std::span<const TextRange> plain,
                                              const ServedModel& model) {
-  if (text.size() > model.most_text_bytes) {
-    const absl::Status error = absl::FailedPreconditionError(absl::StrCat(
-        field, " has ", text.size(), " bytes; wanted at most ", model.most_text_bytes,
-        ", as more cannot fit the context of ", model.config().context_tokens, " tokens"));
-    return WithReason(WithField(error, field), kContextLengthExceeded);
-  }
+  RETURN_IF_ERROR(CheckTextBytes(field, text.size(), model));
   auto ids = model.tokenizer->Encode(text, plain);
   if (!ids.ok()) return WithField(ids.status(), field);
   return ids;
@@ -59,6 +62,12 @@ absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request
 absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request,
                                                   const ServedModel& model) {
   RETURN_IF_ERROR(CheckTokenizer(model));
+  // A token's text can be a hundred bytes long: the answer is bounded, too.
+  const size_t most_ids = model.config().context_tokens;
+  if (static_cast<size_t>(request.ids_size()) > most_ids) {
+    return WrongField("ids", absl::StrCat("a list of ", request.ids_size()),
+                      absl::StrCat("at most ", most_ids, ", the tokens of the model's context"));
+  }
   ASSIGN_OR_RETURN(const std::vector<int32_t> ids, TokenIds("ids", request.ids(), model));
   v1::DetokenizeResponse response;
   Utf8Stream text;

@@ -21,6 +21,9 @@ absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view field,
                                               const google::protobuf::RepeatedField<uint32_t>& ids,
                                               const ServedModel& model);
 
+// FailedPrecondition if a text of `num_bytes` in `field` is too long for any prompt.
+absl::Status CheckTextBytes(absl::string_view field, size_t num_bytes, const ServedModel& model);
+
 // Tokenizes the text of `field`, as the tokenizer's Encode does; the model must have one.
 // FailedPrecondition, before any work, for a text too long for any prompt; InvalidArgument for one
 // that is not UTF-8.

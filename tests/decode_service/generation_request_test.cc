@@ -127,6 +127,35 @@ TEST_F(GenerationRequestTest, AModelThatKnowsToolsIsToldOfThem) {
   EXPECT_EQ(Read(message).status().message(), "tools[0] is no JSON object; wanted one");
 }
 
+// The template would take time and memory for each message, whatever comes of them.
+TEST_F(GenerationRequestTest, AChatThatCannotFitIsRefusedBeforeItsTemplateRuns) {
+  model_.tokenizer = std::make_unique<ByteTokenizer>();
+  model_.chat_template = *ChatTemplate::Create(ChatSource("A"));  // whatever was said
+  model_.most_text_bytes = 10'000;
+  v1::GenerateRequest message;
+  v1::ChatMessages& chat = *message.mutable_chat();
+  for (int i = 0; i < 2048; ++i) chat.add_messages()->set_role("user");
+  EXPECT_THAT(Read(message)->tokens, ElementsAre('A'));
+
+  v1::ChatMessage& last = *chat.mutable_messages(2047);
+  last.set_role("assistant");
+  last.add_tool_calls()->set_arguments("{}");
+  absl::Status status = Read(message).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status.message(),
+            "chat.messages has 2049 messages and calls of tools; wanted at most 2048");
+  EXPECT_EQ(ReasonOf(status), kContextLengthExceeded);
+
+  chat.clear_messages();
+  chat.add_messages()->set_role("user");
+  chat.mutable_messages(0)->set_content(std::string(9'997, 'a'));
+  status = Read(message).status();
+  EXPECT_EQ(status.message(),
+            "chat.messages has 10001 bytes; wanted at most 10000, as more cannot fit the context "
+            "of 2048 tokens");
+  EXPECT_EQ(FieldOf(status), "chat.messages");
+}
+
 // Has special tokens that stand in calls.
 class CallTokenizer final : public ByteTokenizer {
  public:
