@@ -89,7 +89,8 @@ absl::Status DecodeServer::Options::Validate() const {
   RETURN_IF_ERROR(
       FirstWrongFlag({rpc.Validate(), CheckPositive("max_http_requests", http.max_requests),
                       CheckPositive("http_deadline", http.deadline),
-                      CheckPositive("default_deadline", default_deadline),
+                      CheckPositive("default_deadline", calls.default_deadline),
+                      CheckPositive("stall_timeout", calls.stall_timeout),
                       CheckPositive("default_max_tokens", generation.limits.default_max_tokens),
                       CheckPositive("max_batch_sessions", max_batch_sessions),
                       CheckPositive("max_waiting_tokens", queue.max_waiting_tokens),
@@ -180,7 +181,7 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<B
       service_(uses_, callers_,
                ModelInfoToProto(model_.config(), model_.identity,
                                 options_.generation.limits.default_compression),
-               options_.default_deadline) {
+               options_.calls) {
   metrics_.SetModel(model_.config().name);
 }
 

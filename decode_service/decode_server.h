@@ -48,8 +48,7 @@ class DecodeServer {
     absl::Duration stuck_timeout = absl::Seconds(60);
     ReservationQueue::Options queue;
     size_t max_client_requests = 0;  // at a time; 0: any number
-    // Of Generate calls that bring none.
-    absl::Duration default_deadline = absl::Minutes(10);
+    GenerationService::Options calls;
     Generation::Options generation;
     absl::Duration drain_timeout = absl::Seconds(30);
     std::string otlp_endpoint;  // of the collector of traces; empty: none

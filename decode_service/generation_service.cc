@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/out_of_memory.h"
@@ -31,21 +32,28 @@ constexpr absl::Duration kLinger = absl::Seconds(2);
 class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  GenerateCall(DeadlineWatch& deadlines, RunningGenerations& running,
+  GenerateCall(DeadlineWatch& deadlines, absl::Duration stall_timeout, RunningGenerations& running,
                RunningGenerations::Place place, grpc::CallbackServerContext& context)
-      : deadlines_(deadlines), running_(running), place_(std::move(place)), context_(&context) {}
+      : deadlines_(deadlines),
+        stall_timeout_(stall_timeout),
+        running_(running),
+        place_(std::move(place)),
+        context_(&context) {}
 
   static GenerateCall* Start(const Generation::Uses& uses, DeadlineWatch& deadlines,
                              RunningGenerations& running, RunningGenerations::Place place,
                              grpc::CallbackServerContext& context, const std::string& client,
-                             absl::Duration default_deadline, const v1::GenerateRequest& request) {
-    auto call = std::make_shared<GenerateCall>(deadlines, running, std::move(place), context);
+                             const GenerationService::Options& options,
+                             const v1::GenerateRequest& request) {
+    auto call = std::make_shared<GenerateCall>(deadlines, options.stall_timeout, running,
+                                               std::move(place), context);
     call->self_ = call;
     const std::string id = NewRequestId();
     context.AddInitialMetadata(kRequestIdMetadata, id);
     const absl::Time now = MonotonicNow();
     const absl::Time asked = FromGrpcDeadline(context.raw_deadline());
-    const absl::Time deadline = asked == absl::InfiniteFuture() ? now + default_deadline : asked;
+    const absl::Time deadline =
+        asked == absl::InfiniteFuture() ? now + options.default_deadline : asked;
     call->generation_ = std::make_shared<Generation>(
         uses, Generation::Call{.id = id,
                                .client = client,
@@ -58,6 +66,10 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     call->deadline_ = deadlines.Add(deadline, [weak = std::weak_ptr(call)] {
       if (const auto live = weak.lock()) live->OnDeadline();
     });
+    {
+      std::lock_guard lock(call->mutex_);
+      call->WatchForStall(now);
+    }
     // Weak: the buffer may speak up once more while gRPC is already done with the call.
     call->generation_->responses().OnResponse([weak = std::weak_ptr(call)] {
       if (const auto live = weak.lock()) live->WriteNext();
@@ -90,6 +102,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
       context_ = nullptr;
     }
     deadlines_.Remove(deadline_);
+    deadlines_.Remove(stall_);
     place_ = nullptr;  // the service may go now
   }
 
@@ -98,6 +111,28 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   Generation& generation() {
     std::lock_guard lock(mutex_);
     return *generation_;
+  }
+
+  // Looks again when a write that begins now, or has begun, would have lasted too long.
+  void WatchForStall(absl::Time since) {
+    stall_ = deadlines_.Add(since + stall_timeout_, [weak = weak_from_this()] {
+      if (const auto live = weak.lock()) live->EndIfStalled();
+    });
+  }
+
+  void EndIfStalled() {
+    {
+      std::lock_guard lock(mutex_);
+      const absl::Time now = MonotonicNow();
+      if (context_ == nullptr) return;
+      if (!writing_ || now - write_began_ < stall_timeout_) {
+        return WatchForStall(writing_ ? write_began_ : now);
+      }
+    }
+    generation().Cancel(absl::CancelledError(absl::StrCat(
+        "the client took nothing of its answer for ", absl::FormatDuration(stall_timeout_))));
+    std::lock_guard lock(mutex_);
+    if (context_ != nullptr) context_->TryCancel();
   }
 
   void OnDeadline() {
@@ -119,6 +154,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
       case ResponseBuffer::Next::kMessage:
         if (message_.has_report()) return End(grpc::Status::OK);
         writing_ = true;
+        write_began_ = MonotonicNow();
         return StartWrite(&message_);
       case ResponseBuffer::Next::kEnd: return End(ToGrpcStatus(end));
     }
@@ -139,6 +175,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   }
 
   DeadlineWatch& deadlines_;
+  const absl::Duration stall_timeout_;
   RunningGenerations& running_;
   RunningGenerations::Place place_;
   std::shared_ptr<GenerateCall> self_;  // shared: until OnDone, and while WriteNext runs
@@ -147,28 +184,37 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   std::mutex mutex_;
   grpc::CallbackServerContext* context_;  // null once gRPC is done with the call
   DeadlineWatch::Key deadline_;
+  DeadlineWatch::Key stall_;
   v1::GenerateResponse message_;
   bool writing_ = false;
+  absl::Time write_began_;
   bool finished_ = false;
 };
 
-// Ends a call that has one answer: what `make` gives, told the client's name, if the caller may
-// make the call.
+// A call that has one answer. Its place among its client's requests is given back when gRPC is done
+// with it: answers that are not read count.
+struct UnaryCall final : grpc::ServerUnaryReactor {
+  void OnDone() override { delete this; }
+  ClientRequests::Place place;
+};
+
+// Ends a call that has one answer: what `make` gives, told the client's name and where a place
+// goes, if the caller may make the call.
 template <class Response, class Make>
 grpc::ServerUnaryReactor* Answer(const Callers& callers, grpc::CallbackServerContext* context,
                                  Response* response, const Make& make) {
+  auto* const call = new UnaryCall;
   const absl::StatusOr<std::string> client = callers.Check(*context);
   absl::Status status = client.status();
   if (status.ok()) {
     // Of the exception gRPC would make an error without a word.
     status = UnlessOutOfMemory([&]() -> absl::Status {
-      ASSIGN_OR_RETURN(*response, make(*client));
+      ASSIGN_OR_RETURN(*response, make(*client, call->place));
       return absl::OkStatus();
     });
   }
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status));
-  return reactor;
+  call->Finish(ToGrpcStatus(status));
+  return call;
 }
 
 }  // namespace
@@ -180,7 +226,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
   absl::StatusOr<RunningGenerations::Place> place = running_.Take();
   if (!place.ok()) return Refuse(place.status(), *client, *context);
   return GenerateCall::Start(uses_, deadlines_, running_, *std::move(place), *context, *client,
-                             default_deadline_, *request);
+                             options_, *request);
 }
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Refuse(
@@ -199,7 +245,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Refuse(
 grpc::ServerUnaryReactor* GenerationService::GetModelInfo(
     grpc::CallbackServerContext* context, const v1::GenerationServiceGetModelInfoRequest*,
     v1::GenerationServiceGetModelInfoResponse* response) {
-  return Answer(callers_, context, response, [this](const std::string&) {
+  return Answer(callers_, context, response, [this](const std::string&, ClientRequests::Place&) {
     v1::GenerationServiceGetModelInfoResponse answer;
     *answer.mutable_model() = model_info_;
     return absl::StatusOr<v1::GenerationServiceGetModelInfoResponse>(std::move(answer));
@@ -210,8 +256,9 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContex
                                                       const v1::TokenizeRequest* request,
                                                       v1::TokenizeResponse* response) {
   return Answer(callers_, context, response,
-                [&](const std::string& client) -> absl::StatusOr<v1::TokenizeResponse> {
-                  ASSIGN_OR_RETURN(const auto place, uses_.client_requests.Enter(client));
+                [&](const std::string& client,
+                    ClientRequests::Place& place) -> absl::StatusOr<v1::TokenizeResponse> {
+                  ASSIGN_OR_RETURN(place, uses_.client_requests.Enter(client));
                   return kvship::Tokenize(*request, uses_.model);
                 });
 }
@@ -220,8 +267,9 @@ grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerCont
                                                         const v1::DetokenizeRequest* request,
                                                         v1::DetokenizeResponse* response) {
   return Answer(callers_, context, response,
-                [&](const std::string& client) -> absl::StatusOr<v1::DetokenizeResponse> {
-                  ASSIGN_OR_RETURN(const auto place, uses_.client_requests.Enter(client));
+                [&](const std::string& client,
+                    ClientRequests::Place& place) -> absl::StatusOr<v1::DetokenizeResponse> {
+                  ASSIGN_OR_RETURN(place, uses_.client_requests.Enter(client));
                   return kvship::Detokenize(*request, uses_.model);
                 });
 }

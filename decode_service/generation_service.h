@@ -14,14 +14,17 @@ namespace kvship {
 
 class GenerationService final : public v1::GenerationService::CallbackService {
  public:
-  // `model_info` is what GetModelInfo answers; `default_deadline` holds for Generate calls that
-  // bring none.
+  struct Options {
+    absl::Duration default_deadline = absl::Minutes(10);  // of Generate calls that bring none
+    // How long a client may take nothing of an answer that waits for it: what it does not read
+    // holds memory of the pool.
+    absl::Duration stall_timeout = absl::Minutes(1);
+  };
+
+  // `model_info` is what GetModelInfo answers.
   GenerationService(const Generation::Uses& uses, const Callers& callers, v1::ModelInfo model_info,
-                    absl::Duration default_deadline)
-      : uses_(uses),
-        callers_(callers),
-        model_info_(std::move(model_info)),
-        default_deadline_(default_deadline) {}
+                    const Options& options)
+      : uses_(uses), callers_(callers), model_info_(std::move(model_info)), options_(options) {}
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
@@ -52,7 +55,7 @@ class GenerationService final : public v1::GenerationService::CallbackService {
   const Generation::Uses uses_;
   const Callers& callers_;
   const v1::ModelInfo model_info_;
-  const absl::Duration default_deadline_;
+  const Options options_;
   DeadlineWatch deadlines_;  // of Generate calls
   RunningGenerations running_;
 };

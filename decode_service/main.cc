@@ -73,6 +73,8 @@ ABSL_FLAG(size_t, max_streams, 1024, "requests of one connection at a time");
 ABSL_FLAG(absl::Duration, stuck_timeout, absl::Seconds(60),
           "how long one decode step may take before /readyz says no; after five times as long "
           "/healthz does");
+ABSL_FLAG(absl::Duration, stall_timeout, absl::Minutes(1),
+          "how long a gRPC client may take nothing of an answer that waits for it");
 ABSL_FLAG(absl::Duration, default_deadline, absl::Minutes(10),
           "the longest a request over gRPC may take that brings no deadline");
 ABSL_FLAG(size_t, max_http_requests, 256, "requests over HTTP at a time");
@@ -114,7 +116,8 @@ void SetPorts(DecodeServer::Options& options) {
 void SetLimits(DecodeServer::Options& options) {
   options.max_batch_sessions = absl::GetFlag(FLAGS_max_batch_sessions);
   options.max_client_requests = absl::GetFlag(FLAGS_max_client_requests);
-  options.default_deadline = absl::GetFlag(FLAGS_default_deadline);
+  options.calls.default_deadline = absl::GetFlag(FLAGS_default_deadline);
+  options.calls.stall_timeout = absl::GetFlag(FLAGS_stall_timeout);
   options.default_compression = absl::GetFlag(FLAGS_default_compression);
   options.queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
   options.queue.max_waiting_requests = absl::GetFlag(FLAGS_max_waiting_requests);

@@ -20,8 +20,8 @@ using ::testing::HasSubstr;
 
 class GenerationServiceTest : public ::testing::Test {
  protected:
-  explicit GenerationServiceTest(absl::Duration default_deadline = absl::Minutes(1))
-      : service_(parts_.uses, callers_, {}, default_deadline) {
+  explicit GenerationServiceTest(const GenerationService::Options& options = {})
+      : service_(parts_.uses, callers_, {}, options) {
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(&service_);
@@ -96,33 +96,61 @@ TEST_F(GenerationServiceTest, ATextWhoseTokensMemoryDoesNotHoldIsRefused) {
 
 class GenerationDeadlineTest : public GenerationServiceTest {
  protected:
-  GenerationDeadlineTest() : GenerationServiceTest(absl::Milliseconds(100)) {}
+  explicit GenerationDeadlineTest(
+      const GenerationService::Options& options = {.default_deadline = absl::Milliseconds(100)})
+      : GenerationServiceTest(options) {}
 
   std::unique_ptr<ReservationQueue::Ticket> Enter() {
     const KvPlan plan = *MakePlan({}, parts_.node.shape, 50);
     return *parts_.node.queue.Enter({.plan = plan, .max_tail_tokens = 119 * kPageTokens});
   }
+
+  // A client reads nothing of its call, until the service has ended that.
+  void ReadNothing() {
+    // The whole pool is taken: requests stand in line, and are told so.
+    const auto first = Enter(), second = Enter();
+    const ReservationQueue::Cache blocking = *parts_.node.queue.TryReserve(*first);
+    parts_.node.queue.StandInLine(*second, [](const absl::StatusOr<ReservationQueue::Cache>&) {});
+    // Less than any message may come before it is asked for.
+    grpc::ChannelArguments little;
+    little.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 5);
+    little.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    const auto stub = v1::GenerationService::NewStub(grpc::CreateCustomChannel(
+        absl::StrCat("127.0.0.1:", port_), grpc::InsecureChannelCredentials(), little));
+    grpc::ClientContext context;
+    v1::GenerateRequest request;
+    request.mutable_tokens()->add_ids(1);
+    const auto reader = stub->Generate(&context, request);
+    reader->WaitForInitialMetadata();  // the call is there
+    EXPECT_TRUE(service_.WaitUntilIdle(absl::Seconds(20)));
+    context.TryCancel();
+    reader->Finish();
+  }
 };
 
-TEST_F(GenerationDeadlineTest, AClientThatReadsNothingHoldsItsCallNotMuchLonger) {
-  // The whole pool is taken: requests stand in line, and are told so.
-  const auto first = Enter(), second = Enter();
-  const ReservationQueue::Cache blocking = *parts_.node.queue.TryReserve(*first);
-  parts_.node.queue.StandInLine(*second, [](const absl::StatusOr<ReservationQueue::Cache>&) {});
-  // Less than any message may come before it is asked for.
-  grpc::ChannelArguments little;
-  little.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 5);
-  little.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  const auto stub = v1::GenerationService::NewStub(grpc::CreateCustomChannel(
-      absl::StrCat("127.0.0.1:", port_), grpc::InsecureChannelCredentials(), little));
+TEST_F(GenerationDeadlineTest, AClientThatReadsNothingHoldsItsCallNotMuchLonger) { ReadNothing(); }
+
+class GenerationStallTest : public GenerationDeadlineTest {
+ protected:
+  GenerationStallTest() : GenerationDeadlineTest({.stall_timeout = absl::Milliseconds(100)}) {}
+};
+
+TEST_F(GenerationStallTest, AClientThatReadsNothingLosesItsAnswer) { ReadNothing(); }
+
+TEST_F(GenerationServiceTest, MoreIdsThanTheContextHasAreNotDetokenized) {
+  parts_.node.model.tokenizer = std::make_unique<ForgetfulTokenizer>();
+  const auto stub = v1::GenerationService::NewStub(
+      grpc::CreateChannel(absl::StrCat("127.0.0.1:", port_), grpc::InsecureChannelCredentials()));
   grpc::ClientContext context;
-  v1::GenerateRequest request;
-  request.mutable_tokens()->add_ids(1);
-  const auto reader = stub->Generate(&context, request);
-  reader->WaitForInitialMetadata();  // the call is there
-  EXPECT_TRUE(service_.WaitUntilIdle(absl::Seconds(20)));
-  context.TryCancel();
-  reader->Finish();
+  v1::DetokenizeRequest request;
+  const size_t most = parts_.uses.model.config().context_tokens;
+  for (size_t i = 0; i <= most; ++i) request.add_ids(1);
+  v1::DetokenizeResponse response;
+  const absl::Status end = FromGrpcStatus(stub->Detokenize(&context, request, &response));
+  EXPECT_TRUE(absl::IsInvalidArgument(end)) << end;
+  EXPECT_THAT(
+      std::string(end.message()),
+      HasSubstr(absl::StrCat("wanted at most ", most, ", the tokens of the model's context")));
 }
 
 }  // namespace
