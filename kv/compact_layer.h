@@ -1,9 +1,9 @@
-// CompactLayer is one layer of a compact cache in the form in which it crosses the wire: head after
-// head, the positions of its kept tokens (int32, ascending; left out where the whole prompt is
-// kept), then its pages (kernels/page_layout.h), the last one padded with zeros; then, where the
-// plan has tail_tokens, KV head after KV head, the pages of those last tokens, which no head's
-// prefix then has. docs/wire.md shows it byte by byte. Its bytes are in host memory, or have been
-// cut into frames in a GPU's. Moves; owned by one thread at a time.
+// CompactLayer is one layer of a compact cache in its wire layout. For each head in turn, the bytes
+// hold the positions of the kept tokens (int32, ascending; omitted if the whole prompt is kept),
+// then the head's pages (kernels/page_layout.h), the last page padded with zeros. If the plan has
+// tail_tokens, the pages of those last tokens follow, one KV head after another, and no head's
+// prefix contains them. docs/wire.md shows the layout byte by byte. The bytes are either in host
+// memory or cut into frames in GPU memory. Movable; owned by one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace kvship {
 
-// kMostFrameBytes of a layer, or its last bytes, in device memory.
+// One frame of a layer in device memory: kMostFrameBytes, or fewer in the layer's last frame.
 struct StagedFrame {
   FrameStaging::BlockPtr block;
   uint32_t num_bytes = 0;
@@ -25,13 +25,13 @@ struct StagedFrame {
 
 struct CompactLayer {
   size_t layer = 0;
-  std::vector<uint32_t> kept_tokens;  // per head, the plan's tail_tokens included
-  // Per head, the share of the window's attention that falls on kept tokens: of all attention, and
-  // of that on the middle of the prompt, without sinks and recent tokens, which alone often hold
-  // most of it.
+  std::vector<uint32_t> kept_tokens;  // per head; includes the plan's tail_tokens
+  // Per head, the share of the window's attention that falls on kept tokens: retained_mass counts
+  // all attention, chosen_mass only attention to the middle of the prompt. The sinks and recent
+  // tokens, which chosen_mass leaves out, often hold most of the attention.
   std::vector<float> retained_mass;
   std::vector<float> chosen_mass;
-  Buffer bytes;  // empty where there are
+  Buffer bytes;  // empty if the layer is in `frames`
   std::vector<StagedFrame> frames;
 
   size_t num_bytes() const {
@@ -41,10 +41,10 @@ struct CompactLayer {
   }
 };
 
-// Where each head's prefix parts lie in a layer's bytes.
+// Where the parts of one head's prefix lie in a layer's bytes.
 struct HeadBytes {
   size_t positions_offset = 0;
-  size_t num_positions = 0;  // 0 where the whole prompt is kept
+  size_t num_positions = 0;  // 0 if the whole prompt is kept
   size_t pages_offset = 0;
   size_t num_pages = 0;
 };

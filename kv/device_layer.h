@@ -1,5 +1,5 @@
-// What a finished layer of prefill on a GPU shows to a compressor: LayerView with addresses of
-// device memory. Plain data; borrowed until the engine's next step.
+// DeviceLayerView is what a compressor sees of a layer that a GPU has just prefilled: LayerView
+// with device addresses. Plain data; the views are borrowed and valid until the engine's next step.
 #pragma once
 
 #include <cstddef>
@@ -16,10 +16,10 @@ struct DeviceLayerView {
   size_t head_stride = 0;                     // elements from one KV head to the next
   const std::byte* window_queries = nullptr;  // [Hq, W, D] of dtype, after RoPE
   const float* window_lse = nullptr;          // [Hq, W]
-  // Where they are asked for:
+  // Set only if LayerNeeds asks for them:
   const float* column_sums = nullptr;       // [Hq, T]
-  const float* query_mean = nullptr;        // [Hq, D], turned
-  const float* query_covariance = nullptr;  // [Hq, D, D], turned
+  const float* query_mean = nullptr;        // [Hq, D], rotated as LayerView's
+  const float* query_covariance = nullptr;  // [Hq, D, D], rotated as LayerView's
 };
 
 }  // namespace kvship

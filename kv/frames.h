@@ -1,8 +1,8 @@
-// Frames carry a compact cache across the wire: each layer is announced by a LayerHeader and cut
-// into pieces of at most 1 MiB, each with a checksum, numbered through the request; the manifest
-// closes it with a digest over all. FrameCutter makes them, CacheReceiver checks them against the
-// plan and writes them into a SequenceCache. docs/wire.md shows all of it in bytes. Neither is
-// thread safe.
+// Frames carry a compact cache across the wire. Each layer is announced by a LayerHeader and cut
+// into frames of at most 1 MiB; each frame has a checksum and a sequence number within the request.
+// The manifest ends the transfer with a digest over all frames. FrameCutter makes frames;
+// CacheReceiver checks them against the plan and writes them into a SequenceCache. docs/wire.md
+// shows the bytes. Not thread safe.
 #pragma once
 
 #include <cstdint>
@@ -27,30 +27,30 @@ struct LayerHeader {
   size_t num_bytes = 0;
 };
 
-// A payload is in host memory, or in a block's device memory.
+// A frame's payload is either in host memory or in a block of device memory.
 struct Frame {
   FrameHeader header;
   SharedBytes payload;
   FrameStaging::BlockPtr block;
 };
 
-// What is sent of one layer.
+// What is sent for one layer.
 struct LayerFrames {
   LayerHeader header;
   std::vector<Frame> frames;
 };
 
-// Cuts the layers of one request.
+// Cuts the layers of one request into frames.
 class FrameCutter {
  public:
   explicit FrameCutter(size_t most_frame_bytes = kMostFrameBytes)
       : most_frame_bytes_(most_frame_bytes) {}
 
-  // The frames share the layer's bytes and keep them alive. Of a staged layer they are its own,
-  // whatever most_frame_bytes.
+  // The frames share ownership of the layer's bytes. A layer staged in device memory keeps the
+  // frames it already has: most_frame_bytes does not apply to it.
   LayerFrames Cut(CompactLayer layer);
 
-  // After the last layer.
+  // Returns the manifest; call it after the last layer.
   KvManifest Finish(size_t prompt_tokens);
 
   size_t total_bytes() const { return digest_.total_bytes(); }
@@ -62,27 +62,26 @@ class FrameCutter {
   FrameDigest digest_;
 };
 
-// Receives one request's layers and frames in order. Every check comes before the write it guards,
-// so that no bytes of a peer, whatever they are, land outside the cache's own pages. The first
-// fault stays: later calls return it again. The cache may be used only after Finish has returned
-// OK.
+// Receives one request's layers and frames in order. Every check precedes the write it guards, so
+// bytes from a faulty or malicious peer cannot land outside the cache's own pages. The first error
+// is sticky: later calls return it again. The cache may be used only after Finish has returned OK.
 class CacheReceiver {
  public:
-  // Borrows the cache, freshly reserved; it must outlive the receiver.
+  // `cache` is freshly reserved and must outlive the receiver.
   explicit CacheReceiver(SequenceCache& cache) : cache_(cache) {}
 
-  // DataLoss, saying what came and what was wanted, if a part does not fit the plan or what came
-  // before, or a checksum or the digest differs. FailedPrecondition for a layer whose masses are
-  // not numbers: the model's activations have overflowed.
+  // DataLoss, naming what came and what was wanted, if a part does not fit the plan or the parts
+  // before it, or if a checksum or the digest differs. FailedPrecondition if a layer's masses are
+  // NaN: the model's activations have overflowed.
   absl::Status BeginLayer(const LayerHeader& header);
   absl::Status AddFrame(const FrameHeader& header, BytePieces payload);
-  // A frame in the device memory of the cache's pool, which has the announced checksum.
+  // The payload is in the device memory of the cache's pool; the caller has verified its checksum.
   absl::Status AddStagedFrame(const FrameHeader& header, const std::byte* payload);
   absl::Status Finish(const KvManifest& manifest);
 
   bool finished() const { return finished_; }
   size_t num_bytes() const { return digest_.total_bytes(); }
-  // The layers that came, with what was said of their heads.
+  // The headers of the layers received so far.
   std::span<const LayerHeader> layers() const { return layers_; }
 
  private:
@@ -99,7 +98,7 @@ class CacheReceiver {
   FrameDigest digest_;
   std::vector<LayerHeader> layers_;  // begun so far
   size_t layer_bytes_ = 0;           // of the layer begun last
-  size_t received_bytes_ = 0;        // of it
+  size_t received_bytes_ = 0;        // received so far, of that layer
   bool finished_ = false;
 };
 

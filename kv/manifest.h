@@ -1,5 +1,5 @@
-// KvManifest closes the transfer of one compact cache: what was sent, and a digest over it. Plain
-// data; its protobuf form is made at the RPC edge.
+// KvManifest ends the transfer of one compact cache: it states what was sent, with a digest over
+// it. Plain data; the RPC edge converts it to protobuf.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ struct KvManifest {
   bool operator==(const KvManifest&) const = default;
 };
 
-// Both sides feed it each frame in order; equal digests mean that the same frames were seen. The
-// digest is SHA-256 over (sequence, length, checksum) of each, as uint32 little-endian.
+// Both sides add each frame in order; equal digests mean that both saw the same frames. SHA-256
+// over (sequence, length, checksum) of each frame, as little-endian uint32.
 class FrameDigest {
  public:
   void Add(uint32_t sequence, uint32_t num_bytes, uint32_t checksum);

@@ -1,6 +1,6 @@
-// What scorers, allocators and selectors there are, and what of them goes together: shared by the
-// decode side, which plans, and the prefill side, which scores (compress/ has the code behind each
-// name). A new scorer is one line in scorers.inc.
+// The registry of scorers, allocators and selectors, and the rules for combining them. The decode
+// side uses it to plan and the prefill side to score; compress/ has the code behind each name. A
+// new scorer is one line in scorers.inc. Immutable; any thread may use it.
 #pragma once
 
 #include <span>
@@ -17,14 +17,14 @@ struct ScorerTraits {
   size_t sinks;  // always kept at the start by default
   // Tokens always kept at the end by default.
   enum class Recent { kOne, kWindow, kHalf, kAllButSinks } recent;
-  // A head's scores order its tokens. Without: streaming_llm, whose choice is its always-kept
+  // The scores rank a head's tokens. False for streaming_llm, which keeps only its always-kept
   // tokens.
   bool orders_tokens;
-  // Each head has scores of its own; else one set serves the whole layer.
+  // Each head has its own scores; otherwise one set serves the whole layer.
   bool per_head;
-  // Scores of one head can be held against those of another, as ada does.
+  // Scores of different heads can be compared, as ada does.
   bool comparable_heads;
-  // The query heads of a group vote by group_reduce, so that sets per query head are possible.
+  // Query heads of a group vote by group_reduce, so a set of tokens per query head is possible.
   bool reduces_groups;
 };
 
@@ -32,10 +32,10 @@ std::span<const ScorerTraits> Scorers();
 std::span<const absl::string_view> Allocators();
 std::span<const absl::string_view> Selectors();
 
-// The traits of a scorer of Scorers().
+// `scorer` must be one of Scorers().
 const ScorerTraits& TraitsOf(absl::string_view scorer);
 
-// InvalidArgument with the reason if the options' parts do not go together.
+// InvalidArgument, with the reason, if the options' parts cannot be combined.
 absl::Status CheckCombination(const CompressionOptions& options);
 
 }  // namespace kvship

@@ -1,7 +1,6 @@
-// KvPool is the memory of the decode side's caches: one arena, cut into slabs of equal size, each
-// of which is cut into pages of one size while any of them is in use. Reserving hands out the pages
-// themselves, so that what was reserved can never turn out not to be there. Thread safe; the pool
-// must outlive its reservations.
+// KvPool is the page allocator for the KV caches of a decode node. One arena is cut into slabs of
+// equal size; a slab in use is cut into pages of one size. Reserve hands out the pages themselves,
+// so a reservation cannot fail later. Thread safe; the pool must outlive its reservations.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +17,7 @@ namespace kvship {
 
 class KvPool;
 
-// Pages that belong to one owner until it is destroyed. Movable; not thread safe by itself.
+// PageReservation owns pages until it is destroyed. Movable; not thread safe by itself.
 class PageReservation {
  public:
   PageReservation() = default;
@@ -26,13 +25,13 @@ class PageReservation {
   PageReservation& operator=(PageReservation&& other) noexcept;
   ~PageReservation() { Release(); }
 
-  // Pages of the d-th demand, ascending by address where they can be.
+  // The pages of one demand, in ascending address order where possible.
   std::span<std::byte* const> pages(size_t demand) const { return pages_[demand]; }
   size_t num_bytes() const { return num_bytes_; }
 
-  // Gives back the pages of one demand from the num_pages-th on.
+  // Returns the pages of one demand from index num_pages on to the pool.
   void Truncate(size_t demand, size_t num_pages);
-  // Gives all pages back; the destructor does it too.
+  // Returns all pages to the pool; the destructor does so too.
   void Release();
 
  private:
@@ -53,39 +52,39 @@ class KvPool {
 
   static constexpr size_t kSlabBytes = 256 << 10;
 
-  // Bytes and where they go; one of the two may be in the host's memory, the others are on the
-  // pool's device.
+  // A copy: source bytes and destination. At most one of the two is in host memory; the rest is on
+  // the pool's device.
   struct PageBytes {
     std::byte* to = nullptr;
     std::span<const std::byte> from;
   };
-  // Copies what the host cannot reach; done when it returns. Called by any thread, by several at a
-  // time.
+  // Performs copies that the host cannot do; they are complete when it returns. Called from any
+  // thread, possibly concurrently.
   using Writer = std::function<absl::Status(std::span<const PageBytes>)>;
 
-  // `capacity_bytes` is rounded down to whole slabs. InvalidArgument below one slab,
-  // ResourceExhausted if the system has no such memory. The memory is taken from the system as it
-  // is first used.
+  // `capacity_bytes` is rounded down to whole slabs. InvalidArgument below one slab;
+  // ResourceExhausted if the system has no such address space. The system commits memory on first
+  // use.
   static absl::StatusOr<std::unique_ptr<KvPool>> Create(size_t capacity_bytes);
-  // The same over memory that outlives the pool, of a device for example: the pool never touches
-  // it. Without `writer` the host writes to it as to its own.
+  // Creates a pool over `memory`, device memory for example, which must outlive the pool; the pool
+  // itself never accesses it. Without `writer`, the host writes to the memory directly.
   static absl::StatusOr<std::unique_ptr<KvPool>> CreateOver(std::span<std::byte> memory,
                                                             Writer writer = nullptr);
   ~KvPool();
 
-  // None where the host writes to the pages itself.
+  // Null if the host writes to the pages directly.
   const Writer& writer() const { return writer_; }
 
-  // FailedPrecondition if the demands are more than the whole pool holds, in slabs of which each
-  // has pages of one size; InvalidArgument if a page is larger than a slab.
+  // FailedPrecondition if the whole pool could not hold the demands (a slab holds pages of one
+  // size); InvalidArgument if a page is empty or larger than a slab.
   absl::Status CheckFits(std::span<const Demand> demands) const;
 
-  // Pages for all demands, or none. ResourceExhausted: not now; other errors as CheckFits. Pages
-  // are not cleared.
+  // Reserves pages for all demands, or none. ResourceExhausted if the pages are not free now; other
+  // errors as CheckFits. The pages are not cleared.
   absl::StatusOr<PageReservation> Reserve(std::span<const Demand> demands);
 
   size_t capacity_bytes() const { return slabs_.size() * kSlabBytes; }
-  // Bytes of pages handed out.
+  // Bytes of all reserved pages.
   size_t reserved_bytes() const;
 
  private:
@@ -98,15 +97,15 @@ class KvPool {
   KvPool(std::byte* memory, size_t num_slabs, bool is_mapped, Writer writer);
   size_t SlabsMissing(const Demand& demand) const;
   void Take(const Demand& demand, std::vector<std::byte*>* pages);
-  // Returns their bytes.
+  // Returns the number of bytes given back.
   size_t GiveBack(std::span<std::byte* const> pages);
 
   std::byte* const memory_;
-  const bool is_mapped_;  // by Create, to be unmapped
+  const bool is_mapped_;  // Create mapped it; the destructor unmaps it
   const Writer writer_;
   mutable std::mutex mutex_;
   std::vector<Slab> slabs_;
-  std::vector<size_t> free_slabs_;  // the lowest last
+  std::vector<size_t> free_slabs_;  // in descending order at first, to hand out low addresses
   std::map<size_t, std::vector<size_t>>
       slabs_with_room_;  // by page size: slabs with some free pages
   size_t reserved_bytes_ = 0;

@@ -1,4 +1,4 @@
-// How the beginnings of prompts are known again: by digests of their whole blocks of tokens.
+// Digests of token blocks, which identify shared prompt prefixes. Pure functions.
 #pragma once
 
 #include <cstddef>
@@ -10,13 +10,12 @@
 
 namespace kvship {
 
-// Tokens of a block: few enough that little is read twice, enough that a block is one large copy a
+// Tokens per block: few, so that little is read twice; enough that a block is one large copy per
 // head.
 inline constexpr size_t kPrefixBlockTokens = 256;
 
-// Of each whole block that `tokens` begin with: SHA-256 over the digest of the block before it, if
-// there is one, and the block's ids as int32. So a digest stands for all tokens up to its block's
-// end.
+// One digest per whole block of `tokens`: SHA-256 over the previous block's digest, if any, and the
+// block's ids as int32. A digest thus identifies all tokens up to its block's end.
 std::vector<Sha256Digest> PrefixDigests(std::span<const int32_t> tokens);
 
 }  // namespace kvship

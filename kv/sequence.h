@@ -1,10 +1,10 @@
-// SequenceCache is one sequence's KV cache on the decode side: per layer an immutable prefix (one
-// list of pages per head that kept a set of its own) and a tail in full precision per KV head (the
-// prompt's last tokens where the plan keeps them there, then what is generated), in pages reserved
-// from a pool before the prompt was read. Positions are original: the first generated token stands
-// at position T, however few prompt tokens were kept.
+// SequenceCache is one sequence's KV cache on the decode side. Each layer has an immutable prefix,
+// a list of pages per head with its own kept set, and a tail in full precision per KV head: the
+// prompt's last tokens, if the plan keeps them there, then generated tokens. All pages are reserved
+// from a pool before the prompt is read. Positions are original: the first generated token is at
+// position T, however few prompt tokens were kept.
 //
-// Filled by one thread (WriteLayerBytes), then used by the decode loop; not thread safe.
+// Filled by one thread (WriteLayerBytes), then used by the decode loop. Not thread safe.
 #pragma once
 
 #include <array>
@@ -26,28 +26,28 @@ enum class BytesIn { kHost, kDevice };
 
 class SequenceCache {
  public:
-  // Reserves the pages of the plan, and those of a tail with room for `max_generated_tokens` per
-  // layer and KV head, in the plan's window_format where it has tail_tokens, else in `tail_format`.
-  // Errors: as KvPool::Reserve.
+  // Reserves the plan's pages and, per layer and KV head, tail pages with room for
+  // `max_generated_tokens` more. The tail's format is the plan's window_format if it has
+  // tail_tokens, else `tail_format`. Errors: as KvPool::Reserve.
   static absl::StatusOr<std::unique_ptr<SequenceCache>> Reserve(KvPool& pool, const KvShape& shape,
                                                                 const KvPlan& plan,
                                                                 size_t max_generated_tokens,
                                                                 PageFormat tail_format);
-  // What Reserve takes from a pool: prefix pages, and tail pages.
+  // The demands that Reserve makes: prefix pages, then tail pages.
   static std::array<KvPool::Demand, 2> Demands(const KvShape& shape, const KvPlan& plan,
                                                size_t max_generated_tokens, PageFormat tail_format);
 
-  // The bytes of that.
+  // The total bytes of those demands.
   static size_t BytesFor(const KvShape& shape, const KvPlan& plan, size_t max_generated_tokens,
                          PageFormat tail_format);
 
   const KvPlan& plan() const { return plan_; }
   const KvShape& shape() const { return shape_; }
   PageFormat tail_format() const { return tail_format_; }
-  // Another one for each cache of the process.
+  // Unique among the caches of this process.
   uint64_t id() const { return id_; }
   size_t pool_bytes() const { return pages_.num_bytes(); }
-  // Of these, what holds the prompt's tokens.
+  // The part of pool_bytes that holds the prompt's tokens.
   size_t prompt_bytes() const;
   size_t num_tail_tokens() const { return num_tail_tokens_; }
   size_t max_tail_tokens() const { return max_tail_tokens_; }
@@ -55,35 +55,35 @@ class SequenceCache {
     return plan_.prompt_tokens + num_tail_tokens_ - plan_.tail_tokens;
   }
 
-  // Announces how many tokens each head of the next layer keeps. Layers come in order.
-  // InvalidArgument if the counts do not fit the plan; then nothing has changed.
+  // Begins the next layer and sets how many tokens each of its heads keeps. Layers come in order.
+  // InvalidArgument, leaving the cache unchanged, if the counts do not fit the plan.
   absl::Status BeginLayer(size_t layer, std::span<const uint32_t> kept_tokens);
 
-  // Writes bytes of the layer that was begun last, at `offset` of its bytes, from the host's memory
-  // or that of the pool's device. InvalidArgument if they reach past its end; other errors are the
-  // pool's Writer's.
+  // Writes bytes at `offset` of the layer begun last, from host memory or from the memory of the
+  // pool's device. InvalidArgument if they would reach past the layer's end; other errors are those
+  // of the pool's Writer.
   absl::Status WriteLayerBytes(size_t offset, std::span<const std::byte> bytes,
                                BytesIn memory = BytesIn::kHost);
 
-  // Gives back the prefix pages that the layers did not fill, once all have come.
+  // Returns unused prefix pages to the pool. Call it after the last layer.
   void GiveBackUnusedPages() { pages_.Truncate(0, num_prefix_pages_); }
 
-  // Bytes of the layer that was begun last.
+  // The size of the layer begun last.
   size_t layer_bytes() const { return layout_.num_bytes; }
 
-  // Original positions of the tokens in a head's prefix, as received; empty where the whole prompt
-  // was kept.
+  // Original positions of the tokens in a head's prefix, as received; empty if the whole prompt was
+  // kept.
   std::span<const int32_t> positions(size_t layer, size_t head) const {
     return layers_[layer].positions[head];
   }
 
-  // Appends what attention of one layer reads to `heads`, the tail with `num_tail_tokens` tokens.
+  // Appends a PagedHead per head of a layer to `heads`; tails have `num_tail_tokens` tokens.
   void AppendPagedHeads(size_t layer, size_t num_tail_tokens, std::vector<PagedHead>* heads) const;
 
-  // The page and slot of a tail token.
+  // The page that holds a tail token.
   std::byte* tail_page(size_t layer, size_t kv_head, size_t tail_token);
 
-  // Counts a token whose K and V have been written in every layer.
+  // Advances the tail by one token, whose K and V must have been written in every layer.
   void AdvanceTail() { ++num_tail_tokens_; }
 
  private:
@@ -96,7 +96,7 @@ class SequenceCache {
   explicit SequenceCache(KvPool& pool);
 
   absl::Status CheckLayer(size_t layer, std::span<const uint32_t> kept_tokens) const;
-  // Where the byte at `offset` of the layer begun last goes, and how many may follow it there.
+  // Where the byte at `offset` of the layer begun last goes, and the contiguous room from there on.
   struct Place {
     std::span<std::byte> bytes;
     bool in_pool = true;  // else in host memory, with the positions
