@@ -1,4 +1,4 @@
-// The allocator says how many tokens each head of a layer keeps.
+// The allocator decides how many tokens each head of a layer keeps. A pure function.
 #pragma once
 
 #include <vector>
@@ -9,24 +9,24 @@
 
 namespace kvship {
 
-// What an allocator may look at. Positions without a score come after all that have one.
+// What an allocator sees of a layer. Positions without a score rank below all that have one.
 struct LayerScores {
   TensorView scores;         // [heads, num_scored] f32
-  TensorView attention;      // [heads, T] f32: the window's attention, mean over each head's group
-  size_t window_tokens = 0;  // which `attention` is the sum over
+  TensorView attention;      // [heads, T] f32: window's attention, mean over each head's group
+  size_t window_tokens = 0;  // summed over in `attention`
 };
 
-// Tokens that each head keeps, always-kept ones included, given their mean (or the most that one
-// may keep) `budget`:
+// Returns the number of tokens that each head keeps, always-kept tokens included. `budget` is the
+// mean per head, B (for mass: the maximum).
 //
-// - uniform, pyramid: budget.tokens, which pyramid's plan gives layer by layer;
-// - ada (AdaKV, arXiv 2407.11550): every head is sure of the always-kept tokens A and its best
-//   floor(alpha (B - A)); the other places of the layer, H B in all, go to the highest scores of
-//   all heads together, ties to the smaller head, then to the smaller position;
-// - mass: tokens in the order of their score, always-kept ones first, until their share of the
-//   window's attention reaches mass_target; at least mass_min_tokens, at most B.
+// - uniform, pyramid: budget.tokens, which pyramid's plan varies by layer;
+// - ada (AdaKV, arXiv 2407.11550): every head gets the always-kept tokens A and its best
+//   floor(alpha (B - A)); the rest of the layer's H B tokens go to the highest scores over all
+//   heads, ties to the smaller head, then to the smaller position;
+// - mass: tokens in score order, always-kept tokens first, until their share of the window's
+//   attention reaches mass_target; at least mass_min_tokens, at most B.
 //
-// The scores of one set for the whole layer are the same for every head, and so is what it gets.
+// If one set of scores serves the whole layer, all heads keep the same number.
 std::vector<size_t> AllocateTokens(const CompressionOptions& options, const HeadBudget& budget,
                                    const LayerScores& layer);
 

@@ -1,4 +1,4 @@
-// The middle of a prompt: the tokens among which a choice is made, as chosen_mass counts them.
+// The middle of a prompt, where scores decide what is kept: the tokens that chosen_mass counts.
 #pragma once
 
 #include <algorithm>
@@ -8,8 +8,8 @@
 
 namespace kvship {
 
-// Tokens at the start that draw attention whatever they say: chosen_mass leaves out that many even
-// where they are not kept as a rule. StreamingLLM, arXiv 2309.17453, needs as many.
+// Tokens at the start that draw attention whatever they say. chosen_mass leaves them out even if
+// the policy does not always keep them. The number is StreamingLLM's, arXiv 2309.17453.
 inline constexpr size_t kAttentionSinks = 4;
 
 struct Middle {

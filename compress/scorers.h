@@ -1,4 +1,4 @@
-// The factories of the scorers in kv/scorers.inc, each defined in the file of its scorer.
+// Declares the factories of the scorers in kv/scorers.inc. Each scorer's file defines its own.
 #pragma once
 
 #include <memory>

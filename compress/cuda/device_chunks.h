@@ -1,5 +1,5 @@
-// DeviceChunks takes whole chunks of a layer's tokens on a GPU, one set for all heads: the selector
-// chunks, SelectChunks() of compress/selector.h. One per request; belongs to one thread and one
+// DeviceChunks selects whole chunks of a layer's tokens on a GPU, one set for all heads: the GPU
+// form of SelectChunks() in compress/selector.h. One per request; belongs to one thread and one
 // stream.
 #pragma once
 
@@ -15,17 +15,17 @@ namespace kvship::cuda {
 
 class DeviceChunks {
  public:
-  // Bytes of device memory that one takes.
+  // Bytes of device memory that one instance takes.
   static size_t BytesFor(const CompressionOptions& options, const KvPlan& plan) {
     return TotalBytes(Sizes(options, plan));
   }
 
-  // ResourceExhausted if the device has no more memory.
+  // ResourceExhausted if the device is out of memory.
   static absl::StatusOr<DeviceChunks> Create(const CompressionOptions& options, const KvPlan& plan,
                                              cudaStream_t stream);
 
-  // Enqueues the choice of a layer: offsets and positions of `compact`, from scores [H, num_scored]
-  // f32 in device memory, rows `row_stride` elements apart. Errors: those of the kernels.
+  // Enqueues the selection for a layer into the offsets and positions of `compact`. scores [H,
+  // num_scored] f32 are in device memory, rows `row_stride` elements apart. Errors: the kernels'.
   absl::Status Select(size_t layer, const float* scores, size_t num_scored, size_t row_stride,
                       const CompactDeviceLayer& compact);
 
@@ -42,7 +42,7 @@ class DeviceChunks {
   DeviceBuffer scores_;     // [chunks of the prompt] f32
   DeviceBuffer chosen_;     // [chunks that a layer keeps] int32
   DeviceBuffer largest_;    // workspace of ChunkScores
-  DeviceBuffer workspace_;  // of TopPositions
+  DeviceBuffer workspace_;  // for TopPositions
 };
 
 }  // namespace kvship::cuda

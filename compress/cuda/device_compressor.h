@@ -1,7 +1,8 @@
-// DeviceCompressor turns each finished layer of a prompt on a GPU into its compact form, in device
-// memory: Compressor for what runs there, which is all but scorers that DeviceScorer does not have.
+// DeviceCompressor is the GPU's Compressor, for every scorer that DeviceScorer has: it turns each
+// finished layer of a prompt into its compact form in device memory.
 //
-// One per request; belongs to one thread and one stream. Its operations enqueue and return at once.
+// One per request; belongs to one thread and one stream. Operations enqueue work and return at
+// once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -25,21 +26,21 @@ namespace kvship::cuda {
 
 class DeviceCompressor {
  public:
-  // A layer's window votes in one step of the engine: so many queries take seconds at a million
-  // tokens.
+  // The longest window. All its queries vote in one engine step; this many take seconds at a
+  // million tokens.
   static constexpr size_t kLongestWindow = 65536;
 
-  // Unimplemented, naming option, value and what is wanted, for what only the CPU does. `plan` is
-  // MakePlan's for these options.
+  // Unimplemented, naming the option, its value and what is wanted, for options that only the CPU
+  // supports. `plan` is MakePlan's for these options.
   static absl::Status Check(const CompressionOptions& options, const KvPlan& plan);
 
-  // What the engine has to deliver with each layer, for options that Check passes.
+  // What the engine must deliver with each layer, for options that pass Check.
   static LayerNeeds NeedsOf(const CompressionOptions& options, const KvPlan& plan);
-  // Bytes of device memory that one takes.
+  // Bytes of device memory that one instance takes.
   static size_t BytesFor(const CompressionOptions& options, const KvShape& shape,
                          const KvPlan& plan);
 
-  // Errors: as Check; ResourceExhausted if the device has no room for the scores.
+  // Errors: as Check; ResourceExhausted if the device has no memory for the scores.
   static absl::StatusOr<std::unique_ptr<DeviceCompressor>> Create(const CompressionOptions& options,
                                                                   const KvShape& shape,
                                                                   const KvPlan& plan, DType dtype,
@@ -47,7 +48,7 @@ class DeviceCompressor {
 
   LayerNeeds needs() const { return NeedsOf(options_, plan_); }
 
-  // Enqueues the compression of a layer, into memory that the next one reuses.
+  // Enqueues the compression of a layer, into memory that the next layer reuses.
   absl::Status Compress(const DeviceLayerView& layer);
 
   // The layer compressed last.
@@ -63,11 +64,11 @@ class DeviceCompressor {
         stream_(stream),
         scores_stride_(ScoresStride(plan)) {}
 
-  // All rows begin at 16 bytes, and are read four numbers at a time.
+  // Rows are 16-byte aligned, because kernels read four floats at a time.
   static size_t ScoresStride(const KvPlan& plan) { return (plan.prompt_tokens + 3) / 4 * 4; }
 
   absl::Status TakeMemory();
-  // Tokens without a score come after all others; no layer changes that.
+  // Gives tokens without a score the lowest one, once: no layer changes it.
   absl::Status FillUnscored();
   absl::Status Choose(const DeviceLayerView& layer);
   absl::Status Gather(const DeviceLayerView& layer);
@@ -79,9 +80,9 @@ class DeviceCompressor {
   const cudaStream_t stream_;
   const size_t scores_stride_;
   std::optional<CompactDeviceLayer> compact_;
-  std::unique_ptr<DeviceScorer> scorer_;  // none where the whole prompt is kept
+  std::unique_ptr<DeviceScorer> scorer_;  // null if the whole prompt is kept
   DeviceBuffer scores_;                   // [plan's num_heads, scores_stride_] f32, of T tokens
-  std::optional<DeviceTokens> tokens_;    // the selector: one or the other, or none
+  std::optional<DeviceTokens> tokens_;    // the selector: at most one is set
   std::optional<DeviceChunks> chunks_;
 };
 

@@ -1,8 +1,8 @@
-// DeviceScorer votes for the tokens of a layer on a GPU: Scorer for what runs there. Scores are the
-// CPU's (each formula stands in the scorer's file in compress/), of queries and keys in 16 bits.
+// DeviceScorer is the GPU's Scorer: it scores the tokens of a layer. It computes the CPU's formulas
+// (each is in its scorer's file in compress/) from queries and keys in 16 bits.
 //
-// One per request; belongs to one thread and one stream. Its operations enqueue and return at once,
-// with the errors of the kernels.
+// One per request; belongs to one thread and one stream. Operations enqueue work, return at once,
+// and return the kernels' errors.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -21,39 +21,40 @@
 
 namespace kvship::cuda {
 
-// Unimplemented: an option whose value only the CPU knows.
+// An Unimplemented error for an option value that only the CPU supports.
 absl::Status OnlyOnTheCpu(absl::string_view option, absl::string_view value,
                           absl::string_view wanted);
 
 class DeviceScorer {
  public:
-  // Unimplemented, naming option, value and what is wanted, for a scorer that only the CPU has.
+  // Unimplemented, naming option, value and what is wanted, for scorers that only the CPU has.
   static absl::Status Check(const CompressionOptions& options);
 
-  // What the engine has to deliver with each layer, for options that Check passes.
+  // What the engine must deliver with each layer, for options that pass Check.
   static LayerNeeds NeedsOf(const CompressionOptions& options, const KvPlan& plan);
-  // Bytes of device memory that one takes.
+  // Bytes of device memory that one instance takes.
   static size_t BytesFor(const CompressionOptions& options, const KvShape& shape,
                          const KvPlan& plan) {
     return TotalBytes(Sizes(options, shape, plan));
   }
 
-  // Errors: as Check; ResourceExhausted if the device has no room for the votes.
+  // Errors: as Check; ResourceExhausted if the device has no memory for the votes.
   static absl::StatusOr<std::unique_ptr<DeviceScorer>> Create(const CompressionOptions& options,
                                                               const KvShape& shape,
                                                               const KvPlan& plan, DType dtype,
                                                               cudaStream_t stream);
 
-  // Tokens that have a score: snapkv gives none from the window on.
+  // The number of tokens with a score. snapkv scores only the tokens before the window.
   static size_t NumScored(const CompressionOptions& options, const KvPlan& plan) {
     return options.scorer == "snapkv" ? plan.window_begin : plan.prompt_tokens;
   }
-  // Enqueues the scores of a layer, larger is better: scores [plan's num_heads, NumScored] f32 in
+  // Enqueues the scoring of a layer, larger is better: scores [plan's num_heads, NumScored] f32 in
   // device memory, rows `row_stride` elements apart.
   absl::Status Score(const DeviceLayerView& layer, float* scores, size_t row_stride);
 
-  // Enqueues the sums over the window of its queries' attention to each key, softmax over all keys:
-  // [Hq, T] f32 in device memory, of the layer that was scored last and until the next one is.
+  // Enqueues the window queries' attention to each key, summed over the queries, softmax over all
+  // keys. Returns [Hq, T] f32 in device memory, for the layer scored last and valid until the next
+  // Score.
   absl::StatusOr<const float*> WindowAttention(const DeviceLayerView& layer);
 
  private:
@@ -78,7 +79,7 @@ class DeviceScorer {
   static BufferSizes<DeviceScorer> Sizes(const CompressionOptions& options, const KvShape& shape,
                                          const KvPlan& plan);
 
-  // Score() of each scorer.
+  // Implements Score() for each scorer.
   absl::Status ScoreByWindow(const DeviceLayerView& layer, float* scores, size_t row_stride);
   absl::Status ScoreByLastQuery(const DeviceLayerView& layer, float* scores, size_t row_stride);
   absl::Status ScoreByColumnSums(const DeviceLayerView& layer, float* scores, size_t row_stride);
@@ -87,19 +88,19 @@ class DeviceScorer {
   template <TokenScore kScore>
   absl::Status ScoreByTokens(const DeviceLayerView& layer, float* scores, size_t row_stride);
 
-  // Kept for certain at the start: as many in every layer.
+  // Tokens always kept at the start; the same number in every layer.
   static size_t Sinks(const KvPlan& plan) { return plan.budgets.front().sinks; }
   static bool VotesOverPrefix(const CompressionOptions& options) {
     return ScoreOf(options.scorer) == &DeviceScorer::ScoreByWindow &&
            options.softmax == SoftmaxOver::kPrefix;
   }
-  // Of the window's queries over all keys, into votes_.
+  // Arguments for votes of the window's queries over all keys, into votes_.
   WindowVotesArgs VotesOf(const DeviceLayerView& layer) const;
-  // Of a head's queries of the window, those from `begin` on.
+  // The window's queries from query `begin` on; head strides do not change.
   const void* QueriesFrom(const void* queries, size_t begin) const;
   // Enqueues the votes of a window of any length.
   absl::Status Vote(WindowVotesArgs votes);
-  // Fills votes_ with those over the keys before the window.
+  // Fills votes_ with votes over the keys before the window.
   absl::Status VoteOverPrefix(const DeviceLayerView& layer);
 
   const CompressionOptions options_;
@@ -110,7 +111,7 @@ class DeviceScorer {
   const ScoreFunction score_;
   DeviceBuffer votes_;       // [Hq, T] f32
   DeviceBuffer prefix_lse_;  // [Hq, W] f32, where the softmax runs over the prefix
-  DeviceBuffer workspace_;   // of the operations that want one
+  DeviceBuffer workspace_;   // for operations that need one
 };
 
 }  // namespace kvship::cuda

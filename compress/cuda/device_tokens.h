@@ -1,6 +1,6 @@
-// DeviceTokens takes each head's own best tokens of a layer on a GPU, as many as the allocator
-// gives it: AllocateTokens() of compress/allocator.h and the selector tokens. One per request;
-// belongs to one thread and one stream.
+// DeviceTokens selects each head's own best tokens of a layer on a GPU: AllocateTokens() of
+// compress/allocator.h, then the selector "tokens". One per request; belongs to one thread and one
+// stream.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,20 +16,20 @@ namespace kvship::cuda {
 
 class DeviceTokens {
  public:
-  // Bytes of device memory that one takes.
+  // Bytes of device memory that one instance takes.
   static size_t BytesFor(const CompressionOptions& options, const KvPlan& plan) {
     return TotalBytes(Sizes(options, plan));
   }
 
-  // ResourceExhausted if the device has no more memory.
+  // ResourceExhausted if the device is out of memory.
   static absl::StatusOr<DeviceTokens> Create(const CompressionOptions& options,
                                              const KvShape& shape, const KvPlan& plan,
                                              cudaStream_t stream);
 
-  // Enqueues the choice of a layer: positions of `compact`, and offsets where they are not known
-  // yet. Device memory: scores [H, T] f32, rows `row_stride` elements apart, which become those of
-  // the choice; attention [Hq, T], DeviceScorer's WindowAttention(). Tokens that the scorer gives
-  // none have minus infinity. Errors: those of the kernels.
+  // Enqueues the selection for a layer: writes the positions of `compact`, and its offsets if they
+  // are not yet known. Device memory: scores [H, T] f32, rows `row_stride` elements apart,
+  // overwritten with the scores that the selection used; attention [Hq, T] from DeviceScorer's
+  // WindowAttention(). Tokens without a score have -infinity. Errors: the kernels'.
   absl::Status Select(size_t layer, float* scores, size_t row_stride, const float* attention,
                       const CompactDeviceLayer& compact);
 
@@ -40,13 +40,13 @@ class DeviceTokens {
 
   static BufferSizes<DeviceTokens> Sizes(const CompressionOptions& options, const KvPlan& plan);
 
-  // Fill the offsets of `compact`.
+  // Both fill the offsets of `compact`.
   absl::Status ShareByScores(const HeadBudget& budget, const float* scores, size_t row_stride,
                              const CompactDeviceLayer& compact);
   absl::Status CountForMass(const HeadBudget& budget, const float* scores, size_t row_stride,
                             const float* attention, const CompactDeviceLayer& compact);
 
-  // What is chosen by score, and what is always kept behind it and has positions.
+  // Tokens chosen by score, and always-kept tokens after them that have positions.
   size_t num_scores(const HeadBudget& budget) const {
     return plan_.prompt_tokens - budget.recent_tokens;
   }
@@ -58,8 +58,8 @@ class DeviceTokens {
   KvShape shape_;
   KvPlan plan_;
   cudaStream_t stream_;
-  DeviceBuffer positions_workspace_;  // of TopPositions
-  DeviceBuffer offsets_workspace_;    // of ShareTokens or MassTokens
+  DeviceBuffer positions_workspace_;  // for TopPositions
+  DeviceBuffer offsets_workspace_;    // for ShareTokens or MassTokens
 };
 
 }  // namespace kvship::cuda
