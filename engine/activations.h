@@ -6,7 +6,7 @@
 
 namespace kvship {
 
-// [rows, cols] f32 in `buffer`, which grows where it must; what was in it is lost then.
+// Views `buffer` as [rows, cols] f32. A buffer that is too small grows, and loses its contents.
 inline TensorView ActivationRows(Buffer& buffer, size_t rows, size_t cols) {
   buffer.GrowTo(rows * cols * sizeof(float));
   return TensorView(buffer.as<float>(), {rows, cols});

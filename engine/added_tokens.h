@@ -1,5 +1,5 @@
-// AddedTokens finds the names of tokens that are taken out of a text before anything else is done
-// with it: "<|im_end|>" and the like. Immutable; any number of threads may use it.
+// AddedTokens finds the names of added tokens ("<|im_end|>" and the like), which a tokenizer cuts
+// out of a text before it does anything else. After the last Add, any number of threads may use it.
 #pragma once
 
 #include <array>
@@ -22,7 +22,7 @@ class AddedTokens {
   // Names must not be empty.
   void Add(absl::string_view name, int32_t token);
 
-  // The first match at or after `from`, and of those at the same place the longest.
+  // The first match at or after `from`; the longest of several at the same place.
   Match Find(absl::string_view text, size_t from) const;
 
  private:

@@ -1,6 +1,6 @@
-// BpeTokenizer is byte-pair encoding built from a TokenizerParts, which is what a GGUF file's
-// metadata and a tokenizer.json come down to: on bytes as GPT-2's, or on characters as
-// SentencePiece's. Immutable; any number of threads may use it.
+// BpeTokenizer is a byte-pair-encoding Tokenizer, on bytes like GPT-2's or on characters like
+// SentencePiece's. It is built from TokenizerParts, which the readers of GGUF metadata and of
+// tokenizer.json produce. Immutable; any number of threads may use it.
 #pragma once
 
 #include <memory>
@@ -22,18 +22,18 @@
 namespace kvship {
 
 enum class TokenKind : uint8_t {
-  kNormal,   // text in the alphabet of bytes, reached by merges
+  kNormal,   // text, reached by merges
   kAdded,    // found in any text by its name
-  kSpecial,  // found by its name in text whose special tokens are parsed
+  kSpecial,  // found by its name where special tokens are parsed
   kUnused,   // a hole in the numbering; never produced
 };
 
-// What gets a space before it, in the manner of SentencePiece.
+// What gets a space before it, as in SentencePiece.
 enum class SpaceBefore {
   kNothing,
-  kText,        // unless it begins with one, or with an added token
-  kEachPart,    // between added tokens
-  kPlainParts,  // those of them that do not begin with one
+  kText,        // the text, unless it begins with a space or an added token
+  kEachPart,    // each part between added tokens
+  kPlainParts,  // each such part that does not begin with a space
 };
 
 struct TokenizerParts {
@@ -42,14 +42,14 @@ struct TokenizerParts {
   std::vector<TokenKind> kinds;                   // by id
   absl::flat_hash_set<int32_t> found_normalized;  // added tokens looked for in normalized text
   std::vector<std::pair<std::string, std::string>> merges;  // the most preferred first
-  std::vector<uint32_t> merge_ranks;  // of equals the leftmost joins first; empty: their order
+  std::vector<uint32_t> merge_ranks;  // ties join leftmost first; empty: ranked in their order
   TokenSpelling spelling = TokenSpelling::kByteLevel;
   SpaceBefore space_before = SpaceBefore::kNothing;
-  bool normalizes = false;  // text to form C (normal_form.h), but for the names of added tokens
+  bool normalizes = false;  // text to form C (normal_form.h), except names of added tokens
   std::vector<SplitPattern> patterns;
-  bool ignore_merges = false;  // a piece that is a token as a whole becomes it without merges
-  int32_t unknown_token = -1;  // for bytes that have no token; -1: they are dropped,
-  BytePairEncoding::UnknownByte unknown_byte =  // like this
+  bool ignore_merges = false;  // a piece that equals a token becomes it without merges
+  int32_t unknown_token = -1;  // for bytes without a token; -1: they are dropped
+  BytePairEncoding::UnknownByte unknown_byte =  // when they are dropped
       BytePairEncoding::UnknownByte::kDroppedBeforeMerges;
   int32_t begin_token = -1;  // before every prompt; -1: none
   std::vector<int32_t> end_tokens = {};
@@ -57,8 +57,8 @@ struct TokenizerParts {
 
 class BpeTokenizer : public Tokenizer {
  public:
-  // InvalidArgument naming the token or merge that cannot be, or the byte without a token that
-  // SentencePiece wants; Unimplemented for a pattern that kvship cannot follow.
+  // InvalidArgument naming the invalid token or merge, or the byte whose token SentencePiece
+  // requires; Unimplemented for a pattern that kvship cannot follow.
   static absl::StatusOr<std::unique_ptr<const Tokenizer>> Create(TokenizerParts parts);
 
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
@@ -75,7 +75,7 @@ class BpeTokenizer : public Tokenizer {
   using TokensByName = absl::flat_hash_map<std::string, int32_t>;
 
   BpeTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer, BytePairEncoding merges);
-  // Appends the tokens of `names` in the text, and has `encode` append those of what lies between.
+  // Appends the tokens of `names` found in the text; `encode` appends those of the text between.
   template <class EncodePart>
   absl::Status SplitAtNames(const AddedTokens& names, absl::string_view text,
                             std::span<const TextRange> plain, std::vector<int32_t>& ids,
@@ -87,11 +87,11 @@ class BpeTokenizer : public Tokenizer {
 
   std::vector<TokenKind> kinds_;
   std::vector<std::string> token_bytes_;
-  TokensByName characters_;    // by name; only of SentencePiece
-  TokensByName whole_pieces_;  // by bytes; only where merges are ignored for whole tokens
+  TokensByName characters_;    // by name; only for SentencePiece
+  TokensByName whole_pieces_;  // by bytes; only if whole tokens skip merges
   TokensByName special_tokens_;
-  AddedTokens names_;             // found in text as it is,
-  AddedTokens normalized_names_;  // and in what lies between, once that is normalized
+  AddedTokens names_;             // found in the text as it is
+  AddedTokens normalized_names_;  // found in the text between, once normalized
   TokenSpelling spelling_;
   SpaceBefore space_before_;
   bool normalizes_;

@@ -15,7 +15,7 @@ namespace kvship {
 // The character of a byte, in UTF-8.
 std::string ByteCharacter(unsigned char byte);
 
-// The bytes that `text` stands for; nullopt if a character of it is not of the alphabet.
+// The bytes that `text` stands for; nullopt if a character is not in the alphabet.
 std::optional<std::string> DecodeByteCharacters(absl::string_view text);
 
 }  // namespace kvship

@@ -1,6 +1,6 @@
-// BytePairEncoding joins the bytes, or other symbols, of one piece of text to the tokens of a
-// vocabulary, by a ranked list of merges: again and again the adjacent pair of the lowest rank, the
-// leftmost of equals. Immutable; any number of threads may use it, each with its own Scratch.
+// BytePairEncoding merges the bytes, or other symbols, of a piece of text into tokens of a
+// vocabulary. It repeatedly merges the adjacent pair of the lowest rank, the leftmost of several.
+// Immutable; any number of threads may use it, each with its own Scratch.
 //
 // Source: Sennrich et al., arXiv 1508.07909; on bytes: GPT-2.
 #pragma once
@@ -22,26 +22,26 @@ class BytePairEncoding {
     int32_t left = 0;
     int32_t right = 0;
     int32_t joined = 0;
-    uint32_t rank = 0;  // the lower, the earlier
+    uint32_t rank = 0;  // lowest first
   };
 
-  // What becomes of a byte that has no token: nothing in both cases, but if it is dropped before
-  // the merges, its neighbours may join.
+  // When a byte without a token is dropped. If it is dropped before the merges, its neighbours may
+  // merge.
   enum class UnknownByte { kDroppedBeforeMerges, kDroppedAfterMerges };
 
-  // `byte_tokens`: the token of each single byte, -1 where the vocabulary has none. Of `merges` no
-  // pair may be there twice.
+  // `byte_tokens`: the token of each single byte, -1 if the vocabulary has none. `merges` must not
+  // contain a pair twice.
   BytePairEncoding(const std::array<int32_t, 256>& byte_tokens, const std::vector<Merge>& merges,
                    UnknownByte unknown_byte);
 
-  // -1 where the vocabulary has none.
+  // The token of a single byte; -1 if the vocabulary has none.
   int32_t byte_token(char byte) const { return byte_tokens_[static_cast<unsigned char>(byte)]; }
 
   class Scratch;
 
-  // Appends the tokens of `piece` to `ids`. The time grows as n log n.
+  // Appends the tokens of `piece` to `ids`, in O(n log n) time.
   void Encode(absl::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const;
-  // The same of symbols that have tokens, fewer than 2^31.
+  // As Encode, for symbols that have tokens; fewer than 2^31.
   void Join(std::span<const int32_t> symbols, Scratch& scratch, std::vector<int32_t>& ids) const;
 
  private:
@@ -61,18 +61,18 @@ class BytePairEncoding {
   absl::flat_hash_map<uint64_t, Rule> rules_;  // by left and right token
 };
 
-// Working memory of one thread, used again from piece to piece.
+// Scratch memory of one thread, reused from piece to piece.
 class BytePairEncoding::Scratch {
  private:
   friend class BytePairEncoding;
 
-  // A place in a long piece, in a list that loses a place with every merge.
+  // A node in the linked list of a long piece; every merge removes one.
   struct Place {
     int32_t token;
     int32_t previous;  // -1 at the ends
     int32_t next;
   };
-  // A merge that could be done, unless one of its places has changed since.
+  // A possible merge; stale if one of its places has changed since.
   struct Candidate {
     uint32_t rank;
     int32_t place;  // of the left token

@@ -1,5 +1,5 @@
-// CallReading is how far the calls of tools at the beginning of a text have been read, which grows
-// while a model writes it: no byte is looked at more often than is needed. Plain data.
+// CallReading is the state of an incremental parser of tool calls at the beginning of a text that
+// grows: the parser resumes where it stopped. Plain data.
 #pragma once
 
 #include <string>
@@ -13,24 +13,24 @@
 namespace kvship {
 
 enum class CallState {
-  kUnfinished,  // more text will tell
-  kCalls,       // it has calls
-  kNone,        // what looked like one is none
+  kUnfinished,  // undecided until more text comes
+  kCalls,       // calls were read
+  kNone,        // it only looked like a call
 };
 
 struct CallReading {
   std::vector<ToolCall> calls;
-  size_t num_bytes = 0;  // of the calls, or of what is none: behind it one may begin again
+  size_t num_bytes = 0;  // of the calls, or of the text that is no call; a call may follow it
 
-  // Of a call that has not ended.
-  size_t at = 0;        // bytes that were understood
-  size_t searched = 0;  // bytes in which no end was found
+  // Of an unfinished call:
+  size_t at = 0;        // bytes parsed
+  size_t searched = 0;  // bytes searched for an end in vain
   JsonEnd json = {};
   std::string name = {};
   std::string arguments = {};  // without their braces
 };
 
-// Whether text may go on to begin with `mark`, and does not yet.
+// Whether `text` is a proper prefix of `mark`, so that more text may complete it.
 inline bool MayBecome(absl::string_view text, absl::string_view mark) {
   return text.size() < mark.size() && absl::StartsWith(mark, text);
 }

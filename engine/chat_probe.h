@@ -1,5 +1,5 @@
-// What a chat template does with messages, tools and thoughts, found by trying. Plain data, and a
-// pure function.
+// ProbeChatProgram runs a chat template on sample conversations to find out what it does with
+// messages, tools and thoughts. A pure function; its result is plain data.
 #pragma once
 
 #include <string>
@@ -12,18 +12,18 @@
 namespace kvship {
 
 struct ChatTraits {
-  bool has_system = false;  // it writes what a system message says
-  // How it writes calls; kNone also where it does so in another way than those that kvship reads.
+  bool has_system = false;  // it has a place for system messages
+  // How it writes calls; kNone also if it does so in a way that kvship does not read.
   ToolSyntax tool_syntax = ToolSyntax::kNone;
-  bool has_parallel_calls = false;  // with a syntax: several in one message
+  bool has_parallel_calls = false;  // with a syntax: several calls in one message
   // Models that think before they answer write their thoughts between <think> and </think>.
-  bool thinks = false;          // here, unless it is told not to
-  bool heeds_thinking = false;  // it can be told to think, and not to
-  // What stands between messages and is no special token, so that a message could write it.
+  bool thinks = false;          // this model does, unless told not to
+  bool heeds_thinking = false;  // it can be told to think or not to
+  // Marks between messages that are not special tokens, so that a message could forge them.
   std::vector<std::string> marks;
 };
 
-// Unimplemented if the program does not write what a user says.
+// Unimplemented if the program omits the user's message.
 absl::StatusOr<ChatTraits> ProbeChatProgram(const ChatProgram& program);
 
 }  // namespace kvship

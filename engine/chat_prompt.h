@@ -1,5 +1,5 @@
-// ChatMessage is one turn of a conversation, ChatPrompt the text that a chat template makes of
-// several. Plain data.
+// ChatMessage is one turn of a conversation; ChatPrompt is the text that a chat template renders
+// from several. Plain data.
 #pragma once
 
 #include <string>
@@ -18,8 +18,8 @@ struct ChatMessage {
 
 struct ChatPrompt {
   std::string text;
-  // Where names of special tokens are text, as they do not come from the template: a range touches
-  // every such name.
+  // Ranges where special-token names are plain text because they are not the template's own. Every
+  // such name is touched by a range.
   std::vector<TextRange> contents;
 };
 

@@ -1,5 +1,5 @@
-// ChatTemplate turns chat messages into the prompt text a model was tuned on, by the program in
-// Jinja that its checkpoint carries. Immutable.
+// ChatTemplate renders chat messages as the prompt a model was tuned on, with the Jinja program in
+// its checkpoint. Immutable; any number of threads may use it.
 #pragma once
 
 #include <optional>
@@ -16,27 +16,27 @@ namespace kvship {
 
 class ChatTemplate {
  public:
-  // From a GGUF file's metadata, or a directory's chat_template.jinja or tokenizer_config.json.
-  // NotFound if the model has none; Unimplemented, with what is wrong, if it cannot be run.
+  // Reads a GGUF file's metadata, or a directory's chat_template.jinja or tokenizer_config.json.
+  // NotFound if the model has no template; Unimplemented, with the reason, if it cannot be run.
   static absl::StatusOr<ChatTemplate> Load(const std::string& model_path);
   static absl::StatusOr<ChatTemplate> Create(const ChatTemplateSource& source);
 
   struct Options {
-    // Before it answers; without it, as the model does by itself.
+    // Whether the model thinks before it answers. Unset: the model's default.
     std::optional<bool> thinks = std::nullopt;
-    // That the model may call, each a JSON object.
+    // The tools that the model may call, each a JSON object.
     std::span<const std::string> tools = {};
-    // The answer begins with a call of this one, or, if it is empty, of one the model chooses.
+    // The answer begins with a call of this tool or, if empty, of one that the model chooses.
     std::optional<std::string> forced_call = std::nullopt;
-    // Without thoughts, as for a forced call.
+    // The answer has no thoughts before it; implied by forced_call.
     bool answers_at_once = false;
   };
-  // The whole prompt, ending where the assistant's answer begins. It holds the begin token where
-  // the template puts one: encode it with its contents as plain text, and put nothing before it.
-  // InvalidArgument: no messages, what the template refuses, a role or tools that it does not have,
-  // or content with a mark of the template that is no special token, and so could pass for another
-  // message. FailedPrecondition: the template cannot make the model think, or not think, as is
-  // wanted or a call at once wants it.
+  // Renders the whole prompt, up to where the assistant's answer begins. It includes the begin
+  // token if the template does: encode it with its contents as plain text and prepend nothing.
+  // InvalidArgument: no messages, messages that the template refuses, an unsupported role,
+  // unsupported tools, a forced call without tools, or content with a mark of the template that is
+  // not a special token and could forge a message. FailedPrecondition: the model cannot think, or
+  // not think, as the options require.
   absl::StatusOr<ChatPrompt> Render(std::span<const ChatMessage> messages,
                                     const Options& options) const;
   absl::StatusOr<ChatPrompt> Render(std::span<const ChatMessage> messages) const {

@@ -1,5 +1,5 @@
-// Where a checkpoint keeps its chat template: the Jinja program, and the names of the tokens that
-// it uses and that messages must not contain. Plain data.
+// ChatTemplateSource is a chat template as read from a checkpoint: the Jinja program, and the names
+// of the tokens that it uses and that messages must not contain. Plain data.
 #pragma once
 
 #include <string>
@@ -14,11 +14,11 @@ struct ChatTemplateSource {
   std::string program;
   std::string begin_token;  // name; empty: the model has none
   std::string end_token;
-  std::vector<std::string> special_tokens;  // names of all that the tokenizer would parse
+  std::vector<std::string> special_tokens;  // names of all tokens that the tokenizer would parse
 };
 
-// From a GGUF file or a Hugging Face directory. NotFound if the model has no chat template;
-// InvalidArgument naming the file and field that cannot be.
+// Reads a GGUF file or a Hugging Face directory. NotFound if the model has no chat template;
+// InvalidArgument naming the file and the invalid field.
 absl::StatusOr<ChatTemplateSource> ReadChatTemplateSource(const std::string& model_path);
 
 }  // namespace kvship

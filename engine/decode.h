@@ -1,4 +1,4 @@
-// DecodeEngine is the CPU's Decoder. A sequence's logits do not depend on who else is in the batch.
+// DecodeEngine is the CPU's Decoder. A sequence's logits do not depend on the rest of the batch.
 // Belongs to one thread.
 #pragma once
 
@@ -25,7 +25,7 @@ class DecodeEngine final : public Decoder {
         arithmetic_(ArithmeticFor(model, arithmetic)),
         routing_(model.config) {}
 
-  // Any plan goes.
+  // The CPU decodes every plan.
   absl::Status CheckPlan(const KvPlan&) const override { return absl::OkStatus(); }
 
   absl::Status Step(std::span<const Item> items) override;
@@ -56,7 +56,7 @@ class DecodeEngine final : public Decoder {
   Buffer gates_;
   Buffer gated_;
   Buffer logits_;
-  // Of a mixture of experts.
+  // For a mixture of experts.
   ExpertRouting routing_;
   Buffer router_logits_;
   Buffer gathered_;

@@ -1,6 +1,6 @@
-// Decoder computes decode steps of a batch: each sequence's next token goes through the network,
-// its K and V are appended to the sequence's cache, and its logits come out. DecodeEngine is the
-// CPU's, cuda::DeviceDecoder a GPU's. Belongs to one thread, but for CheckPlan, which any may call.
+// Decoder runs decode steps on a batch. A step takes one token per sequence through the network,
+// appends its K and V to the sequence's cache and yields its logits. DecodeEngine runs on the CPU,
+// cuda::DeviceDecoder on a GPU. Belongs to one thread; CheckPlan may be called from any.
 #pragma once
 
 #include <cstdint>
@@ -20,23 +20,23 @@ class Decoder {
   struct Item {
     int32_t token = 0;               // inside the vocabulary
     SequenceCache* cache = nullptr;  // with room in its tail
-    bool wants_logits = true;        // else only drawn() is asked for
-    TokenDraw draw = {};             // of the token that comes out
+    bool wants_logits = true;        // false: only drawn() will be read
+    TokenDraw draw = {};             // how to draw the next token
   };
 
   virtual ~Decoder() = default;
 
-  // Whether caches of this plan can be decoded. FailedPrecondition naming field, value and what is
-  // wanted.
+  // FailedPrecondition, naming field, value and what is wanted, if caches of this plan cannot be
+  // decoded.
   virtual absl::Status CheckPlan(const KvPlan& plan) const = 0;
 
-  // Runs one step. Afterwards each cache has one tail token more. On error no cache has changed.
+  // Runs one step, which adds one tail token to each cache. On error no cache has changed.
   virtual absl::Status Step(std::span<const Item> items) = 0;
 
-  // Between steps: Internal if no later one can succeed, as the device is lost.
+  // Call it between steps. Internal if the device is lost, so that no later step can succeed.
   virtual absl::Status CheckDevice() { return absl::OkStatus(); }
 
-  // Of items[item] of the last step, valid until the next one: its logits [vocab], and the token
+  // Of items[item] of the last step, valid until the next step: the logits [vocab], and the token
   // that DrawToken() draws from them.
   virtual std::span<const float> logits(size_t item) const = 0;
   virtual int32_t drawn(size_t item) const = 0;
@@ -45,7 +45,7 @@ class Decoder {
 // Where a decode node computes and keeps its caches: the CPU, or one GPU.
 struct DecodeDevice {
   std::unique_ptr<KvPool> pool;
-  PageFormat tail_format = PageFormat::kF16;  // of what is generated
+  PageFormat tail_format = PageFormat::kF16;  // of generated tokens
   std::unique_ptr<Decoder> decoder;
 };
 

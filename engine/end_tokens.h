@@ -9,7 +9,7 @@
 
 namespace kvship {
 
-// By the model's configuration, and by the word of its tokenizer, which may be null.
+// The model's end tokens, and those of `tokenizer` (may be null) that its vocabulary has.
 std::vector<int32_t> EndTokens(const ModelConfig& model, const Tokenizer* tokenizer);
 
 }  // namespace kvship

@@ -1,6 +1,6 @@
 // FeedForward runs a layer's feed-forward network, or one expert of it, on many rows of
-// activations. It unpacks an expert's weights when asked to and keeps those of the last one, and
-// scratch memory; one serves all runs of a PrefillEngine. Belongs to one thread.
+// activations. It holds the unpacked weights of one expert at a time, and scratch memory; one
+// instance serves all runs of a PrefillEngine. Belongs to one thread.
 #pragma once
 
 #include <cstddef>
@@ -23,13 +23,13 @@ class FeedForward {
   FeedForward(const Transformer& model, Backend& backend, Arithmetic arithmetic)
       : model_(model), backend_(backend), arithmetic_(arithmetic) {}
 
-  // Makes the weights of a layer's expert those at hand; expert 0 where there is no choice.
+  // Unpacks the weights of a layer's expert for the calls below; expert 0 in dense models.
   absl::Status Unpack(size_t layer, size_t expert);
 
   // residual += down(silu(gate(x)) * up(x)). x, residual [M, C] f32.
   absl::Status Add(TensorView x, TensorView residual);
 
-  // The same for some of the rows, times their weights.
+  // As Add, for the rows in `rows`, each times its weight.
   absl::Status AddRouted(TensorView x, std::span<const RoutedRow> rows, TensorView residual);
 
  private:
@@ -38,7 +38,7 @@ class FeedForward {
   const Transformer& model_;
   Backend& backend_;
   const Arithmetic arithmetic_;
-  size_t layer_ = SIZE_MAX, expert_ = SIZE_MAX;  // whose weights are at hand
+  size_t layer_ = SIZE_MAX, expert_ = SIZE_MAX;  // whose weights are unpacked
   ProductWeights gate_up_;
   ProductWeights down_;
   // Activations of M rows.

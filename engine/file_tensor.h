@@ -1,5 +1,5 @@
 // FileTensor is one tensor as a checkpoint's file describes it, its bytes borrowed from the mapped
-// file. The readers of GGUF and safetensors both give a table of them, every bound already checked.
+// file. The GGUF and safetensors readers return tables of them, with every bound checked.
 #pragma once
 
 #include <cstddef>

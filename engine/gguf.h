@@ -61,7 +61,7 @@ class GgufFile {
   absl::StatusOr<uint64_t> RequiredCount(absl::string_view key) const;
   absl::StatusOr<absl::string_view> RequiredText(absl::string_view key) const;
 
-  // Gives the mapping away; views into it stay valid as long as the taker keeps it.
+  // Hands over the mapping; views into it stay valid as long as the caller keeps it.
   MappedFile TakeFile() && { return std::move(file_); }
 
  private:

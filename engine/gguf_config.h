@@ -1,5 +1,5 @@
-// The configuration that the metadata of a GGUF file gives for its architectures llama, which
-// covers Mistral and Mixtral too, qwen2, qwen3 and qwen3moe.
+// Reads a model's configuration from GGUF metadata, for the architectures llama (which covers
+// Mistral and Mixtral), qwen2, qwen3 and qwen3moe. A pure function.
 #pragma once
 
 #include "absl/status/statusor.h"
@@ -8,8 +8,8 @@
 
 namespace kvship {
 
-// Errors name the file and the key. InvalidArgument: a value that is missing, of the wrong type, or
-// cannot be. Unimplemented: an architecture or an option that kvship does not run.
+// Errors name the file and the key. InvalidArgument: a value is missing, of the wrong type, or
+// invalid. Unimplemented: an architecture or an option that kvship does not run.
 absl::StatusOr<ModelConfig> ReadGgufConfig(const GgufFile& file);
 
 }  // namespace kvship

@@ -18,11 +18,11 @@ class GgufParser {
   // `out` must outlive the parser.
   explicit GgufParser(GgufFile& out) : out_(out), bytes_(out.file_.bytes()) {}
 
-  // InvalidArgument or Unimplemented, naming the path and the field; `out` is then of no use.
+  // InvalidArgument or Unimplemented, naming the path and the field; `out` is then unusable.
   absl::Status Parse();
 
  private:
-  // A tensor as its entry in the header gives it, before the data section's place is known.
+  // A tensor's entry in the header, before the offset of the data section is known.
   struct Entry {
     FileTensor tensor;
     uint64_t offset = 0;

@@ -1,4 +1,4 @@
-// The tokenizer that the metadata of a GGUF file describes.
+// Reads the tokenizer from a GGUF file's metadata. A pure function.
 #pragma once
 
 #include "absl/status/statusor.h"
@@ -7,9 +7,9 @@
 
 namespace kvship {
 
-// InvalidArgument: metadata that is missing, of the wrong type, or cannot be. Unimplemented: a
-// tokenizer model other than byte-level BPE ("gpt2") or SentencePiece's ("llama"), or a
-// pre-tokenizer kvship does not know.
+// InvalidArgument: metadata is missing, of the wrong type, or invalid. Unimplemented: a tokenizer
+// model other than byte-level BPE ("gpt2") or SentencePiece's ("llama"), or a pre-tokenizer that
+// kvship does not know.
 absl::StatusOr<TokenizerParts> ReadGgufTokenizer(const GgufFile& file);
 
 }  // namespace kvship

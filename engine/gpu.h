@@ -1,5 +1,5 @@
-// What the services ask of a GPU, free of CUDA's headers. engine/cuda/ has it where there is a CUDA
-// compiler, else gpu_missing.cc says that it is not there.
+// The services' interface to a GPU, free of CUDA headers. engine/cuda/ implements it if there is a
+// CUDA compiler; otherwise gpu_missing.cc returns errors.
 #pragma once
 
 #include <cstddef>
@@ -13,18 +13,18 @@
 
 namespace kvship {
 
-// Whether `gpu` can be computed on. FailedPrecondition naming --device if the program has no CUDA
-// in it, or the machine has no such GPU or no driver; naming the library if it has no cuBLASLt.
+// Checks that `gpu` is usable. FailedPrecondition naming --device if the program was built without
+// CUDA, or the machine has no such GPU or no driver; naming the library if it has no cuBLASLt.
 absl::Status FindGpu(const ComputeDevice& gpu);
 
-// Decode on a GPU: weights, caches, activations of up to `max_sequences` and attention's scratch in
-// its memory, which are taken at once. Borrows nothing of `model`. Errors: Unimplemented for models
-// that only the CPU runs, ResourceExhausted if the GPU's memory does not hold it all.
+// Opens a GPU for decoding. Allocates its memory at once: weights, caches, activations of up to
+// `max_sequences` and attention scratch. Borrows nothing from `model`. Unimplemented for models
+// that only the CPU runs; ResourceExhausted if the GPU's memory is too small.
 absl::StatusOr<DecodeDevice> OpenGpuForDecode(const ComputeDevice& gpu, const Transformer& model,
                                               size_t pool_bytes, size_t max_sequences);
 
-// Blocks for so many frames in a GPU's memory and in pinned memory of the host, for good.
-// ResourceExhausted if there is no more of either.
+// Allocates blocks for `num_frames` frames in GPU memory and in pinned host memory, never to be
+// freed. ResourceExhausted if there is too little of either.
 absl::StatusOr<std::shared_ptr<FrameStaging>> OpenGpuFrameStaging(const ComputeDevice& gpu,
                                                                   size_t num_frames);
 

@@ -1,5 +1,5 @@
-// The configuration of a Hugging Face model directory: config.json, and generation_config.json
-// where there is one. Reads the spellings of transformers 4 and 5.
+// Reads the configuration of a Hugging Face model directory: config.json and, if present,
+// generation_config.json, as transformers 4 and 5 spell them.
 #pragma once
 
 #include <string>
@@ -14,8 +14,8 @@ struct HfConfig {
   bool tied_embeddings = false;  // the output matrix is the embedding
 };
 
-// Errors name the file and the field. NotFound: no config.json. InvalidArgument: a field that is
-// missing, of the wrong type, or cannot be. Unimplemented: an architecture or an option that kvship
+// Errors name the file and the field. NotFound: no config.json. InvalidArgument: a field is
+// missing, of the wrong type, or invalid. Unimplemented: an architecture or an option that kvship
 // does not run.
 absl::StatusOr<HfConfig> ReadHfConfig(const std::string& directory);
 

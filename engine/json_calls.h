@@ -1,5 +1,5 @@
-// Calls of tools that models write as JSON: those of Hermes, Llama 3 and Mistral. Pure functions;
-// any bytes are fine.
+// Parsers of tool calls that models write as JSON: those of Hermes, Llama 3 and Mistral. Pure
+// functions; any bytes are valid input.
 #pragma once
 
 #include <vector>
@@ -9,15 +9,15 @@
 
 namespace kvship {
 
-// `text` begins with <tool_call>, and is what it was for this `reading`, and more; `is_whole`: it
-// does not grow any more. What is none goes to its </tool_call>.
+// `text` begins with <tool_call>, and extends the text of the previous call with this `reading`.
+// `is_whole`: it will not grow. Text that is no call extends to its </tool_call>.
 CallState ReadHermesCall(absl::string_view text, bool is_whole, CallReading& reading);
 
-// The same of a text that begins with one of Mistral's special tokens, of which [TOOL_CALLS] begins
-// calls, as a list or as NAME[ARGS]{...}; the call's id that may stand there is not needed.
+// As ReadHermesCall, for text that begins with one of Mistral's special tokens. Only [TOOL_CALLS]
+// begins calls, a list or NAME[ARGS]{...}; a call id that may precede [ARGS] is skipped.
 CallState ReadMistralCalls(absl::string_view text, bool is_whole, CallReading& reading);
 
-// All of `text`: one or several, with semicolons between; none if it has anything else.
+// Reads all of `text` as calls, separated by semicolons; none if it has anything else.
 std::vector<ToolCall> Llama3Calls(absl::string_view text);
 
 }  // namespace kvship

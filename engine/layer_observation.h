@@ -1,5 +1,5 @@
-// LayerObservation gathers, while a layer of one prompt is computed, what the prompt's scorer needs
-// of it beside keys and values (LayerNeeds). Belongs to the thread of its run.
+// LayerObservation collects what a prompt's scorer needs of a layer besides keys and values
+// (LayerNeeds), while the layer is computed. Belongs to the thread of its run.
 #pragma once
 
 #include <cstddef>
@@ -18,25 +18,25 @@ class LayerObservation {
  public:
   LayerObservation(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs);
 
-  // Bytes that one holds.
+  // Bytes that one instance holds.
   static size_t BytesFor(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs);
 
-  // The next layer begins.
+  // Resets for the next layer.
   void Clear();
 
-  // Queries [M, Hq, D] f32 of the positions from `begin` on, before RoPE.
+  // Adds queries [M, Hq, D] f32 before RoPE, of the positions from `begin` on.
   absl::Status AddBeforeRope(Backend& backend, size_t begin, TensorView queries);
 
-  // Whether the attention of some of the queries [begin, end) is asked for.
+  // Whether attention is needed for any of the queries [begin, end).
   bool WantsAttention(size_t begin, size_t end) const {
     return needs_.column_sums || (begin < needs_.window_end && end > needs_.window_begin);
   }
-  // The queries after RoPE, [M, Hq, D], with the log-sum-exp of their attention, [Hq, M], and the
-  // prompt's keys [H, T, D], of which those before begin + M are there.
+  // Adds queries after RoPE [M, Hq, D], with the log-sum-exp of their attention [Hq, M]. Of the
+  // prompt's keys [H, T, D], those before begin + M must be there.
   absl::Status AddAttention(Backend& backend, size_t begin, TensorView queries, TensorView lse,
                             TensorView keys);
 
-  // The layer has ended.
+  // Call it at the end of the layer.
   void Finish(Backend& backend);
   // Fills in all of `view` but layer, keys and values; valid until the next Clear.
   void ShowIn(LayerView* view);
@@ -50,7 +50,7 @@ class LayerObservation {
   LayerNeeds needs_;
   Buffer window_queries_;  // [Hq, W, D]
   Buffer window_lse_;      // [Hq, W]
-  // Where they are asked for:
+  // Only if needed:
   Buffer column_sums_;       // [Hq, T]
   QueryMoments moments_;     // of the current layer
   Buffer query_mean_;        // [Hq, D] of the finished layer

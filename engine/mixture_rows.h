@@ -1,7 +1,7 @@
-// MixtureRows takes the rows of a prefill run through the experts of a layer. Blocks of rows come
-// in one after the other, and each row's experts are chosen; when all are in, steps take them
-// through one expert after the other. An expert's weights are so unpacked once for all rows of the
-// layer: a block has too few rows for each expert to make up for that. Belongs to one thread.
+// MixtureRows takes the rows of a prefill run through the experts of a layer. Blocks of rows arrive
+// one by one and each row's experts are chosen; when all have arrived, each step runs one expert.
+// An expert's weights are thus unpacked once for all rows of the layer: one block has too few rows
+// per expert to pay for unpacking. Belongs to one thread.
 #pragma once
 
 #include <cstddef>
@@ -20,21 +20,21 @@ class MixtureRows {
  public:
   MixtureRows(const ModelConfig& config, size_t num_rows);
 
-  // Forgets the layer before.
+  // Resets for the next layer.
   void Clear();
 
-  // Where the normed activations of rows [begin, end) belong. Rows that nobody chooses experts for
-  // have none.
+  // Where the caller writes the normed activations of rows [begin, end). Rows for which no experts
+  // are chosen have none.
   TensorView Normed(size_t begin, size_t end);
 
   // Chooses the experts of rows [begin, begin + M) by their logits [M, E] f32.
   void Choose(Backend& backend, TensorView logits, size_t begin);
 
-  // All rows are in.
+  // Begins the steps; all rows must have arrived.
   void BeginSteps() { rows_ = routing_.ByExpert(); }
 
-  // Takes up to `most_rows` rows through the next expert of the layer and adds what comes of it to
-  // the residual stream [num_rows, C]. Not to be called once done(). A row's experts come in
+  // Runs up to `most_rows` rows through the layer's next expert and adds the results to the
+  // residual stream [num_rows, C]. Must not be called once done(). A row's experts come in
   // ascending order.
   absl::Status Step(FeedForward& feed_forward, size_t layer, size_t most_rows, TensorView residual);
 
@@ -49,8 +49,8 @@ class MixtureRows {
   const ModelConfig& config_;
   ExpertRouting routing_;
   Buffer normed_;                    // [num_rows, C]
-  std::span<const RoutedRow> rows_;  // that the steps go through
-  size_t num_done_ = 0;              // of them
+  std::span<const RoutedRow> rows_;  // of the steps
+  size_t num_done_ = 0;              // of rows_
 };
 
 }  // namespace kvship

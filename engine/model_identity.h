@@ -1,5 +1,5 @@
-// What nodes compare to know that they serve the same model. Pure functions, but for the file that
-// ModelIdentity reads.
+// Digests that nodes compare to check that they serve the same model. Pure functions, except that
+// ModelIdentity reads a file.
 #pragma once
 
 #include <string>
@@ -10,12 +10,12 @@
 
 namespace kvship {
 
-// SHA-256 over the identities of Transformer and Tokenizer, in that order; a model without a
-// tokenizer has 32 zero bytes for it.
+// SHA-256 over the identities of Transformer and Tokenizer, in that order; 32 zero bytes stand for
+// a missing tokenizer.
 Sha256Digest CombinedIdentity(const Sha256Digest& transformer, const Sha256Digest& tokenizer);
 
 // The combined identity of the model at `path`, whose weights are loaded. Errors: as
-// Tokenizer::Load, but for a model that has no tokenizer.
+// Tokenizer::Load, except that a missing tokenizer is no error.
 absl::StatusOr<Sha256Digest> ModelIdentity(const Transformer& transformer, const std::string& path);
 
 }  // namespace kvship

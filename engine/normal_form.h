@@ -1,5 +1,5 @@
-// Unicode's normalization form C, in which one text is always written the same: "e" with an accent
-// behind it becomes "é". Source: Unicode Standard Annex #15.
+// Unicode normalization form C, which gives equivalent texts one spelling: "e" followed by an
+// accent becomes "é". Source: Unicode Standard Annex #15.
 #pragma once
 
 #include <string>
@@ -8,7 +8,7 @@
 
 namespace kvship {
 
-// Of valid UTF-8. The time grows as n log n.
+// `text` must be valid UTF-8. Takes O(n log n) time.
 std::string NormalFormC(absl::string_view text);
 
 }  // namespace kvship

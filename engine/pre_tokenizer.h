@@ -1,4 +1,4 @@
-// PreTokenizer cuts text into the pieces that byte-pair encoding then treats one by one: words,
+// PreTokenizer splits text into the pieces that byte-pair encoding handles one by one: words,
 // numbers, punctuation and white space, by the model's own regular expressions. Immutable; any
 // number of threads may use it.
 #pragma once
@@ -13,24 +13,24 @@
 
 namespace kvship {
 
-// One way of cutting: every match becomes a piece of its own, and so does what lies between.
+// One split: every match becomes a piece of its own, and so does the text between matches.
 struct SplitPattern {
   std::string pattern;
-  bool is_regex = true;  // else text to be found as it is
+  bool is_regex = true;  // false: literal text
 };
 
-// What byte-level BPE began with; source: encoder.py of openai/gpt-2.
+// GPT-2's pattern, the first of byte-level BPE; source: encoder.py of openai/gpt-2.
 inline constexpr char kGpt2Pattern[] =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 class PreTokenizer {
  public:
-  // Patterns apply in order, each to the pieces of the one before. Unimplemented, with the pattern,
-  // if it is not one that PCRE2 reads as its author meant it.
+  // Patterns apply in order, each to the pieces of the previous one. Unimplemented, naming the
+  // pattern, if PCRE2 does not read it as its author meant it.
   static absl::StatusOr<PreTokenizer> Create(const std::vector<SplitPattern>& patterns);
 
-  // Replaces `pieces` by those of `text`, which must be valid UTF-8; they cover it without gaps.
-  // ResourceExhausted if an expression exceeds its limit of steps on this text.
+  // Replaces `pieces` with those of `text`, which must be valid UTF-8; they cover it without gaps.
+  // ResourceExhausted if an expression exceeds its step limit on this text.
   absl::Status Split(absl::string_view text, std::vector<absl::string_view>& pieces) const;
 
  private:

@@ -1,4 +1,4 @@
-// What happens to queries, keys and values between their projection and RoPE.
+// The step between the projection of queries, keys and values and RoPE.
 #pragma once
 
 #include "absl/status/status.h"
@@ -8,8 +8,8 @@
 
 namespace kvship {
 
-// In place: the bias where the model has it (Qwen2), then RMS norm of each query and key head where
-// it has that (Qwen3). qkv [M, (Hq + 2 H) D] f32: queries, keys, values.
+// In place: adds the bias if the model has one (Qwen2), then applies RMS norm to each query and key
+// head if it has that (Qwen3). qkv [M, (Hq + 2 H) D] f32: queries, keys, values.
 absl::Status FinishQueryKeyValue(Backend& backend, const ModelConfig& config,
                                  const LayerWeights& layer, TensorView qkv);
 

@@ -28,18 +28,17 @@ struct RopeScaling {
   std::optional<double> attention_factor = {};  // yarn: else 1 + ln(factor) / 10
 };
 
-// The angle per position of each pair [head_dim / 2]: theta^(-2i / head_dim), scaled.
-// Sources: RoFormer, arXiv 2104.09864; position interpolation, arXiv 2306.15595; YaRN, arXiv
-// 2309.00071; llama3, and where YaRN's change begins and ends, after modeling_rope_utils.py of
-// huggingface/transformers.
-// Errors: InvalidArgument naming the parameter that cannot be.
+// The angle per position of each pair [head_dim / 2]: theta^(-2i / head_dim), scaled. Sources:
+// RoFormer, arXiv 2104.09864; position interpolation, arXiv 2306.15595; YaRN, arXiv 2309.00071;
+// llama3, and where YaRN's change begins and ends, after modeling_rope_utils.py of
+// huggingface/transformers. InvalidArgument naming the invalid parameter.
 absl::StatusOr<std::vector<double>> RopeFrequencies(const RopeScaling& scaling, size_t head_dim);
 
-// By which every turned key and query is multiplied besides: 1, but for yarn.
+// The factor that multiplies every rotated key and query: 1 except for yarn.
 double RopeAttentionFactor(const RopeScaling& scaling);
 
-// Sets both, and context_tokens where yarn stretches them: checkpoints are also given yarn by hand,
-// and keep the number they were trained with. Errors: as RopeFrequencies.
+// Sets both in `model`, and context_tokens if yarn extends it: a checkpoint to which yarn was added
+// by hand keeps the number it was trained with. Errors: as RopeFrequencies.
 absl::Status SetRope(const RopeScaling& scaling, ModelConfig& model);
 
 }  // namespace kvship

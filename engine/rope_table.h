@@ -1,4 +1,4 @@
-// The cosines and sines by which RoPE turns keys and queries.
+// The cosines and sines by which RoPE rotates keys and queries. A pure function.
 #pragma once
 
 #include "base/tensor_view.h"

@@ -1,5 +1,5 @@
-// Tensors of safetensors files, borrowed from their mappings: one file, or the shards that an index
-// names.
+// Reads tensors of safetensors files, borrowed from their mappings: one file, or the shards that an
+// index names.
 //
 // Source: the format's description, README.md of huggingface/safetensors.
 #pragma once
@@ -22,7 +22,7 @@ struct SafetensorsFiles {
 // F32, F16 and BF16. All name the file and the tensor.
 absl::StatusOr<SafetensorsFiles> ReadSafetensors(const std::string& path);
 
-// The model.safetensors of a directory or, where that is missing, the shards that its
+// Reads a directory's model.safetensors or, if it is missing, the shards that its
 // model.safetensors.index.json names.
 absl::StatusOr<SafetensorsFiles> ReadSafetensorsDirectory(const std::string& directory);
 

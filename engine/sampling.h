@@ -1,6 +1,6 @@
-// Drawing the next token from logits: a pure function of the logits, the options and the output so
-// far, so that the first token, drawn on the prefill node, and all later ones do not depend on who
-// else is served.
+// Draws the next token from logits: a pure function of the logits, the options and the output so
+// far. The first token, drawn on the prefill node, and all later ones are therefore independent of
+// other requests.
 #pragma once
 
 #include <cstdint>
@@ -26,31 +26,31 @@ struct SamplingOptions {
   double top_p =
       1;  // in (0, 1]: the smallest set of likeliest tokens with at least this probability
   size_t top_k = 0;  // only the top_k likeliest; 0: all
-  double min_p = 0;  // in [0, 1]: only tokens this many times as likely as the likeliest, before
-                     // top_k and top_p
+  double min_p = 0;  // in [0, 1]: only tokens at least min_p times as likely as the likeliest,
+                     // before top_k and top_p
   uint64_t seed = 0;
-  // In [-2, 2], taken from the logit of each token that the output has: once, and as often as the
-  // output has it. The prompt does not count.
+  // In [-2, 2], subtracted from the logit of each token in the output: once, and once per
+  // occurrence. The prompt does not count.
   double presence_penalty = 0;
   double frequency_penalty = 0;
-  // In [0.1, 10]: the logit of each token that prompt or output has is divided by it if it is above
-  // 0, else multiplied, before the other penalties. As CTRL has it (Keskar et al. 2019).
+  // In [0.1, 10]: the logit of each token in the prompt or the output is divided by it if above 0,
+  // else multiplied, before the other penalties. Source: CTRL (Keskar et al. 2019).
   double repetition_penalty = 1;
   std::vector<TokenBias> logit_bias = {};
 
-  // The likeliest token is always drawn.
+  // Whether the likeliest token is always drawn.
   bool is_greedy() const { return temperature == 0 || top_k == 1; }
-  // What has been drawn has a say in what is drawn.
+  // Whether earlier tokens affect what is drawn.
   bool has_penalty() const {
     return presence_penalty != 0 || frequency_penalty != 0 || repetition_penalty != 1;
   }
-  // Tokens are drawn from other logits than the model's, and not by DrawOf() alone.
+  // Whether tokens are drawn from adjusted logits, for which DrawOf() alone does not suffice.
   bool adjusts_logits() const { return has_penalty() || !logit_bias.empty(); }
 
-  // InvalidArgument naming field, value and what was wanted; NaN is always wrong.
+  // InvalidArgument naming the field, its value and what was wanted; NaN is always invalid.
   absl::Status Validate() const;
 
-  // How a device draws the `index`-th output token (from 0). The options are valid.
+  // How a device draws the `index`-th output token (from 0). The options must be valid.
   TokenDraw DrawOf(uint64_t index) const;
 };
 
@@ -67,8 +67,8 @@ struct TokenLogprob {
   float logprob = 0;
 };
 
-// One output token with the natural logarithms of the probabilities that were asked for, as the
-// model has them: at temperature 1, without bias and penalties.
+// One output token and the requested natural log-probabilities, as the model gives them: at
+// temperature 1, without bias and penalties.
 struct OutputToken {
   int32_t token = 0;
   float logprob = 0;  // filled if num_logprobs > 0 or the token was forced
@@ -76,32 +76,32 @@ struct OutputToken {
       top;  // the num_logprobs likeliest, most likely first, ties to the smallest id
 };
 
-// log(sum(exp(logits))); a logit less this is its token's log-probability. Not of an empty span.
+// log(sum(exp(logits))); a logit minus this is its token's log-probability. `logits` is not empty.
 double LogSumExp(std::span<const float> logits);
 
-// Tokens that may be drawn: token t if bit t % 32 of word t / 32 is set. Empty: all of them.
+// The tokens that may be drawn: token t if bit t % 32 of word t / 32 is set. Empty: all tokens.
 using TokenMask = std::vector<uint32_t>;
 
 inline size_t TokenMaskWords(size_t vocab_tokens) { return (vocab_tokens + 31) / 32; }
 inline bool Allows(std::span<const uint32_t> mask, size_t token) {
   return mask.empty() || (mask[token / 32] >> (token % 32) & 1) != 0;
 }
-// All but `tokens`, which are of the vocabulary.
+// Allows all tokens but `tokens`, which must be in the vocabulary.
 TokenMask AllTokensBut(std::span<const int32_t> tokens, size_t vocab_tokens);
 
-// How often the output has each token of prompt and output: 0 of those that the prompt alone has.
+// How often each token of prompt and output occurs in the output: 0 if it is in the prompt alone.
 using TokenCounts = std::unordered_map<int32_t, uint32_t>;
 
-// Before there is output. Empty unless the prompt's tokens are penalized.
+// The counts before the first output token. Empty unless the prompt's tokens are penalized.
 TokenCounts PromptCounts(std::span<const int32_t> prompt, const SamplingOptions& options);
 
-// The `index`-th output token (from 0) of a request. `counts` is looked at only for penalties. A
-// token that `mask` does not allow is drawn only where no other has a logit above -infinity.
+// Draws the `index`-th output token (from 0) of a request. `counts` is read only for penalties. A
+// token that `mask` does not allow is drawn only if no allowed one has a logit above -infinity.
 OutputToken SampleToken(std::span<const float> logits, const SamplingOptions& options,
                         uint64_t index, size_t num_logprobs, const TokenCounts& counts = {},
                         std::span<const uint32_t> mask = {});
 
-// `token` as if it had been drawn.
+// Returns `token` as if it had been drawn.
 OutputToken ForceToken(std::span<const float> logits, int32_t token, size_t num_logprobs);
 
 }  // namespace kvship

@@ -1,5 +1,4 @@
-// What a JSON schema says of the types of the values that it allows. Pure functions; the schemas
-// may be any JSON.
+// The types of the values that a JSON schema allows. Pure functions; the schemas may be any JSON.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -13,15 +12,15 @@ namespace kvship {
 // Names of JSON Schema's types.
 using JsonTypes = std::set<std::string, std::less<>>;
 
-// Those of the values that a schema allows; "string" alone where it says nothing of them. `root`
-// has the definitions that it may refer to.
+// The types of the values that a schema allows; only "string" if it states none. `root` has the
+// definitions that the schema may refer to.
 JsonTypes JsonTypesOf(const nlohmann::ordered_json& schema, const nlohmann::ordered_json& root);
 
-// What a schema refers to within `root`, or itself. Borrowed of the two.
+// What `schema` refers to within `root`, or `schema` itself; borrowed from one of the two.
 const nlohmann::ordered_json& ReferredSchema(const nlohmann::ordered_json& schema,
                                              const nlohmann::ordered_json& root);
 
-// A reference without %XX, in which URIs write what they cannot have.
+// Decodes the %XX escapes of a URI reference.
 std::string WithoutPercents(absl::string_view reference);
 
 }  // namespace kvship

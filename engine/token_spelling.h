@@ -9,7 +9,7 @@ namespace kvship {
 
 enum class TokenSpelling {
   kByteLevel,      // each byte as a printable character (byte_alphabet.h), as GPT-2 does
-  kSentencePiece,  // as it is, but kSpaceMark for a space, and <0xE2> for a byte of what it lacks
+  kSentencePiece,  // as it is, but kSpaceMark for a space, and <0xE2> for a byte of unknown text
 };
 
 inline constexpr absl::string_view kSpaceMark = "\u2581";

@@ -1,5 +1,5 @@
-// Tools are functions that a model may ask its caller to call. ToolCall is one such wish, and
-// CallSpelling how a family of models writes it. Plain data.
+// Tools are functions that a model may ask its caller to call. ToolCall is one such request;
+// CallSpelling is how a family of models writes it. Plain data.
 #pragma once
 
 #include <span>
@@ -16,7 +16,7 @@ struct ToolCall {
 
 // How families of models write their calls.
 enum class ToolSyntax {
-  kNone,    // they were not taught any
+  kNone,    // no calls
   kHermes,  // <tool_call>\n{"name": ..., "arguments": {...}}\n</tool_call>, any number, after text
   kLlama3,  // the answer is {"name": ..., "parameters": {...}}
   // Qwen3-Coder's, any number, after text:
@@ -38,22 +38,22 @@ inline constexpr ToolSyntax kToolSyntaxes[] = {ToolSyntax::kHermes,
 
 // The parts of calls, as chat templates have them.
 struct CallSpelling {
-  absl::string_view mark = {};  // by which a call among text is known; empty: it stands among none
-  absl::string_view other_mark = {};        // that models may begin one with, too
-  absl::string_view before_all = {};        // calls
-  absl::string_view before_name = {};       // which is written as in JSON if this ends with a quote
-  absl::string_view before_arguments = {};  // behind the name
+  absl::string_view mark = {};  // begins a call after other text; empty: a call has no other text
+  absl::string_view other_mark = {};        // begins a call, too
+  absl::string_view before_all = {};        // before the first call
+  absl::string_view before_name = {};       // the name is JSON-escaped if this ends with a quote
+  absl::string_view before_arguments = {};  // after the name
   absl::string_view after = {};
-  absl::string_view between = {};  // calls
+  absl::string_view between = {};  // between two calls
   absl::string_view after_all = {};
-  // Names of tokens in them that are special ones in the vocabularies of such models.
+  // Names in these parts that are special tokens in the vocabularies of such models.
   std::span<const absl::string_view> special_tokens = {};
 };
 
 const CallSpelling& SpellingOf(ToolSyntax syntax);
 
-// How a call of the function `name` begins: up to its arguments or, where it is empty, to the name.
-// Empty for kNone. A space before the arguments is left to the model, whose tokens begin with it.
+// The beginning of a call of the function `name`, up to its arguments; up to the name if that is
+// empty. Empty for kNone. A space before the arguments is left to the model: it begins a token.
 std::string CallBeginning(ToolSyntax syntax, absl::string_view name);
 
 }  // namespace kvship

@@ -1,7 +1,7 @@
-// ToolCallReader finds the calls of tools in what a model writes. It is fed pieces, however the
-// text is cut, and gives what is sure by then: text at once, a call when it has ended. What looks
-// like a call and is none stays text, so that nothing is lost but names of special tokens that
-// belong to calls. One per answer; not thread safe.
+// ToolCallReader finds tool calls in a model's output as it streams. It is fed pieces of any size
+// and returns what is certain so far: text at once, a call when it has ended. Text that only looks
+// like a call stays text, so nothing is lost except names of special tokens that belong to calls.
+// One per answer; not thread safe.
 #pragma once
 
 #include <memory>
@@ -19,35 +19,35 @@ namespace kvship {
 class ToolCallReader {
  public:
   struct Found {
-    std::string text;  // without white space at calls
+    std::string text;  // without white space before calls
     std::vector<ToolCall> calls;
   };
 
-  // `thinks`: the answer begins with thoughts, up to </think>, in which nothing is a call. `tools`
-  // are those that the model was told of.
+  // `thinks`: the answer begins with thoughts, up to </think>, which contain no calls. `tools` are
+  // those that the model was given.
   ToolCallReader(ToolSyntax syntax, bool thinks, std::span<const std::string> tools = {});
 
   Found Add(absl::string_view piece);
-  // What is left at the end of the answer.
+  // Returns what is left at the end of the answer.
   Found Finish();
 
  private:
   enum class Place {
     kThoughts,
     kText,
-    kCall,   // in what may be one
-    kPlain,  // with kLlama3 in an answer that is none; with kNone everywhere
+    kCall,   // in a possible call
+    kPlain,  // with kNone, or in a kLlama3 answer that is no call
   };
 
-  // Each takes what it can off the unread text; whether there may be more to take. `is_whole`: no
-  // more is to come.
+  // Each consumes what it can of the unread text and returns whether there may be more to consume.
+  // `is_whole`: no more text will come.
   bool Step(bool is_whole, Found* found);
   bool StepInThoughts(Found* found);
   bool StepInText(bool is_whole, Found* found);
   bool StepInCall(bool is_whole, Found* found);
   bool BeginLlama3();
   CallState ReadCall(bool is_whole);
-  // `text`, which may be of them, stands for so many bytes of the unread text.
+  // Emits `text`, which may alias unread_, for the first `bytes_read` unread bytes.
   void Give(absl::string_view text, size_t bytes_read, Found* found);
 
   const ToolSyntax syntax_;
@@ -56,7 +56,7 @@ class ToolCallReader {
   Place place_;
   bool has_called_ = false;
   std::string unread_;
-  size_t call_begin_ = 0;  // in it
+  size_t call_begin_ = 0;  // in unread_
   CallReading reading_;
 };
 

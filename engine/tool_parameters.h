@@ -1,5 +1,5 @@
-// What the parameters of tools may be, as far as their schemas say it, for models that write
-// arguments as bare text (ToolSyntax::kQwenXml): a text alone does not tell a number from a string.
+// The types of tools' parameters, as far as their schemas state them. Models that write arguments
+// as bare text (ToolSyntax::kQwenXml) need them: text alone does not tell a number from a string.
 // Immutable; pure functions.
 #pragma once
 
@@ -12,14 +12,14 @@
 
 namespace kvship {
 
-// The JSON value that a bare text stands for: itself where it is JSON of one of the types that is
-// no string, else a string if that is among them. What fits none is itself where it is JSON. Python
-// writes True, False and None, and so do chat templates.
+// The JSON value of a bare text: the text itself if it is JSON of one of the types other than
+// string, else a string if the types allow it. Text that fits no type stays itself if it is JSON.
+// Python's True, False and None are accepted, because chat templates write them.
 std::string JsonOfText(absl::string_view text, const JsonTypes& types);
 
 class ToolParameters {
  public:
-  // Tools as chat templates are given them; those that are none are left out.
+  // `tools` are as chat templates get them; entries that are not tools are skipped.
   explicit ToolParameters(std::span<const std::string> tools);
 
   const JsonTypes& TypesOf(absl::string_view tool, absl::string_view parameter) const;

@@ -35,8 +35,8 @@ struct LayerWeights {
   std::vector<float> key_norm;              // [D]; likewise
   WeightView output;                        // [C, Hq D]
   std::vector<float> ffn_norm;              // [C]
-  WeightView router;                        // [E, C]; without data where there are no experts
-  std::vector<FeedForwardWeights> experts;  // E of them; one where there is no choice
+  WeightView router;                        // [E, C]; without data in dense models
+  std::vector<FeedForwardWeights> experts;  // E of them; one in dense models
 };
 
 struct Transformer {
@@ -44,18 +44,18 @@ struct Transformer {
   WeightView embedding;  // [vocab, C]
   std::vector<LayerWeights> layers;
   std::vector<float> output_norm;  // [C]
-  WeightView output;               // [vocab, C]; the embedding again where the model ties them
+  WeightView output;               // [vocab, C]; the embedding if the model ties them
 
-  // SHA-256 over configuration, and name, format, shape and content of each tensor: equal exactly
-  // where two processes would compute the same thing.
+  // SHA-256 over the configuration and each tensor's name, format, shape and content: equal exactly
+  // if two processes would compute the same thing.
   Sha256Digest identity;
 
   std::vector<MappedFile> files;
   std::vector<Buffer> converted;  // tensors whose file format cannot be used in place
 };
 
-// The arithmetic to run `model` with where `wanted` is asked for: whoever keeps weights in float32
-// or float16 wants such results, so only weights in blocks and in bf16 are multiplied fast.
+// The arithmetic to use for `model` if `wanted` is requested. Only weights in blocks and in bf16
+// are multiplied fast: whoever keeps weights in float32 or float16 wants results of that precision.
 Arithmetic ArithmeticFor(const Transformer& model, Arithmetic wanted);
 
 // Reads a GGUF file, or a directory with config.json and *.safetensors (single or sharded).

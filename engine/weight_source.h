@@ -1,6 +1,6 @@
-// WeightSource hands the tensors of a checkpoint to the transformer under construction, each held
-// against the shape the configuration asks for, and keeps what the transformer must own besides the
-// mapped files. It lives for one LoadTransformer.
+// WeightSource hands a checkpoint's tensors to the transformer under construction. It checks each
+// against the shape that the configuration requires, and keeps what the transformer must own
+// besides the mapped files. It lives for one LoadTransformer.
 #pragma once
 
 #include <set>
@@ -22,11 +22,11 @@ class WeightSource {
   WeightSource(std::string where, const FileTensors& tensors)
       : where_(std::move(where)), tensors_(tensors) {}
 
-  // The matrix [rows, cols], in place where its alignment allows, else copied. InvalidArgument if
-  // it is missing or of another shape.
+  // The matrix [rows, cols], in place if its alignment allows, else copied. InvalidArgument if it
+  // is missing or of another shape.
   absl::StatusOr<WeightView> Matrix(const std::string& name, size_t rows, size_t cols);
 
-  // The same for a tensor of `count` such matrices, one after the other: [count, rows, cols].
+  // As Matrix, for a tensor of `count` such matrices, one after the other: [count, rows, cols].
   absl::StatusOr<std::vector<WeightView>> Matrices(const std::string& name, size_t count,
                                                    size_t rows, size_t cols);
 
@@ -36,17 +36,17 @@ class WeightSource {
 
   bool Has(const std::string& name) const { return tensors_.contains(name); }
 
-  // Says that a tensor is rightly not read by Matrix or Vector.
+  // Marks a tensor as rightly unused.
   void Ignore(const std::string& name) { ignored_.insert(name); }
 
-  // Unimplemented, naming the tensor, if there is one that nobody read or ignored: the model then
-  // has a part that kvship does not compute.
+  // Unimplemented, naming the tensor, if one was neither read nor ignored: the model then has a
+  // part that kvship does not compute.
   absl::Status CheckAllUsed() const;
 
   // SHA-256 over lines of text: the configuration, then each tensor read, in the order of names,
-  // with its format, shape and the CRC32C of its bytes. A checksum per tensor, rather than SHA-256
-  // over all bytes, so that identifying the largest models costs one pass at memory speed; it tells
-  // checkpoints apart, and is no protection against one made to collide.
+  // with its format, shape and the CRC32C of its bytes. One checksum per tensor, rather than
+  // SHA-256 over all bytes, identifies the largest models in one pass at memory speed. It tells
+  // checkpoints apart, but does not resist deliberate collisions.
   Sha256Digest Identity(const ModelConfig& config) const;
 
   std::vector<Buffer> TakeConverted() { return std::move(converted_); }

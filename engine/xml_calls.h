@@ -1,5 +1,5 @@
-// Calls of tools as Qwen3-Coder writes them (ToolSyntax::kQwenXml): marks as in XML, between which
-// arguments are bare text. Pure functions; any bytes are fine.
+// Parser of tool calls as Qwen3-Coder writes them (ToolSyntax::kQwenXml): marks as in XML, with
+// bare text as arguments between them. Pure functions; any bytes are valid input.
 #pragma once
 
 #include "absl/strings/string_view.h"
@@ -8,11 +8,11 @@
 
 namespace kvship {
 
-// What ends an argument; a text that has it may be one only if no mark of calls comes behind it.
+// Ends an argument. Text that contains it can be an argument only if no mark of calls follows it.
 inline constexpr absl::string_view kXmlValueEnd = "</parameter>";
 
-// `text` begins with <tool_call> or, as models leave it out at times, with <function=, and is what
-// it was for this `reading`, and more; `is_whole`: it does not grow any more.
+// `text` begins with <tool_call> or, as some models omit that, with <function=, and extends the
+// text of the previous call with this `reading`. `is_whole`: it will not grow.
 CallState ReadXmlCall(absl::string_view text, bool is_whole, const ToolParameters& parameters,
                       CallReading& reading);
 
