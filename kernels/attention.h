@@ -35,8 +35,8 @@ struct PromptAttentionArgs {
 };
 absl::Status PromptAttention(Backend& backend, const PromptAttentionArgs& args);
 
-// The cached tokens one or more query heads attend to: pages of an immutable prefix, then pages of
-// the tail. Every slot is visible. The tail's last token is the one whose query is asked.
+// The cached tokens that one or more query heads attend to: pages of an immutable prefix, then
+// pages of the tail. Every slot is visible. The query is that of the tail's last token.
 struct PagedHead {
   std::span<const std::byte* const> prefix_pages;
   size_t num_prefix_tokens = 0;
@@ -46,16 +46,15 @@ struct PagedHead {
 
 // Attention of B sequences, one query token each, over one-head pages.
 //
-// Shapes: q [B, Hq, D] f32 after RoPE; out [B, Hq * D] f32. `heads` has, sequence after sequence,
-// `num_heads[b]` entries of sequence b (its KV heads, or its query heads where the prefix was
-// chosen per query head); entry i serves the query heads [i * Hq / num_heads[b], (i + 1) * Hq /
+// Shapes: q [B, Hq, D] f32 after RoPE; out [B, Hq * D] f32. `heads` lists one sequence after the
+// other, with `num_heads[b]` entries for sequence b (its KV heads, or its query heads if the prefix
+// was chosen per query head); entry i serves the query heads [i * Hq / num_heads[b], (i + 1) * Hq /
 // num_heads[b]). Prefixes are in prefix_formats[b], tails in tail_formats[b], a float format. Work
-// is split at fixed numbers of tokens and merged by log-sum-exp, so that a sequence's result does
-// not depend on its company. Source: flash decoding, arXiv 2311.01282.
+// is split at fixed numbers of tokens and merged by log-sum-exp, so a sequence's result does not
+// depend on the rest of the batch. Source: flash decoding, arXiv 2311.01282.
 //
-// Errors: InvalidArgument if the shapes do not fit, a head has no token at all or fewer pages than
-// its tokens fill, D is not a multiple of 16, or not of 32 with int8 or int4, or a tail is
-// quantized.
+// Errors: InvalidArgument if the shapes do not fit, a head has no token or fewer pages than its
+// tokens fill, D is not a multiple of 16, or not of 32 with int8 or int4, or a tail is quantized.
 struct PagedAttentionArgs {
   TensorView q;
   std::span<const PagedHead> heads;
@@ -75,7 +74,7 @@ void WritePageSlot(PageFormat format, size_t head_dim, size_t slot, const float*
 void GatherPages(PageFormat format, TensorView keys, TensorView values,
                  std::span<const int32_t> positions, std::byte* pages);
 
-// The page's tokens back as floats: keys, values [num_tokens, D], num_tokens up to kPageTokens.
+// Reads a page's tokens as floats: keys, values [num_tokens, D], num_tokens up to kPageTokens.
 void ReadPage(PageFormat format, const std::byte* page, TensorView keys, TensorView values);
 
 }  // namespace kvship

@@ -1,6 +1,6 @@
-// Backend is the CPU as the operations of kernels/cpu take it, as their first argument: a team of
-// threads and memory for the length of one operation. They have finished when they return. One
-// thread at a time may issue operations. (Those of kernels/cuda take a stream instead.)
+// Backend is what the CPU's operations (kernels/cpu) run on: a thread pool and scratch memory. Each
+// operation takes it as its first argument and is complete when it returns. One thread at a time
+// may issue operations. (The operations of kernels/cuda take a stream instead.)
 #pragma once
 
 #include <cstddef>
@@ -19,14 +19,14 @@ enum class Arithmetic {
 
 class Backend {
  public:
-  // The CPU with a team of `num_threads`, the calling thread among them.
+  // Runs operations on `num_threads` threads, the calling thread included.
   explicit Backend(size_t num_threads) : threads_(num_threads) {}
 
   ThreadPool& threads() { return threads_; }
 
-  // Uninitialised memory for the length of one operation, aligned to 64 bytes. The next operation
-  // may overwrite or move it; it is kept from one to the next, because fresh pages cost more than
-  // many operations.
+  // Uninitialised scratch memory for one operation, aligned to 64 bytes. The next operation may
+  // overwrite or move it. It is kept between operations, because fresh pages cost more than many
+  // operations.
   std::byte* Scratch(size_t num_bytes) {
     scratch_.GrowTo(num_bytes);
     return scratch_.data();

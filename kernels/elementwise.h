@@ -29,11 +29,11 @@ absl::Status AddBias(Backend& backend, std::span<const float> bias, TensorView x
 // [M, F] f32. exp() is a polynomial good to 2 units in the last place.
 absl::Status SiluMul(Backend& backend, TensorView gate_up, TensorView out);
 
-// Which elements of a head turn together: i and i + D/2 (Hugging Face checkpoints) or 2i and 2i + 1
-// (GGUF's llama architecture, whose converter permutes the rows of Q and K).
+// Which elements of a head RoPE rotates together: i and i + D/2 (Hugging Face checkpoints), or 2i
+// and 2i + 1 (GGUF's llama architecture, whose converter permutes the rows of Q and K).
 enum class RopePairs : uint8_t { kHalves, kAdjacent };
 
-// Turns x in place: pair i of row m by the angle whose cosine and sine are cos_sin[m, 2i] and
+// Rotates x in place: pair i of row m by the angle with the cosine cos_sin[m, 2i] and the sine
 // cos_sin[m, 2i + 1]. Shapes: x [M, heads, D] f32, cos_sin [M, D] f32. Source: RoFormer, arXiv
 // 2104.09864.
 absl::Status Rope(Backend& backend, TensorView x, TensorView cos_sin, RopePairs pairs);

@@ -1,4 +1,4 @@
-// Moments of a prompt's queries, and what a key is expected to draw from queries of such moments.
+// Moments of a prompt's queries, and the attention that a key can expect from queries with them.
 #pragma once
 
 #include <span>
@@ -14,8 +14,8 @@ namespace kvship {
 //   sums[h, a] += sum over m of x[m, h, a]
 //   products[h, a, b] += sum over m of x[m, h, a] * x[m, h, b]         for b >= a
 //
-// In double, where a product of floats is exact, row after row: the sums depend neither on the
-// blocks in which rows come nor on the number of threads, and a covariance that is a small
+// The sums are in double, where a product of floats is exact, row after row. They depend neither on
+// the blocks in which rows arrive nor on the number of threads, and a covariance that is a small
 // difference of large sums is still accurate. products[h, a, b] for b < a is not defined.
 //
 // Shapes: x [M, heads, D] f32, sums [heads, D], products [heads, D, D]. Errors: InvalidArgument if

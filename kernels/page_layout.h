@@ -1,6 +1,6 @@
-// How a page lies in memory, in the pool and on the wire alike: 32 tokens of K and V of ONE KV head
-// of one layer. docs/wire.md says what stands where in each format, and shows an int4 page in
-// bytes. Quantized pages are immutable: no token is added to one.
+// The layout of a page, in the pool and on the wire alike: 32 tokens of K and V of ONE KV head of
+// one layer. docs/wire.md has the layout of each format, and shows an int4 page in bytes. Quantized
+// pages are immutable: no token is added to one. Pure functions.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ inline constexpr size_t kValueGroup = 32;
 
 enum class PageFormat : uint8_t { kF32 = 1, kF16 = 2, kBf16 = 3, kFp8 = 4, kInt8 = 5, kInt4 = 6 };
 
-// The format of pages that hold numbers of a float type as they are.
+// The page format that stores numbers of a float type unchanged.
 constexpr PageFormat PageFormatOf(DType dtype) {
   if (dtype == DType::kF32) return PageFormat::kF32;
   return dtype == DType::kF16 ? PageFormat::kF16 : PageFormat::kBf16;
@@ -37,10 +37,10 @@ constexpr size_t PageElementBits(PageFormat format) {
   return 0;
 }
 
-// Of a float format.
+// `format` must be a float format.
 constexpr size_t PageElementBytes(PageFormat format) { return PageElementBits(format) / 8; }
 
-// Bytes of the codes of K, or of V.
+// Bytes of K's codes; V's take as many.
 constexpr size_t PageCodeBytes(PageFormat format, size_t head_dim) {
   return kPageTokens * head_dim * PageElementBits(format) / 8;
 }

@@ -1,7 +1,7 @@
-// What turns a layer's queries and keys into votes for tokens, and votes into a choice. Everything
-// is float32, and each number is computed by the same sequence of operations whatever the tiling
-// and the number of threads: the choice is bit-identical for identical Q and K. Errors:
-// InvalidArgument if the shapes do not fit.
+// Operations that turn a layer's queries and keys into votes for tokens, and votes into a
+// selection. All are in float32, and each number is computed by the same sequence of operations
+// whatever the tiling and the number of threads: the selection is bit-identical for identical Q and
+// K. Errors: InvalidArgument if the shapes do not fit.
 #pragma once
 
 #include <cstddef>
@@ -58,11 +58,11 @@ absl::Status ReduceGroups(Backend& backend, TensorView in, GroupReduce reduce, T
 // out[h, i] = norm2(x[h, i]). x [H, T, D], out [H, T] f32.
 absl::Status RowNorms(Backend& backend, TensorView x, TensorView out);
 
-// The positions of the k largest scores, ascending. Ties at the boundary go to the smallest
-// position; NaN counts as the smallest score. k >= the number of scores gives all.
+// The positions of the k largest scores, ascending; all if k >= the number of scores. Ties at the
+// boundary go to the smallest position; NaN counts as the smallest score.
 std::vector<int32_t> TopPositions(std::span<const float> scores, size_t k);
 
-// The same positions in the order of their scores, the largest first.
+// The same positions in descending order of their scores.
 std::vector<int32_t> RankedPositions(std::span<const float> scores, size_t k);
 
 }  // namespace kvship

@@ -1,7 +1,7 @@
-// The blocks of the quantized weight formats, read weight by weight: weight i of a block is
-// scale * code + minimum, where the code is an unsigned byte. Every format can be written this way
-// without rounding, and scale * code has no more bits than a float, so that a fused sum is the
-// same. docs/formats.md has the layouts. Both backends read them here.
+// Decodes single weights in blocks of the quantized formats, for both backends: weight i of a block
+// is scale * code + minimum, where the code is an unsigned byte. Every format can be written this
+// way without rounding, and scale * code has no more bits than a float, so that a fused
+// multiply-add gives the same result. docs/formats.md has the layouts. Pure functions.
 #pragma once
 
 #include <cassert>
@@ -39,7 +39,7 @@ auto WithQuantizedFormat(WeightFormat format, const Fn& fn) {
   __builtin_unreachable();
 }
 
-// Scales hold for 32 weights or, two in every run of 32, for 16.
+// Scales per run of 32 weights: one, or two that each hold for 16.
 constexpr size_t ScalesPerRun(WeightFormat format) {
   const bool halves = format == WeightFormat::kQ2_K || format == WeightFormat::kQ3_K ||
                       format == WeightFormat::kQ6_K;
@@ -83,8 +83,8 @@ constexpr int IQ4_XSScale(const std::byte* packed, uint32_t run) {
   return static_cast<int>(low | high << 4) - 32;
 }
 
-// IQ4_NL and IQ4_XS: a weight is scale * (IQ4Code(nibble) - kIQ4Middle). The codes grow, the first
-// is the lowest byte of the first word.
+// IQ4_NL and IQ4_XS: a weight is scale * (IQ4Code(nibble) - kIQ4Middle). The codes ascend; the
+// first is the lowest byte of the first word.
 inline constexpr int kIQ4Middle = 127;
 inline constexpr uint64_t kIQ4Codes0 = 0x75695c4e3e2c1700u, kIQ4Codes8 = 0xf0d8c4b4a5988c80u;
 constexpr uint32_t IQ4Code(uint32_t nibble) {
@@ -96,14 +96,14 @@ struct WeightScale {
   float minimum;
 };
 
-// Of weight i of a block, and of all 16 or 32 that share it.
+// The scale and minimum of weight i of a block; the 16 or 32 weights around it share them.
 template <WeightFormat kFormat>
 constexpr WeightScale ScaleOf(const std::byte* block, uint32_t i) {
   using enum WeightFormat;
   const auto times = [block](uint32_t half, int n) {
     return HalfAt(block, half) * static_cast<float>(n);
   };
-  // Of signed weights, whose codes are `middle` too large.
+  // For signed weights, whose codes are `middle` too large.
   const auto around = [](int middle, float scale) -> WeightScale {
     return {scale, static_cast<float>(-middle) * scale};
   };
@@ -129,7 +129,7 @@ constexpr WeightScale ScaleOf(const std::byte* block, uint32_t i) {
   }
 }
 
-// Nibble i of 16 bytes: the low ones first.
+// Nibble i of 16 bytes: the low nibbles come first.
 constexpr uint32_t SplitNibble(const std::byte* packed, uint32_t i) {
   return ByteAt(packed, i % 16) >> i / 16 * 4 & 15;
 }
@@ -141,7 +141,7 @@ constexpr uint32_t BitOf(const std::byte* packed, uint32_t i) {
 template <WeightFormat kFormat>
 constexpr uint32_t CodeOf(const std::byte* block, uint32_t i) {
   using enum WeightFormat;
-  // Of the K formats, which pack a bit or two of four or eight runs into a byte.
+  // For the K formats, which pack a bit or two of four or eight runs into a byte.
   const uint32_t run = i / 32, lane = i % 32;
   const auto two_bits = [=](uint32_t at) {
     return ByteAt(block, at + run / 4 * 32 + lane) >> run % 4 * 2 & 3;

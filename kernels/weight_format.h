@@ -1,6 +1,6 @@
-// How a weight matrix lies in memory: the formats of GGUF files, in which a row of `cols` weights
-// is a run of blocks with their own scales, and plain floats. WeightView borrows the bytes, usually
-// of a mapped file; nothing here owns memory.
+// Memory formats of weight matrices: those of GGUF files, in which a row of `cols` weights is a run
+// of blocks with their own scales, and plain floats. WeightView borrows the bytes, usually of a
+// mapped file; nothing here owns memory.
 //
 // Block layouts: ggml-common.h of ggml-org/llama.cpp. docs/formats.md has them with worked
 // examples.
@@ -55,7 +55,7 @@ constexpr WeightBlock BlockOf(WeightFormat format) {
   return {0, 0};
 }
 
-// Whether weights are small integers with scales, and not floats.
+// Whether weights are small integers with scales rather than floats.
 constexpr bool IsQuantized(WeightFormat format) { return BlockOf(format).num_weights > 1; }
 
 const char* WeightFormatName(WeightFormat format);
