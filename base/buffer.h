@@ -1,7 +1,6 @@
-// Buffer owns a block of host memory, aligned to 64 bytes for SIMD loads; it moves and never copies
-// by itself. Not thread safe; whoever holds the Buffer owns the bytes. SharedBytes is a borrowed
-// range with a reason to stay alive: what the wire hands on while a sender or receiver still reads
-// it.
+// Buffer owns a block of host memory, aligned to 64 bytes for SIMD loads. Movable, not copyable;
+// not thread safe. SharedBytes is a range of bytes and a share in their ownership: the wire passes
+// it on while a sender or receiver still reads it.
 #pragma once
 
 #include <cstddef>
@@ -49,7 +48,7 @@ class Buffer {
     return reinterpret_cast<const T*>(data());
   }
 
-  // Makes room for `num_bytes`; what was in the buffer is lost when it has to grow.
+  // Grows to at least `num_bytes`; if it has to grow, the contents are lost.
   void GrowTo(size_t num_bytes) {
     if (num_bytes > num_bytes_) *this = Buffer(num_bytes);
   }
@@ -69,7 +68,7 @@ struct SharedBytes {
   std::shared_ptr<const void> owner;  // shared: the wire and the retry path may both still read it
 };
 
-// An array of T in a Buffer; T is trivial.
+// An array of T in a Buffer. T must be trivial.
 template <class T>
 class Array {
  public:

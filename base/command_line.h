@@ -1,4 +1,4 @@
-// What all programs do alike with their command lines, beside Abseil.
+// Command-line handling that all programs share, on top of Abseil's. For main functions.
 #pragma once
 
 #include <unistd.h>
@@ -20,8 +20,8 @@
 
 namespace kvship {
 
-// Flags with dashes, --max-tokens, mean the same as those with underscores, which is how Abseil
-// names them: replaces dashes in the names of flags, in place. Values, and what follows "--", stay.
+// Replaces dashes in the names of flags with underscores, in place, so that --max-tokens means
+// Abseil's --max_tokens. Values, and what follows "--", stay as they are.
 inline void AcceptDashesInFlags(int argc, char** argv) {
   for (int i = 1; i < argc && std::strcmp(argv[i], "--") != 0; ++i) {
     if (std::strncmp(argv[i], "--", 2) != 0) continue;
@@ -31,16 +31,16 @@ inline void AcceptDashesInFlags(int argc, char** argv) {
   }
 }
 
-// Whether what the program has printed is written, which a full disk prevents; says so if it is
-// not. For the end of a program.
+// Whether all output of the program has been written, which a full disk prevents; prints an error
+// if not. Call it at the end of a program.
 inline bool OutputIsWritten(const char* program) {
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return true;
   std::fprintf(stderr, "%s: standard output cannot be written\n", program);
   return false;
 }
 
-// Tells the flags as `arguments`, --help and its kind behind the program's name, want it, and ends
-// the program, with exit code 0. Abseil ends it with 1, which scripts take for an error.
+// Prints the flags that `arguments` ask for (the program's name, then --help and its variants) and
+// exits with code 0. Abseil exits with 1, which scripts take for an error.
 [[noreturn]] inline void TellFlags(std::vector<char*> arguments) {
   static const char* const program = arguments[0];
   std::atexit([] { _exit(OutputIsWritten(program) ? 0 : 1); });
@@ -48,8 +48,8 @@ inline bool OutputIsWritten(const char* program) {
   std::exit(0);
 }
 
-// Sets the flags, and returns the program's name and what are none. --help tells `usage` and the
-// flags of the program's main file, --version the version. At most once in a program.
+// Sets the flags and returns the program's name and its other arguments. --help prints `usage` and
+// the flags of the program's main file, --version the version. Call it at most once.
 inline std::vector<char*> ParseCommandLine(absl::string_view usage, int argc, char** argv) {
   absl::SetProgramUsageMessage(usage);
   absl::FlagsUsageConfig config;
@@ -73,7 +73,7 @@ inline std::vector<char*> ParseCommandLine(absl::string_view usage, int argc, ch
       [](const char* argument) { return !absl::StartsWith(argument, "--help"); });
   std::vector<char*> help_arguments(help, flags_end);
   arguments.erase(help, flags_end);
-  // What is wrong with the others comes first.
+  // Errors in the other flags come first.
   std::vector<char*> rest =
       absl::ParseCommandLine(static_cast<int>(arguments.size()), arguments.data());
   if (help_arguments.empty()) return rest;

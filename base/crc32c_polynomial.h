@@ -1,6 +1,6 @@
 // Arithmetic of CRC32C's remainders: polynomials over GF(2) modulo Castagnoli's, the highest bit
 // being the coefficient of x^0 and the lowest that of x^31, as the bits of a little-endian word
-// enter the checksum. For hosts and devices alike.
+// enter the checksum. Pure functions, for host and device code.
 #pragma once
 
 #include <cstdint>

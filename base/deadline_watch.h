@@ -1,6 +1,6 @@
-// DeadlineWatch calls back when a time of the monotonic clock has come. gRPC's own alarms wait by
-// the wall clock, and come late by as much as that is set back. Thread safe; callbacks come one at
-// a time on its thread, and must not block.
+// DeadlineWatch runs callbacks at deadlines of the monotonic clock. (gRPC's alarms wait by the wall
+// clock and are late by as much as it is set back.) Thread safe; callbacks run one at a time on the
+// watch's own thread and must not block.
 #pragma once
 
 #include <condition_variable>
@@ -17,15 +17,15 @@ namespace kvship {
 
 class DeadlineWatch {
  public:
-  // What a deadline is known by.
+  // Identifies a deadline.
   using Key = std::pair<absl::Time, uint64_t>;
 
   DeadlineWatch();
-  // What is not due yet is never called.
+  // Drops all pending callbacks.
   ~DeadlineWatch();
 
   Key Add(absl::Time deadline, std::function<void()> on_due);
-  // It is not called any more, unless it is being called just now.
+  // Drops a pending callback. One that is running runs to its end.
   void Remove(const Key& key);
 
  private:

@@ -9,10 +9,10 @@
 
 namespace kvship {
 
-// Far below the 4 MiB that a gRPC receiver takes by default, and long enough that the cost per
-// message does not show.
+// The largest frame: far below the 4 MiB that a gRPC receiver accepts by default, and large enough
+// that the cost per message is negligible.
 inline constexpr size_t kMostFrameBytes = size_t{1} << 20;
-// Of so many bytes, all but the last one as long as that.
+// Frames that `num_bytes` are cut into, all but the last one of kMostFrameBytes.
 constexpr size_t NumFrames(size_t num_bytes) {
   return (num_bytes + kMostFrameBytes - 1) / kMostFrameBytes;
 }

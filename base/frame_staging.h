@@ -1,7 +1,7 @@
-// FrameStaging is device memory through which frames go between GPUs, in blocks of one frame, each
-// with host memory of the same size beside it. It is taken at the start and kept, as nothing may be
-// allocated or freed on a device while a transfer waits for its peer. Thread safe; shared with the
-// blocks' users, of which a transfer that does not end may be one.
+// FrameStaging is a pool of staging buffers through which frames go between GPUs. Each block is
+// device memory for one frame, with host memory of the same size. The pool is allocated at the
+// start and kept, because a device must not allocate or free while a transfer waits for its peer.
+// Thread safe. Blocks share its ownership: one may be held by a transfer that never ends.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ namespace kvship {
 
 class FrameStaging : public std::enable_shared_from_this<FrameStaging> {
  public:
-  // What the device does, for any thread, which waits for it.
+  // Synchronous operations on the device, for any thread.
   struct Device {
     // Copies between host and device memory, in either direction.
     std::function<absl::Status(std::byte* to, const std::byte* from, size_t num_bytes)> copy;
@@ -30,13 +30,13 @@ class FrameStaging : public std::enable_shared_from_this<FrameStaging> {
 
   class Block {
    public:
-    // Of kMostFrameBytes.
+    // kMostFrameBytes of device memory.
     std::byte* device() const { return memory_.device; }
-    // Fills the beginning of the block's device memory.
+    // Copies `bytes` to the beginning of the device memory.
     absl::Status Upload(std::span<const std::byte> bytes) const {
       return of_.copy(memory_.device, bytes.data(), bytes.size());
     }
-    // The beginning of its device memory, in its host memory.
+    // Copies the beginning of the device memory to the host memory, and returns that.
     absl::StatusOr<std::span<const std::byte>> Download(size_t num_bytes) const;
     absl::StatusOr<uint32_t> Checksum(size_t num_bytes) const {
       return of_.checksum({memory_.device, num_bytes});
@@ -53,14 +53,14 @@ class FrameStaging : public std::enable_shared_from_this<FrameStaging> {
     const Memory memory_;
     const Device& of_;
   };
-  // shared: by all who read or write the block; free again when the last one has let go
+  // shared: by all who read or write the block; free again when the last one releases it
   using BlockPtr = std::shared_ptr<const Block>;
 
-  // `device` and `host` hold the same number of frames, and live for ever.
+  // `device` and `host` hold the same number of frames and must never be freed.
   static std::shared_ptr<FrameStaging> Create(std::span<std::byte> device,
                                               std::span<std::byte> host, Device functions);
 
-  // As many blocks as are asked for; none if fewer are free.
+  // Takes `num_blocks` blocks, or none if fewer are free.
   std::vector<BlockPtr> Take(size_t num_blocks);
 
   size_t num_free() const;

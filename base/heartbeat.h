@@ -1,6 +1,5 @@
-// Heartbeat tells how long a thread has given no sign of life, and whether what it works with is
-// lost. Thread safe, and never waits: who looks after a thread that is stuck must not get stuck on
-// what it holds.
+// Heartbeat tells how long a thread has been silent, and whether its device is lost. Thread safe
+// and lock-free: whoever watches a stuck thread must not wait for a lock that it holds.
 #pragma once
 
 #include <atomic>
@@ -18,22 +17,22 @@ namespace kvship {
 
 class Heartbeat {
  public:
-  // A thread that waits for work beats so often at least.
+  // The longest time between two beats of a thread that waits for work.
   static constexpr absl::Duration kPeriod = absl::Milliseconds(200);
 
-  // Times the longest step: late enough that a step which is only slow has ended.
+  // A silence of this many times the longest step is hopeless: a step that is only slow has ended.
   static constexpr int kHopeless = 5;
 
-  // Of the thread that is watched.
+  // For the watched thread.
   void Beat() { last_.store(Now(), std::memory_order_relaxed); }
 
-  // The device is lost: the thread goes on, but its work will fail for good.
+  // Records that the device is lost: the thread continues, but all its work will fail.
   void LoseDevice() { device_lost_.store(true, std::memory_order_relaxed); }
   bool device_lost() const { return device_lost_.load(std::memory_order_relaxed); }
 
-  // OK; Unavailable if `thread` has been silent for `most`, so long as it is; Internal if only a
-  // new process helps: it has been silent for kHopeless times as long, or its device is lost.
-  // `thread` is its name for people.
+  // OK; Unavailable while `thread` has been silent for `most` or longer; Internal if only a new
+  // process helps: the silence is kHopeless times as long, or the device is lost. `thread` is its
+  // name for people.
   absl::Status Check(absl::string_view thread, absl::Duration most) const {
     if (device_lost()) {
       return absl::InternalError("the GPU is lost: the process has to be started anew");
@@ -46,7 +45,7 @@ class Heartbeat {
     return absl::InternalError(absl::StrCat(stuck, ": the process has to be started anew"));
   }
 
-  // Since the last beat, or since it was made.
+  // The time since the last beat, or since construction.
   absl::Duration silence() const {
     return absl::Nanoseconds(Now() - last_.load(std::memory_order_relaxed));
   }
@@ -59,8 +58,8 @@ class Heartbeat {
   std::atomic<bool> device_lost_{false};
 };
 
-// Whether a thread that is silent for `timeout` is stuck, and not just waiting for work.
-// InvalidArgument naming the field if that is too short to tell.
+// InvalidArgument naming the field if `timeout` is too short to tell a stuck thread from one that
+// waits for work.
 inline absl::Status CheckStuckTimeout(absl::string_view field, absl::Duration timeout) {
   const absl::Duration kLeast = 2 * Heartbeat::kPeriod;
   if (timeout >= kLeast) return absl::OkStatus();

@@ -20,10 +20,10 @@ absl::StatusOr<LogFormat> ParseLogFormat(const std::string& text);
 // Called once, by main. `program` names the process in every line.
 void StartLog(const std::string& program, LogFormat format);
 
-// Makes what lines are written with, which then outlives static objects that are made after this.
+// Creates the logger now, so that it outlives static objects that are constructed later.
 void PrepareLog();
 
-// A named value of a line: part of the line's object in JSON, behind the message in text.
+// A named value in a line: a member of the line's JSON object, or name=value after the text.
 struct LogField {
   absl::string_view name;
   std::variant<absl::string_view, uint64_t, double> value;

@@ -12,7 +12,8 @@ namespace kvship {
 
 class MappedFile {
  public:
-  // NotFound or InvalidArgument, naming the path, when it cannot be opened or is empty.
+  // NotFound if the file cannot be opened, InvalidArgument if it is empty or not a regular file,
+  // ResourceExhausted if it cannot be mapped. All name the path.
   static absl::StatusOr<MappedFile> Open(const std::string& path);
 
   MappedFile(MappedFile&& other) noexcept;

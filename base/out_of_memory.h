@@ -1,4 +1,4 @@
-// Where the system has no memory for a request, the request ends, and not the process.
+// Lets a request fail when the system is out of memory, instead of the process.
 #pragma once
 
 #include <new>
@@ -7,8 +7,8 @@
 
 namespace kvship {
 
-// The status that `work` gives, or ResourceExhausted if it could not allocate; what it holds is
-// then freed.
+// Returns the status of `work`, or ResourceExhausted if it could not allocate; what it had
+// allocated is then freed.
 template <class Work>
 absl::Status UnlessOutOfMemory(const Work& work) {
   try {

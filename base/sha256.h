@@ -1,4 +1,4 @@
-// SHA-256, by OpenSSL. A Sha256 is fed once, by one thread.
+// SHA-256, by OpenSSL. A Sha256 computes one digest and belongs to one thread.
 #pragma once
 
 #include <array>

@@ -1,6 +1,6 @@
-// SharedLibrary is a library of the machine's that a program opens when it first needs it, so that
-// it starts where the library is missing, and does not hold it in memory where nothing uses it. It
-// stays open. Thread safe once its functions have been found.
+// SharedLibrary is a system library that a program opens at first use, so that it starts without
+// the library and does not load it where nothing uses it. It is never closed. Thread safe once its
+// functions have been found.
 #pragma once
 
 #include <string>
@@ -12,7 +12,7 @@ namespace kvship {
 
 class SharedLibrary {
  public:
-  // The address of a function, which becomes a pointer of the type that it is assigned to.
+  // The address of a function; it converts to any function pointer it is assigned to.
   class Function {
    public:
     explicit Function(void* address) : address_(address) {}
@@ -25,11 +25,10 @@ class SharedLibrary {
     void* const address_;
   };
 
-  // `name` as the dynamic loader knows it, "libnccl.so.2"; `product` is what people install to have
-  // it.
+  // `name` is the dynamic loader's, "libnccl.so.2"; `product` is what people install to get it.
   SharedLibrary(const std::string& name, absl::string_view product);
 
-  // Null if it is not there, which status() then says.
+  // Null if the function is missing; status() then says so.
   Function Find(const char* function);
 
   // FailedPrecondition, naming the library and what to install, if it cannot be opened or lacks a

@@ -1,6 +1,6 @@
-// StartThread starts a thread that a process cannot do without. Where the system has none left, it
-// says for what and ends the process, with exit code 1: what has begun by then cannot be ended in
-// order, as gRPC waits, at its end, for threads that it did not get either.
+// StartThread starts a thread that the process cannot do without. If the system has none left, it
+// logs what the thread was for and exits with code 1, without an orderly shutdown: gRPC would wait
+// in it for threads that it did not get either. Thread safe.
 #pragma once
 
 #include <cstddef>
@@ -10,15 +10,15 @@
 
 namespace kvship {
 
-// What to do where there are too few, for the end of a message.
+// Advice for the end of a message about too few threads.
 inline constexpr char kMoreThreadsWanted[] =
     "; wanted fewer --threads, or a limit (ulimit -u, pids.max of a control group) that lets this "
     "process have more";
 
-// `name` is for people: "the admin port".
+// `name` is for messages: "the admin port".
 std::thread StartThread(const std::string& name, std::function<void()> run);
 
-// Starts and ends so many at once: what `name` stands for would fail in a worse way.
+// Checks that so many threads can run at once, for a user, `name`, that would fail in a worse way.
 void CheckThreadsAreLeft(const std::string& name, size_t num_threads);
 
 }  // namespace kvship

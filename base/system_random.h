@@ -1,4 +1,4 @@
-// Random numbers that nobody can foresee, from the system: for ids and seeds. Thread safe.
+// Unpredictable random numbers from the system, for ids and seeds. Thread safe.
 #pragma once
 
 #include <sys/random.h>

@@ -1,5 +1,5 @@
-// TaskThread runs tasks on a thread of its own, one after the other, in the order in which they
-// came. Thread safe.
+// TaskThread runs tasks on a thread of its own, one at a time, in the order in which they were
+// added. Thread safe.
 #pragma once
 
 #include <condition_variable>
@@ -13,7 +13,7 @@ namespace kvship {
 class TaskThread {
  public:
   TaskThread();
-  // Runs what is left first.
+  // Runs the remaining tasks first.
   ~TaskThread();
   TaskThread(const TaskThread&) = delete;
   TaskThread& operator=(const TaskThread&) = delete;

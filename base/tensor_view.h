@@ -1,6 +1,5 @@
 // TensorView borrows a dense array of up to four dimensions whose last dimension is contiguous; the
-// others have strides in elements. Whoever owns the memory must outlive the view. Copying a view
-// copies no data.
+// others have strides in elements. The memory must outlive the view. Copying a view copies no data.
 #pragma once
 
 #include <array>
@@ -59,7 +58,7 @@ struct TensorView {
     out.dims[axis] = count;
     return out;
   }
-  // Dimensions i and j, neither the last, in each other's place.
+  // Swaps dimensions i and j, neither of which is the last.
   TensorView Transposed(size_t i, size_t j) const {
     assert(i + 1 < rank && j + 1 < rank);
     TensorView out = *this;
@@ -67,7 +66,7 @@ struct TensorView {
     std::swap(out.strides[i], out.strides[j]);
     return out;
   }
-  // The last dimension [heads * n] seen as [heads, n].
+  // Splits the last dimension [heads * n] into [heads, n].
   TensorView SplitLast(size_t heads) const {
     assert(rank < 4 && dims[rank - 1] % heads == 0);
     TensorView out = *this;

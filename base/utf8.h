@@ -14,18 +14,18 @@ struct Utf8Prefix {
   Kind kind = kInvalid;
 };
 
-// The character, or the part of one, that `bytes` begins with; they must not be empty. The bytes of
-// an invalid one are those that Unicode's recommendation replaces together (The Unicode Standard,
+// The character, or the part of one, at the beginning of `bytes`, which must not be empty. An
+// invalid one has the bytes that Unicode recommends to replace together (The Unicode Standard,
 // section 3.9, "substitution of maximal subparts").
 Utf8Prefix FirstCharacter(absl::string_view bytes);
 
-// How many bytes of `text`, from its beginning, are valid: all of them if the text is.
+// The length in bytes of the longest valid prefix of `text`.
 size_t ValidUtf8Bytes(absl::string_view text);
 
-// The beginning of `text` that is valid, at most `most_bytes` of it: whole characters.
+// The longest valid prefix of `text` in at most `most_bytes`, in whole characters.
 absl::string_view CutUtf8(absl::string_view text, size_t most_bytes);
 
-// UTF-8 text without the white space at its ends, as Python's str.strip() has it: Unicode's
+// Strips white space from both ends of UTF-8 text as Python's str.strip() does: Unicode's
 // White_Space and the four separators from U+001C.
 absl::string_view StripWhitespace(absl::string_view text);
 
