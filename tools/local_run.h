@@ -1,6 +1,6 @@
-// A whole request in one process: prefill, compression and decode as the two services do them,
-// without the wire. The reference for what the services must give, and what implementations are
-// compared by.
+// LocalRun runs a whole request in one process: prefill, compression and decode as the two services
+// do them, without the wire. It is the reference for the services' results, and for comparing
+// implementations. Belongs to one thread.
 #pragma once
 
 #include <cstdint>
@@ -33,15 +33,15 @@ class LocalRun {
     KvPlan plan;
     std::unique_ptr<KvPool> pool;
     std::unique_ptr<SequenceCache> cache;    // with room for `max_tail_tokens`
-    std::vector<Compressor::Result> layers;  // bytes of the compact layers released
+    std::vector<Compressor::Result> layers;  // without the bytes of the compact layers
     std::vector<float> logits;               // after the last prompt token
-    double prefill_seconds = 0;              // compression not counted
+    double prefill_seconds = 0;              // without compression
     double compress_seconds = 0;
     size_t num_bytes = 0;  // of the compact layers together
   };
 
-  // Reads the prompt once and compresses each layer by every one of `compressions`; prefill_seconds
-  // of all are the same. Errors: as MakePlan, and InvalidArgument for ids outside the vocabulary.
+  // Reads the prompt once, for one prefill_seconds, and compresses each layer with each of
+  // `compressions`. Errors: as MakePlan, and InvalidArgument for ids outside the vocabulary.
   absl::StatusOr<std::vector<Prefilled>> PrefillForEach(
       const std::vector<int32_t>& tokens, const std::vector<CompressionOptions>& compressions,
       size_t max_tail_tokens, bool with_scores = false);
@@ -49,16 +49,16 @@ class LocalRun {
                                     const CompressionOptions& compression, size_t max_tail_tokens,
                                     bool with_scores = false);
 
-  // Greedy output of `max_tokens` tokens, or up to an end token where `stop_at_end`.
+  // Generates `max_tokens` tokens greedily, or up to an end token if `stop_at_end`.
   absl::StatusOr<std::vector<int32_t>> Generate(Prefilled& prefilled, size_t max_tokens,
                                                 bool stop_at_end);
 
-  // Logits [n, vocab] after each token of `tokens`, handed out in blocks of rows: visit(first
-  // position, rows).
+  // Computes the logits [n, vocab] after each token of `tokens` and passes them on in blocks of
+  // rows: visit(first position, rows).
   absl::Status AllLogits(const std::vector<int32_t>& tokens,
                          const std::function<void(size_t, TensorView)>& visit);
 
-  // Reads the tokens and shows each finished layer.
+  // Reads the tokens and calls `visit` with each finished layer.
   absl::Status VisitLayers(const std::vector<int32_t>& tokens, const LayerNeeds& needs,
                            const std::function<absl::Status(Backend&, const LayerView&)>& visit);
 

@@ -1,5 +1,5 @@
-// Answers to one prompt under many compressions for the price of one prefill: how settings are
-// searched before the best of them are measured through the services.
+// Generates answers to one prompt under many compressions for the price of one prefill, to search
+// settings before the best of them are measured through the services.
 #pragma once
 
 #include <iosfwd>
