@@ -1,6 +1,6 @@
-// DeviceDecoder is a GPU's Decoder: DeviceDecodeEngine's captured steps, from and to the host. What
-// sequences take in next stays on the device; logits are copied only where they are wanted.
-// Belongs to one thread, but for CheckPlan.
+// DeviceDecoder is a GPU's Decoder: it connects DeviceDecodeEngine's captured steps to the host.
+// Drawn tokens stay on the device as the next inputs; logits are copied only if they are wanted.
+// Belongs to one thread, except CheckPlan.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ namespace kvship::cuda {
 
 class DeviceDecoder final : public Decoder {
  public:
-  // On the GPU `ordinal`, whose memory takes the weights and activations; caches will lie in a pool
-  // of `pool_bytes`. Errors: as DeviceTransformer::Upload and DeviceDecodeEngine::Create.
+  // Allocates weights and activations on the GPU `ordinal`; `pool_bytes` is the size of the pool
+  // that holds the caches. Errors: as DeviceTransformer::Upload and DeviceDecodeEngine::Create.
   static absl::StatusOr<std::unique_ptr<DeviceDecoder>> Create(const Transformer& model,
                                                                int ordinal, size_t max_sequences,
                                                                size_t pool_bytes);
@@ -29,8 +29,8 @@ class DeviceDecoder final : public Decoder {
 
   absl::Status CheckPlan(const KvPlan& plan) const override;
 
-  // Any number of sequences up to max_sequences. Those whose prefixes differ in their format or in
-  // their number of heads take turns, and so do more than the engine's scratch has room for.
+  // Takes up to max_sequences sequences. They run in turns if their prefixes differ in format or in
+  // number of heads, or need more scratch than the engine has.
   absl::Status Step(std::span<const Item> items) override;
 
   absl::Status CheckDevice() override;
@@ -49,8 +49,8 @@ class DeviceDecoder final : public Decoder {
 
   explicit DeviceDecoder(int ordinal) : ordinal_(ordinal) {}
 
-  // A step of those items[i], i in `indices`, whose prefixes have one form; in halves where they
-  // are too much at once.
+  // Steps items[i] for i in `indices`, whose prefixes have one form; in halves if they need too
+  // much scratch.
   absl::Status StepTogether(std::span<const Item> items, const std::vector<size_t>& indices);
   absl::Status GiveTokens(std::span<const Item> items, const std::vector<size_t>& indices);
 
@@ -58,7 +58,7 @@ class DeviceDecoder final : public Decoder {
   std::unique_ptr<const DeviceTransformer> model_;
   Stream stream_;
   std::unique_ptr<DeviceDecodeEngine> engine_;
-  std::vector<Member> batch_;   // that the engine has; none: it has none to go on with
+  std::vector<Member> batch_;   // the engine's; empty if it has none to continue
   PinnedBuffer logits_;         // [max_sequences, vocab] f32
   std::vector<int32_t> drawn_;  // of the last step's items
 };

@@ -1,6 +1,6 @@
-// DeviceObservation gathers in device memory, while a layer of one prompt is computed on a GPU,
-// what the prompt's scorer needs of it beside keys and values: LayerObservation there. Its
-// operations enqueue and return at once; it belongs to the thread and the stream of its run.
+// DeviceObservation is the GPU's LayerObservation: it collects in device memory what a prompt's
+// scorer needs of a layer besides keys and values, while the layer is computed. Operations enqueue
+// work and return at once. Belongs to the thread and the stream of its run.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -19,31 +19,31 @@ namespace kvship::cuda {
 
 class DeviceObservation {
  public:
-  // Bytes of device memory that one takes.
+  // Bytes of device memory that one instance takes.
   static size_t BytesFor(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs) {
     return TotalBytes(Sizes(config, num_tokens, needs));
   }
 
-  // Of a prompt of `num_tokens`. ResourceExhausted if the device has no room.
+  // For a prompt of `num_tokens`. ResourceExhausted if the device has no room.
   static absl::StatusOr<std::unique_ptr<DeviceObservation>> Create(const ModelConfig& config,
                                                                    size_t num_tokens,
                                                                    const LayerNeeds& needs,
                                                                    cudaStream_t stream);
 
-  // The next layer begins.
+  // Resets for the next layer.
   absl::Status Clear();
 
-  // Takes in a block of queries that are not turned yet, nor normed.
+  // Adds a block of queries, before norm and RoPE.
   absl::Status AddBeforeRope(const RopeArgs& block);
 
-  // Whether the attention of some of the queries [begin, end) is asked for.
+  // Whether attention is needed for any of the queries [begin, end).
   bool WantsAttention(size_t begin, size_t end) const {
     return needs_.column_sums || (begin < needs_.window_end && end > needs_.window_begin);
   }
-  // Takes in a block of queries, whose attention, with its log-sum-exp, is computed.
+  // Adds a block of queries whose attention and log-sum-exp have been computed.
   absl::Status AddAttention(const PromptAttentionArgs& block);
 
-  // The layer has ended.
+  // Call it at the end of the layer.
   absl::Status Finish();
   // Fills in all of `view` but layer, dtype, keys and values; valid until the next Clear.
   void ShowIn(DeviceLayerView* view) const;
@@ -65,7 +65,7 @@ class DeviceObservation {
   const cudaStream_t stream_;
   DeviceBuffer window_queries_;  // [Hq, W, D]
   DeviceBuffer window_lse_;      // [Hq, W]
-  // Where they are asked for:
+  // Only if needed:
   DeviceBuffer column_sums_;       // [Hq, T] f32
   DeviceBuffer query_sums_;        // [Hq, D] f64 of the current layer
   DeviceBuffer query_products_;    // [Hq, D, D] f64

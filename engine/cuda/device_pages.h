@@ -1,4 +1,4 @@
-// Device memory for a KvPool, and the way into it.
+// Device memory for a KvPool, and copies into it.
 #pragma once
 
 #include <cuda_runtime.h>

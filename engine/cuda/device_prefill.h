@@ -1,11 +1,11 @@
-// Prefill on the GPU, layer by layer as engine/prefill.h: memory is the residual stream, one layer
-// of KV and one block of activations. A step enqueues the work of one (layer, block of queries) and
-// returns at once, in a mixture of experts perhaps when these have been chosen. As there, a prompt
-// is read from where it differs from one whose beginning the engine kept, in pinned memory of the
-// host.
+// Prefill on the GPU, layer by layer as in engine/prefill.h: memory is the residual stream, one
+// layer of KV and one block of activations. A step enqueues the work of one (layer, block of
+// queries) and returns at once; in a mixture of experts it may wait until experts have been chosen.
+// As there, a prompt whose prefix is in the prefix cache (in pinned host memory) is read from where
+// it differs.
 //
-// A DevicePrefillEngine holds the scratch memory that runs share; it, its runs and their stream
-// belong to one thread.
+// A DevicePrefillEngine holds the scratch memory that runs share. The engine, its runs and their
+// stream belong to one thread.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -33,13 +33,13 @@ class DevicePrefillEngine {
     // Queries per step, a power of two: enough rows for products at full speed, few enough that
     // activations (0.9 GB at Llama-3.1-8B's shape) do not matter beside the weights.
     size_t block_tokens = 8192;
-    // Pinned memory of the host for the K and V of prompts' beginnings.
+    // Size of the prefix cache, which is in pinned host memory.
     size_t prefix_cache_bytes = 0;
-    // Else, and where there is no cuDNN or it makes no plan, the plain kernel attends.
+    // If false, or if cuDNN is missing or makes no plan, the plain kernel attends.
     bool use_cudnn = true;
   };
 
-  // Of the prefix cache.
+  // Bytes of one block of the prefix cache.
   static size_t PrefixBlockBytes(const ModelConfig& config);
 
   // Borrows the model. ResourceExhausted if the device has no room for a block's activations.
@@ -61,7 +61,7 @@ class DevicePrefillEngine {
   const DeviceTransformer& model_;
   const cudaStream_t stream_;
   const Options options_;
-  PrefixCache prefix_cache_;  // of blocks [L, 2, H, kPrefixBlockTokens, D], K and then V
+  PrefixCache prefix_cache_;  // blocks [L, 2, H, kPrefixBlockTokens, D], K and then V
   std::unique_ptr<Products> products_;
   std::unique_ptr<CudnnAttention> cudnn_;
   std::unique_ptr<DeviceMixture> mixture_;  // null in dense models
@@ -70,7 +70,7 @@ class DevicePrefillEngine {
   DeviceBuffer qkv_;       // [M, (Hq + 2 H) D]
   DeviceBuffer attended_;  // [M, Hq D]
   DeviceBuffer lse_;       // [Hq, M] f32
-  DeviceBuffer gate_up_;   // [M, 2 F]; none where there is a mixture
+  DeviceBuffer gate_up_;   // [M, 2 F]; empty in a mixture
   DeviceBuffer gated_;     // [M, F]; likewise
   DeviceBuffer logits_;    // [vocab] f32
 };
@@ -80,7 +80,7 @@ class DevicePrefillRun {
   // Bytes of device memory that a prompt takes.
   static size_t BytesFor(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs);
 
-  // Takes the memory of one prompt: at least one token, ids inside the vocabulary.
+  // Allocates the memory of one prompt: at least one token, ids inside the vocabulary.
   // ResourceExhausted if the device has no room.
   static absl::StatusOr<std::unique_ptr<DevicePrefillRun>> Create(DevicePrefillEngine& engine,
                                                                   std::span<const int32_t> tokens,
@@ -88,28 +88,28 @@ class DevicePrefillRun {
 
   enum class Event { kBlockDone, kLayerDone };
 
-  // Enqueues the next block of queries. After kLayerDone the work enqueued next on the stream may
-  // read finished_layer(), until the next Step. Not to be called once done().
+  // Enqueues the next block of queries. After kLayerDone, work enqueued on the stream before the
+  // next Step may read finished_layer(). Must not be called once done().
   absl::StatusOr<Event> Step();
 
   bool done() const { return layer_ == engine_.model().config().num_layers; }
-  // Of the prompt's tokens those, at its beginning, that are not read, as their K and V were there.
+  // The tokens at the prompt's beginning that are not computed, because the prefix cache had them.
   size_t reused_tokens() const { return prefix_.reused_tokens(); }
   DeviceLayerView finished_layer() const;
 
-  // Once done: enqueues the logits after the last token. Device memory [vocab] f32, valid until the
-  // engine's next Logits.
+  // Call it once done: enqueues the logits after the last token. Device memory [vocab] f32, valid
+  // until the engine's next Logits.
   absl::StatusOr<const float*> Logits();
 
  private:
   DevicePrefillRun(DevicePrefillEngine& engine, size_t num_tokens, const LayerNeeds& needs)
       : engine_(engine), num_tokens_(num_tokens), needs_(needs) {}
 
-  // Of a prompt of T tokens of which the last `num_rows` are read.
+  // For a prompt of T tokens of which the last `num_rows` are computed.
   static BufferSizes<DevicePrefillRun> Sizes(const ModelConfig& config, size_t num_tokens,
                                              size_t num_rows);
   absl::Status Begin(std::span<const int32_t> tokens);
-  // K and V of the current layer: out of the blocks that were there, or into those to be kept.
+  // Copy K and V of the current layer from the prefix cache's blocks, and into blocks to be kept.
   absl::Status FetchReused();
   absl::Status FillBlocks();
   absl::Status CopyBlock(size_t block, cudaMemcpyKind kind);
@@ -122,7 +122,7 @@ class DevicePrefillRun {
   const size_t num_tokens_;  // T
   const LayerNeeds needs_;
   PrefixCache::Prefix prefix_;
-  size_t num_rows_ = 0;  // M, of the tokens that are read
+  size_t num_rows_ = 0;  // M, the tokens that are computed
   size_t head_stride_ = 0;
   size_t layer_ = 0;
   size_t begin_ = 0;       // first row of the next block

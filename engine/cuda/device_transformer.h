@@ -1,6 +1,6 @@
-// DeviceTransformer is a model's weights in the memory of one GPU, in a 16-bit type, with the
-// matrices that are multiplied together lying together. Immutable; the device it was made on must
-// be current where it is used.
+// DeviceTransformer is a model's weights in the memory of one GPU, in a 16-bit type; matrices that
+// are multiplied together lie together. Immutable; the device it was made on must be current where
+// it is used.
 #pragma once
 
 #include <cstddef>
@@ -37,19 +37,19 @@ struct DeviceLayerWeights {
   const std::byte* down = nullptr;            // [E, C, F]
 };
 
-// What a GPU computes a model in: bf16 where its matrices are bf16, else f16. Two processes with
-// the same model choose the same.
+// The type in which a GPU computes a model: bf16 if its matrices are bf16, else f16. Two processes
+// with the same model choose the same.
 DType DeviceDTypeOf(const Transformer& model);
 
 class DeviceTransformer {
  public:
-  // The weights of a file, unpacked on the device and rounded to `dtype`. Unimplemented for shapes
-  // that the kernels are not made for; ResourceExhausted if the device has no room for them and,
-  // for the time, 32 MiB.
+  // Uploads a file's weights, unpacked on the device and rounded to `dtype`. Unimplemented for
+  // shapes that the kernels do not support; ResourceExhausted if the device has no room for them
+  // and, temporarily, 32 MiB.
   static absl::StatusOr<std::unique_ptr<const DeviceTransformer>> Upload(const Transformer& model,
                                                                          DType dtype);
-  // Random weights of the same shape, of a size that keeps activations near 1: what a model of any
-  // size takes in time and memory needs no file.
+  // Random weights of the same shape, scaled to keep activations near 1: time and memory of a model
+  // of any size can be measured without a file.
   static absl::StatusOr<std::unique_ptr<const DeviceTransformer>> Random(const ModelConfig& config,
                                                                          DType dtype,
                                                                          uint32_t seed);
@@ -65,8 +65,8 @@ class DeviceTransformer {
 
  private:
   DeviceTransformer(const ModelConfig& config, DType dtype) : config_(config), dtype_(dtype) {}
-  // Takes the memory and says where each tensor lies; `tied` without a matrix of its own at the
-  // end.
+  // Allocates the memory and sets each tensor's address; `tied`: there is no output matrix of its
+  // own.
   absl::Status Lay(bool tied);
 
   const ModelConfig config_;

@@ -1,5 +1,5 @@
-// StepGraphs are the captured steps of a decoder, by their shape: those used last are kept. Owns
-// them. Not thread safe.
+// StepGraphs is an LRU cache of a decoder's captured steps, keyed by shape. Owns the graphs. Not
+// thread safe.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,7 +18,7 @@ class StepGraphs {
   StepGraphs& operator=(const StepGraphs&) = delete;
   ~StepGraphs() { Clear(); }
 
-  // Null where there is none of that shape; else it counts as used now.
+  // The graph of a shape, which then counts as used; null if there is none.
   cudaGraphExec_t Find(const Shape& shape) {
     const auto found = graphs_.find(shape);
     if (found == graphs_.end()) return nullptr;
@@ -26,14 +26,14 @@ class StepGraphs {
     return found->second.graph;
   }
 
-  // Takes a graph of a shape that is not here. Where there are as many as are kept, the one not
-  // used for longest is destroyed: none of them may be running.
+  // Adds a graph of a new shape and takes ownership. If the cache is full, destroys the least
+  // recently used graph: none may be running.
   void Add(const Shape& shape, cudaGraphExec_t graph) {
     if (graphs_.size() == most_) DropOldest();
     graphs_[shape] = {graph, ++num_uses_};
   }
 
-  // Likewise of all.
+  // Destroys all graphs; none may be running.
   void Clear() {
     for (const auto& [shape, kept] : graphs_) cudaGraphExecDestroy(kept.graph);
     graphs_.clear();

@@ -15,15 +15,15 @@ namespace kvship::cuda {
 
 struct StepSplits {
   std::vector<uint32_t> first_split;  // [L, B * S + 1], S sets of kept tokens of a sequence
-  size_t num_splits = 0;  // of any layer at most; rounded up, so that batches share captured steps
+  size_t num_splits = 0;  // the most of any layer; rounded up, so that batches share captured steps
 };
 
-// Rows of scratch, of SplitRowBytes() each, for batches of up to `max_sequences` whose caches lie
-// in a pool of `pool_bytes`. They hold any one sequence, and any batch of which no layer has more
-// than twice its share of the pool.
+// Rows of scratch, of SplitRowBytes() each, for batches of up to `max_sequences` whose caches are
+// in a pool of `pool_bytes`. They suffice for any one sequence, and for any batch in which no layer
+// has more than twice its share of the pool.
 size_t MostSplitRows(const ModelConfig& config, size_t max_sequences, size_t pool_bytes);
 
-// Of heads [L, B, S] with all pages that they get in the steps to come. A split takes
+// Numbers the splits of heads [L, B, S] with all their pages of the next steps. A split takes
 // `rows_per_split` rows of scratch. ResourceExhausted if a layer takes more than `most_rows`.
 absl::StatusOr<StepSplits> NumberSplits(std::span<const kvship::PagedHead> heads, size_t num_layers,
                                         size_t rows_per_split, size_t most_rows);
