@@ -1,13 +1,12 @@
-// Buffers for a GPU; they move and never copy by themselves. Not thread safe.
-//   DeviceBuffer   device memory, made and destroyed in the order of the work on the device's
-//                  streams, for which the host does not wait: a kernel that waits for another
-//                  machine holds up neither. Streams that run beside the default one
-//                  (cudaStreamNonBlocking) are not in that order: who uses a buffer there waits
-//                  for it to be made, and for that use before it is destroyed. Not while a stream
-//                  that is in that order captures
+// Buffers for a GPU; movable, not copyable. Not thread safe.
+//   DeviceBuffer   device memory, allocated and freed in the order of the work on the device's
+//                  streams, without waiting on the host: a kernel that waits for another machine
+//                  delays neither. Non-blocking streams (cudaStreamNonBlocking) are not in that
+//                  order: work there must wait until the buffer is allocated, and must be complete
+//                  before it is freed. Do neither while a stream that is in that order captures
 //   PinnedBuffer   host memory that a GPU copies to and from while the host does other things.
-//                  Making one takes milliseconds, destroying one waits for the device; neither in
-//                  a steady state
+//                  Allocating takes milliseconds, freeing waits for the device; do neither in a
+//                  steady state
 #pragma once
 
 #include <cuda_runtime.h>
@@ -24,7 +23,7 @@
 
 namespace kvship::cuda {
 
-// Where DeviceBuffers of the current device come from. FailedPrecondition if it has no such thing.
+// The current device's pool for DeviceBuffers. FailedPrecondition if there are no memory pools.
 inline absl::StatusOr<cudaMemPool_t> DevicePool() {
   ASSIGN_OR_RETURN(const size_t has_pools,
                    DeviceAttribute(cudaDevAttrMemoryPoolsSupported, "memory pools"));
@@ -39,7 +38,7 @@ inline absl::StatusOr<cudaMemPool_t> DevicePool() {
   return pool;
 }
 
-// A number of bytes of that pool. What it holds and nobody uses counts as used for
+// An attribute of that pool, in bytes. Memory that the pool holds unused counts as used in
 // cudaMemGetInfo(), and is there for the next buffer.
 inline absl::StatusOr<size_t> DevicePoolBytes(cudaMemPoolAttr attribute) {
   ASSIGN_OR_RETURN(const cudaMemPool_t pool, DevicePool());
@@ -48,20 +47,20 @@ inline absl::StatusOr<size_t> DevicePoolBytes(cudaMemPoolAttr attribute) {
   return num_bytes;
 }
 
-// How memory of a kind is taken and given back.
+// Allocates and frees memory of one kind.
 struct DeviceMemory {
   static absl::Status Allocate(void** data, size_t num_bytes) {
     ASSIGN_OR_RETURN(const cudaMemPool_t pool, DevicePool());
-    // A pool gives freed memory back to the system when the host next waits for the device, and
-    // that waits for kernels of all streams: so it never does. Said each time, so that nobody has
-    // to know which devices have been told.
+    // A pool would return freed memory to the system when the host next waits for the device, and
+    // that waits for kernels of all streams: so it never does. Set at each call, so that nobody has
+    // to track which devices have been set.
     uint64_t kept_bytes = std::numeric_limits<uint64_t>::max();
     RETURN_IF_ERROR(
         CudaStatus(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept_bytes),
                    "memory pool"));
     cudaError_t error = cudaMallocAsync(data, num_bytes, kDefaultStream);
     if (error == cudaErrorMemoryAllocation) {
-      // What was freed may be under way still, or lie in pieces: at the last it is given back.
+      // Freed memory may still be in use, or fragmented: as a last resort, wait and return it.
       RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(kDefaultStream), "device memory"));
       RETURN_IF_ERROR(CudaStatus(cudaMemPoolTrimTo(pool, 0), "memory pool"));
       error = cudaMallocAsync(data, num_bytes, kDefaultStream);
@@ -69,7 +68,7 @@ struct DeviceMemory {
     return CudaStatus(error, "device memory");
   }
   static void Free(void* data) {
-    // The default stream is that of the thread's device, which need not be the memory's.
+    // The default stream is the current device's, which need not be the memory's.
     int current = 0;
     cudaPointerAttributes memory = {};
     if (cudaGetDevice(&current) != cudaSuccess) return;
@@ -79,7 +78,7 @@ struct DeviceMemory {
     if (memory.device != current) cudaSetDevice(current);
   }
 
-  // In order with all streams but non-blocking ones.
+  // In order with all streams except non-blocking ones.
   static constexpr cudaStream_t kDefaultStream = nullptr;
 };
 struct PinnedMemory {
@@ -93,7 +92,7 @@ template <class Memory>
 class CudaBuffer {
  public:
   CudaBuffer() = default;
-  // Uninitialised memory. ResourceExhausted if there is no more.
+  // Uninitialised memory. ResourceExhausted if there is too little.
   static absl::StatusOr<CudaBuffer> Create(size_t num_bytes) {
     CudaBuffer buffer;
     if (num_bytes == 0) return buffer;
@@ -131,7 +130,7 @@ class CudaBuffer {
 using DeviceBuffer = CudaBuffer<DeviceMemory>;
 using PinnedBuffer = CudaBuffer<PinnedMemory>;
 
-// The buffers of an Owner and their sizes, so that what one takes can be told before it is made.
+// The buffers of an Owner and their sizes, so that its memory is known before it is created.
 template <class Owner>
 struct BufferSize {
   DeviceBuffer Owner::*buffer;
@@ -146,7 +145,7 @@ size_t TotalBytes(const BufferSizes<Owner>& sizes) {
   for (const BufferSize<Owner>& size : sizes) num_bytes += size.num_bytes;
   return num_bytes;
 }
-// ResourceExhausted if there is no more.
+// Allocates all buffers. ResourceExhausted if there is too little memory.
 template <class Owner>
 absl::Status CreateBuffers(const BufferSizes<Owner>& sizes, Owner& owner) {
   for (const BufferSize<Owner>& size : sizes) {

@@ -1,5 +1,5 @@
 // The functions of cuBLASLt that products use. The library takes half a gigabyte of address space
-// and is a GPU's alone, so it is opened when the first is asked for.
+// and only a GPU needs it, so it is opened at first use.
 #pragma once
 
 #include <cublasLt.h>
@@ -33,7 +33,7 @@ struct CublasLt {
       library.Find("cublasLtMatmulAlgoGetHeuristic");
 };
 
-// Of which none may be called unless FindCublasLt (product.h) is OK.
+// None of the functions may be called unless FindCublasLt (product.h) is OK.
 inline const CublasLt& Lt() {
   static const CublasLt library;
   return library;

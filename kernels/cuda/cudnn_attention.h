@@ -25,20 +25,20 @@ constexpr size_t AttentionBucket(size_t num_tokens) {
   return bucket;
 }
 
-// A plan takes tens of milliseconds to make and is kept. Belongs to one thread and one stream:
+// Plans take tens of milliseconds to make and are cached. Belongs to one thread and one stream:
 // plans share a workspace.
 class CudnnAttention {
  public:
-  // Unimplemented if this program was built without cuDNN, FailedPrecondition if it is not there.
+  // Unimplemented if this program was built without cuDNN, FailedPrecondition if it is missing.
   static absl::StatusOr<std::unique_ptr<CudnnAttention>> Create();
   ~CudnnAttention();
   CudnnAttention(const CudnnAttention&) = delete;
   CudnnAttention& operator=(const CudnnAttention&) = delete;
 
-  // PromptAttention(), but for: q, out and lse have room for AttentionBucket(M) rows, of which
-  // those from M on may be overwritten; lse_row_stride is that bucket; an lse is always wanted.
-  // Errors besides: Unimplemented if cuDNN makes no plan for it, ResourceExhausted if the device
-  // has no room for the plan, Internal for whatever else cuDNN refuses.
+  // As PromptAttention(), except: q, out and lse must have room for AttentionBucket(M) rows, of
+  // which those from M on may be overwritten; lse_row_stride is that bucket; lse must be given.
+  // Further errors: Unimplemented if cuDNN makes no plan for it, ResourceExhausted if the device
+  // has no room for the plan, Internal for anything else that cuDNN refuses.
   absl::Status Run(cudaStream_t stream, const PromptAttentionArgs& args);
 
  private:

@@ -27,8 +27,8 @@ struct EmbedArgs {
 };
 absl::Status Embed(cudaStream_t stream, const EmbedArgs& args);
 
-// x += residual where there is one, then out = x / sqrt(mean(x^2) + epsilon) * weight, row by row.
-// x, residual, out [M, C], weight [C] of dtype; out may be x only without a residual. C is at most
+// x += residual if given, then out = x / sqrt(mean(x^2) + epsilon) * weight, row by row. x,
+// residual, out [M, C], weight [C] of dtype; out may be x only without a residual. C is at most
 // 16384. The mean is taken of the sum before it is rounded to dtype. Source: arXiv 1910.07467.
 struct RmsNormArgs {
   void* x = nullptr;
@@ -52,11 +52,11 @@ struct SiluMulArgs {
 };
 absl::Status SiluMul(cudaStream_t stream, const SiluMulArgs& args);
 
-// Turns the queries of qkv in place, writes the turned keys and the values to where attention reads
-// them: row first_row + m of keys and values for a prompt; where `pages` is given, slot slots[m] of
-// page pages[m, h] instead, for a step of decode with one token per sequence. Where query_norm and
-// key_norm are given, each head of queries and keys first becomes x / sqrt(mean(x^2) + epsilon)
-// times them (Qwen3), which is not rounded in between; D is 64, 128 or 256 then.
+// Rotates the queries of qkv in place, and writes the rotated keys and the values where attention
+// reads them: to row first_row + m of keys and values for a prompt; if `pages` is given, to slot
+// slots[m] of page pages[m, h] instead, for a decode step with one token per sequence. If
+// query_norm and key_norm are given, each head of queries and keys first becomes x / sqrt(mean(x^2)
+// + epsilon) times them (Qwen3), without rounding in between; D is then 64, 128 or 256.
 struct RopeArgs {
   void* qkv = nullptr;                // [M, Hq + 2H, D] of dtype: queries, keys, values
   const void* query_norm = nullptr;   // [D] of dtype; both or neither

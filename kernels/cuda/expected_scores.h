@@ -1,5 +1,5 @@
-// What keys are expected to draw from the queries to come, given their moments, on the GPU: what
-// the scorer expected_attention of compress/ gives, ExpectedLogits() of kernels/moments.h included.
+// The attention that keys can expect from future queries, given their moments, on the GPU: the
+// scores of compress/'s scorer expected_attention, with ExpectedLogits() of kernels/moments.h.
 // Errors: InvalidArgument if sizes, strides or number formats are not as below, else those of
 // Launch() in launch.h.
 #pragma once

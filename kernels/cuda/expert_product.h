@@ -1,6 +1,6 @@
-// Products of a few rows with the weights of each expert of a mixture, on the GPU and without a
-// word of the host: which experts have rows stands in device memory. Weights are read once for each
-// 32 rows of an expert, as in a step of decode.
+// Products of a few rows with the weights of each expert of a mixture, on the GPU and without the
+// host: device memory says which experts have rows. Weights are read once per 32 rows of an expert,
+// for decode steps.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -20,10 +20,10 @@ namespace kvship::cuda {
 struct ExpertProductArgs {
   const void* x = nullptr;           // [P, K] of dtype
   const void* weights = nullptr;     // [E, N, K] of dtype
-  const ExpertRows* runs = nullptr;  // those of GroupByExpert, of rows below P
+  const ExpertRows* runs = nullptr;  // from GroupByExpert, with rows below P
   void* out = nullptr;               // [P, N] of dtype
   DType dtype = DType::kBf16;
-  size_t num_runs = 0;  // the first of them that are looked at
+  size_t num_runs = 0;  // how many of them are read
   size_t rows = 0;      // N, a multiple of 8
   size_t cols = 0;      // K, a multiple of 8
 };

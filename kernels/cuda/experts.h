@@ -1,7 +1,7 @@
 // The operations of a mixture of experts around its products, on the GPU: a router's logits choose
-// experts, rows are brought together expert by expert, and what comes of them is added up. Results
-// do not depend on the order in which blocks run. Errors: InvalidArgument if sizes or number
-// formats are not as below, else those of Launch() in launch.h.
+// experts, rows are grouped by expert, and the results are added up. Results do not depend on the
+// order in which blocks run. Errors: InvalidArgument if sizes or number formats are not as below,
+// else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,7 +16,7 @@ namespace kvship::cuda {
 
 inline constexpr size_t kMostExperts = 512;  // E
 
-// All pointers are device memory aligned to 16 bytes. Of M tokens each goes through K of E experts.
+// All pointers are device memory aligned to 16 bytes. Each of M tokens goes through K of E experts.
 
 // experts[m] = those with the K largest of logits[m], the largest first, of equal ones the first
 // expert; NaN is the smallest logit. weights[m] = their shares of a softmax over all experts, or,
@@ -32,17 +32,17 @@ struct ChooseExpertsArgs {
 };
 absl::Status ChooseExperts(cudaStream_t stream, const ChooseExpertsArgs& args);
 
-// The rows of one expert among all that are brought together.
+// The rows of one expert among all grouped rows.
 struct ExpertRows {
   uint32_t expert;
   uint32_t first;
   uint32_t count;
 };
 
-// Gives each chosen expert of each token a row of its own: positions[m, j] is the row of
-// experts[m, j]. Rows of an expert follow each other in the order of their tokens; the first is a
-// multiple of `multiple`, and rows up to the next expert's belong to nobody. `runs` has the experts
-// with rows first, then those without, each in ascending order.
+// Gives each chosen expert of each token a row of its own: positions[m, j] is the row of experts[m,
+// j]. Rows of an expert are consecutive, in the order of their tokens; the first is a multiple of
+// `multiple`, and rows between its last and the next expert's first are unused. `runs` has the
+// experts with rows first, then those without, each in ascending order.
 struct GroupByExpertArgs {
   const uint32_t* experts = nullptr;  // [M, K], each below E
   uint32_t* positions = nullptr;      // [M, K]
@@ -54,7 +54,7 @@ struct GroupByExpertArgs {
 };
 absl::Status GroupByExpert(cudaStream_t stream, const GroupByExpertArgs& args);
 
-// Experts that may have rows, and rows that grouping may take at most.
+// The most experts that can have rows, and the most rows that grouping can take.
 inline size_t MostActiveExperts(const GroupByExpertArgs& args) {
   const size_t num_choices = args.num_tokens * args.experts_per_token;
   return num_choices < args.num_experts ? num_choices : args.num_experts;

@@ -1,4 +1,4 @@
-// Memory of a GPU, and of the host beside it, for frames on their way between GPUs.
+// Allocates GPU memory, and host memory beside it, for frames in transit between GPUs.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 
 namespace kvship::cuda {
 
-// On the GPU `ordinal`; the memory lives as long as the process. ResourceExhausted if there is no
-// more of it.
+// On the GPU `ordinal`; the memory lives as long as the process. ResourceExhausted if there is too
+// little of it.
 absl::StatusOr<std::shared_ptr<FrameStaging>> CreateFrameStaging(int ordinal, size_t num_frames);
 
 }  // namespace kvship::cuda

@@ -1,5 +1,5 @@
-// Frames of a compact cache in device memory: a layer in the bytes in which it crosses the wire
-// (docs/wire.md), and their checksums, so that caches go from GPU to GPU without passing the host.
+// Makes frames of a compact cache in device memory: a layer in its wire layout (docs/wire.md), and
+// the frames' checksums, so that caches go from GPU to GPU without passing the host.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,18 +15,18 @@
 namespace kvship::cuda {
 
 inline constexpr size_t kFrameTiles = NumCrc32cTiles(kMostFrameBytes);
-// Of one layer; larger ones go through the host.
+// Limits of one layer; larger ones go through the host.
 inline constexpr size_t kMostLaidFrames = 64;
 inline constexpr size_t kMostLaidHeads = 256;
 
-// Lays a layer into frames of kMostFrameBytes, the last one shorter: per head its positions, then
-// its pages; then all tails. Of each frame come the remainders of its tiles, for Crc32cOfTiles().
-// Memory: device memory, all aligned to 4 bytes; frames that the layer does not reach stay as they
-// are. Errors: InvalidArgument for no heads or frames, more than kMostLaidHeads or kMostLaidFrames,
-// or sizes that are no multiples of 4.
+// Writes a layer into frames of kMostFrameBytes, the last one shorter: per head its positions, then
+// its pages; then all tails. Also writes the remainders of each frame's tiles, for Crc32cOfTiles().
+// Memory: device memory, all aligned to 4 bytes; frames that the layer does not reach stay
+// unchanged. Errors: InvalidArgument for no heads or frames, more than kMostLaidHeads or
+// kMostLaidFrames, or sizes that are no multiples of 4.
 struct LayFramesArgs {
   const int32_t* offsets = nullptr;    // [H + 1]: head h has tokens offsets[h] to offsets[h + 1]
-  const int32_t* positions = nullptr;  // [offsets[H]]; null: the wire does not have them
+  const int32_t* positions = nullptr;  // [offsets[H]]; null: not on the wire
   const std::byte* pages = nullptr;    // [pages of all heads, page_bytes], as of GatherPages()
   const std::byte* tails = nullptr;    // [tail_bytes]
   size_t num_heads = 0;                // H

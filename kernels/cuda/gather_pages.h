@@ -13,15 +13,15 @@
 
 namespace kvship::cuda {
 
-// Set after set of kept tokens, S of each KV head, the pages of its tokens, the last one of each
-// set padded with zeros: of positions[offsets[s] .. offsets[s + 1]), none where a set has no
-// tokens. Memory: device memory, keys, values and pages aligned to 16 bytes. Errors:
-// InvalidArgument if D is not a multiple of 8, or of 32 with int8 or int4.
+// Writes the pages of the sets of kept tokens, S sets per KV head, one set after the other. Set s
+// has the tokens positions[offsets[s] .. offsets[s + 1]); its last page is padded with zeros, and
+// an empty set has no page. Memory: device memory, keys, values and pages aligned to 16 bytes.
+// Errors: InvalidArgument if D is not a multiple of 8, or of 32 with int8 or int4.
 //
-// Bytes are those of the CPU, but for what it leaves to the order in which it compares and to the
-// bits of a NaN: here NaN makes NaN of all that shares its scale, a minimum of zero is -0 if one of
-// its zeros is, and on a fp8 page without magnitudes above 1e-36, whose factor is infinite, zeros
-// keep their sign.
+// The bytes are the CPU's, except where those depend on the order of comparisons or on the bits of
+// a NaN: here NaN makes NaN of all that shares its scale, a minimum of zero is -0 if one of its
+// zeros is, and on an fp8 page without magnitudes above 1e-36, whose factor is infinite, zeros keep
+// their sign.
 struct GatherPagesArgs {
   const void* keys = nullptr;          // [H, T, D] of dtype
   const void* values = nullptr;        // [H, T, D]

@@ -1,6 +1,6 @@
-// How far each key points away from where the keys of its head point on the average, on the GPU:
-// what the scorer keydiff of compress/ gives. Errors: InvalidArgument if sizes, strides or number
-// formats are not as below, else those of Launch() in launch.h.
+// How far each key's direction is from the mean direction of its head's keys, on the GPU: the
+// scores of compress/'s scorer keydiff. Errors: InvalidArgument if sizes, strides or number formats
+// are not as below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,10 +15,10 @@ namespace kvship::cuda {
 // scores[h, i] = -cos(k_i, mean over j of k_j / norm2(k_j)), 0 for a key of zeros. Source: KeyDiff,
 // arXiv 2504.15364.
 //
-// Directions are float32, added up in parts of a fixed number of keys, and those in double in their
-// order: the result does not depend on the device's size, and repeats bit for bit. From the CPU's,
-// which adds in double throughout, it differs by some units of 2^-24. Memory: device memory, keys
-// aligned to 16 bytes; D is 64 or 128.
+// Directions are float32 and summed in parts of a fixed number of keys; the parts are summed in
+// double, in order. The result does not depend on the device's size and is bit-reproducible. It
+// differs by some units of 2^-24 from the CPU's, which sums in double throughout. Memory: device
+// memory, keys aligned to 16 bytes; D is 64 or 128.
 struct KeyDirectionsArgs {
   const void* keys = nullptr;  // [H, T, D] of dtype
   float* scores = nullptr;     // [H, scores_row_stride]

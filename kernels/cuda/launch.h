@@ -1,6 +1,6 @@
-// How the CUDA operations start their kernels: checked launches, errors as Status, and the choice
-// of the element type. Host code, for the .cu files of this folder. Launches are asynchronous: an
-// operation has finished when its stream has.
+// Helpers that launch kernels: checked launches, errors as Status, and dispatch on the element
+// type. Host code, for the .cu files of this folder. Launches are asynchronous: an operation is
+// complete when its stream is.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,7 +18,7 @@
 
 namespace kvship::cuda {
 
-// ResourceExhausted if the device has no memory left, Internal for any other error.
+// ResourceExhausted if the device is out of memory, Internal for any other error.
 inline absl::Status CudaStatus(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return absl::OkStatus();
   const auto message = absl::StrCat(what, ": ", cudaGetErrorString(error));
@@ -26,7 +26,7 @@ inline absl::Status CudaStatus(cudaError_t error, const char* what) {
                                             : absl::InternalError(message);
 }
 
-// Of the current device.
+// An attribute of the current device.
 inline absl::StatusOr<size_t> DeviceAttribute(cudaDeviceAttr attribute, const char* what) {
   int device = 0, value = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -37,7 +37,7 @@ inline absl::StatusOr<size_t> DeviceAttribute(cudaDeviceAttr attribute, const ch
 inline absl::StatusOr<size_t> NumMultiprocessors() {
   return DeviceAttribute(cudaDevAttrMultiProcessorCount, "number of multiprocessors");
 }
-// Whether it runs code for sm_90a.
+// Whether the current device runs code for sm_90a.
 inline absl::StatusOr<bool> IsHopper() {
   ASSIGN_OR_RETURN(const size_t major,
                    DeviceAttribute(cudaDevAttrComputeCapabilityMajor, "compute capability"));
@@ -48,7 +48,7 @@ template <class... Parameters>
 absl::Status LaunchWith(cudaLaunchConfig_t config, cudaStream_t stream, dim3 grid, dim3 block,
                         size_t shared_bytes, void (*kernel)(Parameters...),
                         const std::type_identity_t<Parameters>&... arguments) {
-  // With what a block has besides, less than 48 KiB.
+  // Less than 48 KiB together with what else a block has.
   constexpr size_t kSharedWithoutAsking = 47 << 10;
   if (shared_bytes > kSharedWithoutAsking) {
     const cudaError_t error = cudaFuncSetAttribute(
@@ -62,7 +62,7 @@ absl::Status LaunchWith(cudaLaunchConfig_t config, cudaStream_t stream, dim3 gri
   return CudaStatus(cudaLaunchKernelEx(&config, kernel, arguments...), "kernel launch");
 }
 
-// Runs `kernel` on `stream`; returns the error of the launch, not of the run: CudaStatus().
+// Runs `kernel` on `stream`. Returns the launch's error as CudaStatus(), not that of the run.
 template <class... Parameters>
 absl::Status Launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes,
                     void (*kernel)(Parameters...),
@@ -70,8 +70,8 @@ absl::Status Launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_by
   return LaunchWith({}, stream, grid, block, shared_bytes, kernel, arguments...);
 }
 
-// Whether this file has code for compute capability 9.0: what is compiled for less, and by the
-// driver for the device, has no WaitForTheKernelBefore() in it.
+// Whether this file has code for compute capability 9.0. Code that is compiled for a lower one, and
+// by the driver for the device, has no WaitForTheKernelBefore() in it.
 static constexpr bool IsBuiltForHopper() {
 #ifdef __CUDA_ARCH_LIST__
   for (const int architecture : {__CUDA_ARCH_LIST__}) {
@@ -83,8 +83,8 @@ static constexpr bool IsBuiltForHopper() {
 #endif
 }
 
-// Launch() of a kernel that begins with WaitForTheKernelBefore(): on Hopper it is started while the
-// one before it runs, which saves a microsecond between kernels as short as that.
+// As Launch(), for a kernel that begins with WaitForTheKernelBefore(): on Hopper it starts while
+// the previous kernel runs, which saves a microsecond between kernels that are as short.
 template <class... Parameters>
 absl::Status LaunchEarly(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes,
                          void (*kernel)(Parameters...),
@@ -99,7 +99,7 @@ absl::Status LaunchEarly(cudaStream_t stream, dim3 grid, dim3 block, size_t shar
   return LaunchWith(config, stream, grid, block, shared_bytes, kernel, arguments...);
 }
 
-// launch(T{}) with T the element type of `dtype`, f16 or bf16.
+// Calls launch(T{}) with T the element type of `dtype`, f16 or bf16.
 template <class LaunchFunction>
 absl::Status WithElementType(DType dtype, LaunchFunction&& launch) {
   switch (dtype) {
@@ -109,7 +109,7 @@ absl::Status WithElementType(DType dtype, LaunchFunction&& launch) {
   }
 }
 
-// launch(std::integral_constant<int, D>{}) for the head sizes that the tiled kernels are made for.
+// Calls launch(std::integral_constant<int, D>{}) for head sizes that the tiled kernels support.
 template <class LaunchFunction>
 absl::Status WithHeadDim(size_t head_dim, LaunchFunction&& launch) {
   switch (head_dim) {

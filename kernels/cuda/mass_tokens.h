@@ -1,5 +1,5 @@
 // How many of its best tokens each head needs for a share of the window's attention, on the GPU:
-// the allocator mass of compress/allocator.h, for scores that are all there. Errors:
+// the allocator mass of compress/allocator.h, where every token has a score. Errors:
 // InvalidArgument if sizes, strides or number formats are not as below, else those of Launch() in
 // launch.h.
 #pragma once
@@ -13,12 +13,12 @@
 
 namespace kvship::cuda {
 
-// In each row tokens are taken in the order of their scores, ties by position, NaN last, after the
-// tokens n .. T - 1, which are always kept, until the votes on what is taken reach target_share of
-// G W: at least `least` of the n, at most `most`. offsets[h + 1] - offsets[h] = the number taken of
-// head h + num_appended, offsets[0] = 0: what TopPositions() takes. Votes are added up as multiples
-// of 2^-40, in whatever order. Memory: device memory; `workspace` of MassTokensWorkspaceBytes(),
-// filled with zeros before the first of the calls that share it.
+// Each row takes the tokens n .. T - 1, which are always kept, then others in the order of their
+// scores, ties by position, NaN last, until the votes on the taken tokens reach target_share of G
+// W: at least `least` of the n, at most `most`. offsets[h + 1] - offsets[h] = (how many of the n
+// head h takes) + num_appended, offsets[0] = 0, as TopPositions() expects. Votes are summed as
+// multiples of 2^-40, in any order. Memory: device memory; `workspace` of
+// MassTokensWorkspaceBytes(), filled with zeros before the first of the calls that share it.
 struct MassTokensArgs {
   const float* scores = nullptr;  // [H, scores_row_stride], n of a row count
   const float* votes = nullptr;   // [H * G, votes_row_stride], of W queries: WindowVotes()

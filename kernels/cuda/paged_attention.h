@@ -23,21 +23,21 @@ struct PagedHead {
   uint32_t num_tail_tokens = 0;
 };
 
-// Work is cut into runs of this many pages, whatever the batch: a sequence's result does not depend
-// on its company.
+// Work is split into runs of this many pages, whatever the batch: a sequence's result does not
+// depend on the rest of the batch.
 inline constexpr int kSplitPages = 8;
 
-// B * H at most.
+// The largest B * H.
 inline constexpr size_t kMostPagedHeads = 65535;
 
-// Pages of a head, and which of its tokens page `page` (counted through prefix and tail) holds.
+// Pages of a head, and which of its tokens are on page `page`, counted through prefix and tail.
 constexpr uint32_t NumPages(const PagedHead& head) {
   return static_cast<uint32_t>(PagesFor(head.num_prefix_tokens) + PagesFor(head.num_tail_tokens));
 }
 struct PageSlice {
   bool in_tail;
   uint32_t page;        // in the prefix or in the tail
-  uint32_t num_tokens;  // that count; 0 past the end
+  uint32_t num_tokens;  // valid in the page; 0 past the end
 };
 constexpr PageSlice SliceOf(const PagedHead& head, uint32_t page) {
   const uint32_t prefix_pages = static_cast<uint32_t>(PagesFor(head.num_prefix_tokens));
@@ -49,22 +49,22 @@ constexpr PageSlice SliceOf(const PagedHead& head, uint32_t page) {
   return {in_tail, own_page, left < kPageTokens ? left : static_cast<uint32_t>(kPageTokens)};
 }
 
-// Splits of a head of so many pages; of one without tokens it is the one that gives zeros.
+// Splits of a head with `num_pages` pages. A head without tokens has one, which gives zeros.
 constexpr uint32_t NumSplits(uint32_t num_pages) {
   return num_pages <= kSplitPages ? 1 : (num_pages + kSplitPages - 1) / kSplitPages;
 }
 
 // Attention of B sequences. Every slot is visible; a head without tokens gives zeros. Prefixes are
-// in `prefix_format`, any but f32, tails in that of `dtype`. What pages of another format hold is
-// rounded to `dtype` once: results are those of a prefix of such numbers. Hq / H is at most 16, D
-// 64 or 128. Splits are numbered through the heads; one that has no pages yet, and those from
-// first_split[B * H] to num_splits, do nothing. Memory: device memory; `workspace` of
-// PagedAttentionWorkspaceBytes(), not needed where num_splits is B * H.
+// in `prefix_format`, any but f32, tails in that of `dtype`. Values in another format are rounded
+// to `dtype` once, so results are those of a prefix in `dtype`. Hq / H is at most 16, D 64 or 128.
+// Splits are numbered through the heads; splits without pages yet, and those from first_split[B *
+// H] to num_splits, do nothing. Memory: device memory; `workspace` of
+// PagedAttentionWorkspaceBytes(), not needed if num_splits is B * H.
 struct PagedAttentionArgs {
   const void* q = nullptr;           // [B, Hq, D] of dtype, after RoPE, q_row_stride apart
   const PagedHead* heads = nullptr;  // [B, H]
-  // [B * H + 1]: of each head, of at least NumSplits(NumPages(head)) splits, and after the last;
-  // ascending from 0.
+  // [B * H + 1]: the first split of each head, and the end of the last head's; ascending from 0,
+  // with at least NumSplits(NumPages(head)) splits per head.
   const uint32_t* first_split = nullptr;
   void* out = nullptr;  // [B, Hq * D] of dtype
   void* workspace = nullptr;
@@ -75,7 +75,7 @@ struct PagedAttentionArgs {
   size_t num_kv_heads = 0;     // H
   size_t head_dim = 0;         // D
   size_t q_row_stride = 0;     // elements from one sequence's queries to the next's
-  size_t num_splits = 0;       // at least first_split[B * H]; B * H says that no head has two
+  size_t num_splits = 0;       // at least first_split[B * H]; B * H: no head has two
 };
 // The workspace has a row for each split and query head of its KV head: num_splits * Hq / H.
 constexpr size_t SplitRowBytes(size_t head_dim) { return (head_dim + 2) * sizeof(float); }

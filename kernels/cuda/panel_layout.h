@@ -1,5 +1,5 @@
-// Where the operands of a warpgroup's products lie in shared memory, and how they are named to the
-// tensor cores. Plain arithmetic without CUDA, so that the CPU's tests can check it.
+// The layout of a warpgroup's operands in shared memory, and their descriptors for the tensor
+// cores. Plain arithmetic without CUDA, so that the CPU's tests can check it.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +18,8 @@ constexpr size_t PanelOffset(size_t panel_rows, size_t row, size_t chunk) {
   return (panel * panel_rows + row) * kPanelElements + (within ^ (row & 7)) * 8;
 }
 
-// Names 16 columns of a panel to the tensor cores: `start` is the address of their first chunk in
-// the panel's first row, before the swizzle. Source: PTX ISA, "Matrix Descriptor Format".
+// The tensor cores' descriptor of 16 columns of a panel: `start` is the address of their first
+// chunk in the panel's first row, before the swizzle. Source: PTX ISA, "Matrix Descriptor Format".
 constexpr uint64_t OperandOf(uint32_t start) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
   constexpr uint64_t kGroupBytes = uint64_t{1024 >> 4} << 32;  // from eight rows to the next eight
@@ -27,8 +27,8 @@ constexpr uint64_t OperandOf(uint32_t start) {
   return kSwizzle128 | kGroupBytes | kUnused | (start & 0x3ffffu) >> 4;
 }
 
-// The 16 columns whose first chunk lies so many bytes further on, a multiple of 16: an addition to
-// the lower word, which saves the instructions of OperandOf() between products.
+// The descriptor of the 16 columns `num_bytes` further on, a multiple of 16: an addition to the
+// lower word, which saves the instructions of OperandOf() between products.
 constexpr uint64_t OperandAfter(uint64_t operand, uint32_t num_bytes) {
   return operand >> 32 << 32 | (static_cast<uint32_t>(operand) + (num_bytes >> 4));
 }

@@ -1,5 +1,5 @@
-// Votes to scores on the GPU: PoolScores() and ReduceGroups() of kernels/scores.h in one pass.
-// Errors: InvalidArgument if sizes, strides or number formats are not as below, else those of
+// Turns votes into scores on the GPU: PoolScores() and ReduceGroups() of kernels/scores.h in one
+// pass. Errors: InvalidArgument if sizes, strides or number formats are not as below, else those of
 // Launch() in launch.h.
 #pragma once
 

@@ -16,8 +16,8 @@
 
 namespace kvship::cuda {
 
-// out[m, n] = sum over k of x[m, k] weights[n, k], plus bias[n] where there is one, added to what
-// is there with `accumulate`. Sums are float32. Memory: device memory, aligned to 16 bytes; K is a
+// out[m, n] = sum over k of x[m, k] weights[n, k], plus bias[n] if given, added to the contents of
+// out with `accumulate`. Sums are float32. Memory: device memory, aligned to 16 bytes; K is a
 // multiple of 8.
 struct ProductArgs {
   const void* x = nullptr;        // [M, K] of dtype
@@ -25,19 +25,19 @@ struct ProductArgs {
   const void* bias = nullptr;     // [N] of out_dtype
   void* out = nullptr;            // [M, N] of out_dtype
   DType dtype = DType::kBf16;
-  DType out_dtype = DType::kBf16;  // that, or f32
+  DType out_dtype = DType::kBf16;  // dtype, or f32
   size_t num_tokens = 0;           // M
   size_t rows = 0;                 // N
   size_t cols = 0;                 // K
   bool accumulate = false;
 };
 
-// FailedPrecondition, naming the library, if cuBLASLt is not there.
+// FailedPrecondition, naming the library, if cuBLASLt is missing.
 absl::Status FindCublasLt();
 
-// Chooses an algorithm for each shape when it first comes, the same for the same shape, so that
-// equal calls give equal bits; rows may differ in the last bits between values of M. One stream at
-// a time: products share a workspace.
+// Products runs products with one algorithm per shape, chosen at the first use, so that equal calls
+// give equal bits; rows may differ in the last bits between values of M. One stream at a time:
+// products share a workspace.
 class Products {
  public:
   // Errors: as FindCublasLt, ResourceExhausted if the device has no room.
@@ -46,8 +46,8 @@ class Products {
   Products(const Products&) = delete;
   Products& operator=(const Products&) = delete;
 
-  // Errors: InvalidArgument for other sizes or formats than said, Unimplemented if cuBLASLt has no
-  // algorithm for them, Internal for whatever else it refuses.
+  // InvalidArgument for sizes or formats other than above, Unimplemented if cuBLASLt has no
+  // algorithm for them, Internal for anything else that it refuses.
   absl::Status Run(cudaStream_t stream, const ProductArgs& args);
 
  private:

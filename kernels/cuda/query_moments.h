@@ -1,7 +1,7 @@
 // Moments of a prompt's queries before RoPE, on the GPU: AddMoments() of kernels/moments.h on
-// activations in 16 bits, and the moments that queries at positions to come are expected to have.
-// Errors: InvalidArgument if sizes, strides or number formats are not as below, else those of
-// Launch() in launch.h.
+// activations in 16 bits, and the moments expected of queries at future positions. Errors:
+// InvalidArgument if sizes, strides or number formats are not as below, else those of Launch() in
+// launch.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -19,9 +19,9 @@ namespace kvship::cuda {
 //   sums[h, a] += sum over m of q[m, h, a]
 //   products[h, a, b] += sum over m of q[m, h, a] * q[m, h, b]         for b >= a
 //
-// Where `norm` is given, each q[m, h] first becomes q / sqrt(mean(q^2) + epsilon) * norm, in
-// float32 (Qwen3). In double, where a product of floats is exact, row after row: the sums are the
-// CPU's of the same rows, to the bit, and do not depend on the blocks in which rows come.
+// If `norm` is given, each q[m, h] first becomes q / sqrt(mean(q^2) + epsilon) * norm, in float32
+// (Qwen3). The sums are in double, where a product of floats is exact, row after row: they equal
+// the CPU's of the same rows to the bit, and do not depend on the blocks in which rows arrive.
 // products[h, a, b] for b < a is not defined. Memory: device memory, q and norm aligned to 16
 // bytes; D is 64 or 128.
 struct AddQueryMomentsArgs {
@@ -38,9 +38,9 @@ struct AddQueryMomentsArgs {
 };
 absl::Status AddQueryMoments(cudaStream_t stream, const AddQueryMomentsArgs& args);
 
-// mean[h] = R mu and covariance[h] = R Sigma R^T, with mu and Sigma (centred, divided by the number
-// of queries) of sums as above, and R the mean of the RoPE matrices of the positions to come, of
-// which `turns` has a cosine and a sine per pair of elements. In double, rounded at the end.
+// mean[h] = R mu and covariance[h] = R Sigma R^T. mu and Sigma (centred, divided by the number of
+// queries) are those of the sums above; R is the mean of the RoPE matrices of the future positions,
+// given in `turns` as a cosine and a sine per pair of elements. In double, rounded at the end.
 // Source: expected attention, arXiv 2510.00636, section 3. Memory: device memory.
 struct TurnMomentsArgs {
   const double* sums = nullptr;      // [Hq, D]

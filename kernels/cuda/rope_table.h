@@ -1,4 +1,4 @@
-// Cosines and sines by which RopeAndStore() turns queries and keys, on the GPU. Errors:
+// Cosines and sines by which RopeAndStore() rotates queries and keys, on the GPU. Errors:
 // InvalidArgument if sizes, strides or number formats are not as below, else those of Launch() in
 // launch.h.
 #pragma once

@@ -1,5 +1,5 @@
-// Shares a layer's places among its heads by their scores, on the GPU: AdaKV (arXiv 2407.11550) as
-// compress/allocator.h describes it, for scores that are all there. Errors: InvalidArgument if
+// Divides a layer's budget among its heads by their scores, on the GPU: AdaKV (arXiv 2407.11550) as
+// compress/allocator.h describes it, where every token has a score. Errors: InvalidArgument if
 // sizes, strides or number formats are not as below, else those of Launch() in launch.h.
 #pragma once
 
@@ -12,11 +12,11 @@
 
 namespace kvship::cuda {
 
-// Every row is sure of its num_sure largest scores; num_shared more places go to the highest of all
-// other scores, ties to the smaller row, then to the smaller position, NaN last. offsets[r + 1] -
-// offsets[r] = the places of row r + num_appended, offsets[0] = 0: what TopPositions() takes.
-// Exact: the CPU's result. Memory: device memory; `workspace` of ShareTokensWorkspaceBytes(),
-// filled with zeros before the first of the calls with one number of rows that share it.
+// Every row gets its num_sure largest scores; num_shared more places go to the highest of all other
+// scores, ties to the smaller row, then to the smaller position, NaN last. offsets[r + 1] -
+// offsets[r] = (the places of row r) + num_appended, offsets[0] = 0, as TopPositions() expects.
+// Exactly the CPU's result. Memory: device memory; `workspace` of ShareTokensWorkspaceBytes(),
+// filled with zeros before the first of the calls that share it, all with one number of rows.
 struct ShareTokensArgs {
   const float* scores = nullptr;  // [R, n]
   int32_t* offsets = nullptr;     // [R + 1]

@@ -1,5 +1,5 @@
-// Stream and Event own what CUDA calls so: a queue of work on one GPU, and a mark in it that the
-// host waits for. Both move; work may be enqueued by one thread at a time.
+// Stream and Event own a CUDA stream, a queue of work on one GPU, and a CUDA event, a mark in it
+// that the host waits for. Movable; one thread at a time may enqueue work.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -14,9 +14,9 @@ namespace kvship::cuda {
 
 class Stream {
  public:
-  // On the current device, in order with copies that name no stream.
+  // On the current device, in order with the default stream.
   static absl::StatusOr<Stream> Create() { return CreateWith(cudaStreamDefault); }
-  // The same, but beside those.
+  // On the current device, not in order with the default stream.
   static absl::StatusOr<Stream> CreateBesideDefault() { return CreateWith(cudaStreamNonBlocking); }
 
   Stream() = default;

@@ -1,4 +1,4 @@
-// Names a tensor in device memory to the engine that copies boxes of it into shared memory
+// Describes a tensor in device memory to the engine that copies boxes of it into shared memory
 // (Hopper's TMA). Host code, without a device or memory of its own.
 #pragma once
 
@@ -9,13 +9,13 @@
 
 namespace kvship::cuda {
 
-// A parameter of a kernel: __grid_constant__, and never touched but by copies.
+// A kernel parameter: __grid_constant__, and accessed only by copies.
 struct alignas(128) TensorMap {
   std::byte opaque[128];
 };
 
-// A tensor [d2, d1, d0] of 16-bit elements, d0 side by side; a box is [b2, b1, 64] of them, which
-// becomes the rows of a panel (panel_layout.h): b2 * b1 rows of 128 bytes. What of a box lies past
+// A tensor [d2, d1, d0] of 16-bit elements, d0 contiguous; a box is [b2, b1, 64] of them, which
+// becomes the rows of a panel (panel_layout.h): b2 * b1 rows of 128 bytes. The part of a box past
 // the tensor's end becomes zeros.
 struct BoxedTensor {
   const void* data = nullptr;  // device memory, aligned to 16 bytes
@@ -24,7 +24,7 @@ struct BoxedTensor {
   uint32_t box_rows[2] = {};   // b1, b2: 1 to 256
 };
 
-// Errors: FailedPrecondition where the driver has no such function, Internal for what it refuses.
+// FailedPrecondition if the driver has no such function, Internal for anything that it refuses.
 absl::StatusOr<TensorMap> MakeTensorMap(const BoxedTensor& tensor);
 
 }  // namespace kvship::cuda

@@ -1,5 +1,5 @@
-// Where the elements of matrix tiles lie: in shared memory, and in the registers of a warp that
-// multiplies them. Plain arithmetic without CUDA, so that the CPU's tests can check it.
+// The layout of matrix tiles in shared memory, and in the registers of a warp that multiplies them.
+// Plain arithmetic without CUDA, so that the CPU's tests can check it.
 #pragma once
 
 namespace kvship::cuda {

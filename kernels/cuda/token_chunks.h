@@ -14,8 +14,8 @@ namespace kvship::cuda {
 
 // chunk_scores[j] = the mean over the tokens [j c, (j + 1) c) below T of the sum over the heads of
 // scores[h, i], where the first num_sinks and the last num_recent tokens count as the largest of
-// all scores + 1, and others without a score as the smallest. Added up in double, head after head
-// and token after token: the CPU's numbers. Memory: device memory.
+// all scores + 1, and others without a score as the smallest. Sums are in double, head by head and
+// token by token: the CPU's numbers. Memory: device memory.
 struct ChunkScoresArgs {
   const float* scores = nullptr;  // [H, scores_row_stride], num_scored of a row count
   float* chunk_scores = nullptr;  // [NumChunks]
@@ -31,8 +31,8 @@ struct ChunkScoresArgs {
 size_t ChunkScoresWorkspaceBytes();
 absl::Status ChunkScores(cudaStream_t stream, const ChunkScoresArgs& args);
 
-// The tokens of chosen chunks as positions of every head: positions[h n .. (h + 1) n) are those of
-// the chunks, ascending, n of them, and offsets[h] = h n. Memory: device memory.
+// The tokens of chosen chunks as positions of every head: positions[h n .. (h + 1) n) are the n
+// tokens of the chunks, ascending, and offsets[h] = h n. Memory: device memory.
 struct ChunkPositionsArgs {
   const int32_t* chunks = nullptr;  // [num_chunks], ascending
   int32_t* offsets = nullptr;       // [H + 1]

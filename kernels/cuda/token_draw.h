@@ -1,6 +1,6 @@
-// Drawing the next tokens of a batch on the GPU: DrawToken() of kernels/token_draw.h, which gives
-// the same tokens. Errors: InvalidArgument if sizes, strides or number formats are not as below,
-// else those of Launch() in launch.h.
+// Draws the next tokens of a batch on the GPU, the same as DrawToken() of kernels/token_draw.h.
+// Errors: InvalidArgument if sizes, strides or number formats are not as below, else those of
+// Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,8 +13,8 @@
 
 namespace kvship::cuda {
 
-// tokens[b] = the token drawn from logits[b] as draws[b] says, whose index becomes one more: the
-// next call draws the next output token. Memory: device memory.
+// tokens[b] = the token drawn from logits[b] by draws[b], whose index is then incremented: the next
+// call draws the next output token. Memory: device memory.
 struct DrawTokensArgs {
   const float* logits = nullptr;  // [B, V]
   TokenDraw* draws = nullptr;     // [B]

@@ -1,7 +1,7 @@
-// Scores of tokens that ask no query, on the GPU: what the scorers knorm, streaming_llm and random
-// of compress/ give. And what is done to scores whoever gave them: one score for tokens that come
-// first or last whatever they score, and h2o's mean over queries. Errors: InvalidArgument if sizes,
-// strides or number formats are not as below, else those of Launch() in launch.h.
+// Scores that need no query, on the GPU: those of compress/'s scorers knorm, streaming_llm and
+// random. Also operations on any scores: a fixed score for tokens that rank first or last, and
+// h2o's mean over queries. Errors: InvalidArgument if sizes, strides or number formats are not as
+// below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,7 +16,7 @@ namespace kvship::cuda {
 
 enum class TokenScore : uint8_t {
   kSmallNorm,  // -norm2(k_i); arXiv 2406.11430
-  kLate,       // i: of tokens without a mark the last ones are chosen; arXiv 2309.17453
+  kLate,       // i: later tokens rank higher; arXiv 2309.17453
   kRandom,     // uniform in [0, 1): the top 24 of RandomBits(RandomBits(seed, h), i)
 };
 
@@ -36,8 +36,8 @@ struct ScoreTokensArgs {
 };
 absl::Status ScoreTokens(cudaStream_t stream, const ScoreTokensArgs& args);
 
-// scores[h, i] = `score` for the tokens [begin, end), at least one: with infinity they are chosen
-// first, with minus infinity after all others.
+// scores[h, i] = `score` for the tokens [begin, end), at least one: infinity ranks them first,
+// minus infinity last.
 struct FillScoresArgs {
   float* scores = nullptr;  // [H, scores_row_stride]
   size_t num_heads = 0;     // H

@@ -1,4 +1,4 @@
-// Exact choice of the k best positions per row of scores, on the GPU: TopPositions() of
+// Exact selection of the k best positions per row of scores, on the GPU: TopPositions() of
 // kernels/scores.h for many rows at once. Errors: InvalidArgument if sizes, strides or number
 // formats are not as below, else those of Launch() in launch.h.
 #pragma once
@@ -13,8 +13,8 @@
 
 namespace kvship::cuda {
 
-// The order of scores as an order of unsigned integers: NaN is the smallest, and both zeros are
-// one.
+// Maps scores to unsigned integers in the same order: NaN is the smallest, and both zeros are
+// equal.
 constexpr uint32_t ScoreKey(uint32_t float_bits) {
   const uint32_t magnitude = float_bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return 0;
@@ -35,11 +35,11 @@ constexpr uint32_t RadixPrefix(uint32_t key, int pass) {
 }
 
 // positions[offsets[r] .. offsets[r + 1]) = the positions of row r's k largest scores, ascending,
-// where ties at the boundary go to the smallest position and NaN is the smallest score; then the
+// with ties at the boundary to the smallest position and NaN as the smallest score; then the
 // num_appended positions n, n + 1, ... that are always kept. k is what offsets leave beside these,
-// and at most n. Bit for bit the CPU's result. Memory: device memory; `workspace` of
-// TopPositionsWorkspaceBytes(), filled with zeros before the first of the calls with one number of
-// rows that share it: each leaves its counters at zero for the next.
+// at most n. Bit-identical to the CPU's result. Memory: device memory; `workspace` of
+// TopPositionsWorkspaceBytes(), filled with zeros before the first of the calls that share it, all
+// with one number of rows: each leaves its counters at zero for the next.
 struct TopPositionsArgs {
   const float* scores = nullptr;     // [R, n]
   const int32_t* offsets = nullptr;  // [R + 1]

@@ -1,4 +1,4 @@
-// Keeps the queries of the observation window, which lie among those of a block of the prompt.
+// Copies the observation window's queries out of those of a block of the prompt, on the GPU.
 // Errors: InvalidArgument if sizes, strides or number formats are not as below, else those of
 // Launch() in launch.h.
 #pragma once

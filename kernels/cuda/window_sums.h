@@ -1,8 +1,7 @@
 // The log-sum-exp of the prompt's last queries over the keys, on the GPU: WindowLogSumExp() of
-// kernels/scores.h. With WindowVotes() it makes the two-pass form of scoring, for where attention
-// has left none, or where the softmax runs over fewer keys than attention's. Errors:
-// InvalidArgument if sizes, strides or number formats are not as below, else those of Launch() in
-// launch.h.
+// kernels/scores.h. With WindowVotes() it gives two-pass scoring, for queries without a log-sum-exp
+// from attention, or whose softmax runs over fewer keys than attention's. Errors: InvalidArgument
+// if sizes, strides or number formats are not as below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,9 +14,9 @@
 namespace kvship::cuda {
 
 // lse[h, w] = log(sum over the keys i < num_keys, i <= first_position + w, of exp(q[h,w].k[i] /
-// sqrt(D))). Keys are taken in parts of a fixed number, and those merged in a fixed order: the
-// result does not depend on the device's size, and repeats bit for bit. Memory: device memory, q
-// and keys aligned to 16 bytes; W is 1 to WindowVotes' kMostWindowQueries, D 64 or 128.
+// sqrt(D))). Keys are taken in parts of a fixed number, which are merged in a fixed order: the
+// result does not depend on the device's size and is bit-reproducible. Memory: device memory, q and
+// keys aligned to 16 bytes; W is 1 to WindowVotes' kMostWindowQueries, D 64 or 128.
 struct WindowLogSumExpArgs {
   const void* q = nullptr;     // [Hq, W, D] of dtype, after RoPE, queries side by side
   const void* keys = nullptr;  // [H, T, D] of dtype, after RoPE

@@ -1,7 +1,7 @@
-// How much consecutive queries of a prompt, as a rule its last, attend to each key, on the GPU:
-// kernels/scores.h on tensor cores, in one pass over the keys, with the log-sum-exp of attention or
-// of window_sums.h. Errors: InvalidArgument if sizes, strides or number formats are not as below,
-// else those of Launch() in launch.h.
+// The attention of consecutive queries of a prompt, usually its last, to each key, on the GPU:
+// WindowVotes() of kernels/scores.h on tensor cores, in one pass over the keys, with the
+// log-sum-exp of attention or of window_sums.h. Errors: InvalidArgument if sizes, strides or number
+// formats are not as below, else those of Launch() in launch.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,7 +13,7 @@
 
 namespace kvship::cuda {
 
-// What one pass over the keys takes.
+// The most queries that one pass over the keys takes.
 inline constexpr size_t kMostWindowQueries = 64;
 
 // votes[h, i] = sum over w of exp(q[h,w].k[i] / sqrt(D) - lse[h,w]), zero where i > first_position
@@ -43,19 +43,19 @@ struct WindowVotesArgs {
 };
 absl::Status WindowVotes(cudaStream_t stream, const WindowVotesArgs& args);
 
-// The two ways in which that is done: by warps, on any device, and on Hopper by warpgroups, whose
-// products read the keys from shared memory once for all query heads.
+// The two implementations: by warps, on any device, and on Hopper by warpgroups, whose products
+// read the keys from shared memory once for all query heads.
 absl::Status WindowVotesSm80(cudaStream_t stream, const WindowVotesArgs& args);
 absl::Status WindowVotesSm90(cudaStream_t stream, const WindowVotesArgs& args);
-// As WindowVotesSm90(), with keys that one thread has copied by boxes (TMA). No GPU has run it yet:
-// the first that does decides which of the two is deleted, and until then WindowVotes() takes the
-// measured one. Errors besides: FailedPrecondition where the driver cannot name tensors to copies.
+// As WindowVotesSm90(), but one thread copies the keys in boxes (TMA). No GPU has run it yet: the
+// first that does decides which of the two is deleted, and until then WindowVotes() uses the
+// measured one. Also FailedPrecondition if the driver cannot make tensor maps.
 absl::Status WindowVotesTma(cudaStream_t stream, const WindowVotesArgs& args);
 
-// What they all refuse: InvalidArgument naming what is wrong.
+// The checks of all of them: InvalidArgument naming what is wrong.
 absl::Status CheckWindowVotes(const WindowVotesArgs& args);
 
-// The same by one thread per vote, in float32 without tensor cores: the reference of the tests.
+// As WindowVotes(), by one thread per vote, in float32 without tensor cores: the tests' reference.
 absl::Status WindowVotesNaive(cudaStream_t stream, const WindowVotesArgs& args);
 
 }  // namespace kvship::cuda
