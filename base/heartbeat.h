@@ -23,7 +23,7 @@ class Heartbeat {
   // A silence of this many times the longest step is hopeless: a step that is only slow has ended.
   static constexpr int kHopeless = 5;
 
-  // For the watched thread.
+  // Called by the watched thread.
   void Beat() { last_.store(Now(), std::memory_order_relaxed); }
 
   // Records that the device is lost: the thread continues, but all its work will fail.

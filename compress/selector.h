@@ -1,6 +1,5 @@
-// The selector picks a layer's best tokens beside the always-kept ones: per head, or whole chunks
-// for all heads together. Ties go to the smallest position; NaN is the lowest score. Pure
-// functions.
+// The selector picks a layer's best tokens beside the always-kept ones: per head, or in whole
+// chunks for all heads. Ties go to the smallest position; NaN is the lowest score. Pure functions.
 #pragma once
 
 #include <cstdint>

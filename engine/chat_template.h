@@ -35,8 +35,8 @@ class ChatTemplate {
   // token if the template does: encode it with its contents as plain text and prepend nothing.
   // InvalidArgument: no messages, messages that the template refuses, an unsupported role,
   // unsupported tools, a forced call without tools, or content with a mark of the template that is
-  // not a special token and could forge a message. FailedPrecondition: the model cannot think, or
-  // not think, as the options require.
+  // not a special token and could forge a message. FailedPrecondition: the model cannot be made to
+  // think, or not to, as the options require.
   absl::StatusOr<ChatPrompt> Render(std::span<const ChatMessage> messages,
                                     const Options& options) const;
   absl::StatusOr<ChatPrompt> Render(std::span<const ChatMessage> messages) const {

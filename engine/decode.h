@@ -37,7 +37,7 @@ class DecodeEngine final : public Decoder {
 
  private:
   absl::Status Layer(size_t layer, std::span<const Item> items);
-  // Appends K and V to the tails and attends. qkv [B, (Hq + 2 H) D], Q and K turned.
+  // Appends K and V to the tails and attends. qkv [B, (Hq + 2 H) D], Q and K rotated.
   absl::Status Attend(size_t layer, std::span<const Item> items, TensorView qkv);
   // residual += the layer's feed-forward network of x. Both [B, C].
   absl::Status FeedForward(const LayerWeights& w, TensorView x, TensorView residual);

@@ -1,5 +1,5 @@
 // FileTensor is one tensor as a checkpoint's file describes it, its bytes borrowed from the mapped
-// file. The GGUF and safetensors readers return tables of them, with every bound checked.
+// file. The GGUF and safetensors readers return tables of them, all bounds checked. Plain data.
 #pragma once
 
 #include <cstddef>

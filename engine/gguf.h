@@ -1,6 +1,6 @@
 // GgufFile is an open GGUF file (versions 2 and 3, little-endian): its metadata and its tensors,
 // borrowed from the mapping that it owns. Open checks every length, count and offset against the
-// file before use, so that the accessors cannot leave it. Immutable after Open.
+// file before use, so the accessors cannot read outside it. Immutable after Open.
 //
 // Source: the GGUF specification, docs/gguf.md of ggml-org/ggml.
 #pragma once
@@ -47,8 +47,8 @@ class GgufFile {
   const FileTensors& tensors() const { return tensors_; }
   bool Has(absl::string_view key) const { return Find(key) != nullptr; }
 
-  // A metadata value: nullopt where the key is absent, InvalidArgument naming the key where the
-  // value is of another type or, for Count, negative. Views live as long as the file is open.
+  // A metadata value: nullopt if the key is absent, InvalidArgument naming the key if the value is
+  // of another type or, for Count, negative. Views live as long as the file is open.
   absl::StatusOr<std::optional<uint64_t>> Count(absl::string_view key) const;
   absl::StatusOr<std::optional<double>> Number(absl::string_view key) const;
   absl::StatusOr<std::optional<bool>> Flag(absl::string_view key) const;
@@ -57,7 +57,7 @@ class GgufFile {
   absl::StatusOr<std::optional<std::vector<int64_t>>> Integers(absl::string_view key) const;
   absl::StatusOr<std::optional<std::vector<float>>> Floats(absl::string_view key) const;
 
-  // The same values where the key must be there: InvalidArgument if it is not.
+  // As above for required keys: InvalidArgument if the key is absent.
   absl::StatusOr<uint64_t> RequiredCount(absl::string_view key) const;
   absl::StatusOr<absl::string_view> RequiredText(absl::string_view key) const;
 

@@ -46,8 +46,8 @@ struct Transformer {
   std::vector<float> output_norm;  // [C]
   WeightView output;               // [vocab, C]; the embedding if the model ties them
 
-  // SHA-256 over the configuration and each tensor's name, format, shape and content: equal exactly
-  // if two processes would compute the same thing.
+  // SHA-256 over the configuration and each tensor's name, format, shape and checksum: equal if two
+  // processes would compute the same thing (WeightSource::Identity).
   Sha256Digest identity;
 
   std::vector<MappedFile> files;

@@ -12,7 +12,7 @@ namespace kvship {
 inline constexpr absl::string_view kXmlValueEnd = "</parameter>";
 
 // `text` begins with <tool_call> or, as some models omit that, with <function=, and extends the
-// text of the previous call with this `reading`. `is_whole`: it will not grow.
+// text that this `reading` last saw. `is_whole`: it will not grow.
 CallState ReadXmlCall(absl::string_view text, bool is_whole, const ToolParameters& parameters,
                       CallReading& reading);
 

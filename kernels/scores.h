@@ -17,14 +17,14 @@ namespace kvship {
 
 // How much W consecutive queries, the first at position `first_position`, attend to each key:
 //
-//   votes[h, i] = sum over w of exp(q[h,w].k[i] / sqrt(D) - lse[h,w]),  zero where i >
-//   first_position + w
+//   votes[h, i] = sum over w of exp(q[h,w].k[i] / sqrt(D) - lse[h,w]),
+//                 zero where i > first_position + w
 //
 // One pass over K. Shapes: q [Hq, W, D], keys [H, T, D] f32 after RoPE, lse [Hq, W] f32 -> votes
 // [Hq, num_keys] f32, num_keys <= T: of the keys [0, num_keys). Source: SnapKV, arXiv 2404.14469.
 //
-// With `accumulate` the queries' attention is added to the votes that are there, query after query,
-// so that a prompt's column sums do not depend on the blocks in which its queries came.
+// With `accumulate` the queries' attention is added to the existing votes, query by query, so that
+// a prompt's column sums do not depend on the blocks in which its queries came.
 struct WindowVotesArgs {
   TensorView q;
   TensorView keys;

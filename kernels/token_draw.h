@@ -17,8 +17,7 @@
 
 namespace kvship {
 
-// A distance has 27 bits after the point, so that it is exact to a float's precision, and 5 before
-// it.
+// A distance has 27 bits after the point, as precise as a float, and 5 before it.
 inline constexpr int kHalvingBits = 27;
 inline constexpr uint32_t kNoChance = ~uint32_t{0};
 

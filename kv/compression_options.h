@@ -44,7 +44,7 @@ struct CompressionOptions {
   // ada) or at most (mass). A budget_ratio above 0 overrides this number with ratio * T.
   size_t budget_tokens = 1024;
   double budget_ratio = 0;
-  size_t min_tokens = 0;  // shorter prompts, and those of this length, are kept whole
+  size_t min_tokens = 0;  // prompts up to this length are kept whole
   // Tokens always kept at the start and at the end. Unset: what the scorer's paper keeps.
   std::optional<size_t> sinks;
   std::optional<size_t> recent_tokens;

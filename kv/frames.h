@@ -98,7 +98,7 @@ class CacheReceiver {
   FrameDigest digest_;
   std::vector<LayerHeader> layers_;  // begun so far
   size_t layer_bytes_ = 0;           // of the layer begun last
-  size_t received_bytes_ = 0;        // received so far, of that layer
+  size_t received_bytes_ = 0;        // of it, received so far
   bool finished_ = false;
 };
 

@@ -49,9 +49,9 @@ struct LayerView {
   size_t window_begin = 0;
   // Sums of softmax(q.k / sqrt(D)) over all queries: [Hq, T] f32.
   TensorView column_sums;
-  // Mean mu and covariance Sigma (centred, divided by the number of queries) of the queries before
-  // RoPE, rotated by R, the mean of the RoPE matrices of the future positions: R mu [Hq, D] and R
-  // Sigma R^T [Hq, D, D], both f32.
+  // Mean and covariance (centred, divided by the number of queries) of the queries before RoPE,
+  // rotated by R, the mean of the RoPE matrices of the future positions: R mu, [Hq, D] f32, and R
+  // Sigma R^T, [Hq, D, D] f32.
   TensorView query_mean;
   TensorView query_covariance;
 };

@@ -3,8 +3,7 @@
 // copy of the plan's maximum size, counts included, or laid into frames on the device, with only
 // counts and checksums copied. Either way the host waits once, for the copies to complete.
 //
-// One per request; belongs to one thread and one stream. Operations enqueue work and return at
-// once.
+// One per request; belongs to one thread and one stream. Operations enqueue and return at once.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,8 +1,7 @@
 // DeviceCompressor is the GPU's Compressor, for every scorer that DeviceScorer has: it turns each
 // finished layer of a prompt into its compact form in device memory.
 //
-// One per request; belongs to one thread and one stream. Operations enqueue work and return at
-// once.
+// One per request; belongs to one thread and one stream. Operations enqueue and return at once.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,8 +1,8 @@
 // DeviceScorer is the GPU's Scorer: it scores the tokens of a layer. It computes the CPU's formulas
 // (each is in its scorer's file in compress/) from queries and keys in 16 bits.
 //
-// One per request; belongs to one thread and one stream. Operations enqueue work, return at once,
-// and return the kernels' errors.
+// One per request; belongs to one thread and one stream. Operations enqueue and return at once,
+// with the errors of the kernels.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -53,7 +53,7 @@ class DeviceScorer {
   absl::Status Score(const DeviceLayerView& layer, float* scores, size_t row_stride);
 
   // Enqueues the window queries' attention to each key, summed over the queries, softmax over all
-  // keys. Returns [Hq, T] f32 in device memory, for the layer scored last and valid until the next
+  // keys. Returns [Hq, T] f32 in device memory for the layer scored last, valid until the next
   // Score.
   absl::StatusOr<const float*> WindowAttention(const DeviceLayerView& layer);
 

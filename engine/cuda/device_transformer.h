@@ -17,7 +17,7 @@ namespace kvship::cuda {
 
 inline constexpr size_t kElementBytes = 2;  // of f16 and bf16
 
-// Heads that the fused product of a layer gives: queries, keys, values.
+// Heads that the fused product of a layer yields: queries, keys, values.
 inline size_t NumHeads(const ModelConfig& config) {
   return config.num_query_heads + 2 * config.num_kv_heads;
 }

@@ -18,9 +18,9 @@ inline constexpr size_t kMostExperts = 512;  // E
 
 // All pointers are device memory aligned to 16 bytes. Each of M tokens goes through K of E experts.
 
-// experts[m] = those with the K largest of logits[m], the largest first, of equal ones the first
-// expert; NaN is the smallest logit. weights[m] = their shares of a softmax over all experts, or,
-// if `normalizes`, over the chosen ones; NaN where a logit is. Sources: engine/expert_routing.h.
+// experts[m] = those with the K largest of logits[m], the largest first, ties to the first expert;
+// NaN is the smallest logit. weights[m] = their shares of a softmax over all experts or, if
+// `normalizes`, over the chosen ones; NaN if a logit is. Sources: engine/expert_routing.h.
 struct ChooseExpertsArgs {
   const float* logits = nullptr;  // [M, E]
   uint32_t* experts = nullptr;    // [M, K]

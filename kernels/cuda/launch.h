@@ -48,7 +48,7 @@ template <class... Parameters>
 absl::Status LaunchWith(cudaLaunchConfig_t config, cudaStream_t stream, dim3 grid, dim3 block,
                         size_t shared_bytes, void (*kernel)(Parameters...),
                         const std::type_identity_t<Parameters>&... arguments) {
-  // Less than 48 KiB together with what else a block has.
+  // With a block's other shared memory, less than 48 KiB.
   constexpr size_t kSharedWithoutAsking = 47 << 10;
   if (shared_bytes > kSharedWithoutAsking) {
     const cudaError_t error = cudaFuncSetAttribute(
@@ -84,7 +84,7 @@ static constexpr bool IsBuiltForHopper() {
 }
 
 // As Launch(), for a kernel that begins with WaitForTheKernelBefore(): on Hopper it starts while
-// the previous kernel runs, which saves a microsecond between kernels that are as short.
+// the previous kernel runs, which saves a microsecond between short kernels.
 template <class... Parameters>
 absl::Status LaunchEarly(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes,
                          void (*kernel)(Parameters...),

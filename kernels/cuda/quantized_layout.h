@@ -16,7 +16,7 @@ struct CodeLayout {
   static constexpr int kRowBytes = kHeadDim * static_cast<int>(PageElementBits(kFormat)) / 8;
   static constexpr int kKeyBytes = kRowBytes / 4;
   static constexpr int kValueBytes = kRowBytes / 8;
-  // Codes of a byte; those of the high bits are 16 channels on.
+  // Codes per byte; the one in the high bits is 16 channels further on.
   static constexpr int kByteCodes = 8 / static_cast<int>(PageElementBits(kFormat));
 
   // The channel of the code in the low bits of a row's byte.

@@ -16,12 +16,12 @@ namespace kvship::cuda {
 // The most queries that one pass over the keys takes.
 inline constexpr size_t kMostWindowQueries = 64;
 
-// votes[h, i] = sum over w of exp(q[h,w].k[i] / sqrt(D) - lse[h,w]), zero where i > first_position
-// + w
+// votes[h, i] = sum over w of exp(q[h,w].k[i] / sqrt(D) - lse[h,w]),
+//               zero where i > first_position + w
 //
 // Every vote is computed by the same sequence of operations whatever the number of keys and the
-// device's size. With `accumulate` that sum is added to the vote that is there. Memory: device
-// memory, q and keys aligned to 16 bytes. W is 1 to kMostWindowQueries, D 64 or 128.
+// device's size. With `accumulate` the sum is added to the existing vote. Memory: device memory, q
+// and keys aligned to 16 bytes. W is 1 to kMostWindowQueries, D 64 or 128.
 struct WindowVotesArgs {
   const void* q = nullptr;     // [Hq, W, D] of dtype, after RoPE
   const void* keys = nullptr;  // [H, T, D] of dtype, after RoPE
