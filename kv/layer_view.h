@@ -50,8 +50,8 @@ struct LayerView {
   // Sums of softmax(q.k / sqrt(D)) over all queries: [Hq, T] f32.
   TensorView column_sums;
   // Mean and covariance (centred, divided by the number of queries) of the queries before RoPE,
-  // rotated by R, the mean of the RoPE matrices of the future positions: R mu, [Hq, D] f32, and R
-  // Sigma R^T, [Hq, D, D] f32.
+  // rotated by R, the mean of the RoPE matrices of the future positions:
+  // R mu [Hq, D] f32 and R Sigma R^T [Hq, D, D] f32.
   TensorView query_mean;
   TensorView query_covariance;
 };
