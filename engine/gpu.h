@@ -18,8 +18,9 @@ namespace kvship {
 absl::Status FindGpu(const ComputeDevice& gpu);
 
 // Opens a GPU for decoding. Allocates its memory at once: weights, caches, activations of up to
-// `max_sequences` and attention scratch. Borrows nothing from `model`. Unimplemented for models
-// that only the CPU runs; ResourceExhausted if the GPU's memory is too small.
+// `max_sequences` and attention scratch. Borrows nothing from `model`. Errors: as FindGpu,
+// Unimplemented for models that only the CPU runs, ResourceExhausted if the GPU's memory is too
+// small.
 absl::StatusOr<DecodeDevice> OpenGpuForDecode(const ComputeDevice& gpu, const Transformer& model,
                                               size_t pool_bytes, size_t max_sequences);
 

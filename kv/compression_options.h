@@ -96,7 +96,7 @@ absl::Status SetCompressionOption(absl::string_view name, absl::string_view valu
 std::vector<std::pair<std::string, std::string>> SplitCompression(absl::string_view text);
 
 // Overlays `defaults` with comma-separated name=value pairs and validates the result.
-// InvalidArgument if a name appears twice.
+// InvalidArgument if a name, or a budget, is given twice.
 absl::StatusOr<CompressionOptions> ParseCompression(absl::string_view text,
                                                     CompressionOptions defaults = {});
 
