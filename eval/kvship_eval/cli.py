@@ -20,13 +20,17 @@ from kvship_eval import (
     report,
     runs,
     sensitivity,
+    service,
     sweep,
 )
 from kvship_eval.cases import ANSWERS, FORMS, HALVES, Kind
 from kvship_eval.haystack import Haystack
+from kvship_eval.inspect_program import Inspect
 from kvship_eval.policy import KEEP_ALL, RIVALS, Policy
+from kvship_eval.records import Records, digest
 
 READY_TIMEOUT_S = 30
+OUT = Path("kvship-eval-results")
 
 
 def _kind(text: str) -> Kind:
@@ -79,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, text: str, service: bool = True) -> argparse.ArgumentParser:
         study = studies.add_parser(name, help=text, description=text)
-        study.add_argument("--out", type=Path, default=Path("eval/results"), help="folder of the results (eval/results)")
+        study.add_argument("--out", type=Path, default=OUT, help=f"folder of the results ({OUT})")
         if service:
             study.add_argument("--server", default="localhost:50050", help="decode server (localhost:50050)")
         return study
@@ -147,37 +151,37 @@ def _chosen(args: argparse.Namespace) -> list[Policy]:
     return args.policies or args.default_policies
 
 
-def _run_needle(client: kvship.Client, args: argparse.Namespace) -> None:
+def _run_needle(client: kvship.Client, records: Records, args: argparse.Namespace) -> None:
     haystack, kinds, seed = _haystack(args)
-    needle.run(client, args.out, _chosen(args), kinds, args.lengths, args.cases, haystack, seed)
+    needle.run(client, records, _chosen(args), kinds, args.lengths, args.cases, haystack, seed)
 
 
-def _run_longeval(client: kvship.Client, args: argparse.Namespace) -> None:
-    longeval.run(client, args.out, _chosen(args), args.lengths, args.cases, args.seed)
+def _run_longeval(client: kvship.Client, records: Records, args: argparse.Namespace) -> None:
+    longeval.run(client, records, _chosen(args), args.lengths, args.cases, args.seed)
 
 
-def _run_longbench(client: kvship.Client, args: argparse.Namespace) -> None:
+def _run_longbench(client: kvship.Client, records: Records, args: argparse.Namespace) -> None:
     sets = longbench_sets.chosen(args.sets, args.prompts, args.max_lengths)
-    longbench.run(client, args.out, _chosen(args), sets, args.data, args.context, args.limit, not args.no_chat)
+    longbench.run(client, records, _chosen(args), sets, args.data, args.context, args.limit, not args.no_chat)
 
 
-def _run_policies(client: kvship.Client, args: argparse.Namespace) -> None:
+def _run_policies(client: kvship.Client, records: Records, args: argparse.Namespace) -> None:
     haystack, kinds, seed = _haystack(args)
-    policies.run(client, args.out, _chosen(args), args.factors, kinds, args.lengths, args.cases, haystack, seed)
+    policies.run(client, records, _chosen(args), args.factors, kinds, args.lengths, args.cases, haystack, seed)
 
 
-def _run_sensitivity(client: kvship.Client, args: argparse.Namespace) -> None:
+def _run_sensitivity(client: kvship.Client, records: Records, args: argparse.Namespace) -> None:
     haystack, kinds, seed = _haystack(args)
-    sensitivity.run(client, args.out, args.budget, args.windows, args.kernels, args.pools, kinds, args.lengths, args.cases,
+    sensitivity.run(client, records, args.budget, args.windows, args.kernels, args.pools, kinds, args.lengths, args.cases,
                     haystack, seed)
 
 
-def _run_overhead(client: kvship.Client, args: argparse.Namespace) -> None:
-    overhead.run(client, args.out, _chosen(args), args.lengths, args.batches, args.output_tokens, args.rounds,
+def _run_overhead(client: kvship.Client, records: Records, args: argparse.Namespace) -> None:
+    overhead.run(client, records, _chosen(args), args.lengths, args.batches, args.output_tokens, args.rounds,
                  Haystack(HALVES["report"][0]), args.prefill_pid)
 
 
-_ON_SERVICE: dict[str, Callable[[kvship.Client, argparse.Namespace], None]] = {
+_ON_SERVICE: dict[str, Callable[[kvship.Client, Records, argparse.Namespace], None]] = {
     "needle": _run_needle, "longeval": _run_longeval, "longbench": _run_longbench, "policies": _run_policies,
     "sensitivity": _run_sensitivity, "overhead": _run_overhead}
 _PLOTS = {"needle": needle.plot, "longeval": longeval.plot, "longbench": longbench.plot, "policies": policies.plot,
@@ -190,22 +194,27 @@ def _write_report(folder: Path) -> None:
     print(report.write_report(folder, list(dict.fromkeys(path.stem for path in made))))
 
 
+def _records(args: argparse.Namespace, name: str, model: str, identity: str) -> Records:
+    """What is on record of a study; the run is noted once it adds to it."""
+    return Records(args.out, name, digest(identity), lambda: runs.note(args.out, name, sys.argv[1:], model))
+
+
 def _run(args: argparse.Namespace) -> None:
     if args.study == "report":
         return _write_report(args.out)
     if args.study == "observe":
-        runs.note(args.out, "observe", sys.argv[1:], args.model.stem)
-        observe.run(args.inspect, args.model, args.out, args.length, args.documents)
+        inspect = Inspect(args.inspect, args.model)
+        observe.run(inspect, _records(args, "observe", args.model.stem, inspect.identity()), args.length, args.documents)
     elif args.study == "sweep":
-        runs.note(args.out, f"sweep-{args.half}", sys.argv[1:], args.model.stem)
-        sweep.run_sweep(args.inspect, args.model, args.half, sweep.settings(_chosen(args), args.factors), args.lengths,
-                        args.out)
+        identity = Inspect(args.inspect, args.model).identity()
+        sweep.run_sweep(args.inspect, args.model, _records(args, f"sweep-{args.half}", args.model.stem, identity), args.half,
+                        sweep.settings(_chosen(args), args.factors), args.lengths)
     else:
         options = overhead.CHANNEL_OPTIONS if args.study == "overhead" else ()
         with kvship.Client(args.server, channel_options=options) as client:
             client.wait_until_ready(READY_TIMEOUT_S)
-            runs.note(args.out, args.study, sys.argv[1:], client.model_info().name)
-            _ON_SERVICE[args.study](client, args)
+            model = client.model_info()
+            _ON_SERVICE[args.study](client, _records(args, args.study, model.name, service.identity(model)), args)
     for path in _PLOTS[args.study](args.out):
         print(path)
 

@@ -29,6 +29,10 @@ class Inspect:
             raise failure(self._program, done.returncode, done.stderr)
         return json.loads(done.stdout)
 
+    def identity(self) -> str:
+        """Of the model: its weights, shapes and tokenizer."""
+        return str(self("model")["identity"])
+
     def tokens(self, text: str) -> list[int]:
         """The ids of a text."""
         with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:

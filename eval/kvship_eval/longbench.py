@@ -67,31 +67,32 @@ def _ask(client: kvship.Client, as_text: bool, prompt: str, max_tokens: int, pol
     return client.generate(messages=[{"role": "user", "content": prompt}], **asked)
 
 
-def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], sets: Mapping[str, Set], data: Path | None,
-        context: int, limit: int | None, chat: bool = True) -> Records:
+def run(client: kvship.Client, records: Records, policies: Sequence[Policy], sets: Mapping[str, Set], data: Path | None,
+        context: int, limit: int | None, chat: bool = True) -> None:
     """Every question of the sets under every policy, at most `limit` of each set; prompts are cut to `context` tokens.
 
     Those of AS_TEXT, and without `chat` all, go to the model as they are; the others as a user's message.
     """
-    records = Records(folder, "longbench")
     questions = [(name, i, question) for name in sets for i, question in enumerate(load(name, data)[:limit])]
     with tqdm(total=len(questions) * len(policies), desc="longbench") as bar:
         for name, i, question in questions:
             study = sets[name]
+            as_text = not chat or name in AS_TEXT
+            whole = study.template.format(context=question["context"], input=question["input"])
+            answers, classes = question["answers"], question.get("all_classes") or []
             prompt = None
             for policy in policies:
                 bar.update()
                 key = f"{name}/{i}/{policy.name}"
-                if key in records:
+                asked = whole, context, as_text, study.max_tokens, answers, classes, policy.options
+                if records.holds(key, asked):
                     continue
                 if prompt is None:
-                    whole = study.template.format(context=question["context"], input=question["input"])
                     prompt = cut_middle(client, whole, context)
-                result = _ask(client, not chat or name in AS_TEXT, prompt, study.max_tokens, policy)
-                score = study.score(result.text, question["answers"], question.get("all_classes") or [])
-                records.add(key, {"set": name, "policy": policy.name, "options": policy.options, "text": result.text,
-                                  "score": score, "prompt_tokens": result.usage.prompt_tokens, **costs(result)})
-    return records
+                result = _ask(client, as_text, prompt, study.max_tokens, policy)
+                score = study.score(result.text, answers, classes)
+                records.add(key, asked, {"set": name, "policy": policy.name, "options": policy.options, "text": result.text,
+                                         "score": score, "prompt_tokens": result.usage.prompt_tokens, **costs(result)})
 
 
 def table(records: Sequence[Record]) -> str:

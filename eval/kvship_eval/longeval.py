@@ -46,20 +46,20 @@ def lines_case(num_tokens: int, depth: float, seed: int) -> Case:
     return Case(message, (str(values[asked]),), max_tokens=32)
 
 
-def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], lengths: Sequence[int], num_depths: int,
-        seed: int) -> Records:
+def run(client: kvship.Client, records: Records, policies: Sequence[Policy], lengths: Sequence[int], num_depths: int,
+        seed: int) -> None:
     """One line per length and depth under every policy."""
-    records = Records(folder, "longeval")
     depths = [i / (num_depths - 1) if num_depths > 1 else 0.5 for i in range(num_depths)]
     work = [(length, depth, policy) for length in lengths for depth in depths for policy in policies]
     for length, depth, policy in tqdm(work, desc="longeval"):
+        case = lines_case(length, depth, seed)
         key = f"{length}/{depth:.3f}/{seed}/{policy.name}"
-        if key in records:
+        asked = case, policy.options
+        if records.holds(key, asked):
             continue
-        answer = ask(client, lines_case(length, depth, seed), policy)
+        answer = ask(client, case, policy)
         if answer is not None:
-            records.add(key, {"length": length, "depth": depth, **answer})
-    return records
+            records.add(key, asked, {"length": length, "depth": depth, **answer})
 
 
 def table(records: Records) -> str:

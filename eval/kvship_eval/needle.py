@@ -19,21 +19,21 @@ from kvship_eval.records import Records, mean_ratio
 from kvship_eval.service import ask
 
 
-def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], kinds: Sequence[Kind], lengths: Sequence[int],
-        num_depths: int, haystack: Haystack, seed: int) -> Records:
+def run(client: kvship.Client, records: Records, policies: Sequence[Policy], kinds: Sequence[Kind], lengths: Sequence[int],
+        num_depths: int, haystack: Haystack, seed: int) -> None:
     """Asks for one needle per kind, length and depth under every policy; what is on record is not asked again."""
-    records = Records(folder, "needle")
     depths = [i / (num_depths - 1) if num_depths > 1 else 0.5 for i in range(num_depths)]
     work = [(kind, length, depth, policy) for length in lengths for kind in kinds for depth in depths
             for policy in policies]
     for kind, length, depth, policy in tqdm(work, desc="needle"):
+        case = make_case(kind, length, depth, seed, haystack)
         key = f"{kind}/{length}/{depth:.3f}/{seed}/{policy.name}"
-        if key in records:
+        asked = case, policy.options
+        if records.holds(key, asked):
             continue
-        answer = ask(client, make_case(kind, length, depth, seed, haystack), policy)
+        answer = ask(client, case, policy)
         if answer is not None:
-            records.add(key, {"kind": str(kind), "length": length, "depth": depth, **answer})
-    return records
+            records.add(key, asked, {"kind": str(kind), "length": length, "depth": depth, **answer})
 
 
 def plot(folder: Path) -> list[Path]:

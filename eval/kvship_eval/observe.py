@@ -21,7 +21,7 @@ from kvship_eval.cases import CHARS_PER_TOKEN
 from kvship_eval.haystack import REPORT_TEXTS, Haystack
 from kvship_eval.inspect_program import Inspect
 from kvship_eval.plots import listed, save
-from kvship_eval.policy import RIVALS
+from kvship_eval.policy import RIVALS, Policy
 from kvship_eval.records import Record, Records
 
 WINDOW = 128
@@ -78,9 +78,8 @@ def _overlaps(inspect: Inspect, document: str, first: bool) -> list[float]:
     return [float(np.mean([_share(ours, theirs) for ours, theirs in zip(a, b)])) for a, b in zip(*votes)]
 
 
-def _recalls(inspect: Inspect, message: str) -> Record:
-    """Of every policy at every byte factor: tokens kept and both recalls, means over heads and layers."""
-    policies = [policy.at_bytes(factor) for factor in RECALL_FACTORS for policy in RIVALS]
+def _recalls(inspect: Inspect, message: str, policies: Sequence[Policy]) -> Record:
+    """Of every policy: tokens kept and both recalls, means over heads and layers."""
     answers = inspect.answers({"message": message, "max_tokens": 1, "oracle_tokens": ORACLE_TOKENS,
                                "compressions": [policy.options for policy in policies]})
     # A layer that keeps nothing of the middle has no recall there: null, then NaN.
@@ -89,30 +88,31 @@ def _recalls(inspect: Inspect, message: str) -> Record:
             for policy, answer in zip(policies, answers, strict=True)}
 
 
-def run(program: Path, model: Path, folder: Path, length: int, num_documents: int) -> Records:
+def run(inspect: Inspect, records: Records, length: int, num_documents: int) -> None:
     """Hit rates of each window, overlaps and recalls on documents of about `length` tokens."""
-    records = Records(folder, "observe")
-    inspect = Inspect(program, model)
     haystack = Haystack(REPORT_TEXTS)
+    policies = [policy.at_bytes(factor) for factor in RECALL_FACTORS for policy in RIVALS]
     with tqdm(total=4 * num_documents, desc="observe") as bar:
         for i in range(num_documents):
             document = "\n\n".join(haystack.paragraphs(int(length * CHARS_PER_TOKEN), random.Random(f"observe/{i}")))
-            if f"hit_rate/{i}" not in records:
+            if not records.holds(f"hit_rate/{i}", document):
                 tokens = inspect.tokens(document)
                 if len(tokens) <= NUM_PROMPT_WINDOWS * WINDOW:
                     raise ValueError(f"--length {length} gives {len(tokens)} tokens; wanted more than the "
                                      f"{NUM_PROMPT_WINDOWS * WINDOW} of the windows")
-                records.add(f"hit_rate/{i}", {"study": "hit_rate", "rates": _hit_rates(inspect, tokens)})
+                records.add(f"hit_rate/{i}", document, {"study": "hit_rate", "rates": _hit_rates(inspect, tokens)})
             bar.update()
             for name, first in (("question_last", False), ("question_first", True)):
-                if f"{name}/{i}" not in records:
-                    records.add(f"{name}/{i}", {"study": name, "overlaps": _overlaps(inspect, document, first)})
+                asked: tuple[object, ...] = document, QUESTIONS
+                if not records.holds(f"{name}/{i}", asked):
+                    records.add(f"{name}/{i}", asked, {"study": name, "overlaps": _overlaps(inspect, document, first)})
                 bar.update()
-            if f"recall/{i}" not in records:
-                recalls = _recalls(inspect, f"{document}\n\n{QUESTIONS[i % len(QUESTIONS)]}")
-                records.add(f"recall/{i}", {"study": "recall", "recalls": recalls})
+            message = f"{document}\n\n{QUESTIONS[i % len(QUESTIONS)]}"
+            asked = message, policies
+            if not records.holds(f"recall/{i}", asked):
+                recalls = _recalls(inspect, message, policies)
+                records.add(f"recall/{i}", asked, {"study": "recall", "recalls": recalls})
             bar.update()
-    return records
 
 
 def table(recalls: Sequence[Record]) -> str:

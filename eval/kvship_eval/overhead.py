@@ -122,25 +122,26 @@ def measure(client: kvship.Client, prompt: str, policy: Policy, batch: int, num_
     return {**record, "prompt_tokens": streams[0].report.usage.prompt_tokens, **costs(streams[0].result)}
 
 
-def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], lengths: Sequence[int], batches: Sequence[int],
-        output_tokens: int, rounds: int, haystack: Haystack, prefill_pid: int | None) -> Records:
+def run(client: kvship.Client, records: Records, policies: Sequence[Policy], lengths: Sequence[int], batches: Sequence[int],
+        output_tokens: int, rounds: int, haystack: Haystack, prefill_pid: int | None) -> None:
     """Every length and batch under every policy, rounds interleaved; memory where the batch is 1."""
-    records = Records(folder, "overhead")
     memory = None if prefill_pid is None else PeakMemory(prefill_pid)
     # One prompt at a time and growing: what is read of memory is not what a longer one left behind.
     work = [(round_, length, batch, policy) for round_ in range(rounds) for batch in sorted(batches)
             for length in sorted(lengths) for policy in policies]
     for round_, length, batch, policy in tqdm(work, desc="overhead"):
-        key = f"{length}/{batch}/{policy.name}/{round_}"
-        if key in records:
-            continue
         document = "\n\n".join(haystack.paragraphs(int(length * CHARS_PER_TOKEN), random.Random(f"{length}")))
+        prompt = f"{document}\n\nIn short:"
+        key = f"{length}/{batch}/{policy.name}/{round_}"
+        asked = prompt, policy.options, output_tokens
+        if records.holds(key, asked):
+            continue
         if memory is not None:
             memory.reset()
-        measured = measure(client, f"{document}\n\nIn short:", policy, batch, output_tokens)
+        measured = measure(client, prompt, policy, batch, output_tokens)
         peak = {"prefill_peak_bytes": memory.num_bytes()} if memory is not None and batch == 1 and round_ == 0 else {}
-        records.add(key, {"length": length, "batch": batch, "policy": policy.name, "options": policy.options, **measured, **peak})
-    return records
+        records.add(key, asked, {"length": length, "batch": batch, "policy": policy.name, "options": policy.options, **measured,
+                                 **peak})
 
 
 def _median(records: Sequence[Record], name: str) -> float:

@@ -37,10 +37,9 @@ def _summary_case(num_tokens: int, seed: int, haystack: Haystack) -> Case:
     return Case(f"Read this document.\n\n{document}\n\nSum up what the document says.", ("",), NUM_FORCED)
 
 
-def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], factors: Sequence[float], kinds: Sequence[Kind],
-        lengths: Sequence[int], cases_per_kind: int, haystack: Haystack, seed: int) -> Records:
+def run(client: kvship.Client, records: Records, policies: Sequence[Policy], factors: Sequence[float], kinds: Sequence[Kind],
+        lengths: Sequence[int], cases_per_kind: int, haystack: Haystack, seed: int) -> None:
     """Every policy at every byte factor on the same cases, beside keep_all."""
-    records = Records(folder, "policies")
     budgets = [KEEP_ALL] + [policy.at_bytes(factor) for factor in factors for policy in policies]
     questions = [(kind, length, i) for length in lengths for kind in kinds for i in range(cases_per_kind)]
     documents = [(length, i) for length in lengths for i in range(NUM_SUMMARIES)]
@@ -50,18 +49,20 @@ def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], factors
             for policy in budgets:
                 bar.update()
                 key = f"{kind}/{length}/{i}/{policy.name}"
-                if key in records:
+                asked = case, policy.options
+                if records.holds(key, asked):
                     continue
                 answer = ask(client, case, policy)
                 if answer is not None:
-                    records.add(key, {"study": "needle", "kind": str(kind), "length": length, **answer})
+                    records.add(key, asked, {"study": "needle", "kind": str(kind), "length": length, **answer})
         for length, i in documents:
             case = _summary_case(length, seed + i, haystack)
             full = None
             for policy in budgets:
                 bar.update()
                 key = f"divergence/{length}/{i}/{policy.name}"
-                if key in records:
+                asked = case, policy.options
+                if records.holds(key, asked):
                     continue
                 if full is None:
                     free = client.generate(messages=[{"role": "user", "content": case.message}], max_tokens=NUM_FORCED,
@@ -74,9 +75,8 @@ def run(client: kvship.Client, folder: Path, policies: Sequence[Policy], factors
                         continue
                     raise
                 kl, agreement = kl_and_agreement(full.tokens, other.tokens)
-                records.add(key, {"study": "divergence", "length": length, "policy": policy.name,
-                                  "options": policy.options, "kl": kl, "top1_agreement": agreement})
-    return records
+                records.add(key, asked, {"study": "divergence", "length": length, "policy": policy.name,
+                                         "options": policy.options, "kl": kl, "top1_agreement": agreement})
 
 
 def summary(folder: Path) -> list[Record]:

@@ -19,23 +19,22 @@ from kvship_eval.records import Records, mean_ratio
 from kvship_eval.service import ask
 
 
-def run(client: kvship.Client, folder: Path, budget: str, windows: Sequence[int], kernels: Sequence[int],
+def run(client: kvship.Client, records: Records, budget: str, windows: Sequence[int], kernels: Sequence[int],
         pools: Sequence[str], kinds: Sequence[Kind], lengths: Sequence[int], cases_per_kind: int, haystack: Haystack,
-        seed: int) -> Records:
+        seed: int) -> None:
     """The same cases for every setting; `budget` is the options that stay."""
-    records = Records(folder, "sensitivity")
     settings = [(window, kernel, pool) for pool in pools for window in windows for kernel in kernels]
     questions = [(kind, length, i) for length in lengths for kind in kinds for i in range(cases_per_kind)]
     for (kind, length, i), (window, kernel, pool) in tqdm([(q, s) for q in questions for s in settings], desc="sensitivity"):
         key = f"{kind}/{length}/{i}/{window}/{kernel}/{pool}"
-        if key in records:
-            continue
         case = make_case(kind, length, (i + 0.5) / cases_per_kind, seed + i, haystack)
         policy = Policy(f"W{window} k{kernel} {pool}", f"scorer=snapkv,window={window},kernel={kernel},pool={pool},{budget}")
+        asked = case, policy.options
+        if records.holds(key, asked):
+            continue
         answer = ask(client, case, policy)
         if answer is not None:
-            records.add(key, {"window": window, "kernel": kernel, "pool": pool, "length": length, **answer})
-    return records
+            records.add(key, asked, {"window": window, "kernel": kernel, "pool": pool, "length": length, **answer})
 
 
 def plot(folder: Path) -> list[Path]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import kvship
+from google.protobuf.json_format import MessageToDict
+from kvship.v1 import types_pb2
 
 from kvship_eval.cases import Case, score
 from kvship_eval.policy import Policy
-from kvship_eval.records import Record
+from kvship_eval.records import Record, digest
 
 
 def holds_too_little(error: kvship.InvalidRequest) -> bool:
     """The budget does not hold the tokens that the policy always keeps: nothing to measure, and no mistake."""
     return "always kept" in str(error) or "does not begin at the prompt's start" in str(error)
+
+
+def identity(model: types_pb2.ModelInfo) -> str:
+    """Of what answers: the model, and the options of which requests say nothing."""
+    return digest([model.identity.hex(), MessageToDict(model.default_compression)])
 
 
 def ask(client: kvship.Client, case: Case, policy: Policy) -> Record | None:

@@ -74,19 +74,17 @@ def points(half: str, lengths: Sequence[int]) -> list[Point]:
     return out
 
 
-def run_sweep(inspect: Path, model: Path, half: str, settings: dict[str, str], lengths: Sequence[int],
-              folder: Path) -> Records:
+def run_sweep(inspect: Path, model: Path, records: Records, half: str, settings: dict[str, str], lengths: Sequence[int]) -> None:
     """Answers of every setting (name -> options) to every case. Raises RuntimeError with what kvship-inspect says."""
-    records = Records(folder, f"sweep-{half}")
     wanted = []
     for point in points(half, lengths):
         where = f"{point.kind}/{point.num_tokens}/{point.depth:.3f}/{point.seed}"
-        missing = {name: text for name, text in settings.items() if f"{where}/{name}" not in records}
+        missing = {name: text for name, text in settings.items() if not records.holds(f"{where}/{name}", (point.case, text))}
         if missing:
             wanted.append((where, point, missing))
     if not wanted:
-        return records
-    cases = folder / f"sweep-{half}.cases"
+        return
+    cases = records.path.with_suffix(".cases")
     with cases.open("w", encoding="utf-8") as file:
         for _, point, missing in wanted:
             file.write(json.dumps({"message": point.case.message, "max_tokens": point.case.max_tokens,
@@ -97,7 +95,7 @@ def run_sweep(inspect: Path, model: Path, half: str, settings: dict[str, str], l
         for (where, point, missing), line in zip(tqdm(wanted, desc=f"sweep {half}"), process.stdout):
             result = json.loads(line)
             for (name, text), answer in zip(missing.items(), result["answers"]):
-                records.add(f"{where}/{name}", {
+                records.add(f"{where}/{name}", (point.case, text), {
                     "half": half, "kind": str(point.kind), "length": point.num_tokens, "depth": point.depth,
                     "setting": name, "options": text, "prompt_tokens": result["prompt_tokens"],
                     "score": score(answer["text"], point.case.expected), "text": answer["text"],
@@ -107,7 +105,6 @@ def run_sweep(inspect: Path, model: Path, half: str, settings: dict[str, str], l
         if process.wait() != 0:
             raise failure(inspect, process.returncode, error)
     cases.unlink()
-    return records
 
 
 def plot(folder: Path) -> list[Path]:

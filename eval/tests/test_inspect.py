@@ -44,7 +44,8 @@ def test_a_sweep_that_dies_says_so_and_goes_on_from_there(program, tmp_path):
     settings = {"keep_all": "scorer=keep_all", "half": "budget_ratio=0.5"}
     for num_answered in (1, 2):
         with pytest.raises(RuntimeError, match="kvship-inspect ended with signal 9 and said nothing"):
-            sweep.run_sweep(program(DIES), tmp_path / "model", "choose", settings, [100], tmp_path)
+            records = Records(tmp_path, "sweep-choose")
+            sweep.run_sweep(program(DIES), tmp_path / "model", records, "choose", settings, [100])
         keys = [json.loads(line)["key"] for line in (tmp_path / "sweep-choose.jsonl").read_text().splitlines()]
         assert len(set(keys)) == len(keys) == num_answered * len(settings)
 
@@ -58,7 +59,8 @@ def test_what_inspect_says_is_the_error(program, tmp_path):
 
 
 def test_recalls_are_means_over_layers_and_documents(program, tmp_path):
-    recalls = observe._recalls(Inspect(program(RECALLS), tmp_path / "model"), "a document and a question")
+    policies = [policy.at_bytes(factor) for factor in observe.RECALL_FACTORS for policy in RIVALS]
+    recalls = observe._recalls(Inspect(program(RECALLS), tmp_path / "model"), "a document and a question", policies)
     assert len(recalls) == len(RIVALS) * len(observe.RECALL_FACTORS)
     assert all(recall == {"kept_tokens": 7, "all": 0.75, "middle": 0.25} for recall in recalls.values())
     other = {name: {"kept_tokens": 9, "all": 0.25, "middle": 0.75} for name in recalls}
@@ -69,14 +71,14 @@ def test_recalls_are_means_over_layers_and_documents(program, tmp_path):
 
 def test_recalls_stand_under_the_picture_once_they_are_measured(tmp_path):
     records = Records(tmp_path, "observe")
-    records.add("hit_rate/0", {"study": "hit_rate", "rates": [[0.5, 1.0]] * observe.NUM_PROMPT_WINDOWS})
+    records.add("hit_rate/0", "", {"study": "hit_rate", "rates": [[0.5, 1.0]] * observe.NUM_PROMPT_WINDOWS})
     for study in ("question_last", "question_first"):
-        records.add(f"{study}/0", {"study": study, "overlaps": [0.5, 1.0]})
+        records.add(f"{study}/0", "", {"study": study, "overlaps": [0.5, 1.0]})
     observe.plot(tmp_path)
     caption = tmp_path / "observe.caption.json"
     assert "recall@B" not in caption.read_text() and not (tmp_path / "observe.txt").exists()
     recalls = {policy.at_bytes(factor).name: {"kept_tokens": 9, "all": 0.25, "middle": 0.75} for policy in RIVALS
                for factor in observe.RECALL_FACTORS}
-    records.add("recall/0", {"study": "recall", "recalls": recalls})
+    records.add("recall/0", "", {"study": "recall", "recalls": recalls})
     observe.plot(tmp_path)
     assert "recall@B, means over 1 documents" in caption.read_text() and "0.75" in (tmp_path / "observe.txt").read_text()

@@ -51,7 +51,7 @@ def test_every_panel_has_its_batch(tmp_path):
     for policy in ("keep_all", "other"):
         for length in (500, 1000):
             for batch in (1, 2):
-                records.add(f"{policy}{length}{batch}", {
+                records.add(f"{policy}{length}{batch}", "", {
                     "policy": policy, "length": length, "batch": batch, "ms_per_token": 10.0 * batch, "prefill_ms": 100.0,
                     "compress_ms": 1.0, **({"prefill_peak_bytes": 1 << 28} if batch == 1 else {})})
     assert overhead.plot(tmp_path)[0].stat().st_size > 1000
