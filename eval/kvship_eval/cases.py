@@ -34,13 +34,18 @@ class Kind:
         return f"{self.form}-{self.answer}"
 
 
-# Each half has texts, seeds and kinds of its own: settings chosen on one are reported on the other.
+# Each half has texts, seeds and pairings of form and answer of its own: settings chosen on one are reported on the other. Both make
+# their sentences by the same patterns, of the same places and words.
 HALVES = {
     "choose": (CHOOSE_TEXTS, 0, (Kind("single", "digits"), Kind("multi_key", "words"), Kind("multi_query", "digits"),
                                  Kind("single", "sentence"))),
     "report": (REPORT_TEXTS, 1_000_000, (Kind("single", "words"), Kind("multi_key", "digits"),
                                          Kind("multi_value", "digits"), Kind("multi_key", "sentence"))),
 }
+
+
+# What sets one half apart from the other, in words for captions.
+SET_APART = "other texts, seeds and pairings of form and answer, in sentences of the same patterns"
 
 
 @dataclass(frozen=True)

@@ -61,11 +61,11 @@ def _factors(text: str) -> list[float]:
     return factors
 
 
-def _cases(parser: argparse.ArgumentParser, lengths: str, cases: int) -> None:
+def _cases(parser: argparse.ArgumentParser, lengths: str, cases: int, half: str = "report") -> None:
     parser.add_argument("--lengths", type=_numbers, default=_numbers(lengths), help=f"prompt tokens ({lengths})")
     parser.add_argument("--haystack", type=Path, nargs="+", help="text files (licences that every Debian has)")
-    parser.add_argument("--half", choices=HALVES, default="report",
-                        help="texts, seeds and kinds: those that settings were chosen on, or the others (report)")
+    parser.add_argument("--half", choices=HALVES, default=half,
+                        help=f"texts, seeds and kinds: those that settings are chosen on, or the others ({half})")
     parser.add_argument("--kinds", type=_kind, nargs="+", help="FORM-ANSWER ... (those of the half)")
     parser.add_argument("--cases", type=_positive, default=cases, help=f"cases per kind and length ({cases})")
     parser.add_argument("--seed", type=int, default=0)
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--factors", type=_factors, default=[4.0, 8.0, 16.0], help="times fewer bytes (4,8,16)")
     _policies(study, list(RIVALS))
     study = add("sensitivity", sensitivity.__doc__ or "")
-    _cases(study, "2000", 2)
+    _cases(study, "2000", 2, half="choose")
     study.add_argument("--budget", default="encoder=int4,budget_ratio=0.19", help="options that stay")
     study.add_argument("--windows", type=_numbers, default=[16, 32, 64])
     study.add_argument("--kernels", type=_numbers, default=[1, 5, 15, 31, 63])

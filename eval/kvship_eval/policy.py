@@ -39,7 +39,9 @@ class Policy:
 
 KEEP_ALL = Policy("keep_all", "scorer=keep_all,encoder=f16")
 
-# What is compared at the same bytes. Each keeps what its paper always keeps.
+# What is compared at the same bytes. "snapkv, paper" is the window, kernel and pooling of the paper's LongBench runs, with one set
+# per KV head by the group's mean and in int4, where the paper keeps one per query head in half precision. What the others keep at
+# the start and the end whatever its score: compress/README.md.
 _INT4 = "encoder=int4,window=16,kernel=31"
 _LIKE_DEFAULT = f"scorer=snapkv,{_INT4},group_reduce=max"
 RIVALS = (

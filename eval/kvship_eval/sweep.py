@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib import pyplot
 from tqdm import tqdm
 
-from kvship_eval.cases import HALVES, Case, Kind, make_case, score
+from kvship_eval.cases import HALVES, SET_APART, Case, Kind, make_case, score
 from kvship_eval.haystack import Haystack
 from kvship_eval.inspect_program import failure
 from kvship_eval.plots import byte_axis, listed, save, tokens_label
@@ -136,8 +136,8 @@ def plot(folder: Path) -> list[Path]:
         measured = [record for records in groups.values() for record in records]
         num_cases = len({(record["kind"], record["length"], record["depth"]) for record in measured})
         lengths = listed(map(tokens_label, sorted({record["length"] for record in measured})))
-        told = ("Settings chosen here are measured on other texts, seeds and kinds by the other studies." if half == "choose"
-                else "No choice of settings has seen these texts, seeds and kinds.")
+        told = (f"Settings chosen here are measured on {SET_APART} by the other studies." if half == "choose"
+                else f"Settings were chosen on {SET_APART}.")
         made.append(save(figure, folder, f"sweep-{half}", f"Search over settings, the half {half}",
                          f"{num_cases} needle questions in documents of {lengths} tokens to each of {len(groups) - 1} settings, "
                          "each prompt read once in one process. Curves show what a setting finds, as a share of what the full "

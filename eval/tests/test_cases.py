@@ -39,7 +39,7 @@ def test_score_is_a_share_and_forgives_case_and_spaces():
     assert score("It is AMBER\n falcon.", ("amber falcon", "river")) == 0.5
 
 
-def test_the_halves_share_nothing():
+def test_the_halves_share_no_text_seed_or_kind():
     (texts, seed, kinds), (other_texts, other_seed, other_kinds) = HALVES["choose"], HALVES["report"]
     assert not set(texts) & set(other_texts) and not set(kinds) & set(other_kinds) and seed != other_seed
 

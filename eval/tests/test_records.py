@@ -141,3 +141,9 @@ def test_a_run_is_noted_once_it_adds_something(tmp_path):
 
 def test_results_go_to_a_folder_of_their_own():
     assert cli._parser().parse_args(["needle"]).out == Path("kvship-eval-results")
+
+
+def test_what_chooses_settings_looks_at_the_half_for_that():
+    halves = {study: cli._parser().parse_args([study, *flags]).half for study, flags in (
+        ("needle", ()), ("policies", ()), ("sensitivity", ()), ("sweep", ("--inspect=program", "--model=model")))}
+    assert halves == {"needle": "report", "policies": "report", "sensitivity": "choose", "sweep": "choose"}
