@@ -57,6 +57,7 @@ def test_what_is_none_is_left_out():
     ({"logit_bias": {5: None}}, TypeError, r"logit_bias\[5\] is None; wanted a number"),
     ({"compression": 5}, TypeError, "compression is 5; wanted text such as"),
     ({"compression": {"window": -1}}, ValueError, "compression option window is '-1'"),
+    ({"compression": "window=8, window=16"}, ValueError, "compression option window is '16'; wanted each option at most once"),
     ({"stop": "END"}, TypeError, "stop is 'END'; wanted a sequence of strings"),
     ({"stop": ["a", 1]}, TypeError, r"stop\[1\] is 1; wanted a string"),
     ({"json_schema": 5}, TypeError, "json_schema is 5; wanted a string"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +17,18 @@ from kvship.client import CHANNEL_OPTIONS, Metadata, call_metadata
 from kvship.request import check_text, generate_request, token_ids
 from kvship.results import Generation, Output, Progress, event
 from kvship.v1 import generation_pb2, generation_pb2_grpc, types_pb2
+
+
+def _task_is_cancelled() -> bool:
+    """Whether a CancelledError is meant for the task that runs, and not for its call."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
 class AsyncStream:
@@ -60,11 +73,10 @@ class AsyncStream:
                 if delay is None:
                     raise error from None
             except asyncio.CancelledError:
-                if not self._cancelled.is_set():
+                if not self._cancelled.is_set() or _task_is_cancelled():
                     raise
                 raise errors.cancelled() from None
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._cancelled.wait(), delay)
+            if await _is_set_within(self._cancelled, delay):
                 raise errors.cancelled()
             self._call = self._start()
 
@@ -104,6 +116,8 @@ class AsyncClient:
         self._timeout = timeout
         self._retries = retries
         self._metadata = call_metadata(api_token)
+        self._closed = asyncio.Event()
+        self._streams: weakref.WeakSet[AsyncStream] = weakref.WeakSet()
         options = [*CHANNEL_OPTIONS, *channel_options]
         self._channel = (grpc.aio.insecure_channel(address, options) if credentials is None
                          else grpc.aio.secure_channel(address, credentials, options))
@@ -112,7 +126,11 @@ class AsyncClient:
     def stream(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> AsyncStream:
         """As Client.stream."""
         attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
-        return AsyncStream(self._stub, generate_request(prompt, **options), attempts, self._metadata)
+        request = generate_request(prompt, **options)
+        self._check_open()
+        stream = AsyncStream(self._stub, request, attempts, self._metadata)
+        self._streams.add(stream)
+        return stream
 
     async def generate(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> Generation:
         """A whole answer. Raises kvship.Error."""
@@ -143,25 +161,45 @@ class AsyncClient:
     async def _unary(self, method: Any, request: Any, timeout: float | None) -> Any:
         attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
         while True:
+            self._check_open()
             try:
                 return await method(request, timeout=attempts.timeout(), metadata=self._metadata)
             except grpc.aio.AioRpcError as rpc_error:
-                error = errors.from_rpc(rpc_error)
-                delay = attempts.delay_after(error)
+                error = errors.from_rpc(rpc_error, self._closed.is_set())
+                delay = None if self._closed.is_set() else attempts.delay_after(error)
                 if delay is None:
                     raise error from None
-            await asyncio.sleep(delay)
+            except asyncio.CancelledError:
+                if not self._closed.is_set() or _task_is_cancelled():
+                    raise
+                raise errors.cancelled() from None
+            await _is_set_within(self._closed, delay)
 
     async def wait_until_ready(self, timeout: float) -> None:
         """Returns once a server answers. Raises Unavailable after `timeout` seconds."""
+        self._check_open()
+        ready = asyncio.ensure_future(self._channel.channel_ready())
+        closed = asyncio.ensure_future(self._closed.wait())
         try:
-            await asyncio.wait_for(self._channel.channel_ready(), timeout)
-        except asyncio.TimeoutError:
-            raise errors.Unavailable(grpc.StatusCode.UNAVAILABLE,
-                                     f"no server answered within {timeout:g} s") from None
+            await asyncio.wait((ready, closed), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            self._check_open()
+            if not ready.done():
+                raise errors.no_answer(timeout)
+        finally:
+            ready.cancel()
+            closed.cancel()
+            # A channel that closes is an error of gRPC's to who waits for it.
+            await asyncio.gather(ready, closed, return_exceptions=True)
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise errors.cancelled("the client is closed")
 
     async def close(self) -> None:
         """Ends all calls."""
+        self._closed.set()
+        for stream in list(self._streams):
+            stream.cancel()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:

@@ -58,6 +58,20 @@ class _Closing:
         with self._changed:
             return self._changed.wait_for(lambda: self.is_set or cancelled(), seconds)
 
+    def check(self) -> None:
+        """Raises Cancelled if the client was closed."""
+        if self.is_set:
+            raise errors.cancelled("the client is closed")
+
+    def invoke(self, method: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
+        """A call. Raises Cancelled if the client was closed, and what the call raises."""
+        self.check()
+        try:
+            return method(request, timeout=timeout, metadata=metadata)
+        except ValueError:  # gRPC's word for a closed channel
+            self.check()
+            raise
+
 
 class Stream:
     """A request under way: iterate over its Progress and Output; then `report` and `result` are there.
@@ -79,7 +93,7 @@ class Stream:
         self._done = False
 
     def _start(self) -> Any:
-        return self._stub.Generate(self._request, timeout=self._attempts.timeout(), metadata=self._metadata)
+        return self._closed.invoke(self._stub.Generate, self._request, self._attempts.timeout(), self._metadata)
 
     def _read(self) -> Iterator[Progress | Output]:
         has_output = False
@@ -106,16 +120,9 @@ class Stream:
                     raise error from None
             if self._closed.pause(delay, lambda: self._cancelled):
                 raise errors.cancelled()
-            self._call = self._restart()
-
-    def _restart(self) -> Any:
-        try:
-            call = self._start()
-        except ValueError:  # the channel is closed, by the client or by who gave it away
-            raise errors.cancelled() from None
-        if self._cancelled:  # since the pause
-            call.cancel()
-        return call
+            self._call = self._start()
+            if self._cancelled:  # since the pause
+                self._call.cancel()
 
     def __iter__(self) -> Iterator[Progress | Output]:
         return self._events
@@ -151,7 +158,8 @@ class Client:
     `api_token` (printable ASCII characters) is what a server with --api_tokens_file knows the client by; in plaintext, whoever sees
     a call sees it.
     `timeout` (seconds) holds for every call that names none. A call that finds no server, or no room, before any output
-    is made again up to `retries` times. `channel_options` are further arguments of the gRPC channel.
+    is made again up to `retries` times. `channel_options` are further arguments of the gRPC channel. What is asked of a closed client,
+    and what is under way when it is closed, is Cancelled.
     """
 
     def __init__(self, address: str = "localhost:50050", *, timeout: float | None = None, retries: int = 3,
@@ -167,7 +175,7 @@ class Client:
         self._stub: Any = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def stream(self, prompt: str | None = None, *, timeout: float | None = None, **options: Any) -> Stream:
-        """Starts a request; `options` are those of kvship.request.generate_request. Errors come while it is read."""
+        """Starts a request; `options` are those of kvship.request.generate_request. Errors of the call come while it is read."""
         attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
         return Stream(self._stub, generate_request(prompt, **options), attempts, self._metadata, self._closed)
 
@@ -200,7 +208,7 @@ class Client:
         attempts = Attempts(self._retries, timeout if timeout is not None else self._timeout)
         while True:
             try:
-                return method(request, timeout=attempts.timeout(), metadata=self._metadata)
+                return self._closed.invoke(method, request, attempts.timeout(), self._metadata)
             except grpc.RpcError as rpc_error:
                 error = errors.from_rpc(rpc_error, self._closed.is_set)
                 delay = None if self._closed.is_set else attempts.delay_after(error)
@@ -211,11 +219,16 @@ class Client:
 
     def wait_until_ready(self, timeout: float) -> None:
         """Returns once a server answers. Raises Unavailable after `timeout` seconds."""
+        self._closed.check()
+        ready = grpc.channel_ready_future(self._channel)
+        ready.add_done_callback(lambda _: self._closed.wake())
         try:
-            grpc.channel_ready_future(self._channel).result(timeout=timeout)
-        except grpc.FutureTimeoutError:
-            raise errors.Unavailable(grpc.StatusCode.UNAVAILABLE,
-                                     f"no server answered within {timeout:g} s") from None
+            answered = self._closed.pause(timeout, ready.done)
+        finally:
+            ready.cancel()
+        self._closed.check()
+        if not answered:
+            raise errors.no_answer(timeout)
 
     def close(self) -> None:
         """Ends all calls."""

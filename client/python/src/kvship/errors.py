@@ -36,6 +36,10 @@ class Unauthenticated(Error):
     """The server wants an API token, and does not know this one."""
 
 
+class PermissionDenied(Error):
+    """The server takes no calls from the name in this client's certificate."""
+
+
 class NotServable(Error):
     """This server can never serve the request: it is longer than the context, the whole pool or the longest message."""
 
@@ -55,17 +59,23 @@ class DeadlineExceeded(Error):
 
 
 class Cancelled(Error):
-    """The call was cancelled."""
+    """The call was cancelled, or its client closed."""
 
 
-def cancelled() -> Cancelled:
+def cancelled(message: str = "the call was cancelled") -> Cancelled:
     """By this side."""
-    return Cancelled(grpc.StatusCode.CANCELLED, "the call was cancelled")
+    return Cancelled(grpc.StatusCode.CANCELLED, message)
+
+
+def no_answer(timeout: float) -> Unavailable:
+    """After so many seconds."""
+    return Unavailable(grpc.StatusCode.UNAVAILABLE, f"no server answered within {timeout:g} s")
 
 
 _KINDS: dict[grpc.StatusCode, type[Error]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.FAILED_PRECONDITION: NotServable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,

@@ -62,14 +62,13 @@ def token_ids(name: str, ids: Sequence[int]) -> list[int]:
 def compression_options(compression: Compression) -> types_pb2.CompressionOptions:
     """From a mapping or the text form "scorer=snapkv,budget_tokens=512", by the names of the message's fields.
 
-    Raises ValueError for a name that is none, or a value of the wrong type, and TypeError for neither a mapping nor a text; what
+    Raises ValueError for a name that is none or comes twice, or a value of the wrong type, and TypeError for neither a mapping nor a text; what
     values mean, the server checks.
     """
     if not isinstance(compression, (str, Mapping)):
         raise TypeError(f"compression is {compression!r}; wanted text such as 'scorer=snapkv,budget_tokens=512', or a mapping")
     if isinstance(compression, str):
-        pairs = [pair.partition("=") for pair in compression.split(",") if pair.strip()]
-        options: Mapping[str, Any] = {name.strip(): value.strip() for name, _, value in pairs}
+        options: Mapping[str, Any] = _pairs(compression)
     else:
         options = compression
     message = types_pb2.CompressionOptions()
@@ -82,6 +81,17 @@ def compression_options(compression: Compression) -> types_pb2.CompressionOption
         except (TypeError, ValueError) as error:
             raise ValueError(f"compression option {name} is '{value}': {error}") from error
     return message
+
+
+def _pairs(text: str) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for pair in text.split(","):
+        name, _, value = (part.strip() for part in pair.partition("="))
+        if name in options:
+            raise ValueError(f"compression option {name} is '{value}'; wanted each option at most once")
+        if pair.strip():
+            options[name] = value
+    return options
 
 
 def _of_type(cpp_type: int, value: Any) -> Any:
