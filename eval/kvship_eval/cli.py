@@ -206,8 +206,8 @@ def _run(args: argparse.Namespace) -> None:
         inspect = Inspect(args.inspect, args.model)
         observe.run(inspect, _records(args, "observe", args.model.stem, inspect.identity()), args.length, args.documents)
     elif args.study == "sweep":
-        identity = Inspect(args.inspect, args.model).identity()
-        sweep.run_sweep(args.inspect, args.model, _records(args, f"sweep-{args.half}", args.model.stem, identity), args.half,
+        inspect = Inspect(args.inspect, args.model)
+        sweep.run_sweep(inspect, _records(args, f"sweep-{args.half}", args.model.stem, inspect.identity()), args.half,
                         sweep.settings(_chosen(args), args.factors), args.lengths)
     else:
         options = overhead.CHANNEL_OPTIONS if args.study == "overhead" else ()

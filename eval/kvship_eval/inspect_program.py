@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,32 @@ class Inspect:
             file.flush()
             return self(command, f"--tokens-file={file.name}", *flags)
 
+    def sweep(self, cases: Sequence[dict[str, Any]]) -> Iterator[Any]:
+        """What comes of each case (tools/policy_sweep.h), as soon as it is done; also an error unless it comes of all."""
+        with tempfile.TemporaryDirectory(prefix="kvship-eval-") as folder:
+            file = Path(folder) / "cases.jsonl"
+            file.write_text("".join(json.dumps(case) + "\n" for case in cases), encoding="utf-8")
+            command = [self._program, "sweep", self._model, f"--cases-file={file}"]
+            # A pipe that nobody reads meanwhile would fill up.
+            with (Path(folder) / "errors").open("w+", encoding="utf-8", errors="replace") as errors, \
+                    subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+                assert process.stdout is not None
+                num_done = 0
+                try:
+                    for line in process.stdout:
+                        if line.endswith("\n"):  # else it died while it wrote
+                            yield json.loads(line)
+                            num_done += 1
+                except BaseException:
+                    process.kill()
+                    raise
+                if process.wait() != 0:
+                    errors.seek(0)
+                    raise failure(self._program, process.returncode, errors.read())
+        if num_done < len(cases):
+            raise RuntimeError(f"{self._program.name} ended after {num_done} of {len(cases)} cases")
+
     def answers(self, case: dict[str, Any]) -> Any:
-        """To one case of a sweep (tools/policy_sweep.h)."""
-        with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
-            json.dump(case, file)
-            file.flush()
-            return self("sweep", f"--cases-file={file.name}")["answers"]
+        """To one case of a sweep."""
+        [result] = self.sweep([case])
+        return result["answers"]

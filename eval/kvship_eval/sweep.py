@@ -5,8 +5,6 @@ The services measure what the search has chosen (the other studies); here settin
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from tqdm import tqdm
 
 from kvship_eval.cases import HALVES, SET_APART, Case, Kind, make_case, score
 from kvship_eval.haystack import Haystack
-from kvship_eval.inspect_program import failure
+from kvship_eval.inspect_program import Inspect
 from kvship_eval.plots import byte_axis, listed, save, tokens_label
 from kvship_eval.policy import KEEP_ALL, Policy
 from kvship_eval.records import Record, Records
@@ -74,7 +72,7 @@ def points(half: str, lengths: Sequence[int]) -> list[Point]:
     return out
 
 
-def run_sweep(inspect: Path, model: Path, records: Records, half: str, settings: dict[str, str], lengths: Sequence[int]) -> None:
+def run_sweep(inspect: Inspect, records: Records, half: str, settings: dict[str, str], lengths: Sequence[int]) -> None:
     """Answers of every setting (name -> options) to every case. Raises RuntimeError with what kvship-inspect says."""
     wanted = []
     for point in points(half, lengths):
@@ -84,27 +82,16 @@ def run_sweep(inspect: Path, model: Path, records: Records, half: str, settings:
             wanted.append((where, point, missing))
     if not wanted:
         return
-    cases = records.path.with_suffix(".cases")
-    with cases.open("w", encoding="utf-8") as file:
-        for _, point, missing in wanted:
-            file.write(json.dumps({"message": point.case.message, "max_tokens": point.case.max_tokens,
-                                   "compressions": list(missing.values())}) + "\n")
-    command = [str(inspect), "sweep", str(model), f"--cases-file={cases}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stderr is not None
-        for (where, point, missing), line in zip(tqdm(wanted, desc=f"sweep {half}"), process.stdout):
-            result = json.loads(line)
-            for (name, text), answer in zip(missing.items(), result["answers"]):
-                records.add(f"{where}/{name}", (point.case, text), {
-                    "half": half, "kind": str(point.kind), "length": point.num_tokens, "depth": point.depth,
-                    "setting": name, "options": text, "prompt_tokens": result["prompt_tokens"],
-                    "score": score(answer["text"], point.case.expected), "text": answer["text"],
-                    "num_bytes": answer["num_bytes"], "kept_tokens": answer["kept_tokens"],
-                    "retained_mass": answer["retained_mass"]})
-        error = process.stderr.read()
-        if process.wait() != 0:
-            raise failure(inspect, process.returncode, error)
-    cases.unlink()
+    results = inspect.sweep([{"message": point.case.message, "max_tokens": point.case.max_tokens,
+                              "compressions": list(missing.values())} for _, point, missing in wanted])
+    for (where, point, missing), result in zip(tqdm(wanted, desc=f"sweep {half}"), results, strict=True):
+        for (name, text), answer in zip(missing.items(), result["answers"], strict=True):
+            records.add(f"{where}/{name}", (point.case, text), {
+                "half": half, "kind": str(point.kind), "length": point.num_tokens, "depth": point.depth,
+                "setting": name, "options": text, "prompt_tokens": result["prompt_tokens"],
+                "score": score(answer["text"], point.case.expected), "text": answer["text"],
+                "num_bytes": answer["num_bytes"], "kept_tokens": answer["kept_tokens"],
+                "retained_mass": answer["retained_mass"]})
 
 
 def plot(folder: Path) -> list[Path]:
