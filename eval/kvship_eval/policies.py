@@ -23,6 +23,7 @@ from kvship_eval.service import ask, holds_too_little
 NUM_FORCED = 64
 NUM_SUMMARIES = 8  # documents of each length
 LIKELIEST = 20
+PAGE_TOKENS = 32  # kernels/page_layout.h
 
 
 def _forced(client: kvship.Client, case: Case, policy: Policy, tokens: Sequence[int]) -> kvship.Generation:
@@ -37,46 +38,95 @@ def _summary_case(num_tokens: int, seed: int, haystack: Haystack) -> Case:
     return Case(f"Read this document.\n\n{document}\n\nSum up what the document says.", ("",), NUM_FORCED)
 
 
+def _fitted_tokens(client: kvship.Client, case: Case, policy: Policy, factor: float, prompt_tokens: int) -> int:
+    """The largest budget_tokens with which the case's cache is `factor` times smaller than in f16, as the service counts bytes."""
+    def is_small(budget: int) -> bool:
+        try:
+            kv = client.generate(messages=[{"role": "user", "content": case.message}], max_tokens=1,
+                                 compression=f"{policy.options},budget_tokens={budget}").kv
+        except kvship.InvalidRequest as error:
+            if holds_too_little(error):
+                return True
+            raise
+        return kv.shipped_bytes * factor <= kv.uncompressed_bytes
+
+    fits, exceeds = 0, prompt_tokens + 1
+    # Right at once where all heads keep as many tokens.
+    pages = int(policy.share(factor) * -(-prompt_tokens // PAGE_TOKENS))
+    guesses = [pages * PAGE_TOKENS + 1, pages * PAGE_TOKENS]
+    while exceeds - fits > 1:
+        budget = guesses.pop() if guesses else (fits + exceeds) // 2
+        if not fits < budget < exceeds:
+            continue
+        if is_small(budget):
+            fits = budget
+        else:
+            exceeds = budget
+    return fits
+
+
+def _fitted(client: kvship.Client, records: Records, case: Case, policy: Policy, factor: float, length: int) -> Policy:
+    """The policy with the budget of _fitted_tokens, which is on record as well."""
+    name = f"{policy.name} {factor:g}x"
+    key, asked = f"budget/{length}/{name}", (case, policy.options, factor)
+    if not records.holds(key, asked):
+        prompt_tokens = records.of(study="needle", length=length, policy=KEEP_ALL.name)[0]["prompt_tokens"]
+        records.add(key, asked, {"study": "budget", "length": length, "policy": name,
+                                 "budget_tokens": _fitted_tokens(client, case, policy, factor, prompt_tokens)})
+    [record] = records.of(study="budget", length=length, policy=name)
+    return Policy(name, f"{policy.options},budget_tokens={record['budget_tokens']}")
+
+
+def _needle(client: kvship.Client, records: Records, case: Case, kind: Kind, length: int, i: int, policy: Policy) -> None:
+    key, asked = f"{kind}/{length}/{i}/{policy.name}", (case, policy.options)
+    if not records.holds(key, asked) and (answer := ask(client, case, policy)) is not None:
+        records.add(key, asked, {"study": "needle", "kind": str(kind), "length": length, **answer})
+
+
+def _divergences(client: kvship.Client, records: Records, case: Case, length: int, i: int, policies: Sequence[Policy]) -> None:
+    full = None
+    for policy in policies:
+        key, asked = f"divergence/{length}/{i}/{policy.name}", (case, policy.options)
+        if records.holds(key, asked):
+            continue
+        if full is None:
+            free = client.generate(messages=[{"role": "user", "content": case.message}], max_tokens=NUM_FORCED,
+                                   compression=KEEP_ALL.options, ignore_end_tokens=True)
+            full = _forced(client, case, KEEP_ALL, [token.id for token in free.tokens])
+        try:
+            other = _forced(client, case, policy, [token.id for token in full.tokens])
+        except kvship.InvalidRequest as error:
+            if holds_too_little(error):
+                continue
+            raise
+        kl, agreement = kl_and_agreement(full.tokens, other.tokens)
+        records.add(key, asked, {"study": "divergence", "length": length, "policy": policy.name, "options": policy.options,
+                                 "kl": kl, "top1_agreement": agreement})
+
+
 def run(client: kvship.Client, records: Records, policies: Sequence[Policy], factors: Sequence[float], kinds: Sequence[Kind],
         lengths: Sequence[int], cases_per_kind: int, haystack: Haystack, seed: int) -> None:
-    """Every policy at every byte factor on the same cases, beside keep_all."""
-    budgets = [KEEP_ALL] + [policy.at_bytes(factor) for factor in factors for policy in policies]
-    questions = [(kind, length, i) for length in lengths for kind in kinds for i in range(cases_per_kind)]
-    documents = [(length, i) for length in lengths for i in range(NUM_SUMMARIES)]
-    with tqdm(total=(len(questions) + len(documents)) * len(budgets), desc="policies") as bar:
-        for kind, length, i in questions:
-            case = make_case(kind, length, (i + 0.5) / cases_per_kind, seed + i, haystack)
-            for policy in budgets:
+    """Every policy at every byte factor on the same cases, beside keep_all.
+
+    Budgets are fitted to the first question of each length: how full its last pages are depends on the policy.
+    """
+    num_cases = len(lengths) * (len(kinds) * cases_per_kind + NUM_SUMMARIES)
+    with tqdm(total=num_cases * (1 + len(factors) * len(policies)), desc="policies") as bar:
+        for length in lengths:
+            questions = [(kind, i, make_case(kind, length, (i + 0.5) / cases_per_kind, seed + i, haystack))
+                         for kind in kinds for i in range(cases_per_kind)]
+            for kind, i, case in questions:
+                _needle(client, records, case, kind, length, i, KEEP_ALL)
+            budgets = [_fitted(client, records, questions[0][2], policy, factor, length) for factor in factors
+                       for policy in policies]
+            for kind, i, case in questions:
                 bar.update()
-                key = f"{kind}/{length}/{i}/{policy.name}"
-                asked = case, policy.options
-                if records.holds(key, asked):
-                    continue
-                answer = ask(client, case, policy)
-                if answer is not None:
-                    records.add(key, asked, {"study": "needle", "kind": str(kind), "length": length, **answer})
-        for length, i in documents:
-            case = _summary_case(length, seed + i, haystack)
-            full = None
-            for policy in budgets:
-                bar.update()
-                key = f"divergence/{length}/{i}/{policy.name}"
-                asked = case, policy.options
-                if records.holds(key, asked):
-                    continue
-                if full is None:
-                    free = client.generate(messages=[{"role": "user", "content": case.message}], max_tokens=NUM_FORCED,
-                                           compression=KEEP_ALL.options, ignore_end_tokens=True)
-                    full = _forced(client, case, KEEP_ALL, [token.id for token in free.tokens])
-                try:
-                    other = _forced(client, case, policy, [token.id for token in full.tokens])
-                except kvship.InvalidRequest as error:
-                    if holds_too_little(error):
-                        continue
-                    raise
-                kl, agreement = kl_and_agreement(full.tokens, other.tokens)
-                records.add(key, asked, {"study": "divergence", "length": length, "policy": policy.name,
-                                         "options": policy.options, "kl": kl, "top1_agreement": agreement})
+                for policy in budgets:
+                    _needle(client, records, case, kind, length, i, policy)
+                    bar.update()
+            for i in range(NUM_SUMMARIES):
+                _divergences(client, records, _summary_case(length, seed + i, haystack), length, i, [KEEP_ALL, *budgets])
+                bar.update(1 + len(budgets))
 
 
 def summary(folder: Path) -> list[Record]:
@@ -145,8 +195,8 @@ def plot(folder: Path) -> list[Path]:
     lengths = listed(map(tokens_label, sorted({record["length"] for record in records})))
     return [save(figure, folder, "policies", "All policies at the same bytes",
                  f"{rows[0]['cases']} needle questions in documents of {lengths} tokens to every policy at every budget; a budget "
-                 "is a number of bytes, pages, scales and positions counted, against the full cache in f16. Left: the share of "
-                 "what was asked for that the answers hold. Right: how far the next-token distributions of summaries of "
+                 "is the most bytes that a policy may take, pages, scales and positions counted, against the full cache in f16. "
+                 "Left: the share of what was asked for that the answers hold. Right: how far the next-token distributions of summaries of "
                  f"{NUM_SUMMARIES} documents of each length, {NUM_FORCED} forced tokens each, are from the full cache's. In the table: mass, the window's attention on "
                  "kept tokens; middle, the same without the tokens that all policies keep; top-1, the share of equal likeliest "
                  "tokens; compress, the time that it took.")]

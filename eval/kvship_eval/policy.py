@@ -30,11 +30,14 @@ class Policy:
         name, colon, options = text.partition(":")
         return Policy(name.strip(), options.strip()) if colon else Policy(text.strip(), text.strip())
 
-    def at_bytes(self, factor: float) -> Policy:
-        """The same with the share of tokens that makes the cache `factor` times smaller than in f16."""
+    def share(self, factor: float) -> float:
+        """Of the tokens, what makes the cache `factor` times smaller than in f16, pages that are not full aside."""
         encoder = dict(pair.split("=") for pair in self.options.split(",")).get("encoder", "f16")
-        share = min(1.0, FULL_BYTES / factor / TOKEN_BYTES[encoder])
-        return Policy(f"{self.name} {factor:g}x", f"{self.options},budget_ratio={share:.5f}")
+        return min(1.0, FULL_BYTES / factor / TOKEN_BYTES[encoder])
+
+    def at_bytes(self, factor: float) -> Policy:
+        """The same with that share of the tokens."""
+        return Policy(f"{self.name} {factor:g}x", f"{self.options},budget_ratio={self.share(factor):.5f}")
 
 
 KEEP_ALL = Policy("keep_all", "scorer=keep_all,encoder=f16")

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
 import kvship
 import pytest
-from kvship.v1 import types_pb2
+from kvship.v1 import generation_pb2, types_pb2
 from kvship_eval import cli, longbench, longeval, needle, overhead, policies, sensitivity, service
 from kvship_eval.cases import Kind
 from kvship_eval.haystack import CHOOSE_TEXTS, REPORT_TEXTS, Haystack
@@ -17,16 +18,33 @@ from kvship_eval.records import Records
 OTHER = Policy(KEEP_ALL.name, "scorer=snapkv,budget_tokens=64")
 
 
+NUM_PROMPT_TOKENS = 1000
+FULL_BYTES = 2 * 32 * 32 * 256
+
+
 class Client:
-    """Counts what it is asked; every answer is one token, of which it is sure."""
+    """Counts what it is asked; every answer is one token, of which it is sure. Two heads' caches, in int4 unless whole."""
 
     def __init__(self):
         self.asked = 0
 
-    def generate(self, *_, **options):
+    def _shipped(self, compression):
+        options = dict(pair.split("=") for pair in compression.split(","))
+        if options["scorer"] == "keep_all":
+            return FULL_BYTES
+        budget = int(options.get("budget_tokens", 64))
+        if budget < 16:
+            raise kvship.InvalidRequest(grpc.StatusCode.INVALID_ARGUMENT, "wanted at least the 16 that are always kept")
+        # Of ada one head keeps five tokens that the other does not.
+        more = 5 if options.get("allocator") == "ada" else 0
+        return sum(-(-tokens // 32) * 32 * 80 + 4 * tokens for tokens in (budget + more, budget - more))
+
+    def generate(self, *_, compression, **options):
         self.asked += 1
         forced = options.get("forced_tokens") or [5]
-        return kvship.Generation("answer", [kvship.Token(token, 0.0, ((token, 0.0),)) for token in forced])
+        kv = generation_pb2.KvReport(uncompressed_bytes=FULL_BYTES, shipped_bytes=self._shipped(compression))
+        report = generation_pb2.GenerateReport(usage=generation_pb2.Usage(prompt_tokens=NUM_PROMPT_TOKENS), kv=kv)
+        return kvship.Generation("answer", [kvship.Token(token, 0.0, ((token, 0.0),)) for token in forced], report)
 
     def tokenize(self, text):
         return text.split()
@@ -68,7 +86,11 @@ def other_data(tmp_path):
 
 @pytest.fixture
 def measured_at_once(monkeypatch):
-    monkeypatch.setattr(overhead, "measure", lambda client, *_: client.generate() and {"ms_per_token": 1.0})
+    def measure(client, prompt, policy, *_):
+        client.generate(prompt, compression=policy.options)
+        return {"ms_per_token": 1.0}
+
+    monkeypatch.setattr(overhead, "measure", measure)
 
 
 @pytest.mark.parametrize("ask", [ask_needle, ask_longeval, ask_sensitivity, ask_policies, ask_longbench, ask_overhead])
@@ -137,6 +159,24 @@ def test_a_run_is_noted_once_it_adds_something(tmp_path):
     (tmp_path / "needle.runs.jsonl").unlink()
     ask_needle(Client(), cli._records(args, "needle", "a name", "identity"))
     assert not (tmp_path / "needle.runs.jsonl").exists()
+
+
+@pytest.mark.parametrize("options, factor, budget", [
+    ("scorer=snapkv,encoder=int4", 32, 96),  # 3.05 pages
+    ("scorer=snapkv,encoder=int4", 16, 192),
+    ("scorer=snapkv,encoder=int4,allocator=ada", 32, 91),  # 96 and 86: the same pages
+    ("scorer=snapkv,encoder=int4", 2, NUM_PROMPT_TOKENS),
+    ("scorer=snapkv,encoder=int4", 200, 15),  # which is refused, and not measured
+])
+def test_a_budget_is_the_largest_that_its_bytes_allow(tmp_path, options, factor, budget):
+    client, records = Client(), Records(tmp_path, "policies", "model")
+    arguments = [Policy("rival", options)], [factor], [Kind("single", "digits")], [200], 1, Haystack(REPORT_TEXTS), 0
+    policies.run(client, records, *arguments)
+    [fitted] = records.of(study="budget")
+    assert fitted["budget_tokens"] == budget
+    measured = records.of(study="needle", policy=f"rival {factor}x")
+    assert [each["options"] for each in measured] == ([f"{options},budget_tokens={budget}"] if budget >= 16 else [])
+    assert all(each["shipped_bytes"] * factor <= each["uncompressed_bytes"] for each in measured)
 
 
 def test_results_go_to_a_folder_of_their_own():
