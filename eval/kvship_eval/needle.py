@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from kvship_eval.cases import Kind, make_case
 from kvship_eval.haystack import Haystack
-from kvship_eval.plots import heat_map, listed, save, tokens_label
+from kvship_eval.plots import heat_map, listed, save, span, tokens_label
 from kvship_eval.policy import Policy
 from kvship_eval.records import Records, mean_ratio
 from kvship_eval.service import ask
@@ -58,10 +58,10 @@ def plot(folder: Path) -> list[Path]:
         heat_map(axis, scores, [tokens_label(length) for length in lengths], [f"{depth:.0%}" for depth in depths],
                  f"{policy}: {found[policy]:.0%}")
     kinds = listed(sorted({record["kind"] for record in records}))
-    results = listed(f"{policy} ({mean_ratio(records.of(policy=policy)):.1f}x fewer bytes) {found[policy]:.0%}"
-                     for policy in policies)
+    results = listed(f"{policy} ({mean_ratio(records.of(policy=policy)):.1f}x fewer bytes) {found[policy]:.0%} "
+                     f"({span([record['score'] for record in records.of(policy=policy)])})" for policy in policies)
     return [save(figure, folder, "needle", "Needles in a haystack (the paper's Fig. 6)",
                  f"Facts of the kinds {kinds} were hidden in documents of {listed(map(tokens_label, lengths))} tokens; "
                  f"{len(records) // len(policies)} questions to each policy stand at the prompts' ends. A map shows the share of "
                  "what was asked for that the answers hold, by length (across) and by the depth of the fact (down); its title the "
-                 f"mean. Found: {results}.")]
+                 f"mean. Found, with 95 % intervals over the questions: {results}.")]

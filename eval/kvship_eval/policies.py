@@ -15,7 +15,7 @@ from tqdm import tqdm
 from kvship_eval.cases import CHARS_PER_TOKEN, Case, Kind, make_case
 from kvship_eval.divergence import kl_and_agreement
 from kvship_eval.haystack import Haystack
-from kvship_eval.plots import byte_axis, listed, save, tokens_label
+from kvship_eval.plots import byte_axis, listed, save, span, tokens_label
 from kvship_eval.policy import KEEP_ALL, Policy
 from kvship_eval.records import Record, Records, mean_ratio
 from kvship_eval.service import ask, holds_too_little
@@ -146,6 +146,7 @@ def summary(folder: Path) -> list[Record]:
 
         rows.append({
             "policy": policy, "score": mean("score", needles), "cases": len(needles),
+            "span": span([record["score"] for record in needles]),
             "retained_mass": mean("retained_mass", needles), "chosen_mass": mean("chosen_mass", needles),
             "ratio": mean_ratio(needles),
             "compress_ms": mean("compress_ms", needles), "kl": mean("kl", divergences),
@@ -155,12 +156,12 @@ def summary(folder: Path) -> list[Record]:
 
 def table(folder: Path) -> str:
     """The summary as text."""
-    lines = [f"{'policy':34} {'bytes':>7} {'score':>6} {'of full':>8} {'mass':>6} {'middle':>7} {'KL':>7} {'top-1':>6} "
+    lines = [f"{'policy':34} {'bytes':>7} {'score':>6} {'95 %':>8} {'of full':>8} {'mass':>6} {'middle':>7} {'KL':>7} {'top-1':>6} "
              f"{'compress':>9}"]
     rows = summary(folder)
     full = next((row["score"] for row in rows if row["policy"] == KEEP_ALL.name), float("nan"))
     for row in rows:
-        lines.append(f"{row['policy']:34} {row['ratio']:6.1f}x {row['score']:6.2f} {row['score'] / full:8.0%} "
+        lines.append(f"{row['policy']:34} {row['ratio']:6.1f}x {row['score']:6.2f} {row['span']:>8} {row['score'] / full:8.0%} "
                      f"{row['retained_mass']:6.3f} {row['chosen_mass']:7.3f} {row['kl']:7.3f} {row['top1_agreement']:6.2f} "
                      f"{row['compress_ms']:6.0f} ms")
     return "\n".join(lines) + "\n"
@@ -196,7 +197,8 @@ def plot(folder: Path) -> list[Path]:
     return [save(figure, folder, "policies", "All policies at the same bytes",
                  f"{rows[0]['cases']} needle questions in documents of {lengths} tokens to every policy at every budget; a budget "
                  "is the most bytes that a policy may take, pages, scales and positions counted, against the full cache in f16. "
-                 "Left: the share of what was asked for that the answers hold. Right: how far the next-token distributions of summaries of "
-                 f"{NUM_SUMMARIES} documents of each length, {NUM_FORCED} forced tokens each, are from the full cache's. In the table: mass, the window's attention on "
-                 "kept tokens; middle, the same without the tokens that all policies keep; top-1, the share of equal likeliest "
-                 "tokens; compress, the time that it took.")]
+                 "Left: the share of what was asked for that the answers hold. Right: how far the next-token distributions of "
+                 f"summaries of {NUM_SUMMARIES} documents of each length, {NUM_FORCED} forced tokens each, are from the full "
+                 "cache's. In the table: 95 %, the score's interval over the questions; mass, the window's attention on kept tokens; "
+                 "middle, the same without the tokens that all policies keep; top-1, the share of equal likeliest tokens; compress, "
+                 "the time that it took.")]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from kvship_eval.cases import HALVES, SET_APART, Case, Kind, make_case, score
 from kvship_eval.haystack import Haystack
 from kvship_eval.inspect_program import Inspect
-from kvship_eval.plots import byte_axis, listed, save, tokens_label
+from kvship_eval.plots import byte_axis, listed, save, span, tokens_label
 from kvship_eval.policy import KEEP_ALL, Policy
 from kvship_eval.records import Record, Records
 
@@ -94,21 +94,54 @@ def run_sweep(inspect: Inspect, records: Records, half: str, settings: dict[str,
                 "retained_mass": answer["retained_mass"]})
 
 
+@dataclass(frozen=True)
+class Row:
+    """What a setting found and took, over its cases."""
+
+    setting: str
+    ratio: float  # times fewer bytes than the full cache
+    score: float
+    of_full: float  # the score as a share of the full cache's
+    span: str  # of that
+
+
+def rows(records: Records) -> list[Row]:
+    """A row per setting, the best first; none where the full cache was not measured."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record["setting"]].append(record)
+    full = {record["key"].removesuffix(f"/{KEEP_ALL.name}"): record for record in groups.get(KEEP_ALL.name, [])}
+    found = []
+    for setting, measured in groups.items():
+        beside = [full[key] for record in measured if (key := record["key"].removesuffix(f"/{setting}")) in full]
+        if len(beside) < len(measured):
+            continue
+        scores, full_scores = [r["score"] for r in measured], [r["score"] for r in beside]
+        num_bytes, full_bytes = (np.mean([r["num_bytes"] / r["prompt_tokens"] for r in of]) for of in (measured, beside))
+        found.append(Row(setting, full_bytes / num_bytes, float(np.mean(scores)), float(np.mean(scores) / np.mean(full_scores)),
+                         span(scores, full_scores)))
+    return sorted(found, key=lambda row: -row.score)
+
+
+def table(found: Sequence[Row]) -> str:
+    """The rows as text."""
+    lines = [f"{'setting':34} {'bytes':>7} {'found':>6} {'of full':>8} {'95 %':>9}"]
+    lines += [f"{row.setting:34} {row.ratio:6.1f}x {row.score:6.0%} {row.of_full:8.0%} {row.span:>9}" for row in found]
+    return "\n".join(lines) + "\n"
+
+
 def plot(folder: Path) -> list[Path]:
-    """Score of each setting against the bytes it really took."""
+    """Score of each setting against the bytes it really took, and as a table."""
     made = []
     for half in HALVES:
-        groups: dict[str, list[Record]] = defaultdict(list)
-        for record in Records(folder, f"sweep-{half}"):
-            groups[record["setting"]].append(record)
-        if KEEP_ALL.name not in groups:
+        records = Records(folder, f"sweep-{half}")
+        found = rows(records)
+        if not found:
             continue
-        full = np.mean([record["score"] for record in groups[KEEP_ALL.name]])
-        bytes_per_token = np.mean([r["num_bytes"] / r["prompt_tokens"] for r in groups[KEEP_ALL.name]])
+        (folder / f"sweep-{half}.txt").write_text(table(found), encoding="utf-8")
         curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        for name, records in groups.items():
-            ratio = bytes_per_token / np.mean([r["num_bytes"] / r["prompt_tokens"] for r in records])
-            curves[name.rsplit(" ", 1)[0]].append((ratio, float(np.mean([r["score"] for r in records]) / full)))
+        for row in found:
+            curves[row.setting.rsplit(" ", 1)[0]].append((row.ratio, row.of_full))
         figure, axis = pyplot.subplots(figsize=(10, 5.4), layout="constrained")
         axis.axhline(0.95, color="0.5", linestyle=":", label="95 % of the full cache")
         # The legend in the order of the curves' ends.
@@ -120,14 +153,14 @@ def plot(folder: Path) -> list[Path]:
         axis.set_ylabel("needles found, as a share of the full cache's")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-        measured = [record for records in groups.values() for record in records]
-        num_cases = len({(record["kind"], record["length"], record["depth"]) for record in measured})
-        lengths = listed(map(tokens_label, sorted({record["length"] for record in measured})))
-        told = (f"Settings chosen here are measured on {SET_APART} by the other studies." if half == "choose"
+        num_cases = len({(record["kind"], record["length"], record["depth"]) for record in records})
+        lengths = listed(map(tokens_label, sorted({record["length"] for record in records})))
+        told = (f"Settings chosen here are measured by the other studies, on {SET_APART}." if half == "choose"
                 else f"Settings were chosen on {SET_APART}.")
         made.append(save(figure, folder, f"sweep-{half}", f"Search over settings, the half {half}",
-                         f"{num_cases} needle questions in documents of {lengths} tokens to each of {len(groups) - 1} settings, "
+                         f"{num_cases} needle questions in documents of {lengths} tokens to each of {len(found) - 1} settings, "
                          "each prompt read once in one process. Curves show what a setting finds, as a share of what the full "
                          "cache finds, against how many times fewer bytes it took; above 1 it finds more, as dropped tokens no "
-                         f"longer distract a small model. {told}"))
+                         "longer distract a small model. In the table: 95 %, the interval of that share over the questions. "
+                         f"{told}"))
     return made

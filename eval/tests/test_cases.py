@@ -5,10 +5,11 @@ import subprocess
 import sys
 
 import pytest
-from kvship_eval import longeval, needle, runs
+from kvship_eval import longeval, needle, runs, sweep
 from kvship_eval.cases import ANSWERS, FORMS, HALVES, Kind, make_case, score
 from kvship_eval.haystack import CHOOSE_TEXTS, REPORT_TEXTS, Haystack
 from kvship_eval.longeval import lines_case
+from kvship_eval.plots import interval, span
 from kvship_eval.policy import Policy
 from kvship_eval.records import Records
 from kvship_eval.report import write_report
@@ -78,7 +79,7 @@ def test_a_report_says_what_was_asked_and_what_was_run(tmp_path):
     runs.note(tmp_path, "needle", ["needle", "--cases", "1", "--server=here:1"], "a <model>")
     assert needle.plot(tmp_path)[0].stat().st_size > 1000
     page = write_report(tmp_path, ["needle"]).read_text()
-    for part in ("data:image/png;base64", "Needles in a haystack", "single-digits", "500 and 2K tokens", "8.0x fewer bytes) 50%",
+    for part in ("data:image/png;base64", "Needles in a haystack", "single-digits", "500 and 2K tokens", "8.0x fewer bytes) 50% (-)",
                  "kvship-eval needle --cases 1<", "a &lt;model&gt;", "prefers-color-scheme: dark"):
         assert part in page
     assert "http" not in page.replace("http-equiv", "") and "here:1" not in page
@@ -93,8 +94,31 @@ def test_longeval_has_a_table_of_ours(tmp_path):
             records.add(f"{policy}{length}", "", {**needle_record(policy, length), "score": score})
     longeval.plot(tmp_path)
     rows = [line.split() for line in (tmp_path / "longeval.txt").read_text().splitlines()]
-    assert rows == [["lines", "found", "200", "300", "mean", "bytes"], ["keep_all", "100%", "100%", "100%", "1.0x"],
-                    ["other", "0%", "0%", "0%", "8.0x"]]
+    assert rows == [["lines", "found", "200", "300", "mean", "95", "%", "bytes"],
+                    ["keep_all", "100%", "100%", "100%", "-", "1.0x"], ["other", "0%", "0%", "0%", "-", "8.0x"]]
+
+
+def test_intervals_are_those_of_means_and_of_their_shares():
+    scores = [1.0] * 36 + [0.0] * 36
+    assert interval(scores) == pytest.approx((0.5 - 0.1155, 0.5 + 0.1155), abs=0.015)  # 1.96 * sqrt(0.25 / 72)
+    assert interval(scores) == interval(scores)
+    assert interval(scores, scores) == (1, 1)  # the same cases
+    assert span(scores, [1.0] * 72) == span(scores)
+    assert span([1.0, 1.0]) == "-" and span([0.0, 0.0], [0.0, 0.0]) == "nan-nan%"
+
+
+def test_a_sweep_has_a_table_of_shares_of_the_full_cache(tmp_path):
+    records = Records(tmp_path, "sweep-choose")
+    for setting, scores in (("keep_all", (1, 0.5)), ("half 4x", (0.75, 0)), ("few 8x", (1,))):
+        for i, score in enumerate(scores):
+            records.add(f"case {i}/{setting}", "", {
+                "setting": setting, "kind": "single-digits", "length": 1000, "depth": i, "score": score, "prompt_tokens": 10,
+                "num_bytes": 80 if setting == "keep_all" else 20})
+    sweep.plot(tmp_path)
+    rows = [line.split()[:5] for line in (tmp_path / "sweep-choose.txt").read_text().splitlines()]
+    assert rows[1] == ["few", "8x", "4.0x", "100%", "100%"]  # of the one case that it was asked
+    assert rows[2] == ["keep_all", "1.0x", "75%", "100%", "-"]
+    assert rows[3] == ["half", "4x", "4.0x", "38%", "50%"]
 
 
 def test_a_run_that_goes_on_is_the_same_run(tmp_path):
