@@ -180,6 +180,7 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<B
       callers_(options_.security.allowed_peers, std::move(tokens)),
       service_(uses_, callers_,
                ModelInfoToProto(model_.config(), model_.identity,
+                                options_.generation.limits.ContextOf(model_.config()),
                                 options_.generation.limits.default_compression),
                options_.calls) {
   metrics_.SetModel(model_.config().name);
@@ -192,10 +193,9 @@ absl::Status DecodeServer::Listen() {
   ASSIGN_OR_RETURN(admin_, AdminServer::Start(kProgram, options_.admin, registry_, readiness_,
                                               callers_.tokens()));
   admin_->AddMetrics(*nccl_metrics_);
-  const v1::ModelInfo model = ModelInfoToProto(model_.config(), model_.identity,
-                                               options_.generation.limits.default_compression);
-  admin_->ShowStatus(
-      [this, model] { return DecodeStatusJson(model, MetricValues(registry_), nodes_, recent_); });
+  admin_->ShowStatus([this] {
+    return DecodeStatusJson(service_.model_info(), MetricValues(registry_), nodes_, recent_);
+  });
   ASSIGN_OR_RETURN(rpc_,
                    RpcServer::Start(options_.rpc, {&service_},
                                     {v1::GenerationService::service_full_name()}, readiness_));

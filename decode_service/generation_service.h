@@ -41,6 +41,8 @@ class GenerationService final : public v1::GenerationService::CallbackService {
                                        const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override;
 
+  const v1::ModelInfo& model_info() const { return model_info_; }
+
   // Of Generate calls: as RunningGenerations.
   void StartDraining() { running_.StartDraining(); }
   bool WaitUntilIdle(absl::Duration timeout) { return running_.WaitUntilIdle(timeout); }

@@ -143,7 +143,8 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options, StopSignals
   ASSIGN_OR_RETURN(
       const auto server,
       RpcServer::Start(rpc, {&service}, {v1::PrefillService::service_full_name()}, readiness));
-  const v1::ModelInfo model_info = ModelInfoToProto(config, model.identity, *default_compression);
+  const v1::ModelInfo model_info =
+      ModelInfoToProto(config, model.identity, config.context_tokens, *default_compression);
   admin->ShowStatus(
       [&] { return PrefillStatusJson(model_info, MetricValues(registry), scheduler); });
   readiness.StartServing([&scheduler] { return scheduler.CheckProgress(); });

@@ -11,6 +11,7 @@
 namespace kvship {
 
 v1::ModelInfo ModelInfoToProto(const ModelConfig& config, const Sha256Digest& combined_identity,
+                               size_t context_tokens,
                                const CompressionOptions& default_compression) {
   v1::ModelInfo message;
   message.set_name(config.name);
@@ -20,7 +21,7 @@ v1::ModelInfo ModelInfoToProto(const ModelConfig& config, const Sha256Digest& co
   message.set_num_kv_heads(config.num_kv_heads);
   message.set_head_dim(config.head_dim);
   message.set_vocab_tokens(config.vocab_tokens);
-  message.set_context_tokens(config.context_tokens);
+  message.set_context_tokens(context_tokens);
   message.set_identity(combined_identity.data(), combined_identity.size());
   *message.mutable_default_compression() = CompressionToProto(default_compression);
   return message;

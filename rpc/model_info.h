@@ -11,7 +11,9 @@
 
 namespace kvship {
 
+// `context_tokens`: as many as a request's prompt and output may have together.
 v1::ModelInfo ModelInfoToProto(const ModelConfig& config, const Sha256Digest& combined_identity,
+                               size_t context_tokens,
                                const CompressionOptions& default_compression);
 
 // `theirs` as it came over the wire. FailedPrecondition with reason MODEL_MISMATCH if it differs.

@@ -1,4 +1,6 @@
-// Bounds of a connection: what it may bring with a call, and how many calls at a time.
+// Bounds of a connection: what it may bring with a call, and how many calls at a time. And the
+// bound of a request, which GetModelInfo tells.
+#include <gmock/gmock.h>
 #include <grpcpp/channel.h>
 #include <gtest/gtest.h>
 
@@ -8,12 +10,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/clock.h"
+#include "client/generation_client.h"
+#include "rpc/errors.h"
 #include "tests/e2e/stream.h"
 #include "tests/e2e/tiny_request.h"
 #include "transport/grpc_status.h"
 
 namespace kvship {
 namespace {
+
+using ::testing::HasSubstr;
 
 constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
 
@@ -68,6 +74,17 @@ TEST(LimitsTest, AStreamMoreThanAConnectionMayHaveWaitsAndIsServed) {
       "the two had gone\n",
       absl::ToDoubleMilliseconds(third.first_token()),
       absl::ToDoubleMilliseconds(MonotonicNow() - freed));
+}
+
+TEST(LimitsTest, TheContextThatIsToldIsTheOneThatRequestsMayTake) {
+  Server decode("kvship-decode", kModel, {"--threads=1", "--max_context_tokens=64"});
+  GenerationClient client(decode.address());
+  absl::StatusOr<v1::ModelInfo> info;
+  ASSERT_TRUE(Eventually([&] { return (info = client.GetModelInfo(absl::Seconds(1))).ok(); }))
+      << info.status();
+  EXPECT_EQ(info->context_tokens(), 64u);
+  EXPECT_THAT(HttpGet(decode.admin_port, "/status.json"), HasSubstr("\"context_tokens\":64,"));
+  EXPECT_EQ(ReasonOf(Stream(decode, TinyRequest(60, 5)).WaitForEnd()), kContextLengthExceeded);
 }
 
 }  // namespace
