@@ -12,6 +12,7 @@
 #include "engine/decode.h"
 #include "engine/gpu.h"
 #include "engine/prefill.h"
+#include "rpc/compression.h"
 #include "rpc/model_info.h"
 #include "service/option_range.h"
 #include "service/process.h"
@@ -69,6 +70,13 @@ absl::StatusOr<CompressionOptions> DefaultCompressionOn(const DecodeServer::Opti
   auto parsed = ParseCompression(options.default_compression, compression);
   if (!parsed.ok()) return OfFlag("--default_compression", parsed.status());
   return parsed;
+}
+
+v1::ModelInfo InfoOf(const ServedModel& model, const RequestLimits& limits) {
+  v1::ModelInfo info =
+      ModelInfoToProto(model.config(), model.identity, limits.ContextOf(model.config()));
+  *info.mutable_default_compression() = CompressionToProto(limits.default_compression);
+  return info;
 }
 
 // To prefill nodes; null: plain text.
@@ -178,11 +186,7 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<B
             .compiler = compiler_,
             .options = options_.generation},
       callers_(options_.security.allowed_peers, std::move(tokens)),
-      service_(uses_, callers_,
-               ModelInfoToProto(model_.config(), model_.identity,
-                                options_.generation.limits.ContextOf(model_.config()),
-                                options_.generation.limits.default_compression),
-               options_.calls) {
+      service_(uses_, callers_, InfoOf(model_, options_.generation.limits), options_.calls) {
   metrics_.SetModel(model_.config().name);
 }
 

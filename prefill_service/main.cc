@@ -32,9 +32,6 @@ ABSL_FLAG(std::string, transport, "grpc",
           "unencrypted, and over gRPC where it fails");
 ABSL_FLAG(size_t, block_tokens, 0,
           "queries per step of the engine; 0: 256 on the CPU, 8192 on a GPU");
-ABSL_FLAG(std::string, default_compression, "",
-          "options that GetModelInfo reports as this server's defaults, where they differ from the "
-          "measured default: \"budget_tokens=1024,encoder=f16\"");
 ABSL_FLAG(size_t, max_queue_requests, 256,
           "requests admitted at a time, from arrival to the last byte sent");
 ABSL_FLAG(size_t, max_queue_tokens, 1 << 20,
@@ -83,7 +80,6 @@ absl::StatusOr<PrefillProgramOptions> OptionsFromFlags() {
                    WantsNccl(absl::GetFlag(FLAGS_transport), options.device.is_gpu));
   options.block_tokens = absl::GetFlag(FLAGS_block_tokens);
   options.prefix_cache_bytes = absl::GetFlag(FLAGS_prefix_cache_bytes);
-  options.default_compression = absl::GetFlag(FLAGS_default_compression);
   options.scheduler.max_queue_requests = absl::GetFlag(FLAGS_max_queue_requests);
   options.scheduler.max_queue_tokens = absl::GetFlag(FLAGS_max_queue_tokens);
   options.scheduler.max_active_requests = absl::GetFlag(FLAGS_max_active_requests);

@@ -114,11 +114,6 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options, StopSignals
 
   ASSIGN_OR_RETURN(const ServedModel model, LoadModel(options.model));
   const ModelConfig& config = model.transformer->config;
-  const auto default_compression =
-      ParseCompression(options.default_compression, DefaultCompression(config.head_dim));
-  if (!default_compression.ok()) {
-    return OfFlag("--default_compression", default_compression.status());
-  }
   const size_t num_threads = NumThreads(options.num_threads);
   Backend backend(num_threads);
   ASSIGN_OR_RETURN(const auto reader, OpenReader(options, *model.transformer, backend));
@@ -130,7 +125,6 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options, StopSignals
   PrefillRpcService service({.callers = callers,
                              .model = config,
                              .identity = model.identity,
-                             .default_compression = *default_compression,
                              .scheduler = scheduler,
                              .metrics = metrics,
                              .tracer = tracer,
@@ -143,8 +137,7 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options, StopSignals
   ASSIGN_OR_RETURN(
       const auto server,
       RpcServer::Start(rpc, {&service}, {v1::PrefillService::service_full_name()}, readiness));
-  const v1::ModelInfo model_info =
-      ModelInfoToProto(config, model.identity, config.context_tokens, *default_compression);
+  const v1::ModelInfo model_info = ModelInfoToProto(config, model.identity, config.context_tokens);
   admin->ShowStatus(
       [&] { return PrefillStatusJson(model_info, MetricValues(registry), scheduler); });
   readiness.StartServing([&scheduler] { return scheduler.CheckProgress(); });

@@ -21,10 +21,9 @@ struct PrefillProgramOptions {
   size_t num_threads = 0;  // 0: one per core
   bool float32 = false;
   ComputeDevice device;
-  bool uses_nccl = false;           // requires a GPU
-  size_t block_tokens = 0;          // queries per step; 0: 256 on the CPU, 8192 on a GPU
-  size_t prefix_cache_bytes = 0;    // 0: no prefix cache
-  std::string default_compression;  // in the options' text form
+  bool uses_nccl = false;         // requires a GPU
+  size_t block_tokens = 0;        // queries per step; 0: 256 on the CPU, 8192 on a GPU
+  size_t prefix_cache_bytes = 0;  // 0: no prefix cache
   PrefillScheduler::Options scheduler;
   std::string otlp_endpoint;  // of the trace collector; empty: none
   absl::Duration drain_timeout = absl::Seconds(30);

@@ -169,8 +169,8 @@ absl::Status PrefillRpcService::FillModelInfo(
   const absl::Status ready = parts_.readiness.Check();
   const bool draining = parts_.readiness.draining();
   if (!ready.ok() && !draining) return WithReason(ready, kNotReady);
-  *response->mutable_model() = ModelInfoToProto(
-      parts_.model, parts_.identity, parts_.model.context_tokens, parts_.default_compression);
+  *response->mutable_model() =
+      ModelInfoToProto(parts_.model, parts_.identity, parts_.model.context_tokens);
   response->mutable_load()->set_prompt_tokens(parts_.scheduler.admitted_tokens());
   response->mutable_load()->set_draining(draining);
   response->mutable_load()->set_keeps_prefixes(parts_.keeps_prefixes);

@@ -8,7 +8,6 @@
 #include "base/deadline_watch.h"
 #include "base/sha256.h"
 #include "engine/model_config.h"
-#include "kv/compression_options.h"
 #include "kvship/v1/prefill.grpc.pb.h"
 #include "prefill_service/prefill_metrics.h"
 #include "prefill_service/prefill_scheduler.h"
@@ -25,13 +24,11 @@ class PrefillRpcService final
     : public v1::PrefillService::WithRawCallbackMethod_Prefill<
           v1::PrefillService::WithCallbackMethod_GetModelInfo<v1::PrefillService::Service>> {
  public:
-  // What the service uses; borrowed, must outlive all calls. `default_compression` is for
-  // GetModelInfo only: Begin has every field set.
+  // What the service uses; borrowed, must outlive all calls.
   struct Parts {
     const Callers& callers;
     const ModelConfig& model;
     Sha256Digest identity;
-    CompressionOptions default_compression;
     PrefillScheduler& scheduler;
     PrefillMetrics& metrics;
     Tracer& tracer;

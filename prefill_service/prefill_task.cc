@@ -81,7 +81,7 @@ absl::StatusOr<PrefillTask> ReadBegin(const v1::PrefillBegin& begin, const Model
   PrefillTask task;
   task.request_id = begin.request_id();
   // An option unknown to a client of an older minor version gets the struct's default, which is the
-  // behaviour before the option existed; never this server's flags.
+  // behaviour before the option existed.
   ASSIGN_OR_RETURN(task.compression, CompressionFromProto(begin.compression(), {}));
   ASSIGN_OR_RETURN(task.sampling, SamplingFromProto(begin.sampling(), model.vocab_tokens));
   absl::StatusOr<KvPlan> plan = MakePlan(task.compression, ShapeOf(model), begin.tokens_size());

@@ -5,14 +5,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "rpc/compression.h"
 #include "rpc/errors.h"
 
 namespace kvship {
 
 v1::ModelInfo ModelInfoToProto(const ModelConfig& config, const Sha256Digest& combined_identity,
-                               size_t context_tokens,
-                               const CompressionOptions& default_compression) {
+                               size_t context_tokens) {
   v1::ModelInfo message;
   message.set_name(config.name);
   message.set_architecture(config.architecture);
@@ -23,7 +21,6 @@ v1::ModelInfo ModelInfoToProto(const ModelConfig& config, const Sha256Digest& co
   message.set_vocab_tokens(config.vocab_tokens);
   message.set_context_tokens(context_tokens);
   message.set_identity(combined_identity.data(), combined_identity.size());
-  *message.mutable_default_compression() = CompressionToProto(default_compression);
   return message;
 }
 

@@ -208,7 +208,6 @@ TEST(CommandLineTest, TextsThatCannotBeAreRefusedByTheFlagsName) {
     const char* message;
   };
   for (const Case& c : {
-           Case{"kvship-prefill", {"--default_compression=scorer=foo"}, "--default_compression: "},
            Case{"kvship-decode", {"--default_compression=scorer=foo"}, "--default_compression: "},
            Case{"kvship-decode", {"--kv_tail=foo"}, "--kv_tail is 'foo'; wanted f32, f16 or bf16"},
            Case{"kvship-decode", {"--prefill="}, "--prefill is ''; wanted prefill nodes"},

@@ -31,7 +31,6 @@ struct PrefillSide {
   PrefillRpcService service{{.callers = callers,
                              .model = model->config,
                              .identity = CombinedIdentity(model->identity, {}),
-                             .default_compression = {},
                              .scheduler = scheduler,
                              .metrics = metrics,
                              .tracer = tracer,

@@ -47,7 +47,6 @@ PrefillNode::PrefillNode(const PrefillScheduler::Options& options, size_t model_
       service({.callers = callers,
                .model = model.config(),
                .identity = identity,
-               .default_compression = {},
                .scheduler = scheduler,
                .metrics = metrics,
                .tracer = tracer,

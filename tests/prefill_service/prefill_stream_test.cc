@@ -199,7 +199,8 @@ TEST_F(PrefillStreamTest, GetModelInfoTellsTheModel) {
   ASSERT_TRUE(stub->GetModelInfo(&context, {}, &response).ok());
   EXPECT_EQ(response.model().vocab_tokens(), 320u);
   EXPECT_TRUE(CheckModelIdentity(response.model().identity(), node_.identity).ok());
-  EXPECT_EQ(response.model().default_compression().scorer(), "snapkv");
+  EXPECT_EQ(response.model().context_tokens(), node_.model.config().context_tokens);
+  EXPECT_FALSE(response.model().has_default_compression()) << "each request says all of its own";
 }
 
 }  // namespace
