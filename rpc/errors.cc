@@ -11,6 +11,9 @@ namespace {
 // Beside the status' own message there is little room in gRPC's trailers.
 constexpr size_t kMostDescriptionBytes = 512;
 
+// Of an ErrorInfo, so that its reason is one of rpc/errors.h.
+constexpr char kDomain[] = "kvship";
+
 std::string TypeUrl(const google::protobuf::Message& message) {
   return absl::StrCat("type.googleapis.com/", message.GetDescriptor()->full_name());
 }
@@ -55,7 +58,7 @@ absl::Status WithRetryDelay(absl::Status status, absl::Duration delay) {
 absl::Status WithReason(absl::Status status, absl::string_view reason) {
   google::rpc::ErrorInfo detail;
   detail.set_reason(std::string(reason));
-  detail.set_domain("kvship");
+  detail.set_domain(kDomain);
   return WithDetail(std::move(status), detail);
 }
 
@@ -75,7 +78,8 @@ std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {
 
 std::string ReasonOf(const absl::Status& status) {
   const auto detail = DetailOf<google::rpc::ErrorInfo>(status);
-  return detail.has_value() ? detail->reason() : "";
+  // What stands between two nodes may have reasons of its own.
+  return detail.has_value() && detail->domain() == kDomain ? detail->reason() : "";
 }
 
 std::string FieldOf(const absl::Status& status) {

@@ -39,8 +39,8 @@ absl::Status RefusedWhileDraining();
 
 // What a received error says; nothing where it has no such detail or a broken one.
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
-std::string ReasonOf(const absl::Status& status);
-std::string FieldOf(const absl::Status& status);  // the first one
+std::string ReasonOf(const absl::Status& status);  // one of WithReason's
+std::string FieldOf(const absl::Status& status);   // the first one
 
 // The message as it may stand in a log: none of an InvalidArgument, which quotes the request.
 absl::string_view LoggedMessage(const absl::Status& status);

@@ -3,7 +3,9 @@
 
 #include <cmath>
 
+#include "absl/strings/cord.h"
 #include "engine/model_identity.h"
+#include "google/rpc/error_details.pb.h"
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
 #include "rpc/errors.h"
@@ -260,6 +262,17 @@ TEST(Errors, DetailsStandSideBySide) {
       WithRetryDelay(WithField(absl::ResourceExhaustedError("full"), "tokens"), absl::Seconds(2.5));
   EXPECT_EQ(FieldOf(status), "tokens");
   EXPECT_EQ(RetryDelayOf(status), absl::Seconds(2.5));
+  EXPECT_EQ(ReasonOf(status), "");
+}
+
+TEST(Errors, AProxysReasonIsNoneOfOurs) {
+  google::rpc::ErrorInfo info;
+  info.set_reason(kModelMismatch);
+  info.set_domain("proxy.example");
+  absl::Status status = WithReason(absl::UnavailableError("overloaded"), kModelMismatch);
+  EXPECT_EQ(ReasonOf(status), kModelMismatch);
+  status.SetPayload("type.googleapis.com/google.rpc.ErrorInfo",
+                    absl::Cord(info.SerializeAsString()));
   EXPECT_EQ(ReasonOf(status), "");
 }
 
