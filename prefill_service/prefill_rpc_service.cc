@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "engine/sampling.h"
 #include "prefill_service/nccl_sender.h"
 #include "rpc/errors.h"
 #include "rpc/model_info.h"
@@ -186,7 +187,8 @@ bool PrefillRpcService::WaitUntilIdle(absl::Duration timeout) {
 size_t PrefillRpcService::MostMessageBytes(const ModelConfig& model) {
   constexpr size_t kMostTokenBytes = 5;
   constexpr size_t kOtherFields = 64 << 10;
-  return model.context_tokens * kMostTokenBytes + kOtherFields;
+  return model.context_tokens * kMostTokenBytes +
+         TokenMaskWords(model.vocab_tokens) * sizeof(TokenMask::value_type) + kOtherFields;
 }
 
 }  // namespace kvship

@@ -203,5 +203,15 @@ TEST_F(PrefillStreamTest, GetModelInfoTellsTheModel) {
   EXPECT_FALSE(response.model().has_default_compression()) << "each request says all of its own";
 }
 
+TEST(PrefillRpcService, TakesAMaskOfTheVocabularyBesideAWholeContext) {
+  ModelConfig config;
+  config.context_tokens = 1000;
+  config.vocab_tokens = size_t{1} << 22;
+  v1::PrefillBegin begin;
+  for (size_t i = 0; i < config.context_tokens; ++i) begin.add_tokens(UINT32_MAX);
+  for (size_t i = 0; i < config.vocab_tokens / 32; ++i) begin.add_allowed_tokens(UINT32_MAX);
+  EXPECT_GT(PrefillRpcService::MostMessageBytes(config), begin.ByteSizeLong());
+}
+
 }  // namespace
 }  // namespace kvship
