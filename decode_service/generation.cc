@@ -13,6 +13,14 @@
 #include "rpc/errors.h"
 
 namespace kvship {
+namespace {
+
+// Prefill nodes tried for one prompt.
+constexpr size_t kMostAttempts = 3;
+// What a request refused for lack of room is told to wait.
+constexpr absl::Duration kRetryDelay = absl::Seconds(1);
+
+}  // namespace
 
 bool Generation::Start(const v1::GenerateRequest& message) {
   bool compiles = false;
@@ -238,7 +246,7 @@ void Generation::OnNodeFailure(const std::string& node, const absl::Status& erro
   const size_t num_tried = tried_.size();
   lock.unlock();
   const PrefillFault fault = FaultOf(error);
-  if (fault != PrefillFault::kNone && num_tried < uses_.options.most_attempts) {
+  if (fault != PrefillFault::kNone && num_tried < kMostAttempts) {
     LogWarning(absl::StrCat("prefill node ", node, ": ", error.ToString()),
                {{"request_id", call_.id}, {"node", node}});
     uses_.queue.WaitAgain(*ticket_);
@@ -356,7 +364,7 @@ void Generation::Fail(const absl::Status& error) {
   uses_.metrics.CountRequest(error, call_.client);
   LogEnd(error);
   trace_.End(call_.id, error, report_);
-  responses_->Fail(full ? WithRetryDelay(error, uses_.options.retry_delay) : error);
+  responses_->Fail(full ? WithRetryDelay(error, kRetryDelay) : error);
 }
 
 void Generation::LogEnd(const absl::Status& status) const {

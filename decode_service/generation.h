@@ -31,10 +31,6 @@ class Generation : public std::enable_shared_from_this<Generation> {
     RequestLimits limits;
     // Output tokens that may queue for a slow reader before its request leaves the batch.
     size_t max_unread_tokens = 256;
-    // The most prefill nodes to try for one prompt.
-    size_t most_attempts = 3;
-    // The retry delay given to a request refused for lack of room.
-    absl::Duration retry_delay = absl::Seconds(1);
   };
 
   // What all generations share; must outlive them.

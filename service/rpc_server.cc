@@ -31,6 +31,10 @@ constexpr size_t kMostBufferedBytes = size_t{1} << 30;
 
 constexpr int kHandshakeTimeoutMs = 10'000;
 
+// A connection ends after half an hour, and as long for its running calls, so that clients resolve
+// names again and find new servers.
+constexpr int kMaxConnectionAgeMs = 30 * 60 * 1000;
+
 // What gRPC begins with, and a few for what it makes later. Where it does not get one, it aborts
 // the process, or it serves nothing without a word.
 size_t NumGrpcThreads() { return 8 + 2 * std::clamp(std::thread::hardware_concurrency(), 2u, 16u); }
@@ -55,15 +59,11 @@ void SetConnectionArguments(const RpcServer::Options& options, grpc::ServerBuild
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  // Clients may ask for a sign of life as often as they do (transport/grpc_client.h), and more.
+  // Clients may ask for a sign of life as often as they do (transport/grpc_client.cc), and more.
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 500);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder->AddChannelArgument(
-      GRPC_ARG_MAX_CONNECTION_AGE_MS,
-      static_cast<int>(absl::ToInt64Milliseconds(options.max_connection_age)));
-  builder->AddChannelArgument(
-      GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
-      static_cast<int>(absl::ToInt64Milliseconds(options.max_connection_age_grace)));
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, kMaxConnectionAgeMs);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, kMaxConnectionAgeMs);
 }
 
 }  // namespace

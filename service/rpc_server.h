@@ -31,10 +31,6 @@ class RpcServer {
     size_t max_message_bytes = 4 << 20;
     // Concurrent streams per connection; more wait.
     size_t max_streams = 1024;
-    // A connection closes after this age, plus a grace for its running calls, so that clients
-    // resolve names again and find new servers.
-    absl::Duration max_connection_age = absl::Minutes(30);
-    absl::Duration max_connection_age_grace = absl::Minutes(30);
     // unset: plain text
     std::shared_ptr<grpc::ServerCredentials> credentials;
 

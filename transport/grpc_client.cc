@@ -28,6 +28,13 @@ constexpr char kPrefillMethod[] = "/kvship.v1.PrefillService/Prefill";
 // Frames, and the control messages of the largest models, stay far below.
 constexpr int kMostMessageBytes = 8 << 20;
 
+// How long a connection may be silent before the peer is asked for a sign of life, and how long it
+// has to answer before all calls end with Unavailable and the next one connects anew: bytes that a
+// network has lost for good must not hold a prompt until its deadline. Answers to health checks
+// break the silence more often than that, so that sound connections are not asked.
+constexpr int kKeepaliveMs = 1'000;
+constexpr int kKeepaliveTimeoutMs = 4'000;
+
 }  // namespace
 
 class GrpcClientChannel;
@@ -233,8 +240,8 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& target,
   // Bulk streams must not share a connection with other channels of the process.
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-  args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, absl::ToInt64Milliseconds(options.keepalive_time));
-  args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, absl::ToInt64Milliseconds(options.keepalive_timeout));
+  args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   // A prompt may compute for minutes without a byte on the wire.
   args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // Between two checks, neither of which is answered, there may be no call.

@@ -23,12 +23,6 @@ using CallMetadata = std::vector<std::pair<std::string, std::string>>;
 class PrefillConnection {
  public:
   struct Options {
-    // How long a connection may be silent before the peer is asked for a sign of life, and how long
-    // it has to answer before all calls end with Unavailable and the next one connects anew: bytes
-    // that a network has lost for good must not hold a prompt until its deadline. Answers to health
-    // checks break the silence more often than that, so that sound connections are not asked.
-    absl::Duration keepalive_time = absl::Seconds(1);
-    absl::Duration keepalive_timeout = absl::Seconds(4);
     // unset: plain text
     std::shared_ptr<grpc::ChannelCredentials> credentials;
     // "host[:port]", what the server is called by and must have a certificate for; empty: the

@@ -12,6 +12,13 @@ namespace {
 
 using Phase = NcclLink::Phase;
 
+// As NcclOptions::max_backoff, of a peer that cannot be connected with: each try may cost NCCL a
+// thread and some memory for good.
+constexpr absl::Duration kMaxConnectBackoff = absl::Hours(1);
+// A communicator that was used so lately does not go for another's sake: more peers than there is
+// room for would only ever connect.
+constexpr absl::Duration kMinResidency = absl::Seconds(30);
+
 absl::Status NotReady(const std::string& peer, const char* why) {
   return absl::UnavailableError(absl::StrCat("NCCL with ", peer, ": ", why));
 }
@@ -36,11 +43,6 @@ absl::Status NcclOptions::Validate() const {
     return absl::InvalidArgumentError(absl::StrCat(
         "min_backoff ", absl::FormatDuration(min_backoff), ": wanted more than 0 and at most ",
         "max_backoff, ", absl::FormatDuration(max_backoff)));
-  }
-  if (max_connect_backoff < min_backoff) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("max_connect_backoff ", absl::FormatDuration(max_connect_backoff),
-                     ": wanted at least min_backoff, ", absl::FormatDuration(min_backoff)));
   }
   return absl::OkStatus();
 }
@@ -87,8 +89,7 @@ absl::Status NcclExecutor::MayConnectLocked(const std::string& peer) const {
     }
     if (found->second.link != nullptr) return absl::OkStatus();  // whose place it takes
   }
-  if (!HasRoomFor(NumLinks() + 1) &&
-      now < LeastRecentlyUsed()->last_used + options_.min_residency) {
+  if (!HasRoomFor(NumLinks() + 1) && now < LeastRecentlyUsed()->last_used + kMinResidency) {
     return NotReady(peer, "no room beside communicators that were used lately");
   }
   return absl::OkStatus();
@@ -287,9 +288,8 @@ void NcclExecutor::Fail(const LinkPtr& link, const absl::Status& why) {
   Peer& peer = peers_[link->peer];
   // 2^20 times any sensible min_backoff is more than the most.
   const uint64_t doublings = std::min<uint64_t>(peer.num_failures++, 20);
-  const absl::Duration backoff =
-      std::min(was_ready ? options_.max_backoff : options_.max_connect_backoff,
-               options_.min_backoff * (uint64_t{1} << doublings));
+  const absl::Duration backoff = std::min(was_ready ? options_.max_backoff : kMaxConnectBackoff,
+                                          options_.min_backoff * (uint64_t{1} << doublings));
   peer.retry_time = now_() + backoff;
   Close(link, absl::UnavailableError(absl::StrCat("NCCL with ", link->peer, ": ", why.message())));
 }

@@ -52,12 +52,6 @@ struct NcclOptions {
   // transfer in between doubles the backoff, up to max_backoff.
   absl::Duration min_backoff = absl::Seconds(1);
   absl::Duration max_backoff = absl::Minutes(1);
-  // As max_backoff, for a peer that fails to connect: each attempt may cost NCCL a thread and some
-  // memory for good.
-  absl::Duration max_connect_backoff = absl::Hours(1);
-  // A communicator used this recently is not evicted for another: otherwise more peers than fit
-  // would only ever reconnect.
-  absl::Duration min_residency = absl::Seconds(30);
   // How long a peer that NCCL reaches more slowly than the other transport does is left to the
   // other one; then NCCL is measured again.
   absl::Duration slow_rest = absl::Seconds(30);

@@ -72,7 +72,7 @@ class HttpServer : public httplib::Server {
   const size_t max_body_bytes_;
   const std::unique_ptr<WatchedTlsContext> tls_;  // may be null; used by the acceptor
   httplib::Logger log_ = [](const httplib::Request&, const httplib::Response&) {};
-  absl::Duration max_connection_age_ = absl::Minutes(30);  // as gRPC's (service/rpc_server.h)
+  absl::Duration max_connection_age_ = absl::Minutes(30);  // as gRPC's (service/rpc_server.cc)
   int port_ = 0;
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};
