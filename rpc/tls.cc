@@ -44,19 +44,24 @@ absl::Status UseIdentity(const TlsFiles& files, SSL_CTX* context) {
   return absl::OkStatus();
 }
 
-// Looks at all files that are set, for gRPC tells of a bad one only when a peer connects.
-absl::Status CheckFiles(const TlsFiles& files) {
-  const std::shared_ptr<SSL_CTX> context(SSL_CTX_new(TLS_method()), SSL_CTX_free);
+// A server's context. Looks at all files that are set, for gRPC tells of a bad one only when a peer
+// connects.
+absl::StatusOr<std::shared_ptr<SSL_CTX>> UseFiles(const TlsFiles& files) {
+  std::shared_ptr<SSL_CTX> context(SSL_CTX_new(TLS_server_method()), SSL_CTX_free);
+  SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
+  SSL_CTX_set_options(context.get(), SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
+  // The chain is what the certificate's file has, and nothing of `ca`.
+  SSL_CTX_set_mode(context.get(), SSL_MODE_NO_AUTO_CHAIN);
   if (!files.certificate.empty()) RETURN_IF_ERROR(UseIdentity(files, context.get()));
   if (!files.ca.empty() &&
       SSL_CTX_load_verify_locations(context.get(), files.ca.c_str(), nullptr) != 1) {
     return Unusable(files.ca, "a PEM file with certificates of authorities");
   }
-  return absl::OkStatus();
+  return context;
 }
 
 absl::StatusOr<std::shared_ptr<FileWatcherCertificateProvider>> Watch(const TlsFiles& files) {
-  ASSIGN_OR_RETURN(const TlsFiles copies, CopiesOf(files, CheckFiles));
+  ASSIGN_OR_RETURN(const TlsFiles copies, CopiesOf(files, UseFiles));
   return std::make_shared<FileWatcherCertificateProvider>(copies.key, copies.certificate, copies.ca,
                                                           kRefreshSeconds);
 }
@@ -91,12 +96,9 @@ std::optional<TlsInUse> FindTlsInUse() {
   return found;
 }
 
-absl::StatusOr<std::shared_ptr<SSL_CTX>> ServerTlsContext(const TlsFiles& files) {
-  std::shared_ptr<SSL_CTX> context(SSL_CTX_new(TLS_server_method()), SSL_CTX_free);
-  SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
-  SSL_CTX_set_options(context.get(), SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
-  RETURN_IF_ERROR(UseIdentity(files, context.get()));
-  return context;
+absl::StatusOr<TlsContexts> ServerTlsContexts(const TlsFiles& files) {
+  RETURN_IF_ERROR(CopiesOf(files, UseFiles).status());
+  return [files] { return ContextOfCopies(files); };
 }
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerTls(const TlsFiles& files) {

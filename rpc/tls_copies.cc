@@ -76,12 +76,13 @@ TlsFiles AsTlsFiles(const MemoryFiles& files) {
 // Not thread safe.
 class TlsCopies {
  public:
-  TlsCopies(const TlsFiles& files, CheckTlsFiles check) : files_(files), check_(check) {}
+  TlsCopies(const TlsFiles& files, UseTlsFiles use) : files_(files), use_(use) {}
 
   // Why the files cannot be used as they are; the copies stay as they were then.
   absl::Status Update();
 
   TlsFiles paths() const { return AsTlsFiles(copies_); }
+  const std::shared_ptr<SSL_CTX>& context() const { return context_; }
   // Whether the last Update had no error.
   bool are_current() const { return are_current_; }
 
@@ -89,9 +90,10 @@ class TlsCopies {
   absl::Status Adopt(const OfEach<std::string>& contents);
 
   const TlsFiles files_;
-  const CheckTlsFiles check_;
+  const UseTlsFiles use_;
   OfEach<std::string> contents_;  // of the copies
   MemoryFiles copies_;
+  std::shared_ptr<SSL_CTX> context_;  // of the copies; shared with the connections made with it
   bool are_current_ = true;
 };
 
@@ -109,7 +111,7 @@ absl::Status TlsCopies::Update() {
 }
 
 absl::Status TlsCopies::Adopt(const OfEach<std::string>& contents) {
-  RETURN_IF_ERROR(check_(files_));
+  RETURN_IF_ERROR(use_(files_).status());
   MemoryFiles next;
   const OfEach<std::string> paths = PathsOf(files_);
   for (size_t i = 0; i < paths.size(); ++i) {
@@ -118,7 +120,7 @@ absl::Status TlsCopies::Adopt(const OfEach<std::string>& contents) {
     RETURN_IF_ERROR(next[i]->Write(contents[i]));
   }
   // What was read may be half of what has been written since.
-  RETURN_IF_ERROR(check_(AsTlsFiles(next)));
+  ASSIGN_OR_RETURN(context_, use_(AsTlsFiles(next)));
   for (size_t i = 0; i < paths.size(); ++i) {
     if (copies_[i] == nullptr) {
       copies_[i] = std::move(next[i]);
@@ -147,11 +149,11 @@ class AllTlsCopies {
     if (thread_.joinable()) thread_.join();
   }
 
-  absl::StatusOr<TlsFiles> PathsFor(const TlsFiles& files, CheckTlsFiles check) {
+  absl::StatusOr<TlsFiles> PathsFor(const TlsFiles& files, UseTlsFiles use) {
     std::lock_guard lock(mutex_);
     auto at = copies_.find(PathsOf(files));
     if (at == copies_.end()) {
-      auto made = std::make_unique<TlsCopies>(files, check);
+      auto made = std::make_unique<TlsCopies>(files, use);
       RETURN_IF_ERROR(made->Update());
       at = copies_.emplace(PathsOf(files), std::move(made)).first;
     } else {
@@ -159,6 +161,11 @@ class AllTlsCopies {
     }
     if (!thread_.joinable()) thread_ = StartThread("TLS files", [this] { UpdateAgainAndAgain(); });
     return at->second->paths();
+  }
+
+  std::shared_ptr<SSL_CTX> ContextFor(const TlsFiles& files) {
+    std::lock_guard lock(mutex_);
+    return copies_.at(PathsOf(files))->context();
   }
 
   std::vector<TlsCopiesInUse> InUse() {
@@ -206,10 +213,12 @@ AllTlsCopies& All() {
 
 }  // namespace
 
-absl::StatusOr<TlsFiles> CopiesOf(const TlsFiles& files, CheckTlsFiles check) {
-  RETURN_IF_ERROR(check(files));
-  return All().PathsFor(files, check);
+absl::StatusOr<TlsFiles> CopiesOf(const TlsFiles& files, UseTlsFiles use) {
+  RETURN_IF_ERROR(use(files).status());
+  return All().PathsFor(files, use);
 }
+
+std::shared_ptr<SSL_CTX> ContextOfCopies(const TlsFiles& files) { return All().ContextFor(files); }
 
 std::vector<TlsCopiesInUse> AllTlsCopiesInUse() { return All().InUse(); }
 

@@ -113,8 +113,7 @@ void Respond(const OpenAiError& error, httplib::Response& response) {
   if (error.http_status == 401) response.set_header("WWW-Authenticate", "Bearer");
 }
 
-HttpServer::HttpServer(size_t max_connections, size_t max_body_bytes,
-                       std::unique_ptr<WatchedTlsContext> tls)
+HttpServer::HttpServer(size_t max_connections, size_t max_body_bytes, TlsContexts tls)
     : max_body_bytes_(max_body_bytes), tls_(std::move(tls)), threads_(max_connections) {
   set_tcp_nodelay(true);
   // By default two processes could share one port.
@@ -201,7 +200,7 @@ void HttpServer::Accept() {
   while (!stopping_) {
     const int socket = accept4(svr_sock_, nullptr, nullptr, SOCK_CLOEXEC);
     if (socket >= 0) {
-      const std::shared_ptr<SSL_CTX> tls = tls_ ? tls_->Get() : nullptr;
+      const std::shared_ptr<SSL_CTX> tls = tls_ ? tls_() : nullptr;
       if (!threads_.Run([this, socket, tls] { Serve(socket, tls); })) close(socket);
     } else if (errno != EINTR && errno != ECONNABORTED) {
       absl::SleepFor(kAcceptPause);

@@ -17,9 +17,9 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "decode_service/http/openai_error.h"
+#include "rpc/tls.h"
 #include "service/connection_threads.h"
 #include "service/http_connection.h"
-#include "service/watched_tls_context.h"
 
 namespace kvship {
 
@@ -33,8 +33,7 @@ class HttpServer : public httplib::Server {
  public:
   // Connections beyond `max_connections` wait in the system's bounded accept queue. `tls` may be
   // null: plain text.
-  HttpServer(size_t max_connections, size_t max_body_bytes,
-             std::unique_ptr<WatchedTlsContext> tls = nullptr);
+  HttpServer(size_t max_connections, size_t max_body_bytes, TlsContexts tls = nullptr);
   // As Stop, at once.
   ~HttpServer() override;
 
@@ -70,7 +69,7 @@ class HttpServer : public httplib::Server {
   bool WaitForRequest(HttpConnection& connection) const;
 
   const size_t max_body_bytes_;
-  const std::unique_ptr<WatchedTlsContext> tls_;  // may be null; used by the acceptor
+  const TlsContexts tls_;  // may be null
   httplib::Logger log_ = [](const httplib::Request&, const httplib::Response&) {};
   absl::Duration max_connection_age_ = absl::Minutes(30);  // as gRPC's (service/rpc_server.cc)
   int port_ = 0;

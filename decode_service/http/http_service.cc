@@ -128,8 +128,7 @@ OpenAiError UnknownModel(absl::string_view model, absl::string_view served) {
 }  // namespace
 
 HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
-                         const Readiness& readiness, const Options& options,
-                         std::unique_ptr<WatchedTlsContext> tls)
+                         const Readiness& readiness, const Options& options, TlsContexts tls)
     : uses_(uses),
       callers_(callers),
       readiness_(readiness),
@@ -146,9 +145,9 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation
                                                                 const Callers& callers,
                                                                 const Readiness& readiness,
                                                                 const Options& options) {
-  std::unique_ptr<WatchedTlsContext> tls;
+  TlsContexts tls;
   if (!options.tls.certificate.empty()) {
-    ASSIGN_OR_RETURN(tls, WatchedTlsContext::Load(options.tls));
+    ASSIGN_OR_RETURN(tls, ServerTlsContexts(options.tls));
   }
   std::unique_ptr<HttpService> service(
       new HttpService(uses, callers, readiness, options, std::move(tls)));

@@ -33,7 +33,7 @@ class HttpService {
   };
 
   // Listens and serves. Borrows callers and readiness. Errors: as HttpServer::Listen and
-  // ServerTlsContext.
+  // ServerTlsContexts.
   static absl::StatusOr<std::unique_ptr<HttpService>> Start(const Generation::Uses& uses,
                                                             const Callers& callers,
                                                             const Readiness& readiness,
@@ -52,7 +52,7 @@ class HttpService {
 
  private:
   HttpService(const Generation::Uses& uses, const Callers& callers, const Readiness& readiness,
-              const Options& options, std::unique_ptr<WatchedTlsContext> tls);
+              const Options& options, TlsContexts tls);
 
   // Answers every request but POSTs, with one Host header, to the generating endpoints.
   httplib::Server::HandlerResponse Route(const httplib::Request& request,

@@ -24,11 +24,11 @@ struct LongEnd {
   StartLog("test", LogFormat::kText);
   const std::string path = ::testing::TempDir() + "kvship_tls_copies";
   std::ofstream(path) << "of use";
-  const auto check = [](const TlsFiles& files) {
-    return std::filesystem::exists(files.certificate) ? absl::OkStatus()
-                                                      : absl::NotFoundError(files.certificate);
+  const auto use = [](const TlsFiles& files) -> absl::StatusOr<std::shared_ptr<SSL_CTX>> {
+    if (!std::filesystem::exists(files.certificate)) return absl::NotFoundError(files.certificate);
+    return nullptr;
   };
-  if (!CopiesOf({.certificate = path, .key = "", .ca = ""}, check).ok()) std::_Exit(2);
+  if (!CopiesOf({.certificate = path, .key = "", .ca = ""}, use).ok()) std::_Exit(2);
   std::filesystem::remove(path);
   std::exit(0);
 }

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "rpc/tls.h"
+#include "tests/service/no_descriptor_left.h"
 
 namespace kvship {
 namespace {
@@ -55,12 +56,12 @@ TEST(NodeMetrics, WithoutTlsAndTokensNothingIsToldOfThem) {
 
 class NodeMetricsFilesTest : public ::testing::Test {
  protected:
-  NodeMetricsFilesTest() {
+  // One folder for all tests: the process looks at its TLS files to its end.
+  static void SetUpTestSuite() {
     std::string name = ::testing::TempDir() + "kvship_node_XXXXXX";
     folder_ = mkdtemp(name.data());
-    files_ = {.certificate = folder_ + "/cert.pem", .key = folder_ + "/key.pem"};
   }
-  ~NodeMetricsFilesTest() override { std::filesystem::remove_all(folder_); }
+  static void TearDownTestSuite() { std::filesystem::remove_all(folder_); }
 
   // A new certificate at the first place, and its key at the second.
   static void Make(const std::string& certificate, const std::string& key, int days) {
@@ -75,8 +76,8 @@ class NodeMetricsFilesTest : public ::testing::Test {
     return Value(name) == value;
   }
 
-  std::string folder_;
-  TlsFiles files_;
+  static inline std::string folder_;
+  const TlsFiles files_ = {.certificate = folder_ + "/cert.pem", .key = folder_ + "/key.pem"};
   Readiness readiness_;
   NodeMetrics metrics_{"kvship-test", readiness_, nullptr};
 };
@@ -84,6 +85,8 @@ class NodeMetricsFilesTest : public ::testing::Test {
 TEST_F(NodeMetricsFilesTest, ACertificateWhoseKeyDoesNotFitIsNotTheOneInUse) {
   Make(files_.certificate, files_.key, 1);
   ASSERT_TRUE(ServerTls(files_).ok());
+  const TlsContexts http = *ServerTlsContexts(files_);
+  const std::shared_ptr<SSL_CTX> old = http();
   EXPECT_EQ(Value("tls_files_current"), 1);
   const double begin = Value("certificate_not_before_timestamp_seconds");
   const double end = Value("certificate_not_after_timestamp_seconds");
@@ -91,9 +94,27 @@ TEST_F(NodeMetricsFilesTest, ACertificateWhoseKeyDoesNotFitIsNotTheOneInUse) {
   Make(files_.certificate, folder_ + "/its.key", 9);
   EXPECT_TRUE(Becomes("tls_files_current", 0));
   EXPECT_EQ(Value("certificate_not_after_timestamp_seconds"), end);
+  EXPECT_EQ(http(), old);
   std::filesystem::rename(folder_ + "/its.key", files_.key);
   EXPECT_TRUE(Becomes("tls_files_current", 1));
   EXPECT_GT(Value("certificate_not_after_timestamp_seconds"), end);
+  EXPECT_NE(http(), old);
+}
+
+TEST_F(NodeMetricsFilesTest, ACertificateThatNoDescriptorWasLeftForIsReadLater) {
+  Make(files_.certificate, files_.key, 1);
+  const TlsContexts http = *ServerTlsContexts(files_);
+  const std::shared_ptr<SSL_CTX> old = http();
+  Make(folder_ + "/next.pem", folder_ + "/next.key", 9);
+  {
+    const NoDescriptorLeft none;
+    std::filesystem::rename(folder_ + "/next.key", files_.key);
+    std::filesystem::rename(folder_ + "/next.pem", files_.certificate);
+    EXPECT_TRUE(Becomes("tls_files_current", 0));
+    EXPECT_EQ(http(), old);
+  }
+  EXPECT_TRUE(Becomes("tls_files_current", 1));
+  EXPECT_NE(http(), old);
 }
 
 TEST_F(NodeMetricsFilesTest, TokensThatCannotBeReadAreSeen) {
