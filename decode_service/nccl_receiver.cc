@@ -223,15 +223,6 @@ absl::Status NcclReceiver::Verify(const FrameHeader& header, const FrameStaging:
   return absl::DataLossError("NCCL brought other bytes than were announced");
 }
 
-void NcclReceiver::OnSent() {
-  std::shared_ptr<ChannelEvents> events;
-  {
-    const std::lock_guard lock(mutex_);
-    events = events_;
-  }
-  if (events != nullptr) events->OnSent();
-}
-
 void NcclReceiver::OnFrame(const FrameHeader& header, BytePieces payload) {
   std::unique_lock lock(mutex_);
   Item* item = FindLocked(header.sequence);

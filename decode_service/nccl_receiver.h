@@ -41,14 +41,9 @@ class NcclReceiver final : public Channel,
 
   void OnMessage(std::span<const std::byte> message) override;
   void OnFrame(const FrameHeader& header, BytePieces payload) override;
-  void OnSent() override;
   void OnClosed(const absl::Status& status) override;
 
   void SendMessage(std::string message) override { channel()->SendMessage(std::move(message)); }
-  void SendFrame(const FrameHeader& header, SharedBytes payload) override {
-    channel()->SendFrame(header, std::move(payload));
-  }
-  size_t unsent_bytes() const override { return channel()->unsent_bytes(); }
   // After the transfers that were accepted, which otherwise would cost the communicator.
   void Close(absl::Status status) override;
 

@@ -66,7 +66,6 @@ class PrefillAttempt : public StagedFrameEvents,
   void OnMessage(std::span<const std::byte> message) override;
   void OnFrame(const FrameHeader& header, BytePieces payload) override;
   void OnStagedFrame(const FrameHeader& header, const FrameStaging::Block& payload) override;
-  void OnSent() override {}
   void OnClosed(const absl::Status& status) override;
 
  private:

@@ -21,7 +21,7 @@ constexpr size_t kLeastMeasuredBytes = 4 << 20;
 
 std::shared_ptr<NcclSender> NcclSender::Create(NcclService& nccl, const std::string& caller,
                                                const v1::NcclClient& client,
-                                               std::shared_ptr<Channel> channel,
+                                               std::shared_ptr<FrameChannel> channel,
                                                std::function<void()> on_unsent) {
   // A number that somebody else has drawn is of no use under another name.
   std::string peer = absl::StrCat(caller, caller.empty() ? "" : "/", absl::Hex(client.gpu()));
@@ -35,7 +35,7 @@ std::shared_ptr<NcclSender> NcclSender::Create(NcclService& nccl, const std::str
   return sender;
 }
 
-NcclSender::NcclSender(NcclService& nccl, std::string peer, std::shared_ptr<Channel> channel,
+NcclSender::NcclSender(NcclService& nccl, std::string peer, std::shared_ptr<FrameChannel> channel,
                        std::function<void()> on_unsent)
     : nccl_service_(nccl),
       nccl_(nccl.endpoint()),

@@ -1,6 +1,6 @@
 // NcclSender is a prefill node's end of one request's stream whose client has a GPU that NCCL
-// reaches: a Channel over the request's own. Each frame is announced and its bytes moved by NCCL
-// where that is ready; where it is not, or when anything goes wrong, the frame goes over the
+// reaches: a FrameChannel over the request's own. Each frame is announced and its bytes moved by
+// NCCL where that is ready; where it is not, or when anything goes wrong, the frame goes over the
 // channel as any other. Frames that are in the GPU's memory stay there, others are copied there
 // first. A frame is kept until the client has confirmed its bytes. Everything else
 // goes over the channel as it is. Thread safe; shared by whoever sends, by the call that reads what
@@ -25,7 +25,7 @@
 
 namespace kvship {
 
-class NcclSender final : public Channel,
+class NcclSender final : public FrameChannel,
                          public StagedFrameSender,
                          public std::enable_shared_from_this<NcclSender> {
  public:
@@ -34,7 +34,7 @@ class NcclSender final : public Channel,
   // unsent_bytes() has become less by a confirmation.
   static std::shared_ptr<NcclSender> Create(NcclService& nccl, const std::string& caller,
                                             const v1::NcclClient& client,
-                                            std::shared_ptr<Channel> channel,
+                                            std::shared_ptr<FrameChannel> channel,
                                             std::function<void()> on_unsent);
 
   // The client has chosen NCCL: before that all frames go over the channel.
@@ -69,7 +69,7 @@ class NcclSender final : public Channel,
     absl::StatusOr<SharedBytes> OnHost() const;
   };
 
-  NcclSender(NcclService& nccl, std::string peer, std::shared_ptr<Channel> channel,
+  NcclSender(NcclService& nccl, std::string peer, std::shared_ptr<FrameChannel> channel,
              std::function<void()> on_unsent);
   void Invite();
   bool MayOffer() const;
@@ -91,7 +91,7 @@ class NcclSender final : public Channel,
   const NcclEndpoint nccl_;
   NcclMetrics& metrics_;
   const std::string peer_;
-  const std::shared_ptr<Channel> channel_;  // shared: with the call
+  const std::shared_ptr<FrameChannel> channel_;  // shared: with the call
   const std::function<void()> on_unsent_;
 
   mutable std::mutex mutex_;

@@ -18,7 +18,8 @@ class PrefillScheduler::Request {
  public:
   using State = Prompt::State;
 
-  Request(PrefillTask wanted, size_t held_bytes, std::shared_ptr<Channel> stream, absl::Time now)
+  Request(PrefillTask wanted, size_t held_bytes, std::shared_ptr<FrameChannel> stream,
+          absl::Time now)
       : task(std::move(wanted)),
         run_bytes(held_bytes),
         channel(std::move(stream)),
@@ -42,8 +43,8 @@ class PrefillScheduler::Request {
   void TellEnd(const absl::Status& status) const;
 
   const PrefillTask task;
-  const size_t run_bytes;                  // memory of its run: PromptReader::BytesFor
-  const std::shared_ptr<Channel> channel;  // shared: with the call, which may end first
+  const size_t run_bytes;                       // memory of its run: PromptReader::BytesFor
+  const std::shared_ptr<FrameChannel> channel;  // shared: with the call, which may end first
   State state = State::kQueued;
   absl::Status cancelled;  // OK: not cancelled
   bool ended = false;

@@ -20,10 +20,10 @@
 namespace kvship {
 
 // One Prefill call: what its client says, in order.
-class PrefillCall final : public ChannelEvents {
+class PrefillCall final : public FrameChannelEvents {
  public:
   PrefillCall(PrefillRpcService& service, const PrefillTrace& trace, std::string caller,
-              std::shared_ptr<Channel> channel)
+              std::shared_ptr<FrameChannel> channel)
       : service_(service),
         parts_(service.parts_),
         trace_(trace),
@@ -53,8 +53,6 @@ class PrefillCall final : public ChannelEvents {
     channel_->Close(status);
     if (request_ != nullptr) parts_.scheduler.Cancel(*request_, status);
   }
-
-  void OnFrame(const FrameHeader&, BytePieces) override {}  // clients send none
 
   void OnSent() override {
     if (nccl_ != nullptr) nccl_->OnSent();
@@ -95,7 +93,7 @@ class PrefillCall final : public ChannelEvents {
     request_id_ = begin.request_id().substr(0, kMostRequestIdBytes);
     ASSIGN_OR_RETURN(PrefillTask task, ReadBegin(begin, parts_.model, parts_.identity));
     task.trace = trace_;
-    std::shared_ptr<Channel> channel = channel_;
+    std::shared_ptr<FrameChannel> channel = channel_;
     if (parts_.nccl != nullptr && begin.has_nccl()) {
       task.offers_nccl = true;
       channel = nccl_ =
@@ -122,8 +120,8 @@ class PrefillCall final : public ChannelEvents {
   PrefillRpcService& service_;
   const PrefillRpcService::Parts& parts_;
   const PrefillTrace trace_;
-  const std::string caller_;          // empty: not known
-  std::shared_ptr<Channel> channel_;  // shared with the scheduler
+  const std::string caller_;               // empty: not known
+  std::shared_ptr<FrameChannel> channel_;  // shared with the scheduler
   // Null where client or node has no NCCL. shared: as the channel
   std::shared_ptr<NcclSender> nccl_;
   v1::WireVersion client_version_;  // none before Begin, as the next
@@ -144,14 +142,13 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrefillRpcService::
   if (trace.context().is_set()) {
     context->AddInitialMetadata(kTraceResponse, trace.context().TraceParent());
   }
-  return ServeChannel(context, options_, deadlines_, [&](const std::shared_ptr<Channel>& channel) {
-    return Accept(channel, trace, *caller);
-  });
+  return ServeChannel(context, options_, deadlines_,
+                      [&](const auto& channel) { return Accept(channel, trace, *caller); });
 }
 
-std::shared_ptr<ChannelEvents> PrefillRpcService::Accept(const std::shared_ptr<Channel>& channel,
-                                                         const PrefillTrace& trace,
-                                                         const std::string& caller) {
+std::shared_ptr<FrameChannelEvents> PrefillRpcService::Accept(
+    const std::shared_ptr<FrameChannel>& channel, const PrefillTrace& trace,
+    const std::string& caller) {
   return std::make_shared<PrefillCall>(*this, trace, caller, channel);
 }
 

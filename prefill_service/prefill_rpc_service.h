@@ -49,9 +49,9 @@ class PrefillRpcService final
 
   // Returns the handler of one Prefill stream, on any kind of channel. `caller` is the caller's
   // name.
-  std::shared_ptr<ChannelEvents> Accept(const std::shared_ptr<Channel>& channel,
-                                        const PrefillTrace& trace = {},
-                                        const std::string& caller = "");
+  std::shared_ptr<FrameChannelEvents> Accept(const std::shared_ptr<FrameChannel>& channel,
+                                             const PrefillTrace& trace = {},
+                                             const std::string& caller = "");
 
   // Waits until all calls have ended and sent all they had to; false on timeout.
   bool WaitUntilIdle(absl::Duration timeout);

@@ -61,7 +61,7 @@ PrefillScheduler::~PrefillScheduler() {
 }
 
 absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Submit(
-    PrefillTask task, std::shared_ptr<Channel> channel) {
+    PrefillTask task, std::shared_ptr<FrameChannel> channel) {
   RETURN_IF_ERROR(reader_.Check(task));
   const size_t num_tokens = task.tokens.size();
   const size_t run_bytes = reader_.BytesFor(task);

@@ -74,7 +74,7 @@ class PrefillScheduler {
   // as PromptReader::Check, or if its run needs more than max_active_bytes; ResourceExhausted with
   // a retry delay if the queue is full; Unavailable while draining.
   absl::StatusOr<std::shared_ptr<Request>> Submit(PrefillTask task,
-                                                  std::shared_ptr<Channel> channel);
+                                                  std::shared_ptr<FrameChannel> channel);
 
   // The client has reserved memory. DataLoss if Ready was not sent, or Go came before.
   absl::Status Go(Request& request);

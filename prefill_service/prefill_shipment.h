@@ -21,7 +21,7 @@ class PrefillShipment {
  public:
   // Borrows metrics, task and channel. `queue_time` is how long the request waited; `go_time`,
   // monotonic, is when its client sent Go.
-  PrefillShipment(PrefillMetrics& metrics, const PrefillTask& task, Channel& channel,
+  PrefillShipment(PrefillMetrics& metrics, const PrefillTask& task, FrameChannel& channel,
                   absl::Duration queue_time, absl::Time go_time)
       : metrics_(metrics),
         task_(task),
@@ -46,7 +46,7 @@ class PrefillShipment {
  private:
   PrefillMetrics& metrics_;
   const PrefillTask& task_;
-  Channel& channel_;
+  FrameChannel& channel_;
   const absl::Time go_time_;
   FrameCutter cutter_;
   PrefillTotals totals_;

@@ -1,7 +1,8 @@
-// Channel is one end of one request's stream between two processes. It moves small messages, whose
-// meaning it does not know, and frames, whose payloads it takes and gives without copying. Sending
-// never blocks: what the network has not taken yet waits in the channel, counted by unsent_bytes(),
-// and it is the sender's part to stop sending when that grows. All methods are thread safe.
+// Channel and FrameChannel are the two ends of one request's stream between two processes: the
+// client's, and the serving one. Both move small messages, whose meaning they do not know; frames,
+// whose payloads are taken and given without copying, go from the serving end alone. Sending never
+// blocks: what the network has not taken yet waits in the channel, and it is the sender's part to
+// stop sending when that grows. All methods are thread safe.
 #pragma once
 
 #include <cstddef>
@@ -17,8 +18,9 @@
 
 namespace kvship {
 
-// What happens to a channel. Events come one at a time, on threads of the transport: they must not
-// wait for anything slow, and may call the channel. Spans are valid until the event returns.
+// What happens to a client's channel. Events come one at a time, on threads of the transport: they
+// must not wait for anything slow, and may call the channel. Spans are valid until the event
+// returns.
 class ChannelEvents {
  public:
   virtual ~ChannelEvents() = default;
@@ -26,10 +28,18 @@ class ChannelEvents {
   virtual void OnMessage(std::span<const std::byte> message) = 0;
   // A frame. Nothing has been checked but that it could be read: neither checksum nor order.
   virtual void OnFrame(const FrameHeader& header, BytePieces payload) = 0;
-  // unsent_bytes() has become less.
-  virtual void OnSent() = 0;
   // The last event: how the peer, the network, a deadline or Close ended the stream. OK only if the
   // serving side closed it with OK.
+  virtual void OnClosed(const absl::Status& status) = 0;
+};
+
+// What happens to a serving end; as ChannelEvents.
+class FrameChannelEvents {
+ public:
+  virtual ~FrameChannelEvents() = default;
+  virtual void OnMessage(std::span<const std::byte> message) = 0;
+  // unsent_bytes() has become less.
+  virtual void OnSent() = 0;
   virtual void OnClosed(const absl::Status& status) = 0;
 };
 
@@ -53,19 +63,24 @@ class StagedFrameSender {
 class Channel {
  public:
   virtual ~Channel() = default;
-  // Both send behind what was sent before; once the channel is closed what comes stays unsent.
+  // Behind what was sent before; once the channel is closed what comes stays unsent.
   virtual void SendMessage(std::string message) = 0;
+  // Ends the stream. With OK, after what was sent before has gone out; with an error, what is still
+  // unsent is dropped. The serving side's error reaches the peer; a client's error is a
+  // cancellation to the peer, also after its OK, which leaves the end to the serving side. Of other
+  // calls only the first counts.
+  virtual void Close(absl::Status status) = 0;
+};
+
+class FrameChannel : public Channel {
+ public:
+  // As SendMessage.
   virtual void SendFrame(const FrameHeader& header, SharedBytes payload) = 0;
   // Null where frames are sent from host memory alone.
   virtual StagedFrameSender* staged_frames() { return nullptr; }
   // Bytes sent that the network has not taken, those counted that a stream which has ended will
   // never send: 0 says that all have gone out.
   virtual size_t unsent_bytes() const = 0;
-  // Ends the stream. With OK, after what was sent before has gone out; with an error, what is still
-  // unsent is dropped. The serving side's error reaches the peer; a client's error is a
-  // cancellation to the peer, also after its OK, which leaves the end to the serving side. Of other
-  // calls only the first counts.
-  virtual void Close(absl::Status status) = 0;
 };
 
 }  // namespace kvship

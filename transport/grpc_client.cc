@@ -83,16 +83,10 @@ class GrpcClientChannel final : public Channel,
 
   void SendMessage(std::string message) override {
     const grpc::Slice slice(message);
-    Send(grpc::ByteBuffer(&slice, 1));
-  }
-
-  void SendFrame(const FrameHeader& header, SharedBytes payload) override {
-    Send(FrameMessage(header, std::move(payload)));
-  }
-
-  size_t unsent_bytes() const override {
     std::lock_guard lock(mutex_);
-    return outbox_.num_bytes();
+    if (!writable_ || closed_) return;
+    outbox_.Push(grpc::ByteBuffer(&slice, 1));
+    WriteNext();
   }
 
   void Close(absl::Status status) override {
@@ -129,16 +123,13 @@ class GrpcClientChannel final : public Channel,
   }
 
   void OnWriteDone(bool ok) override {
-    {
-      std::lock_guard lock(mutex_);
-      outbox_.EndWrite(ok);
-      if (!ok) {
-        writable_ = false;
-        outbox_.DropWaiting();
-      }
-      if (writable_) WriteNext();
+    std::lock_guard lock(mutex_);
+    outbox_.EndWrite(ok);
+    if (!ok) {
+      writable_ = false;
+      outbox_.DropWaiting();
     }
-    Deliver([](ChannelEvents& events) { events.OnSent(); });
+    if (writable_) WriteNext();
   }
 
   void OnDone(const grpc::Status& status) override {
@@ -172,13 +163,6 @@ class GrpcClientChannel final : public Channel,
       }
     });
     return absl::OkStatus();
-  }
-
-  void Send(const grpc::ByteBuffer& message) {
-    std::lock_guard lock(mutex_);
-    if (!writable_ || closed_) return outbox_.Lose(message);
-    outbox_.Push(message);
-    WriteNext();
   }
 
   void WriteNext() {

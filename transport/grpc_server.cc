@@ -16,7 +16,7 @@
 namespace kvship {
 namespace {
 
-class GrpcServerChannel final : public Channel,
+class GrpcServerChannel final : public FrameChannel,
                                 public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                                 public std::enable_shared_from_this<GrpcServerChannel> {
  public:
@@ -71,7 +71,8 @@ class GrpcServerChannel final : public Channel,
     // gRPC would drop the exception, and nothing would be read any more.
     const absl::Status taken = UnlessOutOfMemory([this] {
       const std::string message = FlatBytes(incoming_);
-      Deliver([&](ChannelEvents& events) { events.OnMessage(std::as_bytes(std::span(message))); });
+      Deliver(
+          [&](FrameChannelEvents& events) { events.OnMessage(std::as_bytes(std::span(message))); });
       return absl::OkStatus();
     });
     if (!taken.ok()) Close(taken);
@@ -87,7 +88,7 @@ class GrpcServerChannel final : public Channel,
       if (cancelled_) outbox_.DropWaiting();
       Proceed();
     }
-    Deliver([](ChannelEvents& events) { events.OnSent(); });
+    Deliver([](FrameChannelEvents& events) { events.OnSent(); });
   }
 
   void OnCancel() override {
@@ -197,9 +198,9 @@ class GrpcServerChannel final : public Channel,
   DeadlineWatch::Key linger_;
   size_t lingering_bytes_ = 0;  // unsent when it was set
 
-  std::mutex events_mutex_;                  // events come one at a time
-  std::shared_ptr<ChannelEvents> events_;    // shared: kept until OnClosed
-  std::shared_ptr<GrpcServerChannel> self_;  // until gRPC is done with the reactor
+  std::mutex events_mutex_;                     // events come one at a time
+  std::shared_ptr<FrameChannelEvents> events_;  // shared: kept until OnClosed
+  std::shared_ptr<GrpcServerChannel> self_;     // until gRPC is done with the reactor
 };
 
 }  // namespace

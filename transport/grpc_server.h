@@ -14,8 +14,8 @@
 namespace kvship {
 
 // Called with each new channel; returns what its events go to.
-using AcceptChannel =
-    std::function<std::shared_ptr<ChannelEvents>(const std::shared_ptr<Channel>& channel)>;
+using AcceptChannel = std::function<std::shared_ptr<FrameChannelEvents>(
+    const std::shared_ptr<FrameChannel>& channel)>;
 
 struct GrpcServerChannelOptions {
   // A stream whose first message has not come by then is ended, with Aborted.

@@ -7,9 +7,9 @@
 
 namespace kvship {
 
-// One end. The network's mutex guards all of it but the events, which only the network's thread
-// calls.
-class LoopbackNetwork::End final : public Channel, public std::enable_shared_from_this<End> {
+// One end; only a serving one is given out as more than a Channel. The network's mutex guards all
+// of it but the events, which only the network's thread calls.
+class LoopbackNetwork::End final : public FrameChannel, public std::enable_shared_from_this<End> {
  public:
   explicit End(LoopbackNetwork& network) : mutex_(network.mutex_), network_(network) {}
 
@@ -57,14 +57,34 @@ class LoopbackNetwork::End final : public Channel, public std::enable_shared_fro
     }
   }
 
+  void Hand(const Delivery& delivery) {
+    if (delivery.is_frame) {
+      const std::span<const std::byte> pieces[] = {delivery.payload.bytes};
+      if (client != nullptr) client->OnFrame(delivery.header, pieces);
+    } else {
+      HandTo(client, delivery);
+      HandTo(server, delivery);
+    }
+  }
+
   std::weak_ptr<End> peer;
-  std::shared_ptr<ChannelEvents> events;  // shared: kept until OnClosed
+  // What it has, by its side, until OnClosed. shared: with who opened or accepted it
+  std::shared_ptr<ChannelEvents> client;
+  std::shared_ptr<FrameChannelEvents> server;
   bool is_client = false;
   bool closed = false;
   bool half_closed = false;  // by the client: the server has not ended it yet
   size_t num_unsent_bytes = 0;
 
  private:
+  template <class Events>
+  static void HandTo(std::shared_ptr<Events>& events, const Delivery& delivery) {
+    if (events == nullptr) return;
+    if (!delivery.closes) return events->OnMessage(std::as_bytes(std::span(delivery.message)));
+    events->OnClosed(delivery.status);
+    events.reset();
+  }
+
   void Send(Delivery delivery) {
     std::lock_guard lock(*mutex_);
     delivery.to = peer.lock();
@@ -91,10 +111,10 @@ LoopbackNetwork::~LoopbackNetwork() {
     std::lock_guard lock(*mutex_);
     for (const std::shared_ptr<End>& end : open_) end->closed = true;
   }
-  for (const std::shared_ptr<End>& end : open_) {
-    end->events->OnClosed(absl::UnavailableError("the loopback network has ended"));
-    end->events.reset();
-  }
+  Delivery end;
+  end.closes = true;
+  end.status = absl::UnavailableError("the loopback network has ended");
+  for (const std::shared_ptr<End>& open : open_) open->Hand(end);
 }
 
 std::shared_ptr<Channel> LoopbackNetwork::Open(std::shared_ptr<ChannelEvents> client,
@@ -104,8 +124,8 @@ std::shared_ptr<Channel> LoopbackNetwork::Open(std::shared_ptr<ChannelEvents> cl
   near->peer = far;
   far->peer = near;
   near->is_client = true;
-  near->events = std::move(client);
-  far->events = accept(far);
+  near->client = std::move(client);
+  far->server = accept(far);
   std::lock_guard lock(*mutex_);
   open_.push_back(near);
   open_.push_back(far);
@@ -214,25 +234,10 @@ void LoopbackNetwork::Deliver() {
       to->half_closed = false;
       open_.erase(std::remove(open_.begin(), open_.end(), to), open_.end());
     }
-    const std::shared_ptr<ChannelEvents> sender =
-        from == nullptr || delivery.closes ? nullptr : from->events;
-    const std::shared_ptr<ChannelEvents> receiver =
-        delivery.closes ? std::move(to->events) : to->events;
     lock.unlock();
-    if (arrives && receiver != nullptr) Hand(delivery, *receiver);
-    if (sender != nullptr) sender->OnSent();
+    if (arrives) to->Hand(delivery);
+    if (!delivery.closes && from != nullptr && from->server != nullptr) from->server->OnSent();
     lock.lock();
-  }
-}
-
-void LoopbackNetwork::Hand(const Delivery& delivery, ChannelEvents& events) {
-  if (delivery.closes) {
-    events.OnClosed(delivery.status);
-  } else if (delivery.is_frame) {
-    const std::span<const std::byte> pieces[] = {delivery.payload.bytes};
-    events.OnFrame(delivery.header, pieces);
-  } else {
-    events.OnMessage(std::as_bytes(std::span(delivery.message)));
   }
 }
 

@@ -45,7 +45,7 @@ class LoopbackNetwork {
   };
 
   using Accept =
-      std::function<std::shared_ptr<ChannelEvents>(const std::shared_ptr<Channel>& server)>;
+      std::function<std::shared_ptr<FrameChannelEvents>(const std::shared_ptr<FrameChannel>&)>;
 
   explicit LoopbackNetwork(const Faults& faults);
   // Closes open channels with Unavailable. Channels may outlive the network, closed.
@@ -74,7 +74,6 @@ class LoopbackNetwork {
   };
 
   void Deliver();
-  static void Hand(const Delivery& delivery, ChannelEvents& events);
   void Post(Delivery delivery);
   // Injects faults. Returns whether to deliver the frame now; may change it or queue others.
   bool MeetFaults(Delivery& frame);

@@ -25,8 +25,6 @@ namespace kvship {
 class RecordedChannel final : public Channel {
  public:
   void SendMessage(std::string message) override { sent.emplace_back().ParseFromString(message); }
-  void SendFrame(const FrameHeader&, SharedBytes) override {}
-  size_t unsent_bytes() const override { return 0; }
   void Close(absl::Status status) override {
     if (!closed) closed = std::move(status);
   }

@@ -63,7 +63,7 @@ class FaultChannelTest : public ::testing::Test {
           end.set_value(std::move(result));
         });
     attempt->Open([&](const std::shared_ptr<ChannelEvents>& events) {
-      return network.Open(events, [this](const std::shared_ptr<Channel>& channel) {
+      return network.Open(events, [this](const std::shared_ptr<FrameChannel>& channel) {
         return prefill_.service.Accept(channel);
       });
     });

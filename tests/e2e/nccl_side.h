@@ -89,7 +89,7 @@ struct NcclSide {
 // The channel under one end; its other end is the test. `Said` is what that end says of NCCL:
 // NcclAnswer or NcclNotice.
 template <class Said>
-class NcclTestChannel final : public Channel {
+class NcclTestChannel final : public FrameChannel {
  public:
   void SendMessage(std::string message) override {
     Said said;

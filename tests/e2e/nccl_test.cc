@@ -56,7 +56,7 @@ class NcclServicesTest : public ::testing::Test {
     std::shared_ptr<PrefillAttempt> attempt;
     std::unique_ptr<ReservationQueue::Ticket> ticket;
     std::promise<absl::StatusOr<PrefillAttempt::Result>> end;
-    std::shared_ptr<Channel> stream;  // the prefill node's end, under NCCL
+    std::shared_ptr<FrameChannel> stream;  // the prefill node's end, under NCCL
   };
   std::unique_ptr<Attempt> Begin(bool with_nccl) {
     auto one = std::make_unique<Attempt>();
@@ -71,7 +71,7 @@ class NcclServicesTest : public ::testing::Test {
         });
     one->attempt->Open(
         [this, &one](const std::shared_ptr<ChannelEvents>& events) {
-          return channels_.Open(events, [this, &one](const std::shared_ptr<Channel>& channel) {
+          return channels_.Open(events, [this, &one](const std::shared_ptr<FrameChannel>& channel) {
             one->stream = channel;
             return prefill_.service.Accept(channel);
           });

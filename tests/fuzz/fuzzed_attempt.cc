@@ -46,8 +46,6 @@ size_t BytesKept() {
 class SilentChannel final : public Channel {
  public:
   void SendMessage(std::string) override {}
-  void SendFrame(const FrameHeader&, SharedBytes) override {}
-  size_t unsent_bytes() const override { return 0; }
   void Close(absl::Status) override {}
 };
 

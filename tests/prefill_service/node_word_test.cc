@@ -35,7 +35,7 @@ bool Eventually(const Condition& condition) {
 }
 
 // A stream whose frames go nowhere until it is released; the engine thread waits for it.
-class WedgedChannel final : public Channel {
+class WedgedChannel final : public FrameChannel {
  public:
   void SendMessage(std::string) override {}
   void SendFrame(const FrameHeader&, SharedBytes) override { released_.wait(); }

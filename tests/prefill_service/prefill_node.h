@@ -85,7 +85,6 @@ class CollectedCall : public ChannelEvents {
 
   void OnMessage(std::span<const std::byte> message) override;
   void OnFrame(const FrameHeader& header, BytePieces payload) override;
-  void OnSent() override {}
   void OnClosed(const absl::Status& status) override;
 
   absl::Status WaitUntilClosed();

@@ -175,7 +175,7 @@ class WatchedReader final : public ReaderOver {
 TEST_F(PrefillSendingTest, OneWhoseReaderGoesBeforeTheLastLayerIsNotServed) {
   StartNode();
   LoopbackNetwork network({});
-  std::shared_ptr<Channel> channel;
+  std::shared_ptr<FrameChannel> channel;
   const auto events = std::make_shared<RecordedEvents>();
   const auto client = network.Open(std::make_shared<RecordedEvents>(), [&](const auto& opened) {
     channel = opened;

@@ -48,7 +48,7 @@ class ChoosyReader final : public PromptReader {
 };
 
 // Keeps how it was closed.
-class ClosedChannel final : public Channel {
+class ClosedChannel final : public FrameChannel {
  public:
   void SendMessage(std::string) override {}
   void SendFrame(const FrameHeader&, SharedBytes) override {}

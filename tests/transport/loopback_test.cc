@@ -17,7 +17,7 @@ constexpr size_t kFrames = 200;
 // What arrives of 200 frames of 100 bytes, sent from the serving side.
 struct Way {
   explicit Way(const LoopbackNetwork::Faults& faults) : network(faults) {
-    channel = network.Open(client, [this](const std::shared_ptr<Channel>& opened) {
+    channel = network.Open(client, [this](const std::shared_ptr<FrameChannel>& opened) {
       far = opened;
       return server;
     });
@@ -35,7 +35,7 @@ struct Way {
   std::shared_ptr<RecordedEvents> server = std::make_shared<RecordedEvents>();
   LoopbackNetwork network;
   std::shared_ptr<Channel> channel;
-  std::shared_ptr<Channel> far;
+  std::shared_ptr<FrameChannel> far;
   absl::Status end;
 };
 
@@ -60,8 +60,8 @@ TEST(Loopback, MessagesGoBothWays) {
   LoopbackNetwork network({});
   auto client = std::make_shared<RecordedEvents>();
   auto server = std::make_shared<RecordedEvents>();
-  std::shared_ptr<Channel> far;
-  const auto near = network.Open(client, [&](const std::shared_ptr<Channel>& opened) {
+  std::shared_ptr<FrameChannel> far;
+  const auto near = network.Open(client, [&](const std::shared_ptr<FrameChannel>& opened) {
     far = opened;
     return server;
   });
@@ -82,7 +82,7 @@ TEST(Loopback, AClientsErrorAfterItsOkIsACancellation) {
   LoopbackNetwork network({});
   auto client = std::make_shared<RecordedEvents>();
   auto server = std::make_shared<RecordedEvents>();
-  const auto near = network.Open(client, [&](const std::shared_ptr<Channel>&) { return server; });
+  const auto near = network.Open(client, [&](const auto&) { return server; });
   near->Close(absl::OkStatus());
   near->Close(absl::DataLossError("nonsense"));
   EXPECT_TRUE(absl::IsCancelled(server->WaitUntilClosed()));
@@ -138,7 +138,7 @@ TEST(Loopback, AChannelThatOutlivesItsNetworkIsClosed) {
   auto client = std::make_shared<RecordedEvents>();
   auto server = std::make_shared<RecordedEvents>();
   auto network = std::make_unique<LoopbackNetwork>(LoopbackNetwork::Faults());
-  const auto near = network->Open(client, [&](const std::shared_ptr<Channel>&) { return server; });
+  const auto near = network->Open(client, [&](const auto&) { return server; });
   network.reset();
   near->SendMessage("late");
   near->Close(absl::OkStatus());
@@ -151,12 +151,16 @@ TEST(Loopback, WhilePausedWhatIsSentStaysUnsent) {
   auto client = std::make_shared<RecordedEvents>();
   auto server = std::make_shared<RecordedEvents>();
   network.Pause(true);
-  const auto near = network.Open(client, [&](const std::shared_ptr<Channel>&) { return server; });
-  near->SendMessage("begin");
-  EXPECT_EQ(near->unsent_bytes(), 5u);
+  std::shared_ptr<FrameChannel> far;
+  const auto near = network.Open(client, [&](const auto& opened) {
+    far = opened;
+    return server;
+  });
+  far->SendMessage("ready");
+  EXPECT_EQ(far->unsent_bytes(), 5u);
   network.Pause(false);
-  ASSERT_TRUE(server->WaitForMessages(1));
-  EXPECT_EQ(near->unsent_bytes(), 0u);
+  ASSERT_TRUE(client->WaitForMessages(1));
+  EXPECT_EQ(far->unsent_bytes(), 0u);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Events of a channel, recorded for a test to look at.
+// Events of either end of a stream, recorded for a test to look at.
 #pragma once
 
 #include <condition_variable>
@@ -12,7 +12,7 @@
 
 namespace kvship {
 
-class RecordedEvents : public StagedFrameEvents {
+class RecordedEvents : public StagedFrameEvents, public FrameChannelEvents {
  public:
   struct Frame {
     FrameHeader header;
