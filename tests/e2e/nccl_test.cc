@@ -12,8 +12,8 @@
 #include "decode_service/decode_loop.h"
 #include "decode_service/prefill_attempt.h"
 #include "tests/decode_service/tiny_node.h"
-#include "tests/e2e/nccl_side.h"
 #include "tests/e2e/prefill_side.h"
+#include "tests/service/nccl_side.h"
 #include "transport/loopback.h"
 
 namespace kvship {

@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/crc32c.h"
-#include "tests/e2e/nccl_side.h"
+#include "tests/service/nccl_side.h"
 
 namespace kvship {
 namespace {

@@ -11,7 +11,7 @@
 
 #include "base/buffer.h"
 #include "base/random.h"
-#include "bench/machine_limits.h"
+#include "bench/kernels/machine_limits.h"
 #include "kernels/elementwise.h"
 #include "kernels/product.h"
 #include "kernels/token_draw.h"

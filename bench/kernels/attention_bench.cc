@@ -9,7 +9,7 @@
 
 #include "base/buffer.h"
 #include "base/random.h"
-#include "bench/machine_limits.h"
+#include "bench/kernels/machine_limits.h"
 #include "kernels/attention.h"
 #include "kernels/moments.h"
 #include "kernels/scores.h"

@@ -12,7 +12,7 @@
 
 #include "base/crc32c.h"
 #include "rpc/sealed_message.h"
-#include "tests/e2e/nccl_side.h"
+#include "tests/service/nccl_side.h"
 #include "tests/transport/recorded_events.h"
 
 namespace kvship {
