@@ -25,32 +25,30 @@ std::shared_ptr<NcclSender> NcclSender::Create(NcclService& nccl, const std::str
                                                std::function<void()> on_unsent) {
   // A number that somebody else has drawn is of no use under another name.
   std::string peer = absl::StrCat(caller, caller.empty() ? "" : "/", absl::Hex(client.gpu()));
-  std::shared_ptr<NcclSender> sender(
-      new NcclSender(nccl, std::move(peer), std::move(channel), std::move(on_unsent)));
-  sender->communicator_ = nccl.endpoint().executor->CommunicatorOf(sender->peer_);
-  if (sender->communicator_ == 0 || sender->communicator_ != client.communicator()) {
-    sender->communicator_ = 0;
-    if (!client.busy()) sender->Invite();
-  }
-  return sender;
+  return std::shared_ptr<NcclSender>(
+      new NcclSender(nccl, std::move(peer), client, std::move(channel), std::move(on_unsent)));
 }
 
-NcclSender::NcclSender(NcclService& nccl, std::string peer, std::shared_ptr<FrameChannel> channel,
-                       std::function<void()> on_unsent)
+NcclSender::NcclSender(NcclService& nccl, std::string peer, const v1::NcclClient& client,
+                       std::shared_ptr<FrameChannel> channel, std::function<void()> on_unsent)
     : nccl_service_(nccl),
       nccl_(nccl.endpoint()),
       metrics_(nccl.metrics()),
       peer_(std::move(peer)),
       channel_(std::move(channel)),
-      on_unsent_(std::move(on_unsent)) {}
+      on_unsent_(std::move(on_unsent)),
+      communicator_(FindOrInvite(client)) {}
 
-void NcclSender::Invite() {
+uint64_t NcclSender::FindOrInvite(const v1::NcclClient& client) const {
+  const uint64_t known = nccl_.executor->CommunicatorOf(peer_);
+  if (known != 0 && known == client.communicator()) return known;
+  if (client.busy()) return 0;
   const absl::StatusOr<NcclUniqueId> id = nccl_.executor->Invite(peer_);
-  communicator_ = id.ok() ? NcclCommunicatorNumber(*id) : 0;
-  if (!id.ok()) return;
+  if (!id.ok()) return 0;
   v1::NcclNotice notice;
   notice.set_invitation(id->data(), id->size());
   Tell(notice);
+  return NcclCommunicatorNumber(*id);
 }
 
 void NcclSender::Begin() {
@@ -175,7 +173,7 @@ absl::Status NcclSender::OnAnswer(const v1::NcclAnswer& answer) {
       default: return absl::OkStatus();
     }
   }
-  Take(sequence, lost);
+  Resolve(sequence, lost);
   return absl::OkStatus();
 }
 
@@ -203,10 +201,10 @@ void NcclSender::OnLeft(uint32_t sequence, const absl::Status& status) {
   if (status.ok()) return;
   // Aside, where it may wait for the frame's copy to the host.
   nccl_service_.RunAside(
-      [self = shared_from_this(), sequence] { self->Take(sequence, /*over_channel=*/true); });
+      [self = shared_from_this(), sequence] { self->Resolve(sequence, /*over_channel=*/true); });
 }
 
-void NcclSender::Take(uint32_t sequence, bool over_channel) {
+void NcclSender::Resolve(uint32_t sequence, bool over_channel) {
   Frame frame;
   {
     const std::lock_guard lock(mutex_);
@@ -285,7 +283,7 @@ void NcclSender::OnClosed() {
   if (is_open) Break(communicator_, "the stream of an offer broke");
 }
 
-void NcclSender::Tell(const v1::NcclNotice& notice) {
+void NcclSender::Tell(const v1::NcclNotice& notice) const {
   v1::PrefillResponse response;
   *response.mutable_nccl() = notice;
   channel_->SendMessage(Sealed(response));

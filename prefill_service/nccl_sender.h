@@ -69,9 +69,9 @@ class NcclSender final : public FrameChannel,
     absl::StatusOr<SharedBytes> OnHost() const;
   };
 
-  NcclSender(NcclService& nccl, std::string peer, std::shared_ptr<FrameChannel> channel,
-             std::function<void()> on_unsent);
-  void Invite();
+  NcclSender(NcclService& nccl, std::string peer, const v1::NcclClient& client,
+             std::shared_ptr<FrameChannel> channel, std::function<void()> on_unsent);
+  uint64_t FindOrInvite(const v1::NcclClient& client) const;
   bool MayOffer() const;
   // Whether the frame may go by NCCL, from its block or one that it is given.
   bool Offer(Frame* frame);
@@ -81,10 +81,10 @@ class NcclSender final : public FrameChannel,
   void SendByNccl(Frame& frame);
   void OnLeft(uint32_t sequence, const absl::Status& status);
   // The frame is no more NCCL's; `over_channel` if its bytes have not arrived.
-  void Take(uint32_t sequence, bool over_channel);
+  void Resolve(uint32_t sequence, bool over_channel);
   absl::Time LastDeadlineLocked() const;
   void CloseWhenLateLocked();
-  void Tell(const v1::NcclNotice& notice);
+  void Tell(const v1::NcclNotice& notice) const;
   void Break(uint64_t communicator, const char* why);
 
   NcclService& nccl_service_;  // while transfers are under way, as all of them end before it does
@@ -93,9 +93,9 @@ class NcclSender final : public FrameChannel,
   const std::string peer_;
   const std::shared_ptr<FrameChannel> channel_;  // shared: with the call
   const std::function<void()> on_unsent_;
+  const uint64_t communicator_;  // that both ends name; 0: none
 
   mutable std::mutex mutex_;
-  uint64_t communicator_ = 0;  // that both ends name; 0: none
   bool begun_ = false;
   bool closed_ = false;
   std::map<uint32_t, Frame> frames_;  // announced and not confirmed, by sequence
