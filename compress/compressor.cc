@@ -75,12 +75,7 @@ size_t Compressor::BytesFor(const CompressionOptions& options, const KvShape& sh
   return kinds * shape.num_query_heads * plan.prompt_tokens * sizeof(float);
 }
 
-LayerNeeds Compressor::needs() const {
-  if (plan_.keeps_whole) return {};
-  LayerNeeds needs = {.window_begin = plan_.window_begin, .window_end = plan_.window_end};
-  scorer_->AddNeeds(needs);
-  return needs;
-}
+LayerNeeds Compressor::needs() const { return NeedsOf(options_, plan_); }
 
 absl::StatusOr<bool> Compressor::Vote(Backend& backend, const LayerView& layer) {
   const size_t window = plan_.window_end - plan_.window_begin;
@@ -104,7 +99,7 @@ absl::StatusOr<bool> Compressor::Vote(Backend& backend, const LayerView& layer) 
 absl::Status Compressor::Choose(Backend& backend, const LayerView& layer, bool with_scores,
                                 Result* result) {
   const size_t prompt_tokens = plan_.prompt_tokens;
-  const size_t num_scored = scorer_->num_scored(plan_);
+  const size_t num_scored = NumScored(options_, plan_);
   for (bool voted = false; !voted;) {
     ASSIGN_OR_RETURN(voted, Vote(backend, layer));
   }

@@ -21,13 +21,7 @@ namespace {
 
 class ExpectedAttention final : public Scorer {
  public:
-  ExpectedAttention(size_t future_tokens, size_t sinks)
-      : future_tokens_(future_tokens), sinks_(sinks) {}
-
-  void AddNeeds(LayerNeeds& needs) const override {
-    needs.future_tokens = future_tokens_;
-    needs.moments_begin = sinks_;
-  }
+  explicit ExpectedAttention(size_t sinks) : sinks_(sinks) {}
 
   absl::Status Score(Backend& backend, const ScorerInput& input, TensorView scores) override {
     const LayerView& layer = input.layer;
@@ -64,16 +58,15 @@ class ExpectedAttention final : public Scorer {
     for (float* z = begin; z != end; ++z) *z *= share;
   }
 
-  const size_t future_tokens_;
   const size_t sinks_;
 };
 
 }  // namespace
 
-std::unique_ptr<Scorer> MakeExpectedAttention(const CompressionOptions& options,
+std::unique_ptr<Scorer> MakeExpectedAttention(const CompressionOptions& /*options*/,
                                               const KvShape& /*shape*/, const KvPlan& plan) {
   // Sinks are the same in all layers.
-  return std::make_unique<ExpectedAttention>(options.future_tokens, plan.budgets.front().sinks);
+  return std::make_unique<ExpectedAttention>(plan.budgets.front().sinks);
 }
 
 }  // namespace kvship

@@ -15,8 +15,6 @@ class H2o final : public Scorer {
   explicit H2o(const CompressionOptions& options)
       : group_reduce_(options.group_reduce), normalised_(options.normalised) {}
 
-  void AddNeeds(LayerNeeds& needs) const override { needs.column_sums = true; }
-
   absl::Status Score(Backend& backend, const ScorerInput& input, TensorView scores) override {
     absl::Status reduced = ReduceGroups(backend, input.layer.column_sums, group_reduce_, scores);
     if (!reduced.ok() || !normalised_) return reduced;

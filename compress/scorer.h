@@ -27,12 +27,6 @@ class Scorer {
  public:
   virtual ~Scorer() = default;
 
-  // Adds what each layer must deliver besides keys, values and the queries of the plan's window.
-  virtual void AddNeeds(LayerNeeds& /*needs*/) const {}
-
-  // Positions [0, num_scored) have a score; positions beyond rank below all of them.
-  virtual size_t num_scored(const KvPlan& plan) const { return plan.prompt_tokens; }
-
   // Sees the window queries [begin, begin + count) of a layer, in order and before Score, to
   // collect what Score needs of them besides their votes. Errors: as Score.
   virtual absl::Status Watch(Backend& /*backend*/, const LayerView& /*layer*/, size_t /*begin*/,
@@ -40,13 +34,20 @@ class Scorer {
     return absl::OkStatus();
   }
 
-  // Writes the scores of each kept set, larger is better: scores [plan's num_heads, num_scored]
-  // f32. A scorer with one set per layer gives every head the same scores. InvalidArgument if the
+  // Writes the scores of each kept set, larger is better: scores [plan's num_heads, NumScored] f32.
+  // A scorer with one set per layer gives every head the same scores. InvalidArgument if the
   // layer's views do not fit each other.
   virtual absl::Status Score(Backend& backend, const ScorerInput& input, TensorView scores) = 0;
 };
 
-// Makes the scorer that `options` name. `plan` is MakePlan's. InvalidArgument for an unknown name.
+// What the engine must deliver with each layer, on the CPU and on a GPU. `plan` is MakePlan's for
+// `options`, here and below.
+LayerNeeds NeedsOf(const CompressionOptions& options, const KvPlan& plan);
+
+// Positions [0, NumScored) have a score, unless the whole prompt is kept.
+size_t NumScored(const CompressionOptions& options, const KvPlan& plan);
+
+// Makes the scorer that `options` name. InvalidArgument for an unknown name.
 absl::StatusOr<std::unique_ptr<Scorer>> MakeScorer(const CompressionOptions& options,
                                                    const KvShape& shape, const KvPlan& plan);
 

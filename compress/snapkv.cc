@@ -23,8 +23,6 @@ class SnapKv final : public Scorer {
   SnapKv(const CompressionOptions& options, const KvShape& shape)
       : options_(options), shape_(shape) {}
 
-  size_t num_scored(const KvPlan& plan) const override { return plan.window_begin; }
-
   absl::Status Watch(Backend& backend, const LayerView& layer, size_t begin,
                      size_t count) override {
     if (options_.softmax == SoftmaxOver::kAll) return absl::OkStatus();

@@ -11,6 +11,7 @@ namespace kvship {
 namespace {
 
 using Recent = ScorerTraits::Recent;
+using Observes = ScorerTraits::Observes;
 
 constexpr auto kScorers = std::to_array<ScorerTraits>({
 #define KVSHIP_SCORER(name, factory, ...) {#name, __VA_ARGS__},

@@ -17,6 +17,10 @@ struct ScorerTraits {
   size_t sinks;  // always kept at the start by default
   // Tokens always kept at the end by default.
   enum class Recent { kOne, kWindow, kHalf, kAllButSinks } recent;
+  // What the scorer sees of a layer besides keys and values: the queries of the plan's window, and
+  // either each key's attention summed over all queries, or the moments of the queries after the
+  // sinks.
+  enum class Observes { kWindow, kColumnSums, kMoments } observes;
   // The scores rank a head's tokens. False for streaming_llm, which keeps only its always-kept
   // tokens.
   bool orders_tokens;
@@ -26,6 +30,8 @@ struct ScorerTraits {
   bool comparable_heads;
   // Query heads of a group vote by group_reduce, so a set of tokens per query head is possible.
   bool reduces_groups;
+  // Tokens from the window's start on have scores. If false, they rank below all that have.
+  bool scores_window;
 };
 
 std::span<const ScorerTraits> Scorers();

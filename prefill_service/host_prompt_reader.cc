@@ -7,6 +7,7 @@
 
 #include "base/status_macros.h"
 #include "compress/compressor.h"
+#include "compress/scorer.h"
 
 namespace kvship {
 namespace {
@@ -88,19 +89,13 @@ size_t HostPromptReader::pack_tokens() const {
 }
 
 size_t HostPromptReader::BytesFor(const PrefillTask& task) const {
-  const KvShape shape = ShapeOf(config());
-  const auto compressor = Compressor::Create(task.compression, shape, task.plan);
-  // Begin refuses it then.
-  if (!compressor.ok()) return 0;
-  return PrefillRun::BytesFor(config(), task.tokens.size(), (*compressor)->needs()) +
-         Compressor::BytesFor(task.compression, shape, task.plan);
+  return PrefillRun::BytesFor(config(), task.tokens.size(), NeedsOf(task.compression, task.plan)) +
+         Compressor::BytesFor(task.compression, ShapeOf(config()), task.plan);
 }
 
 size_t HostPromptReader::CountReusable(const PrefillTask& task) const {
-  const auto compressor = Compressor::Create(task.compression, ShapeOf(config()), task.plan);
-  if (!compressor.ok()) return 0;  // as above
-  return engine_.prefix_cache().CountReusable(
-      task.tokens, MostReused(task.tokens.size(), (*compressor)->needs()));
+  const LayerNeeds needs = NeedsOf(task.compression, task.plan);
+  return engine_.prefix_cache().CountReusable(task.tokens, MostReused(task.tokens.size(), needs));
 }
 
 absl::StatusOr<std::unique_ptr<PromptReading>> HostPromptReader::Begin(

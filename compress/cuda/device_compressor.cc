@@ -35,10 +35,6 @@ absl::StatusOr<std::unique_ptr<DeviceCompressor>> DeviceCompressor::Create(
   return compressor;
 }
 
-LayerNeeds DeviceCompressor::NeedsOf(const CompressionOptions& options, const KvPlan& plan) {
-  return plan.keeps_whole ? LayerNeeds{} : DeviceScorer::NeedsOf(options, plan);
-}
-
 size_t DeviceCompressor::BytesFor(const CompressionOptions& options, const KvShape& shape,
                                   const KvPlan& plan) {
   const size_t compact_bytes = CompactDeviceLayer::BytesFor(plan);
@@ -65,7 +61,7 @@ absl::Status DeviceCompressor::TakeMemory() {
 }
 
 absl::Status DeviceCompressor::FillUnscored() {
-  const size_t num_scored = DeviceScorer::NumScored(options_, plan_);
+  const size_t num_scored = NumScored(options_, plan_);
   size_t num_asked = 0;  // of the tokens that are not always kept
   for (const HeadBudget& budget : plan_.budgets) {
     num_asked = std::max(num_asked, plan_.prompt_tokens - budget.recent_tokens);
@@ -92,8 +88,8 @@ absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
   RETURN_IF_ERROR(scorer_->Score(layer, scores, scores_stride_));
   ASSIGN_OR_RETURN(const float* attention, scorer_->WindowAttention(layer));
   if (chunks_) {
-    RETURN_IF_ERROR(chunks_->Select(layer.layer, scores, DeviceScorer::NumScored(options_, plan_),
-                                    scores_stride_, *compact_));
+    RETURN_IF_ERROR(chunks_->Select(layer.layer, scores, NumScored(options_, plan_), scores_stride_,
+                                    *compact_));
   } else {
     RETURN_IF_ERROR(tokens_->Select(layer.layer, scores, scores_stride_, attention, *compact_));
   }

@@ -14,6 +14,7 @@
 #include "compress/cuda/device_chunks.h"
 #include "compress/cuda/device_scorer.h"
 #include "compress/cuda/device_tokens.h"
+#include "compress/scorer.h"
 #include "kernels/cuda/buffer.h"
 #include "kv/compression_options.h"
 #include "kv/device_layer.h"
@@ -33,8 +34,6 @@ class DeviceCompressor {
   // supports. `plan` is MakePlan's for these options.
   static absl::Status Check(const CompressionOptions& options, const KvPlan& plan);
 
-  // What the engine must deliver with each layer, for options that pass Check.
-  static LayerNeeds NeedsOf(const CompressionOptions& options, const KvPlan& plan);
   // Bytes of device memory that one instance takes.
   static size_t BytesFor(const CompressionOptions& options, const KvShape& shape,
                          const KvPlan& plan);
@@ -45,6 +44,7 @@ class DeviceCompressor {
                                                                   const KvPlan& plan, DType dtype,
                                                                   cudaStream_t stream);
 
+  // What the engine has to deliver with each layer.
   LayerNeeds needs() const { return NeedsOf(options_, plan_); }
 
   // Enqueues the compression of a layer, into memory that the next layer reuses.

@@ -85,17 +85,6 @@ BufferSizes<DeviceScorer> DeviceScorer::Sizes(const CompressionOptions& options,
           {&DeviceScorer::workspace_, workspace_bytes}};
 }
 
-LayerNeeds DeviceScorer::NeedsOf(const CompressionOptions& options, const KvPlan& plan) {
-  const ScoreFunction score = ScoreOf(options.scorer);
-  LayerNeeds needs = {.window_begin = plan.window_begin, .window_end = plan.window_end};
-  needs.column_sums = score == &DeviceScorer::ScoreByColumnSums;
-  if (score == &DeviceScorer::ScoreByExpectation) {
-    needs.future_tokens = options.future_tokens;
-    needs.moments_begin = Sinks(plan);
-  }
-  return needs;
-}
-
 const void* DeviceScorer::QueriesFrom(const void* queries, size_t begin) const {
   return static_cast<const std::byte*>(queries) + begin * shape_.head_dim * DTypeBytes(dtype_);
 }

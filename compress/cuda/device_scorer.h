@@ -15,7 +15,6 @@
 #include "kernels/cuda/window_votes.h"
 #include "kv/compression_options.h"
 #include "kv/device_layer.h"
-#include "kv/layer_view.h"
 #include "kv/plan.h"
 #include "kv/shape.h"
 
@@ -30,8 +29,6 @@ class DeviceScorer {
   // Unimplemented, naming option, value and what is wanted, for scorers that only the CPU has.
   static absl::Status Check(const CompressionOptions& options);
 
-  // What the engine must deliver with each layer, for options that pass Check.
-  static LayerNeeds NeedsOf(const CompressionOptions& options, const KvPlan& plan);
   // Bytes of device memory that one instance takes.
   static size_t BytesFor(const CompressionOptions& options, const KvShape& shape,
                          const KvPlan& plan) {
@@ -44,10 +41,6 @@ class DeviceScorer {
                                                               const KvPlan& plan, DType dtype,
                                                               cudaStream_t stream);
 
-  // The number of tokens with a score. snapkv scores only the tokens before the window.
-  static size_t NumScored(const CompressionOptions& options, const KvPlan& plan) {
-    return options.scorer == "snapkv" ? plan.window_begin : plan.prompt_tokens;
-  }
   // Enqueues the scoring of a layer, larger is better: scores [plan's num_heads, NumScored] f32 in
   // device memory, rows `row_stride` elements apart.
   absl::Status Score(const DeviceLayerView& layer, float* scores, size_t row_stride);

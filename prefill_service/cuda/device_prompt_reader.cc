@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "compress/cuda/device_compressor.h"
+#include "compress/scorer.h"
 #include "engine/gpu.h"
 #include "engine/prefill.h"
 #include "prefill_service/cuda/device_prompt_reading.h"
@@ -48,12 +49,12 @@ absl::Status DevicePromptReader::Check(const PrefillTask& task) const {
 
 size_t DevicePromptReader::BytesFor(const PrefillTask& task) const {
   return DevicePrefillRun::BytesFor(config(), task.tokens.size(),
-                                    DeviceCompressor::NeedsOf(task.compression, task.plan)) +
+                                    NeedsOf(task.compression, task.plan)) +
          DeviceCompressor::BytesFor(task.compression, ShapeOf(config()), task.plan);
 }
 
 size_t DevicePromptReader::CountReusable(const PrefillTask& task) const {
-  const LayerNeeds needs = DeviceCompressor::NeedsOf(task.compression, task.plan);
+  const LayerNeeds needs = NeedsOf(task.compression, task.plan);
   return engine_->prefix_cache().CountReusable(task.tokens, MostReused(task.tokens.size(), needs));
 }
 
