@@ -18,8 +18,8 @@ namespace {
 
 constexpr size_t kMostPatternCharacters = 1000;  // of a pattern
 constexpr size_t kMostPositions = 1000;          // with repetitions written out
-// Groups and bars have no positions, but cost XGrammar time and memory, too: the limit of all three,
-// with repetitions written out.
+// Groups and bars have no positions, but cost XGrammar time and memory, too: the limit of all
+// three, with repetitions written out.
 constexpr size_t kMostParts = 4 * kMostPositions;
 constexpr size_t kMostTimes = 128;   // above, XGrammar uses counters: a thousand times slower
 constexpr size_t kMostRanges = 100;  // of a set

@@ -56,8 +56,8 @@ class PrefillRpcService final
   // Waits until all calls have ended and sent all they had to; false on timeout.
   bool WaitUntilIdle(absl::Duration timeout);
 
-  // The size of the longest valid Begin: ids of a whole context take up to 5 bytes each, the mask of
-  // first tokens a bit per token of the vocabulary.
+  // The size of the longest valid Begin: ids of a whole context take up to 5 bytes each, the mask
+  // of first tokens a bit per token of the vocabulary.
   static size_t MostMessageBytes(const ModelConfig& model);
 
  private:
