@@ -1,5 +1,6 @@
 #include "engine/model_identity.h"
 
+#include "base/status_macros.h"
 #include "engine/tokenizer.h"
 
 namespace kvship {
@@ -13,10 +14,9 @@ Sha256Digest CombinedIdentity(const Sha256Digest& transformer, const Sha256Diges
 
 absl::StatusOr<Sha256Digest> ModelIdentity(const Transformer& transformer,
                                            const std::string& path) {
-  const auto tokenizer = Tokenizer::Load(path);
-  if (!tokenizer.ok() && !absl::IsNotFound(tokenizer.status())) return tokenizer.status();
+  ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::LoadIfPresent(path));
   return CombinedIdentity(transformer.identity,
-                          tokenizer.ok() ? (*tokenizer)->identity() : Sha256Digest{});
+                          tokenizer != nullptr ? tokenizer->identity() : Sha256Digest{});
 }
 
 }  // namespace kvship

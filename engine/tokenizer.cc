@@ -29,4 +29,10 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::Load(const std::stri
   return BpeTokenizer::Create(std::move(parts));
 }
 
+absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::LoadIfPresent(const std::string& path) {
+  auto tokenizer = Load(path);
+  if (absl::IsNotFound(tokenizer.status())) return nullptr;
+  return tokenizer;
+}
+
 }  // namespace kvship

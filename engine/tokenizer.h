@@ -33,6 +33,8 @@ class Tokenizer {
   // Reads a GGUF file, or a model directory with tokenizer.json. Unimplemented names a tokenizer
   // model or pre-tokenizer that kvship does not have.
   static absl::StatusOr<std::unique_ptr<const Tokenizer>> Load(const std::string& path);
+  // The same, but null where Load finds none.
+  static absl::StatusOr<std::unique_ptr<const Tokenizer>> LoadIfPresent(const std::string& path);
   virtual ~Tokenizer() = default;
 
   // Returns the ids of UTF-8 text. Names of special tokens in it ("<|im_end|>") become those

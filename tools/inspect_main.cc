@@ -18,6 +18,7 @@
 #include "base/command_line.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
+#include "engine/end_tokens.h"
 #include "engine/model_identity.h"
 #include "engine/sampling.h"
 #include "engine/tokenizer.h"
@@ -117,6 +118,7 @@ absl::StatusOr<CompressionOptions> JsonCompression() {
 absl::StatusOr<json> Model(const std::string& path) {
   ASSIGN_OR_RETURN(const auto model, LoadTransformer(path));
   ASSIGN_OR_RETURN(const Sha256Digest identity, ModelIdentity(*model, path));
+  ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::LoadIfPresent(path));
   const ModelConfig& c = model->config;
   return json{{"name", c.name},
               {"architecture", c.architecture},
@@ -130,7 +132,7 @@ absl::StatusOr<json> Model(const std::string& path) {
               {"experts_per_token", c.experts_per_token},
               {"vocab_tokens", c.vocab_tokens},
               {"context_tokens", c.context_tokens},
-              {"end_tokens", c.end_tokens},
+              {"end_tokens", EndTokens(c, tokenizer.get())},
               {"weight_format", WeightFormatName(model->layers.front().query.format)},
               {"identity", HexString(identity)}};
 }
@@ -176,7 +178,10 @@ absl::StatusOr<json> Generate(const std::string& path) {
   const bool float32 = absl::GetFlag(FLAGS_float32);
   ASSIGN_OR_RETURN(const CompressionOptions compression, TextCompression(float32));
   ASSIGN_OR_RETURN(const auto model, LoadTransformer(path));
-  LocalRun run(*model, RunOptions(float32));
+  ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::LoadIfPresent(path));
+  LocalRun::Options options = RunOptions(float32);
+  options.end_tokens = EndTokens(model->config, tokenizer.get());
+  LocalRun run(*model, options);
   const size_t max_tokens = absl::GetFlag(FLAGS_max_tokens);
   ASSIGN_OR_RETURN(auto prefilled, run.Prefill(tokens, compression, max_tokens));
   ASSIGN_OR_RETURN(const auto output, run.Generate(prefilled, max_tokens, /*stop_at_end=*/true));
@@ -290,7 +295,9 @@ absl::Status Sweep(const std::string& path) {
   }
   ASSIGN_OR_RETURN(const auto model, LoadTransformer(path));
   ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(path));
-  LocalRun run(*model, RunOptions(absl::GetFlag(FLAGS_float32)));
+  LocalRun::Options options = RunOptions(absl::GetFlag(FLAGS_float32));
+  options.end_tokens = EndTokens(model->config, tokenizer.get());
+  LocalRun run(*model, options);
   ASSIGN_OR_RETURN(const ChatTemplate chat_template, ChatTemplate::Load(path));
   return SweepPolicies(run, *tokenizer, chat_template, cases, std::cout);
 }

@@ -142,12 +142,13 @@ absl::StatusOr<LocalRun::Prefilled> LocalRun::Prefill(const std::vector<int32_t>
 
 absl::StatusOr<std::vector<int32_t>> LocalRun::Generate(Prefilled& prefilled, size_t max_tokens,
                                                         bool stop_at_end) {
+  const std::vector<int32_t>& ends =
+      options_.end_tokens.empty() ? model_.config.end_tokens : options_.end_tokens;
   std::vector<int32_t> output;
   std::span<const float> logits = prefilled.logits;
   while (output.size() < max_tokens) {
     const int32_t token = SampleToken(logits, {}, output.size(), 0).token;
     output.push_back(token);
-    const auto& ends = model_.config.end_tokens;
     if (stop_at_end && std::find(ends.begin(), ends.end(), token) != ends.end()) break;
     if (output.size() == max_tokens) break;
     const DecodeEngine::Item item = {.token = token, .cache = prefilled.cache.get()};

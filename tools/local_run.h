@@ -25,6 +25,8 @@ class LocalRun {
     size_t num_threads = 2;
     PageFormat tail_format = PageFormat::kF16;
     size_t block_tokens = 256;
+    // Of outputs, as EndTokens has them; empty: those of the model's configuration alone.
+    std::vector<int32_t> end_tokens = {};
   };
 
   LocalRun(const Transformer& model, Options options);

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <tuple>
@@ -78,6 +79,22 @@ TEST(CommandLineTest, InspectTellsTheIdentityThatAServerTells) {
     EXPECT_EQ(models.Wait(), 0) << models.Errors();
     EXPECT_THAT(models.Output(), HasSubstr(identity)) << model;
   }
+}
+
+// The model's configuration has another one.
+TEST(CommandLineTest, InspectEndsOutputsWhereAServerDoes) {
+  const TempFolder folder;
+  std::filesystem::copy(KVSHIP_GOLDENS "/models/llama", folder.path());
+  folder.Write("tokenizer.json", ReadBytes(KVSHIP_GOLDENS "/tokenizers/digits/tokenizer.json"));
+  folder.Write("tokenizer_config.json", R"({"eos_token": "<|im_start|>"})");
+  const auto golden = nlohmann::json::parse(ReadBytes(folder.path() + "/golden.json"));
+  const std::string prompt = folder.Write("prompt", golden["prompt_tokens"].dump());
+  Process generate("kvship-inspect", {"generate", folder.path(), "--tokens-file=" + prompt});
+  EXPECT_EQ(generate.Wait(), 0) << generate.Errors();
+  EXPECT_EQ(nlohmann::json::parse(generate.Output())["tokens"], (std::vector<int>{154, 1}));
+  Process model("kvship-inspect", {"model", folder.path()});
+  EXPECT_EQ(model.Wait(), 0) << model.Errors();
+  EXPECT_EQ(nlohmann::json::parse(model.Output())["end_tokens"], (std::vector<int>{2, 1}));
 }
 
 TEST(CommandLineTest, AnAnswerIsHeldToASchema) {

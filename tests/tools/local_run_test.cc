@@ -120,6 +120,16 @@ TEST(LocalRun, ThreadsAndBlocksDoNotChangeWhatIsKept) {
   }
 }
 
+TEST(LocalRun, EndsOutputsAtTheTokensItIsGiven) {
+  const auto model = Load(KVSHIP_GOLDENS "/models/llama");
+  const json golden = ReadJson(KVSHIP_GOLDENS "/models/llama/golden.json");
+  const auto whole = Ids(golden.at("greedy_tokens"));
+  LocalRun run(*model, {.end_tokens = {whole[5]}});
+  auto prefilled = *run.Prefill(Ids(golden.at("prompt_tokens")), {.scorer = "keep_all"}, 9);
+  EXPECT_EQ(*run.Generate(prefilled, 9, /*stop_at_end=*/true),
+            std::vector<int32_t>(whole.begin(), whole.begin() + 6));
+}
+
 TEST(LocalRun, RefusesIdsOutsideTheVocabulary) {
   const auto model = Load(KVSHIP_GOLDENS "/models/llama");
   LocalRun run(*model, {});
