@@ -41,34 +41,33 @@ absl::Status CheckBeginToken(const std::string& path, const ServedModel& model) 
                                                  model.config().vocab_tokens));
 }
 
-}  // namespace
-
-absl::StatusOr<ServedModel> ServedModel::Load(const std::string& path) {
-  ServedModel model;
-  ASSIGN_OR_RETURN(model.transformer, LoadTransformer(path));
-  auto tokenizer = Tokenizer::Load(path);
-  if (!tokenizer.ok() && !absl::IsNotFound(tokenizer.status())) return tokenizer.status();
-  if (tokenizer.ok()) {
-    model.tokenizer = *std::move(tokenizer);
-    RETURN_IF_ERROR(CheckBeginToken(path, model));
-    model.most_text_bytes = model.config().context_tokens * LongestTokenBytes(*model.tokenizer);
-  }
-  auto chat_template = ChatTemplate::Load(path);
+// What takes its tokenizer.
+absl::Status LoadRest(const std::string& path, ServedModel& model) {
+  const Tokenizer& tokenizer = *model.tokenizer;
+  RETURN_IF_ERROR(CheckBeginToken(path, model));
+  model.most_text_bytes = model.config().context_tokens * LongestTokenBytes(tokenizer);
+  auto chat_template = ChatTemplate::Load(path, tokenizer);
   if (chat_template.ok()) {
     model.chat_template = *std::move(chat_template);
+    model.call_tokens =
+        CallTokens(tokenizer, model.chat_template->traits().tool_syntax, model.config());
   } else {
     model.why_no_chat_template = chat_template.status();
     if (!absl::IsNotFound(chat_template.status())) {
       LogWarning(absl::StrCat("no chats are served: ", chat_template.status().message()));
     }
   }
-  if (model.tokenizer != nullptr) {
-    if (model.chat_template) {
-      model.call_tokens =
-          CallTokens(*model.tokenizer, model.chat_template->traits().tool_syntax, model.config());
-    }
-    model.grammars = MakeOutputGrammars(*model.tokenizer, model.config(), model.call_tokens);
-  }
+  model.grammars = MakeOutputGrammars(tokenizer, model.config(), model.call_tokens);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ServedModel> ServedModel::Load(const std::string& path) {
+  ServedModel model;
+  ASSIGN_OR_RETURN(model.transformer, LoadTransformer(path));
+  ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::LoadIfPresent(path));
+  if (model.tokenizer != nullptr) RETURN_IF_ERROR(LoadRest(path, model));
   model.identity =
       CombinedIdentity(model.transformer->identity,
                        model.tokenizer != nullptr ? model.tokenizer->identity() : Sha256Digest());

@@ -23,7 +23,7 @@ namespace kvship {
 struct ServedModel {
   std::unique_ptr<const Transformer> transformer;
   std::unique_ptr<const Tokenizer> tokenizer;  // may be null
-  std::optional<ChatTemplate> chat_template;
+  std::optional<ChatTemplate> chat_template;   // none without a tokenizer
   absl::Status why_no_chat_template;
   std::vector<int32_t> call_tokens;          // special tokens that occur in tool calls
   std::unique_ptr<OutputGrammars> grammars;  // null without a tokenizer

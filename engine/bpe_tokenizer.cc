@@ -181,6 +181,8 @@ BpeTokenizer::BpeTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer,
       merges_(std::move(merges)),
       begin_token_(parts.begin_token),
       end_tokens_(parts.end_tokens),
+      begin_name_(parts.begin_name),
+      end_name_(parts.end_name),
       identity_(IdentityOf(parts)) {
   token_bytes_ = std::move(parts.tokens);
   kinds_ = std::move(parts.kinds);

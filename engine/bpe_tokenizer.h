@@ -53,6 +53,7 @@ struct TokenizerParts {
       BytePairEncoding::UnknownByte::kDroppedBeforeMerges;
   int32_t begin_token = -1;  // before every prompt; -1: none
   std::vector<int32_t> end_tokens = {};
+  std::string begin_name, end_name;  // for chat templates; empty: none
 };
 
 class BpeTokenizer : public Tokenizer {
@@ -68,6 +69,8 @@ class BpeTokenizer : public Tokenizer {
   std::optional<int32_t> SpecialToken(absl::string_view name) const override;
   size_t vocab_tokens() const override { return kinds_.size(); }
   int32_t begin_token() const override { return begin_token_; }
+  absl::string_view begin_name() const override { return begin_name_; }
+  absl::string_view end_name() const override { return end_name_; }
   std::span<const int32_t> end_tokens() const override { return end_tokens_; }
   Sha256Digest identity() const override { return identity_; }
 
@@ -99,6 +102,7 @@ class BpeTokenizer : public Tokenizer {
   BytePairEncoding merges_;
   int32_t begin_token_;
   std::vector<int32_t> end_tokens_;
+  std::string begin_name_, end_name_;
   Sha256Digest identity_;
 };
 

@@ -9,8 +9,9 @@
 
 namespace kvship {
 
-absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_path) {
-  ASSIGN_OR_RETURN(const ChatTemplateSource source, ReadChatTemplateSource(model_path));
+absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_path,
+                                                const Tokenizer& tokenizer) {
+  ASSIGN_OR_RETURN(const ChatTemplateSource source, ReadChatTemplateSource(model_path, tokenizer));
   return Create(source);
 }
 

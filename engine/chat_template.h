@@ -16,9 +16,11 @@ namespace kvship {
 
 class ChatTemplate {
  public:
-  // Reads a GGUF file's metadata, or a directory's chat_template.jinja or tokenizer_config.json.
-  // NotFound if the model has no template; Unimplemented, with the reason, if it cannot be run.
-  static absl::StatusOr<ChatTemplate> Load(const std::string& model_path);
+  // Reads a GGUF file's metadata, or a directory's chat_template.jinja or tokenizer_config.json;
+  // `tokenizer` is the same model's. NotFound if the model has no template; Unimplemented, with the
+  // reason, if it cannot be run.
+  static absl::StatusOr<ChatTemplate> Load(const std::string& model_path,
+                                           const Tokenizer& tokenizer);
   static absl::StatusOr<ChatTemplate> Create(const ChatTemplateSource& source);
 
   struct Options {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/tokenizer.h"
 
 namespace kvship {
 
@@ -17,8 +18,9 @@ struct ChatTemplateSource {
   std::vector<std::string> special_tokens;  // names of all tokens that the tokenizer would parse
 };
 
-// Reads a GGUF file or a Hugging Face directory. NotFound if the model has no chat template;
-// InvalidArgument naming the file and the invalid field.
-absl::StatusOr<ChatTemplateSource> ReadChatTemplateSource(const std::string& model_path);
+// Reads a GGUF file or a Hugging Face directory; `tokenizer` is the same model's. NotFound if the
+// model has no chat template; InvalidArgument naming the file and the invalid field.
+absl::StatusOr<ChatTemplateSource> ReadChatTemplateSource(const std::string& model_path,
+                                                          const Tokenizer& tokenizer);
 
 }  // namespace kvship

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -169,6 +170,16 @@ void FindEndTokens(TokenizerParts& parts) {
   }
 }
 
+// The token whose id a metadata key holds; -1 if the key is absent.
+absl::StatusOr<int32_t> TokenOf(const GgufFile& file, absl::string_view key,
+                                const TokenizerParts& parts) {
+  ASSIGN_OR_RETURN(const std::optional<uint64_t> id, file.Count(key));
+  if (!id.has_value()) return -1;
+  if (*id < parts.tokens.size()) return static_cast<int32_t>(*id);
+  return Bad(file, absl::StrCat("metadata ", key, " is ", *id, "; wanted less than ",
+                                parts.tokens.size()));
+}
+
 }  // namespace
 
 absl::StatusOr<TokenizerParts> ReadGgufTokenizer(const GgufFile& file) {
@@ -196,12 +207,12 @@ absl::StatusOr<TokenizerParts> ReadGgufTokenizer(const GgufFile& file) {
   FindEndTokens(parts);
   RETURN_IF_ERROR(sentence_piece ? ReadScores(file, parts) : ReadMerges(file, parts));
   ASSIGN_OR_RETURN(const auto stated, file.Flag("tokenizer.ggml.add_bos_token"));
-  ASSIGN_OR_RETURN(const auto begin, file.Count("tokenizer.ggml.bos_token_id"));
+  ASSIGN_OR_RETURN(const int32_t begin, TokenOf(file, "tokenizer.ggml.bos_token_id", parts));
+  ASSIGN_OR_RETURN(const int32_t end, TokenOf(file, "tokenizer.ggml.eos_token_id", parts));
+  if (begin >= 0) parts.begin_name = parts.tokens[begin];
+  if (end >= 0) parts.end_name = parts.tokens[end];
   // Llama 3 and SentencePiece add it unless the file says otherwise.
-  if (stated.value_or(parts.ignore_merges || sentence_piece) && begin.has_value() &&
-      *begin < parts.tokens.size()) {
-    parts.begin_token = static_cast<int32_t>(*begin);
-  }
+  if (stated.value_or(parts.ignore_merges || sentence_piece)) parts.begin_token = begin;
   ASSIGN_OR_RETURN(const auto adds_end, file.Flag("tokenizer.ggml.add_eos_token"));
   if (adds_end.value_or(false)) {
     return absl::UnimplementedError(

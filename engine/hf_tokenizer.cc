@@ -329,21 +329,8 @@ absl::Status ReadUnknownToken(const JsonObject& root, TokenizerParts& parts) {
   return absl::OkStatus();
 }
 
-// By the tokenizer's own word; the model's configuration may have another one, or none.
-absl::Status ReadEndToken(const std::string& path, TokenizerParts& parts) {
-  const auto config = ReadJsonFile(path);
-  if (absl::IsNotFound(config.status())) return absl::OkStatus();
-  RETURN_IF_ERROR(config.status());
-  const JsonObject root(*config);
-  ASSIGN_OR_RETURN(const std::string name, TokenName(root, "eos_token"));
-  const auto found = std::find(parts.tokens.begin(), parts.tokens.end(), name);
-  if (name.empty() || found == parts.tokens.end()) return absl::OkStatus();
-  parts.end_tokens = {static_cast<int32_t>(found - parts.tokens.begin())};
-  return absl::OkStatus();
-}
-
-}  // namespace
-
+// bos_token and the like: a name, or an object with the name as its content. Empty where there is
+// none.
 absl::StatusOr<std::string> TokenName(const JsonObject& config, absl::string_view field) {
   const json* value = config.Find(field);
   if (value == nullptr) return std::string();
@@ -351,6 +338,22 @@ absl::StatusOr<std::string> TokenName(const JsonObject& config, absl::string_vie
   ASSIGN_OR_RETURN(const std::optional<JsonObject> token, config.Object(field));
   return token->RequiredText("content");
 }
+
+// By the tokenizer's own word; the model's configuration may have another end token, or none.
+absl::Status ReadBeginAndEnd(const std::string& path, TokenizerParts& parts) {
+  const auto config = ReadJsonFile(path);
+  if (absl::IsNotFound(config.status())) return absl::OkStatus();
+  RETURN_IF_ERROR(config.status());
+  const JsonObject root(*config);
+  ASSIGN_OR_RETURN(parts.begin_name, TokenName(root, "bos_token"));
+  ASSIGN_OR_RETURN(parts.end_name, TokenName(root, "eos_token"));
+  const auto found = std::find(parts.tokens.begin(), parts.tokens.end(), parts.end_name);
+  if (parts.end_name.empty() || found == parts.tokens.end()) return absl::OkStatus();
+  parts.end_tokens = {static_cast<int32_t>(found - parts.tokens.begin())};
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 absl::StatusOr<TokenizerParts> ReadHfTokenizer(const std::string& path) {
   ASSIGN_OR_RETURN(const JsonFile file, ReadJsonFile(path));
@@ -369,7 +372,7 @@ absl::StatusOr<TokenizerParts> ReadHfTokenizer(const std::string& path) {
   RETURN_IF_ERROR(ReadUnknownToken(root, parts));
   RETURN_IF_ERROR(ReadPostProcessor(root, parts));
   const std::filesystem::path directory = std::filesystem::path(path).parent_path();
-  RETURN_IF_ERROR(ReadEndToken(directory / "tokenizer_config.json", parts));
+  RETURN_IF_ERROR(ReadBeginAndEnd(directory / "tokenizer_config.json", parts));
   return parts;
 }
 

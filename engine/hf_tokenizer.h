@@ -6,16 +6,11 @@
 
 #include "absl/status/statusor.h"
 #include "engine/bpe_tokenizer.h"
-#include "engine/json_file.h"
 
 namespace kvship {
 
 // Errors name the file and the field. NotFound: no such file. InvalidArgument: not JSON, or a field
 // is missing, of the wrong type, or invalid. Unimplemented: a part that kvship does not have.
 absl::StatusOr<TokenizerParts> ReadHfTokenizer(const std::string& path);
-
-// A token's name in tokenizer_config.json (bos_token and the like), given as a string or as the
-// content of an object. Empty if there is none.
-absl::StatusOr<std::string> TokenName(const JsonObject& config, absl::string_view field);
 
 }  // namespace kvship

@@ -32,8 +32,7 @@ absl::StatusOr<JsonFile> ParseJson(const std::string& path, absl::string_view te
 
 absl::StatusOr<JsonFile> ReadJsonFile(const std::string& path) {
   ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
-  return ParseJson(path, absl::string_view(reinterpret_cast<const char*>(file.bytes().data()),
-                                           file.bytes().size()));
+  return ParseJson(path, file.text());
 }
 
 const json* JsonObject::Find(absl::string_view field) const {

@@ -57,6 +57,11 @@ class Tokenizer {
   // The token before every prompt, as the model was trained (add_bos_token); -1: none.
   virtual int32_t begin_token() const = 0;
 
+  // Names of the tokens that chat templates know as bos_token and eos_token, whether or not the
+  // tokenizer uses them; empty: none.
+  virtual absl::string_view begin_name() const { return {}; }
+  virtual absl::string_view end_name() const { return {}; }
+
   // Special tokens that end an output even if the model's configuration does not say so.
   virtual std::span<const int32_t> end_tokens() const { return {}; }
 

@@ -298,7 +298,7 @@ absl::Status Sweep(const std::string& path) {
   LocalRun::Options options = RunOptions(absl::GetFlag(FLAGS_float32));
   options.end_tokens = EndTokens(model->config, tokenizer.get());
   LocalRun run(*model, options);
-  ASSIGN_OR_RETURN(const ChatTemplate chat_template, ChatTemplate::Load(path));
+  ASSIGN_OR_RETURN(const ChatTemplate chat_template, ChatTemplate::Load(path, *tokenizer));
   return SweepPolicies(run, *tokenizer, chat_template, cases, std::cout);
 }
 

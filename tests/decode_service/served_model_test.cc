@@ -31,7 +31,6 @@ TEST(ServedModel, HasWhatItsFolderHas) {
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_EQ(model->tokenizer, nullptr);
   EXPECT_FALSE(model->chat_template.has_value());
-  EXPECT_FALSE(model->why_no_chat_template.ok());
 }
 
 TEST(ServedModel, KnowsTheSpecialTokensInItsCalls) {

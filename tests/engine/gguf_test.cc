@@ -169,8 +169,9 @@ TEST(Gguf, DamageGivesAnErrorOrAModelButNoCrash) {
     ASSERT_TRUE(model.ok() || code == kInvalid || code == kUnimplemented) << model.status();
     num_loaded += model.ok();
     const auto tokenizer = Tokenizer::Load(path);
-    if (tokenizer.ok()) (*tokenizer)->Encode("the and in<|im_end|>", true).IgnoreError();
-    const auto chat = ChatTemplate::Load(path);
+    if (!tokenizer.ok()) continue;
+    (*tokenizer)->Encode("the and in<|im_end|>", true).IgnoreError();
+    const auto chat = ChatTemplate::Load(path, **tokenizer);
     if (chat.ok()) chat->Render(messages).IgnoreError();
   }
   // Damage to weights alone goes unnoticed, damage to the header does not.

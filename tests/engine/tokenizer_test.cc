@@ -311,6 +311,23 @@ TEST(GgufTokenizer, SpecialTokensEndOutputsByTheirNames) {
   EXPECT_THAT(EndTokens(model, nullptr), testing::ElementsAre(0));
 }
 
+TEST(GgufTokenizer, NamesTheTokensThatChatTemplatesAskFor) {
+  const TempFolder folder;
+  const auto tokenizer = Tokenizer::Load(folder.Write("model.gguf", TinyGguf().Bytes()));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->begin_name(), "<|im_start|>");
+  EXPECT_EQ((*tokenizer)->begin_token(), -1);
+  EXPECT_EQ((*tokenizer)->end_name(), "<|im_end|>");
+  GgufWriter lacking;
+  lacking.Name("tokenizer.ggml.model", "gpt2")
+      .Names("tokenizer.ggml.tokens", {"a"})
+      .Names("tokenizer.ggml.merges", {})
+      .Count("tokenizer.ggml.eos_token_id", 1);
+  EXPECT_THAT(
+      std::string(Tokenizer::Load(folder.Write("model.gguf", lacking.Bytes())).status().message()),
+      HasSubstr("metadata tokenizer.ggml.eos_token_id is 1; wanted less than 1"));
+}
+
 TEST(TokenizerJson, TheFileBesideItNamesItsEndToken) {
   const TempFolder folder;
   folder.Write("tokenizer.json", ReadBytes(KVSHIP_GOLDENS "/tokenizers/llama3/tokenizer.json"));
@@ -324,6 +341,11 @@ TEST(TokenizerJson, TheFileBesideItNamesItsEndToken) {
     ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
     EXPECT_THAT((*tokenizer)->end_tokens(), testing::ElementsAreArray(end_tokens)) << config;
   }
+  folder.Write("tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": "</s>"})");
+  const auto tokenizer = Tokenizer::Load(folder.path());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->begin_name(), "<s>");
+  EXPECT_EQ((*tokenizer)->end_name(), "</s>");
 }
 
 // The same pairs of letters joined one way in a short piece, another way in a long one: both must

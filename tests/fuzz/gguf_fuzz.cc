@@ -19,15 +19,13 @@ void Touch(const FileTensors& tensors) {
   }
 }
 
-void UseTokenizer(const std::string& path) {
-  const auto tokenizer = Tokenizer::Load(path);
-  if (!tokenizer.ok()) return;
-  const auto ids = (*tokenizer)->Encode("the <|im_end|> thin and\n", /*parse_special=*/true);
+void UseTokenizer(const Tokenizer& tokenizer) {
+  const auto ids = tokenizer.Encode("the <|im_end|> thin and\n", /*parse_special=*/true);
   if (!ids.ok()) return;
   for (const int32_t id : *ids) {
-    Require(id >= 0 && static_cast<size_t>(id) < (*tokenizer)->vocab_tokens(),
+    Require(id >= 0 && static_cast<size_t>(id) < tokenizer.vocab_tokens(),
             "Encode gives ids of the vocabulary");
-    (void)(*tokenizer)->TokenBytes(id);
+    (void)tokenizer.TokenBytes(id);
   }
 }
 
@@ -43,9 +41,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t num_bytes) {
   if (const auto config = ReadGgufConfig(*file); config.ok()) {
     Require(config->Validate().ok(), "a configuration that was read is valid");
   }
-  UseTokenizer(input.path());
+  const auto tokenizer = Tokenizer::Load(input.path());
+  if (!tokenizer.ok()) return 0;
+  UseTokenizer(**tokenizer);
   // Not run: a program may do what it likes, as long as it likes.
-  if (const auto chat = ReadChatTemplateSource(input.path()); chat.ok()) {
+  if (const auto chat = ReadChatTemplateSource(input.path(), **tokenizer); chat.ok()) {
     Require(!chat->program.empty(), "a chat template that was read is a program");
   }
   return 0;

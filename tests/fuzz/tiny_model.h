@@ -21,7 +21,7 @@ inline ServedModel LoadTinyModel() {
   ServedModel model;
   model.transformer = std::move(transformer);
   model.tokenizer = *Tokenizer::Load(file.path());
-  model.chat_template = *ChatTemplate::Load(file.path());
+  model.chat_template = *ChatTemplate::Load(file.path(), *model.tokenizer);
   model.most_text_bytes = 1000;
   model.identity.fill(std::byte{7});
   return model;
