@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <set>
 #include <span>
 
@@ -46,32 +47,10 @@ constexpr std::array kWindowReduces = {Choice<WindowReduce>{"mean", WindowReduce
                                        Choice<WindowReduce>{"sum", WindowReduce::kSum}};
 constexpr std::array kSoftmaxes = {Choice<SoftmaxOver>{"all", SoftmaxOver::kAll},
                                    Choice<SoftmaxOver>{"prefix", SoftmaxOver::kPrefix}};
+
 absl::Status Wrong(absl::string_view name, absl::string_view value, absl::string_view wanted) {
   return absl::InvalidArgumentError(
       absl::StrCat("compression option ", name, " is '", value, "'; wanted ", wanted));
-}
-
-template <class E, size_t N>
-absl::Status SetChoice(const std::array<Choice<E>, N>& choices, absl::string_view name,
-                       absl::string_view value, E* field) {
-  for (const Choice<E>& choice : choices) {
-    if (choice.name == value) {
-      *field = choice.value;
-      return absl::OkStatus();
-    }
-  }
-  const std::string names = absl::StrJoin(
-      choices, ", ",
-      [](std::string* out, const Choice<E>& choice) { absl::StrAppend(out, choice.name); });
-  return Wrong(name, value, absl::StrCat("one of ", names));
-}
-
-template <class E, size_t N>
-std::string NameOf(const std::array<Choice<E>, N>& choices, E value) {
-  for (const Choice<E>& choice : choices) {
-    if (choice.value == value) return std::string(choice.name);
-  }
-  return "";
 }
 
 absl::Status CheckName(std::span<const absl::string_view> names, absl::string_view name,
@@ -88,64 +67,146 @@ absl::Status CheckNames(const CompressionOptions& options) {
   return CheckName(Selectors(), "selector", options.selector);
 }
 
-absl::Status SetName(absl::string_view value, std::string* field,
-                     const CompressionOptions& options) {
-  *field = std::string(value);
-  return CheckNames(options);
-}
-
-absl::Status SetCount(absl::string_view name, absl::string_view value, size_t* field) {
-  uint64_t count = 0;
-  if (!absl::SimpleAtoi(value, &count) || count > kMostTokens) {
-    return Wrong(name, value, absl::StrCat("a whole number up to ", kMostTokens));
+absl::Status SetValue(absl::string_view name, absl::string_view text, size_t& count) {
+  uint64_t value = 0;
+  if (!absl::SimpleAtoi(text, &value) || value > kMostTokens) {
+    return Wrong(name, text, absl::StrCat("a whole number up to ", kMostTokens));
   }
-  *field = count;
+  count = value;
   return absl::OkStatus();
 }
 
-absl::Status SetPosition(absl::string_view name, absl::string_view value,
-                         std::optional<int64_t>* field) {
+absl::Status SetValue(absl::string_view name, absl::string_view text, int64_t& position) {
   constexpr int64_t kMost = kMostTokens;
-  int64_t position = 0;
-  if (!absl::SimpleAtoi(value, &position) || position < -kMost || position > kMost) {
-    return Wrong(name, value,
+  if (!absl::SimpleAtoi(text, &position) || position < -kMost || position > kMost) {
+    return Wrong(name, text,
                  absl::StrCat("a position in the prompt up to ", kMost,
                               ", or a negative one that counts from its end"));
   }
-  *field = position;
   return absl::OkStatus();
 }
 
-absl::Status SetNumber(absl::string_view name, absl::string_view value, double* field) {
-  double number = 0;
-  if (!absl::SimpleAtod(value, &number) || !std::isfinite(number)) {
-    return Wrong(name, value, "a number");
-  }
-  *field = number;
-  return absl::OkStatus();
+absl::Status SetValue(absl::string_view name, absl::string_view text, double& number) {
+  if (absl::SimpleAtod(text, &number) && std::isfinite(number)) return absl::OkStatus();
+  return Wrong(name, text, "a number");
 }
 
-absl::Status SetRatio(absl::string_view value, CompressionOptions* options) {
-  double ratio = 0;
-  if (!absl::SimpleAtod(value, &ratio) || !(ratio > 0 && ratio <= 1)) {
-    return Wrong("budget_ratio", value, "a number above 0 and up to 1: the share kept");
-  }
-  options->budget_ratio = ratio;
-  return absl::OkStatus();
+absl::Status SetValue(absl::string_view name, absl::string_view text, uint32_t& seed) {
+  if (absl::SimpleAtoi(text, &seed)) return absl::OkStatus();
+  return Wrong(name, text, "a whole number below 2^32");
 }
 
-absl::Status SetSeed(absl::string_view value, CompressionOptions* options) {
-  if (!absl::SimpleAtoi(value, &options->seed)) {
-    return Wrong("seed", value, "a whole number below 2^32");
-  }
-  return absl::OkStatus();
+template <class T>
+absl::Status SetValue(absl::string_view name, absl::string_view text, std::optional<T>& field) {
+  return SetValue(name, text, field.emplace());
 }
 
-absl::Status SetBudgetTokens(absl::string_view value, CompressionOptions* options) {
-  RETURN_IF_ERROR(SetCount("budget_tokens", value, &options->budget_tokens));
-  options->budget_ratio = 0;
-  return absl::OkStatus();
+std::string TextOf(double number) { return absl::StrFormat("%.17g", number); }
+std::string TextOf(std::integral auto number) { return absl::StrCat(number); }
+template <class T>
+std::string TextOf(const std::optional<T>& field) {
+  return field ? TextOf(*field) : "";
 }
+
+struct Option {
+  absl::string_view name;
+  absl::Status (*set)(absl::string_view name, absl::string_view text, CompressionOptions& options);
+  std::string (*text)(const CompressionOptions& options);  // empty: the option is not set
+};
+
+template <auto kField>
+constexpr Option Number(absl::string_view name) {
+  return {name,
+          [](absl::string_view name, absl::string_view text, CompressionOptions& options) {
+            return SetValue(name, text, options.*kField);
+          },
+          [](const CompressionOptions& options) { return TextOf(options.*kField); }};
+}
+
+// A field that is named in kv/policies.h.
+template <auto kField>
+constexpr Option Policy(absl::string_view name) {
+  return {name,
+          [](absl::string_view, absl::string_view text, CompressionOptions& options) {
+            options.*kField = std::string(text);
+            return CheckNames(options);
+          },
+          [](const CompressionOptions& options) { return options.*kField; }};
+}
+
+template <auto kField, const auto& kChoices>
+constexpr Option OneOf(absl::string_view name) {
+  return {name,
+          [](absl::string_view name, absl::string_view text, CompressionOptions& options) {
+            std::vector<absl::string_view> names;
+            for (const auto& choice : kChoices) {
+              names.push_back(choice.name);
+              if (choice.name == text) options.*kField = choice.value;
+            }
+            return CheckName(names, name, text);
+          },
+          [](const CompressionOptions& options) {
+            for (const auto& choice : kChoices) {
+              if (options.*kField == choice.value) return std::string(choice.name);
+            }
+            return std::string();
+          }};
+}
+
+// Of the two budgets the one that counts.
+constexpr Option kBudgetTokens = {
+    "budget_tokens",
+    [](absl::string_view name, absl::string_view text, CompressionOptions& options) {
+      options.budget_ratio = 0;
+      return SetValue(name, text, options.budget_tokens);
+    },
+    [](const CompressionOptions& options) {
+      return options.budget_ratio > 0 ? "" : TextOf(options.budget_tokens);
+    }};
+constexpr Option kBudgetRatio = {
+    "budget_ratio",
+    [](absl::string_view name, absl::string_view text, CompressionOptions& options) {
+      double ratio = 0;
+      if (!absl::SimpleAtod(text, &ratio) || !(ratio > 0 && ratio <= 1)) {
+        return Wrong(name, text, "a number above 0 and up to 1: the share kept");
+      }
+      options.budget_ratio = ratio;
+      return absl::OkStatus();
+    },
+    [](const CompressionOptions& options) {
+      return options.budget_ratio > 0 ? TextOf(options.budget_ratio) : "";
+    }};
+
+using Options = CompressionOptions;
+
+// In the order of the text form.
+constexpr std::array kOptions = {Policy<&Options::scorer>("scorer"),
+                                 Policy<&Options::allocator>("allocator"),
+                                 Policy<&Options::selector>("selector"),
+                                 OneOf<&Options::encoder, kEncoders>("encoder"),
+                                 OneOf<&Options::window_encoder, kWindowEncoders>("window_encoder"),
+                                 kBudgetTokens,
+                                 kBudgetRatio,
+                                 Number<&Options::min_tokens>("min_tokens"),
+                                 Number<&Options::sinks>("sinks"),
+                                 Number<&Options::recent_tokens>("recent_tokens"),
+                                 Number<&Options::window>("window"),
+                                 Number<&Options::observe_begin>("observe_begin"),
+                                 Number<&Options::observe_end>("observe_end"),
+                                 Number<&Options::kernel>("kernel"),
+                                 OneOf<&Options::pool, kPools>("pool"),
+                                 OneOf<&Options::group_reduce, kGroupReduces>("group_reduce"),
+                                 OneOf<&Options::group_order, kGroupOrders>("group_order"),
+                                 OneOf<&Options::window_reduce, kWindowReduces>("window_reduce"),
+                                 OneOf<&Options::softmax, kSoftmaxes>("softmax"),
+                                 OneOf<&Options::normalised, kBools>("normalised"),
+                                 Number<&Options::future_tokens>("future_tokens"),
+                                 Number<&Options::seed>("seed"),
+                                 Number<&Options::beta>("beta"),
+                                 Number<&Options::alpha>("alpha"),
+                                 Number<&Options::mass_target>("mass_target"),
+                                 Number<&Options::mass_min_tokens>("mass_min_tokens"),
+                                 Number<&Options::chunk_tokens>("chunk_tokens")};
 
 // What can be said of a budget in tokens before the prompt is known.
 absl::Status CheckBudget(const CompressionOptions& o) {
@@ -206,43 +267,14 @@ CompressionOptions DefaultCompression(size_t head_dim) {
 
 absl::Status SetCompressionOption(absl::string_view name, absl::string_view value,
                                   CompressionOptions* options) {
-  CompressionOptions& o = *options;
-  if (name == "scorer") return SetName(value, &o.scorer, o);
-  if (name == "allocator") return SetName(value, &o.allocator, o);
-  if (name == "selector") return SetName(value, &o.selector, o);
-  if (name == "encoder") return SetChoice(kEncoders, name, value, &o.encoder);
-  if (name == "window_encoder") {
-    return SetChoice(kWindowEncoders, name, value, &o.window_encoder.emplace());
+  for (const Option& option : kOptions) {
+    if (option.name == name) return option.set(name, value, *options);
   }
-  if (name == "budget_tokens") return SetBudgetTokens(value, options);
-  if (name == "budget_ratio") return SetRatio(value, options);
-  if (name == "min_tokens") return SetCount(name, value, &o.min_tokens);
-  if (name == "sinks") return SetCount(name, value, &o.sinks.emplace());
-  if (name == "recent_tokens") return SetCount(name, value, &o.recent_tokens.emplace());
-  if (name == "window") return SetCount(name, value, &o.window);
-  if (name == "observe_begin") return SetPosition(name, value, &o.observe_begin);
-  if (name == "observe_end") return SetPosition(name, value, &o.observe_end);
-  if (name == "kernel") return SetCount(name, value, &o.kernel);
-  if (name == "pool") return SetChoice(kPools, name, value, &o.pool);
-  if (name == "group_reduce") return SetChoice(kGroupReduces, name, value, &o.group_reduce);
-  if (name == "group_order") return SetChoice(kGroupOrders, name, value, &o.group_order);
-  if (name == "window_reduce") return SetChoice(kWindowReduces, name, value, &o.window_reduce);
-  if (name == "softmax") return SetChoice(kSoftmaxes, name, value, &o.softmax);
-  if (name == "normalised") return SetChoice(kBools, name, value, &o.normalised);
-  if (name == "future_tokens") return SetCount(name, value, &o.future_tokens);
-  if (name == "seed") return SetSeed(value, options);
-  if (name == "beta") return SetNumber(name, value, &o.beta);
-  if (name == "alpha") return SetNumber(name, value, &o.alpha);
-  if (name == "mass_target") return SetNumber(name, value, &o.mass_target);
-  if (name == "mass_min_tokens") return SetCount(name, value, &o.mass_min_tokens);
-  if (name == "chunk_tokens") return SetCount(name, value, &o.chunk_tokens);
-  const std::string known =
-      absl::StrJoin(CompressionFields({}), ", ",
-                    [](std::string* out, const auto& field) { absl::StrAppend(out, field.first); });
-  return absl::InvalidArgumentError(absl::StrCat("unknown compression option '", name,
-                                                 "'; wanted one of ", known,
-                                                 ", budget_ratio, window_encoder, sinks, "
-                                                 "recent_tokens, observe_begin, observe_end"));
+  const std::string known = absl::StrJoin(
+      kOptions, ", ",
+      [](std::string* out, const Option& option) { absl::StrAppend(out, option.name); });
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown compression option '", name, "'; wanted one of ", known));
 }
 
 std::vector<std::pair<std::string, std::string>> SplitCompression(absl::string_view text) {
@@ -273,42 +305,11 @@ absl::StatusOr<CompressionOptions> ParseCompression(absl::string_view text,
 
 std::vector<std::pair<std::string, std::string>> CompressionFields(
     const CompressionOptions& options) {
-  const CompressionOptions& o = options;
-  auto number = [](double value) { return absl::StrFormat("%.17g", value); };
-  std::vector<std::pair<std::string, std::string>> fields = {
-      {"scorer", o.scorer},
-      {"allocator", o.allocator},
-      {"selector", o.selector},
-      {"encoder", NameOf(kEncoders, o.encoder)}};
-  auto add = [&](absl::string_view name, std::string value) {
-    fields.emplace_back(name, std::move(value));
-  };
-  if (o.window_encoder) add("window_encoder", NameOf(kWindowEncoders, *o.window_encoder));
-  if (o.budget_ratio > 0) {
-    add("budget_ratio", number(o.budget_ratio));
-  } else {
-    add("budget_tokens", absl::StrCat(o.budget_tokens));
+  std::vector<std::pair<std::string, std::string>> fields;
+  for (const Option& option : kOptions) {
+    std::string text = option.text(options);
+    if (!text.empty()) fields.emplace_back(option.name, std::move(text));
   }
-  add("min_tokens", absl::StrCat(o.min_tokens));
-  if (o.sinks) add("sinks", absl::StrCat(*o.sinks));
-  if (o.recent_tokens) add("recent_tokens", absl::StrCat(*o.recent_tokens));
-  add("window", absl::StrCat(o.window));
-  if (o.observe_begin) add("observe_begin", absl::StrCat(*o.observe_begin));
-  if (o.observe_end) add("observe_end", absl::StrCat(*o.observe_end));
-  add("kernel", absl::StrCat(o.kernel));
-  add("pool", NameOf(kPools, o.pool));
-  add("group_reduce", NameOf(kGroupReduces, o.group_reduce));
-  add("group_order", NameOf(kGroupOrders, o.group_order));
-  add("window_reduce", NameOf(kWindowReduces, o.window_reduce));
-  add("softmax", NameOf(kSoftmaxes, o.softmax));
-  add("normalised", NameOf(kBools, o.normalised));
-  add("future_tokens", absl::StrCat(o.future_tokens));
-  add("seed", absl::StrCat(o.seed));
-  add("beta", number(o.beta));
-  add("alpha", number(o.alpha));
-  add("mass_target", number(o.mass_target));
-  add("mass_min_tokens", absl::StrCat(o.mass_min_tokens));
-  add("chunk_tokens", absl::StrCat(o.chunk_tokens));
   return fields;
 }
 

@@ -88,7 +88,9 @@ INSTANTIATE_TEST_SUITE_P(
         WrongCase{"kernel=5,kernel=7", "each option at most once"},
         WrongCase{"pool=median", "pool is 'median'; wanted one of avg, max, none"},
         WrongCase{"encoder=int3", "encoder is 'int3'"},
-        WrongCase{"colour=red", "unknown compression option 'colour'"},
+        WrongCase{"colour=red",
+                  "unknown compression option 'colour'; wanted one of scorer, allocator, selector, "
+                  "encoder, window_encoder, budget_tokens, budget_ratio, min_tokens, sinks, "},
         WrongCase{"kernel", "kernel is ''"},
         WrongCase{"alpha=1.5", "alpha is '1.5'; wanted 0 to 1"},
         WrongCase{"beta=0.5", "beta is '0.5'"}, WrongCase{"beta=nan", "beta is 'nan'"},
