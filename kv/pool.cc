@@ -104,6 +104,14 @@ size_t KvPool::SlabsMissing(const Demand& demand) const {
   return SlabsFor(demand.num_pages - room, demand.page_bytes);
 }
 
+size_t KvPool::BytesFor(std::span<const Demand> demands) {
+  size_t num_slabs = 0;
+  for (const auto& [page_bytes, num_pages] : PagesBySize(demands)) {
+    num_slabs += SlabsFor(num_pages, page_bytes);
+  }
+  return num_slabs * kSlabBytes;
+}
+
 absl::Status KvPool::CheckFits(std::span<const Demand> demands) const {
   for (const Demand& demand : demands) {
     if (demand.page_bytes == 0 || demand.page_bytes > kSlabBytes) {
@@ -111,13 +119,10 @@ absl::Status KvPool::CheckFits(std::span<const Demand> demands) const {
           absl::StrCat("a page has ", demand.page_bytes, " bytes; wanted 1 to ", kSlabBytes));
     }
   }
-  size_t num_slabs = 0;
-  for (const auto& [page_bytes, num_pages] : PagesBySize(demands)) {
-    num_slabs += SlabsFor(num_pages, page_bytes);
-  }
-  if (num_slabs <= slabs_.size()) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      "the cache needs ", num_slabs * kSlabBytes, " bytes; the whole pool has ", capacity_bytes()));
+  const size_t num_bytes = BytesFor(demands);
+  if (num_bytes <= capacity_bytes()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the cache needs ", num_bytes, " bytes; the whole pool has ", capacity_bytes()));
 }
 
 absl::StatusOr<PageReservation> KvPool::Reserve(std::span<const Demand> demands) {

@@ -52,6 +52,10 @@ class KvPool {
 
   static constexpr size_t kSlabBytes = 256 << 10;
 
+  // The bytes of a pool that holds the demands and nothing else: whole slabs, each with pages of
+  // one size. No page may be larger than a slab.
+  static size_t BytesFor(std::span<const Demand> demands);
+
   // A copy: source bytes and destination. At most one of the two is in host memory; the rest is on
   // the pool's device.
   struct PageBytes {
@@ -75,8 +79,8 @@ class KvPool {
   // Null if the host writes to the pages directly.
   const Writer& writer() const { return writer_; }
 
-  // FailedPrecondition if the whole pool could not hold the demands (a slab holds pages of one
-  // size); InvalidArgument if a page is empty or larger than a slab.
+  // FailedPrecondition if the whole pool could not hold the demands; InvalidArgument if a page is
+  // empty or larger than a slab.
   absl::Status CheckFits(std::span<const Demand> demands) const;
 
   // Reserves pages for all demands, or none. ResourceExhausted if the pages are not free now; other

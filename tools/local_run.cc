@@ -76,14 +76,9 @@ absl::StatusOr<LocalRun::Prefilled> LocalRun::Reserve(const CompressionOptions& 
   const KvShape shape = ShapeOf(model_.config);
   Prefilled out;
   ASSIGN_OR_RETURN(out.plan, MakePlan(compression, shape, prompt_tokens));
-  size_t pool_bytes = 4 * KvPool::kSlabBytes;
-  for (const KvPool::Demand& demand :
-       SequenceCache::Demands(shape, out.plan, max_tail_tokens, options_.tail_format)) {
-    // Slabs are filled with whole pages.
-    const size_t pages_per_slab = KvPool::kSlabBytes / demand.page_bytes;
-    pool_bytes += (demand.num_pages / pages_per_slab + 1) * KvPool::kSlabBytes;
-  }
-  ASSIGN_OR_RETURN(out.pool, KvPool::Create(pool_bytes));
+  const auto demands =
+      SequenceCache::Demands(shape, out.plan, max_tail_tokens, options_.tail_format);
+  ASSIGN_OR_RETURN(out.pool, KvPool::Create(KvPool::BytesFor(demands)));
   ASSIGN_OR_RETURN(out.cache, SequenceCache::Reserve(*out.pool, shape, out.plan, max_tail_tokens,
                                                      options_.tail_format));
   return out;

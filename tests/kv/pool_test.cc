@@ -59,6 +59,14 @@ TEST(KvPool, HandsOutDisjointPages) {
   EXPECT_EQ(pool->reserved_bytes(), 43u * 8192 + 50 * 2560);
 }
 
+TEST(KvPool, BytesForIsTheLeastThatHolds) {
+  const KvPool::Demand demands[] = {{8192, 40}, {2560, 103}, {8192, 25}};
+  const size_t num_bytes = KvPool::BytesFor(demands);
+  EXPECT_EQ(num_bytes, 5 * kSlab);  // of 32 pages, and of 102
+  EXPECT_TRUE((*KvPool::Create(num_bytes))->Reserve(demands).ok());
+  EXPECT_FALSE((*KvPool::Create(num_bytes - kSlab))->CheckFits(demands).ok());
+}
+
 TEST(KvPool, GivesAllOrNothing) {
   auto pool = *KvPool::Create(2 * kSlab);
   auto first = ReserveOne(*pool, kSlab, 1);
