@@ -1,10 +1,10 @@
 #include "client/api_token.h"
 
 #include <cstdlib>
-#include <fstream>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "client/generation_client.h"
 
@@ -15,8 +15,7 @@ absl::StatusOr<std::string> ReadApiToken(const std::string& path) {
   std::string token;
   if (!path.empty()) {
     source = absl::StrCat("--api_token_file '", path, "'");
-    std::ifstream file(path);
-    std::getline(file, token, '\0');  // all of it
+    token = ReadFile(path).value_or("");
   } else if (const char* set = std::getenv("KVSHIP_API_TOKEN"); set != nullptr) {
     token = set;
   }

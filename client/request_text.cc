@@ -1,29 +1,25 @@
 #include "client/request_text.h"
 
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/utf8.h"
 
 namespace kvship {
 namespace {
 
-absl::StatusOr<std::string> ReadFile(absl::string_view flag, const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream content;
-  if (!file || !(content << file.rdbuf())) {
-    return absl::NotFoundError(
-        absl::StrCat("--", flag, " is '", path, "', which cannot be read or is empty"));
-  }
-  return content.str();
+absl::StatusOr<std::string> FileOf(absl::string_view flag, const std::string& path) {
+  std::string content = ReadFile(path).value_or("");
+  if (!content.empty()) return content;
+  return absl::NotFoundError(
+      absl::StrCat("--", flag, " is '", path, "', which cannot be read or is empty"));
 }
 
 absl::Status SetTokens(const std::string& path, v1::TokenIds* tokens) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile("tokens-file", path));
+  ASSIGN_OR_RETURN(const std::string text, FileOf("tokens-file", path));
   const nlohmann::json ids = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!ids.is_array()) {
     return absl::InvalidArgumentError(
@@ -65,7 +61,7 @@ absl::Status SetInput(const PromptSource& source, v1::GenerateRequest* request) 
   std::string text = source.text;
   std::string from = "--prompt";
   if (!source.text_file.empty()) {
-    ASSIGN_OR_RETURN(text, ReadFile("prompt-file", source.text_file));
+    ASSIGN_OR_RETURN(text, FileOf("prompt-file", source.text_file));
     from = absl::StrCat("--prompt-file '", source.text_file, "'");
   }
   RETURN_IF_ERROR(CheckUtf8(from, text));

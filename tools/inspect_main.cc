@@ -7,7 +7,7 @@
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
-#include <sstream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/command_line.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "engine/end_tokens.h"
@@ -61,13 +62,9 @@ constexpr char kUsage[] =
     "  bench PATH --tokens-file F --max-tokens N [--compression=...]";
 
 absl::StatusOr<std::string> ReadText(const std::string& flag, const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return absl::NotFoundError(absl::StrCat(flag, " is '", path, "', which cannot be read"));
-  }
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
+  std::optional<std::string> text = ReadFile(path);
+  if (text.has_value()) return *std::move(text);
+  return absl::NotFoundError(absl::StrCat(flag, " is '", path, "', which cannot be read"));
 }
 
 absl::StatusOr<std::vector<int32_t>> ReadTokens() {

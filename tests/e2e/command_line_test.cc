@@ -169,6 +169,10 @@ TEST(CommandLineTest, TextsThatAreNotUtf8AreRefusedByName) {
 }
 
 TEST(CommandLineTest, TokensThatCannotBeSentAreRefusedByWhereTheyCameFrom) {
+  const TempFolder files;
+  const std::string with_nul = files.Write("token", std::string("one\0two", 7));
+  EXPECT_THAT(RefusalOf({"models", "--api_token_file=" + with_nul}),
+              HasSubstr("the API token of --api_token_file '" + with_nul + "' has byte 0x"));
   for (const std::string token : {"gr\xc3\xbc\xc3\x9f", "one\ntwo"}) {
     const TempFolder folder;
     const std::string path = folder.Write("token", token + "\n");
