@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/json_text.h"
 
 namespace kvship {
 namespace {
@@ -16,12 +17,6 @@ constexpr double kMostBound = 1e15;  // for numbers, in magnitude
 constexpr double kFractions = 1e6;   // per unit: precision of numbers between bounds
 
 const SchemaNames kOfNumbers = {"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum"};
-
-std::string Short(const json& value) {
-  constexpr size_t kMostShown = 60;
-  const std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);
-  return text.size() <= kMostShown ? text : text.substr(0, kMostShown) + "...";
-}
 
 }  // namespace
 
@@ -38,7 +33,7 @@ const std::map<std::string, SchemaNames, std::less<>>& KeywordsOfTypes() {
 }
 
 absl::Status WrongSchema(absl::string_view path, const json& is, absl::string_view wanted) {
-  return absl::InvalidArgumentError(absl::StrCat(path, " is ", Short(is), "; wanted ", wanted));
+  return absl::InvalidArgumentError(absl::StrCat(path, " is ", ShortJson(is), "; wanted ", wanted));
 }
 
 bool IsOfSchemaType(const json& value, absl::string_view type) {

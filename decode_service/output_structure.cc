@@ -18,8 +18,6 @@
 namespace kvship {
 namespace {
 
-constexpr int kMostTools = 128;
-
 constexpr char kTextThatIsNoJson[] = R"({"type": "optional", "content": {"type": "sequence",
     "elements": [{"type": "regex", "pattern": "[^{\\s]"}, {"type": "any_text"}]}})";
 
@@ -31,7 +29,7 @@ struct Tool {
 
 std::string SpelledName(absl::string_view name, ToolSyntax syntax) {
   if (!absl::EndsWith(SpellingOf(syntax).before_name, "\"")) return std::string(name);
-  const std::string literal = StringLiteral(name);
+  const std::string literal = JsonString(name);
   return literal.substr(1, literal.size() - 2);
 }
 
@@ -98,10 +96,9 @@ class Calls {
         is_list ? absl::StrCat("[", Tag(spelling_.before_all, Several(), spelling_.after_all), "]")
                 : Tags();
     const std::string excludes =
-        spelling_.other_mark.empty() ? "" : StringLiteral(spelling_.other_mark);
-    return absl::StrCat(R"({"type": "triggered_tags", "triggers": [)",
-                        StringLiteral(spelling_.mark), R"(], "excludes": [)", excludes,
-                        R"(], "tags": )", tags, "}");
+        spelling_.other_mark.empty() ? "" : JsonString(spelling_.other_mark);
+    return absl::StrCat(R"({"type": "triggered_tags", "triggers": [)", JsonString(spelling_.mark),
+                        R"(], "excludes": [)", excludes, R"(], "tags": )", tags, "}");
   }
 
   // Allows one or more calls, and nothing else.
@@ -130,8 +127,8 @@ class Calls {
  private:
   static std::string Tag(absl::string_view begin, const StructuralPart& content,
                          absl::string_view end) {
-    return absl::StrCat(R"({"type": "tag", "begin": )", StringLiteral(begin), R"(, "content": )",
-                        content, R"(, "end": )", StringLiteral(end), "}");
+    return absl::StrCat(R"({"type": "tag", "begin": )", JsonString(begin), R"(, "content": )",
+                        content, R"(, "end": )", JsonString(end), "}");
   }
 
   std::string Tags() const {
@@ -146,7 +143,7 @@ class Calls {
   // Allows one or more calls, without the delimiters around them all.
   StructuralPart Several() const {
     return absl::StrCat(R"({"type": "tags_with_separator", "at_least_one": true, "separator": )",
-                        StringLiteral(spelling_.between), R"(, "tags": )", Tags(), "}");
+                        JsonString(spelling_.between), R"(, "tags": )", Tags(), "}");
   }
 
   const ToolSyntax syntax_;
@@ -183,7 +180,7 @@ absl::StatusOr<std::string> OutputStructure(const v1::GenerateRequest& request, 
   if (chat.has_forced_call()) {
     const std::string& name = chat.forced_call();
     if (!name.empty() && !calls.Has(name)) {
-      return WrongField("chat.forced_call", StringLiteral(name), "the name of one of chat.tools");
+      return WrongField("chat.forced_call", JsonString(name), "the name of one of chat.tools");
     }
     return Structure(calls.Begun(name));
   }

@@ -13,6 +13,8 @@
 
 namespace kvship {
 
+inline constexpr int kMostTools = 128;  // OpenAI's limit
+
 // Empty if the output is unconstrained. `syntax` is the model's tool call syntax. InvalidArgument
 // with a BadRequest detail if a schema is wrong or unsupported (decode_service/json_schema.h).
 absl::StatusOr<std::string> OutputStructure(const v1::GenerateRequest& request, ToolSyntax syntax);

@@ -1,9 +1,8 @@
 #include "decode_service/structural_tag.h"
 
-#include <nlohmann/json.hpp>
-
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/json_text.h"
 
 namespace kvship {
 namespace {
@@ -19,21 +18,16 @@ StructuralPart Several(absl::string_view type, const std::vector<StructuralPart>
 
 }  // namespace
 
-std::string StringLiteral(absl::string_view text) {
-  using nlohmann::json;
-  return json(std::string(text)).dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
 StructuralPart TextPart(absl::string_view text) {
-  return absl::StrCat(R"({"type": "const_string", "value": )", StringLiteral(text), "}");
+  return absl::StrCat(R"({"type": "const_string", "value": )", JsonString(text), "}");
 }
 
 StructuralPart AnyTextPart(absl::string_view excluded) {
-  return absl::StrCat(R"({"type": "any_text", "excludes": [)", StringLiteral(excluded), "]}");
+  return absl::StrCat(R"({"type": "any_text", "excludes": [)", JsonString(excluded), "]}");
 }
 
 StructuralPart PatternPart(absl::string_view pattern) {
-  return absl::StrCat(R"({"type": "regex", "pattern": )", StringLiteral(pattern), "}");
+  return absl::StrCat(R"({"type": "regex", "pattern": )", JsonString(pattern), "}");
 }
 
 StructuralPart JsonPart(absl::string_view schema) {

@@ -11,9 +11,6 @@ namespace kvship {
 
 using StructuralPart = std::string;
 
-// A string literal of JSON.
-std::string StringLiteral(absl::string_view text);
-
 StructuralPart TextPart(absl::string_view text);
 // Text that does not have `excluded` in it.
 StructuralPart AnyTextPart(absl::string_view excluded);

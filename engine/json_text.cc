@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/utf8.h"
 
 namespace kvship {
 namespace {
@@ -98,6 +99,17 @@ std::optional<absl::string_view> JsonMember(absl::string_view object, absl::stri
     object.remove_prefix(value.size());
     if (TakeToken(object) == "}") return std::nullopt;
   }
+}
+
+std::string JsonString(absl::string_view text) {
+  return json(std::string(text)).dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+std::string ShortJson(const nlohmann::ordered_json& value) {
+  constexpr size_t kMostBytes = 80;
+  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
+  if (text.size() <= kMostBytes) return text;
+  return absl::StrCat(CutUtf8(text, kMostBytes), "...");
 }
 
 size_t JsonEnd::Find(absl::string_view text) {

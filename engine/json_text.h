@@ -2,6 +2,7 @@
 // numbers stay as they are. Pure functions.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 
@@ -21,6 +22,12 @@ std::optional<absl::string_view> JsonMember(absl::string_view object, absl::stri
 
 // Whether `text` is one object of valid JSON, optionally surrounded by white space.
 bool IsJsonObject(absl::string_view text);
+
+// Writes `text` as a JSON string; invalid UTF-8 in it is replaced.
+std::string JsonString(absl::string_view text);
+
+// A value's JSON for messages; truncated if long.
+std::string ShortJson(const nlohmann::ordered_json& value);
 
 // Finds the end of a JSON object or list at the beginning of a text that grows. The content in
 // between need not be valid.

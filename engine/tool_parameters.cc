@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "engine/json_text.h"
 
 namespace kvship {
 namespace {
@@ -25,14 +26,10 @@ absl::string_view TypeOfText(absl::string_view value) {
   }
 }
 
-std::string Quoted(absl::string_view text) {
-  return json(std::string(text)).dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
 }  // namespace
 
 std::string JsonOfText(absl::string_view text, const JsonTypes& types) {
-  if (types == kStringAlone) return Quoted(text);
+  if (types == kStringAlone) return JsonString(text);
   absl::string_view value = absl::StripAsciiWhitespace(text);
   if (types.contains("boolean")) {
     if (absl::EqualsIgnoreCase(value, "true")) return "true";
@@ -50,7 +47,7 @@ std::string JsonOfText(absl::string_view text, const JsonTypes& types) {
     const bool fits = types.contains(type) || (type == "integer" && types.contains("number"));
     if (fits && type != "string") return std::string(value);
   }
-  return is_json && !types.contains("string") ? std::string(value) : Quoted(text);
+  return is_json && !types.contains("string") ? std::string(value) : JsonString(text);
 }
 
 ToolParameters::ToolParameters(std::span<const std::string> tools) {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
+#include "engine/json_text.h"
 #include "rpc/errors.h"
 
 namespace kvship {
@@ -17,7 +18,6 @@ using json = nlohmann::ordered_json;
 
 // Enough for a tool's JSON schema, and safe for the stack of recursive readers.
 constexpr size_t kMostDepth = 64;
-constexpr size_t kMostShownBytes = 80;
 constexpr size_t kMostFields = 64;  // reserved for a body; more are accepted
 
 // Builds the tree. nlohmann's own builder records no error position, accepts any depth, and adds
@@ -121,14 +121,6 @@ std::optional<int64_t> IntegerOf(const json& value) {
 }
 
 }  // namespace
-
-std::string ShortJson(const json& value) {
-  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
-  if (text.size() <= kMostShownBytes) return text;
-  size_t end = kMostShownBytes;
-  while ((text[end] & 0xC0) == 0x80) --end;  // not inside a character
-  return text.substr(0, end) + "...";
-}
 
 absl::StatusOr<json> ParseBody(absl::string_view body) {
   TreeBuilder builder;

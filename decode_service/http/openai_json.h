@@ -57,7 +57,4 @@ class JsonFields {
   absl::Status error_;
 };
 
-// The value's JSON for messages; truncated if long.
-std::string ShortJson(const nlohmann::ordered_json& value);
-
 }  // namespace kvship

@@ -11,6 +11,7 @@
 #include "decode_service/http/openai_json.h"
 #include "decode_service/http/openai_tools.h"
 #include "decode_service/json_schema.h"
+#include "engine/json_text.h"
 #include "engine/sampling.h"
 #include "rpc/compression.h"
 #include "rpc/errors.h"

@@ -11,8 +11,6 @@
 
 namespace kvship {
 
-inline constexpr size_t kMostTools = 128;  // OpenAI's limit
-
 // Reads `tools` and `tool_choice`. With tool_choice "none", `chat` gets no tools.
 void ReadTools(JsonFields& fields, v1::ChatMessages* chat);
 
