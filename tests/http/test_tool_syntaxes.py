@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jsonschema
 import openai
 import pytest
-from test_tools import STRICT, called, calls_of, reciting, tool
+from test_tools import STRICT, called, calls_of, ends_beside_a_schema, reciting, tool
 
 MARKS = ("[TOOL_CALLS]", "[ARGS]")
 SAID = "I look é it up."
@@ -189,15 +189,7 @@ def test_a_forced_call_has_arguments(stubborn):
 
 
 def test_a_schema_is_for_answers_that_call_nothing(stubborn):
-    schema = {"type": "array", "items": {"type": "boolean"}, "maxItems": 2}
-    answer = stubborn.chat("Hi", tools=[tool("weather", parameters=STRICT, strict=True)], n=8, seed=1, temperature=1, max_tokens=200,
-                           response_format={"type": "json_schema", "json_schema": {"name": "days", "schema": schema}})
-    for choice in answer.choices:
-        if choice.finish_reason == "stop":
-            jsonschema.validate(json.loads(choice.message.content), schema)
-        if choice.finish_reason == "tool_calls":
-            jsonschema.validate(json.loads(choice.message.tool_calls[0].function.arguments), STRICT)
-    assert {"stop", "tool_calls"} & {choice.finish_reason for choice in answer.choices}
+    assert {"stop", "tool_calls"} & ends_beside_a_schema(stubborn)
 
 
 def test_what_bare_text_does_not_tell_apart_is_refused(syntax, stubborn):

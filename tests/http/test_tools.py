@@ -218,17 +218,22 @@ def test_a_required_call_is_of_one_of_the_tools(stubborn):
     assert {call.name for call in calls} == {"weather", "now"}
 
 
-def test_a_schema_is_for_answers_that_call_nothing(stubborn):
+def ends_beside_a_schema(api: Api) -> set[str]:
+    """How answers end that either call a strict tool or are what a schema says."""
     schema = {"type": "array", "items": {"type": "boolean"}, "maxItems": 2}
-    answer = stubborn.chat("Hi", tools=[tool("weather", parameters=STRICT, strict=True)], n=8, seed=1, temperature=1, max_tokens=200,
-                           response_format={"type": "json_schema", "json_schema": {"name": "days", "schema": schema}})
+    answer = api.chat("Hi", tools=[tool("weather", parameters=STRICT, strict=True)], n=8, seed=1, temperature=1, max_tokens=200,
+                      response_format={"type": "json_schema", "json_schema": {"name": "days", "schema": schema}})
     for choice in answer.choices:
         if choice.finish_reason == "stop":
             jsonschema.validate(json.loads(choice.message.content), schema)
         if choice.finish_reason == "tool_calls":
             assert choice.message.content is None
             jsonschema.validate(json.loads(choice.message.tool_calls[0].function.arguments), STRICT)
-    assert {"stop", "tool_calls"} <= {choice.finish_reason for choice in answer.choices}
+    return {choice.finish_reason for choice in answer.choices}
+
+
+def test_a_schema_is_for_answers_that_call_nothing(stubborn):
+    assert {"stop", "tool_calls"} <= ends_beside_a_schema(stubborn)
 
 
 def test_a_model_that_may_think_calls_at_once_where_its_answer_is_held_to_a_schema(tmp_path):
