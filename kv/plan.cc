@@ -18,8 +18,9 @@ double ExactBudget(const CompressionOptions& options, size_t prompt_tokens) {
 }
 
 // PyramidKV (arXiv 2406.02069): budgets fall from the first layer to the last by equal steps, in
-// kvpress' form; but where its last layer would not hold what is always kept, what is left beside
-// that falls, as in the authors' code, where kvpress would have no pyramid.
+// kvpress' form, and uniform where the first layer cannot hold the mean; but where its last layer
+// would not hold what is always kept, what is left beside that falls, as in the authors' code,
+// where kvpress would have no pyramid.
 std::vector<size_t> PyramidBudgets(const CompressionOptions& options, double base,
                                    size_t num_layers, size_t prompt_tokens) {
   const double window = static_cast<double>(options.window);
@@ -36,7 +37,7 @@ std::vector<size_t> PyramidBudgets(const CompressionOptions& options, double bas
     low = 2 * mean - high;
   }
   std::vector<size_t> budgets(num_layers, static_cast<size_t>(std::nearbyint(base)));
-  if (mean < 0) return budgets;
+  if (mean < 0 || low > high) return budgets;
   const double step = num_layers > 1 ? (high - low) / static_cast<double>(num_layers - 1) : 0.0;
   for (size_t layer = 0; layer < num_layers; ++layer) {
     // To the nearest, half to even, as Python rounds.

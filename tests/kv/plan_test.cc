@@ -3,10 +3,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <string>
+
+#include "absl/strings/str_cat.h"
+
 namespace kvship {
 namespace {
 
 using ::testing::Each;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr KvShape kShape = {
@@ -90,7 +95,19 @@ TEST(Plan, APyramidWhoseTopWouldNotHoldTheWindowStandsBesideIt) {
   EXPECT_EQ(plan->budgets[2].tokens, 43u);  // 40 + 60 / 20
 }
 
-TEST(Plan, ScorersKeepWhatTheirPapersKeep) {
+// Above T - W the first layer would keep less than the last, and lose what the last has no room
+// for.
+TEST(Plan, APyramidWhoseFirstLayerCannotHoldTheMeanIsUniform) {
+  auto layers = [](size_t budget_tokens) {
+    const std::string text =
+        absl::StrCat("allocator=pyramid,window=16,budget_tokens=", budget_tokens);
+    return MakePlan(Options(text.c_str()), kShape, 1000)->layer_tokens;
+  };
+  EXPECT_THAT(layers(980), ElementsAre(2 * 984u, 2 * 980u, 2 * 976u));
+  for (size_t tokens : {984, 990, 995}) EXPECT_THAT(layers(tokens), Each(2 * tokens));
+}
+
+TEST(Plan, ScorersKeepTheirFirstAndLastTokens) {
   auto budget = [](const char* text) { return MakePlan(Options(text), kShape, 1000)->budgets[0]; };
   EXPECT_EQ(budget("budget_tokens=100"), (HeadBudget{100, 0, 32}));
   EXPECT_EQ(budget("scorer=h2o,budget_tokens=101"), (HeadBudget{101, 0, 50}));
