@@ -1,6 +1,7 @@
 // HttpConnection is one client's TCP connection as a cpp-httplib stream, with what the library's
 // own stream lacks: limits on the bytes and the time of an arriving request, and a check whether
-// the client is still connected. Deadlines are monotonic. Used only by the connection's thread.
+// the client is still connected. It hides Range headers: range requests are not supported.
+// Deadlines are monotonic. Used only by the connection's thread.
 #pragma once
 
 #include <httplib.h>
@@ -30,7 +31,8 @@ class HttpConnection final : public httplib::Stream {
   // Starts the next request: reads are limited to `max_bytes`, unless more are allowed, until
   // `deadline`.
   void BeginRequest(size_t max_bytes, absl::Time deadline);
-  void AllowBytes(size_t max_bytes) { allowed_bytes_ = max_bytes; }
+  // The headers have been read; the body has at most `max_bytes`.
+  void BeginBody(size_t max_bytes);
   bool has_read_all_allowed() const { return allowed_bytes_ == 0; }
   // After `deadline`, nothing waits for a client that does not read the response.
   void SetAnswerDeadline(absl::Time deadline) { answer_deadline_ = deadline; }
@@ -54,6 +56,8 @@ class HttpConnection final : public httplib::Stream {
 
  private:
   bool WaitFor(short events, absl::Time deadline) const;
+  // Turns each header named Range, in the next bytes of the headers, into a line that is no header.
+  void SpoilRange(char* bytes, size_t num_bytes);
   // Whether unread bytes have arrived, as far as is known without a system call.
   bool has_bytes() const { return begin_ < end_ || (tls_ != nullptr && tls_->has_pending()); }
 
@@ -63,6 +67,8 @@ class HttpConnection final : public httplib::Stream {
   size_t begin_ = 0;
   size_t end_ = 0;
   size_t allowed_bytes_ = 0;
+  bool in_headers_ = true;
+  size_t name_bytes_ = 0;  // of the present line, as far as it begins as a header Range does
   absl::Time request_deadline_ = absl::InfinitePast();
   absl::Time answer_deadline_ = absl::InfiniteFuture();
   bool closes_ = false;

@@ -35,7 +35,6 @@ constexpr int kConnectionsToAccept = 512;
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(10);
 
 constexpr int kUrlTooLong = 414;
-constexpr int kRangeUnreadable = 416;
 constexpr int kHeadersTooLong = 431;
 
 thread_local HttpConnection* current_connection = nullptr;
@@ -86,10 +85,6 @@ OpenAiError UnreadableHttpRequest(int http_status) {
         absl::StrCat("the request's line, with the URL, is too long; wanted at most ",
                      CPPHTTPLIB_REQUEST_URI_MAX_LENGTH, " bytes"),
         http_status);
-  }
-  if (http_status == kRangeUnreadable) {
-    return InvalidOpenAiRequest(
-        "Range cannot be read; wanted it left out: nothing here comes in parts", http_status);
   }
   if (HttpServer::connection().has_read_all_allowed()) {
     return InvalidOpenAiRequest(absl::StrCat("the request's headers are too long; wanted at most ",
@@ -230,7 +225,6 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
     bool headers_read = false, client_closes = false, ok = false;
     const auto after_headers = [&](httplib::Request& request) {
       headers_read = true;
-      request.ranges.clear();  // range requests are not supported
       // httplib matches names of codings, and ignores that one may be refused ("br;q=0").
       request.headers.erase("Accept-Encoding");
       if (SaysClose(request)) {
@@ -239,7 +233,7 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
         request.set_header("Connection", "close");  // so that the response says it too
       }
       // Chunk framing takes at most an eighth of the body, and a little.
-      connection.AllowBytes(max_body_bytes_ / 8 * 9 + kMostHeaderBytes);
+      connection.BeginBody(max_body_bytes_ / 8 * 9 + kMostHeaderBytes);
     };
     // Exceptions that httplib does not catch.
     const absl::Status memory = UnlessOutOfMemory([&] {

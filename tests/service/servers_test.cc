@@ -206,6 +206,16 @@ TEST_F(AdminServerTest, TheFirstPageAsksNobodyElse) {
   EXPECT_EQ(Get("/other")->status, 404);
 }
 
+TEST_F(AdminServerTest, ManyRangesGetThePageOnce) {
+  std::string ranges = "bytes=0-";
+  for (int i = 0; i < 2700; ++i) ranges += ",0-";
+  httplib::Client client("127.0.0.1", server_->port());
+  const auto answer = client.Get("/", {{"Range", ranges}});
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->status, 200);
+  EXPECT_EQ(answer->body, Get("/")->body);
+}
+
 TEST_F(AdminServerTest, ConnectionsWithoutARequestHoldUpNoProbe) {
   std::vector<std::unique_ptr<httplib::Client>> idle;
   for (int i = 0; i < 8; ++i) {
