@@ -56,7 +56,9 @@ std::shared_ptr<Generation> Generation::LeaveCompiler() {
 }
 
 absl::Status Generation::Prepare(const v1::GenerateRequest& message) {
-  ASSIGN_OR_RETURN(place_, uses_.client_requests.Enter(call_.client));
+  if (place_ == nullptr) {
+    ASSIGN_OR_RETURN(place_, uses_.client_requests.Enter(call_.client));
+  }
   ASSIGN_OR_RETURN(request_, ReadRequest(message, uses_.model, uses_.options.limits));
   report_.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(request_.tokens.size()));
   RETURN_IF_ERROR(WithField(uses_.loop.CheckPlan(request_.plan), "compression"));

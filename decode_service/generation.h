@@ -57,11 +57,13 @@ class Generation : public std::enable_shared_from_this<Generation> {
     TraceContext trace = {};  // sent by the client
   };
 
-  Generation(const Uses& uses, Call call)
+  // `place` is its client's, where that has been taken already.
+  Generation(const Uses& uses, Call call, ClientRequests::Place place = nullptr)
       : uses_(uses),
         call_(std::move(call)),
         trace_(uses.tracer, call_.trace),
-        responses_(std::make_shared<ResponseBuffer>(uses.options.max_unread_tokens)) {}
+        responses_(std::make_shared<ResponseBuffer>(uses.options.max_unread_tokens)),
+        place_(std::move(place)) {}
 
   // Checks the request and starts it. False if it has ended already; responses() then has the
   // error.
@@ -114,7 +116,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   // shared: session and reading call may outlive each other
   const std::shared_ptr<ResponseBuffer> responses_;
   GenerationRequest request_;
-  ClientRequests::Place place_;                       // from Prepare to the end
+  ClientRequests::Place place_;                       // from Prepare, or before, to the end
   std::unique_ptr<ReservationQueue::Ticket> ticket_;  // from Prepare to the end
   std::unique_ptr<OutputMatcher> matcher_;            // from GoOn to Decode; may be null
   v1::GenerateReport report_;

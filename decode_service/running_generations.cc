@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "decode_service/rejection.h"
 #include "rpc/errors.h"
 
 namespace kvship {
@@ -10,8 +11,9 @@ absl::StatusOr<RunningGenerations::Place> RunningGenerations::Take() {
   std::unique_lock lock(mutex_);
   if (draining_) return RefusedWhileDraining();
   if (running_.size() >= most_requests_) {
-    return absl::ResourceExhaustedError(absl::StrCat(running_.size(), " requests are running; ",
-                                                     "wanted fewer than ", most_requests_));
+    const absl::Status full = absl::ResourceExhaustedError(
+        absl::StrCat(running_.size(), " requests are running; wanted fewer than ", most_requests_));
+    return WithReason(full, kHttpFull);  // no other port has a bound
   }
   const auto at = running_.emplace(running_.end());
   lock.unlock();  // as in ClientRequests::Enter

@@ -16,7 +16,6 @@
 #include "decode_service/http/http_body.h"
 #include "decode_service/http/http_choices.h"
 #include "decode_service/http/openai_response.h"
-#include "decode_service/rejection.h"
 #include "rpc/errors.h"
 #include "rpc/request_id.h"
 
@@ -257,6 +256,9 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
   };
   const absl::StatusOr<std::string> client = ClientOf(request);
   if (!client.ok()) return refuse_and_close(OpenAiErrorOf(client.status()), "");
+  // Before the body: who sends many slowly shall not take all places of the port.
+  absl::StatusOr<ClientRequests::Place> of_client = uses_.client_requests.Enter(*client);
+  if (!of_client.ok()) return refuse_and_close(OpenAiErrorOf(of_client.status()), *client);
   absl::StatusOr<RunningGenerations::Place> place = running_.Take();
   if (!place.ok()) return refuse_and_close(OpenAiErrorOf(place.status()), *client);
   std::string body;
@@ -274,7 +276,7 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
   if (const absl::Status fits = CheckTogether(*asked, uses_); !fits.ok()) {
     return Refuse(OpenAiErrorOf(fits), request, *client, response);
   }
-  Generate(request, *asked, *client, *std::move(place), response);
+  Generate(request, *asked, *client, {*std::move(of_client), *std::move(place)}, response);
 }
 
 void HttpService::Refuse(const OpenAiError& error, const httplib::Request& request,
@@ -282,8 +284,7 @@ void HttpService::Refuse(const OpenAiError& error, const httplib::Request& reque
   const absl::StatusCode code = CodeOf(error);
   const std::string id = NewRequestId();
   absl::Status status(code, error.message);
-  // Other limits are checked after the request is read.
-  if (absl::IsResourceExhausted(status)) status = WithReason(status, kHttpFull);
+  if (!error.reason.empty()) status = WithReason(status, error.reason);
   uses_.metrics.CountRequest(status, client);
   // Messages about the request quote it.
   const bool quotes = code == absl::StatusCode::kInvalidArgument || error.http_status == 404;
@@ -297,8 +298,7 @@ void HttpService::Refuse(const OpenAiError& error, const httplib::Request& reque
 }
 
 void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& request,
-                           const std::string& client, RunningGenerations::Place place,
-                           httplib::Response& response) {
+                           const std::string& client, Places places, httplib::Response& response) {
   HttpConnection& connection = HttpServer::connection();
   const absl::Time arrival = MonotonicNow();
   const absl::Time deadline = arrival + std::min(request.timeout, options_.deadline);
@@ -308,13 +308,15 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
   const TraceContext trace = TraceContextOf(http.headers);
   std::vector<std::shared_ptr<Generation>> generations;
   for (size_t i = 0; i < request.num_choices(); ++i) {
-    generations.push_back(std::make_shared<Generation>(
-        uses_, Generation::Call{.id = i == 0 ? id : absl::StrCat(id, "-", i),
-                                .client = client,
-                                .arrival = arrival,
-                                .deadline = deadline,
-                                .trace = trace}));
-    running_.Enter(place, generations[i]);
+    generations.push_back(
+        std::make_shared<Generation>(uses_,
+                                     Generation::Call{.id = i == 0 ? id : absl::StrCat(id, "-", i),
+                                                      .client = client,
+                                                      .arrival = arrival,
+                                                      .deadline = deadline,
+                                                      .trace = trace},
+                                     std::exchange(places.of_client, nullptr)));
+    running_.Enter(places.of_port, generations[i]);
   }
   if (generations[0]->trace().is_set()) {
     response.set_header(kTraceResponse, generations[0]->trace().TraceParent());
@@ -341,7 +343,7 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
   response.set_header("Cache-Control", "no-cache");
   response.set_header("X-Accel-Buffering", "no");  // nginx would buffer the events
   // Both live as long as the response.
-  auto write_next = [stream, place = std::move(place)](size_t, httplib::DataSink& sink) {
+  auto write_next = [stream, place = std::move(places.of_port)](size_t, httplib::DataSink& sink) {
     return stream->WriteNext(sink);
   };
   if (http.version == kOldVersion) {  // no chunks: the response ends with the connection

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "decode_service/client_requests.h"
 #include "decode_service/generation.h"
 #include "decode_service/http/http_server.h"
 #include "decode_service/http/openai_error.h"
@@ -54,6 +55,12 @@ class HttpService {
   HttpService(const Generation::Uses& uses, const Callers& callers, const Readiness& readiness,
               const Options& options, TlsContexts tls);
 
+  // What a request takes before its body is read.
+  struct Places {
+    ClientRequests::Place of_client;  // its first choice's
+    RunningGenerations::Place of_port;
+  };
+
   // Answers every request but POSTs, with one Host header, to the generating endpoints.
   httplib::Server::HandlerResponse Route(const httplib::Request& request,
                                          httplib::Response& response) const;
@@ -66,8 +73,7 @@ class HttpService {
               httplib::Response& response) const;
   // `request` is the parsed body of `http`.
   void Generate(const httplib::Request& http, const OpenAiRequest& request,
-                const std::string& client, RunningGenerations::Place place,
-                httplib::Response& response);
+                const std::string& client, Places places, httplib::Response& response);
   // Returns the client's name; Unauthenticated if it is unknown and required.
   absl::StatusOr<std::string> ClientOf(const httplib::Request& request) const;
   bool Serves(absl::string_view model) const;

@@ -82,6 +82,7 @@ OpenAiError OpenAiErrorOf(const absl::Status& status) {
       error.type = "rate_limit_error";
       error.code = "rate_limit_exceeded";
       error.retry_after = RetryDelayOf(status).value_or(kRetryAfter);
+      error.reason = reason;
       break;
     case absl::StatusCode::kUnauthenticated:
       error = InvalidOpenAiRequest(std::string(status.message()), 401);

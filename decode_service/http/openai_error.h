@@ -18,6 +18,7 @@ struct OpenAiError {
   std::string code = {};   // empty: null
   // When to retry the same request, if that makes sense.
   std::optional<absl::Duration> retry_after = {};
+  std::string reason = {};  // of a 429, as in rejection.h; not told
 
   std::string Json() const;
 };

@@ -91,6 +91,22 @@ def test_requests_and_tokens_are_counted_by_client(start_decode, tokens):
     assert 'client="bob"' not in told  # whoever asks for models alone uses none
 
 
+def test_bodies_that_do_not_come_are_their_clients_requests(start_decode, tokens):
+    _, api = start_decode(tokens, "--max_client_requests=1", "--max_http_requests=2", api_key="token of alice")
+    waiting = [http.client.HTTPConnection("127.0.0.1", api.http_port, timeout=30) for _ in range(3)]
+    for connection in waiting:
+        connection.request("POST", "/v1/completions", headers={
+            "Content-Type": "application/json", "Content-Length": "1000", "Authorization": "Bearer token of alice"})
+    rejections = 'kvship_decode_rejections_total{reason="client"}'
+    assert eventually(lambda: api.metric(rejections, 0) == 2)
+    bob = api.connect("token of bob")
+    assert bob.completions.create(model=api.model, prompt="Hi", max_tokens=1).usage.completion_tokens == 1
+    for connection in waiting:
+        connection.close()
+    assert eventually(lambda: api.metric('kvship_decode_requests_total{code="INVALID_ARGUMENT"}', 0) == 1)
+    assert api.complete("Hi", max_tokens=1).usage.completion_tokens == 1
+
+
 def test_choices_that_a_clients_limits_never_let_in_together_are_a_400(start_decode):
     _, api = start_decode("--max_client_requests=3", f"--max_client_bytes={30 << 20}")
     assert len(api.complete("Hi", n=3, max_tokens=1).choices) == 3
