@@ -21,6 +21,8 @@ constexpr absl::Duration kWriteTimeout = absl::Seconds(30);
 // How long a client may go on sending a request that was refused; closing at once would reset the
 // connection and could take the answer from it.
 constexpr absl::Duration kLinger = absl::Seconds(2);
+// How soon a connection that waits notices that it shall yield.
+constexpr absl::Duration kYieldCheck = absl::Milliseconds(250);
 
 }  // namespace
 
@@ -33,7 +35,7 @@ HttpConnection::~HttpConnection() {
   tls_.reset();
   shutdown(socket_, SHUT_WR);
   const absl::Time end = MonotonicNow() + kLinger;
-  while (closes_ && WaitFor(POLLIN, end) &&
+  while (closes_ && WaitForClient(POLLIN, end) &&
          recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT) > 0) {
   }
 }
@@ -49,11 +51,19 @@ bool HttpConnection::WaitFor(short events, absl::Time deadline) const {
   }
 }
 
+bool HttpConnection::WaitForClient(short events, absl::Time deadline) const {
+  while (!Yields()) {
+    if (WaitFor(events, std::min(deadline, MonotonicNow() + kYieldCheck))) return true;
+    if (MonotonicNow() >= deadline) return false;
+  }
+  return false;
+}
+
 bool HttpConnection::Handshake(absl::Time deadline) {
   while (tls_ != nullptr) {
     const int done = tls_->Handshake();
     if (done == 1) return true;
-    if (done == 0 || errno != EAGAIN || !WaitFor(POLLIN, deadline)) return false;
+    if (done == 0 || errno != EAGAIN || !WaitForClient(POLLIN, deadline)) return false;
   }
   return true;
 }
@@ -66,12 +76,14 @@ void HttpConnection::BeginRequest(size_t max_bytes, absl::Time deadline) {
   allowed_bytes_ = max_bytes;
   in_headers_ = true;
   name_bytes_ = 0;
+  keeps_ = false;
   request_deadline_ = deadline;
   answer_deadline_ = absl::InfiniteFuture();
 }
 
-void HttpConnection::BeginBody(size_t max_bytes) {
+void HttpConnection::BeginBody(size_t max_bytes, absl::Time deadline) {
   allowed_bytes_ = max_bytes;
+  request_deadline_ = deadline;
   in_headers_ = false;
 }
 
@@ -98,11 +110,11 @@ bool HttpConnection::client_has_gone() {
 }
 
 bool HttpConnection::is_readable() const {
-  return has_bytes() || WaitFor(POLLIN, request_deadline_);
+  return has_bytes() || WaitForClient(POLLIN, request_deadline_);
 }
 
 bool HttpConnection::is_writable() const {
-  return WaitFor(POLLOUT, std::min(MonotonicNow() + kWriteTimeout, answer_deadline_));
+  return WaitForClient(POLLOUT, std::min(MonotonicNow() + kWriteTimeout, answer_deadline_));
 }
 
 ssize_t HttpConnection::read(char* to, size_t num_bytes) {

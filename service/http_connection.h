@@ -6,8 +6,10 @@
 
 #include <httplib.h>
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -28,14 +30,18 @@ class HttpConnection final : public httplib::Stream {
 
   // Waits for the first byte of the next request; false on timeout.
   bool WaitForRequest(absl::Duration timeout);
-  // Starts the next request: reads are limited to `max_bytes`, unless more are allowed, until
-  // `deadline`.
+  // Starts the next request: reads of its headers are limited to `max_bytes`, until `deadline`.
   void BeginRequest(size_t max_bytes, absl::Time deadline);
-  // The headers have been read; the body has at most `max_bytes`.
-  void BeginBody(size_t max_bytes);
+  // The headers have been read; the body has at most `max_bytes`, and arrives until `deadline`.
+  void BeginBody(size_t max_bytes, absl::Time deadline);
   bool has_read_all_allowed() const { return allowed_bytes_ == 0; }
   // After `deadline`, nothing waits for a client that does not read the response.
   void SetAnswerDeadline(absl::Time deadline) { answer_deadline_ = deadline; }
+
+  // Once `yields` returns true, which is polled, nothing waits for the client any more: in the
+  // handshake, and in every request until KeepConnection is called for it.
+  void YieldWhen(std::function<bool()> yields) { yields_ = std::move(yields); }
+  void KeepConnection() { keeps_ = true; }
 
   // Returns whether the client has closed the connection, or at least its side of it.
   bool client_has_gone();
@@ -56,6 +62,10 @@ class HttpConnection final : public httplib::Stream {
 
  private:
   bool WaitFor(short events, absl::Time deadline) const;
+  // Whether YieldWhen's condition holds and the request has not kept its connection.
+  bool Yields() const { return !keeps_ && yields_ && yields_(); }
+  // As WaitFor; false at once when the connection yields.
+  bool WaitForClient(short events, absl::Time deadline) const;
   // Turns each header named Range, in the next bytes of the headers, into a line that is no header.
   void SpoilRange(char* bytes, size_t num_bytes);
   // Whether unread bytes have arrived, as far as is known without a system call.
@@ -71,6 +81,8 @@ class HttpConnection final : public httplib::Stream {
   size_t name_bytes_ = 0;  // of the present line, as far as it begins as a header Range does
   absl::Time request_deadline_ = absl::InfinitePast();
   absl::Time answer_deadline_ = absl::InfiniteFuture();
+  std::function<bool()> yields_;  // may be null
+  bool keeps_ = false;
   bool closes_ = false;
 };
 

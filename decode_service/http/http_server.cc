@@ -26,8 +26,11 @@ constexpr absl::Duration kKeepAlive = absl::Seconds(30);
 // How soon an idle connection notices that the server stops or needs its thread.
 constexpr absl::Duration kIdleCheck = absl::Milliseconds(250);
 constexpr absl::Duration kHandshakeTime = absl::Seconds(10);
-// Time for a whole request to arrive, from its first byte.
-constexpr absl::Duration kUploadTime = absl::Minutes(1);
+// Time for a request's headers, from their first byte on, and then for its body.
+constexpr absl::Duration kHeaderTime = absl::Seconds(10);
+constexpr absl::Duration kBodyTime = absl::Minutes(1);
+// Time for a handshake, or for a request that holds no slot, while others wait for a connection.
+constexpr absl::Duration kCrowdedTime = absl::Seconds(1);
 constexpr size_t kMostHeaderBytes = 64 << 10;
 // Listen backlog; httplib's own is 5.
 constexpr int kConnectionsToAccept = 512;
@@ -213,15 +216,18 @@ bool HttpServer::WaitForRequest(HttpConnection& connection) const {
 
 void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
   const OpenSocket open(*this, socket);
+  absl::Time begin = MonotonicNow();  // the present request's
   HttpConnection connection(socket, tls);
   current_connection = &connection;
   // Stop may not have seen a connection that opens now.
   if (stopping_) return;
-  if (!connection.Handshake(MonotonicNow() + kHandshakeTime)) return;
+  connection.YieldWhen([&] { return MonotonicNow() > begin + kCrowdedTime && threads_.crowded(); });
+  if (!connection.Handshake(begin + kHandshakeTime)) return;
   const absl::Time old = MonotonicNow() + NearlyAsLong(max_connection_age_);
   while (!connection.closes() && WaitForRequest(connection)) {
     if (draining_ || MonotonicNow() > old) connection.CloseAfterAnswer();
-    connection.BeginRequest(kMostHeaderBytes, MonotonicNow() + kUploadTime);
+    begin = MonotonicNow();
+    connection.BeginRequest(kMostHeaderBytes, begin + kHeaderTime);
     bool headers_read = false, client_closes = false, ok = false;
     const auto after_headers = [&](httplib::Request& request) {
       headers_read = true;
@@ -233,7 +239,7 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
         request.set_header("Connection", "close");  // so that the response says it too
       }
       // Chunk framing takes at most an eighth of the body, and a little.
-      connection.BeginBody(max_body_bytes_ / 8 * 9 + kMostHeaderBytes);
+      connection.BeginBody(max_body_bytes_ / 8 * 9 + kMostHeaderBytes, MonotonicNow() + kBodyTime);
     };
     // Exceptions that httplib does not catch.
     const absl::Status memory = UnlessOutOfMemory([&] {

@@ -31,8 +31,9 @@ void Respond(const OpenAiError& error, httplib::Response& response);
 
 class HttpServer : public httplib::Server {
  public:
-  // Connections beyond `max_connections` wait in the system's bounded accept queue. `tls` may be
-  // null: plain text.
+  // Connections beyond `max_connections` wait in the system's bounded accept queue; meanwhile the
+  // server closes connections that are idle, or take over a second for a request that has not kept
+  // its connection. `tls` may be null: plain text.
   HttpServer(size_t max_connections, size_t max_body_bytes, TlsContexts tls = nullptr);
   // As Stop, at once.
   ~HttpServer() override;

@@ -261,6 +261,7 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
   if (!of_client.ok()) return refuse_and_close(OpenAiErrorOf(of_client.status()), *client);
   absl::StatusOr<RunningGenerations::Place> place = running_.Take();
   if (!place.ok()) return refuse_and_close(OpenAiErrorOf(place.status()), *client);
+  HttpServer::connection().KeepConnection();
   std::string body;
   if (const auto error = ReadHttpBody(request, reader, options_.max_body_bytes, &body)) {
     return refuse_and_close(*error, *client);

@@ -171,6 +171,18 @@ class HttpServerTest : public ::testing::Test {
       HttpServer::connection().CloseAfterAnswer();
       response.status = 413;
     });
+    server_.Post("/keep", [this](const httplib::Request&, httplib::Response& response,
+                                 const httplib::ContentReader& reader) {
+      HttpServer::connection().KeepConnection();
+      HttpServer::connection().CloseAfterAnswer();
+      waiting_ = true;
+      std::string body;
+      reader([&body](const char* bytes, size_t num_bytes) {
+        body.append(bytes, num_bytes);
+        return true;
+      });
+      response.set_content("got " + body, "text/plain");
+    });
     server_.Get("/wait", [this](const httplib::Request&, httplib::Response& response) {
       waiting_ = true;
       while (!HttpServer::connection().client_has_gone() && !finish_) {
@@ -208,6 +220,14 @@ class HttpServerTest : public ::testing::Test {
     EXPECT_EQ(connect(made, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
     EXPECT_EQ(send(made, bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
     return made;
+  }
+
+  // What comes up to the connection's end.
+  static std::string ReadAll(int connection) {
+    std::string all;
+    char piece[4096];
+    for (ssize_t n; (n = recv(connection, piece, sizeof(piece), 0)) > 0;) all.append(piece, n);
+    return all;
   }
 
   httplib::Client Client() const {
@@ -300,6 +320,46 @@ TEST_F(HttpServerTest, StopWaitsNoLongerThanItIsToldForClients) {
   EXPECT_LT(absl::Now() - begin, absl::Seconds(5));
   close(does_not_read);
   close(sends_half);
+}
+
+TEST_F(HttpServerTest, RequestsThatDoNotEndGiveWayToOthers) {
+  std::vector<int> slow;
+  for (const std::string request : {"GET /hello HTTP/1.1\r\n", "GET /much HTTP/1.1\r\n\r\n"}) {
+    for (int i = 0; i < 8; ++i) slow.push_back(Send(request));
+    const auto answer = Client().Get("/hello");
+    ASSERT_TRUE(answer) << request;
+    EXPECT_EQ(answer->body, "hi");
+  }
+  for (const int each : slow) close(each);
+}
+
+TEST_F(HttpServerTest, ARequestThatKeepsItsConnectionGivesWayToNobody) {
+  std::vector<int> slow;
+  for (int i = 0; i < 7; ++i) slow.push_back(Send("GET /hello HTTP/1.1\r\n"));
+  const int keeps = Send("POST /keep HTTP/1.1\r\nContent-Length: 2\r\n\r\n");
+  ASSERT_TRUE(Eventually(waiting_));
+  absl::SleepFor(absl::Milliseconds(1100));
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(Client().Get("/hello"));
+  EXPECT_EQ(send(keeps, "{}", 2, 0), 2);
+  EXPECT_THAT(ReadAll(keeps), HasSubstr("got {}"));
+  close(keeps);
+  for (const int each : slow) close(each);
+}
+
+TEST_F(HttpServerTest, HeadersHaveTenSecondsAndABodyHasLonger) {
+  const int headers = Send("GET /hello HTTP/1.1\r\nX: ");
+  const int body = Send("POST /keep HTTP/1.1\r\nContent-Length: 2\r\n\r\n");
+  const absl::Time begin = absl::Now();
+  std::thread trickling([headers] {
+    while (send(headers, "x", 1, MSG_NOSIGNAL) == 1) absl::SleepFor(absl::Milliseconds(200));
+  });
+  ReadAll(headers);
+  EXPECT_GT(absl::Now() - begin, absl::Seconds(9));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(15));
+  EXPECT_EQ(send(body, "{}", 2, 0), 2);
+  EXPECT_THAT(ReadAll(body), HasSubstr("got {}"));
+  trickling.join();
+  for (const int each : {headers, body}) close(each);
 }
 
 TEST_F(HttpServerTest, DrainingClosesConnectionsButStillAnswers) {
