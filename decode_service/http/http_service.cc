@@ -137,6 +137,7 @@ HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
                                                : options.served_model_name),
       start_time_(absl::ToUnixSeconds(absl::Now())),
       running_(options.max_requests),
+      parse_turns_(options.max_body_bytes),
       // Clients keep idle connections, and refused requests need one too.
       server_(2 * options.max_requests + 64, options.max_body_bytes, std::move(tls)) {}
 
@@ -266,7 +267,10 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
   if (const auto error = ReadHttpBody(request, reader, options_.max_body_bytes, &body)) {
     return refuse_and_close(*error, *client);
   }
-  auto asked = ReadOpenAiRequest(api, body, SystemRandomBits());
+  auto asked = [&] {
+    const ParseTurns::Turn turn(parse_turns_, body.size());
+    return ReadOpenAiRequest(api, body, SystemRandomBits());
+  }();
   if (!asked.ok()) return Refuse(OpenAiErrorOf(asked.status()), request, *client, response);
   if (const auto& chat = uses_.model.chat_template; chat && !chat->traits().has_parallel_calls) {
     asked->parallel_tool_calls = false;  // the template cannot represent several

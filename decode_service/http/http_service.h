@@ -13,6 +13,7 @@
 #include "decode_service/http/http_server.h"
 #include "decode_service/http/openai_error.h"
 #include "decode_service/http/openai_request.h"
+#include "decode_service/http/parse_turns.h"
 #include "decode_service/running_generations.h"
 #include "service/callers.h"
 #include "service/readiness.h"
@@ -87,6 +88,7 @@ class HttpService {
   const int64_t start_time_;    // seconds since 1970
 
   RunningGenerations running_;  // entered before their bodies are read
+  ParseTurns parse_turns_;
 
   HttpServer server_;
 };

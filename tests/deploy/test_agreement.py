@@ -19,6 +19,7 @@ PROGRAM_BYTES = 256 << 20
 # What gRPC may hold of messages (service/rpc_server.cc), and the flags' defaults for HTTP.
 GRPC_BYTES = 1 << 30
 MAX_HTTP_REQUESTS, MAX_MESSAGE_BYTES = 256, 16 << 20
+JSON_PER_BODY = 22  # decode_service/http/parse_turns.h
 
 each_pool = pytest.mark.parametrize(("name", "role"), [(name, role) for name in SETS for role in ROLES])
 
@@ -35,8 +36,8 @@ def known_flags(role: str) -> set[str]:
 def message_bytes(role: str, given: dict[str, str]) -> int:
     """Of requests that may be there at a time."""
     longest = int(given.get("max_message_bytes", MAX_MESSAGE_BYTES))
-    over_http = int(given.get("max_http_requests", MAX_HTTP_REQUESTS)) * longest if role == "decode" else 0
-    return max(GRPC_BYTES, 4 * longest) + over_http
+    over_http = int(given.get("max_http_requests", MAX_HTTP_REQUESTS)) + JSON_PER_BODY
+    return max(GRPC_BYTES, 4 * longest) + (over_http * longest if role == "decode" else 0)
 
 
 def deployment(name: str, role: str):

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -105,6 +106,25 @@ def test_bodies_that_do_not_come_are_their_clients_requests(start_decode, tokens
         connection.close()
     assert eventually(lambda: api.metric('kvship_decode_requests_total{code="INVALID_ARGUMENT"}', 0) == 1)
     assert api.complete("Hi", max_tokens=1).usage.completion_tokens == 1
+
+
+def test_few_bodies_are_parsed_at_a_time(start_decode):
+    server, api = start_decode(f"--max_message_bytes={4 << 20}")
+
+    def most_memory() -> int:
+        with open(f"/proc/{server.process.pid}/status", encoding="utf-8") as status:
+            return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+
+    def status_of(body: bytes) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", api.http_port, timeout=120)
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        return connection.getresponse().status
+
+    before = most_memory()
+    body = b'{"model": "m", "prompt": "Hi", "metadata": {"a": [' + b'"",' * ((4 << 20) // 3 - 30) + b'""]}}'
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        assert list(pool.map(status_of, [body] * 16)) == [404] * 16
+    assert most_memory() - before < (16 + 22 + 16) * (4 << 20)
 
 
 def test_choices_that_a_clients_limits_never_let_in_together_are_a_400(start_decode):
