@@ -2,126 +2,124 @@
 
 #include <algorithm>
 #include <iterator>
-#include <optional>
+#include <map>
 #include <string>
 #include <vector>
 
-#include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "decode_service/json_schema_values.h"
+#include "engine/schema_types.h"
 
 namespace kvship {
 namespace {
 
 using json = nlohmann::ordered_json;
+// Which compare their members in whatever order they stand.
+using Values = std::vector<nlohmann::json>;
 
-// The definition of this name; null: there is none that can be seen, or the name is written with
-// escapes.
-const json* Definition(absl::string_view reference, const json& root) {
-  if (absl::StrContains(reference, '%') || absl::StrContains(reference, '~')) return nullptr;
-  for (const char* name : {"$defs", "definitions"}) {
-    absl::string_view its_name = reference;
-    if (!absl::ConsumePrefix(&its_name, absl::StrCat("#/", name, "/"))) continue;
-    const std::string key(its_name);
-    if (root.contains(name) && root[name].is_object() && root[name].contains(key)) {
-      return &root[name][key];
-    }
+// Far more than there are of values within the quotas of json_schema.h. Definitions may have more,
+// as long as it is not their turn to be read.
+constexpr size_t kMostComparisons = 1'000'000;
+
+// What of a schema tells it from others.
+struct Traits {
+  const Values* values = nullptr;             // the only ones that fit; null: not listed
+  SchemaNames types;                          // of values that may fit; an integer is a number
+  std::map<std::string, const Values*> tags;  // properties that it requires, of listed values
+};
+
+class Alternatives {
+ public:
+  explicit Alternatives(const json& root) : root_(root) {}
+
+  // Of what a schema refers to, or itself. Each is looked at once, however many refer to it.
+  const Traits& TraitsOf(const json& schema) {
+    const json& named = ReferredSchema(schema, root_);
+    const auto [found, is_new] = traits_.try_emplace(&named);
+    Traits& traits = found->second;
+    if (!is_new) return traits;
+    traits.values = ValuesOf(named);
+    traits.types = TypesThatFit(named, traits.values);
+    traits.tags = TagsOf(named);
+    return traits;
   }
-  return nullptr;
-}
 
-// What a reference, or one to one, names; null: that cannot be seen.
-const json* Resolved(const json& schema, const json& root) {
-  constexpr int kMostHops = 16;
-  const json* found = &schema;
-  for (int hop = 0; hop < kMostHops && found != nullptr; ++hop) {
-    if (!found->is_object() || !found->contains("$ref")) return found;
-    const json& reference = (*found)["$ref"];
-    found = reference.is_string() ? Definition(reference.get<std::string>(), root) : nullptr;
+  bool AreDisjoint(const Traits& a, const Traits& b) {
+    if (a.values != nullptr && b.values != nullptr) return !MayHaveCommon(*a.values, *b.values);
+    SchemaNames common;
+    std::set_intersection(a.types.begin(), a.types.end(), b.types.begin(), b.types.end(),
+                          std::inserter(common, common.end()));
+    if (common != SchemaNames{"object"}) return common.empty();
+    return std::any_of(a.tags.begin(), a.tags.end(), [&](const auto& tag) {
+      const auto other = b.tags.find(tag.first);
+      return other != b.tags.end() && !MayHaveCommon(*tag.second, *other->second);
+    });
   }
-  return nullptr;
-}
 
-// The only values that fit, where they are listed.
-std::optional<json> ValuesOf(const json& schema) {
-  if (schema.contains("const")) return json::array({schema["const"]});
-  if (schema.contains("enum") && schema["enum"].is_array()) return schema["enum"];
-  return std::nullopt;
-}
+ private:
+  const Values* ValuesOf(const json& schema) {
+    const bool is_one = schema.contains("const");
+    if (!is_one && !(schema.contains("enum") && schema["enum"].is_array())) return nullptr;
+    const auto [found, is_new] = values_.try_emplace(&schema);
+    if (!is_new) return &found->second;
+    const json list = is_one ? json::array({schema["const"]}) : schema["enum"];
+    found->second.assign(list.begin(), list.end());
+    return &found->second;
+  }
 
-// In whatever order the members of objects stand.
-bool HaveCommon(const json& a, const json& b) {
-  const nlohmann::json values(a), others(b);
-  return std::any_of(values.begin(), values.end(), [&others](const nlohmann::json& value) {
-    return std::find(others.begin(), others.end(), value) != others.end();
-  });
-}
-
-// The types of values that may fit; an integer is a number.
-SchemaNames TypesThatFit(const json& schema) {
-  SchemaNames types;
-  if (const auto values = ValuesOf(schema)) {
-    for (const json& value : *values) {
-      for (const auto& [type, keywords] : KeywordsOfTypes()) {
-        if (type != "integer" && IsOfSchemaType(value, type)) types.insert(type);
+  static SchemaNames TypesThatFit(const json& schema, const Values* values) {
+    SchemaNames types;
+    for (const auto& [type, keywords] : KeywordsOfTypes()) {
+      const auto is_of_type = [&type](const json& value) { return IsOfSchemaType(value, type); };
+      if (values == nullptr || std::any_of(values->begin(), values->end(), is_of_type)) {
+        types.insert(type);
       }
     }
+    const auto named = SchemaTypes(schema, "");
+    if (values == nullptr && named.ok() && !named->empty()) types = *named;
+    if (types.erase("integer") > 0) types.insert("number");
     return types;
   }
-  const auto named = SchemaTypes(schema, "");
-  if (named.ok()) types = *named;
-  if (types.contains("integer")) types.insert("number");
-  if (types.empty()) {
-    for (const auto& [type, keywords] : KeywordsOfTypes()) types.insert(type);
-  }
-  types.erase("integer");
-  return types;
-}
 
-bool Requires(const json& schema, const std::string& name) {
-  if (!schema.contains("required") || !schema["required"].is_array()) return false;
-  return HaveCommon(schema["required"], json::array({name}));
-}
-
-// Whether two schemas of objects both require a property, of which no value fits both.
-bool AreToldApart(const json& a, const json& b, const json& root) {
-  const json properties = a.value("properties", json::object());
-  const json others = b.value("properties", json::object());
-  for (const auto& each : properties.items()) {
-    if (!Requires(a, each.key()) || !Requires(b, each.key()) || !others.contains(each.key())) {
-      continue;
+  std::map<std::string, const Values*> TagsOf(const json& schema) {
+    std::map<std::string, const Values*> tags;
+    const auto properties = schema.find("properties"), required = schema.find("required");
+    if (properties == schema.end() || required == schema.end()) return tags;
+    if (!properties->is_object() || !required->is_array()) return tags;
+    SchemaNames names;
+    for (const json& name : *required) {
+      if (name.is_string()) names.insert(name.get<std::string>());
     }
-    const json* its = Resolved(each.value(), root);
-    const json* theirs = Resolved(others[each.key()], root);
-    if (its == nullptr || theirs == nullptr) continue;
-    const auto values = ValuesOf(*its), other_values = ValuesOf(*theirs);
-    if (values && other_values && !HaveCommon(*values, *other_values)) return true;
+    for (const auto& [name, property] : properties->items()) {
+      if (!names.contains(name)) continue;
+      const Values* values = ValuesOf(ReferredSchema(property, root_));
+      if (values != nullptr) tags.emplace(name, values);
+    }
+    return tags;
   }
-  return false;
-}
 
-bool AreDisjoint(const json& a, const json& b, const json& root) {
-  const auto values = ValuesOf(a), other_values = ValuesOf(b);
-  if (values && other_values) return !HaveCommon(*values, *other_values);
-  const SchemaNames types = TypesThatFit(a), other_types = TypesThatFit(b);
-  std::vector<std::string> common;
-  std::set_intersection(types.begin(), types.end(), other_types.begin(), other_types.end(),
-                        std::back_inserter(common));
-  return common.empty() ||
-         (common == std::vector<std::string>{"object"} && AreToldApart(a, b, root));
-}
+  bool MayHaveCommon(const Values& a, const Values& b) {
+    for (const nlohmann::json& value : a) {
+      for (const nlohmann::json& other : b) {
+        if (++num_comparisons_ > kMostComparisons || value == other) return true;
+      }
+    }
+    return false;
+  }
+
+  const json& root_;
+  std::map<const json*, Traits> traits_;
+  std::map<const json*, Values> values_;
+  size_t num_comparisons_ = 0;
+};
 
 }  // namespace
 
 bool AreDisjointSchemas(const json& held, const json& came, const json& root) {
+  Alternatives alternatives(root);
   for (size_t i = 0; i < held.size(); ++i) {
-    const json* one = Resolved(held[i], root);
-    if (one == nullptr || !one->is_object()) return false;
+    const Traits& one = alternatives.TraitsOf(held[i]);
     for (size_t j = 0; j < came.size(); ++j) {
-      const json* other = Resolved(came[j], root);
-      if (other == nullptr || !other->is_object()) return false;
-      if (i != j && !AreDisjoint(*one, *other, root)) return false;
+      if (i != j && !alternatives.AreDisjoint(one, alternatives.TraitsOf(came[j]))) return false;
     }
   }
   return true;

@@ -63,8 +63,8 @@ absl::StatusOr<ChatTemplateSource> ReadChatTemplateSource(const std::string& mod
     return absl::NotFoundError(
         absl::StrCat(model_path, " has no chat template; the model takes plain prompts only"));
   }
-  source.begin_token = tokenizer.begin_name();
-  source.end_token = tokenizer.end_name();
+  source.begin_token = std::string(tokenizer.begin_name());
+  source.end_token = std::string(tokenizer.end_name());
   for (size_t id = 0; id < tokenizer.vocab_tokens(); ++id) {
     const auto token = static_cast<int32_t>(id);
     if (tokenizer.IsSpecial(token)) source.special_tokens.emplace_back(tokenizer.TokenBytes(token));

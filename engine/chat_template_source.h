@@ -12,10 +12,11 @@ namespace kvship {
 
 struct ChatTemplateSource {
   std::string where;  // file and field, for messages
-  std::string program;
-  std::string begin_token;  // name; empty: the model has none
-  std::string end_token;
-  std::vector<std::string> special_tokens;  // names of all tokens that the tokenizer would parse
+  std::string program = {};
+  std::string begin_token = {};  // name; empty: the model has none
+  std::string end_token = {};
+  std::vector<std::string> special_tokens =
+      {};  // names of all tokens that the tokenizer would parse
 };
 
 // Reads a GGUF file or a Hugging Face directory; `tokenizer` is the same model's. NotFound if the

@@ -1,7 +1,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <string>
+#include <vector>
+
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "decode_service/json_schema.h"
 
 namespace kvship {
@@ -33,6 +37,8 @@ TEST(JsonSchemaOneOfTest, IsTakenWhereNoTwoCanFit) {
       R"({"oneOf": [{"properties": {"is": {"const": "a"}}, "required": ["is"]},
                     {"type": "object", "properties": {"is": {"enum": ["b"]}},
                      "required": ["is"]}]})",
+      R"({"$defs": {"a b": {"type": "string"}},
+          "oneOf": [{"$ref": "#/$defs/a%20b"}, {"type": "integer"}]})",
   };
   for (const std::string& schema : schemas) {
     const auto checked = CheckedJsonSchema(schema);
@@ -68,6 +74,27 @@ TEST(JsonSchemaOneOfTest, IsRefusedWhereTwoMayFit) {
         std::string(status.message()),
         AllOf(StartsWith(".oneOf is [{"), HasSubstr("; wanted schemas of which no two can fit")));
   }
+}
+
+// Each pair of 64 definitions, none of which has been read, would have 36 million pairs of values.
+TEST(JsonSchemaOneOfTest, ComparesNoMoreThanASchemaMayHave) {
+  const auto list = [](absl::string_view value) {
+    return absl::StrCat("{\"enum\": [", absl::StrJoin(std::vector(6000, value), ","), "]}");
+  };
+  std::vector<std::string> definitions, references;
+  for (int i = 0; i < 64; ++i) {
+    definitions.push_back(absl::StrCat("\"d", i, R"(": {"properties": {"a": {"$ref": "#/$defs/k)",
+                                       i % 2, R"("}, "z": {"const": )", i,
+                                       R"(}}, "type": "object", "required": ["a", "z"]})"));
+    references.push_back(absl::StrCat(R"({"$ref": "#/$defs/d)", i, "\"}"));
+  }
+  const absl::Status status =
+      CheckedJsonSchema(absl::StrCat(R"({"$defs": {"all": {"oneOf": [)",
+                                     absl::StrJoin(references, ","), R"(]}, "k0": )", list("1"),
+                                     R"(, "k1": )", list("2"), ", ",
+                                     absl::StrJoin(definitions, ","), "}}"))
+          .status();
+  EXPECT_THAT(std::string(status.message()), StartsWith(".$defs.all.oneOf is [{"));
 }
 
 }  // namespace

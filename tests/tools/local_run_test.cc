@@ -125,7 +125,8 @@ TEST(LocalRun, EndsOutputsAtTheTokensItIsGiven) {
   const json golden = ReadJson(KVSHIP_GOLDENS "/models/llama/golden.json");
   const auto whole = Ids(golden.at("greedy_tokens"));
   LocalRun run(*model, {.end_tokens = {whole[5]}});
-  auto prefilled = *run.Prefill(Ids(golden.at("prompt_tokens")), {.scorer = "keep_all"}, 9);
+  auto prefilled =
+      *run.Prefill(Ids(golden.at("prompt_tokens")), *ParseCompression("scorer=keep_all"), 9);
   EXPECT_EQ(*run.Generate(prefilled, 9, /*stop_at_end=*/true),
             std::vector<int32_t>(whole.begin(), whole.begin() + 6));
 }
