@@ -13,7 +13,7 @@
 #include "kernels/backend.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "bench/machine_limits.cc"
+#define HWY_TARGET_INCLUDE "bench/kernels/machine_limits.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 
