@@ -24,7 +24,7 @@ absl::StatusOr<ClientRequests::Place> ClientRequests::Enter(const std::string& c
   }
   ++num_requests_[client];
   lock.unlock();  // if allocating the place fails, Leave runs at once and locks
-  return Place(nullptr, [this, client](void*) { Leave(client); });
+  return Place(this, [this, client](void*) { Leave(client); });
 }
 
 absl::Status ClientRequests::CheckTogether(size_t num_requests) const {

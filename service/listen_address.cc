@@ -2,8 +2,10 @@
 
 #include <arpa/inet.h>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 
 namespace kvship {
 
@@ -22,6 +24,11 @@ absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const 
     address.host = address.host.substr(1, address.host.size() - 2);
   }
   return address;
+}
+
+std::string HostOf(absl::string_view address) {
+  const bool is_in_brackets = absl::ConsumePrefix(&address, "[");
+  return absl::AsciiStrToLower(address.substr(0, address.find(is_in_brackets ? ']' : ':')));
 }
 
 bool IsLoopback(const std::string& host) {

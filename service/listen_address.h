@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace kvship {
 
@@ -16,7 +17,11 @@ struct ListenAddress {
 // `flag` and the text for anything else.
 absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const std::string& text);
 
-// Returns whether `host` is reachable from this machine only: 127.0.0.0/8, ::1 or localhost.
+// The host of "host:port" or "host", in lower case and without brackets; not checked.
+std::string HostOf(absl::string_view address);
+
+// Returns whether `host`, an address or a name, is reachable from this machine only: 127.0.0.0/8,
+// ::1 or localhost.
 bool IsLoopback(const std::string& host);
 
 // The error for a port that cannot be bound.

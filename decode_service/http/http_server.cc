@@ -250,7 +250,7 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
     if (!ok && !headers_read && connection.has_read_all_allowed()) {
       AnswerEndlessLine(connection, log_);
     }
-    if (!ok || client_closes) break;
+    if (!ok || client_closes || !headers_read) break;
   }
 }
 

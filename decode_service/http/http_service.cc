@@ -18,6 +18,7 @@
 #include "decode_service/http/openai_response.h"
 #include "rpc/errors.h"
 #include "rpc/request_id.h"
+#include "service/listen_address.h"
 
 namespace kvship {
 namespace {
@@ -40,10 +41,19 @@ void RespondAndClose(const OpenAiError& error, httplib::Response& response) {
   Respond(error, response);
 }
 
-// Required by RFC 9112, section 3.2.
-bool NamesItsHost(const httplib::Request& request) {
+// As RFC 9112, section 3.2, requires.
+absl::Status CheckHost(const httplib::Request& request, bool this_machine_alone) {
   const size_t num_hosts = request.get_header_value_count("Host");
-  return num_hosts == 1 || (num_hosts == 0 && request.version == kOldVersion);
+  if (num_hosts == 0 && request.version == kOldVersion) return absl::OkStatus();
+  if (num_hosts != 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the request has ", num_hosts, " headers named Host; wanted one"));
+  }
+  const std::string host = request.get_header_value("Host");
+  if (!this_machine_alone || IsLoopback(HostOf(host))) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "Host is '", host, "'; wanted localhost, 127.0.0.1 or [::1]: without --api_tokens_file or ",
+      "--insecure a loopback port is for what knows that it talks to this machine"));
 }
 
 // The status code that counts the same refusal on the gRPC port.
@@ -136,6 +146,9 @@ HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
       model_(options.served_model_name.empty() ? NameOf(uses.model, identity_)
                                                : options.served_model_name),
       start_time_(absl::ToUnixSeconds(absl::Now())),
+      context_tokens_(uses.options.limits.ContextOf(uses.model.config())),
+      this_machine_alone_(!options.any_host && callers.tokens() == nullptr &&
+                          IsLoopback(HostOf(options.listen))),
       running_(options.max_requests),
       parse_turns_(options.max_body_bytes),
       // Clients keep idle connections, and refused requests need one too.
@@ -202,11 +215,8 @@ HandlerResponse HttpService::Route(const httplib::Request& request,
   const std::string& path = request.path;
   const bool generates = path == kCompletions || path == kChat;
   const bool reads_only = request.method == "GET" || request.method == "HEAD";
-  if (!NamesItsHost(request)) {
-    RespondAndClose(InvalidOpenAiRequest(absl::StrCat("the request has ",
-                                                      request.get_header_value_count("Host"),
-                                                      " headers named Host; wanted one")),
-                    response);
+  if (const absl::Status host = CheckHost(request, this_machine_alone_); !host.ok()) {
+    RespondAndClose(OpenAiErrorOf(host), response);
     return HandlerResponse::Handled;
   }
   if (generates && request.method == "POST") return HandlerResponse::Unhandled;
@@ -237,12 +247,11 @@ void HttpService::AnswerHealth(httplib::Response& response) const {
 }
 
 void HttpService::AnswerModels(absl::string_view path, httplib::Response& response) const {
-  const size_t context = uses_.options.limits.ContextOf(uses_.model.config());
   response.status = 200;
   if (!absl::ConsumePrefix(&path, kOneModel)) {
-    response.set_content(ModelListJson(model_, start_time_, context), kJson);
+    response.set_content(ModelListJson(model_, start_time_, context_tokens_), kJson);
   } else if (Serves(path)) {
-    response.set_content(ModelJson(model_, start_time_, context), kJson);
+    response.set_content(ModelJson(model_, start_time_, context_tokens_), kJson);
   } else {
     Respond(UnknownModel(path, model_), response);
   }
@@ -269,7 +278,7 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
   }
   auto asked = [&] {
     const ParseTurns::Turn turn(parse_turns_, body.size());
-    return ReadOpenAiRequest(api, body, SystemRandomBits());
+    return ReadOpenAiRequest(api, body, context_tokens_, SystemRandomBits());
   }();
   if (!asked.ok()) return Refuse(OpenAiErrorOf(asked.status()), request, *client, response);
   if (const auto& chat = uses_.model.chat_template; chat && !chat->traits().has_parallel_calls) {

@@ -31,6 +31,8 @@ class HttpService {
     absl::Duration deadline = absl::Minutes(10);
     // The model's name in the API; empty: its own name.
     std::string served_model_name = {};
+    // Requests to a loopback port without tokens may name any host: a proxy is in front.
+    bool any_host = false;
     TlsFiles tls = {};  // without a certificate: plain text. Only tokens identify clients
   };
 
@@ -86,6 +88,10 @@ class HttpService {
   const std::string identity_;  // of the model, in hexadecimal
   const std::string model_;     // the model's name here
   const int64_t start_time_;    // seconds since 1970
+  const size_t context_tokens_;
+  // A page in a browser may have this machine's address under its own name (DNS rebinding), and
+  // would be let in from outside.
+  const bool this_machine_alone_;
 
   RunningGenerations running_;  // entered before their bodies are read
   ParseTurns parse_turns_;

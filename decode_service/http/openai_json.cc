@@ -24,6 +24,8 @@ constexpr size_t kMostFields = 64;  // reserved for a body; more are accepted
 // each field with a linear search.
 class TreeBuilder final : public nlohmann::json_sax<json> {
  public:
+  explicit TreeBuilder(size_t most_values) : most_values_(most_values) {}
+
   bool null() override { return Add(nullptr) != nullptr; }
   bool boolean(bool value) override { return Add(value) != nullptr; }
   bool number_integer(int64_t value) override { return Add(value) != nullptr; }
@@ -69,9 +71,17 @@ class TreeBuilder final : public nlohmann::json_sax<json> {
     return false;
   }
 
+  // Null if that is one too many.
   json* Add(json value) {
     if (open_.empty()) return &(root_ = std::move(value));
     json& parent = *open_.back().value;
+    // Numbers in lists take 16 bytes, all else a chunk of memory or more.
+    const bool is_large = parent.is_object() || !value.is_number();
+    if (is_large && ++num_values_ > most_values_) {
+      Fail(absl::StrCat("has more than ", most_values_, " values beside numbers in lists; wanted ",
+                        "no more than any request needs for the model's context"));
+      return nullptr;
+    }
     if (parent.is_object()) {
       return &parent.get_ref<json::object_t&>()
                   .emplace_back(std::move(key_), std::move(value))
@@ -86,8 +96,9 @@ class TreeBuilder final : public nlohmann::json_sax<json> {
       return Fail(absl::StrCat("is nested deeper than ", kMostDepth, " levels"));
     }
     // The pointer stays valid: a parent does not grow while a child of it is open.
-    open_.push_back({.value = Add(std::move(empty)), .names = {}});
-    return true;
+    json* const value = Add(std::move(empty));
+    if (value != nullptr) open_.push_back({.value = value, .names = {}});
+    return value != nullptr;
   }
 
   bool Close() {
@@ -100,6 +111,8 @@ class TreeBuilder final : public nlohmann::json_sax<json> {
     absl::flat_hash_set<std::string> names;  // of an object's fields
   };
 
+  const size_t most_values_;
+  size_t num_values_ = 0;
   json root_;
   std::vector<Open> open_;
   std::string key_;
@@ -122,8 +135,8 @@ std::optional<int64_t> IntegerOf(const json& value) {
 
 }  // namespace
 
-absl::StatusOr<json> ParseBody(absl::string_view body) {
-  TreeBuilder builder;
+absl::StatusOr<json> ParseBody(absl::string_view body, size_t most_values) {
+  TreeBuilder builder(most_values);
   json::sax_parse(body.begin(), body.end(), &builder);
   ASSIGN_OR_RETURN(json tree, builder.Take());
   // nlohmann takes a NUL for the end and ignores the rest. Valid JSON contains none.

@@ -14,8 +14,9 @@
 namespace kvship {
 
 // InvalidArgument, naming the byte (from 1), if `body` is not JSON in valid UTF-8, nests deeper
-// than 64, or has a field twice in one object.
-absl::StatusOr<nlohmann::ordered_json> ParseBody(absl::string_view body);
+// than 64, has a field twice in one object, or has more than `most_values` values other than
+// numbers in lists.
+absl::StatusOr<nlohmann::ordered_json> ParseBody(absl::string_view body, size_t most_values);
 
 // Reads one object's fields by name and type; null counts as absent. Keeps the first error for
 // Finish, so that callers need not check at every step. Borrows the object. Not thread safe.

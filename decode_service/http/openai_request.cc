@@ -25,6 +25,11 @@ using json = nlohmann::ordered_json;
 constexpr double kDefaultTemperature = 1;
 constexpr int64_t kMostTokens = INT32_MAX;
 constexpr int64_t kMostTimeoutMs = INT32_MAX;  // 24 days
+// Of a body, beside token ids. A message of one token has an object and two strings, and takes five
+// tokens; a part of one has three values, and takes two. What no prompt shows, as the schema of an
+// answer, is to fit beside it.
+constexpr size_t kValuesPerToken = 4;
+constexpr size_t kMoreValues = 64 << 10;
 
 // {"token id": bias}. ReadRequest checks the ids against the vocabulary.
 void ReadLogitBias(JsonFields& fields, v1::SamplingOptions* sampling) {
@@ -340,8 +345,9 @@ v1::GenerateRequest OpenAiRequest::Choice(size_t i) const {
 }
 
 absl::StatusOr<OpenAiRequest> ReadOpenAiRequest(OpenAiApi api, absl::string_view body,
-                                                uint64_t drawn_seed) {
-  ASSIGN_OR_RETURN(const json object, ParseBody(body));
+                                                size_t context_tokens, uint64_t drawn_seed) {
+  const size_t most_values = kValuesPerToken * context_tokens + kMoreValues;
+  ASSIGN_OR_RETURN(const json object, ParseBody(body, most_values));
   OpenAiRequest request;
   request.api = api;
   JsonFields fields(object);

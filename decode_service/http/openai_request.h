@@ -44,8 +44,8 @@ struct OpenAiRequest {
 inline constexpr size_t kMostChoices = 128;  // OpenAI's limit of `n`
 
 // A request without a seed gets `drawn_seed`. Errors: InvalidArgument with a BadRequest detail that
-// names field, value and what was wanted.
+// names field, value and what was wanted, also for far more values than fit the context.
 absl::StatusOr<OpenAiRequest> ReadOpenAiRequest(OpenAiApi api, absl::string_view body,
-                                                uint64_t drawn_seed);
+                                                size_t context_tokens, uint64_t drawn_seed);
 
 }  // namespace kvship

@@ -11,7 +11,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t num_bytes) {
   if (num_bytes == 0) return 0;
   const OpenAiApi api = data[0] % 2 == 0 ? OpenAiApi::kChat : OpenAiApi::kCompletions;
   const absl::string_view body(reinterpret_cast<const char*>(data + 1), num_bytes - 1);
-  const auto request = ReadOpenAiRequest(api, body, /*drawn_seed=*/1);
+  const auto request = ReadOpenAiRequest(api, body, /*context_tokens=*/0, /*drawn_seed=*/1);
   if (request.ok()) {
     CheckGenerateRequest(request->Choice(request->num_choices() - 1));
   } else {

@@ -1,5 +1,6 @@
 """The HTTP API byte by byte: framing, bounds, and what OpenAI's client does not do."""
 
+import hashlib
 import http.client
 import json
 import re
@@ -51,7 +52,8 @@ def test_one_connection_serves_many_requests(api, connection):
     (b"[" * 1_000_000, "nested deeper"),
     (b'{"a":' * 1_000_000, "nested deeper"),
     (b'{"model":"m","model":"m"}', "twice"),
-], ids=["syntax", "empty", "UTF-8", "lists", "objects", "twice"])
+    (b'{"metadata":{"a":[' + b"{}," * 100_000 + b"{}]}}", "more than 98304 values"),
+], ids=["syntax", "empty", "UTF-8", "lists", "objects", "twice", "many"])
 def test_what_is_not_a_request_is_a_400(connection, body, message):
     status, _, answer = ask(connection, body)
     assert status == 400
@@ -117,8 +119,8 @@ def test_chunked_bodies_are_read_and_bounded(api, connection):
 @pytest.mark.parametrize("framing", ["Content-Length: 2\r\nContent-Length: 3", "Content-Length: 2\r\nTransfer-Encoding: chunked",
                                      "X-Nothing: 1", "Content-Length: 2\nX-Hidden: 1", "Content-Length: two", "Content-Length: -2", "Transfer-Encoding: gzip, chunked"])
 def test_a_body_without_a_clear_end_is_refused_and_the_connection_closed(api, framing):
-    answer = raw_answer(api, "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-                             f"{framing}\r\n\r\n{{}}GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    answer = raw_answer(api, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                             f"{framing}\r\n\r\n{{}}GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 400 ") and b"where the body ends" in answer
     assert answer.count(b"HTTP/1.1") == 1
 
@@ -135,9 +137,25 @@ def test_what_is_not_http_gets_an_error_and_the_connection_closed(api, request_b
 @pytest.mark.parametrize("version, hosts, status", [("1.1", 1, 200), ("1.1", 0, 400), ("1.1", 2, 400), ("1.0", 0, 200),
                                                     ("1.0", 2, 400)])
 def test_a_request_names_its_host_once(api, version, hosts, status):
-    host = "Host: a\r\n" * hosts
+    host = "Host: localhost\r\n" * hosts
     answer = raw_answer(api, f"GET /v1/models HTTP/{version}\r\nConnection: close\r\n{host}\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("host, status", [("localhost", 200), ("LOCALHOST:80", 200), ("127.0.0.1:1", 200), ("[::1]:1", 200),
+                                          ("127.0.0.1.example.org", 400), ("localhost.example.org:80", 400)])
+def test_a_loopback_port_without_tokens_is_for_those_who_name_it_so(api, host, status):
+    answer = raw_answer(api, f"GET /v1/models HTTP/1.1\r\nConnection: close\r\nHost: {host}\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert (b"wanted localhost, 127.0.0.1 or [::1]" in answer) == (status == 400)
+
+
+@pytest.mark.parametrize("flag", ["tokens", "--insecure"])
+def test_with_tokens_or_behind_something_it_may_have_any_name(start_decode, tmp_path, flag):
+    (tmp_path / "tokens").write_text("alice:" + hashlib.sha256(b"alice").hexdigest())
+    _, api = start_decode(flag if flag != "tokens" else f"--api_tokens_file={tmp_path}/tokens", api_key="alice")
+    answer = raw_answer(api, b"GET /health HTTP/1.1\r\nConnection: close\r\nHost: kvship.example.org\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 def test_endless_headers_are_not_read(api):
@@ -207,7 +225,7 @@ def test_a_client_that_does_not_read_holds_up_nobody(api):
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect(("127.0.0.1", api.http_port))
-        slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                      b"Content-Length: %d\r\n\r\n" % len(body) + body)
         assert eventually(api.pool_is_in_use)
         for _ in range(5):

@@ -27,6 +27,7 @@ TEST(ListenAddress, HostAndPortAreRead) {
   EXPECT_EQ(ParseListenAddress("listen", "10.0.0.1:80")->port, 80);
   EXPECT_EQ(ParseListenAddress("listen", ":80")->host, "0.0.0.0");
   EXPECT_EQ(ParseListenAddress("listen", "[::1]:80")->host, "::1");
+  EXPECT_EQ(HostOf("[::1]:80") + HostOf("[::1]") + HostOf("A.b:80") + HostOf("A"), "::1::1a.ba");
 }
 
 TEST(ListenAddress, OtherTextsAreRefusedByTheFlagsName) {

@@ -17,6 +17,7 @@ using ::testing::HasSubstr;
 using ::testing::Pair;
 using ::testing::UnorderedElementsAre;
 
+constexpr size_t kContextTokens = 1000;
 constexpr uint64_t kDrawnSeed = 77;
 
 // A body that is right but for `fields`, which begin with a comma.
@@ -28,10 +29,10 @@ std::string Completion(const std::string& fields) {
 }
 
 absl::StatusOr<OpenAiRequest> ReadChat(const std::string& body) {
-  return ReadOpenAiRequest(OpenAiApi::kChat, body, kDrawnSeed);
+  return ReadOpenAiRequest(OpenAiApi::kChat, body, kContextTokens, kDrawnSeed);
 }
 absl::StatusOr<OpenAiRequest> ReadCompletion(const std::string& body) {
-  return ReadOpenAiRequest(OpenAiApi::kCompletions, body, kDrawnSeed);
+  return ReadOpenAiRequest(OpenAiApi::kCompletions, body, kContextTokens, kDrawnSeed);
 }
 
 void ExpectRefused(const absl::StatusOr<OpenAiRequest>& read, const std::string& field,
@@ -382,8 +383,8 @@ TEST(OpenAiRequestTest, DamagedBodiesNeverCrash) {
       damaged[RandomBits(2, 3 * i + j) % damaged.size()] =
           "{}[]\",:0x-.e\xff\\"[RandomBits(3, 3 * i + j) % 15];
     }
-    const auto read =
-        ReadOpenAiRequest(i % 2 ? OpenAiApi::kChat : OpenAiApi::kCompletions, damaged, kDrawnSeed);
+    const auto read = ReadOpenAiRequest(i % 2 ? OpenAiApi::kChat : OpenAiApi::kCompletions, damaged,
+                                        kContextTokens, kDrawnSeed);
     EXPECT_TRUE(read.ok() || absl::IsInvalidArgument(read.status())) << damaged;
   }
 }

@@ -18,7 +18,7 @@ using ::testing::IsEmpty;
 absl::StatusOr<OpenAiRequest> Read(const std::string& messages, const std::string& fields = "") {
   return ReadOpenAiRequest(OpenAiApi::kChat,
                            absl::StrCat(R"({"model":"m","messages":[)", messages, "]", fields, "}"),
-                           /*drawn_seed=*/1);
+                           /*context_tokens=*/0, /*drawn_seed=*/1);
 }
 absl::StatusOr<OpenAiRequest> ReadTools(const std::string& fields) {
   return Read(R"({"role":"user","content":"Hi"})", fields);
