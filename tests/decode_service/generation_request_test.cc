@@ -130,7 +130,8 @@ TEST_F(GenerationRequestTest, AModelThatKnowsToolsIsToldOfThem) {
 // The template would take time and memory for each message, whatever comes of them.
 TEST_F(GenerationRequestTest, AChatThatCannotFitIsRefusedBeforeItsTemplateRuns) {
   model_.tokenizer = std::make_unique<ByteTokenizer>();
-  model_.chat_template = *ChatTemplate::Create(ChatSource("A"));  // whatever was said
+  model_.chat_template = *ChatTemplate::Create(
+      ChatSource("{% for m in messages %}{{ m.content }}{% endfor %}A"));
   model_.most_text_bytes = 10'000;
   v1::GenerateRequest message;
   v1::ChatMessages& chat = *message.mutable_chat();
