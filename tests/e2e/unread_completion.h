@@ -27,7 +27,7 @@ class UnreadCompletion {
     address.sin_port = htons(static_cast<uint16_t>(port));
     EXPECT_EQ(connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
     const std::string text = absl::StrCat(
-        "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n",
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n",
         "Content-Length: ", body.size(), "\r\n\r\n", body);
     EXPECT_EQ(send(socket_, text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
   }
