@@ -43,9 +43,10 @@ class DemoModelCapacityTest : public ::testing::TestWithParam<int> {};
 TEST_P(DemoModelCapacityTest, PoolHoldsNineTenthsOfTheSessionsThatItsBytesAllow) {
   if (IsMissing(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
   Server prefill("kvship-prefill", KVSHIP_DEMO_MODEL, {"--threads=2"});
-  Server decode("kvship-decode", KVSHIP_DEMO_MODEL,
-                {absl::StrCat("--prefill=", prefill.address()), "--threads=2",
-                 absl::StrCat("--pool_bytes=", kPoolBytes), "--max_unread_tokens=4"});
+  Server decode(
+      "kvship-decode", KVSHIP_DEMO_MODEL,
+      {absl::StrCat("--prefill=", prefill.address()), "--threads=2",
+       absl::StrCat("--pool_bytes=", kPoolBytes), "--max_unread_tokens=4", "--stall_timeout=1h"});
   ASSERT_TRUE(prefill.WaitUntilReady() && decode.WaitUntilReady());
 
   const int factor = GetParam();
