@@ -68,7 +68,8 @@ class Alternatives {
 
   static SchemaNames TypesThatFit(const json& schema, const Values* values) {
     SchemaNames types;
-    for (const auto& [type, keywords] : KeywordsOfTypes()) {
+    for (const auto& of_type : KeywordsOfTypes()) {
+      const auto& type = of_type.first;
       const auto is_of_type = [&type](const json& value) { return IsOfSchemaType(value, type); };
       if (values == nullptr || std::any_of(values->begin(), values->end(), is_of_type)) {
         types.insert(type);
