@@ -9,11 +9,9 @@
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -22,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/log.h"
+#include "base/read_file.h"
 #include "base/start_thread.h"
 #include "base/status_macros.h"
 
@@ -101,9 +100,7 @@ absl::Status TlsCopies::Update() {
   const OfEach<std::string> paths = PathsOf(files_);
   OfEach<std::string> contents;
   for (size_t i = 0; i < paths.size(); ++i) {
-    std::ostringstream content;  // stays empty where nothing can be read
-    content << std::ifstream(paths[i]).rdbuf();
-    contents[i] = content.str();
+    contents[i] = ReadFile(paths[i]).value_or("");
   }
   absl::Status status = contents == contents_ ? absl::OkStatus() : Adopt(contents);
   are_current_ = status.ok();

@@ -3,7 +3,7 @@
 #include <openssl/crypto.h>
 
 #include <algorithm>
-#include <fstream>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/log.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 
 namespace kvship {
@@ -70,13 +71,11 @@ absl::StatusOr<std::unique_ptr<ApiTokens>> ApiTokens::Load(const std::string& pa
 }
 
 absl::Status ApiTokens::Read() {
-  std::ifstream file(path_);
-  std::string text;
-  std::getline(file, text, '\0');  // all of it
-  if (!file.is_open() || file.bad()) {
+  const std::optional<std::string> text = ReadFile(path_);
+  if (!text.has_value()) {
     return absl::NotFoundError(absl::StrCat("'", path_, "' cannot be read"));
   }
-  auto tokens = ParseApiTokens(text);
+  auto tokens = ParseApiTokens(*text);
   if (!tokens.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(path_, ": ", tokens.status().message()));
   }
