@@ -61,8 +61,11 @@ class Alternatives {
     if (!is_one && !(schema.contains("enum") && schema["enum"].is_array())) return nullptr;
     const auto [found, is_new] = values_.try_emplace(&schema);
     if (!is_new) return &found->second;
-    const json list = is_one ? json::array({schema["const"]}) : schema["enum"];
-    found->second.assign(list.begin(), list.end());
+    if (is_one) {
+      found->second.push_back(schema["const"]);
+    } else {
+      found->second.assign(schema["enum"].begin(), schema["enum"].end());
+    }
     return &found->second;
   }
 
