@@ -7,20 +7,16 @@ facts of several keys, all asked for. Answers are digits, words or a sentence.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from kvship_eval import wording
 from kvship_eval.haystack import CHOOSE_TEXTS, REPORT_TEXTS, Haystack
+from kvship_eval.wording import Wording
 
 FORMS = ("single", "multi_key", "multi_value", "multi_query")
 ANSWERS = ("digits", "words", "sentence")
-
-_PLACES = ("archive", "library", "harbour", "observatory", "laboratory", "greenhouse", "workshop", "theatre",
-           "bakery", "museum", "lighthouse", "station")
-_WORDS = ("amber", "falcon", "river", "copper", "meadow", "violin", "granite", "pepper", "lantern", "cedar", "silver",
-          "walnut", "canyon", "marble", "orchid", "thunder", "velvet", "beacon", "saffron", "glacier")
-_ACTS = ("feed the geese", "count the windows", "polish the brass bell", "draw a map of the garden",
-         "sing to the old clock", "paint the gate green", "water the lemon trees", "read the names on the wall",
-         "ring the small bell twice", "sweep the stone stairs")
 
 
 @dataclass(frozen=True)
@@ -34,18 +30,26 @@ class Kind:
         return f"{self.form}-{self.answer}"
 
 
-# Each half has texts, seeds and pairings of form and answer of its own: settings chosen on one are reported on the other. Both make
-# their sentences by the same patterns, of the same places and words.
+@dataclass(frozen=True)
+class Half:
+    """What cases are made of, and the kinds that are asked."""
+
+    texts: Sequence[Path]
+    wording: Wording
+    kinds: Sequence[Kind]
+    seed: int
+
+
+# Settings are chosen on one half and reported on the other.
 HALVES = {
-    "choose": (CHOOSE_TEXTS, 0, (Kind("single", "digits"), Kind("multi_key", "words"), Kind("multi_query", "digits"),
-                                 Kind("single", "sentence"))),
-    "report": (REPORT_TEXTS, 1_000_000, (Kind("single", "words"), Kind("multi_key", "digits"),
-                                         Kind("multi_value", "digits"), Kind("multi_key", "sentence"))),
+    "choose": Half(CHOOSE_TEXTS, wording.CHOOSE, (Kind("single", "digits"), Kind("multi_key", "words"),
+                                                  Kind("multi_query", "digits"), Kind("single", "sentence")), 0),
+    "report": Half(REPORT_TEXTS, wording.REPORT, (Kind("single", "words"), Kind("multi_key", "digits"),
+                                                  Kind("multi_value", "digits"), Kind("multi_key", "sentence")), 1_000_000),
 }
 
-
 # What sets one half apart from the other, in words for captions.
-SET_APART = "other texts, seeds and pairings of form and answer, in sentences of the same patterns"
+SET_APART = "other texts, sentences, places, seeds and pairings of form and answer"
 
 
 @dataclass(frozen=True)
@@ -67,54 +71,51 @@ def score(text: str, expected: tuple[str, ...]) -> float:
     return sum(" ".join(part.lower().split()) in said for part in expected) / len(expected)
 
 
-def _value(answer: str, rng: random.Random) -> str:
-    if answer == "digits":
-        return str(rng.randrange(1_000_000, 10_000_000))
-    if answer == "words":
-        return "-".join(rng.sample(_WORDS, 3))
-    return rng.choice(_ACTS)
+class Cases:
+    """The cases of a half. Raises ValueError for texts that cannot be read."""
 
+    def __init__(self, half: Half) -> None:
+        self.kinds = half.kinds
+        self.seed = half.seed
+        self._wording = half.wording
+        self._haystack = Haystack(half.texts)
 
-def _fact(answer: str, place: str, value: str) -> str:
-    if answer == "sentence":
-        return f"The best thing to do in the {place} is to {value}."
-    name = "access code" if answer == "digits" else "password"
-    return f"The {name} of the {place} is {value}."
+    def needle(self, kind: Kind, num_tokens: int, depth: float, i: int = 0) -> Case:
+        """The i-th such prompt of about num_tokens. The (first) fact asked for stands at `depth`, 0 to 1; others anywhere."""
+        rng = random.Random(f"{kind}/{num_tokens}/{depth}/{self.seed + i}")
+        num_facts = {"single": 1, "multi_key": 4, "multi_value": 2, "multi_query": 2}[kind.form]
+        places = rng.sample(self._wording.places, num_facts)
+        if kind.form == "multi_value":
+            places = places[:1] * num_facts
+        values: list[str] = []
+        while len(values) < num_facts:
+            value = self._value(kind.answer, rng)
+            if value not in values:
+                values.append(value)
+        sentences = self._wording.sentences[kind.answer]
+        facts = [sentences.fact.format(place=place, value=value) for place, value in zip(places, values)]
+        num_asked = 1 if kind.form in ("single", "multi_key") else num_facts
+        asked = sentences.joint.join(places[:1] if kind.form == "multi_value" else places[:num_asked])
+        question = sentences.plural_question if kind.form == "multi_value" else sentences.question
 
+        paragraphs = self._haystack.paragraphs(int(num_tokens * CHARS_PER_TOKEN) - sum(map(len, facts)), rng)
+        depths = [depth] + [rng.random() for _ in facts[1:]]
+        # From the back, so that earlier places stay where they are.
+        for at, fact in sorted(zip(depths, facts), reverse=True):
+            paragraphs.insert(round(at * len(paragraphs)), fact)
+        document = "\n\n".join(paragraphs)
+        message = f"Read this document.\n\n{document}\n\nAnswer from the document. {question.format(places=asked)}"
+        return Case(message, tuple(values[:num_asked]), max_tokens=24 * num_asked + 8)
 
-def _question(answer: str, places: list[str], several: bool) -> str:
-    asked = " and of the ".join(places) if answer != "sentence" else " and in the ".join(places)
-    if answer == "sentence":
-        return f"What is the best thing to do in the {asked}?"
-    name = "access code" if answer == "digits" else "password"
-    if several:
-        return f"What are all the {name}s of the {asked}?"
-    return f"What is the {name} of the {asked}?"
+    def summary(self, num_tokens: int, i: int, max_tokens: int) -> Case:
+        """The i-th document to be summed up: its answer leans on all of it."""
+        rng = random.Random(f"summary/{num_tokens}/{self.seed + i}")
+        document = "\n\n".join(self._haystack.paragraphs(int(num_tokens * CHARS_PER_TOKEN), rng))
+        return Case(f"Read this document.\n\n{document}\n\nSum up what the document says.", ("",), max_tokens)
 
-
-def make_case(kind: Kind, num_tokens: int, depth: float, seed: int, haystack: Haystack) -> Case:
-    """A prompt of about num_tokens. The (first) fact that is asked for stands at `depth`, 0 to 1; others anywhere."""
-    rng = random.Random(f"{kind}/{num_tokens}/{depth}/{seed}")
-    num_chars = int(num_tokens * CHARS_PER_TOKEN)
-    num_facts = {"single": 1, "multi_key": 4, "multi_value": 2, "multi_query": 2}[kind.form]
-    places = rng.sample(_PLACES, num_facts)
-    if kind.form == "multi_value":
-        places = places[:1] * num_facts
-    values: list[str] = []
-    while len(values) < num_facts:
-        value = _value(kind.answer, rng)
-        if value not in values:
-            values.append(value)
-    facts = [_fact(kind.answer, place, value) for place, value in zip(places, values)]
-    num_asked = 1 if kind.form in ("single", "multi_key") else num_facts
-    asked = places[:1] if kind.form == "multi_value" else places[:num_asked]
-
-    paragraphs = haystack.paragraphs(num_chars - sum(map(len, facts)), rng)
-    depths = [depth] + [rng.random() for _ in facts[1:]]
-    # From the back, so that earlier places stay where they are.
-    for at, fact in sorted(zip(depths, facts), reverse=True):
-        paragraphs.insert(round(at * len(paragraphs)), fact)
-    document = "\n\n".join(paragraphs)
-    question = _question(kind.answer, asked, kind.form == "multi_value")
-    message = f"Read this document.\n\n{document}\n\nAnswer from the document. {question}"
-    return Case(message, tuple(values[:num_asked]), max_tokens=24 * num_asked + 8)
+    def _value(self, answer: str, rng: random.Random) -> str:
+        if answer == "digits":
+            return str(rng.randrange(1_000_000, 10_000_000))
+        if answer == "words":
+            return "-".join(rng.sample(self._wording.words, 3))
+        return rng.choice(self._wording.acts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from kvship_eval import (
     service,
     sweep,
 )
-from kvship_eval.cases import ANSWERS, FORMS, HALVES, Kind
+from kvship_eval.cases import ANSWERS, FORMS, HALVES, Cases, Kind
 from kvship_eval.haystack import Haystack
 from kvship_eval.inspect_program import Inspect
 from kvship_eval.policy import KEEP_ALL, RIVALS, Policy
@@ -65,7 +66,7 @@ def _cases(parser: argparse.ArgumentParser, lengths: str, cases: int, half: str 
     parser.add_argument("--lengths", type=_numbers, default=_numbers(lengths), help=f"prompt tokens ({lengths})")
     parser.add_argument("--haystack", type=Path, nargs="+", help="text files (licences that every Debian has)")
     parser.add_argument("--half", choices=HALVES, default=half,
-                        help=f"texts, seeds and kinds: those that settings are chosen on, or the others ({half})")
+                        help=f"texts, sentences, seeds and kinds: those that settings are chosen on, or the others ({half})")
     parser.add_argument("--kinds", type=_kind, nargs="+", help="FORM-ANSWER ... (those of the half)")
     parser.add_argument("--cases", type=_positive, default=cases, help=f"cases per kind and length ({cases})")
     parser.add_argument("--seed", type=int, default=0)
@@ -142,9 +143,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _haystack(args: argparse.Namespace) -> tuple[Haystack, list[Kind], int]:
-    texts, first_seed, kinds = HALVES[args.half]
-    return Haystack(args.haystack or texts), list(args.kinds or kinds), first_seed + args.seed
+def _chosen_cases(args: argparse.Namespace) -> Cases:
+    half = HALVES[args.half]
+    return Cases(dataclasses.replace(half, texts=args.haystack or half.texts, kinds=args.kinds or half.kinds,
+                                     seed=half.seed + args.seed))
 
 
 def _chosen(args: argparse.Namespace) -> list[Policy]:
@@ -152,8 +154,7 @@ def _chosen(args: argparse.Namespace) -> list[Policy]:
 
 
 def _run_needle(client: kvship.Client, records: Records, args: argparse.Namespace) -> None:
-    haystack, kinds, seed = _haystack(args)
-    needle.run(client, records, _chosen(args), kinds, args.lengths, args.cases, haystack, seed)
+    needle.run(client, records, _chosen(args), _chosen_cases(args), args.lengths, args.cases)
 
 
 def _run_longeval(client: kvship.Client, records: Records, args: argparse.Namespace) -> None:
@@ -166,19 +167,17 @@ def _run_longbench(client: kvship.Client, records: Records, args: argparse.Names
 
 
 def _run_policies(client: kvship.Client, records: Records, args: argparse.Namespace) -> None:
-    haystack, kinds, seed = _haystack(args)
-    policies.run(client, records, _chosen(args), args.factors, kinds, args.lengths, args.cases, haystack, seed)
+    policies.run(client, records, _chosen(args), args.factors, _chosen_cases(args), args.lengths, args.cases)
 
 
 def _run_sensitivity(client: kvship.Client, records: Records, args: argparse.Namespace) -> None:
-    haystack, kinds, seed = _haystack(args)
-    sensitivity.run(client, records, args.budget, args.windows, args.kernels, args.pools, kinds, args.lengths, args.cases,
-                    haystack, seed)
+    sensitivity.run(client, records, args.budget, args.windows, args.kernels, args.pools, _chosen_cases(args), args.lengths,
+                    args.cases)
 
 
 def _run_overhead(client: kvship.Client, records: Records, args: argparse.Namespace) -> None:
     overhead.run(client, records, _chosen(args), args.lengths, args.batches, args.output_tokens, args.rounds,
-                 Haystack(HALVES["report"][0]), args.prefill_pid)
+                 Haystack(HALVES["report"].texts), args.prefill_pid)
 
 
 _ON_SERVICE: dict[str, Callable[[kvship.Client, Records, argparse.Namespace], None]] = {

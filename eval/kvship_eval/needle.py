@@ -11,23 +11,22 @@ import numpy as np
 from matplotlib import pyplot
 from tqdm import tqdm
 
-from kvship_eval.cases import Kind, make_case
-from kvship_eval.haystack import Haystack
+from kvship_eval.cases import Cases
 from kvship_eval.plots import heat_map, listed, save, span, tokens_label
 from kvship_eval.policy import Policy
 from kvship_eval.records import Records, mean_ratio
 from kvship_eval.service import ask
 
 
-def run(client: kvship.Client, records: Records, policies: Sequence[Policy], kinds: Sequence[Kind], lengths: Sequence[int],
-        num_depths: int, haystack: Haystack, seed: int) -> None:
+def run(client: kvship.Client, records: Records, policies: Sequence[Policy], cases: Cases, lengths: Sequence[int],
+        num_depths: int) -> None:
     """Asks for one needle per kind, length and depth under every policy; what is on record is not asked again."""
     depths = [i / (num_depths - 1) if num_depths > 1 else 0.5 for i in range(num_depths)]
-    work = [(kind, length, depth, policy) for length in lengths for kind in kinds for depth in depths
+    work = [(kind, length, depth, policy) for length in lengths for kind in cases.kinds for depth in depths
             for policy in policies]
     for kind, length, depth, policy in tqdm(work, desc="needle"):
-        case = make_case(kind, length, depth, seed, haystack)
-        key = f"{kind}/{length}/{depth:.3f}/{seed}/{policy.name}"
+        case = cases.needle(kind, length, depth)
+        key = f"{kind}/{length}/{depth:.3f}/{cases.seed}/{policy.name}"
         asked = case, policy.options
         if records.holds(key, asked):
             continue

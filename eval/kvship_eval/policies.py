@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,8 @@ import numpy as np
 from matplotlib import pyplot
 from tqdm import tqdm
 
-from kvship_eval.cases import CHARS_PER_TOKEN, Case, Kind, make_case
+from kvship_eval.cases import Case, Cases, Kind
 from kvship_eval.divergence import kl_and_agreement
-from kvship_eval.haystack import Haystack
 from kvship_eval.plots import byte_axis, listed, save, span, tokens_label
 from kvship_eval.policy import KEEP_ALL, Policy
 from kvship_eval.records import Record, Records, mean_ratio
@@ -29,13 +27,6 @@ PAGE_TOKENS = 32  # kernels/page_layout.h
 def _forced(client: kvship.Client, case: Case, policy: Policy, tokens: Sequence[int]) -> kvship.Generation:
     return client.generate(messages=[{"role": "user", "content": case.message}], forced_tokens=list(tokens),
                            logprobs=LIKELIEST, compression=policy.options)
-
-
-def _summary_case(num_tokens: int, seed: int, haystack: Haystack) -> Case:
-    """A document to be summed up: its answer leans on all of it."""
-    rng = random.Random(f"summary/{num_tokens}/{seed}")
-    document = "\n\n".join(haystack.paragraphs(int(num_tokens * CHARS_PER_TOKEN), rng))
-    return Case(f"Read this document.\n\n{document}\n\nSum up what the document says.", ("",), NUM_FORCED)
 
 
 def _fitted_tokens(client: kvship.Client, case: Case, policy: Policy, factor: float, prompt_tokens: int) -> int:
@@ -104,17 +95,17 @@ def _divergences(client: kvship.Client, records: Records, case: Case, length: in
                                  "kl": kl, "top1_agreement": agreement})
 
 
-def run(client: kvship.Client, records: Records, policies: Sequence[Policy], factors: Sequence[float], kinds: Sequence[Kind],
-        lengths: Sequence[int], cases_per_kind: int, haystack: Haystack, seed: int) -> None:
+def run(client: kvship.Client, records: Records, policies: Sequence[Policy], factors: Sequence[float], cases: Cases,
+        lengths: Sequence[int], cases_per_kind: int) -> None:
     """Every policy at every byte factor on the same cases, beside keep_all.
 
     Budgets are fitted to the first question of each length: how full its last pages are depends on the policy.
     """
-    num_cases = len(lengths) * (len(kinds) * cases_per_kind + NUM_SUMMARIES)
+    num_cases = len(lengths) * (len(cases.kinds) * cases_per_kind + NUM_SUMMARIES)
     with tqdm(total=num_cases * (1 + len(factors) * len(policies)), desc="policies") as bar:
         for length in lengths:
-            questions = [(kind, i, make_case(kind, length, (i + 0.5) / cases_per_kind, seed + i, haystack))
-                         for kind in kinds for i in range(cases_per_kind)]
+            questions = [(kind, i, cases.needle(kind, length, (i + 0.5) / cases_per_kind, i))
+                         for kind in cases.kinds for i in range(cases_per_kind)]
             for kind, i, case in questions:
                 _needle(client, records, case, kind, length, i, KEEP_ALL)
             budgets = [_fitted(client, records, questions[0][2], policy, factor, length) for factor in factors
@@ -125,7 +116,7 @@ def run(client: kvship.Client, records: Records, policies: Sequence[Policy], fac
                     _needle(client, records, case, kind, length, i, policy)
                     bar.update()
             for i in range(NUM_SUMMARIES):
-                _divergences(client, records, _summary_case(length, seed + i, haystack), length, i, [KEEP_ALL, *budgets])
+                _divergences(client, records, cases.summary(length, i, NUM_FORCED), length, i, [KEEP_ALL, *budgets])
                 bar.update(1 + len(budgets))
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from matplotlib import pyplot
 from tqdm import tqdm
 
-from kvship_eval.cases import Kind, make_case
-from kvship_eval.haystack import Haystack
+from kvship_eval.cases import Cases
 from kvship_eval.plots import heat_map, listed, save, tokens_label
 from kvship_eval.policy import Policy
 from kvship_eval.records import Records, mean_ratio
@@ -20,14 +19,13 @@ from kvship_eval.service import ask
 
 
 def run(client: kvship.Client, records: Records, budget: str, windows: Sequence[int], kernels: Sequence[int],
-        pools: Sequence[str], kinds: Sequence[Kind], lengths: Sequence[int], cases_per_kind: int, haystack: Haystack,
-        seed: int) -> None:
+        pools: Sequence[str], cases: Cases, lengths: Sequence[int], cases_per_kind: int) -> None:
     """The same cases for every setting; `budget` is the options that stay."""
     settings = [(window, kernel, pool) for pool in pools for window in windows for kernel in kernels]
-    questions = [(kind, length, i) for length in lengths for kind in kinds for i in range(cases_per_kind)]
+    questions = [(kind, length, i) for length in lengths for kind in cases.kinds for i in range(cases_per_kind)]
     for (kind, length, i), (window, kernel, pool) in tqdm([(q, s) for q in questions for s in settings], desc="sensitivity"):
         key = f"{kind}/{length}/{i}/{window}/{kernel}/{pool}"
-        case = make_case(kind, length, (i + 0.5) / cases_per_kind, seed + i, haystack)
+        case = cases.needle(kind, length, (i + 0.5) / cases_per_kind, i)
         policy = Policy(f"W{window} k{kernel} {pool}", f"scorer=snapkv,window={window},kernel={kernel},pool={pool},{budget}")
         asked = case, policy.options
         if records.holds(key, asked):

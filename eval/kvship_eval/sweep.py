@@ -14,8 +14,7 @@ import numpy as np
 from matplotlib import pyplot
 from tqdm import tqdm
 
-from kvship_eval.cases import HALVES, SET_APART, Case, Kind, make_case, score
-from kvship_eval.haystack import Haystack
+from kvship_eval.cases import HALVES, SET_APART, Case, Cases, Kind, score
 from kvship_eval.inspect_program import Inspect
 from kvship_eval.plots import byte_axis, listed, save, span, tokens_label
 from kvship_eval.policy import KEEP_ALL, Policy
@@ -59,16 +58,14 @@ class Point:
 
 def points(half: str, lengths: Sequence[int]) -> list[Point]:
     """The cases of a half, depths spread evenly."""
-    texts, first_seed, kinds = HALVES[half]
-    haystack = Haystack(texts)
+    cases = Cases(HALVES[half])
     out = []
     for num_tokens in lengths:
         num_cases = NUM_CASES.get(num_tokens, 4)
-        for kind in kinds:
+        for kind in cases.kinds:
             for i in range(num_cases):
                 depth = (i + 0.5) / num_cases
-                seed = first_seed + i
-                out.append(Point(kind, num_tokens, depth, seed, make_case(kind, num_tokens, depth, seed, haystack)))
+                out.append(Point(kind, num_tokens, depth, cases.seed + i, cases.needle(kind, num_tokens, depth, i)))
     return out
 
 

@@ -6,43 +6,47 @@ import sys
 
 import pytest
 from kvship_eval import longeval, needle, runs, sweep
-from kvship_eval.cases import ANSWERS, FORMS, HALVES, Kind, make_case, score
-from kvship_eval.haystack import CHOOSE_TEXTS, REPORT_TEXTS, Haystack
+from kvship_eval.cases import ANSWERS, FORMS, HALVES, Cases, Kind, score
+from kvship_eval.haystack import CHOOSE_TEXTS, Haystack
 from kvship_eval.longeval import lines_case
 from kvship_eval.plots import interval, span
 from kvship_eval.policy import Policy
 from kvship_eval.records import Records
 from kvship_eval.report import write_report
 
-HAYSTACK = Haystack(REPORT_TEXTS)
-
-
+@pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_a_case_holds_what_it_asks_for(form, answer):
-    case = make_case(Kind(form, answer), 1000, 0.5, 7, HAYSTACK)
+def test_a_case_holds_what_it_asks_for(half, form, answer):
+    cases = Cases(HALVES[half])
+    case = cases.needle(Kind(form, answer), 1000, 0.5, 7)
     assert score(case.message, case.expected) == 1
     assert len(case.expected) == (2 if form in ("multi_value", "multi_query") else 1)
     assert 3500 < len(case.message) < 5500
-    assert case == make_case(Kind(form, answer), 1000, 0.5, 7, HAYSTACK)
-    assert case != make_case(Kind(form, answer), 1000, 0.5, 8, HAYSTACK)
+    assert case == cases.needle(Kind(form, answer), 1000, 0.5, 7)
+    assert case != cases.needle(Kind(form, answer), 1000, 0.5, 8)
 
 
 def test_depth_is_where_the_fact_stands():
     places = []
     for depth in (0.0, 0.5, 1.0):
-        case = make_case(Kind("single", "digits"), 2000, depth, 1, HAYSTACK)
+        case = Cases(HALVES["report"]).needle(Kind("single", "digits"), 2000, depth)
         places.append(case.message.index(case.expected[0]) / len(case.message))
-    assert places[0] < 0.05 and 0.4 < places[1] < 0.6 and places[2] > 0.9
+    assert places[0] < 0.05 and 0.35 < places[1] < 0.65 and places[2] > 0.9
 
 
 def test_score_is_a_share_and_forgives_case_and_spaces():
     assert score("It is AMBER\n falcon.", ("amber falcon", "river")) == 0.5
 
 
-def test_the_halves_share_no_text_seed_or_kind():
-    (texts, seed, kinds), (other_texts, other_seed, other_kinds) = HALVES["choose"], HALVES["report"]
-    assert not set(texts) & set(other_texts) and not set(kinds) & set(other_kinds) and seed != other_seed
+def test_the_halves_share_no_text_wording_seed_or_kind():
+    chosen, reported = HALVES["choose"], HALVES["report"]
+    assert not set(chosen.texts) & set(reported.texts) and not set(chosen.kinds) & set(reported.kinds)
+    assert chosen.seed != reported.seed
+    for parts in ("places", "words", "acts"):
+        assert not set(getattr(chosen.wording, parts)) & set(getattr(reported.wording, parts))
+    for answer in ANSWERS:
+        assert chosen.wording.sentences[answer] != reported.wording.sentences[answer]
 
 
 def test_a_missing_haystack_is_named(tmp_path):

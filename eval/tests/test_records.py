@@ -1,5 +1,6 @@
 """What is on record is measured once, and nothing else is taken for it; no server."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import kvship
 import pytest
 from kvship.v1 import generation_pb2, types_pb2
 from kvship_eval import cli, longbench, longeval, needle, overhead, policies, sensitivity, service
-from kvship_eval.cases import Kind
+from kvship_eval.cases import HALVES, Cases, Kind
 from kvship_eval.haystack import CHOOSE_TEXTS, REPORT_TEXTS, Haystack
 from kvship_eval.longbench_sets import SETS
 from kvship_eval.policy import KEEP_ALL, Policy
@@ -53,8 +54,12 @@ class Client:
         return " ".join(ids)
 
 
+def cases_of(text):
+    return Cases(dataclasses.replace(HALVES["report"], texts=text, kinds=[Kind("single", "digits")]))
+
+
 def ask_needle(client, records, text=REPORT_TEXTS, policy=KEEP_ALL):
-    needle.run(client, records, [policy], [Kind("single", "digits")], [200], 1, Haystack(text), 0)
+    needle.run(client, records, [policy], cases_of(text), [200], 1)
 
 
 def ask_longeval(client, records, text=None, policy=KEEP_ALL):
@@ -62,11 +67,11 @@ def ask_longeval(client, records, text=None, policy=KEEP_ALL):
 
 
 def ask_sensitivity(client, records, text=REPORT_TEXTS, policy=KEEP_ALL):
-    sensitivity.run(client, records, policy.options, [16], [5], ["avg"], [Kind("single", "digits")], [200], 1, Haystack(text), 0)
+    sensitivity.run(client, records, policy.options, [16], [5], ["avg"], cases_of(text), [200], 1)
 
 
 def ask_policies(client, records, text=REPORT_TEXTS, policy=KEEP_ALL):
-    policies.run(client, records, [policy], [4.0], [Kind("single", "digits")], [200], 1, Haystack(text), 0)
+    policies.run(client, records, [policy], [4.0], cases_of(text), [200], 1)
 
 
 def ask_longbench(client, records, text=None, policy=KEEP_ALL):
@@ -170,7 +175,7 @@ def test_a_run_is_noted_once_it_adds_something(tmp_path):
 ])
 def test_a_budget_is_the_largest_that_its_bytes_allow(tmp_path, options, factor, budget):
     client, records = Client(), Records(tmp_path, "policies", "model")
-    arguments = [Policy("rival", options)], [factor], [Kind("single", "digits")], [200], 1, Haystack(REPORT_TEXTS), 0
+    arguments = [Policy("rival", options)], [factor], cases_of(REPORT_TEXTS), [200], 1
     policies.run(client, records, *arguments)
     [fitted] = records.of(study="budget")
     assert fitted["budget_tokens"] == budget
