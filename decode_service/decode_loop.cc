@@ -13,8 +13,10 @@
 
 namespace kvship {
 
-DecodeLoop::DecodeLoop(Decoder& decoder, DecodeMetrics& metrics, size_t max_batch_sessions)
+DecodeLoop::DecodeLoop(Decoder& decoder, ThreadPool& threads, DecodeMetrics& metrics,
+                       size_t max_batch_sessions)
     : decoder_(decoder),
+      threads_(threads),
       metrics_(metrics),
       max_batch_sessions_(max_batch_sessions),
       thread_(StartThread("the decode loop", [this] { Run(); })) {}
@@ -111,26 +113,49 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
     WatchDevice();
   }
   metrics_.ObserveBatch(batch.size());
+  if (!status.ok()) {
+    for (Session* session : batch) session->Fail(status);
+    return;
+  }
+  const std::vector<absl::StatusOr<OutputToken>> drawn = Draw(batch, items);
   for (size_t i = 0; i < batch.size(); ++i) {
     Session& session = *batch[i];
-    if (!status.ok()) {
-      session.Fail(status);
+    if (!drawn[i].ok()) {
+      session.Fail(drawn[i].status());
       continue;
     }
     const absl::Time before = session.last_token_time();
-    // Sampling needs memory too: as many numbers as the vocabulary has tokens.
     const absl::Status taken = UnlessOutOfMemory([&] {
-      if (items[i].wants_logits) {
-        session.TakeLogits(decoder_.logits(i));
-      } else {
-        session.Take({.token = decoder_.drawn(i), .logprob = 0, .top = {}});
-      }
+      session.Take(*drawn[i]);
       return absl::OkStatus();
     });
     if (!taken.ok() && !session.ended()) session.Fail(taken);
-    const absl::Time now = session.last_token_time();  // unchanged if no token was sampled
+    const absl::Time now = session.last_token_time();  // unchanged if no token was taken
     if (now != before) metrics_.ObserveBetweenTokens(now - before);
   }
+}
+
+std::vector<absl::StatusOr<OutputToken>> DecodeLoop::Draw(const std::vector<Session*>& batch,
+                                                          std::span<const Decoder::Item> items) {
+  std::vector<absl::StatusOr<OutputToken>> drawn(batch.size());
+  std::vector<size_t> from_logits;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    if (items[i].wants_logits) {
+      from_logits.push_back(i);
+    } else {
+      drawn[i] = OutputToken{.token = decoder_.drawn(i), .logprob = 0, .top = {}};
+    }
+  }
+  threads_.ParallelFor(from_logits.size(), [&](size_t task) {
+    const size_t i = from_logits[task];
+    // As many numbers as the vocabulary has tokens.
+    const absl::Status memory = UnlessOutOfMemory([&] {
+      drawn[i] = batch[i]->Draw(decoder_.logits(i));
+      return absl::OkStatus();
+    });
+    if (!memory.ok()) drawn[i] = memory;
+  });
+  return drawn;
 }
 
 void DecodeLoop::WatchDevice() {

@@ -7,12 +7,15 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/heartbeat.h"
+#include "base/thread_pool.h"
 #include "decode_service/decode_metrics.h"
 #include "decode_service/session.h"
 #include "engine/decoder.h"
@@ -21,9 +24,11 @@ namespace kvship {
 
 class DecodeLoop {
  public:
-  // Borrows decoder and metrics. Computes steps on the loop's thread only. A step takes at most
-  // `max_batch_sessions`; if there are more, they take turns.
-  DecodeLoop(Decoder& decoder, DecodeMetrics& metrics, size_t max_batch_sessions);
+  // Borrows decoder, threads and metrics. Computes steps on the loop's thread only, with the help
+  // of `threads`, which it alone uses. A step takes at most `max_batch_sessions`; if there are
+  // more, they take turns.
+  DecodeLoop(Decoder& decoder, ThreadPool& threads, DecodeMetrics& metrics,
+             size_t max_batch_sessions);
   // Ends remaining sessions with Unavailable.
   ~DecodeLoop();
 
@@ -47,11 +52,15 @@ class DecodeLoop {
   void SweepEnded();
   std::vector<Session*> NextBatch();
   void Step(const std::vector<Session*>& batch);
+  // The next token of each session of the batch, after a step of the decoder.
+  std::vector<absl::StatusOr<OutputToken>> Draw(const std::vector<Session*>& batch,
+                                                std::span<const Decoder::Item> items);
   // Checks the device, after a failed step and while idle: a cache stuck in transfer to a lost
   // device never reaches a step.
   void WatchDevice();
 
   Decoder& decoder_;
+  ThreadPool& threads_;
   DecodeMetrics& metrics_;
   const size_t max_batch_sessions_;
   Sessions sessions_;  // of the loop's thread; the least recently served first

@@ -133,8 +133,7 @@ absl::StatusOr<std::unique_ptr<DecodeServer>> DecodeServer::Start(Options option
   }
   ASSIGN_OR_RETURN(auto prefill_credentials, PrefillCredentials(options));
   ASSIGN_OR_RETURN(ServedModel model, LoadModel(options.model_path));
-  auto backend =
-      std::make_unique<Backend>(options.device.is_gpu ? 1 : NumThreads(options.num_threads));
+  auto backend = std::make_unique<Backend>(NumThreads(options.num_threads));
   ASSIGN_OR_RETURN(DecodeDevice device, options.device.is_gpu
                                             ? OpenGpu(options, *model.transformer)
                                             : OpenCpu(options, *model.transformer, *backend));
@@ -167,7 +166,7 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<B
       queue_(*device_.pool, metrics_, ShapeOf(model_.config()), device_.tail_format,
              options_.queue),
       client_requests_(options_.max_client_requests),
-      loop_(*device_.decoder, metrics_, options_.max_batch_sessions),
+      loop_(*device_.decoder, backend_->threads(), metrics_, options_.max_batch_sessions),
       nccl_metrics_(std::move(nccl_metrics)),
       nodes_({.targets = options_.prefill_targets,
               .model_identity = model_.identity,

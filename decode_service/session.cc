@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/status_macros.h"
 
 namespace kvship {
 namespace {
@@ -62,19 +63,18 @@ void Session::Take(const OutputToken& token) {
   if (last) Finish();
 }
 
-void Session::TakeLogits(std::span<const float> logits) {
+absl::StatusOr<OutputToken> Session::Draw(std::span<const float> logits) {
   const size_t index = end_.output_tokens;
   TokenMask mask;
   if (matcher_ != nullptr) {
-    absl::StatusOr<TokenMask> allowed = matcher_->Allowed();
-    if (!allowed.ok()) return Fail(allowed.status());
-    mask = *std::move(allowed);
+    ASSIGN_OR_RETURN(mask, matcher_->Allowed());
   } else if (index < options_.min_tokens) {
     mask = AllTokensBut(options_.end_tokens, logits.size());
   }
-  Take(options_.forced_tokens.empty()
-           ? SampleToken(logits, options_.sampling, index, options_.num_logprobs, counts_, mask)
-           : ForceToken(logits, options_.forced_tokens[index], options_.num_logprobs));
+  if (!options_.forced_tokens.empty()) {
+    return ForceToken(logits, options_.forced_tokens[index], options_.num_logprobs);
+  }
+  return SampleToken(logits, options_.sampling, index, options_.num_logprobs, counts_, mask);
 }
 
 void Session::Fail(const absl::Status& error) {

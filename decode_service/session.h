@@ -1,6 +1,5 @@
 // Session is one request in the decode batch: it holds the cache and the next input token, and
-// turns logits into output until the output ends. Once joined, it belongs to the decode loop's
-// thread.
+// turns logits into output until the output ends. Once joined, it belongs to the decode loop.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "decode_service/output_matcher.h"
 #include "decode_service/output_text.h"
@@ -61,9 +61,9 @@ class Session {
   void HoldTo(std::unique_ptr<OutputMatcher> matcher) { matcher_ = std::move(matcher); }
   // Appends the next output token; the first one comes from the prefill node.
   void Take(const OutputToken& token);
-  // Samples the next token from the previous token's logits and appends it. Fails the session if
-  // the structure allows no token.
-  void TakeLogits(std::span<const float> logits);
+  // Draws the next token, to be taken, from the previous one's logits. Sessions may draw at the
+  // same time. Internal if the structure allows no token.
+  absl::StatusOr<OutputToken> Draw(std::span<const float> logits);
 
   bool ended() const { return ended_; }
   bool cancelled() const { return responses_->cancelled(); }

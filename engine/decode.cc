@@ -37,11 +37,11 @@ absl::Status DecodeEngine::Step(std::span<const Item> items) {
                           model_.output_norm, config.norm_epsilon, normed));
   RETURN_IF_ERROR(ProductPacked(backend_, normed, {&model_.output, 1}, arithmetic_,
                                 ActivationRows(logits_, batch, config.vocab_tokens)));
-  draws_.clear();
-  for (const Item& item : items) {
-    item.cache->AdvanceTail();
-    draws_.push_back(item.draw);
-  }
+  drawn_.resize(batch);
+  backend_.threads().ParallelFor(batch, [&](size_t i) {
+    if (!items[i].wants_logits) drawn_[i] = DrawToken(logits(i), items[i].draw);
+  });
+  for (const Item& item : items) item.cache->AdvanceTail();
   return absl::OkStatus();
 }
 

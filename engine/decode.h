@@ -33,7 +33,7 @@ class DecodeEngine final : public Decoder {
   std::span<const float> logits(size_t item) const override {
     return {logits_.as<float>() + item * model_.config.vocab_tokens, model_.config.vocab_tokens};
   }
-  int32_t drawn(size_t item) const override { return DrawToken(logits(item), draws_[item]); }
+  int32_t drawn(size_t item) const override { return drawn_[item]; }
 
  private:
   absl::Status Layer(size_t layer, std::span<const Item> items);
@@ -61,7 +61,7 @@ class DecodeEngine final : public Decoder {
   Buffer router_logits_;
   Buffer gathered_;
   Buffer expert_out_;
-  std::vector<TokenDraw> draws_;  // of the last step's items
+  std::vector<int32_t> drawn_;  // of the last step's items, if they want no logits
   std::vector<PagedHead> heads_;
   std::vector<size_t> num_heads_;
   std::vector<PageFormat> prefix_formats_;

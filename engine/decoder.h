@@ -20,7 +20,7 @@ class Decoder {
   struct Item {
     int32_t token = 0;               // inside the vocabulary
     SequenceCache* cache = nullptr;  // with room in its tail
-    bool wants_logits = true;        // false: only drawn() will be read
+    bool wants_logits = true;        // else drawn()
     TokenDraw draw = {};             // how to draw the next token
   };
 
@@ -36,8 +36,9 @@ class Decoder {
   // Call it between steps. Internal if the device is lost, so that no later step can succeed.
   virtual absl::Status CheckDevice() { return absl::OkStatus(); }
 
-  // Of items[item] of the last step, valid until the next step: the logits [vocab], and the token
-  // that DrawToken() draws from them.
+  // Of items[item] of the last step, valid until the next step: the logits [vocab] of one that
+  // wants them, else the token that DrawToken() draws from them. Any number of threads may call
+  // these.
   virtual std::span<const float> logits(size_t item) const = 0;
   virtual int32_t drawn(size_t item) const = 0;
 };

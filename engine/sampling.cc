@@ -27,15 +27,24 @@ struct MoreLikely {
   }
 };
 
-// The `count` likeliest tokens in order.
+// The `count` likeliest tokens in order; few.
 std::vector<int32_t> LikeliestTokens(std::span<const float> logits, size_t count) {
-  std::vector<int32_t> tokens(logits.size());
-  std::iota(tokens.begin(), tokens.end(), 0);
-  count = std::min(count, tokens.size());
-  std::partial_sort(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(count), tokens.end(),
-                    MoreLikely{logits});
-  tokens.resize(count);
-  return tokens;
+  const MoreLikely more_likely = {logits};
+  count = std::min(count, logits.size());
+  std::vector<int32_t> heap(count);  // the least likely first
+  if (count == 0) return heap;
+  std::iota(heap.begin(), heap.end(), 0);
+  std::make_heap(heap.begin(), heap.end(), more_likely);
+  for (size_t i = count; i < logits.size(); ++i) {
+    // Not more likely where equal, its id being larger.
+    const float least = logits[heap.front()];
+    if (!(logits[i] > least) && !(std::isnan(least) && logits[i] > -INFINITY)) continue;
+    std::pop_heap(heap.begin(), heap.end(), more_likely);
+    heap.back() = static_cast<int32_t>(i);
+    std::push_heap(heap.begin(), heap.end(), more_likely);
+  }
+  std::sort_heap(heap.begin(), heap.end(), more_likely);
+  return heap;
 }
 
 absl::Status CheckPenalty(absl::string_view name, double penalty) {
@@ -65,13 +74,19 @@ void Penalize(const TokenCounts& counts, const SamplingOptions& options, std::sp
   }
 }
 
-std::vector<float> AdjustedLogits(std::span<const float> logits, const SamplingOptions& options,
-                                  const TokenCounts& counts, std::span<const uint32_t> mask) {
-  std::vector<float> adjusted(logits.begin(), logits.end());
+// In memory of the calling thread, valid until its next call: fresh pages cost more than the rest.
+std::span<const float> AdjustedLogits(std::span<const float> logits, const SamplingOptions& options,
+                                      const TokenCounts& counts, std::span<const uint32_t> mask) {
+  thread_local std::vector<float> adjusted;
+  adjusted.assign(logits.begin(), logits.end());
   for (const auto& [token, bias] : options.logit_bias) adjusted[token] += bias;
   if (options.has_penalty()) Penalize(counts, options, adjusted);
-  for (size_t token = 0; token < adjusted.size(); ++token) {
-    if (!Allows(mask, token)) adjusted[token] = -INFINITY;
+  for (size_t word = 0; word < mask.size(); ++word) {
+    if (mask[word] == UINT32_MAX) continue;
+    const size_t end = std::min(adjusted.size(), 32 * (word + 1));
+    for (size_t token = 32 * word; token < end; ++token) {
+      if (!Allows(mask, token)) adjusted[token] = -INFINITY;
+    }
   }
   return adjusted;
 }
@@ -106,13 +121,6 @@ TokenDraw SamplingOptions::DrawOf(uint64_t index) const {
           .seed = seed,
           .index = index,
           .farthest = static_cast<uint32_t>(std::min<double>(farthest, kNoChance))};
-}
-
-double LogSumExp(std::span<const float> logits) {
-  const double highest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (float x : logits) sum += std::exp(x - highest);
-  return highest + std::log(sum);
 }
 
 TokenMask AllTokensBut(std::span<const int32_t> tokens, size_t vocab_tokens) {

@@ -76,9 +76,6 @@ struct OutputToken {
       top;  // the num_logprobs likeliest, most likely first, ties to the smallest id
 };
 
-// log(sum(exp(logits))) of at least one logit; a logit minus this is its token's log-probability.
-double LogSumExp(std::span<const float> logits);
-
 // The tokens that may be drawn: token t if bit t % 32 of word t / 32 is set. Empty: all tokens.
 using TokenMask = std::vector<uint32_t>;
 

@@ -40,6 +40,10 @@ int32_t DrawToken(std::span<const float> logits, const TokenDraw& draw);
 // NaN: then the token is 0.
 int32_t LikeliestToken(std::span<const float> logits);
 
+// log(sum(exp(logits))) of at least one logit; a logit minus this is its token's log-probability.
+// Infinite or NaN where logits are.
+double LogSumExp(std::span<const float> logits);
+
 // The weights of this many tokens sum to less than 2^64.
 inline constexpr size_t kMostDrawnFrom = size_t{1} << 20;
 

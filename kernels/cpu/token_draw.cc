@@ -10,14 +10,71 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/token_draw.cc"
-#include "hwy/foreach_target.h"  // IWYU pragma: keep
+// foreach_target.h has to come first.
+// clang-format off
+#include "hwy/foreach_target.h"
+#include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace kvship {
 namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
+
+// The largest of the logits; NaN counts as -infinity.
+float Largest(std::span<const float> logits) {
+  const hn::ScalableTag<float> d;
+  const size_t lanes = hn::Lanes(d);
+  auto largest = hn::Set(d, -INFINITY);
+  size_t i = 0;
+  for (; i + lanes <= logits.size(); i += lanes) {
+    const auto logit = hn::LoadU(d, logits.data() + i);
+    largest = hn::IfThenElse(hn::Gt(logit, largest), logit, largest);
+  }
+  float all = hn::GetLane(hn::MaxOfLanes(d, largest));
+  for (; i < logits.size(); ++i) all = logits[i] > all ? logits[i] : all;
+  return all;
+}
+
+// Where the first logit with this value is, which one of them has.
+size_t FirstOf(float value, std::span<const float> logits) {
+  const hn::ScalableTag<float> d;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= logits.size(); i += lanes) {
+    const auto found =
+        hn::FindFirstTrue(d, hn::Eq(hn::LoadU(d, logits.data() + i), hn::Set(d, value)));
+    if (found >= 0) return i + static_cast<size_t>(found);
+  }
+  while (logits[i] != value) ++i;
+  return i;
+}
+
+// The sum of exp(logit - highest), within a millionth.
+double SumExp(std::span<const float> logits, float highest) {
+  const hn::ScalableTag<float> d;
+  const size_t lanes = hn::Lanes(d);
+  // So far below, the exponential is 0; hn::Exp wants finite numbers.
+  const auto lowest = hn::Set(d, -200.0f);
+  const auto exp = [&](auto logit) {
+    return hn::Exp(d, hn::Max(hn::Sub(logit, hn::Set(d, highest)), lowest));
+  };
+  // As many terms to a float's sum as leave it exact enough.
+  constexpr size_t kTerms = 32;
+  double sum = 0;
+  size_t i = 0;
+  while (i + lanes <= logits.size()) {
+    auto part = hn::Zero(d);
+    for (size_t k = 0; k < kTerms && i + lanes <= logits.size(); ++k, i += lanes) {
+      part = hn::Add(part, exp(hn::LoadU(d, logits.data() + i)));
+    }
+    sum += hn::GetLane(hn::SumOfLanes(d, part));
+  }
+  for (; i < logits.size(); ++i) sum += std::exp(logits[i] - highest);
+  return sum;
+}
 
 // TokenDistance of each of the logits.
 void Distances(std::span<const float> logits, float highest, const TokenDraw& draw,
@@ -81,6 +138,9 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace kvship {
+HWY_EXPORT(Largest);
+HWY_EXPORT(FirstOf);
+HWY_EXPORT(SumExp);
 HWY_EXPORT(Distances);
 HWY_EXPORT(Weights);
 namespace {
@@ -94,9 +154,14 @@ struct Chances {
   std::vector<uint64_t> weights;  // 0 of those that have none, or none any more
 };
 
-Chances ChancesOf(std::span<const float> logits, float highest, const TokenDraw& draw) {
+// The calling thread's, valid until its next call: fresh pages would cost more than the rest.
+Chances& ChancesOf(std::span<const float> logits, float highest, const TokenDraw& draw) {
+  thread_local Chances chances;
   const size_t size = (logits.size() + kBlock - 1) / kBlock * kBlock;
-  Chances chances = {std::vector(size, kNoChance), std::vector<uint64_t>(size)};
+  chances.distances.resize(size);
+  chances.weights.resize(size);
+  std::fill(chances.distances.begin() + static_cast<ptrdiff_t>(logits.size()),
+            chances.distances.end(), kNoChance);
   HWY_DYNAMIC_DISPATCH(Distances)(logits, highest, draw, chances.distances.data());
   HWY_DYNAMIC_DISPATCH(Weights)(chances.distances, chances.weights.data());
   return chances;
@@ -153,14 +218,15 @@ int32_t TokenAt(uint64_t random, std::span<const uint64_t> weights) {
 }  // namespace
 
 int32_t LikeliestToken(std::span<const float> logits) {
-  float highest = -INFINITY;
-  size_t likeliest = 0;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (!(logits[i] > highest)) continue;
-    highest = logits[i];
-    likeliest = i;
-  }
-  return static_cast<int32_t>(likeliest);
+  const float highest = HWY_DYNAMIC_DISPATCH(Largest)(logits);
+  if (highest == -INFINITY) return 0;
+  return static_cast<int32_t>(HWY_DYNAMIC_DISPATCH(FirstOf)(highest, logits));
+}
+
+double LogSumExp(std::span<const float> logits) {
+  const float highest = HWY_DYNAMIC_DISPATCH(Largest)(logits);
+  if (!std::isfinite(highest)) return highest;
+  return highest + std::log(HWY_DYNAMIC_DISPATCH(SumExp)(logits, highest));
 }
 
 int32_t DrawToken(std::span<const float> logits, const TokenDraw& draw) {
@@ -168,7 +234,7 @@ int32_t DrawToken(std::span<const float> logits, const TokenDraw& draw) {
   const int32_t likeliest = LikeliestToken(logits);
   const float highest = logits[likeliest];
   if (draw.scale == 0 || !std::isfinite(highest)) return likeliest;
-  Chances chances = ChancesOf(logits, highest, draw);
+  Chances& chances = ChancesOf(logits, highest, draw);
   const std::vector<uint64_t>& weights = chances.weights;
   if (draw.top_k > 0) {
     LeaveTheLikeliest(

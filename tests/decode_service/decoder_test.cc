@@ -41,7 +41,7 @@ class DecoderTest : public ::testing::Test {
   // The tokens of a request of its own, read to the end.
   std::vector<int32_t> Answer(OutputOptions options) {
     decoder_.wanted_logits.clear();
-    DecodeLoop loop(decoder_, node_.metrics, 4);
+    DecodeLoop loop(decoder_, threads_, node_.metrics, 4);
     Reader reader;
     std::atomic<bool> ended = false;
     TinyNode::Prefilled prefilled = node_.Prefill(prompt_, kCompression, options.max_tokens - 1);
@@ -61,6 +61,7 @@ class DecoderTest : public ::testing::Test {
   TinyNode node_;
   const std::vector<int32_t> prompt_ = node_.Prompt(90, 1);
   NotedDecoder decoder_{*node_.model.transformer};
+  ThreadPool threads_{2};
 };
 
 TEST_F(DecoderTest, OutputNeedsNoLogits) {
@@ -102,7 +103,7 @@ TEST_F(DecoderTest, PenaltiesCountTheWholeOutput) {
 }
 
 TEST_F(DecoderTest, PlansAreRefusedBeforeTheyJoin) {
-  const DecodeLoop loop(decoder_, node_.metrics, 4);
+  const DecodeLoop loop(decoder_, threads_, node_.metrics, 4);
   EXPECT_EQ(loop.CheckPlan(KvPlan()), absl::FailedPreconditionError("not here"));
 }
 

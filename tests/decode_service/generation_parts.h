@@ -25,7 +25,7 @@ struct GenerationParts {
   TinyNode node;
   Backend backend{1};
   DecodeEngine engine{*node.model.transformer, backend, Arithmetic::kFast};
-  DecodeLoop loop{engine, node.metrics, 1};
+  DecodeLoop loop{engine, backend.threads(), node.metrics, 1};
   PrefillNodes nodes;
   ClientRequests client_requests{0};
   RecentRequests recent;

@@ -114,7 +114,7 @@ class FaultChannelTest : public ::testing::Test {
   TinyNode decode_;
   Backend backend_{1};
   DecodeEngine engine_{*decode_.model.transformer, backend_, Arithmetic::kFloat32};
-  DecodeLoop loop_{engine_, decode_.metrics, /*max_batch_sessions=*/8};
+  DecodeLoop loop_{engine_, backend_.threads(), decode_.metrics, /*max_batch_sessions=*/8};
 };
 
 void FaultChannelTest::RunThroughFaults(size_t num_faults) {

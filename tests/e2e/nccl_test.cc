@@ -132,7 +132,7 @@ class NcclServicesTest : public ::testing::Test {
   TinyNode decode_;
   Backend backend_{1};
   DecodeEngine engine_{*decode_.model.transformer, backend_, Arithmetic::kFloat32};
-  DecodeLoop loop_{engine_, decode_.metrics, /*max_batch_sessions=*/8};
+  DecodeLoop loop_{engine_, backend_.threads(), decode_.metrics, /*max_batch_sessions=*/8};
   LoopbackNetwork channels_{LoopbackNetwork::Faults()};
   GenerationRequest request_;
   std::vector<int32_t> tokens_;  // over gRPC

@@ -2,10 +2,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <set>
+#include <vector>
+
+#include "base/random.h"
 
 namespace kvship {
 namespace {
@@ -163,6 +168,27 @@ TEST(Sampling, LogprobsAreThoseOfTheWholeDistribution) {
   ASSERT_EQ(forced.top.size(), 2u);
   EXPECT_EQ(forced.top[0].token, 0);
   EXPECT_NEAR(forced.top[1].logprob, std::log(0.3), 1e-6);
+}
+
+TEST(Sampling, LogprobsAreThoseOfTheLikeliestInOrder) {
+  std::vector<float> logits(500);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    logits[i] = static_cast<float>(RandomBits(9, i) % 40) / 10;  // many equal ones
+  }
+  logits[0] = logits[450] = kNan;
+  logits[1] = -INFINITY;
+  std::vector<int32_t> sorted(logits.size());
+  std::iota(sorted.begin(), sorted.end(), 0);
+  std::stable_sort(sorted.begin(), sorted.end(), [&](int32_t a, int32_t b) {
+    return (std::isnan(logits[a]) ? -INFINITY : logits[a]) >
+           (std::isnan(logits[b]) ? -INFINITY : logits[b]);
+  });
+  for (const size_t count : {size_t{1}, size_t{20}, size_t{600}}) {
+    const std::vector<TokenLogprob> top = ForceToken(logits, 7, count).top;
+    ASSERT_EQ(top.size(), std::min(count, logits.size()));
+    for (size_t i = 0; i < top.size(); ++i)
+      EXPECT_EQ(top[i].token, sorted[i]) << count << ", " << i;
+  }
 }
 
 TEST(Sampling, RefusesWhatIsNoProbability) {

@@ -159,6 +159,41 @@ TEST(DrawToken, DrawsTheSameOnEveryProcessor) {
   }
 }
 
+TEST(LogSumExp, IsThatOfTheFormula) {
+  for (const int64_t target : Targets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    const OnTarget on(target);
+    for (const size_t size : {1, 7, 64, 1000, 50001}) {
+      std::vector<float> logits(size);
+      double sum = 0;
+      for (size_t i = 0; i < size; ++i) {
+        logits[i] = 80 - static_cast<float>(RandomBits(8, i) % 4000) / 100;
+        sum += std::exp(static_cast<double>(logits[i]));
+      }
+      EXPECT_NEAR(LogSumExp(logits), std::log(sum), 1e-6) << size;
+    }
+    EXPECT_NEAR(LogSumExp(std::vector<float>(20, -1e30f)), -1e30f, 1e24);
+    EXPECT_NEAR(LogSumExp(std::vector<float>{-INFINITY, 2, -INFINITY}), 2, 1e-6);
+    EXPECT_EQ(LogSumExp(std::vector<float>(20, -INFINITY)), -INFINITY);
+  }
+}
+
+TEST(LikeliestToken, IsTheFirstOfTheLargestWhereverItStands) {
+  for (const int64_t target : Targets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    const OnTarget on(target);
+    for (size_t i = 0; i < 100; ++i) {
+      std::vector<float> logits(100, -2);
+      logits[99 - i] = kNan;
+      logits[i] = 3;
+      for (size_t later = i + 1; later < 100; later += 7) logits[later] = 3;
+      EXPECT_EQ(LikeliestToken(logits), static_cast<int32_t>(i));
+    }
+    EXPECT_EQ(LikeliestToken(std::vector<float>(100, kNan)), 0);
+    EXPECT_EQ(LikeliestToken(std::vector<float>(100, -INFINITY)), 0);
+  }
+}
+
 TEST(DrawToken, OfEqualsTheFirstTakePart) {
   const std::vector<float> logits(10000, -3.0f);
   for (uint64_t index = 0; index < 50; ++index) {
