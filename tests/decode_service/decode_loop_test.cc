@@ -94,8 +94,7 @@ class DecodeLoopTest : public ::testing::Test {
   // What a request is told whose step fails with `error`, or its next token if that is OK.
   absl::Status EndAfter(const absl::Status& error, size_t num_logprobs = 0) {
     broken_.error = error;
-    loop_ = std::make_unique<DecodeLoop>(broken_, backend_.threads(), node_.metrics,
-                                         /*max_batch_sessions=*/1);
+    loop_ = std::make_unique<DecodeLoop>(broken_, backend_.threads(), node_.metrics, 1);
     Request request;
     Start(request, node_.Prompt(40, 13), kKeepAll, {.max_tokens = 5, .num_logprobs = num_logprobs});
     return Finish(request) ? request.end.status : absl::OkStatus();
@@ -250,8 +249,7 @@ TEST_F(DecodeLoopTest, AStepThatFailsOnALostDeviceIsToldForGood) {
 
 TEST_F(DecodeLoopTest, ADeviceThatIsLostBetweenStepsIsToldForGood) {
   broken_.device = absl::InternalError("illegal address");
-  loop_ = std::make_unique<DecodeLoop>(broken_, backend_.threads(), node_.metrics,
-                                       /*max_batch_sessions=*/1);
+  loop_ = std::make_unique<DecodeLoop>(broken_, backend_.threads(), node_.metrics, 1);
   for (int i = 0; i < 500 && loop_->CheckProgress(absl::Hours(1)).ok(); ++i) {
     absl::SleepFor(absl::Milliseconds(10));
   }
