@@ -12,11 +12,15 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "service/api_tokens.h"
+#include "service/http_server.h"
 #include "service/readiness.h"
 
 namespace kvship {
@@ -28,7 +32,7 @@ class AdminServer {
 
   // Listens on `address` ("host:port"; the flag's name is for messages) and serves until destroyed.
   // `tokens`: of the other ports, which /metrics tells of; null: none are wanted. Borrows all
-  // these. Errors: InvalidArgument (no address), Unavailable (port in use).
+  // these. Errors: as HttpServer::Listen.
   static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& program,
                                                             const std::string& address,
                                                             prometheus::Registry& registry,
@@ -36,7 +40,7 @@ class AdminServer {
                                                             ApiTokens* tokens = nullptr);
   ~AdminServer();
 
-  int port() const;
+  int port() const { return http_.port(); }
 
   // Serves these under /metrics too. Borrows them.
   void AddMetrics(const prometheus::Collectable& metrics);
@@ -45,10 +49,17 @@ class AdminServer {
   void ShowStatus(StatusSource source);
 
  private:
-  struct Server;
-  explicit AdminServer(std::unique_ptr<Server> server);
+  explicit AdminServer(const std::string& program);
+  void AddHandlers(prometheus::Registry& registry, const Readiness& readiness, ApiTokens* tokens);
+  // Adds what all programs say of themselves, and what this one does.
+  nlohmann::ordered_json Status(const Readiness& readiness);
 
-  std::unique_ptr<Server> server_;
+  const std::string program_;
+  const absl::Time started_;
+  std::mutex mutex_;
+  StatusSource source_;
+  std::vector<const prometheus::Collectable*> metrics_;
+  HttpServer http_;
 };
 
 }  // namespace kvship

@@ -1,34 +1,42 @@
 #include "service/connection_threads.h"
 
+#include <exception>
 #include <iterator>
-#include <system_error>
 #include <utility>
 
 namespace kvship {
+namespace {
+
+// How soon it is seen that the system has threads again.
+constexpr absl::Duration kRetryPause = absl::Milliseconds(100);
+
+}  // namespace
+
+bool ConnectionThreads::AddThread() {
+  if (busy_.size() == max_threads_) return false;
+  Workers made;
+  try {
+    made.emplace_back();
+    made.back().thread = std::thread([this, worker = made.begin()] { Work(worker); });
+  } catch (const std::exception&) {  // for want of a thread or of memory
+    return false;
+  }
+  idle_.splice(idle_.end(), made);
+  return true;
+}
 
 bool ConnectionThreads::Run(std::function<void()> serve) {
   std::unique_lock lock(mutex_);
-  crowded_ = busy_.size() == max_threads_;
-  room_.wait(lock, [this] { return stop_ || busy_.size() < max_threads_; });
+  while (!stop_ && idle_.empty() && !AddThread()) {
+    crowded_ = true;
+    room_.wait_for(lock, absl::ToChronoNanoseconds(kRetryPause));
+  }
   crowded_ = false;
   if (stop_) return false;
-  if (!idle_.empty()) {
-    Worker& worker = idle_.back();
-    worker.serve = std::move(serve);
-    worker.wake.notify_one();
-    busy_.splice(busy_.end(), idle_, std::prev(idle_.end()));
-    return true;
-  }
-  const auto worker = busy_.emplace(busy_.end());
-  worker->serve = std::move(serve);
-  try {
-    worker->thread = std::thread([this, worker] { Work(worker); });
-  } catch (const std::system_error&) {
-    busy_.erase(worker);
-    crowded_ = true;
-    room_.notify_one();
-    return false;
-  }
+  Worker& worker = idle_.back();
+  worker.serve = std::move(serve);
+  worker.wake.notify_one();
+  busy_.splice(busy_.end(), idle_, std::prev(idle_.end()));
   return true;
 }
 
@@ -57,8 +65,11 @@ void ConnectionThreads::Work(Workers::iterator self) {
     lock.lock();
     idle_.splice(idle_.end(), busy_, self);
     room_.notify_one();
-    self->wake.wait_for(lock, absl::ToChronoNanoseconds(idle_time_),
-                        [this, self] { return stop_ || self->serve; });
+    const auto is_wanted = [this, self] { return stop_ || self->serve; };
+    if (!self->wake.wait_for(lock, absl::ToChronoNanoseconds(idle_time_), is_wanted) &&
+        busy_.size() + idle_.size() == 1) {
+      self->wake.wait(lock, is_wanted);
+    }
   }
   std::thread before = std::exchange(ended_, std::move(self->thread));
   idle_.erase(self);

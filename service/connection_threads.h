@@ -1,6 +1,7 @@
 // ConnectionThreads is a thread pool that runs each connection on its own thread. It creates
-// threads on demand and reuses the most recently used first; a thread idle for a while ends. Thread
-// safe.
+// threads on demand and reuses the most recently used first; a thread idle for a while ends, unless
+// it is the last one: where the system has no thread left, connections take turns on those there
+// are. Thread safe.
 #pragma once
 
 #include <condition_variable>
@@ -23,10 +24,9 @@ class ConnectionThreads {
       : max_threads_(max_threads), idle_time_(idle_time) {}
   ~ConnectionThreads() { Stop(); }
 
-  // Runs `serve` once fewer than `max_threads` are busy. Returns false, without running it, after
-  // Stop and if the system has no thread for it.
+  // Waits for a thread, and runs `serve` on it. Returns false, without running it, after Stop.
   bool Run(std::function<void()> serve);
-  // Returns whether a caller waits in Run, or the last one got no thread.
+  // Returns whether a caller waits in Run.
   bool crowded() const;
   // Returns when all running connections have ended.
   void Stop();
@@ -39,6 +39,8 @@ class ConnectionThreads {
   };
   using Workers = std::list<Worker>;
 
+  // Makes an idle thread; false if there may be no more, or the system has none left.
+  bool AddThread();
   void Work(Workers::iterator self);
 
   const size_t max_threads_;

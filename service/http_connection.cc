@@ -18,6 +18,8 @@ namespace {
 constexpr size_t kBufferBytes = 16 << 10;
 // A client that takes nothing for so long is given up.
 constexpr absl::Duration kWriteTimeout = absl::Seconds(30);
+// How long a response may take after the request's deadline, unless its handler sets another.
+constexpr absl::Duration kAnswerTime = absl::Seconds(5);
 // How long a client may go on sending a request that was refused; closing at once would reset the
 // connection and could take the answer from it.
 constexpr absl::Duration kLinger = absl::Seconds(2);
@@ -73,17 +75,16 @@ bool HttpConnection::WaitForRequest(absl::Duration timeout) {
 }
 
 void HttpConnection::BeginRequest(size_t max_bytes, absl::Time deadline) {
-  allowed_bytes_ = max_bytes;
+  BeginBody(max_bytes, deadline);
   in_headers_ = true;
   name_bytes_ = 0;
   keeps_ = false;
-  request_deadline_ = deadline;
-  answer_deadline_ = absl::InfiniteFuture();
 }
 
 void HttpConnection::BeginBody(size_t max_bytes, absl::Time deadline) {
   allowed_bytes_ = max_bytes;
   request_deadline_ = deadline;
+  answer_deadline_ = deadline + kAnswerTime;
   in_headers_ = false;
 }
 
@@ -94,8 +95,8 @@ void HttpConnection::SpoilRange(char* bytes, size_t num_bytes) {
   constexpr size_t kOther = ~size_t{0};
   for (char& byte : absl::MakeSpan(bytes, num_bytes)) {
     const bool goes_on =
-        name_bytes_ < kRange.size() && absl::ascii_tolower(static_cast<unsigned char>(byte)) ==
-                                           static_cast<unsigned char>(kRange[name_bytes_]);
+        name_bytes_ < kRange.size() &&
+        absl::ascii_tolower(static_cast<unsigned char>(byte)) == kRange[name_bytes_];
     name_bytes_ = byte == '\n' ? 0 : goes_on ? name_bytes_ + 1 : kOther;
     if (name_bytes_ == kRange.size()) byte = ' ';  // for the colon
   }
@@ -119,7 +120,7 @@ bool HttpConnection::is_writable() const {
 
 ssize_t HttpConnection::read(char* to, size_t num_bytes) {
   num_bytes = std::min(num_bytes, allowed_bytes_);
-  if (num_bytes == 0) return -1;
+  if (num_bytes == 0) return 0;  // as at an end: httplib answers a line that ends so
   while (begin_ == end_) {
     if (!is_readable()) return -1;
     // httplib reads lines byte by byte.

@@ -30,12 +30,14 @@ class HttpConnection final : public httplib::Stream {
 
   // Waits for the first byte of the next request; false on timeout.
   bool WaitForRequest(absl::Duration timeout);
-  // Starts the next request: reads of its headers are limited to `max_bytes`, until `deadline`.
+  // Starts the next request: its headers are read until `deadline`, and as if the client had sent
+  // its last byte after `max_bytes`.
   void BeginRequest(size_t max_bytes, absl::Time deadline);
   // The headers have been read; the body has at most `max_bytes`, and arrives until `deadline`.
   void BeginBody(size_t max_bytes, absl::Time deadline);
   bool has_read_all_allowed() const { return allowed_bytes_ == 0; }
-  // After `deadline`, nothing waits for a client that does not read the response.
+  // After `deadline`, nothing waits for a client that does not read the response. Without it, a
+  // response has a few seconds after the request's deadline.
   void SetAnswerDeadline(absl::Time deadline) { answer_deadline_ = deadline; }
 
   // Once `yields` returns true, which is polled, nothing waits for the client any more: in the

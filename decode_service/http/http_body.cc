@@ -4,7 +4,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "decode_service/http/http_server.h"
+#include "service/http_server.h"
 
 namespace kvship {
 namespace {

@@ -15,6 +15,7 @@
 #include "decode_service/http/event_stream.h"
 #include "decode_service/http/http_body.h"
 #include "decode_service/http/http_choices.h"
+#include "decode_service/http/http_errors.h"
 #include "decode_service/http/openai_response.h"
 #include "rpc/errors.h"
 #include "rpc/request_id.h"
@@ -34,12 +35,6 @@ constexpr char kModels[] = "/v1/models";
 constexpr char kOneModel[] = "/v1/models/";
 constexpr char kCompletions[] = "/v1/completions";
 constexpr char kChat[] = "/v1/chat/completions";
-
-// For requests whose body is not fully read.
-void RespondAndClose(const OpenAiError& error, httplib::Response& response) {
-  HttpServer::connection().CloseAfterAnswer();
-  Respond(error, response);
-}
 
 // As RFC 9112, section 3.2, requires.
 absl::Status CheckHost(const httplib::Request& request, bool this_machine_alone) {
@@ -152,7 +147,9 @@ HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
       running_(options.max_requests),
       parse_turns_(options.max_body_bytes),
       // Clients keep idle connections, and refused requests need one too.
-      server_(2 * options.max_requests + 64, options.max_body_bytes, std::move(tls)) {}
+      server_({.max_connections = 2 * options.max_requests + 64,
+               .max_body_bytes = options.max_body_bytes},
+              std::move(tls)) {}
 
 absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation::Uses& uses,
                                                                 const Callers& callers,
@@ -177,12 +174,8 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation
           self->Answer(api, request, response, reader);
         });
   }
-  // Errors that httplib itself detects have no body yet.
-  self->server_.set_error_handler([](const httplib::Request&, httplib::Response& response) {
-    if (!response.body.empty()) return;
-    RespondAndClose(UnreadableHttpRequest(response.status), response);
-  });
-  self->server_.SetLogger([self](const httplib::Request&, const httplib::Response& response) {
+  AnswerErrors(self->server_);
+  self->server_.set_logger([self](const httplib::Request&, const httplib::Response& response) {
     self->uses_.metrics.CountHttpResponse(response.status);
   });
   RETURN_IF_ERROR(self->server_.Listen("http", options.listen));

@@ -10,12 +10,12 @@
 #include "absl/time/time.h"
 #include "decode_service/client_requests.h"
 #include "decode_service/generation.h"
-#include "decode_service/http/http_server.h"
 #include "decode_service/http/openai_error.h"
 #include "decode_service/http/openai_request.h"
 #include "decode_service/http/parse_turns.h"
 #include "decode_service/running_generations.h"
 #include "service/callers.h"
+#include "service/http_server.h"
 #include "service/readiness.h"
 
 namespace kvship {

@@ -6,7 +6,8 @@
 
 #include "absl/strings/match.h"
 #include "decode_service/http/http_body.h"
-#include "decode_service/http/http_server.h"
+#include "decode_service/http/http_errors.h"
+#include "service/http_server.h"
 #include "tests/fuzz/require.h"
 
 namespace kvship {
@@ -19,7 +20,8 @@ constexpr int kAnswerBytes = 4 << 20;
 // Answers one path as HttpService answers the generating endpoints.
 HttpServer& Server() {
   static HttpServer& server = *[] {
-    auto* made = new HttpServer(/*max_connections=*/1, kMostBodyBytes);
+    auto* made = new HttpServer({.max_connections = 1, .max_body_bytes = kMostBodyBytes});
+    AnswerErrors(*made);
     made->Post("/v1/completions", [](const httplib::Request& request, httplib::Response& response,
                                      const httplib::ContentReader& reader) {
       std::string body;

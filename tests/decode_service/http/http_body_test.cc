@@ -5,11 +5,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <stdexcept>
 #include <string>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "decode_service/http/http_server.h"
+#include "decode_service/http/http_errors.h"
+#include "service/http_server.h"
 
 namespace kvship {
 namespace {
@@ -35,13 +37,13 @@ class HttpBodyTest : public ::testing::Test {
       response.status = error ? error->http_status : 200;
       response.set_content(error ? error->message : "got " + body, "text/plain");
     });
-    server_.set_error_handler([](const httplib::Request&, httplib::Response& response) {
-      if (!response.body.empty()) return;
-      const OpenAiError error = UnreadableHttpRequest(response.status);
-      response.status = error.http_status;
-      response.set_content(error.message, "text/plain");
-      HttpServer::connection().CloseAfterAnswer();
+    // Makes of the body what there is no memory for, or fails in another way.
+    server_.Post("/parse", [](const httplib::Request& request, httplib::Response&,
+                              const httplib::ContentReader&) {
+      if (request.has_param("wrong")) throw std::logic_error("wrong");
+      throw std::bad_alloc();
     });
+    AnswerErrors(server_);
   }
 
   // All that is answered to these bytes and the end of the client's side.
@@ -60,7 +62,7 @@ class HttpBodyTest : public ::testing::Test {
     return answer;
   }
 
-  HttpServer server_{/*max_connections=*/1, kMostBodyBytes};
+  HttpServer server_{{.max_connections = 1, .max_body_bytes = kMostBodyBytes}};
 };
 
 size_t NumAnswers(const std::string& text) {
@@ -170,6 +172,18 @@ TEST_F(HttpBodyTest, BoundsOfWhatStandsBeforeTheBodyAreNamed) {
               AllOf(StartsWith("HTTP/1.1 431 "), HasSubstr("wanted at most 65536 bytes together")));
   EXPECT_THAT(AnswerTo("GET / HTTP/1.1\r\nX: " + std::string(9000, 'a') + "\r\n\r\n"),
               AllOf(StartsWith("HTTP/1.1 400 "), HasSubstr("headers of at most 8192 bytes each")));
+}
+
+TEST_F(HttpBodyTest, ABodyThatMemoryDoesNotHoldIsRefusedWithASentence) {
+  const auto answer_to = [this](const std::string& path) {
+    return AnswerTo(absl::StrCat("POST ", path, " HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"));
+  };
+  EXPECT_THAT(answer_to("/parse"),
+              AllOf(StartsWith("HTTP/1.1 429 "), HasSubstr("no memory left"),
+                    HasSubstr("\r\nRetry-After: "), HasSubstr("\r\nConnection: close\r\n")));
+  EXPECT_THAT(answer_to("/parse?wrong=1"),
+              AllOf(StartsWith("HTTP/1.1 500 "), HasSubstr("the request failed in the server"),
+                    Not(HasSubstr("EXCEPTION_WHAT"))));
 }
 
 TEST_F(HttpBodyTest, NobodyLooksAtARange) {

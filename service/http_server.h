@@ -16,37 +16,37 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "decode_service/http/openai_error.h"
 #include "rpc/tls.h"
 #include "service/connection_threads.h"
 #include "service/http_connection.h"
 
 namespace kvship {
 
-// For an error handler: the problem of a request that httplib itself answered with `http_status`.
-OpenAiError UnreadableHttpRequest(int http_status);
-
-// Fills `response` with the error.
-void Respond(const OpenAiError& error, httplib::Response& response);
-
 class HttpServer : public httplib::Server {
  public:
-  // Connections beyond `max_connections` wait in the system's bounded accept queue; meanwhile the
-  // server closes connections that are idle, or take over a second for a request that has not kept
-  // its connection. `tls` may be null: plain text.
-  HttpServer(size_t max_connections, size_t max_body_bytes, TlsContexts tls = nullptr);
+  struct Limits {
+    // Connections beyond these, or beyond the system's threads, wait in its bounded accept queue;
+    // meanwhile the server closes connections that are idle, or take over a second for a request
+    // that has not kept its connection.
+    size_t max_connections = 64;
+    size_t max_header_bytes = 64 << 10;
+    // Time for a request's headers, from their first byte on.
+    absl::Duration header_time = absl::Seconds(10);
+    // A body has a minute. 0: bodies count as headers.
+    size_t max_body_bytes = 0;
+    // A connection closes after its first response past this age, plus or minus a tenth, so that
+    // clients find new servers and see new certificates. The default is gRPC's, of
+    // service/rpc_server.cc.
+    absl::Duration max_connection_age = absl::Minutes(30);
+  };
+
+  // `tls` may be null: plain text.
+  explicit HttpServer(const Limits& limits, TlsContexts tls = nullptr);
   // As Stop, at once.
   ~HttpServer() override;
 
-  // A connection closes after its first response past this age, plus or minus a tenth, so that
-  // clients find new servers and see new certificates. Call before Listen.
-  void SetMaxConnectionAge(absl::Duration age) { max_connection_age_ = age; }
-
-  // `log` is called for every response; set_logger's, only for those that httplib makes.
-  void SetLogger(httplib::Logger log);
-
-  // Listens on "host:port" and serves; `flag` is for messages. Errors: InvalidArgument (no
-  // address), Unavailable (port in use).
+  // Listens on "host:port" and serves; `flag` is for messages. Ends the process if the system has
+  // no two threads for it. Errors: InvalidArgument (no address), Unavailable (port in use).
   absl::Status Listen(const std::string& flag, const std::string& address);
   int port() const { return port_; }
 
@@ -69,10 +69,8 @@ class HttpServer : public httplib::Server {
   void Accept();
   bool WaitForRequest(HttpConnection& connection) const;
 
-  const size_t max_body_bytes_;
+  const Limits limits_;
   const TlsContexts tls_;  // may be null
-  httplib::Logger log_ = [](const httplib::Request&, const httplib::Response&) {};
-  absl::Duration max_connection_age_ = absl::Minutes(30);  // as gRPC's (service/rpc_server.cc)
   int port_ = 0;
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};

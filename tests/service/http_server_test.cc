@@ -1,163 +1,20 @@
-#include "decode_service/http/http_server.h"
+#include "service/http_server.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <filesystem>
-#include <future>
-#include <iterator>
-#include <latch>
-#include <stdexcept>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "tests/address_limit.h"
+#include "tests/service/no_descriptor_left.h"
 
 namespace kvship {
 namespace {
 
 using ::testing::HasSubstr;
-
-TEST(ConnectionThreadsTest, NoMoreRunAtOnceThanAllowedAndAllAreRun) {
-  ConnectionThreads threads(3);
-  std::atomic<int> running{0}, most{0}, done{0};
-  for (int i = 0; i < 50; ++i) {
-    EXPECT_TRUE(threads.Run([&] {
-      const int now = ++running;
-      for (int seen = most; seen < now && !most.compare_exchange_weak(seen, now);) {
-      }
-      absl::SleepFor(absl::Milliseconds(1));
-      --running;
-      ++done;
-    }));
-  }
-  threads.Stop();
-  EXPECT_EQ(done, 50);
-  EXPECT_LE(most, 3);
-  EXPECT_FALSE(threads.Run([] {}));
-}
-
-TEST(ConnectionThreadsTest, WhatSeveralGiveAtOnceIsAllRun) {
-  constexpr int kGivers = 4;
-  constexpr int kEach = 500;
-  std::atomic<int> num_run = 0;
-  ConnectionThreads threads(kGivers * kEach);
-  std::vector<std::thread> givers;
-  for (int i = 0; i < kGivers; ++i) {
-    givers.emplace_back([&] {
-      for (int j = 0; j < kEach; ++j) EXPECT_TRUE(threads.Run([&num_run] { ++num_run; }));
-    });
-  }
-  for (std::thread& giver : givers) giver.join();
-  threads.Stop();
-  EXPECT_EQ(num_run, kGivers * kEach);
-}
-
-TEST(ConnectionThreadsTest, WhoWaitsIsSeenAndLetGoByStop) {
-  ConnectionThreads threads(1);
-  std::promise<void> finish;
-  threads.Run([&] { finish.get_future().wait(); });
-  std::promise<bool> ran;
-  std::thread waiting([&] { ran.set_value(threads.Run([] {})); });
-  while (!threads.crowded()) std::this_thread::yield();
-  std::thread stopping([&] { threads.Stop(); });
-  EXPECT_FALSE(ran.get_future().get());
-  finish.set_value();
-  waiting.join();
-  stopping.join();
-}
-
-TEST(ConnectionThreadsTest, WithoutAThreadAConnectionIsRefusedAndLaterOnesAreRun) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
-#endif
-  constexpr size_t kMostThreads = 64;  // their stacks take 8 MiB each
-  std::atomic<size_t> num_ended{0};
-  ConnectionThreads threads(kMostThreads);
-  std::promise<void> finish;
-  const auto wait = [finished = finish.get_future().share(), &num_ended] {
-    finished.wait();
-    ++num_ended;
-  };
-  ASSERT_TRUE(threads.Run(wait));
-  size_t num_running = 1;
-  {
-    const AddressLimit limit(size_t{64} << 20);
-    while (num_running < kMostThreads && threads.Run(wait)) ++num_running;
-    EXPECT_LT(num_running, kMostThreads);
-    EXPECT_TRUE(threads.crowded());  // those without a request give way
-  }
-  ASSERT_TRUE(threads.Run(wait));
-  EXPECT_FALSE(threads.crowded());
-  finish.set_value();
-  threads.Stop();
-  EXPECT_EQ(num_ended, num_running + 1);
-}
-
-size_t NumThreads() {
-  const std::filesystem::directory_iterator all("/proc/self/task");
-  return std::distance(begin(all), end(all));
-}
-
-// Has `num_threads` connections at once, and returns when they have ended.
-void Burst(ConnectionThreads& threads, int num_threads) {
-  std::latch all_run(num_threads), all_ended(num_threads);
-  for (int i = 0; i < num_threads; ++i) {
-    ASSERT_TRUE(threads.Run([&] {
-      all_run.arrive_and_wait();
-      all_ended.count_down();
-    }));
-  }
-  all_ended.wait();
-}
-
-TEST(ConnectionThreadsTest, ThreadsThatAreNotUsedEndAndOthersAreMadeAgain) {
-  const size_t num_before = NumThreads();
-  ConnectionThreads threads(64, /*idle_time=*/absl::Milliseconds(50));
-  for (int i = 0; i < 2; ++i) {
-    Burst(threads, 64);
-    const absl::Time deadline = absl::Now() + absl::Seconds(20);
-    while (NumThreads() > num_before && absl::Now() < deadline) {
-      absl::SleepFor(absl::Milliseconds(5));
-    }
-    EXPECT_EQ(NumThreads(), num_before);
-  }
-}
-
-TEST(ConnectionThreadsTest, NoConnectionIsLostBetweenThreadsThatEnd) {
-  ConnectionThreads threads(2, /*idle_time=*/absl::Microseconds(50));
-  std::atomic<int> num_run = 0;
-  for (int i = 0; i < 2000; ++i) {
-    ASSERT_TRUE(threads.Run([&num_run] { ++num_run; }));
-    absl::SleepFor(absl::Microseconds(i % 100));
-  }
-  threads.Stop();
-  EXPECT_EQ(num_run, 2000);
-}
-
-TEST(ConnectionThreadsTest, AConnectionWakesOneThreadHoweverManyAreIdle) {
-  constexpr int kThreads = 100;
-  constexpr int kConnections = 200;
-  ConnectionThreads threads(kThreads);
-  Burst(threads, kThreads);
-  const auto num_switches = [] {
-    rusage usage = {};
-    getrusage(RUSAGE_SELF, &usage);
-    return usage.ru_nvcsw;
-  };
-  const long num_before = num_switches();
-  for (int i = 0; i < kConnections; ++i) {
-    std::promise<void> ran;
-    ASSERT_TRUE(threads.Run([&ran] { ran.set_value(); }));
-    ran.get_future().wait();
-  }
-  // The thread's, this one's, and where they meet at a lock.
-  EXPECT_LT(num_switches() - num_before, kConnections * 10);
-}
 
 class HttpServerTest : public ::testing::Test {
  protected:
@@ -191,12 +48,6 @@ class HttpServerTest : public ::testing::Test {
       gone_ = HttpServer::connection().client_has_gone();
       response.set_content("done", "text/plain");
     });
-    // Makes of the body what there is no memory for, or fails in another way.
-    server_.Post("/parse", [](const httplib::Request& request, httplib::Response&,
-                              const httplib::ContentReader&) {
-      if (request.has_param("wrong")) throw std::logic_error("wrong");
-      throw std::bad_alloc();
-    });
     // A stream for whose next part there is no memory.
     server_.Get("/short", [](const httplib::Request&, httplib::Response& response) {
       response.set_chunked_content_provider(
@@ -210,9 +61,9 @@ class HttpServerTest : public ::testing::Test {
     ASSERT_TRUE(server_.Listen("http", "127.0.0.1:0").ok());
   }
 
-  // A connection on which these bytes were sent and nothing is read.
-  int Send(const std::string& bytes) const {
-    const int made = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  // A connection, of this socket, on which these bytes were sent and nothing is read.
+  int Send(const std::string& bytes,
+           int made = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) const {
     sockaddr_in address = {};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -243,7 +94,7 @@ class HttpServerTest : public ::testing::Test {
   }
 
   std::atomic<bool> waiting_{false}, finish_{false}, gone_{false};
-  HttpServer server_{/*max_connections=*/8, /*max_body_bytes=*/1 << 20};
+  HttpServer server_{{.max_connections = 8, .max_body_bytes = 1 << 20}};
 };
 
 TEST_F(HttpServerTest, ManyClientsShareFewConnections) {
@@ -281,20 +132,6 @@ TEST_F(HttpServerTest, AClientThatGoesIsSeen) {
 TEST_F(HttpServerTest, AnAnswerThatMemoryDoesNotHoldEndsItsConnectionAlone) {
   EXPECT_FALSE(Client().Get("/short"));
   EXPECT_TRUE(Client().Get("/hello"));
-}
-
-TEST_F(HttpServerTest, ABodyThatMemoryDoesNotHoldIsRefusedWithASentence) {
-  const auto refused = Client().Post("/parse", std::string(1 << 20, 'x'), "text/plain");
-  ASSERT_TRUE(refused);
-  EXPECT_EQ(refused->status, 429);
-  EXPECT_THAT(refused->body, HasSubstr("no memory left"));
-  EXPECT_TRUE(refused->has_header("Retry-After"));
-  EXPECT_EQ(refused->get_header_value("Connection"), "close");
-  const auto failed = Client().Post("/parse?wrong=1", "x", "text/plain");
-  ASSERT_TRUE(failed);
-  EXPECT_EQ(failed->status, 500);
-  EXPECT_THAT(failed->body, HasSubstr("the request failed in the server"));
-  EXPECT_FALSE(failed->has_header("EXCEPTION_WHAT"));
 }
 
 TEST_F(HttpServerTest, StopWaitsForTheAnswerThatIsBeingGiven) {
@@ -362,6 +199,25 @@ TEST_F(HttpServerTest, HeadersHaveTenSecondsAndABodyHasLonger) {
   for (const int each : {headers, body}) close(each);
 }
 
+TEST_F(HttpServerTest, AConnectionThatComesWhileNoDescriptorIsLeftIsServedLater) {
+  const int first = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int second = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  {
+    const NoDescriptorLeft none;
+    // The server may have the one that it waits with.
+    Send("GET /wait HTTP/1.1\r\nConnection: close\r\n\r\n", first);
+    Send("GET /hello HTTP/1.1\r\nConnection: close\r\n\r\n", second);
+    absl::SleepFor(absl::Milliseconds(100));
+    char byte = 0;
+    EXPECT_LT(recv(second, &byte, 1, MSG_DONTWAIT), 0);
+  }
+  finish_ = true;
+  EXPECT_THAT(ReadAll(first), HasSubstr("done"));
+  EXPECT_THAT(ReadAll(second), HasSubstr("hi"));
+  close(first);
+  close(second);
+}
+
 TEST_F(HttpServerTest, DrainingClosesConnectionsButStillAnswers) {
   httplib::Client client = Client();
   ASSERT_TRUE(client.Get("/hello"));
@@ -371,12 +227,25 @@ TEST_F(HttpServerTest, DrainingClosesConnectionsButStillAnswers) {
   EXPECT_EQ(answer->get_header_value("Connection"), "close");
 }
 
+TEST(HttpServerAnswerTest, AClientThatDoesNotReadHoldsItsConnectionForSecondsOnly) {
+  HttpServer server({.header_time = absl::Milliseconds(100)});
+  server.Get("/much", [](const httplib::Request&, httplib::Response& response) {
+    response.set_content(std::string(64 << 20, 'x'), "text/plain");
+  });
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  ASSERT_EQ(send(ends[0], "GET /much HTTP/1.1\r\n\r\n", 22, 0), 22);
+  const absl::Time begin = absl::Now();
+  server.Serve(ends[1], /*tls=*/nullptr);
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(15));
+  close(ends[0]);
+}
+
 TEST(HttpServerAgeTest, AnOldConnectionEndsAfterItsAnswer) {
-  HttpServer server(1, 1);
+  HttpServer server({.max_connection_age = absl::ZeroDuration()});
   server.Get("/hello", [](const httplib::Request&, httplib::Response& response) {
     response.set_content("hi", "text/plain");
   });
-  server.SetMaxConnectionAge(absl::ZeroDuration());
   ASSERT_TRUE(server.Listen("http", "127.0.0.1:0").ok());
   httplib::Client client("127.0.0.1", server.port());
   client.set_keep_alive(true);
@@ -389,7 +258,7 @@ TEST(HttpServerAgeTest, AnOldConnectionEndsAfterItsAnswer) {
 }
 
 TEST(HttpServerListenTest, APortInUseIsNamedWithItsFlag) {
-  HttpServer first(1, 1), second(1, 1);
+  HttpServer first({}), second({});
   ASSERT_TRUE(first.Listen("http", "127.0.0.1:0").ok());
   const absl::Status status = second.Listen("http", absl::StrCat("127.0.0.1:", first.port()));
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
