@@ -7,7 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "decode_service/output_structure.h"
+#include "decode_service/grammar/output_structure.h"
 #include "decode_service/tokenize.h"
 #include "engine/prefill.h"
 #include "rpc/compression.h"

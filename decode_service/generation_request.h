@@ -34,7 +34,7 @@ struct GenerationRequest {
   CompressionOptions compression;
   KvPlan plan;
   OutputOptions output;
-  std::string structure;             // constrains the output (output_structure.h); empty: none
+  std::string structure;  // constrains the output (grammar/output_structure.h); empty: none
   std::string structure_field = {};  // the request's field it comes from
   TokenMask first_token_mask = {};   // by `structure`, once compiled, or by min_tokens
   bool report_heads = false;

@@ -11,7 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/sha256.h"
-#include "decode_service/output_matcher.h"
+#include "decode_service/grammar/output_matcher.h"
 #include "engine/chat_template.h"
 #include "engine/end_tokens.h"
 #include "engine/tokenizer.h"

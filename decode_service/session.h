@@ -13,7 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "decode_service/output_matcher.h"
+#include "decode_service/grammar/output_matcher.h"
 #include "decode_service/output_text.h"
 #include "decode_service/reservation_queue.h"
 #include "decode_service/response_buffer.h"

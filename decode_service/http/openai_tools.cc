@@ -5,7 +5,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "decode_service/output_structure.h"
+#include "decode_service/grammar/output_structure.h"
 #include "engine/json_text.h"
 #include "rpc/errors.h"
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <thread>
 
-#include "decode_service/output_matcher.h"
+#include "decode_service/grammar/output_matcher.h"
 
 namespace kvship {
 

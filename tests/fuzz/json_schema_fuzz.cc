@@ -4,8 +4,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "decode_service/json_schema.h"
-#include "decode_service/output_structure.h"
+#include "decode_service/grammar/json_schema.h"
+#include "decode_service/grammar/output_structure.h"
 #include "tests/fuzz/require.h"
 
 namespace kvship {

@@ -1,4 +1,4 @@
-#include "decode_service/xml_arguments.h"
+#include "decode_service/grammar/xml_arguments.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/tool_call_reader.h"
-#include "tests/decode_service/structure_walk.h"
+#include "tests/decode_service/grammar/structure_walk.h"
 
 namespace kvship {
 namespace {

@@ -1,4 +1,4 @@
-#include "decode_service/xml_arguments.h"
+#include "decode_service/grammar/xml_arguments.h"
 
 #include <algorithm>
 #include <map>
@@ -9,8 +9,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "decode_service/json_schema_pattern.h"
-#include "decode_service/json_schema_values.h"
+#include "decode_service/grammar/json_schema_pattern.h"
+#include "decode_service/grammar/json_schema_values.h"
 #include "engine/tool_parameters.h"
 #include "engine/xml_calls.h"
 

@@ -30,9 +30,8 @@ class OutputMatcher {
 class OutputGrammars {
  public:
   virtual ~OutputGrammars() = default;
-  // Returns a matcher at the start of an output of this structure
-  // (decode_service/output_structure.h); compiles the structure unless cached. InvalidArgument,
-  // without a field, if it cannot be compiled.
+  // Returns a matcher at the start of an output of this structure (output_structure.h); compiles
+  // the structure unless cached. InvalidArgument, without a field, if it cannot be compiled.
   virtual absl::StatusOr<std::unique_ptr<OutputMatcher>> Match(const std::string& structure) = 0;
   // As Match, without compiling: null if the structure is not cached.
   virtual std::unique_ptr<OutputMatcher> Kept(const std::string& structure) = 0;

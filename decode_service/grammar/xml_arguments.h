@@ -8,7 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "decode_service/structural_tag.h"
+#include "decode_service/grammar/structural_tag.h"
 
 namespace kvship {
 

@@ -16,7 +16,7 @@ StructuralPart TextPart(absl::string_view text);
 StructuralPart AnyTextPart(absl::string_view excluded);
 // Text that a regular expression matches from its beginning to its end.
 StructuralPart PatternPart(absl::string_view pattern);
-// JSON of a schema that XGrammar can hold an output to (decode_service/json_schema.h).
+// JSON of a schema that XGrammar can hold an output to (json_schema.h).
 StructuralPart JsonPart(absl::string_view schema);
 
 StructuralPart InTurn(const std::vector<StructuralPart>& parts);

@@ -1,12 +1,12 @@
-#include "decode_service/output_structure.h"
+#include "decode_service/grammar/output_structure.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
-#include "decode_service/json_schema.h"
+#include "decode_service/grammar/json_schema.h"
 #include "rpc/errors.h"
-#include "tests/decode_service/structure_walk.h"
+#include "tests/decode_service/grammar/structure_walk.h"
 
 namespace kvship {
 namespace {

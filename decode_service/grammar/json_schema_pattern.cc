@@ -1,4 +1,4 @@
-#include "decode_service/json_schema_pattern.h"
+#include "decode_service/grammar/json_schema_pattern.h"
 
 #include <utf8proc.h>
 
@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
-#include "decode_service/pattern_positions.h"
+#include "decode_service/grammar/pattern_positions.h"
 
 namespace kvship {
 namespace {

@@ -1,4 +1,4 @@
-#include "decode_service/json_schema.h"
+#include "decode_service/grammar/json_schema.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

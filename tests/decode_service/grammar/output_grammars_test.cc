@@ -3,8 +3,8 @@
 
 #include <thread>
 
-#include "decode_service/output_matcher.h"
-#include "tests/decode_service/structure_walk.h"
+#include "decode_service/grammar/output_matcher.h"
+#include "tests/decode_service/grammar/structure_walk.h"
 
 namespace kvship {
 namespace {

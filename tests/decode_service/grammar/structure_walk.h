@@ -12,8 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
-#include "decode_service/output_matcher.h"
-#include "decode_service/output_structure.h"
+#include "decode_service/grammar/output_matcher.h"
+#include "decode_service/grammar/output_structure.h"
 #include "engine/model_config.h"
 #include "engine/tokenizer.h"
 

@@ -1,4 +1,4 @@
-#include "decode_service/output_matcher.h"
+#include "decode_service/grammar/output_matcher.h"
 
 #include <dlpack/dlpack.h>
 #include <xgrammar/xgrammar.h>

@@ -1,4 +1,4 @@
-#include "decode_service/output_structure.h"
+#include "decode_service/grammar/output_structure.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -9,9 +9,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
-#include "decode_service/json_schema.h"
-#include "decode_service/structural_tag.h"
-#include "decode_service/xml_arguments.h"
+#include "decode_service/grammar/json_schema.h"
+#include "decode_service/grammar/structural_tag.h"
+#include "decode_service/grammar/xml_arguments.h"
 #include "engine/json_text.h"
 #include "rpc/errors.h"
 

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "decode_service/json_schema.h"
+#include "decode_service/grammar/json_schema.h"
 
 namespace kvship {
 namespace {

@@ -10,8 +10,8 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/string_view.h"
-#include "tests/decode_service/pattern_search.h"
-#include "tests/decode_service/structure_walk.h"
+#include "tests/decode_service/grammar/pattern_search.h"
+#include "tests/decode_service/grammar/structure_walk.h"
 
 namespace kvship {
 namespace {

@@ -1,4 +1,4 @@
-#include "decode_service/pattern_positions.h"
+#include "decode_service/grammar/pattern_positions.h"
 
 #include <algorithm>
 #include <cstdint>

@@ -16,7 +16,7 @@ namespace kvship {
 inline constexpr int kMostTools = 128;  // OpenAI's limit
 
 // Empty if the output is unconstrained. `syntax` is the model's tool call syntax. InvalidArgument
-// with a BadRequest detail if a schema is wrong or unsupported (decode_service/json_schema.h).
+// with a BadRequest detail if a schema is wrong or unsupported (json_schema.h).
 absl::StatusOr<std::string> OutputStructure(const v1::GenerateRequest& request, ToolSyntax syntax);
 
 }  // namespace kvship

@@ -1,4 +1,4 @@
-#include "decode_service/json_schema.h"
+#include "decode_service/grammar/json_schema.h"
 
 #include <algorithm>
 #include <map>
@@ -10,9 +10,9 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "base/status_macros.h"
-#include "decode_service/json_schema_one_of.h"
-#include "decode_service/json_schema_pattern.h"
-#include "decode_service/json_schema_values.h"
+#include "decode_service/grammar/json_schema_one_of.h"
+#include "decode_service/grammar/json_schema_pattern.h"
+#include "decode_service/grammar/json_schema_values.h"
 #include "engine/json_text.h"
 #include "engine/schema_types.h"
 

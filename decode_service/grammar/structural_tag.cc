@@ -1,4 +1,4 @@
-#include "decode_service/structural_tag.h"
+#include "decode_service/grammar/structural_tag.h"
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"

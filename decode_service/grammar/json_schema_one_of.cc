@@ -1,4 +1,4 @@
-#include "decode_service/json_schema_one_of.h"
+#include "decode_service/grammar/json_schema_one_of.h"
 
 #include <algorithm>
 #include <iterator>
@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "decode_service/json_schema_values.h"
+#include "decode_service/grammar/json_schema_values.h"
 #include "engine/schema_types.h"
 
 namespace kvship {

@@ -1,9 +1,9 @@
-#include "decode_service/output_matcher.h"
+#include "decode_service/grammar/output_matcher.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/decode_service/structure_walk.h"
+#include "tests/decode_service/grammar/structure_walk.h"
 
 namespace kvship {
 namespace {

@@ -1,4 +1,4 @@
-#include "decode_service/json_schema_values.h"
+#include "decode_service/grammar/json_schema_values.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "decode_service/json_schema_pattern.h"
+#include "decode_service/grammar/json_schema_pattern.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,10 +8,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "decode_service/json_schema.h"
-#include "decode_service/pattern_positions.h"
-#include "tests/decode_service/pattern_search.h"
-#include "tests/decode_service/structure_walk.h"
+#include "decode_service/grammar/json_schema.h"
+#include "decode_service/grammar/pattern_positions.h"
+#include "tests/decode_service/grammar/pattern_search.h"
+#include "tests/decode_service/grammar/structure_walk.h"
 
 namespace kvship {
 namespace {
