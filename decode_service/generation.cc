@@ -38,21 +38,11 @@ bool Generation::Start(const v1::GenerateRequest& message) {
 }
 
 absl::Status Generation::WaitForCompiler() {
-  // Weak: a request that has left the queue must not keep its prompt in memory until its turn.
-  std::function<void()> compile = [weak = weak_from_this()] {
-    const std::shared_ptr<Generation> self = weak.lock();
-    if (self != nullptr && self->LeaveCompiler() != nullptr) self->Compile();
-  };
   std::lock_guard lock(mutex_);
   if (responses_->cancelled()) return responses_->why_cancelled();
-  uses_.compiler.Run(std::move(compile));
-  awaits_compiler_ = shared_from_this();
+  compiler_place_ =
+      uses_.compiler.Enter(call_.client, [self = shared_from_this()] { self->Compile(); });
   return absl::OkStatus();
-}
-
-std::shared_ptr<Generation> Generation::LeaveCompiler() {
-  std::lock_guard lock(mutex_);
-  return std::exchange(awaits_compiler_, nullptr);
 }
 
 absl::Status Generation::Prepare(const v1::GenerateRequest& message) {
@@ -201,18 +191,19 @@ void Generation::Cancel() {
 
 void Generation::Cancel(const absl::Status& why) {
   responses_->Cancel(why);
-  if (const auto self = LeaveCompiler(); self != nullptr) return Fail(why);
   std::shared_ptr<PrefillAttempt> attempt;
-  bool was_in_line;
+  bool waited;
   {
     std::lock_guard lock(mutex_);
     attempt = attempt_;
-    // If the line is serving it right now, OnRoom ends it.
-    was_in_line = in_line_ && uses_.queue.StepOut(*ticket_);
+    // If its turn has come right now, Compile or OnRoom ends it.
+    const bool was_in_line = in_line_ && uses_.queue.StepOut(*ticket_);
     if (was_in_line) in_line_ = false;
+    waited =
+        was_in_line || (compiler_place_ && uses_.compiler.Leave(call_.client, *compiler_place_));
   }
   if (attempt != nullptr) attempt->Cancel(why);
-  if (was_in_line) Fail(why);
+  if (waited) Fail(why);
 }
 
 void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,

@@ -6,16 +6,17 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 
 #include "absl/time/time.h"
-#include "base/task_thread.h"
 #include "decode_service/client_requests.h"
 #include "decode_service/decode_loop.h"
 #include "decode_service/decode_metrics.h"
 #include "decode_service/generation_request.h"
 #include "decode_service/generation_trace.h"
+#include "decode_service/grammar/compile_queue.h"
 #include "decode_service/prefill_attempt.h"
 #include "decode_service/prefill_nodes.h"
 #include "decode_service/recent_requests.h"
@@ -44,7 +45,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     NcclService* nccl = nullptr;  // null: caches come over gRPC only
     RecentRequests& recent;
     Tracer& tracer;
-    TaskThread& compiler;  // compiles the structures that constrain outputs
+    CompileQueue& compiler;  // of the structures that constrain outputs
     const Options& options;
   };
 
@@ -82,8 +83,6 @@ class Generation : public std::enable_shared_from_this<Generation> {
   // Queues the compilation of the output's structure; a cancellation before its turn ends the
   // request at once.
   absl::Status WaitForCompiler();
-  // Leaves the compiler's queue. Null if not in it: its turn or a cancellation has come.
-  std::shared_ptr<Generation> LeaveCompiler();
   // Compiles the structure that constrains the output, and continues.
   void Compile();
   // InvalidArgument that names the request's field.
@@ -123,7 +122,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   absl::Duration receive_time_;  // as PrefillAttempt::Result
 
   std::mutex mutex_;
-  std::shared_ptr<Generation> awaits_compiler_;  // itself, while in the compiler's queue
+  std::optional<size_t> compiler_place_;  // in its queue, if it ever was there
   bool in_line_ = false;
   std::shared_ptr<PrefillAttempt> attempt_;  // shared: the channel calls it to its end
   absl::Time attempt_begin_;

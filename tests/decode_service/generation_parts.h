@@ -30,7 +30,7 @@ struct GenerationParts {
   ClientRequests client_requests{0};
   RecentRequests recent;
   Tracer tracer;
-  TaskThread compiler;
+  CompileQueue compiler;
   const Generation::Options options;
   const Generation::Uses uses{.model = node.model,
                               .nodes = nodes,

@@ -9,6 +9,8 @@
 #include <functional>
 #include <future>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -26,16 +28,18 @@
 namespace kvship {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 class GenerationTest : public ::testing::Test {
  protected:
-  std::shared_ptr<Generation> NewGeneration(const std::string& id = "r") {
+  std::shared_ptr<Generation> NewGeneration(const std::string& id = "r",
+                                            const std::string& client = "") {
     const absl::Time now = MonotonicNow();
     return std::make_shared<Generation>(
         parts_.uses,
         Generation::Call{
-            .id = id, .client = "", .arrival = now, .deadline = now + absl::Minutes(1)});
+            .id = id, .client = client, .arrival = now, .deadline = now + absl::Minutes(1)});
   }
 
   // Calls `on_end` when a client would see how the request ended, with that.
@@ -264,6 +268,32 @@ TEST_F(GenerationTest, OthersWaitForACompilerAndMayGoMeanwhile) {
   EXPECT_EQ(gone.get(), why);
   EXPECT_EQ(grammars.num_compiled, 1);
   WaitUntilNobodyElseHas(generations[0]);
+}
+
+TEST_F(GenerationTest, ClientsTakeTurnsAtTheCompiler) {
+  node_.model.tokenizer = std::make_unique<LetterTokenizer>();
+  auto owned = std::make_unique<OneTokenGrammars>(std::nullopt);
+  OneTokenGrammars& grammars = *owned;
+  node_.model.grammars = std::move(owned);
+  grammars.may_go_on = false;
+  v1::GenerateRequest request = Request();
+  request.set_json_schema("{}");
+  std::vector<std::shared_ptr<Generation>> generations;
+  std::vector<std::string> order;  // in which they end
+  std::promise<void> all;
+  for (const char* client : {"one", "one", "one", "one", "another"}) {
+    const auto generation = generations.emplace_back(NewGeneration(client, client));
+    OnEnd(*generation, [&, client](const absl::Status&) {
+      order.emplace_back(client);
+      if (order.size() == 5) all.set_value();
+    });
+    EXPECT_TRUE(generation->Start(request));
+    while (grammars.num_compiled == 0) std::this_thread::yield();  // the first one is at it
+  }
+  grammars.may_go_on = true;
+  all.get_future().get();
+  EXPECT_THAT(order, ElementsAre("one", "another", "one", "one", "one"));
+  for (const auto& generation : generations) WaitUntilNobodyElseHas(generation);
 }
 
 TEST_F(GenerationTest, EndingItDoesNotEjectItsPrefillNode) {
