@@ -62,6 +62,7 @@ StructuralPart AnyArguments(const StructuralPart& value) {
 }
 
 constexpr size_t kMostValues = 512;
+constexpr size_t kMostBytes = 4 << 20;  // which XGrammar reads in half a second
 
 class Writer {
  public:
@@ -83,6 +84,7 @@ class Writer {
       return AnyArguments(value);
     }
     std::vector<StructuralPart> arguments = {TextPart("")};  // if there are no arguments
+    size_t num_bytes = 0;
     const json properties = named.value("properties", json::object());
     const json required = named.value("required", json::array());
     for (const auto& [name, schema] : properties.items()) {
@@ -91,6 +93,12 @@ class Writer {
         return WrongSchema(path, schema, "a name, without < and >");
       }
       ASSIGN_OR_RETURN(const StructuralPart value, Value(schema, path));
+      num_bytes += value.size();
+      if (num_bytes > kMostBytes) {
+        return WrongSchema(path, schema,
+                           absl::StrCat("arguments that take at most ", kMostBytes, " bytes, each ",
+                                        "with the definitions where it refers to one"));
+      }
       const StructuralPart argument = Argument(TextPart(name), value);
       const bool is_needed = std::find(required.begin(), required.end(), name) != required.end();
       arguments.push_back(is_needed ? argument : Optional(argument));
@@ -168,6 +176,7 @@ class Writer {
   }
 
   json WithDefinitions(json schema) const {
+    if (!absl::StrContains(schema.dump(), R"("$ref":)")) return schema;
     for (const char* name : {"$defs", "definitions"}) {
       if (root_.contains(name)) schema[name] = root_[name];
     }

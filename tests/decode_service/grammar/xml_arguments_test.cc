@@ -222,6 +222,27 @@ TEST(XmlArgumentsTest, WhatBareTextDoesNotTellApartIsRefused) {
               HasSubstr("pattern is \"^<$\""));
 }
 
+TEST(XmlArgumentsTest, WhatEachArgumentTakesAlongIsBounded) {
+  // Arguments of a schema with 15 KB of definitions, which each takes along that refers to one.
+  const auto structure_of = [](const std::string& argument) {
+    std::string properties, values;
+    for (int i = 0; i < 290; ++i)
+      absl::StrAppend(&properties, i == 0 ? "" : ",", "\"a", i, "\":", argument);
+    for (int i = 0; i < 450; ++i)
+      absl::StrAppend(&values, i == 0 ? "" : ",", "\"", std::string(28, 'x'), i, "\"");
+    return StructureOfTools({ToolJson(
+        "f", absl::StrCat(R"({"$defs": {"long": {"enum": [)", values,
+                          R"(]}, "list": {"items": {"$ref": "#/$defs/long"}}}, "properties": {)",
+                          properties, "}}"))});
+  };
+  EXPECT_LT(structure_of(R"({"type": "boolean"})")->size(), 200'000u);
+  for (const char* argument : {R"({"$ref": "#/$defs/list"})", R"({"$ref": "#/$defs/long"})"}) {
+    EXPECT_THAT(std::string(structure_of(argument).status().message()),
+                HasSubstr("; wanted arguments that take at most 4194304 bytes, each with the "
+                          "definitions where it refers to one"));
+  }
+}
+
 // Any allowed token, and as a rule the next byte of what ends an argument, where that may stand.
 std::string RandomArguments(const std::string& structure, std::mt19937& random) {
   constexpr absl::string_view kEnd = "\n</parameter>\n";
