@@ -23,14 +23,23 @@ using json = nlohmann::ordered_json;
 constexpr size_t kMostBytes = 64 << 10;
 constexpr int64_t kMostItems = 128;  // above, XGrammar uses counters, which are slow per token
 constexpr int64_t kMostCharacters = 1'000'000;
+// Names that begin alike take XGrammar as long as they are many times as long as each is.
+constexpr size_t kMostNameBytes = 128;
 
 // These do not constrain an output.
 const SchemaNames kAnnotations = {"$comment", "$schema",    "contentEncoding", "contentMediaType",
                                   "default",  "deprecated", "description",     "example",
                                   "examples", "readOnly",   "title",           "writeOnly"};
 // Other formats are annotations too, unless a validator chooses to assert them.
-const SchemaNames kFormats = {"date", "date-time", "duration", "hostname",
-                              "ipv4", "ipv6",      "time",     "uuid"};
+const std::map<std::string, CompileWork, std::less<>> kFormats = {
+    {"date", {30, 6, 500}},       {"date-time", {40, 12, 500}}, {"duration", {50, 36, 1500}},
+    {"hostname", {10, 6, 12000}}, {"ipv4", {30, 20, 500}},      {"ipv6", {64, 101, 5000}},
+    {"time", {30, 10, 500}},      {"uuid", {12, 4, 200}}};
+
+// Parts of schemas, as measured; the largest of their kind, such as bounds of 15 digits.
+constexpr CompileWork kOfSchema = {2, 1}, kOfArray = {4, 3}, kOfAdditional = {12, 6},
+                      kOfLength = {4, 3}, kOfInteger = {45, 4, 1000}, kOfNumber = {120, 8, 1000},
+                      kOfReference = {1, 3}, kOfPattern = {0, 4};
 
 // Other keywords of a schema: one of kChoices, with the keywords allowed beside it, or a type.
 const std::map<std::string, SchemaNames, std::less<>> kChoices = {{"$ref", {}},
@@ -69,6 +78,7 @@ class Checker {
 
   // Checks a schema and rewrites it in the form that XGrammar expects.
   absl::Status Read(json& schema, const std::string& path) {
+    RETURN_IF_ERROR(Spend(kOfSchema));
     if (schema == json(true)) schema = json::object();
     if (!schema.is_object())
       return WrongSchema(path, schema, "a schema, which is an object or true");
@@ -92,6 +102,12 @@ class Checker {
   }
 
  private:
+  absl::Status Spend(const CompileWork& more) {
+    quotas_.work += more;
+    quotas_.microseconds.used = 0;
+    return Take(quotas_.work.TotalMicroseconds(), quotas_.microseconds);
+  }
+
   static absl::Status CannotHold(const std::string& path, const std::string& name,
                                  const json& value, absl::string_view beside) {
     return WrongSchema(absl::StrCat(path, ".", name), value,
@@ -105,6 +121,7 @@ class Checker {
     const std::string its_path = absl::StrCat(path, ".", choice);
     if (choice == "$ref") {
       RETURN_IF_ERROR(Take(1, quotas_.references));
+      RETURN_IF_ERROR(Spend(kOfReference));
       if (value == "#" ||
           (value.is_string() && references_.contains(WithoutPercents(value.get<std::string>())))) {
         return absl::OkStatus();
@@ -132,7 +149,9 @@ class Checker {
 
   absl::Status CheckValues(const json& values, json& schema, const std::string& path) {
     RETURN_IF_ERROR(Take(values.size(), quotas_.values));
-    RETURN_IF_ERROR(Take(values.dump().size(), quotas_.value_bytes));
+    const size_t num_bytes = values.dump().size();
+    RETURN_IF_ERROR(Take(num_bytes, quotas_.value_bytes));
+    RETURN_IF_ERROR(Spend({.states = num_bytes}));
     ASSIGN_OR_RETURN(const SchemaNames types, SchemaTypes(schema, path));
     for (const json& value : values) {
       if (!IsExactInSchema(value)) return WrongSchema(path, value, "integers of 64 bits");
@@ -170,7 +189,11 @@ class Checker {
     if (types.contains("array")) RETURN_IF_ERROR(ReadArray(schema, path));
     if (types.contains("object")) RETURN_IF_ERROR(ReadObject(schema, path));
     if (types.contains("string")) RETURN_IF_ERROR(ReadString(schema, path));
-    if (HasSchemaBounds(schema)) RETURN_IF_ERROR(Take(1, quotas_.bounded));
+    if (HasSchemaBounds(schema)) {
+      RETURN_IF_ERROR(Take(1, quotas_.bounded));
+      if (types.contains("integer")) RETURN_IF_ERROR(Spend(kOfInteger));
+      if (types.contains("number")) RETURN_IF_ERROR(Spend(kOfNumber));
+    }
     return CheckSchemaBounds(schema, types, path);
   }
 
@@ -180,7 +203,11 @@ class Checker {
     if (schema.contains("format") && (has_length || !schema["format"].is_string())) {
       return WrongSchema(path + ".format", schema["format"], "a name, and no length beside it");
     }
-    if (schema.contains("format")) RETURN_IF_ERROR(Take(1, quotas_.formats));
+    if (has_length) RETURN_IF_ERROR(Spend(kOfLength));
+    if (schema.contains("format")) {
+      RETURN_IF_ERROR(Take(1, quotas_.formats));
+      RETURN_IF_ERROR(Spend(kFormats.at(schema["format"].get<std::string>())));
+    }
     if (!schema.contains("pattern")) return absl::OkStatus();
     const json& value = schema["pattern"];
     if (!value.is_string() || has_length || schema.contains("format")) {
@@ -189,11 +216,17 @@ class Checker {
     const auto pattern = ReadSchemaPattern(value.get<std::string>(), not_in_patterns_);
     if (!pattern.ok()) return WrongSchema(path + ".pattern", value, pattern.status().message());
     schema["pattern"] = pattern->text;
-    return Take(pattern->cost, quotas_.patterns);
+    RETURN_IF_ERROR(Take(pattern->cost.steps, quotas_.patterns));
+    RETURN_IF_ERROR(Spend(kOfPattern));
+    return Spend(
+        {.states = 3 * pattern->cost.steps, .microseconds = pattern->cost.compile_microseconds});
   }
 
   absl::Status ReadArray(json& schema, const std::string& path) {
     RETURN_IF_ERROR(CheckSchemaCounts(schema, "minItems", "maxItems", kMostItems, path));
+    RETURN_IF_ERROR(Spend(kOfArray));
+    const auto least = schema.value("minItems", size_t{0});
+    RETURN_IF_ERROR(Spend({.rules = schema.value("maxItems", least) - least}));
     if (!schema.contains("items")) schema["items"] = true;
     if (schema["items"] != json(false)) RETURN_IF_ERROR(Read(schema["items"], path + ".items"));
     if (!schema.contains("prefixItems")) return absl::OkStatus();
@@ -211,6 +244,12 @@ class Checker {
     if (!properties.is_object()) return WrongSchema(path + ".properties", properties, "an object");
     RETURN_IF_ERROR(Take(properties.size(), quotas_.properties));
     for (auto& [name, property] : properties.items()) {
+      if (name.size() > kMostNameBytes) {
+        return WrongSchema(path + ".properties", name,
+                           absl::StrCat("names of at most ", kMostNameBytes, " bytes"));
+      }
+      // Twice where it may be left out, as the next ones begin alike.
+      RETURN_IF_ERROR(Spend({.states = 2 * name.size()}));
       RETURN_IF_ERROR(Read(property, absl::StrCat(path, ".properties.", name)));
     }
     if (schema.contains("required")) {
@@ -232,6 +271,7 @@ class Checker {
     if (!properties.empty()) {
       return WrongSchema(path + ".additionalProperties", others, "false beside properties");
     }
+    RETURN_IF_ERROR(Spend(kOfAdditional));
     if (others == json(true)) return absl::OkStatus();
     return Read(others, path + ".additionalProperties");
   }

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "decode_service/grammar/compile_work.h"
 
 namespace kvship {
 
@@ -19,7 +20,8 @@ struct SchemaQuota {
   size_t most;
   size_t used = 0;
 };
-// Hand-written schemas stay far below. Above, XGrammar may take long to compile or to match.
+// Hand-written schemas stay far below. Above, XGrammar may take long to compile or to match. The
+// others together would allow schemas that take it half a minute; `microseconds` bounds the sum.
 struct SchemaQuotas {
   SchemaQuota alternatives = {"further alternatives of anyOf and oneOf", 64};
   SchemaQuota properties = {"properties and prefixItems", 512};
@@ -29,6 +31,8 @@ struct SchemaQuotas {
   SchemaQuota formats = {"formats", 100};
   SchemaQuota bounded = {"numbers with bounds", 400};
   SchemaQuota patterns = {"steps to match patterns", 1000};
+  SchemaQuota microseconds = {"microseconds to compile, as estimated", 2'000'000};
+  CompileWork work = {.rules = 25};  // of any schema
 };
 
 // Returns a schema for XGrammar that allows what `text` does. InvalidArgument, to be appended to

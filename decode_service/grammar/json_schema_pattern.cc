@@ -11,7 +11,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
-#include "decode_service/grammar/pattern_positions.h"
 
 namespace kvship {
 namespace {
@@ -89,7 +88,7 @@ class Reader {
   absl::StatusOr<SchemaPattern> Read() {
     ASSIGN_OR_RETURN(const Part whole, ReadAlternatives(0));
     if (at_ < pattern_.size()) return Without(at_);  // an unmatched )
-    return SchemaPattern{absl::StrCat("^", whole.text, "$"), positions_.Cost(whole.positions)};
+    return SchemaPattern{absl::StrCat("^", whole.text, "$"), positions_.CostOf(whole.positions)};
   }
 
  private:

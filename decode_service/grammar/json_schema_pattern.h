@@ -1,17 +1,17 @@
 // Regular expressions of JSON schemas ("pattern"; ECMA-262). Part of json_schema.h. Pure functions.
 #pragma once
 
-#include <cstddef>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "decode_service/grammar/pattern_positions.h"
 
 namespace kvship {
 
 struct SchemaPattern {
   std::string text;  // for XGrammar; matches whole string contents, without escapes
-  size_t cost = 0;   // of compilation (PatternPositions::Cost)
+  PatternPositions::Cost cost;
 };
 
 // Returns an expression for UTF-8 text that contains a match of `pattern`. InvalidArgument, to be

@@ -24,6 +24,12 @@ bool Contains(const CharacterSet& set, char32_t c) {
   });
 }
 
+bool HasMostLetters(const CharacterSet& set) {
+  int num_letters = 0;
+  for (char32_t letter = 'a'; letter <= 'z'; ++letter) num_letters += Contains(set, letter) ? 1 : 0;
+  return num_letters > 13;
+}
+
 // One character of each class of characters that belong to the same sets.
 std::set<char32_t> Representatives(absl::Span<const CharacterSet> sets) {
   std::set<char32_t> characters;
@@ -104,13 +110,27 @@ PatternPositions::Part PatternPositions::Repeated(const Part& part, size_t least
   return whole;
 }
 
-size_t PatternPositions::Cost(const Part& whole) const {
+PatternPositions::Cost PatternPositions::CostOf(const Part& whole) const {
   // More tokens of a vocabulary match a position of any letter than one of ASCII.
   constexpr size_t kOfAllLetters = 4;
-  size_t cost = 0;
-  for (const CharacterSet& set : sets_) cost += set.back().last < 0x80 ? 1 : kOfAllLetters;
+  // Measured as CompileWork's. Most tokens are of small letters, half of them behind a space.
+  constexpr size_t kOfAny = 200, kOfLetters = 3500, kOfSpace = 6000, kBeyondAscii = 3500;
   const std::optional<size_t> most = MostAtOnce(whole);
-  return most ? cost * std::max<size_t>(*most, 1) : kEndless;
+  if (!most) return {.steps = kEndless, .compile_microseconds = kEndless};
+  Cost cost;
+  const bool has_letters = std::any_of(sets_.begin(), sets_.end(), HasMostLetters);
+  for (const CharacterSet& set : sets_) {
+    const bool is_ascii = set.back().last < 0x80;
+    cost.steps += is_ascii ? 1 : kOfAllLetters;
+    cost.compile_microseconds += kOfAny;
+    if (has_letters && Contains(set, ' ')) cost.compile_microseconds += kOfSpace;
+    if (!HasMostLetters(set)) continue;
+    cost.compile_microseconds += kOfLetters + (is_ascii ? 0 : kBeyondAscii);
+  }
+  const size_t at_once = std::max<size_t>(*most, 1);
+  cost.steps *= at_once;
+  cost.compile_microseconds += cost.compile_microseconds * (at_once - 1) / 10;
+  return cost;
 }
 
 std::optional<size_t> PatternPositions::MostAtOnce(const Part& whole) const {

@@ -36,9 +36,13 @@ class PatternPositions {
   Part Repeated(const Part& part, size_t least, std::optional<size_t> most);
 
   size_t size() const { return sets_.size(); }
-  // The number of positions (non-ASCII ones count several times) times the number that a text may
-  // be at simultaneously. kEndless: too many to compute quickly.
-  size_t Cost(const Part& whole) const;
+  struct Cost {
+    // The number of positions (non-ASCII ones count several times) times the number that a text may
+    // be at simultaneously. kEndless: too many to compute quickly.
+    size_t steps = 0;
+    size_t compile_microseconds = 0;  // as CompileWork's, of this pattern alone
+  };
+  Cost CostOf(const Part& whole) const;
   static constexpr size_t kEndless = 1 << 30;
 
  private:

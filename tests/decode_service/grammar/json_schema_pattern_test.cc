@@ -310,7 +310,18 @@ TEST(JsonSchemaPatternTest, CostIsOfPositionsAndOfThoseThatATextIsAtAtOnce) {
       {"^(.*a){60}$", kEndless},
   };
   for (const auto& [pattern, cost] : rows) {
-    EXPECT_EQ(ReadSchemaPattern(pattern)->cost, cost) << pattern;
+    EXPECT_EQ(ReadSchemaPattern(pattern)->cost.steps, cost) << pattern;
+  }
+}
+
+TEST(JsonSchemaPatternTest, LettersAndSpacesTakeLongToCompile) {
+  const std::pair<const char*, size_t> rows[] = {
+      {"^\\d{10}$", 2'000},    {"^[0-9a-f]{10}$", 2'000},     {"^[A-Z ]{10}$", 2'000},
+      {"^[a-z]{10}$", 37'000}, {"^\\w{10}$", 37'000},         {"^[a-z ]{10}$", 97'000},
+      {"^[^,]{10}$", 132'000}, {"^([a-z]+ ){5}$", 5 * 9'900}, {"^([a-z ]?){11}$", 2 * 11 * 9'700},
+  };
+  for (const auto& [pattern, microseconds] : rows) {
+    EXPECT_EQ(ReadSchemaPattern(pattern)->cost.compile_microseconds, microseconds) << pattern;
   }
 }
 
@@ -337,7 +348,7 @@ TEST(JsonSchemaPatternTest, RandomOnesAreHeld) {
   int found = 0;
   for (int i = 0; i < kPatterns; ++i) {
     const std::string pattern = absl::StrCat("^(", RandomPattern(random, 2), ")$");
-    if (ReadSchemaPattern(pattern)->cost > SchemaQuotas().patterns.most) continue;
+    if (ReadSchemaPattern(pattern)->cost.steps > SchemaQuotas().patterns.most) continue;
     const PatternSearch search(pattern);
     for (int j = 0; j < kTexts; ++j) {
       std::string text;

@@ -3,10 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
-
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 
 namespace kvship {
 namespace {
@@ -19,15 +16,6 @@ std::string Checked(absl::string_view schema) {
   if (checked.ok()) return *checked;
   EXPECT_TRUE(absl::IsInvalidArgument(checked.status())) << checked.status();
   return std::string(checked.status().message());
-}
-
-// "x" so many times, with ", " between.
-std::string Repeated(absl::string_view x, int times) {
-  std::string text;
-  for (int i = 0; i < times; ++i) {
-    absl::StrAppend(&text, i == 0 ? "" : ", ", absl::StrReplaceAll(x, {{"%", absl::StrCat(i)}}));
-  }
-  return text;
 }
 
 struct Row {
@@ -281,16 +269,6 @@ TEST(JsonSchemaTest, WhatIsLetThroughIsLetThroughUnchanged) {
   }
 }
 
-TEST(JsonSchemaTest, QuotasAreThoseOfARequest) {
-  SchemaQuotas quotas;
-  const std::string schema =
-      absl::StrCat(R"({"properties": {)", Repeated(R"("p%": {})", 200), "}}");
-  EXPECT_TRUE(CheckedJsonSchema(schema, quotas).ok());
-  EXPECT_TRUE(CheckedJsonSchema(schema, quotas).ok());
-  EXPECT_EQ(CheckedJsonSchema(schema, quotas).status().message(),
-            " has 600 or more properties and prefixItems; wanted at most 512");
-}
-
 TEST(JsonSchemaTest, BoundsOfManyDigitsAreTaken) {
   for (const char* bound : {"123456789012345", "41546379.06", "632047850.27225", "-0.000001",
                             "1e15", "-1000000000000000", "28197438.5958", "0.1"}) {
@@ -298,75 +276,6 @@ TEST(JsonSchemaTest, BoundsOfManyDigitsAreTaken) {
         CheckedJsonSchema(absl::StrCat(R"({"type": "number", "minimum": )", bound, "}")).ok())
         << bound;
   }
-}
-
-TEST(JsonSchemaTest, QuotasEndWhereTheySay) {
-  // `%` in what is repeated is its number. The most, and what is said of one more.
-  const struct {
-    std::string before, repeated, behind;
-    int most;
-    std::string message;
-  } rows[] = {
-      {R"({"properties": {)", R"("p%": {})", "}}", 512,
-       " has 513 or more properties and prefixItems; wanted at most 512"},
-      {R"({"enum": [)", "%", "]}", 500, " has 501 or more values of enum and const; wanted"},
-      {R"({"anyOf": [)", R"({"const": %})", "]}", 65,
-       " has 65 or more further alternatives of anyOf and oneOf; wanted at most 64"},
-      {R"({"anyOf": [{"type": "null"}, )", "{}", "]}", 65, " has 65 or more further alternatives"},
-      {R"({"type": "array", "prefixItems": [)", "{}", "]}", 512, " has 513 or more properties and"},
-      {R"({"$defs": {)", R"("d%": {"anyOf": [{}, {}]})", "}}", 64,
-       " has 65 or more further alternatives"},
-      {R"({"$defs": {)", R"("d%": {"const": 1})", "}}", 500, " has 501 or more values"},
-      {R"({"$defs": {)", R"("d%": {"$ref": "#"})", "}}", 300,
-       " has 301 or more references; wanted at most 300"},
-      {R"({"$defs": {)", R"("d%": {"properties": {"a": {}}})", "}}", 512, " has 513 or more prop"},
-      {R"({"$defs": {)", R"("d%": {"type": "string", "format": "date"})", "}}", 100,
-       " has 101 or more formats; wanted at most 100"},
-      {R"({"$defs": {)", R"("d%": {"type": "integer", "maximum": 5})", "}}", 400,
-       " has 401 or more numbers with bounds; wanted at most 400"},
-      {R"({"$defs": {)", R"("d%": {"type": "string", "pattern": "^a{100}$"})", "}}", 10,
-       " has 1100 or more steps to match patterns; wanted at most 1000"},
-  };
-  for (const auto& row : rows) {
-    const auto of = [&row](int n) { return row.before + Repeated(row.repeated, n) + row.behind; };
-    EXPECT_TRUE(CheckedJsonSchema(of(row.most)).ok()) << Checked(of(row.most));
-    EXPECT_THAT(Checked(of(row.most + 1)), StartsWith(row.message));
-  }
-}
-
-TEST(JsonSchemaTest, AlternativesThatAreNullCostNothing) {
-  const std::string optional = R"("p%": {"anyOf": [{"type": "string"}, {"type": "null"}]})";
-  EXPECT_TRUE(
-      CheckedJsonSchema(absl::StrCat(R"({"properties": {)", Repeated(optional, 200), "}}")).ok());
-}
-
-TEST(JsonSchemaTest, BytesOfValuesAreBounded) {
-  // As a list of one, in quotes.
-  const auto of = [](size_t bytes) {
-    return absl::StrCat(R"({"const": ")", std::string(bytes - 4, 'x'), "\"}");
-  };
-  EXPECT_TRUE(CheckedJsonSchema(of(16 << 10)).ok());
-  EXPECT_EQ(Checked(of((16 << 10) + 1)),
-            " has 16385 or more bytes of values; wanted at most 16384");
-}
-
-TEST(JsonSchemaTest, BytesOfTheSchemaAreBounded) {
-  const auto of = [](size_t bytes) {
-    return absl::StrCat(R"({"title": ")", std::string(bytes - 13, 'x'), "\"}");
-  };
-  EXPECT_EQ(Checked(of(64 << 10)), "{}");
-  EXPECT_EQ(Checked(of((64 << 10) + 1)), " has 65537 bytes; wanted at most 65536");
-}
-
-TEST(JsonSchemaTest, DepthIsBounded) {
-  const auto of = [](int depth) {
-    std::string schema = "{}";
-    for (int i = 1; i < depth; ++i) schema = absl::StrCat(R"({"items": )", schema, "}");
-    return schema;
-  };
-  EXPECT_TRUE(CheckedJsonSchema(of(64)).ok());
-  EXPECT_EQ(Checked(of(65)), " is nested deeper than 64; wanted at most that");
-  EXPECT_EQ(Checked(std::string(60000, '[')), " is no JSON object; wanted one");
 }
 
 }  // namespace
