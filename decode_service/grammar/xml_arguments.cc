@@ -62,7 +62,7 @@ StructuralPart AnyArguments(const StructuralPart& value) {
 }
 
 constexpr size_t kMostValues = 512;
-constexpr size_t kMostBytes = 4 << 20;  // which XGrammar reads in half a second
+constexpr size_t kMostArgumentBytes = 4 << 20;  // which XGrammar reads in half a second
 
 class Writer {
  public:
@@ -94,9 +94,9 @@ class Writer {
       }
       ASSIGN_OR_RETURN(const StructuralPart value, Value(schema, path));
       num_bytes += value.size();
-      if (num_bytes > kMostBytes) {
+      if (num_bytes > kMostArgumentBytes) {
         return WrongSchema(path, schema,
-                           absl::StrCat("arguments that take at most ", kMostBytes, " bytes, each ",
+                           absl::StrCat("arguments that take at most ", kMostArgumentBytes, " bytes, each ",
                                         "with the definitions where it refers to one"));
       }
       const StructuralPart argument = Argument(TextPart(name), value);
