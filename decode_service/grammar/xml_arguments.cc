@@ -95,9 +95,10 @@ class Writer {
       ASSIGN_OR_RETURN(const StructuralPart value, Value(schema, path));
       num_bytes += value.size();
       if (num_bytes > kMostArgumentBytes) {
-        return WrongSchema(path, schema,
-                           absl::StrCat("arguments that take at most ", kMostArgumentBytes, " bytes, each ",
-                                        "with the definitions where it refers to one"));
+        return WrongSchema(
+            path, schema,
+            absl::StrCat("arguments that take at most ", kMostArgumentBytes, " bytes, each ",
+                         "with the definitions where it refers to one"));
       }
       const StructuralPart argument = Argument(TextPart(name), value);
       const bool is_needed = std::find(required.begin(), required.end(), name) != required.end();
