@@ -56,7 +56,7 @@ class HttpServerTest : public ::testing::Test {
     // More than a connection holds.
     server_.Get("/much", [this](const httplib::Request&, httplib::Response& response) {
       waiting_ = true;
-      response.set_content(std::string(64 << 20, 'x'), "text/plain");
+      response.set_content(std::string(16 << 20, 'x'), "text/plain");
     });
     ASSERT_TRUE(server_.Listen("http", "127.0.0.1:0").ok());
   }
@@ -230,7 +230,7 @@ TEST_F(HttpServerTest, DrainingClosesConnectionsButStillAnswers) {
 TEST(HttpServerAnswerTest, AClientThatDoesNotReadHoldsItsConnectionForSecondsOnly) {
   HttpServer server({.header_time = absl::Milliseconds(100)});
   server.Get("/much", [](const httplib::Request&, httplib::Response& response) {
-    response.set_content(std::string(64 << 20, 'x'), "text/plain");
+    response.set_content(std::string(16 << 20, 'x'), "text/plain");
   });
   int ends[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
