@@ -16,13 +16,14 @@ absl::Status Wrong(absl::string_view name, double value, absl::string_view wante
       absl::StrCat("sampling.", name, " is ", value, "; wanted ", wanted));
 }
 
-// Whether token a comes before token b: more likely, or as likely with a smaller id. NaN comes
-// last.
+// NaN comes last.
+float OrLowest(float logit) { return std::isnan(logit) ? -INFINITY : logit; }
+
+// Whether token a comes before token b: more likely, or as likely with a smaller id.
 struct MoreLikely {
   std::span<const float> logits;
   bool operator()(int32_t a, int32_t b) const {
-    const float x = std::isnan(logits[a]) ? -INFINITY : logits[a];
-    const float y = std::isnan(logits[b]) ? -INFINITY : logits[b];
+    const float x = OrLowest(logits[a]), y = OrLowest(logits[b]);
     return x != y ? x > y : a < b;
   }
 };
@@ -37,8 +38,7 @@ std::vector<int32_t> LikeliestTokens(std::span<const float> logits, size_t count
   std::make_heap(heap.begin(), heap.end(), more_likely);
   for (size_t i = count; i < logits.size(); ++i) {
     // Not more likely where equal, its id being larger.
-    const float least = logits[heap.front()];
-    if (!(logits[i] > least) && !(std::isnan(least) && logits[i] > -INFINITY)) continue;
+    if (!(logits[i] > OrLowest(logits[heap.front()]))) continue;
     std::pop_heap(heap.begin(), heap.end(), more_likely);
     heap.back() = static_cast<int32_t>(i);
     std::push_heap(heap.begin(), heap.end(), more_likely);

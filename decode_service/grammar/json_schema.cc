@@ -48,11 +48,15 @@ const std::map<std::string, SchemaNames, std::less<>> kChoices = {{"$ref", {}},
                                                                   {"enum", {"type"}},
                                                                   {"oneOf", {"discriminator"}}};
 
-absl::Status Take(size_t count, SchemaQuota& quota) {
-  quota.used += count;
+absl::Status CheckQuota(const SchemaQuota& quota) {
   if (quota.used <= quota.most) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(" has ", quota.used, " or more ", quota.of, "; wanted at most ", quota.most));
+}
+
+absl::Status Take(size_t count, SchemaQuota& quota) {
+  quota.used += count;
+  return CheckQuota(quota);
 }
 
 // The number of alternatives that may overlap, as all but null may, after the first, which is free.
@@ -104,8 +108,8 @@ class Checker {
  private:
   absl::Status Spend(const CompileWork& more) {
     quotas_.work += more;
-    quotas_.microseconds.used = 0;
-    return Take(quotas_.work.TotalMicroseconds(), quotas_.microseconds);
+    quotas_.microseconds.used = quotas_.work.TotalMicroseconds();
+    return CheckQuota(quotas_.microseconds);
   }
 
   static absl::Status CannotHold(const std::string& path, const std::string& name,
