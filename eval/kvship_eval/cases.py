@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvship_eval import wording
-from kvship_eval.haystack import CHOOSE_TEXTS, REPORT_TEXTS, Haystack
+from kvship_eval.haystack import CHARS_PER_TOKEN, CHOOSE_TEXTS, REPORT_TEXTS, Haystack
 from kvship_eval.wording import Wording
 
 FORMS = ("single", "multi_key", "multi_value", "multi_query")
@@ -61,10 +61,6 @@ class Case:
     max_tokens: int
 
 
-# English text in SmolLM2's tokenizer; prompts report their true length.
-CHARS_PER_TOKEN = 4.6
-
-
 def score(text: str, expected: tuple[str, ...]) -> float:
     """The share of what was expected that the text holds, case and spacing aside."""
     said = " ".join(text.lower().split())
@@ -110,7 +106,7 @@ class Cases:
     def summary(self, num_tokens: int, i: int, max_tokens: int) -> Case:
         """The i-th document to be summed up: its answer leans on all of it."""
         rng = random.Random(f"summary/{num_tokens}/{self.seed + i}")
-        document = "\n\n".join(self._haystack.paragraphs(int(num_tokens * CHARS_PER_TOKEN), rng))
+        document = self._haystack.document(num_tokens, rng)
         return Case(f"Read this document.\n\n{document}\n\nSum up what the document says.", ("",), max_tokens)
 
     def _value(self, answer: str, rng: random.Random) -> str:

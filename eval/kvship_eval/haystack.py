@@ -12,6 +12,9 @@ LICENSES = Path("/usr/share/common-licenses")
 CHOOSE_TEXTS = tuple(LICENSES / name for name in ("GPL-2", "LGPL-2.1", "GFDL-1.2", "Artistic"))
 REPORT_TEXTS = tuple(LICENSES / name for name in ("MPL-1.1", "MPL-2.0", "Apache-2.0", "CC0-1.0"))
 
+# English text in SmolLM2's tokenizer; prompts report their true length.
+CHARS_PER_TOKEN = 4.6
+
 
 class Haystack:
     """Sentences-long paragraphs of the given files. Raises ValueError for a file without text."""
@@ -28,6 +31,10 @@ class Haystack:
             self._paragraphs += [block for block in blocks if len(block) > 80]
         if not self._paragraphs:
             raise ValueError(f"haystack files {', '.join(map(str, files))} hold no paragraph of text")
+
+    def document(self, num_tokens: int, rng: random.Random) -> str:
+        """Paragraphs of about num_tokens together."""
+        return "\n\n".join(self.paragraphs(int(num_tokens * CHARS_PER_TOKEN), rng))
 
     def paragraphs(self, num_chars: int, rng: random.Random) -> list[str]:
         """About num_chars of text; paragraphs come again, in another order, where there are too few."""

@@ -17,7 +17,6 @@ import numpy as np
 from matplotlib import pyplot
 from tqdm import tqdm
 
-from kvship_eval.cases import CHARS_PER_TOKEN
 from kvship_eval.haystack import REPORT_TEXTS, Haystack
 from kvship_eval.inspect_program import Inspect
 from kvship_eval.plots import listed, save
@@ -94,7 +93,7 @@ def run(inspect: Inspect, records: Records, length: int, num_documents: int) -> 
     policies = [policy.at_bytes(factor) for factor in RECALL_FACTORS for policy in RIVALS]
     with tqdm(total=4 * num_documents, desc="observe") as bar:
         for i in range(num_documents):
-            document = "\n\n".join(haystack.paragraphs(int(length * CHARS_PER_TOKEN), random.Random(f"observe/{i}")))
+            document = haystack.document(length, random.Random(f"observe/{i}"))
             if not records.holds(f"hit_rate/{i}", document):
                 tokens = inspect.tokens(document)
                 if len(tokens) <= NUM_PROMPT_WINDOWS * WINDOW:

@@ -25,7 +25,6 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from tqdm import tqdm
 
-from kvship_eval.cases import CHARS_PER_TOKEN
 from kvship_eval.haystack import Haystack
 from kvship_eval.plots import listed, save, tokens_label
 from kvship_eval.policy import Policy
@@ -130,7 +129,7 @@ def run(client: kvship.Client, records: Records, policies: Sequence[Policy], len
     work = [(round_, length, batch, policy) for round_ in range(rounds) for batch in sorted(batches)
             for length in sorted(lengths) for policy in policies]
     for round_, length, batch, policy in tqdm(work, desc="overhead"):
-        document = "\n\n".join(haystack.paragraphs(int(length * CHARS_PER_TOKEN), random.Random(f"{length}")))
+        document = haystack.document(length, random.Random(f"{length}"))
         prompt = f"{document}\n\nIn short:"
         key = f"{length}/{batch}/{policy.name}/{round_}"
         asked = prompt, policy.options, output_tokens
