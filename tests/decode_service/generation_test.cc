@@ -60,6 +60,21 @@ class GenerationTest : public ::testing::Test {
     return request;
   }
 
+  static v1::GenerateRequest StructuredRequest() {
+    v1::GenerateRequest request = Request();
+    request.set_json_schema("{}");
+    return request;
+  }
+
+  // Compiles structures by these from now on.
+  OneTokenGrammars& Compile(std::optional<int32_t> token) {
+    auto owned = std::make_unique<OneTokenGrammars>(token);
+    OneTokenGrammars& grammars = *owned;
+    node_.model.tokenizer = std::make_unique<LetterTokenizer>();
+    node_.model.grammars = std::move(owned);
+    return grammars;
+  }
+
   // How a request ends where no memory is left for `num_bytes` from when its cache has come.
   absl::Status EndWithoutMemoryFor(size_t num_bytes, const v1::GenerateRequest& request,
                                    const std::string& id = "r") {
@@ -221,21 +236,15 @@ TEST_F(GenerationTest, OneWhoseReportMemoryDoesNotHoldEnds) {
 }
 
 TEST_F(GenerationTest, ANodeThatDrawsATokenWhichIsNotAllowedIsBroken) {
-  node_.model.tokenizer = std::make_unique<LetterTokenizer>();
-  node_.model.grammars = std::make_unique<OneTokenGrammars>(8);
-  v1::GenerateRequest request = Request();
-  request.set_json_schema("{}");
-  const absl::Status end = EndOf(request);  // it draws 7
+  Compile(8);
+  const absl::Status end = EndOf(StructuredRequest());  // it draws 7
   EXPECT_EQ(end.code(), absl::StatusCode::kUnavailable) << end;
   EXPECT_THAT(std::string(end.message()), HasSubstr("first_token is none of allowed_tokens"));
 }
 
 TEST_F(GenerationTest, ASchemaThatCannotBeCompiledIsNamed) {
-  node_.model.tokenizer = std::make_unique<LetterTokenizer>();
-  node_.model.grammars = std::make_unique<OneTokenGrammars>(std::nullopt);
-  v1::GenerateRequest request = Request();
-  request.set_json_schema("{}");
-  const absl::Status end = EndOf(request);
+  Compile(std::nullopt);
+  const absl::Status end = EndOf(StructuredRequest());
   EXPECT_EQ(end.code(), absl::StatusCode::kInvalidArgument) << end;
   EXPECT_EQ(FieldOf(end), "json_schema");
   EXPECT_EQ(end.message(), "json_schema cannot be compiled: too odd");
@@ -243,18 +252,13 @@ TEST_F(GenerationTest, ASchemaThatCannotBeCompiledIsNamed) {
 }
 
 TEST_F(GenerationTest, OthersWaitForACompilerAndMayGoMeanwhile) {
-  node_.model.tokenizer = std::make_unique<LetterTokenizer>();
-  auto owned = std::make_unique<OneTokenGrammars>(std::nullopt);
-  OneTokenGrammars& grammars = *owned;
-  node_.model.grammars = std::move(owned);
+  OneTokenGrammars& grammars = Compile(std::nullopt);
   grammars.may_go_on = false;
-  v1::GenerateRequest request = Request();
-  request.set_json_schema("{}");
   std::promise<absl::Status> ends[2];
   const std::shared_ptr<Generation> generations[] = {NewGeneration("a"), NewGeneration("b")};
   for (int i = 0; i < 2; ++i) {
     OnEnd(*generations[i], [&ends, i](const absl::Status& end) { ends[i].set_value(end); });
-    EXPECT_TRUE(generations[i]->Start(request));
+    EXPECT_TRUE(generations[i]->Start(StructuredRequest()));
   }
   const absl::Status why = absl::CancelledError("enough");
   while (grammars.num_compiled == 0) std::this_thread::yield();
@@ -271,13 +275,8 @@ TEST_F(GenerationTest, OthersWaitForACompilerAndMayGoMeanwhile) {
 }
 
 TEST_F(GenerationTest, ClientsTakeTurnsAtTheCompiler) {
-  node_.model.tokenizer = std::make_unique<LetterTokenizer>();
-  auto owned = std::make_unique<OneTokenGrammars>(std::nullopt);
-  OneTokenGrammars& grammars = *owned;
-  node_.model.grammars = std::move(owned);
+  OneTokenGrammars& grammars = Compile(std::nullopt);
   grammars.may_go_on = false;
-  v1::GenerateRequest request = Request();
-  request.set_json_schema("{}");
   std::vector<std::shared_ptr<Generation>> generations;
   std::vector<std::string> order;  // in which they end
   std::promise<void> all;
@@ -287,7 +286,7 @@ TEST_F(GenerationTest, ClientsTakeTurnsAtTheCompiler) {
       order.emplace_back(client);
       if (order.size() == 5) all.set_value();
     });
-    EXPECT_TRUE(generation->Start(request));
+    EXPECT_TRUE(generation->Start(StructuredRequest()));
     while (grammars.num_compiled == 0) std::this_thread::yield();  // the first one is at it
   }
   grammars.may_go_on = true;

@@ -4,20 +4,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "decode_service/grammar/json_schema.h"
+#include "tests/decode_service/grammar/checked_schema.h"
 
 namespace kvship {
 namespace {
 
 using ::testing::EndsWith;
 using ::testing::StartsWith;
-
-// What becomes of a schema, or the message that refuses it.
-std::string Checked(absl::string_view schema) {
-  const auto checked = CheckedJsonSchema(schema);
-  if (checked.ok()) return *checked;
-  EXPECT_TRUE(absl::IsInvalidArgument(checked.status())) << checked.status();
-  return std::string(checked.status().message());
-}
 
 // "x" so many times, with ", " between.
 std::string Repeated(absl::string_view x, int times) {

@@ -4,19 +4,12 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "tests/decode_service/grammar/checked_schema.h"
 
 namespace kvship {
 namespace {
 
 using ::testing::StartsWith;
-
-// What becomes of a schema, or the message that refuses it.
-std::string Checked(absl::string_view schema) {
-  const auto checked = CheckedJsonSchema(schema);
-  if (checked.ok()) return *checked;
-  EXPECT_TRUE(absl::IsInvalidArgument(checked.status())) << checked.status();
-  return std::string(checked.status().message());
-}
 
 struct Row {
   std::string schema;
