@@ -36,12 +36,13 @@ std::vector<int32_t> LikeliestTokens(std::span<const float> logits, size_t count
   if (count == 0) return heap;
   std::iota(heap.begin(), heap.end(), 0);
   std::make_heap(heap.begin(), heap.end(), more_likely);
+  float least = OrLowest(logits[heap.front()]);
   for (size_t i = count; i < logits.size(); ++i) {
-    // Not more likely where equal, its id being larger.
-    if (!(logits[i] > OrLowest(logits[heap.front()]))) continue;
+    if (!(logits[i] > least)) continue;  // nor where equal, its id being larger
     std::pop_heap(heap.begin(), heap.end(), more_likely);
     heap.back() = static_cast<int32_t>(i);
     std::push_heap(heap.begin(), heap.end(), more_likely);
+    least = OrLowest(logits[heap.front()]);
   }
   std::sort_heap(heap.begin(), heap.end(), more_likely);
   return heap;
