@@ -211,7 +211,8 @@ absl::StatusOr<CapacityPlan> PlanCapacity(const PlannedModel& model, const Gpu& 
   whole.scorer = "keep_all";
   whole.encoder = IsQuantized(options.encoder) ? PageFormat::kF16 : options.encoder;
   ASSIGN_OR_RETURN(KvPlan whole_plan, MakePlan(whole, model.shape, load.prompt_tokens));
-  ASSIGN_OR_RETURN(KvPlan compact_plan, MakePlan(options, model.shape, load.prompt_tokens));
+  ASSIGN_OR_RETURN(KvPlan compact_plan, MakePlan(ForPrompt(options, load.prompt_tokens),
+                                                 model.shape, load.prompt_tokens));
   CapacityPlan plan;
   plan.whole = CostOf(model, gpu, load, std::move(whole_plan));
   plan.compact = CostOf(model, gpu, load, std::move(compact_plan));

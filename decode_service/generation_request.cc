@@ -285,6 +285,7 @@ absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message
                    CompressionFromProto(message.compression(), limits.default_compression));
 
   ASSIGN_OR_RETURN(request.tokens, InputTokens(message, model));
+  request.compression = ForPrompt(request.compression, request.tokens.size());
   RETURN_IF_ERROR(ReadStructure(message, model, &request));
   output.shown_tokens = ShownTokens(message, model, request.structure);
   ASSIGN_OR_RETURN(output.max_tokens, MaxTokens(message, request.tokens.size(), model, limits));

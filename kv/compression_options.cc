@@ -254,6 +254,16 @@ absl::Status CompressionOptions::Validate() const {
   return CheckBudget(*this);
 }
 
+CompressionOptions ForPrompt(CompressionOptions options, size_t prompt_tokens) {
+  const auto least = static_cast<double>(options.min_tokens);
+  if (options.budget_ratio > 0 &&
+      options.budget_ratio * static_cast<double>(prompt_tokens) < least) {
+    options.budget_ratio = 0;
+    options.budget_tokens = options.min_tokens;
+  }
+  return options;
+}
+
 CompressionOptions DefaultCompression(size_t head_dim) {
   CompressionOptions options;
   if (head_dim % kValueGroup == 0) options.encoder = PageFormat::kInt4;

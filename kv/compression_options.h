@@ -44,7 +44,8 @@ struct CompressionOptions {
   // ada) or at most (mass). A budget_ratio above 0 overrides this number with ratio * T.
   size_t budget_tokens = 1024;
   double budget_ratio = 0;
-  size_t min_tokens = 0;  // prompts up to this length are kept whole
+  // The least that a budget_ratio comes to (ForPrompt). Prompts up to this are kept whole.
+  size_t min_tokens = 0;
   // Tokens always kept at the start and at the end. Unset: by scorer (compress/README.md).
   std::optional<size_t> sinks;
   std::optional<size_t> recent_tokens;
@@ -81,6 +82,11 @@ struct CompressionOptions {
   // prompt's length: MakePlan does.
   absl::Status Validate() const;
 };
+
+// What the options are for a prompt of that length: a budget_ratio of fewer than min_tokens tokens
+// becomes budget_tokens = min_tokens. Whoever takes a request calls this, once; plans and
+// compressors take the options as they are.
+CompressionOptions ForPrompt(CompressionOptions options, size_t prompt_tokens);
 
 // The server's default: the setting that found most needles on the demo model at 32 times fewer
 // bytes, with twice the tokens (docs/design.md has the measurement): about 16 times fewer bytes

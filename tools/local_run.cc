@@ -90,7 +90,8 @@ absl::StatusOr<std::vector<LocalRun::Prefilled>> LocalRun::PrefillForEach(
   RETURN_IF_ERROR(CheckTokens(tokens));
   std::vector<Prefilled> all;
   std::vector<std::unique_ptr<Compressor>> compressors;
-  for (const CompressionOptions& compression : compressions) {
+  for (const CompressionOptions& options : compressions) {
+    const CompressionOptions compression = ForPrompt(options, tokens.size());
     ASSIGN_OR_RETURN(Prefilled out, Reserve(compression, tokens.size(), max_tail_tokens));
     ASSIGN_OR_RETURN(compressors.emplace_back(),
                      Compressor::Create(compression, ShapeOf(model_.config), out.plan));

@@ -1,7 +1,8 @@
 """Needle cases: a document with facts hidden in it, a question at its end, and what a right answer holds.
 
 The forms are RULER's (arXiv 2404.06654): one fact; one among others of the same kind; several facts of one key, all asked for;
-facts of several keys, all asked for. Answers are digits, words or a sentence.
+facts of several keys, all asked for. Answers are digits, words or a sentence. Or the document is one of functions, one of which
+is to be called.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvship_eval import wording
+from kvship_eval import functions, wording
 from kvship_eval.haystack import CHARS_PER_TOKEN, CHOOSE_TEXTS, REPORT_TEXTS, Haystack
 from kvship_eval.wording import Wording
 
@@ -28,6 +29,10 @@ class Kind:
 
     def __str__(self) -> str:
         return f"{self.form}-{self.answer}"
+
+
+# Which function of many to call, and with what (functions.py). In no half: the demo model cannot do it.
+FUNCTION_CALL = Kind("function", "call")
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class Cases:
     def needle(self, kind: Kind, num_tokens: int, depth: float, i: int = 0) -> Case:
         """The i-th such prompt of about num_tokens. The (first) fact asked for stands at `depth`, 0 to 1; others anywhere."""
         rng = random.Random(f"{kind}/{num_tokens}/{depth}/{self.seed + i}")
+        if kind == FUNCTION_CALL:
+            return Case(*functions.prompt(int(num_tokens * functions.CHARS_PER_TOKEN), depth, rng), max_tokens=48)
         num_facts = {"single": 1, "multi_key": 4, "multi_value": 2, "multi_query": 2}[kind.form]
         places = rng.sample(self._wording.places, num_facts)
         if kind.form == "multi_value":

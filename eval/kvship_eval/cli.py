@@ -24,7 +24,7 @@ from kvship_eval import (
     service,
     sweep,
 )
-from kvship_eval.cases import ANSWERS, FORMS, HALVES, Cases, Kind
+from kvship_eval.cases import ANSWERS, FORMS, FUNCTION_CALL, HALVES, Cases, Kind
 from kvship_eval.haystack import Haystack
 from kvship_eval.inspect_program import Inspect
 from kvship_eval.policy import KEEP_ALL, RIVALS, Policy
@@ -36,10 +36,11 @@ OUT = Path("kvship-eval-results")
 
 def _kind(text: str) -> Kind:
     form, _, answer = text.rpartition("-")
-    if form not in FORMS or answer not in ANSWERS:
-        raise argparse.ArgumentTypeError(f"'{text}' is no kind; wanted FORM-ANSWER, FORM one of {', '.join(FORMS)}, "
-                                         f"ANSWER one of {', '.join(ANSWERS)}")
-    return Kind(form, answer)
+    kind = Kind(form, answer)
+    if kind != FUNCTION_CALL and (form not in FORMS or answer not in ANSWERS):
+        raise argparse.ArgumentTypeError(f"'{text}' is no kind; wanted {FUNCTION_CALL}, or FORM-ANSWER, FORM one of "
+                                         f"{', '.join(FORMS)}, ANSWER one of {', '.join(ANSWERS)}")
+    return kind
 
 
 def _positive(text: str) -> int:
@@ -62,13 +63,13 @@ def _factors(text: str) -> list[float]:
     return factors
 
 
-def _cases(parser: argparse.ArgumentParser, lengths: str, cases: int, half: str = "report") -> None:
+def _cases(parser: argparse.ArgumentParser, lengths: str, cases: int | None, half: str = "report") -> None:
     parser.add_argument("--lengths", type=_numbers, default=_numbers(lengths), help=f"prompt tokens ({lengths})")
     parser.add_argument("--haystack", type=Path, nargs="+", help="text files (licences that every Debian has)")
     parser.add_argument("--half", choices=HALVES, default=half,
                         help=f"texts, sentences, seeds and kinds: those that settings are chosen on, or the others ({half})")
     parser.add_argument("--kinds", type=_kind, nargs="+", help="FORM-ANSWER ... (those of the half)")
-    parser.add_argument("--cases", type=_positive, default=cases, help=f"cases per kind and length ({cases})")
+    parser.add_argument("--cases", type=_positive, default=cases, help=f"cases per kind and length ({cases or 'fewer of long prompts'})")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -135,8 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     study = add("sweep", sweep.__doc__ or "", service=False)
     study.add_argument("--inspect", type=Path, required=True, help="the program kvship-inspect")
     study.add_argument("--model", type=Path, required=True)
-    study.add_argument("--half", choices=HALVES, default="choose")
-    study.add_argument("--lengths", type=_numbers, default=_numbers("1000,2000,4000,7500"))
+    _cases(study, "1000,2000,4000,7500", None, half="choose")
     study.add_argument("--factors", type=_factors, default=[4.0, 8.0, 16.0, 32.0])
     _policies(study, sweep.CANDIDATES)
     add("report", "All plots and tables of a folder as one HTML file.", service=False)
@@ -207,7 +207,7 @@ def _run(args: argparse.Namespace) -> None:
     elif args.study == "sweep":
         inspect = Inspect(args.inspect, args.model)
         sweep.run_sweep(inspect, _records(args, f"sweep-{args.half}", args.model.stem, inspect.identity()), args.half,
-                        sweep.settings(_chosen(args), args.factors), args.lengths)
+                        sweep.settings(_chosen(args), args.factors), sweep.points(_chosen_cases(args), args.lengths, args.cases))
     else:
         options = overhead.CHANNEL_OPTIONS if args.study == "overhead" else ()
         with kvship.Client(args.server, channel_options=options) as client:

@@ -61,7 +61,7 @@ def cut_middle(client: kvship.Client, text: str, max_tokens: int) -> str:
 
 
 def _ask(client: kvship.Client, as_text: bool, prompt: str, max_tokens: int, policy: Policy) -> kvship.Generation:
-    asked: dict[str, Any] = {"max_tokens": max_tokens, "compression": policy.options}
+    asked: dict[str, Any] = {"max_tokens": max_tokens, "compression": policy.asked}
     if as_text:
         return client.generate(prompt, **asked)
     return client.generate(messages=[{"role": "user", "content": prompt}], **asked)

@@ -104,7 +104,7 @@ def measure(client: kvship.Client, prompt: str, policy: Policy, batch: int, num_
     """
     # A lone session ends by itself, and then there is a report; others end together.
     max_tokens = num_steps + 1 if batch == 1 else RUN_AHEAD_TOKENS + _JOINING_STEPS + num_steps
-    streams = [client.stream(prompt, max_tokens=max_tokens, ignore_end_tokens=True, compression=policy.options)
+    streams = [client.stream(prompt, max_tokens=max_tokens, ignore_end_tokens=True, compression=policy.asked)
                for _ in range(batch)]
     made, all_began = [0] * batch, threading.Barrier(batch)
     with ThreadPoolExecutor(batch) as threads:

@@ -30,13 +30,22 @@ class Policy:
         name, colon, options = text.partition(":")
         return Policy(name.strip(), options.strip()) if colon else Policy(text.strip(), text.strip())
 
+    @property
+    def asked(self) -> str:
+        """The options, with a share of the tokens as it is: a server's default has a least number of tokens for short prompts."""
+        if "budget_ratio=" not in self.options or "min_tokens=" in self.options:
+            return self.options
+        return f"{self.options},min_tokens=0"
+
     def share(self, factor: float) -> float:
         """Of the tokens, what makes the cache `factor` times smaller than in f16, pages that are not full aside."""
         encoder = dict(pair.split("=") for pair in self.options.split(",")).get("encoder", "f16")
         return min(1.0, FULL_BYTES / factor / TOKEN_BYTES[encoder])
 
     def at_bytes(self, factor: float) -> Policy:
-        """The same with that share of the tokens."""
+        """The same with that share of the tokens; as it is if it names a budget."""
+        if "budget_" in self.options:
+            return self
         return Policy(f"{self.name} {factor:g}x", f"{self.options},budget_ratio={self.share(factor):.5f}")
 
 

@@ -28,7 +28,7 @@ def ask(client: kvship.Client, case: Case, policy: Policy) -> Record | None:
     """
     try:
         result = client.generate(messages=[{"role": "user", "content": case.message}], max_tokens=case.max_tokens,
-                                 compression=policy.options)
+                                 compression=policy.asked)
     except kvship.InvalidRequest as error:
         if holds_too_little(error):
             return None

@@ -40,7 +40,7 @@ CANDIDATES = [
 
 
 def settings(policies: Sequence[Policy], factors: Sequence[float]) -> dict[str, str]:
-    """Every policy at every byte factor, beside the full cache, by name."""
+    """Every policy at every byte factor, or with the budget that it names, beside the full cache, by name."""
     chosen = [KEEP_ALL, *(policy.at_bytes(factor) for factor in factors for policy in policies)]
     return {policy.name: policy.options for policy in chosen}
 
@@ -56,12 +56,11 @@ class Point:
     case: Case
 
 
-def points(half: str, lengths: Sequence[int]) -> list[Point]:
-    """The cases of a half, depths spread evenly."""
-    cases = Cases(HALVES[half])
+def points(cases: Cases, lengths: Sequence[int], cases_each: int | None = None) -> list[Point]:
+    """Cases of every kind and length (cases_each, or NUM_CASES), depths spread evenly."""
     out = []
     for num_tokens in lengths:
-        num_cases = NUM_CASES.get(num_tokens, 4)
+        num_cases = cases_each or NUM_CASES.get(num_tokens, 4)
         for kind in cases.kinds:
             for i in range(num_cases):
                 depth = (i + 0.5) / num_cases
@@ -69,10 +68,10 @@ def points(half: str, lengths: Sequence[int]) -> list[Point]:
     return out
 
 
-def run_sweep(inspect: Inspect, records: Records, half: str, settings: dict[str, str], lengths: Sequence[int]) -> None:
+def run_sweep(inspect: Inspect, records: Records, half: str, settings: dict[str, str], points: Sequence[Point]) -> None:
     """Answers of every setting (name -> options) to every case. Raises RuntimeError with what kvship-inspect says."""
     wanted = []
-    for point in points(half, lengths):
+    for point in points:
         where = f"{point.kind}/{point.num_tokens}/{point.depth:.3f}/{point.seed}"
         missing = {name: text for name, text in settings.items() if not records.holds(f"{where}/{name}", (point.case, text))}
         if missing:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from kvship_eval import longeval, needle, runs, sweep
-from kvship_eval.cases import ANSWERS, FORMS, HALVES, Cases, Kind, score
+from kvship_eval.cases import ANSWERS, FORMS, FUNCTION_CALL, HALVES, Cases, Kind, score
 from kvship_eval.haystack import CHOOSE_TEXTS, Haystack
 from kvship_eval.longeval import lines_case
 from kvship_eval.plots import interval, span
@@ -25,6 +25,21 @@ def test_a_case_holds_what_it_asks_for(half, form, answer):
     assert 3500 < len(case.message) < 5500
     assert case == cases.needle(Kind(form, answer), 1000, 0.5, 7)
     assert case != cases.needle(Kind(form, answer), 1000, 0.5, 8)
+
+
+def test_a_request_for_a_call_holds_the_function_that_does_it():
+    cases = Cases(HALVES["report"])
+    for i in range(20):
+        case = cases.needle(FUNCTION_CALL, 700, 0.5, i)
+        name, key = case.expected
+        described = [json.loads(line) for line in case.message.splitlines() if line.startswith("{")]
+        [right] = [function for function in described if function["name"] == name]
+        assert key in right["parameters"]["properties"]
+        assert 0.4 < described.index(right) / len(described) < 0.6
+        request = case.message.splitlines()[-1]
+        assert name not in request and name.split("_")[1] in request
+        assert len({function["name"].split("_")[1] + function["description"] for function in described}) == len(described)
+    assert len(cases.needle(FUNCTION_CALL, 20_000, 0.5).message.splitlines()) == 148  # there are no more
 
 
 def test_depth_is_where_the_fact_stands():
@@ -68,6 +83,13 @@ def test_equal_bytes_give_smaller_tokens_more_places():
               for encoder in ("f16", "int8", "int4")}
     assert shares["f16"] == pytest.approx(256 / 16 / 260, abs=1e-4)
     assert shares["int4"] == pytest.approx(256 / 16 / 84, abs=1e-4)
+
+
+def test_a_share_of_the_tokens_is_asked_for_without_a_servers_least():
+    assert Policy("p", "scorer=snapkv").at_bytes(4).asked.endswith(",min_tokens=0")
+    for text in ("scorer=snapkv,budget_tokens=64", "budget_ratio=0.19,min_tokens=256"):
+        policy = Policy("p", text)
+        assert policy.at_bytes(4) == policy and policy.asked == text
 
 
 def needle_record(policy, length):

@@ -5,9 +5,12 @@ import sys
 
 import pytest
 from kvship_eval import observe, sweep
+from kvship_eval.cases import HALVES, Cases
 from kvship_eval.inspect_program import Inspect
 from kvship_eval.policy import RIVALS
 from kvship_eval.records import Records
+
+POINTS = sweep.points(Cases(HALVES["choose"]), [100])
 
 # Answers the first case of a sweep, says more than a pipe holds, then ends as told.
 ENDS = f"""#!{sys.executable}
@@ -48,7 +51,7 @@ def test_a_sweep_that_dies_says_so_and_goes_on_from_there(program, tmp_path):
     for num_answered in (1, 2):
         with pytest.raises(RuntimeError, match="kvship-inspect ended with signal 9 and said nothing"):
             records = Records(tmp_path, "sweep-choose")
-            sweep.run_sweep(Inspect(program(DIES), tmp_path / "model"), records, "choose", settings, [100])
+            sweep.run_sweep(Inspect(program(DIES), tmp_path / "model"), records, "choose", settings, POINTS)
         keys = [json.loads(line)["key"] for line in (tmp_path / "sweep-choose.jsonl").read_text().splitlines()]
         assert len(set(keys)) == len(keys) == num_answered * len(settings)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kvship-inspect", "sweep-choose.jsonl"]
@@ -57,14 +60,14 @@ def test_a_sweep_that_dies_says_so_and_goes_on_from_there(program, tmp_path):
 def test_a_sweep_without_all_of_its_answers_is_an_error(program, tmp_path):
     with pytest.raises(RuntimeError, match="kvship-inspect ended after 1 of 16 cases"):
         sweep.run_sweep(Inspect(program(STOPS), tmp_path / "model"), Records(tmp_path, "sweep-choose"), "choose",
-                        {"keep_all": "scorer=keep_all"}, [100])
+                        {"keep_all": "scorer=keep_all"}, POINTS)
 
 
 def test_a_sweep_of_other_settings_under_the_same_names_is_refused(program, tmp_path):
     for text, says in (("budget_ratio=0.5", "ended after"), ("budget_ratio=0.25", "of another text or other options")):
         with pytest.raises((RuntimeError, ValueError), match=says):
             sweep.run_sweep(Inspect(program(STOPS), tmp_path / "model"), Records(tmp_path, "sweep-choose"), "choose",
-                            {"half": text}, [100])
+                            {"half": text}, POINTS)
 
 
 def test_what_inspect_says_is_the_error(program, tmp_path):

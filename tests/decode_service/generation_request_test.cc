@@ -61,6 +61,16 @@ TEST_F(GenerationRequestTest, DefaultsAreFilledIn) {
   EXPECT_EQ(request->plan.prompt_tokens, 100u);
 }
 
+TEST_F(GenerationRequestTest, AShortPromptKeepsTheLeastThatARatioComesTo) {
+  v1::GenerateRequest message = Tokens();
+  message.mutable_compression()->set_budget_ratio(0.1);
+  message.mutable_compression()->set_min_tokens(40);
+  const auto request = Read(message);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->compression.budget_tokens, 40u) << "what the prefill node is asked for";
+  EXPECT_THAT(request->plan.layer_tokens, ::testing::Each(40 * request->plan.num_heads));
+}
+
 TEST_F(GenerationRequestTest, DefaultOutputShrinksToTheContext) {
   const auto request = Read(Tokens(2040));
   ASSERT_TRUE(request.ok()) << request.status();
@@ -130,8 +140,8 @@ TEST_F(GenerationRequestTest, AModelThatKnowsToolsIsToldOfThem) {
 // The template would take time and memory for each message, whatever comes of them.
 TEST_F(GenerationRequestTest, AChatThatCannotFitIsRefusedBeforeItsTemplateRuns) {
   model_.tokenizer = std::make_unique<ByteTokenizer>();
-  model_.chat_template = *ChatTemplate::Create(
-      ChatSource("{% for m in messages %}{{ m.content }}{% endfor %}A"));
+  model_.chat_template =
+      *ChatTemplate::Create(ChatSource("{% for m in messages %}{{ m.content }}{% endfor %}A"));
   model_.most_text_bytes = 10'000;
   v1::GenerateRequest message;
   v1::ChatMessages& chat = *message.mutable_chat();

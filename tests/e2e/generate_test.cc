@@ -30,6 +30,7 @@ using ::testing::HasSubstr;
 // Nothing is left to a server's defaults, which one process does not have.
 constexpr char kRest[] = ",min_tokens=0,group_reduce=mean";
 const std::string kKeepAll = "scorer=keep_all,encoder=f16";
+const std::string kLeast = "budget_ratio=0.1,min_tokens=48,window=16,encoder=f16,group_reduce=mean";
 const std::string kBudget = absl::StrCat("budget_tokens=48,window=16,kernel=7,encoder=f16", kRest);
 
 std::vector<int32_t> RandomPrompt(size_t num_tokens, uint64_t seed, size_t vocab_tokens) {
@@ -102,7 +103,7 @@ class GoldenModelTest : public ::testing::TestWithParam<const char*> {};
 TEST_P(GoldenModelTest, TwoProcessesGiveTheTokensOfOne) {
   const std::string model = absl::StrCat(KVSHIP_GOLDENS "/models/", GetParam());
   TwoProcesses processes(model);
-  for (const std::string& compression : {kKeepAll, kBudget}) {
+  for (const std::string& compression : {kKeepAll, kBudget, kLeast}) {
     for (size_t prompt_tokens : {1, 33, 300}) {
       const auto prompt = RandomPrompt(prompt_tokens, 5, 256);
       const Answer answer = Ask(processes.decode.address(), RequestOf(prompt, compression, 40));

@@ -44,6 +44,19 @@ TEST(CompressionOptions, ABudgetReplacesTheOtherKindOfBudget) {
   EXPECT_EQ(tokens->budget_ratio, 0);
 }
 
+TEST(ForPrompt, ARatioComesToMinTokensAtLeast) {
+  const CompressionOptions options = *ParseCompression("budget_ratio=0.25,min_tokens=100");
+  const CompressionOptions of_short = ForPrompt(options, 399);
+  EXPECT_EQ(of_short.budget_ratio, 0);
+  EXPECT_EQ(of_short.budget_tokens, 100u);
+  EXPECT_EQ(ForPrompt(options, 400).budget_ratio, 0.25);
+}
+
+TEST(ForPrompt, ABudgetInTokensIsAsAsked) {
+  const CompressionOptions options = *ParseCompression("budget_tokens=40,min_tokens=100");
+  EXPECT_EQ(ForPrompt(options, 399).budget_tokens, 40u);
+}
+
 TEST(CompressionOptions, SpacesAroundNamesAndValuesDoNotCount) {
   EXPECT_THAT(SplitCompression(" scorer = snapkv ,, kernel=7,seed = 1=2 , window"),
               ElementsAre(Pair("scorer", "snapkv"), Pair("kernel", "7"), Pair("seed", "1=2"),
