@@ -268,7 +268,7 @@ CompressionOptions DefaultCompression(size_t head_dim) {
   CompressionOptions options;
   if (head_dim % kValueGroup == 0) options.encoder = PageFormat::kInt4;
   options.budget_ratio = 0.19;
-  options.min_tokens = 256;
+  options.min_tokens = 512;
   options.window = 16;
   options.kernel = 31;
   options.group_reduce = GroupReduce::kMax;

@@ -89,8 +89,8 @@ struct CompressionOptions {
 CompressionOptions ForPrompt(CompressionOptions options, size_t prompt_tokens);
 
 // The server's default: the setting that found most needles on the demo model at 32 times fewer
-// bytes, with twice the tokens (docs/design.md has the measurement): about 16 times fewer bytes
-// than the full cache in f16. Head sizes that int4 does not suit keep the same tokens in f16.
+// bytes, with twice the tokens, and what short prompts need (docs/design.md): about 16 times fewer
+// bytes than the full cache in f16. Head sizes that int4 does not suit keep the same tokens in f16.
 CompressionOptions DefaultCompression(size_t head_dim);
 
 // Sets one field from its text form. InvalidArgument for an unknown name or an unreadable value.

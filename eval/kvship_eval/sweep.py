@@ -5,6 +5,7 @@ The services measure what the search has chosen (the other studies); here settin
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ def plot(folder: Path) -> list[Path]:
         (folder / f"sweep-{half}.txt").write_text(table(found), encoding="utf-8")
         curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for row in found:
-            curves[row.setting.rsplit(" ", 1)[0]].append((row.ratio, row.of_full))
+            curves[re.sub(r" [\d.]+x$", "", row.setting)].append((row.ratio, row.of_full))
         figure, axis = pyplot.subplots(figsize=(10, 5.4), layout="constrained")
         axis.axhline(0.95, color="0.5", linestyle=":", label="95 % of the full cache")
         # The legend in the order of the curves' ends.
@@ -146,16 +147,17 @@ def plot(folder: Path) -> list[Path]:
             if name != KEEP_ALL.name:
                 axis.plot(*zip(*sorted(points)), marker="osD^v<>PX*"[i % 10], color=pyplot.cm.tab20(i % 20), label=name)
         byte_axis(axis)
-        axis.set_ylabel("needles found, as a share of the full cache's")
+        axis.set_ylabel("found, as a share of the full cache's")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         num_cases = len({(record["kind"], record["length"], record["depth"]) for record in records})
         lengths = listed(map(tokens_label, sorted({record["length"] for record in records})))
+        kinds = listed(sorted({record["kind"] for record in records}))
         told = (f"Settings chosen here are measured by the other studies, on {SET_APART}." if half == "choose"
                 else f"Settings were chosen on {SET_APART}.")
         made.append(save(figure, folder, f"sweep-{half}", f"Search over settings, the half {half}",
-                         f"{num_cases} needle questions in documents of {lengths} tokens to each of {len(found) - 1} settings, "
-                         "each prompt read once in one process. Curves show what a setting finds, as a share of what the full "
+                         f"{num_cases} questions of the kinds {kinds} in documents of {lengths} tokens to each of {len(found) - 1} "
+                         "settings, each prompt read once in one process. Curves show what a setting finds, as a share of what the full "
                          "cache finds, against how many times fewer bytes it took; above 1 it finds more, as dropped tokens no "
                          "longer distract a small model. In the table: 95 %, the interval of that share over the questions. "
                          f"{told}"))
