@@ -18,8 +18,8 @@ sys.path.insert(0, str(ROOT / "demo"))
 from kvship_processes import ProcessError, ServerPair, add_port_flags  # noqa: E402
 
 POLICIES = {"keep_all": "scorer=keep_all,encoder=f16",
-            "8x": "encoder=int4,budget_ratio=0.38",
-            "the default, 16x": "encoder=int4,budget_ratio=0.19"}
+            "8x": "encoder=int4,budget_ratio=0.38,min_tokens=0",
+            "16x": "encoder=int4,budget_ratio=0.19,min_tokens=0"}
 SLO = {"slo_first_token": "10s", "slo_between_tokens": "100ms"}
 
 

@@ -53,7 +53,7 @@ TEST_P(DemoModelCapacityTest, PoolHoldsNineTenthsOfTheSessionsThatItsBytesAllow)
   // Of a token and head in int4: K and V, scales, position.
   constexpr double kCompactBytes = 64.0 + 64.0 / 4 + 4;
   const std::string compression =
-      absl::StrCat("encoder=int4,budget_ratio=", 2 * 64 * 2 / kCompactBytes / factor);
+      absl::StrCat("encoder=int4,min_tokens=0,budget_ratio=", 2 * 64 * 2 / kCompactBytes / factor);
   std::vector<std::unique_ptr<Stream>> held;
   const auto num_running = [&] {
     return static_cast<size_t>(decode.metric("kvship_decode_sessions"));
