@@ -85,7 +85,7 @@ class Cases:
         """The i-th such prompt of about num_tokens. The (first) fact asked for stands at `depth`, 0 to 1; others anywhere."""
         rng = random.Random(f"{kind}/{num_tokens}/{depth}/{self.seed + i}")
         if kind == FUNCTION_CALL:
-            return Case(*functions.prompt(int(num_tokens * functions.CHARS_PER_TOKEN), depth, rng), max_tokens=48)
+            return Case(*functions.prompt(num_tokens, depth, rng), max_tokens=48)
         num_facts = {"single": 1, "multi_key": 4, "multi_value": 2, "multi_query": 2}[kind.form]
         places = rng.sample(self._wording.places, num_facts)
         if kind.form == "multi_value":

@@ -98,8 +98,7 @@ def _parser() -> argparse.ArgumentParser:
                        help="prompt tokens, some 24 to a line (200,300,500,1000)")
     study.add_argument("--cases", type=_positive, default=5, help="depths per length (5)")
     study.add_argument("--seed", type=int, default=0)
-    # However short the record: a server keeps short prompts whole by itself.
-    lines = "scorer=snapkv,encoder=int4,min_tokens=0"
+    lines = "scorer=snapkv,encoder=int4"
     _policies(study, [KEEP_ALL, Policy("snapkv", lines).at_bytes(8), Policy("no pooling", f"{lines},pool=none").at_bytes(8)])
     study = add("longbench", longbench.__doc__ or "")
     study.add_argument("--data", type=Path, help="folder with NAME.jsonl of each set (the synthetic sample)")

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib import pyplot
 from tqdm import tqdm
 
-from kvship_eval.cases import HALVES, SET_APART, Case, Cases, Kind, score
+from kvship_eval.cases import FUNCTION_CALL, HALVES, SET_APART, Case, Cases, Kind, score
 from kvship_eval.inspect_program import Inspect
 from kvship_eval.plots import byte_axis, listed, save, span, tokens_label
 from kvship_eval.policy import KEEP_ALL, Policy
@@ -153,12 +153,14 @@ def plot(folder: Path) -> list[Path]:
         num_cases = len({(record["kind"], record["length"], record["depth"]) for record in records})
         lengths = listed(map(tokens_label, sorted({record["length"] for record in records})))
         kinds = listed(sorted({record["kind"] for record in records}))
-        told = (f"Settings chosen here are measured by the other studies, on {SET_APART}." if half == "choose"
-                else f"Settings were chosen on {SET_APART}.")
+        told = (f" Settings chosen here are measured by the other studies, on {SET_APART}." if half == "choose"
+                else f" Settings were chosen on {SET_APART}.")
+        if kinds == str(FUNCTION_CALL):
+            told = ""  # both halves have the same words
         made.append(save(figure, folder, f"sweep-{half}", f"Search over settings, the half {half}",
                          f"{num_cases} questions of the kinds {kinds} in documents of {lengths} tokens to each of {len(found) - 1} "
                          "settings, each prompt read once in one process. Curves show what a setting finds, as a share of what the full "
                          "cache finds, against how many times fewer bytes it took; above 1 it finds more, as dropped tokens no "
-                         "longer distract a small model. In the table: 95 %, the interval of that share over the questions. "
+                         "longer distract a small model. In the table: 95 %, the interval of that share over the questions."
                          f"{told}"))
     return made
