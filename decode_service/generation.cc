@@ -143,7 +143,7 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     // A client that will be told to retry must not wait for an unlikely connection.
     const auto worst = fault == PrefillFault::kFull ? PrefillNode::Standing::kEjected
                                                     : PrefillNode::Standing::kSilent;
-    ASSIGN_OR_RETURN(visit, uses_.nodes.Choose(request_.tokens, tried, worst));
+    ASSIGN_OR_RETURN(visit, uses_.nodes.Choose(request_.tokens, request_.cache_salt, tried, worst));
     // The callbacks keep this request alive as long as the attempt needs it.
     attempt = std::make_shared<PrefillAttempt>(
         request_, uses_.model.identity,

@@ -274,6 +274,8 @@ absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message
   RETURN_IF_ERROR(CheckLogprobs(message.logprobs()));
   output.num_logprobs = message.logprobs();
   request.report_heads = message.report_heads();
+  RETURN_IF_ERROR(CheckMostBytes("cache_salt", message.cache_salt(), kMostCacheSaltBytes));
+  request.cache_salt = message.cache_salt();
   RETURN_IF_ERROR(CheckStop(message, model));
   output.stop.assign(message.stop().begin(), message.stop().end());
   RETURN_IF_ERROR(CheckForcedTokens(message));

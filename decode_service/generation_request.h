@@ -31,6 +31,7 @@ struct RequestLimits {
 struct GenerationRequest {
   std::string request_id;
   std::vector<int32_t> tokens;
+  std::string cache_salt = {};  // may be empty
   CompressionOptions compression;
   KvPlan plan;
   OutputOptions output;

@@ -117,7 +117,15 @@ v1::PrefillRequest PrefillAttempt::BeginMessage() const {
   if (nccl_ != nullptr) nccl_->AddTo(&begin);
   begin.add_transports(kGrpcTransport);
   begin.set_request_id(request_.request_id);
+  begin.set_cache_salt(request_.cache_salt);
   return message;
+}
+
+uint32_t PrefillAttempt::OldestWireMinor() const {
+  // An older node would ignore what it does not know.
+  if (!request_.cache_salt.empty()) return kCacheSaltWireMinor;
+  if (!request_.first_token_mask.empty()) return kAllowedTokensWireMinor;
+  return kOldestWireMinor;
 }
 
 void PrefillAttempt::Progress(v1::GenerateProgress::Phase phase, float fraction) {
@@ -192,9 +200,7 @@ void PrefillAttempt::OnAnyFrame(const AddFrame& add) {
 }
 
 absl::Status PrefillAttempt::OnReady(const v1::PrefillReady& ready) {
-  RETURN_IF_ERROR(CheckWireVersion(ready.wire_version(), request_.first_token_mask.empty()
-                                                             ? kOldestWireMinor
-                                                             : kAllowedTokensWireMinor));
+  RETURN_IF_ERROR(CheckWireVersion(ready.wire_version(), OldestWireMinor()));
   const auto& transports = ready.transports();
   const auto offers = [&transports](const char* transport) {
     return std::find(transports.begin(), transports.end(), transport) != transports.end();

@@ -70,6 +70,8 @@ class PrefillAttempt : public StagedFrameEvents,
 
  private:
   v1::PrefillRequest BeginMessage() const;
+  // The oldest minor version of a node that understands all of the request.
+  uint32_t OldestWireMinor() const;
   void Progress(v1::GenerateProgress::Phase phase, float fraction);
   absl::Status TakeMessage(std::span<const std::byte> bytes);
   absl::Status OnPrefillProgress(float fraction);

@@ -115,11 +115,14 @@ PrefillNodes::~PrefillNodes() {
 }
 
 absl::StatusOr<PrefillNodes::Visit> PrefillNodes::Choose(std::span<const int32_t> prompt,
+                                                         absl::string_view cache_salt,
                                                          const std::set<std::string>& tried,
                                                          Standing worst) {
   const Nodes known = nodes();  // destroyed without the lock: that may end connections
   std::vector<Sha256Digest> digests;
-  if (std::any_of(known.begin(), known.end(), KeepsPrefixes)) digests = PrefixDigests(prompt);
+  if (std::any_of(known.begin(), known.end(), KeepsPrefixes)) {
+    digests = PrefixDigests(prompt, cache_salt);
+  }
   std::lock_guard lock(choice_mutex_);
   const absl::Time now = MonotonicNow();
   Nodes best;

@@ -58,7 +58,8 @@ class PrefillNodes {
   // one with the fewest tokens to read, without those of the prompt that it may have cached.
   // Excludes nodes in `tried` and those of a standing below `worst`. Unavailable, naming each
   // node's problem, if none is left.
-  absl::StatusOr<Visit> Choose(std::span<const int32_t> prompt, const std::set<std::string>& tried,
+  absl::StatusOr<Visit> Choose(std::span<const int32_t> prompt, absl::string_view cache_salt,
+                               const std::set<std::string>& tried,
                                PrefillNode::Standing worst = PrefillNode::Standing::kSilent);
 
   // Reports the outcome of a visit; call once for each that Choose returned.

@@ -76,7 +76,8 @@ PrefillRun::PrefillRun(PrefillEngine& engine, std::vector<PrefillPrompt> prompts
 void PrefillRun::AddPrompt(PrefillPrompt prompt) {
   const size_t num_tokens = prompt.tokens.size();
   const size_t most_reused = all_logits_ ? 0 : MostReused(num_tokens, prompt.needs);
-  PrefixCache::Prefix prefix = engine_.prefix_cache_.Begin(prompt.tokens, most_reused);
+  PrefixCache::Prefix prefix =
+      engine_.prefix_cache_.Begin(prompt.tokens, prompt.cache_salt, most_reused);
   LayerObservation observation(engine_.model().config, num_tokens, prompt.needs);
   prompts_.push_back({std::move(prompt.tokens), num_tokens_, num_rows_, std::move(observation),
                       std::move(prefix)});

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -81,6 +82,7 @@ class PrefillEngine {
 struct PrefillPrompt {
   std::vector<int32_t> tokens;
   LayerNeeds needs = {};
+  std::string cache_salt = {};  // its prefix is shared with prompts of the same salt
 };
 
 class PrefillRun {

@@ -46,10 +46,11 @@ absl::Status PrefixCache::TakeMemoryOfBlock() {
   return absl::OkStatus();
 }
 
-PrefixCache::Prefix PrefixCache::Begin(std::span<const int32_t> tokens, size_t most_reused) {
+PrefixCache::Prefix PrefixCache::Begin(std::span<const int32_t> tokens,
+                                       absl::string_view cache_salt, size_t most_reused) {
   Prefix prefix;
   if (max_blocks_ == 0) return prefix;
-  prefix.digests = PrefixDigests(tokens);
+  prefix.digests = PrefixDigests(tokens, cache_salt);
   Find(&prefix);
   prefix.num_found = prefix.blocks.size();
   prefix.num_reused = std::min(prefix.num_found, most_reused / kPrefixBlockTokens);
@@ -61,10 +62,11 @@ PrefixCache::Prefix PrefixCache::Begin(std::span<const int32_t> tokens, size_t m
   return prefix;
 }
 
-size_t PrefixCache::CountReusable(std::span<const int32_t> tokens, size_t most_reused) const {
+size_t PrefixCache::CountReusable(std::span<const int32_t> tokens, absl::string_view cache_salt,
+                                  size_t most_reused) const {
   if (entries_.empty()) return 0;
   const std::vector<Sha256Digest> digests =
-      PrefixDigests(tokens.first(std::min(tokens.size(), most_reused)));
+      PrefixDigests(tokens.first(std::min(tokens.size(), most_reused)), cache_salt);
   const auto first_missing =
       std::find_if(digests.begin(), digests.end(),
                    [this](const Sha256Digest& digest) { return !entries_.contains(digest); });

@@ -1,7 +1,7 @@
 // PrefixCache caches what was computed for prompt prefixes, so that a prompt with the same prefix
 // is computed only from where it differs. It has blocks of one size, each for kPrefixBlockTokens
-// tokens and keyed by the digest of all tokens up to its end. Its user defines what a block's bytes
-// mean. Belongs to one thread, its blocks included.
+// tokens and keyed by the digest of all tokens up to its end and of the prompt's cache salt. Its
+// user defines what a block's bytes mean. Belongs to one thread, its blocks included.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "base/sha256.h"
 #include "kv/prefix_digests.h"
 
@@ -46,12 +47,14 @@ class PrefixCache {
   // Allocates all blocks now, for memory that is slow to allocate. Errors: those of `allocate`.
   absl::Status TakeMemory();
 
-  // Finds a prompt's prefix, of which at most `most_reused` tokens are to be reused, and takes
-  // blocks for the rest of the prompt. May evict the least recently used blocks that no run holds.
-  Prefix Begin(std::span<const int32_t> tokens, size_t most_reused);
+  // Finds a prompt's prefix among those with the same salt, of which at most `most_reused` tokens
+  // are to be reused, and takes blocks for the rest of the prompt. May evict the least recently
+  // used blocks that no run holds.
+  Prefix Begin(std::span<const int32_t> tokens, absl::string_view cache_salt, size_t most_reused);
 
   // The number of tokens that a prompt would reuse if it began now.
-  size_t CountReusable(std::span<const int32_t> tokens, size_t most_reused) const;
+  size_t CountReusable(std::span<const int32_t> tokens, absl::string_view cache_salt,
+                       size_t most_reused) const;
 
   // Makes the prefix's blocks available to other prompts. All of them must be filled.
   void Keep(const Prefix& prefix);

@@ -66,7 +66,7 @@ class HostPromptReading final : public PromptReading {
                                               const Compressors& compressors) {
     std::vector<PrefillPrompt> prompts;
     for (size_t i = 0; i < tasks.size(); ++i) {
-      prompts.push_back({tasks[i]->tokens, compressors[i]->needs()});
+      prompts.push_back({tasks[i]->tokens, compressors[i]->needs(), tasks[i]->cache_salt});
     }
     return prompts;
   }
@@ -95,7 +95,8 @@ size_t HostPromptReader::BytesFor(const PrefillTask& task) const {
 
 size_t HostPromptReader::CountReusable(const PrefillTask& task) const {
   const LayerNeeds needs = NeedsOf(task.compression, task.plan);
-  return engine_.prefix_cache().CountReusable(task.tokens, MostReused(task.tokens.size(), needs));
+  return engine_.prefix_cache().CountReusable(task.tokens, task.cache_salt,
+                                              MostReused(task.tokens.size(), needs));
 }
 
 absl::StatusOr<std::unique_ptr<PromptReading>> HostPromptReader::Begin(

@@ -71,11 +71,9 @@ absl::StatusOr<PrefillTask> ReadBegin(const v1::PrefillBegin& begin, const Model
                                       const Sha256Digest& identity) {
   RETURN_IF_ERROR(CheckWireVersion(begin.wire_version()));
   RETURN_IF_ERROR(CheckModelIdentity(begin.model_identity(), identity));
-  if (begin.request_id().size() > kMostRequestIdBytes) {
-    return WrongField("request_id", absl::StrCat("a text of ", begin.request_id().size(), " bytes"),
-                      absl::StrCat("at most ", kMostRequestIdBytes));
-  }
+  RETURN_IF_ERROR(CheckMostBytes("request_id", begin.request_id(), kMostRequestIdBytes));
   RETURN_IF_ERROR(CheckTokens(begin, model));
+  RETURN_IF_ERROR(CheckMostBytes("cache_salt", begin.cache_salt(), kMostCacheSaltBytes));
   RETURN_IF_ERROR(CheckTransports(begin));
   RETURN_IF_ERROR(CheckLogprobs(begin.logprobs()));
   PrefillTask task;
@@ -89,6 +87,7 @@ absl::StatusOr<PrefillTask> ReadBegin(const v1::PrefillBegin& begin, const Model
   RETURN_IF_ERROR(CheckPlan(begin.plan(), *plan));
   task.plan = *std::move(plan);
   task.tokens.assign(begin.tokens().begin(), begin.tokens().end());
+  task.cache_salt = begin.cache_salt();
   task.num_logprobs = begin.logprobs();
   ASSIGN_OR_RETURN(task.allowed_tokens, AllowedTokens(begin, model.vocab_tokens));
   if (begin.has_forced_token()) task.forced_token = static_cast<int32_t>(begin.forced_token());

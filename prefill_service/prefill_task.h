@@ -22,6 +22,7 @@ struct PrefillTask {
   std::string request_id;  // for the log; may be empty
   PrefillTrace trace;      // of its call
   std::vector<int32_t> tokens;
+  std::string cache_salt;  // may be empty
   CompressionOptions compression;
   KvPlan plan;
   SamplingOptions sampling;

@@ -47,6 +47,12 @@ absl::Status WrongField(absl::string_view field, absl::string_view value,
       absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; wanted ", wanted)), field);
 }
 
+absl::Status CheckMostBytes(absl::string_view field, absl::string_view text, size_t most_bytes) {
+  if (text.size() <= most_bytes) return absl::OkStatus();
+  return WrongField(field, absl::StrCat("a text of ", text.size(), " bytes"),
+                    absl::StrCat("at most ", most_bytes));
+}
+
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay) {
   google::rpc::RetryInfo detail;
   const int64_t nanos = absl::ToInt64Nanoseconds(delay);

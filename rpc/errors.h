@@ -3,6 +3,7 @@
 // transport/grpc_status.h puts on the wire. Pure functions.
 #pragma once
 
+#include <cstddef>
 #include <optional>
 #include <string>
 
@@ -18,6 +19,9 @@ absl::Status WithField(absl::Status status, absl::string_view field);
 
 // InvalidArgument "FIELD is VALUE; wanted WANTED" naming the field so.
 absl::Status WrongField(absl::string_view field, absl::string_view value, absl::string_view wanted);
+
+// WrongField, if a text has more bytes than `most_bytes`.
+absl::Status CheckMostBytes(absl::string_view field, absl::string_view text, size_t most_bytes);
 
 // The same error with a RetryInfo detail.
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);

@@ -9,9 +9,10 @@
 namespace kvship {
 
 inline constexpr uint32_t kWireMajor = 1;
-inline constexpr uint32_t kWireMinor = 7;
+inline constexpr uint32_t kWireMinor = 8;
 inline constexpr uint32_t kOldestWireMinor = 1;         // the oldest accepted
 inline constexpr uint32_t kAllowedTokensWireMinor = 7;  // the first with Begin.allowed_tokens
+inline constexpr uint32_t kCacheSaltWireMinor = 8;      // the first with Begin.cache_salt
 
 // The transports of frames, as named in Begin, Ready and Go.
 inline constexpr char kGrpcTransport[] = "grpc";

@@ -325,6 +325,13 @@ void RefuseUnsupported(OpenAiApi api, JsonFields& fields) {
   fields.Only("modalities", json::array({"text"}));
 }
 
+// As vLLM has it: an empty one, which would isolate nothing, is a mistake.
+void ReadCacheSalt(JsonFields& fields, v1::GenerateRequest* generate) {
+  const auto salt = fields.Text("cache_salt");
+  fields.Check(salt != "", "cache_salt", "a string that is not empty");
+  generate->set_cache_salt(salt.value_or(""));
+}
+
 // Labels for billing, abuse detection or routing; ignored here.
 void ReadLabels(JsonFields& fields) {
   for (const char* name : {"user", "safety_identifier", "prompt_cache_key"}) fields.Text(name);
@@ -372,6 +379,7 @@ absl::StatusOr<OpenAiRequest> ReadOpenAiRequest(OpenAiApi api, absl::string_view
   ReadExtension(fields, &request);
   request.generate.set_ignore_end_tokens(fields.Bool("ignore_eos").value_or(false));
   ReadResponseFormat(fields, &request);
+  ReadCacheSalt(fields, &request.generate);
   ReadLabels(fields);
   RETURN_IF_ERROR(fields.Finish());
   return request;

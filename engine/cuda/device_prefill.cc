@@ -83,9 +83,10 @@ absl::StatusOr<std::unique_ptr<DevicePrefillEngine>> DevicePrefillEngine::Create
 }
 
 absl::StatusOr<std::unique_ptr<DevicePrefillRun>> DevicePrefillRun::Create(
-    DevicePrefillEngine& engine, std::span<const int32_t> tokens, const LayerNeeds& needs) {
+    DevicePrefillEngine& engine, std::span<const int32_t> tokens, const LayerNeeds& needs,
+    absl::string_view cache_salt) {
   std::unique_ptr<DevicePrefillRun> run(new DevicePrefillRun(engine, tokens.size(), needs));
-  RETURN_IF_ERROR(run->Begin(tokens));
+  RETURN_IF_ERROR(run->Begin(tokens, cache_salt));
   return run;
 }
 
@@ -107,10 +108,11 @@ size_t DevicePrefillRun::BytesFor(const ModelConfig& config, size_t num_tokens,
          DeviceObservation::BytesFor(config, num_tokens, needs);
 }
 
-absl::Status DevicePrefillRun::Begin(std::span<const int32_t> tokens) {
+absl::Status DevicePrefillRun::Begin(std::span<const int32_t> tokens,
+                                     absl::string_view cache_salt) {
   const ModelConfig& config = engine_.model().config();
   const cudaStream_t stream = engine_.stream();
-  prefix_ = engine_.prefix_cache_.Begin(tokens, MostReused(num_tokens_, needs_));
+  prefix_ = engine_.prefix_cache_.Begin(tokens, cache_salt, MostReused(num_tokens_, needs_));
   num_rows_ = num_tokens_ - reused_tokens();
   tokens = tokens.last(num_rows_);
   head_stride_ = KeyRows(num_tokens_) * config.head_dim;

@@ -81,10 +81,11 @@ class DevicePrefillRun {
   static size_t BytesFor(const ModelConfig& config, size_t num_tokens, const LayerNeeds& needs);
 
   // Allocates the memory of one prompt: at least one token, ids inside the vocabulary.
-  // ResourceExhausted if the device has no room.
-  static absl::StatusOr<std::unique_ptr<DevicePrefillRun>> Create(DevicePrefillEngine& engine,
-                                                                  std::span<const int32_t> tokens,
-                                                                  const LayerNeeds& needs);
+  // Prefixes are shared among prompts of the same salt. ResourceExhausted if the device has no
+  // room.
+  static absl::StatusOr<std::unique_ptr<DevicePrefillRun>> Create(
+      DevicePrefillEngine& engine, std::span<const int32_t> tokens, const LayerNeeds& needs,
+      absl::string_view cache_salt = {});
 
   enum class Event { kBlockDone, kLayerDone };
 
@@ -108,7 +109,7 @@ class DevicePrefillRun {
   // For a prompt of T tokens of which the last `num_rows` are computed.
   static BufferSizes<DevicePrefillRun> Sizes(const ModelConfig& config, size_t num_tokens,
                                              size_t num_rows);
-  absl::Status Begin(std::span<const int32_t> tokens);
+  absl::Status Begin(std::span<const int32_t> tokens, absl::string_view cache_salt);
   // Copy K and V of the current layer from the prefix cache's blocks, and into blocks to be kept.
   absl::Status FetchReused();
   absl::Status FillBlocks();

@@ -55,7 +55,8 @@ size_t DevicePromptReader::BytesFor(const PrefillTask& task) const {
 
 size_t DevicePromptReader::CountReusable(const PrefillTask& task) const {
   const LayerNeeds needs = NeedsOf(task.compression, task.plan);
-  return engine_->prefix_cache().CountReusable(task.tokens, MostReused(task.tokens.size(), needs));
+  return engine_->prefix_cache().CountReusable(task.tokens, task.cache_salt,
+                                               MostReused(task.tokens.size(), needs));
 }
 
 absl::Status DevicePromptReader::CheckDevice() {

@@ -18,7 +18,8 @@ absl::StatusOr<std::unique_ptr<DevicePromptReading>> DevicePromptReading::Create
                    DeviceCompressor::Create(task.compression, ShapeOf(config), task.plan,
                                             engine.model().dtype(), engine.stream()));
   ASSIGN_OR_RETURN(reading->run_,
-                   DevicePrefillRun::Create(engine, task.tokens, reading->compressor_->needs()));
+                   DevicePrefillRun::Create(engine, task.tokens, reading->compressor_->needs(),
+                                            task.cache_salt));
   ASSIGN_OR_RETURN(reading->copied_, cuda::Event::Create());
   reading->num_tokens_ = task.tokens.size();
   const size_t num_rows = task.tokens.size() - reading->run_->reused_tokens();

@@ -257,6 +257,10 @@ TEST_F(GenerationRequestTest, WrongFieldsAreNamedWithTheirValues) {
        "stop",
        {"a list of 17", "at most 16"}},
       {[](auto* r) { r->add_stop(""); }, kInvalid, "stop[0]", {"empty"}},
+      {[](auto* r) { r->set_cache_salt(std::string(257, 's')); },
+       kInvalid,
+       "cache_salt",
+       {"257", "256"}},
       {[](auto* r) { r->add_stop(std::string(257, 'x')); }, kInvalid, "stop[0]", {"257", "256"}},
       {[](auto* r) { r->add_stop("x"); }, kFailed, "stop", {"no tokenizer"}},
       {[](auto* r) {

@@ -81,6 +81,15 @@ class PrefillAttemptTest : public ::testing::Test {
     return message;
   }
 
+  // Sends Ready of a node of an older version, which must end the attempt.
+  void ExpectRefusesNode(uint32_t minor) {
+    v1::PrefillResponse ready = Ready();
+    ready.mutable_ready()->mutable_wire_version()->set_minor(minor);
+    Send(ready);
+    ASSERT_TRUE(end_.has_value());
+    EXPECT_EQ(ReasonOf(end_->status()), kWireVersionMismatch) << end_->status();
+  }
+
   // Sends layers of zeros, then the manifest; the functions see every frame, and the manifest,
   // before it is sent.
   using Change = std::function<void(FrameHeader&, std::vector<std::byte>&)>;

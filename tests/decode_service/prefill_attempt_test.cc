@@ -237,11 +237,14 @@ TEST_F(PrefillAttemptTest, TokensAllowedGoToNoNodeThatDoesNotKnowOfThem) {
   Start();
   EXPECT_THAT(channel_->sent.at(0).begin().allowed_tokens(),
               ElementsAreArray(request_.first_token_mask));
-  v1::PrefillResponse ready = Ready();
-  ready.mutable_ready()->mutable_wire_version()->set_minor(kAllowedTokensWireMinor - 1);
-  Send(ready);
-  ASSERT_TRUE(end_.has_value());
-  EXPECT_EQ(ReasonOf(end_->status()), kWireVersionMismatch) << end_->status();
+  ExpectRefusesNode(kAllowedTokensWireMinor - 1);
+}
+
+TEST_F(PrefillAttemptTest, SaltGoesToNoNodeThatDoesNotKnowOfIt) {
+  request_.cache_salt = "mine";
+  Start();
+  EXPECT_EQ(channel_->sent.at(0).begin().cache_salt(), "mine");
+  ExpectRefusesNode(kCacheSaltWireMinor - 1);
 }
 
 TEST_F(PrefillAttemptTest, NodeLostHalfwayFreesEverything) {

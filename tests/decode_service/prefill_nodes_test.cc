@@ -77,7 +77,7 @@ class PrefillNodesTest : public ::testing::Test {
   // Where a prompt of 10 tokens goes; it ends at once, well.
   std::string Chosen(const std::set<std::string>& tried = {},
                      PrefillNode::Standing worst = PrefillNode::Standing::kSilent) {
-    const auto visit = nodes_->Choose(kPrompt, tried, worst);
+    const auto visit = nodes_->Choose(kPrompt, "", tried, worst);
     if (!visit.ok()) return visit.status().ToString();
     nodes_->Ended(*visit, absl::OkStatus());
     return visit->node->address();
@@ -126,7 +126,7 @@ TEST_F(PrefillNodesTest, TwoPromptsThatComeAtOnceGoToTwoFreeNodes) {
     std::barrier at_once(2);
     const auto choose = [&] {
       at_once.arrive_and_wait();
-      return *nodes_->Choose(kPrompt, {});
+      return *nodes_->Choose(kPrompt, "", {});
     };
     auto other = std::async(std::launch::async, choose);
     const PrefillNodes::Visit visits[] = {choose(), other.get()};
@@ -145,7 +145,7 @@ TEST_F(PrefillNodesTest, WhatWasSentSinceCounts) {
   std::map<std::string, int> times;
   // b takes 100 tokens; then they share.
   for (int i = 0; i < 30; ++i) {
-    visits.push_back(*nodes_->Choose(kPrompt, {}));
+    visits.push_back(*nodes_->Choose(kPrompt, "", {}));
     ++times[visits.back().node->address()];
   }
   EXPECT_NEAR(times[a.address()], 10, 1);
@@ -164,10 +164,11 @@ TEST_F(PrefillNodesTest, PromptsThatBeginAlikeGoWhereTheirBeginningIs) {
   }
   Start(targets);
   ASSERT_TRUE(HasServing(4));
-  const auto ask = [this](int32_t question) {
+  std::string salt;
+  const auto ask = [this, &salt](int32_t question) {
     std::vector<int32_t> prompt(3 * kPrefixBlockTokens, 7);
     prompt.push_back(question);
-    const PrefillNodes::Visit visit = *nodes_->Choose(prompt, {});
+    const PrefillNodes::Visit visit = *nodes_->Choose(prompt, salt, {});
     nodes_->Ended(visit, absl::OkStatus());
     return visit.node->address();
   };
@@ -184,6 +185,12 @@ TEST_F(PrefillNodesTest, PromptsThatBeginAlikeGoWhereTheirBeginningIs) {
   EXPECT_NE(next, home) << "reading all of it anew is done sooner";
   ASSERT_TRUE(home_has_to_read(0));
   for (int32_t i = 1; i < 20; ++i) EXPECT_EQ(ask(i), next);
+  std::set<std::string> homes;
+  for (size_t i = 0; i < 20; ++i) {
+    salt = std::to_string(i);
+    homes.insert(ask(0));
+  }
+  EXPECT_GT(homes.size(), 1u) << "a beginning with another salt is another one";
 }
 
 TEST_F(PrefillNodesTest, OfManyTheMostLoadedGetsNothing) {
@@ -234,7 +241,7 @@ TEST_F(PrefillNodesTest, WhoFailedIsUsedWhereNoOtherIsLeft) {
   FakeNode only;
   Start({only.address()});
   ASSERT_TRUE(HasServing(1));
-  nodes_->Ended(*nodes_->Choose(kPrompt, {}), absl::DataLossError("broken cache"));
+  nodes_->Ended(*nodes_->Choose(kPrompt, "", {}), absl::DataLossError("broken cache"));
   EXPECT_THAT(StateOf(only).health, HasSubstr("broken cache"));
   EXPECT_GT(StateOf(only).ejected_for, absl::ZeroDuration());
   EXPECT_EQ(nodes_->CheckAnyAnswers(), absl::OkStatus());
@@ -248,7 +255,7 @@ TEST_F(PrefillNodesTest, WhoFailedIsLeftOutWhileOthersServe) {
   other.SetLoad(1000);
   Start({failing.address(), other.address()});
   ASSERT_TRUE(HasServing(2));
-  const auto visit = nodes_->Choose(kPrompt, {other.address()});
+  const auto visit = nodes_->Choose(kPrompt, "", {other.address()});
   nodes_->Ended(*visit, absl::UnavailableError("connection reset"));
   EXPECT_EQ(TimesChosen(other, 20), 20);
   EXPECT_TRUE(Eventually([&] { return Chosen() == failing.address(); })) << "it was probed";
@@ -276,7 +283,7 @@ TEST_F(PrefillNodesTest, AnotherModelLeavesNobodyWhoCanServe) {
   Start({node.address()});
   absl::Status status;
   EXPECT_TRUE(Eventually([&] {
-    const auto visit = nodes_->Choose(kPrompt, {});
+    const auto visit = nodes_->Choose(kPrompt, "", {});
     status = visit.status();
     if (visit.ok()) nodes_->Ended(*visit, absl::CancelledError(""));
     return absl::StrContains(status.message(), "same model");
@@ -300,7 +307,7 @@ TEST_F(PrefillNodesTest, NewAddressesOfANameAreFoundAndOldOnesDropped) {
   SetName("dns:///prefill:1", {first.address()});
   Start({"dns:///prefill:1"});
   ASSERT_TRUE(HasServing(1));
-  const auto visit = nodes_->Choose(kPrompt, {});
+  const auto visit = nodes_->Choose(kPrompt, "", {});
 
   SetName("dns:///prefill:1", {first.address(), second.address()});
   ASSERT_TRUE(HasServing(2));
@@ -342,7 +349,7 @@ TEST_F(PrefillNodesTest, MetricsCountNodesByStandingAndEjections) {
   EXPECT_TRUE(Eventually([&] { return value(kNodes, "draining") == 1; }));
   EXPECT_TRUE(Eventually([&] { return value(kNodes, "serving") == 1; }));
   EXPECT_EQ(value(kNodes, "ejected"), 0);
-  nodes_->Ended(*nodes_->Choose(kPrompt, {}), absl::UnavailableError("lost"));
+  nodes_->Ended(*nodes_->Choose(kPrompt, "", {}), absl::UnavailableError("lost"));
   EXPECT_EQ(value(kNodes, "ejected"), 1);
   EXPECT_EQ(value("kvship_decode_prefill_ejections_total", ""), 1);
 }

@@ -14,7 +14,7 @@ std::vector<int32_t> Prompt(int32_t id, size_t num_blocks) {
 
 // Reads a prompt as a run does: fills what it does not find. Returns how many blocks it found.
 size_t Read(PrefixCache& cache, const std::vector<int32_t>& tokens) {
-  const PrefixCache::Prefix prefix = cache.Begin(tokens, tokens.size());
+  const PrefixCache::Prefix prefix = cache.Begin(tokens, "", tokens.size());
   for (size_t i = 0; i < prefix.blocks.size(); ++i) {
     if (i < prefix.num_found) {
       EXPECT_EQ(*prefix.blocks[i], prefix.digests[i][0]);
@@ -38,6 +38,17 @@ TEST(PrefixDigests, StandForAllTokensUpToTheirBlocksEnd) {
   EXPECT_TRUE(PrefixDigests(std::span(tokens).first(kPrefixBlockTokens - 1)).empty());
 }
 
+TEST(PrefixDigests, BelongToOneSalt) {
+  const std::vector<int32_t> tokens(2 * kPrefixBlockTokens, 7);
+  const std::vector<Sha256Digest> salted = PrefixDigests(tokens, "a");
+  ASSERT_EQ(salted.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(salted[i], PrefixDigests(tokens, "a")[i]);
+    EXPECT_NE(salted[i], PrefixDigests(tokens, "b")[i]);
+    EXPECT_NE(salted[i], PrefixDigests(tokens)[i]);
+  }
+}
+
 TEST(PrefixCache, FindsWhatItWasGivenUpToTheFirstGap) {
   PrefixCache cache(kBlockBytes, 10 * kBlockBytes);
   EXPECT_EQ(Read(cache, Prompt(1, 2)), 0u);
@@ -52,11 +63,19 @@ TEST(PrefixCache, ReusesNoMoreTokensThanItMay) {
   for (const auto& [most, reused] :
        {std::pair{size_t{0}, 0}, std::pair{2 * kPrefixBlockTokens - 1, 1},
         std::pair{SIZE_MAX, 3}}) {
-    EXPECT_EQ(cache.CountReusable(Prompt(1, 3), most), reused * kPrefixBlockTokens);
-    EXPECT_EQ(cache.Begin(Prompt(1, 3), most).reused_tokens(), reused * kPrefixBlockTokens);
+    EXPECT_EQ(cache.CountReusable(Prompt(1, 3), "", most), reused * kPrefixBlockTokens);
+    EXPECT_EQ(cache.Begin(Prompt(1, 3), "", most).reused_tokens(), reused * kPrefixBlockTokens);
   }
-  EXPECT_EQ(cache.CountReusable(Prompt(1, 5), SIZE_MAX), 3 * kPrefixBlockTokens);
-  EXPECT_EQ(cache.CountReusable(Prompt(2, 5), SIZE_MAX), 0u);
+  EXPECT_EQ(cache.CountReusable(Prompt(1, 5), "", SIZE_MAX), 3 * kPrefixBlockTokens);
+  EXPECT_EQ(cache.CountReusable(Prompt(2, 5), "", SIZE_MAX), 0u);
+}
+
+TEST(PrefixCache, AnotherSaltFindsNothing) {
+  PrefixCache cache(kBlockBytes, 10 * kBlockBytes);
+  Read(cache, Prompt(1, 3));
+  EXPECT_EQ(cache.CountReusable(Prompt(1, 3), "mine", SIZE_MAX), 0u);
+  EXPECT_EQ(cache.Begin(Prompt(1, 3), "mine", SIZE_MAX).num_found, 0u);
+  EXPECT_EQ(cache.Begin(Prompt(1, 3), "", SIZE_MAX).num_found, 3u);
 }
 
 TEST(PrefixCache, ForgetsTheLeastRecentlyUsedAndOfAPromptItsEndFirst) {
@@ -73,12 +92,12 @@ TEST(PrefixCache, ForgetsTheLeastRecentlyUsedAndOfAPromptItsEndFirst) {
 TEST(PrefixCache, TakesNothingOutOfHandsThatHoldIt) {
   PrefixCache cache(kBlockBytes, 2 * kBlockBytes);
   Read(cache, Prompt(1, 1));
-  const PrefixCache::Prefix held = cache.Begin(Prompt(1, 1), SIZE_MAX);
-  auto cancelled = std::make_unique<PrefixCache::Prefix>(cache.Begin(Prompt(2, 2), SIZE_MAX));
+  const PrefixCache::Prefix held = cache.Begin(Prompt(1, 1), "", SIZE_MAX);
+  auto cancelled = std::make_unique<PrefixCache::Prefix>(cache.Begin(Prompt(2, 2), "", SIZE_MAX));
   ASSERT_EQ(cancelled->blocks.size(), 1u);
-  EXPECT_TRUE(cache.Begin(Prompt(3, 1), SIZE_MAX).blocks.empty());
+  EXPECT_TRUE(cache.Begin(Prompt(3, 1), "", SIZE_MAX).blocks.empty());
   cancelled.reset();
-  EXPECT_EQ(cache.Begin(Prompt(3, 1), SIZE_MAX).blocks.size(), 1u);
+  EXPECT_EQ(cache.Begin(Prompt(3, 1), "", SIZE_MAX).blocks.size(), 1u);
   EXPECT_EQ(Read(cache, Prompt(1, 1)), 1u);
 }
 
@@ -116,7 +135,7 @@ TEST(PrefixCache, TakesAllItsMemoryWhereThatIsAsked) {
 
 TEST(PrefixCache, BlocksMayOutliveIt) {
   auto cache = std::make_unique<PrefixCache>(kBlockBytes, kBlockBytes);
-  const PrefixCache::Prefix prefix = cache->Begin(Prompt(1, 1), 0);
+  const PrefixCache::Prefix prefix = cache->Begin(Prompt(1, 1), "", 0);
   cache.reset();
   *prefix.blocks[0] = std::byte{1};
 }

@@ -97,6 +97,9 @@ def test_usage_tells_what_of_a_prompt_was_not_read_anew(tmp_path):
         assert second.usage.prompt_tokens - 300 < cached < second.usage.prompt_tokens and cached % 256 == 0
         again = api.complete(LONG + "Who counted?", max_tokens=4, temperature=0)
         assert again.choices[0].text == first.choices[0].text and again.usage.prompt_tokens_details.cached_tokens == cached
+        for known in (0, cached):
+            salted = api.complete(LONG + "Who counted?", max_tokens=4, temperature=0, extra_body={"cache_salt": "mine"})
+            assert salted.choices[0].text == first.choices[0].text and salted.usage.prompt_tokens_details.cached_tokens == known
 
 
 def test_a_stream_gives_the_same_text_and_then_usage(api):

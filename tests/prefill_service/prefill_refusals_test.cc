@@ -68,6 +68,8 @@ TEST_F(PrefillRefusalsTest, WrongFieldsAreNamed) {
   ExpectWrong("tokens[0]", "is 4294967295", [](auto& begin) { begin.set_tokens(0, UINT32_MAX); });
   ExpectWrong("tokens", "fewer than the model's context of 2048",
               [](auto& begin) { begin.mutable_tokens()->Resize(2048, 1); });
+  ExpectWrong("cache_salt", "a text of 257 bytes; wanted at most 256",
+              [](auto& begin) { begin.set_cache_salt(std::string(257, 's')); });
   ExpectWrong("forced_token", "is 320", [](auto& begin) { begin.set_forced_token(320); });
   ExpectWrong("allowed_tokens", "a list of 9; wanted the 10 words of the vocabulary",
               [](auto& begin) { begin.mutable_allowed_tokens()->Resize(9, 1); });

@@ -180,6 +180,21 @@ TEST_F(PrefillTurns, WhoseBeginningIsKnownComesBeforeWhoIsShorter) {
   EXPECT_EQ(ManifestOf(*unknown).reused_tokens(), 0u);
 }
 
+TEST_F(PrefillTurns, WhatHasAnotherSaltIsReadAnewAndOneThatHasTheSameIsNot) {
+  PrefillNode node({}, kModelTimes, kBlockTokens,
+                   16 * PrefillEngine::PrefixBlockBytes(TinyModel(kModelTimes).config()));
+  const auto reused_tokens = [&node](const std::string& salt) {
+    v1::PrefillBegin begin = node.Begin(RandomTokens(1000, 100), "scorer=keep_all");
+    begin.set_cache_salt(salt);
+    return ManifestOf(*CollectedCall::Start(node, begin, {})).reused_tokens();
+  };
+  EXPECT_EQ(reused_tokens(""), 0u);
+  EXPECT_EQ(reused_tokens("mine"), 0u);
+  EXPECT_EQ(reused_tokens("yours"), 0u);
+  EXPECT_EQ(reused_tokens("mine"), 768u);
+  EXPECT_EQ(reused_tokens(""), 768u);
+}
+
 TEST_F(PrefillTurns, RunsThatDoNotFitIntoMemoryTogetherComeOneAfterTheOther) {
   const size_t room = PrefillRun::BytesFor(TinyModel().config(), 500, {});
   PrefillNode node({.max_active_bytes = room}, kModelTimes, kBlockTokens);

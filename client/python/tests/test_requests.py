@@ -9,7 +9,7 @@ from kvship.request import generate_request
 
 def test_values_arrive_under_their_names():
     request = generate_request("One", max_tokens=7, min_tokens=3, temperature=0.5, top_p=1, top_k=3, seed=2**64 - 1, stop=["a", "b"],
-                               logprobs=2, forced_tokens=[5, 6], compression="scorer=snapkv,window=8", min_p=0.25,
+                               cache_salt="mine", logprobs=2, forced_tokens=[5, 6], compression="scorer=snapkv,window=8", min_p=0.25,
                                presence_penalty=-2, frequency_penalty=0.5, repetition_penalty=1.05, logit_bias={7: -100, 9: 1.5})
     assert (request.prompt, request.max_tokens, request.min_tokens, request.logprobs) == ("One", 7, 3, 2)
     assert (request.sampling.temperature, request.sampling.top_p) == (0.5, 1)
@@ -18,7 +18,7 @@ def test_values_arrive_under_their_names():
     assert request.sampling.repetition_penalty == 1.05
     assert dict(request.sampling.logit_bias) == {7: -100, 9: 1.5}
     assert list(request.stop) == ["a", "b"] and list(request.forced_tokens) == [5, 6]
-    assert request.compression.window == 8
+    assert (request.compression.window, request.cache_salt) == (8, "mine")
     assert list(generate_request(tokens=range(4)).tokens.ids) == [0, 1, 2, 3]
 
 

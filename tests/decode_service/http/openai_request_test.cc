@@ -60,7 +60,7 @@ TEST(OpenAiRequestTest, EveryFieldArrives) {
       Chat(R"(,"temperature":0.5,"top_p":0.9,"top_k":40,"seed":-1,"max_completion_tokens":7,
                "min_p":0.05,"presence_penalty":1.5,"frequency_penalty":-2,"repetition_penalty":1.05,"logit_bias":{"5":-100,"70":0.5},
                "stop":["a","b"],"stream":true,"stream_options":{"include_usage":true},
-               "logprobs":true,"top_logprobs":3,"user":"u","ignore_eos":true,"min_tokens":5,
+               "logprobs":true,"top_logprobs":3,"user":"u","ignore_eos":true,"min_tokens":5,"cache_salt":"s",
                "kvship":{"report":true,"timeout_ms":250,"compression":"scorer=snapkv,budget_tokens=512"})"));
   ASSERT_TRUE(request.ok()) << request.status();
   const v1::GenerateRequest& generate = request->generate;
@@ -76,6 +76,7 @@ TEST(OpenAiRequestTest, EveryFieldArrives) {
               UnorderedElementsAre(Pair(5, -100.0f), Pair(70, 0.5f)));
   EXPECT_EQ(generate.max_tokens(), 7u);
   EXPECT_EQ(generate.min_tokens(), 5u);
+  EXPECT_EQ(generate.cache_salt(), "s");
   EXPECT_THAT(generate.stop(), ElementsAre("a", "b"));
   EXPECT_EQ(generate.logprobs(), 3u);
   EXPECT_TRUE(generate.ignore_end_tokens());
@@ -205,6 +206,7 @@ TEST(OpenAiRequestTest, WrongValuesAreNamedWithFieldValueAndWhatWasWanted) {
   ExpectRefused(ReadChat(Chat(R"(,"max_tokens":1,"max_completion_tokens":2)")), "max_tokens",
                 "max_completion_tokens");
   ExpectRefused(ReadChat(Chat(R"(,"stop":[1])")), "stop", "[1]; wanted a string");
+  ExpectRefused(ReadChat(Chat(R"(,"cache_salt":"")")), "cache_salt", "that is not empty");
   ExpectRefused(ReadChat(Chat(R"(,"stream":1)")), "stream", "true or false");
   ExpectRefused(ReadChat(Chat(R"(,"top_logprobs":2)")), "top_logprobs", "logprobs is not true");
   ExpectRefused(ReadChat(Chat(R"(,"logprobs":true,"top_logprobs":21)")), "top_logprobs", "to 20");

@@ -176,10 +176,12 @@ def generate_request(
     ignore_end_tokens: bool = False,
     report_heads: bool = False,
     json_schema: Mapping[str, Any] | str | None = None,
+    cache_salt: str = "",
 ) -> generation_pb2.GenerateRequest:
     """A request for text after `prompt`, after a chat's `messages` ({"role", "content"}), or after token ids.
 
-    With `json_schema`, a mapping or text, the answer is JSON of that schema. Everything that is None is the server's default.
+    With `json_schema`, a mapping or text, the answer is JSON of that schema. With `cache_salt` the prompt's beginning is shared, in
+    the prefill nodes' prefix caches, only with prompts of the same salt. Everything that is None is the server's default.
     Raises ValueError unless exactly one of the three is given, and TypeError or ValueError, naming the field, for a value that no
     request can carry; what values mean, the server checks.
     """
@@ -190,7 +192,7 @@ def generate_request(
         min_tokens=check_integer("min_tokens", min_tokens),
         stop=_stop_texts(stop), logprobs=check_integer("logprobs", logprobs),
         forced_tokens=token_ids("forced_tokens", forced_tokens), ignore_end_tokens=ignore_end_tokens, report_heads=report_heads,
-        json_schema=_json_schema(json_schema),
+        json_schema=_json_schema(json_schema), cache_salt=check_text("cache_salt", cache_salt),
         sampling=_sampling({"temperature": temperature, "top_p": top_p, "min_p": min_p, "presence_penalty": presence_penalty,
                             "frequency_penalty": frequency_penalty, "repetition_penalty": repetition_penalty}, top_k, seed, logit_bias))
     if prompt is not None:
