@@ -222,4 +222,6 @@ function(kvship_programs)
   kvship_program(kvship-decode decode_service/main.cc kvship_decode_service absl::flags absl::flags_parse)
   kvship_program(kvship client/main.cc kvship_client absl::flags absl::flags_parse)
   kvship_program(kvship-stream-example client/examples/stream.cc kvship_client)
+  # What a user runs, without tests and micro-benchmarks, which take as long to compile.
+  add_custom_target(programs DEPENDS kvship-prefill kvship-decode kvship kvship-inspect)
 endfunction()

@@ -1,14 +1,15 @@
 # shellcheck shell=bash
 # Configure, build, run the tests. Each takes a preset of CMakePresets.json: release, asan, tsan or (to
-# build) fuzz.
+# build) fuzz. Who names targets builds these alone.
 
 build() {
-  local preset=$1 folder
+  local preset=$1 folder targets=()
+  [[ $# -eq 1 ]] || targets=(--target "${@:2}")
   folder=$(build_folder "$preset")
   mkdir -p "$folder"
   quietly "$folder/configure.log" cmake --preset "$preset" -DKVSHIP_DEMO_MODEL="$model_path" ||
     die "CMake could not configure $folder; the whole log is in $folder/configure.log"
-  cmake --build --preset "$preset" </dev/null || die "The build in $folder failed; the first error above says why."
+  cmake --build --preset "$preset" "${targets[@]}" </dev/null || die "The build in $folder failed; the first error above says why."
 }
 
 build_folder() {

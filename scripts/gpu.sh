@@ -70,7 +70,7 @@ look() {
   local program names folders said code=0
   for program in "${programs[@]:0:5}"; do [[ -x $bin/$program ]] || die "no $program in $bin"; done
   read -ra names <<<"${KVSHIP_GPU_LIBRARIES:-$(cuda_libraries)}"
-  folders=$(scripts/gpu_libraries.py "${names[@]}") || failed+=("libraries (not all of ${names[*]} are here)")
+  folders=$(bounded 60 scripts/gpu_libraries.py "${names[@]}") || failed+=("libraries (not all of ${names[*]} are here)")
   export LD_LIBRARY_PATH=$LD_LIBRARY_PATH${folders:+:$folders}
   device=$(gpu)
   say "$device, programs of $(commit)"
