@@ -26,6 +26,11 @@ constexpr char kProgram[] = "kvship-decode";
 // Streams that never end by themselves, such as watches of the health service, take all of it.
 constexpr absl::Duration kMostDeliveryTime = absl::Seconds(5);
 
+// A text of the longest prompt takes seconds to tokenize: with a second thread short ones come by.
+constexpr size_t kPreparingThreads = 2;
+// Of what waits: requests whose text is to be tokenized, structures that are to be compiled.
+constexpr size_t kMostPreparerBytes = 128 << 20, kMostCompilerBytes = 32 << 20;
+
 absl::StatusOr<ServedModel> LoadModel(const std::string& path) {
   const ExitOnStop exit_on_stop;
   LogInfo(absl::StrCat("loading ", path));
@@ -173,6 +178,8 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<B
               .connection = {.credentials = std::move(prefill_credentials)}},
              metrics_),
       nccl_(std::move(nccl)),
+      compiler_(/*num_threads=*/1, kMostCompilerBytes),
+      preparer_(kPreparingThreads, kMostPreparerBytes),
       uses_{.model = model_,
             .nodes = nodes_,
             .client_requests = client_requests_,
@@ -182,6 +189,7 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<B
             .nccl = nccl_.get(),
             .recent = recent_,
             .tracer = tracer_,
+            .preparer = preparer_,
             .compiler = compiler_,
             .options = options_.generation},
       callers_(options_.security.allowed_peers, std::move(tokens)),

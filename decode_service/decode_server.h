@@ -96,7 +96,8 @@ class DecodeServer {
   const std::unique_ptr<const NcclMetrics> nccl_metrics_;
   PrefillNodes nodes_;
   const std::unique_ptr<NcclService> nccl_;  // may be null; its last answers find all others there
-  CompileQueue compiler_;
+  WorkQueue compiler_;
+  WorkQueue preparer_;
   const Generation::Uses uses_;
   const Callers callers_;
   GenerationService service_;

@@ -25,11 +25,14 @@ constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 bool Generation::Start(const v1::GenerateRequest& message) {
   bool compiles = false;
   absl::Status status = UnlessOutOfMemory([&]() -> absl::Status {
+    if (responses_->cancelled()) return responses_->why_cancelled();
     RETURN_IF_ERROR(Prepare(message));
     if (request_.structure.empty()) return absl::OkStatus();
     matcher_ = uses_.model.grammars->Kept(request_.structure);
     compiles = matcher_ == nullptr;
-    return compiles ? WaitForCompiler() : absl::OkStatus();
+    if (!compiles) return absl::OkStatus();
+    return WaitIn(uses_.compiler, request_.structure.size(),
+                  [self = shared_from_this()] { self->Compile(); });
   });
   if (status.ok() && compiles) return true;
   if (status.ok()) status = GoOn();
@@ -37,18 +40,33 @@ bool Generation::Start(const v1::GenerateRequest& message) {
   return status.ok();
 }
 
-absl::Status Generation::WaitForCompiler() {
+void Generation::StartInTurn(v1::GenerateRequest message) {
+  const absl::Status status = UnlessOutOfMemory([&]() -> absl::Status {
+    RETURN_IF_ERROR(TakePlace());
+    // shared: a task is copied
+    const auto held = std::make_shared<const v1::GenerateRequest>(std::move(message));
+    return WaitIn(uses_.preparer, held->ByteSizeLong(),
+                  [self = shared_from_this(), held] { self->Start(*held); });
+  });
+  if (!status.ok()) Fail(status);
+}
+
+absl::Status Generation::WaitIn(WorkQueue& queue, size_t num_bytes, WorkQueue::Task task) {
   std::lock_guard lock(mutex_);
   if (responses_->cancelled()) return responses_->why_cancelled();
-  compiler_place_ =
-      uses_.compiler.Enter(call_.client, [self = shared_from_this()] { self->Compile(); });
+  ASSIGN_OR_RETURN(const size_t place, queue.Enter(call_.client, num_bytes, std::move(task)));
+  turn_ = {&queue, place};
+  return absl::OkStatus();
+}
+
+absl::Status Generation::TakePlace() {
+  if (place_ != nullptr) return absl::OkStatus();
+  ASSIGN_OR_RETURN(place_, uses_.client_requests.Enter(call_.client));
   return absl::OkStatus();
 }
 
 absl::Status Generation::Prepare(const v1::GenerateRequest& message) {
-  if (place_ == nullptr) {
-    ASSIGN_OR_RETURN(place_, uses_.client_requests.Enter(call_.client));
-  }
+  RETURN_IF_ERROR(TakePlace());
   ASSIGN_OR_RETURN(request_, ReadRequest(message, uses_.model, uses_.options.limits));
   report_.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(request_.tokens.size()));
   RETURN_IF_ERROR(WithField(uses_.loop.CheckPlan(request_.plan), "compression"));
@@ -196,11 +214,10 @@ void Generation::Cancel(const absl::Status& why) {
   {
     std::lock_guard lock(mutex_);
     attempt = attempt_;
-    // If its turn has come right now, Compile or OnRoom ends it.
+    // If its turn has come right now, Start, Compile or OnRoom ends it.
     const bool was_in_line = in_line_ && uses_.queue.StepOut(*ticket_);
     if (was_in_line) in_line_ = false;
-    waited =
-        was_in_line || (compiler_place_ && uses_.compiler.Leave(call_.client, *compiler_place_));
+    waited = was_in_line || (turn_ && turn_->queue->Leave(call_.client, turn_->place));
   }
   if (attempt != nullptr) attempt->Cancel(why);
   if (waited) Fail(why);

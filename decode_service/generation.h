@@ -16,13 +16,13 @@
 #include "decode_service/decode_metrics.h"
 #include "decode_service/generation_request.h"
 #include "decode_service/generation_trace.h"
-#include "decode_service/grammar/compile_queue.h"
 #include "decode_service/prefill_attempt.h"
 #include "decode_service/prefill_nodes.h"
 #include "decode_service/recent_requests.h"
 #include "decode_service/reservation_queue.h"
 #include "decode_service/response_buffer.h"
 #include "decode_service/served_model.h"
+#include "decode_service/work_queue.h"
 
 namespace kvship {
 
@@ -45,7 +45,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
     NcclService* nccl = nullptr;  // null: caches come over gRPC only
     RecentRequests& recent;
     Tracer& tracer;
-    CompileQueue& compiler;  // of the structures that constrain outputs
+    WorkQueue& preparer;  // of requests that come over gRPC
+    WorkQueue& compiler;  // of the structures that constrain outputs
     const Options& options;
   };
 
@@ -66,9 +67,11 @@ class Generation : public std::enable_shared_from_this<Generation> {
         responses_(std::make_shared<ResponseBuffer>(uses.options.max_unread_tokens)),
         place_(std::move(place)) {}
 
-  // Checks the request and starts it. False if it has ended already; responses() then has the
-  // error.
+  // Checks the request and starts it, which takes as long as its text is to tokenize. False if it
+  // has ended already; responses() then has the error.
   bool Start(const v1::GenerateRequest& message);
+  // The same when the client's turn in `preparer` comes. Returns at once.
+  void StartInTurn(v1::GenerateRequest message);
   // Cancels: the client has gone, or the deadline has passed. Asynchronous.
   void Cancel();
   // Ends the request with `why`. Asynchronous.
@@ -79,10 +82,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
   const TraceContext& trace() const { return trace_.context(); }
 
  private:
+  absl::Status TakePlace();
   absl::Status Prepare(const v1::GenerateRequest& message);
-  // Queues the compilation of the output's structure; a cancellation before its turn ends the
-  // request at once.
-  absl::Status WaitForCompiler();
+  // Queues for a turn; a cancellation before it ends the request at once.
+  absl::Status WaitIn(WorkQueue& queue, size_t num_bytes, WorkQueue::Task task);
   // Compiles the structure that constrains the output, and continues.
   void Compile();
   // InvalidArgument that names the request's field.
@@ -115,14 +118,18 @@ class Generation : public std::enable_shared_from_this<Generation> {
   // shared: session and reading call may outlive each other
   const std::shared_ptr<ResponseBuffer> responses_;
   GenerationRequest request_;
-  ClientRequests::Place place_;                       // from Prepare, or before, to the end
+  ClientRequests::Place place_;                       // from Start, or before, to the end
   std::unique_ptr<ReservationQueue::Ticket> ticket_;  // from Prepare to the end
   std::unique_ptr<OutputMatcher> matcher_;            // from GoOn to Decode; may be null
   v1::GenerateReport report_;
   absl::Duration receive_time_;  // as PrefillAttempt::Result
 
   std::mutex mutex_;
-  std::optional<size_t> compiler_place_;  // in its queue, if it ever was there
+  struct Turn {
+    WorkQueue* queue;
+    size_t place;
+  };
+  std::optional<Turn> turn_;  // the last one that it waited for
   bool in_line_ = false;
   std::shared_ptr<PrefillAttempt> attempt_;  // shared: the channel calls it to its end
   absl::Time attempt_begin_;

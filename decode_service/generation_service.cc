@@ -1,5 +1,7 @@
 #include "decode_service/generation_service.h"
 
+#include <atomic>
+#include <functional>
 #include <string>
 #include <utility>
 
@@ -44,7 +46,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
                              RunningGenerations& running, RunningGenerations::Place place,
                              grpc::CallbackServerContext& context, const std::string& client,
                              const GenerationService::Options& options,
-                             const v1::GenerateRequest& request) {
+                             v1::GenerateRequest request) {
     auto call = std::make_shared<GenerateCall>(deadlines, options.stall_timeout, running,
                                                std::move(place), context);
     call->self_ = call;
@@ -75,7 +77,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
       if (const auto live = weak.lock()) live->WriteNext();
     });
     running.Enter(call->place_, call->generation_);
-    call->generation_->Start(request);
+    call->generation_->StartInTurn(std::move(request));
     return call.get();
   }
 
@@ -194,26 +196,33 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
 // A call that has one answer. Its place among its client's requests is given back when gRPC is done
 // with it: answers that are not read count.
 struct UnaryCall final : grpc::ServerUnaryReactor {
+  void OnCancel() override { cancelled = true; }
   void OnDone() override { delete this; }
+  std::atomic<bool> cancelled = false;
   ClientRequests::Place place;
 };
 
-// Ends a call that has one answer: what `make` gives, told the client's name and where a place
-// goes, if the caller may make the call.
-template <class Response, class Make>
-grpc::ServerUnaryReactor* Answer(const Callers& callers, grpc::CallbackServerContext* context,
-                                 Response* response, const Make& make) {
+// Ends a call that has one answer, which `make` takes its time for, in its client's turn.
+template <class Request>
+grpc::ServerUnaryReactor* AnswerInTurn(const Callers& callers, const Generation::Uses& uses,
+                                       grpc::CallbackServerContext* context, const Request& request,
+                                       std::function<absl::Status()> make) {
   auto* const call = new UnaryCall;
-  const absl::StatusOr<std::string> client = callers.Check(*context);
-  absl::Status status = client.status();
-  if (status.ok()) {
-    // Of the exception gRPC would make an error without a word.
-    status = UnlessOutOfMemory([&]() -> absl::Status {
-      ASSIGN_OR_RETURN(*response, make(*client, call->place));
-      return absl::OkStatus();
-    });
-  }
-  call->Finish(ToGrpcStatus(status));
+  // Of an exception gRPC would make an error without a word.
+  const absl::Status status = UnlessOutOfMemory([&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string client, callers.Check(*context));
+    ASSIGN_OR_RETURN(call->place, uses.client_requests.Enter(client));
+    return uses.preparer
+        .Enter(client, request.ByteSizeLong(),
+               [call, make = std::move(make)] {
+                 const absl::Status end = call->cancelled
+                                              ? absl::CancelledError("the client has gone")
+                                              : UnlessOutOfMemory(make);
+                 call->Finish(ToGrpcStatus(end));
+               })
+        .status();
+  });
+  if (!status.ok()) call->Finish(ToGrpcStatus(status));
   return call;
 }
 
@@ -225,8 +234,11 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
   if (!client.ok()) return Refuse(client.status(), "", *context);
   absl::StatusOr<RunningGenerations::Place> place = running_.Take();
   if (!place.ok()) return Refuse(place.status(), *client, *context);
+  // gRPC would keep the message to the call's end, with all that is unknown in it.
+  v1::GenerateRequest own;
+  own.Swap(const_cast<v1::GenerateRequest*>(request));
   return GenerateCall::Start(uses_, deadlines_, running_, *std::move(place), *context, *client,
-                             options_, *request);
+                             options_, std::move(own));
 }
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Refuse(
@@ -245,33 +257,31 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Refuse(
 grpc::ServerUnaryReactor* GenerationService::GetModelInfo(
     grpc::CallbackServerContext* context, const v1::GenerationServiceGetModelInfoRequest*,
     v1::GenerationServiceGetModelInfoResponse* response) {
-  return Answer(callers_, context, response, [this](const std::string&, ClientRequests::Place&) {
-    v1::GenerationServiceGetModelInfoResponse answer;
-    *answer.mutable_model() = model_info_;
-    return absl::StatusOr<v1::GenerationServiceGetModelInfoResponse>(std::move(answer));
-  });
+  auto* const call = new UnaryCall;
+  const absl::StatusOr<std::string> client = callers_.Check(*context);
+  if (client.ok()) *response->mutable_model() = model_info_;
+  call->Finish(ToGrpcStatus(client.status()));
+  return call;
 }
 
 grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* context,
                                                       const v1::TokenizeRequest* request,
                                                       v1::TokenizeResponse* response) {
-  return Answer(callers_, context, response,
-                [&](const std::string& client,
-                    ClientRequests::Place& place) -> absl::StatusOr<v1::TokenizeResponse> {
-                  ASSIGN_OR_RETURN(place, uses_.client_requests.Enter(client));
-                  return kvship::Tokenize(*request, uses_.model);
-                });
+  return AnswerInTurn(callers_, uses_, context, *request,
+                      [this, request, response]() -> absl::Status {
+                        ASSIGN_OR_RETURN(*response, kvship::Tokenize(*request, uses_.model));
+                        return absl::OkStatus();
+                      });
 }
 
 grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* context,
                                                         const v1::DetokenizeRequest* request,
                                                         v1::DetokenizeResponse* response) {
-  return Answer(callers_, context, response,
-                [&](const std::string& client,
-                    ClientRequests::Place& place) -> absl::StatusOr<v1::DetokenizeResponse> {
-                  ASSIGN_OR_RETURN(place, uses_.client_requests.Enter(client));
-                  return kvship::Detokenize(*request, uses_.model);
-                });
+  return AnswerInTurn(callers_, uses_, context, *request,
+                      [this, request, response]() -> absl::Status {
+                        ASSIGN_OR_RETURN(*response, kvship::Detokenize(*request, uses_.model));
+                        return absl::OkStatus();
+                      });
 }
 
 }  // namespace kvship

@@ -30,7 +30,8 @@ struct GenerationParts {
   ClientRequests client_requests{0};
   RecentRequests recent;
   Tracer tracer;
-  CompileQueue compiler;
+  WorkQueue compiler{/*num_threads=*/1, /*most_bytes=*/1 << 20};
+  WorkQueue preparer{/*num_threads=*/1, /*most_bytes=*/1 << 20};
   const Generation::Options options;
   const Generation::Uses uses{.model = node.model,
                               .nodes = nodes,
@@ -40,6 +41,7 @@ struct GenerationParts {
                               .metrics = node.metrics,
                               .recent = recent,
                               .tracer = tracer,
+                              .preparer = preparer,
                               .compiler = compiler,
                               .options = options};
 };

@@ -7,6 +7,10 @@
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <future>
+#include <thread>
+
 #include "absl/strings/str_cat.h"
 #include "rpc/errors.h"
 #include "rpc/request_id.h"
@@ -67,7 +71,7 @@ TEST_F(GenerationServiceTest, RefusalsWhileDrainingSayWhatToDoAndAreCounted) {
 }
 
 // Has no memory for what it makes of a text.
-class ForgetfulTokenizer final : public Tokenizer {
+class ForgetfulTokenizer : public Tokenizer {
  public:
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view,
                                               std::span<const TextRange>) const override {
@@ -92,6 +96,57 @@ TEST_F(GenerationServiceTest, ATextWhoseTokensMemoryDoesNotHoldIsRefused) {
   const absl::Status end = FromGrpcStatus(stub->Tokenize(&context, request, &response));
   EXPECT_TRUE(absl::IsResourceExhausted(end)) << end;
   EXPECT_THAT(std::string(end.message()), HasSubstr("no memory left"));
+}
+
+// Holds up whoever asks it, until it is let go.
+class SlowTokenizer final : public ForgetfulTokenizer {
+ public:
+  explicit SlowTokenizer(std::shared_future<void> may_go_on) : may_go_on_(std::move(may_go_on)) {}
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view,
+                                              std::span<const TextRange>) const override {
+    may_go_on_.wait();
+    return std::vector<int32_t>{1};
+  }
+
+ private:
+  const std::shared_future<void> may_go_on_;
+};
+
+TEST_F(GenerationServiceTest, TextsThatTakeLongHoldUpNoOtherCall) {
+  std::promise<void> may_go_on;
+  parts_.node.model.tokenizer = std::make_unique<SlowTokenizer>(may_go_on.get_future().share());
+  const auto stub = v1::GenerationService::NewStub(
+      grpc::CreateChannel(absl::StrCat("127.0.0.1:", port_), grpc::InsecureChannelCredentials()));
+  // Many more than gRPC has threads.
+  std::vector<std::thread> others;
+  std::atomic<size_t> num_answered = 0;
+  for (size_t i = 0; i < 32; ++i) {
+    others.emplace_back([&] {
+      grpc::ClientContext context;
+      v1::TokenizeRequest request;
+      request.set_text("text");
+      v1::TokenizeResponse response;
+      if (stub->Tokenize(&context, request, &response).ok()) ++num_answered;
+    });
+  }
+  // One that waits for its turn behind them ends when its deadline comes, not with them.
+  const auto deadline_of = [](auto& context, int seconds) {
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(seconds));
+  };
+  grpc::ClientContext late;
+  deadline_of(late, 1);
+  v1::GenerateRequest request;
+  request.set_prompt("text");
+  EXPECT_EQ(stub->Generate(&late, request)->Finish().error_code(),
+            grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_TRUE(service_.WaitUntilIdle(absl::Seconds(10)));
+  grpc::ClientContext context;
+  deadline_of(context, 10);
+  v1::GenerationServiceGetModelInfoResponse response;
+  EXPECT_TRUE(stub->GetModelInfo(&context, {}, &response).ok());
+  may_go_on.set_value();
+  for (std::thread& other : others) other.join();
+  EXPECT_EQ(num_answered, 32u);
 }
 
 class GenerationDeadlineTest : public GenerationServiceTest {

@@ -21,6 +21,7 @@ GRPC_BYTES = 1 << 30
 MAX_HTTP_REQUESTS, MAX_MESSAGE_BYTES = 256, 16 << 20
 # Of kvship-prefill: what runs that have begun may have in their outboxes beyond max_unsent_bytes.
 MAX_ACTIVE_REQUESTS, MAX_OUTBOX_BYTES = 16, 32 << 20
+WAITING_BYTES = 128 << 20  # kMostPreparerBytes in decode_service/decode_server.cc
 JSON_PER_BODY = 22  # decode_service/http/parse_turns.h
 
 each_pool = pytest.mark.parametrize(("name", "role"), [(name, role) for name in SETS for role in ROLES])
@@ -39,7 +40,7 @@ def message_bytes(role: str, given: dict[str, str]) -> int:
     """Of requests that may be there at a time."""
     longest = int(given.get("max_message_bytes", MAX_MESSAGE_BYTES))
     over_http = int(given.get("max_http_requests", MAX_HTTP_REQUESTS)) + JSON_PER_BODY
-    return max(GRPC_BYTES, 4 * longest) + (over_http * longest if role == "decode" else 0)
+    return max(GRPC_BYTES, 4 * longest) + (over_http * longest + WAITING_BYTES if role == "decode" else 0)
 
 
 def deployment(name: str, role: str):
