@@ -1,9 +1,15 @@
 #include "base/log.h"
 
-#include <spdlog/sinks/stdout_sinks.h>
+#include <limits.h>
+#include <poll.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
+#include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
 
 namespace kvship {
@@ -21,6 +27,50 @@ ordered_json ToJson(absl::string_view text) { return std::string(text); }
 ordered_json ToJson(uint64_t number) { return number; }
 // Nobody reads more than three decimals.
 ordered_json ToJson(double number) { return std::round(number * 1000) / 1000; }
+
+// Writes to standard error. Whoever reads it may have stopped; threads that serve must not wait for
+// that. So lines that find no room there are lost, and counted in the next one that does.
+class StandardErrorSink final : public spdlog::sinks::base_sink<std::mutex> {
+ private:
+  // A reader may be slow for a moment, but only once.
+  static constexpr int kMostWaitMs = 500;
+
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    if (!HasRoom(num_lost_ == 0 ? kMostWaitMs : 0)) {
+      ++num_lost_;
+      return;
+    }
+    if (num_lost_ > 0) {
+      const std::string text =
+          "lines of the log lost, as nobody read it: " + std::to_string(num_lost_);
+      num_lost_ = 0;
+      Write({message.logger_name, spdlog::level::warn, g_json ? Dump(text) : text});
+    }
+    Write(message);
+  }
+
+  void flush_() override {}
+
+  // For PIPE_BUF bytes.
+  static bool HasRoom(int wait_ms) {
+    pollfd stream = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+    return poll(&stream, 1, wait_ms) == 1;
+  }
+
+  void Write(const spdlog::details::log_msg& message) {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    for (size_t at = 0; at < line.size();) {
+      if (at > 0 && !HasRoom(kMostWaitMs)) break;
+      const ssize_t written =
+          write(STDERR_FILENO, line.data() + at, std::min<size_t>(line.size() - at, PIPE_BUF));
+      if (written <= 0) break;  // there is nobody to tell
+      at += static_cast<size_t>(written);
+    }
+  }
+
+  size_t num_lost_ = 0;  // since the last line that was written
+};
 
 void Log(spdlog::level::level_enum level, absl::string_view message,
          std::initializer_list<LogField> fields) {
@@ -43,7 +93,7 @@ absl::StatusOr<LogFormat> ParseLogFormat(const std::string& text) {
 
 void StartLog(const std::string& program, LogFormat format) {
   g_json = format == LogFormat::kJson;
-  auto logger = spdlog::stderr_logger_mt(program);
+  auto logger = std::make_shared<spdlog::logger>(program, std::make_shared<StandardErrorSink>());
   logger->set_pattern(
       g_json ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","program":"%n","message":%v})"
              : "%Y-%m-%d %H:%M:%S.%e %^%L%$ %n: %v");

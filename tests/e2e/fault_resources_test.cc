@@ -85,5 +85,23 @@ TEST(FaultResourcesTest, ALogThatNobodyReadsHoldsUpNoStop) {
   close(pipe);
 }
 
+TEST(FaultResourcesTest, ALogThatNobodyReadsHoldsUpNoRequest) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/log";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  const int pipe = open(path.c_str(), O_RDWR | O_CLOEXEC);
+  RedirectedPair pair("2>" + path);
+  ASSERT_TRUE(pair.WaitUntilReady());
+  GenerationClient client(pair.decode.address());
+  CheckedRequests requests;
+  EXPECT_EQ(requests.Learn(client), absl::OkStatus());
+  // A request is a line of some 400 bytes on both nodes, and the pipe holds 64 KiB.
+  for (size_t i = 0; i < 200; ++i) {
+    EXPECT_EQ(requests.Send(client, i % requests.num_requests(), absl::Minutes(1)),
+              absl::OkStatus());
+  }
+  close(pipe);
+}
+
 }  // namespace
 }  // namespace kvship
