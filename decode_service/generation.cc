@@ -42,7 +42,7 @@ bool Generation::Start(const v1::GenerateRequest& message) {
 
 void Generation::StartInTurn(v1::GenerateRequest message) {
   const absl::Status status = UnlessOutOfMemory([&]() -> absl::Status {
-    RETURN_IF_ERROR(TakePlace());
+    ASSIGN_OR_RETURN(place_, uses_.client_requests.Enter(call_.client));
     // shared: a task is copied
     const auto held = std::make_shared<const v1::GenerateRequest>(std::move(message));
     return WaitIn(uses_.preparer, held->ByteSizeLong(),
@@ -59,14 +59,10 @@ absl::Status Generation::WaitIn(WorkQueue& queue, size_t num_bytes, WorkQueue::T
   return absl::OkStatus();
 }
 
-absl::Status Generation::TakePlace() {
-  if (place_ != nullptr) return absl::OkStatus();
-  ASSIGN_OR_RETURN(place_, uses_.client_requests.Enter(call_.client));
-  return absl::OkStatus();
-}
-
 absl::Status Generation::Prepare(const v1::GenerateRequest& message) {
-  RETURN_IF_ERROR(TakePlace());
+  if (place_ == nullptr) {
+    ASSIGN_OR_RETURN(place_, uses_.client_requests.Enter(call_.client));
+  }
   ASSIGN_OR_RETURN(request_, ReadRequest(message, uses_.model, uses_.options.limits));
   report_.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(request_.tokens.size()));
   RETURN_IF_ERROR(WithField(uses_.loop.CheckPlan(request_.plan), "compression"));

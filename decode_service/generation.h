@@ -70,7 +70,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   // Checks the request and starts it, which takes as long as its text is to tokenize. False if it
   // has ended already; responses() then has the error.
   bool Start(const v1::GenerateRequest& message);
-  // The same when the client's turn in `preparer` comes. Returns at once.
+  // The same when the client's turn in `preparer` comes, for one without a place. Returns at once.
   void StartInTurn(v1::GenerateRequest message);
   // Cancels: the client has gone, or the deadline has passed. Asynchronous.
   void Cancel();
@@ -82,7 +82,6 @@ class Generation : public std::enable_shared_from_this<Generation> {
   const TraceContext& trace() const { return trace_.context(); }
 
  private:
-  absl::Status TakePlace();
   absl::Status Prepare(const v1::GenerateRequest& message);
   // Queues for a turn; a cancellation before it ends the request at once.
   absl::Status WaitIn(WorkQueue& queue, size_t num_bytes, WorkQueue::Task task);
