@@ -94,7 +94,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   // Releases slot and ticket, so that whoever sees the request's end finds them free.
   void GiveBack();
   // Sends the prompt to a node not tried yet. A null `cache` means: node first, memory when it is
-  // ready.
+  // ready. If OK, OnAttemptEnd follows or has been; else the caller ends the request.
   absl::Status Attempt(ReservationQueue::Cache cache);
   // Queues for memory, then continues.
   void WaitForRoom();
