@@ -15,6 +15,7 @@
 #include "compress/selector.h"
 #include "kernels/attention.h"
 #include "kernels/scores.h"
+#include "kv/layer_needs.h"
 
 namespace kvship {
 namespace {

@@ -40,11 +40,8 @@ class Scorer {
   virtual absl::Status Score(Backend& backend, const ScorerInput& input, TensorView scores) = 0;
 };
 
-// What the engine must deliver with each layer, on the CPU and on a GPU. `plan` is MakePlan's for
+// Positions [0, NumScored) have a score, unless the whole prompt is kept. `plan` is MakePlan's for
 // `options`, here and below.
-LayerNeeds NeedsOf(const CompressionOptions& options, const KvPlan& plan);
-
-// Positions [0, NumScored) have a score, unless the whole prompt is kept.
 size_t NumScored(const CompressionOptions& options, const KvPlan& plan);
 
 // Makes the scorer that `options` name. InvalidArgument for an unknown name.

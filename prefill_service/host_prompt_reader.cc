@@ -7,7 +7,7 @@
 
 #include "base/status_macros.h"
 #include "compress/compressor.h"
-#include "compress/scorer.h"
+#include "kv/layer_needs.h"
 
 namespace kvship {
 namespace {

@@ -18,6 +18,7 @@
 #include "kernels/cuda/buffer.h"
 #include "kv/compression_options.h"
 #include "kv/device_layer.h"
+#include "kv/layer_needs.h"
 #include "kv/layer_view.h"
 #include "kv/plan.h"
 #include "kv/shape.h"
