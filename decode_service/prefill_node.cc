@@ -61,16 +61,16 @@ bool PrefillNode::NoteCheck(const absl::Status& status, const v1::PrefillLoad& l
   return std::exchange(told_, news) != news;
 }
 
-void PrefillNode::NoteBegin(size_t prompt_tokens) {
+void PrefillNode::NoteBegin(size_t unread_tokens) {
   std::lock_guard lock(mutex_);
-  outstanding_tokens_ += prompt_tokens;
+  outstanding_tokens_ += unread_tokens;
   ++outstanding_prompts_;
 }
 
-bool PrefillNode::NoteEnd(size_t prompt_tokens, absl::Time begun, const absl::Status& outcome,
+bool PrefillNode::NoteEnd(size_t unread_tokens, absl::Time begun, const absl::Status& outcome,
                           absl::Time now) {
   std::lock_guard lock(mutex_);
-  outstanding_tokens_ -= prompt_tokens;
+  outstanding_tokens_ -= unread_tokens;
   --outstanding_prompts_;
   if (outcome.ok()) {
     failures_ = 0;

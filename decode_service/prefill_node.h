@@ -25,7 +25,7 @@ struct PrefillNodeState {
   std::string address;
   bool serving = false;      // it is sent prompts
   std::string health;        // "serving", or the problem
-  uint64_t load_tokens = 0;  // prompt tokens outstanding there, by its last report and what we sent
+  uint64_t load_tokens = 0;  // tokens it has to read, by its last report and what we sent
   absl::Duration ejected_for = absl::ZeroDuration();  // time left; zero: not ejected
 };
 
@@ -54,13 +54,13 @@ class PrefillNode {
   bool NoteCheck(const absl::Status& status, const v1::PrefillLoad& load, uint64_t own_tokens,
                  absl::Time now);
 
-  // Records that a prompt is sent to the node.
-  void NoteBegin(size_t prompt_tokens);
+  // Records that a prompt is sent to the node, of which it has `unread_tokens` to read.
+  void NoteBegin(size_t unread_tokens);
   // Records the outcome of a prompt that was sent at `begun`. Returns true if that ejects the node:
   // for up to 1 s after its first failure since a success, doubled for each further one up to 30 s,
   // less a random part. Prompts in flight when the node was ejected do not count again, and
   // failures at an unfit node do not count.
-  bool NoteEnd(size_t prompt_tokens, absl::Time begun, const absl::Status& outcome, absl::Time now);
+  bool NoteEnd(size_t unread_tokens, absl::Time begun, const absl::Status& outcome, absl::Time now);
 
   // An attempt is in progress at the node from Enter to Leave.
   void Enter(const std::shared_ptr<PrefillAttempt>& attempt);
@@ -69,9 +69,10 @@ class PrefillNode {
   void EndAttempts(const absl::Status& why);
 
   Standing standing(absl::Time now) const;
-  // Prompt tokens outstanding at the node: ours, plus those of others by its last report.
+  // Tokens that the node has to read: of our outstanding prompts, as they were sent, plus those of
+  // others by its last report.
   uint64_t load_tokens() const;
-  // Our own outstanding prompt tokens.
+  // Those of our own outstanding prompts.
   uint64_t outstanding_tokens() const;
   // Whether the node has a prefix cache, by its last report.
   bool keeps_prefixes() const;

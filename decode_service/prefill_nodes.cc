@@ -117,7 +117,7 @@ PrefillNodes::~PrefillNodes() {
 absl::StatusOr<PrefillNodes::Visit> PrefillNodes::Choose(std::span<const int32_t> prompt,
                                                          absl::string_view cache_salt,
                                                          const std::set<std::string>& tried,
-                                                         Standing worst) {
+                                                         Standing worst, size_t most_reused) {
   const Nodes known = nodes();  // destroyed without the lock: that may end connections
   std::vector<Sha256Digest> digests;
   if (std::any_of(known.begin(), known.end(), KeepsPrefixes)) {
@@ -135,14 +135,16 @@ absl::StatusOr<PrefillNodes::Visit> PrefillNodes::Choose(std::span<const int32_t
     best.push_back(node);
   }
   if (best.empty()) return NoneCanServe(known, tried, now);
+  const Choice choice = ChooseOf(best, digests, most_reused);
   const Visit visit = {
-      .node = ChooseOf(best, digests), .prompt_tokens = prompt.size(), .begun = now};
-  visit.node->NoteBegin(prompt.size());
+      .node = choice.node, .unread_tokens = prompt.size() - choice.cached_tokens, .begun = now};
+  visit.node->NoteBegin(visit.unread_tokens);
   return visit;
 }
 
-std::shared_ptr<PrefillNode> PrefillNodes::ChooseOf(const Nodes& best,
-                                                    std::span<const Sha256Digest> digests) {
+PrefillNodes::Choice PrefillNodes::ChooseOf(const Nodes& best,
+                                            std::span<const Sha256Digest> digests,
+                                            size_t most_reused) {
   const PrefixPlaces::Place place = places_.Find(digests);
   size_t first = RandomBelow(best.size());
   if (place.address.empty() && !digests.empty()) {
@@ -159,21 +161,22 @@ std::shared_ptr<PrefillNode> PrefillNodes::ChooseOf(const Nodes& best,
   };
   Nodes drawn = {best[first], best[second]};
   std::copy_if(best.begin(), best.end(), std::back_inserter(drawn), has_it);
+  const size_t known_tokens =
+      std::min(place.num_blocks, most_reused / kPrefixBlockTokens) * kPrefixBlockTokens;
   // A node with the beginning cached may have that much more queued.
   const auto to_read = [&](const auto& node) {
-    return node->load_tokens() +
-           (digests.size() - (has_it(node) ? place.num_blocks : 0)) * kPrefixBlockTokens;
+    return node->load_tokens() + (has_it(node) ? 0 : known_tokens);
   };
-  auto chosen = *std::min_element(drawn.begin(), drawn.end(), [&](const auto& a, const auto& b) {
-    return to_read(a) < to_read(b);
-  });
+  const auto chosen =
+      *std::min_element(drawn.begin(), drawn.end(),
+                        [&](const auto& a, const auto& b) { return to_read(a) < to_read(b); });
   if (KeepsPrefixes(chosen)) places_.Note(digests, chosen->address());
-  return chosen;
+  return {chosen, has_it(chosen) ? known_tokens : 0};
 }
 
 void PrefillNodes::Ended(const Visit& visit, const absl::Status& outcome) {
   const bool ejected =
-      visit.node->NoteEnd(visit.prompt_tokens, visit.begun, outcome, MonotonicNow());
+      visit.node->NoteEnd(visit.unread_tokens, visit.begun, outcome, MonotonicNow());
   if (!ejected) return;
   LogWarning(
       absl::StrCat("prefill node ", visit.node->address(), " is ejected: ", outcome.ToString()));

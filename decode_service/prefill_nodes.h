@@ -4,6 +4,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <list>
 #include <map>
@@ -44,8 +45,8 @@ class PrefillNodes {
   // One prompt sent to one node.
   struct Visit {
     std::shared_ptr<PrefillNode> node;  // shared: it may have left the list
-    size_t prompt_tokens = 0;
-    absl::Time begun;  // monotonic
+    size_t unread_tokens = 0;           // of the prompt, without what the node may have cached
+    absl::Time begun;                   // monotonic
   };
 
   // Borrows the metrics.
@@ -55,12 +56,14 @@ class PrefillNodes {
   // Chooses a node for a prompt among those of the best standing. The candidates are two random
   // nodes (if the prompt's beginning is unknown here, its hash picks the first, alike on all decode
   // nodes) and the prefix-caching node that was last given the longest known beginning. Chooses the
-  // one with the fewest tokens to read, without those of the prompt that it may have cached.
-  // Excludes nodes in `tried` and those of a standing below `worst`. Unavailable, naming each
-  // node's problem, if none is left.
+  // one with the fewest tokens to read, without those of the prompt that it may have cached, of
+  // which the prompt's compression allows to reuse `most_reused` (kv/layer_needs.h). Excludes nodes
+  // in `tried` and those of a standing below `worst`. Unavailable, naming each node's problem, if
+  // none is left.
   absl::StatusOr<Visit> Choose(std::span<const int32_t> prompt, absl::string_view cache_salt,
                                const std::set<std::string>& tried,
-                               PrefillNode::Standing worst = PrefillNode::Standing::kSilent);
+                               PrefillNode::Standing worst = PrefillNode::Standing::kSilent,
+                               size_t most_reused = SIZE_MAX);
 
   // Reports the outcome of a visit; call once for each that Choose returned.
   void Ended(const Visit& visit, const absl::Status& outcome);
@@ -89,9 +92,14 @@ class PrefillNodes {
   // The problem of a node that did not answer in time.
   absl::Status NoAnswer(const Check& check) const;
   Nodes nodes() const;
+  // A node for a prompt, and how much of the prompt it may have cached.
+  struct Choice {
+    std::shared_ptr<PrefillNode> node;  // shared: as in Visit
+    size_t cached_tokens = 0;
+  };
   // Chooses among `best`; needs choice_mutex_. `digests` are the prompt's; empty if no node caches
   // prefixes.
-  std::shared_ptr<PrefillNode> ChooseOf(const Nodes& best, std::span<const Sha256Digest> digests);
+  Choice ChooseOf(const Nodes& best, std::span<const Sha256Digest> digests, size_t most_reused);
   absl::Status NoneCanServe(const Nodes& known, const std::set<std::string>& tried,
                             absl::Time now) const;
   void UpdateGauges();

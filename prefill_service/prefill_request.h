@@ -32,6 +32,16 @@ class PrefillScheduler::Request {
   bool is_active() const { return state == State::kReady || state == State::kRunning; }
   bool is_sending() const { return state == State::kSending; }
   bool has_begun() const { return job != nullptr || is_sending(); }
+  // The share of its run that has been read, or was cached.
+  double fraction() const {
+    if (job == nullptr) return is_sending() ? 1 : 0;
+    return 1 - remaining_tokens / static_cast<double>(job->num_tokens());
+  }
+  // Tokens of the prompt to be read: of a run over several prompts, its part.
+  double unread_tokens() const {
+    if (job == nullptr) return is_sending() ? 0 : remaining_tokens;
+    return (1 - fraction()) * static_cast<double>(num_tokens());
+  }
 
   void TellReady(absl::Time now);
   // Sends the place, unless it was sent last time.

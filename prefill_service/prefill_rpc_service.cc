@@ -169,7 +169,7 @@ absl::Status PrefillRpcService::FillModelInfo(
   if (!ready.ok() && !draining) return WithReason(ready, kNotReady);
   *response->mutable_model() =
       ModelInfoToProto(parts_.model, parts_.identity, parts_.model.context_tokens);
-  response->mutable_load()->set_prompt_tokens(parts_.scheduler.admitted_tokens());
+  response->mutable_load()->set_prompt_tokens(parts_.scheduler.unread_tokens());
   response->mutable_load()->set_draining(draining);
   response->mutable_load()->set_keeps_prefixes(parts_.keeps_prefixes);
   return absl::OkStatus();

@@ -77,7 +77,7 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
             "the prefill queue holds ", requests_.size(), " requests of ",
             options_.max_queue_requests, " and ", admitted_tokens_, " tokens of ",
             options_.max_queue_tokens, "; a prompt of ", num_tokens, " does not fit now")),
-        rate_.RetryDelay(admitted_tokens_));
+        rate_.RetryDelay(UnreadTokens()));
   }
   requests_.push_back(request);
   admitted_tokens_ += num_tokens;
@@ -85,6 +85,7 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
   SendReady(request->arrived);
   TellPlaces();
   UpdateGauges();
+  Wake();  // to estimate it
   return request;
 }
 
@@ -147,16 +148,19 @@ size_t PrefillScheduler::admitted_tokens() const {
   return admitted_tokens_;
 }
 
+size_t PrefillScheduler::unread_tokens() const {
+  std::lock_guard lock(mutex_);
+  return UnreadTokens();
+}
+
 std::vector<PrefillScheduler::Prompt> PrefillScheduler::Prompts() const {
   std::vector<Prompt> prompts;
   std::lock_guard lock(mutex_);
   for (const auto& request : requests_) {
-    const std::shared_ptr<PrefillJob>& job = request->job;
-    const size_t run_tokens = job == nullptr ? request->num_tokens() : job->num_tokens();
     prompts.push_back({.request_id = request->task.request_id,
                        .prompt_tokens = request->num_tokens(),
                        .state = request->state,
-                       .fraction = 1 - request->remaining_tokens / static_cast<double>(run_tokens),
+                       .fraction = request->fraction(),
                        .age = MonotonicNow() - request->arrived});
   }
   return prompts;

@@ -94,8 +94,11 @@ class PrefillScheduler {
   // As Heartbeat::Check, for the engine thread. Never blocks.
   absl::Status CheckProgress() const;
 
-  // Prompt tokens of admitted requests that are not read yet.
+  // Prompt tokens of admitted requests that are not read yet, which max_queue_tokens limits.
   size_t admitted_tokens() const;
+  // Tokens that are left to read of all admitted requests, without what the prefix cache has. Where
+  // it has anything, a request counts from the engine's next step on, when its share is known.
+  size_t unread_tokens() const;
 
   // The state of a request, for display.
   struct Prompt {
@@ -104,7 +107,7 @@ class PrefillScheduler {
     std::string request_id;
     size_t prompt_tokens = 0;
     State state = State::kQueued;
-    double fraction = 0;  // share of its run that has been read
+    double fraction = 0;  // share of its run that has been read, or was cached; 0 before it
     absl::Duration age = {};
   };
   // Admitted requests that have not ended, in scheduling order.
@@ -142,6 +145,8 @@ class PrefillScheduler {
   void BeginSending(Request& request);
   // Deducts prefix cache hits from new requests.
   void Estimate();
+  // As unread_tokens; requires the lock.
+  size_t UnreadTokens() const;
   // The sort key of requests, smallest first, in seconds.
   double KeyOf(const Request& request) const;
   void Sort();
@@ -167,6 +172,7 @@ class PrefillScheduler {
   bool ends_all_ = false;
   bool stopping_ = false;
   size_t admitted_tokens_ = 0;
+  bool has_prefixes_ = false;  // the reader's prefix cache is not empty
   ReadingRate rate_;
   Heartbeat heartbeat_;  // of the engine thread
   std::thread thread_;

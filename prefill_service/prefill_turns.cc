@@ -1,5 +1,6 @@
 // The scheduling policy of PrefillScheduler: which request runs next.
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/out_of_memory.h"
@@ -18,7 +19,8 @@ constexpr double kAgeing = 2;
 }  // namespace
 
 void PrefillScheduler::Estimate() {
-  if (reader_.prefix_cache_bytes() == 0) return;
+  has_prefixes_ = reader_.prefix_cache_bytes() > 0;
+  if (!has_prefixes_) return;
   for (const auto& request : requests_) {
     if (std::exchange(request->is_estimated, true) || request->job != nullptr) continue;
     UnlessOutOfMemory([&] {
@@ -26,6 +28,17 @@ void PrefillScheduler::Estimate() {
       return absl::OkStatus();
     }).IgnoreError();  // then it is scheduled as without a cache hit
   }
+}
+
+size_t PrefillScheduler::UnreadTokens() const {
+  double unread_tokens = 0;
+  for (const auto& request : requests_) {
+    // What is left of its prompt is not known yet; the decode node that sent it counts it
+    // meanwhile.
+    if (has_prefixes_ && !request->is_estimated) continue;
+    unread_tokens += request->unread_tokens();
+  }
+  return static_cast<size_t>(std::llround(unread_tokens));
 }
 
 double PrefillScheduler::KeyOf(const Request& request) const {

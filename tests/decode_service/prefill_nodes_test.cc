@@ -1,6 +1,4 @@
 // Which prefill node a prompt goes to, among servers that come, go and tell of themselves.
-#include "decode_service/prefill_nodes.h"
-
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,7 +6,6 @@
 #include <unistd.h>
 
 #include <barrier>
-#include <chrono>
 #include <future>
 #include <map>
 #include <random>
@@ -16,17 +13,13 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
-#include "kv/prefix_digests.h"
 #include "rpc/errors.h"
-#include "tests/decode_service/fake_node.h"
+#include "tests/decode_service/prefill_nodes_fixture.h"
 
 namespace kvship {
 namespace {
 
 using ::testing::HasSubstr;
-
-const std::vector<int32_t> kPrompt(10, 1);
-constexpr absl::Duration kCheckInterval = absl::Milliseconds(20);
 
 // On a port that the system gives to no connection, so that it is still free when the node returns.
 std::unique_ptr<FakeNode> NodeThatCanReturn() {
@@ -37,70 +30,6 @@ std::unique_ptr<FakeNode> NodeThatCanReturn() {
     if (node->port() == port) return node;
   }
 }
-
-class PrefillNodesTest : public ::testing::Test {
- protected:
-  void Start(const std::vector<std::string>& targets,
-             absl::Duration check_interval = kCheckInterval) {
-    PrefillNodes::Options options;
-    options.targets = targets;
-    options.model_identity.fill(std::byte{1});
-    options.check_interval = check_interval;
-    options.look_up_interval = kCheckInterval;
-    options.look_up = [this](const std::string& target) {
-      std::lock_guard lock(mutex_);
-      return names_.contains(target) ? names_[target] : std::set<std::string>{target};
-    };
-    nodes_ = std::make_unique<PrefillNodes>(options, metrics_);
-  }
-  void SetName(const std::string& name, const std::set<std::string>& addresses) {
-    std::lock_guard lock(mutex_);
-    names_[name] = addresses;
-  }
-
-  bool Eventually(const std::function<bool()>& condition) {
-    const absl::Time deadline = MonotonicNow() + absl::Seconds(20);
-    while (!condition()) {
-      if (MonotonicNow() > deadline) return false;
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    return true;
-  }
-  bool HasServing(size_t count) {
-    return Eventually([&] {
-      size_t serving = 0;
-      for (const auto& state : nodes_->Snapshot()) serving += state.serving;
-      return serving == count;
-    });
-  }
-
-  // Where a prompt of 10 tokens goes; it ends at once, well.
-  std::string Chosen(const std::set<std::string>& tried = {},
-                     PrefillNode::Standing worst = PrefillNode::Standing::kSilent) {
-    const auto visit = nodes_->Choose(kPrompt, "", tried, worst);
-    if (!visit.ok()) return visit.status().ToString();
-    nodes_->Ended(*visit, absl::OkStatus());
-    return visit->node->address();
-  }
-  // How often the first is chosen of `rounds`.
-  int TimesChosen(const FakeNode& node, int rounds) {
-    int times = 0;
-    for (int i = 0; i < rounds; ++i) times += Chosen() == node.address();
-    return times;
-  }
-  PrefillNodeState StateOf(const FakeNode& node) {
-    for (const auto& state : nodes_->Snapshot()) {
-      if (state.address == node.address()) return state;
-    }
-    return {};
-  }
-
-  prometheus::Registry registry_;
-  DecodeMetrics metrics_{registry_};
-  std::mutex mutex_;
-  std::map<std::string, std::set<std::string>> names_;
-  std::unique_ptr<PrefillNodes> nodes_;
-};
 
 TEST_F(PrefillNodesTest, TheLessLoadedOfTwoByTheirOwnWord) {
   FakeNode busy;
@@ -151,46 +80,6 @@ TEST_F(PrefillNodesTest, WhatWasSentSinceCounts) {
   EXPECT_NEAR(times[a.address()], 10, 1);
   EXPECT_NEAR(times[b.address()], 20, 1);
   for (const auto& visit : visits) nodes_->Ended(visit, absl::OkStatus());
-}
-
-TEST_F(PrefillNodesTest, PromptsThatBeginAlikeGoWhereTheirBeginningIs) {
-  std::map<std::string, std::unique_ptr<FakeNode>> fakes;
-  std::vector<std::string> targets;
-  for (size_t i = 0; i < 4; ++i) {
-    auto fake = std::make_unique<FakeNode>();
-    fake->KeepPrefixes();
-    targets.push_back(fake->address());
-    fakes[targets.back()] = std::move(fake);
-  }
-  Start(targets);
-  ASSERT_TRUE(HasServing(4));
-  std::string salt;
-  const auto ask = [this, &salt](int32_t question) {
-    std::vector<int32_t> prompt(3 * kPrefixBlockTokens, 7);
-    prompt.push_back(question);
-    const PrefillNodes::Visit visit = *nodes_->Choose(prompt, salt, {});
-    nodes_->Ended(visit, absl::OkStatus());
-    return visit.node->address();
-  };
-  const std::string home = ask(0);
-  const auto home_has_to_read = [&](uint64_t num_tokens) {
-    fakes[home]->SetLoad(num_tokens);
-    return Eventually([&] { return StateOf(*fakes[home]).load_tokens == num_tokens; });
-  };
-  for (int32_t i = 1; i < 20; ++i) EXPECT_EQ(ask(i), home);
-  ASSERT_TRUE(home_has_to_read(3 * kPrefixBlockTokens - 1));
-  for (int32_t i = 1; i < 20; ++i) EXPECT_EQ(ask(i), home);
-  ASSERT_TRUE(home_has_to_read(3 * kPrefixBlockTokens + 1));
-  const std::string next = ask(20);
-  EXPECT_NE(next, home) << "reading all of it anew is done sooner";
-  ASSERT_TRUE(home_has_to_read(0));
-  for (int32_t i = 1; i < 20; ++i) EXPECT_EQ(ask(i), next);
-  std::set<std::string> homes;
-  for (size_t i = 0; i < 20; ++i) {
-    salt = std::to_string(i);
-    homes.insert(ask(0));
-  }
-  EXPECT_GT(homes.size(), 1u) << "a beginning with another salt is another one";
 }
 
 TEST_F(PrefillNodesTest, OfManyTheMostLoadedGetsNothing) {

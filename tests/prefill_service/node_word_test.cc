@@ -6,6 +6,7 @@
 
 #include <future>
 
+#include "kv/prefix_digests.h"
 #include "rpc/errors.h"
 #include "tests/prefill_service/prefill_node.h"
 #include "transport/grpc_status.h"
@@ -48,7 +49,7 @@ class WedgedChannel final : public FrameChannel {
   const std::shared_future<void> released_ = release_.get_future().share();
 };
 
-TEST(NodeWordTest, LoadIsThePromptTokensThatWereAdmitted) {
+TEST(NodeWordTest, LoadIsTheTokensThatItHasToRead) {
   PrefillNode node;
   EXPECT_EQ(LoadOf(node)->prompt_tokens(), 0u);
   const auto first = CollectedCall::Start(node, node.Begin(RandomTokens(100, 1), "scorer=keep_all"),
@@ -62,6 +63,28 @@ TEST(NodeWordTest, LoadIsThePromptTokensThatWereAdmitted) {
   EXPECT_EQ(second->WaitUntilClosed(), absl::OkStatus());
   EXPECT_TRUE(Eventually([&node] { return LoadOf(node)->prompt_tokens() == 0; }));
   EXPECT_FALSE(LoadOf(node)->draining());
+}
+
+TEST(NodeWordTest, LoadLeavesOutWhatIsCachedAndWhatIsRead) {
+  constexpr size_t kModelTimes = 32;  // deep, so that it takes steps
+  PrefillNode node({}, kModelTimes, 64,
+                   16 * PrefillEngine::PrefixBlockBytes(TinyModel(kModelTimes).config()));
+  const v1::PrefillBegin begin = node.Begin(RandomTokens(1000, 1), "scorer=keep_all");
+  const auto load = [&node] { return LoadOf(node)->prompt_tokens(); };
+  const auto first = CollectedCall::Start(node, begin, {.says_go = false});
+  EXPECT_TRUE(Eventually([&] { return load() == 1000; }));
+  first->SayGo();
+  ASSERT_TRUE(first->WaitFor(v1::PrefillResponse::kProgress));
+  EXPECT_TRUE(Eventually([&] { return load() < 1000; }));
+  EXPECT_EQ(first->WaitUntilClosed(), absl::OkStatus());
+
+  const auto again = CollectedCall::Start(node, begin, {.says_go = false});
+  EXPECT_TRUE(Eventually([&] { return load() == 1000 - 3 * kPrefixBlockTokens; }));
+  EXPECT_EQ(node.scheduler.admitted_tokens(), 1000u) << "it waits whole in memory";
+  EXPECT_EQ(node.scheduler.Prompts().at(0).fraction, 0) << "its run has not begun";
+  again->SayGo();
+  EXPECT_EQ(again->WaitUntilClosed(), absl::OkStatus());
+  EXPECT_TRUE(Eventually([&] { return load() == 0; }));
 }
 
 TEST(NodeWordTest, DrainingIsToldBeforeAndWhileRequestsAreRefused) {
