@@ -216,7 +216,10 @@ void PrefillScheduler::RunStep(const std::shared_ptr<Request>& first,
                  [&](const auto& request) { return request->job == job; });
     for (const auto& request : members) request->remaining_tokens = job->remaining_tokens();
     if (status.ok() && !job->done()) return;
-    if (status.ok()) rate_.Note(job->tokens_to_read(), job->step_time());
+    if (status.ok()) {
+      rate_.Note(job->tokens_to_read(), job->num_tokens() - job->tokens_to_read(),
+                 job->step_time());
+    }
   }
   for (const auto& request : members) {
     if (status.ok()) {

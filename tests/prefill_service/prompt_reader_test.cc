@@ -4,12 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <condition_variable>
-#include <mutex>
-
 #include "prefill_service/host_prompt_reader.h"
 #include "prefill_service/prefill_scheduler.h"
 #include "tests/engine/mixture_gguf.h"
+#include "tests/prefill_service/closed_channel.h"
 #include "tests/prefill_service/prefill_node.h"
 
 namespace kvship {
@@ -45,29 +43,6 @@ class ChoosyReader final : public PromptReader {
  private:
   Backend backend_{1};
   HostPromptReader host_;
-};
-
-// Keeps how it was closed.
-class ClosedChannel final : public FrameChannel {
- public:
-  void SendMessage(std::string) override {}
-  void SendFrame(const FrameHeader&, SharedBytes) override {}
-  size_t unsent_bytes() const override { return 0; }
-  void Close(absl::Status status) override {
-    std::lock_guard lock(mutex_);
-    closed_ = std::move(status);
-    changed_.notify_all();
-  }
-  absl::Status WaitUntilClosed() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return closed_.has_value(); });
-    return *closed_;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::optional<absl::Status> closed_;
 };
 
 class PromptReaderTest : public ::testing::Test {
