@@ -5,6 +5,7 @@
 #include <cstring>
 #include <iterator>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 
 namespace kvship {
@@ -73,6 +74,17 @@ size_t ValidUtf8Bytes(absl::string_view text) {
 absl::string_view CutUtf8(absl::string_view text, size_t most_bytes) {
   const absl::string_view beginning = text.substr(0, most_bytes);
   return beginning.substr(0, ValidUtf8Bytes(beginning));
+}
+
+std::string ReplaceInvalidUtf8(absl::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const Utf8Prefix first = FirstCharacter(text);
+    absl::StrAppend(&out, first.kind == Utf8Prefix::kWhole ? text.substr(0, first.num_bytes)
+                                                           : absl::string_view("\xef\xbf\xbd"));
+    text.remove_prefix(first.num_bytes);
+  }
+  return out;
 }
 
 absl::string_view StripWhitespace(absl::string_view text) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 #include "absl/strings/string_view.h"
 
@@ -24,6 +25,9 @@ size_t ValidUtf8Bytes(absl::string_view text);
 
 // The longest valid prefix of `text` in at most `most_bytes`, in whole characters.
 absl::string_view CutUtf8(absl::string_view text, size_t most_bytes);
+
+// The same text with U+FFFD in the place of what is invalid.
+std::string ReplaceInvalidUtf8(absl::string_view text);
 
 // Strips white space from both ends of UTF-8 text as Python's str.strip() does: Unicode's
 // White_Space and the four separators from U+001C.

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "rpc/message_json.h"
 
 namespace kvship {
@@ -17,8 +18,9 @@ using Json = nlohmann::ordered_json;
 constexpr int kNoIndent = -1;
 
 std::string FinishReason(const v1::GenerateReport& report) {
+  // Empty for one of a newer server.
   const std::string name = v1::GenerateReport::FinishReason_Name(report.finish_reason());
-  return absl::AsciiStrToLower(name.substr(std::string("FINISH_REASON_").size()));
+  return absl::AsciiStrToLower(absl::StripPrefix(name, "FINISH_REASON_"));
 }
 
 // Bad UTF-8 cannot come from a server, but must not end a client.

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/utf8.h"
 #include "engine/rope_scaling.h"
 
 namespace kvship {
@@ -253,7 +254,7 @@ absl::StatusOr<ModelConfig> ReadGgufConfig(const GgufFile& file) {
   ModelConfig model;
   model.architecture = std::string(architecture);
   ASSIGN_OR_RETURN(const auto name, file.Text("general.name"));
-  if (name.has_value()) model.name = std::string(*name);
+  if (name.has_value()) model.name = ReplaceInvalidUtf8(*name);
   RETURN_IF_ERROR(ReadShape(file, model));
   RETURN_IF_ERROR(ReadExperts(file, model));
   RETURN_IF_ERROR(RefuseOptions(file, model));

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/utf8.h"
 #include "engine/json_file.h"
 #include "engine/rope_scaling.h"
 
@@ -239,7 +240,7 @@ absl::StatusOr<HfConfig> ReadHfConfig(const std::string& directory) {
   std::error_code unknown;
   auto path = std::filesystem::absolute(directory, unknown).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();  // it ended with a slash, or a dot
-  model.name = path.filename().string();
+  model.name = ReplaceInvalidUtf8(path.filename().string());
   RETURN_IF_ERROR(ReadShape(config, model));
   RETURN_IF_ERROR(ReadExperts(config, model));
   RETURN_IF_ERROR(RefuseOptions(config, model.context_tokens));

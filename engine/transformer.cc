@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/substitute.h"
 #include "base/status_macros.h"
+#include "base/utf8.h"
 #include "engine/gguf.h"
 #include "engine/gguf_config.h"
 #include "engine/hf_config.h"
@@ -228,7 +229,9 @@ absl::StatusOr<std::unique_ptr<const Transformer>> LoadGguf(const std::string& p
   ASSIGN_OR_RETURN(GgufFile file, GgufFile::Open(path));
   auto out = std::make_unique<Transformer>();
   ASSIGN_OR_RETURN(out->config, ReadGgufConfig(file));
-  if (out->config.name.empty()) out->config.name = std::filesystem::path(path).stem().string();
+  if (out->config.name.empty()) {
+    out->config.name = ReplaceInvalidUtf8(std::filesystem::path(path).stem().string());
+  }
   WeightSource source(path, file.tensors());
   source.Ignore("rope_freqs.weight");  // applied to the frequencies
   RETURN_IF_ERROR(ReadWeights(source, kGgufNames, !source.Has(kGgufNames.output), *out));

@@ -7,7 +7,8 @@ build() {
   [[ $# -eq 1 ]] || targets=(--target "${@:2}")
   folder=$(build_folder "$preset")
   mkdir -p "$folder"
-  quietly "$folder/configure.log" cmake --preset "$preset" -DKVSHIP_DEMO_MODEL="$model_path" ||
+  quietly "$folder/configure.log" cmake --preset "$preset" -DKVSHIP_DEMO_MODEL="$model_path" \
+    -DKVSHIP_PYTHON_VENV="$python_venv" -DKVSHIP_PROMETHEUS="$KVSHIP_PROMETHEUS" ||
     die "CMake could not configure $folder; the whole log is in $folder/configure.log"
   cmake --build --preset "$preset" "${targets[@]}" </dev/null || die "The build in $folder failed; the first error above says why."
 }

@@ -53,6 +53,8 @@ cuda_libraries() {
   echo "libcublasLt.so.$major libcudnn.so.9 libnvrtc.so.$major libnccl.so.2"
 }
 
-# Every file of one kind that git tracks or would track, separated by NUL.
-files_matching() { git ls-files -z --cached --others --exclude-standard -- "$@"; }
+# Every file of one kind that is there and that git tracks or would track, separated by NUL.
+files_matching() {
+  comm -z -23 <(git ls-files -z --cached --others --exclude-standard -- "$@" | sort -z) <(git ls-files -z --deleted | sort -z)
+}
 cxx_files() { files_matching '*.h' '*.cc' '*.cu' '*.cuh'; }

@@ -187,7 +187,7 @@ fetch_prometheus() {
   make_staging
   quietly "$staging/log" download_package prometheus ||
     die "Debian's package prometheus could not be fetched; check the network and run ./dev setup again."
-  dpkg-deb -x "$staging"/prometheus_*.deb "$staging/unpacked"
+  dpkg-deb -x "$staging"/prometheus_*.deb "$staging/unpacked" || die "Debian's package prometheus could not be unpacked."
   rm -rf "$target"
   mv "$staging/unpacked" "$target"
   drop_staging

@@ -15,6 +15,11 @@ TEST(ValidUtf8Bytes, EndAtTheFirstThatIsNot) {
   }
 }
 
+TEST(ReplaceInvalidUtf8, PutsOneCharacterInThePlaceOfEachPart) {
+  EXPECT_EQ(ReplaceInvalidUtf8("a\xff\u00e9\xe2\x82"), "a\ufffd\u00e9\ufffd");
+  EXPECT_EQ(ReplaceInvalidUtf8(""), "");
+}
+
 TEST(StripWhitespace, DropsWhatPythonsStripDrops) {
   EXPECT_EQ(StripWhitespace(" \t\r\n\v\f\x1c\x1f\u0085\u00a0\u1680\u2000\u200a "
                             "a\u2003b\u2028\u2029\u202f\u205f\u3000"),

@@ -5,6 +5,8 @@ import types
 import kvship
 import pytest
 from kvship.request import generate_request
+from kvship.results import event
+from kvship.v1 import generation_pb2
 
 
 def test_values_arrive_under_their_names():
@@ -111,3 +113,10 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_quoted(kind, token):
     with pytest.raises(ValueError, match=r"api_token has U\+00.. at index \d; wanted printable ASCII") as caught:
         kind("127.0.0.1:1", api_token=token)
     assert token not in str(caught.value)
+
+
+def test_what_only_a_newer_server_knows_is_a_number():
+    newer = generation_pb2.GenerateResponse(progress=generation_pb2.GenerateProgress(phase=7, fraction=0.5))
+    assert event(newer).phase == "7"
+    assert kvship.Generation(report=generation_pb2.GenerateReport(finish_reason=9)).finish_reason == "9"
+    assert kvship.Generation(report=generation_pb2.GenerateReport(finish_reason=1)).finish_reason == "end"

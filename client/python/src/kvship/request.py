@@ -200,8 +200,8 @@ def generate_request(
     elif messages is not None:
         request.chat.CopyFrom(_chat(messages))
         request.chat.SetInParent()
-    else:
-        request.tokens.ids.extend(token_ids("tokens", tokens or ()))
+    elif tokens is not None:
+        request.tokens.ids.extend(token_ids("tokens", tokens))
         request.tokens.SetInParent()
     if compression is not None:
         request.compression.CopyFrom(compression_options(compression))

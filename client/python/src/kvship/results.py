@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kvship.v1 import generation_pb2, types_pb2
+
+_PHASES = {value: name for name, value in generation_pb2.GenerateProgress.Phase.items()}
+_FINISH_REASONS = {value: name for name, value in generation_pb2.GenerateReport.FinishReason.items()}
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,8 @@ class Generation:
 
     @property
     def finish_reason(self) -> str:
-        """"end", "stop" or "length"."""
-        name = generation_pb2.GenerateReport.FinishReason.Name(self.report.finish_reason)
-        return name.removeprefix("FINISH_REASON_").lower()
+        """"end", "stop" or "length"; the number of one that only a newer server knows."""
+        return _name(_FINISH_REASONS, self.report.finish_reason, "FINISH_REASON_")
 
     @property
     def usage(self) -> generation_pb2.Usage:
@@ -60,6 +63,11 @@ class Generation:
         return self.report.timing
 
 
+def _name(names: Mapping[int, str], value: int, prefix: str) -> str:
+    """A value's name without the prefix, in small letters; its number where only a newer version has a name for it."""
+    return names.get(value, str(value)).removeprefix(prefix).lower()
+
+
 def token(message: types_pb2.OutputToken) -> Token:
     """A token from its message."""
     return Token(message.token_id, message.logprob, tuple((top.token_id, top.logprob) for top in message.top))
@@ -70,8 +78,7 @@ def event(response: generation_pb2.GenerateResponse) -> Progress | Output | None
     which = response.WhichOneof("event")
     if which == "progress":
         progress = response.progress
-        phase = generation_pb2.GenerateProgress.Phase.Name(progress.phase).removeprefix("PHASE_").lower()
-        return Progress(phase, progress.fraction, progress.prompt_tokens)
+        return Progress(_name(_PHASES, progress.phase, "PHASE_"), progress.fraction, progress.prompt_tokens)
     if which == "output":
         return Output(response.output.text, tuple(token(each) for each in response.output.tokens))
     return None
