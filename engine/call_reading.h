@@ -23,7 +23,7 @@ struct CallReading {
   size_t num_bytes = 0;  // of the calls, or of the text that is no call; a call may follow it
 
   // Of an unfinished call:
-  size_t at = 0;        // bytes parsed
+  size_t at = 0;        // bytes parsed; of Hermes' calls: up to and with the first end mark
   size_t searched = 0;  // bytes searched for an end in vain
   JsonEnd json = {};
   std::string name = {};

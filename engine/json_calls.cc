@@ -48,6 +48,13 @@ std::vector<ToolCall> AllCalls(absl::string_view text, char separator, const Rea
   return calls;
 }
 
+// Whether what precedes an end mark, a call's JSON, ends in one of its strings: the mark is then a
+// part of it. `json` keeps what is known of a shorter one.
+bool EndsInString(absl::string_view text, JsonEnd& json) {
+  text = absl::StripLeadingAsciiWhitespace(text);
+  return absl::StartsWith(text, "{") && json.Find(text) == 0 && json.may_be_in_string();
+}
+
 bool IsOfName(char c) { return absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.'; }
 
 // Takes NAME[ARGS] off the text, or NAME and an id and [ARGS], whichever marks are there.
@@ -95,15 +102,28 @@ CallState ReadMistralHead(absl::string_view text, CallReading& reading) {
 }  // namespace
 
 CallState ReadHermesCall(absl::string_view text, bool is_whole, CallReading& reading) {
-  const size_t end = text.find(kHermesEnd, std::max(reading.searched, kHermesBegin.size()));
-  reading.searched = text.size() - std::min(text.size(), kHermesEnd.size());
+  const absl::string_view body = text.substr(kHermesBegin.size());
+  size_t end = reading.searched;
+  while ((end = body.find(kHermesEnd, end)) != absl::string_view::npos) {
+    if (reading.at == 0) reading.at = kHermesBegin.size() + end + kHermesEnd.size();
+    if (!EndsInString(body.substr(0, end), reading.json)) break;
+    end += kHermesEnd.size();
+    reading.searched = end;
+  }
   const bool has_end = end != absl::string_view::npos;
-  if (!has_end && !is_whole) return CallState::kUnfinished;
-  reading.num_bytes = has_end ? end + kHermesEnd.size() : text.size();
-  auto call = CallOf(text.substr(0, end).substr(kHermesBegin.size()), "arguments");
-  if (!call) return CallState::kNone;
-  reading.calls.push_back(*std::move(call));
-  return CallState::kCalls;
+  if (!has_end && !is_whole) {
+    const size_t may_begin_mark = std::min(body.size(), kHermesEnd.size() - 1);
+    reading.searched = std::max(reading.searched, body.size() - may_begin_mark);
+    return CallState::kUnfinished;
+  }
+  auto call = CallOf(body.substr(0, end), "arguments");
+  if (call) {
+    reading.num_bytes = has_end ? kHermesBegin.size() + end + kHermesEnd.size() : text.size();
+    reading.calls.push_back(*std::move(call));
+    return CallState::kCalls;
+  }
+  reading.num_bytes = reading.at > 0 ? reading.at : text.size();
+  return CallState::kNone;
 }
 
 CallState ReadMistralCalls(absl::string_view text, bool is_whole, CallReading& reading) {

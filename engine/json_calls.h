@@ -10,7 +10,8 @@
 namespace kvship {
 
 // `text` begins with <tool_call>, and extends the text that this `reading` last saw. `is_whole`: it
-// will not grow. Text that is no call extends to its </tool_call>.
+// will not grow. A string of the call may have </tool_call>. Text that is no call extends to its
+// first </tool_call>.
 CallState ReadHermesCall(absl::string_view text, bool is_whole, CallReading& reading);
 
 // As ReadHermesCall, for text that begins with one of Mistral's special tokens. Only [TOOL_CALLS]

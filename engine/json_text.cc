@@ -119,8 +119,10 @@ size_t JsonEnd::Find(absl::string_view text) {
     if (is_in_string_) {
       if (c == '\\') ++at_;  // and what it escapes
       if (c == '"') is_in_string_ = false;
+      if (static_cast<unsigned char>(c) < 0x20) has_control_ = true;
     } else if (c == '"') {
       is_in_string_ = true;
+      has_control_ = false;
     } else if (c == '{' || c == '[') {
       ++depth_;
     } else if ((c == '}' || c == ']') && --depth_ == 0) {

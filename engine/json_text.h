@@ -35,11 +35,14 @@ class JsonEnd {
  public:
   // Its length in bytes, 0 if it has not ended. `text` extends the previous call's.
   size_t Find(absl::string_view text);
+  // Whether the text that Find saw ends in a string that may be valid JSON.
+  bool may_be_in_string() const { return is_in_string_ && !has_control_; }
 
  private:
   size_t at_ = 0;  // bytes scanned
   size_t depth_ = 0;
   bool is_in_string_ = false;
+  bool has_control_ = false;  // a control character in the present string, which JSON escapes
 };
 inline size_t JsonBytes(absl::string_view text) { return JsonEnd().Find(text); }
 

@@ -57,6 +57,35 @@ TEST(ToolCallReader, WhatIsNoCallIsText) {
   EXPECT_THAT(mixed.calls, ElementsAre("f({})"));
 }
 
+TEST(ToolCallReader, AStringOfACallMayHaveItsEndMark) {
+  const std::string arguments = R"({"a": "\"</tool_call>\\</tool_call>", "b": ["</tool_call>"]})";
+  const std::string call = R"({"name": "f", "arguments": )" + arguments + "}";
+  for (const std::string end : {"\n</tool_call>", "</tool_call>", ""}) {
+    const Answer answer = ReadHermes("Now: <tool_call>\n" + call + end);
+    EXPECT_EQ(answer.text, "Now:");
+    EXPECT_THAT(answer.calls, ElementsAre("f(" + arguments + ")"));
+  }
+  const Answer two = ReadHermes("<tool_call>" + call + "</tool_call>\n<tool_call>" + call +
+                                "</tool_call> and </tool_call>");
+  EXPECT_EQ(two.text, " and </tool_call>");
+  EXPECT_THAT(two.calls, ElementsAre("f(" + arguments + ")", "f(" + arguments + ")"));
+}
+
+TEST(ToolCallReader, AStringThatDoesNotEndHidesNoOtherCall) {
+  for (const std::string broken :
+       {"<tool_call>{\"name\": \"f</tool_call>", "<tool_call>\n{\"name\": \"f}\n</tool_call>",
+        "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"</tool_call>"}) {
+    const Answer answer = ReadHermes(broken + "\n<tool_call>{\"name\": \"g\"}</tool_call> x");
+    EXPECT_EQ(answer.text, broken + " x");
+    EXPECT_THAT(answer.calls, ElementsAre("g({})"));
+    EXPECT_EQ(ReadHermes(broken + " x").text, broken + " x");
+  }
+  // Strings have no line ends, so that this text need not wait for what may come.
+  ToolCallReader reader(ToolSyntax::kHermes, /*thinks=*/false);
+  EXPECT_EQ(reader.Add("<tool_call>{\"name\": \"f\n</tool_call> x").text,
+            "<tool_call>{\"name\": \"f\n</tool_call> x");
+}
+
 TEST(ToolCallReader, TextIsGivenAtOnce) {
   ToolCallReader reader(ToolSyntax::kHermes, /*thinks=*/false);
   EXPECT_EQ(reader.Add("One ").text, "One");
