@@ -71,7 +71,16 @@ void HttpChoices::Start(const OpenAiRequest& request) {
     ++num_running_;
     CancelIfPointless();  // reading many prompts takes time
   }
-  if (!goes_on) next_ = num_running_ - 1;  // report its refusal before the others' output
+  if (!goes_on) {
+    next_ = num_running_ - 1;  // report its refusal before the others' output
+    return;
+  }
+  // Those that were cancelled before they started have an end too: without it, the others' would
+  // pass for the request's.
+  for (; num_running_ < generations_.size(); ++num_running_) {
+    ResponseBuffer& responses = generations_[num_running_]->responses();
+    responses.Fail(responses.why_cancelled());
+  }
 }
 
 ResponseBuffer::Next HttpChoices::Take(absl::Time until, Message* message, absl::Status* end) {

@@ -28,7 +28,8 @@ class HttpChoices {
   ~HttpChoices();
 
   // Starts the i-th generation with the request's i-th choice, in order, until one is refused at
-  // once. Call it first.
+  // once, or the client has gone or the deadline has passed: the others then fail with that. Call
+  // it first.
   void Start(const OpenAiRequest& request);
   // Returns the next message, or the request's end: it ends with the first choice that fails, else
   // with the last one. kNothing if neither came by `until`, which is monotonic.
@@ -49,7 +50,7 @@ class HttpChoices {
   const std::shared_ptr<Signal> signal_;
   // Null once ended. shared: the decode batch may then still hold them
   std::vector<std::shared_ptr<Generation>> generations_;
-  size_t num_running_ = 0;  // started, and not ended
+  size_t num_running_ = 0;  // started or failed before, and their end not taken
   size_t next_ = 0;         // polled next
   bool failed_ = false;     // one of them failed or was cancelled
   bool cancelled_ = false;
