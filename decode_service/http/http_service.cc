@@ -190,6 +190,11 @@ void HttpService::Stop(absl::Duration grace) {
   server_.Stop(grace);
 }
 
+void HttpService::EndAll(const absl::Status& why) {
+  parse_turns_.EndAll(why);
+  running_.EndAll(why);
+}
+
 void HttpService::StartDraining() {
   running_.StartDraining();
   server_.StartDraining();
@@ -252,10 +257,13 @@ void HttpService::AnswerModels(absl::string_view path, httplib::Response& respon
 
 void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
                          httplib::Response& response, const httplib::ContentReader& reader) {
+  const auto refuse = [&](const OpenAiError& error, const std::string& name) {
+    Refuse(error, CodeOf(error), request, name, response);
+  };
   // Refusing a request before its whole body is read closes the connection.
   const auto refuse_and_close = [&](const OpenAiError& error, const std::string& name) {
     HttpServer::connection().CloseAfterAnswer();
-    Refuse(error, request, name, response);
+    refuse(error, name);
   };
   const absl::StatusOr<std::string> client = ClientOf(request);
   if (!client.ok()) return refuse_and_close(OpenAiErrorOf(client.status()), "");
@@ -269,26 +277,35 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
   if (const auto error = ReadHttpBody(request, reader, options_.max_body_bytes, &body)) {
     return refuse_and_close(*error, *client);
   }
-  auto asked = [&] {
-    const ParseTurns::Turn turn(parse_turns_, body.size());
-    return ReadOpenAiRequest(api, body, context_tokens_, SystemRandomBits());
-  }();
-  if (!asked.ok()) return Refuse(OpenAiErrorOf(asked.status()), request, *client, response);
+  const absl::Time arrival = MonotonicNow();  // of its last byte
+  auto asked = Parse(api, body, arrival + options_.deadline);
+  if (!asked.ok()) {
+    return Refuse(OpenAiErrorOf(asked.status()), asked.status().code(), request, *client, response);
+  }
   if (const auto& chat = uses_.model.chat_template; chat && !chat->traits().has_parallel_calls) {
     asked->parallel_tool_calls = false;  // the template cannot represent several
   }
   if (!Serves(asked->model)) {
-    return Refuse(UnknownModel(asked->model, model_), request, *client, response);
+    return refuse(UnknownModel(asked->model, model_), *client);
   }
   if (const absl::Status fits = CheckTogether(*asked, uses_); !fits.ok()) {
-    return Refuse(OpenAiErrorOf(fits), request, *client, response);
+    return refuse(OpenAiErrorOf(fits), *client);
   }
-  Generate(request, *asked, *client, {*std::move(of_client), *std::move(place)}, response);
+  Generate(request, *asked, *client, arrival, {*std::move(of_client), *std::move(place)}, response);
 }
 
-void HttpService::Refuse(const OpenAiError& error, const httplib::Request& request,
-                         const std::string& client, httplib::Response& response) const {
-  const absl::StatusCode code = CodeOf(error);
+absl::StatusOr<OpenAiRequest> HttpService::Parse(OpenAiApi api, const std::string& body,
+                                                 absl::Time deadline) {
+  HttpConnection& connection = HttpServer::connection();
+  ASSIGN_OR_RETURN(const ParseTurns::Turn turn,
+                   parse_turns_.Wait(body.size(), deadline,
+                                     [&connection] { return connection.client_has_gone(); }));
+  return ReadOpenAiRequest(api, body, context_tokens_, SystemRandomBits());
+}
+
+void HttpService::Refuse(const OpenAiError& error, absl::StatusCode code,
+                         const httplib::Request& request, const std::string& client,
+                         httplib::Response& response) const {
   const std::string id = NewRequestId();
   absl::Status status(code, error.message);
   if (!error.reason.empty()) status = WithReason(status, error.reason);
@@ -305,9 +322,9 @@ void HttpService::Refuse(const OpenAiError& error, const httplib::Request& reque
 }
 
 void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& request,
-                           const std::string& client, Places places, httplib::Response& response) {
+                           const std::string& client, absl::Time arrival, Places places,
+                           httplib::Response& response) {
   HttpConnection& connection = HttpServer::connection();
-  const absl::Time arrival = MonotonicNow();
   const absl::Time deadline = arrival + std::min(request.timeout, options_.deadline);
   connection.SetAnswerDeadline(deadline);
   const std::string id = NewRequestId();

@@ -50,7 +50,7 @@ class HttpService {
   // As RunningGenerations; connections close after their current request.
   void StartDraining();
   bool WaitUntilIdle(absl::Duration timeout) { return running_.WaitUntilIdle(timeout); }
-  void EndAll(const absl::Status& why) { running_.EndAll(why); }
+  void EndAll(const absl::Status& why);
   // Ends requests in progress; clients have `grace` to read the end.
   void Stop(absl::Duration grace);
 
@@ -71,12 +71,16 @@ class HttpService {
   void AnswerModels(absl::string_view path, httplib::Response& response) const;
   void Answer(OpenAiApi api, const httplib::Request& request, httplib::Response& response,
               const httplib::ContentReader& reader);
-  // Ends a generating request that failed before it started: counts, logs and answers it.
-  void Refuse(const OpenAiError& error, const httplib::Request& request, const std::string& client,
-              httplib::Response& response) const;
+  // Reads a body when its turn has come. Errors: as ReadOpenAiRequest and ParseTurns::Wait.
+  absl::StatusOr<OpenAiRequest> Parse(OpenAiApi api, const std::string& body, absl::Time deadline);
+  // Ends a generating request that failed before it started: counts it as `code`, logs and answers
+  // it.
+  void Refuse(const OpenAiError& error, absl::StatusCode code, const httplib::Request& request,
+              const std::string& client, httplib::Response& response) const;
   // `request` is the parsed body of `http`.
   void Generate(const httplib::Request& http, const OpenAiRequest& request,
-                const std::string& client, Places places, httplib::Response& response);
+                const std::string& client, absl::Time arrival, Places places,
+                httplib::Response& response);
   // Returns the client's name; Unauthenticated if it is unknown and required.
   absl::StatusOr<std::string> ClientOf(const httplib::Request& request) const;
   bool Serves(absl::string_view model) const;
