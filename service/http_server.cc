@@ -34,16 +34,25 @@ constexpr absl::Duration kAcceptPause = absl::Milliseconds(10);
 
 thread_local HttpConnection* current_connection = nullptr;
 
-// httplib recognizes only "close" alone, but it may be one option of a list, in any case (RFC 9110,
-// section 7.6.1).
-bool SaysClose(const httplib::Request& request) {
+constexpr char kOldVersion[] = "HTTP/1.0";
+constexpr char kKeepAliveOption[] = "keep-alive";
+
+// httplib recognizes an option of a connection only alone, but it may be one of a list, in any case
+// (RFC 9110, section 7.6.1).
+bool Says(const httplib::Request& request, absl::string_view wanted) {
   for (size_t i = 0; i < request.get_header_value_count("Connection"); ++i) {
     const std::string options = request.get_header_value("Connection", i);
     for (const absl::string_view option : absl::StrSplit(options, ',')) {
-      if (absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(option), "close")) return true;
+      if (absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(option), wanted)) return true;
     }
   }
   return false;
+}
+
+// As RFC 9112, section 9.3, has it.
+bool ClosesAfter(const httplib::Request& request) {
+  return Says(request, "close") ||
+         (request.version == kOldVersion && !Says(request, kKeepAliveOption));
 }
 
 // Plus or minus a tenth: connections opened together must not close together.
@@ -61,11 +70,12 @@ HttpServer::HttpServer(const Limits& limits, TlsContexts tls)
     const int yes = 1;
     setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
   });
-  set_post_routing_handler([](const httplib::Request&, httplib::Response& response) {
+  set_post_routing_handler([](const httplib::Request& request, httplib::Response& response) {
     response.headers.erase("Keep-Alive");  // describes httplib's own loop
-    if (!connection().closes()) return;
+    const bool closes = connection().closes();
+    if (!closes && (request.version != kOldVersion || ClosesAfter(request))) return;
     response.headers.erase("Connection");
-    response.set_header("Connection", "close");
+    response.set_header("Connection", closes ? "close" : kKeepAliveOption);
   });
 }
 
@@ -173,8 +183,8 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
       headers_read = true;
       // httplib matches names of codings, and ignores that one may be refused ("br;q=0").
       request.headers.erase("Accept-Encoding");
-      if (SaysClose(request)) {
-        client_closes = true;
+      client_closes = ClosesAfter(request);  // httplib may have set it
+      if (client_closes) {
         request.headers.erase("Connection");
         request.set_header("Connection", "close");  // so that the response says it too
       }

@@ -112,6 +112,29 @@ TEST_F(HttpServerTest, ManyClientsShareFewConnections) {
   EXPECT_EQ(answered, 100);
 }
 
+TEST_F(HttpServerTest, AnOldClientIsToldThatItsConnectionStaysOpen) {
+  // It would wait for the end of one that is not said to.
+  const std::string kept = "GET /hello HTTP/1.0\r\nConnection: ";
+  for (const std::string options : {"Keep-Alive", "keep-alive", "x, Keep-alive"}) {
+    const int connection = Send(kept + options + "\r\n\r\nGET /hello HTTP/1.0\r\n\r\n");
+    const std::string all = ReadAll(connection);
+    const size_t second = all.rfind("HTTP/1.1 200");
+    ASSERT_GT(second, 0u) << options;
+    EXPECT_THAT(all.substr(0, second), HasSubstr("\r\nConnection: keep-alive\r\n")) << options;
+    EXPECT_THAT(all.substr(second), HasSubstr("\r\nConnection: close\r\n"));
+    close(connection);
+  }
+  const int closed = Send(kept + "keep-alive, close\r\n\r\n");
+  EXPECT_THAT(ReadAll(closed), HasSubstr("\r\nConnection: close\r\n"));
+  close(closed);
+  const int refused =
+      Send("POST /refuse HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 9\r\n\r\n");
+  EXPECT_THAT(ReadAll(refused), HasSubstr("\r\nConnection: close\r\n"));
+  close(refused);
+  httplib::Client client = Client();
+  EXPECT_FALSE(client.Get("/hello")->has_header("Connection"));
+}
+
 TEST_F(HttpServerTest, AnAnswerArrivesThoughTheBodyIsNotRead) {
   const auto answer = Client().Post("/refuse", std::string(8 << 20, 'x'), "text/plain");
   ASSERT_TRUE(answer);
