@@ -49,6 +49,31 @@ bool Says(const httplib::Request& request, absl::string_view wanted) {
   return false;
 }
 
+// Reads a target in absolute form, http://AUTHORITY/PATH, as one that names the path alone; the
+// authority then stands for the header Host, whatever that says (RFC 9112, section 3.2.2). One that
+// is missing or there twice is left to be refused, but in HTTP/1.0, where it may be missing. A
+// target with a user's name, or an authority that must be decoded, is left as it is: a path that is
+// nowhere found.
+void ReadAbsoluteTarget(httplib::Request& request) {
+  absl::string_view rest = request.target;
+  const size_t scheme_bytes = absl::StartsWithIgnoreCase(rest, "http://")    ? 7
+                              : absl::StartsWithIgnoreCase(rest, "https://") ? 8
+                                                                             : 0;
+  if (scheme_bytes == 0) return;
+  rest.remove_prefix(scheme_bytes);
+  const std::string authority(rest.substr(0, rest.find_first_of("/?")));
+  if (authority.empty() || absl::StrContains(authority, '@') || absl::StrContains(authority, '%')) {
+    return;
+  }
+  // Of the path, which is the target decoded, these bytes are the same.
+  request.path.erase(0, scheme_bytes + authority.size());
+  if (request.path.empty()) request.path.push_back('/');
+  const size_t num_hosts = request.get_header_value_count("Host");
+  if (num_hosts > 1 || (num_hosts == 0 && request.version != kOldVersion)) return;
+  request.headers.erase("Host");
+  request.set_header("Host", authority);
+}
+
 // As RFC 9112, section 9.3, has it.
 bool ClosesAfter(const httplib::Request& request) {
   return Says(request, "close") ||
@@ -181,6 +206,7 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
     bool headers_read = false, client_closes = false;
     const auto after_headers = [&](httplib::Request& request) {
       headers_read = true;
+      ReadAbsoluteTarget(request);
       // httplib matches names of codings, and ignores that one may be refused ("br;q=0").
       request.headers.erase("Accept-Encoding");
       client_closes = ClosesAfter(request);  // httplib may have set it

@@ -150,6 +150,16 @@ def test_a_loopback_port_without_tokens_is_for_those_who_name_it_so(api, host, s
     assert (b"wanted localhost, 127.0.0.1 or [::1]" in answer) == (status == 400)
 
 
+@pytest.mark.parametrize("target, hosts, status", [
+    ("http://localhost", ["localhost"], 200), ("HTTP://127.0.0.1:1", ["proxy.example.org"], 200),
+    ("http://example.org", ["localhost"], 400), ("http://example.org:80", [], 400), ("http://localhost", [], 400),
+    ("http://localhost", ["localhost", "localhost"], 400), ("http://localhost@example.org", ["localhost"], 404)])
+def test_the_host_of_a_target_in_absolute_form_counts(api, target, hosts, status):
+    lines = "".join(f"Host: {host}\r\n" for host in hosts)
+    answer = raw_answer(api, f"GET {target}/v1/models HTTP/1.1\r\nConnection: close\r\n{lines}\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+
+
 @pytest.mark.parametrize("flag", ["tokens", "--insecure"])
 def test_with_tokens_or_behind_something_it_may_have_any_name(start_decode, tmp_path, flag):
     (tmp_path / "tokens").write_text("alice:" + hashlib.sha256(b"alice").hexdigest())

@@ -22,6 +22,12 @@ class HttpServerTest : public ::testing::Test {
     server_.Get("/hello", [](const httplib::Request&, httplib::Response& response) {
       response.set_content("hi", "text/plain");
     });
+    server_.Get("/to/.*", [](const httplib::Request& request, httplib::Response& response) {
+      const std::string host = request.get_header_value("Host");
+      response.set_content(absl::StrCat(request.get_header_value_count("Host"), " ", host, " ",
+                                        request.path, " ", request.get_param_value("a")),
+                           "text/plain");
+    });
     // Answers without reading the body.
     server_.Post("/refuse", [](const httplib::Request&, httplib::Response& response,
                                const httplib::ContentReader&) {
@@ -133,6 +139,31 @@ TEST_F(HttpServerTest, AnOldClientIsToldThatItsConnectionStaysOpen) {
   close(refused);
   httplib::Client client = Client();
   EXPECT_FALSE(client.Get("/hello")->has_header("Connection"));
+}
+
+// What comes behind the headers.
+std::string BodyOf(const std::string& answer) { return answer.substr(answer.find("\r\n\r\n") + 4); }
+
+TEST_F(HttpServerTest, ATargetInAbsoluteFormNamesTheHost) {
+  const auto answer_to = [this](const std::string& line, const std::string& hosts) {
+    const int connection = Send("GET " + line + "\r\nConnection: close\r\n" + hosts + "\r\n");
+    const std::string all = ReadAll(connection);
+    close(connection);
+    return all;
+  };
+  const std::string host = "Host: a\r\n";
+  EXPECT_EQ(BodyOf(answer_to("http://b:1/to/x%20y?a=http://c/d HTTP/1.1", host)),
+            "1 b:1 /to/x y http://c/d");
+  EXPECT_EQ(BodyOf(answer_to("HTTPS://[::1]:1/to/x HTTP/1.0", "")), "1 [::1]:1 /to/x ");
+  // To be refused by whoever looks at Host.
+  EXPECT_EQ(BodyOf(answer_to("http://b/to/x HTTP/1.1", "")), "0  /to/x ");
+  EXPECT_EQ(BodyOf(answer_to("http://b/to/x HTTP/1.1", host + host)), "2 a /to/x ");
+  EXPECT_EQ(BodyOf(answer_to("/to/http://b/x HTTP/1.1", host)), "1 a /to/http://b/x ");
+  for (const std::string nowhere :
+       {"http:///to/x", "http://b", "http://b?a=/to/x", "http://u@b/to/x", "http://b%2Fto/x",
+        "%68ttp://b/to/x", "ftp://b/to/x"}) {
+    EXPECT_THAT(answer_to(nowhere + " HTTP/1.1", host), HasSubstr("HTTP/1.1 404")) << nowhere;
+  }
 }
 
 TEST_F(HttpServerTest, AnAnswerArrivesThoughTheBodyIsNotRead) {
