@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "base/clock.h"
@@ -15,7 +16,7 @@
 namespace kvship {
 namespace {
 
-constexpr size_t kBufferBytes = 16 << 10;
+constexpr size_t kBufferBytes = 16 << 10;  // httplib reads lines byte by byte
 // A client that takes nothing for so long is given up.
 constexpr absl::Duration kWriteTimeout = absl::Seconds(30);
 // How long a response may take after the request's deadline, unless its handler sets another.
@@ -71,7 +72,34 @@ bool HttpConnection::Handshake(absl::Time deadline) {
 }
 
 bool HttpConnection::WaitForRequest(absl::Duration timeout) {
-  return has_bytes() || WaitFor(POLLIN, MonotonicNow() + timeout);
+  constexpr absl::string_view kEmptyLine = "\r\n";
+  const absl::Time deadline = MonotonicNow() + timeout;
+  while (true) {
+    const absl::string_view come(buffer_.data() + begin_, end_ - begin_);
+    if (!dropped_line_ && come.substr(0, kEmptyLine.size()) == kEmptyLine) {
+      begin_ += kEmptyLine.size();
+      dropped_line_ = true;
+      continue;
+    }
+    const bool may_be_dropped = !dropped_line_ && absl::StartsWith(kEmptyLine, come);
+    if (!come.empty() && !may_be_dropped) return true;
+    const bool has_pending = tls_ != nullptr && tls_->has_pending();
+    if (!has_pending && !WaitFor(POLLIN, deadline)) return false;
+    const ssize_t received = Receive();
+    if (received > 0) continue;
+    // At the connection's end, which read() sees again.
+    if (received == 0 || (errno != EAGAIN && errno != EINTR)) return true;
+    if (MonotonicNow() >= deadline) return false;
+  }
+}
+
+ssize_t HttpConnection::Receive() {
+  if (begin_ == end_) begin_ = end_ = 0;
+  char* const to = buffer_.data() + end_;
+  const size_t room = buffer_.size() - end_;
+  const ssize_t received = tls_ ? tls_->Receive(to, room) : recv(socket_, to, room, MSG_DONTWAIT);
+  if (received > 0) end_ += static_cast<size_t>(received);
+  return received;
 }
 
 void HttpConnection::BeginRequest(size_t max_bytes, absl::Time deadline) {
@@ -79,6 +107,7 @@ void HttpConnection::BeginRequest(size_t max_bytes, absl::Time deadline) {
   in_headers_ = true;
   name_bytes_ = 0;
   keeps_ = false;
+  dropped_line_ = false;
 }
 
 void HttpConnection::BeginBody(size_t max_bytes, absl::Time deadline) {
@@ -123,13 +152,9 @@ ssize_t HttpConnection::read(char* to, size_t num_bytes) {
   if (num_bytes == 0) return 0;  // as at an end: httplib answers a line that ends so
   while (begin_ == end_) {
     if (!is_readable()) return -1;
-    // httplib reads lines byte by byte.
-    const ssize_t received = tls_ ? tls_->Receive(buffer_.data(), buffer_.size())
-                                  : recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
+    const ssize_t received = Receive();
     if (received < 0 && (errno == EAGAIN || errno == EINTR)) continue;
     if (received <= 0) return received;
-    begin_ = 0;
-    end_ = static_cast<size_t>(received);
   }
   num_bytes = std::min(num_bytes, end_ - begin_);
   std::memcpy(to, buffer_.data() + begin_, num_bytes);

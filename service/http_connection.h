@@ -28,7 +28,8 @@ class HttpConnection final : public httplib::Stream {
   // Does the TLS handshake, if there is TLS; call first. False if it fails or misses `deadline`.
   bool Handshake(absl::Time deadline);
 
-  // Waits for the first byte of the next request; false on timeout.
+  // Waits for the first byte of the next request; false on timeout. An empty line before it, which
+  // some clients send after a body, is dropped (RFC 9112, section 2.2).
   bool WaitForRequest(absl::Duration timeout);
   // Starts the next request: its headers are read until `deadline`, and as if the client had sent
   // its last byte after `max_bytes`.
@@ -73,11 +74,15 @@ class HttpConnection final : public httplib::Stream {
   // Whether unread bytes have arrived, as far as is known without a system call.
   bool has_bytes() const { return begin_ < end_ || (tls_ != nullptr && tls_->has_pending()); }
 
+  // Receives what has come into the buffer, behind what that has. As TlsSession::Receive.
+  ssize_t Receive();
+
   const int socket_;
   std::unique_ptr<TlsSession> tls_;  // may be null
   std::vector<char> buffer_;         // bytes [begin_, end_) were received and not read yet
   size_t begin_ = 0;
   size_t end_ = 0;
+  bool dropped_line_ = false;  // an empty one, before the next request
   size_t allowed_bytes_ = 0;
   bool in_headers_ = true;
   size_t name_bytes_ = 0;  // of the present line, as far as it begins as a header Range does

@@ -160,6 +160,14 @@ def test_the_host_of_a_target_in_absolute_form_counts(api, target, hosts, status
     assert answer.startswith(b"HTTP/1.1 %d " % status)
 
 
+def test_an_empty_line_after_a_body_is_no_request(api):
+    body = json.dumps({"model": api.model, "prompt": "Hi", "max_tokens": 1}).encode()
+    head = b"POST http://localhost/v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    request = head + b"Content-Length: %d\r\n" % len(body)
+    answer = raw_answer(api, request + b"\r\n" + body + b"\r\n" + request + b"Connection: close\r\n\r\n" + body)
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+
+
 @pytest.mark.parametrize("flag", ["tokens", "--insecure"])
 def test_with_tokens_or_behind_something_it_may_have_any_name(start_decode, tmp_path, flag):
     (tmp_path / "tokens").write_text("alice:" + hashlib.sha256(b"alice").hexdigest())

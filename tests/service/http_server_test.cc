@@ -166,6 +166,27 @@ TEST_F(HttpServerTest, ATargetInAbsoluteFormNamesTheHost) {
   }
 }
 
+TEST_F(HttpServerTest, AnEmptyLineBeforeARequestIsNoRequest) {
+  const std::string request = "GET /to/x HTTP/1.1\r\nHost: a\r\n";
+  const int whole = Send("\r\n" + request + "\r\n\r\n" + request + "Connection: close\r\n\r\n");
+  const std::string all = ReadAll(whole);
+  EXPECT_EQ(all.find("HTTP/1.1 200"), 0u);
+  EXPECT_GT(all.rfind("HTTP/1.1 200"), 0u);
+  close(whole);
+  const int pieces = Send("\r");
+  for (const std::string piece : {"\n", "GET /to/x HTTP", "/1.1\r\nConnection: close\r\n\r\n"}) {
+    absl::SleepFor(absl::Milliseconds(20));
+    EXPECT_EQ(send(pieces, piece.data(), piece.size(), 0), static_cast<ssize_t>(piece.size()));
+  }
+  EXPECT_EQ(ReadAll(pieces).find("HTTP/1.1 200"), 0u);
+  close(pieces);
+  for (const std::string more_than_one : {"\r\n\r\n", "\r", "\n\r\n"}) {
+    const int refused = Send(more_than_one + request + "\r\n");
+    EXPECT_EQ(ReadAll(refused).find("HTTP/1.1 400"), 0u);
+    close(refused);
+  }
+}
+
 TEST_F(HttpServerTest, AnAnswerArrivesThoughTheBodyIsNotRead) {
   const auto answer = Client().Post("/refuse", std::string(8 << 20, 'x'), "text/plain");
   ASSERT_TRUE(answer);
