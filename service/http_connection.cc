@@ -94,7 +94,9 @@ bool HttpConnection::WaitForRequest(absl::Duration timeout) {
 }
 
 ssize_t HttpConnection::Receive() {
-  if (begin_ == end_) begin_ = end_ = 0;
+  // What it has goes to the front, so that there is room.
+  std::copy(buffer_.begin() + begin_, buffer_.begin() + end_, buffer_.begin());
+  end_ -= std::exchange(begin_, 0);
   char* const to = buffer_.data() + end_;
   const size_t room = buffer_.size() - end_;
   const ssize_t received = tls_ ? tls_->Receive(to, room) : recv(socket_, to, room, MSG_DONTWAIT);
