@@ -9,7 +9,6 @@
 #include "base/out_of_memory.h"
 #include "base/status_macros.h"
 #include "decode_service/prefill_fault.h"
-#include "kv/layer_needs.h"
 #include "rpc/compression.h"
 #include "rpc/errors.h"
 
@@ -158,10 +157,8 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     // A client that will be told to retry must not wait for an unlikely connection.
     const auto worst = fault == PrefillFault::kFull ? PrefillNode::Standing::kEjected
                                                     : PrefillNode::Standing::kSilent;
-    const size_t most_reused =
-        MostReused(request_.tokens.size(), NeedsOf(request_.compression, request_.plan));
-    ASSIGN_OR_RETURN(
-        visit, uses_.nodes.Choose(request_.tokens, request_.cache_salt, tried, worst, most_reused));
+    ASSIGN_OR_RETURN(visit, uses_.nodes.Choose(request_.tokens, request_.cache_salt, tried, worst,
+                                               request_.most_reused()));
     // The callbacks keep this request alive as long as the attempt needs it.
     attempt = std::make_shared<PrefillAttempt>(
         request_, uses_.model.identity,

@@ -11,6 +11,7 @@
 #include "decode_service/served_model.h"
 #include "decode_service/session.h"
 #include "kv/compression_options.h"
+#include "kv/layer_needs.h"
 #include "kv/plan.h"
 #include "kvship/v1/generation.pb.h"
 
@@ -42,6 +43,8 @@ struct GenerationRequest {
 
   // All output tokens but the last need a place in the cache.
   size_t max_tail_tokens() const { return output.max_tokens - 1; }
+  // Tokens at the prompt's beginning that its compression lets a prefill node take from its cache.
+  size_t most_reused() const { return MostReused(tokens.size(), NeedsOf(compression, plan)); }
 };
 
 // Validates a request. Errors name field, value and what was wanted: InvalidArgument with a

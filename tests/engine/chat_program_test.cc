@@ -63,6 +63,41 @@ TEST(ChatProgram, PromptsAreThoseOfJinja2) {
   }
 }
 
+// Each rendered otherwise, without a word, by llama.cpp's engine as it is published.
+TEST(ChatProgram, PartsOfTemplatesAreAsJinja2HasThem) {
+  const Messages messages = {{"user", " wörld  日本語 "}, {"assistant", "b"}};
+  const std::pair<const char*, const char*> rows[] = {
+      {"{% for m in messages %}{% if m.role == 'user' %}{% set u = 1 %}{% endif %}{{ m.role[0] }}"
+       "{{ u is defined }}{% endfor %}{{ u is defined }}",
+       "uTrueaFalseFalse"},
+      {"{% set x = 1 %}{% for i in range(3) %}{% set x = x + i %}{{ x }}{% endfor %}{{ x }}",
+       "1231"},
+      {"{% set n = namespace(x=1) %}{% for i in range(3) %}{% set n.x = n.x + i %}{% endfor %}"
+       "{{ n.x }}",
+       "4"},
+      {"{% macro f(a, b='z', c='w') %}[{{ a }}{{ b }}{{ c }}]{% endmacro %}"
+       "{{ f('x', c=3) }}{{ f('x', 'y') }}{{ f(b=1, a=2) }}{{ f() }}",
+       "[xz3][xyw][21w][zw]"},
+      {"{% set t = messages[0].content | trim %}{{ t | length }}{{ t[1] }}{{ t[-1] }}{{ t[:2] }}"
+       "{{ t[-2:] }}{{ t[::-1] }}",
+       "10ö語wö本語語本日  dlröw"},
+      {"{{ messages[0].content.split() | join('#') }}{{ 'a  b'.split(' ') | join('#') }}",
+       "wörld#日本語a##b"},
+      {"{{ none | default('x') }}{{ none | default('x', true) }}{{ u | default('x') }}", "Nonexx"},
+      {"({% if true %}a{% endif %})", "(a)"},
+      {"  {% if true %}a{% endif %}", "a"},
+      {"a {% if true %}b{% endif %}", "a b"},
+  };
+  for (const auto& [program, wanted] : rows) {
+    const auto prompt = Program(program).Run({.messages = messages});
+    ASSERT_TRUE(prompt.ok()) << prompt.status();
+    EXPECT_EQ(prompt->text, wanted) << program;
+  }
+  for (const char* program : {"{{ '%.2f' | format(1.234) }}", "{{ 'a b'.rsplit() | join }}"}) {
+    EXPECT_FALSE(Program(program).Run({.messages = messages}).ok()) << program;
+  }
+}
+
 TEST(ChatProgram, NamesOfSpecialTokensThatMessagesWriteAreText) {
   const ChatProgram program = Program(
       "{% for m in messages %}<s>{{ '<|' + m.role + '|>' + (m.content | trim | upper) }}{% endfor "
