@@ -30,7 +30,7 @@ xgrammar_sha256=379167fba4a053eb4cba33803478143a41a59413415104e3cd7729de9861f883
 # llama.cpp's Jinja engine, which runs chat templates, compiled into the engine, and the templates that llama.cpp tries it on.
 # As bench/cpu/requirements.txt has it.
 jinja_package=llama_cpp_python==0.3.36
-jinja_sha256=8d43879d93c79781b811e6c8167c9f0d89ab90f39b72510f5637fb5c4b9c83cb
+jinja_sha256=ba33e3a7c60f8b36ad3b6f7c75bcda7dcc4934e3dbb2dbdd8e1afc24a4d04a30
 
 # What every command needs; tests and studies also need the Python packages (setup_python).
 setup() {
