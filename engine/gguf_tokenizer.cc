@@ -60,8 +60,19 @@ absl::Status ReadPreTokenizer(const GgufFile& file, TokenizerParts& parts) {
   return absl::OkStatus();
 }
 
+// Whether a token of this name ends a turn or an output. From the names that llama-vocab.cpp of
+// ggml-org/llama.cpp knows such tokens by.
+bool EndsTurns(absl::string_view name) {
+  constexpr absl::string_view kNames[] = {"<|eot_id|>",      "<|eom_id|>",
+                                          "<|end_of_text|>", "<|im_end|>",
+                                          "<|endoftext|>",   "<|end|>",
+                                          "<end_of_turn>",   "</s>",
+                                          "<EOT>",           "<｜end▁of▁sentence｜>"};
+  return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
+}
+
 // The kinds as GGUF numbers them; a file without them has normal tokens only.
-absl::Status ReadKinds(const GgufFile& file, TokenizerParts& parts) {
+absl::Status ReadStatedKinds(const GgufFile& file, TokenizerParts& parts) {
   ASSIGN_OR_RETURN(const auto types, file.Integers("tokenizer.ggml.token_type"));
   parts.kinds.assign(parts.tokens.size(), TokenKind::kNormal);
   if (!types.has_value()) return absl::OkStatus();
@@ -82,6 +93,17 @@ absl::Status ReadKinds(const GgufFile& file, TokenizerParts& parts) {
         return Bad(file, absl::StrCat("metadata tokenizer.ggml.token_type[", id, "] is ",
                                       (*types)[id], "; wanted 1 to 6"));
     }
+  }
+  return absl::OkStatus();
+}
+
+// Older converters wrote tokens that end turns as normal or added ones. As llama.cpp does, these
+// are special whatever the file says: else whoever writes their names could end a message.
+absl::Status ReadKinds(const GgufFile& file, TokenizerParts& parts) {
+  RETURN_IF_ERROR(ReadStatedKinds(file, parts));
+  for (size_t id = 0; id < parts.tokens.size(); ++id) {
+    TokenKind& kind = parts.kinds[id];
+    if (kind != TokenKind::kUnused && EndsTurns(parts.tokens[id])) kind = TokenKind::kSpecial;
   }
   return absl::OkStatus();
 }
@@ -157,16 +179,10 @@ absl::Status ReadScores(const GgufFile& file, TokenizerParts& parts) {
 // A file names one or two end tokens; that of a model tuned to chats may be the base model's alone.
 // As llama.cpp does, special tokens end outputs by their names.
 void FindEndTokens(TokenizerParts& parts) {
-  constexpr absl::string_view kNames[] = {"<|eot_id|>",      "<|eom_id|>",
-                                          "<|end_of_text|>", "<|im_end|>",
-                                          "<|endoftext|>",   "<|end|>",
-                                          "<end_of_turn>",   "</s>",
-                                          "<EOT>",           "<｜end▁of▁sentence｜>"};
   for (size_t id = 0; id < parts.tokens.size(); ++id) {
-    const bool is_end =
-        parts.kinds[id] == TokenKind::kSpecial &&
-        std::find(std::begin(kNames), std::end(kNames), parts.tokens[id]) != std::end(kNames);
-    if (is_end) parts.end_tokens.push_back(static_cast<int32_t>(id));
+    if (parts.kinds[id] == TokenKind::kSpecial && EndsTurns(parts.tokens[id])) {
+      parts.end_tokens.push_back(static_cast<int32_t>(id));
+    }
   }
 }
 

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "engine/byte_alphabet.h"
-#include "engine/end_tokens.h"
 #include "tests/engine/model_files.h"
 #include "tests/engine/reference_ids.h"
 #include "tests/needed.h"
@@ -291,24 +290,6 @@ TEST(GgufTokenizer, GivesTheReferenceIdsOfTheDemoModel) {
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   ExpectReferenceIds(**tokenizer, KVSHIP_GOLDENS "/smollm2/tokenizer.json");
   EXPECT_EQ((*tokenizer)->begin_token(), -1);
-}
-
-// Of a model tuned to chats, whose configuration may know the base model's end token alone.
-TEST(GgufTokenizer, SpecialTokensEndOutputsByTheirNames) {
-  const TempFolder folder;
-  GgufWriter gguf;
-  gguf.Name("tokenizer.ggml.model", "gpt2")
-      .Names("tokenizer.ggml.tokens", {"a", "<|im_end|>", "<|eot_id|>", "<|x|>", "<|end|>"})
-      .Names("tokenizer.ggml.merges", {})
-      .Integers("tokenizer.ggml.token_type", {1, 3, 3, 3, 1});
-  const auto tokenizer = Tokenizer::Load(folder.Write("model.gguf", gguf.Bytes()));
-  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-  EXPECT_THAT((*tokenizer)->end_tokens(), testing::ElementsAre(1, 2));
-  ModelConfig model;
-  model.vocab_tokens = 2;
-  model.end_tokens = {0};
-  EXPECT_THAT(EndTokens(model, tokenizer->get()), testing::ElementsAre(0, 1));
-  EXPECT_THAT(EndTokens(model, nullptr), testing::ElementsAre(0));
 }
 
 TEST(GgufTokenizer, NamesTheTokensThatChatTemplatesAskFor) {
