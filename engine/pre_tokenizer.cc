@@ -29,27 +29,75 @@ std::string ErrorText(int code) {
   return text;
 }
 
+// Where what begins at pattern[i], a brace of digits and a comma, ends; 0 if it is no such
+// interval.
+size_t IntervalEnd(absl::string_view pattern, size_t i) {
+  const size_t end = pattern.find_first_not_of("0123456789,", i + 1);
+  const bool is_interval = end != absl::string_view::npos && pattern[end] == '}' && end > i + 1;
+  return is_interval ? end + 1 : 0;
+}
+
+// What is refused of what begins at pattern[i], unescaped; empty if nothing is.
+absl::string_view Refused(absl::string_view pattern, size_t i, bool is_in_class) {
+  const absl::string_view rest = pattern.substr(i);
+  if (absl::StartsWith(rest, "&&")) return "&&";
+  if (is_in_class) {
+    if (rest[0] != '[') return "";
+    return absl::StartsWith(rest, "[:") ? "a POSIX class ([:name:])" : "a class in a class";
+  }
+  if (absl::StartsWith(rest, "(?") &&
+      absl::StrContains(rest.substr(0, rest.find_first_not_of("imsx-", 2)), 'm')) {
+    return "the option m";
+  }
+  const size_t end = rest[0] == '{' ? IntervalEnd(pattern, i) : 0;
+  if (end == 0) return "";
+  const absl::string_view behind = pattern.substr(end);
+  if (pattern[i + 1] == ',') return "{,m}";
+  if (absl::StartsWith(behind, "+")) return "+ behind {n,m}";
+  const bool is_fixed = !absl::StrContains(pattern.substr(i, end - i), ',');
+  return is_fixed && absl::StartsWith(behind, "?") ? "? behind {n}" : "";
+}
+
 // Patterns of tokenizer.json are written for Oniguruma. Of what means something else to PCRE2,
-// white space is translated and the rest refused: intersections of character classes, \h for a
-// hexadecimal digit, and words, which have other characters (marks).
+// white space is translated and the rest refused: intersections of character classes and classes in
+// them; POSIX classes and words, which have other characters (marks, symbols); \h and \v, a
+// hexadecimal digit and one character; quotes; an option whose letter is that of another; intervals
+// that are possessive to one and repeated to the other.
 absl::StatusOr<std::string> Translated(absl::string_view pattern) {
   const auto refused = [pattern](absl::string_view construct) {
     return absl::UnimplementedError(absl::StrCat("pre-tokenizer pattern ", pattern, " uses ",
                                                  construct, ", which kvship does not translate"));
   };
   std::string out;
+  bool is_in_class = false;
   for (size_t i = 0; i < pattern.size(); ++i) {
-    if (pattern[i] == '&' && absl::StartsWith(pattern.substr(i), "&&")) return refused("&&");
+    if (const absl::string_view construct = Refused(pattern, i, is_in_class); !construct.empty()) {
+      return refused(construct);
+    }
     out.push_back(pattern[i]);
+    if (is_in_class) {
+      is_in_class = pattern[i] != ']';
+    } else if (pattern[i] == '[') {
+      is_in_class = true;
+      // A bracket at the beginning of a class is one of its characters.
+      for (const char first : {'^', ']'}) {
+        if (absl::StartsWith(pattern.substr(i + 1), std::string(1, first))) {
+          out.push_back(pattern[++i]);
+        }
+      }
+    }
     if (pattern[i] != '\\' || ++i == pattern.size()) continue;
     const char kind = pattern[i];
-    if (absl::StrContains("hHwWbB", kind)) return refused(absl::StrCat("\\", std::string(1, kind)));
+    if (absl::StrContains("hHvVwWbBQE", kind))
+      return refused(absl::StrCat("\\", std::string(1, kind)));
     // PCRE2's \s has U+180E too, which Unicode took out of white space in 2013.
     if (kind == 's' || kind == 'S') {
       absl::StrAppend(&out, kind == 's' ? "p" : "P", "{White_Space}");
     } else {
       out.push_back(kind);
     }
+    // Braces of \x{...} are none of an interval.
+    if (kind == 'x' && absl::StartsWith(pattern.substr(i + 1), "{")) out.push_back(pattern[++i]);
   }
   return out;
 }
