@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/utf8.h"
@@ -70,8 +71,26 @@ absl::Status ReadExperts(const JsonObject& config, ModelConfig& model) {
   return absl::OkStatus();
 }
 
+// A window in which tokens see each other. In transformers Qwen's have one only where a switch says
+// so, Mistral's has no switch, and both have one of 4096 where the field is missing, not null.
+absl::Status RefuseWindow(const JsonObject& config, const ModelConfig& model) {
+  constexpr uint64_t kMissingWindow = 4096;
+  const bool is_qwen = absl::StartsWith(model.architecture, "qwen");
+  const bool is_mistral = model.architecture == "mistral";
+  ASSIGN_OR_RETURN(const std::optional<bool> uses_window, config.Flag("use_sliding_window"));
+  if (!is_mistral && !uses_window.value_or(!is_qwen)) return absl::OkStatus();
+  ASSIGN_OR_RETURN(std::optional<uint64_t> window, config.Count("sliding_window"));
+  const bool is_missing = !config.fields().contains("sliding_window");
+  if (is_missing && (is_qwen || is_mistral)) window = kMissingWindow;
+  if (!window.has_value() || *window >= model.context_tokens) return absl::OkStatus();
+  return config.Unimplemented(
+      "sliding_window",
+      absl::StrCat("is ", is_missing ? "missing, which is " : "", *window,
+                   "; wanted null, or at least max_position_embeddings, ", model.context_tokens));
+}
+
 // What would change the computation and kvship does not do.
-absl::Status RefuseOptions(const JsonObject& config, size_t context_tokens) {
+absl::Status RefuseOptions(const JsonObject& config, const ModelConfig& model) {
   for (const char* field : {"attention_bias", "mlp_bias"}) {
     ASSIGN_OR_RETURN(const std::optional<bool> bias, config.Flag(field));
     if (bias.value_or(false)) return config.Unimplemented(field, "is true; wanted false");
@@ -83,14 +102,7 @@ absl::Status RefuseOptions(const JsonObject& config, size_t context_tokens) {
   if (config.Find("quantization_config") != nullptr) {
     return config.Unimplemented("quantization_config", "is there; wanted plain weights");
   }
-  // Qwen's checkpoints name a window that they do not use.
-  ASSIGN_OR_RETURN(const std::optional<bool> uses_window, config.Flag("use_sliding_window"));
-  ASSIGN_OR_RETURN(const std::optional<uint64_t> window, config.Count("sliding_window"));
-  if (uses_window.value_or(true) && window.has_value() && *window < context_tokens) {
-    return config.Unimplemented("sliding_window",
-                                absl::StrCat("is ", *window, "; wanted null, or at least ",
-                                             "max_position_embeddings, ", context_tokens));
-  }
+  RETURN_IF_ERROR(RefuseWindow(config, model));
   ASSIGN_OR_RETURN(const std::optional<double> partial, config.Number("partial_rotary_factor"));
   if (partial.value_or(1) != 1) {
     return config.Unimplemented("partial_rotary_factor",
@@ -133,8 +145,10 @@ absl::Status ReadYarnScaling(const JsonObject& rope, size_t context_tokens, Rope
 
 // transformers 5 has everything in rope_parameters; before, rope_theta stood beside rope_scaling,
 // whose rope_type was at first called type.
-absl::StatusOr<RopeScaling> ReadRope(const JsonObject& config, size_t context_tokens) {
+absl::StatusOr<RopeScaling> ReadRope(const JsonObject& config, const ModelConfig& model) {
+  const size_t context_tokens = model.context_tokens;
   RopeScaling scaling;
+  if (model.architecture == "mixtral") scaling.theta = 1e6;  // transformers' default
   ASSIGN_OR_RETURN(const std::optional<double> theta, config.Number("rope_theta"));
   if (theta.has_value()) scaling.theta = *theta;
   ASSIGN_OR_RETURN(std::optional<JsonObject> rope, config.Object("rope_parameters"));
@@ -225,7 +239,8 @@ absl::Status ReadShape(const JsonObject& config, ModelConfig& model) {
     return config.Bad("head_dim", "is missing; wanted the size of a head");
   }
   ASSIGN_OR_RETURN(const auto epsilon, config.Number("rms_norm_eps"));
-  model.norm_epsilon = static_cast<float>(epsilon.value_or(1e-6));  // transformers' default
+  const double missing_epsilon = model.architecture == "mixtral" ? 1e-5 : 1e-6;  // transformers'
+  model.norm_epsilon = static_cast<float>(epsilon.value_or(missing_epsilon));
   return absl::OkStatus();
 }
 
@@ -243,8 +258,8 @@ absl::StatusOr<HfConfig> ReadHfConfig(const std::string& directory) {
   model.name = ReplaceInvalidUtf8(path.filename().string());
   RETURN_IF_ERROR(ReadShape(config, model));
   RETURN_IF_ERROR(ReadExperts(config, model));
-  RETURN_IF_ERROR(RefuseOptions(config, model.context_tokens));
-  ASSIGN_OR_RETURN(const RopeScaling rope, ReadRope(config, model.context_tokens));
+  RETURN_IF_ERROR(RefuseOptions(config, model));
+  ASSIGN_OR_RETURN(const RopeScaling rope, ReadRope(config, model));
   const absl::Status scaled = SetRope(rope, model);
   if (!scaled.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(file.path, ": ", scaled.message()));
