@@ -182,10 +182,12 @@ absl::Status ReadStructure(const v1::GenerateRequest& message, const ServedModel
   return absl::OkStatus();
 }
 
-// The special tokens that mark tool calls and so must appear in the text. Call after ReadStructure.
+// The special tokens that mark tool calls or thoughts and so must appear in the text. Call after
+// ReadStructure.
 std::vector<int32_t> ShownTokens(const v1::GenerateRequest& message, const ServedModel& model,
                                  absl::string_view structure) {
   std::vector<int32_t> shown;
+  if (message.has_chat()) shown = model.thought_tokens;
   for (const int32_t token : model.call_tokens) {
     const bool is_held = absl::StrContains(structure, model.tokenizer->TokenBytes(token));
     if (is_held || !message.chat().tools().empty()) shown.push_back(token);

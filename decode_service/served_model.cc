@@ -1,6 +1,7 @@
 #include "decode_service/served_model.h"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,14 +21,23 @@ size_t LongestTokenBytes(const Tokenizer& tokenizer) {
   return longest;
 }
 
-std::vector<int32_t> CallTokens(const Tokenizer& tokenizer, ToolSyntax syntax,
-                                const ModelConfig& model) {
-  std::vector<int32_t> tokens;
-  for (const absl::string_view name : SpellingOf(syntax).special_tokens) {
-    const auto token = tokenizer.SpecialToken(name);
-    if (token && static_cast<size_t>(*token) < model.vocab_tokens) tokens.push_back(*token);
+// Those of `names` that are special tokens, by their ids.
+void AddSpecialTokens(std::span<const absl::string_view> names, const ServedModel& model,
+                      std::vector<int32_t>& tokens) {
+  for (const absl::string_view name : names) {
+    const auto token = model.tokenizer->SpecialToken(name);
+    if (token && static_cast<size_t>(*token) < model.config().vocab_tokens) {
+      tokens.push_back(*token);
+    }
   }
-  return tokens;
+}
+
+void FindMarks(ServedModel& model) {
+  const CallSpelling& spelling = SpellingOf(model.chat_template->traits().tool_syntax);
+  AddSpecialTokens(spelling.special_tokens, model, model.call_tokens);
+  AddSpecialTokens(spelling.maybe_special_tokens, model, model.call_tokens);
+  const absl::string_view thought_marks[] = {kThoughtsBegin, kThoughtsEnd};
+  AddSpecialTokens(thought_marks, model, model.thought_tokens);
 }
 
 // A model without the tokenizer's begin token could read no text.
@@ -49,8 +59,7 @@ absl::Status LoadRest(const std::string& path, ServedModel& model) {
   auto chat_template = ChatTemplate::Load(path, tokenizer);
   if (chat_template.ok()) {
     model.chat_template = *std::move(chat_template);
-    model.call_tokens =
-        CallTokens(tokenizer, model.chat_template->traits().tool_syntax, model.config());
+    FindMarks(model);
   } else {
     model.why_no_chat_template = chat_template.status();
     if (!absl::IsNotFound(chat_template.status())) {
@@ -62,6 +71,12 @@ absl::Status LoadRest(const std::string& path, ServedModel& model) {
 }
 
 }  // namespace
+
+std::vector<std::string> ServedModel::CallTokenNames() const {
+  std::vector<std::string> names;
+  for (const int32_t token : call_tokens) names.emplace_back(tokenizer->TokenBytes(token));
+  return names;
+}
 
 absl::StatusOr<ServedModel> ServedModel::Load(const std::string& path) {
   ServedModel model;

@@ -26,6 +26,7 @@ struct ServedModel {
   std::optional<ChatTemplate> chat_template;   // none without a tokenizer
   absl::Status why_no_chat_template;
   std::vector<int32_t> call_tokens;          // special tokens that occur in tool calls
+  std::vector<int32_t> thought_tokens;       // special tokens that begin and end thoughts
   std::unique_ptr<OutputGrammars> grammars;  // null without a tokenizer
   // A text with more bytes cannot fit the context, however it is tokenized.
   size_t most_text_bytes = SIZE_MAX;
@@ -33,6 +34,9 @@ struct ServedModel {
 
   const ModelConfig& config() const { return transformer->config; }
   std::vector<int32_t> end_tokens() const { return EndTokens(config(), tokenizer.get()); }
+
+  // The names of call_tokens.
+  std::vector<std::string> CallTokenNames() const;
 
   // Errors: as LoadTransformer and Tokenizer::Load, except that a missing tokenizer is no error;
   // InvalidArgument if the tokenizer prepends a token that the model lacks.

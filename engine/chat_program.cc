@@ -15,6 +15,7 @@
 #include "base/utf8.h"
 #include "engine/added_tokens.h"
 #include "engine/json_text.h"
+#include "engine/tool_call.h"
 
 namespace jinja {
 
@@ -177,13 +178,17 @@ absl::StatusOr<value> CallsOf(const ChatMessage& message, const std::string& pat
   return value(calls);
 }
 
-absl::StatusOr<value> MessagesOf(std::span<const ChatMessage> messages, const Marker& marker) {
+// `answer_marker` is for what the assistant said.
+absl::StatusOr<value> MessagesOf(std::span<const ChatMessage> messages, const Marker& marker,
+                                 const Marker& answer_marker) {
   auto out = jinja::mk_val<jinja::value_array>();
   std::vector<std::string> called;  // names
   size_t num_answered = 0;
   for (size_t i = 0; i < messages.size(); ++i) {
     const ChatMessage& message = messages[i];
-    value item = Object({{"role", Text(message.role)}, {"content", marker(message.content)}});
+    const Marker& content_marker = message.role == "assistant" ? answer_marker : marker;
+    value item =
+        Object({{"role", Text(message.role)}, {"content", content_marker(message.content)}});
     if (!message.tool_calls.empty()) {
       ASSIGN_OR_RETURN(value calls,
                        CallsOf(message, absl::StrCat("messages[", i, "]"), called.size(), marker));
@@ -244,6 +249,9 @@ ChatPrompt WithoutMarks(absl::string_view marked) {
 struct ChatProgram::Parsed {
   jinja::program program;
   AddedTokens names;  // of special tokens, and kMark
+  // The same without thoughts' marks: programs look for these in answers, to leave thoughts out,
+  // and they part no message from another.
+  AddedTokens names_in_answers;
 };
 
 ChatProgram::ChatProgram(std::shared_ptr<const ChatTemplateSource> source,
@@ -254,9 +262,13 @@ absl::StatusOr<ChatProgram> ChatProgram::Parse(const ChatTemplateSource& source)
   try {
     jinja::lexer lexer;
     auto parsed = std::make_shared<Parsed>(
-        Parsed{jinja::parse_from_tokens(lexer.tokenize(source.program)), AddedTokens()});
+        Parsed{jinja::parse_from_tokens(lexer.tokenize(source.program)), {}, {}});
     parsed->names.Add(kMark, 0);
-    for (const std::string& name : source.special_tokens) parsed->names.Add(name, 0);
+    parsed->names_in_answers.Add(kMark, 0);
+    for (const std::string& name : source.special_tokens) {
+      parsed->names.Add(name, 0);
+      if (name != kThoughtsBegin && name != kThoughtsEnd) parsed->names_in_answers.Add(name, 0);
+    }
     return ChatProgram(std::make_shared<ChatTemplateSource>(source), std::move(parsed));
   } catch (const std::exception& error) {
     return absl::UnimplementedError(
@@ -270,7 +282,8 @@ bool ChatProgram::NamesSpecialToken(absl::string_view text) const {
 
 absl::StatusOr<ChatPrompt> ChatProgram::Run(const Input& input) const {
   const Marker marker(parsed_->names);
-  ASSIGN_OR_RETURN(const value messages, MessagesOf(input.messages, marker));
+  const Marker answer_marker(parsed_->names_in_answers);
+  ASSIGN_OR_RETURN(const value messages, MessagesOf(input.messages, marker, answer_marker));
   ASSIGN_OR_RETURN(const value tools, ToolsOf(input.tools, marker));
   try {
     jinja::context context(source_->program);

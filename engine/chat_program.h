@@ -31,8 +31,9 @@ class ChatProgram {
     std::optional<bool> enable_thinking = std::nullopt;
   };
   // Renders the prompt, up to where the assistant's answer begins. Its `contents` are the places
-  // where messages and tools name special tokens. InvalidArgument: the program refuses the messages
-  // (in its words), or a tool or arguments are not a JSON object.
+  // where messages and tools name special tokens, but for marks of thoughts in what the assistant
+  // said. InvalidArgument: the program refuses the messages (in its words), or a tool or arguments
+  // are not a JSON object.
   absl::StatusOr<ChatPrompt> Run(const Input& input) const;
 
   // Whether `text` contains the name of a token that only the program may write.

@@ -8,12 +8,15 @@ namespace {
 
 constexpr absl::string_view kMistralTokens[] = {"[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"};
 
+constexpr absl::string_view kTagTokens[] = {"<tool_call>", "</tool_call>"};
+
 constexpr CallSpelling kNoCalls = {};
 constexpr CallSpelling kHermesCalls = {.mark = "<tool_call>",
                                        .before_name = "<tool_call>\n{\"name\": \"",
                                        .before_arguments = "\", \"arguments\": ",
                                        .after = "}\n</tool_call>",
-                                       .between = "\n"};
+                                       .between = "\n",
+                                       .maybe_special_tokens = kTagTokens};
 constexpr CallSpelling kLlama3Calls = {.before_name = "{\"name\": \"",
                                        .before_arguments = "\", \"parameters\": ",
                                        .after = "}",
@@ -23,7 +26,8 @@ constexpr CallSpelling kQwenXmlCalls = {.mark = "<tool_call>",
                                         .before_name = "<tool_call>\n<function=",
                                         .before_arguments = ">\n",
                                         .after = "</function>\n</tool_call>",
-                                        .between = "\n"};
+                                        .between = "\n",
+                                        .maybe_special_tokens = kTagTokens};
 constexpr CallSpelling kMistralCalls = {.mark = "[TOOL_CALLS]",
                                         .before_name = "[TOOL_CALLS]",
                                         .before_arguments = "[ARGS]",

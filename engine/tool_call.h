@@ -1,5 +1,6 @@
 // Tools are functions that a model may ask its caller to call. ToolCall is one such request;
-// CallSpelling is how a family of models writes it. Plain data.
+// CallSpelling is how a family of models writes it. Also the marks of thoughts, which come before
+// calls. Plain data.
 #pragma once
 
 #include <span>
@@ -8,6 +9,9 @@
 #include "absl/strings/string_view.h"
 
 namespace kvship {
+
+// Of thoughts, at the beginning of an answer; special tokens in some vocabularies.
+inline constexpr absl::string_view kThoughtsBegin = "<think>", kThoughtsEnd = "</think>";
 
 struct ToolCall {
   std::string name;
@@ -48,6 +52,8 @@ struct CallSpelling {
   absl::string_view after_all = {};
   // Names in these parts that are special tokens in the vocabularies of such models.
   std::span<const absl::string_view> special_tokens = {};
+  // Names in these parts that are special tokens in some of their vocabularies.
+  std::span<const absl::string_view> maybe_special_tokens = {};
 };
 
 const CallSpelling& SpellingOf(ToolSyntax syntax);

@@ -13,8 +13,6 @@
 namespace kvship {
 namespace {
 
-constexpr absl::string_view kThoughtsEnd = "</think>";
-
 // `text` without what at its end may be the beginning of `mark`.
 absl::string_view BeforeMark(absl::string_view text, absl::string_view mark) {
   size_t bytes = std::min(text.size(), mark.size() - 1);
@@ -22,33 +20,23 @@ absl::string_view BeforeMark(absl::string_view text, absl::string_view mark) {
   return text.substr(0, text.size() - bytes);
 }
 
-// By which what may be a call is known, and special tokens that belong to calls.
-std::vector<absl::string_view> MarksOf(ToolSyntax syntax) {
-  const CallSpelling& spelling = SpellingOf(syntax);
-  std::vector<absl::string_view> marks(spelling.special_tokens.begin(),
-                                       spelling.special_tokens.end());
-  for (const absl::string_view mark : {spelling.mark, spelling.other_mark}) {
-    if (!mark.empty()) marks.push_back(mark);
-  }
-  return marks;
-}
-
-std::string WithoutSpecialTokens(absl::string_view text, ToolSyntax syntax) {
-  std::vector<std::pair<absl::string_view, absl::string_view>> names;
-  for (const absl::string_view name : SpellingOf(syntax).special_tokens)
-    names.emplace_back(name, "");
-  return absl::StrReplaceAll(text, names);
-}
-
 }  // namespace
 
-ToolCallReader::ToolCallReader(ToolSyntax syntax, bool thinks, std::span<const std::string> tools)
+ToolCallReader::ToolCallReader(ToolSyntax syntax, bool thinks, std::span<const std::string> tools,
+                               std::span<const std::string> special_tokens)
     : syntax_(syntax),
       parameters_(std::make_shared<ToolParameters>(
           syntax == ToolSyntax::kQwenXml ? tools : std::span<const std::string>())),
+      special_tokens_(special_tokens.begin(), special_tokens.end()),
       place_(syntax == ToolSyntax::kNone ? Place::kPlain
              : thinks                    ? Place::kThoughts
-                                         : Place::kText) {}
+                                         : Place::kText) {
+  for (const absl::string_view name : SpellingOf(syntax).special_tokens) {
+    if (std::find(special_tokens.begin(), special_tokens.end(), name) == special_tokens.end()) {
+      special_tokens_.emplace_back(name);
+    }
+  }
+}
 
 ToolCallReader::Found ToolCallReader::Add(absl::string_view piece) {
   Found found;
@@ -77,23 +65,24 @@ bool ToolCallReader::StepInThoughts(Found* found) {
   const absl::string_view unread = unread_;
   const size_t end = unread.find(kThoughtsEnd);
   const bool ends = end != absl::string_view::npos;
-  absl::string_view thoughts = BeforeMark(unread, kThoughtsEnd);
-  for (const absl::string_view name : SpellingOf(syntax_).special_tokens) {
-    thoughts = std::min(thoughts, BeforeMark(unread, name));  // the shorter one
-  }
+  // The shorter one.
+  absl::string_view thoughts =
+      std::min(BeforeMark(unread, kThoughtsEnd), BeforeSpecialToken(unread));
   if (ends) {
     place_ = Place::kText;
     thoughts = unread.substr(0, end + kThoughtsEnd.size());
   }
-  Give(WithoutSpecialTokens(thoughts, syntax_), thoughts.size(), found);
+  Give(WithoutSpecialTokens(thoughts), thoughts.size(), found);
   return ends;
 }
 
 bool ToolCallReader::StepInText(bool is_whole, Found* found) {
   const absl::string_view unread = unread_;
-  absl::string_view text = unread;
+  absl::string_view text = is_whole ? unread : BeforeSpecialToken(unread);
   size_t call = absl::string_view::npos;
-  for (const absl::string_view mark : MarksOf(syntax_)) {
+  const CallSpelling& spelling = SpellingOf(syntax_);
+  for (const absl::string_view mark : {spelling.mark, spelling.other_mark}) {
+    if (mark.empty()) continue;
     call = std::min(call, unread.find(mark));
     if (!is_whole) text = std::min(text, BeforeMark(unread, mark));  // the shorter one
   }
@@ -105,8 +94,22 @@ bool ToolCallReader::StepInText(bool is_whole, Found* found) {
     call_begin_ = call - text.size();
     reading_ = CallReading();
   }
-  Give(text, text.size(), found);
+  Give(WithoutSpecialTokens(text), text.size(), found);
   return calls;
+}
+
+std::string ToolCallReader::WithoutSpecialTokens(absl::string_view text) const {
+  std::vector<std::pair<absl::string_view, absl::string_view>> names;
+  for (const std::string& name : special_tokens_) names.emplace_back(name, "");
+  return absl::StrReplaceAll(text, names);
+}
+
+absl::string_view ToolCallReader::BeforeSpecialToken(absl::string_view text) const {
+  absl::string_view before = text;
+  for (const std::string& name : special_tokens_) {
+    before = std::min(before, BeforeMark(text, name));  // the shorter one
+  }
+  return before;
 }
 
 CallState ToolCallReader::ReadCall(bool is_whole) {
@@ -127,7 +130,7 @@ bool ToolCallReader::StepInCall(bool is_whole, Found* found) {
     for (ToolCall& call : reading_.calls) found->calls.push_back(std::move(call));
     has_called_ = true;
   } else {
-    text = WithoutSpecialTokens(absl::string_view(unread_).substr(0, bytes), syntax_);
+    text = WithoutSpecialTokens(absl::string_view(unread_).substr(0, bytes));
   }
   Give(text, bytes, found);
   place_ = Place::kText;

@@ -96,7 +96,8 @@ ToolCallReader CallsIn(const OpenAiRequest& request, const ServedModel& model) {
   const bool may_think = chat.has_thinking() ? chat.thinking() : traits.thinks;
   const bool answers_at_once = chat.has_forced_call() || !request.generate.json_schema().empty();
   const std::vector<std::string> tools(chat.tools().begin(), chat.tools().end());
-  ToolCallReader reader(traits.tool_syntax, may_think && !answers_at_once, tools);
+  ToolCallReader reader(traits.tool_syntax, may_think && !answers_at_once, tools,
+                        model.CallTokenNames());
   if (chat.has_forced_call()) reader.Add(CallBeginning(traits.tool_syntax, chat.forced_call()));
   return reader;
 }

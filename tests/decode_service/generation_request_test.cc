@@ -190,6 +190,16 @@ TEST_F(GenerationRequestTest, TokensOfCallsAreShownWhereThereMayBeCalls) {
   EXPECT_THAT(Read(message)->output.shown_tokens, ElementsAre(300, 301));
 }
 
+TEST_F(GenerationRequestTest, TokensOfThoughtsAreShownInAllChats) {
+  model_.tokenizer = std::make_unique<CallTokenizer>();
+  model_.chat_template = *ChatTemplate::Create(ChatSource(MistralProgram()));
+  model_.thought_tokens = {301};
+  EXPECT_THAT(Read(Tokens())->output.shown_tokens, IsEmpty());
+  v1::GenerateRequest message;
+  message.mutable_chat()->add_messages()->set_role("user");
+  EXPECT_THAT(Read(message)->output.shown_tokens, ElementsAre(301));
+}
+
 TEST_F(GenerationRequestTest, ForcedTokensDecideTheLengthAndIgnoreEndTokens) {
   v1::GenerateRequest message = Tokens();
   for (uint32_t id : {2, 2, 3}) message.add_forced_tokens(id);

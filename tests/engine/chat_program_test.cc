@@ -121,6 +121,26 @@ TEST(ChatProgram, NamesOfSpecialTokensThatMessagesWriteAreText) {
   EXPECT_THAT(marked, ElementsAre("<|US", "<S>B", "｜X", "<|US", "<|us", "<s>\xEF"));
 }
 
+// So that what programs do with thoughts in earlier answers goes on where these marks are special.
+TEST(ChatProgram, MarksOfThoughtsAreThemselvesInAnswersAlone) {
+  const ChatProgram program = Program(
+      "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content.split('</think>')[-1] }}"
+      "{% endfor %}",
+      {"<think>", "</think>", "<|user|>"});
+  const Messages messages = {{"user", "<think>a</think>b"},
+                             {"assistant", "<think>c</think><|user|>d <think>"},
+                             {"tool", "e</think>"}};
+  const auto prompt = program.Run({.messages = messages});
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  EXPECT_EQ(prompt->text,
+            "<|user|><think>a</think>b<|assistant|><|user|>d <think><|tool|>e</think>");
+  std::vector<std::string> marked;
+  for (const TextRange& range : prompt->contents) {
+    marked.push_back(prompt->text.substr(range.begin, 8));
+  }
+  EXPECT_THAT(marked, ElementsAre("<think>a", "</think>", "<|user|>", "</think>"));
+}
+
 TEST(ChatProgram, TrimsWhatPythonTrims) {
   const ChatProgram program = Program(
       "{{ messages[0].content | trim }}|{{ messages[0].content.lstrip() }}|"

@@ -106,6 +106,34 @@ TEST(ToolCallReader, NothingInThoughtsIsACall) {
   EXPECT_EQ(Read(ToolSyntax::kHermes, "<think> </thi", {}, true).text, "<think> </thi");
 }
 
+TEST(ToolCallReader, MarksThatAreSpecialTokensAreNotInTheText) {
+  const std::vector<std::string> marks = {"<tool_call>", "</tool_call>"};
+  const auto read = [&marks](ToolSyntax syntax, bool thinks, absl::string_view text) {
+    return ReadEveryWay(ToolCallReader(syntax, thinks, {}, marks), text);
+  };
+  const Answer thinking = read(
+      ToolSyntax::kHermes, true,
+      "<think>A <tool_call>{}</tool_call> b.</think>\n<tool_call>{\"name\": \"f\"}</tool_call>");
+  EXPECT_EQ(thinking.text, "<think>A {} b.</think>");
+  EXPECT_THAT(thinking.calls, ElementsAre("f({})"));
+  for (const auto& [text, without] : std::vector<std::pair<std::string, std::string>>{
+           {"a <tool_call>x</tool_call> b", "a x b"},
+           {"a </tool_call> b </tool_ca", "a  b </tool_ca"},
+           {"<tool_call>{\"name\": \"f\"", "{\"name\": \"f\""},
+           {"<tool_call>", ""}}) {
+    for (const ToolSyntax syntax : {ToolSyntax::kHermes, ToolSyntax::kQwenXml}) {
+      const Answer answer = read(syntax, false, text);
+      EXPECT_EQ(answer.text, without) << text;
+      EXPECT_THAT(answer.calls, IsEmpty()) << text;
+    }
+  }
+  const Answer xml =
+      read(ToolSyntax::kQwenXml, false,
+           "So: <tool_call>\n<function=f>\n</function>\n</tool_call></tool_call> ok");
+  EXPECT_EQ(xml.text, "So: ok");
+  EXPECT_THAT(xml.calls, ElementsAre("f({})"));
+}
+
 TEST(ToolCallReader, ACallOfLlamasIsTheWholeAnswer) {
   EXPECT_THAT(ReadLlama3("\n{\"name\": \"f\", \"parameters\": {\"a\": \"}\"}} ").calls,
               ElementsAre("f({\"a\": \"}\"})"));
