@@ -101,20 +101,25 @@ TEST_F(GenerationServiceTest, ATextWhoseTokensMemoryDoesNotHoldIsRefused) {
 // Holds up whoever asks it, until it is let go.
 class SlowTokenizer final : public ForgetfulTokenizer {
  public:
-  explicit SlowTokenizer(std::shared_future<void> may_go_on) : may_go_on_(std::move(may_go_on)) {}
+  SlowTokenizer(std::atomic<bool>& is_asked, std::shared_future<void> may_go_on)
+      : is_asked_(is_asked), may_go_on_(std::move(may_go_on)) {}
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view,
                                               std::span<const TextRange>) const override {
+    is_asked_ = true;
     may_go_on_.wait();
     return std::vector<int32_t>{1};
   }
 
  private:
+  std::atomic<bool>& is_asked_;
   const std::shared_future<void> may_go_on_;
 };
 
 TEST_F(GenerationServiceTest, TextsThatTakeLongHoldUpNoOtherCall) {
+  std::atomic<bool> is_asked = false;
   std::promise<void> may_go_on;
-  parts_.node.model.tokenizer = std::make_unique<SlowTokenizer>(may_go_on.get_future().share());
+  parts_.node.model.tokenizer =
+      std::make_unique<SlowTokenizer>(is_asked, may_go_on.get_future().share());
   const auto stub = v1::GenerationService::NewStub(
       grpc::CreateChannel(absl::StrCat("127.0.0.1:", port_), grpc::InsecureChannelCredentials()));
   // Many more than gRPC has threads.
@@ -129,6 +134,7 @@ TEST_F(GenerationServiceTest, TextsThatTakeLongHoldUpNoOtherCall) {
       if (stub->Tokenize(&context, request, &response).ok()) ++num_answered;
     });
   }
+  while (!is_asked) std::this_thread::yield();
   // One that waits for its turn behind them ends when its deadline comes, not with them.
   const auto deadline_of = [](auto& context, int seconds) {
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(seconds));
