@@ -1,5 +1,5 @@
-#include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/chunk.cuh"
+#include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/tile_layout.h"
 #include "kernels/weight_blocks.h"
