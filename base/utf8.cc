@@ -81,7 +81,7 @@ std::string ReplaceInvalidUtf8(absl::string_view text) {
   while (!text.empty()) {
     const Utf8Prefix first = FirstCharacter(text);
     absl::StrAppend(&out, first.kind == Utf8Prefix::kWhole ? text.substr(0, first.num_bytes)
-                                                           : absl::string_view("\xef\xbf\xbd"));
+                                                           : kReplacementCharacter);
     text.remove_prefix(first.num_bytes);
   }
   return out;

@@ -9,6 +9,9 @@
 
 namespace kvship {
 
+// U+FFFD, which stands for what is invalid.
+inline constexpr absl::string_view kReplacementCharacter = "\xef\xbf\xbd";
+
 struct Utf8Prefix {
   enum Kind { kWhole, kUnfinished, kInvalid };
   size_t num_bytes = 0;  // at least 1
@@ -26,7 +29,7 @@ size_t ValidUtf8Bytes(absl::string_view text);
 // The longest valid prefix of `text` in at most `most_bytes`, in whole characters.
 absl::string_view CutUtf8(absl::string_view text, size_t most_bytes);
 
-// The same text with U+FFFD in the place of what is invalid.
+// The same text with kReplacementCharacter in the place of what is invalid.
 std::string ReplaceInvalidUtf8(absl::string_view text);
 
 // Strips white space from both ends of UTF-8 text as Python's str.strip() does: Unicode's

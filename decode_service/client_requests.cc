@@ -1,17 +1,10 @@
 #include "decode_service/client_requests.h"
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/time.h"
 #include "decode_service/rejection.h"
 #include "rpc/errors.h"
 
 namespace kvship {
-namespace {
-
-// About the duration of a short request.
-constexpr absl::Duration kRetryDelay = absl::Seconds(1);
-
-}  // namespace
 
 absl::StatusOr<ClientRequests::Place> ClientRequests::Enter(const std::string& client) {
   std::unique_lock lock(mutex_);

@@ -9,6 +9,7 @@
 #include "base/out_of_memory.h"
 #include "base/status_macros.h"
 #include "decode_service/prefill_fault.h"
+#include "decode_service/rejection.h"
 #include "rpc/compression.h"
 #include "rpc/errors.h"
 
@@ -17,8 +18,6 @@ namespace {
 
 // Prefill nodes tried for one prompt.
 constexpr size_t kMostAttempts = 3;
-// What a request refused for lack of room is told to wait.
-constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 
 }  // namespace
 

@@ -1,7 +1,6 @@
 #include "decode_service/generation_service.h"
 
 #include <atomic>
-#include <functional>
 #include <string>
 #include <utility>
 
@@ -202,25 +201,27 @@ struct UnaryCall final : grpc::ServerUnaryReactor {
   ClientRequests::Place place;
 };
 
-// Ends a call that has one answer, which `make` takes its time for, in its client's turn.
-template <class Request>
+// Ends a call that has one answer, which `convert` takes its time for, in its client's turn.
+template <class Request, class Response>
 grpc::ServerUnaryReactor* AnswerInTurn(const Callers& callers, const Generation::Uses& uses,
-                                       grpc::CallbackServerContext* context, const Request& request,
-                                       std::function<absl::Status()> make) {
+                                       grpc::CallbackServerContext* context, const Request* request,
+                                       Response* response,
+                                       absl::StatusOr<Response> (*convert)(const Request&,
+                                                                           const ServedModel&)) {
   auto* const call = new UnaryCall;
+  const auto answer = [call, &model = uses.model, request, response, convert] {
+    if (call->cancelled)
+      return call->Finish(ToGrpcStatus(absl::CancelledError("the client has gone")));
+    call->Finish(ToGrpcStatus(UnlessOutOfMemory([&]() -> absl::Status {
+      ASSIGN_OR_RETURN(*response, convert(*request, model));
+      return absl::OkStatus();
+    })));
+  };
   // Of an exception gRPC would make an error without a word.
   const absl::Status status = UnlessOutOfMemory([&]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string client, callers.Check(*context));
     ASSIGN_OR_RETURN(call->place, uses.client_requests.Enter(client));
-    return uses.preparer
-        .Enter(client, request.ByteSizeLong(),
-               [call, make = std::move(make)] {
-                 const absl::Status end = call->cancelled
-                                              ? absl::CancelledError("the client has gone")
-                                              : UnlessOutOfMemory(make);
-                 call->Finish(ToGrpcStatus(end));
-               })
-        .status();
+    return uses.preparer.Enter(client, request->ByteSizeLong(), answer).status();
   });
   if (!status.ok()) call->Finish(ToGrpcStatus(status));
   return call;
@@ -267,21 +268,13 @@ grpc::ServerUnaryReactor* GenerationService::GetModelInfo(
 grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* context,
                                                       const v1::TokenizeRequest* request,
                                                       v1::TokenizeResponse* response) {
-  return AnswerInTurn(callers_, uses_, context, *request,
-                      [this, request, response]() -> absl::Status {
-                        ASSIGN_OR_RETURN(*response, kvship::Tokenize(*request, uses_.model));
-                        return absl::OkStatus();
-                      });
+  return AnswerInTurn(callers_, uses_, context, request, response, kvship::Tokenize);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* context,
                                                         const v1::DetokenizeRequest* request,
                                                         v1::DetokenizeResponse* response) {
-  return AnswerInTurn(callers_, uses_, context, *request,
-                      [this, request, response]() -> absl::Status {
-                        ASSIGN_OR_RETURN(*response, kvship::Detokenize(*request, uses_.model));
-                        return absl::OkStatus();
-                      });
+  return AnswerInTurn(callers_, uses_, context, request, response, kvship::Detokenize);
 }
 
 }  // namespace kvship

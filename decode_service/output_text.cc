@@ -6,11 +6,6 @@
 #include "base/utf8.h"
 
 namespace kvship {
-namespace {
-
-constexpr absl::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
-
-}  // namespace
 
 std::string Utf8Stream::Add(absl::string_view bytes) {
   rest_.append(bytes.data(), bytes.size());
@@ -20,8 +15,9 @@ std::string Utf8Stream::Add(absl::string_view bytes) {
     const absl::string_view left = absl::string_view(rest_).substr(at);
     const Utf8Prefix prefix = FirstCharacter(left);
     if (prefix.kind == Utf8Prefix::kUnfinished) break;
-    const absl::string_view character =
-        prefix.kind == Utf8Prefix::kWhole ? left.substr(0, prefix.num_bytes) : kReplacement;
+    const absl::string_view character = prefix.kind == Utf8Prefix::kWhole
+                                            ? left.substr(0, prefix.num_bytes)
+                                            : kReplacementCharacter;
     out.append(character.data(), character.size());
     at += prefix.num_bytes;
   }
@@ -32,7 +28,7 @@ std::string Utf8Stream::Add(absl::string_view bytes) {
 std::string Utf8Stream::Finish() {
   if (rest_.empty()) return "";
   rest_.clear();
-  return std::string(kReplacement);
+  return std::string(kReplacementCharacter);
 }
 
 std::string StopMatcher::Add(absl::string_view text, bool may_end) {

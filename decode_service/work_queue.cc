@@ -4,14 +4,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/start_thread.h"
+#include "decode_service/rejection.h"
 #include "rpc/errors.h"
 
 namespace kvship {
-namespace {
-
-constexpr absl::Duration kRetryDelay = absl::Seconds(1);
-
-}  // namespace
 
 WorkQueue::WorkQueue(size_t num_threads, size_t most_bytes) : most_bytes_(most_bytes) {
   while (threads_.size() < num_threads) {

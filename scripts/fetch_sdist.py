@@ -18,8 +18,10 @@ TIMEOUT_S = 60
 
 
 def index_url():
+    if given := os.environ.get("PIP_INDEX_URL"):
+        return given
     told = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], check=False, capture_output=True, text=True)
-    return os.environ.get("PIP_INDEX_URL") or told.stdout.strip() or "https://pypi.org/simple"
+    return told.stdout.strip() or "https://pypi.org/simple"
 
 
 def open_url(url):

@@ -34,7 +34,7 @@ constexpr timespec kExitPeriod = {.tv_sec = 0, .tv_nsec = 20'000'000};
 // 5 s, the last spans 2 s.
 constexpr absl::Duration kEndTime = absl::Seconds(8);
 
-// For a last line. Whoever reads standard error may have stopped, and then no line ends.
+// For a last line: the log waits for room, and what is behind standard error may hold it up.
 constexpr unsigned kLastLineSeconds = 1;
 
 // By an alarm, as the system may have no thread left that would look at the time.
