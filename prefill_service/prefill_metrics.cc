@@ -35,6 +35,9 @@ PrefillMetrics::PrefillMetrics(const MetricFactory& make)
       queue_requests(make.Gauge("queue_requests", "Requests that wait for their turn")),
       queue_tokens(
           make.Gauge("queue_tokens", "Prompt tokens of requests admitted and not yet read")),
+      unread_tokens(make.Gauge("unread_tokens",
+                               "Of them those left to read, without what is read of the prompt "
+                               "under way and what the prefix cache has")),
       active_requests(
           make.Gauge("active_requests", "Requests that have been told Ready and are not yet read")),
       sending_requests(

@@ -34,6 +34,7 @@ class PrefillMetrics {
   prometheus::Counter& shipped_bytes;
   prometheus::Gauge& queue_requests;
   prometheus::Gauge& queue_tokens;
+  prometheus::Gauge& unread_tokens;
   prometheus::Gauge& active_requests;
   prometheus::Gauge& sending_requests;
   prometheus::Gauge& outbox_bytes;

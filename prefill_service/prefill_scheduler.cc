@@ -315,6 +315,7 @@ void PrefillScheduler::UpdateGauges() {
   metrics_.queue_requests.Set(static_cast<double>(num_queued));
   metrics_.active_requests.Set(static_cast<double>(num_active));
   metrics_.queue_tokens.Set(static_cast<double>(admitted_tokens_));
+  metrics_.unread_tokens.Set(static_cast<double>(UnreadTokens()));
   metrics_.outbox_bytes.Set(static_cast<double>(UnsentBytes()));
   metrics_.sending_requests.Set(static_cast<double>(requests_.size() - num_queued - num_active));
 }

@@ -258,4 +258,4 @@ def test_scalers_ask_for_metrics_that_the_programs_have(metrics):
     assert asked - served_by_the_adapter <= metrics
     autoscalers = (manifests.KUSTOMIZE / "components/autoscaling-hpa/autoscalers.yaml").read_text()
     assert set(re.findall(r"kvship_\w+", autoscalers)) == served_by_the_adapter | {
-        "kvship_decode_pool_fill_ratio", "kvship_prefill_queue_tokens"}
+        "kvship_decode_pool_fill_ratio", "kvship_prefill_unread_tokens"}

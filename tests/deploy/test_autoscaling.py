@@ -52,7 +52,7 @@ def triggers(role: str) -> list[tuple[str, float]]:
 
 def test_prefill_nodes_follow_the_tokens_in_their_queues(evaluate):
     query, threshold = triggers("prefill")[0]
-    waiting = series("kvship_prefill_queue_tokens", ["60000+0x40", "40000+0x40", "900000+0x40"])
+    waiting = series("kvship_prefill_unread_tokens", ["60000+0x40", "40000+0x40", "900000+0x40"])
     evaluate(query, waiting, {"{}": 100000})
     assert math.ceil(100000 / threshold) == 4
 
@@ -73,7 +73,7 @@ def test_decode_nodes_grow_while_requests_are_refused(evaluate):
 
 def test_prefill_nodes_grow_while_all_are_full(evaluate):
     query, threshold = triggers("prefill")[1]
-    queues = series("kvship_prefill_queue_tokens", ["9+0x40"] * 3)
+    queues = series("kvship_prefill_unread_tokens", ["9+0x40"] * 3)
     evaluate(query, queues + refused([3, 6, 50], "prefill"), {"{}": 5})
     evaluate(query, queues + refused([3, 6, 50]), {})
     assert threshold == 1
@@ -100,7 +100,7 @@ def adapter_query(name: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "input_series", "wanted"), [
-    ("kvship_prefill_queue_tokens", series("kvship_prefill_queue_tokens", ["60+0x40", "40+0x40", "9+0x40"]), (60, 40)),
+    ("kvship_prefill_unread_tokens", series("kvship_prefill_unread_tokens", ["60+0x40", "40+0x40", "9+0x40"]), (60, 40)),
     ("kvship_decode_pool_fill_ratio", series("kvship_decode_pool_fill_ratio", ["0.9+0x40", "0.2+0x40", "1+0x40"]),
      (0.9, 0.2)),
     ("kvship_decode_rejections_per_second", refused([3, 0, 50]) + refused([9, 9, 9], "client"), (0.2, 0))])

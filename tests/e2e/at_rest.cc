@@ -14,8 +14,8 @@ const char* const kHeld[] = {
     "kvship_decode_pool_reserved_bytes",   "kvship_decode_sessions",
     "kvship_decode_waiting_prompt_tokens", "kvship_decode_line_prompt_tokens",
     "kvship_prefill_queue_requests",       "kvship_prefill_queue_tokens",
-    "kvship_prefill_active_requests",      "kvship_prefill_sending_requests",
-    "kvship_prefill_outbox_bytes",
+    "kvship_prefill_unread_tokens",        "kvship_prefill_active_requests",
+    "kvship_prefill_sending_requests",     "kvship_prefill_outbox_bytes",
 };
 
 // gRPC starts threads when all it has are busy, and keeps a few of them. Fewer than the kills or

@@ -26,8 +26,8 @@ class ChoosyReader final : public PromptReader {
     return task.tokens.size() < 100 ? absl::OkStatus() : absl::FailedPreconditionError("too long");
   }
   size_t BytesFor(const PrefillTask& task) const override { return host_.BytesFor(task); }
-  size_t prefix_cache_bytes() const override { return 0; }
-  size_t CountReusable(const PrefillTask&) const override { return 0; }
+  size_t prefix_cache_bytes() const override { return reusable; }
+  size_t CountReusable(const PrefillTask&) const override { return reusable; }
   absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
       std::span<const PrefillTask* const> tasks) override {
     begun.push_back(tasks.size());
@@ -39,6 +39,7 @@ class ChoosyReader final : public PromptReader {
 
   std::vector<size_t> begun;
   absl::Status device;
+  size_t reusable = 0;
 
  private:
   Backend backend_{1};
@@ -84,6 +85,18 @@ TEST_F(PromptReaderTest, ReadsPromptsOneByOneWhereItDoesNotPack) {
   }
   EXPECT_EQ(reader_.begun.size(), 3u);
   EXPECT_THAT(reader_.begun, Each(1u));
+}
+
+TEST_F(PromptReaderTest, WhatItHasAlreadyIsNotLeftToRead) {
+  reader_.reusable = 12;
+  PrefillScheduler scheduler(reader_, metrics_, {});
+  const auto channel = std::make_shared<ClosedChannel>();
+  const auto request = *scheduler.Submit(Task(20), channel);
+  while (metrics_.unread_tokens.Value() != 8) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(metrics_.queue_tokens.Value(), 20);
+  while (!scheduler.Go(*request).ok()) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(channel->WaitUntilClosed(), absl::OkStatus());
+  EXPECT_EQ(metrics_.unread_tokens.Value(), 0);
 }
 
 TEST_F(PromptReaderTest, ADeviceWithoutRoomIsNoFaultOfTheNode) {
