@@ -30,6 +30,10 @@ PrefillFault FaultOf(const absl::Status& error) {
   if (!ReasonOf(error).empty()) return PrefillFault::kMismatch;
   switch (error.code()) {
     case absl::StatusCode::kUnavailable: return PrefillFault::kLost;
+    // Of this node, not of the request's client.
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kNotFound: return PrefillFault::kLost;
     // gRPC reports these for a connection that breaks mid-message or carries garbage; a node
     // reports them for a fault of its own.
     case absl::StatusCode::kUnknown:

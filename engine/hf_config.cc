@@ -86,11 +86,11 @@ absl::Status RefuseWindow(const JsonObject& config, const ModelConfig& model) {
   return config.Unimplemented(
       "sliding_window",
       absl::StrCat("is ", is_missing ? "missing, which is " : "", *window,
-                   "; wanted null, or at least max_position_embeddings, ", model.context_tokens));
+                   "; wanted null, or at least the context's ", model.context_tokens, " tokens"));
 }
 
 // What would change the computation and kvship does not do.
-absl::Status RefuseOptions(const JsonObject& config, const ModelConfig& model) {
+absl::Status RefuseOptions(const JsonObject& config) {
   for (const char* field : {"attention_bias", "mlp_bias"}) {
     ASSIGN_OR_RETURN(const std::optional<bool> bias, config.Flag(field));
     if (bias.value_or(false)) return config.Unimplemented(field, "is true; wanted false");
@@ -102,7 +102,6 @@ absl::Status RefuseOptions(const JsonObject& config, const ModelConfig& model) {
   if (config.Find("quantization_config") != nullptr) {
     return config.Unimplemented("quantization_config", "is there; wanted plain weights");
   }
-  RETURN_IF_ERROR(RefuseWindow(config, model));
   ASSIGN_OR_RETURN(const std::optional<double> partial, config.Number("partial_rotary_factor"));
   if (partial.value_or(1) != 1) {
     return config.Unimplemented("partial_rotary_factor",
@@ -146,15 +145,18 @@ absl::Status ReadYarnScaling(const JsonObject& rope, size_t context_tokens, Rope
 // transformers 5 has everything in rope_parameters; before, rope_theta stood beside rope_scaling,
 // whose rope_type was at first called type.
 absl::StatusOr<RopeScaling> ReadRope(const JsonObject& config, const ModelConfig& model) {
-  const size_t context_tokens = model.context_tokens;
+  ASSIGN_OR_RETURN(const auto original, config.Count("original_max_position_embeddings"));
+  const size_t context_tokens = original.value_or(model.context_tokens);
   RopeScaling scaling;
   if (model.architecture == "mixtral") scaling.theta = 1e6;  // transformers' default
   ASSIGN_OR_RETURN(const std::optional<double> theta, config.Number("rope_theta"));
   if (theta.has_value()) scaling.theta = *theta;
   ASSIGN_OR_RETURN(std::optional<JsonObject> rope, config.Object("rope_parameters"));
-  if (!rope.has_value()) {
-    ASSIGN_OR_RETURN(rope, config.Object("rope_scaling"));
+  ASSIGN_OR_RETURN(const std::optional<JsonObject> old, config.Object("rope_scaling"));
+  if (rope.has_value() && old.has_value() && rope->fields() != old->fields()) {
+    return config.Bad("rope_scaling", "is there beside other rope_parameters; wanted one of them");
   }
+  if (!rope.has_value()) rope = old;
   if (!rope.has_value()) return scaling;
 
   ASSIGN_OR_RETURN(const std::optional<double> inner_theta, rope->Number("rope_theta"));
@@ -258,12 +260,13 @@ absl::StatusOr<HfConfig> ReadHfConfig(const std::string& directory) {
   model.name = ReplaceInvalidUtf8(path.filename().string());
   RETURN_IF_ERROR(ReadShape(config, model));
   RETURN_IF_ERROR(ReadExperts(config, model));
-  RETURN_IF_ERROR(RefuseOptions(config, model));
+  RETURN_IF_ERROR(RefuseOptions(config));
   ASSIGN_OR_RETURN(const RopeScaling rope, ReadRope(config, model));
   const absl::Status scaled = SetRope(rope, model);
   if (!scaled.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(file.path, ": ", scaled.message()));
   }
+  RETURN_IF_ERROR(RefuseWindow(config, model));  // the context may have been stretched
   model.rope_pairs = RopePairs::kHalves;
   RETURN_IF_ERROR(ReadTokens(directory, config, model));
   ASSIGN_OR_RETURN(const std::optional<bool> tied, config.Flag("tie_word_embeddings"));

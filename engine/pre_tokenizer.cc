@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/status_macros.h"
 
 namespace kvship {
@@ -58,8 +59,29 @@ absl::string_view Refused(absl::string_view pattern, size_t i, bool is_in_class)
   return is_fixed && absl::StartsWith(behind, "?") ? "? behind {n}" : "";
 }
 
+bool Compiles(const std::string& pattern) {
+  int error = 0;
+  PCRE2_SIZE at = 0;
+  pcre2_code* const code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()),
+                                         pattern.size(), PCRE2_UTF, &error, &at, nullptr);
+  pcre2_code_free(code);
+  return code != nullptr;
+}
+
+// What stands for the script that behind[0, ...), "{Name}..." or "{^Name}...", names; empty if it
+// names another property.
+std::string ScriptProperty(absl::string_view behind) {
+  const size_t end = behind.find('}');
+  if (!absl::ConsumePrefix(&behind, "{") || end == absl::string_view::npos) return "";
+  const bool is_negated = absl::ConsumePrefix(&behind, "^");
+  const std::string named = absl::StrCat("sc:", behind.substr(0, behind.find('}')), "}");
+  if (!Compiles(absl::StrCat("\\p{", named))) return "";
+  return absl::StrCat(is_negated ? "{^" : "{", named);
+}
+
 // Patterns of tokenizer.json are written for Oniguruma. Of what means something else to PCRE2,
-// white space is translated and the rest refused: intersections of character classes and classes in
+// white space and scripts (to PCRE2 also the characters that a script shares with others) are
+// translated and the rest refused: intersections of character classes and classes in
 // them; POSIX classes and words, which have other characters (marks, symbols); \h and \v, a
 // hexadecimal digit and one character; quotes; an option whose letter is that of another; intervals
 // that are possessive to one and repeated to the other.
@@ -96,6 +118,13 @@ absl::StatusOr<std::string> Translated(absl::string_view pattern) {
     } else {
       out.push_back(kind);
     }
+    if (kind == 'p' || kind == 'P') {
+      const absl::string_view behind = pattern.substr(i + 1);
+      if (const std::string script = ScriptProperty(behind); !script.empty()) {
+        absl::StrAppend(&out, script);
+        i += behind.find('}') + 1;
+      }
+    }
     // Braces of \x{...} are none of an interval.
     if (kind == 'x' && absl::StartsWith(pattern.substr(i + 1), "{")) out.push_back(pattern[++i]);
   }
@@ -127,13 +156,10 @@ absl::Status SplitPiece(const pcre2_code* code, pcre2_match_data* match,
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(match);
     const size_t begin = bounds[0];
     const size_t end = bounds[1];
-    if (end <= begin) {  // an empty match cuts nothing
-      from = NextCharacter(piece, begin);
-      continue;
-    }
     if (begin > done) out.push_back(piece.substr(done, begin - done));
-    out.push_back(piece.substr(begin, end - begin));
-    done = from = end;
+    if (end > begin) out.push_back(piece.substr(begin, end - begin));
+    done = end;
+    from = end > begin ? end : NextCharacter(piece, begin);  // an empty match cuts, too
   }
   if (done < piece.size()) out.push_back(piece.substr(done));
   return absl::OkStatus();

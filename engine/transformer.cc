@@ -210,7 +210,7 @@ absl::Status ReadWeights(WeightSource& source, const TensorNames& names, bool ti
   ASSIGN_OR_RETURN(out.output_norm, source.Vector(names.output_norm, config.hidden_dim));
   if (tied_embeddings) {
     out.output = out.embedding;
-    source.Ignore(names.output);  // some checkpoints hold the same matrix once more
+    RETURN_IF_ERROR(source.IgnoreCopy(names.output, names.embedding));
   } else {
     ASSIGN_OR_RETURN(out.output,
                      source.Matrix(names.output, config.vocab_tokens, config.hidden_dim));

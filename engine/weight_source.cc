@@ -1,5 +1,6 @@
 #include "engine/weight_source.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -121,6 +122,16 @@ absl::StatusOr<std::vector<float>> WeightSource::Vector(const std::string& name,
     }
   }
   return items;
+}
+
+absl::Status WeightSource::IgnoreCopy(const std::string& name, const std::string& original) {
+  Ignore(name);
+  if (!Has(name) || !Has(original)) return absl::OkStatus();
+  const FileTensor &copy = tensors_.at(name), &of = tensors_.at(original);
+  if (copy.format == of.format && std::ranges::equal(copy.bytes, of.bytes)) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat(copy.file, ": tensor ", name, " differs from ", original,
+                   ", to which tie_word_embeddings ties it; wanted one of them"));
 }
 
 absl::Status WeightSource::CheckAllUsed() const {

@@ -256,7 +256,8 @@ absl::Status CompressionOptions::Validate() const {
 
 CompressionOptions ForPrompt(CompressionOptions options, size_t prompt_tokens) {
   const auto least = static_cast<double>(options.min_tokens);
-  if (options.budget_ratio > 0 &&
+  // Those of at most min_tokens are kept whole, with whatever budget.
+  if (options.budget_ratio > 0 && prompt_tokens > options.min_tokens &&
       options.budget_ratio * static_cast<double>(prompt_tokens) < least) {
     options.budget_ratio = 0;
     options.budget_tokens = options.min_tokens;

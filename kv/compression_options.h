@@ -84,7 +84,7 @@ struct CompressionOptions {
 };
 
 // What the options are for a prompt of that length: a budget_ratio of fewer than min_tokens tokens
-// becomes budget_tokens = min_tokens. Whoever takes a request calls this, once; plans and
+// becomes budget_tokens = min_tokens, if the prompt is longer than that. Whoever takes a request calls this, once; plans and
 // compressors take the options as they are.
 CompressionOptions ForPrompt(CompressionOptions options, size_t prompt_tokens);
 

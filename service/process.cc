@@ -4,6 +4,7 @@
 #include <grpc/support/log.h>
 #include <malloc.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <initializer_list>
 #include <system_error>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -33,6 +35,10 @@ constexpr timespec kExitPeriod = {.tv_sec = 0, .tv_nsec = 20'000'000};
 // For what follows the wait for requests: the last answers on their way to slow clients take up to
 // 5 s, the last spans 2 s.
 constexpr absl::Duration kEndTime = absl::Seconds(8);
+
+// Signals so soon after the first say the same: Ctrl-C reaches a terminal's whole group, whose
+// parent may pass it on.
+constexpr absl::Duration kSameStop = absl::Milliseconds(200);
 
 // For a last line: the log waits for room, and what is behind standard error may hold it up.
 constexpr unsigned kLastLineSeconds = 1;
@@ -62,12 +68,31 @@ class GrpcLines {
   GrpcLines() { gpr_set_log_function(Write); }
   ~GrpcLines() { gpr_set_log_function(nullptr); }
 
+  // gRPC takes no connections any more.
+  bool port_is_lost() const { return port_is_lost_; }
+
  private:
   static void Write(gpr_log_func_args* line) {
     const std::string text = absl::StrCat("gRPC: ", line->message);
     line->severity == GPR_LOG_SEVERITY_ERROR ? LogWarning(text) : LogInfo(text);
+    // At such an error, as where no descriptor was left for a moment, gRPC drops its port for good
+    // and says so nowhere else. What runs shall end, and the server be started anew.
+    if (absl::StrContains(line->message, "Failed accept4") && !port_is_lost_.exchange(true)) {
+      LogError("gRPC takes no connections any more; this server stops");
+      kill(getpid(), SIGTERM);
+    }
   }
+
+  static inline std::atomic<bool> port_is_lost_ = false;
 };
+
+// A connection takes a descriptor, and what sessions and services start with is often 1024.
+void RaiseDescriptorLimit() {
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
 
 // Where the program was started without one of the standard streams, its number would be that of
 // the next socket, and the log would go to whoever is at its other end.
@@ -140,6 +165,10 @@ ExitOnStop::ExitOnStop() {
 ExitOnStop::ExitOnStop(absl::Duration drain_timeout) {
   thread_ = StartThread("signals to stop", [this, drain_timeout] {
     begun_.wait(false);
+    const sigset_t set = SecondStopSet();
+    for (const absl::Time begun = MonotonicNow(); !ended_ && MonotonicNow() < begun + kSameStop;) {
+      sigtimedwait(&set, nullptr, &kExitPeriod);
+    }
     Watch(SecondStopSet(), MonotonicNow() + drain_timeout + kEndTime,
           "a second signal came; what still runs is left behind",
           absl::StrCat("what runs did not end within --drain_timeout, ",
@@ -175,6 +204,7 @@ int RunServer(const std::string& program, const std::vector<char*>& arguments,
   OpenClosedStandardStreams();
   PrepareNcclEnvironment();
   KeepFreedMemory();
+  RaiseDescriptorLimit();
   StopSignals signals;
   const auto format = ParseLogFormat(log_format);
   if (!format.ok()) {
@@ -190,7 +220,7 @@ int RunServer(const std::string& program, const std::vector<char*>& arguments,
     return 1;
   }
   LogInfo("stopped");
-  return 0;
+  return grpc_lines.port_is_lost() ? 1 : 0;
 }
 
 std::string OtlpEndpoint(const std::string& flag) {

@@ -20,8 +20,9 @@ class ExitOnStop {
  public:
   // Exit code 0: a server that is still loading has nothing to drain.
   ExitOnStop();
-  // From Begin on, with exit code 1 because draining has not ended; ignores SIGHUP. Also ends the
-  // process without a signal, some seconds after `drain_timeout`: a step that hangs is abandoned.
+  // A moment after Begin, with exit code 1 because draining has not ended; ignores SIGHUP. Also
+  // ends the process without a signal, some seconds after `drain_timeout`: a step that hangs is
+  // abandoned.
   explicit ExitOnStop(absl::Duration drain_timeout);
   ~ExitOnStop();
 
@@ -52,7 +53,8 @@ class StopSignals {
 
 // The main function of a server after flag parsing: starts the log and runs `serve`, which returns
 // when all that it started has ended. `arguments`: the program's name and the non-flag arguments,
-// of which a server accepts none. Returns the process's exit code.
+// of which a server accepts none. Returns the process's exit code: 1 after an error, or if gRPC
+// lost its port.
 int RunServer(const std::string& program, const std::vector<char*>& arguments,
               const std::string& log_format,
               const std::function<absl::Status(StopSignals&)>& serve);

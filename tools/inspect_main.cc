@@ -280,7 +280,8 @@ absl::StatusOr<json> Bench(const std::string& path) {
               {"prefill_seconds", prefilled.prefill_seconds},
               {"compress_seconds", prefilled.compress_seconds},
               // The first token comes out of prefill.
-              {"decode_tokens_per_second", static_cast<double>(output.size() - 1) / seconds},
+              {"decode_tokens_per_second",
+               static_cast<double>(output.size() - std::min<size_t>(output.size(), 1)) / seconds},
               {"peak_rss_bytes", static_cast<int64_t>(usage.ru_maxrss) * 1024}};
 }
 

@@ -178,7 +178,8 @@ absl::StatusOr<ReceivedResponse> ReadResponse(const grpc::ByteBuffer& message) {
   constexpr uint32_t kFrameTag = Tag(PrefillResponse::kFrameFieldNumber, kBytes);
   while (const uint32_t tag = in.ReadTag()) {
     if (tag != kFrameTag) {
-      has_other |= tag < kFrameTag;  // the other kinds of message have smaller field numbers
+      // The other kinds of message; a frame may have fields of later versions.
+      has_other |= tag >> 3 <= PrefillResponse::kNcclFieldNumber;
       if (!Skip(in, tag)) {
         return Broken(absl::StrCat("it cannot be read at a tag ", tag));
       }

@@ -13,8 +13,10 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-constexpr double kMostBound = 1e15;  // for numbers, in magnitude
-constexpr double kFractions = 1e6;   // per unit: precision of numbers between bounds
+// Bounds in magnitude. Of integers JavaScript's safe ones, which schemas made there name.
+constexpr double kMostInteger = 9007199254740991;  // 2^53 - 1
+constexpr double kMostNumber = 1e15;
+constexpr double kFractions = 1e6;  // per unit: precision of numbers between bounds
 
 const SchemaNames kOfNumbers = {"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum"};
 
@@ -95,6 +97,8 @@ absl::Status CheckSchemaBounds(const json& schema, const SchemaNames& types,
                                const std::string& path) {
   const double per_one = types.contains("integer") ? 1 : kFractions;
   const double unit = 1 / per_one;
+  const bool is_number = types.contains("number") || !types.contains("integer");
+  const double most_bound = is_number ? kMostNumber : kMostInteger;
   double least = -INFINITY, most = INFINITY;
   for (const std::string& name : kOfNumbers) {
     if (!schema.contains(name)) continue;
@@ -102,9 +106,9 @@ absl::Status CheckSchemaBounds(const json& schema, const SchemaNames& types,
     const double value = bound.is_number() ? bound.get<double>() : NAN;
     const bool is_written =
         value == std::round(value) || value == std::round(value * per_one) / per_one;
-    if (!(std::abs(value) <= kMostBound) || !is_written) {
+    if (!(std::abs(value) <= most_bound) || !is_written) {
       return WrongSchema(absl::StrCat(path, ".", name), bound,
-                         absl::StrCat("a number of at most 1e15, ",
+                         absl::StrCat("a number of at most ", is_number ? "1e15, " : "2^53 - 1, ",
                                       unit == 1 ? "an integer" : "with at most 6 decimals"));
     }
     const double inside = absl::StartsWith(name, "exclusive") ? unit : 0;

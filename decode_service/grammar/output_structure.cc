@@ -42,8 +42,9 @@ absl::StatusOr<Tool> ReadTool(const std::string& json, ToolSyntax syntax, Schema
       .name = SpelledName(name.is_string() ? name.get<std::string>() : name.dump(), syntax),
       .arguments = is_xml ? AnyXmlArguments() : JsonPart(kAnyJsonObject),
       .is_strict = JsonMember(function, "strict") == "true"};
-  const auto parameters = JsonMember(function, "parameters");
-  if (!tool.is_strict || !parameters || *parameters == "null") return tool;
+  if (!tool.is_strict) return tool;
+  auto parameters = JsonMember(function, "parameters");
+  if (!parameters || *parameters == "null") parameters = kEmptyJsonObject;
   ASSIGN_OR_RETURN(const std::string schema,
                    CheckedJsonSchema(*parameters, quotas, is_xml ? kNotInXmlPatterns : ""));
   if (is_xml) {

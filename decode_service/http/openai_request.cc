@@ -255,7 +255,8 @@ void ReadMessages(JsonFields& fields, v1::ChatMessages* chat) {
     if (role == "assistant") {
       call_ids.ReadCalls(message, &added);
       // From a response that is sent back as OpenAI's client parsed it; redundant with the rest.
-      for (const char* name : {"parsed", "annotations", "refusal"}) message.Value(name);
+      for (const char* name : {"parsed", "annotations", "refusal", "provider_specific_fields"})
+        message.Value(name);
     }
     if (added.tool_calls().empty()) message.Require("content");
     added.set_content(ReadContent(message));

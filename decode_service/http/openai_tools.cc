@@ -105,13 +105,15 @@ void ToolCallIds::ReadCalls(JsonFields& message, v1::ChatMessage* added) {
     call.Check(is_new, "id", "an id that no other call of the message has");
     ReadFunctionOf(call, [added](JsonFields& function, const std::string& name) {
       function.Require("arguments");
-      const auto arguments = PythonJson(function.Text("arguments").value_or(""));
+      const std::string text = function.Text("arguments").value_or("");
+      const auto arguments = PythonJson(text.empty() ? "{}" : text);  // of tools without any
       function.Check(arguments.ok(), "arguments", "a string with a JSON object in it");
       v1::ToolCall& read = *added->add_tool_calls();
       read.set_name(name);
       if (arguments.ok()) read.set_arguments(*arguments);
       function.Value("parsed_arguments");  // the same, parsed by OpenAI's client
     });
+    call.Value("index");  // of the deltas that OpenAI's client put together
     message.Note(call.Finish());
   }
 }

@@ -22,6 +22,14 @@ TEST(PrefillFault, ARequestThatAsksForTooMuchIsToldSo) {
   }
 }
 
+TEST(PrefillFault, ANodeThatLetsThisOneDoNothingIsLost) {
+  for (const absl::Status& error : {absl::PermissionDeniedError("x"),
+                                    absl::UnauthenticatedError("x"), absl::NotFoundError("x")}) {
+    EXPECT_EQ(FaultOf(error), PrefillFault::kLost);
+    EXPECT_EQ(ForCaller(error).code(), absl::StatusCode::kUnavailable);
+  }
+}
+
 TEST(PrefillFault, AFullNodesErrorSaysThatPrefillNodesAreFull) {
   const absl::Status error =
       ForCaller(WithRetryDelay(absl::ResourceExhaustedError("x"), absl::Seconds(3)));

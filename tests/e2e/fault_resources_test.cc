@@ -1,7 +1,11 @@
 // Servers on a machine that has no disk left, and servers whose standard streams are closed or
 // stuck.
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -60,6 +64,36 @@ TEST(FaultResourcesTest, ClosedStandardStreamsAreNoClientsConnection) {
       EXPECT_EQ(std::filesystem::read_symlink(link), "/dev/null") << link;
     }
   }
+}
+
+// gRPC drops its port at the first connection that it has no descriptor for.
+TEST(FaultResourcesTest, AServerThatLostItsPortToALackOfDescriptorsEndsToBeStartedAnew) {
+  const TempFolder folder;
+  const std::string log = folder.path() + "/log";
+  ShellServer server("ulimit -n 80;", "kvship-prefill", kModel, {"--threads=1"}, "2>" + log);
+  ASSERT_TRUE(server.WaitUntilReady());
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(server.port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::vector<int> sockets;
+  for (int i = 0; i < 100; ++i) {
+    sockets.push_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    connect(sockets.back(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  }
+  EXPECT_EQ(server.Wait(), 1);
+  for (const int each : sockets) close(each);
+  EXPECT_THAT(ReadBytes(log), testing::HasSubstr("gRPC takes no connections any more"));
+  server.Restart();
+  EXPECT_TRUE(server.WaitUntilReady());
+}
+
+TEST(FaultResourcesTest, ServersTakeAllDescriptorsThatTheyMay) {
+  ShellServer server("ulimit -Sn 80;", "kvship-prefill", kModel, {"--threads=1"});
+  ASSERT_TRUE(server.WaitUntilReady());
+  rlimit limit = {};
+  ASSERT_EQ(prlimit(server.pid(), RLIMIT_NOFILE, nullptr, &limit), 0);
+  EXPECT_EQ(limit.rlim_cur, limit.rlim_max);
 }
 
 bool BlocksSigterm(int pid) {

@@ -44,6 +44,8 @@ TEST(PreTokenizer, TakesWhatOnlyLooksLikeIt) {
            {R"(\x{62}+)", {"[:a", "b", "{2}+"}},
            {R"(\p{L}{1,2}?|\p{N}{1,3})", {"[:", "a", "b", "{", "2", "}+"}},
            {R"((?i:M)|(?=b)b)", {"[:a", "b", "{2}+"}},
+           {R"((?=[b2]))", {"[:a", "b{", "2}+"}},
+           {R"(\d*)", {"[", ":", "a", "b", "{", "2", "}", "+"}},
            {R"(a++b)", {"[:", "ab", "{2}+"}}}) {
     const auto splits = PreTokenizer::Create({{pattern}});
     ASSERT_EQ(splits.ok(), !pieces.empty()) << splits.status();
@@ -51,6 +53,18 @@ TEST(PreTokenizer, TakesWhatOnlyLooksLikeIt) {
     std::vector<absl::string_view> found;
     ASSERT_TRUE(splits->Split("[:ab{2}+", found).ok());
     EXPECT_THAT(found, testing::ElementsAreArray(pieces)) << pattern;
+  }
+}
+
+// As `tokenizers` splits, whose scripts have none of the characters that several share.
+TEST(PreTokenizer, ScriptsAreThoseOfTheCharactersThemselves) {
+  for (const char* pattern :
+       {R"(\p{Han}+)", R"([\p{Han}a]+)", R"([^\P{Han}]+)", R"([^\p{^Han}]+)"}) {
+    const auto splits = PreTokenizer::Create({{pattern}});
+    ASSERT_TRUE(splits.ok()) << splits.status();
+    std::vector<absl::string_view> found;
+    ASSERT_TRUE(splits->Split("漢字、漢", found).ok());
+    EXPECT_THAT(found, testing::ElementsAre("漢字", "、", "漢")) << pattern;
   }
 }
 

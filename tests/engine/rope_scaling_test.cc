@@ -122,6 +122,24 @@ TEST(LoadTransformer, StretchesTheContextOfYarn) {
   EXPECT_EQ((*model.Load())->config.context_tokens, 512u);
 }
 
+TEST(LoadTransformer, RefusesAWindowShorterThanTheStretchedContext) {
+  EditedModel model("qwen3_yarn");
+  model.config["use_sliding_window"] = true;
+  model.config["sliding_window"] = 64;
+  model.ExpectError(kUnimplemented,
+                    "sliding_window is 64; wanted null, or at least the context's 256");
+  model.config["sliding_window"] = 256;
+  EXPECT_TRUE(model.Load().ok());
+}
+
+TEST(LoadTransformer, RefusesTwoScalingsThatDiffer) {
+  EditedModel model("qwen3_yarn");
+  model.config["rope_scaling"] = model.config["rope_parameters"];
+  EXPECT_TRUE(model.Load().ok());
+  model.config["rope_scaling"]["factor"] = 2.0;
+  model.ExpectError(kInvalid, "rope_scaling is there beside other rope_parameters");
+}
+
 TEST(LoadTransformer, RefusesYarnThatIsAnotherFormula) {
   for (const auto& [field, value] :
        std::vector<std::pair<std::string, json>>{{"truncate", false}, {"mscale_all_dim", 1.0}}) {

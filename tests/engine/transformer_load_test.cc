@@ -198,6 +198,12 @@ TEST(LoadTransformer, CopiesWeightsThatLieUnaligned) {
   EXPECT_EQ((*unaligned)->identity, (*aligned)->identity);
 }
 
+TEST(LoadTransformer, RefusesTiedEmbeddingsBesideAnOutputOfTheirOwn) {
+  EditedModel model("llama");
+  model.config["tie_word_embeddings"] = true;
+  model.ExpectError(kUnimplemented, "tensor lm_head.weight differs from model.embed_tokens.weight");
+}
+
 TEST(LoadTransformer, ReadsShards) {
   EditedModel model("llama_bf16_tied");
   const auto single = model.Load();

@@ -52,6 +52,14 @@ TEST(ForPrompt, ARatioComesToMinTokensAtLeast) {
   EXPECT_EQ(ForPrompt(options, 400).budget_ratio, 0.25);
 }
 
+TEST(ForPrompt, ARatioOfAPromptThatIsKeptWholeStays) {
+  // min_tokens below the window, which a budget in tokens must hold.
+  const CompressionOptions options = *ParseCompression("budget_ratio=0.25,min_tokens=8,window=16");
+  EXPECT_EQ(ForPrompt(options, 8).budget_ratio, 0.25);
+  EXPECT_EQ(ForPrompt(options, 8).Validate(), absl::OkStatus());
+  EXPECT_EQ(ForPrompt(options, 9).budget_tokens, 8u);
+}
+
 TEST(ForPrompt, ABudgetInTokensIsAsAsked) {
   const CompressionOptions options = *ParseCompression("budget_tokens=40,min_tokens=100");
   EXPECT_EQ(ForPrompt(options, 399).budget_tokens, 40u);

@@ -84,6 +84,7 @@ TEST(JsonSchemaTest, ValuesOfKeywordsThatAreWrongAreRefused) {
 
 TEST(JsonSchemaTest, CountsAndBoundsThatAreWrongAreRefused) {
   const std::string wanted = "; wanted a number of at most 1e15, ";
+  const std::string wanted_integer = "; wanted a number of at most 2^53 - 1, ";
   const Row rows[] = {
       {R"({"type": "string", "minLength": -1})", ".minLength is -1; wanted an integer from 0 to"},
       {R"({"type": "string", "maxLength": 1.0})", ".maxLength is 1.0; wanted an integer from 0 to"},
@@ -98,11 +99,15 @@ TEST(JsonSchemaTest, CountsAndBoundsThatAreWrongAreRefused) {
        ".minItems is 18446744073709551615; wanted an integer from 0 to 128"},
       {R"({"items": {}, "minItems": 1, "maxItems": 0})",
        ".minItems is 1; wanted at most maxItems, which is 0"},
-      {R"({"type": "integer", "minimum": "5"})", R"(.minimum is "5")" + wanted + "an integer"},
-      {R"({"type": "integer", "minimum": 1.5})", ".minimum is 1.5" + wanted + "an integer"},
+      {R"({"type": "integer", "minimum": "5"})",
+       R"(.minimum is "5")" + wanted_integer + "an integer"},
+      {R"({"type": "integer", "minimum": 1.5})", ".minimum is 1.5" + wanted_integer + "an integer"},
       {R"({"type": ["integer", "number"], "maximum": 1.5})", ".maximum is 1.5" + wanted},
-      {R"({"type": "integer", "exclusiveMinimum": true})", ".exclusiveMinimum is true" + wanted},
-      {R"({"type": "integer", "maximum": 1000000000000001})",
+      {R"({"type": "integer", "exclusiveMinimum": true})",
+       ".exclusiveMinimum is true" + wanted_integer},
+      {R"({"type": "integer", "maximum": 9007199254740992})",
+       ".maximum is 9007199254740992" + wanted_integer},
+      {R"({"type": ["integer", "number"], "maximum": 1000000000000001})",
        ".maximum is 1000000000000001" + wanted},
       {R"({"type": "number", "minimum": -1.1e15})", ".minimum is -1.1e+15" + wanted},
       {R"({"type": "number", "minimum": 0.0000001})",

@@ -145,11 +145,12 @@ TEST(OpenAiToolsTest, NamesOfAgentsAndToolsAreTaken) {
 }
 
 TEST(OpenAiToolsTest, WhatOpenAisClientAddsToAnAnswerIsNotLookedAt) {
-  const std::string added = R"("parsed":{"a":1},"annotations":[],"refusal":null)";
+  const std::string added =
+      R"("parsed":{"a":1},"annotations":[],"refusal":null,"provider_specific_fields":{})";
   const auto request =
       Read(R"({"role":"assistant","content":"Hi",)" + added +
            R"(,"tool_calls":[{"id":"x","type":"function","function":{"name":"f","arguments":"{}",)"
-           R"("parsed_arguments":{}}}]})");
+           R"("parsed_arguments":{}},"index":0}]})");
   EXPECT_EQ(ChatOf(request).messages(0).content(), "Hi");
   EXPECT_EQ(ChatOf(request).messages(0).tool_calls(0).arguments(), "{}");
   EXPECT_TRUE(Read(R"({"role":"assistant","content":"Hi","refusal":"No","parsed":"x"})").ok());
@@ -166,7 +167,8 @@ TEST(OpenAiToolsTest, WrongCallsAreNamed) {
                              arguments, "}}"));
   };
   EXPECT_TRUE(with_arguments(R"("{}")").ok());
-  for (const char* arguments : {R"("[]")", R"("{")", R"("")", "{}"}) {
+  EXPECT_EQ(ChatOf(*with_arguments(R"("")")).messages(0).tool_calls(0).arguments(), "{}");
+  for (const char* arguments : {R"("[]")", R"("{")", "{}"}) {
     EXPECT_EQ(FieldOf(with_arguments(arguments).status()),
               "messages[0].tool_calls[0].function.arguments");
   }

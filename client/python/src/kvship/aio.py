@@ -50,6 +50,14 @@ class AsyncStream:
         return self._stub.Generate(self._request, timeout=self._attempts.timeout(), metadata=self._metadata)
 
     async def _read(self) -> AsyncIterator[Progress | Output]:
+        try:
+            async for told in self._read_to_end():
+                yield told
+        finally:  # closed or dropped by a loop that was left
+            if not self._done:
+                self._call.cancel()
+
+    async def _read_to_end(self) -> AsyncIterator[Progress | Output]:
         has_output = False
         while True:
             try:

@@ -96,6 +96,13 @@ class Stream:
         return self._closed.invoke(self._stub.Generate, self._request, self._attempts.timeout(), self._metadata)
 
     def _read(self) -> Iterator[Progress | Output]:
+        try:
+            yield from self._read_to_end()
+        finally:  # closed or dropped by a loop that was left
+            if not self._done:
+                self._call.cancel()
+
+    def _read_to_end(self) -> Iterator[Progress | Output]:
         has_output = False
         while True:
             try:
