@@ -1,6 +1,7 @@
 """The clients against real servers."""
 
 import asyncio
+import gc
 import hashlib
 import json
 import os
@@ -86,6 +87,14 @@ def test_cancelling_frees_the_pool(client, servers):
 def test_leaving_the_block_cancels(client, servers):
     with client.stream(LONG, max_tokens=500, ignore_end_tokens=True) as stream:
         next(iter(stream))
+    assert becomes_zero(servers)
+
+
+def test_a_stream_that_is_dropped_ends_its_request(client, servers):
+    for event in client.stream(LONG, max_tokens=1000, ignore_end_tokens=True):
+        if isinstance(event, kvship.Output):
+            break
+    gc.collect()
     assert becomes_zero(servers)
 
 
@@ -252,6 +261,18 @@ def test_async_calls_can_be_cancelled_and_have_deadlines(address, servers):
 
     asyncio.run(main())
     assert becomes_zero(servers)
+
+
+def test_an_async_stream_that_is_dropped_ends_its_request(address, servers):
+    async def main():
+        async with kvship.AsyncClient(address) as client:
+            async for event in client.stream(LONG, max_tokens=1000, ignore_end_tokens=True):
+                if isinstance(event, kvship.Output):
+                    break
+            gc.collect()
+            return await asyncio.to_thread(becomes_zero, servers)
+
+    assert asyncio.run(main())
 
 
 def test_cancelling_a_task_frees_the_pool(address, servers):
