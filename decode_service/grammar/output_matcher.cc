@@ -1,6 +1,7 @@
 #include "decode_service/grammar/output_matcher.h"
 
 #include <dlpack/dlpack.h>
+#include <time.h>
 #include <xgrammar/xgrammar.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "base/status_macros.h"
 #include "engine/end_tokens.h"
 
@@ -82,6 +84,25 @@ xgrammar::TokenizerInfo Vocabulary(const Tokenizer& tokenizer, const ModelConfig
                                  EndTokens(model, &tokenizer));
 }
 
+// Adds the processor's time that a scope takes of its thread.
+class TimeSpent {
+ public:
+  explicit TimeSpent(absl::Duration* sum) : sum_(sum), begun_(Now()) {}
+  ~TimeSpent() { *sum_ += Now() - begun_; }
+  TimeSpent(const TimeSpent&) = delete;
+  TimeSpent& operator=(const TimeSpent&) = delete;
+
+ private:
+  static absl::Duration Now() {
+    timespec now = {};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return absl::DurationFromTimespec(now);
+  }
+
+  absl::Duration* const sum_;
+  const absl::Duration begun_;
+};
+
 class XgrammarMatcher final : public OutputMatcher {
  public:
   // `hidden_tokens` are never allowed.
@@ -90,6 +111,8 @@ class XgrammarMatcher final : public OutputMatcher {
       : matcher_(grammar), vocab_tokens_(vocab_tokens), hidden_tokens_(std::move(hidden_tokens)) {}
 
   absl::Status Accept(int32_t token) override {
+    const TimeSpent spent(&spent_);
+    ++num_tokens_;
     bool accepted =
         std::find(hidden_tokens_.begin(), hidden_tokens_.end(), token) == hidden_tokens_.end();
     if (accepted) RETURN_IF_ERROR(Checked([&] { accepted = matcher_.AcceptToken(token); }));
@@ -99,6 +122,13 @@ class XgrammarMatcher final : public OutputMatcher {
   }
 
   absl::StatusOr<TokenMask> Allowed() override {
+    if (spent_ > kMostTime + num_tokens_ * kMostTimePerToken) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the output's structure takes too long to follow: ", absl::FormatDuration(spent_),
+          " of a processor for ", num_tokens_,
+          " tokens; wanted fewer alternatives that begin alike, or that lead back to one another"));
+    }
+    const TimeSpent spent(&spent_);
     TokenMask mask(TokenMaskWords(vocab_tokens_));
     int64_t shape = static_cast<int64_t>(mask.size());
     DLTensor tensor = {.data = mask.data(),
@@ -122,9 +152,17 @@ class XgrammarMatcher final : public OutputMatcher {
   }
 
  private:
+  // All requests of a batch wait for each. XGrammar's time for a token grows with the square of the
+  // alternatives that are open, which in a recursive schema no bound on its parts holds down;
+  // dozens of kinds of nodes in a tree take 3 ms.
+  static constexpr absl::Duration kMostTime = absl::Milliseconds(500);
+  static constexpr absl::Duration kMostTimePerToken = absl::Milliseconds(10);
+
   xgrammar::GrammarMatcher matcher_;
   const size_t vocab_tokens_;
   const std::vector<int32_t> hidden_tokens_;
+  absl::Duration spent_;
+  int64_t num_tokens_ = 0;
 };
 
 // An LRU cache of compiled structures. (XGrammar's own cache also keeps structures that it rejects,

@@ -3,6 +3,8 @@
 
 #include <thread>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "decode_service/grammar/output_matcher.h"
 #include "tests/decode_service/grammar/structure_walk.h"
 
@@ -43,6 +45,26 @@ TEST(OutputGrammarsTest, WhatIsNoStructureIsRefused) {
     EXPECT_NE(matcher.status().message(), "");
   }
   EXPECT_EQ(WalkSchema(kInteger, "5"), "");
+}
+
+TEST(OutputGrammarsTest, WhatTakesTooLongToFollowEnds) {
+  std::vector<std::string> nodes;
+  for (int i = 0; i < 65; ++i) {
+    nodes.push_back(R"({"type": ["array", "object", "string"], "items": {"$ref": "#"}})");
+  }
+  const auto structure =
+      StructureOf(absl::StrCat(R"({"anyOf": [)", absl::StrJoin(nodes, ", "), "]}"));
+  ASSERT_TRUE(structure.ok()) << structure.status();
+  const auto matcher = *TheGrammars().Match(*structure);
+  absl::Status status;
+  int num_tokens = 0;
+  for (; status.ok() && num_tokens < 1000; ++num_tokens) {
+    ASSERT_TRUE(matcher->Accept('[').ok());
+    status = matcher->Allowed().status();
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()),
+              StartsWith("the output's structure takes too long to follow"));
 }
 
 TEST(OutputGrammarsTest, MessagesAreShort) {
