@@ -134,7 +134,7 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
       http_responses_(make.Counters(
           "http_responses_total",
           "Answers on the HTTP port, of whatever path, by status; a stream's status is "
-          "that of its beginning")),
+          "that of its beginning; 499: the client had gone before the answer")),
       prompt_tokens_(
           make.Counter("prompt_tokens_total", "Prompt tokens of requests that succeeded")),
       output_tokens_(

@@ -36,6 +36,8 @@ constexpr char kOneModel[] = "/v1/models/";
 constexpr char kCompletions[] = "/v1/completions";
 constexpr char kChat[] = "/v1/chat/completions";
 
+constexpr int kClientHasGone = 499;  // as nginx counts it
+
 // As RFC 9112, section 3.2, requires.
 absl::Status CheckHost(const httplib::Request& request, bool this_machine_alone) {
   const size_t num_hosts = request.get_header_value_count("Host");
@@ -354,16 +356,21 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
                          .model = model_,
                          .fingerprint = absl::StrCat("fp_", identity_.substr(0, 12))},
                         uses_.model.tokenizer.get(), CallsIn(request, uses_.model));
+  const auto fail = [&](const absl::Status& error) {
+    Respond(OpenAiErrorOf(error), response);
+    // For the metric: nobody reads it, and no server has failed.
+    if (absl::IsCancelled(error) && connection.client_has_gone()) response.status = kClientHasGone;
+  };
   response.status = 200;
   if (!request.stream) {
     const absl::StatusOr<std::string> whole = WholeAnswer(*choices, answer);
-    if (!whole.ok()) return Respond(OpenAiErrorOf(whole.status()), response);
+    if (!whole.ok()) return fail(whole.status());
     return response.set_content(*whole, kJson);
   }
   const auto stream =
       std::make_shared<EventStream>(std::move(choices), std::move(answer), request.progress);
   if (absl::Status begin = stream->Begin(); !begin.ok()) {
-    return Respond(OpenAiErrorOf(begin), response);
+    return fail(begin);
   }
   response.set_header("Cache-Control", "no-cache");
   response.set_header("X-Accel-Buffering", "no");  // nginx would buffer the events

@@ -90,6 +90,16 @@ def test_refusals_are_counted_and_logged(api, servers, connection, body, headers
     assert "request refused" in line and f'code="{code}"' in line
 
 
+def test_a_client_that_has_gone_is_counted_as_that(api, connection):
+    counted = [f'kvship_decode_http_responses_total{{status="{status}"}}' for status in (499, 503)]
+    before = [api.metric(name, 0) for name in counted]
+    body = {"model": api.model, "prompt": "Once", "max_tokens": 2000, "min_tokens": 2000}
+    connection.request("POST", "/v1/completions", json.dumps(body), JSON)
+    time.sleep(0.5)
+    connection.close()
+    assert eventually(lambda: [api.metric(name, 0) for name in counted] == [before[0] + 1, before[1]])
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
 def test_another_content_type_is_refused(connection, content_type):
     status, _, answer = ask(connection, "{}", headers={"Content-Type": content_type})
