@@ -81,10 +81,10 @@ std::string ScriptProperty(absl::string_view behind) {
 
 // Patterns of tokenizer.json are written for Oniguruma. Of what means something else to PCRE2,
 // white space and scripts (to PCRE2 also the characters that a script shares with others) are
-// translated and the rest refused: intersections of character classes and classes in
-// them; POSIX classes and words, which have other characters (marks, symbols); \h and \v, a
-// hexadecimal digit and one character; quotes; an option whose letter is that of another; intervals
-// that are possessive to one and repeated to the other.
+// translated and the rest refused: intersections of character classes and classes in them; POSIX
+// classes and words, which have other characters (marks, symbols); \h and \v, a hexadecimal digit
+// and one character; quotes; an option whose letter is that of another; intervals that are
+// possessive to one and repeated to the other.
 absl::StatusOr<std::string> Translated(absl::string_view pattern) {
   const auto refused = [pattern](absl::string_view construct) {
     return absl::UnimplementedError(absl::StrCat("pre-tokenizer pattern ", pattern, " uses ",

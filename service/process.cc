@@ -43,6 +43,9 @@ constexpr absl::Duration kSameStop = absl::Milliseconds(200);
 // For a last line: the log waits for room, and what is behind standard error may hold it up.
 constexpr unsigned kLastLineSeconds = 1;
 
+// A signal to stop has come.
+std::atomic<bool> is_stopping = false;
+
 // By an alarm, as the system may have no thread left that would look at the time.
 [[noreturn]] void ExitWith(const std::string& line, int exit_code) {
   static std::atomic<int> code;
@@ -79,7 +82,7 @@ class GrpcLines {
     // and says so nowhere else. What runs shall end, and the server be started anew.
     if (absl::StrContains(line->message, "Failed accept4") && !port_is_lost_.exchange(true)) {
       LogError("gRPC takes no connections any more; this server stops");
-      kill(getpid(), SIGTERM);
+      if (!is_stopping) kill(getpid(), SIGTERM);
     }
   }
 
@@ -153,6 +156,7 @@ void StopSignals::Wait(absl::Duration drain_timeout) {
   const sigset_t set = StopSet();
   int came = 0;
   sigwait(&set, &came);
+  is_stopping = true;
   drain_->Begin();
 }
 
