@@ -104,6 +104,11 @@ def test_a_deadline_passes(client, servers):
     assert becomes_zero(servers)
 
 
+@pytest.mark.parametrize("timeout", [float("inf"), 1e12])
+def test_a_timeout_beyond_all_clocks_is_none(client, timeout):
+    assert client.generate("Once", max_tokens=1, timeout=timeout).report.usage.output_tokens == 1
+
+
 def test_wrong_fields_are_named(client):
     with pytest.raises(kvship.InvalidRequest, match="kernel is '4'") as caught:
         client.generate("text", compression={"kernel": 4})

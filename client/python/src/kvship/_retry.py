@@ -9,6 +9,7 @@ from kvship.errors import Error, Overloaded, Unavailable
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
+_LONGEST_TIMEOUT_S = 1e9  # of longer ones, infinity too, gRPC makes deadlines that have passed
 
 
 class Attempts:
@@ -19,6 +20,8 @@ class Attempts:
             raise ValueError(f"timeout is {timeout}; wanted seconds above 0")
         self._left = retries
         self._delay = _FIRST_DELAY_S
+        if timeout is not None and timeout > _LONGEST_TIMEOUT_S:
+            timeout = None
         self._deadline = None if timeout is None else time.monotonic() + timeout
 
     def timeout(self) -> float | None:
