@@ -68,15 +68,12 @@ bool Compiles(const std::string& pattern) {
   return code != nullptr;
 }
 
-// What stands for the script that behind[0, ...), "{Name}..." or "{^Name}...", names; empty if it
-// names another property.
-std::string ScriptProperty(absl::string_view behind) {
-  const size_t end = behind.find('}');
-  if (!absl::ConsumePrefix(&behind, "{") || end == absl::string_view::npos) return "";
-  const bool is_negated = absl::ConsumePrefix(&behind, "^");
-  const std::string named = absl::StrCat("sc:", behind.substr(0, behind.find('}')), "}");
-  if (!Compiles(absl::StrCat("\\p{", named))) return "";
-  return absl::StrCat(is_negated ? "{^" : "{", named);
+// What PCRE2 calls the property of \p{name}: to it a script's bare name means more.
+std::string PropertyName(absl::string_view name) {
+  const absl::string_view sign = absl::ConsumePrefix(&name, "^") ? "^" : "";
+  const std::string script = absl::StrCat("sc:", name);
+  const bool is_script = Compiles(absl::StrCat("\\p{", script, "}"));
+  return absl::StrCat(sign, is_script ? absl::string_view(script) : name);
 }
 
 // Patterns of tokenizer.json are written for Oniguruma. Of what means something else to PCRE2,
@@ -118,12 +115,11 @@ absl::StatusOr<std::string> Translated(absl::string_view pattern) {
     } else {
       out.push_back(kind);
     }
-    if (kind == 'p' || kind == 'P') {
-      const absl::string_view behind = pattern.substr(i + 1);
-      if (const std::string script = ScriptProperty(behind); !script.empty()) {
-        absl::StrAppend(&out, script);
-        i += behind.find('}') + 1;
-      }
+    const size_t end = pattern.find('}', i);
+    if ((kind == 'p' || kind == 'P') && end != absl::string_view::npos &&
+        absl::StartsWith(pattern.substr(i + 1), "{")) {
+      absl::StrAppend(&out, "{", PropertyName(pattern.substr(i + 2, end - i - 2)), "}");
+      i = end;
     }
     // Braces of \x{...} are none of an interval.
     if (kind == 'x' && absl::StartsWith(pattern.substr(i + 1), "{")) out.push_back(pattern[++i]);

@@ -39,8 +39,8 @@ class WeightSource {
   // Marks a tensor as rightly unused.
   void Ignore(const std::string& name) { ignored_.insert(name); }
 
-  // Marks a tensor that repeats `original` as rightly unused, if there is one. Unimplemented if it
-  // differs: then programs disagree on which of the two counts.
+  // Marks a tensor that repeats `original`, which there is, as rightly unused, if it is there.
+  // Unimplemented if it differs: then programs disagree on which of the two counts.
   absl::Status IgnoreCopy(const std::string& name, const std::string& original);
 
   // Unimplemented, naming the tensor, if one was neither read nor ignored: the model then has a

@@ -84,8 +84,8 @@ struct CompressionOptions {
 };
 
 // What the options are for a prompt of that length: a budget_ratio of fewer than min_tokens tokens
-// becomes budget_tokens = min_tokens, if the prompt is longer than that. Whoever takes a request calls this, once; plans and
-// compressors take the options as they are.
+// becomes budget_tokens = min_tokens, if the prompt is longer than that. Whoever takes a request
+// calls this, once; plans and compressors take the options as they are.
 CompressionOptions ForPrompt(CompressionOptions options, size_t prompt_tokens);
 
 // The server's default: the setting that found most needles on the demo model at 32 times fewer

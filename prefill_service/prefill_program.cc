@@ -1,7 +1,6 @@
 #include "prefill_service/prefill_program.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
@@ -134,8 +133,8 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options, StopSignals
                              .nccl = nccl.get()},
                             GrpcServerChannelOptions());
   // Of one decode node all requests, and its checks, share a connection.
-  constexpr size_t kMostStreams = std::numeric_limits<int>::max();
-  rpc.max_streams += std::min(options.scheduler.max_queue_requests, kMostStreams - rpc.max_streams);
+  rpc.max_streams +=
+      std::min(options.scheduler.max_queue_requests, RpcServer::kMostStreams - rpc.max_streams);
   rpc.max_message_bytes =
       std::min(PrefillRpcService::MostMessageBytes(config), RpcServer::kMostMessageBytes);
   ASSIGN_OR_RETURN(

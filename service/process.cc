@@ -173,7 +173,7 @@ ExitOnStop::ExitOnStop(absl::Duration drain_timeout) {
     for (const absl::Time begun = MonotonicNow(); !ended_ && MonotonicNow() < begun + kSameStop;) {
       sigtimedwait(&set, nullptr, &kExitPeriod);
     }
-    Watch(SecondStopSet(), MonotonicNow() + drain_timeout + kEndTime,
+    Watch(set, MonotonicNow() + drain_timeout + kEndTime,
           "a second signal came; what still runs is left behind",
           absl::StrCat("what runs did not end within --drain_timeout, ",
                        absl::FormatDuration(drain_timeout), ", and ",

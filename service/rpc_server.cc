@@ -70,7 +70,7 @@ void SetConnectionArguments(const RpcServer::Options& options, grpc::ServerBuild
 
 absl::Status RpcServer::Options::Validate() const {
   RETURN_IF_ERROR(CheckPositive("max_message_bytes", max_message_bytes, kMostMessageBytes));
-  return CheckPositive("max_streams", max_streams, std::numeric_limits<int>::max());
+  return CheckPositive("max_streams", max_streams, kMostStreams);
 }
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(

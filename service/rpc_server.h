@@ -24,6 +24,7 @@ class RpcServer {
  public:
   // gRPC stores its limits as int.
   static constexpr size_t kMostMessageBytes = std::numeric_limits<int>::max();
+  static constexpr size_t kMostStreams = std::numeric_limits<int>::max();
 
   struct Options {
     std::string listen = "127.0.0.1:50051";

@@ -274,14 +274,14 @@ absl::StatusOr<json> Bench(const std::string& path) {
   ASSIGN_OR_RETURN(const auto output, run.Generate(prefilled, max_tokens, /*stop_at_end=*/false));
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  // The first token comes out of prefill.
+  const size_t num_decoded = std::max<size_t>(output.size(), 1) - 1;
   struct rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);
   return json{{"prompt_tokens", tokens.size()},
               {"prefill_seconds", prefilled.prefill_seconds},
               {"compress_seconds", prefilled.compress_seconds},
-              // The first token comes out of prefill.
-              {"decode_tokens_per_second",
-               static_cast<double>(output.size() - std::min<size_t>(output.size(), 1)) / seconds},
+              {"decode_tokens_per_second", static_cast<double>(num_decoded) / seconds},
               {"peak_rss_bytes", static_cast<int64_t>(usage.ru_maxrss) * 1024}};
 }
 

@@ -11,8 +11,8 @@
 
 namespace kvship {
 
-// A schema that any JSON object matches.
 inline constexpr char kEmptyJsonObject[] = R"({"type": "object", "additionalProperties": false})";
+// A schema that any JSON object matches.
 inline constexpr char kAnyJsonObject[] = R"({"type": "object", "additionalProperties": true})";
 
 // A limit on one resource of all schemas of a request, and its use so far.

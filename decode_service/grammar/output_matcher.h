@@ -22,8 +22,8 @@ class OutputMatcher {
   // Advances by an output token. InvalidArgument if the token is not allowed.
   virtual absl::Status Accept(int32_t token) = 0;
   // Returns the tokens allowed next, end tokens included. Internal if there is none: the vocabulary
-  // cannot spell the continuation, or the structure has none. InvalidArgument if the structure takes
-  // too long to follow.
+  // cannot spell the continuation, or the structure has none. InvalidArgument if the structure
+  // takes too long to follow.
   virtual absl::StatusOr<TokenMask> Allowed() = 0;
 };
 

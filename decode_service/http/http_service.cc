@@ -36,7 +36,13 @@ constexpr char kOneModel[] = "/v1/models/";
 constexpr char kCompletions[] = "/v1/completions";
 constexpr char kChat[] = "/v1/chat/completions";
 
-constexpr int kClientHasGone = 499;  // as nginx counts it
+// For the metric: an error that nobody reads, and that is no server's.
+void MarkIfClientHasGone(const absl::Status& error, httplib::Response& response) {
+  constexpr int kClientHasGone = 499;  // as nginx counts it
+  if (absl::IsCancelled(error) && HttpServer::connection().client_has_gone()) {
+    response.status = kClientHasGone;
+  }
+}
 
 // As RFC 9112, section 3.2, requires.
 absl::Status CheckHost(const httplib::Request& request, bool this_machine_alone) {
@@ -283,7 +289,8 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
   const absl::Time arrival = MonotonicNow();  // of its last byte
   auto asked = Parse(api, body, arrival + options_.deadline);
   if (!asked.ok()) {
-    return Refuse(OpenAiErrorOf(asked.status()), asked.status().code(), request, *client, response);
+    Refuse(OpenAiErrorOf(asked.status()), asked.status().code(), request, *client, response);
+    return MarkIfClientHasGone(asked.status(), response);
   }
   if (const auto& chat = uses_.model.chat_template; chat && !chat->traits().has_parallel_calls) {
     asked->parallel_tool_calls = false;  // the template cannot represent several
@@ -356,10 +363,9 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
                          .model = model_,
                          .fingerprint = absl::StrCat("fp_", identity_.substr(0, 12))},
                         uses_.model.tokenizer.get(), CallsIn(request, uses_.model));
-  const auto fail = [&](const absl::Status& error) {
+  const auto fail = [&response](const absl::Status& error) {
     Respond(OpenAiErrorOf(error), response);
-    // For the metric: nobody reads it, and no server has failed.
-    if (absl::IsCancelled(error) && connection.client_has_gone()) response.status = kClientHasGone;
+    MarkIfClientHasGone(error, response);
   };
   response.status = 200;
   if (!request.stream) {
