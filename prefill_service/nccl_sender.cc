@@ -16,39 +16,44 @@ using v1::NcclAnswer;
 
 // Shorter bursts measure buffers, not the network.
 constexpr size_t kLeastMeasuredBytes = 4 << 20;
+// For a client whose stream has broken, to connect all the same: 0.1 to 0.9 s were measured.
+constexpr absl::Duration kConnectGrace = absl::Seconds(1);
 
 }  // namespace
 
 std::shared_ptr<NcclSender> NcclSender::Create(NcclService& nccl, const std::string& caller,
-                                               const v1::NcclClient& client,
-                                               std::shared_ptr<FrameChannel> channel,
+                                               uint64_t gpu, std::shared_ptr<FrameChannel> channel,
                                                std::function<void()> on_unsent) {
   // A number that somebody else has drawn is of no use under another name.
-  std::string peer = absl::StrCat(caller, caller.empty() ? "" : "/", absl::Hex(client.gpu()));
+  std::string peer = absl::StrCat(caller, caller.empty() ? "" : "/", absl::Hex(gpu));
   return std::shared_ptr<NcclSender>(
-      new NcclSender(nccl, std::move(peer), client, std::move(channel), std::move(on_unsent)));
+      new NcclSender(nccl, std::move(peer), std::move(channel), std::move(on_unsent)));
 }
 
-NcclSender::NcclSender(NcclService& nccl, std::string peer, const v1::NcclClient& client,
-                       std::shared_ptr<FrameChannel> channel, std::function<void()> on_unsent)
+NcclSender::NcclSender(NcclService& nccl, std::string peer, std::shared_ptr<FrameChannel> channel,
+                       std::function<void()> on_unsent)
     : nccl_service_(nccl),
       nccl_(nccl.endpoint()),
       metrics_(nccl.metrics()),
       peer_(std::move(peer)),
       channel_(std::move(channel)),
-      on_unsent_(std::move(on_unsent)),
-      communicator_(FindOrInvite(client)) {}
+      on_unsent_(std::move(on_unsent)) {}
 
-uint64_t NcclSender::FindOrInvite(const v1::NcclClient& client) const {
+void NcclSender::Meet(const v1::NcclClient& client) {
   const uint64_t known = nccl_.executor->CommunicatorOf(peer_);
-  if (known != 0 && known == client.communicator()) return known;
-  if (client.busy()) return 0;
-  const absl::StatusOr<NcclUniqueId> id = nccl_.executor->Invite(peer_);
-  if (!id.ok()) return 0;
-  v1::NcclNotice notice;
-  notice.set_invitation(id->data(), id->size());
-  Tell(notice);
-  return NcclCommunicatorNumber(*id);
+  if (known == 0 || known != client.communicator()) {
+    if (client.busy()) return;
+    const absl::StatusOr<NcclUniqueId> id = nccl_.executor->Invite(peer_);
+    if (id.ok()) {
+      communicator_ = NcclCommunicatorNumber(*id);
+      invited_ = true;
+      v1::NcclNotice notice;
+      notice.set_invitation(id->data(), id->size());
+      return Tell(notice);
+    }
+    // The client may know by now what it did not when it wrote; else it refuses the first frame.
+  }
+  communicator_ = known;
 }
 
 void NcclSender::Begin() {
@@ -117,17 +122,17 @@ void NcclSender::Send(Frame frame) {
 }
 
 void NcclSender::SendOverChannel(const Frame& frame) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (channel_->unsent_bytes() == 0) {
-      busy_since_ = MonotonicNow();
-      busy_bytes_ = 0;
-    }
-    busy_bytes_ += frame.header.num_bytes;
-  }
   absl::StatusOr<SharedBytes> payload = frame.OnHost();
   if (!payload.ok()) return channel_->Close(payload.status());
-  channel_->SendFrame(frame.header, *std::move(payload));
+  const std::lock_guard lock(mutex_);
+  SendOverChannelLocked(frame.header, *std::move(payload));
+}
+
+// With the mutex: OnSent must not see the frame counted, and not yet among what is unsent.
+void NcclSender::SendOverChannelLocked(const FrameHeader& header, SharedBytes payload) {
+  if (busy_bytes_ == 0) busy_since_ = MonotonicNow();
+  busy_bytes_ += header.num_bytes;
+  channel_->SendFrame(header, std::move(payload));
 }
 
 absl::StatusOr<SharedBytes> NcclSender::Frame::OnHost() const {
@@ -138,10 +143,12 @@ absl::StatusOr<SharedBytes> NcclSender::Frame::OnHost() const {
 
 void NcclSender::OnSent() {
   const std::lock_guard lock(mutex_);
-  if (busy_bytes_ < kLeastMeasuredBytes || channel_->unsent_bytes() > 0) return;
-  const absl::Duration took = MonotonicNow() - busy_since_;
-  nccl_.executor->ReportOther(peer_,
-                              static_cast<double>(busy_bytes_) / absl::ToDoubleSeconds(took));
+  if (channel_->unsent_bytes() > 0) return;
+  if (busy_bytes_ >= kLeastMeasuredBytes) {
+    const absl::Duration took = MonotonicNow() - busy_since_;
+    nccl_.executor->ReportOther(peer_,
+                                static_cast<double>(busy_bytes_) / absl::ToDoubleSeconds(took));
+  }
   busy_bytes_ = 0;
 }
 
@@ -226,7 +233,7 @@ void NcclSender::Resolve(uint32_t sequence, bool over_channel) {
       unconfirmed_bytes_ -= frame.header.num_bytes;
     }
     // Before others see that the frame is none of NCCL's any more, and close.
-    if (wanted && payload.ok()) channel_->SendFrame(frame.header, *std::move(payload));
+    if (wanted && payload.ok()) SendOverChannelLocked(frame.header, *std::move(payload));
   }
   if (close.has_value()) channel_->Close(*close);
   on_unsent_();
@@ -272,7 +279,7 @@ void NcclSender::CloseWhenLateLocked() {
   });
 }
 
-void NcclSender::OnClosed() {
+void NcclSender::OnClosed(const absl::Status& status) {
   bool is_open = false;
   {
     const std::lock_guard lock(mutex_);
@@ -281,6 +288,10 @@ void NcclSender::OnClosed() {
     frames_.clear();
   }
   if (is_open) Break(communicator_, "the stream of an offer broke");
+  // Nobody knows whether the client has read the invitation. If so it connects, for other requests.
+  if (invited_ && !status.ok()) {
+    nccl_.executor->ConnectBy(peer_, communicator_, MonotonicNow() + kConnectGrace);
+  }
 }
 
 void NcclSender::Tell(const v1::NcclNotice& notice) const {

@@ -29,21 +29,23 @@ class NcclSender final : public FrameChannel,
                          public StagedFrameSender,
                          public std::enable_shared_from_this<NcclSender> {
  public:
-  // `caller` is the client by its certificate, if it has one. Invites the client where it has no
-  // communicator, or another one than this node. Borrows the service. `on_unsent` is called when
-  // unsent_bytes() has become less by a confirmation.
+  // `caller` is the client by its certificate, if it has one, and `gpu` what it calls its GPU.
+  // Borrows the service. `on_unsent` is called when unsent_bytes() has become less by a
+  // confirmation.
   static std::shared_ptr<NcclSender> Create(NcclService& nccl, const std::string& caller,
-                                            const v1::NcclClient& client,
-                                            std::shared_ptr<FrameChannel> channel,
+                                            uint64_t gpu, std::shared_ptr<FrameChannel> channel,
                                             std::function<void()> on_unsent);
 
+  // Finds the communicator with the client, and invites it where it has none, or another one than
+  // this node. Once, before Begin.
+  void Meet(const v1::NcclClient& client);
   // The client has chosen NCCL: before that all frames go over the channel.
   void Begin();
   // InvalidArgument if the client confirms what it has not accepted.
   absl::Status OnAnswer(const v1::NcclAnswer& answer);
   // The channel has sent something, or has ended.
   void OnSent();
-  void OnClosed();
+  void OnClosed(const absl::Status& status);
 
   void SendMessage(std::string message) override { channel_->SendMessage(std::move(message)); }
   void SendFrame(const FrameHeader& header, SharedBytes payload) override;
@@ -69,15 +71,15 @@ class NcclSender final : public FrameChannel,
     absl::StatusOr<SharedBytes> OnHost() const;
   };
 
-  NcclSender(NcclService& nccl, std::string peer, const v1::NcclClient& client,
-             std::shared_ptr<FrameChannel> channel, std::function<void()> on_unsent);
-  uint64_t FindOrInvite(const v1::NcclClient& client) const;
+  NcclSender(NcclService& nccl, std::string peer, std::shared_ptr<FrameChannel> channel,
+             std::function<void()> on_unsent);
   bool MayOffer() const;
   // Whether the frame may go by NCCL, from its block or one that it is given.
   bool Offer(Frame* frame);
   // Announces it, or sends it over the channel.
   void Send(Frame frame);
   void SendOverChannel(const Frame& frame);
+  void SendOverChannelLocked(const FrameHeader& header, SharedBytes payload);
   void SendByNccl(Frame& frame);
   void OnLeft(uint32_t sequence, const absl::Status& status);
   // The frame is no more NCCL's; `over_channel` if its bytes have not arrived.
@@ -93,7 +95,8 @@ class NcclSender final : public FrameChannel,
   const std::string peer_;
   const std::shared_ptr<FrameChannel> channel_;  // shared: with the call
   const std::function<void()> on_unsent_;
-  const uint64_t communicator_;  // that both ends name; 0: none
+  uint64_t communicator_ = 0;  // with the client, as Meet has found it; 0: none
+  bool invited_ = false;       // to that, by this sender
 
   mutable std::mutex mutex_;
   bool begun_ = false;
@@ -101,9 +104,9 @@ class NcclSender final : public FrameChannel,
   std::map<uint32_t, Frame> frames_;  // announced and not confirmed, by sequence
   size_t unconfirmed_bytes_ = 0;      // and of those that the end of the stream has cut off
   std::optional<absl::Status> closing_;
-  // What has gone over the channel since it last had nothing to send.
-  absl::Time busy_since_;
+  // The frames that have gone over the channel since it last had nothing to send.
   size_t busy_bytes_ = 0;
+  absl::Time busy_since_;  // the first of them
 };
 
 }  // namespace kvship

@@ -60,7 +60,7 @@ class PrefillCall final : public FrameChannelEvents {
   }
 
   void OnClosed(const absl::Status& status) override {
-    if (nccl_ != nullptr) nccl_->OnClosed();
+    if (nccl_ != nullptr) nccl_->OnClosed(status);
     if (request_ != nullptr) parts_.scheduler.Cancel(*request_, status);
     channel_.reset();
   }
@@ -97,10 +97,12 @@ class PrefillCall final : public FrameChannelEvents {
     if (parts_.nccl != nullptr && begin.has_nccl()) {
       task.offers_nccl = true;
       channel = nccl_ =
-          NcclSender::Create(*parts_.nccl, caller_, begin.nccl(), channel_,
+          NcclSender::Create(*parts_.nccl, caller_, begin.nccl().gpu(), channel_,
                              [&scheduler = parts_.scheduler] { scheduler.NoticeSent(); });
     }
     ASSIGN_OR_RETURN(request_, parts_.scheduler.Submit(std::move(task), std::move(channel)));
+    // Not before: whoever is refused is not invited.
+    if (nccl_ != nullptr) nccl_->Meet(begin.nccl());
     return absl::OkStatus();
   }
 

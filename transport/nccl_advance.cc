@@ -11,6 +11,14 @@ namespace kvship {
 
 using Phase = NcclLink::Phase;
 
+void NcclExecutor::ConnectBy(const std::string& peer, uint64_t communicator, absl::Time deadline) {
+  const Lock lock(mutex_);
+  const absl::StatusOr<LinkPtr> link = Find(peer, communicator);
+  if (!link.ok() || (*link)->phase >= Phase::kReady) return;
+  (*link)->connect_deadline = std::min((*link)->connect_deadline, deadline);
+  Changed();
+}
+
 absl::Time NcclExecutor::Watch() {
   Lock lock(mutex_);
   const absl::Time now = now_();

@@ -95,6 +95,14 @@ absl::Status NcclExecutor::MayConnectLocked(const std::string& peer) const {
   return absl::OkStatus();
 }
 
+absl::Status NcclExecutor::MayInviteLocked(const std::string& peer) const {
+  RETURN_IF_ERROR(MayConnectLocked(peer));
+  const auto found = peers_.find(peer);
+  const NcclLink* own = found == peers_.end() ? nullptr : found->second.link.get();
+  if (own == nullptr || own->connect_deadline <= now_()) return absl::OkStatus();
+  return NotReady(peer, "invited lately, not to be invited again yet");
+}
+
 void NcclExecutor::AddLink(const std::string& peer, const NcclUniqueId& id, int rank) {
   std::erase_if(peers_, [now = now_()](const auto& other) {
     return other.second.link == nullptr && other.second.forget_time <= now;
@@ -112,14 +120,14 @@ void NcclExecutor::AddLink(const std::string& peer, const NcclUniqueId& id, int 
 
 absl::StatusOr<NcclUniqueId> NcclExecutor::Invite(const std::string& peer) {
   Lock lock(mutex_);
-  RETURN_IF_ERROR(MayConnectLocked(peer));
+  RETURN_IF_ERROR(MayInviteLocked(peer));
   if (spare_ids_.empty()) {
     lock.unlock();
     ASSIGN_OR_RETURN(const NcclUniqueId drawn, library_->NewUniqueId());
     lock.lock();
     // NCCL keeps a thread for each until two ranks have met by it.
     spare_ids_.push_back(drawn);
-    RETURN_IF_ERROR(MayConnectLocked(peer));
+    RETURN_IF_ERROR(MayInviteLocked(peer));
   }
   const NcclUniqueId id = spare_ids_.back();
   spare_ids_.pop_back();

@@ -78,8 +78,12 @@ class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
   // Returns OK if an invitation by the peer would be accepted now.
   absl::Status MayConnect(const std::string& peer) const;
   // Starts connecting to a peer as rank 0; the caller sends it the id, for Accept. Replaces an
-  // existing communicator: whoever invites knows that the peer has lost it.
+  // existing communicator, which the peer does not name any more; but not within connect_timeout of
+  // its invitation, as what the peer says may be older than that.
   absl::StatusOr<NcclUniqueId> Invite(const std::string& peer);
+  // Gives up a communicator that is not ready by `deadline`: its peer may not have got the
+  // invitation, and nothing else begins meanwhile.
+  void ConnectBy(const std::string& peer, uint64_t communicator, absl::Time deadline);
   // Starts connecting as rank 1. After an error tell the peer, which calls Break with the id's
   // NcclCommunicatorNumber.
   absl::Status Accept(const std::string& peer, const NcclUniqueId& id);
@@ -150,6 +154,7 @@ class NcclExecutor : public std::enable_shared_from_this<NcclExecutor> {
 
   absl::Status Door(const NcclLink* own) const;
   absl::Status MayConnectLocked(const std::string& peer) const;
+  absl::Status MayInviteLocked(const std::string& peer) const;
   LinkPtr LeastRecentlyUsed() const;
   size_t NumLinks() const;
   bool HasRoomFor(size_t num_links) const;

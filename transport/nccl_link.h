@@ -80,7 +80,7 @@ class NcclLink {
   const NcclUniqueId unique_id;
   const uint64_t number;
   const int rank;
-  const absl::Time connect_deadline;
+  absl::Time connect_deadline;
   Phase phase = Phase::kWaiting;
   std::unique_ptr<NcclCommunicator> communicator;
   bool in_call = false;

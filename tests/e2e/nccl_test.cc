@@ -267,6 +267,12 @@ TEST_F(NcclServicesTest, WithoutStagingFramesGoOverGrpc) {
   EXPECT_EQ(*Run(), Over("nccl"));
 }
 
+TEST_F(NcclServicesTest, WhoIsRefusedIsNotInvited) {
+  prefill_.scheduler.StartDraining();
+  EXPECT_TRUE(absl::IsUnavailable(Run().status()));
+  EXPECT_EQ(prefill_nccl_.Metric("_connects_total"), 0);
+}
+
 TEST_F(NcclServicesTest, AConnectThatFailsLeavesGrpc) {
   decode_nccl_.gpu->SetConnectFault(absl::UnavailableError("no network"));
   for (int i = 0; i < 3; ++i) EXPECT_EQ(*Run(), Over("grpc"));

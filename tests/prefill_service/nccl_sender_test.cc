@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/crc32c.h"
+#include "rpc/sealed_message.h"
 #include "tests/service/nccl_side.h"
 
 namespace kvship {
@@ -20,10 +21,9 @@ class NcclSenderTest : public ::testing::Test {
   static constexpr uint64_t kGpu = 0xabc;
 
   NcclSenderTest() {
-    v1::NcclClient client;
-    client.set_gpu(kGpu);
-    sender_ = NcclSender::Create(*prefill_.service, "decode.example", client, channel_,
+    sender_ = NcclSender::Create(*prefill_.service, "decode.example", kGpu, channel_,
                                  [this] { ++num_told_; });
+    sender_->Meet({});
     const std::string invitation = channel_->said().at(0).invitation();
     NcclUniqueId id;
     EXPECT_EQ(invitation.size(), id.size());
@@ -32,7 +32,7 @@ class NcclSenderTest : public ::testing::Test {
     EXPECT_TRUE(Becomes([this] { return prefill_.IsReady() && decode_.IsReady(); }));
     sender_->Begin();
   }
-  ~NcclSenderTest() override { sender_->OnClosed(); }
+  ~NcclSenderTest() override { sender_->OnClosed(absl::OkStatus()); }
 
   NcclExecutor& decode() { return *decode_.service->endpoint().executor; }
 
@@ -40,6 +40,30 @@ class NcclSenderTest : public ::testing::Test {
     sender_->SendFrame(
         {.sequence = sequence, .num_bytes = static_cast<uint32_t>(num_bytes)},
         {.bytes = std::span<const std::byte>(payload_).first(num_bytes), .owner = nullptr});
+  }
+  // As before a layer's frames.
+  void SendLayerHeader() {
+    v1::PrefillResponse response;
+    response.mutable_layer()->set_layer(1);
+    sender_->SendMessage(Sealed(response));
+  }
+  // The network takes all that waits for it.
+  void TakeAll() {
+    channel_->TakeAll();
+    sender_->OnSent();
+  }
+  // A frame by NCCL, 1 MiB in 100 ms or more.
+  void MeasureNccl() {
+    network_.SetTransferTime(absl::Milliseconds(100));
+    SendFrame(0);
+    Receive();
+    ASSERT_TRUE(Becomes([this] { return prefill_.staging->num_free() == NcclSide::kFrames; }));
+    TakeAll();
+  }
+  // What is unsent, but for what the channel has.
+  size_t UnconfirmedBytes() {
+    TakeAll();
+    return sender_->unsent_bytes();
   }
   absl::Status Answer(uint32_t sequence, NcclAnswer::Outcome outcome) {
     NcclAnswer answer;
@@ -69,8 +93,22 @@ class NcclSenderTest : public ::testing::Test {
     ASSERT_TRUE(Becomes([&] { return done && prefill_.Metric("_transfers_total") > sent; }));
   }
 
+  // Another request of a client's.
+  struct Other {
+    std::shared_ptr<NcclTestChannel<v1::NcclNotice>> channel =
+        std::make_shared<NcclTestChannel<v1::NcclNotice>>();
+    std::shared_ptr<NcclSender> sender = nullptr;
+  };
+  Other Meet(const std::string& caller, uint64_t gpu, const v1::NcclClient& client) {
+    Other other;
+    other.sender = NcclSender::Create(*prefill_.service, caller, gpu, other.channel, [] {});
+    other.sender->Meet(client);
+    return other;
+  }
+
   FakeNccl network_{MonotonicNow};
-  NcclSide prefill_{network_, "prefill"};
+  // Nothing of what must happen soon happens because a connect has failed.
+  NcclSide prefill_{network_, "prefill", kTimeout, /*connect_timeout=*/2 * kHangs};
   NcclSide decode_{network_, "decode"};
   const std::vector<std::byte> payload_ = std::vector<std::byte>(kMostFrameBytes, std::byte{5});
   std::vector<std::byte> received_ = std::vector<std::byte>(kMostFrameBytes);
@@ -82,7 +120,7 @@ class NcclSenderTest : public ::testing::Test {
 
 TEST_F(NcclSenderTest, AFrameIsUnsentUntilItIsConfirmed) {
   SendFrame(0, 100);
-  EXPECT_EQ(sender_->unsent_bytes(), 100);
+  EXPECT_EQ(UnconfirmedBytes(), 100);
   EXPECT_EQ(num_told_, 0);
   sender_->Close(absl::OkStatus());
   EXPECT_FALSE(channel_->closed().has_value());
@@ -111,7 +149,7 @@ TEST_F(NcclSenderTest, AFrameOfTheDeviceStaysThere) {
   const std::byte* const at = blocks[0]->device();
   ASSERT_TRUE(blocks[0]->Upload(payload_).ok());
   sender_->SendStagedFrame({.sequence = 0, .num_bytes = kMostFrameBytes}, std::move(blocks[0]));
-  EXPECT_EQ(sender_->unsent_bytes(), kMostFrameBytes);
+  EXPECT_EQ(UnconfirmedBytes(), kMostFrameBytes);
   const auto rest = prefill_.staging->Take(NcclSide::kFrames - 2);
   ASSERT_THAT(rest, SizeIs(NcclSide::kFrames - 2));  // the frame took no other
   Receive();
@@ -161,13 +199,13 @@ TEST_F(NcclSenderTest, AFrameThatCannotBeCopiedStaysUnsent) {
   sender_->SendStagedFrame({.sequence = 0, .num_bytes = 100}, std::move(block));
   prefill_.copies_fail = true;
   EXPECT_TRUE(Answer(0, NcclAnswer::OUTCOME_REFUSED).ok());
-  EXPECT_EQ(sender_->unsent_bytes(), 100);
+  EXPECT_EQ(UnconfirmedBytes(), 100);
 }
 
 TEST_F(NcclSenderTest, WhatWasNotConfirmedWhenTheStreamEndedStaysUnsent) {
   SendFrame(0, 100);
-  sender_->OnClosed();
-  EXPECT_EQ(sender_->unsent_bytes(), 100);
+  sender_->OnClosed(absl::OkStatus());
+  EXPECT_EQ(UnconfirmedBytes(), 100);
 }
 
 TEST_F(NcclSenderTest, WithoutACommunicatorOrRoomFramesComeFromTheHost) {
@@ -221,50 +259,97 @@ TEST_F(NcclSenderTest, NorDoesOneThatConfirmsNothing) {
 }
 
 TEST_F(NcclSenderTest, FramesGoOverGrpcWhereThatIsFaster) {
-  // NCCL moves 1 MiB in 50 ms or more.
-  network_.SetTransferTime(absl::Milliseconds(50));
-  SendFrame(0);
-  Receive();
+  MeasureNccl();
   // gRPC takes 8 MiB at once, while no staging is free.
-  ASSERT_TRUE(Becomes([this] { return prefill_.staging->num_free() == NcclSide::kFrames; }));
   auto taken = prefill_.staging->Take(NcclSide::kFrames);
+  SendLayerHeader();
   for (uint32_t i = 1; i <= 8; ++i) SendFrame(i);
-  channel_->TakeAll();
-  sender_->OnSent();
+  TakeAll();
   taken.clear();
   SendFrame(9);
   EXPECT_THAT(channel_->frames(), SizeIs(9));
   EXPECT_EQ(prefill_.Metric("_fallbacks_total", "slower"), 1);
 }
 
+// A layer that is short, and long after it one that is not.
+TEST_F(NcclSenderTest, TheTimeBetweenLayersIsNoneOfGrpcs) {
+  MeasureNccl();
+  auto taken = prefill_.staging->Take(NcclSide::kFrames);
+  SendLayerHeader();
+  SendFrame(1);
+  TakeAll();
+  absl::SleepFor(absl::Seconds(1));
+  SendLayerHeader();
+  for (uint32_t i = 2; i <= 5; ++i) SendFrame(i);
+  TakeAll();
+  taken.clear();
+  SendFrame(6);
+  EXPECT_EQ(prefill_.Metric("_fallbacks_total", "slower"), 1);
+}
+
+TEST_F(NcclSenderTest, GrpcsRateCountsTheTimeUntilTheNetworkHasTakenAll) {
+  MeasureNccl();
+  auto taken = prefill_.staging->Take(NcclSide::kFrames);
+  SendLayerHeader();
+  for (uint32_t i = 1; i <= 4; ++i) SendFrame(i);
+  sender_->OnSent();
+  absl::SleepFor(absl::Seconds(1));
+  TakeAll();
+  taken.clear();
+  SendFrame(5);
+  EXPECT_THAT(channel_->frames(), SizeIs(4));
+  EXPECT_EQ(prefill_.Metric("_fallbacks_total", "slower"), 0);
+}
+
 TEST_F(NcclSenderTest, AClientThatKnowsTheCommunicatorIsNotInvited) {
   v1::NcclClient client;
-  client.set_gpu(kGpu);
   client.set_communicator(decode().CommunicatorOf("prefill"));
-  const auto channel = std::make_shared<NcclTestChannel<v1::NcclNotice>>();
-  const auto next = NcclSender::Create(*prefill_.service, "decode.example", client, channel, [] {});
-  EXPECT_THAT(channel->said(), IsEmpty());
+  const Other next = Meet("decode.example", kGpu, client);
+  EXPECT_THAT(next.channel->said(), IsEmpty());
+}
+
+// Its Begin was long on the way, or others have overtaken it.
+TEST_F(NcclSenderTest, AClientThatWroteBeforeItWasInvitedGetsTheCommunicatorThatThereIs) {
+  const uint64_t communicator = decode().CommunicatorOf("prefill");
+  const Other late = Meet("decode.example", kGpu, {});
+  EXPECT_THAT(late.channel->said(), IsEmpty());
+  EXPECT_TRUE(prefill_.IsReady());
+  late.sender->Begin();
+  late.sender->SendFrame({.sequence = 0, .num_bytes = 100},
+                         {.bytes = std::span(payload_).first(100), .owner = nullptr});
+  ASSERT_THAT(late.channel->said(), SizeIs(1));
+  EXPECT_EQ(late.channel->said()[0].frame().communicator(), communicator);
+  late.sender->OnClosed(absl::OkStatus());
 }
 
 TEST_F(NcclSenderTest, ABusyClientIsNotInvited) {
   v1::NcclClient client;
-  client.set_gpu(kGpu + 1);
   client.set_busy(true);
-  const auto channel = std::make_shared<NcclTestChannel<v1::NcclNotice>>();
-  const auto other =
-      NcclSender::Create(*prefill_.service, "decode.example", client, channel, [] {});
-  EXPECT_THAT(channel->said(), IsEmpty());
+  const Other other = Meet("decode.example", kGpu + 1, client);
+  EXPECT_THAT(other.channel->said(), IsEmpty());
   EXPECT_EQ(prefill_.Snapshot().peers.size(), 1);
 }
 
 TEST_F(NcclSenderTest, AnotherCallerCannotTakeAGpusPlace) {
-  v1::NcclClient client;
-  client.set_gpu(kGpu);
-  const auto channel = std::make_shared<NcclTestChannel<v1::NcclNotice>>();
-  const auto other = NcclSender::Create(*prefill_.service, "other.example", client, channel, [] {});
-  EXPECT_THAT(channel->said(), SizeIs(1));
+  const Other other = Meet("other.example", kGpu, {});
+  EXPECT_THAT(other.channel->said(), SizeIs(1));
   EXPECT_EQ(prefill_.Snapshot().peers.size(), 2);
   EXPECT_EQ(prefill_.Metric("_rebuilds_total"), 0);
+}
+
+TEST_F(NcclSenderTest, AClientThatIsGoneBeforeItConnectsHoldsUpNoOthers) {
+  const Other gone = Meet("other.example", kGpu, {});
+  EXPECT_THAT(sender_->TakeFrames(1), IsEmpty());
+  gone.sender->OnClosed(absl::CancelledError("the peer has cancelled the call"));
+  ASSERT_TRUE(Becomes([this] { return !sender_->TakeFrames(1).empty(); }));
+  EXPECT_EQ(prefill_.Metric("_connect_failures_total"), 1);
+}
+
+TEST_F(NcclSenderTest, AClientThatHasItsCacheMayStillConnect) {
+  const Other served = Meet("other.example", kGpu, {});
+  served.sender->OnClosed(absl::OkStatus());
+  absl::SleepFor(absl::Seconds(2));
+  EXPECT_EQ(prefill_.Metric("_connect_failures_total"), 0);
 }
 
 }  // namespace

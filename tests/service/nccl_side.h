@@ -41,7 +41,8 @@ inline bool Becomes(const std::function<bool()>& condition) {
 struct NcclSide {
   static constexpr size_t kFrames = 8;
 
-  NcclSide(FakeNccl& network, const std::string& program, absl::Duration timeout = kTimeout)
+  NcclSide(FakeNccl& network, const std::string& program, absl::Duration timeout = kTimeout,
+           absl::Duration connect_timeout = NcclOptions().connect_timeout)
       : metrics(program), gpu(network.NewGpu(program)) {
     staging = FrameStaging::Create(
         device, host,
@@ -52,9 +53,11 @@ struct NcclSide {
                return absl::OkStatus();
              },
          .checksum = [this](std::span<const std::byte> bytes) { return Crc32c(bytes) ^ damages; }});
-    service =
-        NcclService::Create(gpu, staging, {.min_backoff = absl::Milliseconds(20)}, timeout, metrics)
-            .value();
+    service = NcclService::Create(
+                  gpu, staging,
+                  {.connect_timeout = connect_timeout, .min_backoff = absl::Milliseconds(20)},
+                  timeout, metrics)
+                  .value();
   }
 
   NcclSnapshot Snapshot() const { return service->endpoint().executor->Snapshot(); }
@@ -105,6 +108,7 @@ class NcclTestChannel final : public FrameChannel {
     if (before_said) before_said(said);
     const std::lock_guard lock(mutex_);
     said_.push_back(said);
+    unsent_bytes_ += message.size();
   }
   void SendFrame(const FrameHeader& header, SharedBytes payload) override {
     const std::lock_guard lock(mutex_);

@@ -206,6 +206,20 @@ TEST_F(NcclTest, AnIdThatCouldNotBeSentGoesToTheNextPeer) {
   EXPECT_EQ(network_.num_unique_ids(), 2);
 }
 
+// What a peer says of its communicator may be older than that.
+TEST_F(NcclTest, WhoWasInvitedLatelyIsNotInvitedAgain) {
+  NcclNode& prefill = NewNode("prefill", {.connect_timeout = absl::Seconds(3)});
+  NcclNode& decode = NewNode("decode");
+  Connect(prefill, decode);
+  Pass(absl::Seconds(3) - absl::Milliseconds(1));
+  TestTransfer* transfer = Begin(prefill, decode, 10, 1);
+  EXPECT_TRUE(absl::IsUnavailable(prefill.executor->Invite("decode").status()));
+  Settle();
+  EXPECT_TRUE(Moved(*transfer));
+  Pass(absl::Milliseconds(1));
+  EXPECT_TRUE(prefill.executor->Invite("decode").ok());
+}
+
 TEST_F(NcclTest, WhoCannotBeReachedIsTriedEverMoreSeldom) {
   NcclNode& prefill = NewNode("prefill");
   absl::Duration last;

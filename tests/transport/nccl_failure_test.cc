@@ -251,6 +251,31 @@ TEST_F(NcclFailureTest, APeerThatNeverConnectsIsGivenUp) {
   EXPECT_EQ(prefill.gpu->num_communicators(), 0);
 }
 
+TEST_F(NcclFailureTest, APeerThatMayNotKnowOfItsInvitationIsGivenUpSooner) {
+  NcclNode& prefill = NewNode("prefill");
+  NcclNode& decode = NewNode("decode");
+  const uint64_t invited = NcclCommunicatorNumber(prefill.executor->Invite("decode").value());
+  prefill.executor->ConnectBy("decode", invited, now_ + absl::Seconds(1));
+  prefill.executor->ConnectBy("decode", invited, now_ + absl::Minutes(1));
+  prefill.executor->ConnectBy("decode", invited + 1, now_);
+  Pass(absl::Seconds(1) - absl::Milliseconds(1));
+  EXPECT_EQ(prefill.StateOf(decode), NcclState::kConnecting);
+  Pass(absl::Milliseconds(1));
+  EXPECT_EQ(prefill.StateOf(decode), NcclState::kFailed);
+}
+
+TEST_F(NcclFailureTest, OneThatKnewConnects) {
+  NcclNode& prefill = NewNode("prefill");
+  NcclNode& decode = NewNode("decode");
+  const NcclUniqueId id = prefill.executor->Invite("decode").value();
+  ASSERT_TRUE(decode.executor->Accept("prefill", id).ok());
+  prefill.executor->ConnectBy("decode", NcclCommunicatorNumber(id), now_ + absl::Seconds(1));
+  Settle();
+  prefill.executor->ConnectBy("decode", NcclCommunicatorNumber(id), now_ + absl::Seconds(1));
+  Pass(absl::Minutes(1));
+  EXPECT_EQ(prefill.StateOf(decode), NcclState::kReady);
+}
+
 TEST_F(NcclFailureTest, AConnectThatTheLibraryRefusesIsAFailure) {
   NcclNode& prefill = NewNode("prefill");
   NcclNode& decode = NewNode("decode");
