@@ -31,6 +31,10 @@ constexpr Standing kStandings[] = {Standing::kServing, Standing::kDraining, Stan
 // Time for look-ups in progress to end; slower ones are abandoned.
 constexpr absl::Duration kLookUpGrace = absl::Milliseconds(500);
 
+// Where gRPC has not ended a check so long after its deadline, its timers stand still: they wait by
+// the wall clock, which was set back. So does keepalive, which else ends a silent node's prompts.
+constexpr absl::Duration kTimersGrace = absl::Seconds(3);
+
 size_t RandomBelow(size_t bound) {
   thread_local std::minstd_rand random(std::random_device{}());
   return std::uniform_int_distribution<size_t>(0, bound - 1)(random);
@@ -71,6 +75,8 @@ struct PrefillNodes::Check {
   const std::shared_ptr<PrefillNode> node;  // shared: it may leave the list
   const std::unique_ptr<v1::PrefillService::Stub> stub;
   const uint64_t own_tokens;
+  const absl::Time begun = MonotonicNow();
+  bool overdue = false;  // cancelled by EndOverdueChecks; of the check thread
   grpc::ClientContext context;
   const v1::PrefillServiceGetModelInfoRequest request;
   v1::PrefillServiceGetModelInfoResponse response;
@@ -281,6 +287,7 @@ void PrefillNodes::CheckAgainAndAgain() {
     if (MonotonicNow() >= next_round_) {
       next_round_ = MonotonicNow() + options_.check_interval;
       lock.unlock();
+      EndOverdueChecks();
       StartChecks();
       lock.lock();
     }
@@ -310,8 +317,7 @@ void PrefillNodes::StartChecks() {
     Check& check = checks_.emplace_back(node);
     lock.unlock();
     check.context.set_deadline(absl::ToChronoTime(WallNow() + options_.check_timeout));
-    // A serving node that refuses connections is gone: fail at once. A silent one may return any
-    // moment.
+    // A serving node that refuses connections is gone; a silent one may return any moment.
     check.context.set_wait_for_ready(node->standing(MonotonicNow()) == Standing::kSilent);
     check.stub->async()->GetModelInfo(&check.context, &check.request, &check.response,
                                       [this, &check](const grpc::Status& status) {
@@ -320,6 +326,14 @@ void PrefillNodes::StartChecks() {
                                         check.answered = any_answered_ = true;
                                         wake_.notify_all();
                                       });
+  }
+}
+
+void PrefillNodes::EndOverdueChecks() {
+  for (Check& check : checks_) {
+    if (MonotonicNow() - check.begun < options_.check_timeout + kTimersGrace) continue;
+    check.overdue = true;
+    check.context.TryCancel();
   }
 }
 
@@ -358,9 +372,10 @@ absl::Status PrefillNodes::NoAnswer(const Check& check) const {
 
 void PrefillNodes::NoteAnswer(const Check& check) {
   absl::Status status = FromGrpcStatus(check.status);
+  const bool overdue = check.overdue && absl::IsCancelled(status);
   if (status.ok()) {
     status = CheckModelIdentity(check.response.model().identity(), options_.model_identity);
-  } else if (absl::IsDeadlineExceeded(status)) {
+  } else if (overdue || absl::IsDeadlineExceeded(status)) {
     status = NoAnswer(check);
   } else if (absl::IsUnimplemented(status)) {
     status =
@@ -370,17 +385,15 @@ void PrefillNodes::NoteAnswer(const Check& check) {
   if (check.node->NoteCheck(status, check.response.load(), check.own_tokens, now)) {
     const PrefillNodeState state = check.node->state(now);
     const std::string line = absl::StrCat("prefill node ", state.address, ": ", state.health);
-    if (state.serving) {
-      LogInfo(line);
-    } else {
-      LogWarning(line);
-    }
+    state.serving ? LogInfo(line) : LogWarning(line);
   }
   // On every such answer: a prompt may have been sent in between. Prompts at a node that drains, or
   // that refuses us from now on, go on.
   if (ReasonOf(status) == kNotReady) {
     check.node->EndAttempts(
         absl::UnavailableError(absl::StrCat("it says that it cannot serve: ", status.message())));
+  } else if (overdue) {
+    check.node->EndAttempts(status);
   }
 }
 

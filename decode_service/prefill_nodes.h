@@ -87,6 +87,8 @@ class PrefillNodes {
   void CheckAgainAndAgain();
   // Starts a check of every node that has none in progress.
   void StartChecks();
+  // Cancels those that gRPC's deadline should have ended long ago.
+  void EndOverdueChecks();
   void FinishAnswered(std::unique_lock<std::mutex>& lock);
   void NoteAnswer(const Check& check);
   // The problem of a node that did not answer in time.

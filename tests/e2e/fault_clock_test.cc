@@ -5,6 +5,7 @@
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -22,12 +23,33 @@ namespace {
 constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
 constexpr int64_t kHour = 3600;
 
-class FaultClockTest : public ::testing::Test {
+// A wall clock that servers started after `preload_` see.
+class JumpingClock : public ::testing::Test {
  protected:
   void SetUp() override {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     GTEST_SKIP() << "sanitizers want to be loaded first";
 #endif
+  }
+
+  // All later times of the servers' wall clocks are that far from the true ones.
+  void JumpTo(int64_t seconds) const {
+    std::fstream file(jump_file_, std::ios::in | std::ios::out | std::ios::binary);
+    file.write(reinterpret_cast<const char*>(&seconds), sizeof(seconds));
+  }
+
+  const TempFolder folder_;
+  const std::string jump_file_ = folder_.Write("jump", std::string(8, '\0'));
+  const std::string preload_ = absl::StrCat(
+      "LD_PRELOAD=" KVSHIP_BIN "/libkvship_fault_clock.so KVSHIP_CLOCK_JUMP=", jump_file_,
+      "; export LD_PRELOAD KVSHIP_CLOCK_JUMP;");
+};
+
+class FaultClockTest : public JumpingClock {
+ protected:
+  void SetUp() override {
+    JumpingClock::SetUp();
+    if (IsSkipped()) return;
     ASSERT_TRUE(prefill_.WaitUntilReady());
     ASSERT_TRUE(decode_.WaitUntilReady());
     ASSERT_EQ(requests_.Learn(client_), absl::OkStatus());
@@ -37,12 +59,6 @@ class FaultClockTest : public ::testing::Test {
 
   void ExpectNothingIsLeft() const {
     for (const AtRest& rest : rests_) EXPECT_EQ(rest.LeftOver(), "");
-  }
-
-  // All later times of the servers' wall clocks are that far from the true ones.
-  void JumpTo(int64_t seconds) const {
-    std::fstream file(jump_file_, std::ios::in | std::ios::out | std::ios::binary);
-    file.write(reinterpret_cast<const char*>(&seconds), sizeof(seconds));
   }
 
   struct HttpAnswer {
@@ -61,11 +77,6 @@ class FaultClockTest : public ::testing::Test {
     return {.status = answer ? answer->status : -1, .taken = MonotonicNow() - begin};
   }
 
-  const TempFolder folder_;
-  const std::string jump_file_ = folder_.Write("jump", std::string(8, '\0'));
-  const std::string preload_ = absl::StrCat(
-      "LD_PRELOAD=" KVSHIP_BIN "/libkvship_fault_clock.so KVSHIP_CLOCK_JUMP=", jump_file_,
-      "; export LD_PRELOAD KVSHIP_CLOCK_JUMP;");
   const int http_port_ = FreePort();
   std::string served_;  // the model's name
   ShellServer prefill_{preload_, "kvship-prefill", kModel, {"--threads=1"}};
@@ -151,6 +162,69 @@ TEST_F(FaultClockTest, DrainingTakesNoLonger) {
     server->Signal(SIGTERM);
     EXPECT_EQ(server->Wait(), 0);
   }
+}
+
+// A decode node whose wall clock is set back, so that gRPC's timers stand still there.
+class FaultClockNodesTest : public JumpingClock {
+ protected:
+  void SetUp() override {
+    JumpingClock::SetUp();
+    if (IsSkipped()) return;
+    for (const ShellServer& node : nodes_) ASSERT_TRUE(node.WaitUntilReady());
+    ASSERT_TRUE(decode_.WaitUntilReady());
+    ASSERT_TRUE(HasServing(2));
+    ASSERT_EQ(requests_.Learn(client_), absl::OkStatus());
+    rest_.emplace(decode_);
+    JumpTo(-kHour);
+    absl::SleepFor(absl::Seconds(2));  // until timers of before are due
+  }
+
+  bool HasServing(int count) const {
+    return Eventually([&] {
+      return Metric(decode_.admin_port, "kvship_decode_prefill_nodes{standing=\"serving\"}") ==
+             count;
+    });
+  }
+
+  ShellServer nodes_[2] = {{"", "kvship-prefill", kModel, {"--threads=1"}},
+                           {"", "kvship-prefill", kModel, {"--threads=1"}}};
+  ShellServer decode_{
+      preload_,
+      "kvship-decode",
+      kModel,
+      {"--threads=1", absl::StrCat("--prefill=", nodes_[0].address(), ",", nodes_[1].address())}};
+  GenerationClient client_{decode_.address(), {.retries = 0}};
+  CheckedRequests requests_;
+  std::optional<AtRest> rest_;
+};
+
+TEST_F(FaultClockNodesTest, PromptsOnASilentNodeGoToAnother) {
+  nodes_[0].Signal(SIGSTOP);
+  std::vector<std::thread> clients;
+  for (size_t i = 0; i < 4; ++i) {
+    clients.emplace_back([this, i] {
+      for (size_t k = 0; k < 4; ++k) {
+        EXPECT_EQ(requests_.Send(client_, 4 * i + k, absl::Seconds(20)), absl::OkStatus());
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_GT(Metric(decode_.admin_port, "kvship_decode_prefill_retries_total{reason=\"lost\"}"), 0);
+  EXPECT_TRUE(HasServing(1));
+  nodes_[0].Signal(SIGCONT);
+  EXPECT_TRUE(HasServing(2));
+  EXPECT_EQ(rest_->LeftOver(), "");
+}
+
+TEST_F(FaultClockNodesTest, ANodeThatIsGoneIsMissedAndOneThatReturnsIsFound) {
+  nodes_[0].Signal(SIGKILL);
+  EXPECT_EQ(nodes_[0].Wait(), -SIGKILL);
+  EXPECT_TRUE(HasServing(1));
+  EXPECT_EQ(requests_.Send(client_, 0, absl::Seconds(20)), absl::OkStatus());
+  absl::SleepFor(absl::Seconds(2));  // a check waits for a connection, gRPC's backoff runs
+  nodes_[0].Restart();
+  EXPECT_TRUE(HasServing(2));
+  EXPECT_EQ(rest_->LeftOver(), "");
 }
 
 }  // namespace
