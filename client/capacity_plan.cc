@@ -129,9 +129,10 @@ absl::Status Validate(const PlannedLoad& load) {
   if (load.output_tokens == 0) {
     return absl::InvalidArgumentError("--output_tokens is 0; wanted at least 1");
   }
-  if (!(load.requests_per_second > 0)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--rate is ", load.requests_per_second, "; wanted more than 0"));
+  constexpr double kMostRate = 1e6;
+  if (!(load.requests_per_second > 0 && load.requests_per_second <= kMostRate)) {
+    return absl::InvalidArgumentError(absl::StrCat("--rate is ", load.requests_per_second,
+                                                   "; wanted more than 0, at most ", kMostRate));
   }
   if (!(load.link_bytes_per_second > 0)) {
     return absl::InvalidArgumentError("--link_gbps is not above 0; wanted the links' speed");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <numbers>
@@ -128,6 +129,11 @@ std::vector<PlannedRequest> PlanPoisson(const LoadOptions& options) {
 }
 
 absl::StatusOr<std::vector<PlannedRequest>> ReadTrace(const std::string& path, double speed) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the trace ", path, " is a directory; wanted a file of JSON lines"));
+  }
   std::ifstream file(path);
   if (!file) return absl::NotFoundError(absl::StrCat("the trace ", path, " cannot be opened"));
   std::vector<PlannedRequest> plan;

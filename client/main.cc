@@ -1,6 +1,7 @@
 // kvship: the command line of the service.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <initializer_list>
 #include <string>
@@ -8,7 +9,6 @@
 #include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
@@ -18,6 +18,7 @@
 #include "client/api_token.h"
 #include "client/commands.h"
 #include "client/request_text.h"
+#include "client/stop_flags.h"
 #include "rpc/compression.h"
 #include "rpc/tls.h"
 
@@ -51,7 +52,8 @@ ABSL_FLAG(
     absl::optional<double>, repetition_penalty, absl::nullopt,
     "divides (below 0: multiplies) the logits of tokens that prompt or output has, 0.1 to 10");
 ABSL_FLAG(absl::optional<uint64_t>, seed, absl::nullopt, "what the draws depend on");
-ABSL_FLAG(std::string, stop, "", "output ends before this text; may be given several times");
+ABSL_FLAG(std::string, stop, "",
+          "output ends before this text; may be given several times, in a --flagfile once");
 ABSL_FLAG(std::string, json_schema, "", "the answer is JSON of this schema");
 ABSL_FLAG(uint32_t, logprobs, 0, "how many of the likeliest tokens to report, with --json");
 ABSL_FLAG(bool, ignore_end, false, "go on when the model says its answer has ended");
@@ -61,7 +63,8 @@ ABSL_FLAG(bool, progress, false, "say what the request waits for even where nobo
 ABSL_FLAG(bool, report, false, "generate: a table of what was kept and what took how long");
 ABSL_FLAG(bool, report_heads, false, "with --json: what every layer and head kept");
 ABSL_FLAG(std::string, report_file, "", "generate: write the JSON record to this file");
-ABSL_FLAG(size_t, requests, 16, "bench: how many requests");
+ABSL_FLAG(absl::optional<size_t>, requests, absl::nullopt,
+          "bench: how many requests, of --trace the first ones; unset: 16, or the whole trace");
 ABSL_FLAG(
     size_t, concurrency, 0,
     "bench: so many at a time, the next one when one has ended; 1 without --rate and --trace");
@@ -110,24 +113,6 @@ constexpr char kUsage[] =
     "  bench      many requests: percentiles of their latencies, goodput, bytes\n"
     "  models     what the server runs\n"
     "  plan       what a load takes of GPUs, memory and links; asks no server";
-
-// Takes --stop flags out of the arguments: Abseil's flags keep only the last of several.
-std::vector<std::string> TakeStopFlags(std::vector<char*>* arguments) {
-  std::vector<std::string> stop;
-  std::vector<char*> rest;
-  for (size_t i = 0; i < arguments->size(); ++i) {
-    const std::string argument = (*arguments)[i];
-    if (absl::StartsWith(argument, "--stop=")) {
-      stop.push_back(argument.substr(std::string("--stop=").size()));
-    } else if (argument == "--stop" && i + 1 < arguments->size()) {
-      stop.push_back((*arguments)[++i]);
-    } else {
-      rest.push_back((*arguments)[i]);
-    }
-  }
-  *arguments = std::move(rest);
-  return stop;
-}
 
 absl::StatusOr<v1::GenerateRequest> OptionsFromFlags(const std::vector<std::string>& stop) {
   v1::GenerateRequest request;
@@ -209,7 +194,8 @@ absl::Status Chat(GenerationClient& client, v1::GenerateRequest request) {
   return command.Run(client);
 }
 
-absl::StatusOr<std::vector<PlannedRequest>> PlanOfTrace(const std::string& trace) {
+absl::StatusOr<std::vector<PlannedRequest>> PlanOfTrace(const std::string& trace,
+                                                        size_t most_requests) {
   const double speed = absl::GetFlag(FLAGS_trace_speed);
   if (!(speed > 0)) {
     return absl::InvalidArgumentError(
@@ -219,23 +205,25 @@ absl::StatusOr<std::vector<PlannedRequest>> PlanOfTrace(const std::string& trace
       "--trace", {{"--rate", absl::GetFlag(FLAGS_rate) != 0},
                   {"--prompt_tokens", !absl::GetFlag(FLAGS_prompt_tokens).empty()},
                   {"--output_tokens", !absl::GetFlag(FLAGS_output_tokens).empty()}}));
-  return ReadTrace(trace, speed);
+  ASSIGN_OR_RETURN(std::vector<PlannedRequest> plan, ReadTrace(trace, speed));
+  plan.resize(std::min(plan.size(), most_requests));
+  return plan;
 }
 
 absl::StatusOr<std::vector<PlannedRequest>> PlanFromFlags(uint64_t seed) {
+  const absl::optional<size_t> requests = absl::GetFlag(FLAGS_requests);
+  if (requests.has_value() && (*requests == 0 || *requests > kMostRequests)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--requests is ", *requests, "; wanted a number from 1 to ", kMostRequests));
+  }
   if (const std::string trace = absl::GetFlag(FLAGS_trace); !trace.empty()) {
-    return PlanOfTrace(trace);
+    return PlanOfTrace(trace, requests.value_or(SIZE_MAX));
   }
   const double rate = absl::GetFlag(FLAGS_rate);
   const std::string prompt = absl::GetFlag(FLAGS_prompt_tokens);
   const std::string output = absl::GetFlag(FLAGS_output_tokens);
-  LoadOptions load = {.num_requests = absl::GetFlag(FLAGS_requests),
-                      .requests_per_second = rate > 0 ? rate : 1,
-                      .seed = seed};
-  if (load.num_requests == 0 || load.num_requests > kMostRequests) {
-    return absl::InvalidArgumentError(absl::StrCat("--requests is ", load.num_requests,
-                                                   "; wanted a number from 1 to ", kMostRequests));
-  }
+  LoadOptions load = {.requests_per_second = rate > 0 ? rate : 1, .seed = seed};
+  if (requests.has_value()) load.num_requests = *requests;
   if (!(rate >= 0)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--rate is ", rate, "; wanted a number of requests per second of at least 0"));
@@ -266,7 +254,11 @@ absl::Status Bench(GenerationClient& client, v1::GenerateRequest request) {
                              {"--prompt-file", !absl::GetFlag(FLAGS_prompt_file).empty()},
                              {"--tokens-file", !absl::GetFlag(FLAGS_tokens_file).empty()}})
           : SetInputFromFlags(&request));
-  if (has_trace || !absl::GetFlag(FLAGS_output_tokens).empty()) request.set_ignore_end_tokens(true);
+  if (has_trace || !absl::GetFlag(FLAGS_output_tokens).empty()) {
+    RETURN_IF_ERROR(CheckNoneBeside(has_trace ? "--trace" : "--output_tokens",
+                                    {{"--max_tokens", request.max_tokens() != 0}}));
+    request.set_ignore_end_tokens(true);
+  }
   const size_t concurrency = absl::GetFlag(FLAGS_concurrency);
   const bool open_loop = has_trace || absl::GetFlag(FLAGS_rate) > 0;
   const uint64_t seed = absl::GetFlag(FLAGS_seed).value_or(0);

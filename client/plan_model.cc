@@ -1,12 +1,15 @@
 #include "client/plan_model.h"
 
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "engine/gguf.h"
 #include "engine/gguf_config.h"
 #include "engine/hf_config.h"
+#include "engine/safetensors.h"
 
 namespace kvship {
 namespace {
@@ -96,15 +99,30 @@ absl::StatusOr<PlannedModel> ReadGgufModel(const std::string& path) {
   return ModelOf(DimensionsOf(config, tied), bytes);
 }
 
-absl::StatusOr<PlannedModel> ReadHfModel(const std::string& directory) {
-  ASSIGN_OR_RETURN(const HfConfig config, ReadHfConfig(directory));
+// 0 where there are none, as where only the files that describe the model were fetched.
+absl::StatusOr<double> WeightBytesOf(const std::string& directory) {
+  const absl::StatusOr<std::vector<std::string>> paths = SafetensorsPaths(directory);
+  if (absl::IsNotFound(paths.status())) return 0;
+  RETURN_IF_ERROR(paths.status());
   double bytes = 0;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
-    if (entry.path().extension() == ".safetensors") {
-      bytes += static_cast<double>(entry.file_size(error));
+  std::string missing;
+  for (const std::string& path : *paths) {
+    std::error_code error;
+    const auto file_bytes = std::filesystem::file_size(path, error);
+    if (error) {
+      missing = path;
+    } else {
+      bytes += static_cast<double>(file_bytes);
     }
   }
+  if (bytes == 0 || missing.empty()) return bytes;
+  return absl::NotFoundError(absl::StrCat(
+      missing, " is missing, but not all shards of the weights are; wanted all or none"));
+}
+
+absl::StatusOr<PlannedModel> ReadHfModel(const std::string& directory) {
+  ASSIGN_OR_RETURN(const HfConfig config, ReadHfConfig(directory));
+  ASSIGN_OR_RETURN(const double bytes, WeightBytesOf(directory));
   return ModelOf(DimensionsOf(config.model, config.tied_embeddings), bytes);
 }
 

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -146,31 +148,55 @@ absl::StatusOr<FileTensors> ParseFile(const MappedFile& file) {
   return tensors;
 }
 
-// The shards an index names, each once.
-absl::StatusOr<std::set<std::string>> ShardNames(const JsonObject& weight_map) {
+std::string SinglePath(const std::string& directory) {
+  return absl::StrCat(directory, "/model.safetensors");
+}
+
+// What a directory's index says of its shards.
+struct ShardIndex {
+  std::string path;                             // for messages
+  std::map<std::string, std::string> shard_of;  // by tensor
   std::set<std::string> shards;
-  for (const auto& [tensor, shard] : weight_map.fields().items()) {
+};
+
+absl::StatusOr<ShardIndex> ReadIndex(const std::string& path) {
+  ASSIGN_OR_RETURN(const JsonFile file, ReadJsonFile(path));
+  ASSIGN_OR_RETURN(const std::optional<JsonObject> weight_map,
+                   JsonObject(file).Object("weight_map"));
+  if (!weight_map.has_value()) return Bad(path, "weight_map is missing; wanted an object");
+  ShardIndex index = {.path = path, .shard_of = {}, .shards = {}};
+  for (const auto& [tensor, shard] : weight_map->fields().items()) {
     // A plain file name: an index must not reach outside the model's directory.
     if (!shard.is_string() || shard.get_ref<const std::string&>().empty() ||
         shard.get_ref<const std::string&>().find('/') != std::string::npos) {
-      return weight_map.Bad(tensor, "does not name a file of the directory");
+      return weight_map->Bad(tensor, "does not name a file of the directory");
     }
-    shards.insert(shard.get<std::string>());
+    index.shard_of.emplace(tensor, shard);
+    index.shards.insert(shard);
   }
-  return shards;
+  return index;
 }
 
-absl::StatusOr<SafetensorsFiles> ReadShards(const std::string& directory, const JsonFile& index) {
-  ASSIGN_OR_RETURN(const std::optional<JsonObject> weight_map,
-                   JsonObject(index).Object("weight_map"));
-  if (!weight_map.has_value()) return Bad(index.path, "weight_map is missing; wanted an object");
-  ASSIGN_OR_RETURN(const std::set<std::string> shards, ShardNames(*weight_map));
+// Nothing where one file has all weights.
+absl::StatusOr<std::optional<ShardIndex>> FindIndex(const std::string& directory) {
+  std::error_code ignored;
+  if (std::filesystem::exists(SinglePath(directory), ignored)) return std::nullopt;
+  absl::StatusOr<ShardIndex> index =
+      ReadIndex(absl::StrCat(directory, "/model.safetensors.index.json"));
+  if (absl::IsNotFound(index.status())) {
+    return absl::NotFoundError(absl::StrCat(
+        directory, " has no weights; wanted model.safetensors or model.safetensors.index.json"));
+  }
+  return index;
+}
+
+absl::StatusOr<SafetensorsFiles> ReadShards(const std::string& directory, const ShardIndex& index) {
   SafetensorsFiles all;
-  for (const std::string& shard : shards) {
+  for (const std::string& shard : index.shards) {
     ASSIGN_OR_RETURN(SafetensorsFiles one, ReadSafetensors(absl::StrCat(directory, "/", shard)));
     for (auto& [name, tensor] : one.tensors) {
-      const json* place = weight_map->Find(name);
-      if (place == nullptr || *place != shard) {
+      const auto place = index.shard_of.find(name);
+      if (place == index.shard_of.end() || place->second != shard) {
         return Bad(index.path, absl::StrCat("weight_map does not give tensor ", name, " to ", shard,
                                             ", which has it"));
       }
@@ -178,11 +204,10 @@ absl::StatusOr<SafetensorsFiles> ReadShards(const std::string& directory, const 
     }
     all.files.push_back(std::move(one.files.front()));
   }
-  for (const auto& [name, shard] : weight_map->fields().items()) {
+  for (const auto& [name, shard] : index.shard_of) {
     if (!all.tensors.contains(name)) {
       return Bad(index.path,
-                 absl::StrCat("tensor ", name, " is not in ", shard.get_ref<const std::string&>(),
-                              ", where weight_map puts it"));
+                 absl::StrCat("tensor ", name, " is not in ", shard, ", where weight_map puts it"));
     }
   }
   return all;
@@ -198,18 +223,19 @@ absl::StatusOr<SafetensorsFiles> ReadSafetensors(const std::string& path) {
   return out;
 }
 
-absl::StatusOr<SafetensorsFiles> ReadSafetensorsDirectory(const std::string& directory) {
-  const std::string single = absl::StrCat(directory, "/model.safetensors");
-  std::error_code ignored;
-  if (std::filesystem::exists(single, ignored)) return ReadSafetensors(single);
-  const absl::StatusOr<JsonFile> index =
-      ReadJsonFile(absl::StrCat(directory, "/model.safetensors.index.json"));
-  if (absl::IsNotFound(index.status())) {
-    return absl::NotFoundError(absl::StrCat(
-        directory, " has no weights; wanted model.safetensors or model.safetensors.index.json"));
+absl::StatusOr<std::vector<std::string>> SafetensorsPaths(const std::string& directory) {
+  ASSIGN_OR_RETURN(const std::optional<ShardIndex> index, FindIndex(directory));
+  if (!index.has_value()) return std::vector<std::string>{SinglePath(directory)};
+  std::vector<std::string> paths;
+  for (const std::string& shard : index->shards) {
+    paths.push_back(absl::StrCat(directory, "/", shard));
   }
-  RETURN_IF_ERROR(index.status());
-  return ReadShards(directory, *index);
+  return paths;
+}
+
+absl::StatusOr<SafetensorsFiles> ReadSafetensorsDirectory(const std::string& directory) {
+  ASSIGN_OR_RETURN(const std::optional<ShardIndex> index, FindIndex(directory));
+  return index.has_value() ? ReadShards(directory, *index) : ReadSafetensors(SinglePath(directory));
 }
 
 }  // namespace kvship

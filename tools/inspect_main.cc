@@ -4,16 +4,17 @@
 
 #include <cmath>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/command_line.h"
 #include "base/read_file.h"
@@ -26,6 +27,7 @@
 #include "engine/transformer.h"
 #include "tools/local_run.h"
 #include "tools/policy_sweep.h"
+#include "tools/token_ids.h"
 #include "tools/window_attention.h"
 
 ABSL_FLAG(std::string, text_file, "", "tokenize: the text");
@@ -42,7 +44,7 @@ ABSL_FLAG(size_t, prefix_tokens, 0, "attention: the keys that are looked at");
 ABSL_FLAG(size_t, generated_from, SIZE_MAX,
           "attention: windows from this token on are looked at query by query");
 ABSL_FLAG(std::vector<std::string>, windows, {}, "attention: windows of queries, 896:1024,...");
-ABSL_FLAG(size_t, threads, 0, "threads; 0: one per processor");
+ABSL_FLAG(size_t, threads, 0, "threads, at most 1024; 0: one per processor");
 
 namespace kvship {
 namespace {
@@ -70,19 +72,7 @@ absl::StatusOr<std::string> ReadText(const std::string& flag, const std::string&
 absl::StatusOr<std::vector<int32_t>> ReadTokens() {
   ASSIGN_OR_RETURN(const std::string text,
                    ReadText("--tokens-file", absl::GetFlag(FLAGS_tokens_file)));
-  const json ids = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  std::vector<int32_t> tokens;
-  for (const json& id : ids.is_array() ? ids : json::array()) {
-    if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--tokens-file holds ", id.dump(), "; wanted token ids"));
-    }
-    tokens.push_back(id.get<int32_t>());
-  }
-  if (tokens.empty()) {
-    return absl::InvalidArgumentError("--tokens-file is not a JSON list of at least one token id");
-  }
-  return tokens;
+  return TokenIds("--tokens-file", json::parse(text, nullptr, /*allow_exceptions=*/false));
 }
 
 LocalRun::Options RunOptions(bool float32) {
@@ -103,13 +93,12 @@ absl::StatusOr<CompressionOptions> JsonCompression() {
     return absl::InvalidArgumentError(
         absl::StrCat("--options is '", absl::GetFlag(FLAGS_options), "'; wanted a JSON object"));
   }
-  CompressionOptions options;
+  std::vector<std::string> options;
   for (const auto& [name, value] : fields.items()) {
     const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-    RETURN_IF_ERROR(SetCompressionOption(name, text, &options));
+    options.push_back(absl::StrCat(name, "=", text));
   }
-  RETURN_IF_ERROR(options.Validate());
-  return options;
+  return ParseCompression(absl::StrJoin(options, ","));
 }
 
 absl::StatusOr<json> Model(const std::string& path) {
@@ -286,11 +275,9 @@ absl::StatusOr<json> Bench(const std::string& path) {
 }
 
 absl::Status Sweep(const std::string& path) {
-  std::ifstream cases(absl::GetFlag(FLAGS_cases_file));
-  if (!cases) {
-    return absl::NotFoundError(absl::StrCat("--cases-file is '", absl::GetFlag(FLAGS_cases_file),
-                                            "', which cannot be read"));
-  }
+  ASSIGN_OR_RETURN(const std::string text,
+                   ReadText("--cases-file", absl::GetFlag(FLAGS_cases_file)));
+  std::istringstream cases(text);
   ASSIGN_OR_RETURN(const auto model, LoadTransformer(path));
   ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(path));
   LocalRun::Options options = RunOptions(absl::GetFlag(FLAGS_float32));
@@ -300,34 +287,45 @@ absl::Status Sweep(const std::string& path) {
   return SweepPolicies(run, *tokenizer, chat_template, cases, std::cout);
 }
 
+absl::Status CheckThreads() {
+  constexpr size_t kMostThreads = 1024;  // as of the services
+  const size_t num_threads = absl::GetFlag(FLAGS_threads);
+  if (num_threads <= kMostThreads) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--threads is ", num_threads, "; wanted 0, one per processor, to ", kMostThreads));
+}
+
+absl::Status Print(const absl::StatusOr<json>& result) {
+  RETURN_IF_ERROR(result.status());
+  std::cout << result->dump(-1, ' ', false, json::error_handler_t::replace) << "\n";
+  return absl::OkStatus();
+}
+
+absl::Status Run(const std::string& command, const std::string& path) {
+  RETURN_IF_ERROR(CheckThreads());
+  if (command == "model") return Print(Model(path));
+  if (command == "tokenize") return Print(Tokenize(path));
+  if (command == "logits") return Print(Logits(path));
+  if (command == "generate") return Print(Generate(path));
+  if (command == "compress") return Print(Compress(path));
+  if (command == "attention") return Print(Attention(path));
+  if (command == "bench") return Print(Bench(path));
+  if (command == "sweep") return Sweep(path);
+  return absl::InvalidArgumentError(absl::StrCat(
+      "unknown command '", command,
+      "'; wanted model, tokenize, logits, generate, compress, attention, sweep or bench"));
+}
+
 int Main(int argc, char** argv) {
   const std::vector<char*> arguments = ParseCommandLine(kUsage, argc, argv);
   if (arguments.size() != 3) {
     std::cerr << kUsage << "\n";
     return 2;
   }
-  const std::string command = arguments[1];
-  const std::string path = arguments[2];
-  absl::StatusOr<json> result = absl::InvalidArgumentError(absl::StrCat(
-      "unknown command '", command,
-      "'; wanted model, tokenize, logits, generate, compress, attention, sweep or bench"));
-  if (command == "model") result = Model(path);
-  if (command == "tokenize") result = Tokenize(path);
-  if (command == "logits") result = Logits(path);
-  if (command == "generate") result = Generate(path);
-  if (command == "compress") result = Compress(path);
-  if (command == "attention") result = Attention(path);
-  if (command == "bench") result = Bench(path);
-  if (command == "sweep") {
-    const absl::Status swept = Sweep(path);
-    if (swept.ok()) return OutputIsWritten("kvship-inspect") ? 0 : 1;
-    result = swept;
-  }
-  if (!result.ok()) {
-    std::cerr << "kvship-inspect: " << result.status().message() << "\n";
+  if (const absl::Status status = Run(arguments[1], arguments[2]); !status.ok()) {
+    std::cerr << "kvship-inspect: " << status.message() << "\n";
     return 1;
   }
-  std::cout << result->dump(-1, ' ', false, json::error_handler_t::replace) << "\n";
   return OutputIsWritten("kvship-inspect") ? 0 : 1;
 }
 

@@ -73,6 +73,11 @@ absl::Status LocalRun::CheckTokens(const std::vector<int32_t>& tokens) const {
 absl::StatusOr<LocalRun::Prefilled> LocalRun::Reserve(const CompressionOptions& compression,
                                                       size_t prompt_tokens,
                                                       size_t max_tail_tokens) const {
+  if (max_tail_tokens > model_.config.context_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("max_tokens is ", max_tail_tokens,
+                                                   "; wanted at most the model's context, ",
+                                                   model_.config.context_tokens));
+  }
   const KvShape shape = ShapeOf(model_.config);
   Prefilled out;
   ASSIGN_OR_RETURN(out.plan, MakePlan(compression, shape, prompt_tokens));

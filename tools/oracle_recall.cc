@@ -89,8 +89,7 @@ double RecallOf(std::span<const float> future, std::span<const int32_t> kept, si
 std::vector<LayerRecall> Recalls(const FutureAttention& future,
                                  const LocalRun::Prefilled& prefilled) {
   const KvPlan& plan = prefilled.plan;
-  const size_t end = plan.keeps_whole ? plan.prompt_tokens : plan.window_begin;
-  const size_t begin = std::min(kAttentionSinks, end);
+  const Middle middle_of_prompt = MiddleOf(plan);
   std::vector<LayerRecall> recalls;
   for (const Compressor::Result& layer : prefilled.layers) {
     const auto& oracle = future[layer.compact.layer];
@@ -99,7 +98,8 @@ std::vector<LayerRecall> Recalls(const FutureAttention& future,
     for (size_t h = 0; h < layer.positions.size(); ++h) {
       const std::vector<float>& wanted = oracle[h * oracle.size() / layer.positions.size()];
       all.Add(RecallOf(wanted, layer.positions[h], 0, plan.prompt_tokens));
-      middle.Add(RecallOf(wanted, layer.positions[h], begin, end));
+      middle.Add(
+          RecallOf(wanted, layer.positions[h], middle_of_prompt.begin, middle_of_prompt.end));
     }
     recalls.push_back({.all = all.value(), .middle = middle.value()});
   }

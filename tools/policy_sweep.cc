@@ -1,14 +1,18 @@
 #include "tools/policy_sweep.h"
 
+#include <algorithm>
 #include <istream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "engine/json_file.h"
 #include "tools/oracle_recall.h"
+#include "tools/token_ids.h"
 
 namespace kvship {
 namespace {
@@ -30,31 +34,39 @@ absl::StatusOr<std::vector<int32_t>> ChatTokens(const std::string& message,
   return tokenizer.Encode(prompt.text, prompt.contents);
 }
 
+absl::StatusOr<std::vector<int32_t>> PromptOf(const JsonObject& fields, const Tokenizer& tokenizer,
+                                              const ChatTemplate& chat_template) {
+  ASSIGN_OR_RETURN(const std::optional<std::string> message, fields.Text("message"));
+  if (message.has_value()) return ChatTokens(*message, tokenizer, chat_template);
+  const json* tokens = fields.Find("tokens");
+  if (tokens == nullptr) return fields.Bad("message", "is missing; wanted it or tokens");
+  return TokenIds(absl::StrCat(fields.where(), ": tokens"), *tokens);
+}
+
+absl::StatusOr<std::vector<CompressionOptions>> CompressionsOf(const JsonObject& fields) {
+  const json* texts = fields.Find("compressions");
+  const bool is_list =
+      texts != nullptr && texts->is_array() && !texts->empty() &&
+      std::all_of(texts->begin(), texts->end(), [](const json& text) { return text.is_string(); });
+  if (!is_list) return fields.Bad("compressions", "is not a list of at least one string");
+  std::vector<CompressionOptions> out;
+  for (const json& text : *texts) {
+    ASSIGN_OR_RETURN(out.emplace_back(), ParseCompression(text.get<std::string>()));
+  }
+  return out;
+}
+
 absl::StatusOr<SweepCase> ReadCase(const std::string& line, const Tokenizer& tokenizer,
                                    const ChatTemplate& chat_template) {
-  const json fields = json::parse(line, nullptr, /*allow_exceptions=*/false);
+  ASSIGN_OR_RETURN(const JsonFile file, ParseJson("the case", line));
+  const JsonObject fields(file);
   SweepCase out;
-  try {
-    if (fields.contains("message")) {
-      ASSIGN_OR_RETURN(out.tokens, ChatTokens(fields.at("message").get<std::string>(), tokenizer,
-                                              chat_template));
-    } else {
-      fields.at("tokens").get_to(out.tokens);
-    }
-    fields.at("max_tokens").get_to(out.max_tokens);
-    out.oracle_tokens = fields.value("oracle_tokens", size_t{0});
-    for (const json& text : fields.at("compressions")) {
-      ASSIGN_OR_RETURN(out.compressions.emplace_back(), ParseCompression(text.get<std::string>()));
-    }
-  } catch (const json::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a case is not an object with message or tokens, max_tokens and compressions: ",
-        error.what()));
-  }
-  if (out.tokens.empty() || out.max_tokens == 0 || out.compressions.empty()) {
-    return absl::InvalidArgumentError(
-        "a case has no tokens, no compressions or max_tokens 0; wanted at least one of each");
-  }
+  ASSIGN_OR_RETURN(out.tokens, PromptOf(fields, tokenizer, chat_template));
+  ASSIGN_OR_RETURN(out.max_tokens, fields.RequiredCount("max_tokens"));
+  if (out.max_tokens == 0) return fields.Bad("max_tokens", "is 0; wanted at least 1");
+  ASSIGN_OR_RETURN(const std::optional<uint64_t> oracle_tokens, fields.Count("oracle_tokens"));
+  out.oracle_tokens = oracle_tokens.value_or(0);
+  ASSIGN_OR_RETURN(out.compressions, CompressionsOf(fields));
   return out;
 }
 
@@ -97,7 +109,9 @@ absl::Status SweepPolicies(LocalRun& run, const Tokenizer& tokenizer,
                            const ChatTemplate& chat_template, std::istream& cases,
                            std::ostream& out) {
   std::string line;
-  for (size_t number = 1; std::getline(cases, line); ++number) {
+  size_t number = 0;
+  while (std::getline(cases, line)) {
+    ++number;
     auto wrong = [&](const absl::Status& status) {
       return absl::Status(status.code(), absl::StrCat("line ", number, ": ", status.message()));
     };
@@ -124,7 +138,8 @@ absl::Status SweepPolicies(LocalRun& run, const Tokenizer& tokenizer,
                          {"prefill_seconds", prefill_seconds}};
     out << record.dump(-1, ' ', false, json::error_handler_t::replace) << std::endl;
   }
-  return absl::OkStatus();
+  if (number > 0) return absl::OkStatus();
+  return absl::InvalidArgumentError("cases are empty; wanted one JSON object a line");
 }
 
 }  // namespace kvship

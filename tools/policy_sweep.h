@@ -21,7 +21,7 @@ namespace kvship {
 // stand in its place. With "oracle_tokens": 128 an answer also has "recall" and "middle_recall",
 // one number per layer, against what up to 128 tokens generated with the full cache attend to
 // (tools/oracle_recall.h); null where no head kept a token. Output is greedy and ends at an end
-// token. InvalidArgument naming line and field.
+// token. InvalidArgument naming line and field, or if there is no line.
 absl::Status SweepPolicies(LocalRun& run, const Tokenizer& tokenizer,
                            const ChatTemplate& chat_template, std::istream& cases,
                            std::ostream& out);

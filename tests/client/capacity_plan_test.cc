@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/plan_model.h"
 #include "client/plan_text.h"
+#include "tests/engine/model_files.h"
 
 namespace kvship {
 namespace {
@@ -256,6 +257,29 @@ TEST(ReadPlannedModel, ReadsADirectory) {
   EXPECT_EQ(model->name, "llama");
   EXPECT_GT(model->weight_bytes, model->step_bytes);
   EXPECT_EQ(ReadPlannedModel("no-such").status().code(), absl::StatusCode::kNotFound);
+}
+
+// As Mistral's repositories have consolidated.safetensors beside the shards.
+TEST(ReadPlannedModel, CountsWeightsThatADirectoryHasTwiceOnce) {
+  const TempFolder folder;
+  folder.Write("config.json", ReadBytes(KVSHIP_GOLDENS "/models/llama/config.json"));
+  const auto weight_bytes = [&folder] { return ReadPlannedModel(folder.path())->weight_bytes; };
+  const double from_shape = weight_bytes();
+  EXPECT_GT(from_shape, 300);
+  folder.Write("consolidated.safetensors", std::string(300, ' '));
+  EXPECT_EQ(weight_bytes(), from_shape);
+  folder.Write("model.safetensors.index.json", R"({"weight_map": {"a": "1.safetensors",)"
+                                               R"( "b": "2.safetensors", "c": "2.safetensors"}})");
+  EXPECT_EQ(weight_bytes(), from_shape);
+  folder.Write("1.safetensors", std::string(100, ' '));
+  EXPECT_EQ(ReadPlannedModel(folder.path()).status().message(),
+            folder.path() +
+                "/2.safetensors is missing, but not all shards of the weights are; "
+                "wanted all or none");
+  folder.Write("2.safetensors", std::string(200, ' '));
+  EXPECT_EQ(weight_bytes(), 300);
+  folder.Write("model.safetensors", std::string(70, ' '));
+  EXPECT_EQ(weight_bytes(), 70);
 }
 
 TEST(ReadPlannedModel, KnowsHowManyWeightsTheShapesHave) {

@@ -121,6 +121,8 @@ TEST(LoadPlan, ABrokenTraceIsRefusedByLineAndField) {
                 HasSubstr("broken.jsonl:1: field 'hash_ids' is "));
   }
   EXPECT_EQ(ReadTrace(path + "x", 1).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(ReadTrace(::testing::TempDir(), 1).status().message()),
+              HasSubstr("is a directory; wanted a file of JSON lines"));
 }
 
 // Answers each request after a while with as many tokens as it asked for, one message each.

@@ -86,6 +86,15 @@ TEST_F(BenchTest, ATraceIsReplayedAndWhatBecameOfItCounted) {
   std::cout << "kvship bench: " << record.dump() << std::endl;
 }
 
+TEST_F(BenchTest, OfATraceTheFirstRequestsAreSentWhereOnlySoManyAreWanted) {
+  const TempFolder folder;
+  std::string progress;
+  const json record =
+      Run({"--trace=" + folder.Write("trace.jsonl", Trace()), "--requests=2"}, &progress);
+  EXPECT_EQ(record["requests"], 2);
+  EXPECT_EQ(record["between_tokens_ms"]["count"], 3 + 4);
+}
+
 TEST_F(BenchTest, WhatMissesItsTargetIsNotGood) {
   std::string progress;
   const json record = Run({"--rate=50", "--requests=10", "--prompt_tokens=uniform:20:60",

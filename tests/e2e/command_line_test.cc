@@ -97,6 +97,30 @@ TEST(CommandLineTest, InspectEndsOutputsWhereAServerDoes) {
   EXPECT_EQ(nlohmann::json::parse(model.Output())["end_tokens"], (std::vector<int>{2, 1}));
 }
 
+TEST(CommandLineTest, InspectRefusesWhatNoServerTakes) {
+  const TempFolder folder;
+  const std::string prompt = folder.Write("prompt", "[1, 2, 3]");
+  const auto refusal = [&](const std::string& command, const std::string& flag) {
+    Process inspect("kvship-inspect",
+                    {command, KVSHIP_GOLDENS "/models/llama", "--tokens-file=" + prompt, flag});
+    EXPECT_EQ(inspect.Wait(), 1);
+    return inspect.Errors();
+  };
+  EXPECT_THAT(refusal("generate", "--max_tokens=18446744073709551615"),
+              HasSubstr("wanted at most the model's context"));
+  EXPECT_THAT(refusal("compress", R"(--options={"budget_tokens": 8, "budget_ratio": 0.5})"),
+              HasSubstr("budget"));
+  EXPECT_THAT(refusal("bench", "--threads=100000"),
+              HasSubstr("--threads is 100000; wanted 0, one per processor, to 1024"));
+  for (const std::string ids : {"[4294967297]", "[1.0]", "[-1]", "[]", "1"}) {
+    EXPECT_THAT(refusal("logits", "--tokens-file=" + folder.Write("ids", ids)),
+                AllOf(HasSubstr("--tokens-file "), HasSubstr("token id")))
+        << ids;
+  }
+  EXPECT_THAT(refusal("sweep", "--cases-file=" + folder.path()),
+              HasSubstr("--cases-file is '" + folder.path() + "', which cannot be read"));
+}
+
 TEST(CommandLineTest, AnAnswerIsHeldToASchema) {
   if (IsMissing(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
   Server prefill("kvship-prefill", KVSHIP_DEMO_MODEL, {"--threads=1"});
@@ -145,6 +169,14 @@ TEST(CommandLineTest, FlagsThatMakeNoLoadAreRefusedByName) {
     EXPECT_THAT(RefusalOf({"bench", "--trace=/nowhere", flag + "=4"}),
                 HasSubstr(flag + " is given with --trace; wanted one of them"));
   }
+  EXPECT_THAT(RefusalOf({"bench", "--trace=/nowhere", "--requests=0"}),
+              HasSubstr("--requests is 0; wanted a number from 1 to"));
+  for (const auto& [flag, value] :
+       {std::pair{"--trace", "=/nowhere"}, std::pair{"--output_tokens", "=4"}}) {
+    EXPECT_THAT(
+        RefusalOf({"bench", "--prompt_tokens=4", absl::StrCat(flag, value), "--max_tokens=8"}),
+        HasSubstr(absl::StrCat("--max_tokens is given with ", flag, "; wanted one of them")));
+  }
   for (const std::string flag : {"--prompt", "--prompt-file", "--tokens-file"}) {
     EXPECT_THAT(RefusalOf({"bench", "--prompt_tokens=4", flag + "=x"}),
                 HasSubstr(flag + " is given with --prompt_tokens; wanted one of them"));
@@ -166,6 +198,12 @@ TEST(CommandLineTest, TextsThatAreNotUtf8AreRefusedByName) {
   }
   EXPECT_THAT(RefusalOf({"generate", "--prompt=a", "--compression=scorer=\xe9"}),
               HasSubstr("--compression is not UTF-8 at byte 7"));
+}
+
+// Only the first of them is wrong.
+TEST(CommandLineTest, TextsThatStopAreAllTakenWithOneDashToo) {
+  EXPECT_THAT(RefusalOf({"generate", "--prompt=a", "-stop=\xe9", "-stop", "b", "--stop=c"}),
+              HasSubstr("--stop is not UTF-8 at byte 0 (0xE9"));
 }
 
 TEST(CommandLineTest, TokensThatCannotBeSentAreRefusedByWhereTheyCameFrom) {
