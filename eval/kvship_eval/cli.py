@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,9 +59,18 @@ def _factors(text: str) -> list[float]:
         factors = [float(part) for part in text.split(",")]
     except ValueError:
         factors = []
-    if not factors or min(factors) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no list of factors of at least 1, 4,8,16")
+    if not factors or not all(1 <= factor < math.inf for factor in factors):
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of finite factors of at least 1, 4,8,16")
     return factors
+
+
+def _policy(text: str) -> Policy:
+    policy = Policy.parse(text)
+    try:
+        policy.share(1)  # now, and not after the first answers
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return policy
 
 
 def _cases(parser: argparse.ArgumentParser, lengths: str, cases: int | None, half: str = "report") -> None:
@@ -74,7 +84,7 @@ def _cases(parser: argparse.ArgumentParser, lengths: str, cases: int | None, hal
 
 
 def _policies(parser: argparse.ArgumentParser, default: list[Policy]) -> None:
-    parser.add_argument("--policy", type=Policy.parse, action="append", dest="policies", metavar="NAME:OPTIONS",
+    parser.add_argument("--policy", type=_policy, action="append", dest="policies", metavar="NAME:OPTIONS",
                         help="may be given several times")
     parser.set_defaults(default_policies=default)
 

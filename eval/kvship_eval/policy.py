@@ -9,6 +9,7 @@ from dataclasses import dataclass
 HEAD_DIM = 64
 FULL_BYTES = 2 * 2 * HEAD_DIM
 TOKEN_BYTES = {
+    "f32": 2 * FULL_BYTES + 4,
     "f16": FULL_BYTES + 4,
     "bf16": FULL_BYTES + 4,
     "fp8": 2 * HEAD_DIM + 0.5 + 4,
@@ -38,8 +39,19 @@ class Policy:
         return f"{self.options},min_tokens=0"
 
     def share(self, factor: float) -> float:
-        """Of the tokens, what makes the cache `factor` times smaller than in f16, pages that are not full aside."""
-        encoder = dict(pair.split("=") for pair in self.options.split(",")).get("encoder", "f16")
+        """Of the tokens, what makes the cache `factor` times smaller than in f16, pages that are not full aside.
+
+        Raises ValueError, naming the policy, for options that are no pairs and an encoder that is none.
+        """
+        encoder = "f16"
+        for pair in filter(str.strip, self.options.split(",")):
+            name, equals, value = (part.strip() for part in pair.partition("="))
+            if not equals:
+                raise ValueError(f"policy '{self.name}' has the option '{name}'; wanted NAME=VALUE, such as encoder=int4")
+            if name == "encoder":
+                encoder = value
+        if encoder not in TOKEN_BYTES:
+            raise ValueError(f"policy '{self.name}' has the encoder '{encoder}'; wanted one of {', '.join(TOKEN_BYTES)}")
         return min(1.0, FULL_BYTES / factor / TOKEN_BYTES[encoder])
 
     def at_bytes(self, factor: float) -> Policy:

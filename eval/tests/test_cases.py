@@ -10,7 +10,7 @@ from kvship_eval.cases import ANSWERS, FORMS, FUNCTION_CALL, HALVES, Cases, Kind
 from kvship_eval.haystack import CHOOSE_TEXTS, Haystack
 from kvship_eval.longeval import lines_case
 from kvship_eval.plots import interval, span
-from kvship_eval.policy import Policy
+from kvship_eval.policy import TOKEN_BYTES, Policy
 from kvship_eval.records import Records
 from kvship_eval.report import write_report
 
@@ -83,6 +83,26 @@ def test_equal_bytes_give_smaller_tokens_more_places():
               for encoder in ("f16", "int8", "int4")}
     assert shares["f16"] == pytest.approx(256 / 16 / 260, abs=1e-4)
     assert shares["int4"] == pytest.approx(256 / 16 / 84, abs=1e-4)
+
+
+def test_every_encoder_has_its_bytes():
+    # A page of 32 tokens of 64 channels, and 4 bytes of position per token: kernels/page_layout.h.
+    pages = {"f32": 2 * 32 * 64 * 4, "f16": 2 * 32 * 64 * 2, "bf16": 2 * 32 * 64 * 2, "fp8": 2 * 32 * 64 + 16,
+             "int8": 2 * 32 * 64 + 512, "int4": 32 * 64 + 512}
+    assert {encoder: num_bytes / 32 + 4 for encoder, num_bytes in pages.items()} == TOKEN_BYTES
+
+
+@pytest.mark.parametrize("options, says", [
+    ("encoder=int3", "policy 'p' has the encoder 'int3'; wanted one of f32, f16, bf16, fp8, int8, int4"),
+    ("foo", "policy 'p' has the option 'foo'; wanted NAME=VALUE, such as encoder=int4"),
+])
+def test_a_policy_without_bytes_is_named(options, says):
+    with pytest.raises(ValueError, match=f"^{says}$"):
+        Policy("p", options).at_bytes(4)
+
+
+def test_spaces_around_options_do_not_count():
+    assert Policy("p", "scorer=snapkv, encoder = int4,").share(16) == Policy("p", "scorer=snapkv,encoder=int4").share(16)
 
 
 def test_a_share_of_the_tokens_is_asked_for_without_a_servers_least():
@@ -161,7 +181,11 @@ def test_a_run_that_goes_on_is_the_same_run(tmp_path):
 @pytest.mark.parametrize("flags, says", [
     (["needle", "--server=127.0.0.1:1", "--kinds", "double-digits"], "'double-digits' is no kind"),
     (["needle", "--lengths", "0"], "'0' is not a whole number above 0"),
-    (["policies", "--factors", "0.5"], "is no list of factors"),
+    (["policies", "--factors", "0.5"], "'0.5' is no list of finite factors of at least 1"),
+    (["policies", "--factors", "4,nan"], "'4,nan' is no list of finite factors"),
+    (["sweep", "--factors", "inf"], "'inf' is no list of finite factors"),
+    (["policies", "--policy", "x:foo"], "argument --policy: policy 'x' has the option 'foo'; wanted NAME=VALUE"),
+    (["sweep", "--policy", "encoder=int3"], "policy 'encoder=int3' has the encoder 'int3'; wanted one of f32, f16"),
     (["report", "--out", "/proc/1/none"], "kvship-eval report: "),
 ])
 def test_wrong_flags_are_one_sentence(flags, says):

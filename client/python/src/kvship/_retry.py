@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 
 from kvship.errors import Error, Overloaded, Unavailable
+from kvship.request import check_integer, check_number, wrong
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
 _LONGEST_TIMEOUT_S = 1e9  # of longer ones, infinity too, gRPC makes deadlines that have passed
+_SECONDS = "seconds above 0"
+
+
+def timeout_seconds(timeout: float | None) -> float | None:
+    """The timeout, None if it never passes. Raises TypeError or ValueError, naming it, for what is no number of seconds."""
+    if timeout is None:
+        return None
+    seconds = check_number("timeout", timeout)
+    if math.isnan(seconds):
+        raise ValueError(wrong("timeout", seconds, _SECONDS))
+    return seconds if seconds <= _LONGEST_TIMEOUT_S else None
 
 
 class Attempts:
-    """The attempts of one call. Raises ValueError for a timeout that is not above 0."""
+    """The attempts of one call. Raises TypeError or ValueError for retries that are no count, or a timeout not above 0."""
 
     def __init__(self, retries: int, timeout: float | None) -> None:
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout is {timeout}; wanted seconds above 0")
-        self._left = retries
+        self._left = check_integer("retries", retries)
+        seconds = timeout_seconds(timeout)
+        if seconds is not None and seconds <= 0:
+            raise ValueError(wrong("timeout", timeout, _SECONDS))
         self._delay = _FIRST_DELAY_S
-        if timeout is not None and timeout > _LONGEST_TIMEOUT_S:
-            timeout = None
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = None if seconds is None else time.monotonic() + seconds
 
     def timeout(self) -> float | None:
         """Seconds left of the deadline."""

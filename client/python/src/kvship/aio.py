@@ -12,9 +12,9 @@ from typing import Any, Self
 import grpc
 
 from kvship import errors
-from kvship._retry import Attempts
+from kvship._retry import Attempts, timeout_seconds
 from kvship.client import CHANNEL_OPTIONS, Metadata, call_metadata
-from kvship.request import check_text, generate_request, token_ids
+from kvship.request import check_flag, check_text, generate_request, token_ids
 from kvship.results import Generation, Output, Progress, event
 from kvship.v1 import generation_pb2, generation_pb2_grpc, types_pb2
 
@@ -121,6 +121,8 @@ class AsyncClient:
     def __init__(self, address: str = "localhost:50050", *, timeout: float | None = None, retries: int = 3,
                  credentials: grpc.ChannelCredentials | None = None, api_token: str | None = None,
                  channel_options: Sequence[tuple[str, Any]] = ()) -> None:
+        check_text("address", address)
+        Attempts(retries, timeout)  # refuses what no call can have
         self._timeout = timeout
         self._retries = retries
         self._metadata = call_metadata(api_token)
@@ -156,7 +158,8 @@ class AsyncClient:
 
     async def tokenize(self, text: str, *, parse_special: bool = False, timeout: float | None = None) -> list[int]:
         """As Client.tokenize."""
-        request = generation_pb2.TokenizeRequest(text=check_text("text", text), parse_special=parse_special)
+        request = generation_pb2.TokenizeRequest(text=check_text("text", text),
+                                                 parse_special=check_flag("parse_special", parse_special))
         response: generation_pb2.TokenizeResponse = await self._unary(self._stub.Tokenize, request, timeout)
         return list(response.ids)
 
@@ -185,11 +188,12 @@ class AsyncClient:
 
     async def wait_until_ready(self, timeout: float) -> None:
         """Returns once a server answers. Raises Unavailable after `timeout` seconds."""
+        seconds = timeout_seconds(timeout)
         self._check_open()
         ready = asyncio.ensure_future(self._channel.channel_ready())
         closed = asyncio.ensure_future(self._closed.wait())
         try:
-            await asyncio.wait((ready, closed), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((ready, closed), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             self._check_open()
             if not ready.done():
                 raise errors.no_answer(timeout)

@@ -10,8 +10,8 @@ from typing import Any, Self
 import grpc
 
 from kvship import errors
-from kvship._retry import Attempts
-from kvship.request import check_text, generate_request, token_ids
+from kvship._retry import Attempts, timeout_seconds
+from kvship.request import check_flag, check_text, generate_request, token_ids
 from kvship.results import Generation, Output, Progress, event
 from kvship.v1 import generation_pb2, generation_pb2_grpc, types_pb2
 
@@ -27,9 +27,11 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 def call_metadata(api_token: str | None) -> Metadata:
-    """What each call of a client carries. Raises ValueError, which does not quote it, for a token that cannot be sent."""
+    """What each call of a client carries. Raises TypeError or ValueError, not quoting it, for a token that cannot be sent."""
     if api_token is None:
         return ()
+    if not isinstance(api_token, str):
+        raise TypeError(f"api_token is of type {type(api_token).__name__}; wanted a string")
     for index, character in enumerate(api_token):
         if not " " <= character <= "~":
             raise ValueError(f"api_token has U+{ord(character):04X} at index {index}; "
@@ -53,7 +55,7 @@ class _Closing:
         with self._changed:
             self._changed.notify_all()
 
-    def pause(self, seconds: float, cancelled: Callable[[], bool] = lambda: False) -> bool:
+    def pause(self, seconds: float | None, cancelled: Callable[[], bool] = lambda: False) -> bool:
         """Whether the client was closed, or the call cancelled, by then."""
         with self._changed:
             return self._changed.wait_for(lambda: self.is_set or cancelled(), seconds)
@@ -172,6 +174,8 @@ class Client:
     def __init__(self, address: str = "localhost:50050", *, timeout: float | None = None, retries: int = 3,
                  credentials: grpc.ChannelCredentials | None = None, api_token: str | None = None,
                  channel_options: Sequence[tuple[str, Any]] = ()) -> None:
+        check_text("address", address)
+        Attempts(retries, timeout)  # refuses what no call can have
         self._timeout = timeout
         self._retries = retries
         self._closed = _Closing()
@@ -201,7 +205,8 @@ class Client:
 
     def tokenize(self, text: str, *, parse_special: bool = False, timeout: float | None = None) -> list[int]:
         """The ids of a text, without the begin token; names of special tokens are text unless `parse_special`."""
-        request = generation_pb2.TokenizeRequest(text=check_text("text", text), parse_special=parse_special)
+        request = generation_pb2.TokenizeRequest(text=check_text("text", text),
+                                                 parse_special=check_flag("parse_special", parse_special))
         response: generation_pb2.TokenizeResponse = self._unary(self._stub.Tokenize, request, timeout)
         return list(response.ids)
 
@@ -226,11 +231,12 @@ class Client:
 
     def wait_until_ready(self, timeout: float) -> None:
         """Returns once a server answers. Raises Unavailable after `timeout` seconds."""
+        seconds = timeout_seconds(timeout)
         self._closed.check()
         ready = grpc.channel_ready_future(self._channel)
         ready.add_done_callback(lambda _: self._closed.wake())
         try:
-            answered = self._closed.pause(timeout, ready.done)
+            answered = self._closed.pause(seconds, ready.done)
         finally:
             ready.cancel()
         self._closed.check()
