@@ -34,12 +34,14 @@ float KeptShare(std::span<const float> attention, std::span<const int32_t> kept,
   return all == 0 ? 1.0f : static_cast<float>(mass / all);
 }
 
-// Whether the queries [Hq, W, D] of the heads [begin, end) are numbers. Where the model's
-// activations have overflowed they are not, and a vote takes NaN for no attention.
-bool AreFinite(const TensorView& queries, size_t begin, size_t end) {
+// Whether the window's attention of the query heads [begin, end) is one of numbers. Where the
+// model's activations have overflowed it is not, and a vote takes NaN for no attention.
+bool IsFinite(const LayerView& layer, size_t begin, size_t end) {
+  const TensorView& queries = layer.window_queries;  // [Hq, W, D]
   bool finite = true;
   for (size_t head = begin; head < end; ++head) {
     for (size_t w = 0; w < queries.dims[1]; ++w) {
+      finite &= std::isfinite(layer.window_lse.f32(head)[w]);  // of all keys that it sees
       const float* const query = queries.f32(head, w);
       for (size_t d = 0; d < queries.dims[2]; ++d) finite &= std::isfinite(query[d]);
     }
@@ -127,13 +129,13 @@ absl::Status Compressor::Choose(Backend& backend, const LayerView& layer, bool w
 
 void Compressor::Measure(Backend& backend, const LayerView& layer, const LayerScores& scores,
                          Result* result) {
-  const Middle middle = MiddleOf(plan_, plan_.budgets[layer.layer]);
+  const Middle middle = MiddleOf(plan_);
   const size_t group = shape_.num_query_heads / plan_.num_heads;
   CompactLayer& compact = result->compact;
   compact.retained_mass.assign(plan_.num_heads, std::numeric_limits<float>::quiet_NaN());
   compact.chosen_mass = compact.retained_mass;
   backend.threads().ParallelFor(plan_.num_heads, [&](size_t h) {
-    if (!AreFinite(layer.window_queries, h * group, (h + 1) * group)) return;
+    if (!IsFinite(layer, h * group, (h + 1) * group)) return;
     const std::span<const float> attention(scores.attention.f32(h), plan_.prompt_tokens);
     const std::vector<int32_t>& kept = result->positions[h];
     compact.retained_mass[h] = KeptShare(attention, kept, {0, plan_.prompt_tokens});

@@ -1,4 +1,5 @@
-// The middle of a prompt, where scores decide what is kept: the tokens that chosen_mass counts.
+// The middle of a prompt, where scores decide what is kept: the tokens that chosen_mass counts. The
+// same for all policies, so that they can be compared.
 #pragma once
 
 #include <algorithm>
@@ -17,10 +18,10 @@ struct Middle {
   size_t end = 0;
 };
 
-inline Middle MiddleOf(const KvPlan& plan, const HeadBudget& budget) {
-  const size_t recent = std::max(budget.recent_tokens, plan.prompt_tokens - plan.window_begin);
-  const size_t begin = std::min(std::max(budget.sinks, kAttentionSinks), plan.prompt_tokens);
-  return {.begin = begin, .end = std::max(begin, plan.prompt_tokens - recent)};
+// Up to the window, whose tokens see one another.
+inline Middle MiddleOf(const KvPlan& plan) {
+  const size_t end = plan.keeps_whole ? plan.prompt_tokens : plan.window_begin;
+  return {.begin = std::min(kAttentionSinks, end), .end = end};
 }
 
 }  // namespace kvship

@@ -71,7 +71,7 @@ struct CompressionOptions {
   uint32_t seed = 0;           // random
 
   double beta = 20;            // pyramid: the last layer keeps 1 / beta of the mean budget
-  double alpha = 0.2;          // ada: the share of each head's budget reserved for that head
+  double alpha = 0.2;          // ada: of a head's budget beside always-kept tokens, its own share
   double mass_target = 0.95;   // mass: the share of the window's attention to keep
   size_t mass_min_tokens = 0;  // mass: the minimum that a head keeps
   size_t chunk_tokens = 20;    // chunks

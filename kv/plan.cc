@@ -17,18 +17,25 @@ double ExactBudget(const CompressionOptions& options, size_t prompt_tokens) {
                                   : static_cast<double>(options.budget_tokens);
 }
 
+// The tokens at the end that are kept for the window's sake: as many as it has, or, where those
+// from its start on have no scores, all of these.
+size_t WindowsRecent(const ScorerTraits& traits, const KvPlan& plan) {
+  return (traits.scores_window ? plan.window_end : plan.prompt_tokens) - plan.window_begin;
+}
+
 // PyramidKV (arXiv 2406.02069): budgets fall from the first layer to the last by equal steps, in
 // kvpress' form, and uniform where the first layer cannot hold the mean; but where its last layer
 // would not hold what is always kept, what is left beside that falls, as in the authors' code,
 // where kvpress would have no pyramid.
 std::vector<size_t> PyramidBudgets(const CompressionOptions& options, double base,
-                                   size_t num_layers, size_t prompt_tokens) {
-  const double window = static_cast<double>(options.window);
-  const size_t sinks = options.sinks.value_or(TraitsOf(options.scorer).sinks);
-  const auto always =
-      static_cast<double>(sinks + std::max(options.window, options.recent_tokens.value_or(0)));
+                                   size_t num_layers, const KvPlan& plan) {
+  const ScorerTraits& traits = TraitsOf(options.scorer);
+  const size_t window = WindowsRecent(traits, plan);
+  const auto always = static_cast<double>(options.sinks.value_or(traits.sinks) +
+                                          std::max(window, options.recent_tokens.value_or(0)));
   const double beside = base / options.beta < always ? always : 0;
-  const double most = static_cast<double>(prompt_tokens) - std::max(window, beside);
+  const double most =
+      static_cast<double>(plan.prompt_tokens) - std::max(static_cast<double>(window), beside);
   const double mean = base - beside;
   double low = mean / options.beta;
   double high = 2 * mean - low;
@@ -47,8 +54,7 @@ std::vector<size_t> PyramidBudgets(const CompressionOptions& options, double bas
   return budgets;
 }
 
-HeadBudget MakeHeadBudget(const CompressionOptions& options, size_t tokens, size_t prompt_tokens,
-                          size_t window_begin) {
+HeadBudget MakeHeadBudget(const CompressionOptions& options, size_t tokens, const KvPlan& plan) {
   const ScorerTraits& traits = TraitsOf(options.scorer);
   HeadBudget budget;
   budget.tokens = tokens;
@@ -56,7 +62,7 @@ HeadBudget MakeHeadBudget(const CompressionOptions& options, size_t tokens, size
   auto recent = [&]() -> size_t {
     switch (traits.recent) {
       case ScorerTraits::Recent::kOne: return 1;
-      case ScorerTraits::Recent::kWindow: return prompt_tokens - window_begin;
+      case ScorerTraits::Recent::kWindow: return WindowsRecent(traits, plan);
       case ScorerTraits::Recent::kHalf: return tokens / 2;
       case ScorerTraits::Recent::kAllButSinks: return tokens - std::min(tokens, budget.sinks);
     }
@@ -122,12 +128,11 @@ absl::Status SetBudgets(const CompressionOptions& options, KvPlan* plan, size_t 
   const double exact = ExactBudget(options, plan->prompt_tokens);
   std::vector<size_t> tokens(num_layers, static_cast<size_t>(exact));
   if (options.allocator == "pyramid") {
-    tokens = PyramidBudgets(options, exact, num_layers, plan->prompt_tokens);
+    tokens = PyramidBudgets(options, exact, num_layers, *plan);
   }
   for (size_t layer = 0; layer < num_layers; ++layer) {
     const size_t most = std::min(tokens[layer], plan->prompt_tokens);
-    const HeadBudget budget =
-        MakeHeadBudget(options, most, plan->prompt_tokens, plan->window_begin);
+    const HeadBudget budget = MakeHeadBudget(options, most, *plan);
     RETURN_IF_ERROR(CheckHeadBudget(options, budget, layer, plan->prompt_tokens));
     plan->budgets.push_back(budget);
     plan->layer_tokens.push_back(LayerTokens(options, *plan, most));

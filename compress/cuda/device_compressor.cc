@@ -83,7 +83,6 @@ absl::Status DeviceCompressor::Compress(const DeviceLayerView& layer) {
 
 absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
   const size_t heads = plan_.num_heads, tokens = plan_.prompt_tokens;
-  const HeadBudget& budget = plan_.budgets[layer.layer];
   auto* const scores = scores_.as<float>();
   RETURN_IF_ERROR(scorer_->Score(layer, scores, scores_stride_));
   ASSIGN_OR_RETURN(const float* attention, scorer_->WindowAttention(layer));
@@ -93,7 +92,7 @@ absl::Status DeviceCompressor::Choose(const DeviceLayerView& layer) {
   } else {
     RETURN_IF_ERROR(tokens_->Select(layer.layer, scores, scores_stride_, attention, *compact_));
   }
-  const Middle middle = MiddleOf(plan_, budget);
+  const Middle middle = MiddleOf(plan_);
   return KeptMass(stream_, {.votes = attention,
                             .positions = compact_->positions(),
                             .offsets = compact_->offsets(),

@@ -191,5 +191,5 @@ def plot(folder: Path) -> list[Path]:
                  "Left: the share of what was asked for that the answers hold. Right: how far the next-token distributions of "
                  f"summaries of {NUM_SUMMARIES} documents of each length, {NUM_FORCED} forced tokens each, are from the full "
                  "cache's. In the table: 95 %, the score's interval over the questions; mass, the window's attention on kept tokens; "
-                 "middle, the same without the tokens that all policies keep; top-1, the share of equal likeliest tokens; compress, "
-                 "the time that it took.")]
+                 "middle, the same without the prompt's first 4 tokens and the window; top-1, the share of equal likeliest "
+                 "tokens; compress, the time that it took.")]

@@ -13,9 +13,9 @@ namespace kvship::cuda {
 
 // Computes, for each set of kept tokens (a KV head's or a query head's), which share of its query
 // heads' attention falls on them: of all attention, and of that on the tokens [middle_begin,
-// middle_end), where no token is always kept; 1 if that is zero. A query's attention sums to one
-// over the prompt, so the votes on the few tokens outside the middle give the middle's sum; if that
-// is next to nothing, the middle's own votes are summed. NaN if votes are NaN. Memory: device
+// middle_end); 1 if that is zero. A query's attention sums to one over the prompt, so the votes on
+// the few tokens outside the middle give the middle's sum; if that is next to nothing, the middle's
+// own votes are summed. NaN if votes are NaN. Memory: device
 // memory.
 struct KeptMassArgs {
   const float* votes = nullptr;        // [H * G, votes_row_stride], of W queries: WindowVotes()

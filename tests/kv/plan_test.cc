@@ -95,6 +95,13 @@ TEST(Plan, APyramidWhoseTopWouldNotHoldTheWindowStandsBesideIt) {
   EXPECT_EQ(plan->budgets[2].tokens, 43u);  // 40 + 60 / 20
 }
 
+TEST(Plan, APyramidHoldsAWindowThatIsGivenByItsPlace) {
+  auto plan =
+      MakePlan(Options("allocator=pyramid,budget_tokens=256,observe_begin=-100"), kShape, 2000);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->budgets[2].tokens, 108u);  // 100 + 156 / 20
+}
+
 // Above T - W the first layer would keep less than the last, and lose what the last has no room
 // for.
 TEST(Plan, APyramidWhoseFirstLayerCannotHoldTheMeanIsUniform) {
@@ -158,6 +165,10 @@ TEST(Plan, TheObservationWindowMayStandAnywhere) {
   EXPECT_EQ(plan->window_begin, 600u);
   EXPECT_EQ(plan->window_end, 700u);
   EXPECT_EQ(plan->budgets[0].recent_tokens, 400u) << "the question and all behind it";
+  plan = MakePlan(Options("scorer=knorm,observe_begin=0,observe_end=50,budget_tokens=60"), kShape,
+                  1000);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->budgets[0].recent_tokens, 50u) << "where all have scores, the window's number";
   plan = MakePlan(Options("observe_begin=600,observe_end=1200"), kShape, 1100);
   EXPECT_THAT(std::string(plan.status().message()),
               HasSubstr("600 to 1200; wanted a range within"));
