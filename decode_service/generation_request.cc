@@ -266,6 +266,20 @@ size_t RequestLimits::ContextOf(const ModelConfig& model) const {
                              : std::min(context_tokens, model.context_tokens);
 }
 
+ToolCallReader CallsIn(const v1::ChatMessages& chat, bool has_schema, const ServedModel& model) {
+  if (chat.tools().empty() || !model.chat_template) {
+    return ToolCallReader(ToolSyntax::kNone, /*thinks=*/false);
+  }
+  const ChatTraits& traits = model.chat_template->traits();
+  const bool may_think = chat.has_thinking() ? chat.thinking() : traits.thinks;
+  const bool answers_at_once = chat.has_forced_call() || has_schema;
+  const std::vector<std::string> tools(chat.tools().begin(), chat.tools().end());
+  ToolCallReader reader(traits.tool_syntax, may_think && !answers_at_once, tools,
+                        model.CallTokenNames());
+  if (chat.has_forced_call()) reader.Add(CallBeginning(traits.tool_syntax, chat.forced_call()));
+  return reader;
+}
+
 absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message,
                                               const ServedModel& model,
                                               const RequestLimits& limits) {
@@ -292,6 +306,9 @@ absl::StatusOr<GenerationRequest> ReadRequest(const v1::GenerateRequest& message
   request.compression = ForPrompt(request.compression, request.tokens.size());
   RETURN_IF_ERROR(ReadStructure(message, model, &request));
   output.shown_tokens = ShownTokens(message, model, request.structure);
+  if (message.chat().single_call()) {
+    output.single_call = CallsIn(message.chat(), !message.json_schema().empty(), model);
+  }
   ASSIGN_OR_RETURN(output.max_tokens, MaxTokens(message, request.tokens.size(), model, limits));
   RETURN_IF_ERROR(ReadMinTokens(message, model.config(), &request));
   auto plan = MakePlan(request.compression, ShapeOf(model.config()), request.tokens.size());

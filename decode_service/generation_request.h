@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "decode_service/served_model.h"
 #include "decode_service/session.h"
+#include "engine/tool_call_reader.h"
 #include "kv/compression_options.h"
 #include "kv/layer_needs.h"
 #include "kv/plan.h"
@@ -46,6 +47,10 @@ struct GenerationRequest {
   // Tokens at the prompt's beginning that its compression lets a prefill node take from its cache.
   size_t most_reused() const { return MostReused(tokens.size(), NeedsOf(compression, plan)); }
 };
+
+// Returns the reader that finds the calls of tools in a chat's output, none if it has no tools.
+// `has_schema`: the output may be JSON of a schema.
+ToolCallReader CallsIn(const v1::ChatMessages& chat, bool has_schema, const ServedModel& model);
 
 // Validates a request. Errors name field, value and what was wanted: InvalidArgument with a
 // BadRequest detail for a wrong field; FailedPrecondition for what this model cannot serve (prompt

@@ -66,7 +66,8 @@ absl::Status LoadRest(const std::string& path, ServedModel& model) {
       LogWarning(absl::StrCat("no chats are served: ", chat_template.status().message()));
     }
   }
-  model.grammars = MakeOutputGrammars(tokenizer, model.config(), model.call_tokens);
+  model.grammars =
+      MakeOutputGrammars(tokenizer, model.config(), model.call_tokens, model.thought_tokens);
   return absl::OkStatus();
 }
 

@@ -23,7 +23,8 @@ Session::Session(OutputOptions options, const Tokenizer* tokenizer, ReservationQ
       cache_(std::move(cache)),
       responses_(std::move(responses)),
       on_end_(std::move(on_end)),
-      text_(options_.stop) {}
+      text_(options_.stop),
+      single_call_(options_.single_call) {}
 
 Session::~Session() { assert(ended_); }
 
@@ -50,7 +51,7 @@ void Session::Take(const OutputToken& token) {
     const bool may_stop = end_.output_tokens > options_.min_tokens && !is_shown;
     text = text_.Add(tokenizer_->TokenBytes(token.token), may_stop);
   }
-  if (text_.stopped()) {
+  if (text_.stopped() || EndsCall(text)) {
     end_.reason = v1::GenerateReport::FINISH_REASON_STOP;
   } else if (is_end) {
     end_.reason = v1::GenerateReport::FINISH_REASON_END;
@@ -61,6 +62,10 @@ void Session::Take(const OutputToken& token) {
   if (last) text += text_.Finish();
   responses_->AddOutput(text, token);
   if (last) Finish();
+}
+
+bool Session::EndsCall(const std::string& text) {
+  return single_call_ && !single_call_->Add(text).calls.empty();
 }
 
 absl::StatusOr<OutputToken> Session::Draw(std::span<const float> logits) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -20,6 +21,7 @@
 #include "engine/decoder.h"
 #include "engine/sampling.h"
 #include "engine/tokenizer.h"
+#include "engine/tool_call_reader.h"
 
 namespace kvship {
 
@@ -33,6 +35,8 @@ struct OutputOptions {
   std::vector<std::string> stop = {};
   // Special tokens whose names are still part of the output text; no stop text ends in them.
   std::vector<int32_t> shown_tokens = {};
+  // If set, it is given the output text, and the first call that it finds ends the output.
+  std::optional<ToolCallReader> single_call = {};
 };
 
 class Session {
@@ -82,6 +86,8 @@ class Session {
   void Fail(const absl::Status& error);
 
  private:
+  // Whether the output's next `text` ends a call after which no other may come.
+  bool EndsCall(const std::string& text);
   void Finish();
   // If false, the decoder samples the next token, and nothing else is needed.
   bool wants_logits() const {
@@ -97,6 +103,7 @@ class Session {
   const std::function<void(const End&)> on_end_;
   std::unique_ptr<OutputMatcher> matcher_;  // null: unconstrained
   OutputText text_;
+  std::optional<ToolCallReader> single_call_;
   TokenCounts counts_;  // if they are penalized
   int32_t last_token_ = 0;
   absl::Time first_token_time_;

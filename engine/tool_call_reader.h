@@ -56,9 +56,9 @@ class ToolCallReader {
   // Emits `text`, which may alias unread_, for the first `bytes_read` unread bytes.
   void Give(absl::string_view text, size_t bytes_read, Found* found);
 
-  const ToolSyntax syntax_;
+  ToolSyntax syntax_;
   // shared: readers of several choices have the same
-  const std::shared_ptr<const ToolParameters> parameters_;
+  std::shared_ptr<const ToolParameters> parameters_;
   std::vector<std::string> special_tokens_;  // names, which are never in the text
   Place place_;
   bool has_called_ = false;

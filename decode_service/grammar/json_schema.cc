@@ -87,6 +87,10 @@ class Checker {
     if (!schema.is_object())
       return WrongSchema(path, schema, "a schema, which is an object or true");
     for (const std::string& name : kAnnotations) schema.erase(name);
+    // As every name is; Zod says so of each record.
+    if (schema.value("propertyNames", json()) == json{{"type", "string"}}) {
+      schema.erase("propertyNames");
+    }
     // Some generators wrap a reference like this, to annotate it.
     if (schema.size() == 1 && schema.contains("allOf") && schema["allOf"].is_array() &&
         schema["allOf"].size() == 1) {

@@ -47,6 +47,9 @@ void LogMessageImpl(const std::string& /*file*/, int /*line*/, int /*level*/,
 namespace kvship {
 namespace {
 
+// The part of structures that is text between calls, thoughts among it.
+constexpr absl::string_view kFreeText = R"("type": "triggered_tags")";
+
 // For compiled structures.
 constexpr size_t kKeptBytes = 256 << 20;
 
@@ -69,15 +72,16 @@ absl::Status Checked(const Function& function) {
 }
 
 xgrammar::TokenizerInfo Vocabulary(const Tokenizer& tokenizer, const ModelConfig& model,
-                                   std::span<const int32_t> shown_tokens) {
+                                   std::span<const int32_t> call_tokens,
+                                   std::span<const int32_t> thought_tokens) {
   // Tokens without bytes are never allowed: special ones, and model rows without a token.
   std::vector<std::string> tokens(model.vocab_tokens);
   for (size_t id = 0; id < tokens.size(); ++id) {
     const auto token = static_cast<int32_t>(id);
     if (!tokenizer.IsSpecial(token)) tokens[id] = std::string(tokenizer.TokenBytes(token));
   }
-  for (const int32_t token : shown_tokens) {
-    tokens[token] = std::string(tokenizer.TokenBytes(token));
+  for (const auto& named : {call_tokens, thought_tokens}) {
+    for (const int32_t token : named) tokens[token] = std::string(tokenizer.TokenBytes(token));
   }
   return xgrammar::TokenizerInfo(tokens, xgrammar::VocabType::RAW,
                                  static_cast<int>(model.vocab_tokens),
@@ -205,17 +209,19 @@ class GrammarCache {
 class XgrammarGrammars final : public OutputGrammars {
  public:
   XgrammarGrammars(const Tokenizer& tokenizer, const ModelConfig& model,
-                   std::span<const int32_t> shown_tokens)
+                   std::span<const int32_t> call_tokens, std::span<const int32_t> thought_tokens)
       : tokenizer_(tokenizer),
         model_(model),
-        shown_tokens_(shown_tokens.begin(), shown_tokens.end()) {}
+        call_tokens_(call_tokens.begin(), call_tokens.end()),
+        thought_tokens_(thought_tokens.begin(), thought_tokens.end()) {}
 
   absl::StatusOr<std::unique_ptr<OutputMatcher>> Match(const std::string& structure) override {
     std::unique_ptr<OutputMatcher> matcher = Kept(structure);
     if (matcher != nullptr) return matcher;
     RETURN_IF_ERROR(Checked([&] {
       std::call_once(made_, [this] {
-        compiler_.emplace(Vocabulary(tokenizer_, model_, shown_tokens_), /*max_threads=*/1,
+        compiler_.emplace(Vocabulary(tokenizer_, model_, call_tokens_, thought_tokens_),
+                          /*max_threads=*/1,
                           /*cache_enabled=*/false);
       });
       const auto grammar = compiler_->CompileStructuralTag(structure);
@@ -234,18 +240,22 @@ class XgrammarGrammars final : public OutputGrammars {
   }
 
  private:
-  // The shown tokens that do not occur in the structure.
+  // Tokens with a name that the structure has no place for.
   std::vector<int32_t> HiddenTokens(const std::string& structure) const {
     std::vector<int32_t> hidden;
-    for (const int32_t token : shown_tokens_) {
+    for (const int32_t token : call_tokens_) {
       if (!absl::StrContains(structure, tokenizer_.TokenBytes(token))) hidden.push_back(token);
+    }
+    // Any string of JSON could have their names, too.
+    if (!absl::StrContains(structure, kFreeText)) {
+      hidden.insert(hidden.end(), thought_tokens_.begin(), thought_tokens_.end());
     }
     return hidden;
   }
 
   const Tokenizer& tokenizer_;
   const ModelConfig& model_;
-  const std::vector<int32_t> shown_tokens_;
+  const std::vector<int32_t> call_tokens_, thought_tokens_;
   std::once_flag made_;
   std::optional<xgrammar::GrammarCompiler> compiler_;  // created on first use: slow
   GrammarCache cache_;
@@ -255,8 +265,9 @@ class XgrammarGrammars final : public OutputGrammars {
 
 std::unique_ptr<OutputGrammars> MakeOutputGrammars(const Tokenizer& tokenizer,
                                                    const ModelConfig& model,
-                                                   std::span<const int32_t> shown_tokens) {
-  return std::make_unique<XgrammarGrammars>(tokenizer, model, shown_tokens);
+                                                   std::span<const int32_t> call_tokens,
+                                                   std::span<const int32_t> thought_tokens) {
+  return std::make_unique<XgrammarGrammars>(tokenizer, model, call_tokens, thought_tokens);
 }
 
 }  // namespace kvship

@@ -38,10 +38,11 @@ class OutputGrammars {
   virtual std::unique_ptr<OutputMatcher> Kept(const std::string& structure) = 0;
 };
 
-// `tokenizer` and `model` must outlive the result. `shown_tokens` are special tokens allowed as
-// their names, in structures that contain these.
+// `tokenizer` and `model` must outlive the result. Special tokens that are allowed as their names:
+// `call_tokens` in structures that contain these, `thought_tokens` in free text beside calls.
 std::unique_ptr<OutputGrammars> MakeOutputGrammars(const Tokenizer& tokenizer,
                                                    const ModelConfig& model,
-                                                   std::span<const int32_t> shown_tokens = {});
+                                                   std::span<const int32_t> call_tokens = {},
+                                                   std::span<const int32_t> thought_tokens = {});
 
 }  // namespace kvship

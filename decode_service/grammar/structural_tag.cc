@@ -9,7 +9,7 @@ namespace {
 
 // White space between two tokens of JSON: a line end and some levels of indentation. Without a
 // bound a model that has lost its way writes no more than that.
-constexpr int kMostSpaces = 16;
+constexpr int kMostSpaces = 32;
 
 StructuralPart Several(absl::string_view type, const std::vector<StructuralPart>& parts) {
   return absl::StrCat(R"({"type": ")", type, R"(", "elements": [)", absl::StrJoin(parts, ", "),

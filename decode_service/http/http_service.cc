@@ -94,22 +94,6 @@ absl::StatusOr<std::string> WholeAnswer(HttpChoices& choices, OpenAiResponse& an
   return answer.Whole();
 }
 
-// Makes the reader that finds tool calls in the output; it finds none if the request has no tools.
-ToolCallReader CallsIn(const OpenAiRequest& request, const ServedModel& model) {
-  const v1::ChatMessages& chat = request.prompts[0].chat();
-  if (chat.tools().empty() || !model.chat_template) {
-    return ToolCallReader(ToolSyntax::kNone, /*thinks=*/false);
-  }
-  const ChatTraits& traits = model.chat_template->traits();
-  const bool may_think = chat.has_thinking() ? chat.thinking() : traits.thinks;
-  const bool answers_at_once = chat.has_forced_call() || !request.generate.json_schema().empty();
-  const std::vector<std::string> tools(chat.tools().begin(), chat.tools().end());
-  ToolCallReader reader(traits.tool_syntax, may_think && !answers_at_once, tools,
-                        model.CallTokenNames());
-  if (chat.has_forced_call()) reader.Add(CallBeginning(traits.tool_syntax, chat.forced_call()));
-  return reader;
-}
-
 // FailedPrecondition if a client's limits can never admit all choices together. An invalid choice
 // is left to its generation.
 absl::Status CheckTogether(const OpenAiRequest& request, const Generation::Uses& uses) {
@@ -357,12 +341,14 @@ void HttpService::Generate(const httplib::Request& http, const OpenAiRequest& re
   }
   auto choices = std::make_unique<HttpChoices>(std::move(generations), deadline, connection);
   choices->Start(request);
-  OpenAiResponse answer(request,
-                        {.id = id,
-                         .created = absl::ToUnixSeconds(absl::Now()),
-                         .model = model_,
-                         .fingerprint = absl::StrCat("fp_", identity_.substr(0, 12))},
-                        uses_.model.tokenizer.get(), CallsIn(request, uses_.model));
+  OpenAiResponse answer(
+      request,
+      {.id = id,
+       .created = absl::ToUnixSeconds(absl::Now()),
+       .model = model_,
+       .fingerprint = absl::StrCat("fp_", identity_.substr(0, 12))},
+      uses_.model.tokenizer.get(),
+      CallsIn(request.prompts[0].chat(), !request.generate.json_schema().empty(), uses_.model));
   const auto fail = [&response](const absl::Status& error) {
     Respond(OpenAiErrorOf(error), response);
     MarkIfClientHasGone(error, response);

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/utf8.h"
 #include "decode_service/output_text.h"
 
 namespace kvship {
@@ -50,6 +51,18 @@ std::string OpenAiLogprobs::CompletionToken(uint32_t id) const {
   return text;
 }
 
+size_t OpenAiLogprobs::TakeOffset(absl::string_view bytes) {
+  // What does not continue an unfinished character stands behind it, as U+FFFD.
+  const bool continues = bytes.empty() || ContinuesCharacter(bytes[0]);
+  const size_t offset = num_characters_ + (!unfinished_.empty() && !continues);
+  for (absl::StrAppend(&unfinished_, bytes); !unfinished_.empty(); ++num_characters_) {
+    const Utf8Prefix first = FirstCharacter(unfinished_);
+    if (first.kind == Utf8Prefix::kUnfinished) break;
+    unfinished_.erase(0, first.num_bytes);
+  }
+  return offset;
+}
+
 Json OpenAiLogprobs::Add(const Tokens& tokens) {
   Json content = Json::array();
   Json names = Json::array();
@@ -75,12 +88,10 @@ Json OpenAiLogprobs::Add(const Tokens& tokens) {
     // The sampled token too, if not among these: there may be one more than requested.
     top.emplace(CompletionToken(token.token_id()), Shown(token.logprob()));
     const std::string bytes = BytesOf(token.token_id());
-    const bool inside = num_characters_ > 0 && !bytes.empty() && ContinuesCharacter(bytes[0]);
     names.push_back(CompletionToken(token.token_id()));
     logprobs.push_back(Shown(token.logprob()));
     tops.push_back(std::move(top));
-    offsets.push_back(num_characters_ - inside);
-    num_characters_ += bytes.size() - std::count_if(bytes.begin(), bytes.end(), ContinuesCharacter);
+    offsets.push_back(TakeOffset(bytes));
   }
   if (api_ == OpenAiApi::kChat) return {{"content", std::move(content)}, {"refusal", nullptr}};
   return {{"tokens", std::move(names)},

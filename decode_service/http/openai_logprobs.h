@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "decode_service/http/openai_request.h"
 #include "engine/tokenizer.h"
@@ -32,10 +33,14 @@ class OpenAiLogprobs {
   nlohmann::ordered_json ChatEntry(uint32_t id, float logprob) const;
   std::string CompletionToken(uint32_t id) const;
 
+  // The place in the text of the next token, in characters.
+  size_t TakeOffset(absl::string_view bytes);
+
   const OpenAiApi api_;
   const uint32_t num_top_;
   const Tokenizer* const tokenizer_;
-  size_t num_characters_ = 0;  // of the tokens so far, an unfinished one included
+  size_t num_characters_ = 0;  // of the tokens so far
+  std::string unfinished_;     // bytes of a character that has begun
 };
 
 }  // namespace kvship

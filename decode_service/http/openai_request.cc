@@ -252,14 +252,18 @@ void ReadMessages(JsonFields& fields, v1::ChatMessages* chat) {
                   "role", "\"system\", \"developer\", \"user\", \"assistant\" or \"tool\"");
     v1::ChatMessage& added = *chat->add_messages();
     added.set_role(role);
+    std::optional<std::string> refusal;  // of OpenAI's models, in the place of content
     if (role == "assistant") {
+      refusal = message.Text("refusal");
       call_ids.ReadCalls(message, &added);
       // From a response that is sent back as OpenAI's client parsed it; redundant with the rest.
-      for (const char* name : {"parsed", "annotations", "refusal", "provider_specific_fields"})
+      for (const char* name : {"parsed", "annotations", "provider_specific_fields"}) {
         message.Value(name);
+      }
     }
-    if (added.tool_calls().empty()) message.Require("content");
+    if (added.tool_calls().empty() && !refusal) message.Require("content");
     added.set_content(ReadContent(message));
+    if (added.content().empty() && refusal) added.set_content(*refusal);
     if (role == "tool") call_ids.ReadAnswer(message, chat);
     message.Text("name");  // no known template uses it
     fields.Note(message.Finish());
@@ -367,6 +371,7 @@ absl::StatusOr<OpenAiRequest> ReadOpenAiRequest(OpenAiApi api, absl::string_view
     ReadTemplateArguments(fields, chat);
     ReadTools(fields, chat);
     request.parallel_tool_calls = fields.Bool("parallel_tool_calls").value_or(true);
+    chat->set_single_call(!request.parallel_tool_calls);
   } else {
     ReadPrompts(fields, &request.prompts);
   }

@@ -1,5 +1,6 @@
 """Tools as OpenAI's own client uses them, on a model that recites its calls."""
 
+import itertools
 import json
 import re
 from contextlib import contextmanager
@@ -109,7 +110,21 @@ def test_without_tools_a_call_is_text(reciter):
 
 def test_one_call_at_a_time_is_the_first(reciter):
     answer = reciter.chat("Hi", temperature=0, tools=TOOLS, parallel_tool_calls=False)
-    assert called(answer.choices[0].message) == CALLS[:1]
+    assert called(answer.choices[0].message) == CALLS[:1] and answer.choices[0].finish_reason == "tool_calls"
+    first = TEXT[:TEXT.index("</tool_call>") + len("</tool_call>")]
+    pieces = list(itertools.accumulate(pieces_of(TEXT)))
+    num_tokens = 1 + next(i for i, said in enumerate(pieces) if first in said)
+    assert answer.usage.completion_tokens == num_tokens  # it ends there
+
+
+def test_a_strict_tool_leaves_room_for_thoughts(tmp_path):
+    """Whose marks are tokens of their own in some vocabularies."""
+    marks = "<think>", "</think>"
+    strict = [{"type": "function", "function": {"name": name, "strict": True, "parameters": {"type": "object"}}}
+              for name, _ in CALLS]
+    with reciting(tmp_path, f"<think>Well, well.</think>{TEXT}", special=marks) as api:
+        message = api.chat("Hi", temperature=0, tools=strict).choices[0].message
+        assert message.content == f"<think>Well, well.</think>{SAID}" and called(message) == CALLS
 
 
 def test_where_one_call_can_be_sent_back_one_is_given(tmp_path):

@@ -228,6 +228,8 @@ TEST(JsonSchemaTest, SchemasAreWrittenAsXgrammarWantsThem) {
        R"({"type":"object","properties":{"b":{},"a":{}},"required":["a"],"additionalProperties":false})"},
       {R"({"properties": {"title": {"type": "string"}}})",
        R"({"properties":{"title":{"type":"string"}},"type":"object","additionalProperties":false})"},
+      {R"({"type": "object", "propertyNames": {"type": "string"}})",
+       R"({"type":"object","additionalProperties":true})"},
       {R"({"type": "object", "additionalProperties": {"title": "x", "type": "null"}})",
        R"({"type":"object","additionalProperties":{"type":"null"}})"},
       {R"({"type": "array"})", R"({"type":"array","items":{}})"},

@@ -289,6 +289,14 @@ TEST(OpenAiResponseTest, CompletionLogprobsCountCharactersAndLeaveOutSpecialToke
                                                       {"bytes:\\xa9": -0.5}, {"a": -0.5}])"));
 }
 
+TEST(OpenAiResponseTest, TextOffsetsCountWhatStandsForBytesThatAreNoText) {
+  OpenAiRequest request = Request(OpenAiApi::kCompletions);
+  request.num_top_logprobs = 0;
+  OpenAiResponse response = ResponseTo(request);
+  const Json chunk = Objects(response.Event(0, Output("��a�é", {1, 0, 2, 0, 0, 1})))[0];
+  EXPECT_EQ(chunk["choices"][0]["logprobs"]["text_offset"], Json::parse("[0, 1, 2, 3, 4, 4]"));
+}
+
 TEST(OpenAiResponseTest, ADrawnTokenThatIsNotOfTheLikeliestStandsBesideThem) {
   OpenAiRequest request = Request(OpenAiApi::kCompletions);
   request.num_top_logprobs = 1;

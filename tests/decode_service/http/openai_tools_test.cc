@@ -158,6 +158,14 @@ TEST(OpenAiToolsTest, WhatOpenAisClientAddsToAnAnswerIsNotLookedAt) {
                 "parsed");
 }
 
+TEST(OpenAiToolsTest, ARefusalStandsForContent) {
+  for (const char* content : {"", R"("content":null,)", R"("content":"",)"}) {
+    const auto request =
+        Read(absl::StrCat(R"({"role":"assistant",)", content, R"("refusal":"I cannot."})"));
+    EXPECT_EQ(ChatOf(request).messages(0).content(), "I cannot.");
+  }
+}
+
 TEST(OpenAiToolsTest, WrongCallsAreNamed) {
   const auto call = [](const std::string& call) {
     return Read(R"({"role":"assistant","tool_calls":[)" + call + "]}");
