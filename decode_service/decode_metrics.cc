@@ -136,9 +136,10 @@ DecodeMetrics::DecodeMetrics(const MetricFactory& make)
           "Answers on the HTTP port, of whatever path, by status; a stream's status is "
           "that of its beginning; 499: the client had gone before the answer")),
       prompt_tokens_(
-          make.Counter("prompt_tokens_total", "Prompt tokens of requests that succeeded")),
+          make.Counter("prompt_tokens_total",
+                       "Prompt tokens of requests whose cache has come, however they end")),
       output_tokens_(
-          make.Counter("output_tokens_total", "Output tokens of requests that succeeded")),
+          make.Counter("output_tokens_total", "Output tokens of requests that ended, however")),
       kept_tokens_(make.Counter("kept_tokens_total",
                                 "Prompt tokens kept per KV head, the mean over layers and heads")),
       uncompressed_bytes_(
@@ -207,6 +208,7 @@ void DecodeMetrics::CountRequest(const absl::Status& status, const std::string& 
 }
 
 void DecodeMetrics::CountUsage(const v1::Usage& usage, const std::string& client) {
+  output_tokens_.Increment(usage.output_tokens());
   clients_.CountUsage(client, usage);
 }
 
@@ -214,10 +216,14 @@ void DecodeMetrics::CountHttpResponse(int status) {
   http_responses_.Add({{"status", absl::StrCat(status)}}).Increment();
 }
 
-void DecodeMetrics::CountReport(const v1::GenerateReport& report, absl::Duration receive_time) {
+void DecodeMetrics::CountPrefillFailure(const absl::Status& error) {
+  prefill_.failures.Add({{"code", absl::StatusCodeToString(error.code())}}).Increment();
+}
+
+void DecodeMetrics::AddCache(const v1::GenerateReport& report, absl::Duration receive_time) {
   const v1::KvReport& kv = report.kv();
+  memory_saved_bytes_.Increment(MemorySavedBytes(kv));
   prompt_tokens_.Increment(report.usage().prompt_tokens());
-  output_tokens_.Increment(report.usage().output_tokens());
   kept_tokens_.Increment(kv.kept_tokens());
   receive_seconds_.Increment(absl::ToDoubleSeconds(receive_time));
   transfer_seconds_.Observe(report.timing().transfer_ms() / 1e3);
@@ -232,14 +238,6 @@ void DecodeMetrics::CountReport(const v1::GenerateReport& report, absl::Duration
   const double saved =
       static_cast<double>(kv.uncompressed_bytes()) - static_cast<double>(kv.shipped_bytes());
   saved_bytes_.Add(labels).Increment(std::max(0.0, saved));
-}
-
-void DecodeMetrics::CountPrefillFailure(const absl::Status& error) {
-  prefill_.failures.Add({{"code", absl::StatusCodeToString(error.code())}}).Increment();
-}
-
-void DecodeMetrics::AddCache(const v1::KvReport& kv) {
-  memory_saved_bytes_.Increment(MemorySavedBytes(kv));
 }
 
 void DecodeMetrics::RemoveCache(const v1::KvReport& kv) {

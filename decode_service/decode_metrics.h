@@ -26,18 +26,17 @@ class DecodeMetrics {
   // The end of a request of `client` (empty: not known): its outcome is the gRPC status code's
   // name, "OK" or "RESOURCE_EXHAUSTED"; that one counts by its reason (rejection.h), too.
   void CountRequest(const absl::Status& status, const std::string& client);
-  // The tokens of a request whose prompt was read, however it ended, by client.
+  // The tokens of a request whose prompt was read, at its end, however it ended.
   void CountUsage(const v1::Usage& usage, const std::string& client);
   // An answer on the HTTP port, by its status.
   void CountHttpResponse(int status);
-  // What a request that succeeded reports of its KV cache and tokens; its layers took
-  // `receive_time` to come in.
-  void CountReport(const v1::GenerateReport& report, absl::Duration receive_time);
   // An attempt to have a prompt read that failed and was not cancelled.
   void CountPrefillFailure(const absl::Status& error);
 
-  // A prompt's cache is in use from now on, and no more.
-  void AddCache(const v1::KvReport& kv);
+  // A prompt's cache, which the report tells of, has come and is in use from now on; its layers took
+  // `receive_time` to come in.
+  void AddCache(const v1::GenerateReport& report, absl::Duration receive_time);
+  // It is no more.
   void RemoveCache(const v1::KvReport& kv);
 
   void ObserveFirstToken(absl::Duration since_arrival);

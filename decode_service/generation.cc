@@ -180,10 +180,10 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     return prepared;
   }
   const TraceContext trace = trace_.BeginAttempt(visit.node->address());
-  // This node ends the request at its deadline. gRPC must not do so at the same moment: cutting off
-  // a transfer costs the communicator.
+  // This node ends the request at its deadline. gRPC must not do so at the same moment: it would pass
+  // for a proxy's, and cutting off a transfer costs the communicator.
   const absl::Duration patience =
-      uses_.nccl == nullptr ? absl::ZeroDuration() : 2 * uses_.nccl->endpoint().transfer_timeout;
+      uses_.nccl == nullptr ? absl::Seconds(1) : 2 * uses_.nccl->endpoint().transfer_timeout;
   const auto connect = [&](std::shared_ptr<ChannelEvents> events) {
     return visit.node->connection().Open(ToWallTime(call_.deadline + patience), std::move(events),
                                          trace.Metadata());
@@ -311,7 +311,7 @@ void Generation::Decode(PrefillAttempt::Result result) {
     session = std::make_unique<Session>(
         request_.output, uses_.model.tokenizer.get(), std::move(result.cache), responses_,
         [self = shared_from_this()](const Session::End& end) { self->OnSessionEnd(end); });
-    uses_.metrics.AddCache(report_.kv());
+    uses_.metrics.AddCache(report_, receive_time_);
     trace_.BeginDecode();
     session->CountPrompt(request_.tokens);
     session->HoldTo(std::move(matcher_));
@@ -353,7 +353,6 @@ void Generation::Report(const Session::End& end) {
   }
   GiveBack();
   uses_.metrics.CountRequest(absl::OkStatus(), call_.client);
-  uses_.metrics.CountReport(report_, receive_time_);
   uses_.recent.Add({.request_id = call_.id,
                     .ended = MonotonicNow(),
                     .report = report_,

@@ -165,12 +165,17 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     finished_ = true;
     if (!running_.draining()) return WriteEnd(status);
     deadlines_.Add(MonotonicNow() + kReadingTime, [weak = weak_from_this(), status] {
-      if (const auto live = weak.lock()) live->WriteEnd(status);
+      const auto live = weak.lock();
+      if (live == nullptr) return;
+      std::lock_guard lock(live->mutex_);
+      live->WriteEnd(status);
     });
   }
 
-  // A report and the status in one piece, as they are read.
+  // A report and the status in one piece, as they are read. The caller holds the lock.
   void WriteEnd(const grpc::Status& status) {
+    writing_ = true;
+    write_began_ = MonotonicNow();
     if (message_.has_report()) return StartWriteAndFinish(&message_, {}, status);
     Finish(status);
   }

@@ -11,6 +11,7 @@
 #include "decode_service/kv_report.h"
 #include "rpc/cache_messages.h"
 #include "rpc/compression.h"
+#include "rpc/errors.h"
 #include "rpc/sampling.h"
 #include "rpc/sealed_message.h"
 #include "rpc/wire_version.h"
@@ -206,8 +207,9 @@ absl::Status PrefillAttempt::OnReady(const v1::PrefillReady& ready) {
     return std::find(transports.begin(), transports.end(), transport) != transports.end();
   };
   if (!offers(kGrpcTransport)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the prefill node does not offer the transport '", kGrpcTransport, "'"));
+    return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                          "the prefill node does not offer the transport '", kGrpcTransport, "'")),
+                      kWireVersionMismatch);
   }
   RETURN_IF_ERROR(CheckPlan(ready.plan(), request_.plan));
   std::shared_ptr<Channel> channel;
@@ -272,7 +274,7 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
     result.cache = std::move(cache_);
     channel = channel_;
   }
-  if (request_.plan.bounded) queue_.GiveBackUnused(*result.cache);
+  if (request_.plan.bounded) queue_.GiveBackUnused(ticket_, *result.cache);
   End(std::move(result));
   channel->Close(absl::OkStatus());
   return absl::OkStatus();
@@ -281,9 +283,10 @@ absl::Status PrefillAttempt::OnManifest(const v1::PrefillManifest& message) {
 void PrefillAttempt::OnClosed(const absl::Status& status) {
   bool let_go = status.ok();
   {
-    // A server whose time to shut down is over cancels what is left.
+    // A server whose time to shut down is over cancels what is left. The request's own deadline is
+    // not gRPC's: one that has passed is a proxy's.
     std::lock_guard lock(mutex_);
-    let_go |= absl::IsCancelled(status) && !cancelled_;
+    let_go |= (absl::IsCancelled(status) || absl::IsDeadlineExceeded(status)) && !cancelled_;
   }
   End(let_go ? absl::UnavailableError("the prefill node ended the stream before the manifest")
              : status);

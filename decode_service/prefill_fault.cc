@@ -72,7 +72,7 @@ absl::Status DeadlinePassed() {
 }
 
 absl::Status ForCaller(const absl::Status& error) {
-  // The attempt's deadline is the request's, and gRPC may notice first.
+  // The request's own.
   if (absl::IsDeadlineExceeded(error)) return DeadlinePassed();
   switch (FaultOf(error)) {
     case PrefillFault::kLost:

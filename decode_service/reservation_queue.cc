@@ -22,9 +22,18 @@ void ReservationQueue::GiveBack::operator()(SequenceCache* cache) const {
   queue->PagesCameBack();
 }
 
-void ReservationQueue::GiveBackUnused(SequenceCache& cache) {
+void ReservationQueue::GiveBackUnused(Ticket& ticket, SequenceCache& cache) {
   cache.GiveBackUnusedPages();
+  {
+    std::lock_guard lock(mutex_);
+    Charge(ticket, cache.pool_bytes());
+  }
   PagesCameBack();
+}
+
+void ReservationQueue::Charge(Ticket& ticket, size_t bytes) {
+  client_bytes_[ticket.demand_.client] += bytes - ticket.pool_bytes_;
+  ticket.pool_bytes_ = bytes;
 }
 
 void ReservationQueue::PagesCameBack() {
@@ -114,6 +123,7 @@ absl::StatusOr<ReservationQueue::Cache> ReservationQueue::ReserveNow(Ticket& tic
                    SequenceCache::Reserve(pool_, shape_, ticket.demand_.plan,
                                           ticket.demand_.max_tail_tokens, tail_format_));
   StopCounting(ticket);
+  Charge(ticket, cache->pool_bytes());  // again all, if those of a lost node had been given back
   return Cache(cache.release(), GiveBack{this});
 }
 
@@ -190,9 +200,8 @@ void ReservationQueue::Leave(Ticket& ticket) {
   {
     std::lock_guard lock(mutex_);
     StopCounting(ticket);
-    const auto client = client_bytes_.find(ticket.demand_.client);
-    client->second -= ticket.pool_bytes_;
-    if (client->second == 0) client_bytes_.erase(client);
+    Charge(ticket, 0);
+    if (client_bytes_[ticket.demand_.client] == 0) client_bytes_.erase(ticket.demand_.client);
     forgotten = LeaveLine(ticket);
   }
   // The next in line may need less than the one that left.

@@ -53,13 +53,14 @@ class ReservationQueue {
    private:
     friend class ReservationQueue;
     Ticket(ReservationQueue& queue, Demand demand, size_t pool_bytes, size_t place)
-        : queue_(queue), demand_(std::move(demand)), pool_bytes_(pool_bytes), place_(place) {}
+        : queue_(queue), demand_(std::move(demand)), place_(place), pool_bytes_(pool_bytes) {}
 
     ReservationQueue& queue_;
     const Demand demand_;
-    const size_t pool_bytes_;
     const size_t place_;
-    bool waits_ = false;  // counted as waiting; guarded by the queue's mutex
+    // Guarded by the queue's mutex.
+    size_t pool_bytes_;   // of its client's share
+    bool waits_ = false;  // counted as waiting
   };
 
   // Borrows pool and metrics.
@@ -101,9 +102,9 @@ class ReservationQueue {
   // Serves the line from its head while the pool has room; also runs when pages are returned.
   void ServeLine();
 
-  // Returns pages that the cache reserved for its prompt but did not fill, and serves the line with
-  // them.
-  void GiveBackUnused(SequenceCache& cache);
+  // Returns pages that the ticket's cache reserved for its prompt but did not fill, from its
+  // client's share, too, and serves the line with them.
+  void GiveBackUnused(Ticket& ticket, SequenceCache& cache);
 
   size_t waiting_tokens() const;
 
@@ -117,6 +118,8 @@ class ReservationQueue {
   absl::Status CheckWaiting(size_t prompt_tokens) const;
   absl::Status CheckClient(const std::string& client, size_t bytes) const;
   absl::StatusOr<Cache> ReserveNow(Ticket& ticket);
+  // Makes the ticket count as so many bytes of its client's share.
+  void Charge(Ticket& ticket, size_t bytes);
   void Count(Ticket& ticket);
   void StopCounting(Ticket& ticket);
   // Removes the ticket from the line; returns its callback, or null.

@@ -189,7 +189,7 @@ absl::Status CacheReceiver::CheckPositions() const {
   const int64_t end = static_cast<int64_t>(cache_.plan().prompt_tokens - cache_.plan().tail_tokens);
   for (size_t head = 0; head < cache_.plan().num_heads; ++head) {
     int64_t before = -1;
-    for (int32_t position : cache_.positions(layer, head)) {
+    for (int32_t position : cache_.positions(head)) {
       if (position <= before || position >= end) {
         return absl::DataLossError(absl::StrCat("layer ", layer, " head ", head, " keeps position ",
                                                 position, " after ", before,

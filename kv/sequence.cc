@@ -85,11 +85,12 @@ absl::Status SequenceCache::BeginLayer(size_t layer, std::span<const uint32_t> k
   RETURN_IF_ERROR(CheckLayer(layer, kept_tokens));
   layout_ = LayoutOf(plan_, kept_tokens);
   Layer& added = layers_.emplace_back();
+  positions_.clear();
   for (size_t h = 0; h < kept_tokens.size(); ++h) {
     const HeadBytes& head = layout_.heads[h];
     added.prefix_tokens.push_back(kept_tokens[h] - static_cast<uint32_t>(plan_.tail_tokens));
     added.first_page.push_back(num_prefix_pages_);
-    added.positions.emplace_back(head.num_positions);
+    positions_.emplace_back(head.num_positions);
     num_prefix_pages_ += head.num_pages;
   }
   return absl::OkStatus();
@@ -113,7 +114,7 @@ SequenceCache::Place SequenceCache::PlaceOf(size_t offset) {
       layout_.heads.begin() - 1);
   const HeadBytes& head = layout_.heads[h];
   if (offset < head.pages_offset) {
-    const std::span<std::byte> positions = std::as_writable_bytes(std::span(layer.positions[h]));
+    const std::span<std::byte> positions = std::as_writable_bytes(std::span(positions_[h]));
     return {positions.subspan(offset - head.positions_offset), /*in_pool=*/false};
   }
   const size_t page_bytes = PageBytes(plan_.format, plan_.head_dim);

@@ -71,11 +71,9 @@ class SequenceCache {
   // The size of the layer begun last.
   size_t layer_bytes() const { return layout_.num_bytes; }
 
-  // Original positions of the tokens in a head's prefix, as received; empty if the whole prompt was
-  // kept.
-  std::span<const int32_t> positions(size_t layer, size_t head) const {
-    return layers_[layer].positions[head];
-  }
+  // Original positions of the tokens in a head's prefix, as received, of the layer begun last; empty
+  // if the whole prompt was kept. Nothing needs those of earlier layers.
+  std::span<const int32_t> positions(size_t head) const { return positions_[head]; }
 
   // Appends a PagedHead per head of a layer to `heads`; tails have `num_tail_tokens` tokens.
   void AppendPagedHeads(size_t layer, size_t num_tail_tokens, std::vector<PagedHead>* heads) const;
@@ -88,9 +86,8 @@ class SequenceCache {
 
  private:
   struct Layer {
-    std::vector<uint32_t> prefix_tokens;          // per prefix head
-    std::vector<size_t> first_page;               // of each prefix head, in the prefix demand
-    std::vector<std::vector<int32_t>> positions;  // per prefix head
+    std::vector<uint32_t> prefix_tokens;  // per prefix head
+    std::vector<size_t> first_page;       // of each prefix head, in the prefix demand
   };
 
   explicit SequenceCache(KvPool& pool);
@@ -114,7 +111,8 @@ class SequenceCache {
   PageReservation pages_;        // demand 0: prefix pages, demand 1: tail pages
   size_t num_prefix_pages_ = 0;  // used by the layers begun so far
   std::vector<Layer> layers_;
-  LayerLayout layout_;  // of the layer begun last
+  LayerLayout layout_;                           // of the layer begun last
+  std::vector<std::vector<int32_t>> positions_;  // of its prefix heads
 };
 
 }  // namespace kvship

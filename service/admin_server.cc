@@ -30,6 +30,7 @@ constexpr char kPagePolicy[] =
 // For probes: a browser that keeps a connection open, or who sends half a request, must not hold
 // them up. Requests here have a line and some headers.
 constexpr HttpServer::Limits kLimits = {.max_connections = 64,
+                                        .crowded_time = absl::Milliseconds(100),
                                         .max_header_bytes = 16 << 10,
                                         .header_time = absl::Seconds(2),
                                         .max_connection_age = absl::ZeroDuration()};

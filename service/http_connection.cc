@@ -25,7 +25,7 @@ constexpr absl::Duration kAnswerTime = absl::Seconds(5);
 // connection and could take the answer from it.
 constexpr absl::Duration kLinger = absl::Seconds(2);
 // How soon a connection that waits notices that it shall yield.
-constexpr absl::Duration kYieldCheck = absl::Milliseconds(250);
+constexpr absl::Duration kYieldCheck = absl::Milliseconds(50);
 
 }  // namespace
 

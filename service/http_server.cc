@@ -25,8 +25,6 @@ constexpr absl::Duration kKeepAlive = absl::Seconds(30);
 constexpr absl::Duration kIdleCheck = absl::Milliseconds(250);
 constexpr absl::Duration kHandshakeTime = absl::Seconds(10);
 constexpr absl::Duration kBodyTime = absl::Minutes(1);
-// Time for a handshake, or for a request that holds no slot, while others wait for a connection.
-constexpr absl::Duration kCrowdedTime = absl::Seconds(1);
 // Listen backlog; httplib's own is 5.
 constexpr int kConnectionsToAccept = 512;
 // Wait until file descriptors are free again.
@@ -196,7 +194,8 @@ void HttpServer::Serve(int socket, const std::shared_ptr<SSL_CTX>& tls) {
   current_connection = &connection;
   // Stop may not have seen a connection that opens now.
   if (stopping_) return;
-  connection.YieldWhen([&] { return MonotonicNow() > begin + kCrowdedTime && threads_.crowded(); });
+  connection.YieldWhen(
+      [&] { return MonotonicNow() > begin + limits_.crowded_time && threads_.crowded(); });
   if (!connection.Handshake(begin + kHandshakeTime)) return;
   const absl::Time old = MonotonicNow() + NearlyAsLong(limits_.max_connection_age);
   while (!connection.closes() && WaitForRequest(connection)) {

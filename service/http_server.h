@@ -26,9 +26,10 @@ class HttpServer : public httplib::Server {
  public:
   struct Limits {
     // Connections beyond these, or beyond the system's threads, wait in its bounded accept queue;
-    // meanwhile the server closes connections that are idle, or take over a second for a request
-    // that has not kept its connection.
+    // meanwhile the server closes connections that are idle, or take longer than `crowded_time`
+    // for a handshake, or for a request that has not kept its connection.
     size_t max_connections = 64;
+    absl::Duration crowded_time = absl::Seconds(1);
     size_t max_header_bytes = 64 << 10;
     // Time for a request's headers, from their first byte on.
     absl::Duration header_time = absl::Seconds(10);

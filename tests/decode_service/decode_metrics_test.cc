@@ -51,9 +51,9 @@ class DecodeMetricsTest : public ::testing::Test {
 };
 
 TEST_F(DecodeMetricsTest, BytesAreCountedByPolicy) {
-  metrics_.CountReport(Report("int4", 1000, 100), absl::Milliseconds(250));
-  metrics_.CountReport(Report("int4", 1000, 100), absl::Milliseconds(250));
-  metrics_.CountReport(Report("f16", 1000, 400), absl::ZeroDuration());
+  metrics_.AddCache(Report("int4", 1000, 100), absl::Milliseconds(250));
+  metrics_.AddCache(Report("int4", 1000, 100), absl::Milliseconds(250));
+  metrics_.AddCache(Report("f16", 1000, 400), absl::ZeroDuration());
   EXPECT_EQ(Bytes("uncompressed", "int4"), 2000);
   EXPECT_EQ(Bytes("shipped", "int4"), 200);
   EXPECT_EQ(Bytes("saved", "int4"), 1800);
@@ -63,16 +63,16 @@ TEST_F(DecodeMetricsTest, BytesAreCountedByPolicy) {
 }
 
 TEST_F(DecodeMetricsTest, ACacheLargerThanItsPromptSavesNothing) {
-  metrics_.CountReport(Report("f16", 1000, 1004), absl::ZeroDuration());
+  metrics_.AddCache(Report("f16", 1000, 1004), absl::ZeroDuration());
   EXPECT_EQ(Bytes("saved", "f16"), 0);
 }
 
 TEST_F(DecodeMetricsTest, MemoryIsSavedWhileACacheIsInUse) {
-  const v1::KvReport kv = Report("int4", 1000, 99).kv();
-  metrics_.AddCache(kv);
-  metrics_.AddCache(kv);
+  const v1::GenerateReport report = Report("int4", 1000, 99);
+  metrics_.AddCache(report, absl::ZeroDuration());
+  metrics_.AddCache(report, absl::ZeroDuration());
   EXPECT_EQ(Value("memory_saved_bytes"), 1800);
-  metrics_.RemoveCache(kv);
+  metrics_.RemoveCache(report.kv());
   EXPECT_EQ(Value("memory_saved_bytes"), 900);
 }
 

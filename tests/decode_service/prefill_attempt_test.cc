@@ -280,6 +280,11 @@ TEST_F(PrefillAttemptTest, NodeThatIsReadyWhileThereIsNoRoomIsLetGo) {
   EXPECT_FALSE(channel_->closed->ok());
 }
 
+TEST_F(PrefillAttemptTest, ADeadlineOnTheWayIsNotTheRequests) {
+  attempt_->OnClosed(absl::DeadlineExceededError("upstream request timeout"));
+  EXPECT_TRUE(absl::IsUnavailable(end_->status())) << end_->status();
+}
+
 TEST_F(PrefillAttemptTest, MemoryReservedBeforeIsUsed) {
   attempt_->Cancel(absl::CancelledError("not this one"));
   attempt_->OnClosed(absl::CancelledError("not this one"));

@@ -25,9 +25,11 @@ class ReservationQueueTest : public ::testing::Test {
   ReservationQueueTest() : pool_(*KvPool::Create(4 * KvPool::kSlabBytes)) {}
 
   // A prompt whose kept pages take that many slabs: 32 pages of 8 KiB fill one.
-  static ReservationQueue::Demand DemandOf(size_t slabs) {
+  static ReservationQueue::Demand DemandOf(size_t slabs, const std::string& client = "") {
     const CompressionOptions keep_all = *ParseCompression("scorer=keep_all");
-    return {.plan = *MakePlan(keep_all, kShape, slabs * 8 * kPageTokens), .max_tail_tokens = 0};
+    return {.plan = *MakePlan(keep_all, kShape, slabs * 8 * kPageTokens),
+            .max_tail_tokens = 0,
+            .client = client};
   }
 
   prometheus::Registry registry_;
@@ -263,24 +265,31 @@ TEST_F(ReservationQueueTest, WhoIsBeingServedCannotStepOutOfTheLine) {
 TEST_F(ReservationQueueTest, AClientGetsNoMoreThanItsShare) {
   ReservationQueue shared(*pool_, metrics_, kShape, PageFormat::kF16,
                           {.max_client_bytes = 2 * KvPool::kSlabBytes});
-  const auto demand = [](size_t slabs, std::string client) {
-    ReservationQueue::Demand of_client = DemandOf(slabs);
-    of_client.client = std::move(client);
-    return of_client;
-  };
-  auto held = *shared.Enter(demand(2, "a"));
-  const absl::Status refused = shared.Enter(demand(1, "a")).status();
+  auto held = *shared.Enter(DemandOf(2, "a"));
+  const absl::Status refused = shared.Enter(DemandOf(1, "a")).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(refused.message()), HasSubstr("524288 of the 524288"));
   EXPECT_EQ(ReasonOf(refused), kClientLimit);
-  EXPECT_TRUE(shared.Enter(demand(1, "b")).ok());
-  EXPECT_EQ(shared.Enter(demand(3, "b")).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(shared.Enter(DemandOf(1, "b")).ok());
+  EXPECT_EQ(shared.Enter(DemandOf(3, "b")).status().code(), absl::StatusCode::kFailedPrecondition);
   held.reset();
-  EXPECT_TRUE(shared.Enter(demand(1, "a")).ok());
-  const size_t bytes = shared.PoolBytes(demand(1, "a"));
+  EXPECT_TRUE(shared.Enter(DemandOf(1, "a")).ok());
+  const size_t bytes = shared.PoolBytes(DemandOf(1, "a"));
   EXPECT_TRUE(shared.CheckTogether(2, 2 * bytes).ok());
   EXPECT_EQ(shared.CheckTogether(3, 3 * bytes).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(queue_.CheckTogether(3, 3 * bytes).ok());
+}
+
+TEST_F(ReservationQueueTest, PagesThatAreGivenBackAreNoPartOfAClientsShare) {
+  ReservationQueue shared(*pool_, metrics_, kShape, PageFormat::kF16,
+                          {.max_client_bytes = 2 * KvPool::kSlabBytes});
+  const auto ticket = *shared.Enter(DemandOf(2, "a"));
+  ReservationQueue::Cache cache = *shared.TryReserve(*ticket);
+  shared.GiveBackUnused(*ticket, *cache);  // no layer has come: all
+  EXPECT_TRUE(shared.Enter(DemandOf(2, "a")).ok());
+  cache.reset();
+  cache = *shared.TryReserve(*ticket);  // for another prefill node
+  EXPECT_TRUE(absl::IsResourceExhausted(shared.Enter(DemandOf(1, "a")).status()));
 }
 
 TEST_F(ReservationQueueTest, OneForWhoseTicketThereIsNoMemoryCountsForNothing) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -46,33 +47,31 @@ class SilentNode final : public v1::PrefillService::Service {
   // From now on prompts of this length get caches of zeros; `before_end` is called before the
   // manifest is sent, which has as many likely tokens.
   void Answer(const KvPlan& plan, std::function<void()> before_end, int num_likely = 0) {
-    plan_ = plan;
-    before_end_ = std::move(before_end);
-    num_likely_ = num_likely;
+    Take({.plan = plan, .before_end = std::move(before_end), .num_likely = num_likely});
   }
   // From now on prompts of this length come as far as memory, and are lost then, if they are the
   // first of the nodes that share the count.
   void LoseFirst(const KvPlan& plan, std::atomic<int>* num_lost) {
-    plan_ = plan;
-    num_lost_ = num_lost;
+    Take({.plan = plan, .num_lost = num_lost});
   }
   // From now on prompts are refused so.
-  void Refuse(const absl::Status& refusal) { refusal_ = refusal; }
+  void Refuse(const absl::Status& refusal) { Take({.refusal = refusal}); }
 
   using Stream = grpc::ServerReaderWriter<v1::PrefillResponse, v1::PrefillRequest>;
   grpc::Status Prefill(grpc::ServerContext*, Stream* stream) override {
     v1::PrefillRequest request;
     while (stream->Read(&request)) {
       prompt_came = true;
-      if (!refusal_.ok()) return ToGrpcStatus(refusal_);
-      if (plan_ && request.has_begin() && (num_lost_ == nullptr || *num_lost_ == 0)) {
-        SendReady(*stream);
+      const Orders now = orders();
+      if (!now.refusal.ok()) return ToGrpcStatus(now.refusal);
+      if (now.plan && request.has_begin() && (now.num_lost == nullptr || *now.num_lost == 0)) {
+        SendReady(*stream, *now.plan);
       }
-      if (num_lost_ != nullptr && request.has_go()) {
-        ++*num_lost_;
+      if (now.num_lost != nullptr && request.has_go()) {
+        ++*now.num_lost;
         return {grpc::StatusCode::UNAVAILABLE, "lost"};
       }
-      if (plan_ && request.has_go()) SendCache(*stream);
+      if (now.plan && request.has_go()) SendCache(*stream, now);
     }
     return grpc::Status::CANCELLED;
   }
@@ -82,22 +81,38 @@ class SilentNode final : public v1::PrefillService::Service {
   std::atomic<bool> is_draining{false};
 
  private:
+  struct Orders {
+    std::optional<KvPlan> plan = {};
+    std::function<void()> before_end = {};
+    int num_likely = 0;
+    absl::Status refusal = {};
+    std::atomic<int>* num_lost = nullptr;
+  };
+
+  void Take(Orders orders) {
+    std::lock_guard lock(mutex_);
+    orders_ = std::move(orders);
+  }
+  Orders orders() {
+    std::lock_guard lock(mutex_);
+    return orders_;
+  }
   static void Send(Stream& stream, const v1::PrefillResponse& message) {
     v1::PrefillResponse sealed;
     sealed.ParseFromString(Sealed(message));
     stream.Write(sealed);
   }
-  void SendReady(Stream& stream) const {
+  static void SendReady(Stream& stream, const KvPlan& plan) {
     v1::PrefillResponse message;
     *message.mutable_ready()->mutable_wire_version() = WireVersionProto();
     message.mutable_ready()->add_transports("grpc");
-    *message.mutable_ready()->mutable_plan() = PlanToProto(*plan_);
+    *message.mutable_ready()->mutable_plan() = PlanToProto(plan);
     Send(stream, message);
   }
-  void SendCache(Stream& stream) const {
+  static void SendCache(Stream& stream, const Orders& orders) {
     FrameCutter cutter;
-    for (size_t l = 0; l < plan_->layer_tokens.size(); ++l) {
-      const LayerFrames frames = cutter.Cut(ZeroLayer(*plan_, l, 0));
+    for (size_t l = 0; l < orders.plan->layer_tokens.size(); ++l) {
+      const LayerFrames frames = cutter.Cut(ZeroLayer(*orders.plan, l, 0));
       v1::PrefillResponse message;
       *message.mutable_layer() = LayerHeaderToProto(frames.header);
       Send(stream, message);
@@ -107,21 +122,18 @@ class SilentNode final : public v1::PrefillService::Service {
         stream.Write(sent);
       }
     }
-    before_end_();
+    orders.before_end();
     v1::PrefillResponse message;
-    ManifestToProto(cutter.Finish(plan_->prompt_tokens), message.mutable_manifest());
+    ManifestToProto(cutter.Finish(orders.plan->prompt_tokens), message.mutable_manifest());
     v1::OutputToken& first_token = *message.mutable_manifest()->mutable_first_token();
     first_token.set_token_id(7);
-    for (int i = 0; i < num_likely_; ++i) first_token.add_top()->set_token_id(7);
+    for (int i = 0; i < orders.num_likely; ++i) first_token.add_top()->set_token_id(7);
     Send(stream, message);
   }
 
   int port_ = 0;
-  std::optional<KvPlan> plan_;
-  std::function<void()> before_end_;
-  int num_likely_ = 0;
-  absl::Status refusal_;
-  std::atomic<int>* num_lost_ = nullptr;
+  std::mutex mutex_;
+  Orders orders_;
   std::unique_ptr<grpc::Server> server_;
 };
 

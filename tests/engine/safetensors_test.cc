@@ -140,6 +140,19 @@ TEST_F(Shards, AreReadByTheirIndex) {
   EXPECT_TRUE(files->tensors.contains("b"));
 }
 
+TEST_F(Shards, AreThePathsWhateverElseTheFolderHas) {
+  folder_.Write("consolidated.safetensors", "the same weights once more");
+  const std::string index = R"({"a":"model-00001-of-00002.safetensors",)"
+                            R"("b":"model-00002-of-00002.safetensors",)"
+                            R"("c":"model-00002-of-00002.safetensors"})";
+  folder_.Write("model.safetensors.index.json", R"({"weight_map":)" + index + "}");
+  EXPECT_THAT(*SafetensorsPaths(folder_.path()),
+              testing::ElementsAre(folder_.path() + "/model-00001-of-00002.safetensors",
+                                   folder_.path() + "/model-00002-of-00002.safetensors"));
+  const std::string single = folder_.Write("model.safetensors", "");
+  EXPECT_THAT(*SafetensorsPaths(folder_.path()), testing::ElementsAre(single));
+}
+
 TEST_F(Shards, MustAgreeWithTheirIndex) {
   EXPECT_EQ(ReadWithIndex(R"({"a":"model-00002-of-00002.safetensors"})").status().code(), kInvalid);
   EXPECT_EQ(ReadWithIndex(R"({"a":"model-00001-of-00002.safetensors",)"
@@ -162,9 +175,11 @@ TEST_F(Shards, StayInsideTheFolder) {
 
 TEST(SafetensorsDirectory, SaysWhatAnEmptyOneLacks) {
   const TempFolder folder;
-  const auto files = ReadSafetensorsDirectory(folder.path());
-  EXPECT_EQ(files.status().code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(std::string(files.status().message()), HasSubstr("wanted model.safetensors"));
+  for (const absl::Status& status : {ReadSafetensorsDirectory(folder.path()).status(),
+                                     SafetensorsPaths(folder.path()).status()}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("wanted model.safetensors"));
+  }
 }
 
 }  // namespace

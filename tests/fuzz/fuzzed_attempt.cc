@@ -95,14 +95,12 @@ void FuzzedAttempt::OnEnd(absl::StatusOr<PrefillAttempt::Result> result) {
   ended_ = true;
   if (!result.ok()) return;
   const SequenceCache& cache = *result->cache;
-  for (size_t layer = 0; layer < kShape.num_layers; ++layer) {
-    for (size_t head = 0; head < request_.plan.num_heads; ++head) {
-      const std::span<const int32_t> positions = cache.positions(layer, head);
-      Require(std::is_sorted(positions.begin(), positions.end()), "positions ascend");
-      Require(positions.empty() || (positions.front() >= 0 &&
-                                    positions.back() < static_cast<int32_t>(kPromptTokens)),
-              "positions lie in the prompt");
-    }
+  for (size_t head = 0; head < request_.plan.num_heads; ++head) {
+    const std::span<const int32_t> positions = cache.positions(head);
+    Require(std::is_sorted(positions.begin(), positions.end()), "positions ascend");
+    Require(positions.empty() || (positions.front() >= 0 &&
+                                  positions.back() < static_cast<int32_t>(kPromptTokens)),
+            "positions lie in the prompt");
   }
   size_t num_bytes = 0;
   for (const FrameHeader& frame : frames_) num_bytes += frame.num_bytes;

@@ -167,6 +167,7 @@ def test_the_prefill_page_shows_a_prompt_on_its_way(api, servers, open_page, sch
         reader.join()
     page.wait_for_selector("#prompts-empty:not([hidden])")
     assert value_of(page, "prompt-tokens") > 0 and value_of(page, "bytes-saved") >= 0
+    assert value_of(page, "reused-tokens") == 0  # as no beginnings are kept
 
 
 def test_status_json_has_no_text_of_a_request(api, answered):

@@ -96,7 +96,7 @@ TEST_F(FramesTest, WhatWasCutArrives) {
   const LayerLayout layout = LayoutOf(plan_, original.kept_tokens);
   std::vector<PagedHead> heads;
   cache_->AppendPagedHeads(2, 0, &heads);
-  EXPECT_EQ(cache_->positions(2, 1).back(), static_cast<int32_t>(5 * (kBudget - 1)));
+  EXPECT_EQ(cache_->positions(1).back(), static_cast<int32_t>(5 * (kBudget - 1)));
   const size_t page_bytes = PageBytes(plan_.format, plan_.head_dim);
   EXPECT_EQ(0, std::memcmp(heads[1].prefix_pages[1],
                            original.bytes.data() + layout.heads[1].pages_offset + page_bytes,
@@ -158,7 +158,7 @@ TEST_F(StagedFramesTest, AreCopiedByThePoolPositionsToo) {
   }
   EXPECT_TRUE(receiver.Finish(manifest_).ok());
   EXPECT_EQ(num_written_, manifest_.total_bytes);
-  EXPECT_EQ(cache_->positions(2, 1).back(), static_cast<int32_t>(5 * (kBudget - 1)));
+  EXPECT_EQ(cache_->positions(1).back(), static_cast<int32_t>(5 * (kBudget - 1)));
 }
 
 TEST_F(StagedFramesTest, HaveToFitAsOthers) {

@@ -51,7 +51,7 @@ TEST_F(SequenceCacheTest, PagesAndPositionsHoldWhatWasWrittenInPieces) {
       for (size_t h = 0; h < 2; ++h) {
         EXPECT_EQ(heads[h].num_prefix_tokens, 40u);
         ASSERT_EQ(heads[h].prefix_pages.size(), 2u);
-        EXPECT_EQ(0, std::memcmp(cache->positions(layer, h).data(),
+        EXPECT_EQ(0, std::memcmp(cache->positions(h).data(),
                                  bytes.data() + layout.heads[h].positions_offset, 160));
         const size_t page_bytes = PageBytes(PageFormat::kF16, 4);
         for (size_t p = 0; p < 2; ++p) {
@@ -119,7 +119,7 @@ TEST_F(SequenceCacheTest, TheWindowInFullPrecisionOpensTheTail) {
   }
   const size_t page_bytes = PageBytes(PageFormat::kF32, 4);
   for (size_t h = 0; h < 2; ++h) {
-    EXPECT_EQ(cache->positions(0, h).size(), 20u);
+    EXPECT_EQ(cache->positions(h).size(), 20u);
     for (size_t page = 0; page < 2; ++page) {
       const size_t offset = layout.tails_offset + h * layout.tail_bytes + page * page_bytes;
       EXPECT_EQ(0, std::memcmp(cache->tail_page(0, h, page * kPageTokens), bytes.data() + offset,
@@ -182,7 +182,7 @@ TEST_F(FarMemoryTest, GetsThePagesByItsWriterAndThePositionsStayHere) {
   std::vector<PagedHead> heads;
   cache->AppendPagedHeads(0, 0, &heads);
   for (size_t h = 0; h < 2; ++h) {
-    EXPECT_EQ(0, std::memcmp(cache->positions(0, h).data(),
+    EXPECT_EQ(0, std::memcmp(cache->positions(h).data(),
                              bytes.data() + layout.heads[h].positions_offset, 160));
     const size_t page_bytes = PageBytes(PageFormat::kF16, 4);
     for (size_t p = 0; p < 2; ++p) {

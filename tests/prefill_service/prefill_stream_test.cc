@@ -70,8 +70,8 @@ TEST_F(PrefillStreamTest, ACompactCacheArrivesWithTheTokensThePlanPromises) {
                 ::testing::Each(::testing::AllOf(::testing::Gt(0.0f), ::testing::Le(1.0f))));
   }
   // The window is always kept.
-  EXPECT_EQ(cache->positions(1, 1).back(), 499);
-  EXPECT_EQ(cache->positions(1, 1)[50 - 16], 484);
+  EXPECT_EQ(cache->positions(1).back(), 499);
+  EXPECT_EQ(cache->positions(1)[50 - 16], 484);
 }
 
 TEST_F(PrefillStreamTest, MessagesComeInTheOrderTheContractSays) {
