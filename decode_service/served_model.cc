@@ -73,12 +73,6 @@ absl::Status LoadRest(const std::string& path, ServedModel& model) {
 
 }  // namespace
 
-std::vector<std::string> ServedModel::CallTokenNames() const {
-  std::vector<std::string> names;
-  for (const int32_t token : call_tokens) names.emplace_back(tokenizer->TokenBytes(token));
-  return names;
-}
-
 absl::StatusOr<ServedModel> ServedModel::Load(const std::string& path) {
   ServedModel model;
   ASSIGN_OR_RETURN(model.transformer, LoadTransformer(path));

@@ -36,7 +36,11 @@ struct ServedModel {
   std::vector<int32_t> end_tokens() const { return EndTokens(config(), tokenizer.get()); }
 
   // The names of call_tokens.
-  std::vector<std::string> CallTokenNames() const;
+  std::vector<std::string> CallTokenNames() const {
+    std::vector<std::string> names;
+    for (const int32_t token : call_tokens) names.emplace_back(tokenizer->TokenBytes(token));
+    return names;
+  }
 
   // Errors: as LoadTransformer and Tokenizer::Load, except that a missing tokenizer is no error;
   // InvalidArgument if the tokenizer prepends a token that the model lacks.

@@ -307,7 +307,7 @@ TEST(OutputMatcherTest, ReferencesAreHeld) {
 TEST(OutputMatcherTest, WhiteSpaceIsBounded) {
   const std::string schema =
       R"({"properties": {"a": {"type": "array"}, "b": {}}, "required": ["a"]})";
-  const std::string most(16, ' ');
+  const std::string most(32, ' ');
   ExpectHeld(std::vector<Row>{
       {schema,
        {R"({"a": [1, 2], "b": {"c": 1}})", "{\n  \"a\": [\n    1,\n    2\n  ],\n  \"b\": null\n}",
