@@ -33,8 +33,8 @@ class DecodeMetrics {
   // An attempt to have a prompt read that failed and was not cancelled.
   void CountPrefillFailure(const absl::Status& error);
 
-  // A prompt's cache, which the report tells of, has come and is in use from now on; its layers took
-  // `receive_time` to come in.
+  // A prompt's cache, which the report tells of, has come and is in use from now on; its layers
+  // took `receive_time` to come in.
   void AddCache(const v1::GenerateReport& report, absl::Duration receive_time);
   // It is no more.
   void RemoveCache(const v1::KvReport& kv);

@@ -180,8 +180,8 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
     return prepared;
   }
   const TraceContext trace = trace_.BeginAttempt(visit.node->address());
-  // This node ends the request at its deadline. gRPC must not do so at the same moment: it would pass
-  // for a proxy's, and cutting off a transfer costs the communicator.
+  // This node ends the request at its deadline. gRPC must not do so at the same moment: it would
+  // pass for a proxy's, and cutting off a transfer costs the communicator.
   const absl::Duration patience =
       uses_.nccl == nullptr ? absl::Seconds(1) : 2 * uses_.nccl->endpoint().transfer_timeout;
   const auto connect = [&](std::shared_ptr<ChannelEvents> events) {

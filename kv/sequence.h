@@ -71,8 +71,8 @@ class SequenceCache {
   // The size of the layer begun last.
   size_t layer_bytes() const { return layout_.num_bytes; }
 
-  // Original positions of the tokens in a head's prefix, as received, of the layer begun last; empty
-  // if the whole prompt was kept. Nothing needs those of earlier layers.
+  // Original positions of the tokens in a head's prefix, as received, of the layer begun last;
+  // empty if the whole prompt was kept. Nothing needs those of earlier layers.
   std::span<const int32_t> positions(size_t head) const { return positions_[head]; }
 
   // Appends a PagedHead per head of a layer to `heads`; tails have `num_tail_tokens` tokens.

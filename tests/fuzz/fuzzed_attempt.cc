@@ -98,8 +98,8 @@ void FuzzedAttempt::OnEnd(absl::StatusOr<PrefillAttempt::Result> result) {
   for (size_t head = 0; head < request_.plan.num_heads; ++head) {
     const std::span<const int32_t> positions = cache.positions(head);
     Require(std::is_sorted(positions.begin(), positions.end()), "positions ascend");
-    Require(positions.empty() || (positions.front() >= 0 &&
-                                  positions.back() < static_cast<int32_t>(kPromptTokens)),
+    Require(positions.empty() ||
+                (positions.front() >= 0 && positions.back() < static_cast<int32_t>(kPromptTokens)),
             "positions lie in the prompt");
   }
   size_t num_bytes = 0;
