@@ -74,6 +74,10 @@ void CompactDeviceLayer::Begin(size_t layer) {
   parts_ = PartsOf(plan_, layer);
 }
 
+const std::vector<int32_t>& CompactDeviceLayer::Keep(std::vector<int32_t> numbers) {
+  return sources_.emplace_back(std::move(numbers));
+}
+
 absl::Status CompactDeviceLayer::Fill(int32_t* to, const std::vector<int32_t>& numbers) {
   return CudaStatus(cudaMemcpyAsync(to, numbers.data(), numbers.size() * sizeof(int32_t),
                                     cudaMemcpyHostToDevice, stream_),
@@ -88,7 +92,7 @@ absl::Status CompactDeviceLayer::FillOffsets() {
       offsets.push_back(static_cast<int32_t>(h * per_head));
     }
   }
-  return Fill(offsets_.as<int32_t>(), offsets);
+  return Fill(offsets_.as<int32_t>(), Keep(std::move(offsets)));
 }
 
 absl::Status CompactDeviceLayer::FillTailTokens() {
@@ -101,19 +105,21 @@ absl::Status CompactDeviceLayer::FillTailTokens() {
       tokens.push_back(static_cast<int32_t>(i));
     }
   }
-  return Fill(tail_tokens_.as<int32_t>(), tokens);
+  return Fill(tail_tokens_.as<int32_t>(), Keep(std::move(tokens)));
 }
 
 absl::Status CompactDeviceLayer::FillWhole() {
-  std::vector<int32_t> head(plan_.prompt_tokens - plan_.tail_tokens);
-  std::iota(head.begin(), head.end(), 0);
+  std::vector<int32_t> all(plan_.prompt_tokens - plan_.tail_tokens);
+  std::iota(all.begin(), all.end(), 0);
+  const std::vector<int32_t>& head = Keep(std::move(all));
   for (size_t h = 0; h < plan_.num_heads; ++h) {
     RETURN_IF_ERROR(Fill(positions() + h * head.size(), head));
   }
-  const std::vector<float> all(2 * plan_.num_heads, 1.0f);
-  return CudaStatus(cudaMemcpyAsync(masses(), all.data(), all.size() * sizeof(float),
-                                    cudaMemcpyHostToDevice, stream_),
-                    "copy of masses");
+  whole_masses_.assign(2 * plan_.num_heads, 1.0f);
+  return CudaStatus(
+      cudaMemcpyAsync(masses(), whole_masses_.data(), 2 * plan_.num_heads * sizeof(float),
+                      cudaMemcpyHostToDevice, stream_),
+      "copy of masses");
 }
 
 int32_t* CompactDeviceLayer::offsets() const {

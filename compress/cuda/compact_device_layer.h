@@ -9,6 +9,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <vector>
 
@@ -81,7 +82,9 @@ class CompactDeviceLayer {
   // Positions are not sent if the whole prompt is kept.
   size_t first_copied(const Parts& parts) const { return plan_.keeps_whole ? parts.masses : 0; }
   absl::Status Copy(std::byte* to, const void* from, size_t num_bytes) const;
+  // Enqueues a copy of numbers that Keep has returned.
   absl::Status Fill(int32_t* to, const std::vector<int32_t>& numbers);
+  const std::vector<int32_t>& Keep(std::vector<int32_t> numbers);
   absl::Status FillOffsets();
   absl::Status FillTailTokens();
   absl::Status FillWhole();
@@ -99,6 +102,10 @@ class CompactDeviceLayer {
   DeviceBuffer offsets_;      // [L, H + 1], or one row where plan.bounded
   DeviceBuffer tail_tokens_;  // offsets, then positions
   DeviceBuffer remainders_;   // of the layer's frames, [kMostLaidFrames, kFrameTiles]
+  // What copies that were enqueued may still read: CUDA need not have read pageable memory when
+  // cudaMemcpyAsync returns.
+  std::deque<std::vector<int32_t>> sources_;
+  std::vector<float> whole_masses_;
 };
 
 }  // namespace kvship::cuda

@@ -39,7 +39,7 @@ absl::StatusOr<DeviceChunks> DeviceChunks::Create(const CompressionOptions& opti
                                                   const KvPlan& plan, cudaStream_t stream) {
   DeviceChunks chunks(options, plan, stream);
   RETURN_IF_ERROR(CreateBuffers(Sizes(options, plan), chunks));
-  std::vector<int32_t> offsets;
+  std::vector<int32_t>& offsets = chunks.host_offsets_;
   for (const HeadBudget& budget : plan.budgets) {
     offsets.insert(offsets.end(), {0, static_cast<int32_t>(NumChosen(options, plan, budget))});
   }

@@ -5,6 +5,9 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+#include <vector>
+
 #include "absl/status/statusor.h"
 #include "compress/cuda/compact_device_layer.h"
 #include "kernels/cuda/buffer.h"
@@ -43,6 +46,8 @@ class DeviceChunks {
   DeviceBuffer chosen_;     // [chunks that a layer keeps] int32
   DeviceBuffer largest_;    // workspace of ChunkScores
   DeviceBuffer workspace_;  // for TopPositions
+
+  std::vector<int32_t> host_offsets_;  // which the copy to offsets_ may still read
 };
 
 }  // namespace kvship::cuda

@@ -105,7 +105,8 @@ absl::Status DeviceDecodeEngine::SetBatch(std::span<const Item> items) {
 }
 
 absl::Status DeviceDecodeEngine::SetTokens(std::span<const int32_t> tokens) {
-  return CudaStatus(cudaMemcpyAsync(tokens_.data(), tokens.data(), tokens.size_bytes(),
+  given_tokens_.assign(tokens.begin(), tokens.end());
+  return CudaStatus(cudaMemcpyAsync(tokens_.data(), given_tokens_.data(), tokens.size_bytes(),
                                     cudaMemcpyHostToDevice, stream_),
                     "tokens");
 }

@@ -116,6 +116,8 @@ class DeviceDecodeEngine {
   DeviceBuffer gated_;        // [B, F]; likewise
   DeviceBuffer logits_;       // [B, vocab] f32
   DeviceBuffer workspace_;    // of attention
+
+  std::vector<int32_t> given_tokens_;  // which the copy to tokens_ may still read
 };
 
 }  // namespace kvship::cuda

@@ -43,11 +43,10 @@ BufferSizes<DeviceObservation> DeviceObservation::Sizes(const ModelConfig& confi
 }
 
 absl::Status DeviceObservation::FillMeanTurns() {
-  std::vector<double> turns;
   for (const MeanTurn& turn : MeanTurns(config_, num_tokens_, needs_.future_tokens)) {
-    turns.insert(turns.end(), {turn.cosine, turn.sine});
+    host_turns_.insert(host_turns_.end(), {turn.cosine, turn.sine});
   }
-  return CudaStatus(cudaMemcpyAsync(mean_turns_.data(), turns.data(), mean_turns_.num_bytes(),
+  return CudaStatus(cudaMemcpyAsync(mean_turns_.data(), host_turns_.data(), mean_turns_.num_bytes(),
                                     cudaMemcpyHostToDevice, stream_),
                     "mean turns");
 }

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/model_config.h"
@@ -72,6 +73,8 @@ class DeviceObservation {
   DeviceBuffer mean_turns_;        // [D / 2, 2] f64
   DeviceBuffer query_mean_;        // [Hq, D] f32 of the finished layer
   DeviceBuffer query_covariance_;  // [Hq, D, D] f32
+
+  std::vector<double> host_turns_;  // which the copy to mean_turns_ may still read
 };
 
 }  // namespace kvship::cuda

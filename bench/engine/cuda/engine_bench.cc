@@ -221,10 +221,10 @@ absl::Status BenchLong(const DeviceTransformer& model, cudaStream_t stream) {
     ASSIGN_OR_RETURN(const KvPlan plan, MakePlan(options, ShapeOf(config), num_tokens));
     ASSIGN_OR_RETURN(auto compressor, DeviceCompressor::Create(options, ShapeOf(config), plan,
                                                                model.dtype(), stream));
+    const std::vector<int32_t> tokens = Tokens(config, num_tokens);
     Stopwatch whole(stream), layer(stream);
     whole.Start();
-    ASSIGN_OR_RETURN(auto run, DevicePrefillRun::Create(*engine, Tokens(config, num_tokens),
-                                                        compressor->needs()));
+    ASSIGN_OR_RETURN(auto run, DevicePrefillRun::Create(*engine, tokens, compressor->needs()));
     layer.Start();
     for (size_t done = 0; !run->done();) {
       ASSIGN_OR_RETURN(const auto event, run->Step());
