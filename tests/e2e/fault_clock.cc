@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 
@@ -31,8 +32,10 @@ int64_t Jump() {
 
 using Syscall = long (*)(long, ...);
 
+// Without a guard, which waits by syscall where two threads come first.
 Syscall RealSyscall() {
-  static const auto real = reinterpret_cast<Syscall>(dlsym(RTLD_NEXT, "syscall"));
+  static std::atomic<Syscall> real{nullptr};
+  if (real == nullptr) real = reinterpret_cast<Syscall>(dlsym(RTLD_NEXT, "syscall"));
   return real;
 }
 

@@ -188,11 +188,11 @@ class FaultClockNodesTest : public JumpingClock {
 
   ShellServer nodes_[2] = {{"", "kvship-prefill", kModel, {"--threads=1"}},
                            {"", "kvship-prefill", kModel, {"--threads=1"}}};
-  ShellServer decode_{
-      preload_,
-      "kvship-decode",
-      kModel,
-      {"--threads=1", absl::StrCat("--prefill=", nodes_[0].address(), ",", nodes_[1].address())}};
+  ShellServer decode_{preload_,
+                      "kvship-decode",
+                      kModel,
+                      {"--threads=1", "--http=",
+                       absl::StrCat("--prefill=", nodes_[0].address(), ",", nodes_[1].address())}};
   GenerationClient client_{decode_.address(), {.retries = 0}};
   CheckedRequests requests_;
   std::optional<AtRest> rest_;
