@@ -222,7 +222,7 @@ TEST_F(DecodeLoopTest, StepThatDoesNotEndIsToldAndForgottenWhenItEnds) {
   EXPECT_TRUE(absl::IsUnavailable(stuck)) << stuck;
   EXPECT_THAT(std::string(stuck.message()), HasSubstr("in one step for"));
   EXPECT_EQ(loop_->CheckProgress(absl::Hours(1)), absl::OkStatus());
-  EXPECT_TRUE(absl::IsInternal(loop_->CheckProgress(kMore / Heartbeat::kHopeless)));
+  EXPECT_TRUE(absl::IsInternal(loop_->CheckProgress(kMost / Heartbeat::kHopeless)));
   release.set_value();
   ASSERT_TRUE(Finish(request));
   EXPECT_TRUE(request.reader.ReadUntil([&] { return loop_->CheckProgress(kMost).ok(); }));
