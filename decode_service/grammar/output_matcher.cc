@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/status_macros.h"
+#include "decode_service/grammar/structural_tag.h"
 #include "engine/end_tokens.h"
 
 namespace {
@@ -46,9 +47,6 @@ void LogMessageImpl(const std::string& /*file*/, int /*line*/, int /*level*/,
 
 namespace kvship {
 namespace {
-
-// The part of structures that is text between calls, thoughts among it.
-constexpr absl::string_view kFreeText = R"("type": "triggered_tags")";
 
 // For compiled structures.
 constexpr size_t kKeptBytes = 256 << 20;

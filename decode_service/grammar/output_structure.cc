@@ -98,7 +98,7 @@ class Calls {
                 : Tags();
     const std::string excludes =
         spelling_.other_mark.empty() ? "" : JsonString(spelling_.other_mark);
-    return absl::StrCat(R"({"type": "triggered_tags", "triggers": [)", JsonString(spelling_.mark),
+    return absl::StrCat("{", kFreeText, R"(, "triggers": [)", JsonString(spelling_.mark),
                         R"(], "excludes": [)", excludes, R"(], "tags": )", tags, "}");
   }
 

@@ -9,6 +9,9 @@
 
 namespace kvship {
 
+// Begins a part that is any text, thoughts among it, and calls in it.
+inline constexpr absl::string_view kFreeText = R"("type": "triggered_tags")";
+
 using StructuralPart = std::string;
 
 StructuralPart TextPart(absl::string_view text);

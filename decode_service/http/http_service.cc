@@ -277,7 +277,8 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
     return MarkIfClientHasGone(asked.status(), response);
   }
   if (const auto& chat = uses_.model.chat_template; chat && !chat->traits().has_parallel_calls) {
-    asked->parallel_tool_calls = false;  // the template cannot represent several
+    // The template cannot represent several.
+    if (api == OpenAiApi::kChat) asked->prompts[0].mutable_chat()->set_single_call(true);
   }
   if (!Serves(asked->model)) {
     return refuse(UnknownModel(asked->model, model_), *client);

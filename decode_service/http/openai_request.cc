@@ -370,8 +370,7 @@ absl::StatusOr<OpenAiRequest> ReadOpenAiRequest(OpenAiApi api, absl::string_view
     ReadMessages(fields, chat);
     ReadTemplateArguments(fields, chat);
     ReadTools(fields, chat);
-    request.parallel_tool_calls = fields.Bool("parallel_tool_calls").value_or(true);
-    chat->set_single_call(!request.parallel_tool_calls);
+    chat->set_single_call(!fields.Bool("parallel_tool_calls").value_or(true));
   } else {
     ReadPrompts(fields, &request.prompts);
   }

@@ -29,9 +29,8 @@ struct OpenAiRequest {
   bool include_usage = false;
   // Set if logprobs are wanted: how many of the likeliest tokens to show at each place.
   std::optional<uint32_t> num_top_logprobs;
-  bool parallel_tool_calls = true;  // if false, at most one per choice
-  bool report = false;              // report how the KV cache was compressed
-  bool progress = false;            // comments in the stream
+  bool report = false;    // report how the KV cache was compressed
+  bool progress = false;  // comments in the stream
   // Time limit, from its arrival.
   absl::Duration timeout = absl::InfiniteDuration();
 

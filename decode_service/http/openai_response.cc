@@ -52,8 +52,9 @@ OpenAiResponse::OpenAiResponse(const OpenAiRequest& request, Heading heading,
       heading_(std::move(heading)),
       choices_per_prompt_(request.choices_per_prompt) {
   for (size_t i = 0; i < request.num_choices(); ++i) {
-    choices_.push_back({.calls = OpenAiToolCalls(calls, absl::StrCat(heading_.id, "_", i),
-                                                 request.parallel_tool_calls ? SIZE_MAX : 1)});
+    choices_.push_back(
+        {.calls = OpenAiToolCalls(calls, absl::StrCat(heading_.id, "_", i),
+                                  request.prompts[0].chat().single_call() ? 1 : SIZE_MAX)});
     if (!request.num_top_logprobs) continue;
     choices_.back().logprobs.emplace(api_, *request.num_top_logprobs, tokenizer);
   }

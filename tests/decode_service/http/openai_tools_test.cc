@@ -55,8 +55,8 @@ TEST(OpenAiToolsTest, ToolsArriveInTheOrderOfTheirFields) {
       R"("parameters":{"type":"object","properties":{"b":{},"a":{"minimum":0.5}}}}})";
   const auto request = ReadTools(R"(,"tools":[)" + tool + R"(],"tool_choice":"auto")");
   EXPECT_THAT(ChatOf(request).tools(), ElementsAre(tool));
-  EXPECT_TRUE(request->parallel_tool_calls);
-  EXPECT_FALSE(ReadTools(R"(,"parallel_tool_calls":false)")->parallel_tool_calls);
+  EXPECT_FALSE(ChatOf(request).single_call());
+  EXPECT_TRUE(ChatOf(ReadTools(R"(,"parallel_tool_calls":false)")).single_call());
 }
 
 TEST(OpenAiToolsTest, AModelThatShallCallNoneIsToldOfNone) {
