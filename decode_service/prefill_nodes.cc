@@ -28,9 +28,6 @@ using Standing = PrefillNode::Standing;
 constexpr Standing kStandings[] = {Standing::kServing, Standing::kDraining, Standing::kEjected,
                                    Standing::kSilent, Standing::kUnfit};
 
-// Time for look-ups in progress to end; slower ones are abandoned.
-constexpr absl::Duration kLookUpGrace = absl::Milliseconds(500);
-
 // Where gRPC has not ended a check so long after its deadline, its timers stand still: they wait by
 // the wall clock, which was set back. So does keepalive, which else ends a silent node's prompts.
 constexpr absl::Duration kTimersGrace = absl::Seconds(3);
@@ -43,27 +40,6 @@ size_t RandomBelow(size_t bound) {
 bool KeepsPrefixes(const std::shared_ptr<PrefillNode>& node) { return node->keeps_prefixes(); }
 
 }  // namespace
-
-// The addresses of the targets. Each name has its own look-up thread: a silent name server may
-// block it for minutes, and neither other names nor shutdown wait for it.
-struct PrefillNodes::Names {
-  std::mutex mutex;
-  std::condition_variable wake;
-  PrefillNodes* nodes = nullptr;  // null: destroyed
-  size_t num_threads = 0;
-  std::map<std::string, std::set<std::string>> found;  // by target
-
-  // The servers' names by address.
-  std::map<std::string, std::string> ServerNames() const;
-};
-
-std::map<std::string, std::string> PrefillNodes::Names::ServerNames() const {
-  std::map<std::string, std::string> names;
-  for (const auto& [target, addresses] : found) {
-    for (const std::string& address : addresses) names[address] = ServerNameOf(target);
-  }
-  return names;
-}
 
 // One health check of a node.
 struct PrefillNodes::Check {
@@ -87,31 +63,11 @@ struct PrefillNodes::Check {
 PrefillNodes::PrefillNodes(Options options, DecodeMetrics& metrics)
     : options_(std::move(options)),
       metrics_(metrics),
-      names_(std::make_shared<Names>()),
-      check_thread_(StartThread("prefill nodes", [this] { CheckAgainAndAgain(); })) {
-  std::lock_guard lock(names_->mutex);
-  names_->nodes = this;
-  for (const std::string& target : options_.targets) {
-    if (!IsName(target)) {
-      names_->found[target] = options_.look_up(target);
-      continue;
-    }
-    ++names_->num_threads;
-    StartThread("the name " + target, [names = names_, target, options = options_] {
-      LookUpAgainAndAgain(*names, target, options);
-    }).detach();
-  }
-  SetAddresses(names_->ServerNames());
-}
+      check_thread_(StartThread("prefill nodes", [this] { CheckAgainAndAgain(); })),
+      addresses_(options_.targets, options_.look_up, options_.look_up_interval,
+                 [this](const auto& names) { SetAddresses(names); }) {}
 
 PrefillNodes::~PrefillNodes() {
-  {
-    std::unique_lock lock(names_->mutex);
-    names_->nodes = nullptr;
-    names_->wake.notify_all();
-    names_->wake.wait_for(lock, absl::ToChronoMilliseconds(kLookUpGrace),
-                          [this] { return names_->num_threads == 0; });
-  }
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
@@ -242,25 +198,7 @@ void PrefillNodes::UpdateGauges() {
   }
 }
 
-void PrefillNodes::LookUpAgainAndAgain(Names& names, const std::string& target,
-                                       const Options& options) {
-  std::unique_lock lock(names.mutex);
-  while (names.nodes != nullptr) {
-    lock.unlock();
-    std::set<std::string> found = options.look_up(target);
-    lock.lock();
-    if (names.nodes == nullptr) break;
-    // A name server that does not answer says nothing about the nodes.
-    if (!found.empty()) names.found[target] = std::move(found);
-    names.nodes->SetAddresses(names.ServerNames());
-    names.wake.wait_for(lock, absl::ToChronoNanoseconds(options.look_up_interval),
-                        [&names] { return names.nodes == nullptr; });
-  }
-  --names.num_threads;
-  names.wake.notify_all();
-}
-
-void PrefillNodes::SetAddresses(const std::map<std::string, std::string>& names) {
+void PrefillNodes::SetAddresses(const PrefillAddresses::ServerNames& names) {
   Nodes gone;  // destroyed without the lock: that ends connections
   std::lock_guard lock(mutex_);
   for (auto at = nodes_.begin(); at != nodes_.end();) {
@@ -385,7 +323,11 @@ void PrefillNodes::NoteAnswer(const Check& check) {
   if (check.node->NoteCheck(status, check.response.load(), check.own_tokens, now)) {
     const PrefillNodeState state = check.node->state(now);
     const std::string line = absl::StrCat("prefill node ", state.address, ": ", state.health);
-    state.serving ? LogInfo(line) : LogWarning(line);
+    if (state.serving) {
+      LogInfo(line);
+    } else {
+      LogWarning(line);
+    }
   }
   // On every such answer: a prompt may have been sent in between. Prompts at a node that drains, or
   // that refuses us from now on, go on.

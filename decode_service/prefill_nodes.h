@@ -1,11 +1,9 @@
 // PrefillNodes is the set of prefill nodes that a decode node may send prompts to, and chooses
-// among them. It polls each for model and load. A name dns:///host:port stands for all addresses of
-// the host and is resolved periodically. Thread safe.
+// among them. It polls each for model and load. Thread safe.
 #pragma once
 
 #include <condition_variable>
 #include <cstdint>
-#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -20,6 +18,7 @@
 #include "absl/time/time.h"
 #include "base/sha256.h"
 #include "decode_service/decode_metrics.h"
+#include "decode_service/prefill_addresses.h"
 #include "decode_service/prefill_node.h"
 #include "decode_service/prefill_targets.h"
 #include "decode_service/prefix_places.h"
@@ -38,8 +37,7 @@ class PrefillNodes {
     absl::Duration check_timeout = absl::Seconds(2);
     absl::Duration look_up_interval = absl::Seconds(2);
     PrefillConnection::Options connection = {};
-    // Resolves a target to addresses; empty: unknown now.
-    std::function<std::set<std::string>(const std::string& target)> look_up = AddressesOf;
+    PrefillAddresses::LookUp look_up = AddressesOf;
   };
 
   // One prompt sent to one node.
@@ -77,13 +75,10 @@ class PrefillNodes {
 
  private:
   struct Check;
-  struct Names;
   using Nodes = std::vector<std::shared_ptr<PrefillNode>>;
 
-  // Resolves one name periodically, until the nodes are destroyed.
-  static void LookUpAgainAndAgain(Names& names, const std::string& target, const Options& options);
-  // Replaces the set of nodes. `names` are the servers' names by address.
-  void SetAddresses(const std::map<std::string, std::string>& names);
+  // Replaces the set of nodes.
+  void SetAddresses(const PrefillAddresses::ServerNames& names);
   void CheckAgainAndAgain();
   // Starts a check of every node that has none in progress.
   void StartChecks();
@@ -117,8 +112,8 @@ class PrefillNodes {
   bool any_answered_ = false;
   absl::Time next_round_ = absl::InfinitePast();  // the next round of checks
   std::list<Check> checks_;                       // in progress; of the check thread
-  const std::shared_ptr<Names> names_;            // shared with the threads that resolve names
   std::thread check_thread_;
+  const PrefillAddresses addresses_;  // destroyed first: it calls SetAddresses
 };
 
 }  // namespace kvship
