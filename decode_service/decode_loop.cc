@@ -92,7 +92,11 @@ std::vector<Session*> DecodeLoop::NextBatch() {
   std::vector<Session*> batch;
   for (const auto& session : sessions_) {
     if (batch.size() == max_batch_sessions_) break;
-    if (session->can_run()) batch.push_back(session.get());
+    if (session->can_run()) {
+      batch.push_back(session.get());
+    } else {
+      session->WaitForReader();
+    }
   }
   if (batch.size() == max_batch_sessions_) {
     std::stable_partition(sessions_.begin(), sessions_.end(), [&batch](const auto& session) {
@@ -125,13 +129,14 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
       continue;
     }
     const absl::Time before = session.last_token_time();
+    const bool reader_was_slow = session.waits_for_reader();
     const absl::Status taken = UnlessOutOfMemory([&] {
       session.Take(*drawn[i]);
       return absl::OkStatus();
     });
     if (!taken.ok() && !session.ended()) session.Fail(taken);
     const absl::Time now = session.last_token_time();  // unchanged if no token was taken
-    if (now != before) metrics_.ObserveBetweenTokens(now - before);
+    if (now != before && !reader_was_slow) metrics_.ObserveBetweenTokens(now - before);
   }
 }
 

@@ -73,11 +73,11 @@ DecodeMetrics::PrefillNodeMetrics::PrefillNodeMetrics(const MetricFactory& make)
           "model). Prompts go to the first of these that any node has, never to unfit")),
       failures(make.Counters(
           "prefill_failures_total",
-          "Prompts that a prefill node did not deliver, by gRPC status code: UNAVAILABLE "
-          "where it was lost, INTERNAL where a step of its engine failed, DATA_LOSS where what "
-          "came was broken")) {
+          "Prompts that a prefill node did not deliver, but for what it sent away as it shut down, "
+          "by gRPC status code: UNAVAILABLE where it was lost, INTERNAL where a step of its engine "
+          "failed, DATA_LOSS where what came was broken")) {
   BeginAtZero(failures, {absl::StatusCode::kUnavailable, absl::StatusCode::kInternal,
-                         absl::StatusCode::kDataLoss});
+                         absl::StatusCode::kUnknown, absl::StatusCode::kDataLoss});
   for (const PrefillFault fault :
        {PrefillFault::kLost, PrefillFault::kBroken, PrefillFault::kFull, PrefillFault::kGaveUp,
         PrefillFault::kDraining, PrefillFault::kMismatch}) {

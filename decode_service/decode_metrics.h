@@ -30,7 +30,7 @@ class DecodeMetrics {
   void CountUsage(const v1::Usage& usage, const std::string& client);
   // An answer on the HTTP port, by its status.
   void CountHttpResponse(int status);
-  // An attempt to have a prompt read that failed and was not cancelled.
+  // An attempt to have a prompt read that failed, neither cancelled nor at a node that drains.
   void CountPrefillFailure(const absl::Status& error);
 
   // A prompt's cache, which the report tells of, has come and is in use from now on; its layers

@@ -245,13 +245,14 @@ void Generation::OnAttemptEnd(const PrefillNodes::Visit& visit,
 }
 
 void Generation::OnNodeFailure(const std::string& node, const absl::Status& error) {
-  uses_.metrics.CountPrefillFailure(error);
+  const PrefillFault fault = FaultOf(error);
+  // A node that shuts down sends its queue away as it should: a retry, not a failure.
+  if (fault != PrefillFault::kDraining) uses_.metrics.CountPrefillFailure(error);
   std::unique_lock lock(mutex_);
   failure_ = MoreTelling(failure_, error);
   const absl::Status told = failure_;
   const size_t num_tried = tried_.size();
   lock.unlock();
-  const PrefillFault fault = FaultOf(error);
   if (fault != PrefillFault::kNone && num_tried < kMostAttempts) {
     LogWarning(absl::StrCat("prefill node ", node, ": ", error.ToString()),
                {{"request_id", call_.id}, {"node", node}});

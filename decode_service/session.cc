@@ -40,6 +40,7 @@ void Session::Take(const OutputToken& token) {
   if (end_.output_tokens == 1) end_.first_decode = now - first_token_time_;
   end_.decode = now - first_token_time_;
   last_token_time_ = now;
+  waits_for_reader_ = false;
   last_token_ = token.token;
   ++end_.output_tokens;
   if (options_.sampling.has_penalty()) ++counts_[token.token];

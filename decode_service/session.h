@@ -73,6 +73,9 @@ class Session {
   bool cancelled() const { return responses_->cancelled(); }
   // Returns whether the reader keeps up.
   bool can_run() const { return responses_->has_room(); }
+  // Notes that it sits out a step because the reader does not. True until the next token.
+  void WaitForReader() { waits_for_reader_ = true; }
+  bool waits_for_reader() const { return waits_for_reader_; }
   Decoder::Item item() const {
     return {.token = last_token_,
             .cache = cache_.get(),
@@ -108,6 +111,7 @@ class Session {
   int32_t last_token_ = 0;
   absl::Time first_token_time_;
   absl::Time last_token_time_;
+  bool waits_for_reader_ = false;
   bool ended_ = false;
   End end_;
 };

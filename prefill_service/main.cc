@@ -48,8 +48,10 @@ ABSL_FLAG(size_t, max_outbox_bytes, 32 << 20, "unsent bytes at which a request s
 ABSL_FLAG(size_t, max_unsent_bytes, size_t{1} << 30,
           "unsent bytes of all requests at which no prompt begins to be read");
 ABSL_FLAG(absl::Duration, go_timeout, absl::Seconds(30), "how long a client may take to say Go");
-ABSL_FLAG(absl::Duration, stall_timeout, absl::Seconds(30),
-          "how long a reader may take nothing while its outbox is full");
+ABSL_FLAG(
+    absl::Duration, stall_timeout, absl::Seconds(30),
+    "how long a reader may take for the next message, of up to 1 MiB, while its outbox is full, "
+    "or the rest of its cache is left to send");
 ABSL_FLAG(absl::Duration, stuck_timeout, absl::Seconds(60),
           "how long one engine step may take before /readyz says no; after five times as long "
           "/healthz does");

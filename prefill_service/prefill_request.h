@@ -28,6 +28,7 @@ class PrefillScheduler::Request {
 
   size_t num_tokens() const { return task.tokens.size(); }
   bool is_queued() const { return state == State::kQueued; }
+  bool awaits_go() const { return state == State::kReady; }
   // Ready was sent, and the prompt is not read yet.
   bool is_active() const { return state == State::kReady || state == State::kRunning; }
   bool is_sending() const { return state == State::kSending; }

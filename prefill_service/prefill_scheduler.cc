@@ -184,7 +184,10 @@ void PrefillScheduler::Run() {
       continue;
     }
     // The timeout is for overdue requests.
-    wake_.wait_for(lock, absl::ToChronoMilliseconds(Heartbeat::kPeriod), [this] { return woken_; });
+    const bool awaits_go = std::any_of(requests_.begin(), requests_.end(),
+                                       [](const auto& request) { return request->awaits_go(); });
+    wake_.wait_for(lock, absl::ToChronoMilliseconds(awaits_go ? kIdlePatience : Heartbeat::kPeriod),
+                   [this] { return woken_; });
     woken_ = false;
   }
 }
@@ -267,13 +270,12 @@ void PrefillScheduler::EndOverdue(absl::Time now) {
       End(*request, request->cancelled);
     } else if (ends_all_ || (draining_ && request->is_queued())) {
       End(*request, ShuttingDown());
-    } else if (request->state == Request::State::kReady &&
-               now - request->became_ready > options_.go_timeout) {
+    } else if (request->awaits_go() && now - request->became_ready > options_.go_timeout) {
       End(*request,
           absl::AbortedError(absl::StrCat("Go did not come within ",
                                           absl::FormatDuration(options_.go_timeout), " of Ready")));
     } else if (now - request->stalled_since > options_.stall_timeout) {
-      End(*request, absl::AbortedError(absl::StrCat("the reader took none of ",
+      End(*request, absl::AbortedError(absl::StrCat("the reader took no whole message of ",
                                                     request->stalled_bytes, " unsent bytes for ",
                                                     absl::FormatDuration(options_.stall_timeout))));
     }

@@ -114,6 +114,9 @@ class PrefillScheduler {
   std::vector<Prompt> Prompts() const;
 
  private:
+  // Time to answer Ready while nothing runs: many silent clients must not stop the engine.
+  static constexpr absl::Duration kIdlePatience = absl::Milliseconds(20);
+
   using Requests = std::vector<std::shared_ptr<Request>>;
   // What max_active_requests and max_active_bytes limit.
   struct Load {

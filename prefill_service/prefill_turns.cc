@@ -10,7 +10,7 @@
 namespace kvship {
 namespace {
 
-// Time to answer Ready; a client silent for longer blocks nobody behind it.
+// Time to answer Ready while others run; a client silent for longer blocks nobody behind it.
 constexpr absl::Duration kPatience = absl::Milliseconds(500);
 
 // Seconds of waiting that outweigh one more second of work. Larger: long requests wait longer.
@@ -119,8 +119,9 @@ PrefillScheduler::Requests PrefillScheduler::PackFrom(const std::shared_ptr<Requ
 // a run), so that the clients have answered when their turn comes. A silent client holds no memory
 // here and no place in line; if it sends Go after all, its run starts when there is room.
 void PrefillScheduler::SendReady(absl::Time now) {
-  const auto is_silent = [now](const Request& request) {
-    return request.state == Request::State::kReady && now - request.became_ready > kPatience;
+  const absl::Duration patience = NextToRun() == nullptr ? kIdlePatience : kPatience;
+  const auto is_silent = [now, patience](const Request& request) {
+    return request.awaits_go() && now - request.became_ready > patience;
   };
   Load active;
   for (const auto& request : requests_) {

@@ -1,5 +1,6 @@
 #include "service/http_server.h"
 
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -83,6 +84,14 @@ absl::Duration NearlyAsLong(absl::Duration age) {
   return age * (0.9 + 0.2 * static_cast<double>(SystemRandomBits() % 1024) / 1023);
 }
 
+// IPv6's address of all interfaces is IPv4's too, where the machine has IPv6.
+const char* AllInterfaces() {
+  const int probe = socket(AF_INET6, SOCK_STREAM, 0);
+  if (probe < 0) return "0.0.0.0";
+  close(probe);
+  return "::";
+}
+
 }  // namespace
 
 HttpServer::HttpServer(const Limits& limits, TlsContexts tls)
@@ -92,6 +101,8 @@ HttpServer::HttpServer(const Limits& limits, TlsContexts tls)
   set_socket_options([](int socket) {
     const int yes = 1;
     setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+    const int no = 0;
+    setsockopt(socket, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof(no));  // fails for one of IPv4
   });
   set_post_routing_handler([](const httplib::Request& request, httplib::Response& response) {
     response.headers.erase("Keep-Alive");  // describes httplib's own loop
@@ -128,10 +139,11 @@ HttpServer::~HttpServer() { Stop(absl::ZeroDuration()); }
 
 absl::Status HttpServer::Listen(const std::string& flag, const std::string& address) {
   ASSIGN_OR_RETURN(const ListenAddress wanted, ParseListenAddress(flag, address));
+  const std::string host = wanted.host.empty() ? AllInterfaces() : wanted.host;
   port_ = wanted.port;
   if (wanted.port == 0) {
-    port_ = bind_to_any_port(wanted.host);
-  } else if (!bind_to_port(wanted.host, wanted.port)) {
+    port_ = bind_to_any_port(host);
+  } else if (!bind_to_port(host, wanted.port)) {
     port_ = -1;
   }
   if (port_ <= 0 || ::listen(svr_sock_, kConnectionsToAccept) != 0) {

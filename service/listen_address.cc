@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -19,8 +20,7 @@ absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const 
         absl::StrCat("--", flag, " is '", text, "'; wanted host:port with a port from 0 to 65535"));
   }
   address.host = text.substr(0, colon);
-  if (address.host.empty()) address.host = "0.0.0.0";
-  if (address.host.front() == '[' && address.host.back() == ']') {
+  if (absl::StartsWith(address.host, "[") && absl::EndsWith(address.host, "]")) {
     address.host = address.host.substr(1, address.host.size() - 2);
   }
   return address;

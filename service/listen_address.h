@@ -9,12 +9,12 @@
 namespace kvship {
 
 struct ListenAddress {
-  std::string host;
-  int port = 0;  // 0: any free port
+  std::string host;  // empty: all interfaces, of IPv4 and IPv6
+  int port = 0;      // 0: any free port
 };
 
-// Parses "127.0.0.1:50051", "[::]:50051" or ":50051" (all IPv4 interfaces). InvalidArgument naming
-// `flag` and the text for anything else.
+// Parses "127.0.0.1:50051", "[::1]:50051" or ":50051". InvalidArgument naming `flag` and the text
+// for anything else.
 absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const std::string& text);
 
 // The host of "host:port" or "host", in lower case and without brackets; not checked.

@@ -33,7 +33,7 @@ constexpr int kTopPadBytes = 4 << 20;
 constexpr timespec kExitPeriod = {.tv_sec = 0, .tv_nsec = 20'000'000};
 
 // For what follows the wait for requests: the last answers on their way to slow clients take up to
-// 5 s, the last spans 2 s.
+// 5 s, the last spans 2.5 s.
 constexpr absl::Duration kEndTime = absl::Seconds(8);
 
 // Signals so soon after the first say the same: Ctrl-C reaches a terminal's whole group, whose

@@ -84,7 +84,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
   grpc::ServerBuilder builder;
   SetConnectionArguments(options, &builder);
   const std::string address =
-      options.listen.front() == ':' ? absl::StrCat("0.0.0.0", options.listen) : options.listen;
+      options.listen.front() == ':' ? absl::StrCat("[::]", options.listen) : options.listen;
   int port = 0;
   builder.AddListeningPort(
       address, options.credentials ? options.credentials : grpc::InsecureServerCredentials(),

@@ -1,18 +1,19 @@
 #include "service/trace_exporter.h"
 
 #include <httplib.h>
+#include <prometheus/counter.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <climits>
+#include <condition_variable>
 #include <iterator>
+#include <mutex>
 #include <utility>
+#include <vector>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -20,6 +21,7 @@
 #include "base/start_thread.h"
 #include "base/status_macros.h"
 #include "service/metric_factory.h"
+#include "service/trace_endpoint.h"
 #include "service/trace_json.h"
 
 namespace kvship {
@@ -33,8 +35,9 @@ constexpr std::chrono::seconds kPeriod(1);
 
 constexpr std::chrono::seconds kConnectTimeout(1);
 constexpr std::chrono::seconds kAnswerTimeout(2);
-// For what is left at the end.
-constexpr std::chrono::seconds kFlushTimeout(2);
+// For what is left at the end. No sum of the times above, so that a thread that is left behind does
+// not come back just while the process exits.
+constexpr std::chrono::milliseconds kFlushTimeout(2500);
 
 // What tells this process from others, in OpenTelemetry's names. In a pod the host is called as it.
 std::vector<TraceSpan::Attribute> Resource(const std::string& service) {
@@ -45,112 +48,134 @@ std::vector<TraceSpan::Attribute> Resource(const std::string& service) {
           {"service.instance.id", std::string(host)}};
 }
 
-absl::Status WrongEndpoint(absl::string_view text) {
-  return absl::InvalidArgumentError(absl::StrCat(
-      "--otlp_endpoint, or OTEL_EXPORTER_OTLP_ENDPOINT where that is empty, is '", text,
-      "'; wanted http://HOST:PORT of an OTLP collector, "
-      "as http://127.0.0.1:4318"));
+std::unique_ptr<httplib::ClientImpl> ClientOf(const TraceEndpoint& endpoint) {
+  // httplib::Client, which takes addresses as text, knows none of IPv6 with letters.
+  std::unique_ptr<httplib::ClientImpl> client;
+  if (endpoint.is_https) {
+    client = std::make_unique<httplib::SSLClient>(endpoint.host, endpoint.port);
+  } else {
+    client = std::make_unique<httplib::ClientImpl>(endpoint.host, endpoint.port);
+  }
+  client->set_connection_timeout(kConnectTimeout);
+  client->set_read_timeout(kAnswerTimeout);
+  client->set_write_timeout(kAnswerTimeout);
+  client->set_keep_alive(true);
+  return client;
 }
 
 }  // namespace
 
-absl::StatusOr<TraceExporter::Endpoint> TraceExporter::ParseEndpoint(const std::string& text) {
-  absl::string_view rest = text;
-  if (!absl::ConsumePrefix(&rest, "http://") && !absl::ConsumePrefix(&rest, "https://")) {
-    return WrongEndpoint(text);
-  }
-  const absl::string_view host_and_port = rest.substr(0, rest.find('/'));
-  const absl::string_view prefix = absl::StripSuffix(rest.substr(host_and_port.size()), "/");
-  const size_t colon = host_and_port.rfind(':');
-  // The last colon of an IPv6 address without a port is inside of its brackets.
-  if (colon != absl::string_view::npos && !absl::EndsWith(host_and_port, "]")) {
-    uint32_t port = 0;
-    if (!absl::SimpleAtoi(host_and_port.substr(colon + 1), &port) || port == 0 || port > 65535) {
-      return WrongEndpoint(text);
-    }
-  }
-  if (host_and_port.empty() || colon == 0) return WrongEndpoint(text);
-  return Endpoint{.origin = text.substr(0, text.size() - rest.size() + host_and_port.size()),
-                  .path = absl::StrCat(prefix, "/v1/traces")};
-}
+struct TraceExporter::State {
+  State(const std::string& service, const TraceEndpoint& endpoint, const MetricFactory& metrics)
+      : resource(Resource(service)),
+        endpoint(endpoint),
+        client(ClientOf(endpoint)),
+        exported(
+            metrics.Counter("trace_spans_exported_total", "Spans that the collector has taken")),
+        dropped(metrics.Counter(
+            "trace_spans_dropped_total",
+            "Spans that the collector did not take, or that came too fast for it")) {}
+
+  // Unavailable if the collector did not accept them.
+  absl::Status Send(const std::vector<TraceSpan>& spans) const;
+  void LogChange(const absl::Status& sent);
+
+  const std::vector<TraceSpan::Attribute> resource;
+  const TraceEndpoint endpoint;
+  const std::unique_ptr<httplib::ClientImpl> client;
+  bool is_reachable = true;  // of the thread: so that it logs once
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<TraceSpan> queue;
+  size_t num_sending = 0;  // spans that the thread has taken from the queue
+  bool stop = false;
+  bool done = false;  // the thread has nothing more to do
+  // The thread came too late: neither the registry nor the log may be there any more.
+  bool left_behind = false;
+  prometheus::Counter& exported;
+  prometheus::Counter& dropped;
+};
 
 absl::StatusOr<std::unique_ptr<TraceExporter>> TraceExporter::Create(
     const std::string& service, const std::string& endpoint, prometheus::Registry& registry) {
-  ASSIGN_OR_RETURN(const Endpoint parsed, ParseEndpoint(endpoint));
-  return std::unique_ptr<TraceExporter>(new TraceExporter(service, parsed, registry));
+  ASSIGN_OR_RETURN(const TraceEndpoint parsed, ParseTraceEndpoint(endpoint));
+  auto state = std::make_shared<State>(service, parsed, MetricFactory(registry, service));
+  return std::unique_ptr<TraceExporter>(new TraceExporter(std::move(state)));
 }
 
-TraceExporter::TraceExporter(const std::string& service, const Endpoint& endpoint,
-                             prometheus::Registry& registry)
-    : resource_(Resource(service)),
-      endpoint_(endpoint),
-      exported_(MetricFactory(registry, service)
-                    .Counter("trace_spans_exported_total", "Spans that the collector has taken")),
-      dropped_(MetricFactory(registry, service)
-                   .Counter("trace_spans_dropped_total",
-                            "Spans that the collector did not take, or that came too fast for it")),
-      client_(std::make_unique<httplib::Client>(endpoint.origin)) {
-  client_->set_connection_timeout(kConnectTimeout);
-  client_->set_read_timeout(kAnswerTimeout);
-  client_->set_write_timeout(kAnswerTimeout);
-  client_->set_keep_alive(true);
-  thread_ = StartThread("traces", [this] { Run(); });
+TraceExporter::TraceExporter(std::shared_ptr<State> state) : state_(std::move(state)) {
+  thread_ = StartThread("traces", [state = state_] { Run(*state); });
 }
 
 TraceExporter::~TraceExporter() {
-  {
-    std::unique_lock lock(mutex_);
-    stop_ = true;
-    wake_.notify_one();
-    sent_all_.wait_for(lock, kFlushTimeout, [this] { return done_; });
-    if (!done_) dropped_.Increment(static_cast<double>(std::exchange(queue_, {}).size()));
-  }
-  client_->stop();
-  thread_.join();
+  State& state = *state_;
+  std::unique_lock lock(state.mutex);
+  state.stop = true;
+  state.changed.notify_one();
+  state.changed.wait_for(lock, kFlushTimeout, [&state] { return state.done; });
+  state.dropped.Increment(static_cast<double>(state.queue.size() + state.num_sending));
+  state.queue.clear();
+  // What else the thread may be at, as a line of the log, is soon over.
+  state.left_behind = state.num_sending > 0;
+  const bool left_behind = state.left_behind;
+  lock.unlock();
+  left_behind ? thread_.detach() : thread_.join();
 }
 
 void TraceExporter::Add(TraceSpan span) {
-  std::lock_guard lock(mutex_);
-  if (queue_.size() == kMostQueued) return dropped_.Increment();
-  queue_.push_back(std::move(span));
-  if (queue_.size() >= kMostInOneBody) wake_.notify_one();
+  State& state = *state_;
+  std::lock_guard lock(state.mutex);
+  if (state.queue.size() == kMostQueued) return state.dropped.Increment();
+  state.queue.push_back(std::move(span));
+  if (state.queue.size() >= kMostInOneBody) state.changed.notify_one();
 }
 
-void TraceExporter::Run() {
-  std::unique_lock lock(mutex_);
-  while (!stop_ || !queue_.empty()) {
-    wake_.wait_for(lock, kPeriod, [this] { return stop_ || queue_.size() >= kMostInOneBody; });
-    const auto end = queue_.begin() + std::min(queue_.size(), kMostInOneBody);
-    const std::vector<TraceSpan> batch(std::make_move_iterator(queue_.begin()),
+void TraceExporter::Run(State& state) {
+  std::unique_lock lock(state.mutex);
+  std::vector<TraceSpan>& queue = state.queue;
+  while (!state.stop || !queue.empty()) {
+    state.changed.wait_for(lock, kPeriod,
+                           [&] { return state.stop || queue.size() >= kMostInOneBody; });
+    const auto end = queue.begin() + std::min(queue.size(), kMostInOneBody);
+    const std::vector<TraceSpan> batch(std::make_move_iterator(queue.begin()),
                                        std::make_move_iterator(end));
-    queue_.erase(queue_.begin(), end);
+    queue.erase(queue.begin(), end);
     if (batch.empty()) continue;
+    state.num_sending = batch.size();
     lock.unlock();
-    bool taken = false;
+    const absl::Status sent = UnlessOutOfMemory([&] { return state.Send(batch); });
+    lock.lock();
+    if (state.left_behind) return;
+    state.num_sending = 0;
+    (sent.ok() ? state.exported : state.dropped).Increment(static_cast<double>(batch.size()));
+    lock.unlock();
     UnlessOutOfMemory([&] {
-      taken = Send(batch);
+      state.LogChange(sent);
       return absl::OkStatus();
-    }).IgnoreError();  // what is not taken is counted
-    (taken ? exported_ : dropped_).Increment(static_cast<double>(batch.size()));
+    }).IgnoreError();  // what is not taken has been counted
     lock.lock();
   }
-  done_ = true;
-  sent_all_.notify_one();
+  state.done = true;
+  state.changed.notify_one();
 }
 
-bool TraceExporter::Send(const std::vector<TraceSpan>& spans) {
-  const std::string body = TraceJson(resource_, spans, absl::Now() - MonotonicNow());
-  const httplib::Result result = client_->Post(endpoint_.path, body, "application/json");
-  const bool taken = result && result->status / 100 == 2;
-  if (!taken && reachable_) {
-    LogWarning(absl::StrCat(
-        "spans are dropped: ", endpoint_.origin, endpoint_.path,
-        result ? absl::StrCat(" answers with status ", result->status)
-               : absl::StrCat(" cannot be reached (", httplib::to_string(result.error()), ")")));
+absl::Status TraceExporter::State::Send(const std::vector<TraceSpan>& spans) const {
+  const std::string body = TraceJson(resource, spans, absl::Now() - MonotonicNow());
+  const httplib::Result result = client->Post(endpoint.path, body, "application/json");
+  if (!result) {
+    return absl::UnavailableError(absl::StrCat(endpoint.url, " cannot be reached (",
+                                               httplib::to_string(result.error()), ")"));
   }
-  if (taken && !reachable_) LogInfo(absl::StrCat("spans are taken again by ", endpoint_.origin));
-  reachable_ = taken;
-  return taken;
+  if (result->status / 100 == 2) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat(endpoint.url, " answers with status ", result->status));
+}
+
+void TraceExporter::State::LogChange(const absl::Status& sent) {
+  if (!sent.ok() && is_reachable) LogWarning(absl::StrCat("spans are dropped: ", sent.message()));
+  if (sent.ok() && !is_reachable) LogInfo(absl::StrCat("spans are taken again by ", endpoint.url));
+  is_reachable = sent.ok();
 }
 
 }  // namespace kvship

@@ -2,6 +2,7 @@
 
 #include <grpcpp/server_context.h>
 
+#include <algorithm>
 #include <mutex>
 #include <utility>
 
@@ -15,6 +16,9 @@
 
 namespace kvship {
 namespace {
+
+// As linger, after an error: only the message that is being written is left.
+constexpr absl::Duration kErrorLinger = absl::Seconds(5);
 
 class GrpcServerChannel final : public FrameChannel,
                                 public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
@@ -138,7 +142,9 @@ class GrpcServerChannel final : public FrameChannel,
   // A peer that reads nothing must not hold what is left for ever.
   void Linger() {
     lingering_bytes_ = outbox_.num_bytes();
-    linger_ = After(options_.linger, [](GrpcServerChannel& channel) {
+    const absl::Duration linger =
+        close_status_.ok() ? options_.linger : std::min(options_.linger, kErrorLinger);
+    linger_ = After(linger, [](GrpcServerChannel& channel) {
       if (channel.finished_) return;
       if (channel.outbox_.num_bytes() < channel.lingering_bytes_) return channel.Linger();
       channel.context_->TryCancel();

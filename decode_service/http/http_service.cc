@@ -284,7 +284,7 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
     return refuse(UnknownModel(asked->model, model_), *client);
   }
   if (const absl::Status fits = CheckTogether(*asked, uses_); !fits.ok()) {
-    return refuse(OpenAiErrorOf(fits), *client);
+    return Refuse(OpenAiErrorOf(fits), fits.code(), request, *client, response);
   }
   Generate(request, *asked, *client, arrival, {*std::move(of_client), *std::move(place)}, response);
 }

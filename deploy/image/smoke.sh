@@ -15,6 +15,8 @@ for program in kvship-prefill kvship-decode kvship; do
   libraries=$(ldd "/usr/local/bin/$program")
   if grep "not found" <<<"$libraries"; then fail "$program lacks libraries"; fi
 done
+# Where Debian's libssl looks for the system's authorities.
+[[ -s /usr/lib/ssl/certs/ca-certificates.crt ]] || fail "no authorities are in /usr/lib/ssl/certs; wanted ca-certificates"
 # Without CUDA's libraries.
 most_mb=300
 size_mb=$(du -xcsm /usr /etc /var /opt 2>/dev/null | tail -1 | cut -f1)

@@ -78,7 +78,9 @@ TEST_F(DecodeMetricsTest, MemoryIsSavedWhileACacheIsInUse) {
 
 TEST_F(DecodeMetricsTest, WhatAlertsWatchIsThereBeforeItHappens) {
   EXPECT_EQ(Value("requests_total{code=\"RESOURCE_EXHAUSTED\"}"), 0);
-  EXPECT_EQ(Value("prefill_failures_total{code=\"DATA_LOSS\"}"), 0);
+  for (const char* code : {"UNAVAILABLE", "INTERNAL", "UNKNOWN", "DATA_LOSS"}) {
+    EXPECT_EQ(Value(absl::StrCat("prefill_failures_total{code=\"", code, "\"}")), 0) << code;
+  }
   for (const PrefillFault fault :
        {PrefillFault::kLost, PrefillFault::kBroken, PrefillFault::kFull, PrefillFault::kGaveUp,
         PrefillFault::kDraining, PrefillFault::kMismatch}) {

@@ -130,6 +130,16 @@ TEST_F(GenerationNodesTest, OneWhoseNodeDrainsIsReadThere) {
   EXPECT_FALSE(next.prompt_came);
 }
 
+TEST_F(GenerationNodesTest, NodesThatDrainHaveNotFailedAtWhatTheySendAway) {
+  for (SilentNode* node : {&a_, &b_}) {
+    node->Refuse(WithReason(absl::UnavailableError("the server is shutting down"), kDraining));
+  }
+  Start({a_.address(), b_.address()});
+  EXPECT_TRUE(absl::IsUnavailable(End()));
+  EXPECT_TRUE(HasMetric("kvship_decode_prefill_retries_total{reason=\"draining\"} 1"));
+  EXPECT_TRUE(HasMetric("kvship_decode_prefill_failures_total{code=\"UNAVAILABLE\"} 0"));
+}
+
 TEST_F(GenerationNodesTest, AFullNodeIsNotMadeALostOneByOthersThatDoNotAnswer) {
   a_.Refuse(WithRetryDelay(absl::ResourceExhaustedError("the queue is full"), absl::Seconds(7)));
   Start({a_.address(), kNobody});

@@ -2,6 +2,8 @@
 // prefill node would have sent them.
 #pragma once
 
+#include <prometheus/registry.h>
+
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -78,6 +80,15 @@ struct TinyNode {
     LocalRun::Prefilled prefilled =
         *run.Prefill(tokens, *ParseCompression(compression), max_tokens);
     return *run.Generate(prefilled, max_tokens, /*stop_at_end=*/false);
+  }
+
+  // What a histogram has counted.
+  int NumObserved(const std::string& histogram) const {
+    for (const prometheus::MetricFamily& family : registry.Collect()) {
+      if (family.name != histogram) continue;
+      return static_cast<int>(family.metric[0].histogram.sample_count);
+    }
+    return -1;
   }
 
   ServedModel model;

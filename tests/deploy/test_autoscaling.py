@@ -24,6 +24,10 @@ def pool(reserved: list[int]) -> list[dict[str, str]]:
             series("kvship_decode_pool_capacity_bytes", ["100+0x40"] * 3))
 
 
+def draining(role: str, values: list[int]) -> list[dict[str, str]]:
+    return series(f"kvship_{role}_draining", [f"{value}+0x40" for value in values])
+
+
 def refused(per_sample: list[int], reason: str = "pool") -> list[dict[str, str]]:
     return pool([0, 0, 0]) + series("kvship_decode_rejections_total", [f"0+{value}x40" for value in per_sample],
                                     reason=reason)
@@ -77,6 +81,22 @@ def test_prefill_nodes_grow_while_all_are_full(evaluate):
     evaluate(query, queues + refused([3, 6, 50], "prefill"), {"{}": 5})
     evaluate(query, queues + refused([3, 6, 50]), {})
     assert threshold == 1
+
+
+@pytest.mark.parametrize(("role", "reason"), [("decode", "pool"), ("prefill", "prefill")])
+def test_pods_that_drain_are_none_of_those_there_are(evaluate, role, reason):
+    query, _ = triggers(role)[1]
+    pods = series("kvship_prefill_unread_tokens", ["9+0x40"] * 3) + refused([3, 0, 50], reason)
+    # 0.2 per second.
+    evaluate(query, pods + draining(role, [0, 0, 0]), {"{}": 3})
+    evaluate(query, pods + draining(role, [1, 0, 0]), {"{}": 2})
+    evaluate(query, pods + draining(role, [1, 1, 0]), {})
+
+
+def test_prefill_pods_that_load_are_none_of_those_there_are(evaluate):
+    query, _ = triggers("prefill")[1]
+    loaded = series("kvship_prefill_unread_tokens", ["9+0x40"])
+    evaluate(query, loaded + draining("prefill", [0, 0, 0]) + refused([3, 0, 50], "prefill"), {"{}": 2})
 
 
 @pytest.mark.parametrize("reason", ["prefill", "client", "http", "memory"])

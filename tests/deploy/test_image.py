@@ -53,6 +53,19 @@ def test_the_libraries_of_the_programs_have_packages():
     assert not [name for name in packages if name.endswith("-dev")]
 
 
+def test_the_image_has_the_systems_authorities_where_libssl_looks():
+    programs = CONTAINERFILE.partition(" AS programs\n")[2].partition("\nFROM ")[0]
+    assert re.search(r"apt-get install [^&]*\bca-certificates\b", programs)
+    [folder] = re.findall(r"-s (/\S+)/ca-certificates\.crt", (IMAGE / "smoke.sh").read_text())
+    told = subprocess.run(["openssl", "version", "-d"], check=True, capture_output=True, text=True).stdout
+    assert told == f'OPENSSLDIR: "{os.path.dirname(folder)}"\n'
+    # libssl3 itself has no such folder.
+    owners = subprocess.run(["dpkg-query", "-S", folder], check=True, capture_output=True, text=True).stdout
+    needs = subprocess.run(["dpkg-query", "-W", "-f", "${Depends}", "ca-certificates"], check=True, capture_output=True,
+                           text=True).stdout
+    assert owners == f"openssl: {folder}\n" and re.match(r"openssl\b", needs)
+
+
 class Admin(http.server.BaseHTTPRequestHandler):
     status = 200
 

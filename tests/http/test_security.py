@@ -137,6 +137,7 @@ def test_choices_that_a_clients_limits_never_let_in_together_are_a_400(start_dec
             api.complete(**{"max_tokens": 1, **fields})
         assert refused.value.param == param, fields
         assert "one client may" in refused.value.message
+    assert api.metric('kvship_decode_requests_total{code="FAILED_PRECONDITION"}') == 4
     assert api.complete("Hi", max_tokens=1000, extra_body={"stop": "a"}).choices[0].finish_reason == "stop"
 
 

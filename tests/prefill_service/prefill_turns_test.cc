@@ -122,6 +122,15 @@ TEST_F(PrefillTurns, AClientThatDoesNotSayGoHoldsUpNobody) {
   EXPECT_FALSE(HasEnded(*silent));
 }
 
+TEST_F(PrefillTurns, ManyClientsThatDoNotSayGoDoNotStopAnIdleEngine) {
+  PrefillNode node({.go_timeout = absl::Minutes(10)}, 1, kBlockTokens);
+  Calls silent;
+  for (int i = 0; i < 60; ++i) silent.push_back(Ask(node, 100, /*says_go=*/false));
+  const auto other = Ask(node, 200);
+  // At half a second each they would take half a minute.
+  EXPECT_TRUE(other->WaitFor(Kind::kManifest, absl::Seconds(15)));
+}
+
 TEST_F(PrefillTurns, ClientsThatDoNotSayGoTakeNobodysPlace) {
   PrefillNode node({.max_active_requests = 2, .go_timeout = absl::Minutes(10)}, 1, kBlockTokens);
   const Calls silent = {Ask(node, 20, /*says_go=*/false), Ask(node, 20, /*says_go=*/false)};

@@ -25,7 +25,7 @@ absl::Status Fine() { return absl::OkStatus(); }
 TEST(ListenAddress, HostAndPortAreRead) {
   EXPECT_EQ(ParseListenAddress("listen", "10.0.0.1:80")->host, "10.0.0.1");
   EXPECT_EQ(ParseListenAddress("listen", "10.0.0.1:80")->port, 80);
-  EXPECT_EQ(ParseListenAddress("listen", ":80")->host, "0.0.0.0");
+  EXPECT_EQ(ParseListenAddress("listen", ":80")->host, "");
   EXPECT_EQ(ParseListenAddress("listen", "[::1]:80")->host, "::1");
   EXPECT_EQ(HostOf("[::1]:80") + HostOf("[::1]") + HostOf("A.b:80") + HostOf("A"), "::1::1a.ba");
 }
@@ -145,6 +145,26 @@ class AdminServerTest : public ::testing::Test {
   Readiness readiness_;
   std::unique_ptr<AdminServer> server_;
 };
+
+// Not where IPv6 is switched off.
+bool HasIpv6Loopback() {
+  sockaddr_in6 address = {};
+  address.sin6_family = AF_INET6;
+  address.sin6_addr = in6addr_loopback;
+  const int probe = socket(AF_INET6, SOCK_STREAM, 0);
+  const bool has = bind(probe, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+  close(probe);
+  return has;
+}
+
+TEST_F(AdminServerTest, WithoutAHostItListensOnAllInterfaces) {
+  server_ = *AdminServer::Start("kvship-test", ":0", registry_, readiness_);
+  EXPECT_EQ(Get("/healthz")->status, 200);
+  if (!HasIpv6Loopback()) return;
+  const auto answer = httplib::Client("::1", server_->port()).Get("/healthz");
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->status, 200);
+}
 
 TEST_F(AdminServerTest, ReadyzFollowsReadiness) {
   EXPECT_EQ(Get("/readyz")->status, 503);

@@ -41,6 +41,7 @@ class Server
     grpc::ServerBuilder builder;
     // Otherwise the system may give two servers the same free port.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);  // clients ping each second
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
@@ -243,6 +244,16 @@ struct StalledEvents : RecordedEvents {
   bool goes_on = false;
 };
 
+// Flow control lets a part through: waits until no more goes. Returns what is unsent.
+size_t BytesOnceStalled(const FrameChannel& channel) {
+  size_t before = SIZE_MAX;
+  while (channel.unsent_bytes() < before) {
+    before = channel.unsent_bytes();
+    absl::SleepFor(absl::Seconds(1));
+  }
+  return before;
+}
+
 TEST(GrpcChannel, WhatAStalledReaderDoesNotTakeStaysUnsentUntilItDoes) {
   constexpr size_t kFrames = 64;
   Server server;
@@ -254,13 +265,7 @@ TEST(GrpcChannel, WhatAStalledReaderDoesNotTakeStaysUnsentUntilItDoes) {
   auto client = std::make_shared<StalledEvents>();
   server.Connect(client)->SendMessage("begin");
   ASSERT_TRUE(server.events->WaitForMessages(1));
-  // Flow control lets a part through: wait until no more goes.
-  size_t before = SIZE_MAX;
-  while (server.channel->unsent_bytes() < before) {
-    before = server.channel->unsent_bytes();
-    absl::SleepFor(absl::Milliseconds(200));
-  }
-  EXPECT_GT(before, size_t{kFrames / 2} << 20);
+  EXPECT_GT(BytesOnceStalled(*server.channel), size_t{kFrames / 2} << 20);
   client->GoOn();
   ASSERT_TRUE(client->WaitForFrames(kFrames));
   // That the last has been sent is told on another thread.
@@ -298,18 +303,25 @@ TEST(GrpcChannel, ASlowReaderGetsAllThatIsLeftInAClosedChannel) {
   EXPECT_EQ(client->num_frames, kFrames);
 }
 
-TEST(GrpcChannel, AStalledReaderCannotHoldAClosedChannelForEver) {
-  Server server({.linger = absl::Milliseconds(100)});
+class StalledReader : public ::testing::TestWithParam<absl::Duration> {};
+
+// The second one: after an error a peer has seconds, however long it has else.
+INSTANTIATE_TEST_SUITE_P(GrpcChannel, StalledReader,
+                         ::testing::Values(absl::Milliseconds(100), absl::Minutes(10)));
+
+TEST_P(StalledReader, CannotHoldAClosedChannelForEver) {
+  Server server({.linger = GetParam()});
   server.on_message = [](FrameChannel& channel, const std::string&) {
     for (uint32_t i = 0; i < 64; ++i) {
       channel.SendFrame({.sequence = i, .num_bytes = 1 << 20}, Payload(1 << 20, std::byte{1}));
     }
-    channel.Close(absl::InternalError("given up"));
   };
   auto client = std::make_shared<StalledEvents>();
   server.Connect(client)->SendMessage("begin");
   ASSERT_TRUE(server.events->WaitForMessages(1));
-  EXPECT_FALSE(server.events->WaitUntilClosed().ok());
+  BytesOnceStalled(*server.channel);
+  server.channel->Close(absl::InternalError("given up"));
+  EXPECT_TRUE(absl::IsCancelled(server.events->WaitUntilClosed()));
   client->GoOn();
   EXPECT_FALSE(client->WaitUntilClosed().ok());
 }

@@ -22,7 +22,7 @@ def mass(quantity: str) -> str:
 TIMES = "suffix:x"  # a unit of Grafana's: what stands behind the number
 POLICY_LABELS = "scorer, allocator, selector"
 SPEED = f"{bytes_of('shipped')} / sum(rate(kvship_decode_kv_receive_seconds_total{{SELECT}}WINDOW))"
-REQUESTS = 'sum(rate(kvship_decode_requests_total{SELECT,code="OK"}WINDOW))'
+CACHES = "sum(rate(kvship_decode_transfer_seconds_count{SELECT}WINDOW))"  # that have come, as their bytes are counted
 USED = "sum(kvship_decode_pool_reserved_bytes{SELECT})"
 SAVED = "sum(kvship_decode_memory_saved_bytes{SELECT})"
 
@@ -39,14 +39,14 @@ def dashboard():
                    "The mean share of the window's attention that falls on kept tokens"),
             curves("Cache bytes", "Bps", {"before compression": bytes_of("uncompressed"),
                                           "shipped": bytes_of("shipped"), "saved": bytes_of("saved")},
-                   "Bytes of prompts' caches per second, of requests that succeeded"),
+                   "Bytes of prompts' caches that have come, per second"),
             curves("Compression ratio by model and policy", TIMES,
                    {POLICY: f"{bytes_by_policy('uncompressed')} / {bytes_by_policy('shipped')}"},
                    "Bytes before compression per byte that was shipped"),
             curves("Decode memory", "decbytes", {"handed out": USED, "saved": SAVED},
                    "Bytes of the KV pools, and what whole prompts would take beyond them", stacked=True),
             curves("Network time saved per request", "s",
-                   {"saved": f"{bytes_of('saved')} / ({SPEED}) / {REQUESTS}"},
+                   {"saved": f"{bytes_of('saved')} / ({SPEED}) / {CACHES}"},
                    "How long the bytes that stayed behind would have taken at the measured speed; an upper bound where"
                    " layers are small or processors busy, so that the network is not what takes the time"),
             curves("Retained mass by policy", "percentunit", {

@@ -38,7 +38,8 @@ def dashboard():
                    {"prompt": "sum(rate(kvship_decode_prompt_tokens_total{SELECT}WINDOW))",
                     "prompt, not read anew": "sum(rate(kvship_prefill_reused_tokens_total{SELECT}WINDOW))",
                     "output": "sum(rate(kvship_decode_output_tokens_total{SELECT}WINDOW))"},
-                   "Tokens per second of requests that succeeded; not read anew: earlier prompts began alike"),
+                   "Per second, of prompts whose caches have come and of outputs that have ended; not read anew: earlier prompts"
+                   " began alike"),
             curves("KV pool in use", "percentunit", {"{{instance}}": FILL}, "By decode node"),
             curves("Waiting", "short",
                    {"prompt tokens in line for memory": "sum(kvship_decode_line_prompt_tokens{SELECT})",
