@@ -1,6 +1,7 @@
-// What a model writes, which may be calls of tools: two bytes for how it calls and where its output
-// is cut, then the output.
+// What a model writes, which may be calls of tools: two bytes for how it calls, which of the marks
+// are special tokens and where its output is cut, then the output.
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,12 +24,10 @@ const std::vector<std::string> kTools = {
     R"({"function": {"name": "f", "parameters": {"properties": {"a": {"type": "array"},
         "b": {"type": ["null", "boolean", "string"]}, "c": {"type": "number"}}}}})"};
 
-std::string WithoutSpecialTokens(absl::string_view output, ToolSyntax syntax) {
-  std::vector<std::pair<absl::string_view, absl::string_view>> names;
-  for (const absl::string_view name : SpellingOf(syntax).special_tokens) {
-    names.emplace_back(name, "");
-  }
-  return absl::StrReplaceAll(output, names);
+std::string Without(std::span<const std::string> names, absl::string_view output) {
+  std::vector<std::pair<absl::string_view, absl::string_view>> replacements;
+  for (const std::string& name : names) replacements.emplace_back(name, "");
+  return absl::StrReplaceAll(output, replacements);
 }
 
 // In pieces of up to `most_bytes`.
@@ -50,12 +49,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t num_bytes) {
   using namespace kvship;
   if (num_bytes < 2) return 0;
   const ToolSyntax syntax = kToolSyntaxes[data[0] / 2 % std::size(kToolSyntaxes)];
-  const ToolCallReader reader(syntax, /*thinks=*/data[0] % 2 != 0, kTools);
+  const CallSpelling& spelling = SpellingOf(syntax);
+  std::vector<std::string> special;
+  for (const absl::string_view name : spelling.special_tokens) special.emplace_back(name);
+  for (const absl::string_view name : spelling.maybe_special_tokens) {
+    if (data[1] >= 128) special.emplace_back(name);
+  }
+  const ToolCallReader reader(syntax, /*thinks=*/data[0] % 2 != 0, kTools, special);
   const absl::string_view output(reinterpret_cast<const char*>(data + 2), num_bytes - 2);
   const ToolCallReader::Found whole = Read(reader, output, SIZE_MAX);
   const ToolCallReader::Found cut = Read(reader, output, 1 + data[1] % 16);
   Require(whole.text == cut.text && whole.calls.size() == cut.calls.size(), "cuts change nothing");
-  Require(!whole.calls.empty() || whole.text == WithoutSpecialTokens(output, syntax),
+  Require(!whole.calls.empty() || whole.text == Without(special, output),
           "what is no call stays text");
   for (size_t i = 0; i < whole.calls.size(); ++i) {
     const ToolCall& call = whole.calls[i];
