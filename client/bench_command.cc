@@ -1,5 +1,4 @@
 #include <cstdio>
-#include <string>
 
 #include "base/clock.h"
 #include "base/status_macros.h"

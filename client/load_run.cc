@@ -3,7 +3,6 @@
 #include <grpcpp/client_context.h>
 
 #include <algorithm>
-#include <memory>
 #include <utility>
 
 #include "base/clock.h"

@@ -1,7 +1,5 @@
 #include "compress/allocator.h"
 
-#include <algorithm>
-
 #include "compress/selector.h"
 #include "kernels/scores.h"
 

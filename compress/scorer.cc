@@ -1,7 +1,5 @@
 #include "compress/scorer.h"
 
-#include <array>
-
 #include "absl/strings/str_cat.h"
 #include "compress/scorers.h"
 #include "kv/policies.h"

@@ -31,7 +31,7 @@ DecodeLoop::~DecodeLoop() {
 }
 
 void DecodeLoop::Join(std::unique_ptr<Session> session) {
-  session->responses().OnReader([this] { Wake(); });
+  session->responses()->OnReader([this] { Wake(); });
   {
     std::lock_guard lock(mutex_);
     joined_.push_back(std::move(session));
@@ -81,7 +81,7 @@ bool DecodeLoop::TakeJoined() {
 void DecodeLoop::SweepEnded() {
   for (const auto& session : sessions_) {
     if (!session->ended() && session->cancelled()) {
-      session->Fail(session->responses().why_cancelled());
+      session->Fail(session->responses()->why_cancelled());
     }
   }
   std::erase_if(sessions_, [](const auto& session) { return session->ended(); });
@@ -135,6 +135,7 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
       return absl::OkStatus();
     });
     if (!taken.ok() && !session.ended()) session.Fail(taken);
+    announcer_.Add(session.responses());
     const absl::Time now = session.last_token_time();  // unchanged if no token was taken
     if (now != before && !reader_was_slow) metrics_.ObserveBetweenTokens(now - before);
   }

@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "base/heartbeat.h"
 #include "base/thread_pool.h"
+#include "decode_service/announcer.h"
 #include "decode_service/decode_metrics.h"
 #include "decode_service/session.h"
 #include "engine/decoder.h"
@@ -72,6 +73,7 @@ class DecodeLoop {
   Sessions joined_;
   bool woken_ = false;
   bool stop_ = false;
+  Announcer announcer_;
   std::thread thread_;
 };
 

@@ -1,6 +1,5 @@
 #include "decode_service/generation.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -317,6 +316,7 @@ void Generation::Decode(PrefillAttempt::Result result) {
     session->CountPrompt(request_.tokens);
     session->HoldTo(std::move(matcher_));
     session->Take(result.first_token);
+    if (responses_->WantsAnnouncement()) responses_->Announce();
     return absl::OkStatus();
   });
   if (session == nullptr) {

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/start_thread.h"
 #include "decode_service/prefill_targets.h"
 

@@ -150,7 +150,7 @@ absl::Status PrefillAttempt::TakeMessage(std::span<const std::byte> bytes) {
   if (message.has_ready()) node_version_ = message.ready().wire_version();
   RETURN_IF_ERROR(CheckSeal(SealOf(bytes), node_version_));
   switch (message.message_case()) {
-    case v1::PrefillResponse::kQueued: Progress(v1::GenerateProgress::PHASE_QUEUED, 0); break;
+    case v1::PrefillResponse::kQueued: break;  // the client knows since Open
     case v1::PrefillResponse::kReady: return OnReady(message.ready());
     case v1::PrefillResponse::kProgress: return OnPrefillProgress(message.progress().fraction());
     case v1::PrefillResponse::kLayer: {

@@ -10,7 +10,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"

@@ -1,6 +1,5 @@
 #include "decode_service/reservation_queue.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"

@@ -1,5 +1,6 @@
 #include "decode_service/response_buffer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "rpc/sampling.h"
@@ -10,51 +11,55 @@ void ResponseBuffer::Call(const Callback& callback) {
   if (callback) callback();
 }
 
-void ResponseBuffer::SetProgress(const v1::GenerateProgress& progress) {
+template <class Change>
+void ResponseBuffer::UnlessEnded(const Change& change) {
   Callback changed;
   {
     std::lock_guard lock(mutex_);
     if (end_) return;
-    progress_ = progress;
+    change();
     changed = on_response_;
   }
   Call(changed);
 }
 
+void ResponseBuffer::SetProgress(const v1::GenerateProgress& progress) {
+  UnlessEnded([&] { progress_ = progress; });
+}
+
 void ResponseBuffer::AddOutput(absl::string_view text, const OutputToken& token) {
+  std::lock_guard lock(mutex_);
+  if (end_) return;
+  progress_.reset();
+  output_.mutable_text()->append(text.data(), text.size());
+  *output_.add_tokens() = OutputTokenToProto(token);
+}
+
+bool ResponseBuffer::WantsAnnouncement() {
+  std::lock_guard lock(mutex_);
+  if (static_cast<size_t>(output_.tokens_size()) < least_tokens_) return false;
+  return !std::exchange(owes_announcement_, true);
+}
+
+void ResponseBuffer::Announce() {
   Callback changed;
   {
     std::lock_guard lock(mutex_);
-    if (end_) return;
-    progress_.reset();
-    output_.mutable_text()->append(text.data(), text.size());
-    *output_.add_tokens() = OutputTokenToProto(token);
-    changed = on_response_;
+    owes_announcement_ = false;
+    if (!end_) changed = on_response_;  // of its end the reader has been told
   }
   Call(changed);
 }
 
 void ResponseBuffer::Finish(const v1::GenerateReport& report) {
-  Callback changed;
-  {
-    std::lock_guard lock(mutex_);
-    if (end_) return;
+  UnlessEnded([&] {
     report_ = report;
     end_ = absl::OkStatus();
-    changed = on_response_;
-  }
-  Call(changed);
+  });
 }
 
 void ResponseBuffer::Fail(const absl::Status& error) {
-  Callback changed;
-  {
-    std::lock_guard lock(mutex_);
-    if (end_) return;
-    end_ = error;
-    changed = on_response_;
-  }
-  Call(changed);
+  UnlessEnded([&] { end_ = error; });
 }
 
 bool ResponseBuffer::has_room() const {
@@ -91,9 +96,10 @@ ResponseBuffer::Next ResponseBuffer::Take(v1::GenerateResponse* message, absl::S
   return Next::kMessage;
 }
 
-void ResponseBuffer::OnResponse(Callback callback) {
+void ResponseBuffer::OnResponse(Callback callback, bool wants_all) {
   std::lock_guard lock(mutex_);
   on_response_ = std::move(callback);
+  least_tokens_ = wants_all ? std::max<size_t>(1, max_waiting_tokens_ / 2) : 1;
 }
 
 void ResponseBuffer::Cancel(const absl::Status& why) {

@@ -2,14 +2,13 @@
 // sends them. Producers never block: while the reader is busy, new progress replaces old progress
 // and output is merged into one message, up to a limit at which the request leaves the decode batch
 // until the message is read. Thread safe; callbacks run without a lock held, on the thread that
-// caused them.
+// caused them; of output, which comes from the decode loop, on the one that calls Announce.
 #pragma once
 
 #include <cstddef>
 #include <functional>
 #include <mutex>
 #include <optional>
-#include <string>
 
 #include "absl/status/status.h"
 #include "engine/sampling.h"
@@ -24,6 +23,10 @@ class ResponseBuffer {
   // For the producers.
   void SetProgress(const v1::GenerateProgress& progress);
   void AddOutput(absl::string_view text, const OutputToken& token);
+  // Returns whether the reader is to be told of output, by a call of Announce that nobody else
+  // owes.
+  bool WantsAnnouncement();
+  void Announce();
   // Ends the responses with a report or an error. Only the first end counts.
   void Finish(const v1::GenerateReport& report);
   void Fail(const absl::Status& error);
@@ -36,8 +39,9 @@ class ResponseBuffer {
   enum class Next { kNothing, kMessage, kEnd };
   // Takes the next message, or the request's final status.
   Next Take(v1::GenerateResponse* message, absl::Status* end);
-  // `callback` is called when Take has something.
-  void OnResponse(std::function<void()> callback);
+  // `callback` is called when Take has something; while that is only output, from half of the limit
+  // on if the reader `wants_all`: it has no use for parts.
+  void OnResponse(std::function<void()> callback, bool wants_all = false);
   // The reader stops reading, because of `why`; producers stop as soon as they notice.
   void Cancel(const absl::Status& why);
 
@@ -47,6 +51,9 @@ class ResponseBuffer {
  private:
   using Callback = std::function<void()>;
   static void Call(const Callback& callback);
+  // Makes a change and tells the reader of it; nothing once the responses have ended.
+  template <class Change>
+  void UnlessEnded(const Change& change);
 
   const size_t max_waiting_tokens_;
   mutable std::mutex mutex_;
@@ -57,6 +64,8 @@ class ResponseBuffer {
   absl::Status why_cancelled_;
   Callback on_reader_;
   Callback on_response_;
+  size_t least_tokens_ = 1;  // to tell the reader of
+  bool owes_announcement_ = false;
 };
 
 }  // namespace kvship

@@ -82,7 +82,7 @@ class Session {
             .wants_logits = wants_logits(),
             .draw = options_.sampling.DrawOf(end_.output_tokens)};
   }
-  ResponseBuffer& responses() { return *responses_; }
+  const std::shared_ptr<ResponseBuffer>& responses() const { return responses_; }
   absl::Time last_token_time() const { return last_token_time_; }
 
   // Ends the session with an error; the output so far has been sent.

@@ -1,7 +1,5 @@
 #include "decode_service/work_queue.h"
 
-#include <cstdint>
-
 #include "absl/strings/str_cat.h"
 #include "base/start_thread.h"
 #include "decode_service/rejection.h"

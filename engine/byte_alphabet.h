@@ -4,7 +4,6 @@
 // Source: bytes_to_unicode in encoder.py of openai/gpt-2.
 #pragma once
 
-#include <cstddef>
 #include <optional>
 #include <string>
 

@@ -1,7 +1,6 @@
 #include "engine/chat_template_source.h"
 
 #include <filesystem>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/mapped_file.h"

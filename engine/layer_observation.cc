@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "base/status_macros.h"
 #include "kernels/scores.h"
 
 namespace kvship {

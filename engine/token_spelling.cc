@@ -1,11 +1,9 @@
 #include "engine/token_spelling.h"
 
 #include <cstdint>
-#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "engine/byte_alphabet.h"
 

@@ -1,7 +1,6 @@
 #include "engine/xml_calls.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"

@@ -5,7 +5,6 @@
 #include <memory>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "prefill_service/prefill_shipment.h"
 #include "prefill_service/prompt_reader.h"

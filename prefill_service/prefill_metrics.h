@@ -10,7 +10,6 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "absl/time/time.h"
 #include "kv/compression_options.h"
 #include "service/metric_factory.h"
 

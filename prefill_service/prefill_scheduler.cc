@@ -83,7 +83,7 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
   admitted_tokens_ += num_tokens;
   Sort();
   SendReady(request->arrived);
-  TellPlaces();
+  TellPlaces(request->arrived);
   UpdateGauges();
   Wake();  // to estimate it
   return request;
@@ -177,7 +177,7 @@ void PrefillScheduler::Run() {
     Estimate();
     Sort();
     SendReady(now);
-    TellPlaces();
+    TellPlaces(now);
     UpdateGauges();
     if (const std::shared_ptr<Request> next = NextToRun()) {
       RunStep(next, lock);
@@ -282,10 +282,10 @@ void PrefillScheduler::EndOverdue(absl::Time now) {
   }
 }
 
-void PrefillScheduler::TellPlaces() {
+void PrefillScheduler::TellPlaces(absl::Time now) {
   size_t place = 0;
   for (const auto& request : requests_) {
-    if (request->is_queued()) request->TellPlace(place);
+    if (request->is_queued()) request->TellPlace(place, now);
     if (!request->is_sending()) ++place;
   }
 }

@@ -157,7 +157,7 @@ class PrefillScheduler {
   void EndSent();
   void EndOverdue(absl::Time now);
   void SendReady(absl::Time now);
-  void TellPlaces();
+  void TellPlaces(absl::Time now);
   void End(Request& request, absl::Status status);
   void UpdateGauges();
   bool Blocked(const Request& request) const;

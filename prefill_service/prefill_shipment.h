@@ -3,9 +3,7 @@
 // first token and the manifest. Belongs to the engine thread.
 #pragma once
 
-#include <span>
-
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "kv/frames.h"

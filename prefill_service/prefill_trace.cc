@@ -1,7 +1,6 @@
 #include "prefill_service/prefill_trace.h"
 
 #include <algorithm>
-#include <utility>
 
 namespace kvship {
 

@@ -4,7 +4,6 @@
 #include <span>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
 #include "rpc/errors.h"
 
 namespace kvship {

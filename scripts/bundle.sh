@@ -16,7 +16,6 @@ source scripts/common.sh
 help_if_wanted "$@"
 
 programs=(kvship-prefill kvship-decode kvship kvship-inspect)
-glibc='/(ld-linux[^/]*|lib(c|m|mvec|dl|pthread|rt|resolv|util|anl|nsl|nss_[a-z]+))\.so[^/]*$'
 
 with_cuda=OFF cuda_libraries=no
 case ${1:-} in
@@ -31,14 +30,6 @@ build_programs() {
   quietly build-bundle/configure.log cmake -S . -B build-bundle -G Ninja -DKVSHIP_CUDA="$with_cuda" \
     -DKVSHIP_TESTS=OFF -DKVSHIP_BENCH=OFF || die "CMake could not configure build-bundle"
   cmake --build build-bundle --target "${programs[@]}" </dev/null || die "the programs do not build"
-}
-
-# The shared libraries of a program, all of them, by path.
-libraries_of() {
-  local found
-  found=$(ldd "$1")
-  if missing=$(grep 'not found' <<<"$found"); then die "$1 needs a library that is not here: $missing"; fi
-  awk '$2 == "=>" && $3 ~ /^\// { print $3 }' <<<"$found"
 }
 
 # Copies a library under the name that programs ask for, stripped, looking for others beside itself.
@@ -130,10 +121,10 @@ for program in "${programs[@]}"; do
   # shellcheck disable=SC2016
   patchelf --set-rpath '$ORIGIN/../lib' "$root/bin/$program"
 done
-libraries=$(for program in "${programs[@]}"; do libraries_of "$bin/$program"; done | sort -u)
+libraries=$(libraries_of "${programs[@]/#/$bin/}")
 carried=()
 while read -r library; do
-  if [[ $library =~ $glibc ]]; then continue; fi
+  if [[ $library =~ $of_the_machine ]]; then continue; fi
   add_library "$library"
   carried+=("$library")
 done <<<"$libraries"

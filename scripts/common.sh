@@ -45,6 +45,28 @@ xgrammar_licences() {
   sed '/\*\//q' "$cache_folder/xgrammar/3rdparty/picojson/picojson.h"
 }
 
+# Names of libraries that belong to the machine and never travel: glibc.
+export of_the_machine='/(ld-linux[^/]*|lib(c|m|mvec|dl|pthread|rt|resolv|util|anl|nsl|nss_[a-z]+))\.so[^/]*$'
+
+# The shared libraries of programs, by path.
+libraries_of() {
+  local found missing
+  found=$(ldd "$@")
+  if missing=$(grep 'not found' <<<"$found"); then die "$*: libraries that are not here: $missing"; fi
+  awk '$2 == "=>" && $3 ~ /^\// { print $3 }' <<<"$found" | sort -u
+}
+
+# Makes a folder by a command, unless it was made of the same: make_once FOLDER OF WHAT COMMAND...
+make_once() {
+  local folder=$1 of=$2 what=$3
+  shift 3
+  [[ $(cat "$folder/made-of" 2>/dev/null) == "$of" ]] && return 0
+  mkdir -p "$folder"
+  say "making $what in $folder"
+  quietly "$folder/log" "$@" || die "$what could not be made; the whole log is in $folder/log"
+  printf '%s\n' "$of" >"$folder/made-of"
+}
+
 # NVIDIA's libraries that programs open when they use a GPU (base/shared_library.h), by the names that those ask for which
 # this machine's nvcc has built.
 cuda_libraries() {

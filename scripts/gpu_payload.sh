@@ -18,7 +18,6 @@ programs=(kvship_kernels_cuda_test kvship_kernels_cuda_libraries_test kvship_eng
   kvship-decode kvship)
 model_layers=2
 most_bytes=52000000 # with the checkout, 14 MB, less than the 64 MiB that such a machine may take
-glibc='/(ld-linux[^/]*|lib(c|m|mvec|dl|pthread|rt|resolv|util|anl|nsl|nss_[a-z]+))\.so[^/]*$'
 
 bin=${KVSHIP_GPU_BIN:-build/bin}
 folder=$PWD/build-gpu-payload
@@ -35,9 +34,7 @@ for program in "${programs[@]}"; do
   # shellcheck disable=SC2016  # for the dynamic loader
   patchelf --force-rpath --set-rpath '$ORIGIN/../lib' "$root/bin/$program"
 done
-found=$(ldd "${programs[@]/#/$bin/}")
-if missing=$(grep 'not found' <<<"$found"); then die "libraries that are not here: $missing"; fi
-awk '$2 == "=>" && $3 ~ /^\// { print $3 }' <<<"$found" | sort -u | grep -vE "$glibc" | while read -r library; do
+libraries_of "${programs[@]/#/$bin/}" | grep -vE "$of_the_machine" | while read -r library; do
   strip --strip-unneeded -o "$root/lib/${library##*/}" "$library"
   # shellcheck disable=SC2016
   patchelf --force-rpath --set-rpath '$ORIGIN' "$root/lib/${library##*/}"

@@ -12,15 +12,10 @@ export python_venv
 
 # Installs the packages anew when a file of theirs, or of the wire contract they are made from, has changed.
 setup_python() {
-  local folder=$cache_folder/python wanted
-  wanted=$(files_matching "${python_packages[@]}" "$python_deploy_requirements" proto | sort -z | xargs -0 sha256sum |
+  local of
+  of=$(files_matching "${python_packages[@]}" "$python_deploy_requirements" proto | sort -z | xargs -0 sha256sum |
     cat - scripts/python.sh | sha256sum | cut -d' ' -f1)
-  [[ $(cat "$folder/made-of" 2>/dev/null) == "$wanted" ]] && return 0
-  mkdir -p "$folder"
-  say "installing the Python packages (${python_packages[*]}) into $folder"
-  quietly "$folder/log" make_python_venv ||
-    die "The Python environment could not be made; the whole log is in $folder/log"
-  printf '%s\n' "$wanted" >"$folder/made-of"
+  make_once "$cache_folder/python" "$of" "the environment of the Python packages" make_python_venv
 }
 
 make_python_venv() {

@@ -203,14 +203,10 @@ download_package() {
 # The Python environment of bench/cpu, made anew when its requirements change. llama.cpp is compiled for
 # this very machine, which takes a quarter of an hour on two cores.
 setup_bench_cpu() {
-  local folder=$cache_folder/bench-cpu wanted
-  wanted=$(sha256sum bench/cpu/requirements*.txt | sha256sum | cut -d' ' -f1)
-  [[ $(cat "$folder/made-of" 2>/dev/null) == "$wanted" ]] && return 0
-  mkdir -p "$folder"
-  say "making the comparison's Python environment in $folder (compiles llama.cpp: ten minutes or more)"
-  CMAKE_ARGS="-DGGML_NATIVE=ON" quietly "$folder/log" make_bench_cpu_venv ||
-    die "The comparison's Python environment could not be made; the whole log is in $folder/log"
-  printf '%s\n' "$wanted" >"$folder/made-of"
+  local of
+  of=$(sha256sum bench/cpu/requirements*.txt | sha256sum | cut -d' ' -f1)
+  CMAKE_ARGS="-DGGML_NATIVE=ON" make_once "$cache_folder/bench-cpu" "$of" \
+    "the comparison's Python environment (llama.cpp is compiled, ten minutes or more)" make_bench_cpu_venv
 }
 
 make_bench_cpu_venv() {

@@ -3,7 +3,6 @@
 // time, bytes, rates and the share of what this machine can do (machine_limits.h).
 #include <benchmark/benchmark.h>
 
-#include <cmath>
 #include <string>
 #include <tuple>
 #include <utility>

@@ -3,11 +3,9 @@
 // safe.
 #pragma once
 
-#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "engine/tool_call.h"
 #include "kvship/v1/generation.pb.h"
 

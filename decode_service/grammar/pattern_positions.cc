@@ -1,7 +1,6 @@
 #include "decode_service/grammar/pattern_positions.h"
 
 #include <algorithm>
-#include <cstdint>
 #include <iterator>
 #include <set>
 #include <utility>

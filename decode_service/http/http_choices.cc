@@ -66,7 +66,8 @@ void HttpChoices::Start(const OpenAiRequest& request) {
   bool goes_on = true;
   while (goes_on && !cancelled_ && num_running_ < generations_.size()) {
     Generation& generation = *generations_[num_running_];
-    generation.responses().OnResponse([signal = signal_] { signal->Give(); });
+    generation.responses().OnResponse([signal = signal_] { signal->Give(); },
+                                      /*wants_all=*/!request.stream);
     goes_on = generation.Start(request.Choice(num_running_));
     ++num_running_;
     CancelIfPointless();  // reading many prompts takes time

@@ -276,9 +276,9 @@ void HttpService::Answer(OpenAiApi api, const httplib::Request& request,
     Refuse(OpenAiErrorOf(asked.status()), asked.status().code(), request, *client, response);
     return MarkIfClientHasGone(asked.status(), response);
   }
-  if (const auto& chat = uses_.model.chat_template; chat && !chat->traits().has_parallel_calls) {
-    // The template cannot represent several.
-    if (api == OpenAiApi::kChat) asked->prompts[0].mutable_chat()->set_single_call(true);
+  const auto& chat = uses_.model.chat_template;
+  if (api == OpenAiApi::kChat && chat && !chat->traits().has_parallel_calls) {
+    asked->prompts[0].mutable_chat()->set_single_call(true);  // the template cannot tell several
   }
   if (!Serves(asked->model)) {
     return refuse(UnknownModel(asked->model, model_), *client);

@@ -1,7 +1,5 @@
 #include "engine/cuda/device_decode.h"
 
-#include <algorithm>
-
 #include "base/status_macros.h"
 #include "kernels/cuda/decode_step.h"
 #include "kernels/cuda/elementwise.h"

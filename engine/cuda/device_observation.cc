@@ -1,7 +1,6 @@
 #include "engine/cuda/device_observation.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "base/status_macros.h"
 #include "engine/cuda/device_transformer.h"

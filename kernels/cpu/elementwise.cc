@@ -1,7 +1,6 @@
 #include "kernels/elementwise.h"
 
 #include <algorithm>
-#include <cassert>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cassert>
-#include <cstring>
 
 #include "kernels/cpu/packed_rows.h"
 #include "kernels/weight_blocks.h"

@@ -1,8 +1,6 @@
 #include <algorithm>
-#include <cassert>
 #include <cstring>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/cpu/packed_rows.h"
 #include "kernels/cpu/product_tiles.h"
 #include "kernels/cpu/weight_stack.h"

@@ -1,8 +1,5 @@
 #include "prefill_service/cuda/device_prompt_reader.h"
 
-#include <utility>
-
-#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "compress/cuda/device_compressor.h"
 #include "engine/gpu.h"

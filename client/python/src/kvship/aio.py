@@ -15,7 +15,7 @@ from kvship import errors
 from kvship._retry import Attempts, timeout_seconds
 from kvship.client import CHANNEL_OPTIONS, Metadata, call_metadata
 from kvship.request import check_flag, check_text, generate_request, token_ids
-from kvship.results import Generation, Output, Progress, event
+from kvship.results import Generation, Output, Progress, StreamedResult
 from kvship.v1 import generation_pb2, generation_pb2_grpc, types_pb2
 
 
@@ -31,11 +31,12 @@ async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
     return event.is_set()
 
 
-class AsyncStream:
+class AsyncStream(StreamedResult):
     """A request under way, as kvship.Stream: `async for` over its Progress and Output."""
 
     def __init__(self, stub: Any, request: generation_pb2.GenerateRequest, attempts: Attempts,
                  metadata: Metadata) -> None:
+        super().__init__()
         self._stub = stub
         self._request = request
         self._metadata = metadata
@@ -43,8 +44,6 @@ class AsyncStream:
         self._cancelled = asyncio.Event()
         self._call = self._start()
         self._events = self._read()
-        self._result = Generation()
-        self._done = False
 
     def _start(self) -> Any:
         return self._stub.Generate(self._request, timeout=self._attempts.timeout(), metadata=self._metadata)
@@ -62,14 +61,8 @@ class AsyncStream:
         while True:
             try:
                 async for response in self._call:
-                    if response.HasField("report"):
-                        self._result.report = response.report
-                        continue
-                    told = event(response)
-                    if isinstance(told, Output):
-                        has_output = True
-                        self._result.text += told.text
-                        self._result.tokens.extend(told.tokens)
+                    told = self._take(response)
+                    has_output = has_output or isinstance(told, Output)
                     if told is not None:
                         yield told
                 self._done = True
@@ -90,17 +83,6 @@ class AsyncStream:
 
     def __aiter__(self) -> AsyncIterator[Progress | Output]:
         return self._events
-
-    @property
-    def result(self) -> Generation:
-        """Everything, once the stream has ended. Raises RuntimeError before."""
-        if not self._done:
-            raise RuntimeError("the stream has not ended; iterate over it first")
-        return self._result
-
-    @property
-    def report(self) -> generation_pb2.GenerateReport:
-        return self.result.report
 
     def cancel(self) -> None:
         """Ends the request; the iteration then raises Cancelled."""

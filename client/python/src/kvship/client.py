@@ -12,7 +12,7 @@ import grpc
 from kvship import errors
 from kvship._retry import Attempts, timeout_seconds
 from kvship.request import check_flag, check_text, generate_request, token_ids
-from kvship.results import Generation, Output, Progress, event
+from kvship.results import Generation, Output, Progress, StreamedResult
 from kvship.v1 import generation_pb2, generation_pb2_grpc, types_pb2
 
 # Calls are made again by kvship._retry's rules; the channel must try to connect as often.
@@ -75,7 +75,7 @@ class _Closing:
             raise
 
 
-class Stream:
+class Stream(StreamedResult):
     """A request under way: iterate over its Progress and Output; then `report` and `result` are there.
 
     Leaving the `with` block, or cancel(), ends the request and frees all that it holds on the servers.
@@ -83,6 +83,7 @@ class Stream:
 
     def __init__(self, stub: Any, request: generation_pb2.GenerateRequest, attempts: Attempts, metadata: Metadata,
                  closed: _Closing) -> None:
+        super().__init__()
         self._closed = closed
         self._stub = stub
         self._request = request
@@ -91,8 +92,6 @@ class Stream:
         self._cancelled = False
         self._call = self._start()
         self._events = self._read()
-        self._result = Generation()
-        self._done = False
 
     def _start(self) -> Any:
         return self._closed.invoke(self._stub.Generate, self._request, self._attempts.timeout(), self._metadata)
@@ -109,14 +108,8 @@ class Stream:
         while True:
             try:
                 for response in self._call:
-                    if response.HasField("report"):
-                        self._result.report = response.report
-                        continue
-                    told = event(response)
-                    if isinstance(told, Output):
-                        has_output = True
-                        self._result.text += told.text
-                        self._result.tokens.extend(told.tokens)
+                    told = self._take(response)
+                    has_output = has_output or isinstance(told, Output)
                     if told is not None:
                         yield told
                 self._done = True
@@ -135,17 +128,6 @@ class Stream:
 
     def __iter__(self) -> Iterator[Progress | Output]:
         return self._events
-
-    @property
-    def result(self) -> Generation:
-        """Everything, once the stream has ended. Raises RuntimeError before."""
-        if not self._done:
-            raise RuntimeError("the stream has not ended; iterate over it first")
-        return self._result
-
-    @property
-    def report(self) -> generation_pb2.GenerateReport:
-        return self.result.report
 
     def cancel(self) -> None:
         """Ends the request; the iteration then raises Cancelled."""

@@ -73,6 +73,35 @@ def token(message: types_pb2.OutputToken) -> Token:
     return Token(message.token_id, message.logprob, tuple((top.token_id, top.logprob) for top in message.top))
 
 
+class StreamedResult:
+    """What the messages of a stream have told so far."""
+
+    def __init__(self) -> None:
+        self._result = Generation()
+        self._done = False
+
+    def _take(self, response: generation_pb2.GenerateResponse) -> Progress | Output | None:
+        """Keeps what a message tells, and returns it as event does."""
+        if response.HasField("report"):
+            self._result.report = response.report
+        told = event(response)
+        if isinstance(told, Output):
+            self._result.text += told.text
+            self._result.tokens.extend(told.tokens)
+        return told
+
+    @property
+    def result(self) -> Generation:
+        """Everything, once the stream has ended. Raises RuntimeError before."""
+        if not self._done:
+            raise RuntimeError("the stream has not ended; iterate over it first")
+        return self._result
+
+    @property
+    def report(self) -> generation_pb2.GenerateReport:
+        return self.result.report
+
+
 def event(response: generation_pb2.GenerateResponse) -> Progress | Output | None:
     """What a message of the stream tells; none for the report and for what a newer server may send."""
     which = response.WhichOneof("event")
