@@ -2,19 +2,17 @@
 
 #include <gtest/gtest.h>
 
-#include <fstream>
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {
 
 TEST(ReadFile, GivesAllBytes) {
-  const std::string path = testing::TempDir() + "kvship_read_file_test";
+  const TempFolder folder;
   for (const std::string& content :
        {std::string(), std::string("a\0b\r\n", 5), std::string(200'000, 'x')}) {
-    std::ofstream(path, std::ios::binary) << content;
-    EXPECT_EQ(ReadFile(path), content);
+    EXPECT_EQ(ReadFile(folder.Write("file", content)), content);
   }
-  std::remove(path.c_str());
 }
 
 TEST(ReadFile, GivesNothingOfWhatCannotBeRead) {

@@ -10,6 +10,7 @@
 
 #include "base/out_of_memory.h"
 #include "tests/address_limit.h"
+#include "tests/sanitized.h"
 
 namespace kvship {
 namespace {
@@ -94,9 +95,7 @@ TEST(ThreadPool, RunsTheNextLoopAsEverAfterOneThatThrew) {
 }
 
 TEST(ThreadPool, WhereTheSystemHasNotAsManyThreadsItThrows) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
-#endif
+  if (kSanitized) GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
   const AddressLimit limit(size_t{64} << 20);  // stacks take 8 MiB each
   EXPECT_THROW(ThreadPool(64), std::system_error);
 }

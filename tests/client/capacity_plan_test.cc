@@ -10,7 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/plan_model.h"
 #include "client/plan_text.h"
-#include "tests/engine/model_files.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {

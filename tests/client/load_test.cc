@@ -6,11 +6,11 @@
 
 #include <atomic>
 #include <cmath>
-#include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/load_report.h"
+#include "tests/temp_folder.h"
 #include "transport/grpc_status.h"
 
 namespace kvship {
@@ -67,13 +67,14 @@ TEST(LoadPlan, ArrivalsAreAPoissonProcess) {
 }
 
 TEST(LoadPlan, ATraceIsReadFasterIfAskedTo) {
-  const std::string path = ::testing::TempDir() + "/trace.jsonl";
-  std::ofstream(path) << R"({"timestamp": 3000, "input_length": 700, "output_length": 8, "x": 1,)"
-                      << R"( "hash_ids": [7, 0]})"
-                      << "\n\n"
-                      << R"({"timestamp": 1000, "input_length": 20, "output_length": 0})"
-                      << "\n";
-  const auto plan = *ReadTrace(path, 2);
+  const TempFolder folder;
+  const std::string trace =
+      R"({"timestamp": 3000, "input_length": 700, "output_length": 8, "x": 1,)"
+      R"( "hash_ids": [7, 0]})"
+      "\n\n"
+      R"({"timestamp": 1000, "input_length": 20, "output_length": 0})"
+      "\n";
+  const auto plan = *ReadTrace(folder.Write("trace.jsonl", trace), 2);
   ASSERT_EQ(plan.size(), 2u);
   EXPECT_EQ(plan[0].at, absl::ZeroDuration());
   EXPECT_EQ(plan[0].prompt_tokens, 700u);
@@ -100,28 +101,30 @@ TEST(LoadPlan, PromptsShareTheBlocksThatATraceNamesAlike) {
 }
 
 TEST(LoadPlan, ABrokenTraceIsRefusedByLineAndField) {
-  const std::string path = ::testing::TempDir() + "/broken.jsonl";
-  std::ofstream(path) << R"({"timestamp": 0, "input_length": 5, "output_length": 5})"
-                      << "\n"
-                      << R"({"timestamp": 1, "input_length": "5", "output_length": 5})"
-                      << "\n";
-  const absl::Status status = ReadTrace(path, 1).status();
-  EXPECT_THAT(std::string(status.message()), HasSubstr("broken.jsonl:2: field 'input_length'"));
+  const TempFolder folder;
+  const auto message = [&folder](const std::string& trace) {
+    const absl::Status status = ReadTrace(folder.Write("broken.jsonl", trace), 1).status();
+    return std::string(status.message());
+  };
+  EXPECT_THAT(message(R"({"timestamp": 0, "input_length": 5, "output_length": 5})"
+                      "\n"
+                      R"({"timestamp": 1, "input_length": "5", "output_length": 5})"
+                      "\n"),
+              HasSubstr("broken.jsonl:2: field 'input_length'"));
   for (const char* field : {"timestamp", "input_length", "output_length"}) {
     nlohmann::json line = {{"timestamp", 0}, {"input_length", 5}, {"output_length", 5}};
     line[field] = 1e18;
-    std::ofstream(path) << line.dump() << "\n";
-    EXPECT_THAT(std::string(ReadTrace(path, 1).status().message()),
+    EXPECT_THAT(message(line.dump() + "\n"),
                 HasSubstr(absl::StrCat("field '", field, "' is 1e+18; wanted a number from 0 to")));
   }
   for (const char* ids : {"5", "[1, -1]", R"(["1"])"}) {
-    std::ofstream(path) << R"({"timestamp": 0, "input_length": 5, "output_length": 5, "hash_ids": )"
-                        << ids << "}\n";
-    EXPECT_THAT(std::string(ReadTrace(path, 1).status().message()),
-                HasSubstr("broken.jsonl:1: field 'hash_ids' is "));
+    EXPECT_THAT(
+        message(absl::StrCat(
+            R"({"timestamp": 0, "input_length": 5, "output_length": 5, "hash_ids": )", ids, "}\n")),
+        HasSubstr("broken.jsonl:1: field 'hash_ids' is "));
   }
-  EXPECT_EQ(ReadTrace(path + "x", 1).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(std::string(ReadTrace(::testing::TempDir(), 1).status().message()),
+  EXPECT_EQ(ReadTrace(folder.path() + "/none", 1).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(ReadTrace(folder.path(), 1).status().message()),
               HasSubstr("is a directory; wanted a file of JSON lines"));
 }
 

@@ -3,10 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
-
-#include "absl/strings/str_cat.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {
@@ -14,19 +11,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const std::string& content)
-      : path_(std::filesystem::temp_directory_path() / absl::StrCat("kvship_client_", getpid())) {
-    std::ofstream(path_, std::ios::binary) << content;
-  }
-  ~TemporaryFile() { std::filesystem::remove(path_); }
-  const std::string& path() const { return path_; }
-
- private:
-  const std::string path_;
-};
 
 absl::Status InputStatus(const PromptSource& source) {
   v1::GenerateRequest request;
@@ -45,16 +29,18 @@ TEST(RequestTextTest, PromptIsTextOrAChat) {
 }
 
 TEST(RequestTextTest, FilesAreTakenAsTheyAre) {
-  const TemporaryFile file("line one\r\n \u20ac\n");
+  const TempFolder folder;
+  const std::string file = folder.Write("prompt", "line one\r\n \u20ac\n");
   v1::GenerateRequest request;
-  ASSERT_TRUE(SetInput({.text_file = file.path()}, &request).ok());
+  ASSERT_TRUE(SetInput({.text_file = file}, &request).ok());
   EXPECT_EQ(request.prompt(), "line one\r\n \u20ac\n");
 }
 
 TEST(RequestTextTest, WhatIsNotUtf8IsNamedByItsByte) {
-  const TemporaryFile latin("caf\xe9 au lait");
-  EXPECT_THAT(std::string(InputStatus({.text_file = latin.path()}).message()),
-              AllOf(HasSubstr(latin.path()), HasSubstr("is not UTF-8 at byte 3 (0xE9")));
+  const TempFolder folder;
+  const std::string latin = folder.Write("latin", "caf\xe9 au lait");
+  EXPECT_THAT(std::string(InputStatus({.text_file = latin}).message()),
+              AllOf(HasSubstr(latin), HasSubstr("is not UTF-8 at byte 3 (0xE9")));
   EXPECT_THAT(std::string(InputStatus({.text = "\xff", .chat = true}).message()),
               HasSubstr("--prompt is not UTF-8 at byte 0"));
   EXPECT_THAT(std::string(InputStatus({.text = "a", .chat = true, .system = "b\xff"}).message()),
@@ -62,9 +48,9 @@ TEST(RequestTextTest, WhatIsNotUtf8IsNamedByItsByte) {
 }
 
 TEST(RequestTextTest, TokensFileIsAJsonList) {
-  const TemporaryFile file("[1, 2, 300]");
+  const TempFolder folder;
   v1::GenerateRequest request;
-  ASSERT_TRUE(SetInput({.tokens_file = file.path()}, &request).ok());
+  ASSERT_TRUE(SetInput({.tokens_file = folder.Write("ids", "[1, 2, 300]")}, &request).ok());
   EXPECT_THAT(request.tokens().ids(), ElementsAre(1, 2, 300));
 }
 
@@ -76,9 +62,10 @@ TEST(RequestTextTest, WrongInputsAreNamed) {
               HasSubstr("--system is given without --chat"));
   EXPECT_THAT(std::string(InputStatus({.text_file = "/no/such/file"}).message()),
               HasSubstr("/no/such/file"));
+  const TempFolder folder;
   for (const char* content : {"{}", "[1, -2]", "[1, \"x\"]", "[1.5]", "[4294967296]", "nonsense"}) {
-    const TemporaryFile file(content);
-    EXPECT_EQ(InputStatus({.tokens_file = file.path()}).code(), absl::StatusCode::kInvalidArgument)
+    EXPECT_EQ(InputStatus({.tokens_file = folder.Write("ids", content)}).code(),
+              absl::StatusCode::kInvalidArgument)
         << content;
   }
 }

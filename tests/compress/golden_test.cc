@@ -57,6 +57,7 @@ void ExpectSameSet(const std::vector<int32_t>& kept, const std::vector<int32_t>&
   std::vector<int32_t> odd;
   std::set_symmetric_difference(kept.begin(), kept.end(), wanted.begin(), wanted.end(),
                                 std::back_inserter(odd));
+  EXPECT_LE(odd.size(), 8u);  // pooled scores are often equal
   for (int32_t position : odd) {
     ASSERT_FALSE(AlwaysKept(budget, position, prompt_tokens)) << "position " << position;
     EXPECT_NEAR(scores[position], boundary, 1e-5) << "position " << position;

@@ -5,24 +5,16 @@
 
 #include <vector>
 
-#include "base/random.h"
 #include "kernels/scores.h"
 #include "kv/layer_view.h"
 #include "kv/shape.h"
+#include "tests/random_floats.h"
 
 namespace kvship {
 
 inline constexpr size_t kTokens = 150;
 inline constexpr KvShape kShape = {
     .num_layers = 1, .num_kv_heads = 2, .num_query_heads = 4, .head_dim = 32};
-
-inline std::vector<float> RandomFloats(uint64_t seed, size_t num_elements) {
-  std::vector<float> out(num_elements);
-  for (size_t i = 0; i < num_elements; ++i) {
-    out[i] = static_cast<float>(2 * UniformUnit(seed, i) - 1);
-  }
-  return out;
-}
 
 struct RandomLayer {
   static constexpr size_t kHeads = kShape.num_kv_heads;

@@ -3,14 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <future>
-#include <optional>
-#include <thread>
 
 #include "absl/time/clock.h"
-#include "tests/decode_service/letter_tokenizer.h"
-#include "tests/decode_service/tiny_node.h"
+#include "tests/decode_service/decode_loop_fixture.h"
+#include "tests/eventually.h"
 
 namespace kvship {
 namespace {
@@ -19,21 +16,7 @@ using ::testing::ElementsAre;
 using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 
-constexpr char kKeepAll[] = "scorer=keep_all";
 constexpr char kBudget[] = "budget_tokens=40,window=8,kernel=7";
-
-// Fails every step, or has no memory to draw from its logits.
-class BrokenDecoder final : public Decoder {
- public:
-  absl::Status CheckPlan(const KvPlan&) const override { return absl::OkStatus(); }
-  absl::Status Step(std::span<const Item>) override { return error; }
-  std::span<const float> logits(size_t) const override { throw std::bad_alloc(); }
-  int32_t drawn(size_t) const override { return 0; }
-  absl::Status CheckDevice() override { return device; }
-
-  absl::Status error;
-  absl::Status device;
-};
 
 // Allows the tokens of a list, each at its place; but the first, which may be any.
 class ListMatcher final : public OutputMatcher {
@@ -56,63 +39,6 @@ class ListMatcher final : public OutputMatcher {
   size_t taken_ = 0;
 };
 
-class DecodeLoopTest : public ::testing::Test {
- protected:
-  // One request in the loop, and how it ended.
-  struct Request {
-    explicit Request(size_t max_waiting_tokens = 1000) : reader(max_waiting_tokens) {}
-    Reader reader;
-    std::atomic<bool> ended{false};
-    Session::End end;
-    size_t reserved_at_end = 0;
-  };
-
-  void StartLoop(size_t max_batch_sessions = 32) {
-    loop_ = std::make_unique<DecodeLoop>(engine_, backend_.threads(), node_.metrics,
-                                         max_batch_sessions);
-  }
-
-  void Start(Request& request, const std::vector<int32_t>& prompt, const std::string& compression,
-             OutputOptions options, std::unique_ptr<OutputMatcher> matcher = nullptr) {
-    TinyNode::Prefilled prefilled = node_.Prefill(prompt, compression, options.max_tokens - 1);
-    const OutputToken first =
-        options.forced_tokens.empty()
-            ? SampleToken(prefilled.logits, options.sampling, 0, options.num_logprobs)
-            : ForceToken(prefilled.logits, options.forced_tokens[0], options.num_logprobs);
-    auto session = std::make_unique<Session>(
-        std::move(options), &tokenizer_, std::move(prefilled.cache), request.reader.responses,
-        [this, &request](const Session::End& end) {
-          request.end = end;
-          request.reserved_at_end = node_.pool->reserved_bytes();
-          request.ended = true;
-        });
-    session->HoldTo(std::move(matcher));
-    session->Take(first);
-    if (!session->ended()) loop_->Join(std::move(session));
-  }
-
-  // What a request is told whose step fails with `error`, or its next token if that is OK.
-  absl::Status EndAfter(const absl::Status& error, size_t num_logprobs = 0) {
-    broken_.error = error;
-    loop_ = std::make_unique<DecodeLoop>(broken_, backend_.threads(), node_.metrics, 1);
-    Request request;
-    Start(request, node_.Prompt(40, 13), kKeepAll, {.max_tokens = 5, .num_logprobs = num_logprobs});
-    return Finish(request) ? request.end.status : absl::OkStatus();
-  }
-
-  bool Finish(Request& request) {
-    return request.reader.ReadUntil([&] { return request.ended.load(); }) &&
-           (request.reader.Take(), true);
-  }
-
-  TinyNode node_;
-  LetterTokenizer tokenizer_;
-  Backend backend_{2};
-  DecodeEngine engine_{*node_.model.transformer, backend_, Arithmetic::kFast};
-  BrokenDecoder broken_;
-  std::unique_ptr<DecodeLoop> loop_;
-};
-
 TEST_F(DecodeLoopTest, GreedyOutputEqualsTheOneProcessRun) {
   StartLoop();
   for (const char* compression : {kKeepAll, kBudget}) {
@@ -125,55 +51,6 @@ TEST_F(DecodeLoopTest, GreedyOutputEqualsTheOneProcessRun) {
     EXPECT_EQ(request.end.output_tokens, 20u);
     EXPECT_EQ(request.reserved_at_end, 0u);
   }
-}
-
-TEST_F(DecodeLoopTest, CompanyInTheBatchChangesNothing) {
-  StartLoop();
-  std::vector<std::unique_ptr<Request>> requests;
-  std::vector<std::vector<int32_t>> prompts;
-  for (uint64_t i = 0; i < 5; ++i) {
-    prompts.push_back(node_.Prompt(40 + 13 * i, i));
-    requests.push_back(std::make_unique<Request>());
-    Start(*requests.back(), prompts.back(), i % 2 ? kKeepAll : "budget_tokens=32,window=8",
-          {.max_tokens = 10 + i, .num_logprobs = i % 3});  // some draw from their logits
-  }
-  for (uint64_t i = 0; i < 5; ++i) {
-    ASSERT_TRUE(Finish(*requests[i]));
-    EXPECT_THAT(requests[i]->reader.tokens,
-                ElementsAreArray(node_.Reference(
-                    prompts[i], i % 2 ? kKeepAll : "budget_tokens=32,window=8", 10 + i)));
-  }
-  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
-}
-
-TEST_F(DecodeLoopTest, SessionsBeyondTheBatchTakeTurns) {
-  StartLoop(/*max_batch_sessions=*/2);
-  std::vector<std::unique_ptr<Request>> requests;
-  const auto prompt = node_.Prompt(40, 7);
-  for (int i = 0; i < 5; ++i) {
-    requests.push_back(std::make_unique<Request>());
-    Start(*requests.back(), prompt, kKeepAll, {.max_tokens = 12});
-  }
-  const auto reference = node_.Reference(prompt, kKeepAll, 12);
-  for (auto& request : requests) {
-    ASSERT_TRUE(Finish(*request));
-    EXPECT_THAT(request->reader.tokens, ElementsAreArray(reference));
-  }
-}
-
-TEST_F(DecodeLoopTest, SlowReaderDoesNotHoldUpTheBatch) {
-  StartLoop();
-  Request slow(/*max_waiting_tokens=*/4);
-  Request quick;
-  const auto prompt = node_.Prompt(40, 3);
-  Start(slow, prompt, kKeepAll, {.max_tokens = 30});
-  Start(quick, prompt, kKeepAll, {.max_tokens = 30});
-  ASSERT_TRUE(Finish(quick));
-  EXPECT_FALSE(slow.ended);
-  EXPECT_FALSE(slow.reader.responses->has_room());
-  ASSERT_TRUE(Finish(slow));
-  EXPECT_THAT(slow.reader.tokens, ElementsAreArray(quick.reader.tokens));
-  EXPECT_LT(node_.NumObserved("kvship_decode_time_between_tokens_seconds"), 2 * 29);
 }
 
 TEST_F(DecodeLoopTest, CancelledSessionFreesItsPagesAndOthersGoOn) {
@@ -204,19 +81,15 @@ TEST_F(DecodeLoopTest, EndOfTheLoopEndsItsSessions) {
 }
 
 TEST_F(DecodeLoopTest, StepThatDoesNotEndIsToldAndForgottenWhenItEnds) {
-  StartLoop();
+  std::promise<void> release;
+  broken_.go = release.get_future().share();
+  loop_ = std::make_unique<DecodeLoop>(broken_, backend_.threads(), node_.metrics, 1);
   const absl::Duration kMost = 5 * Heartbeat::kPeriod;
   const absl::Duration kMore = kMost + Heartbeat::kPeriod;
   absl::SleepFor(kMore);
   EXPECT_EQ(loop_->CheckProgress(kMost), absl::OkStatus()) << "who has nothing to do is not stuck";
 
   Request request;
-  std::promise<void> release;
-  const auto released = release.get_future().share();
-  // The loop hands out tokens in the middle of a step; the first one comes from this thread.
-  request.reader.responses->OnResponse([released, here = std::this_thread::get_id()] {
-    if (std::this_thread::get_id() != here) released.wait();
-  });
   Start(request, node_.Prompt(40, 5), kKeepAll, {.max_tokens = 5});
   absl::SleepFor(kMore);
   const absl::Status stuck = loop_->CheckProgress(kMost);
@@ -251,10 +124,8 @@ TEST_F(DecodeLoopTest, AStepThatFailsOnALostDeviceIsToldForGood) {
 TEST_F(DecodeLoopTest, ADeviceThatIsLostBetweenStepsIsToldForGood) {
   broken_.device = absl::InternalError("illegal address");
   loop_ = std::make_unique<DecodeLoop>(broken_, backend_.threads(), node_.metrics, 1);
-  for (int i = 0; i < 500 && loop_->CheckProgress(absl::Hours(1)).ok(); ++i) {
-    absl::SleepFor(absl::Milliseconds(10));
-  }
-  EXPECT_TRUE(absl::IsInternal(loop_->CheckProgress(absl::Hours(1))));
+  EXPECT_TRUE(Eventually([this] { return absl::IsInternal(loop_->CheckProgress(absl::Hours(1))); },
+                         absl::Seconds(5)));
 }
 
 TEST_F(DecodeLoopTest, StepWithoutMemoryEndsItsRequestsAsSuch) {
@@ -368,23 +239,6 @@ TEST_F(DecodeLoopTest, StopTextEndsTheOutputBeforeIt) {
   EXPECT_EQ(request.reader.text, whole.reader.text.substr(0, at));
   EXPECT_EQ(request.end.reason, v1::GenerateReport::FINISH_REASON_STOP);
   EXPECT_EQ(request.end.output_tokens, at + stop.size());
-}
-
-TEST_F(DecodeLoopTest, DrawsDependOnSeedAndIndexAlone) {
-  StartLoop();
-  const auto prompt = node_.Prompt(50, 10);
-  const OutputOptions options = {.sampling = {.temperature = 1.5, .seed = 11}, .max_tokens = 15};
-  Request alone;
-  Start(alone, prompt, kKeepAll, options);
-  ASSERT_TRUE(Finish(alone));
-  Request other;
-  Request together;
-  Start(other, node_.Prompt(30, 11), kKeepAll,
-        {.sampling = {.temperature = 1, .seed = 12}, .max_tokens = 40});
-  Start(together, prompt, kKeepAll, options);
-  ASSERT_TRUE(Finish(together));
-  ASSERT_TRUE(Finish(other));
-  EXPECT_THAT(together.reader.tokens, ElementsAreArray(alone.reader.tokens));
 }
 
 TEST_F(DecodeLoopTest, OneTokenNeedsNoStep) {

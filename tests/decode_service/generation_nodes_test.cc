@@ -8,13 +8,13 @@
 #include <thread>
 
 #include "absl/strings/match.h"
-#include "absl/time/clock.h"
 #include "base/clock.h"
 #include "decode_service/generation.h"
 #include "rpc/compression.h"
 #include "rpc/errors.h"
 #include "tests/decode_service/generation_parts.h"
 #include "tests/decode_service/silent_node.h"
+#include "tests/eventually.h"
 
 namespace kvship {
 namespace {
@@ -67,14 +67,6 @@ class GenerationNodesTest : public ::testing::Test {
     return End();
   }
 
-  static bool Eventually(const std::function<bool()>& condition) {
-    const absl::Time give_up = MonotonicNow() + absl::Seconds(10);
-    while (!condition()) {
-      if (MonotonicNow() > give_up) return false;
-      absl::SleepFor(absl::Milliseconds(1));
-    }
-    return true;
-  }
   bool HasMetric(const std::string& line) const {
     return absl::StrContains(parts_->Metrics(), line + "\n");
   }

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "rpc/errors.h"
+#include "tests/decode_service/fake_tokenizer.h"
 #include "tests/engine/chat_programs.h"
 
 namespace kvship {
@@ -18,18 +19,13 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 // Encodes each byte as the id of the same number.
-class ByteTokenizer : public Tokenizer {
+class ByteTokenizer : public FakeTokenizer {
  public:
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                               std::span<const TextRange>) const override {
     return std::vector<int32_t>(text.begin(), text.end());
   }
-  absl::string_view TokenBytes(int32_t) const override { return ""; }
-  bool IsSpecial(int32_t) const override { return false; }
-  std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
-  size_t vocab_tokens() const override { return 320; }
   int32_t begin_token() const override { return 1; }
-  Sha256Digest identity() const override { return {}; }
 };
 
 // The golden model: a vocabulary of 320, a context of 2048, no tokenizer of its own.

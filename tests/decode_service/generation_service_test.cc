@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "rpc/errors.h"
 #include "rpc/request_id.h"
+#include "tests/decode_service/fake_tokenizer.h"
 #include "tests/decode_service/generation_parts.h"
 #include "transport/grpc_status.h"
 
@@ -71,18 +72,12 @@ TEST_F(GenerationServiceTest, RefusalsWhileDrainingSayWhatToDoAndAreCounted) {
 }
 
 // Has no memory for what it makes of a text.
-class ForgetfulTokenizer : public Tokenizer {
+class ForgetfulTokenizer final : public FakeTokenizer {
  public:
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view,
                                               std::span<const TextRange>) const override {
     throw std::bad_alloc();
   }
-  absl::string_view TokenBytes(int32_t) const override { return ""; }
-  bool IsSpecial(int32_t) const override { return false; }
-  std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
-  size_t vocab_tokens() const override { return 320; }
-  int32_t begin_token() const override { return -1; }
-  Sha256Digest identity() const override { return {}; }
 };
 
 TEST_F(GenerationServiceTest, ATextWhoseTokensMemoryDoesNotHoldIsRefused) {
@@ -99,7 +94,7 @@ TEST_F(GenerationServiceTest, ATextWhoseTokensMemoryDoesNotHoldIsRefused) {
 }
 
 // Holds up whoever asks it, until it is let go.
-class SlowTokenizer final : public ForgetfulTokenizer {
+class SlowTokenizer final : public FakeTokenizer {
  public:
   SlowTokenizer(std::atomic<bool>& is_asked, std::shared_future<void> may_go_on)
       : is_asked_(is_asked), may_go_on_(std::move(may_go_on)) {}

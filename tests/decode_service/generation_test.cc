@@ -24,6 +24,7 @@
 #include "tests/decode_service/no_memory_for.h"
 #include "tests/decode_service/one_token_grammars.h"
 #include "tests/decode_service/silent_node.h"
+#include "tests/sanitized.h"
 
 namespace kvship {
 namespace {
@@ -161,9 +162,7 @@ TEST_F(GenerationTest, OneThatIsCancelledWhileItIsServedHoldsNothingWhenItsEndIs
 }
 
 TEST_F(GenerationTest, APromptThatMemoryDoesNotHoldIsRefused) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
-#endif
+  if (kSanitized) GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
   v1::GenerateRequest request;
   request.mutable_tokens()->mutable_ids()->Resize(1 << 24, 1);  // 64 MiB, which are copied
   const auto generation = NewGeneration();

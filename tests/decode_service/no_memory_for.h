@@ -5,15 +5,13 @@
 
 #include <cstddef>
 
+#include "tests/sanitized.h"
+
 namespace kvship {
 
 class NoMemoryFor {
  public:
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  static constexpr bool kWorks = false;
-#else
-  static constexpr bool kWorks = true;
-#endif
+  static constexpr bool kWorks = !kSanitized;
 
   explicit NoMemoryFor(size_t num_bytes, bool in_this_thread_alone = false);
   ~NoMemoryFor();

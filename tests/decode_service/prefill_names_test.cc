@@ -7,9 +7,9 @@
 #include <set>
 #include <string>
 
-#include "absl/time/clock.h"
 #include "base/clock.h"
 #include "decode_service/prefill_nodes.h"
+#include "tests/eventually.h"
 
 namespace kvship {
 namespace {
@@ -35,10 +35,7 @@ TEST(PrefillNames, ASilentNameServerHoldsUpNeitherOtherNodesNorTheEnd) {
   prometheus::Registry registry;
   DecodeMetrics metrics(registry);
   auto nodes = std::make_unique<PrefillNodes>(options, metrics);
-  const absl::Time begin = MonotonicNow();
-  while (KnownAddresses(*nodes).size() < 2 && MonotonicNow() - begin < absl::Seconds(10)) {
-    absl::SleepFor(absl::Milliseconds(5));
-  }
+  EXPECT_TRUE(Eventually([&] { return KnownAddresses(*nodes).size() == 2; }, absl::Seconds(10)));
   EXPECT_THAT(KnownAddresses(*nodes), ElementsAre("127.0.0.1:1", "127.0.0.1:2"));
   const absl::Time before_end = MonotonicNow();
   nodes.reset();

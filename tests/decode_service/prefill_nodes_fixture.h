@@ -3,19 +3,16 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
-#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "base/clock.h"
 #include "decode_service/prefill_nodes.h"
 #include "tests/decode_service/fake_node.h"
+#include "tests/eventually.h"
 
 namespace kvship {
 
@@ -42,14 +39,6 @@ class PrefillNodesTest : public ::testing::Test {
     names_[name] = addresses;
   }
 
-  bool Eventually(const std::function<bool()>& condition) {
-    const absl::Time deadline = MonotonicNow() + absl::Seconds(20);
-    while (!condition()) {
-      if (MonotonicNow() > deadline) return false;
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    return true;
-  }
   bool HasServing(size_t count) {
     return Eventually([&] {
       size_t serving = 0;

@@ -9,6 +9,7 @@
 #include "service/metric_values.h"
 #include "tests/address_limit.h"
 #include "tests/decode_service/no_memory_for.h"
+#include "tests/sanitized.h"
 
 namespace kvship {
 namespace {
@@ -302,9 +303,7 @@ TEST_F(ReservationQueueTest, OneForWhoseTicketThereIsNoMemoryCountsForNothing) {
 }
 
 TEST(ReservationQueueMemoryTest, WhoseListOfPagesMemoryDoesNotHoldIsToldAndOthersGoOn) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
-#endif
+  if (kSanitized) GTEST_SKIP() << "sanitizers take more addresses than the limit lets them";
   constexpr size_t kPages = 1 << 23;  // whose list takes 64 MiB
   prometheus::Registry registry;
   DecodeMetrics metrics(registry);

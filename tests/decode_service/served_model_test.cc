@@ -11,7 +11,7 @@
 
 #include "engine/byte_alphabet.h"
 #include "tests/engine/chat_programs.h"
-#include "tests/engine/model_files.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {

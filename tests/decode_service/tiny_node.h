@@ -10,24 +10,16 @@
 #include <string>
 #include <vector>
 
-#include "base/random.h"
 #include "compress/compressor.h"
 #include "decode_service/reservation_queue.h"
 #include "decode_service/response_buffer.h"
 #include "decode_service/served_model.h"
 #include "engine/prefill.h"
 #include "engine/sampling.h"
+#include "tests/random_prompt.h"
 #include "tools/local_run.h"
 
 namespace kvship {
-
-inline std::vector<int32_t> RandomPrompt(size_t num_tokens, uint64_t seed, size_t vocab_tokens) {
-  std::vector<int32_t> tokens;
-  for (size_t i = 0; i < num_tokens; ++i) {
-    tokens.push_back(static_cast<int32_t>(RandomBits(seed, i) % vocab_tokens));
-  }
-  return tokens;
-}
 
 struct TinyNode {
   // With a `writer` that stands for a device's.
@@ -105,9 +97,9 @@ class Reader {
  public:
   explicit Reader(size_t max_waiting_tokens = 1000)
       : responses(std::make_shared<ResponseBuffer>(max_waiting_tokens)) {
-    responses->OnResponse([this] {
-      std::lock_guard lock(mutex_);
-      changed_.notify_all();
+    responses->OnResponse([signal = signal_] {
+      std::lock_guard lock(signal->mutex);
+      signal->changed.notify_all();
     });
   }
 
@@ -129,8 +121,8 @@ class Reader {
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
     while (!stop()) {
       if (Take()) continue;
-      std::unique_lock lock(mutex_);
-      changed_.wait_for(lock, std::chrono::milliseconds(5));
+      std::unique_lock lock(signal_->mutex);
+      signal_->changed.wait_for(lock, std::chrono::milliseconds(5));
       if (std::chrono::steady_clock::now() > deadline) return false;
     }
     return true;
@@ -143,8 +135,13 @@ class Reader {
   absl::Status end = absl::UnknownError("not ended");
 
  private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  struct Signal {
+    std::mutex mutex;
+    std::condition_variable changed;
+  };
+
+  // shared: the decode loop may speak up once more when the reader is gone
+  const std::shared_ptr<Signal> signal_ = std::make_shared<Signal>();
 };
 
 }  // namespace kvship

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "rpc/errors.h"
+#include "tests/decode_service/fake_tokenizer.h"
 
 namespace kvship {
 namespace {
@@ -14,7 +15,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 // An id for each byte, and 256 for "<end>".
-class ByteTokenizer final : public Tokenizer {
+class ByteTokenizer final : public FakeTokenizer {
  public:
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                               std::span<const TextRange> plain) const override {
@@ -29,10 +30,8 @@ class ByteTokenizer final : public Tokenizer {
     return id < 256 ? absl::string_view(&bytes_[id], 1) : "";
   }
   bool IsSpecial(int32_t id) const override { return id == 256; }
-  std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
   size_t vocab_tokens() const override { return 257; }
   int32_t begin_token() const override { return 1; }
-  Sha256Digest identity() const override { return {}; }
 
  private:
   const std::string bytes_ = [] {

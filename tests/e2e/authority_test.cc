@@ -19,7 +19,7 @@
 #include "tests/e2e/checked_load.h"
 #include "tests/e2e/fault_proxy.h"
 #include "tests/e2e/processes.h"
-#include "tests/engine/model_files.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/e2e/processes.h"
-#include "tests/engine/model_files.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {

@@ -10,12 +10,6 @@
 namespace kvship {
 namespace {
 
-std::string NewFolder() {
-  std::string name = std::filesystem::temp_directory_path() / "kvship_ca_XXXXXX";
-  EXPECT_NE(mkdtemp(name.data()), nullptr);
-  return name;
-}
-
 // A certificate and key; `rest` are further arguments of `openssl req`.
 void MakeCertificate(const std::string& certificate, const std::string& key,
                      const std::string& rest) {
@@ -27,19 +21,17 @@ void MakeCertificate(const std::string& certificate, const std::string& key,
 
 }  // namespace
 
-Authority::Authority() : folder_(NewFolder()) {
-  MakeCertificate(certificate(), folder_ + "/ca.key", "-subj /CN=authority");
+Authority::Authority() {
+  MakeCertificate(certificate(), folder_.path() + "/ca.key", "-subj /CN=authority");
 }
 
-Authority::~Authority() { std::filesystem::remove_all(folder_); }
-
 TlsFiles Authority::Issue(const std::string& names) {
-  const std::string stem = absl::StrCat(folder_, "/", num_issued_++);
+  const std::string stem = absl::StrCat(folder_.path(), "/", num_issued_++);
   TlsFiles files = {.certificate = stem + ".pem", .key = stem + ".key", .ca = certificate()};
   MakeCertificate(files.certificate, files.key,
                   absl::StrCat("-subj /CN=ignored -addext subjectAltName=", names,
                                " -addext basicConstraints=critical,CA:false -CA ", certificate(),
-                               " -CAkey ", folder_, "/ca.key"));
+                               " -CAkey ", folder_.path(), "/ca.key"));
   return files;
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "rpc/tls.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 
@@ -11,17 +12,14 @@ namespace kvship {
 class Authority {
  public:
   Authority();
-  ~Authority();
-  Authority(const Authority&) = delete;
-  Authority& operator=(const Authority&) = delete;
 
-  std::string certificate() const { return folder_ + "/ca.pem"; }
+  std::string certificate() const { return folder_.path() + "/ca.pem"; }
 
   // A new certificate and key for `names` ("DNS:a.test,IP:127.0.0.1"), with this authority as `ca`.
   TlsFiles Issue(const std::string& names);
 
  private:
-  const std::string folder_;
+  const TempFolder folder_;
   int num_issued_ = 0;
 };
 

@@ -14,8 +14,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "tests/e2e/processes.h"
-#include "tests/engine/model_files.h"
 #include "tests/needed.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {

@@ -6,8 +6,6 @@
 #include <sys/stat.h>
 
 #include <atomic>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -19,6 +17,7 @@
 #include "tests/e2e/processes.h"
 #include "tests/e2e/stream.h"
 #include "tests/e2e/tiny_request.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {
@@ -27,8 +26,9 @@ using ::testing::HasSubstr;
 
 constexpr char kModel[] = KVSHIP_GOLDENS "/models/llama";
 
-absl::Status Ask(const Server& decode, const v1::GenerateRequest& request) {
-  GenerationClient client(decode.address());
+absl::Status Ask(const Server& decode, const v1::GenerateRequest& request,
+                 const GenerationClient::Options& options = {}) {
+  GenerationClient client(decode.address(), options);
   return client.Generate(request, absl::Seconds(60), [](const auto&) {}).status();
 }
 
@@ -53,8 +53,8 @@ std::unique_ptr<Server> Decode(const std::string& prefill, std::vector<std::stri
 
 TEST(FailuresTest, StopWhileLoadingEndsTheServerAtOnce) {
   // A model that never ends: nobody writes into this pipe.
-  const std::string pipe =
-      std::filesystem::temp_directory_path() / absl::StrCat("kvship_pipe_", getpid(), ".gguf");
+  const TempFolder folder;
+  const std::string pipe = folder.path() + "/pipe.gguf";
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
   for (const char* program : {"kvship-prefill", "kvship-decode"}) {
     Server server(program, pipe);
@@ -64,7 +64,6 @@ TEST(FailuresTest, StopWhileLoadingEndsTheServerAtOnce) {
     server.process.Signal(SIGTERM);
     EXPECT_EQ(server.process.Wait(absl::Seconds(5)), 0) << server.process.Errors();
   }
-  std::filesystem::remove(pipe);
 }
 
 TEST(FailuresTest, KilledPrefillNodeMeansUnavailableAndItsReturnIsNoticed) {
@@ -93,17 +92,19 @@ TEST(FailuresTest, LostPrefillNodeIsReplacedByAnother) {
   const auto alive = Prefill();
   const auto decode = Decode(absl::StrCat(stopped->address(), ",", alive->address()));
   // Both must have been seen healthy before one of them falls silent.
-  absl::SleepFor(absl::Milliseconds(500));
+  ASSERT_TRUE(Eventually([&] { return decode->num_serving_nodes() == 2; }));
   stopped->process.Signal(SIGSTOP);
   std::vector<std::thread> readers;
   std::vector<absl::Status> statuses(6);
   for (absl::Status& status : statuses) {
-    readers.emplace_back([&] { status = Ask(*decode, TinyRequest(50, 5)); });
+    // The decode node itself asks another.
+    readers.emplace_back([&] { status = Ask(*decode, TinyRequest(50, 5), {.retries = 0}); });
   }
   absl::SleepFor(absl::Milliseconds(300));
   stopped->process.Signal(SIGKILL);
   for (std::thread& reader : readers) reader.join();
   for (const absl::Status& status : statuses) EXPECT_TRUE(status.ok()) << status;
+  EXPECT_GT(decode->metric("kvship_decode_prefill_retries_total{reason=\"lost\"}"), 0);
   EXPECT_TRUE(PoolIsEmpty(*decode));
 }
 
@@ -189,14 +190,13 @@ TEST(FailuresTest, PortInUseAndDamagedModelsAreOneSentenceAndExitCodeOne) {
   EXPECT_EQ(taken.Wait(), 1);
   EXPECT_THAT(taken.Errors(), HasSubstr(absl::StrCat(prefill->port)));
 
+  const TempFolder folder;
   const std::string damaged =
-      std::filesystem::temp_directory_path() / absl::StrCat("kvship_damaged_", getpid(), ".gguf");
-  std::ofstream(damaged) << "GGUF and then nothing that makes sense";
+      folder.Write("damaged.gguf", "GGUF and then nothing that makes sense");
   Process broken("kvship-decode", {"--model=" + damaged, absl::StrCat("--listen=127.0.0.1:0"),
                                    "--admin=127.0.0.1:0"});
   EXPECT_EQ(broken.Wait(), 1);
   EXPECT_THAT(broken.Errors(), HasSubstr(damaged));
-  std::filesystem::remove(damaged);
 
   Process missing("kvship-decode", {"--model=/no/such/model"});
   EXPECT_EQ(missing.Wait(), 1);

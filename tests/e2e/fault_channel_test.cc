@@ -171,6 +171,10 @@ void FaultChannelTest::RunThroughFaults(size_t num_faults) {
       faults.reordered, faults.cut);
   for (const auto& [end, count] : ends) std::printf(" %s %zu;", end.c_str(), count);
   std::printf("\n");
+  for (const size_t count : {faults.dropped, faults.corrupted, faults.truncated, faults.duplicated,
+                             faults.reordered, faults.cut, ends["right tokens"]}) {
+    EXPECT_GT(count, 0u);
+  }
 }
 
 TEST_F(FaultChannelTest, TenThousandFaultsGiveNoWrongTokenAndLeaveNothing) {

@@ -15,7 +15,8 @@
 #include "tests/e2e/at_rest.h"
 #include "tests/e2e/checked_requests.h"
 #include "tests/e2e/fault_shell.h"
-#include "tests/engine/model_files.h"
+#include "tests/sanitized.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {
@@ -27,17 +28,29 @@ constexpr int64_t kHour = 3600;
 class JumpingClock : public ::testing::Test {
  protected:
   void SetUp() override {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    GTEST_SKIP() << "sanitizers want to be loaded first";
-#endif
+    if (kSanitized) GTEST_SKIP() << "sanitizers want to be loaded first";
   }
 
   // All later times of the servers' wall clocks are that far from the true ones.
-  void JumpTo(int64_t seconds) const {
+  void JumpTo(int64_t seconds) {
+    jump_ = absl::Seconds(seconds);
     std::fstream file(jump_file_, std::ios::in | std::ios::out | std::ios::binary);
     file.write(reinterpret_cast<const char*>(&seconds), sizeof(seconds));
   }
+  // Whether a server's wall clock has jumped. absl::Now(), which it tells, may be two seconds late.
+  bool HasJumped(const ShellServer& server) const {
+    return Eventually([&] {
+      const std::string status = HttpGet(server.admin_port, "/status.json");
+      if (status.empty()) return false;
+      absl::Time time;
+      EXPECT_TRUE(absl::ParseTime(absl::RFC3339_sec,
+                                  nlohmann::json::parse(status)["time"].get<std::string>(), &time,
+                                  /*err=*/nullptr));
+      return absl::AbsDuration(time - (WallNow() + jump_)) < absl::Minutes(1);
+    });
+  }
 
+  absl::Duration jump_;
   const TempFolder folder_;
   const std::string jump_file_ = folder_.Write("jump", std::string(8, '\0'));
   const std::string preload_ = absl::StrCat(
@@ -101,6 +114,7 @@ TEST_F(FaultClockTest, RequestsDoNotNoticeThatItJumps) {
     JumpTo(jump);
     client.join();
     EXPECT_EQ(AskOverHttp().status, 200);
+    EXPECT_TRUE(HasJumped(decode_));
   }
   // What was measured meanwhile is what it took.
   const double seconds =
@@ -135,6 +149,7 @@ TEST_F(FaultClockTest, DeadlinesPassNeitherEarlierNorLater) {
     EXPECT_GE(answer.taken, absl::Seconds(3.9));
     EXPECT_LT(answer.taken, absl::Seconds(20));
     EXPECT_TRUE(Eventually([&] { return AskOverHttp().status == 200; }));
+    EXPECT_TRUE(HasJumped(decode_));
   }
   ExpectNothingIsLeft();
 }
@@ -159,6 +174,7 @@ TEST_F(LongFaultClockTest, AStreamThatSaysNothingEndsNoLater) {
 TEST_F(FaultClockTest, DrainingTakesNoLonger) {
   JumpTo(-kHour);
   for (ShellServer* server : {&decode_, &prefill_}) {
+    EXPECT_TRUE(HasJumped(*server));
     server->Signal(SIGTERM);
     EXPECT_EQ(server->Wait(), 0);
   }
@@ -177,6 +193,7 @@ class FaultClockNodesTest : public JumpingClock {
     rest_.emplace(decode_);
     JumpTo(-kHour);
     absl::SleepFor(absl::Seconds(2));  // until timers of before are due
+    ASSERT_TRUE(HasJumped(decode_));
   }
 
   bool HasServing(int count) const {

@@ -21,6 +21,7 @@
 #include "tests/e2e/control_group.h"
 #include "tests/e2e/fault_shell.h"
 #include "tests/engine/model_files.h"
+#include "tests/sanitized.h"
 
 namespace kvship {
 namespace {
@@ -91,9 +92,7 @@ absl::Status Ask(GenerationClient& client, size_t prompt_tokens, uint32_t max_to
 class FaultMemoryTest : public ::testing::Test {
  protected:
   void SetUp() override {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    GTEST_SKIP() << "sanitizers take more memory than the limits let them";
-#endif
+    if (kSanitized) GTEST_SKIP() << "sanitizers take more memory than the limits let them";
   }
 
   // Two servers of the model, the prefill server's shell preparing what it is told.

@@ -15,7 +15,7 @@
 #include "tests/e2e/at_rest.h"
 #include "tests/e2e/checked_requests.h"
 #include "tests/e2e/fault_shell.h"
-#include "tests/engine/model_files.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {

@@ -4,20 +4,20 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
-#include "base/random.h"
 #include "client/generation_client.h"
 #include "kvship/v1/generation.grpc.pb.h"
 #include "rpc/compression.h"
 #include "rpc/request_id.h"
 #include "tests/e2e/processes.h"
 #include "tests/needed.h"
+#include "tests/random_prompt.h"
+#include "tests/temp_folder.h"
 #include "tools/local_run.h"
 
 namespace kvship {
@@ -32,14 +32,6 @@ constexpr char kRest[] = ",min_tokens=0,group_reduce=mean";
 const std::string kKeepAll = "scorer=keep_all,encoder=f16";
 const std::string kLeast = "budget_ratio=0.1,min_tokens=48,window=16,encoder=f16,group_reduce=mean";
 const std::string kBudget = absl::StrCat("budget_tokens=48,window=16,kernel=7,encoder=f16", kRest);
-
-std::vector<int32_t> RandomPrompt(size_t num_tokens, uint64_t seed, size_t vocab_tokens) {
-  std::vector<int32_t> tokens;
-  for (size_t i = 0; i < num_tokens; ++i) {
-    tokens.push_back(static_cast<int32_t>(RandomBits(seed, i) % vocab_tokens));
-  }
-  return tokens;
-}
 
 v1::GenerateRequest RequestOf(const std::vector<int32_t>& tokens, const std::string& compression,
                               uint32_t max_tokens) {
@@ -172,14 +164,13 @@ TEST(DemoModelTest, TwoProcessesGiveTheTokensOfOne) {
 TEST(DemoModelTest, CommandLineStreamsTextAndWritesTheRecord) {
   if (IsMissing(KVSHIP_DEMO_MODEL)) GTEST_SKIP() << "no " << KVSHIP_DEMO_MODEL;
   TwoProcesses processes(KVSHIP_DEMO_MODEL);
-  const std::string record_path =
-      std::filesystem::temp_directory_path() / absl::StrCat("kvship_record_", getpid());
+  const TempFolder folder;
+  const std::string record_path = folder.path() + "/record";
   Process client("kvship", {"generate", "--server", processes.decode.address(), "--chat",
                             "--prompt=Name the capital of France.", "--max-tokens=24",
                             "--report-file=" + record_path, "--progress", "--report"});
   ASSERT_EQ(client.Wait(), 0) << client.Errors();
   const json record = json::parse(std::ifstream(record_path));
-  std::filesystem::remove(record_path);
   EXPECT_EQ(record["text"].get<std::string>() + "\n", client.Output());
   EXPECT_THAT(client.Output(), HasSubstr("Paris"));
   EXPECT_EQ(record["usage"]["output_tokens"], record["tokens"].size());

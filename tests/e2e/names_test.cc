@@ -16,7 +16,8 @@
 #include "tests/e2e/checked_load.h"
 #include "tests/e2e/fault_shell.h"
 #include "tests/e2e/processes.h"
-#include "tests/engine/model_files.h"
+#include "tests/sanitized.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {
@@ -34,9 +35,7 @@ const std::vector<std::string> kAddresses = {"127.0.0.2", "127.0.0.3"};
 class NamesTest : public ::testing::Test {
  protected:
   void SetUp() override {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    GTEST_SKIP() << "sanitizers want to be loaded first";
-#endif
+    if (kSanitized) GTEST_SKIP() << "sanitizers want to be loaded first";
     SetAddresses({kAddresses[0]});
     for (const std::string& address : kAddresses) {
       // The last --listen counts.

@@ -17,7 +17,7 @@
 #include "tests/e2e/at_rest.h"
 #include "tests/e2e/netns_link.h"
 #include "tests/e2e/processes.h"
-#include "tests/engine/model_files.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {

@@ -76,6 +76,7 @@ TEST_F(PrefixTest, QuestionsAboutATextReadItOnce) {
   Server decode = Decode(absl::StrCat(first.address(), ",", second.address()));
   Server plain_decode = Decode(plain.address());
   ASSERT_TRUE(plain_decode.WaitUntilReady());
+  ASSERT_TRUE(decode.WaitUntilReady());
   ASSERT_TRUE(Eventually([&] { return decode.num_serving_nodes() == 2; }, absl::Minutes(1)));
 
   const auto reused_of_all = [&] {

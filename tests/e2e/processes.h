@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "tests/eventually.h"
 
 namespace kvship {
 
@@ -54,10 +55,6 @@ double MetricIn(const std::string& metrics, const std::string& name);
 // Of the program with that admin port.
 double Metric(int admin_port, const std::string& name);
 
-// Asks again and again; false after `timeout`.
-template <class Condition>
-bool Eventually(const Condition& condition, absl::Duration timeout = absl::Seconds(20));
-
 // A server program with its two ports, gRPC's and the admin port; no HTTP but where `flags` say so.
 struct Server {
   Server(const std::string& program, const std::string& model,
@@ -76,22 +73,5 @@ struct Server {
   int admin_port = FreePort();
   Process process;
 };
-
-}  // namespace kvship
-
-#include "absl/time/clock.h"
-#include "base/clock.h"
-
-namespace kvship {
-
-template <class Condition>
-bool Eventually(const Condition& condition, absl::Duration timeout) {
-  const absl::Time deadline = MonotonicNow() + timeout;
-  while (!condition()) {
-    if (MonotonicNow() > deadline) return false;
-    absl::SleepFor(absl::Milliseconds(20));
-  }
-  return true;
-}
 
 }  // namespace kvship

@@ -17,7 +17,7 @@
 #include "tests/e2e/certificates.h"
 #include "tests/e2e/processes.h"
 #include "tests/e2e/tiny_request.h"
-#include "tests/engine/model_files.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {

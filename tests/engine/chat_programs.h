@@ -7,7 +7,7 @@
 
 #include "engine/chat_template.h"
 #include "engine/chat_template_source.h"
-#include "tests/engine/model_files.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 

@@ -1,49 +1,19 @@
 // Small model files for the tests of their readers: writers of GGUF and safetensors that say
-// whatever they are told, true or not, and a folder that goes when the test ends.
+// whatever they are told, true or not.
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "base/random.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
-
-class TempFolder {
- public:
-  TempFolder() {
-    std::string name = testing::TempDir() + "kvship_model_XXXXXX";
-    path_ = mkdtemp(name.data());
-  }
-  ~TempFolder() { std::filesystem::remove_all(path_); }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-
-  const std::string& path() const { return path_; }
-
-  // Writes a file and gives its path.
-  std::string Write(const std::string& name, const std::string& content) const {
-    std::string file = path_ + "/" + name;
-    std::ofstream(file, std::ios::binary) << content;
-    return file;
-  }
-
- private:
-  std::string path_;
-};
-
-inline std::string ReadBytes(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 template <class T>
 std::string BytesOf(T value) {

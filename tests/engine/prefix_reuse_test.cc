@@ -128,14 +128,17 @@ TEST_P(PrefixReuse, RunsThatTakeTurnsAndOneThatIsCancelled) {
 // Whatever is kept and forgotten meanwhile.
 TEST_P(PrefixReuse, ManyPromptsInLittleMemory) {
   PrefillEngine engine = EngineWith(4);
+  size_t reused_tokens = 0;
   for (uint64_t i = 0; i < 12; ++i) {
     const size_t num_tokens = 200 + RandomBits(1, i) % 700;
     const size_t num_common = RandomBits(2, i) % num_tokens;
     const std::vector<PrefillPrompt> prompts = {
         {Tokens(num_tokens, num_common, RandomBits(3, i) % 3), LastQueries(num_tokens, 20)}};
+    reused_tokens += PrefillRun(engine, prompts).reused_tokens(0);
     const auto read = ReadAll(engine, prompts)[0], wanted = ReadAll(plain_engine_, prompts)[0];
     ASSERT_EQ(std::memcmp(read.data(), wanted.data(), wanted.size() * sizeof(float)), 0) << i;
   }
+  EXPECT_GT(reused_tokens, 0u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, PrefixReuse, ::testing::Values("llama", "mixtral", "qwen3moe_q8"),

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "engine/tokenizer.h"
-#include "tests/engine/model_files.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 

@@ -12,6 +12,7 @@
 #include "base/float16.h"
 #include "base/random.h"
 #include "kernels/weight_format.h"
+#include "tests/random_floats.h"
 
 namespace kvship {
 
@@ -20,14 +21,6 @@ inline constexpr WeightFormat kAllFormats[] = {
     WeightFormat::kQ4_0,   WeightFormat::kQ4_1, WeightFormat::kQ5_0,  WeightFormat::kQ5_1,
     WeightFormat::kIQ4_NL, WeightFormat::kQ2_K, WeightFormat::kQ3_K,  WeightFormat::kQ4_K,
     WeightFormat::kQ5_K,   WeightFormat::kQ6_K, WeightFormat::kIQ4_XS};
-
-inline std::vector<float> RandomFloats(uint64_t seed, size_t count, double scale = 1.0) {
-  std::vector<float> out(count);
-  for (size_t i = 0; i < count; ++i) {
-    out[i] = static_cast<float>((2 * UniformUnit(seed, i) - 1) * scale);
-  }
-  return out;
-}
 
 struct RandomWeights {
   std::vector<std::byte> bytes;

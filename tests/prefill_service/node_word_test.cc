@@ -8,6 +8,7 @@
 
 #include "kv/prefix_digests.h"
 #include "rpc/errors.h"
+#include "tests/eventually.h"
 #include "tests/prefill_service/prefill_node.h"
 #include "transport/grpc_status.h"
 
@@ -23,16 +24,6 @@ absl::StatusOr<v1::PrefillLoad> LoadOf(PrefillNode& node) {
   const absl::Status status = FromGrpcStatus(stub->GetModelInfo(&context, {}, &response));
   if (!status.ok()) return status;
   return response.load();
-}
-
-template <class Condition>
-bool Eventually(const Condition& condition) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(20);
-  while (!condition()) {
-    if (absl::Now() > deadline) return false;
-    absl::SleepFor(absl::Milliseconds(10));
-  }
-  return true;
 }
 
 // A stream whose frames go nowhere until it is released; the engine thread waits for it.

@@ -110,6 +110,7 @@ TEST(PrefillMemory, AnotherRequestRunsWhileAReaderStalls) {
   PrefillNode node({.max_outbox_bytes = kOutboxBytes}, 64, 256);
   StalledClient stalled(node.target(),
                         node.Begin(RandomTokens(kPromptTokens, 2), "scorer=keep_all,encoder=f32"));
+  WaitUntilNothingMoves(node);
   const auto call =
       CollectedCall::Start(node, node.Begin(RandomTokens(100, 3), "scorer=keep_all"), {});
   EXPECT_EQ(call->WaitUntilClosed(), absl::OkStatus());

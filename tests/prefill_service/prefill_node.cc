@@ -5,6 +5,7 @@
 #include "base/random.h"
 #include "engine/model_identity.h"
 #include "rpc/sealed_message.h"
+#include "tests/eventually.h"
 
 namespace kvship {
 namespace {
@@ -95,12 +96,7 @@ double PrefillNode::Metric(const std::string& name) const {
 }
 
 bool PrefillNode::Becomes(const std::string& metric, double value, absl::Duration timeout) const {
-  const absl::Time deadline = absl::Now() + timeout;
-  while (absl::Now() < deadline) {
-    if (Metric(metric) == value) return true;
-    absl::SleepFor(absl::Milliseconds(5));
-  }
-  return false;
+  return Eventually([&] { return Metric(metric) == value; }, timeout);
 }
 
 std::shared_ptr<CollectedCall> CollectedCall::Start(PrefillNode& node,

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "service/metric_values.h"
+#include "tests/eventually.h"
 #include "tests/prefill_service/prefill_node.h"
 #include "tests/prefill_service/reader_over.h"
 #include "tests/prefill_service/stalled_client.h"
@@ -191,8 +192,8 @@ TEST_F(PrefillSendingTest, OneWhoseReaderGoesBeforeTheLastLayerIsNotServed) {
   };
   request =
       *scheduler.Submit(*ReadBegin(Begin(8), node_->model.config(), node_->identity), channel);
-  while (!scheduler.Go(*request).ok()) absl::SleepFor(absl::Milliseconds(1));
-  while (Ended().empty()) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(Eventually([&] { return scheduler.Go(*request).ok(); }));
+  ASSERT_TRUE(Eventually([this] { return !Ended().empty(); }));
   EXPECT_THAT(Ended(), ElementsAre(Pair("CANCELLED", 1)));
 }
 

@@ -1,8 +1,6 @@
 // In which order a prefill node reads what it was asked to read.
 #include <gtest/gtest.h>
 
-#include <thread>
-
 #include "base/clock.h"
 #include "tests/prefill_service/prefill_node.h"
 #include "tests/prefill_service/stalled_client.h"
@@ -30,6 +28,9 @@ class PrefillTurns : public ::testing::Test {
     return call.First(Kind::kManifest).manifest();
   }
   static bool HasEnded(CollectedCall& call) { return call.First(Kind::kManifest).has_manifest(); }
+  static size_t NumRuns(const PrefillNode& node) {
+    return static_cast<size_t>(node.Metric("kvship_prefill_run_requests"));
+  }
 
   uint64_t next_seed_ = 1;
 };
@@ -51,7 +52,12 @@ TEST_F(PrefillTurns, OvertakingChangesNothingInTheResult) {
   const std::string digest = ManifestOf(*alone).digest();
   const auto overtaken = CollectedCall::Start(node, begin, {});
   ASSERT_TRUE(overtaken->WaitFor(Kind::kProgress));
-  for (int i = 0; i < 5; ++i) ManifestOf(*Ask(node, 30));
+  size_t num_overtaking = 0;
+  for (int i = 0; i < 5; ++i) {
+    ManifestOf(*Ask(node, 30));
+    num_overtaking += !HasEnded(*overtaken);
+  }
+  EXPECT_GT(num_overtaking, 0u);
   EXPECT_EQ(ManifestOf(*overtaken).digest(), digest);
 }
 
@@ -61,12 +67,15 @@ TEST_F(PrefillTurns, ALongPromptEndsThoughShortOnesKeepComing) {
   ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
   const absl::Time give_up = absl::Now() + absl::Seconds(120);
   Calls others;
+  size_t num_served = 0;
   while (!HasEnded(*slow) && absl::Now() < give_up) {
-    while (others.size() < 4) others.push_back(Ask(node, 60));
+    while (others.size() < 12) others.push_back(Ask(node, 60));
     ManifestOf(*others.front());
     others.erase(others.begin());
+    ++num_served;
   }
   EXPECT_TRUE(HasEnded(*slow));
+  EXPECT_LT(num_served, 150u) << "hundreds come first where waiting counts for nothing";
 }
 
 TEST_F(PrefillTurns, ShortPromptsShareARun) {
@@ -84,7 +93,7 @@ TEST_F(PrefillTurns, ShortPromptsShareARun) {
     }
     EXPECT_TRUE(ManifestOf(*call).has_first_token());
   }
-  EXPECT_LT(node.Metric("kvship_prefill_run_requests"), 12);
+  EXPECT_LT(NumRuns(node), 12u);
 }
 
 TEST_F(PrefillTurns, AShortPromptGetsTheSameBytesInCompany) {
@@ -95,23 +104,38 @@ TEST_F(PrefillTurns, AShortPromptGetsTheSameBytesInCompany) {
     begins.push_back(node.Begin(RandomTokens(14 + i, i), "budget_tokens=9,window=4,kernel=3"));
     digests.push_back(ManifestOf(*CollectedCall::Start(node, begins[i], {})).digest());
   }
-  const auto slow = Ask(node, 1800);
-  ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
-  Calls calls;
-  for (const auto& begin : begins) calls.push_back(CollectedCall::Start(node, begin, {}));
-  for (size_t i = 0; i < calls.size(); ++i) EXPECT_EQ(ManifestOf(*calls[i]).digest(), digests[i]);
+  // Who comes first may have been read before the next one comes.
+  bool some_shared = false;
+  for (int round = 0; round < 20 && !some_shared; ++round) {
+    const auto slow = Ask(node, 1800);
+    ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
+    const size_t num_runs = NumRuns(node);
+    Calls calls;
+    for (const auto& begin : begins) calls.push_back(CollectedCall::Start(node, begin, {}));
+    for (size_t i = 0; i < calls.size(); ++i) EXPECT_EQ(ManifestOf(*calls[i]).digest(), digests[i]);
+    some_shared = NumRuns(node) - num_runs < calls.size();
+    slow->channel().Close(absl::CancelledError("enough"));
+  }
+  EXPECT_TRUE(some_shared);
 }
 
 TEST_F(PrefillTurns, WhoGivesUpDoesNotDisturbThoseReadWithIt) {
   PrefillNode node({}, 8 * kModelTimes, kBlockTokens);
-  const auto slow = Ask(node, 1800);
-  ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
-  Calls calls;
-  for (int i = 0; i < 4; ++i) calls.push_back(Ask(node, 15));
-  for (const auto& call : calls) ASSERT_TRUE(call->WaitFor(Kind::kReady));
-  calls[1]->channel().Close(absl::CancelledError("enough"));
-  for (size_t i : {0u, 2u, 3u}) EXPECT_TRUE(ManifestOf(*calls[i]).has_first_token());
-  EXPECT_TRUE(absl::IsCancelled(calls[1]->WaitUntilClosed()));
+  bool some_shared = false;
+  for (int round = 0; round < 20 && !some_shared; ++round) {
+    const auto slow = Ask(node, 1800);
+    ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
+    const size_t num_runs = NumRuns(node);
+    Calls calls;
+    for (int i = 0; i < 4; ++i) calls.push_back(Ask(node, 15));
+    for (const auto& call : calls) ASSERT_TRUE(call->WaitFor(Kind::kReady));
+    calls[1]->channel().Close(absl::CancelledError("enough"));
+    for (size_t i : {0u, 2u, 3u}) EXPECT_TRUE(ManifestOf(*calls[i]).has_first_token());
+    EXPECT_TRUE(absl::IsCancelled(calls[1]->WaitUntilClosed()));
+    some_shared = NumRuns(node) - num_runs < 3;
+    slow->channel().Close(absl::CancelledError("enough"));
+  }
+  EXPECT_TRUE(some_shared);
 }
 
 TEST_F(PrefillTurns, AClientThatDoesNotSayGoHoldsUpNobody) {
@@ -189,6 +213,23 @@ TEST_F(PrefillTurns, WhoseBeginningIsKnownComesBeforeWhoIsShorter) {
   EXPECT_EQ(ManifestOf(*unknown).reused_tokens(), 0u);
 }
 
+TEST_F(PrefillTurns, APlaceThatChangesOftenIsToldOnceASecond) {
+  PrefillNode node({.max_active_requests = 1}, kModelTimes, kBlockTokens);
+  const auto slow = Ask(node, 1800);
+  ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
+  const absl::Time begin = MonotonicNow();
+  const auto last = Ask(node, 700);
+  ASSERT_TRUE(last->WaitFor(Kind::kQueued));
+  Calls shorter;
+  for (int i = 0; i < 20; ++i) {
+    shorter.push_back(Ask(node, 20));
+    ASSERT_TRUE(shorter.back()->WaitFor(Kind::kQueued));
+  }
+  size_t num_told = 0;
+  for (const auto& message : last->messages()) num_told += message.has_queued();
+  EXPECT_LE(num_told, 2 + static_cast<size_t>(absl::ToInt64Seconds(MonotonicNow() - begin)));
+}
+
 TEST_F(PrefillTurns, WhatHasAnotherSaltIsReadAnewAndOneThatHasTheSameIsNot) {
   PrefillNode node({}, kModelTimes, kBlockTokens,
                    16 * PrefillEngine::PrefixBlockBytes(TinyModel(kModelTimes).config()));
@@ -207,18 +248,13 @@ TEST_F(PrefillTurns, WhatHasAnotherSaltIsReadAnewAndOneThatHasTheSameIsNot) {
 TEST_F(PrefillTurns, RunsThatDoNotFitIntoMemoryTogetherComeOneAfterTheOther) {
   const size_t room = PrefillRun::BytesFor(TinyModel().config(), 500, {});
   PrefillNode node({.max_active_bytes = room}, kModelTimes, kBlockTokens);
-  const absl::Time begin = MonotonicNow();
-  const auto first = Ask(node, 450, /*says_go=*/false);
-  ASSERT_TRUE(first->WaitFor(Kind::kReady));
+  const auto first = Ask(node, 450);
+  ASSERT_TRUE(first->WaitFor(Kind::kProgress));
   const auto second = Ask(node, 100);
-  while (!second->First(Kind::kQueued).has_queued() && !second->First(Kind::kReady).has_ready()) {
-    std::this_thread::yield();
+  ASSERT_TRUE(second->WaitFor(Kind::kReady));
+  for (const auto& prompt : node.scheduler.Prompts()) {
+    EXPECT_TRUE(prompt.prompt_tokens == 100 || prompt.state == State::kSending);
   }
-  // Half a second after it was told Ready the first is silent, and keeps no memory from others.
-  if (MonotonicNow() - begin < absl::Milliseconds(400)) {
-    EXPECT_FALSE(second->First(Kind::kReady).has_ready());
-  }
-  first->SayGo();
   EXPECT_TRUE(ManifestOf(*first).has_first_token());
   EXPECT_TRUE(ManifestOf(*second).has_first_token());
 }

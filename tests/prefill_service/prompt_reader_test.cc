@@ -7,6 +7,7 @@
 #include "prefill_service/host_prompt_reader.h"
 #include "prefill_service/prefill_scheduler.h"
 #include "tests/engine/mixture_gguf.h"
+#include "tests/eventually.h"
 #include "tests/prefill_service/closed_channel.h"
 #include "tests/prefill_service/prefill_node.h"
 
@@ -80,7 +81,7 @@ TEST_F(PromptReaderTest, ReadsPromptsOneByOneWhereItDoesNotPack) {
   }
   for (size_t i = 0; i < requests.size(); ++i) {
     // Ready comes when it is a request's turn.
-    while (!scheduler.Go(*requests[i]).ok()) absl::SleepFor(absl::Milliseconds(1));
+    ASSERT_TRUE(Eventually([&] { return scheduler.Go(*requests[i]).ok(); }));
     EXPECT_EQ(channels[i]->WaitUntilClosed(), absl::OkStatus());
   }
   EXPECT_EQ(reader_.begun.size(), 3u);
@@ -92,9 +93,9 @@ TEST_F(PromptReaderTest, WhatItHasAlreadyIsNotLeftToRead) {
   PrefillScheduler scheduler(reader_, metrics_, {});
   const auto channel = std::make_shared<ClosedChannel>();
   const auto request = *scheduler.Submit(Task(20), channel);
-  while (metrics_.unread_tokens.Value() != 8) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(Eventually([this] { return metrics_.unread_tokens.Value() == 8; }));
   EXPECT_EQ(metrics_.queue_tokens.Value(), 20);
-  while (!scheduler.Go(*request).ok()) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(Eventually([&] { return scheduler.Go(*request).ok(); }));
   EXPECT_EQ(channel->WaitUntilClosed(), absl::OkStatus());
   EXPECT_EQ(metrics_.unread_tokens.Value(), 0);
 }
@@ -103,7 +104,7 @@ TEST_F(PromptReaderTest, ADeviceWithoutRoomIsNoFaultOfTheNode) {
   PrefillScheduler scheduler(reader_, metrics_, {});
   const auto channel = std::make_shared<ClosedChannel>();
   const auto request = *scheduler.Submit(Task(66), channel);
-  while (!scheduler.Go(*request).ok()) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(Eventually([&] { return scheduler.Go(*request).ok(); }));
   EXPECT_EQ(channel->WaitUntilClosed(), absl::ResourceExhaustedError("no room"));
   EXPECT_EQ(scheduler.CheckProgress(), absl::OkStatus());
 }
@@ -113,7 +114,7 @@ TEST_F(PromptReaderTest, ALostDeviceIsToldForGood) {
   PrefillScheduler scheduler(reader_, metrics_, {});
   const auto channel = std::make_shared<ClosedChannel>();
   const auto request = *scheduler.Submit(Task(66), channel);
-  while (!scheduler.Go(*request).ok()) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(Eventually([&] { return scheduler.Go(*request).ok(); }));
   EXPECT_FALSE(channel->WaitUntilClosed().ok());
   EXPECT_TRUE(absl::IsInternal(scheduler.CheckProgress()));
 }

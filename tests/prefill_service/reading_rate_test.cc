@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <thread>
 #include <utility>
 
 #include "prefill_service/host_prompt_reader.h"
@@ -149,7 +150,7 @@ TEST_F(PrefillAgeingTest, ShortQuestionsAboutAKnownTextDoNotStarveALongPrompt) {
       ++num_served;
       client = AskAboutText();
     }
-    absl::SleepFor(absl::Milliseconds(1));
+    std::this_thread::yield();
   };
   while (num_served < 20) serve();
   // 512 tokens take the time of some ten questions. Those of twice that time come first, and those
@@ -157,7 +158,7 @@ TEST_F(PrefillAgeingTest, ShortQuestionsAboutAKnownTextDoNotStarveALongPrompt) {
   Client stranger = Ask(RandomTokens(512, 2));
   num_served = 0;
   while (!IsServed(stranger)) {
-    ASSERT_LT(num_served, 150u);
+    ASSERT_LT(num_served, 60u);
     serve();
   }
   EXPECT_GT(num_served, 0u) << "the shorter come first";

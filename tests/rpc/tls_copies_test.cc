@@ -4,11 +4,11 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <string>
 
 #include "absl/time/clock.h"
 #include "base/log.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {
@@ -22,14 +22,15 @@ struct LongEnd {
 [[noreturn]] void EndAndWarn() {
   static const LongEnd end;
   StartLog("test", LogFormat::kText);
-  const std::string path = ::testing::TempDir() + "kvship_tls_copies";
-  std::ofstream(path) << "of use";
   const auto use = [](const TlsFiles& files) -> absl::StatusOr<std::shared_ptr<SSL_CTX>> {
     if (!std::filesystem::exists(files.certificate)) return absl::NotFoundError(files.certificate);
     return nullptr;
   };
-  if (!CopiesOf({.certificate = path, .key = "", .ca = ""}, use).ok()) std::_Exit(2);
-  std::filesystem::remove(path);
+  {
+    const TempFolder folder;
+    const std::string file = folder.Write("certificate", "of use");
+    if (!CopiesOf({.certificate = file, .key = "", .ca = ""}, use).ok()) std::_Exit(2);
+  }  // and the file goes
   std::exit(0);
 }
 

@@ -4,11 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "service/port_security.h"
 #include "tests/service/no_descriptor_left.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {
@@ -47,45 +47,41 @@ TEST(ApiTokens, AMissingFileIsNamed) {
 }
 
 TEST(ApiTokens, AFileWithoutATokenIsRefused) {
-  const std::string path = ::testing::TempDir() + "kvship_no_tokens";
-  std::ofstream(path) << "# nobody yet\n";
-  const absl::Status status = ApiTokens::Load(path).status();
+  const TempFolder folder;
+  const absl::Status status = ApiTokens::Load(folder.Write("tokens", "# nobody yet\n")).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("has no token"));
-  std::filesystem::remove(path);
 }
 
 TEST(ApiTokens, AFileThatIsEmptiedChangesNothing) {
-  const std::string path = ::testing::TempDir() + "kvship_emptied_tokens";
-  std::ofstream(path) << "before:" << kDigest << "\n";
+  const TempFolder folder;
+  const std::string path = folder.Write("tokens", absl::StrCat("before:", kDigest, "\n"));
   const auto tokens = *ApiTokens::Load(path);
   EXPECT_TRUE(tokens->AreCurrent());
   for (const char* text : {"", "# nobody\n", "half a line"}) {
-    std::ofstream(path) << text;
+    folder.Write("tokens", text);
     EXPECT_FALSE(tokens->AreCurrent()) << text;
     EXPECT_EQ(tokens->ClientOf("test").value_or(""), "before") << text;
   }
   std::filesystem::remove(path);
   EXPECT_FALSE(tokens->AreCurrent());
-  std::ofstream(path) << "after:" << kDigest << "\n";
+  folder.Write("tokens", absl::StrCat("after:", kDigest, "\n"));
   EXPECT_TRUE(tokens->AreCurrent());
   EXPECT_EQ(tokens->ClientOf("test").value_or(""), "after");
-  std::filesystem::remove(path);
 }
 
 TEST(ApiTokens, ADirectoryIsNoFileOfTokens) { EXPECT_FALSE(ApiTokens::Load("/").ok()); }
 
 TEST(ApiTokens, WhatCouldNotBeReadForLackOfDescriptorsIsReadLater) {
-  const std::string path = ::testing::TempDir() + "kvship_changed_tokens";
-  std::ofstream(path) << "before:" << std::string(64, '0') << "\n";
-  const auto tokens = *ApiTokens::Load(path);
-  std::ofstream(path) << "later:" << kDigest << "\n";
+  const TempFolder folder;
+  const std::string before = absl::StrCat("before:", std::string(64, '0'), "\n");
+  const auto tokens = *ApiTokens::Load(folder.Write("tokens", before));
+  folder.Write("tokens", absl::StrCat("later:", kDigest, "\n"));
   {
     const NoDescriptorLeft none;
     EXPECT_FALSE(tokens->ClientOf("test").ok());
   }
   EXPECT_EQ(tokens->ClientOf("test").value_or(""), "later");
-  std::filesystem::remove(path);
 }
 
 TEST(PortSecurity, LoopbackNeedsNothing) {

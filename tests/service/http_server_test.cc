@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "tests/eventually.h"
 #include "tests/service/no_descriptor_left.h"
 
 namespace kvship {
@@ -91,12 +92,6 @@ class HttpServerTest : public ::testing::Test {
     httplib::Client client("127.0.0.1", server_.port());
     client.set_keep_alive(true);
     return client;
-  }
-
-  static bool Eventually(const std::atomic<bool>& condition) {
-    const absl::Time deadline = absl::Now() + absl::Seconds(20);
-    while (!condition && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(5));
-    return condition;
   }
 
   std::atomic<bool> waiting_{false}, finish_{false}, gone_{false};
@@ -201,7 +196,7 @@ TEST_F(HttpServerTest, AClientThatGoesIsSeen) {
     EXPECT_FALSE(impatient.Get("/wait"));
   });
   client.join();
-  EXPECT_TRUE(Eventually(gone_));
+  EXPECT_TRUE(Eventually([this] { return gone_.load(); }));
 }
 
 TEST_F(HttpServerTest, AnAnswerThatMemoryDoesNotHoldEndsItsConnectionAlone) {
@@ -214,8 +209,9 @@ TEST_F(HttpServerTest, StopWaitsForTheAnswerThatIsBeingGiven) {
   std::thread client([&] {
     if (const auto answer = Client().Get("/wait")) body = answer->body;
   });
-  ASSERT_TRUE(Eventually(waiting_));
+  ASSERT_TRUE(Eventually([this] { return waiting_.load(); }));
   std::thread stopping([this] { server_.Stop(absl::Minutes(1)); });
+  absl::SleepFor(absl::Milliseconds(100));  // one that waits for nothing has stopped by then
   finish_ = true;
   stopping.join();
   client.join();
@@ -225,7 +221,7 @@ TEST_F(HttpServerTest, StopWaitsForTheAnswerThatIsBeingGiven) {
 TEST_F(HttpServerTest, StopWaitsNoLongerThanItIsToldForClients) {
   const int does_not_read = Send("GET /much HTTP/1.1\r\n\r\n");
   const int sends_half = Send("GET /hello HTTP/1.1\r\n");
-  ASSERT_TRUE(Eventually(waiting_));
+  ASSERT_TRUE(Eventually([this] { return waiting_.load(); }));
   const absl::Time begin = absl::Now();
   server_.Stop(absl::Milliseconds(200));
   EXPECT_GE(absl::Now() - begin, absl::Milliseconds(200));
@@ -249,7 +245,7 @@ TEST_F(HttpServerTest, ARequestThatKeepsItsConnectionGivesWayToNobody) {
   std::vector<int> slow;
   for (int i = 0; i < 7; ++i) slow.push_back(Send("GET /hello HTTP/1.1\r\n"));
   const int keeps = Send("POST /keep HTTP/1.1\r\nContent-Length: 2\r\n\r\n");
-  ASSERT_TRUE(Eventually(waiting_));
+  ASSERT_TRUE(Eventually([this] { return waiting_.load(); }));
   absl::SleepFor(absl::Milliseconds(1100));
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(Client().Get("/hello"));
   EXPECT_EQ(send(keeps, "{}", 2, 0), 2);

@@ -13,11 +13,10 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/time/clock.h"
-#include "base/clock.h"
 #include "base/crc32c.h"
 #include "kvship/v1/prefill.pb.h"
 #include "service/nccl_service.h"
+#include "tests/eventually.h"
 #include "tests/transport/fake_nccl.h"
 #include "transport/channel.h"
 
@@ -29,12 +28,7 @@ inline constexpr absl::Duration kHangs = absl::Seconds(60);
 inline constexpr absl::Duration kTimeout = absl::Seconds(1);
 
 inline bool Becomes(const std::function<bool()>& condition) {
-  const absl::Time give_up = MonotonicNow() + kHangs;
-  while (!condition()) {
-    if (MonotonicNow() > give_up) return false;
-    absl::SleepFor(absl::Milliseconds(2));
-  }
-  return true;
+  return Eventually(condition, kHangs);
 }
 
 // NCCL in one of the processes. Its device memory is the host's.

@@ -5,13 +5,14 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <map>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "rpc/tls.h"
+#include "tests/eventually.h"
 #include "tests/service/no_descriptor_left.h"
+#include "tests/temp_folder.h"
 
 namespace kvship {
 namespace {
@@ -57,11 +58,8 @@ TEST(NodeMetrics, WithoutTlsAndTokensNothingIsToldOfThem) {
 class NodeMetricsFilesTest : public ::testing::Test {
  protected:
   // One folder for all tests: the process looks at its TLS files to its end.
-  static void SetUpTestSuite() {
-    std::string name = ::testing::TempDir() + "kvship_node_XXXXXX";
-    folder_ = mkdtemp(name.data());
-  }
-  static void TearDownTestSuite() { std::filesystem::remove_all(folder_); }
+  static void SetUpTestSuite() { folder_.emplace(); }
+  static void TearDownTestSuite() { folder_.reset(); }
 
   // A new certificate at the first place, and its key at the second.
   static void Make(const std::string& certificate, const std::string& key, int days) {
@@ -72,12 +70,12 @@ class NodeMetricsFilesTest : public ::testing::Test {
   }
   double Value(const std::string& name) const { return Values(metrics_)["kvship_test_" + name]; }
   bool Becomes(const std::string& name, double value) const {
-    for (int i = 0; i < 1000 && Value(name) != value; ++i) absl::SleepFor(absl::Milliseconds(10));
-    return Value(name) == value;
+    return Eventually([&] { return Value(name) == value; }, absl::Seconds(10));
   }
 
-  static inline std::string folder_;
-  const TlsFiles files_ = {.certificate = folder_ + "/cert.pem", .key = folder_ + "/key.pem"};
+  static inline std::optional<TempFolder> folder_;
+  const TlsFiles files_ = {.certificate = folder_->path() + "/cert.pem",
+                           .key = folder_->path() + "/key.pem"};
   Readiness readiness_;
   NodeMetrics metrics_{"kvship-test", readiness_, nullptr};
 };
@@ -91,11 +89,11 @@ TEST_F(NodeMetricsFilesTest, ACertificateWhoseKeyDoesNotFitIsNotTheOneInUse) {
   const double begin = Value("certificate_not_before_timestamp_seconds");
   const double end = Value("certificate_not_after_timestamp_seconds");
   EXPECT_EQ(end - begin, 24 * 3600);
-  Make(files_.certificate, folder_ + "/its.key", 9);
+  Make(files_.certificate, folder_->path() + "/its.key", 9);
   EXPECT_TRUE(Becomes("tls_files_current", 0));
   EXPECT_EQ(Value("certificate_not_after_timestamp_seconds"), end);
   EXPECT_EQ(http(), old);
-  std::filesystem::rename(folder_ + "/its.key", files_.key);
+  std::filesystem::rename(folder_->path() + "/its.key", files_.key);
   EXPECT_TRUE(Becomes("tls_files_current", 1));
   EXPECT_GT(Value("certificate_not_after_timestamp_seconds"), end);
   EXPECT_NE(http(), old);
@@ -105,11 +103,11 @@ TEST_F(NodeMetricsFilesTest, ACertificateThatNoDescriptorWasLeftForIsReadLater) 
   Make(files_.certificate, files_.key, 1);
   const TlsContexts http = *ServerTlsContexts(files_);
   const std::shared_ptr<SSL_CTX> old = http();
-  Make(folder_ + "/next.pem", folder_ + "/next.key", 9);
+  Make(folder_->path() + "/next.pem", folder_->path() + "/next.key", 9);
   {
     const NoDescriptorLeft none;
-    std::filesystem::rename(folder_ + "/next.key", files_.key);
-    std::filesystem::rename(folder_ + "/next.pem", files_.certificate);
+    std::filesystem::rename(folder_->path() + "/next.key", files_.key);
+    std::filesystem::rename(folder_->path() + "/next.pem", files_.certificate);
     EXPECT_TRUE(Becomes("tls_files_current", 0));
     EXPECT_EQ(http(), old);
   }
@@ -118,12 +116,11 @@ TEST_F(NodeMetricsFilesTest, ACertificateThatNoDescriptorWasLeftForIsReadLater) 
 }
 
 TEST_F(NodeMetricsFilesTest, TokensThatCannotBeReadAreSeen) {
-  const std::string path = folder_ + "/tokens";
-  std::ofstream(path) << "a:" << std::string(64, '0') << "\n";
-  const auto tokens = *ApiTokens::Load(path);
+  const std::string line = absl::StrCat("a:", std::string(64, '0'), "\n");
+  const auto tokens = *ApiTokens::Load(folder_->Write("tokens", line));
   const NodeMetrics metrics("kvship-test", readiness_, tokens.get());
   EXPECT_EQ(Values(metrics).at("kvship_test_api_tokens_current"), 1);
-  std::ofstream(path) << "half a li";
+  folder_->Write("tokens", "half a li");
   EXPECT_EQ(Values(metrics).at("kvship_test_api_tokens_current"), 0);
 }
 

@@ -3,35 +3,27 @@
 #include <gtest/gtest.h>
 #include <pthread.h>
 
-#include <filesystem>
-#include <iterator>
 #include <system_error>
 
 #include "absl/time/clock.h"
 #include "base/log.h"
+#include "tests/eventually.h"
+#include "tests/sanitized.h"
 #include "tests/service/no_thread_left.h"
+#include "tests/service/num_threads.h"
 
 namespace kvship {
 namespace {
 
-size_t NumThreads() {
-  namespace fs = std::filesystem;
-  const fs::directory_iterator tasks("/proc/self/task");
-  return static_cast<size_t>(std::distance(fs::begin(tasks), fs::end(tasks)));
-}
-
 TEST(StopSignals, OneIsHeededThoughTheSystemHasNoThreadLeft) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers make threads in a way of their own";
-#endif
+  if (kSanitized) GTEST_SKIP() << "sanitizers make threads in a way of their own";
   const size_t num_threads_before = NumThreads();
   std::thread program([] {
     StopSignals signals;  // which only this thread, and what it makes, leaves alone
     signals.Wait(absl::Minutes(1));
   });
   // The program, and what ends it at a second signal.
-  const absl::Time give_up = absl::Now() + absl::Seconds(5);
-  while (NumThreads() < num_threads_before + 2 && absl::Now() < give_up) std::this_thread::yield();
+  EXPECT_TRUE(Eventually([&] { return NumThreads() >= num_threads_before + 2; }));
   {
     const NoThreadLeft none;
     // It waits for it. NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread)
@@ -41,9 +33,7 @@ TEST(StopSignals, OneIsHeededThoughTheSystemHasNoThreadLeft) {
 }
 
 TEST(ExitOnStopDeathTest, OneIsHeededWhileLoadingThoughTheSystemHasNoThreadLeft) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers make threads in a way of their own";
-#endif
+  if (kSanitized) GTEST_SKIP() << "sanitizers make threads in a way of their own";
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const auto stop_while_loading = [] {
     StartLog("kvship-test", LogFormat::kText);

@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "kvship/v1/prefill.grpc.pb.h"
+#include "tests/eventually.h"
 #include "tests/transport/recorded_events.h"
 #include "transport/grpc_client.h"
 #include "transport/grpc_server.h"
@@ -191,13 +192,18 @@ TEST(GrpcChannel, AClientsErrorAfterItsOkCancelsTheServersSide) {
 }
 
 TEST(GrpcChannel, TheDeadlineEndsBothSides) {
-  Server server;
-  auto client = std::make_shared<RecordedEvents>();
-  server.Connect(client, absl::Milliseconds(200))->SendMessage("begin");
-  EXPECT_EQ(client->WaitUntilClosed().code(), absl::StatusCode::kDeadlineExceeded);
-  const absl::StatusCode code = server.events->WaitUntilClosed().code();
-  EXPECT_TRUE(code == absl::StatusCode::kDeadlineExceeded || code == absl::StatusCode::kCancelled)
-      << code;
+  // On a busy machine the call may arrive so late that the client's deadline is long before ours.
+  bool expired = false;
+  for (int i = 0; i < 20 && !expired; ++i) {
+    Server server;
+    auto client = std::make_shared<RecordedEvents>();
+    server.Connect(client, absl::Milliseconds(200))->SendMessage("begin");
+    EXPECT_TRUE(absl::IsDeadlineExceeded(client->WaitUntilClosed()));
+    const absl::Status end = server.events->WaitUntilClosed();
+    expired = absl::IsDeadlineExceeded(end);
+    EXPECT_TRUE(expired || absl::IsCancelled(end)) << end;
+  }
+  EXPECT_TRUE(expired);
 }
 
 TEST(GrpcChannel, AServerThatIsNotThereIsUnavailable) {
@@ -244,7 +250,8 @@ struct StalledEvents : RecordedEvents {
   bool goes_on = false;
 };
 
-// Flow control lets a part through: waits until no more goes. Returns what is unsent.
+// Flow control lets a part through, at times seconds later a further one, but never half of it:
+// waits until no more goes for a while. Returns what is unsent.
 size_t BytesOnceStalled(const FrameChannel& channel) {
   size_t before = SIZE_MAX;
   while (channel.unsent_bytes() < before) {
@@ -254,27 +261,26 @@ size_t BytesOnceStalled(const FrameChannel& channel) {
   return before;
 }
 
+// More than flow control lets through to who reads nothing: so many frames of 1 MiB.
+constexpr size_t kMuchFrames = 64;
+void SendMuch(FrameChannel& channel) {
+  for (uint32_t i = 0; i < kMuchFrames; ++i) {
+    channel.SendFrame({.sequence = i, .num_bytes = 1 << 20}, Payload(1 << 20, std::byte{1}));
+  }
+}
+
 TEST(GrpcChannel, WhatAStalledReaderDoesNotTakeStaysUnsentUntilItDoes) {
-  constexpr size_t kFrames = 64;
   Server server;
-  server.on_message = [](FrameChannel& channel, const std::string&) {
-    for (uint32_t i = 0; i < kFrames; ++i) {
-      channel.SendFrame({.sequence = i, .num_bytes = 1 << 20}, Payload(1 << 20, std::byte{1}));
-    }
-  };
+  server.on_message = [](FrameChannel& channel, const std::string&) { SendMuch(channel); };
   auto client = std::make_shared<StalledEvents>();
   server.Connect(client)->SendMessage("begin");
   ASSERT_TRUE(server.events->WaitForMessages(1));
-  EXPECT_GT(BytesOnceStalled(*server.channel), size_t{kFrames / 2} << 20);
+  EXPECT_GT(BytesOnceStalled(*server.channel), size_t{kMuchFrames / 2} << 20);
   client->GoOn();
-  ASSERT_TRUE(client->WaitForFrames(kFrames));
+  ASSERT_TRUE(client->WaitForFrames(kMuchFrames));
   // That the last has been sent is told on another thread.
-  const absl::Time give_up = absl::Now() + absl::Seconds(20);
-  while (server.channel->unsent_bytes() > 0 && absl::Now() < give_up) {
-    absl::SleepFor(absl::Milliseconds(1));
-  }
-  EXPECT_EQ(server.channel->unsent_bytes(), 0u);
-  EXPECT_GE(server.events->num_sent(), kFrames - 1);
+  EXPECT_TRUE(Eventually([&] { return server.channel->unsent_bytes() == 0; }));
+  EXPECT_GE(server.events->num_sent(), kMuchFrames - 1);
   server.channel->Close(absl::OkStatus());
   EXPECT_EQ(client->WaitUntilClosed(), absl::OkStatus());
 }
@@ -311,19 +317,30 @@ INSTANTIATE_TEST_SUITE_P(GrpcChannel, StalledReader,
 
 TEST_P(StalledReader, CannotHoldAClosedChannelForEver) {
   Server server({.linger = GetParam()});
-  server.on_message = [](FrameChannel& channel, const std::string&) {
-    for (uint32_t i = 0; i < 64; ++i) {
-      channel.SendFrame({.sequence = i, .num_bytes = 1 << 20}, Payload(1 << 20, std::byte{1}));
-    }
-  };
+  server.on_message = [](FrameChannel& channel, const std::string&) { SendMuch(channel); };
   auto client = std::make_shared<StalledEvents>();
   server.Connect(client)->SendMessage("begin");
   ASSERT_TRUE(server.events->WaitForMessages(1));
   BytesOnceStalled(*server.channel);
   server.channel->Close(absl::InternalError("given up"));
-  EXPECT_TRUE(absl::IsCancelled(server.events->WaitUntilClosed()));
+  // Unless flow control has let the last message through meanwhile.
+  const absl::Status end = server.events->WaitUntilClosed();
+  EXPECT_TRUE(absl::IsCancelled(end) || end == absl::InternalError("given up")) << end;
   client->GoOn();
   EXPECT_FALSE(client->WaitUntilClosed().ok());
+}
+
+TEST(GrpcChannel, AfterAnErrorNothingIsSentButWhatWasBeingWritten) {
+  Server server;
+  server.on_message = [](FrameChannel& channel, const std::string&) { SendMuch(channel); };
+  auto client = std::make_shared<StalledEvents>();
+  server.Connect(client)->SendMessage("begin");
+  ASSERT_TRUE(server.events->WaitForMessages(1));
+  BytesOnceStalled(*server.channel);
+  server.channel->Close(absl::InternalError("given up"));
+  client->GoOn();
+  EXPECT_EQ(client->WaitUntilClosed(), absl::InternalError("given up"));
+  EXPECT_LT(client->frames().size(), kMuchFrames * 3 / 4);
 }
 
 TEST(GrpcChannel, AConnectionThatGoesDoesNotWaitForAServerThatDoesNotEndAClosedCall) {

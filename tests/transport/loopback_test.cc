@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/clock.h"
 #include "base/crc32c.h"
 #include "base/random.h"
 #include "tests/transport/recorded_events.h"
@@ -94,7 +95,9 @@ TEST(Loopback, EachFaultDoesWhatItsNameSays) {
   EXPECT_GT(Way({.duplicate = 0.5}).client->frames().size(), kFrames);
   EXPECT_GT(NumBroken(Way({.corrupt = 0.5}).client->frames()), kFrames / 4);
   EXPECT_GT(NumBroken(Way({.truncate = 0.5}).client->frames()), kFrames / 4);
-  EXPECT_EQ(Way({.delay = 0.1}).client->frames().size(), kFrames);
+  const absl::Time begin = MonotonicNow();
+  EXPECT_EQ(Way({.delay = 0.5}).client->frames().size(), kFrames);
+  EXPECT_GE(MonotonicNow() - begin, kFrames / 4 * LoopbackNetwork::Faults().delay_time);
   const auto frames = Way({.reorder = 0.5}).client->frames();
   size_t num_backwards = 0;
   for (size_t i = 1; i < frames.size(); ++i) {

@@ -13,12 +13,6 @@ namespace {
 
 using ::testing::StartsWith;
 
-std::string ToolJson(absl::string_view name, absl::string_view parameters,
-                     absl::string_view strict = "true") {
-  return absl::StrCat(R"({"type": "function", "function": {"name": ")", name,
-                      R"(", "parameters": )", parameters, R"(, "strict": )", strict, "}}");
-}
-
 constexpr char kInteger[] = R"({"properties": {"a": {"type": "integer"}}, "required": ["a"]})";
 constexpr char kNothing[] = R"({"type": "object", "additionalProperties": false})";
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,11 +14,11 @@
 #include "decode_service/grammar/output_matcher.h"
 #include "decode_service/grammar/output_structure.h"
 #include "engine/model_config.h"
-#include "engine/tokenizer.h"
+#include "tests/decode_service/fake_tokenizer.h"
 
 namespace kvship {
 
-class WalkedTokenizer final : public Tokenizer {
+class WalkedTokenizer final : public FakeTokenizer {
  public:
   static constexpr int32_t kEnd = 256, kOtherEnd = 257, kSpecial = 258;
   // Special ones that are shown as what they are called.
@@ -55,10 +54,7 @@ class WalkedTokenizer final : public Tokenizer {
     return static_cast<size_t>(id) < tokens_.size() ? tokens_[id] : absl::string_view();
   }
   bool IsSpecial(int32_t id) const override { return id >= kEnd && id <= kArgumentsMark; }
-  std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
   size_t vocab_tokens() const override { return tokens_.size(); }
-  int32_t begin_token() const override { return -1; }
-  Sha256Digest identity() const override { return {}; }
 
  private:
   int32_t LongestOf(absl::string_view text) const {
@@ -73,6 +69,13 @@ class WalkedTokenizer final : public Tokenizer {
 
   std::vector<std::string> tokens_;
 };
+
+// A tool as a request has it; `strict` is JSON.
+inline std::string ToolJson(absl::string_view name, absl::string_view parameters,
+                            absl::string_view strict = "true") {
+  return absl::StrCat(R"({"type": "function", "function": {"name": ")", name,
+                      R"(", "parameters": )", parameters, R"(, "strict": )", strict, "}}");
+}
 
 inline ModelConfig WalkedModel() {
   ModelConfig model;

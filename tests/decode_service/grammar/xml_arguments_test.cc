@@ -21,12 +21,6 @@ using Json = nlohmann::json;
 
 constexpr char kAfter[] = "</function>\n</tool_call>";
 
-std::string ToolJson(absl::string_view name, absl::string_view parameters, bool is_strict = true) {
-  return absl::StrCat(R"({"type": "function", "function": {"name": ")", name,
-                      R"(", "parameters": )", parameters, R"(, "strict": )",
-                      is_strict ? "true" : "false", "}}");
-}
-
 // Of one property, `a`, which is required.
 std::string Of(absl::string_view schema, absl::string_view others = "") {
   return absl::StrCat(R"({"properties": {"a": )", schema, R"(}, "required": ["a"])", others, "}");
@@ -45,8 +39,9 @@ absl::StatusOr<std::string> StructureOfTools(const std::vector<std::string>& too
 }
 
 // Whether a forced call may have these arguments: why not, or "".
-std::string Walk(absl::string_view schema, absl::string_view arguments, bool is_strict = true) {
-  const auto structure = StructureOfTools({ToolJson("f", schema, is_strict)}, "f");
+std::string Walk(absl::string_view schema, absl::string_view arguments,
+                 absl::string_view strict = "true") {
+  const auto structure = StructureOfTools({ToolJson("f", schema, strict)}, "f");
   if (!structure.ok()) return structure.status().ToString();
   return WalkWhole(*structure, absl::StrCat(arguments, kAfter));
 }
@@ -191,7 +186,7 @@ TEST(XmlArgumentsTest, WithoutPropertiesThereAreNoneOrAny) {
   EXPECT_EQ(Walk("null", ""), "");
   EXPECT_THAT(Walk("null", any), StartsWith("not "));
   // As of a tool that is not strict.
-  EXPECT_EQ(Walk(Of(R"({"type": "integer"})"), any, /*is_strict=*/false), "");
+  EXPECT_EQ(Walk(Of(R"({"type": "integer"})"), any, /*strict=*/"false"), "");
   const char* const integers = R"({"additionalProperties": {"type": "integer"}, "type": "object"})";
   EXPECT_EQ(Walk(integers, Argument("a", "5") + Argument("b", "6")), "");
   EXPECT_THAT(Walk(integers, Argument("a", "x")), StartsWith("not "));
@@ -298,7 +293,7 @@ std::string Call(absl::string_view name, absl::string_view arguments) {
 TEST(XmlCallsTest, StandAmongAnyText) {
   const std::string get = Call("get", Argument("a", "5")), put = Call("put", Argument("b", "x"));
   const auto structure = StructureOfTools(
-      {ToolJson("get", Of(R"({"type": "integer"})")), ToolJson("put", "{}", /*is_strict=*/false)});
+      {ToolJson("get", Of(R"({"type": "integer"})")), ToolJson("put", "{}", /*strict=*/"false")});
   ASSERT_TRUE(structure.ok()) << structure.status();
   for (const std::string& text :
        {std::string(), std::string("a < b, <tool_cal, <functio"), get, put, get + "\n" + put,
@@ -315,7 +310,7 @@ TEST(XmlCallsTest, StandAmongAnyText) {
 
 TEST(XmlCallsTest, MayBeForced) {
   const std::vector<std::string> tools = {ToolJson("get", Of(R"({"type": "integer"})")),
-                                          ToolJson("put", "{}", /*is_strict=*/false)};
+                                          ToolJson("put", "{}", /*strict=*/"false")};
   const auto any = StructureOfTools(tools, "");
   const std::string get = "get>\n" + Argument("a", "5") + kAfter;
   EXPECT_EQ(WalkWhole(*any, get), "");

@@ -7,13 +7,12 @@
 #include "absl/strings/str_join.h"
 #include "base/random.h"
 #include "decode_service/grammar/json_schema.h"
-#include "rpc/errors.h"
+#include "tests/decode_service/http/expect_refused.h"
 
 namespace kvship {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::Pair;
 using ::testing::UnorderedElementsAre;
 
@@ -33,13 +32,6 @@ absl::StatusOr<OpenAiRequest> ReadChat(const std::string& body) {
 }
 absl::StatusOr<OpenAiRequest> ReadCompletion(const std::string& body) {
   return ReadOpenAiRequest(OpenAiApi::kCompletions, body, kContextTokens, kDrawnSeed);
-}
-
-void ExpectRefused(const absl::StatusOr<OpenAiRequest>& read, const std::string& field,
-                   const std::string& message) {
-  EXPECT_EQ(read.status().code(), absl::StatusCode::kInvalidArgument) << read.status();
-  EXPECT_EQ(FieldOf(read.status()), field);
-  EXPECT_THAT(std::string(read.status().message()), HasSubstr(message));
 }
 
 TEST(OpenAiRequestTest, WhatIsLeftOutHasOpenAisDefaults) {

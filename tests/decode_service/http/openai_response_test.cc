@@ -7,6 +7,7 @@
 #include "absl/strings/strip.h"
 #include "decode_service/http/openai_error.h"
 #include "rpc/errors.h"
+#include "tests/decode_service/fake_tokenizer.h"
 
 namespace kvship {
 namespace {
@@ -17,21 +18,14 @@ using ::testing::StartsWith;
 using Json = nlohmann::json;
 
 // Tokens 0 and 1 are the halves of "é", 2 is "a", 3 is special.
-class HalvesTokenizer final : public Tokenizer {
+class HalvesTokenizer final : public FakeTokenizer {
  public:
-  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view,
-                                              std::span<const TextRange>) const override {
-    return absl::UnimplementedError("not needed");
-  }
   absl::string_view TokenBytes(int32_t id) const override {
     constexpr absl::string_view kBytes[] = {"\xc3", "\xa9", "a", "<end>"};
     return kBytes[id];
   }
   bool IsSpecial(int32_t id) const override { return id == 3; }
-  std::optional<int32_t> SpecialToken(absl::string_view) const override { return std::nullopt; }
   size_t vocab_tokens() const override { return 4; }
-  int32_t begin_token() const override { return -1; }
-  Sha256Digest identity() const override { return {}; }
 };
 
 const HalvesTokenizer kTokenizer;

@@ -7,12 +7,12 @@
 #include "decode_service/http/openai_request.h"
 #include "decode_service/http/openai_tool_calls.h"
 #include "rpc/errors.h"
+#include "tests/decode_service/http/expect_refused.h"
 
 namespace kvship {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 absl::StatusOr<OpenAiRequest> Read(const std::string& messages, const std::string& fields = "") {
@@ -27,13 +27,6 @@ absl::StatusOr<OpenAiRequest> ReadTools(const std::string& fields) {
 const v1::ChatMessages& ChatOf(const absl::StatusOr<OpenAiRequest>& read) {
   EXPECT_TRUE(read.ok()) << read.status();
   return read->prompts[0].chat();
-}
-
-void ExpectRefused(const absl::StatusOr<OpenAiRequest>& read, const std::string& field,
-                   const std::string& message) {
-  EXPECT_EQ(read.status().code(), absl::StatusCode::kInvalidArgument) << read.status();
-  EXPECT_EQ(FieldOf(read.status()), field);
-  EXPECT_THAT(std::string(read.status().message()), HasSubstr(message));
 }
 
 // An assistant's message with calls of these ids.
