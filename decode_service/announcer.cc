@@ -2,11 +2,23 @@
 
 #include <pthread.h>
 
-#include <utility>
-
+#include "absl/status/status.h"
+#include "base/out_of_memory.h"
 #include "base/start_thread.h"
 
 namespace kvship {
+namespace {
+
+// Without memory to tell it, the request ends.
+void Tell(ResponseBuffer& responses) {
+  const absl::Status told = UnlessOutOfMemory([&responses] {
+    responses.Announce();
+    return absl::OkStatus();
+  });
+  if (!told.ok()) responses.Cancel(told);
+}
+
+}  // namespace
 
 Announcer::Announcer() : thread_(StartThread("announcing outputs", [this] { Run(); })) {}
 
@@ -19,13 +31,14 @@ Announcer::~Announcer() {
   thread_.join();
 }
 
-void Announcer::Add(std::shared_ptr<ResponseBuffer> responses) {
+void Announcer::Add(const std::shared_ptr<ResponseBuffer>& responses) {
   if (!responses->WantsAnnouncement()) return;
-  {
+  const absl::Status memory = UnlessOutOfMemory([this, &responses] {
     std::lock_guard lock(mutex_);
-    due_.push_back(std::move(responses));
-    if (due_.size() > 1) return;  // it has been woken
-  }
+    due_.push_back(responses);
+    return absl::OkStatus();
+  });
+  if (!memory.ok()) return Tell(*responses);
   wake_.notify_one();
 }
 
@@ -38,7 +51,7 @@ void Announcer::Run() {
     if (due_.empty()) return;
     due.swap(due_);
     lock.unlock();
-    for (const auto& responses : due) responses->Announce();
+    for (const auto& responses : due) Tell(*responses);
     due.clear();
     lock.lock();
   }

@@ -19,7 +19,7 @@ class Announcer {
   ~Announcer();
 
   // The reader of `responses` is told soon, once for all that comes meanwhile.
-  void Add(std::shared_ptr<ResponseBuffer> responses);
+  void Add(const std::shared_ptr<ResponseBuffer>& responses);
 
  private:
   void Run();
