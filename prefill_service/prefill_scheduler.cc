@@ -103,7 +103,7 @@ absl::Status PrefillScheduler::CheckRunBytes(size_t num_tokens, size_t run_bytes
 absl::Status PrefillScheduler::Go(Request& request) {
   std::lock_guard lock(mutex_);
   if (request.ended) return absl::OkStatus();  // its status is on the way
-  if (request.state != Request::State::kReady) {
+  if (!request.awaits_go()) {
     return absl::DataLossError(request.state == Request::State::kQueued
                                    ? "go came before ready; wanted it after"
                                    : "go came a second time; wanted it once");

@@ -48,15 +48,11 @@ class HeldDecoder final : public Decoder {
 class BrokenDecoder final : public Decoder {
  public:
   absl::Status CheckPlan(const KvPlan&) const override { return absl::OkStatus(); }
-  absl::Status Step(std::span<const Item>) override {
-    if (go.valid()) go.wait();
-    return error;
-  }
+  absl::Status Step(std::span<const Item>) override { return error; }
   std::span<const float> logits(size_t) const override { throw std::bad_alloc(); }
   int32_t drawn(size_t) const override { return 0; }
   absl::Status CheckDevice() override { return device; }
 
-  std::shared_future<void> go;  // a step waits for it
   absl::Status error;
   absl::Status device;
 };

@@ -82,8 +82,8 @@ TEST_F(DecodeLoopTest, EndOfTheLoopEndsItsSessions) {
 
 TEST_F(DecodeLoopTest, StepThatDoesNotEndIsToldAndForgottenWhenItEnds) {
   std::promise<void> release;
-  broken_.go = release.get_future().share();
-  loop_ = std::make_unique<DecodeLoop>(broken_, backend_.threads(), node_.metrics, 1);
+  held_.go = release.get_future().share();
+  StartLoop();
   const absl::Duration kMost = 5 * Heartbeat::kPeriod;
   const absl::Duration kMore = kMost + Heartbeat::kPeriod;
   absl::SleepFor(kMore);

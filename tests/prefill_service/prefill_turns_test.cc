@@ -32,6 +32,22 @@ class PrefillTurns : public ::testing::Test {
     return static_cast<size_t>(node.Metric("kvship_prefill_run_requests"));
   }
 
+  // Whether, while a long prompt is read, some of the `num_prompts` that `ask` has read share a
+  // run. Asks anew, for who comes first may have been read before the next one comes.
+  template <class Asks>
+  bool SomeShareARun(PrefillNode& node, size_t num_prompts, const Asks& ask) {
+    for (int round = 0; round < 20 && !HasFatalFailure(); ++round) {
+      const auto slow = Ask(node, 1800);
+      if (!slow->WaitFor(Kind::kProgress)) return false;
+      const size_t num_runs = NumRuns(node);
+      ask();
+      const bool shared = NumRuns(node) - num_runs < num_prompts;
+      slow->channel().Close(absl::CancelledError("enough"));
+      if (shared) return true;
+    }
+    return false;
+  }
+
   uint64_t next_seed_ = 1;
 };
 
@@ -104,38 +120,23 @@ TEST_F(PrefillTurns, AShortPromptGetsTheSameBytesInCompany) {
     begins.push_back(node.Begin(RandomTokens(14 + i, i), "budget_tokens=9,window=4,kernel=3"));
     digests.push_back(ManifestOf(*CollectedCall::Start(node, begins[i], {})).digest());
   }
-  // Who comes first may have been read before the next one comes.
-  bool some_shared = false;
-  for (int round = 0; round < 20 && !some_shared; ++round) {
-    const auto slow = Ask(node, 1800);
-    ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
-    const size_t num_runs = NumRuns(node);
+  EXPECT_TRUE(SomeShareARun(node, begins.size(), [&] {
     Calls calls;
     for (const auto& begin : begins) calls.push_back(CollectedCall::Start(node, begin, {}));
     for (size_t i = 0; i < calls.size(); ++i) EXPECT_EQ(ManifestOf(*calls[i]).digest(), digests[i]);
-    some_shared = NumRuns(node) - num_runs < calls.size();
-    slow->channel().Close(absl::CancelledError("enough"));
-  }
-  EXPECT_TRUE(some_shared);
+  }));
 }
 
 TEST_F(PrefillTurns, WhoGivesUpDoesNotDisturbThoseReadWithIt) {
   PrefillNode node({}, 8 * kModelTimes, kBlockTokens);
-  bool some_shared = false;
-  for (int round = 0; round < 20 && !some_shared; ++round) {
-    const auto slow = Ask(node, 1800);
-    ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
-    const size_t num_runs = NumRuns(node);
+  EXPECT_TRUE(SomeShareARun(node, 3, [&] {
     Calls calls;
     for (int i = 0; i < 4; ++i) calls.push_back(Ask(node, 15));
     for (const auto& call : calls) ASSERT_TRUE(call->WaitFor(Kind::kReady));
     calls[1]->channel().Close(absl::CancelledError("enough"));
     for (size_t i : {0u, 2u, 3u}) EXPECT_TRUE(ManifestOf(*calls[i]).has_first_token());
     EXPECT_TRUE(absl::IsCancelled(calls[1]->WaitUntilClosed()));
-    some_shared = NumRuns(node) - num_runs < 3;
-    slow->channel().Close(absl::CancelledError("enough"));
-  }
-  EXPECT_TRUE(some_shared);
+  }));
 }
 
 TEST_F(PrefillTurns, AClientThatDoesNotSayGoHoldsUpNobody) {
