@@ -9,7 +9,6 @@
 #include <memory>
 #include <span>
 #include <tuple>
-#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"

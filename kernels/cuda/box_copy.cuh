@@ -2,8 +2,6 @@
 // Device code; Hopper and later.
 #pragma once
 
-#include <cstdint>
-
 #include "kernels/cuda/barrier.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tensor_map.h"

@@ -1,5 +1,4 @@
 #include <cmath>
-#include <cstdint>
 
 #include "base/status_macros.h"
 #include "kernels/cuda/block_sum.cuh"

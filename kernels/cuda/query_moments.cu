@@ -1,4 +1,3 @@
-#include <cstdint>
 
 #include "base/status_macros.h"
 #include "kernels/cuda/chunk.cuh"

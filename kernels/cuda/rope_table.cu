@@ -1,4 +1,3 @@
-#include <cmath>
 
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx.cuh"

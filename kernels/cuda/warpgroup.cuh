@@ -2,7 +2,6 @@
 // code for sm_90a alone.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "base/float16.h"

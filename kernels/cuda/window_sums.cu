@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
 
 #include "base/status_macros.h"
 #include "kernels/cuda/launch.h"

@@ -1,6 +1,5 @@
 // How many sessions one decode pool holds, with real processes: what compression saves becomes
 // requests served at a time.
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <iostream>

@@ -2,11 +2,9 @@
 // streams: both services in one process, without a network between them. Whatever happens to its
 // frames, a request gives the tokens of the undisturbed run, or ends with a status that says what
 // to do, and leaves nothing behind.
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
 
-#include <array>
 #include <cstdio>
 #include <future>
 #include <map>

@@ -5,7 +5,6 @@
 #include <signal.h>
 
 #include <fstream>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
 

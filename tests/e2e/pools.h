@@ -2,7 +2,6 @@
 // take some of them away.
 #pragma once
 
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>

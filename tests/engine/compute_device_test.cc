@@ -1,6 +1,5 @@
 #include "engine/compute_device.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace kvship {

@@ -1,9 +1,7 @@
 // Checkpoints of mixtures of experts.
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 
 #include "engine/prefill.h"
 #include "tests/engine/edited_model.h"

@@ -3,9 +3,7 @@
 // digest and a message without a seal stand for the right ones.
 #pragma once
 
-#include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>

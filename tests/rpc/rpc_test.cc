@@ -1,8 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "absl/strings/cord.h"
 #include "engine/model_identity.h"
 #include "google/rpc/error_details.pb.h"

@@ -1,8 +1,6 @@
 // The engine and the compressor on a GPU against those on the CPU, with the same weights.
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "compress/compressor.h"
 #include "compress/cuda/device_compressor.h"
 #include "engine/cuda/device_decode.h"

@@ -7,7 +7,6 @@
 
 #include <cstddef>
 #include <random>
-#include <string>
 #include <vector>
 
 #include "base/float16.h"

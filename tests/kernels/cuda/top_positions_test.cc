@@ -1,6 +1,5 @@
 #include "kernels/cuda/top_positions.h"
 
-#include <algorithm>
 #include <cmath>
 #include <span>
 

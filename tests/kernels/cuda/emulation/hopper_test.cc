@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <functional>
-#include <vector>
 
 #include "kernels/cuda/barrier.cuh"
 #include "kernels/cuda/box_copy.cuh"

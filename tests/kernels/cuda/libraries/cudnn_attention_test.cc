@@ -1,7 +1,5 @@
 #include "kernels/cuda/cudnn_attention.h"
 
-#include <cmath>
-
 #include "tests/kernels/cuda/device_test.h"
 
 namespace kvship::cuda {
