@@ -12,6 +12,12 @@
 #include "base/start_thread.h"
 
 namespace kvship {
+namespace {
+
+// A batch waits so long for what its outputs' structures allow, which takes microseconds, mostly.
+constexpr absl::Duration kStructurePatience = absl::Milliseconds(2);
+
+}  // namespace
 
 DecodeLoop::DecodeLoop(Decoder& decoder, ThreadPool& threads, DecodeMetrics& metrics,
                        size_t max_batch_sessions)
@@ -19,6 +25,7 @@ DecodeLoop::DecodeLoop(Decoder& decoder, ThreadPool& threads, DecodeMetrics& met
       threads_(threads),
       metrics_(metrics),
       max_batch_sessions_(max_batch_sessions),
+      followers_(threads.num_threads(), /*most_bytes=*/0),
       thread_(StartThread("the decode loop", [this] { Run(); })) {}
 
 DecodeLoop::~DecodeLoop() {
@@ -32,6 +39,7 @@ DecodeLoop::~DecodeLoop() {
 
 void DecodeLoop::Join(std::unique_ptr<Session> session) {
   session->responses()->OnReader([this] { Wake(); });
+  FollowStructure(*session);
   {
     std::lock_guard lock(mutex_);
     joined_.push_back(std::move(session));
@@ -55,9 +63,13 @@ void DecodeLoop::Run() {
   pthread_setname_np(pthread_self(), "decode_loop");
   while (TakeJoined()) {
     SweepEnded();
+    std::vector<Draw> draws = LateDraws();
     const std::vector<Session*> batch = NextBatch();
-    idle_ = batch.empty();
-    idle_ ? WatchDevice() : Step(batch);
+    idle_ = batch.empty() && draws.empty();
+    if (idle_) WatchDevice();
+    if (!batch.empty()) Step(batch, draws);
+    DrawTokens(draws);
+    for (const Draw& draw : draws) Take(draw);
   }
   for (const auto& session : sessions_) {
     if (!session->ended()) session->Fail(absl::UnavailableError("the server is shutting down"));
@@ -92,10 +104,10 @@ std::vector<Session*> DecodeLoop::NextBatch() {
   std::vector<Session*> batch;
   for (const auto& session : sessions_) {
     if (batch.size() == max_batch_sessions_) break;
-    if (session->can_run()) {
-      batch.push_back(session.get());
-    } else {
+    if (!session->has_room()) {
       session->WaitForReader();
+    } else if (session->kept_logits().empty()) {
+      batch.push_back(session.get());
     }
   }
   if (batch.size() == max_batch_sessions_) {
@@ -106,7 +118,17 @@ std::vector<Session*> DecodeLoop::NextBatch() {
   return batch;
 }
 
-void DecodeLoop::Step(const std::vector<Session*>& batch) {
+std::vector<DecodeLoop::Draw> DecodeLoop::LateDraws() const {
+  std::vector<Draw> draws;
+  for (const auto& session : sessions_) {
+    if (!session->kept_logits().empty() && session->structure()->IsKnown()) {
+      draws.push_back({.session = session.get(), .item = std::nullopt});
+    }
+  }
+  return draws;
+}
+
+void DecodeLoop::Step(const std::vector<Session*>& batch, std::vector<Draw>& draws) {
   std::vector<Decoder::Item> items;
   items.reserve(batch.size());
   for (const Session* session : batch) items.push_back(session->item());
@@ -121,47 +143,62 @@ void DecodeLoop::Step(const std::vector<Session*>& batch) {
     for (Session* session : batch) session->Fail(status);
     return;
   }
-  const std::vector<absl::StatusOr<OutputToken>> drawn = Draw(batch, items);
   for (size_t i = 0; i < batch.size(); ++i) {
-    Session& session = *batch[i];
-    if (!drawn[i].ok()) {
-      session.Fail(drawn[i].status());
-      continue;
+    Draw& draw = draws.emplace_back(Draw{.session = batch[i], .item = i});
+    if (!items[i].wants_logits) {
+      draw.token = OutputToken{.token = decoder_.drawn(i), .logprob = 0, .top = {}};
     }
-    const absl::Time before = session.last_token_time();
-    const bool reader_was_slow = session.waits_for_reader();
-    const absl::Status taken = UnlessOutOfMemory([&] {
-      session.Take(*drawn[i]);
-      return absl::OkStatus();
-    });
-    if (!taken.ok() && !session.ended()) session.Fail(taken);
-    announcer_.Add(session.responses());
-    const absl::Time now = session.last_token_time();  // unchanged if no token was taken
-    if (now != before && !reader_was_slow) metrics_.ObserveBetweenTokens(now - before);
   }
 }
 
-std::vector<absl::StatusOr<OutputToken>> DecodeLoop::Draw(const std::vector<Session*>& batch,
-                                                          std::span<const Decoder::Item> items) {
-  std::vector<absl::StatusOr<OutputToken>> drawn(batch.size());
-  std::vector<size_t> from_logits;
-  for (size_t i = 0; i < batch.size(); ++i) {
-    if (items[i].wants_logits) {
-      from_logits.push_back(i);
-    } else {
-      drawn[i] = OutputToken{.token = decoder_.drawn(i), .logprob = 0, .top = {}};
-    }
+void DecodeLoop::DrawTokens(std::vector<Draw>& draws) {
+  std::vector<Draw*> from_logits;
+  for (Draw& draw : draws) {
+    if (!draw.token->has_value()) from_logits.push_back(&draw);
   }
+  const absl::Time deadline = MonotonicNow() + kStructurePatience;
   threads_.ParallelFor(from_logits.size(), [&](size_t task) {
-    const size_t i = from_logits[task];
+    Draw& draw = *from_logits[task];
     // As many numbers as the vocabulary has tokens.
     const absl::Status memory = UnlessOutOfMemory([&] {
-      drawn[i] = batch[i]->Draw(decoder_.logits(i));
+      draw.token = draw.session->Draw(
+          draw.item ? decoder_.logits(*draw.item) : draw.session->kept_logits(), deadline);
       return absl::OkStatus();
     });
-    if (!memory.ok()) drawn[i] = memory;
+    if (!memory.ok()) draw.token = memory;
   });
-  return drawn;
+}
+
+void DecodeLoop::Take(const Draw& draw) {
+  Session& session = *draw.session;
+  if (!draw.token.ok()) return session.Fail(draw.token.status());
+  if (!draw.token->has_value()) return;
+  const absl::Time before = session.last_token_time();
+  const bool reader_was_slow = session.waits_for_reader();
+  const absl::Status taken = UnlessOutOfMemory([&] {
+    session.Take(**draw.token);
+    return absl::OkStatus();
+  });
+  if (!taken.ok() && !session.ended()) session.Fail(taken);
+  announcer_.Add(session.responses());
+  const absl::Time now = session.last_token_time();  // unchanged if no token was taken
+  if (now != before && !reader_was_slow) metrics_.ObserveBetweenTokens(now - before);
+  FollowStructure(session);
+}
+
+void DecodeLoop::FollowStructure(Session& session) {
+  if (session.ended() || session.structure() == nullptr) return;
+  const absl::Status memory = UnlessOutOfMemory([&] {
+    // The session may end meanwhile.
+    auto follow = [this, weak = std::weak_ptr(session.structure()), token = session.item().token] {
+      const std::shared_ptr<StructuredOutput> structure = weak.lock();
+      if (structure == nullptr) return;
+      structure->Follow(token);
+      Wake();
+    };
+    return followers_.Enter(session.structure()->client(), 0, std::move(follow)).status();
+  });
+  if (!memory.ok()) session.Fail(memory);
 }
 
 void DecodeLoop::WatchDevice() {

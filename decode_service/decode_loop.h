@@ -1,13 +1,13 @@
 // DecodeLoop runs continuous batching on its own thread: each step passes the next token of every
 // session of the batch through the network. Sessions join, leave and are cancelled between steps; a
-// session whose reader lags skips steps. Thread safe.
+// session whose reader lags, or whose structure takes long to follow, skips steps. Thread safe.
 #pragma once
 
 #include <condition_variable>
 #include <cstddef>
 #include <memory>
 #include <mutex>
-#include <span>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -19,6 +19,7 @@
 #include "decode_service/announcer.h"
 #include "decode_service/decode_metrics.h"
 #include "decode_service/session.h"
+#include "decode_service/work_queue.h"
 #include "engine/decoder.h"
 
 namespace kvship {
@@ -45,6 +46,13 @@ class DecodeLoop {
  private:
   using Sessions = std::vector<std::unique_ptr<Session>>;
 
+  // A token to be drawn: of an item of the last step, or from the logits that its session kept.
+  struct Draw {
+    Session* session;
+    std::optional<size_t> item;
+    absl::StatusOr<std::optional<OutputToken>> token = std::nullopt;
+  };
+
   void Run();
   // Waits until there is work; false when the loop must stop.
   bool TakeJoined();
@@ -52,10 +60,14 @@ class DecodeLoop {
   // Fails cancelled sessions and removes those that have ended.
   void SweepEnded();
   std::vector<Session*> NextBatch();
-  void Step(const std::vector<Session*>& batch);
-  // The next token of each session of the batch, after a step of the decoder.
-  std::vector<absl::StatusOr<OutputToken>> Draw(const std::vector<Session*>& batch,
-                                                std::span<const Decoder::Item> items);
+  // Those whose structures are known by now.
+  std::vector<Draw> LateDraws() const;
+  // Runs a step of the decoder and adds its draws.
+  void Step(const std::vector<Session*>& batch, std::vector<Draw>& draws);
+  void DrawTokens(std::vector<Draw>& draws);
+  void Take(const Draw& draw);
+  // Has another thread find which tokens the structure, if there is one, allows after the last.
+  void FollowStructure(Session& session);
   // Checks the device, after a failed step and while idle: a cache stuck in transfer to a lost
   // device never reaches a step.
   void WatchDevice();
@@ -74,6 +86,7 @@ class DecodeLoop {
   bool woken_ = false;
   bool stop_ = false;
   Announcer announcer_;
+  WorkQueue followers_;  // of structures
   std::thread thread_;
 };
 

@@ -314,7 +314,9 @@ void Generation::Decode(PrefillAttempt::Result result) {
     uses_.metrics.AddCache(report_, receive_time_);
     trace_.BeginDecode();
     session->CountPrompt(request_.tokens);
-    session->HoldTo(std::move(matcher_));
+    if (matcher_ != nullptr) {
+      session->HoldTo(std::make_shared<StructuredOutput>(std::move(matcher_), call_.client));
+    }
     session->Take(result.first_token);
     if (responses_->WantsAnnouncement()) responses_->Announce();
     return absl::OkStatus();

@@ -30,11 +30,7 @@ Session::~Session() { assert(ended_); }
 
 void Session::Take(const OutputToken& token) {
   assert(!ended_);
-  if (matcher_ != nullptr) {
-    if (const absl::Status status = matcher_->Accept(token.token); !status.ok()) {
-      return Fail(absl::InternalError(status.message()));
-    }
-  }
+  kept_logits_ = {};
   const absl::Time now = MonotonicNow();
   if (end_.output_tokens == 0) first_token_time_ = now;
   if (end_.output_tokens == 1) end_.first_decode = now - first_token_time_;
@@ -69,11 +65,16 @@ bool Session::EndsCall(const std::string& text) {
   return single_call_ && !single_call_->Add(text).calls.empty();
 }
 
-absl::StatusOr<OutputToken> Session::Draw(std::span<const float> logits) {
+absl::StatusOr<std::optional<OutputToken>> Session::Draw(std::span<const float> logits,
+                                                         absl::Time deadline) {
   const size_t index = end_.output_tokens;
   TokenMask mask;
-  if (matcher_ != nullptr) {
-    ASSIGN_OR_RETURN(mask, matcher_->Allowed());
+  if (structure_ != nullptr) {
+    if (!structure_->IsKnown(deadline)) {
+      kept_logits_.assign(logits.begin(), logits.end());
+      return std::nullopt;
+    }
+    ASSIGN_OR_RETURN(mask, structure_->TakeAllowed());
   } else if (index < options_.min_tokens) {
     mask = AllTokensBut(options_.end_tokens, logits.size());
   }

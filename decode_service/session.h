@@ -14,10 +14,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "decode_service/grammar/output_matcher.h"
 #include "decode_service/output_text.h"
 #include "decode_service/reservation_queue.h"
 #include "decode_service/response_buffer.h"
+#include "decode_service/structured_output.h"
 #include "engine/decoder.h"
 #include "engine/sampling.h"
 #include "engine/tokenizer.h"
@@ -62,17 +62,22 @@ class Session {
     counts_ = PromptCounts(prompt, options_.sampling);
   }
   // Constrains the output to a structure; call before the first Take.
-  void HoldTo(std::unique_ptr<OutputMatcher> matcher) { matcher_ = std::move(matcher); }
+  void HoldTo(std::shared_ptr<StructuredOutput> structure) { structure_ = std::move(structure); }
+  const std::shared_ptr<StructuredOutput>& structure() const { return structure_; }  // may be null
   // Appends the next output token; the first one comes from the prefill node.
   void Take(const OutputToken& token);
-  // Draws the next token, to be taken, from the previous one's logits. Sessions may draw at the
+  // Draws the next token, to be taken, from the previous one's logits. If by `deadline` it is not
+  // known what the structure allows, keeps the logits and draws nothing. Sessions may draw at the
   // same time. Internal if the structure allows no token.
-  absl::StatusOr<OutputToken> Draw(std::span<const float> logits);
+  absl::StatusOr<std::optional<OutputToken>> Draw(std::span<const float> logits,
+                                                  absl::Time deadline);
+  // Of a token that is still to be drawn; else empty.
+  std::span<const float> kept_logits() const { return kept_logits_; }
 
   bool ended() const { return ended_; }
   bool cancelled() const { return responses_->cancelled(); }
   // Returns whether the reader keeps up.
-  bool can_run() const { return responses_->has_room(); }
+  bool has_room() const { return responses_->has_room(); }
   // Notes that it sits out a step because the reader does not. True until the next token.
   void WaitForReader() { waits_for_reader_ = true; }
   bool waits_for_reader() const { return waits_for_reader_; }
@@ -95,7 +100,7 @@ class Session {
   // If false, the decoder samples the next token, and nothing else is needed.
   bool wants_logits() const {
     return options_.num_logprobs > 0 || !options_.forced_tokens.empty() ||
-           options_.sampling.adjusts_logits() || matcher_ != nullptr ||
+           options_.sampling.adjusts_logits() || structure_ != nullptr ||
            (end_.output_tokens < options_.min_tokens && !options_.end_tokens.empty());
   }
 
@@ -104,7 +109,8 @@ class Session {
   ReservationQueue::Cache cache_;
   const std::shared_ptr<ResponseBuffer> responses_;
   const std::function<void(const End&)> on_end_;
-  std::unique_ptr<OutputMatcher> matcher_;  // null: unconstrained
+  std::shared_ptr<StructuredOutput> structure_;  // null: unconstrained
+  std::vector<float> kept_logits_;
   OutputText text_;
   std::optional<ToolCallReader> single_call_;
   TokenCounts counts_;  // if they are penalized

@@ -154,8 +154,8 @@ class XgrammarMatcher final : public OutputMatcher {
   }
 
  private:
-  // All requests of a batch wait for each. XGrammar's time for a token grows with the square of the
-  // alternatives that are open, which in a recursive schema no bound on its parts holds down;
+  // What one output may take of a processor. XGrammar's time for a token grows with the square of
+  // the alternatives that are open, which in a recursive schema no bound on its parts holds down;
   // dozens of kinds of nodes in a tree take 3 ms.
   static constexpr absl::Duration kMostTime = absl::Milliseconds(500);
   static constexpr absl::Duration kMostTimePerToken = absl::Milliseconds(10);

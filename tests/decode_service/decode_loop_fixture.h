@@ -85,7 +85,9 @@ class DecodeLoopTest : public ::testing::Test {
           request.reserved_at_end = node_.pool->reserved_bytes();
           request.ended = true;
         });
-    session->HoldTo(std::move(matcher));
+    if (matcher != nullptr) {
+      session->HoldTo(std::make_shared<StructuredOutput>(std::move(matcher), /*client=*/""));
+    }
     session->Take(first);
     if (!session->ended()) loop_->Join(std::move(session));
   }

@@ -12,32 +12,10 @@
 namespace kvship {
 namespace {
 
-using ::testing::ElementsAre;
 using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 
 constexpr char kBudget[] = "budget_tokens=40,window=8,kernel=7";
-
-// Allows the tokens of a list, each at its place; but the first, which may be any.
-class ListMatcher final : public OutputMatcher {
- public:
-  explicit ListMatcher(std::vector<int32_t> tokens) : tokens_(std::move(tokens)) {}
-
-  absl::Status Accept(int32_t token) override {
-    if (taken_++ == 0 || token == tokens_[taken_ - 1]) return absl::OkStatus();
-    return absl::InvalidArgumentError("it is not the next one");
-  }
-  absl::StatusOr<TokenMask> Allowed() override {
-    if (taken_ == tokens_.size()) return absl::InternalError("nothing goes on");
-    TokenMask mask(TokenMaskWords(320));
-    mask[tokens_[taken_] / 32] |= 1u << tokens_[taken_] % 32;
-    return mask;
-  }
-
- private:
-  const std::vector<int32_t> tokens_;
-  size_t taken_ = 0;
-};
 
 TEST_F(DecodeLoopTest, GreedyOutputEqualsTheOneProcessRun) {
   StartLoop();
@@ -154,24 +132,6 @@ TEST_F(DecodeLoopTest, ForcedTokensAreOutputWithTheirLogprobs) {
     EXPECT_GE(token.top(0).logprob(), token.top(1).logprob());
     EXPECT_GE(token.top(0).logprob(), token.logprob());
   }
-}
-
-TEST_F(DecodeLoopTest, AMatcherSaysWhichTokensMayCome) {
-  StartLoop();
-  Request free, held, stuck;
-  const auto prompt = node_.Prompt(90, 1);
-  Start(free, prompt, kKeepAll, {.max_tokens = 6});
-  Start(held, prompt, kKeepAll, {.sampling = {.temperature = 1}, .max_tokens = 4},
-        std::make_unique<ListMatcher>(std::vector<int32_t>{0, 17, 0, 319}));
-  Start(stuck, prompt, kKeepAll, {.max_tokens = 4},
-        std::make_unique<ListMatcher>(std::vector<int32_t>{0, 5}));
-  for (Request* request : {&free, &held, &stuck}) ASSERT_TRUE(Finish(*request));
-  EXPECT_THAT(free.reader.tokens, ElementsAreArray(node_.Reference(prompt, kKeepAll, 6)));
-  held.reader.tokens.erase(held.reader.tokens.begin());  // the prefill node's
-  EXPECT_THAT(held.reader.tokens, ElementsAre(17, 0, 319));
-  EXPECT_EQ(stuck.reader.tokens.back(), 5);
-  EXPECT_EQ(stuck.end.status, absl::InternalError("nothing goes on"));
-  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
 }
 
 TEST_F(DecodeLoopTest, EndTokenEndsTheOutputAndHasNoText) {
