@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import kvship
 
@@ -54,6 +55,13 @@ def _numbers(text: str) -> list[int]:
     return [_positive(part) for part in text.split(",")]
 
 
+def _register_lengths(text: str) -> list[int]:
+    lengths = _numbers(text)
+    if max(lengths) > longeval.MOST_TOKENS:
+        raise argparse.ArgumentTypeError(f"'{text}' has a length above {longeval.MOST_TOKENS}, the most that there are lines for")
+    return lengths
+
+
 def _factors(text: str) -> list[float]:
     try:
         factors = [float(part) for part in text.split(",")]
@@ -70,7 +78,21 @@ def _policy(text: str) -> Policy:
         policy.share(1)  # now, and not after the first answers
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    if policy.name == KEEP_ALL.name and policy.options != KEEP_ALL.options:
+        raise argparse.ArgumentTypeError(f"policy '{policy.name}' has the options '{policy.options}'; that name is the full cache's, "
+                                         f"{KEEP_ALL.options}")
     return policy
+
+
+class _AddPolicy(argparse.Action):
+    """Records go by the names of policies: one of each."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        before = getattr(namespace, self.dest) or []
+        if values.name in [policy.name for policy in before]:
+            raise argparse.ArgumentError(self, f"two policies have the name '{values.name}'; wanted one of each")
+        setattr(namespace, self.dest, [*before, values])
 
 
 def _cases(parser: argparse.ArgumentParser, lengths: str, cases: int | None, half: str = "report") -> None:
@@ -84,7 +106,7 @@ def _cases(parser: argparse.ArgumentParser, lengths: str, cases: int | None, hal
 
 
 def _policies(parser: argparse.ArgumentParser, default: list[Policy]) -> None:
-    parser.add_argument("--policy", type=_policy, action="append", dest="policies", metavar="NAME:OPTIONS",
+    parser.add_argument("--policy", type=_policy, action=_AddPolicy, dest="policies", metavar="NAME:OPTIONS",
                         help="may be given several times")
     parser.set_defaults(default_policies=default)
 
@@ -104,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     _cases(study, "1000,2000,4000", 5)
     _policies(study, [KEEP_ALL, *(RIVALS[0].at_bytes(factor) for factor in (4, 8, 16, 32))])
     study = add("longeval", longeval.__doc__ or "")
-    study.add_argument("--lengths", type=_numbers, default=_numbers("200,300,500,1000"),
+    study.add_argument("--lengths", type=_register_lengths, default=_numbers("200,300,500,1000"),
                        help="prompt tokens, some 24 to a line (200,300,500,1000)")
     study.add_argument("--cases", type=_positive, default=5, help="depths per length (5)")
     study.add_argument("--seed", type=int, default=0)

@@ -24,19 +24,23 @@ _ADJECTIVES = ("makeshift", "quiet", "rapid", "gentle", "hollow", "bright", "anc
                "golden", "hidden", "idle", "jagged", "keen", "lonely", "mellow", "narrow", "orange")
 _NOUNS = ("penguin", "valley", "engine", "harbor", "kitten", "ladder", "mirror", "needle", "ocean", "pillow", "quarry",
           "ribbon", "shadow", "tunnel", "umbrella", "village", "window", "anchor", "bridge", "candle")
+_THIRD_WORDS = _NOUNS[:10]  # of the names past the first 400
 TOKENS_PER_LINE = 22
+_TOKENS_AROUND = 60
+# Where every line has a name of its own.
+MOST_TOKENS = _TOKENS_AROUND + TOKENS_PER_LINE * len(_ADJECTIVES) * len(_NOUNS) * (1 + len(_THIRD_WORDS))
 
 
 def lines_case(num_tokens: int, depth: float, seed: int) -> Case:
-    """About num_tokens of `line NAME: REGISTER_CONTENT is <N>`, and the question for the line at `depth`.
+    """About num_tokens, MOST_TOKENS at most, of `line NAME: REGISTER_CONTENT is <N>`, and the question for the line at `depth`.
 
     Format of LongChat's LongEval (lmsys.org/blog/2023-06-29-longchat).
     """
     rng = random.Random(f"longeval/{num_tokens}/{depth}/{seed}")
-    num_lines = max(2, (num_tokens - 60) // TOKENS_PER_LINE)
+    num_lines = max(2, (num_tokens - _TOKENS_AROUND) // TOKENS_PER_LINE)
     names = [f"{a}-{b}" for a in _ADJECTIVES for b in _NOUNS]
     if num_lines > len(names):
-        names += [f"{a}-{b}-{c}" for a in _ADJECTIVES for b in _NOUNS for c in _NOUNS[:10]]
+        names += [f"{a}-{b}-{c}" for a in _ADJECTIVES for b in _NOUNS for c in _THIRD_WORDS]
     names = rng.sample(names, num_lines)
     values = [rng.randrange(1, 50_000) for _ in names]
     asked = min(num_lines - 1, round(depth * (num_lines - 1)))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from kvship_eval.cases import Case, Cases, Kind
 from kvship_eval.divergence import kl_and_agreement
-from kvship_eval.plots import byte_axis, listed, save, span, tokens_label
+from kvship_eval.plots import byte_axis, listed, save, share, share_text, span, tokens_label
 from kvship_eval.policy import KEEP_ALL, Policy
 from kvship_eval.records import Record, Records, mean_ratio
 from kvship_eval.service import ask, holds_too_little
@@ -152,7 +152,8 @@ def table(folder: Path) -> str:
     rows = summary(folder)
     full = next((row["score"] for row in rows if row["policy"] == KEEP_ALL.name), float("nan"))
     for row in rows:
-        lines.append(f"{row['policy']:34} {row['ratio']:6.1f}x {row['score']:6.2f} {row['span']:>8} {row['score'] / full:8.0%} "
+        of_full = share_text(share(row["score"], full))
+        lines.append(f"{row['policy']:34} {row['ratio']:6.1f}x {row['score']:6.2f} {row['span']:>8} {of_full:>8} "
                      f"{row['retained_mass']:6.3f} {row['chosen_mass']:7.3f} {row['kl']:7.3f} {row['top1_agreement']:6.2f} "
                      f"{row['compress_ms']:6.0f} ms")
     return "\n".join(lines) + "\n"
@@ -187,9 +188,10 @@ def plot(folder: Path) -> list[Path]:
     lengths = listed(map(tokens_label, sorted({record["length"] for record in records})))
     return [save(figure, folder, "policies", "All policies at the same bytes",
                  f"{rows[0]['cases']} needle questions in documents of {lengths} tokens to every policy at every budget; a budget "
-                 "is the most bytes that a policy may take, pages, scales and positions counted, against the full cache in f16. "
+                 "is the most bytes that a policy may take, pages, scales and positions counted, against the full cache in f16, "
+                 "fitted to the first question. "
                  "Left: the share of what was asked for that the answers hold. Right: how far the next-token distributions of "
                  f"summaries of {NUM_SUMMARIES} documents of each length, {NUM_FORCED} forced tokens each, are from the full "
                  "cache's. In the table: 95 %, the score's interval over the questions; mass, the window's attention on kept tokens; "
                  "middle, the same without the prompt's first 4 tokens and the window; top-1, the share of equal likeliest "
-                 "tokens; compress, the time that it took.")]
+                 "tokens; compress, the time that it took, without h2o's column sums, which are taken while the prompt is read.")]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from kvship_eval.cases import FUNCTION_CALL, HALVES, SET_APART, Case, Cases, Kind, score
 from kvship_eval.inspect_program import Inspect
-from kvship_eval.plots import byte_axis, listed, save, span, tokens_label
+from kvship_eval.plots import byte_axis, listed, save, share, share_text, span, tokens_label
 from kvship_eval.policy import KEEP_ALL, Policy
 from kvship_eval.records import Record, Records
 
@@ -98,8 +98,8 @@ class Row:
     setting: str
     ratio: float  # times fewer bytes than the full cache
     score: float
-    of_full: float  # the score as a share of the full cache's
-    span: str  # of that
+    of_full: float  # the score as a share of the full cache's; NaN where that found nothing
+    span: str  # of that; "-" of the full cache itself
 
 
 def rows(records: Records) -> list[Row]:
@@ -115,15 +115,16 @@ def rows(records: Records) -> list[Row]:
             continue
         scores, full_scores = [r["score"] for r in measured], [r["score"] for r in beside]
         num_bytes, full_bytes = (np.mean([r["num_bytes"] / r["prompt_tokens"] for r in of]) for of in (measured, beside))
-        found.append(Row(setting, full_bytes / num_bytes, float(np.mean(scores)), float(np.mean(scores) / np.mean(full_scores)),
-                         span(scores, full_scores)))
+        found.append(Row(setting, full_bytes / num_bytes, float(np.mean(scores)),
+                         share(float(np.mean(scores)), float(np.mean(full_scores))),
+                         "-" if setting == KEEP_ALL.name else span(scores, full_scores)))
     return sorted(found, key=lambda row: -row.score)
 
 
 def table(found: Sequence[Row]) -> str:
     """The rows as text."""
     lines = [f"{'setting':34} {'bytes':>7} {'found':>6} {'of full':>8} {'95 %':>9}"]
-    lines += [f"{row.setting:34} {row.ratio:6.1f}x {row.score:6.0%} {row.of_full:8.0%} {row.span:>9}" for row in found]
+    lines += [f"{row.setting:34} {row.ratio:6.1f}x {row.score:6.0%} {share_text(row.of_full):>8} {row.span:>9}" for row in found]
     return "\n".join(lines) + "\n"
 
 

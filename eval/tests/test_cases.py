@@ -4,8 +4,9 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from kvship_eval import longeval, needle, runs, sweep
+from kvship_eval import longeval, needle, policies, runs, sweep
 from kvship_eval.cases import ANSWERS, FORMS, FUNCTION_CALL, HALVES, Cases, Kind, score
 from kvship_eval.haystack import CHOOSE_TEXTS, Haystack
 from kvship_eval.longeval import lines_case
@@ -76,6 +77,8 @@ def test_longeval_asks_for_the_line_at_the_depth():
     case = lines_case(1000, 0.0, 1)
     assert case.expected[0] in case.message.split("\n")[2]
     assert 1500 < len(case.message) < 4500
+    longest = lines_case(longeval.MOST_TOKENS, 1.0, 1).message.split("\n")
+    assert len({line.split(":")[0] for line in longest if line.startswith("line ")}) == 4400
 
 
 def test_equal_bytes_give_smaller_tokens_more_places():
@@ -125,8 +128,8 @@ def test_a_report_says_what_was_asked_and_what_was_run(tmp_path):
     runs.note(tmp_path, "needle", ["needle", "--cases", "1", "--server=here:1"], "a <model>")
     assert needle.plot(tmp_path)[0].stat().st_size > 1000
     page = write_report(tmp_path, ["needle"]).read_text()
-    for part in ("data:image/png;base64", "Needles in a haystack", "single-digits", "500 and 2K tokens", "8.0x fewer bytes) 50% (-)",
-                 "kvship-eval needle --cases 1<", "a &lt;model&gt;", "prefers-color-scheme: dark"):
+    for part in ("data:image/png;base64", "Needles in a haystack", "single-digits", "500 and 2K tokens",
+                 f"8.0x fewer bytes) 50% ({span([0.5, 0.5])})", "kvship-eval needle --cases 1<", "a &lt;model&gt;", "prefers-color-scheme: dark"):
         assert part in page
     assert "http" not in page.replace("http-equiv", "") and "here:1" not in page
     with pytest.raises(ValueError, match="holds no results"):
@@ -141,16 +144,35 @@ def test_longeval_has_a_table_of_ours(tmp_path):
     longeval.plot(tmp_path)
     rows = [line.split() for line in (tmp_path / "longeval.txt").read_text().splitlines()]
     assert rows == [["lines", "found", "200", "300", "mean", "95", "%", "bytes"],
-                    ["keep_all", "100%", "100%", "100%", "-", "1.0x"], ["other", "0%", "0%", "0%", "-", "8.0x"]]
+                    ["keep_all", "100%", "100%", "100%", span([1, 1]), "1.0x"], ["other", "0%", "0%", "0%", span([0, 0]), "8.0x"]]
 
 
 def test_intervals_are_those_of_means_and_of_their_shares():
     scores = [1.0] * 36 + [0.0] * 36
     assert interval(scores) == pytest.approx((0.5 - 0.1155, 0.5 + 0.1155), abs=0.015)  # 1.96 * sqrt(0.25 / 72)
     assert interval(scores) == interval(scores)
-    assert interval(scores, scores) == (1, 1)  # the same cases
-    assert span(scores, [1.0] * 72) == span(scores)
-    assert span([1.0, 1.0]) == "-" and span([0.0, 0.0], [0.0, 0.0]) == "nan-nan%"
+    assert interval(scores, [1.0] * 72) == pytest.approx(interval(scores), abs=0.015)
+    assert span([0.0, 0.0], [0.0, 0.0]) == "-"
+
+
+def test_cases_that_agree_leave_the_next_one_open():
+    low, high = interval([1.0] * 72)
+    # Of Beta(72.5, 0.5), which Jeffreys' prior makes of 72 of 72.
+    assert (low, high) == pytest.approx((0.966, 1.0), abs=0.003)
+    low, high = interval([1.0] * 66 + [0.0] * 6, [1.0] * 66 + [0.0] * 6)
+    assert low < 0.98 and high > 1.02
+    assert interval([1.0] * 12, [1.0] * 12)[0] < low  # the fewer, the wider
+
+
+def test_intervals_hold_the_truth_where_nearly_all_cases_agree():
+    """Of 72 cases of which the full cache finds 92 %, a policy loses 2 %: of 20 intervals 19 are to hold 98 %."""
+    drawn = np.random.default_rng(1)
+    held = 0
+    for _ in range(100):
+        full = drawn.random(72) < 0.92
+        low, high = interval(full & (drawn.random(72) >= 0.02), full)
+        held += low <= 0.98 <= high
+    assert held >= 90
 
 
 def test_a_sweep_has_a_table_of_shares_of_the_full_cache(tmp_path):
@@ -165,6 +187,24 @@ def test_a_sweep_has_a_table_of_shares_of_the_full_cache(tmp_path):
     assert rows[1] == ["few", "8x", "4.0x", "100%", "100%"]  # of the one case that it was asked
     assert rows[2] == ["keep_all", "1.0x", "75%", "100%", "-"]
     assert rows[3] == ["half", "4x", "4.0x", "38%", "50%"]
+
+
+def test_where_the_full_cache_finds_nothing_there_are_no_shares(tmp_path):
+    records = Records(tmp_path, "sweep-choose")
+    for setting, score in (("keep_all", 0), ("other", 1)):
+        records.add(f"case/{setting}", "", {"setting": setting, "kind": "single-digits", "length": 1000, "depth": 0, "score": score,
+                                            "prompt_tokens": 10, "num_bytes": 80})
+    sweep.plot(tmp_path)
+    rows = [line.split() for line in (tmp_path / "sweep-choose.txt").read_text().splitlines()]
+    assert rows[1:] == [["other", "1.0x", "100%", "-", "-"], ["keep_all", "1.0x", "0%", "-", "-"]]
+
+    records = Records(tmp_path, "policies")
+    for policy, score in (("keep_all", 0), ("other 8x", 1)):
+        records.add(policy, "", {**needle_record(policy, 1000), "study": "needle", "score": score, "retained_mass": 1,
+                                 "chosen_mass": 1, "prefill_ms": 1, "compress_ms": 1})
+    policies.plot(tmp_path)
+    rows = [line.split()[:-6] for line in (tmp_path / "policies.txt").read_text().splitlines()]
+    assert [row[-1] for row in rows[1:]] == ["-", "-"]
 
 
 def test_a_run_that_goes_on_is_the_same_run(tmp_path):
@@ -186,6 +226,11 @@ def test_a_run_that_goes_on_is_the_same_run(tmp_path):
     (["sweep", "--factors", "inf"], "'inf' is no list of finite factors"),
     (["policies", "--policy", "x:foo"], "argument --policy: policy 'x' has the option 'foo'; wanted NAME=VALUE"),
     (["sweep", "--policy", "encoder=int3"], "policy 'encoder=int3' has the encoder 'int3'; wanted one of f32, f16"),
+    (["needle", "--policy", "x:scorer=snapkv", "--policy", "x:scorer=h2o"],
+     "argument --policy: two policies have the name 'x'; wanted one of each"),
+    (["needle", "--policy", "keep_all:scorer=snapkv"],
+     "policy 'keep_all' has the options 'scorer=snapkv'; that name is the full cache's, scorer=keep_all,encoder=f16"),
+    (["longeval", "--lengths", "1000,96861"], "'1000,96861' has a length above 96860, the most that there are lines for"),
     (["report", "--out", "/proc/1/none"], "kvship-eval report: "),
 ])
 def test_wrong_flags_are_one_sentence(flags, says):
