@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/status_macros.h"
+#include "kv/policies.h"
 #include "kv/sequence.h"
 
 namespace kvship {
@@ -30,13 +31,23 @@ constexpr double kMemoryShare = 0.9;
 // their own time on average (M/D/1).
 constexpr double kUtilization = 0.8;
 
+// Of what machines have: Gbit/s, TFLOPS, GB/s and GB. Times of others overflow, or say nothing.
+constexpr double kLeastOfMachines = 1e-3, kMostOfMachines = 1e6;
+bool IsPlannable(double number) { return number >= kLeastOfMachines && number <= kMostOfMachines; }
+std::string PlannableText() {
+  return absl::StrCat("a number from ", kLeastOfMachines, " to ", kMostOfMachines);
+}
+
 constexpr double kBytesPerFloat16 = 2;
 
 double ReadingSeconds(const Gpu& gpu, double bytes) {
   return bytes / (kReadingShare * gpu.bytes_per_second);
 }
 
-size_t NodesFor(double nodes) { return static_cast<size_t>(std::ceil(nodes / kUtilization)); }
+size_t NodesFor(double nodes) {
+  constexpr double kMostNodes = 0x1p63;  // more than any load takes, and a size_t holds it
+  return static_cast<size_t>(std::min(kMostNodes, std::ceil(nodes / kUtilization)));
+}
 
 // Bytes of cache that a step reads of one request, when half of its output is there.
 double StepKvBytes(const PlannedModel& model, const RequestCost& cost, const PlannedLoad& load) {
@@ -68,14 +79,27 @@ size_t FastSessions(const PlannedModel& model, const Gpu& gpu, const PlannedLoad
   return enough;
 }
 
-RequestCost CostOf(const PlannedModel& model, const Gpu& gpu, const PlannedLoad& load,
-                   KvPlan plan) {
+// Of keys' attention summed over all queries: each query votes for every key that it sees.
+double ColumnSumSeconds(const PlannedModel& model, const Gpu& gpu, size_t prompt_tokens) {
+  const auto t = static_cast<double>(prompt_tokens);
+  const auto heads = static_cast<double>(model.shape.num_layers * model.shape.num_query_heads);
+  return heads * t * t / 2 * kVoteOperations / gpu.flops;
+}
+
+bool SumsColumns(const CompressionOptions& options) {
+  return !options.keeps_all() &&
+         TraitsOf(options.scorer).observes == ScorerTraits::Observes::kColumnSums;
+}
+
+RequestCost CostOf(const PlannedModel& model, const Gpu& gpu, const PlannedLoad& load, KvPlan plan,
+                   bool sums_columns) {
   RequestCost cost;
   cost.plan = std::move(plan);
   cost.prefill_seconds = PrefillSeconds(model, gpu, load.prompt_tokens);
   if (!cost.plan.keeps_whole) {
     cost.compress_seconds = CompressSeconds(model, gpu, load.prompt_tokens,
                                             cost.plan.window_end - cost.plan.window_begin);
+    if (sums_columns) cost.compress_seconds += ColumnSumSeconds(model, gpu, load.prompt_tokens);
   }
   const auto wire_bytes = static_cast<double>(cost.plan.wire_bytes());
   cost.transfer_seconds = wire_bytes / load.link_bytes_per_second;
@@ -134,8 +158,10 @@ absl::Status Validate(const PlannedLoad& load) {
     return absl::InvalidArgumentError(absl::StrCat("--rate is ", load.requests_per_second,
                                                    "; wanted more than 0, at most ", kMostRate));
   }
-  if (!(load.link_bytes_per_second > 0)) {
-    return absl::InvalidArgumentError("--link_gbps is not above 0; wanted the links' speed");
+  constexpr double kGbps = 1e9 / 8;
+  if (const double gbps = load.link_bytes_per_second / kGbps; !IsPlannable(gbps)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--link_gbps is ", gbps, "; wanted ", PlannableText()));
   }
   return absl::OkStatus();
 }
@@ -152,13 +178,12 @@ absl::StatusOr<Gpu> ParseGpu(const std::string& text) {
   std::vector<double> numbers;
   for (absl::string_view part : absl::StrSplit(text, ':')) {
     double number = 0;
-    if (absl::SimpleAtod(part, &number) && number > 0 && std::isfinite(number)) {
-      numbers.push_back(number);
-    }
+    if (absl::SimpleAtod(part, &number) && IsPlannable(number)) numbers.push_back(number);
   }
   if (numbers.size() != 3 || std::count(text.begin(), text.end(), ':') != 2) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--gpu is '", text, "'; wanted a100, h100, h200 or TFLOPS:GB/S:GB as in 989:4800:141"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--gpu is '", text, "'; wanted a100, h100, h200 or TFLOPS:GB/S:GB as in ",
+                     "989:4800:141, each ", PlannableText()));
   }
   return Gpu{text, numbers[0] * kTera, numbers[1] * kGiga, numbers[2] * kGiga};
 }
@@ -215,8 +240,8 @@ absl::StatusOr<CapacityPlan> PlanCapacity(const PlannedModel& model, const Gpu& 
   ASSIGN_OR_RETURN(KvPlan compact_plan, MakePlan(ForPrompt(options, load.prompt_tokens),
                                                  model.shape, load.prompt_tokens));
   CapacityPlan plan;
-  plan.whole = CostOf(model, gpu, load, std::move(whole_plan));
-  plan.compact = CostOf(model, gpu, load, std::move(compact_plan));
+  plan.whole = CostOf(model, gpu, load, std::move(whole_plan), /*sums_columns=*/false);
+  plan.compact = CostOf(model, gpu, load, std::move(compact_plan), SumsColumns(options));
   plan.hiding_bytes_per_second =
       static_cast<double>(plan.whole.plan.wire_bytes()) / plan.whole.prefill_seconds;
   plan.break_even_bytes_per_second = BreakEven(plan, model.shape.num_layers);

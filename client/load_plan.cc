@@ -115,16 +115,19 @@ size_t LengthDistribution::Draw(uint64_t seed, uint64_t index) const {
 
 std::vector<PlannedRequest> PlanPoisson(const LoadOptions& options) {
   std::vector<PlannedRequest> plan(options.num_requests);
-  double seconds = 0;
+  double gaps = 0;  // of one second on average
   for (size_t i = 0; i < plan.size(); ++i) {
-    plan[i].at = absl::Seconds(seconds);
+    plan[i].at = absl::Seconds(gaps);
     plan[i].prompt_tokens = options.prompt_tokens.Draw(StreamSeed(options.seed, kPrompts), i);
     if (options.output_tokens.has_value()) {
       plan[i].output_tokens = options.output_tokens->Draw(StreamSeed(options.seed, kOutputs), i);
     }
-    seconds -=
-        std::log(Uniform(StreamSeed(options.seed, kArrivals), i)) / options.requests_per_second;
+    gaps -= std::log(Uniform(StreamSeed(options.seed, kArrivals), i));
   }
+  // A Poisson process of so many arrivals within the time that the rate says: as drawn, twenty may
+  // well come half as fast again.
+  const double scale = static_cast<double>(plan.size()) / (gaps * options.requests_per_second);
+  for (PlannedRequest& request : plan) request.at *= scale;
   return plan;
 }
 

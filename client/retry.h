@@ -18,8 +18,8 @@ class Attempts {
   Attempts(size_t retries, absl::Time deadline) : retries_left_(retries), deadline_(deadline) {}
 
   // Returns the delay before the next attempt; nullopt if there must be none. After
-  // ResourceExhausted: what the server asked for. After Unavailable: a random part of a time that
-  // doubles.
+  // ResourceExhausted: what the server asked for, up to half as long again at random. After
+  // Unavailable: a random part of a time that doubles.
   std::optional<absl::Duration> DelayAfter(const absl::Status& error);
 
  private:

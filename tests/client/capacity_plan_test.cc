@@ -225,12 +225,34 @@ TEST(PlanCapacity, HidesTheWholeCacheFromItsLinkSpeedOn) {
   EXPECT_GT(below->whole.exposed_seconds, below->whole.transfer_seconds / 32 + 0.1);
 }
 
+// Every query of the prompt votes, and not the window's 32: half of 32768 on average.
+TEST(PlanCapacity, CountsColumnSumsWhereTheScorerWantsThem) {
+  const PlannedModel model = Model("llama-3.1-8b");
+  const auto compress_seconds = [&](const char* scorer) {
+    CompressionOptions options = Kept(2048);
+    options.scorer = scorer;
+    const auto plan = PlanCapacity(model, H200(), options, Load(32768));
+    EXPECT_EQ(plan->whole.compress_seconds, 0);
+    return plan->compact.compress_seconds;
+  };
+  const double votes = compress_seconds("snapkv");
+  EXPECT_EQ(votes, CompressSeconds(model, H200(), 32768, 32));
+  EXPECT_EQ(compress_seconds("keydiff"), votes);
+  const double of_all =
+      CompressSeconds(model, H200(), 32768, 16384) - CompressSeconds(model, H200(), 32768, 0);
+  EXPECT_NEAR(compress_seconds("h2o") - votes, of_all, 1e-9 * of_all);
+}
+
 TEST(PlanCapacity, SaysWhatCannotBe) {
   const PlannedModel model = Model("llama-3.1-8b");
   const auto error = [&](const PlannedModel& of, PlannedLoad load) {
     return std::string(PlanCapacity(of, H200(), Kept(2048), load).status().message());
   };
-  EXPECT_THAT(error(model, Load(16384, 0)), HasSubstr("--link_gbps"));
+  for (const double gbps : {0.0, -1.0, 1e-300, 1e7, HUGE_VAL, std::nan("")}) {
+    EXPECT_THAT(
+        error(model, Load(16384, gbps)),
+        HasSubstr(absl::StrCat("--link_gbps is ", gbps, "; wanted a number from 0.001 to")));
+  }
   PlannedLoad load = Load(16384);
   load.requests_per_second = -1;
   EXPECT_THAT(error(model, load), HasSubstr("--rate is -1"));
@@ -246,8 +268,11 @@ TEST(ExposedSeconds, IsTheLastLayerOrWhatTheLinkIsBehind) {
 TEST(ParseGpu, ReadsNamesAndNumbers) {
   EXPECT_EQ(ParseGpu("989:4800:141")->flops, H200().flops);
   EXPECT_EQ(ParseGpu("0.5:40:16")->bytes_per_second, 40e9);
-  for (const char* text : {"", "h300", "1:2", "1:2:3:4", "1:-2:3", "1:2:x", "nan:1:1"}) {
-    EXPECT_THAT(std::string(ParseGpu(text).status().message()), HasSubstr("--gpu is '")) << text;
+  for (const char* text : {"", "h300", "1:2", "1:2:3:4", "1:-2:3", "1:2:x", "nan:1:1", "inf:1:1",
+                           "989:4800:1e300", "1e-300:4800:141"}) {
+    EXPECT_THAT(std::string(ParseGpu(text).status().message()),
+                HasSubstr(absl::StrCat("--gpu is '", text, "'; wanted")))
+        << text;
   }
 }
 

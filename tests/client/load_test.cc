@@ -66,6 +66,16 @@ TEST(LoadPlan, ArrivalsAreAPoissonProcess) {
   EXPECT_NEAR(std::sqrt(squares / 20000 - mean * mean), mean, 0.001);
 }
 
+TEST(LoadPlan, FewArrivalsKeepTheRateToo) {
+  for (uint64_t seed = 0; seed < 100; ++seed) {
+    const auto plan = PlanPoisson({.num_requests = 20, .requests_per_second = 2, .seed = seed});
+    EXPECT_EQ(plan[0].at, absl::ZeroDuration());
+    // The twenty gaps take 10 s, the last of them, which nobody waits for, hardly half of that.
+    EXPECT_LT(plan[19].at, absl::Seconds(10)) << seed;
+    EXPECT_GT(plan[19].at, absl::Seconds(5)) << seed;
+  }
+}
+
 TEST(LoadPlan, ATraceIsReadFasterIfAskedTo) {
   const TempFolder folder;
   const std::string trace =

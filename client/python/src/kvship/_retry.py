@@ -45,7 +45,11 @@ class Attempts:
         if self._left <= 0 or not isinstance(error, (Unavailable, Overloaded)):
             return None
         self._left -= 1
-        delay = error.retry_after if isinstance(error, Overloaded) else self._delay * random.uniform(0.5, 1.0)
+        # Random, so that clients who lost the same server, or were refused together, do not come back at once.
+        if isinstance(error, Overloaded):
+            delay = error.retry_after * random.uniform(1.0, 1.5)  # never sooner than the server asked
+        else:
+            delay = self._delay * random.uniform(0.5, 1.0)
         self._delay = min(2 * self._delay, _LONGEST_DELAY_S)
         left = self.timeout()
         return delay if left is None or delay < left else None

@@ -102,7 +102,8 @@ def from_rpc(error: Any, cancelled: bool = False) -> Error:
         # What gRPC's servers do with calls that arrive as the port is closed.
         return Unavailable(grpc.StatusCode.UNAVAILABLE, "the server let the call go")
     message = error.details() or code.name
-    metadata = dict(error.trailing_metadata() or ())
+    # By way of a list: the keys() of grpc.aio's metadata are pairs in older versions.
+    metadata = dict(list(error.trailing_metadata() or ()))
     details = metadata.get("grpc-status-details-bin", b"")
     if not details and (explained := _from_grpc(code, message)) is not None:
         return explained
