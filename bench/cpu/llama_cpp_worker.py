@@ -38,7 +38,8 @@ def main():
         return int(np.ctypeslib.as_array(logits, shape=(num_tokens,)).argmax())
 
     def prefill(tokens):
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+        # False: to zero the whole context's cache as well would count as reading the prompt.
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), False)
         return feed(tokens)
 
     serve(prefill, lambda token: feed([token]))
