@@ -86,7 +86,8 @@ absl::StatusOr<CapacityPlan> PlanCapacity(const PlannedModel& model, const Gpu& 
 // The single formulas. Seconds to read a prompt of T tokens, without compression.
 double PrefillSeconds(const PlannedModel& model, const Gpu& gpu, size_t prompt_tokens);
 
-// Seconds to compress a prompt of T tokens with an observation window of W queries.
+// Seconds to compress a prompt of T tokens with an observation window of W queries, without the
+// sums over all queries that h2o takes beside.
 double CompressSeconds(const PlannedModel& model, const Gpu& gpu, size_t prompt_tokens,
                        size_t window_tokens);
 
