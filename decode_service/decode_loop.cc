@@ -17,6 +17,9 @@ namespace {
 // A batch waits so long for what its outputs' structures allow, which takes microseconds, mostly.
 constexpr absl::Duration kStructurePatience = absl::Milliseconds(2);
 
+// Threads that find it. Each takes a processor from the steps of a CPU.
+constexpr size_t kMostFollowers = 4;
+
 }  // namespace
 
 DecodeLoop::DecodeLoop(Decoder& decoder, ThreadPool& threads, DecodeMetrics& metrics,
@@ -25,7 +28,7 @@ DecodeLoop::DecodeLoop(Decoder& decoder, ThreadPool& threads, DecodeMetrics& met
       threads_(threads),
       metrics_(metrics),
       max_batch_sessions_(max_batch_sessions),
-      followers_(threads.num_threads(), /*most_bytes=*/0),
+      followers_(std::min(threads.num_threads(), kMostFollowers), /*most_bytes=*/0),
       thread_(StartThread("the decode loop", [this] { Run(); })) {}
 
 DecodeLoop::~DecodeLoop() {

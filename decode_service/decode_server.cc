@@ -193,7 +193,8 @@ DecodeServer::DecodeServer(Options options, ServedModel model, std::unique_ptr<B
             .compiler = compiler_,
             .options = options_.generation},
       callers_(options_.security.allowed_peers, std::move(tokens)),
-      service_(uses_, callers_, InfoOf(model_, options_.generation.limits), options_.calls) {
+      service_(uses_, callers_, InfoOf(model_, options_.generation.limits), options_.calls),
+      node_metrics_(kProgram, readiness_, callers_.tokens()) {
   metrics_.SetModel(model_.config().name);
 }
 
@@ -201,9 +202,9 @@ DecodeServer::~DecodeServer() { readiness_.StartDraining(); }
 
 absl::Status DecodeServer::Listen() {
   RETURN_IF_ERROR(tracer_.Start(kProgram, options_.otlp_endpoint, registry_));
-  ASSIGN_OR_RETURN(admin_, AdminServer::Start(kProgram, options_.admin, registry_, readiness_,
-                                              callers_.tokens()));
-  admin_->AddMetrics(*nccl_metrics_);
+  ASSIGN_OR_RETURN(
+      admin_, AdminServer::Start(kProgram, options_.admin,
+                                 {&registry_, &node_metrics_, nccl_metrics_.get()}, readiness_));
   admin_->ShowStatus([this] {
     return DecodeStatusJson(service_.model_info(), MetricValues(registry_), nodes_, recent_);
   });

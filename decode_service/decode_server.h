@@ -17,6 +17,7 @@
 #include "service/admin_server.h"
 #include "service/callers.h"
 #include "service/nccl_service.h"
+#include "service/node_metrics.h"
 #include "service/port_security.h"
 #include "service/rpc_server.h"
 
@@ -102,6 +103,7 @@ class DecodeServer {
   const Callers callers_;
   GenerationService service_;
   Readiness readiness_;
+  const NodeMetrics node_metrics_;
   std::unique_ptr<AdminServer> admin_;
   std::unique_ptr<RpcServer> rpc_;
   std::unique_ptr<HttpService> http_;  // may be null

@@ -67,8 +67,9 @@ Json DecodeStatusJson(const v1::ModelInfo& model, const MetricValues& metrics,
       {"requests", RequestsByCode(metrics, "kvship_decode_requests_total")},
       {"prompt_tokens", Count(metrics, "prompt_tokens_total")},
       {"output_tokens", Count(metrics, "output_tokens_total")},
+      // The first of each request, and one of each session in each step.
       {"generated_tokens", metrics.Observations("kvship_decode_time_to_first_token_seconds") +
-                               metrics.Observations("kvship_decode_time_between_tokens_seconds")},
+                               Count(metrics, "batch_sessions")},
       {"compression", CompressionStatus(metrics.Sum("kvship_decode_kv_uncompressed_bytes_total"),
                                         metrics.Sum("kvship_decode_kv_shipped_bytes_total"))},
       {"prefill_nodes", NodesJson(nodes)},

@@ -168,6 +168,8 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
           self->OnAttemptEnd(visit, std::move(result));
         });
     lock.lock();
+    // Whoever cancels it later sees the attempt.
+    if (responses_->cancelled()) return responses_->why_cancelled();
     tried_.insert(visit.node->address());
     visit.node->Enter(attempt);
     attempt_ = attempt;
@@ -191,8 +193,6 @@ absl::Status Generation::Attempt(ReservationQueue::Cache cache) {
                              ? nullptr
                              : std::make_shared<NcclReceiver>(*uses_.nccl, visit.node->address(),
                                                               request_.plan.wire_bytes()));
-  // For a cancellation that came before it could see the attempt.
-  if (responses_->cancelled()) attempt->Cancel(responses_->why_cancelled());
   return absl::OkStatus();
 }
 
@@ -258,7 +258,7 @@ void Generation::OnNodeFailure(const std::string& node, const absl::Status& erro
     uses_.queue.WaitAgain(*ticket_);
     if (Attempt(nullptr).ok()) return uses_.metrics.CountPrefillRetry(NameOf(fault));
   }
-  Fail(ForCaller(told));
+  Fail(responses_->cancelled() ? responses_->why_cancelled() : ForCaller(told));
 }
 
 absl::Status Generation::CheckFirstToken(const OutputToken& first_token) const {

@@ -78,14 +78,14 @@ void PrefillAttempt::Open(const Connect& connect, std::shared_ptr<NcclReceiver> 
   if (!memory.ok()) return Fail(memory);
   std::shared_ptr<Channel> channel =
       nccl_ == nullptr ? connect(shared_from_this()) : nccl_->Open(connect, shared_from_this());
-  bool ended = false;
+  std::optional<absl::Status> cancelled;
   {
     std::lock_guard lock(mutex_);
     channel_ = channel;
-    ended = on_end_ == nullptr;
+    cancelled = cancelled_;
   }
   // What came meanwhile had no channel to close.
-  if (ended) return channel->Close(absl::CancelledError("the attempt has ended"));
+  if (cancelled) return channel->Close(*cancelled);
   channel->SendMessage(std::move(begin));
 }
 
@@ -93,7 +93,7 @@ void PrefillAttempt::Cancel(const absl::Status& why) {
   std::shared_ptr<Channel> channel;
   {
     std::lock_guard lock(mutex_);
-    cancelled_ = true;
+    if (!cancelled_) cancelled_ = why;
     channel = channel_;
   }
   // The rest happens in OnClosed.

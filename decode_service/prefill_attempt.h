@@ -99,7 +99,7 @@ class PrefillAttempt : public StagedFrameEvents,
   std::optional<CacheReceiver> receiver_;  // from Go on
   bool found_no_room_ = false;
   bool failed_here_ = false;
-  bool cancelled_ = false;
+  std::optional<absl::Status> cancelled_;  // why
   // By the monotonic clock.
   absl::Time go_time_;
   absl::Time computed_time_;  // when the node's word came that its last layer was done

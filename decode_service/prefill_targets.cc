@@ -3,32 +3,15 @@
 #include <netdb.h>
 #include <sys/socket.h>
 
-#include <cstdint>
-
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "service/listen_address.h"
+#include "service/host_port.h"
 
 namespace kvship {
 namespace {
 
 constexpr char kDns[] = "dns:///";
-
-struct HostAndPort {
-  std::string host;
-  std::string port;  // empty: none
-};
-
-HostAndPort ReadTarget(absl::string_view target) {
-  target = absl::StripPrefix(target, kDns);
-  const size_t colon = target.rfind(':');
-  if (colon == absl::string_view::npos) return {.host = std::string(target), .port = ""};
-  const absl::string_view host =
-      absl::StripSuffix(absl::StripPrefix(target.substr(0, colon), "["), "]");
-  return {.host = std::string(host), .port = std::string(target.substr(colon + 1))};
-}
 
 }  // namespace
 
@@ -40,18 +23,15 @@ absl::Status CheckTargets(const std::vector<std::string>& targets) {
   };
   if (targets.empty()) return wrong("");
   for (const std::string& target : targets) {
-    const auto [host, port] = ReadTarget(target);
-    uint32_t number = 0;
-    if (host.empty() || !absl::SimpleAtoi(port, &number) || number == 0 || number > 65535) {
-      return wrong(target);
-    }
+    const HostPort server = ReadHostPort(ServerNameOf(target)).value_or(HostPort());
+    if (server.host.empty() || server.port <= 0) return wrong(target);
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckTargetsInPlainText(const std::vector<std::string>& targets) {
   for (const std::string& target : targets) {
-    if (IsLoopback(ReadTarget(target).host)) continue;
+    if (IsLoopback(ServerNameOf(target))) continue;
     return absl::FailedPreconditionError(
         absl::StrCat("--prefill is '", target,
                      "', to which prompts would go in plain text; wanted --prefill_tls_ca, a "
@@ -63,13 +43,13 @@ absl::Status CheckTargetsInPlainText(const std::vector<std::string>& targets) {
 bool IsName(absl::string_view target) { return absl::StartsWith(target, kDns); }
 
 std::set<std::string> AddressesOf(const std::string& target) {
-  const auto [host, port] = ReadTarget(target);
-  if (!IsName(target) || port.empty()) return {target};
+  const HostPort server = ReadHostPort(ServerNameOf(target)).value_or(HostPort());
+  const std::string port = absl::StrCat(server.port);
   addrinfo hints = {};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
-  if (getaddrinfo(host.c_str(), port.c_str(), &hints, &found) != 0) return {};
+  if (getaddrinfo(server.host.c_str(), port.c_str(), &hints, &found) != 0) return {};
   std::set<std::string> addresses;
   for (const addrinfo* a = found; a != nullptr; a = a->ai_next) {
     char name[NI_MAXHOST];

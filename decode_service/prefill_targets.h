@@ -21,8 +21,8 @@ absl::Status CheckTargetsInPlainText(const std::vector<std::string>& targets);
 // Returns whether the target must be resolved by name servers.
 bool IsName(absl::string_view target);
 
-// Resolves a target to numeric addresses "ipv4:host:port", "ipv6:[host]:port", or to itself if it
-// is no name; empty if the name is unknown now. Blocks if the target is a name.
+// Resolves a name to numeric addresses "ipv4:host:port", "ipv6:[host]:port"; empty if it is unknown
+// now. Blocks.
 std::set<std::string> AddressesOf(const std::string& target);
 
 // The name of a target's server: "host:port".

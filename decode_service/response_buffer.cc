@@ -13,14 +13,14 @@ void ResponseBuffer::Call(const Callback& callback) {
 
 template <class Change>
 void ResponseBuffer::UnlessEnded(const Change& change) {
-  Callback changed;
+  std::shared_ptr<const Callback> changed;
   {
     std::lock_guard lock(mutex_);
     if (end_) return;
     change();
     changed = on_response_;
   }
-  Call(changed);
+  Call(*changed);
 }
 
 void ResponseBuffer::SetProgress(const v1::GenerateProgress& progress) {
@@ -42,13 +42,14 @@ bool ResponseBuffer::WantsAnnouncement() {
 }
 
 void ResponseBuffer::Announce() {
-  Callback changed;
+  std::shared_ptr<const Callback> changed;
   {
     std::lock_guard lock(mutex_);
     owes_announcement_ = false;
-    if (!end_) changed = on_response_;  // of its end the reader has been told
+    if (end_) return;  // of which the reader has been told
+    changed = on_response_;
   }
-  Call(changed);
+  Call(*changed);
 }
 
 void ResponseBuffer::Finish(const v1::GenerateReport& report) {
@@ -98,7 +99,7 @@ ResponseBuffer::Next ResponseBuffer::Take(v1::GenerateResponse* message, absl::S
 
 void ResponseBuffer::OnResponse(Callback callback, bool wants_all) {
   std::lock_guard lock(mutex_);
-  on_response_ = std::move(callback);
+  on_response_ = std::make_shared<const Callback>(std::move(callback));
   least_tokens_ = wants_all ? std::max<size_t>(1, max_waiting_tokens_ / 2) : 1;
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 
@@ -63,7 +64,8 @@ class ResponseBuffer {
   std::optional<absl::Status> end_;
   absl::Status why_cancelled_;
   Callback on_reader_;
-  Callback on_response_;
+  // shared: taken without memory, which may have run out, and called without the lock
+  std::shared_ptr<const Callback> on_response_ = std::make_shared<const Callback>();
   size_t least_tokens_ = 1;  // to tell the reader of
   bool owes_announcement_ = false;
 };

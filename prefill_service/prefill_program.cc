@@ -17,6 +17,7 @@
 #include "rpc/model_info.h"
 #include "service/admin_server.h"
 #include "service/nccl_service.h"
+#include "service/node_metrics.h"
 #include "service/option_range.h"
 #include "service/readiness.h"
 #include "service/rpc_server.h"
@@ -108,9 +109,10 @@ absl::Status RunPrefillProgram(const PrefillProgramOptions& options, StopSignals
   Tracer tracer;
   RETURN_IF_ERROR(tracer.Start(kProgram, options.otlp_endpoint, registry));
   Readiness readiness;
+  const NodeMetrics node_metrics(kProgram, readiness, nullptr);
   ASSIGN_OR_RETURN(const auto admin,
-                   AdminServer::Start(kProgram, options.admin, registry, readiness));
-  admin->AddMetrics(nccl_metrics);
+                   AdminServer::Start(kProgram, options.admin,
+                                      {&registry, &node_metrics, &nccl_metrics}, readiness));
 
   ASSIGN_OR_RETURN(const ServedModel model, LoadModel(options.model));
   const ModelConfig& config = model.transformer->config;

@@ -11,13 +11,6 @@
 #include "rpc/wire_version.h"
 
 namespace kvship {
-namespace {
-
-// Each prompt that is read moves all that wait: with hundreds of them, telling each at once took
-// more time than reading short prompts.
-constexpr absl::Duration kPlacePeriod = absl::Seconds(1);
-
-}  // namespace
 
 void PrefillScheduler::Request::TellReady(absl::Time now) {
   state = State::kReady;
@@ -31,10 +24,7 @@ void PrefillScheduler::Request::TellReady(absl::Time now) {
   channel->SendMessage(Sealed(response));
 }
 
-void PrefillScheduler::Request::TellPlace(size_t place, absl::Time now) {
-  if (told_place_ == place || now - told_place_time_ < kPlacePeriod) return;
-  told_place_ = place;
-  told_place_time_ = now;
+void PrefillScheduler::Request::TellPlace(size_t place) const {
   v1::PrefillResponse response;
   response.mutable_queued()->set_place(static_cast<uint32_t>(place));
   channel->SendMessage(Sealed(response));

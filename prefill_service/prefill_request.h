@@ -45,8 +45,8 @@ class PrefillScheduler::Request {
   }
 
   void TellReady(absl::Time now);
-  // Sends the place, unless it was sent last time, or some place a second ago.
-  void TellPlace(size_t place, absl::Time now);
+  // Says that it waits, and behind how many.
+  void TellPlace(size_t place) const;
   // Checks whether the reader consumes what was sent, and how long it has blocked the request's
   // run.
   void WatchReader(size_t max_outbox_bytes, absl::Time now);
@@ -72,8 +72,6 @@ class PrefillScheduler::Request {
   std::shared_ptr<PrefillJob> job;
 
  private:
-  size_t told_place_ = SIZE_MAX;
-  absl::Time told_place_time_ = absl::InfinitePast();
   absl::Time blocked_since_ = absl::InfiniteFuture();
 };
 

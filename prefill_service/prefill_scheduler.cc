@@ -83,7 +83,7 @@ absl::StatusOr<std::shared_ptr<PrefillScheduler::Request>> PrefillScheduler::Sub
   admitted_tokens_ += num_tokens;
   Sort();
   SendReady(request->arrived);
-  TellPlaces(request->arrived);
+  if (request->is_queued()) request->TellPlace(PlaceOf(*request));
   UpdateGauges();
   Wake();  // to estimate it
   return request;
@@ -177,7 +177,6 @@ void PrefillScheduler::Run() {
     Estimate();
     Sort();
     SendReady(now);
-    TellPlaces(now);
     UpdateGauges();
     if (const std::shared_ptr<Request> next = NextToRun()) {
       RunStep(next, lock);
@@ -282,12 +281,10 @@ void PrefillScheduler::EndOverdue(absl::Time now) {
   }
 }
 
-void PrefillScheduler::TellPlaces(absl::Time now) {
+size_t PrefillScheduler::PlaceOf(const Request& request) const {
   size_t place = 0;
-  for (const auto& request : requests_) {
-    if (request->is_queued()) request->TellPlace(place, now);
-    if (!request->is_sending()) ++place;
-  }
+  for (auto at = requests_.begin(); at->get() != &request; ++at) place += !(*at)->is_sending();
+  return place;
 }
 
 void PrefillScheduler::End(Request& request, absl::Status status) {

@@ -157,7 +157,8 @@ class PrefillScheduler {
   void EndSent();
   void EndOverdue(absl::Time now);
   void SendReady(absl::Time now);
-  void TellPlaces(absl::Time now);
+  // Of requests that are to be read.
+  size_t PlaceOf(const Request& request) const;
   void End(Request& request, absl::Status status);
   void UpdateGauges();
   bool Blocked(const Request& request) const;

@@ -9,7 +9,6 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
-#include "service/node_metrics.h"
 #include "service/status_page.h"
 
 namespace kvship {
@@ -55,19 +54,13 @@ nlohmann::ordered_json AdminServer::Status(const Readiness& readiness) {
   return status;
 }
 
-void AdminServer::AddHandlers(prometheus::Registry& registry, const Readiness& readiness,
-                              ApiTokens* tokens) {
+void AdminServer::AddHandlers(const Metrics& metrics, const Readiness& readiness) {
   using httplib::Request;
   using httplib::Response;
-  http_.Get("/metrics", [this, &registry, node = NodeMetrics(program_, readiness, tokens)](
-                            const Request&, Response& response) {
-    std::vector<prometheus::MetricFamily> families = registry.Collect();
-    std::ranges::move(node.Collect(), std::back_inserter(families));
-    {
-      std::lock_guard lock(mutex_);
-      for (const prometheus::Collectable* more : metrics_) {
-        std::ranges::move(more->Collect(), std::back_inserter(families));
-      }
+  http_.Get("/metrics", [metrics](const Request&, Response& response) {
+    std::vector<prometheus::MetricFamily> families;
+    for (const prometheus::Collectable* some : metrics) {
+      std::ranges::move(some->Collect(), std::back_inserter(families));
     }
     response.set_content(prometheus::TextSerializer().Serialize(families), kMetricsText);
   });
@@ -95,21 +88,15 @@ void AdminServer::AddHandlers(prometheus::Registry& registry, const Readiness& r
 
 absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::string& program,
                                                                 const std::string& address,
-                                                                prometheus::Registry& registry,
-                                                                const Readiness& readiness,
-                                                                ApiTokens* tokens) {
+                                                                const Metrics& metrics,
+                                                                const Readiness& readiness) {
   std::unique_ptr<AdminServer> server(new AdminServer(program));
-  server->AddHandlers(registry, readiness, tokens);
+  server->AddHandlers(metrics, readiness);
   RETURN_IF_ERROR(server->http_.Listen("admin", address));
   return server;
 }
 
 AdminServer::~AdminServer() { http_.Stop(kStopGrace); }
-
-void AdminServer::AddMetrics(const prometheus::Collectable& metrics) {
-  std::lock_guard lock(mutex_);
-  metrics_.push_back(&metrics);
-}
 
 void AdminServer::ShowStatus(StatusSource source) {
   std::lock_guard lock(mutex_);

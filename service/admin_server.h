@@ -8,7 +8,7 @@
 // It is for the cluster's inside: nothing on it is secret, nothing changes anything.
 #pragma once
 
-#include <prometheus/registry.h>
+#include <prometheus/collectable.h>
 
 #include <functional>
 #include <memory>
@@ -19,7 +19,6 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "service/api_tokens.h"
 #include "service/http_server.h"
 #include "service/readiness.h"
 
@@ -30,27 +29,26 @@ class AdminServer {
   // What a program tells of itself in /status.json: an object. Called from any thread.
   using StatusSource = std::function<nlohmann::ordered_json()>;
 
+  // What /metrics tells, in this order.
+  using Metrics = std::vector<const prometheus::Collectable*>;
+
   // Listens on `address` ("host:port"; the flag's name is for messages) and serves until destroyed.
-  // `tokens`: of the other ports, which /metrics tells of; null: none are wanted. Borrows all
-  // these. Errors: as HttpServer::Listen.
+  // Borrows metrics and readiness. Errors: as HttpServer::Listen.
   static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& program,
                                                             const std::string& address,
-                                                            prometheus::Registry& registry,
-                                                            const Readiness& readiness,
-                                                            ApiTokens* tokens = nullptr);
+                                                            const Metrics& metrics,
+                                                            const Readiness& readiness);
   ~AdminServer();
 
   int port() const { return http_.port(); }
 
-  // Serves these under /metrics too. Borrows them.
-  void AddMetrics(const prometheus::Collectable& metrics);
   // What `source` gives is in /status.json from now on; null: nothing is, and the last source has
   // been called for the last time when this returns.
   void ShowStatus(StatusSource source);
 
  private:
   explicit AdminServer(const std::string& program);
-  void AddHandlers(prometheus::Registry& registry, const Readiness& readiness, ApiTokens* tokens);
+  void AddHandlers(const Metrics& metrics, const Readiness& readiness);
   // Adds what all programs say of themselves, and what this one does.
   nlohmann::ordered_json Status(const Readiness& readiness);
 
@@ -58,7 +56,6 @@ class AdminServer {
   const absl::Time started_;
   std::mutex mutex_;
   StatusSource source_;
-  std::vector<const prometheus::Collectable*> metrics_;
   HttpServer http_;
 };
 

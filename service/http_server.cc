@@ -16,7 +16,7 @@
 #include "base/start_thread.h"
 #include "base/status_macros.h"
 #include "base/system_random.h"
-#include "service/listen_address.h"
+#include "service/host_port.h"
 
 namespace kvship {
 namespace {
@@ -138,7 +138,7 @@ class HttpServer::OpenSocket {
 HttpServer::~HttpServer() { Stop(absl::ZeroDuration()); }
 
 absl::Status HttpServer::Listen(const std::string& flag, const std::string& address) {
-  ASSIGN_OR_RETURN(const ListenAddress wanted, ParseListenAddress(flag, address));
+  ASSIGN_OR_RETURN(const HostPort wanted, ParseListenAddress(flag, address));
   const std::string host = wanted.host.empty() ? AllInterfaces() : wanted.host;
   port_ = wanted.port;
   if (wanted.port == 0) {

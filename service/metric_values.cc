@@ -3,9 +3,9 @@
 namespace kvship {
 namespace {
 
-// One of the two is 0.
+// All but one of them are 0.
 double ValueOf(const prometheus::ClientMetric& metric) {
-  return metric.counter.value + metric.gauge.value;
+  return metric.counter.value + metric.gauge.value + metric.histogram.sample_sum;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// MetricValues is a snapshot of a registry's counters and gauges, by name. A value.
+// MetricValues is a snapshot of a registry's metrics, by name. A value.
 #pragma once
 
 #include <prometheus/registry.h>
@@ -14,7 +14,7 @@ class MetricValues {
  public:
   explicit MetricValues(const prometheus::Registry& registry) : families_(registry.Collect()) {}
 
-  // The sum over all labels; 0 for a name without any count yet.
+  // The sum over all labels, of a histogram that of all it observed; 0 for a name without any yet.
   double Sum(const std::string& name) const;
   // The number of observations of the histogram `name`.
   uint64_t Observations(const std::string& name) const;

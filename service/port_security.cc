@@ -2,7 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "service/listen_address.h"
+#include "service/host_port.h"
 #include "service/option_range.h"
 
 namespace kvship {
@@ -33,8 +33,8 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> PortSecurity::Credentia
 
 absl::Status PortSecurity::CheckListen(const std::string& flag, const std::string& address,
                                        const std::string& callers, bool are_known) const {
-  ASSIGN_OR_RETURN(const ListenAddress listen, ParseListenAddress(flag, address));
-  if (insecure || IsLoopback(listen.host) || (has_tls() && are_known)) return absl::OkStatus();
+  RETURN_IF_ERROR(ParseListenAddress(flag, address).status());
+  if (insecure || IsLoopback(address) || (has_tls() && are_known)) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
       "--", flag, " is '", address, "', which other machines can reach, ",
       has_tls() ? "by whoever comes; wanted " + callers : "in plain text; wanted --tls_cert",

@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/start_thread.h"
 #include "base/status_macros.h"
-#include "service/listen_address.h"
+#include "service/host_port.h"
 #include "service/option_range.h"
 
 namespace kvship {

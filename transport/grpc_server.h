@@ -20,8 +20,8 @@ using AcceptChannel = std::function<std::shared_ptr<FrameChannelEvents>(
 struct GrpcServerChannelOptions {
   // A stream whose first message has not come by then is ended, with Aborted.
   absl::Duration first_message_timeout = absl::Seconds(30);
-  // When the channel is closed: how long a peer may take for each message that is left, and for the
-  // closing status. After an error at most 5 s.
+  // When the channel is closed: how long a peer may take for each message that is left, after an
+  // error at most 5 s. (What takes no status is found by keepalive.)
   absl::Duration linger = absl::Seconds(30);
 };
 

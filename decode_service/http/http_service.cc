@@ -19,7 +19,7 @@
 #include "decode_service/http/openai_response.h"
 #include "rpc/errors.h"
 #include "rpc/request_id.h"
-#include "service/listen_address.h"
+#include "service/host_port.h"
 
 namespace kvship {
 namespace {
@@ -53,7 +53,7 @@ absl::Status CheckHost(const httplib::Request& request, bool this_machine_alone)
         absl::StrCat("the request has ", num_hosts, " headers named Host; wanted one"));
   }
   const std::string host = request.get_header_value("Host");
-  if (!this_machine_alone || IsLoopback(HostOf(host))) return absl::OkStatus();
+  if (!this_machine_alone || IsLoopback(host)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "Host is '", host, "'; wanted localhost, 127.0.0.1 or [::1]: without --api_tokens_file or ",
       "--insecure a loopback port is for what knows that it talks to this machine"));
@@ -136,7 +136,7 @@ HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
       start_time_(absl::ToUnixSeconds(absl::Now())),
       context_tokens_(uses.options.limits.ContextOf(uses.model.config())),
       this_machine_alone_(!options.any_host && callers.tokens() == nullptr &&
-                          IsLoopback(HostOf(options.listen))),
+                          IsLoopback(options.listen)),
       running_(options.max_requests),
       parse_turns_(options.max_body_bytes),
       // Clients keep idle connections, and refused requests need one too.
