@@ -76,6 +76,7 @@ void DecodeLoop::Run() {
   }
   for (const auto& session : sessions_) {
     if (!session->ended()) session->Fail(absl::UnavailableError("the server is shutting down"));
+    Close(session);
   }
   sessions_.clear();
 }
@@ -98,9 +99,19 @@ void DecodeLoop::SweepEnded() {
     if (!session->ended() && session->cancelled()) {
       session->Fail(session->responses()->why_cancelled());
     }
+    if (session->ended()) Close(session);
   }
   std::erase_if(sessions_, [](const auto& session) { return session->ended(); });
   metrics_.SetSessions(sessions_.size());
+}
+
+// Not here: the last response is written, and the prompt that waited for the memory is sent.
+void DecodeLoop::Close(const std::shared_ptr<Session>& session) {
+  const absl::Status memory = UnlessOutOfMemory([&] {
+    ends_.Run([session] { session->Close(); });
+    return absl::OkStatus();
+  });
+  if (!memory.ok()) session->Close();
 }
 
 std::vector<Session*> DecodeLoop::NextBatch() {

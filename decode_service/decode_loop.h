@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/heartbeat.h"
+#include "base/task_thread.h"
 #include "base/thread_pool.h"
 #include "decode_service/announcer.h"
 #include "decode_service/decode_metrics.h"
@@ -44,7 +45,7 @@ class DecodeLoop {
   absl::Status CheckProgress(absl::Duration most) const;
 
  private:
-  using Sessions = std::vector<std::unique_ptr<Session>>;
+  using Sessions = std::vector<std::shared_ptr<Session>>;
 
   // A token to be drawn: of an item of the last step, or from the logits that its session kept.
   struct Draw {
@@ -57,8 +58,9 @@ class DecodeLoop {
   // Waits until there is work; false when the loop must stop.
   bool TakeJoined();
   void Wake();
-  // Fails cancelled sessions and removes those that have ended.
+  // Fails cancelled sessions, closes those that have ended and removes them.
   void SweepEnded();
+  void Close(const std::shared_ptr<Session>& session);
   std::vector<Session*> NextBatch();
   // Those whose structures are known by now.
   std::vector<Draw> LateDraws() const;
@@ -86,6 +88,7 @@ class DecodeLoop {
   bool woken_ = false;
   bool stop_ = false;
   Announcer announcer_;
+  TaskThread ends_;
   WorkQueue followers_;  // of structures
   std::thread thread_;
 };

@@ -212,7 +212,8 @@ absl::Status DecodeServer::Listen() {
                    RpcServer::Start(options_.rpc, {&service_},
                                     {v1::GenerationService::service_full_name()}, readiness_));
   if (!options_.http.listen.empty()) {
-    ASSIGN_OR_RETURN(http_, HttpService::Start(uses_, callers_, readiness_, options_.http));
+    ASSIGN_OR_RETURN(
+        http_, HttpService::Start(uses_, callers_, readiness_, options_.security, options_.http));
   }
   readiness_.StartServing([this] { return CheckServing(); });
   return absl::OkStatus();

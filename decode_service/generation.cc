@@ -314,9 +314,7 @@ void Generation::Decode(PrefillAttempt::Result result) {
     uses_.metrics.AddCache(report_, receive_time_);
     trace_.BeginDecode();
     session->CountPrompt(request_.tokens);
-    if (matcher_ != nullptr) {
-      session->HoldTo(std::make_shared<StructuredOutput>(std::move(matcher_), call_.client));
-    }
+    session->HoldTo(std::move(matcher_), call_.client);
     session->Take(result.first_token);
     if (responses_->WantsAnnouncement()) responses_->Announce();
     return absl::OkStatus();
@@ -326,7 +324,7 @@ void Generation::Decode(PrefillAttempt::Result result) {
     return Fail(memory);
   }
   if (!memory.ok() && !session->ended()) session->Fail(memory);
-  if (!session->ended()) uses_.loop.Join(std::move(session));
+  session->ended() ? session->Close() : uses_.loop.Join(std::move(session));
 }
 
 void Generation::OnSessionEnd(const Session::End& end) {

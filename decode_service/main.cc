@@ -105,8 +105,6 @@ void SetPorts(DecodeServer::Options& options) {
   options.security.insecure = absl::GetFlag(FLAGS_insecure);
   options.api_tokens_file = absl::GetFlag(FLAGS_api_tokens_file);
   options.http.listen = absl::GetFlag(FLAGS_http);
-  options.http.tls = options.security.tls;
-  options.http.any_host = options.security.insecure;
   options.http.max_body_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   options.http.max_requests = absl::GetFlag(FLAGS_max_http_requests);
   options.http.served_model_name = absl::GetFlag(FLAGS_served_model_name);

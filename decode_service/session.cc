@@ -26,7 +26,7 @@ Session::Session(OutputOptions options, const Tokenizer* tokenizer, ReservationQ
       text_(options_.stop),
       single_call_(options_.single_call) {}
 
-Session::~Session() { assert(ended_); }
+Session::~Session() { assert(cache_ == nullptr); }
 
 void Session::Take(const OutputToken& token) {
   assert(!ended_);
@@ -58,7 +58,7 @@ void Session::Take(const OutputToken& token) {
   const bool last = end_.reason != v1::GenerateReport::FINISH_REASON_UNSPECIFIED;
   if (last) text += text_.Finish();
   responses_->AddOutput(text, token);
-  if (last) Finish();
+  ended_ = last;
 }
 
 bool Session::EndsCall(const std::string& text) {
@@ -86,11 +86,10 @@ absl::StatusOr<std::optional<OutputToken>> Session::Draw(std::span<const float> 
 
 void Session::Fail(const absl::Status& error) {
   end_.status = error;
-  Finish();
+  ended_ = true;
 }
 
-void Session::Finish() {
-  ended_ = true;
+void Session::Close() {
   // The pages first: whoever sees the request's end finds its memory free.
   cache_.reset();
   on_end_(end_);

@@ -1,5 +1,6 @@
 // Session is one request in the decode batch: it holds the cache and the next input token, and
-// turns logits into output until the output ends. Once joined, it belongs to the decode loop.
+// turns logits into output until the output ends. Once joined, it belongs to the decode loop. Who
+// sees it ended closes it.
 #pragma once
 
 #include <cstdint>
@@ -52,7 +53,7 @@ class Session {
 
   // `cache` holds the prompt and has room for max_tokens - 1 more. `tokenizer` may be null: the
   // output then has no text. `responses` is shared with the call that reads it. `on_end` is called
-  // once, after the cache was returned to the pool.
+  // by Close.
   Session(OutputOptions options, const Tokenizer* tokenizer, ReservationQueue::Cache cache,
           std::shared_ptr<ResponseBuffer> responses, std::function<void(const End&)> on_end);
   ~Session();
@@ -61,8 +62,11 @@ class Session {
   void CountPrompt(std::span<const int32_t> prompt) {
     counts_ = PromptCounts(prompt, options_.sampling);
   }
-  // Constrains the output to a structure; call before the first Take.
-  void HoldTo(std::shared_ptr<StructuredOutput> structure) { structure_ = std::move(structure); }
+  // Constrains the output to a structure, if `matcher` is not null; call before the first Take.
+  void HoldTo(std::unique_ptr<OutputMatcher> matcher, const std::string& client) {
+    if (matcher == nullptr) return;
+    structure_ = std::make_shared<StructuredOutput>(std::move(matcher), client);
+  }
   const std::shared_ptr<StructuredOutput>& structure() const { return structure_; }  // may be null
   // Appends the next output token; the first one comes from the prefill node.
   void Take(const OutputToken& token);
@@ -92,11 +96,13 @@ class Session {
 
   // Ends the session with an error; the output so far has been sent.
   void Fail(const absl::Status& error);
+  // Returns an ended session's cache to the pool and calls on_end, which may take long: others wait
+  // for the memory. Once.
+  void Close();
 
  private:
   // Whether the output's next `text` ends a call after which no other may come.
   bool EndsCall(const std::string& text);
-  void Finish();
   // If false, the decoder samples the next token, and nothing else is needed.
   bool wants_logits() const {
     return options_.num_logprobs > 0 || !options_.forced_tokens.empty() ||

@@ -125,7 +125,8 @@ OpenAiError UnknownModel(absl::string_view model, absl::string_view served) {
 }  // namespace
 
 HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
-                         const Readiness& readiness, const Options& options, TlsContexts tls)
+                         const Readiness& readiness, bool any_host, const Options& options,
+                         TlsContexts tls)
     : uses_(uses),
       callers_(callers),
       readiness_(readiness),
@@ -135,8 +136,7 @@ HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
                                                : options.served_model_name),
       start_time_(absl::ToUnixSeconds(absl::Now())),
       context_tokens_(uses.options.limits.ContextOf(uses.model.config())),
-      this_machine_alone_(!options.any_host && callers.tokens() == nullptr &&
-                          IsLoopback(options.listen)),
+      this_machine_alone_(!any_host && callers.tokens() == nullptr && IsLoopback(options.listen)),
       running_(options.max_requests),
       parse_turns_(options.max_body_bytes),
       // Clients keep idle connections, and refused requests need one too.
@@ -147,13 +147,14 @@ HttpService::HttpService(const Generation::Uses& uses, const Callers& callers,
 absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(const Generation::Uses& uses,
                                                                 const Callers& callers,
                                                                 const Readiness& readiness,
+                                                                const PortSecurity& security,
                                                                 const Options& options) {
   TlsContexts tls;
-  if (!options.tls.certificate.empty()) {
-    ASSIGN_OR_RETURN(tls, ServerTlsContexts(options.tls));
+  if (security.has_tls()) {
+    ASSIGN_OR_RETURN(tls, ServerTlsContexts(security.tls));
   }
   std::unique_ptr<HttpService> service(
-      new HttpService(uses, callers, readiness, options, std::move(tls)));
+      new HttpService(uses, callers, readiness, security.insecure, options, std::move(tls)));
   HttpService* self = service.get();
   self->server_.set_pre_routing_handler(
       [self](const httplib::Request& request, httplib::Response& response) {

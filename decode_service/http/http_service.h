@@ -16,6 +16,7 @@
 #include "decode_service/running_generations.h"
 #include "service/callers.h"
 #include "service/http_server.h"
+#include "service/port_security.h"
 #include "service/readiness.h"
 
 namespace kvship {
@@ -31,16 +32,15 @@ class HttpService {
     absl::Duration deadline = absl::Minutes(10);
     // The model's name in the API; empty: its own name.
     std::string served_model_name = {};
-    // Requests to a loopback port without tokens may name any host: a proxy is in front.
-    bool any_host = false;
-    TlsFiles tls = {};  // without a certificate: plain text. Only tokens identify clients
   };
 
-  // Listens and serves. Borrows callers and readiness. Errors: as HttpServer::Listen and
-  // ServerTlsContexts.
+  // Listens and serves. Only tokens identify clients. If `security` is insecure, requests to a
+  // loopback port without tokens may name any host: a proxy is in front. Borrows callers and
+  // readiness. Errors: as HttpServer::Listen and ServerTlsContexts.
   static absl::StatusOr<std::unique_ptr<HttpService>> Start(const Generation::Uses& uses,
                                                             const Callers& callers,
                                                             const Readiness& readiness,
+                                                            const PortSecurity& security,
                                                             const Options& options);
   // As Stop, without grace.
   ~HttpService();
@@ -56,7 +56,7 @@ class HttpService {
 
  private:
   HttpService(const Generation::Uses& uses, const Callers& callers, const Readiness& readiness,
-              const Options& options, TlsContexts tls);
+              bool any_host, const Options& options, TlsContexts tls);
 
   // What a request takes before its body is read.
   struct Places {

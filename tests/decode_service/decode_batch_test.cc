@@ -77,6 +77,22 @@ TEST_F(DecodeLoopTest, SlowReaderDoesNotHoldUpTheBatch) {
   EXPECT_LT(node_.NumObserved("kvship_decode_time_between_tokens_seconds"), 2 * 29);
 }
 
+TEST_F(DecodeLoopTest, AnEndThatTakesLongHoldsUpNoStep) {
+  StartLoop();
+  std::promise<void> go;
+  Request slow;
+  slow.may_end = go.get_future().share();
+  Request other;
+  const auto prompt = node_.Prompt(40, 3);
+  Start(slow, prompt, kKeepAll, {.max_tokens = 3});
+  Start(other, prompt, kKeepAll, {.max_tokens = 30});
+  EXPECT_TRUE(other.reader.ReadUntil([&other] { return other.reader.tokens.size() == 30; }));
+  EXPECT_FALSE(slow.ended);
+  go.set_value();
+  EXPECT_TRUE(Finish(slow));
+  EXPECT_TRUE(Finish(other));
+}
+
 TEST_F(DecodeLoopTest, DrawsDependOnSeedAndIndexAlone) {
   StartLoop();
   const auto prompt = node_.Prompt(50, 10);

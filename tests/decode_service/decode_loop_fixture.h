@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 #include <memory>
 #include <new>
 #include <string>
@@ -62,6 +63,7 @@ class DecodeLoopTest : public ::testing::Test {
     explicit Request(size_t max_waiting_tokens = 1000) : reader(max_waiting_tokens) {}
     Reader reader;
     std::atomic<bool> ended{false};
+    std::shared_future<void> may_end;  // its end waits for it
     Session::End end;
     size_t reserved_at_end = 0;
   };
@@ -81,15 +83,14 @@ class DecodeLoopTest : public ::testing::Test {
     auto session = std::make_unique<Session>(
         std::move(options), &tokenizer_, std::move(prefilled.cache), request.reader.responses,
         [this, &request](const Session::End& end) {
+          if (request.may_end.valid()) request.may_end.wait();
           request.end = end;
           request.reserved_at_end = node_.pool->reserved_bytes();
           request.ended = true;
         });
-    if (matcher != nullptr) {
-      session->HoldTo(std::make_shared<StructuredOutput>(std::move(matcher), /*client=*/""));
-    }
+    session->HoldTo(std::move(matcher), /*client=*/"");
     session->Take(first);
-    if (!session->ended()) loop_->Join(std::move(session));
+    session->ended() ? session->Close() : loop_->Join(std::move(session));
   }
 
   // What a request is told whose step fails with `error`, or its next token if that is OK.
