@@ -179,6 +179,26 @@ absl::Status ReadYarnScaling(const GgufFile& file, const ModelConfig& model, Rop
   return absl::OkStatus();
 }
 
+// What else multiplies attention. Of the two keys llama.cpp takes the first without yarn, too;
+// converters write a checkpoint's attention_factor, or its attn_factor, as the second, and with
+// yarn llama.cpp leaves that out.
+absl::Status RefuseAttentionFactors(const GgufFile& file, const ModelConfig& model,
+                                    const RopeScaling& scaling) {
+  const std::string on_top = Key(model, "rope.scaling.attn_factor");
+  ASSIGN_OR_RETURN(const auto times, file.Number(on_top));
+  if (scaling.kind != RopeScaling::Kind::kYarn && times.value_or(1) != 1) {
+    return Refuse(file,
+                  absl::StrCat("metadata ", on_top, " is ", *times, "; wanted 1 without yarn"));
+  }
+  const std::string whole = Key(model, "rope.scaling.yarn_attn_factor");
+  ASSIGN_OR_RETURN(const auto factor, file.Number(whole));
+  const double wanted = RopeAttentionFactor(scaling);
+  constexpr double kRounding = 1e-5;  // of a float, and of what people write
+  if (!factor.has_value() || std::abs(*factor - wanted) < kRounding) return absl::OkStatus();
+  return Refuse(file, absl::StrCat("metadata ", whole, " is ", *factor, "; wanted none, or ",
+                                   wanted, ", which follows from the other keys"));
+}
+
 absl::Status ReadRope(const GgufFile& file, ModelConfig& model) {
   ASSIGN_OR_RETURN(const auto rotary_dim, file.Count(Key(model, "rope.dimension_count")));
   if (rotary_dim.value_or(model.head_dim) != model.head_dim) {
@@ -210,6 +230,7 @@ absl::Status ReadRope(const GgufFile& file, ModelConfig& model) {
     }
     RETURN_IF_ERROR(ReadYarnScaling(file, model, scaling));
   }
+  RETURN_IF_ERROR(RefuseAttentionFactors(file, model, scaling));
   const absl::Status scaled = SetRope(scaling, model);
   if (!scaled.ok()) return Bad(file, scaled.message());
   // Converters permute the rows of Q and K for llama alone.

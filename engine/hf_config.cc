@@ -109,20 +109,31 @@ absl::Status RefuseOptions(const JsonObject& config) {
   return absl::OkStatus();
 }
 
-absl::Status ReadLlama3Scaling(const JsonObject& rope, size_t context_tokens, RopeScaling& out) {
+// How many tokens the model was first trained with. It may stand beside what stretches them, too.
+absl::StatusOr<double> ReadOriginalContext(const JsonObject& config, const JsonObject& rope,
+                                           const ModelConfig& model) {
+  constexpr char kField[] = "original_max_position_embeddings";
+  ASSIGN_OR_RETURN(const auto outer, config.Count(kField));
+  ASSIGN_OR_RETURN(const auto inner, rope.Number(kField));
+  if (outer.has_value() && inner.has_value() && *inner != static_cast<double>(*outer)) {
+    return rope.Bad(kField, absl::StrCat("is ", *inner, "; wanted ", *outer,
+                                         ", as the configuration's own ", kField, " is"));
+  }
+  return inner.value_or(static_cast<double>(outer.value_or(model.context_tokens)));
+}
+
+absl::Status ReadLlama3Scaling(const JsonObject& rope, RopeScaling& out) {
   ASSIGN_OR_RETURN(const auto low, rope.Number("low_freq_factor"));
   if (!low.has_value()) return rope.Bad("low_freq_factor", "is missing; wanted a number");
   ASSIGN_OR_RETURN(const auto high, rope.Number("high_freq_factor"));
   if (!high.has_value()) return rope.Bad("high_freq_factor", "is missing; wanted a number");
-  ASSIGN_OR_RETURN(const auto original, rope.Number("original_max_position_embeddings"));
   out.kind = RopeScaling::Kind::kLlama3;
   out.low_frequency_factor = *low;
   out.high_frequency_factor = *high;
-  out.original_context_tokens = original.value_or(context_tokens);
   return absl::OkStatus();
 }
 
-absl::Status ReadYarnScaling(const JsonObject& rope, size_t context_tokens, RopeScaling& out) {
+absl::Status ReadYarnScaling(const JsonObject& rope, RopeScaling& out) {
   ASSIGN_OR_RETURN(const std::optional<bool> truncate, rope.Flag("truncate"));
   if (!truncate.value_or(true)) {
     return rope.Unimplemented("truncate", "is false; wanted true");
@@ -132,20 +143,24 @@ absl::Status ReadYarnScaling(const JsonObject& rope, size_t context_tokens, Rope
   }
   ASSIGN_OR_RETURN(const auto slow, rope.Number("beta_slow"));
   ASSIGN_OR_RETURN(const auto fast, rope.Number("beta_fast"));
-  ASSIGN_OR_RETURN(const auto original, rope.Number("original_max_position_embeddings"));
   out.kind = RopeScaling::Kind::kYarn;
   out.beta_slow = slow.value_or(out.beta_slow);
   out.beta_fast = fast.value_or(out.beta_fast);
-  out.original_context_tokens = original.value_or(context_tokens);
   ASSIGN_OR_RETURN(out.attention_factor, rope.Number("attention_factor"));
+  ASSIGN_OR_RETURN(const auto times, rope.Number("attn_factor"));
+  if (!times.has_value()) return absl::OkStatus();
+  if (out.attention_factor.has_value()) {
+    return rope.Bad("attn_factor", "is there beside attention_factor; wanted one of them");
+  }
+  // What comes on top, as in vLLM; transformers does not know it. DeepSeek-R1-0528-Qwen3-8B takes
+  // the default back with it.
+  out.attention_factor = RopeAttentionFactor(out) * *times;
   return absl::OkStatus();
 }
 
 // transformers 5 has everything in rope_parameters; before, rope_theta stood beside rope_scaling,
 // whose rope_type was at first called type.
 absl::StatusOr<RopeScaling> ReadRope(const JsonObject& config, const ModelConfig& model) {
-  ASSIGN_OR_RETURN(const auto original, config.Count("original_max_position_embeddings"));
-  const size_t context_tokens = original.value_or(model.context_tokens);
   RopeScaling scaling;
   if (model.architecture == "mixtral") scaling.theta = 1e6;  // transformers' default
   ASSIGN_OR_RETURN(const std::optional<double> theta, config.Number("rope_theta"));
@@ -155,7 +170,8 @@ absl::StatusOr<RopeScaling> ReadRope(const JsonObject& config, const ModelConfig
   if (rope.has_value() && old.has_value() && rope->fields() != old->fields()) {
     return config.Bad("rope_scaling", "is there beside other rope_parameters; wanted one of them");
   }
-  if (!rope.has_value()) rope = old;
+  const bool is_old = !rope.has_value();
+  if (is_old) rope = old;
   if (!rope.has_value()) return scaling;
 
   ASSIGN_OR_RETURN(const std::optional<double> inner_theta, rope->Number("rope_theta"));
@@ -169,18 +185,22 @@ absl::StatusOr<RopeScaling> ReadRope(const JsonObject& config, const ModelConfig
   if (!type.has_value()) {
     ASSIGN_OR_RETURN(type, rope->Text("type"));
   }
-  if (!type.has_value()) return rope->Bad("rope_type", "is missing; wanted a name");
-  if (*type == "default") return scaling;
+  ASSIGN_OR_RETURN(const std::optional<double> factor, rope->Number("factor"));
+  if (!type.has_value() && (is_old || factor.has_value())) {
+    return rope->Bad("rope_type", "is missing; wanted a name");
+  }
+  if (type.value_or("default") == "default") return scaling;
   if (*type != "linear" && *type != "llama3" && *type != "yarn") {
     return rope->Unimplemented(
         "rope_type", absl::StrCat("is ", *type, "; wanted default, linear, llama3 or yarn"));
   }
-  ASSIGN_OR_RETURN(const std::optional<double> factor, rope->Number("factor"));
   if (!factor.has_value()) return rope->Bad("factor", "is missing; wanted a number");
   scaling.factor = *factor;
   scaling.kind = RopeScaling::Kind::kLinear;
-  if (*type == "llama3") RETURN_IF_ERROR(ReadLlama3Scaling(*rope, context_tokens, scaling));
-  if (*type == "yarn") RETURN_IF_ERROR(ReadYarnScaling(*rope, context_tokens, scaling));
+  if (*type == "linear") return scaling;
+  ASSIGN_OR_RETURN(scaling.original_context_tokens, ReadOriginalContext(config, *rope, model));
+  RETURN_IF_ERROR(*type == "llama3" ? ReadLlama3Scaling(*rope, scaling)
+                                    : ReadYarnScaling(*rope, scaling));
   return scaling;
 }
 

@@ -105,6 +105,56 @@ TEST(LoadTransformer, ReadsTheOldestSpellingOfLinearScaling) {
   EXPECT_EQ((*parameters)->identity, (*old_spelling)->identity);
 }
 
+// As a checkpoint of transformers 5 may have them where nothing is stretched.
+TEST(LoadTransformer, RopeParametersWithoutATypeAreTheDefault) {
+  EditedModel model;
+  const auto stated = model.Load();
+  json& rope = model.config["rope_parameters"];
+  rope.erase("rope_type");
+  const auto missing = model.Load();
+  ASSERT_TRUE(stated.ok() && missing.ok()) << missing.status();
+  EXPECT_EQ((*missing)->identity, (*stated)->identity);
+  rope["factor"] = 4;
+  model.ExpectError(kInvalid, "rope_parameters: rope_type is missing");
+  model.config["rope_scaling"] = json::object();
+  model.config.erase("rope_parameters");
+  model.ExpectError(kInvalid, "rope_scaling: rope_type is missing");
+}
+
+TEST(LoadTransformer, RefusesTwoOriginalContextsThatDiffer) {
+  for (const char* name : {"qwen3_yarn", "llama3_rope"}) {
+    EditedModel model(name);
+    const auto inner = model.Load();
+    model.config["original_max_position_embeddings"] = 64;
+    const auto both = model.Load();
+    json& rope = model.config["rope_parameters"];
+    rope.erase("original_max_position_embeddings");
+    const auto outer = model.Load();
+    ASSERT_TRUE(inner.ok() && both.ok() && outer.ok()) << both.status() << outer.status();
+    EXPECT_EQ((*both)->identity, (*inner)->identity);
+    EXPECT_EQ((*outer)->identity, (*inner)->identity);
+    rope["original_max_position_embeddings"] = 32;
+    model.ExpectError(kInvalid,
+                      "rope_parameters: original_max_position_embeddings is 32; wanted 64, as the "
+                      "configuration's own original_max_position_embeddings is");
+  }
+}
+
+// As vLLM has it; transformers leaves it out.
+TEST(LoadTransformer, AttnFactorComesOnTopOfYarns) {
+  EditedModel model("qwen3_yarn");
+  json& rope = model.config["rope_parameters"];
+  rope["attn_factor"] = 0.8782488562869419;  // of DeepSeek-R1-0528-Qwen3-8B, whose factor is 4, too
+  const auto deepseek = model.Load();
+  ASSERT_TRUE(deepseek.ok()) << deepseek.status();
+  EXPECT_NEAR((*deepseek)->config.rope_attention_factor, 1, 1e-12);
+  rope["attn_factor"] = 1e3;
+  model.ExpectError(kInvalid, "attention_factor is 1138.63; wanted 0.01 to 100");
+  rope["attn_factor"] = 1;
+  rope["attention_factor"] = 1;
+  model.ExpectError(kInvalid, "attn_factor is there beside attention_factor");
+}
+
 TEST(LoadTransformer, StretchesTheContextOfYarn) {
   EditedModel model("qwen3_yarn");
   const auto stretched = model.Load();
@@ -207,6 +257,31 @@ TEST(LoadTransformer, ReadsTheYarnOfAGguf) {
                   "yarn_log_multiplier is there");
   ExpectGgufError(TinyGguf().Name("llama.rope.scaling.type", "longrope"), kUnimplemented,
                   "rope.scaling.type is longrope; wanted none, linear or yarn");
+}
+
+// llama.cpp takes both without yarn, and with it not the second, which converters write.
+TEST(LoadTransformer, RefusesAGgufWithAnotherFactorOfAttention) {
+  constexpr char kOnTop[] = "llama.rope.scaling.attn_factor",
+                 kWhole[] = "llama.rope.scaling.yarn_attn_factor";
+  const auto yarn = [] {
+    return TinyGguf()
+        .Name("llama.rope.scaling.type", "yarn")
+        .Number("llama.rope.scaling.factor", 4);
+  };
+  const TempFolder folder;
+  const auto load = [&folder](const GgufWriter& gguf) {
+    return LoadTransformer(folder.Write("model.gguf", gguf.Bytes())).status();
+  };
+  EXPECT_EQ(load(yarn().Number(kWhole, 1.1386294f)), absl::OkStatus());
+  EXPECT_EQ(load(yarn().Number(kOnTop, 2).Number(kWhole, 2.2772589f)), absl::OkStatus());
+  EXPECT_EQ(load(TinyGguf().Number(kOnTop, 1).Number(kWhole, 1)), absl::OkStatus());
+  ExpectGgufError(yarn().Number(kWhole, 0.87824886f), kUnimplemented,
+                  "llama.rope.scaling.yarn_attn_factor is 0.878249; wanted none, or 1.13863");
+  ExpectGgufError(yarn().Number(kWhole, NAN), kUnimplemented, "yarn_attn_factor is nan");
+  ExpectGgufError(TinyGguf().Number(kWhole, 1.5), kUnimplemented,
+                  "yarn_attn_factor is 1.5; wanted none, or 1,");
+  ExpectGgufError(TinyGguf().Number(kOnTop, 1.5), kUnimplemented,
+                  "llama.rope.scaling.attn_factor is 1.5; wanted 1 without yarn");
 }
 
 }  // namespace
