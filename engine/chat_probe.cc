@@ -76,19 +76,49 @@ void ProbeTools(const ChatProgram& program, ChatTraits& traits) {
   traits.has_parallel_calls = program.Run({.messages = messages, .tools = tools}).ok();
 }
 
-// Of a text between messages, what looks like a mark ("<|user|>", "[/INST]"); all of it where
-// nothing does.
-std::vector<std::string> MarksIn(absl::string_view text) {
+// What looks like a mark ("<|user|>", "[/INST]").
+std::vector<std::string> BracketsIn(absl::string_view text) {
   std::vector<std::string> marks;
   for (size_t begin = text.find_first_of("<["); begin < text.size();
        begin = text.find_first_of("<[", begin + 1)) {
     const size_t end = text.find_first_of("<[>] \t\n", begin + 1);
     if (end >= text.size() || text[end] != (text[begin] == '<' ? '>' : ']')) continue;
+    if (end == begin + 1) continue;  // of other marks: MiniMax's "]~!b[]~b]"
     marks.emplace_back(text.substr(begin, end + 1 - begin));
   }
+  return marks;
+}
+
+// Of a text between messages; all of it where nothing looks like a mark.
+std::vector<std::string> MarksIn(absl::string_view text) {
+  std::vector<std::string> marks = BracketsIn(text);
   text = absl::StripAsciiWhitespace(text);
   if (marks.empty() && !text.empty()) marks.emplace_back(text);
   return marks;
+}
+
+// Of a text before a system message, which may have words of the program's own: so what is in no
+// brackets counts only if it says whose message follows ("### System:").
+std::vector<std::string> MarksBefore(absl::string_view text) {
+  std::vector<std::string> marks = BracketsIn(text);
+  text.remove_prefix(text.find_last_of(">]\n", text.find_last_not_of(" \t\n")) + 1);
+  text = absl::StripAsciiWhitespace(text);
+  if (text.size() > 1 && absl::EndsWith(text, ":")) marks.emplace_back(text);
+  return marks;
+}
+
+// Adds those around a system message.
+void AddSystemMarks(const ChatProgram& program, std::vector<std::string>& marks) {
+  const std::array<ChatMessage, 2> messages = {ChatMessage{"system", kSystem},
+                                               ChatMessage{"user", kUser}};
+  const std::string prompt = Written(program, {.messages = messages});
+  const absl::string_view text = prompt;
+  const size_t begin = text.find(kSystem);
+  const size_t end = begin + absl::string_view(kSystem).size();
+  const size_t user = text.find(kUser, end);
+  if (begin == text.npos || user == text.npos) return;
+  for (std::string& mark : MarksBefore(text.substr(0, begin))) marks.push_back(std::move(mark));
+  for (std::string& mark : MarksIn(text.substr(end, user - end))) marks.push_back(std::move(mark));
 }
 
 std::vector<std::string> ProbeMarks(const ChatProgram& program) {
@@ -96,19 +126,22 @@ std::vector<std::string> ProbeMarks(const ChatProgram& program) {
       {"user", kUser}, {"assistant", kAnswer}, {"user", kQuestion}};
   const std::string prompt = Written(program, {.messages = messages});
   std::vector<std::string> marks;
+  AddSystemMarks(program, marks);
   size_t begin = 0;
   for (const char* said : {kUser, kAnswer, kQuestion, ""}) {
     const size_t at = *said == 0 ? prompt.size() : prompt.find(said, begin);
     if (at == std::string::npos) break;
     if (begin > 0) {
       for (std::string& mark : MarksIn(absl::string_view(prompt).substr(begin, at - begin))) {
-        // Thoughts are for messages to write.
-        if (program.NamesSpecialToken(mark) || absl::StrContains(mark, "think>")) continue;
         marks.push_back(std::move(mark));
       }
     }
     begin = at + absl::string_view(said).size();
   }
+  std::erase_if(marks, [&program](absl::string_view mark) {
+    // Thoughts are for messages to write.
+    return program.NamesSpecialToken(mark) || absl::StrContains(mark, "think>");
+  });
   std::sort(marks.begin(), marks.end());
   marks.erase(std::unique(marks.begin(), marks.end()), marks.end());
   return marks;

@@ -19,7 +19,8 @@ struct ChatTraits {
   // Models that think before they answer write their thoughts between <think> and </think>.
   bool thinks = false;          // this model does, unless told not to
   bool heeds_thinking = false;  // it can be told to think or not to
-  // Marks between messages that are not special tokens, so that a message could forge them.
+  // Marks around system, user and assistant messages that are not special tokens, so that a message
+  // could forge them.
   std::vector<std::string> marks;
 };
 
