@@ -83,6 +83,18 @@ bool IsOneCharacter(absl::string_view text) {
   return !text.empty() && FirstCharacter(text).num_bytes == text.size();
 }
 
+// Text makes no special tokens, so none of its spaces could be one.
+absl::Status RefuseSpecialSpace(const TokenizerParts& parts, const TokensByText& by_text) {
+  const auto space = by_text.find(kSpaceMark);
+  if (parts.spelling != TokenSpelling::kSentencePiece || space == by_text.end() ||
+      parts.kinds[space->second] != TokenKind::kSpecial) {
+    return absl::OkStatus();
+  }
+  return absl::UnimplementedError(
+      absl::StrCat(parts.where, ": token ", space->second, ", \"", kSpaceMark,
+                   "\", which stands for a space, is special; wanted a token of text"));
+}
+
 bool NeedsSpace(SpaceBefore space_before, absl::string_view part, bool begins_text) {
   const bool has_space = part.front() == ' ' || absl::StartsWith(part, kSpaceMark);
   switch (space_before) {
@@ -159,6 +171,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> BpeTokenizer::Create(TokenizerP
                                                    " kinds; wanted as many, and less than 2^31"));
   }
   ASSIGN_OR_RETURN(const TokensByText by_text, IndexTokens(parts));
+  RETURN_IF_ERROR(RefuseSpecialSpace(parts, by_text));
   ASSIGN_OR_RETURN(const std::vector<BytePairEncoding::Merge> merges,
                    ResolveMerges(parts, by_text));
   ASSIGN_OR_RETURN(const auto byte_tokens, ResolveBytes(parts, by_text));
@@ -189,11 +202,12 @@ BpeTokenizer::BpeTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer,
   for (size_t i = 0; i < kinds_.size(); ++i) {
     const auto id = static_cast<int32_t>(i);
     std::string& text = token_bytes_[i];
+    const bool is_text = kinds_[i] == TokenKind::kNormal || kinds_[i] == TokenKind::kAdded;
+    const bool is_character =
+        spelling_ == TokenSpelling::kSentencePiece && is_text && IsOneCharacter(text);
+    if (is_character) characters_.emplace(text, id);
     switch (kinds_[i]) {
       case TokenKind::kNormal:
-        if (spelling_ == TokenSpelling::kSentencePiece && IsOneCharacter(text)) {
-          characters_.emplace(text, id);
-        }
         text = BytesOfToken(spelling_, text);
         if (parts.ignore_merges) whole_pieces_.emplace(text, id);
         break;
@@ -204,6 +218,7 @@ BpeTokenizer::BpeTokenizer(TokenizerParts parts, PreTokenizer pre_tokenizer,
         } else {
           normalized_names_.Add(normalizes_ ? NormalFormC(text) : text, id);
         }
+        if (is_character) text = BytesOfToken(spelling_, text);
         break;
       case TokenKind::kUnused: break;
     }

@@ -194,6 +194,23 @@ TEST(SentencePiece, TextDoesNotBecomeASpecialTokenByMerges) {
   EXPECT_EQ(std::count(ids->begin(), ids->end(), 900), 1);
 }
 
+// What huggingface/tokenizers gives.
+TEST(SentencePiece, AnAddedSpaceIsThatOfTheText) {
+  EditedTokenizer edited("sentencepiece");
+  const int32_t id = edited.content["model"]["vocab"]["\u2581"];
+  const auto plain = edited.Load();
+  edited.content["added_tokens"].push_back(
+      {{"id", id}, {"content", "\u2581"}, {"special", false}, {"normalized", false}});
+  const auto added = edited.Load();
+  ASSERT_TRUE(plain.ok() && added.ok()) << added.status();
+  for (const char* text : {"The License", "two  spaces ", "\u65e5 x"}) {
+    EXPECT_EQ(*(*added)->Encode(text, false), *(*plain)->Encode(text, false)) << text;
+  }
+  EXPECT_EQ((*added)->TokenBytes(id), " ");
+  edited.content["added_tokens"].back()["special"] = true;
+  edited.ExpectError(kUnimplemented, "\"\u2581\", which stands for a space, is special");
+}
+
 TEST(SentencePiece, ALongTextTakesNoTime) {
   const auto tokenizer = Tokenizer::Load(kFolder);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
