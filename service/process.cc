@@ -33,8 +33,8 @@ constexpr int kTopPadBytes = 4 << 20;
 constexpr timespec kExitPeriod = {.tv_sec = 0, .tv_nsec = 20'000'000};
 
 // For what follows the wait for requests: the last answers on their way to slow clients take up to
-// 5 s, the last spans 2.5 s.
-constexpr absl::Duration kEndTime = absl::Seconds(8);
+// 5 s, the last spans 2.5 s, a look-up of names 0.5 s.
+constexpr absl::Duration kEndTime = absl::Seconds(9);
 
 // Signals so soon after the first say the same: Ctrl-C reaches a terminal's whole group, whose
 // parent may pass it on.

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/utf8.h"
+#include "decode_service/rejection.h"
 #include "rpc/errors.h"
 
 namespace kvship {
@@ -14,8 +15,6 @@ namespace {
 constexpr char kInvalidRequest[] = "invalid_request_error";
 // A model or field name may be as long as the body. gRPC's messages are truncated there, too.
 constexpr size_t kMostTextBytes = 1024;
-// Used if the error has no retry delay.
-constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 
 struct FieldName {
   absl::string_view proto;
@@ -81,7 +80,7 @@ OpenAiError OpenAiErrorOf(const absl::Status& status) {
       error.http_status = 429;
       error.type = "rate_limit_error";
       error.code = "rate_limit_exceeded";
-      error.retry_after = RetryDelayOf(status).value_or(kRetryAfter);
+      error.retry_after = RetryDelayOf(status).value_or(kRetryDelay);
       error.reason = reason;
       break;
     case absl::StatusCode::kUnauthenticated:
@@ -92,7 +91,7 @@ OpenAiError OpenAiErrorOf(const absl::Status& status) {
     case absl::StatusCode::kCancelled:  // the server stops: a lost client reads nothing
       error.http_status = 503;
       error.type = "service_unavailable_error";
-      error.retry_after = RetryDelayOf(status).value_or(kRetryAfter);
+      error.retry_after = RetryDelayOf(status).value_or(kRetryDelay);
       break;
     case absl::StatusCode::kDeadlineExceeded:
       error.http_status = 504;
