@@ -1,5 +1,6 @@
 #include "engine/cuda/device_decode.h"
 
+#include "base/out_of_memory.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/decode_step.h"
 #include "kernels/cuda/elementwise.h"
@@ -89,17 +90,17 @@ absl::Status DeviceDecodeEngine::SetBatch(std::span<const Item> items) {
   prefix_format_ = plan.format;
   num_heads_ = plan.num_heads;
   const ModelConfig& config = model_.config();
-  std::vector<kvship::PagedHead> heads;
+  paged_.clear();
   for (size_t layer = 0; layer < config.num_layers; ++layer) {
     for (const Item& item : items) {
-      item.cache->AppendPagedHeads(layer, item.cache->max_tail_tokens(), &heads);
+      item.cache->AppendPagedHeads(layer, item.cache->max_tail_tokens(), &paged_);
     }
   }
   ASSIGN_OR_RETURN(const StepSplits splits,
-                   NumberSplits(heads, config.num_layers, config.num_query_heads / num_heads_,
+                   NumberSplits(paged_, config.num_layers, config.num_query_heads / num_heads_,
                                 most_split_rows_));
   num_splits_ = splits.num_splits;
-  return CopyTables(items, heads, splits.first_split);
+  return CopyTables(items, splits.first_split);
 }
 
 absl::Status DeviceDecodeEngine::SetTokens(std::span<const int32_t> tokens) {
@@ -110,26 +111,27 @@ absl::Status DeviceDecodeEngine::SetTokens(std::span<const int32_t> tokens) {
 }
 
 absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items,
-                                            std::span<const kvship::PagedHead> from,
                                             const std::vector<uint32_t>& first_split) {
   size_t num_pages = 0;
-  for (const kvship::PagedHead& head : from) {
+  for (const kvship::PagedHead& head : paged_) {
     num_pages += head.prefix_pages.size() + head.tail_pages.size();
   }
   if (num_pages * sizeof(std::byte*) > page_table_.num_bytes()) {
     ASSIGN_OR_RETURN(page_table_, DeviceBuffer::Create(num_pages * sizeof(std::byte*)));
   }
   const std::byte* const* table = page_table_.as<const std::byte*>();
-  std::vector<const std::byte*> pages;
-  std::vector<PagedHead> heads;
-  for (size_t i = 0; i < from.size(); ++i) {
+  std::vector<const std::byte*>& pages = host_pages_;
+  pages.clear();
+  host_heads_.clear();
+  for (size_t i = 0; i < paged_.size(); ++i) {
+    const kvship::PagedHead& from = paged_[i];
     const SequenceCache& cache = *items[i / num_heads_ % items.size()].cache;
-    PagedHead& head = heads.emplace_back();
+    PagedHead& head = host_heads_.emplace_back();
     head.prefix_pages = table + pages.size();
-    pages.insert(pages.end(), from[i].prefix_pages.begin(), from[i].prefix_pages.end());
+    pages.insert(pages.end(), from.prefix_pages.begin(), from.prefix_pages.end());
     head.tail_pages = table + pages.size();
-    pages.insert(pages.end(), from[i].tail_pages.begin(), from[i].tail_pages.end());
-    head.num_prefix_tokens = static_cast<uint32_t>(from[i].num_prefix_tokens);
+    pages.insert(pages.end(), from.tail_pages.begin(), from.tail_pages.end());
+    head.num_prefix_tokens = static_cast<uint32_t>(from.num_prefix_tokens);
     head.num_tail_tokens = static_cast<uint32_t>(cache.num_tail_tokens());
   }
   std::vector<int32_t> tokens, positions;
@@ -140,7 +142,7 @@ absl::Status DeviceDecodeEngine::CopyTables(std::span<const Item> items,
     positions.push_back(static_cast<int32_t>(item.cache->next_position()) - 1);
   }
   RETURN_IF_ERROR(CopyTo(page_table_, pages, stream_));
-  RETURN_IF_ERROR(CopyTo(heads_, heads, stream_));
+  RETURN_IF_ERROR(CopyTo(heads_, host_heads_, stream_));
   RETURN_IF_ERROR(CopyTo(first_split_, first_split, stream_));
   RETURN_IF_ERROR(CopyTo(tokens_, tokens, stream_));
   RETURN_IF_ERROR(CopyTo(draws_, draws, stream_));
@@ -162,7 +164,8 @@ absl::StatusOr<cudaGraphExec_t> DeviceDecodeEngine::Capture() {
   RETURN_IF_ERROR(
       CudaStatus(cudaStreamBeginCapture(capture_.get(), cudaStreamCaptureModeThreadLocal),
                  "capture of a step"));
-  absl::Status status = EnqueueStep();
+  // Without host memory for a plan the capture has to end too, or none could begin again.
+  absl::Status status = UnlessOutOfMemory([this] { return EnqueueStep(); });
   cudaGraph_t graph = nullptr;
   status.Update(CudaStatus(cudaStreamEndCapture(capture_.get(), &graph), "capture of a step"));
   cudaGraphExec_t executable = nullptr;

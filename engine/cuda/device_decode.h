@@ -64,9 +64,8 @@ class DeviceDecodeEngine {
   DeviceDecodeEngine(const DeviceTransformer& model, cudaStream_t stream, size_t max_sequences)
       : model_(model), stream_(stream), max_sequences_(max_sequences) {}
 
-  // `from` [L, B, S] with all pages of the tails.
-  absl::Status CopyTables(std::span<const Item> items, std::span<const kvship::PagedHead> from,
-                          const std::vector<uint32_t>& first_split);
+  // Of paged_, [L, B, S] with all pages of the tails.
+  absl::Status CopyTables(std::span<const Item> items, const std::vector<uint32_t>& first_split);
   // All operations of a step are enqueued on capture_ alone.
   absl::StatusOr<cudaGraphExec_t> Capture();
   absl::Status EnqueueStep();
@@ -117,6 +116,11 @@ class DeviceDecodeEngine {
   DeviceBuffer workspace_;    // of attention
 
   std::vector<int32_t> given_tokens_;  // which the copy to tokens_ may still read
+  // Of CopyTables, which keeps their memory: of tens of megabytes the system would give fresh pages
+  // at each call, and take far longer than the rest.
+  std::vector<kvship::PagedHead> paged_;
+  std::vector<const std::byte*> host_pages_;
+  std::vector<PagedHead> host_heads_;
 };
 
 }  // namespace kvship::cuda

@@ -9,7 +9,7 @@
 #include "decode_service/rejection.h"
 #include "decode_service/running_generations.h"
 #include "rpc/errors.h"
-#include "tests/decode_service/no_memory_for.h"
+#include "tests/no_memory_for.h"
 
 namespace kvship {
 namespace {

@@ -20,9 +20,9 @@
 #include "tests/address_limit.h"
 #include "tests/decode_service/generation_parts.h"
 #include "tests/decode_service/letter_tokenizer.h"
-#include "tests/decode_service/no_memory_for.h"
 #include "tests/decode_service/one_token_grammars.h"
 #include "tests/decode_service/silent_node.h"
+#include "tests/no_memory_for.h"
 #include "tests/sanitized.h"
 
 namespace kvship {

@@ -13,8 +13,8 @@
 #include "rpc/compression.h"
 #include "rpc/errors.h"
 #include "rpc/sealed_message.h"
-#include "tests/decode_service/no_memory_for.h"
 #include "tests/decode_service/prefill_attempt_fixture.h"
+#include "tests/no_memory_for.h"
 
 namespace kvship {
 namespace {

@@ -8,7 +8,7 @@
 #include "rpc/errors.h"
 #include "service/metric_values.h"
 #include "tests/address_limit.h"
-#include "tests/decode_service/no_memory_for.h"
+#include "tests/no_memory_for.h"
 #include "tests/sanitized.h"
 
 namespace kvship {

@@ -1,6 +1,8 @@
 // The engine and the compressor on a GPU against those on the CPU, with the same weights.
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "compress/compressor.h"
 #include "compress/cuda/device_compressor.h"
 #include "engine/cuda/device_decode.h"
@@ -11,6 +13,7 @@
 #include "tests/engine/cuda/same_layer.h"
 #include "tests/engine/cuda/write_prefix.h"
 #include "tests/kernels/cuda/device_test.h"
+#include "tests/no_memory_for.h"
 
 namespace kvship::cuda {
 namespace {
@@ -106,7 +109,7 @@ class Sides {
   // Both sides take in the tokens that the device draws.
   void Decode(size_t num_steps) {
     DecodeEngine host(host_, backend_, Arithmetic::kFloat32);
-    auto device = DeviceDecodeEngine::Create(*device_, Stream(), 2, memory_.num_bytes()).value();
+    const auto device = NewDecodeEngine();
     int32_t token = 5;
     const DeviceDecodeEngine::Item item = {token, device_cache_.get()};
     const absl::Status set = device->SetBatch({&item, 1});
@@ -123,6 +126,17 @@ class Sides {
       token = tokens->front();
       EXPECT_EQ(token, std::max_element(logits.begin(), logits.end()) - logits.begin());
     }
+  }
+
+  // Without memory for what the emulation's captures need, a list of sixteen operations.
+  absl::Status StepWithoutMemory(DeviceDecodeEngine& device) {
+    const DeviceDecodeEngine::Item item = {5, device_cache_.get()};
+    EXPECT_EQ(device.SetBatch({&item, 1}), absl::OkStatus());
+    const NoMemoryFor none(16 * sizeof(std::function<void()>));
+    return device.Step();
+  }
+  std::unique_ptr<DeviceDecodeEngine> NewDecodeEngine() const {
+    return DeviceDecodeEngine::Create(*device_, Stream(), 2, memory_.num_bytes()).value();
   }
 
  private:
@@ -202,6 +216,17 @@ TEST_F(DeviceEngineTest, KeepsAllAndDecodesLikeTheCpu) {
     sides.Prefill();
     sides.Decode(40);
   }
+}
+
+TEST_F(DeviceEngineTest, ACaptureForWhichThereIsNoMemoryIsMadeAnew) {
+  if (!NoMemoryFor::kWorks) GTEST_SKIP() << "not under a sanitizer";
+  RandomModel random(RopePairs::kHalves);
+  Sides sides(random, 5, "scorer=keep_all,encoder=bf16", /*use_cudnn=*/true);
+  sides.Prefill();
+  const auto device = sides.NewDecodeEngine();
+  const absl::Status without = sides.StepWithoutMemory(*device);
+  EXPECT_TRUE(without.ok() || absl::IsResourceExhausted(without)) << without;
+  EXPECT_EQ(device->Step(), absl::OkStatus());
 }
 
 TEST_F(DeviceEngineTest, CompressesAndDecodesLikeTheCpu) {

@@ -91,6 +91,7 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
+  cudaErrorIllegalState = 401,
   cudaErrorStreamCaptureInvalidated = 901,
   cudaErrorStreamCaptureImplicit = 906
 };
@@ -334,6 +335,7 @@ inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 // Whatever its mode, a capture of a stream that is in order with the default one ends where any
 // thread uses that; somebody always does.
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream->is_capturing()) return cudaErrorIllegalState;
   num_emulated_captures += stream->in_order() ? 1 : 0;
   stream->BeginCapture();
   return cudaSuccess;

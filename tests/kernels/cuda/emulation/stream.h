@@ -67,6 +67,7 @@ class Stream {
   }
 
   bool in_order() const { return in_order_; }
+  bool is_capturing() const { return captured_ != nullptr; }
   void BeginCapture() { captured_ = new Graph; }
   Graph* EndCapture() { return std::exchange(captured_, nullptr); }
 

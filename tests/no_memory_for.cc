@@ -1,4 +1,4 @@
-#include "tests/decode_service/no_memory_for.h"
+#include "tests/no_memory_for.h"
 
 #include <atomic>
 #include <cstdlib>
