@@ -227,7 +227,7 @@ run_services() {
     models=()
   fi
   machine_line >"$results/gpu-services.txt"
-  limited 400 services scripts/gpu_services.py "$services" "${models[@]}" > >(tee -a "$results/gpu-services.txt") 2>&1
+  limited 200 services scripts/gpu_services.py "$services" "${models[@]}" > >(tee -a "$results/gpu-services.txt") 2>&1
 }
 
 run_wire() {

@@ -94,7 +94,7 @@ def free_port():
 
 
 class Server:
-    """A server program on a device. `stop` ends it."""
+    """A server program on a device. `ask_to_stop`, then `stop`, end it."""
 
     started = []
 
@@ -121,10 +121,12 @@ class Server:
         self.log.seek(0)
         return self.log.read().decode(errors="replace")[-2000:]
 
-    def stop(self):
-        """Its exit code."""
+    def ask_to_stop(self):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+
+    def stop(self):
+        """Its exit code."""
         try:
             return self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -171,6 +173,8 @@ class Pair:
             for server in self.servers:
                 server.process.kill()
                 print(f"{server.name} said {server.log_text()}", flush=True)
+        for server in reversed(self.servers):
+            server.ask_to_stop()
         self.exit_codes = [server.stop() for server in reversed(self.servers)]
 
     def metric(self, name):

@@ -278,6 +278,26 @@ class GpuServices(unittest.TestCase):
         self.assertLess(time.monotonic() - begun, gpu_services.STOP_TIMEOUT_S)
         self.assertRegex(said.getvalue(), "kvship-prefill on cuda said (?s:.*)kvship-decode on cpu said")
 
+    def test_servers_end_at_the_same_time(self):
+        folder = Path(tempfile.mkdtemp(prefix="kvship-services-"))
+        self.addCleanup(shutil.rmtree, folder)
+        for name, other in (("kvship-prefill", "kvship-decode"), ("kvship-decode", "kvship-prefill")):
+            # Ends well once the other one has been told to end, too.
+            (folder / name).write_text(f"""#!/bin/bash
+trap 'touch {folder}/{name}.told; for i in {{1..50}}; do [[ -e {folder}/{other}.told ]] && exit 0; sleep 0.1; done; exit 1' TERM
+touch {folder}/{name}.runs
+while :; do sleep 0.1; done
+""")
+            (folder / name).chmod(0o755)
+
+        def wait_until_it_runs(server):
+            while not (folder / f"{server.name.split()[0]}.runs").exists():
+                time.sleep(0.05)
+        with mock.patch.object(gpu_services.Server, "wait_until_ready", wait_until_it_runs):
+            with gpu_services.Pair(folder, "model", "cuda", "cpu") as pair:
+                pass
+        self.assertEqual(pair.exit_codes, [0, 0])
+
     def test_no_server_outlives_the_end_of_its_time(self):
         folder = self.deaf_servers()
         run = subprocess.Popen([sys.executable, ROOT / "scripts/gpu_services.py", folder], stdin=subprocess.DEVNULL,
