@@ -159,8 +159,12 @@ void DecodeLoop::Step(const std::vector<Session*>& batch, std::vector<Draw>& dra
   }
   for (size_t i = 0; i < batch.size(); ++i) {
     Draw& draw = draws.emplace_back(Draw{.session = batch[i], .item = i});
-    if (!items[i].wants_logits) {
-      draw.token = OutputToken{.token = decoder_.drawn(i), .logprob = 0, .top = {}};
+    if (items[i].wants_logits) continue;
+    const int32_t drawn = decoder_.drawn(i);
+    if (drawn == kNoToken) {
+      draw.token = NoLogits();
+    } else {
+      draw.token = OutputToken{.token = drawn, .logprob = 0, .top = {}};
     }
   }
 }
@@ -168,7 +172,7 @@ void DecodeLoop::Step(const std::vector<Session*>& batch, std::vector<Draw>& dra
 void DecodeLoop::DrawTokens(std::vector<Draw>& draws) {
   std::vector<Draw*> from_logits;
   for (Draw& draw : draws) {
-    if (!draw.token->has_value()) from_logits.push_back(&draw);
+    if (draw.token.ok() && !draw.token->has_value()) from_logits.push_back(&draw);
   }
   const absl::Time deadline = MonotonicNow() + kStructurePatience;
   threads_.ParallelFor(from_logits.size(), [&](size_t task) {

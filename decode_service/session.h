@@ -72,7 +72,7 @@ class Session {
   void Take(const OutputToken& token);
   // Draws the next token, to be taken, from the previous one's logits. If by `deadline` it is not
   // known what the structure allows, keeps the logits and draws nothing. Sessions may draw at the
-  // same time. Internal if the structure allows no token.
+  // same time. Internal if the structure allows no token; NoLogits() as SampleToken().
   absl::StatusOr<std::optional<OutputToken>> Draw(std::span<const float> logits,
                                                   absl::Time deadline);
   // Of a token that is still to be drawn; else empty.

@@ -37,8 +37,8 @@ class Decoder {
   virtual absl::Status CheckDevice() { return absl::OkStatus(); }
 
   // Of items[item] of the last step, valid until the next step: the logits [vocab] of one that
-  // wants them, else the token that DrawToken() draws from them. Any number of threads may call
-  // these.
+  // wants them, else the token that DrawToken() draws from them, or kNoToken. Any number of threads
+  // may call these.
   virtual std::span<const float> logits(size_t item) const = 0;
   virtual int32_t drawn(size_t item) const = 0;
 };

@@ -138,19 +138,29 @@ TokenCounts PromptCounts(std::span<const int32_t> prompt, const SamplingOptions&
   return counts;
 }
 
-OutputToken SampleToken(std::span<const float> logits, const SamplingOptions& options,
-                        uint64_t index, size_t num_logprobs, const TokenCounts& counts,
-                        std::span<const uint32_t> mask) {
+absl::Status NoLogits() {
+  return absl::FailedPreconditionError(
+      "the model's activations overflow on this text: its logits are no numbers to draw a token "
+      "from");
+}
+
+absl::StatusOr<OutputToken> SampleToken(std::span<const float> logits,
+                                        const SamplingOptions& options, uint64_t index,
+                                        size_t num_logprobs, const TokenCounts& counts,
+                                        std::span<const uint32_t> mask) {
   const TokenDraw draw = options.DrawOf(index);
   const int32_t token = options.adjusts_logits() || !mask.empty()
                             ? DrawToken(AdjustedLogits(logits, options, counts, mask), draw)
                             : DrawToken(logits, draw);
-  if (num_logprobs == 0) return {.token = token, .logprob = 0, .top = {}};
+  if (token == kNoToken) return NoLogits();
+  if (num_logprobs == 0) return OutputToken{.token = token, .logprob = 0, .top = {}};
   return ForceToken(logits, token, num_logprobs);
 }
 
-OutputToken ForceToken(std::span<const float> logits, int32_t token, size_t num_logprobs) {
+absl::StatusOr<OutputToken> ForceToken(std::span<const float> logits, int32_t token,
+                                       size_t num_logprobs) {
   const double log_sum = LogSumExp(logits);
+  if (!std::isfinite(log_sum)) return NoLogits();
   OutputToken out{
       .token = token, .logprob = static_cast<float>(logits[token] - log_sum), .top = {}};
   for (int32_t likely : LikeliestTokens(logits, num_logprobs)) {

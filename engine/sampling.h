@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kernels/token_draw.h"
 
 namespace kvship {
@@ -92,13 +93,21 @@ using TokenCounts = std::unordered_map<int32_t, uint32_t>;
 // The counts before the first output token. Empty unless the prompt's tokens are penalized.
 TokenCounts PromptCounts(std::span<const int32_t> prompt, const SamplingOptions& options);
 
-// Draws the `index`-th output token (from 0) of a request. `counts` is read only for penalties. A
-// token that `mask` does not allow is drawn only if no allowed one has a logit above -infinity.
-OutputToken SampleToken(std::span<const float> logits, const SamplingOptions& options,
-                        uint64_t index, size_t num_logprobs, const TokenCounts& counts = {},
-                        std::span<const uint32_t> mask = {});
+// The error of whoever is to draw from logits of which none is a number: FailedPrecondition, for
+// any node would compute the same.
+absl::Status NoLogits();
 
-// Returns `token` as if it had been drawn.
-OutputToken ForceToken(std::span<const float> logits, int32_t token, size_t num_logprobs);
+// Draws the `index`-th output token (from 0) of a request, one that `mask` allows. `counts` is read
+// only for penalties. NoLogits() if no allowed token has a logit above -infinity, or if
+// log-probabilities are wanted and a logit is infinite.
+absl::StatusOr<OutputToken> SampleToken(std::span<const float> logits,
+                                        const SamplingOptions& options, uint64_t index,
+                                        size_t num_logprobs, const TokenCounts& counts = {},
+                                        std::span<const uint32_t> mask = {});
+
+// Returns `token` as if it had been drawn. NoLogits() if no logit is above -infinity, or one is
+// infinite.
+absl::StatusOr<OutputToken> ForceToken(std::span<const float> logits, int32_t token,
+                                       size_t num_logprobs);
 
 }  // namespace kvship

@@ -31,17 +31,19 @@ struct TokenDraw {
   uint32_t farthest = kNoChance;  // only tokens of at most this distance; kNoChance: all
 };
 
+// What is drawn where no logit is above -infinity: all are that or NaN.
+inline constexpr int32_t kNoToken = -1;
+
 // Draws a token from logits [vocab], vocab from 1 to kMostDrawnFrom. Tokens less than 2^-32 times
-// as likely as the likeliest have no chance, nor has NaN; if no token has any (the largest logit is
-// infinite) the likeliest is drawn.
+// as likely as the likeliest have no chance, nor has NaN; if no token has any though there is a
+// likeliest (its logit is infinite) that one is drawn.
 int32_t DrawToken(std::span<const float> logits, const TokenDraw& draw);
 
-// The token with the largest logit, ties to the smallest id. NaN is chosen only if all logits are
-// NaN: then the token is 0.
+// The token with the largest logit, ties to the smallest id; kNoToken as above.
 int32_t LikeliestToken(std::span<const float> logits);
 
 // log(sum(exp(logits))) of at least one logit; a logit minus this is its token's log-probability.
-// Infinite or NaN where logits are.
+// NaN counts as -infinity; infinite if the largest logit is.
 double LogSumExp(std::span<const float> logits);
 
 // The weights of this many tokens sum to less than 2^64.

@@ -18,8 +18,8 @@ class PrefillJob {
              std::vector<PrefillShipment*> shipments);
 
   // Computes one block of queries of one layer. At a layer's end, compresses and sends it; at the
-  // last layer's end, samples the first tokens and sends the manifests. Must not be called once
-  // done().
+  // last layer's end, samples the first tokens and sends the manifests, or notes in a shipment why
+  // there is none. Must not be called once done().
   absl::Status Step();
 
   // Stops using the shipment of a request that has ended; the other prompts continue.

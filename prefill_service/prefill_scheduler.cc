@@ -224,10 +224,11 @@ void PrefillScheduler::RunStep(const std::shared_ptr<Request>& first,
     }
   }
   for (const auto& request : members) {
-    if (status.ok()) {
+    const absl::Status end = status.ok() ? request->shipment->failed() : status;
+    if (end.ok()) {
       BeginSending(*request);
     } else {
-      End(*request, status);
+      End(*request, end);
     }
   }
   EndSent();

@@ -77,11 +77,15 @@ absl::Status PrefillShipment::SendManifest(PromptReading& reading, size_t prompt
   totals_.compute_end = MonotonicNow();
   totals_.prefill_time = prefill_time + (totals_.compute_end - begun);
   totals_.reused_tokens = reading.reused_tokens(prompt);
-  ASSIGN_OR_RETURN(const OutputToken first_token, FirstToken(task_, logits.span()));
+  const absl::StatusOr<OutputToken> first_token = FirstToken(task_, logits.span());
+  if (!first_token.ok()) {
+    failed_ = first_token.status();
+    return absl::OkStatus();
+  }
   v1::PrefillResponse response;
   v1::PrefillManifest& manifest = *response.mutable_manifest();
   ManifestToProto(cutter_.Finish(task_.tokens.size()), &manifest);
-  *manifest.mutable_first_token() = OutputTokenToProto(first_token);
+  *manifest.mutable_first_token() = OutputTokenToProto(*first_token);
   manifest.set_queue_ms(absl::ToDoubleMilliseconds(totals_.queue_time));
   manifest.set_prefill_ms(absl::ToDoubleMilliseconds(totals_.prefill_time));
   manifest.set_compress_ms(absl::ToDoubleMilliseconds(totals_.compress_time));

@@ -38,8 +38,10 @@ class PrefillShipment {
   // Compresses and sends the layer that `reading` has just finished, of its `prompt`-th prompt.
   absl::Status ShipLayer(PromptReading& reading, size_t prompt);
   // Ends the `prompt`-th prompt of `reading`, which is done. `prefill_time` is the engine's time
-  // before.
+  // before. Where no first token can be drawn, only sets failed().
   absl::Status SendManifest(PromptReading& reading, size_t prompt, absl::Duration prefill_time);
+  // Why this request must end, but not those that are read with it.
+  const absl::Status& failed() const { return failed_; }
 
  private:
   PrefillMetrics& metrics_;
@@ -48,6 +50,7 @@ class PrefillShipment {
   const absl::Time go_time_;
   FrameCutter cutter_;
   PrefillTotals totals_;
+  absl::Status failed_;
   absl::Time last_progress_ = absl::InfinitePast();
   absl::Time computed_time_;  // of the last layer
   absl::Duration reader_wait_;

@@ -148,11 +148,11 @@ absl::StatusOr<std::vector<int32_t>> LocalRun::Generate(Prefilled& prefilled, si
   std::vector<int32_t> output;
   std::span<const float> logits = prefilled.logits;
   while (output.size() < max_tokens) {
-    const int32_t token = SampleToken(logits, {}, output.size(), 0).token;
-    output.push_back(token);
-    if (stop_at_end && std::find(ends.begin(), ends.end(), token) != ends.end()) break;
+    ASSIGN_OR_RETURN(const OutputToken drawn, SampleToken(logits, {}, output.size(), 0));
+    output.push_back(drawn.token);
+    if (stop_at_end && std::find(ends.begin(), ends.end(), drawn.token) != ends.end()) break;
     if (output.size() == max_tokens) break;
-    const DecodeEngine::Item item = {.token = token, .cache = prefilled.cache.get()};
+    const DecodeEngine::Item item = {.token = drawn.token, .cache = prefilled.cache.get()};
     RETURN_IF_ERROR(decode_.Step({&item, 1}));
     logits = decode_.logits(0);
   }

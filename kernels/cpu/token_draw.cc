@@ -59,7 +59,8 @@ double SumExp(std::span<const float> logits, float highest) {
   // So far below, the exponential is 0; hn::Exp wants finite numbers.
   const auto lowest = hn::Set(d, -200.0f);
   const auto exp = [&](auto logit) {
-    return hn::Exp(d, hn::Max(hn::Sub(logit, hn::Set(d, highest)), lowest));
+    const auto below = hn::Sub(logit, hn::Set(d, highest));
+    return hn::Exp(d, hn::IfThenElse(hn::Gt(below, lowest), below, lowest));  // lowest for NaN
   };
   // As many terms to a float's sum as leave it exact enough.
   constexpr size_t kTerms = 32;
@@ -72,7 +73,9 @@ double SumExp(std::span<const float> logits, float highest) {
     }
     sum += hn::GetLane(hn::SumOfLanes(d, part));
   }
-  for (; i < logits.size(); ++i) sum += std::exp(logits[i] - highest);
+  for (; i < logits.size(); ++i) {
+    if (!std::isnan(logits[i])) sum += std::exp(logits[i] - highest);
+  }
   return sum;
 }
 
@@ -219,7 +222,7 @@ int32_t TokenAt(uint64_t random, std::span<const uint64_t> weights) {
 
 int32_t LikeliestToken(std::span<const float> logits) {
   const float highest = HWY_DYNAMIC_DISPATCH(Largest)(logits);
-  if (highest == -INFINITY) return 0;
+  if (highest == -INFINITY) return kNoToken;
   return static_cast<int32_t>(HWY_DYNAMIC_DISPATCH(FirstOf)(highest, logits));
 }
 
@@ -232,8 +235,9 @@ double LogSumExp(std::span<const float> logits) {
 int32_t DrawToken(std::span<const float> logits, const TokenDraw& draw) {
   assert(!logits.empty() && logits.size() <= kMostDrawnFrom);
   const int32_t likeliest = LikeliestToken(logits);
+  if (likeliest == kNoToken || draw.scale == 0) return likeliest;
   const float highest = logits[likeliest];
-  if (draw.scale == 0 || !std::isfinite(highest)) return likeliest;
+  if (!std::isfinite(highest)) return likeliest;
   Chances& chances = ChancesOf(logits, highest, draw);
   const std::vector<uint64_t>& weights = chances.weights;
   if (draw.top_k > 0) {

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kThreads) EmbedKernel(const EmbedArgs args) {
   if (i >= args.num_tokens * chunks) return;
   const size_t row = i / chunks, chunk = i % chunks;
   const uint4* table = static_cast<const uint4*>(args.table);
-  static_cast<uint4*>(args.out)[i] = table[args.ids[row] * chunks + chunk];
+  static_cast<uint4*>(args.out)[i] = table[max(args.ids[row], 0) * chunks + chunk];
 }
 
 template <class T>

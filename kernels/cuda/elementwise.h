@@ -16,7 +16,8 @@ namespace kvship::cuda {
 
 // All pointers are device memory aligned to 16 bytes; C, F and D are multiples of 8.
 
-// out[m] = table[ids[m]]. table [V, C], out [M, C] of dtype; ids [M], each below V.
+// out[m] = table[ids[m]]. table [V, C], out [M, C] of dtype; ids [M], each below V. kNoToken, which
+// a step may draw for the next one before the host sees it, is taken for 0.
 struct EmbedArgs {
   const void* table = nullptr;
   const int32_t* ids = nullptr;

@@ -73,7 +73,7 @@ struct Row {
   }
 };
 
-// The likeliest token and its logit, for every thread of the block.
+// The likeliest token and its logit, for every thread of the block; kNoToken if there is none.
 __device__ Candidate Likeliest(const float* logits, uint32_t num_tokens) {
   __shared__ Candidate warps[kWarps];
   Candidate best = {-INFINITY, INT32_MAX};
@@ -84,7 +84,7 @@ __device__ Candidate Likeliest(const float* logits, uint32_t num_tokens) {
   if (threadIdx.x % kWarpThreads == 0) warps[threadIdx.x / kWarpThreads] = best;
   __syncthreads();
   best = BestOfWarp(warps[threadIdx.x % kWarpThreads]);
-  if (best.token == INT32_MAX) best.token = 0;  // all are NaN
+  if (!(best.logit > -INFINITY)) best.token = kNoToken;
   return best;
 }
 
@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(kThreads) DrawKernel(const DrawTokensArgs args
   const TokenDraw draw = args.draws[blockIdx.x];
   const Candidate likeliest = Likeliest(logits, num_tokens);
   int32_t token = likeliest.token;
-  if (draw.scale > 0.0f && likeliest.logit > -INFINITY && likeliest.logit < INFINITY) {
+  if (draw.scale > 0.0f && token != kNoToken && likeliest.logit < INFINITY) {
     const Row row = {logits, num_tokens, likeliest.logit, draw.scale, draw.farthest};
     token = static_cast<int32_t>(Draw(row, draw, bins));
   }

@@ -13,8 +13,8 @@
 
 namespace kvship::cuda {
 
-// tokens[b] = the token drawn from logits[b] by draws[b], whose index is then incremented: the next
-// call draws the next output token. Memory: device memory.
+// tokens[b] = the token drawn from logits[b] by draws[b], or kNoToken; the draw's index is then
+// incremented: the next call draws the next output token. Memory: device memory.
 struct DrawTokensArgs {
   const float* logits = nullptr;  // [B, V]
   TokenDraw* draws = nullptr;     // [B]

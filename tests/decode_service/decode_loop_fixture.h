@@ -43,17 +43,23 @@ class HeldDecoder final : public Decoder {
   Decoder& decoder_;
 };
 
-// Fails every step, or has no memory to draw from its logits.
+// Fails every step, or has no memory to draw from its logits, or these are no numbers.
 class BrokenDecoder final : public Decoder {
  public:
   absl::Status CheckPlan(const KvPlan&) const override { return absl::OkStatus(); }
   absl::Status Step(std::span<const Item>) override { return error; }
-  std::span<const float> logits(size_t) const override { throw std::bad_alloc(); }
-  int32_t drawn(size_t) const override { return 0; }
+  std::span<const float> logits(size_t) const override {
+    return has_memory ? logits_ : throw std::bad_alloc();
+  }
+  int32_t drawn(size_t) const override { return kNoToken; }
   absl::Status CheckDevice() override { return device; }
 
   absl::Status error;
   absl::Status device;
+  bool has_memory = false;
+
+ private:
+  const std::vector<float> logits_ = std::vector<float>(400, -INFINITY);
 };
 
 class DecodeLoopTest : public ::testing::Test {
@@ -78,8 +84,8 @@ class DecodeLoopTest : public ::testing::Test {
     TinyNode::Prefilled prefilled = node_.Prefill(prompt, compression, options.max_tokens - 1);
     const OutputToken first =
         options.forced_tokens.empty()
-            ? SampleToken(prefilled.logits, options.sampling, 0, options.num_logprobs)
-            : ForceToken(prefilled.logits, options.forced_tokens[0], options.num_logprobs);
+            ? *SampleToken(prefilled.logits, options.sampling, 0, options.num_logprobs)
+            : *ForceToken(prefilled.logits, options.forced_tokens[0], options.num_logprobs);
     auto session = std::make_unique<Session>(
         std::move(options), &tokenizer_, std::move(prefilled.cache), request.reader.responses,
         [this, &request](const Session::End& end) {

@@ -117,6 +117,14 @@ TEST_F(DecodeLoopTest, ATokenThatMemoryDoesNotHoldEndsItsRequest) {
   EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
 }
 
+TEST_F(DecodeLoopTest, LogitsThatAreNoNumbersEndTheirRequest) {
+  broken_.has_memory = true;
+  for (const size_t num_logprobs : {0, 2}) {
+    EXPECT_EQ(EndAfter(absl::OkStatus(), num_logprobs), NoLogits());
+    EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
+  }
+}
+
 TEST_F(DecodeLoopTest, ForcedTokensAreOutputWithTheirLogprobs) {
   StartLoop();
   Request request;

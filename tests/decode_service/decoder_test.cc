@@ -45,7 +45,7 @@ class DecoderTest : public ::testing::Test {
     Reader reader;
     std::atomic<bool> ended = false;
     TinyNode::Prefilled prefilled = node_.Prefill(prompt_, kCompression, options.max_tokens - 1);
-    const OutputToken first = SampleToken(prefilled.logits, options.sampling, 0, 0);
+    const OutputToken first = *SampleToken(prefilled.logits, options.sampling, 0, 0);
     auto session = std::make_unique<Session>(std::move(options), nullptr,
                                              std::move(prefilled.cache), reader.responses,
                                              [&ended](const Session::End&) { ended = true; });

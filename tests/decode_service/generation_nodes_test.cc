@@ -152,6 +152,14 @@ TEST_F(GenerationNodesTest, WhatIsTooMuchForTheNodeThatAnswersIsSaidToBeSo) {
       << "another may have more memory";
 }
 
+TEST_F(GenerationNodesTest, WhereAModelOverflowsNoOtherNodeIsTried) {
+  for (SilentNode* node : {&a_, &b_}) node->Refuse(NoLogits());
+  Start({a_.address(), b_.address()});
+  EXPECT_EQ(End(), NoLogits());
+  EXPECT_FALSE(a_.prompt_came && b_.prompt_came);
+  EXPECT_TRUE(HasMetric("kvship_decode_prefill_ejections_total 0"));
+}
+
 TEST_F(GenerationNodesTest, WhatThisNodeCannotWriteEndsTheRequestAndIsNoNodesFault) {
   for (SilentNode* node : {&a_, &b_}) node->Answer(Plan(), [] {});
   const absl::Status lost = absl::InternalError("the GPU is lost");

@@ -19,8 +19,8 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 TEST(Sampling, GreedyTakesTheLikeliestAndOfEqualsTheSmallestId) {
   const std::vector<float> logits = {1, 3, kNan, 3, 2};
-  EXPECT_EQ(SampleToken(logits, {}, 0, 0).token, 1);
-  EXPECT_EQ(SampleToken(logits, {.temperature = 1, .top_k = 1}, 0, 0).token, 1);
+  EXPECT_EQ(SampleToken(logits, {}, 0, 0)->token, 1);
+  EXPECT_EQ(SampleToken(logits, {.temperature = 1, .top_k = 1}, 0, 0)->token, 1);
 }
 
 TEST(Sampling, IsAFunctionOfSeedAndIndex) {
@@ -29,8 +29,8 @@ TEST(Sampling, IsAFunctionOfSeedAndIndex) {
   const SamplingOptions options = {.temperature = 1, .seed = 5};
   std::map<int32_t, int> seen;
   for (uint64_t index = 0; index < 50; ++index) {
-    const int32_t token = SampleToken(logits, options, index, 0).token;
-    EXPECT_EQ(SampleToken(logits, options, index, 3).token, token);
+    const int32_t token = SampleToken(logits, options, index, 0)->token;
+    EXPECT_EQ(SampleToken(logits, options, index, 3)->token, token);
     ++seen[token];
   }
   EXPECT_GT(seen.size(), 10u) << "different indices draw differently";
@@ -42,7 +42,7 @@ TEST(Sampling, DrawsInProportionToTheProbabilities) {
     std::map<int32_t, double> share;
     constexpr int kDraws = 20000;
     for (int i = 0; i < kDraws; ++i) {
-      share[SampleToken(logits, {.temperature = 1, .top_p = top_p, .seed = 11}, i, 0).token] +=
+      share[SampleToken(logits, {.temperature = 1, .top_p = top_p, .seed = 11}, i, 0)->token] +=
           1.0 / kDraws;
     }
     // Four standard deviations of a share of 0.5 over 20000 draws are 0.014.
@@ -58,7 +58,7 @@ TEST(Sampling, TopPFindsItsSetInALargeFlatVocabulary) {
   // search.
   const std::vector<float> logits(10000, 0.0f);
   for (uint64_t i = 0; i < 20; ++i) {
-    EXPECT_LT(SampleToken(logits, {.temperature = 1, .top_p = 0.5, .seed = 1}, i, 0).token, 5001);
+    EXPECT_LT(SampleToken(logits, {.temperature = 1, .top_p = 0.5, .seed = 1}, i, 0)->token, 5001);
   }
 }
 
@@ -67,9 +67,9 @@ TEST(Sampling, TopKAndTemperatureNarrowTheChoice) {
   logits[7] = 1;
   logits[9] = 0.9f;
   for (uint64_t i = 0; i < 100; ++i) {
-    const int32_t token = SampleToken(logits, {.temperature = 5, .top_k = 2}, i, 0).token;
+    const int32_t token = SampleToken(logits, {.temperature = 5, .top_k = 2}, i, 0)->token;
     EXPECT_TRUE(token == 7 || token == 9);
-    EXPECT_EQ(SampleToken(logits, {.temperature = 1e-3}, i, 0).token, 7);
+    EXPECT_EQ(SampleToken(logits, {.temperature = 1e-3}, i, 0)->token, 7);
   }
 }
 
@@ -77,7 +77,7 @@ TEST(Sampling, MinPLeavesWhatIsNotMuchLessLikelyThanTheLikeliest) {
   const std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.2f)};
   const auto num_drawn = [&logits](const SamplingOptions& options) {
     std::set<int32_t> drawn;
-    for (uint64_t i = 0; i < 500; ++i) drawn.insert(SampleToken(logits, options, i, 0).token);
+    for (uint64_t i = 0; i < 500; ++i) drawn.insert(SampleToken(logits, options, i, 0)->token);
     return drawn.size();
   };
   EXPECT_EQ(num_drawn({.temperature = 1, .min_p = 1e-300}), 3u);
@@ -94,7 +94,7 @@ TEST(Sampling, MinPLeavesWhatIsNotMuchLessLikelyThanTheLikeliest) {
 TEST(Sampling, PenaltiesAreTakenFromWhatTheOutputHas) {
   const std::vector<float> logits = {3, 2.6f, 0};
   const auto token = [&logits](const SamplingOptions& options, const TokenCounts& output) {
-    return SampleToken(logits, options, 0, 0, output).token;
+    return SampleToken(logits, options, 0, 0, output)->token;
   };
   EXPECT_EQ(token({.presence_penalty = 0.5}, {}), 0);
   EXPECT_EQ(token({.presence_penalty = 0.5}, {{0, 1}}), 1);
@@ -110,7 +110,7 @@ TEST(Sampling, PenaltiesAreTakenFromWhatTheOutputHas) {
 TEST(Sampling, WhatIsRepeatedIsLessLikelyOnEitherSideOfZero) {
   const auto token = [](const std::vector<float>& logits, const SamplingOptions& options,
                         const TokenCounts& counts) {
-    return SampleToken(logits, options, 0, 0, counts).token;
+    return SampleToken(logits, options, 0, 0, counts)->token;
   };
   EXPECT_EQ(token({3, 2.6f, 0}, {.repetition_penalty = 1.2}, {}), 0);
   EXPECT_EQ(token({3, 2.6f, 0}, {.repetition_penalty = 1.2}, {{0, 0}}), 1) << "of the prompt";
@@ -131,14 +131,14 @@ TEST(Sampling, ThePromptIsCountedWhereItIsPenalized) {
 
 TEST(Sampling, ABiasForbidsOrForcesTokens) {
   const std::vector<float> logits = {3, 2, 0};
-  EXPECT_EQ(SampleToken(logits, {.logit_bias = {{0, -100}}}, 0, 0).token, 1);
+  EXPECT_EQ(SampleToken(logits, {.logit_bias = {{0, -100}}}, 0, 0)->token, 1);
   for (uint64_t i = 0; i < 50; ++i) {
-    EXPECT_EQ(SampleToken(logits, {.temperature = 1, .logit_bias = {{2, 100}}}, i, 0).token, 2);
-    EXPECT_NE(SampleToken(logits, {.temperature = 9, .logit_bias = {{1, -100}}}, i, 0).token, 1);
+    EXPECT_EQ(SampleToken(logits, {.temperature = 1, .logit_bias = {{2, 100}}}, i, 0)->token, 2);
+    EXPECT_NE(SampleToken(logits, {.temperature = 9, .logit_bias = {{1, -100}}}, i, 0)->token, 1);
   }
-  const OutputToken biased = SampleToken(logits, {.logit_bias = {{2, 100}}}, 0, 1);
+  const OutputToken biased = *SampleToken(logits, {.logit_bias = {{2, 100}}}, 0, 1);
   EXPECT_EQ(biased.token, 2);
-  EXPECT_EQ(biased.logprob, ForceToken(logits, 2, 1).logprob) << "the model's own";
+  EXPECT_EQ(biased.logprob, ForceToken(logits, 2, 1)->logprob) << "the model's own";
   EXPECT_EQ(biased.top[0].token, 0);
 }
 
@@ -149,20 +149,45 @@ TEST(Sampling, OnlyTokensOfTheMaskAreDrawn) {
   for (const size_t token : {3, 31, 32, 64}) mask[token / 32] |= 1u << token % 32;
   std::set<int32_t> drawn;
   for (uint64_t i = 0; i < 200; ++i) {
-    drawn.insert(SampleToken(logits, {.temperature = 1}, i, 0, {}, mask).token);
+    drawn.insert(SampleToken(logits, {.temperature = 1}, i, 0, {}, mask)->token);
   }
   EXPECT_EQ(drawn, (std::set<int32_t>{3, 31, 32, 64}));
-  const OutputToken likeliest = SampleToken(logits, {}, 0, 1, {}, mask);
+  const OutputToken likeliest = *SampleToken(logits, {}, 0, 1, {}, mask);
   EXPECT_EQ(likeliest.token, 3);
-  EXPECT_EQ(likeliest.logprob, ForceToken(logits, 3, 1).logprob) << "the model's own";
+  EXPECT_EQ(likeliest.logprob, ForceToken(logits, 3, 1)->logprob) << "the model's own";
   EXPECT_EQ(likeliest.top[0].token, 69);
-  EXPECT_EQ(SampleToken(logits, {.logit_bias = {{69, 100}}}, 0, 0, {}, mask).token, 3);
-  EXPECT_EQ(SampleToken(logits, {}, 0, 0, {}, TokenMask()).token, 69) << "an empty one is of all";
+  EXPECT_EQ(SampleToken(logits, {.logit_bias = {{69, 100}}}, 0, 0, {}, mask)->token, 3);
+  EXPECT_EQ(SampleToken(logits, {}, 0, 0, {}, TokenMask())->token, 69) << "an empty one is of all";
+}
+
+TEST(Sampling, NothingIsDrawnFromLogitsThatAreNoNumbers) {
+  EXPECT_EQ(NoLogits().code(), absl::StatusCode::kFailedPrecondition);
+  for (const float none : {kNan, -INFINITY}) {
+    const std::vector<float> logits(70, none);
+    for (const SamplingOptions& options :
+         {SamplingOptions{}, SamplingOptions{.temperature = 1},
+          SamplingOptions{.presence_penalty = 1, .logit_bias = {{3, 100}}}}) {
+      EXPECT_EQ(SampleToken(logits, options, 0, 0).status(), NoLogits());
+      EXPECT_EQ(SampleToken(logits, options, 0, 2).status(), NoLogits());
+    }
+    EXPECT_EQ(ForceToken(logits, 5, 0).status(), NoLogits());
+  }
+  EXPECT_EQ(ForceToken(std::vector<float>{1, INFINITY}, 0, 1).status(), NoLogits());
+}
+
+TEST(Sampling, AMaskOfTokensWithoutChanceAllowsNone) {
+  std::vector<float> logits(70, 1);
+  logits[3] = kNan;
+  logits[64] = -INFINITY;
+  TokenMask mask(TokenMaskWords(logits.size()));
+  for (const size_t token : {3, 64}) mask[token / 32] |= 1u << token % 32;
+  EXPECT_EQ(SampleToken(logits, {}, 0, 0, {}, mask).status(), NoLogits());
+  EXPECT_EQ(SampleToken(logits, {.temperature = 1}, 0, 3, {}, mask).status(), NoLogits());
 }
 
 TEST(Sampling, LogprobsAreThoseOfTheWholeDistribution) {
   const std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.2f)};
-  const OutputToken forced = ForceToken(logits, 2, 2);
+  const OutputToken forced = *ForceToken(logits, 2, 2);
   EXPECT_EQ(forced.token, 2);
   EXPECT_NEAR(forced.logprob, std::log(0.2), 1e-6);
   ASSERT_EQ(forced.top.size(), 2u);
@@ -184,7 +209,7 @@ TEST(Sampling, LogprobsAreThoseOfTheLikeliestInOrder) {
            (std::isnan(logits[b]) ? -INFINITY : logits[b]);
   });
   for (const size_t count : {size_t{1}, size_t{20}, size_t{600}}) {
-    const std::vector<TokenLogprob> top = ForceToken(logits, 7, count).top;
+    const std::vector<TokenLogprob> top = ForceToken(logits, 7, count)->top;
     ASSERT_EQ(top.size(), std::min(count, logits.size()));
     for (size_t i = 0; i < top.size(); ++i)
       EXPECT_EQ(top[i].token, sorted[i]) << count << ", " << i;

@@ -58,14 +58,15 @@ TEST(DrawToken, TakesTheLikeliestWithoutTemperatureAndOfEqualsTheFirst) {
   for (uint64_t index = 0; index < 10; ++index) {
     EXPECT_EQ(DrawToken(logits, {.seed = 1, .index = index}), 1);
   }
-  EXPECT_EQ(DrawToken(std::vector<float>{kNan, kNan}, {}), 0);
+  EXPECT_EQ(DrawToken(std::vector<float>{kNan, kNan}, {}), kNoToken);
   EXPECT_EQ(DrawToken(std::vector<float>{kNan, -1}, {}), 1);
 }
 
 TEST(DrawToken, WhereNobodyHasAChanceTheLikeliestIsTaken) {
   const TokenDraw draw = {.scale = kScale, .top_k = 2, .top_p = uint64_t{1} << 63};
   EXPECT_EQ(DrawToken(std::vector<float>{1, INFINITY, INFINITY}, draw), 1);
-  EXPECT_EQ(DrawToken(std::vector<float>{-INFINITY, -INFINITY}, draw), 0);
+  EXPECT_EQ(DrawToken(std::vector<float>{-INFINITY, -INFINITY}, draw), kNoToken);
+  EXPECT_EQ(DrawToken(std::vector<float>{kNan, -INFINITY}, draw), kNoToken);
   EXPECT_EQ(DrawToken(std::vector<float>{kNan, -INFINITY, 4}, draw), 2);
 }
 
@@ -175,6 +176,12 @@ TEST(LogSumExp, IsThatOfTheFormula) {
     EXPECT_NEAR(LogSumExp(std::vector<float>(20, -1e30f)), -1e30f, 1e24);
     EXPECT_NEAR(LogSumExp(std::vector<float>{-INFINITY, 2, -INFINITY}), 2, 1e-6);
     EXPECT_EQ(LogSumExp(std::vector<float>(20, -INFINITY)), -INFINITY);
+    EXPECT_EQ(LogSumExp(std::vector<float>(20, kNan)), -INFINITY);
+    for (size_t i = 0; i < 20; ++i) {
+      std::vector<float> logits(20, 2);
+      logits[i] = kNan;
+      EXPECT_NEAR(LogSumExp(logits), 2 + std::log(19), 1e-6) << i;
+    }
   }
 }
 
@@ -189,8 +196,8 @@ TEST(LikeliestToken, IsTheFirstOfTheLargestWhereverItStands) {
       for (size_t later = i + 1; later < 100; later += 7) logits[later] = 3;
       EXPECT_EQ(LikeliestToken(logits), static_cast<int32_t>(i));
     }
-    EXPECT_EQ(LikeliestToken(std::vector<float>(100, kNan)), 0);
-    EXPECT_EQ(LikeliestToken(std::vector<float>(100, -INFINITY)), 0);
+    EXPECT_EQ(LikeliestToken(std::vector<float>(100, kNan)), kNoToken);
+    EXPECT_EQ(LikeliestToken(std::vector<float>(100, -INFINITY)), kNoToken);
   }
 }
 

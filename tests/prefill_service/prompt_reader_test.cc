@@ -4,12 +4,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
+#include <future>
+
 #include "prefill_service/host_prompt_reader.h"
 #include "prefill_service/prefill_scheduler.h"
 #include "tests/engine/mixture_gguf.h"
 #include "tests/eventually.h"
 #include "tests/prefill_service/closed_channel.h"
 #include "tests/prefill_service/prefill_node.h"
+#include "tests/prefill_service/reader_over.h"
 
 namespace kvship {
 namespace {
@@ -45,6 +50,49 @@ class ChoosyReader final : public PromptReader {
  private:
   Backend backend_{1};
   HostPromptReader host_;
+};
+
+constexpr size_t kHeldUpTokens = 200, kOverflowingTokens = 21;
+
+// Another reading. One prompt's logits are no numbers, and another one's second step waits.
+class SpoiltReading final : public ReadingOver {
+ public:
+  SpoiltReading(std::unique_ptr<PromptReading> reading, std::span<const PrefillTask* const> tasks,
+                std::shared_future<void> go)
+      : ReadingOver(std::move(reading)), go_(std::move(go)) {
+    for (const PrefillTask* task : tasks) num_tokens_.push_back(task->tokens.size());
+  }
+
+  absl::StatusOr<Event> Step() override {
+    if (num_tokens_.front() == kHeldUpTokens && num_steps_++ > 0) go_.wait();
+    return ReadingOver::Step();
+  }
+  absl::StatusOr<Array<float>> Logits(size_t prompt) override {
+    auto logits = ReadingOver::Logits(prompt);
+    if (num_tokens_[prompt] == kOverflowingTokens) {
+      std::fill_n(logits->data(), logits->size(), std::numeric_limits<float>::quiet_NaN());
+    }
+    return logits;
+  }
+
+ private:
+  const std::shared_future<void> go_;
+  std::vector<size_t> num_tokens_;
+  size_t num_steps_ = 0;
+};
+
+class SpoiltReader final : public ReaderOver {
+ public:
+  using ReaderOver::ReaderOver;
+
+  absl::StatusOr<std::unique_ptr<PromptReading>> Begin(
+      std::span<const PrefillTask* const> tasks) override {
+    ++num_begun;
+    return std::make_unique<SpoiltReading>(*ReaderOver::Begin(tasks), tasks, go);
+  }
+
+  std::atomic<size_t> num_begun = 0;
+  std::shared_future<void> go;
 };
 
 class PromptReaderTest : public ::testing::Test {
@@ -86,6 +134,29 @@ TEST_F(PromptReaderTest, ReadsPromptsOneByOneWhereItDoesNotPack) {
   }
   EXPECT_EQ(reader_.begun.size(), 3u);
   EXPECT_THAT(reader_.begun, Each(1u));
+}
+
+TEST_F(PromptReaderTest, AnOverflowEndsItsPromptAndNotThatReadWithIt) {
+  Backend backend(1);
+  HostPromptReader host(model_.transformer(), backend, {.block_tokens = 64});
+  SpoiltReader reader(host);
+  std::promise<void> go;
+  reader.go = go.get_future().share();
+  PrefillScheduler scheduler(reader, metrics_, {});
+  std::vector<std::shared_ptr<ClosedChannel>> channels;
+  for (const size_t num_tokens : {kHeldUpTokens, size_t{20}, kOverflowingTokens}) {
+    channels.push_back(std::make_shared<ClosedChannel>());
+    const auto request = *scheduler.Submit(Task(num_tokens), channels.back());
+    ASSERT_TRUE(Eventually([&] { return scheduler.Go(*request).ok(); }));
+    ASSERT_TRUE(Eventually([&] { return reader.num_begun == 1; }));
+  }
+  go.set_value();
+  EXPECT_EQ(channels[0]->WaitUntilClosed(), absl::OkStatus());
+  EXPECT_EQ(channels[1]->WaitUntilClosed(), absl::OkStatus());
+  EXPECT_EQ(channels[2]->WaitUntilClosed(), NoLogits());
+  EXPECT_EQ(reader.num_begun, 2u);
+  EXPECT_EQ(metrics_.queue_tokens.Value(), 0);
+  EXPECT_EQ(scheduler.CheckProgress(), absl::OkStatus());
 }
 
 TEST_F(PromptReaderTest, WhatItHasAlreadyIsNotLeftToRead) {

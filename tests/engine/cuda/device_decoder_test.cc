@@ -92,7 +92,7 @@ class DeviceDecoderTest : public DeviceTest {
         EXPECT_LT(Distance(device_.decoder->logits(i), logits), kF16Distance);
         EXPECT_EQ(drawn, SampleToken(device_.decoder->logits(i), batch[i]->sampling,
                                      batch[i]->num_drawn, 0)
-                             .token);
+                             ->token);
       }
       ++batch[i]->num_drawn;
       batch[i]->token = (drawn + offset) % static_cast<int32_t>(logits.size());

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "kernels/page_layout.h"
+#include "kernels/token_draw.h"
 #include "tests/kernels/cuda/device_test.h"
 
 namespace kvship::cuda {
@@ -21,7 +22,7 @@ using ElementwiseTest = DeviceTest;
 
 TEST_F(ElementwiseTest, EmbedCopiesRowsOfTheTable) {
   const Tensor16 table = RandomTensor(DType::kBf16, 10 * 24, 1);
-  const std::vector<int32_t> ids = {9, 0, 3, 3};
+  const std::vector<int32_t> ids = {9, kNoToken, 3, 3}, rows = {9, 0, 3, 3};
   const DeviceArray<uint16_t> device_table(table.bits), out(4 * 24);
   const DeviceArray<int32_t> device_ids(ids);
   ASSERT_TRUE(Embed(nullptr, {.table = device_table.data(),
@@ -31,7 +32,7 @@ TEST_F(ElementwiseTest, EmbedCopiesRowsOfTheTable) {
                               .width = 24})
                   .ok());
   const std::vector<uint16_t> got = out.ToHost();
-  for (size_t i = 0; i < got.size(); ++i) ASSERT_EQ(got[i], table.bits[ids[i / 24] * 24 + i % 24]);
+  for (size_t i = 0; i < got.size(); ++i) ASSERT_EQ(got[i], table.bits[rows[i / 24] * 24 + i % 24]);
 }
 
 TEST_F(ElementwiseTest, RmsNormScalesRowsAfterAddingTheResidual) {
