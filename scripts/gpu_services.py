@@ -29,7 +29,9 @@ import urllib.request
 READY_TIMEOUT_S = 60
 ANSWER_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 20
-LEEWAY = 0.3  # nats
+# Nats. bf16 moves the demo model's 20 likeliest tokens by up to 0.65, mostly by far less: in 300 places the CPU's likeliest was
+# passed by another one at most 0.16 below it.
+LEEWAY = 0.5
 NUM_TOKENS = 24
 NCCL_TIMEOUT_S = 60
 # What ends one group of checks and leaves the rest to be made.
@@ -319,7 +321,7 @@ def main():
             os.mkdir(model)
             models.append((write_model(model, architecture, TINY), f"tiny {architecture}", "bf16", 320))
         if len(sys.argv) == 3:
-            models.append((sys.argv[2], "demo model", "f16", 49000))
+            models.append((sys.argv[2], "demo model", "bf16", 49000))
         for model, name, encoder, vocab in models:
             try:
                 check_model(checks, bin_folder, model, name, encoder, vocab, folder)

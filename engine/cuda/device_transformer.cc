@@ -97,8 +97,8 @@ absl::Status CheckShape(const ModelConfig& config) {
 }  // namespace
 
 DType DeviceDTypeOf(const Transformer& model) {
-  const bool is_bf16 = model.layers.front().query.format == WeightFormat::kBf16;
-  return is_bf16 ? DType::kBf16 : DType::kF16;
+  const bool is_f16 = model.layers.front().query.format == WeightFormat::kF16;
+  return is_f16 ? DType::kF16 : DType::kBf16;
 }
 
 absl::Status DeviceTransformer::Lay(bool tied) {

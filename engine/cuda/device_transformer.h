@@ -37,8 +37,9 @@ struct DeviceLayerWeights {
   const std::byte* down = nullptr;            // [E, C, F]
 };
 
-// The type in which a GPU computes a model: bf16 if its matrices are bf16, else f16. Two processes
-// with the same model choose the same.
+// The type in which a GPU computes a model: f16 if its matrices are f16, else bf16, which has the
+// range of floats: activations of models that were not made for f16 overflow it. Two processes with
+// the same model choose the same.
 DType DeviceDTypeOf(const Transformer& model);
 
 class DeviceTransformer {

@@ -50,6 +50,18 @@ TEST_F(DeviceTransformerTest, BlocksAreUnpackedAsOnTheCpu) {
   }
 }
 
+TEST(DeviceDType, IsBf16UnlessTheMatricesAreF16) {
+  RandomModel random(RopePairs::kHalves);
+  Transformer& model = random.mutable_model();
+  for (const WeightFormat format :
+       {WeightFormat::kF32, WeightFormat::kBf16, WeightFormat::kQ4_1, WeightFormat::kQ8_0}) {
+    model.layers.front().query.format = format;
+    EXPECT_EQ(DeviceDTypeOf(model), DType::kBf16) << WeightFormatName(format);
+  }
+  model.layers.front().query.format = WeightFormat::kF16;
+  EXPECT_EQ(DeviceDTypeOf(model), DType::kF16);
+}
+
 TEST_F(DeviceTransformerTest, ExpertsLieOneAfterTheOther) {
   RandomModel random(RopePairs::kHalves, "mixtral", /*num_experts=*/4);
   const LayerWeights& weights = random.model().layers[1];

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <random>
 #include <span>
 #include <vector>
@@ -26,9 +27,10 @@ inline double Distance(std::span<const float> a, std::span<const float> b) {
 class RandomModel {
  public:
   // With experts a token's id says which two it goes through, whatever it has met before: what one
-  // side rounds otherwise than the other chooses no other expert.
-  explicit RandomModel(RopePairs pairs, const char* architecture = "llama",
-                       size_t num_experts = 0) {
+  // side rounds otherwise than the other chooses no other expert. `format`: F32 or F16.
+  explicit RandomModel(RopePairs pairs, const char* architecture = "llama", size_t num_experts = 0,
+                       WeightFormat format = WeightFormat::kF32)
+      : format_(format) {
     ModelConfig& config = model_.config;
     config.architecture = architecture;
     config.num_layers = 2;
@@ -84,6 +86,9 @@ class RandomModel {
     }
     model_.output_norm = Norm(c);
     model_.output = Matrix(config.vocab_tokens, c);
+    if (format_ == WeightFormat::kF16) {
+      for (std::vector<float>& matrix : matrices_) HalveInPlace(matrix);
+    }
   }
 
   const Transformer& model() const { return model_; }
@@ -105,7 +110,14 @@ class RandomModel {
     if (deviation == 0.0f) deviation = 1.0f / std::sqrt(static_cast<float>(cols));
     std::vector<float>& numbers = matrices_.emplace_back(rows * cols);
     for (float& x : numbers) x = Number(0.0f, deviation);
-    return {reinterpret_cast<const std::byte*>(numbers.data()), WeightFormat::kF32, rows, cols};
+    return {reinterpret_cast<const std::byte*>(numbers.data()), format_, rows, cols};
+  }
+  static void HalveInPlace(std::vector<float>& numbers) {
+    auto* const halves = reinterpret_cast<std::byte*>(numbers.data());
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      const f16 half = ToF16(numbers[i]);
+      std::memcpy(halves + i * sizeof(half), &half, sizeof(half));
+    }
   }
   std::vector<float> Vector(size_t width, float mean, float deviation) {
     std::vector<float> weights(width);
@@ -114,6 +126,7 @@ class RandomModel {
   }
   std::vector<float> Norm(size_t width) { return Vector(width, 1.0f, 0.1f); }
 
+  const WeightFormat format_;
   std::mt19937 random_{7};
   std::vector<std::vector<float>> matrices_;  // moved, their numbers stay where they are
   Transformer model_;

@@ -28,7 +28,7 @@ using Event = PromptReading::Event;
 class DevicePromptReaderTest : public DeviceTest {
  protected:
   explicit DevicePromptReaderTest(const char* architecture = "llama")
-      : random_(RopePairs::kHalves, architecture) {}
+      : random_(RopePairs::kHalves, architecture, /*num_experts=*/0, WeightFormat::kF16) {}
 
   void SetUp() override {
     DeviceTest::SetUp();
