@@ -94,6 +94,32 @@ absl::Status CheckShape(const ModelConfig& config) {
       " per KV head on the GPU"));
 }
 
+absl::Status CopyLayer(Uploader& uploader, const LayerWeights& from, const DeviceLayerWeights& to) {
+  const auto bytes = [](const WeightView& w) { return w.rows * w.cols * kElementBytes; };
+  RETURN_IF_ERROR(uploader.Copy(from.attention_norm, to.attention_norm));
+  RETURN_IF_ERROR(uploader.Copy(from.query, to.qkv));
+  RETURN_IF_ERROR(uploader.Copy(from.key, to.qkv + bytes(from.query)));
+  RETURN_IF_ERROR(uploader.Copy(from.value, to.qkv + bytes(from.query) + bytes(from.key)));
+  if (to.qkv_bias != nullptr) RETURN_IF_ERROR(uploader.Copy(from.qkv_bias, to.qkv_bias));
+  if (to.query_norm != nullptr) {
+    RETURN_IF_ERROR(uploader.Copy(from.query_norm, to.query_norm));
+    RETURN_IF_ERROR(uploader.Copy(from.key_norm, to.key_norm));
+  }
+  RETURN_IF_ERROR(uploader.Copy(from.output, to.output));
+  RETURN_IF_ERROR(uploader.Copy(from.ffn_norm, to.ffn_norm));
+  if (to.router != nullptr) RETURN_IF_ERROR(uploader.Copy(from.router, to.router));
+  const std::byte* gate_up = to.gate_up;
+  const std::byte* down = to.down;
+  for (const FeedForwardWeights& ffn : from.experts) {
+    RETURN_IF_ERROR(uploader.Copy(ffn.gate, gate_up));
+    RETURN_IF_ERROR(uploader.Copy(ffn.up, gate_up + bytes(ffn.gate)));
+    RETURN_IF_ERROR(uploader.Copy(ffn.down, down));
+    gate_up += bytes(ffn.gate) + bytes(ffn.up);
+    down += bytes(ffn.down);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 DType DeviceDTypeOf(const Transformer& model) {
@@ -164,30 +190,7 @@ absl::StatusOr<std::unique_ptr<const DeviceTransformer>> DeviceTransformer::Uplo
   ASSIGN_OR_RETURN(Uploader uploader, Uploader::Create(dtype));
   RETURN_IF_ERROR(uploader.Copy(model.embedding, device->embedding_));
   for (size_t i = 0; i < model.layers.size(); ++i) {
-    const LayerWeights& from = model.layers[i];
-    const DeviceLayerWeights& to = device->layers_[i];
-    const auto bytes = [](const WeightView& w) { return w.rows * w.cols * kElementBytes; };
-    RETURN_IF_ERROR(uploader.Copy(from.attention_norm, to.attention_norm));
-    RETURN_IF_ERROR(uploader.Copy(from.query, to.qkv));
-    RETURN_IF_ERROR(uploader.Copy(from.key, to.qkv + bytes(from.query)));
-    RETURN_IF_ERROR(uploader.Copy(from.value, to.qkv + bytes(from.query) + bytes(from.key)));
-    if (to.qkv_bias != nullptr) RETURN_IF_ERROR(uploader.Copy(from.qkv_bias, to.qkv_bias));
-    if (to.query_norm != nullptr) {
-      RETURN_IF_ERROR(uploader.Copy(from.query_norm, to.query_norm));
-      RETURN_IF_ERROR(uploader.Copy(from.key_norm, to.key_norm));
-    }
-    RETURN_IF_ERROR(uploader.Copy(from.output, to.output));
-    RETURN_IF_ERROR(uploader.Copy(from.ffn_norm, to.ffn_norm));
-    if (to.router != nullptr) RETURN_IF_ERROR(uploader.Copy(from.router, to.router));
-    const std::byte* gate_up = to.gate_up;
-    const std::byte* down = to.down;
-    for (const FeedForwardWeights& ffn : from.experts) {
-      RETURN_IF_ERROR(uploader.Copy(ffn.gate, gate_up));
-      RETURN_IF_ERROR(uploader.Copy(ffn.up, gate_up + bytes(ffn.gate)));
-      RETURN_IF_ERROR(uploader.Copy(ffn.down, down));
-      gate_up += bytes(ffn.gate) + bytes(ffn.up);
-      down += bytes(ffn.down);
-    }
+    RETURN_IF_ERROR(CopyLayer(uploader, model.layers[i], device->layers_[i]));
   }
   RETURN_IF_ERROR(uploader.Copy(model.output_norm, device->output_norm_));
   if (!tied) RETURN_IF_ERROR(uploader.Copy(model.output, device->output_));
