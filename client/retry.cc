@@ -18,16 +18,15 @@ std::optional<absl::Duration> Attempts::DelayAfter(const absl::Status& error) {
   const bool no_room = absl::IsResourceExhausted(error);
   if (retries_left_ == 0 || !(no_room || absl::IsUnavailable(error))) return std::nullopt;
   --retries_left_;
+  // Never sooner than the server asked.
+  const absl::Duration least = no_room ? RetryDelayOf(error).value_or(kRoomDelay) : delay_ / 2;
+  const absl::Duration most = no_room ? 1.5 * least : delay_;
+  delay_ = std::min(2 * delay_, kLongestDelay);
+  const absl::Duration left = deadline_ - MonotonicNow();
+  if (least >= left) return std::nullopt;
   // Random, so that clients who lost the same server, or were refused together, do not come back at
   // once.
-  std::uniform_real_distribution<> part(0.5, 1.0);
-  // Never sooner than the server asked.
-  std::uniform_real_distribution<> times(1.0, 1.5);
-  const absl::Duration delay =
-      no_room ? RetryDelayOf(error).value_or(kRoomDelay) * times(random_) : delay_ * part(random_);
-  delay_ = std::min(2 * delay_, kLongestDelay);
-  if (MonotonicNow() + delay >= deadline_) return std::nullopt;
-  return delay;
+  return least + (std::min(most, left) - least) * std::uniform_real_distribution<>()(random_);
 }
 
 }  // namespace kvship

@@ -40,12 +40,17 @@ DecodeLoop::~DecodeLoop() {
   thread_.join();
 }
 
-void DecodeLoop::Join(std::unique_ptr<Session> session) {
+void DecodeLoop::Join(std::shared_ptr<Session> session) {
   session->responses()->OnReader([this] { Wake(); });
   FollowStructure(*session);
-  {
+  const absl::Status memory = UnlessOutOfMemory([&] {
     std::lock_guard lock(mutex_);
-    joined_.push_back(std::move(session));
+    joined_.push_back(session);
+    return absl::OkStatus();
+  });
+  if (!memory.ok()) {
+    session->Fail(memory);
+    return session->Close();
   }
   wake_.notify_one();
 }
@@ -65,14 +70,16 @@ absl::Status DecodeLoop::CheckProgress(absl::Duration most) const {
 void DecodeLoop::Run() {
   pthread_setname_np(pthread_self(), "decode_loop");
   while (TakeJoined()) {
+    // Before the step, in which those that can draw now take part.
+    std::vector<Draw> late = LateDraws();
+    DrawTokens(late);
     SweepEnded();
-    std::vector<Draw> draws = LateDraws();
     const std::vector<Session*> batch = NextBatch();
-    idle_ = batch.empty() && draws.empty();
+    idle_ = batch.empty() && late.empty();
     if (idle_) WatchDevice();
-    if (!batch.empty()) Step(batch, draws);
+    if (batch.empty()) continue;
+    std::vector<Draw> draws = Step(batch);
     DrawTokens(draws);
-    for (const Draw& draw : draws) Take(draw);
   }
   for (const auto& session : sessions_) {
     if (!session->ended()) session->Fail(absl::UnavailableError("the server is shutting down"));
@@ -142,7 +149,8 @@ std::vector<DecodeLoop::Draw> DecodeLoop::LateDraws() const {
   return draws;
 }
 
-void DecodeLoop::Step(const std::vector<Session*>& batch, std::vector<Draw>& draws) {
+std::vector<DecodeLoop::Draw> DecodeLoop::Step(const std::vector<Session*>& batch) {
+  std::vector<Draw> draws;
   std::vector<Decoder::Item> items;
   items.reserve(batch.size());
   for (const Session* session : batch) items.push_back(session->item());
@@ -152,11 +160,11 @@ void DecodeLoop::Step(const std::vector<Session*>& batch, std::vector<Draw>& dra
     if (!absl::IsResourceExhausted(status)) status = absl::InternalError(status.message());
     WatchDevice();
   }
-  metrics_.ObserveBatch(batch.size());
   if (!status.ok()) {
     for (Session* session : batch) session->Fail(status);
-    return;
+    return draws;
   }
+  metrics_.ObserveBatch(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {
     Draw& draw = draws.emplace_back(Draw{.session = batch[i], .item = i});
     if (items[i].wants_logits) continue;
@@ -167,6 +175,7 @@ void DecodeLoop::Step(const std::vector<Session*>& batch, std::vector<Draw>& dra
       draw.token = OutputToken{.token = drawn, .logprob = 0, .top = {}};
     }
   }
+  return draws;
 }
 
 void DecodeLoop::DrawTokens(std::vector<Draw>& draws) {
@@ -185,6 +194,7 @@ void DecodeLoop::DrawTokens(std::vector<Draw>& draws) {
     });
     if (!memory.ok()) draw.token = memory;
   });
+  for (const Draw& draw : draws) Take(draw);
 }
 
 void DecodeLoop::Take(const Draw& draw) {

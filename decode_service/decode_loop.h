@@ -38,8 +38,8 @@ class DecodeLoop {
   // Returns OK if sessions with caches of this plan can join; errors as Decoder::CheckPlan.
   absl::Status CheckPlan(const KvPlan& plan) const { return decoder_.CheckPlan(plan); }
 
-  // Takes ownership of a session that has its first token and has not ended.
-  void Join(std::unique_ptr<Session> session);
+  // Takes a session that has its first token and has not ended. Without memory for it ends it.
+  void Join(std::shared_ptr<Session> session);
 
   // As Heartbeat::Check, for the loop's thread. Never blocks.
   absl::Status CheckProgress(absl::Duration most) const;
@@ -64,8 +64,9 @@ class DecodeLoop {
   std::vector<Session*> NextBatch();
   // Those whose structures are known by now.
   std::vector<Draw> LateDraws() const;
-  // Runs a step of the decoder and adds its draws.
-  void Step(const std::vector<Session*>& batch, std::vector<Draw>& draws);
+  // Runs a step of the decoder. Returns its draws.
+  std::vector<Draw> Step(const std::vector<Session*>& batch);
+  // Draws the tokens and has their sessions take them.
   void DrawTokens(std::vector<Draw>& draws);
   void Take(const Draw& draw);
   // Has another thread find which tokens the structure, if there is one, allows after the last.

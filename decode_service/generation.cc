@@ -305,10 +305,10 @@ void Generation::Decode(PrefillAttempt::Result result) {
   report_.mutable_timing()->set_queue_ms(
       result.timing.queue_ms() + absl::ToDoubleMilliseconds(attempt_begin_ - call_.arrival));
   report_.mutable_timing()->set_first_token_ms(absl::ToDoubleMilliseconds(first_token));
-  std::unique_ptr<Session> session;
+  std::shared_ptr<Session> session;
   // The caller would drop the exception, and the request would never end.
   const absl::Status memory = UnlessOutOfMemory([&] {
-    session = std::make_unique<Session>(
+    session = std::make_shared<Session>(
         request_.output, uses_.model.tokenizer.get(), std::move(result.cache), responses_,
         [self = shared_from_this()](const Session::End& end) { self->OnSessionEnd(end); });
     uses_.metrics.AddCache(report_, receive_time_);

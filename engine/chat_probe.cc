@@ -99,12 +99,11 @@ std::vector<std::string> MarksIn(absl::string_view text) {
 
 // Of a text before a system message, which may have words of the program's own: so what is in no
 // brackets counts only if it says whose message follows ("### System:").
-std::vector<std::string> MarksBefore(absl::string_view text) {
-  std::vector<std::string> marks = BracketsIn(text);
+std::vector<std::string> WordsBefore(absl::string_view text) {
   text.remove_prefix(text.find_last_of(">]\n", text.find_last_not_of(" \t\n")) + 1);
   text = absl::StripAsciiWhitespace(text);
-  if (text.size() > 1 && absl::EndsWith(text, ":")) marks.emplace_back(text);
-  return marks;
+  if (text.size() < 2 || !absl::EndsWith(text, ":")) return {};
+  return {std::string(text)};
 }
 
 // Adds those around a system message.
@@ -117,8 +116,15 @@ void AddSystemMarks(const ChatProgram& program, std::vector<std::string>& marks)
   const size_t end = begin + absl::string_view(kSystem).size();
   const size_t user = text.find(kUser, end);
   if (begin == text.npos || user == text.npos) return;
-  for (std::string& mark : MarksBefore(text.substr(0, begin))) marks.push_back(std::move(mark));
-  for (std::string& mark : MarksIn(text.substr(end, user - end))) marks.push_back(std::move(mark));
+  const absl::string_view before = text.substr(0, begin), behind = text.substr(end, user - end);
+  std::vector<std::string> words = WordsBefore(before);
+  // Nobody forges a special token, and without it the words are a message's own.
+  for (const std::string& mark : BracketsIn(behind)) {
+    if (program.NamesSpecialToken(mark)) words.clear();
+  }
+  for (const auto& more : {BracketsIn(before), words, MarksIn(behind)}) {
+    marks.insert(marks.end(), more.begin(), more.end());
+  }
 }
 
 std::vector<std::string> ProbeMarks(const ChatProgram& program) {

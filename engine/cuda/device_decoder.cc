@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/out_of_memory.h"
 #include "base/status_macros.h"
 
 namespace kvship::cuda {
@@ -59,7 +60,7 @@ absl::Status DeviceDecoder::Step(std::span<const Item> items) {
   }
   drawn_.resize(items.size());
   for (const auto& [form, indices] : by_form) {
-    absl::Status stepped = StepTogether(items, indices);
+    const absl::Status stepped = UnlessOutOfMemory([&] { return StepTogether(items, indices); });
     if (!stepped.ok()) {
       batch_.clear();  // nobody knows how far it came
       return stepped;

@@ -1,4 +1,3 @@
-
 #include "base/status_macros.h"
 #include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/launch.h"

@@ -1,4 +1,3 @@
-
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/rope_table.h"

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/clock.h"
 #include "rpc/errors.h"
 
 namespace kvship {
@@ -28,6 +29,18 @@ TEST(Attempts, ClientsThatWereRefusedTogetherDoNotComeBackTogether) {
     EXPECT_LE(delays.back(), absl::Seconds(1.5 * asked));
     EXPECT_GT(delays.back() - delays.front(), absl::Seconds(0.25 * asked));
   }
+}
+
+TEST(Attempts, TheServersDelayIsWaitedWhereItFits) {
+  const absl::Status full =
+      WithRetryDelay(absl::ResourceExhaustedError("no room"), absl::Seconds(40));
+  for (int i = 0; i < 100; ++i) {
+    const auto delay = Attempts(1, MonotonicNow() + absl::Seconds(45)).DelayAfter(full);
+    ASSERT_TRUE(delay.has_value());
+    EXPECT_GE(*delay, absl::Seconds(40));
+    EXPECT_LT(*delay, absl::Seconds(45));
+  }
+  EXPECT_EQ(Attempts(1, MonotonicNow() + absl::Seconds(39)).DelayAfter(full), std::nullopt);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "tests/decode_service/decode_loop_fixture.h"
 #include "tests/eventually.h"
+#include "tests/no_memory_for.h"
 
 namespace kvship {
 namespace {
@@ -123,6 +124,24 @@ TEST_F(DecodeLoopTest, LogitsThatAreNoNumbersEndTheirRequest) {
     EXPECT_EQ(EndAfter(absl::OkStatus(), num_logprobs), NoLogits());
     EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
   }
+}
+
+TEST_F(DecodeLoopTest, ASessionForWhichThereIsNoMemoryEndsAsItJoins) {
+  if (!NoMemoryFor::kWorks) GTEST_SKIP() << "not under a sanitizer";
+  StartLoop();
+  TinyNode::Prefilled prefilled = node_.Prefill(node_.Prompt(40, 3), kKeepAll, 4);
+  Session::End end;
+  Reader reader;
+  const auto session = std::make_shared<Session>(OutputOptions{.max_tokens = 5}, &tokenizer_,
+                                                 std::move(prefilled.cache), reader.responses,
+                                                 [&end](const Session::End& how) { end = how; });
+  session->Take({.token = 1, .logprob = 0, .top = {}});
+  {
+    const NoMemoryFor none(sizeof(session), /*in_this_thread_alone=*/true);
+    loop_->Join(session);
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(end.status)) << end.status;
+  EXPECT_EQ(node_.pool->reserved_bytes(), 0u);
 }
 
 TEST_F(DecodeLoopTest, ForcedTokensAreOutputWithTheirLogprobs) {

@@ -232,6 +232,19 @@ TEST_F(PrefillAttemptTest, AMessageWithoutASealIsOfAnOlderNodeOrDamaged) {
   EXPECT_TRUE(channel_->sent.back().has_go());
 }
 
+TEST_F(PrefillAttemptTest, ACancellationBeforeItIsOpenIsNotLost) {
+  const absl::Status why = absl::UnavailableError("it says that it cannot serve");
+  Start(nullptr, [this, &why](const std::shared_ptr<ChannelEvents>&) {
+    attempt_->Cancel(why);
+    return channel_;
+  });
+  EXPECT_EQ(channel_->closed, why);
+  EXPECT_TRUE(channel_->sent.empty());
+  attempt_->OnClosed(why);
+  ASSERT_TRUE(end_.has_value());
+  EXPECT_EQ(end_->status(), why);
+}
+
 TEST_F(PrefillAttemptTest, TokensAllowedGoToNoNodeThatDoesNotKnowOfThem) {
   request_.first_token_mask = TokenMask(10, 3);
   Start();

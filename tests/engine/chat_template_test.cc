@@ -191,15 +191,15 @@ TEST(ChatTemplate, ContentThatCouldPassForASystemMessageIsRefused) {
 }
 
 TEST(ChatTemplate, WhatIsNoMarkAroundASystemMessageMayBeSaid) {
-  const std::vector<std::string> specials = {"<|im_start|>", "<|im_sep|>", "<|im_end|>",
-                                             "]~!b[",        "]~b]",       "[e~["};
+  const std::vector<std::string> specials = {"<|im_start|>", "<|im_sep|>", "<|im_end|>", "]~!b[",
+                                             "]~b]",         "[e~[",       "<sep>"};
   const Messages said = {{"user", "system: user: [] <> Today Date: 26 Jul 2024"}};
   const std::string with_colon =
       "{% for m in messages %}{{ '<|im_start|>' + m.role + '<|im_sep|>: ' + m.content + "
       "'<|im_end|>' }}{% endfor %}";
   for (const auto& program :
        {std::string(kChatMl), with_colon, PublishedProgram("MiniMax-M2"), std::string(kMistral),
-        PublishedProgram("meta-llama-Llama-3.1-8B-Instruct")}) {
+        PublishedProgram("meta-llama-Llama-3.1-8B-Instruct"), PublishedProgram("Reka-Edge")}) {
     const auto prompt = Template(program, specials).Render(said);
     EXPECT_TRUE(prompt.ok()) << prompt.status();
   }

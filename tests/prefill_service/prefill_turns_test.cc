@@ -214,6 +214,22 @@ TEST_F(PrefillTurns, WhoseBeginningIsKnownComesBeforeWhoIsShorter) {
   EXPECT_EQ(ManifestOf(*unknown).reused_tokens(), 0u);
 }
 
+TEST_F(PrefillTurns, APlaceThatChangesOftenIsToldOnce) {
+  PrefillNode node({.max_active_requests = 1}, kModelTimes, kBlockTokens);
+  const auto slow = Ask(node, 1800);
+  ASSERT_TRUE(slow->WaitFor(Kind::kProgress));
+  const auto last = Ask(node, 700);
+  ASSERT_TRUE(last->WaitFor(Kind::kQueued));
+  Calls shorter;
+  for (int i = 0; i < 20; ++i) {
+    shorter.push_back(Ask(node, 20));
+    ASSERT_TRUE(shorter.back()->WaitFor(Kind::kQueued));
+  }
+  size_t num_told = 0;
+  for (const auto& message : last->messages()) num_told += message.has_queued();
+  EXPECT_EQ(num_told, 1u);
+}
+
 TEST_F(PrefillTurns, WhatHasAnotherSaltIsReadAnewAndOneThatHasTheSameIsNot) {
   PrefillNode node({}, kModelTimes, kBlockTokens,
                    16 * PrefillEngine::PrefixBlockBytes(TinyModel(kModelTimes).config()));

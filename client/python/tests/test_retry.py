@@ -28,6 +28,13 @@ def test_clients_that_were_refused_together_do_not_come_back_together():
     assert 4 <= delays[0] and delays[-1] <= 6 and delays[-1] - delays[0] > 1
 
 
+def test_the_servers_delay_is_waited_where_it_fits():
+    full = kvship.Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
+    full.retry_after = 40
+    assert all(40 <= Attempts(1, 45).delay_after(full) < 45 for _ in range(100))
+    assert Attempts(1, 39).delay_after(full) is None
+
+
 def test_who_found_no_server_comes_back_sooner():
     gone = kvship.Unavailable(grpc.StatusCode.UNAVAILABLE, "gone")
     attempts = Attempts(2, None)

@@ -13,6 +13,7 @@
 #include "engine/sampling.h"
 #include "tests/engine/cuda/random_model.h"
 #include "tests/kernels/cuda/device_test.h"
+#include "tests/no_memory_for.h"
 
 namespace kvship::cuda {
 namespace {
@@ -203,6 +204,20 @@ TEST_F(DeviceDecoderTest, SequencesJoinLeaveAndChangePlaces) {
   for (int i = 0; i < 3; ++i) Step({&b, &c, &a}, false);
   Step({&b}, true);
   Step({&a, &c}, true);
+}
+
+TEST_F(DeviceDecoderTest, ABatchForWhichThereIsNoMemoryLeavesNoTrace) {
+  if (!NoMemoryFor::kWorks) GTEST_SKIP() << "not under a sanitizer";
+  const auto prefill = [this](size_t n) { return Prefill(n, "scorer=keep_all,encoder=f16"); };
+  Sequence decoded = prefill(150), other = prefill(70), third = prefill(40);
+  for (int i = 0; i < 2; ++i) Step({&decoded}, true);
+  {
+    const Decoder::Item items[] = {{.token = other.token, .cache = other.device.get()},
+                                   {.token = third.token, .cache = third.device.get()}};
+    const NoMemoryFor none(std::size(items) * sizeof(TokenDraw), /*in_this_thread_alone=*/true);
+    EXPECT_TRUE(absl::IsResourceExhausted(device_.decoder->Step(items)));
+  }
+  for (int i = 0; i < 3; ++i) Step({&decoded}, true);
 }
 
 TEST_F(DeviceDecoderTest, FormsOfPrefixesTakeTurnsInAStep) {

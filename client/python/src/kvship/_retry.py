@@ -45,11 +45,13 @@ class Attempts:
         if self._left <= 0 or not isinstance(error, (Unavailable, Overloaded)):
             return None
         self._left -= 1
-        # Random, so that clients who lost the same server, or were refused together, do not come back at once.
         if isinstance(error, Overloaded):
-            delay = error.retry_after * random.uniform(1.0, 1.5)  # never sooner than the server asked
+            least, most = error.retry_after, 1.5 * error.retry_after  # never sooner than the server asked
         else:
-            delay = self._delay * random.uniform(0.5, 1.0)
+            least, most = self._delay / 2, self._delay
         self._delay = min(2 * self._delay, _LONGEST_DELAY_S)
         left = self.timeout()
-        return delay if left is None or delay < left else None
+        if left is not None and least >= left:
+            return None
+        # Random, so that clients who lost the same server, or were refused together, do not come back at once.
+        return random.uniform(least, most if left is None else min(most, left))
