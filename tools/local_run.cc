@@ -51,7 +51,7 @@ absl::StatusOr<LayerNeeds> NeedsOfAll(const std::vector<std::unique_ptr<Compress
 
 }  // namespace
 
-LocalRun::LocalRun(const Transformer& model, Options options)
+LocalRun::LocalRun(const Transformer& model, const Options& options)
     : model_(model),
       options_(options),
       backend_(options.num_threads),

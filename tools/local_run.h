@@ -28,7 +28,7 @@ class LocalRun {
     std::vector<int32_t> end_tokens = {};
   };
 
-  LocalRun(const Transformer& model, Options options);
+  LocalRun(const Transformer& model, const Options& options);
 
   struct Prefilled {
     KvPlan plan;

@@ -12,9 +12,9 @@ namespace kvship {
 namespace {
 
 TEST(DeadlineWatchTest, CallsInTheOrderOfDeadlinesAndNotBefore) {
-  DeadlineWatch watch;
   std::vector<int> order;
-  std::promise<void> last;
+  std::promise<void> last;  // in use until the watch has ended
+  DeadlineWatch watch;
   const absl::Time now = MonotonicNow();
   const absl::Time late = now + absl::Milliseconds(60);
   watch.Add(late, [&] {
@@ -31,8 +31,8 @@ TEST(DeadlineWatchTest, CallsInTheOrderOfDeadlinesAndNotBefore) {
 TEST(DeadlineWatchTest, WhatIsRemovedOrLeftAtTheEndIsNotCalled) {
   bool called = false;
   {
-    DeadlineWatch watch;
     std::promise<void> after;
+    DeadlineWatch watch;
     const absl::Time now = MonotonicNow();
     const auto key = watch.Add(now + absl::Milliseconds(10), [&] { called = true; });
     watch.Remove(key);
@@ -45,8 +45,8 @@ TEST(DeadlineWatchTest, WhatIsRemovedOrLeftAtTheEndIsNotCalled) {
 }
 
 TEST(DeadlineWatchTest, ACallbackMayAddAndRemove) {
-  DeadlineWatch watch;
   std::promise<void> done;
+  DeadlineWatch watch;
   watch.Add(MonotonicNow(), [&] {
     watch.Remove(watch.Add(MonotonicNow(), [] {}));
     watch.Add(MonotonicNow(), [&] { done.set_value(); });

@@ -19,12 +19,11 @@ using ::testing::IsEmpty;
 class WorkQueueTest : public ::testing::Test {
  protected:
   WorkQueueTest() {
-    std::promise<void> runs;
-    Enter("blocking", [this, &runs] {
-      runs.set_value();
+    Enter("blocking", [this] {
+      runs_.set_value();
       may_go_on_.get_future().get();
     });
-    runs.get_future().get();
+    runs_.get_future().get();
   }
 
   // Waits behind the one that is running.
@@ -42,7 +41,7 @@ class WorkQueueTest : public ::testing::Test {
     return ran_;
   }
 
-  std::promise<void> may_go_on_;
+  std::promise<void> runs_, may_go_on_;
   std::vector<int> ran_;
   static constexpr size_t kMostBytes = 100;
   std::optional<WorkQueue> queue_{std::in_place, /*num_threads=*/1, kMostBytes};
@@ -91,8 +90,8 @@ TEST_F(WorkQueueTest, WhatWaitsIsBoundedButForOne) {
 }
 
 TEST(WorkQueueThreads, OneThatTakesLongHoldsUpNoOther) {
+  std::promise<void> may_end, other_ran;  // in use until the threads have ended
   WorkQueue queue(/*num_threads=*/2, /*most_bytes=*/100);
-  std::promise<void> may_end, other_ran;
   ASSERT_TRUE(queue.Enter("a", 1, [&] { may_end.get_future().get(); }).ok());
   ASSERT_TRUE(queue.Enter("a", 1, [&] { other_ran.set_value(); }).ok());
   other_ran.get_future().get();

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <future>
 #include <latch>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -153,9 +154,9 @@ TEST(ConnectionThreadsTest, AConnectionWakesOneThreadHoweverManyAreIdle) {
   };
   const long num_before = num_switches();
   for (int i = 0; i < kConnections; ++i) {
-    std::promise<void> ran;
-    ASSERT_TRUE(threads.Run([&ran] { ran.set_value(); }));
-    ran.get_future().wait();
+    const auto ran = std::make_shared<std::promise<void>>();  // in use while we go on
+    ASSERT_TRUE(threads.Run([ran] { ran->set_value(); }));
+    ran->get_future().wait();
   }
   // The thread's, this one's, and where they meet at a lock.
   EXPECT_LT(num_switches() - num_before, kConnections * 10);
