@@ -70,16 +70,11 @@ absl::Status DecodeLoop::CheckProgress(absl::Duration most) const {
 void DecodeLoop::Run() {
   pthread_setname_np(pthread_self(), "decode_loop");
   while (TakeJoined()) {
-    // Before the step, in which those that can draw now take part.
-    std::vector<Draw> late = LateDraws();
-    DrawTokens(late);
+    DrawTokens(LateDraws());  // before the step, in which those sessions take part
     SweepEnded();
     const std::vector<Session*> batch = NextBatch();
-    idle_ = batch.empty() && late.empty();
-    if (idle_) WatchDevice();
-    if (batch.empty()) continue;
-    std::vector<Draw> draws = Step(batch);
-    DrawTokens(draws);
+    idle_ = batch.empty();
+    idle_ ? WatchDevice() : DrawTokens(Step(batch));
   }
   for (const auto& session : sessions_) {
     if (!session->ended()) session->Fail(absl::UnavailableError("the server is shutting down"));
@@ -159,8 +154,6 @@ std::vector<DecodeLoop::Draw> DecodeLoop::Step(const std::vector<Session*>& batc
     LogError(absl::StrCat("a decode step failed: ", status.ToString()));
     if (!absl::IsResourceExhausted(status)) status = absl::InternalError(status.message());
     WatchDevice();
-  }
-  if (!status.ok()) {
     for (Session* session : batch) session->Fail(status);
     return draws;
   }
@@ -178,7 +171,7 @@ std::vector<DecodeLoop::Draw> DecodeLoop::Step(const std::vector<Session*>& batc
   return draws;
 }
 
-void DecodeLoop::DrawTokens(std::vector<Draw>& draws) {
+void DecodeLoop::DrawTokens(std::vector<Draw> draws) {
   std::vector<Draw*> from_logits;
   for (Draw& draw : draws) {
     if (draw.token.ok() && !draw.token->has_value()) from_logits.push_back(&draw);

@@ -67,7 +67,7 @@ class DecodeLoop {
   // Runs a step of the decoder. Returns its draws.
   std::vector<Draw> Step(const std::vector<Session*>& batch);
   // Draws the tokens and has their sessions take them.
-  void DrawTokens(std::vector<Draw>& draws);
+  void DrawTokens(std::vector<Draw> draws);
   void Take(const Draw& draw);
   // Has another thread find which tokens the structure, if there is one, allows after the last.
   void FollowStructure(Session& session);
